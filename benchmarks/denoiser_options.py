@@ -31,6 +31,7 @@ from psld.training.model import build_network, build_process, save_weights
 from psld.training.ranks import join_ranks
 from psld.training.start import deviation, save_start
 from psld.training.state import TrainingState
+from psld.utils.errors import in_one_line
 from psld.utils.randomness import Stream, stream_seed
 
 FEATURES = 128
@@ -109,6 +110,7 @@ def trained(
         yield f"{name}-{average.length:g}{end}", average.network
 
 
+@in_one_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the grid ran")
@@ -127,7 +129,7 @@ def main() -> None:
                 folder = given.folder / "models" / "denoiser-options" / name
                 sha256 = save_weights(folder, network, {"variant": name})
                 flip = manifest.settings.dataset.flip
-                save_start(folder, store, flip, network, sha256, torch.device("cpu"))
+                save_start(folder, store, flip, sha256, torch.device("cpu"))
                 update = {"name": name, "weights_sha256": sha256}
                 write_manifest(folder, manifest.model_copy(update=update))
 

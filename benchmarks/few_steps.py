@@ -8,7 +8,7 @@ FOLDER is where the grid ran, with models/GRID, data/DATASET.h5 and features/DAT
 The benchmark measures two Fréchet distances of 1,000 samples: in the features of the metric's
 classifier, to the training split, and in pixels on the scale 0 to 1, to all images. The start of
 `few` knows exactly the two moments that the distance of pixels compares, so a first row, with 0
-evaluations, has images of that Gaussian alone.
+evaluations, has images of that start alone.
 
 Errors and tests are those of the tables (psld/grid/entries.py): after ± stands half of the 95 %
 interval of the mean over trainings and sampling seeds. It covers other samples and, with several
@@ -34,6 +34,7 @@ from torch import Tensor
 
 import psld
 from psld.data.store import ImageStore, to_uint8
+from psld.diffusion.gaussian import GaussianData
 from psld.metrics.distances import frechet_estimate
 from psld.metrics.estimate import (
     Difference,
@@ -50,14 +51,13 @@ from psld.metrics.features import FeatureStatistics, batches_of, gather
 from psld.sampling.named import named_process
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.start import load_start
+from psld.utils.errors import in_one_line
 
 SAMPLES = 1000
 BATCH = 500
 
 EM = "em striding=quadratic"
-
-
-GAUSSIAN = "the Gaussian alone"
+ALONE = "the start alone"
 
 
 class Cell(NamedTuple):
@@ -68,18 +68,28 @@ class Cell(NamedTuple):
     start: str
     """The digest of the model's start, which decides σ₀; empty for samplers from the prior."""
     sampler: str
-    """A config of configs/sampler, and KEY=VALUE settings for it; or `GAUSSIAN`."""
+    """A config of configs/sampler, and KEY=VALUE settings for it; or `ALONE`."""
     steps: int
     seed: int
 
     def images(self, folder: Path) -> Tensor:
         model = psld.load(folder)
-        if self.sampler == GAUSSIAN:
-            noise = torch.Generator().manual_seed(self.seed)
-            normal = torch.randn(SAMPLES, *model.start.data.shape, generator=noise)
-            return to_uint8(model.start.data.draw(normal, 0.0))
-        name, options = words(self.sampler)
-        return model.sample(SAMPLES, sampler=name, steps=self.steps, seed=self.seed, **options)
+        return images_of(model, SAMPLES, self.sampler, self.steps, self.seed)
+
+
+def images_of(model: psld.LoadedModel, n: int, sampler: str, steps: int, seed: int) -> Tensor:
+    """Return n images, uint8, of a sampler in the words of a `Cell`."""
+    if sampler == ALONE:
+        return to_uint8(drawn(model.start.data, n, 0.0, seed))
+    name, options = words(sampler)
+    return model.sample(n, sampler=name, steps=steps, seed=seed, **options)
+
+
+def drawn(data: GaussianData, n: int, sigma: float, seed: int) -> Tensor:
+    """Draw n images with noise, x + σ n, from the law of a start."""
+    random = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n, *data.shape, generator=random)
+    return data.draw(noise, sigma, which=torch.rand(n, generator=random))
 
 
 def words(sampler: str) -> tuple[str, dict[str, str]]:
@@ -191,7 +201,7 @@ class Measured:
     def one(self, model: str, sampler: str, steps: int, seed: int) -> Distances:
         folder = self.models / model
         sha256 = read_manifest(folder, ModelManifest).weights_sha256
-        starts = sampler == GAUSSIAN or sampler.startswith("few")
+        starts = sampler == ALONE or sampler.startswith("few")
         start = load_start(folder, sha256).sha256 if starts else ""
         cell = Cell(self.metric, sha256, start, sampler, steps, seed)
         if cell not in self.cells:
@@ -203,7 +213,7 @@ class Measured:
     def row(self, trainings: Sequence[str], sampler: str, steps: int, seeds: Iterable[int]) -> Row:
         cells = {name: [self.one(name, sampler, steps, s) for s in seeds] for name in trainings}
         settings = read_manifest(self.models / trainings[0], ModelManifest).settings
-        name = words(sampler)[1].get("process") if sampler != GAUSSIAN else None
+        name = words(sampler)[1].get("process") if sampler != ALONE else None
         process = named_process("few_steps", name) if name else settings.process
         return Row.of(cells, process.blocks)
 
@@ -216,6 +226,7 @@ def distances_of(record: dict[str, list]) -> Distances:
     return Distances(*map(Estimate.model_validate, record["distances"]))
 
 
+@in_one_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the grid ran")
@@ -249,7 +260,7 @@ def main() -> None:
         )
         baselines = [measured.row(theirs, EM, n, given.seeds) for n in sorted(given.against)]
         rows = [(EM, steps) for steps in sorted(given.against)]
-        rows += [(GAUSSIAN, 0)] * any(each.startswith("few") for each in samplers)
+        rows += [(ALONE, 0)] * any(each.startswith("few") for each in samplers)
         rows += [(sampler, steps) for sampler in samplers for steps in given.steps]
         for sampler, steps in rows:
             row = measured.row(trainings, sampler, steps, given.seeds)
@@ -259,7 +270,7 @@ def main() -> None:
             if given.baseline and not baselines:
                 same = measured.row(theirs, sampler, steps, given.seeds)
                 p = f"/ {given.baseline}: {row.over(same)}, {row.p_values(same)}"
-            elif baselines and sampler != GAUSSIAN and (compared != model or sampler != EM):
+            elif baselines and sampler != ALONE and (compared != model or sampler != EM):
                 p = row.p_values(baselines[-1])
             each = (
                 pair(*both) for both in zip(*(d.by_training.values() for d in row), strict=True)

@@ -22,6 +22,7 @@ from benchmarks.few_steps import SAMPLES, Reference, Row
 from psld.diffusion.time_grid import level_range
 from psld.sampling.named import compose_sampler
 from psld.sampling.sample import cell_sampler
+from psld.utils.errors import in_one_line
 
 FINE = 40
 NOISES = 100
@@ -69,6 +70,7 @@ def fitted(model: psld.LoadedModel, steps: int) -> tuple[list[float], str]:
     return levels(best), "; ".join(halves)
 
 
+@in_one_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the grid ran")

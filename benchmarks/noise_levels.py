@@ -29,6 +29,7 @@ from psld.diffusion.denoiser import consistent_eps, prediction_coefficients
 from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.matrices import mix
 from psld.diffusion.time_grid import time_of_noise_level
+from psld.utils.errors import in_one_line
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 
@@ -45,6 +46,7 @@ class Errors(NamedTuple):
     """The error of the estimate from each predicted block of ε alone."""
 
 
+@in_one_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the demo ran")

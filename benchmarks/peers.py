@@ -23,12 +23,13 @@ import torch
 from torch import Tensor
 
 import psld
-from benchmarks.few_steps import BATCH, SAMPLES, Reference, Row, distances_of, record_of
+from benchmarks.few_steps import BATCH, SAMPLES, Reference, Row, distances_of, drawn, record_of
 from psld.data.store import to_uint8
 from psld.sampling.named import named_sampler
 from psld.sampling.sample import cell_sampler
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model
+from psld.utils.errors import in_one_line
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Sampler = Callable[[Denoise, Tensor, Tensor], Tensor]
@@ -186,25 +187,24 @@ class Subject:
     def images(self, sampler: str, setting: str, steps: int, seed: int) -> Tensor:
         if sampler in OURS:
             return self.model.sample(SAMPLES, sampler=sampler, steps=steps, seed=seed)
-        noise = torch.randn(SAMPLES, *self.shape, generator=torch.Generator().manual_seed(seed))
         denoise = self.denoise(SAMPLES, seed)
         count = (steps + 1) // 2 if sampler in HEUN else steps
         if setting == "as it comes":
-            levels = karras(count)
-            y = levels[0].float() * noise
+            levels, random = karras(count), torch.Generator().manual_seed(seed)
+            y = levels[0].float() * torch.randn(SAMPLES, *self.shape, generator=random)
         else:
             low, high = self.levels(steps)
-            draw = self.model.start.data.draw
-            y, levels = draw(noise, high), between(low, high, count)
+            data = self.model.start.data
+            y, levels = drawn(data, SAMPLES, high, seed), between(low, high, count)
             if setting == "GITS":
-                others = torch.Generator().manual_seed(seed + 1000)
-                drawn = draw(torch.randn(TEACHER_IMAGES, *self.shape, generator=others), high)
-                levels = gits(self.denoise(TEACHER_IMAGES, seed), drawn, low, high, count)
+                others = drawn(data, TEACHER_IMAGES, high, seed + 1000)
+                levels = gits(self.denoise(TEACHER_IMAGES, seed), others, low, high, count)
         torch.manual_seed(seed)
         run = (SAMPLERS | HEUN)[sampler]
         return to_uint8(run(denoise, y, torch.cat([levels, torch.zeros(1)])))
 
 
+@in_one_line()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the grid ran")
