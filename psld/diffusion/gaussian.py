@@ -182,9 +182,10 @@ class GaussianData:
 
         Args:
             labels: the classes of the images, N; None means all images.
-            which: uniform numbers in [0, 1), N, that choose the components of a mixture.
+            which: uniform numbers in [0, 1), N, that choose the components; None draws them.
         """
         out = torch.empty_like(noise.flatten(1))
+        which = torch.rand(len(noise)) if which is None else which
         for g, chosen in self._groups(noise, labels):
             rest, c = self._outside(g, noise.flatten(1)[chosen], torch.sqrt, sigma)
             if c.shape[1]:
