@@ -82,7 +82,7 @@ class LoadedModel(Model):
 
     `settings` are dataset, process, network and training recipe; `process` is the forward process;
     `network` is ε(z, t): states N×kC×H×W and forward times N → predicted noise. That of a denoiser
-    is D(y, σ). `eps()` is ε(z, t) of both. `start` has the Gaussian of the training images:
+    is D(y, σ). `eps()` is ε(z, t) of both. `start` has the mixture of the training images:
     `sampler="few"` begins at σ₀ = `start.level(steps)`; `start.data.draw(noise, σ₀)` draws there.
     """
 
