@@ -8,8 +8,8 @@ import pytest
 from filelock import FileLock
 
 COARSE_START = {"COMPONENTS": (4,), "DIRECTIONS": (10,)}
-"""For psld.training.start: measuring the start of samplers costs a second of each training; fewer
-images and levels cost less."""
+"""For psld.training.mixture: fitting the start of samplers costs seconds of each training; fewer
+components and directions cost less."""
 
 Once = Callable[[str, Callable[[Path], object]], Path]
 """Returns the folder of a name, which a function fills if no worker has done it before."""
