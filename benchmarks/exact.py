@@ -219,13 +219,13 @@ def sampler_of(text: str, process: LinearProcess, data: Mixture, steps: Sequence
     return Function(data, steps, partial(function, **values), level_range(process, 1e-3))
 
 
+@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--process", default="psld", help='"NAME KEY=VALUE …"')
     parser.add_argument("--sampler", action="append", help="the same, or MODULE.FUNCTION")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     given = parser.parse_args()
-    torch.set_grad_enabled(False)
     name, options = words(given.process)
     texts = given.sampler or SAMPLERS
     try:

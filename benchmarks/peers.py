@@ -205,6 +205,7 @@ class Subject:
 
 
 @in_one_line()
+@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the grid ran")
@@ -216,7 +217,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[3, 4, 5, 6, 8, 10, 20])
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     given = parser.parse_args()
-    torch.set_grad_enabled(False)
     models = given.folder / "models" / given.grid
     dataset = read_manifest(models / given.models[0], ModelManifest).settings.dataset.name
     reference = Reference(given.folder, dataset, given.metric)

@@ -13,6 +13,7 @@ from psld.data.store import ImageStore
 from psld.grid.cache import load_grid
 from psld.training.batches import Labels
 from psld.training.manifest import GuideManifest, ModelManifest, note_checkpoint
+from psld.training.mixture import save_start
 from psld.training.model import build_guide, build_network, build_process, objective
 from psld.training.official import import_files, import_weights
 from psld.training.run import (
@@ -31,7 +32,7 @@ from psld.training.settings import (
     TrainGuideSettings,
     TrainSettings,
 )
-from psld.training.start import deviation, save_start
+from psld.training.start import deviation
 from psld.utils.device import device_of
 
 

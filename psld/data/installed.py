@@ -1,5 +1,6 @@
 """Images that other software brings: scikit-learn's digits and photographs, Debian's emoji."""
 
+import io
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,8 +61,9 @@ def read_emoji(root: Path) -> Arrays:
     if the font, or Unicode's list, is missing or no such file.
     """
     try:
-        path = root / "fonts/truetype/noto/NotoColorEmoji.ttf"
-        font = ImageFont.truetype(path, BITMAPS, layout_engine=ImageFont.Layout.BASIC)
+        # A path would be searched for among the machine's fonts, too.
+        file = io.BytesIO((root / "fonts/truetype/noto/NotoColorEmoji.ttf").read_bytes())
+        font = ImageFont.truetype(file, BITMAPS, layout_engine=ImageFont.Layout.BASIC)
         listed = (root / "unicode/emoji/emoji-test.txt").read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(

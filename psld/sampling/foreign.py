@@ -15,7 +15,8 @@ from psld.diffusion.score import Batching
 from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.networks.forward import forward_pass
 from psld.sampling.sample import ImageSampler, with_start
-from psld.training.start import SamplerStart, measure_start, passes_over
+from psld.training.mixture import measure_start
+from psld.training.start import SamplerStart, passes_over
 from psld.utils.device import device_of
 
 WHITE = 10.0

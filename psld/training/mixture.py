@@ -2,15 +2,22 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from psld.data.store import ImageStore
 from psld.diffusion.gaussian import GaussianData
+from psld.training.start import START, SamplerStart, load_start, passes_over
+from psld.utils.device import all_bits
+from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
+from psld.utils.tensors import save_tensors
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
@@ -27,9 +34,46 @@ FEWEST_IMAGES = 10
 MOST_IMAGES = 10_000
 """A mixture is fitted to so many images at most, drawn at random."""
 ITERATIONS = 100
+SHARES = 0.75, 0.3
+"""σ₀ as a share of the largest deviation: of one Gaussian, and of a mixture's components."""
 
 Passes = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """All images in parts, float N×C×H×W, with their labels, at each call."""
+
+
+@all_bits()  # the last variances are differences of large sums
+@torch.no_grad()
+def measure_start(passes: Passes, num_classes: int) -> SamplerStart:
+    """Measure the two moments of images, and fit mixtures of Gaussians to them.
+
+    A component looks Gaussian under noise of some part of its largest deviation. So with λ_k the
+    largest variance of component k, a start from the mixture begins at
+
+        σ₀ = max(0.3 √(Σ_k w_k λ_k), 0.5),
+
+    and one from one Gaussian at max(0.75 √λ, 0.5).
+
+    Args:
+        passes, num_classes: as in `GaussianData.measure`.
+    """
+    one = GaussianData.measure(passes, num_classes)
+    data = with_mixture(one, passes)
+    share = SHARES[data.components > 1]
+    levels = SHARES[0] * one.largest_deviation(), share * data.largest_deviation()
+    return SamplerStart(data, torch.tensor(levels).clamp(min=LOWEST_LEVEL))
+
+
+def save_start(
+    folder: Path, store: ImageStore, flip: bool, weights_sha256: str, device: torch.device
+) -> None:
+    """Measure the start of a model, and write it into the model's folder, unless it is there."""
+    with suppress(UserError):
+        load_start(folder, weights_sha256)
+        return
+    passes = passes_over(store.images("train"), store.labels("train"), flip, device)
+    start = measure_start(passes, store.num_classes)
+    arrays = start.data.arrays() | {"levels": start.levels}
+    save_tensors(folder / START, "start", arrays, {"weights_sha256": weights_sha256})
 
 
 def with_mixture(data: GaussianData, passes: Passes) -> GaussianData:

@@ -30,6 +30,7 @@ from psld.training.manifest import (
     noted_checkpoint,
     write_manifest,
 )
+from psld.training.mixture import save_start
 from psld.training.model import (
     build_guide,
     build_network,
@@ -44,7 +45,6 @@ from psld.training.settings import (
     TrainGuideSettings,
     TrainSettings,
 )
-from psld.training.start import save_start
 from psld.utils.device import use_device
 from psld.utils.errors import UserError
 

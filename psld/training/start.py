@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +11,12 @@ from torch import Tensor
 
 from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.gaussian import GaussianData
-from psld.training.mixture import LOWEST_LEVEL, Passes, with_mixture
-from psld.utils.device import all_bits
 from psld.utils.errors import UserError
-from psld.utils.tensors import load_tensors, save_tensors
+from psld.utils.tensors import load_tensors
 
 START = "start.safetensors"
 CHUNK = 1 << 24
 """Values of images that are on the device at once."""
-SHARES = 0.75, 0.3
-"""σ₀ as a share of the largest deviation: of one Gaussian, and of a mixture's components."""
 NATS = 0.0025
 """In a file of an earlier version: what a start may cost per value of an image, times N²."""
 
@@ -90,41 +85,6 @@ def deviation(store: ImageStore, flip: bool) -> float:
         total, squares, count = total + x.sum(0), squares + x.square().sum(0), count + len(x)
     variance = float((squares / count - (total / count).square()).mean())
     return max(variance, 1e-6) ** 0.5
-
-
-@all_bits()  # the last variances are differences of large sums
-@torch.no_grad()
-def measure_start(passes: Passes, num_classes: int) -> SamplerStart:
-    """Measure the two moments of images, and fit mixtures of Gaussians to them.
-
-    A component looks Gaussian under noise of some part of its largest deviation. So with λ_k the
-    largest variance of component k, a start from the mixture begins at
-
-        σ₀ = max(0.3 √(Σ_k w_k λ_k), 0.5),
-
-    and one from one Gaussian at max(0.75 √λ, 0.5).
-
-    Args:
-        passes, num_classes: as in `GaussianData.measure`.
-    """
-    one = GaussianData.measure(passes, num_classes)
-    data = with_mixture(one, passes)
-    share = SHARES[data.components > 1]
-    levels = SHARES[0] * one.largest_deviation(), share * data.largest_deviation()
-    return SamplerStart(data, torch.tensor(levels).clamp(min=LOWEST_LEVEL))
-
-
-def save_start(
-    folder: Path, store: ImageStore, flip: bool, weights_sha256: str, device: torch.device
-) -> None:
-    """Measure the start of a model, and write it into the model's folder, unless it is there."""
-    with suppress(UserError):
-        load_start(folder, weights_sha256)
-        return
-    passes = passes_over(store.images("train"), store.labels("train"), flip, device)
-    start = measure_start(passes, store.num_classes)
-    arrays = start.data.arrays() | {"levels": start.levels}
-    save_tensors(folder / START, "start", arrays, {"weights_sha256": weights_sha256})
 
 
 def load_start(folder: Path, weights_sha256: str) -> SamplerStart:

@@ -59,7 +59,7 @@ def test_tolerance_buys_accuracy(few_images):
     assert sorted(runs, key=lambda run: run.evaluations) == runs
 
 
-@pytest.mark.parametrize("text", ["multistep", "few start_level=2"])
+@pytest.mark.parametrize("text", ["multistep", "few start_level=2 fall=null"])
 def test_the_end_narrows_data_that_is_as_narrow_as_its_noise(text, few_images):
     """The deviation of E[x₀ | y] for one Gaussian, which no number of steps corrects."""
     process, deviation = phase_space(0.25), 0.1

@@ -9,8 +9,7 @@ import torch
 
 from psld.diffusion.gaussian import GaussianData, GaussianStart
 from psld.training import mixture
-from psld.training.mixture import with_mixture
-from psld.training.start import measure_start
+from psld.training.mixture import measure_start, with_mixture
 from tests.diffusion.processes import EVERY_KIND, normal, times
 from tests.diffusion.test_gaussian import SHAPE, D, dense, in_parts, measured
 

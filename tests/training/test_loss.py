@@ -15,7 +15,8 @@ from psld.diffusion.loss import (
 from psld.diffusion.settings import NoiseLaw
 from psld.networks.forward import Denoiser
 from psld.training.batches import Batches
-from psld.training.start import deviation, load_start, save_start
+from psld.training.mixture import save_start
+from psld.training.start import deviation, load_start
 from tests.diffusion.processes import normal, phase_space, vp_sde
 from tests.training.small import ONE_RANK, random_images, recipe, tiny_network
 
