@@ -86,7 +86,8 @@ class ExponentialScheme:
 
     def _churn(self, start: Tensor, end: Tensor) -> Tensor:
         """Return ∫ η² dλ from `start` to `end`, over the noise levels of `eta_interval`."""
-        return self._churned(end) - self._churned(start)
+        # Levels at the floor of `numerical_eps` differ by rounding alone, in either direction.
+        return (self._churned(end) - self._churned(start)).clamp(min=0)
 
     def _churned(self, t: Tensor) -> Tensor:
         level = self.process.noise_level(t.flatten()).clamp(*self.levels).view_as(t)

@@ -1,4 +1,4 @@
-"""Processes of every kind: k = 1, 2, 3, HSM and DSM, both factors, full and partial prediction."""
+"""Processes of every kind: k = 1 to 4, HSM and DSM, both factors, full and partial prediction."""
 
 from itertools import product
 from pathlib import Path
@@ -39,7 +39,7 @@ NOISY_POSITION = {
 
 
 def _every_kind() -> dict[str, LinearProcess]:
-    kinds = {"vp-sde": vp_sde()}
+    kinds = {"vp-sde": vp_sde(), "fourth": recipe("fourth-order")}
     full_third = {"D": [[0.05, 0, 0], [0, 0.05, 0], [0, 0, 0.375]]}
     two_noisy = {
         "lower": {"D": [[0, 0, 0], [0, 0.2, 0], [0, 0, 0.375]]},
@@ -57,8 +57,8 @@ def _every_kind() -> dict[str, LinearProcess]:
 
 
 EVERY_KIND = _every_kind()
-"""By name. Partial prediction: cld and third with the lower factor (one block of two, of three),
-third-two (two of three)."""
+"""By name. Partial prediction: cld, third and fourth with the lower factor (one block of two, of
+three, of four), third-two (two of three)."""
 
 THREE_ORDERS = {
     "vp-sde": EVERY_KIND["vp-sde"],
