@@ -91,7 +91,8 @@ def test_hours_follow_the_formula(folder, demo):
 
 
 def test_what_does_not_fit_a_gpu_is_listed(paper, monkeypatch):
-    """With micro_batch=auto a training takes what fits, and sampling halves its batch."""
+    """With micro_batch=auto a training takes what fits, sampling halves its batch, and that of an
+    evaluation is fixed."""
     counts = {"cifar10-sota": (1, 0.1), "celeba64-sota": (0.2, 30), "celeba64-ablation": (40, 0.2)}
     named = {
         work.trained[0].name: counts.get(network, (0.1, 0.1))
@@ -102,13 +103,22 @@ def test_what_does_not_fit_a_gpu_is_listed(paper, monkeypatch):
             f"psld.report.counted.{name}",
             lambda trained, images, i=index: int(images * named[trained.name][i] * 2**30),
         )
+    evaluations = {"fid": 35.9, "fd-dinov2": 36.1, "fid-train": 0.5}
+    monkeypatch.setattr(
+        "psld.report.counted.bytes_to_evaluate",
+        lambda features: int(evaluations[features.reference.metric.name] * 2**30),
+    )
     said = memory(paper, gpu_memory=40)
     assert re.search(
         r"^\| cifar10-sota +\| +128 of 128 +\| +128\.0 +\| +250 +\| +25\.0 +\|$", said, re.MULTILINE
     )
     assert "With 40 GiB, fewer images at once: training of cifar10-sota (32 of 128), " in said
     assert "sampling of celeba64-ablation (halved), sampling of celeba64-sota (halved)" in said
-    assert said.endswith("Does not fit 40 GiB: training of celeba64-ablation (40.0).")
+    assert re.search(r"^\| cifar10/fid +\| +64 +\| +35\.9 +\|$", said, re.MULTILINE)
+    assert said.endswith(
+        "Does not fit 40 GiB: training of celeba64-ablation (40.0), evaluation of "
+        "cifar10/fd-dinov2 (36.1), evaluation of celeba64/fd-dinov2 (36.1)."
+    )
 
 
 def test_earlier_runs_are_measurements_per_gpu(folder, demo):
