@@ -51,15 +51,17 @@ def memory(grid: Grid, gpu_memory: float | None) -> str:
             continue
         usable = USABLE * gpu_memory * 2**30
         fits = largest_that_fits(images, train, usable) if given == "auto" else images
-        halved = largest_that_fits(at_once, sample, usable)
-        for job, taken, change in (
-            (f"training of {network}", train(fits), fits < images and f"{fits} of {images}"),
-            (f"sampling of {network}", sample(halved), halved < at_once and "halved"),
+        halved = at_once
+        while halved > 1 and sample(halved) > usable:  # as `Batching` does
+            halved //= 2
+        for job, most, size, taken in (
+            (f"training of {network}", images, fits, train(fits)),
+            (f"sampling of {network}", at_once, halved, sample(halved)),
         ):
             if taken > usable:
                 large.append(f"{job} ({_gib(taken)})")
-            elif change:
-                fewer.append(f"{job} ({change})")
+            elif size < most:
+                fewer.append(f"{job} ({size} of {most})")
     evaluations = []
     for name, features in grid.features.items():
         taken = bytes_to_evaluate(features)
