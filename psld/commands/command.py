@@ -13,7 +13,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from psld.cluster.job import RECORDS
 from psld.config.settings import Settings, is_plain, key_of, parse, updated, value_in, without
@@ -37,15 +37,27 @@ class Command:
     """True if other words may change the record: a training by hand starts from a grid's model."""
     bare: str = ""
     """Names of the settings that words without `=` and, last, those after `--` give, one word
-    each; `NAME …` takes all of them as a list."""
+    each; `NAME …` takes all of them as a list, and `-- NAME …` all that come after `--`."""
     has_config: bool = True
 
     @property
     def where(self) -> str:
         return f"configs/{self.name}.yaml" if self.has_config else f"psld {self.name}"
 
+    @property
+    def usage(self) -> str:
+        """The form of a command line; a word of a fixed choice is shown as `sync|dashboard`."""
+        shown = []
+        for key in self.bare.split():
+            field = self.kind.model_fields.get(key)
+            is_choice = field and get_origin(field.annotation) is Literal
+            shown.append("|".join(get_args(field.annotation)) if is_choice else key.upper())
+        return " ".join(["usage: psld", self.name, "KEY=VALUE …", *shown])
+
     def settings(self, words: list[str]) -> Settings | None:
         """Return the settings that words without flags give; None if Hydra has to compose them."""
+        if self.bare and not words:
+            raise UserError(f"psld {self.name}: more words are needed; {self.usage}")
         name = self.record_in(words)
         if name is None and not self.has_config:
             if self.record:
@@ -125,9 +137,8 @@ class Command:
     def of_bare(self, words: list[str]) -> dict[str, Any]:
         """Return the settings that words without `=` give. Raises UserError for one too many."""
         keys = self.bare.split()
-        if keys[1:] == ["…"]:
-            return {keys[0]: words} if words else {}
+        if keys[-1:] == ["…"]:
+            return {keys[-2]: words} if words else {}
         if len(words) > len(keys):
-            usage = f"KEY=VALUE … {self.bare.upper()}"
-            raise UserError(f"{words[len(keys)]}: one word too many; usage: {usage}")
+            raise UserError(f"{words[len(keys)]}: one word too many; {self.usage}")
         return dict(zip(keys, words, strict=False))

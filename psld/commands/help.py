@@ -34,7 +34,7 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
             texts = descriptions(command.kind)
             lines = [f"  {k}:\n{_filled(texts[k], 8, 8)}" for k in texts if k in command.run]
         else:
-            usage = f"usage: {program} KEY=VALUE … {command.bare.upper()}".rstrip()
+            usage = command.usage
             title = f"Settings and their defaults; {MISSING} has to be given:"
             lines = _lines(command.kind, {}, "")
         return "\n\n".join([usage, description.strip(), title, "\n".join(lines)])
@@ -50,7 +50,7 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
     choices = [*_choices(composed.hydra.runtime.choices)]
     about = f"Choices; {program} GROUP=CHOICE --help shows the settings of another:"
     parts = [
-        f"usage: {program} KEY=VALUE …",
+        command.usage,
         description.strip(),
         *([about, "\n".join(choices)] if choices else []),
         f"Settings and their values ({command.where}); {MISSING} has to be given:",

@@ -47,7 +47,7 @@ def plan(settings: PlanSettings) -> None:
         psld plan grid_name=demo list=cells              # each is a target of Snakemake
 
     GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s. The
-    table of memory has, for each network, the GiB of a training step and of sampling: counted, not
+    tables of memory have the GiB of a training step, of sampling and of an evaluation: counted, not
     measured. That takes a minute for the paper's grid, and is kept in .cache/counted.
     """
     from psld.grid.plan import description

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import atomic_path, regular_file
+from psld.utils.files import atomic_path, check_place, regular_file
 from psld.utils.tensors import Stored, digest_of_arrays, load_tensors
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -333,6 +333,7 @@ def is_single_picture(path: str | Path, source: str) -> bool:
     other = None if single else next(path.glob("*.png"), None)  # All there are of one source.
     if other and decode(other.read_bytes(), f"{other}").info.get(SOURCE) != source:
         raise UserError(f"{path}: holds other pictures, such as {other.name}; name another folder")
+    check_place(path if single else path / "00000.png")
     return single
 
 

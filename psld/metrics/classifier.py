@@ -94,7 +94,8 @@ class ClassifierExtractor:
     def __init__(self, network: FeatureClassifier, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
-        self.digest = digest_of_weights(network.architecture, network.state_dict())
+        weights = network.state_dict() if self.device.type != "meta" else {}  # No values there.
+        self.digest = digest_of_weights(network.architecture, weights)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:

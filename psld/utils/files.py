@@ -98,6 +98,13 @@ def regular_file(path: str | Path) -> Path:
     return path
 
 
+def check_place(file: str | Path) -> None:
+    """Raise UserError if no file can be made at a path; call it before the work."""
+    folder = next(each for each in Path(file).parents if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise UserError(f"{file}: {folder} is no folder that you may write to; name another path")
+
+
 def write_text(path: str | Path, text: str) -> None:
     with atomic_path(path) as partial:
         partial.write_text(text, "utf-8")

@@ -3,7 +3,7 @@
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,7 +28,8 @@ class PeakMemory(TorchDispatchMode):
 
     Counted are the tensors that are made in `without_values`, and all that is computed from them.
     They have shapes and types, and the CPU as their device, but take no memory: any code can use
-    them that does not ask for a value. Other tensors are as ever.
+    them that does not ask for a value. So are tensors on torch's `meta` device, for code that takes
+    a device. Other tensors are as ever.
     """
 
     def __init__(self) -> None:
@@ -70,13 +71,12 @@ class PeakMemory(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         used = FakeTensor in types and func is not torch.ops.prim.device.default
-        if not (used or self._makes):
-            return func(*args, **kwargs)
-        args, kwargs = tree_map_only(Tensor, self._as_fake, (args, kwargs))
-        with self._fake:
+        if used or self._makes:
+            args, kwargs = tree_map_only(Tensor, self._as_fake, (args, kwargs))
+        with self._fake if used or self._makes else nullcontext():
             result = func(*args, **kwargs)
         for each in tree_leaves(result):
-            if isinstance(each, FakeTensor):
+            if isinstance(each, FakeTensor) or (isinstance(each, Tensor) and each.is_meta):
                 self._count(each.untyped_storage())
         return result
 

@@ -93,7 +93,9 @@ def test_the_help_of_a_command_lists_its_settings(tmp_path, name):
     shown = finished.stdout
     of_cell = name == "evaluate_cell"  # It has all settings but these.
     record = "cell=GRID/NAME " if of_cell else ""
-    assert re.match(rf"usage: psld {name} {record}KEY=VALUE …( [A-Z …]+)?\n", shown)
+    assert re.match(
+        rf"usage: psld {name} {record}KEY=VALUE …( [A-Z …-]+| sync\|dashboard)?\n", shown
+    )
     texts = descriptions(kind)
     assert texts, "read from the source of the settings"
     for key in program(name).command.run if of_cell else kind.model_fields:

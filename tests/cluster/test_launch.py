@@ -31,7 +31,7 @@ def unwilling(slurm, signals, resolved, tmp_path) -> Commands:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ((), ["command is missing"]),
+        ((), ["usage: psld launch KEY=VALUE … -- COMMAND …"]),
         (("train", "model=demo/cld"), ["unknown key model"]),
         (("--", "sample"), ["train or train_guide, not sample"]),
         ((*TRAINING, "training.steps=0"), ["configs/train.yaml: training.steps"]),

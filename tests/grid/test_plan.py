@@ -1,12 +1,17 @@
 """The plan of a grid: the remaining work and its known cost."""
 
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
 
+from psld.grid import cache
 from psld.grid.figures import all_figures, trained_models
 from psld.grid.plan import (
     Work,
@@ -15,7 +20,7 @@ from psld.grid.plan import (
     printed_evaluations,
     work_by_network,
 )
-from psld.report.counted import gigaflops, memory
+from psld.report.counted import bytes_to_train, gigaflops, memory
 from psld.training.model import build_network
 from tests.commands import call, succeeded
 from tests.grid.mine import file_with
@@ -91,8 +96,9 @@ def test_hours_follow_the_formula(folder, demo):
 
 
 def test_what_does_not_fit_a_gpu_is_listed(paper, monkeypatch):
-    """With micro_batch=auto a training takes what fits, and sampling halves its batch."""
-    counts = {"cifar10-sota": (1, 0.1), "celeba64-sota": (0.2, 30), "celeba64-ablation": (40, 0.2)}
+    """With micro_batch=auto a training takes what fits, sampling halves its batch, and that of an
+    evaluation is fixed."""
+    counts = {"cifar10-sota": (1, 0.1), "celeba64-sota": (0.2, 0.5), "celeba64-ablation": (40, 0.2)}
     named = {
         work.trained[0].name: counts.get(network, (0.1, 0.1))
         for network, work in work_by_network(paper).items()
@@ -102,13 +108,49 @@ def test_what_does_not_fit_a_gpu_is_listed(paper, monkeypatch):
             f"psld.report.counted.{name}",
             lambda trained, images, i=index: int(images * named[trained.name][i] * 2**30),
         )
+    evaluations = {"fid": 35.9, "fd-dinov2": 36.1, "fid-train": 0.5}
+    monkeypatch.setattr(
+        "psld.report.counted.bytes_to_evaluate",
+        lambda features: int(evaluations[features.reference.metric.name] * 2**30),
+    )
     said = memory(paper, gpu_memory=40)
     assert re.search(
         r"^\| cifar10-sota +\| +128 of 128 +\| +128\.0 +\| +250 +\| +25\.0 +\|$", said, re.MULTILINE
     )
     assert "With 40 GiB, fewer images at once: training of cifar10-sota (32 of 128), " in said
-    assert "sampling of celeba64-ablation (halved), sampling of celeba64-sota (halved)" in said
-    assert said.endswith("Does not fit 40 GiB: training of celeba64-ablation (40.0).")
+    halved = "sampling of celeba64-ablation (125 of 250), sampling of celeba64-sota (62 of 250)"
+    assert halved in said
+    assert re.search(r"^\| cifar10/fid +\| +64 +\| +35\.9 +\|$", said, re.MULTILINE)
+    assert said.endswith(
+        "Does not fit 40 GiB: training of celeba64-ablation (40.0), evaluation of "
+        "cifar10/fd-dinov2 (36.1), evaluation of celeba64/fd-dinov2 (36.1)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("edited", "counts"),
+    [("report/page.py", 1), ("networks/ncsnpp.py", 2), ("metrics/published.py", 2)],
+)
+def test_a_count_is_kept_until_the_code_of_its_network_changes(
+    tmp_path, monkeypatch, edited, counts
+):
+    package = shutil.copytree(
+        Path(cache.__file__).parents[1],
+        tmp_path / "psld",
+        ignore=lambda _, names: [name for name in names if "." in name and name[-3:] != ".py"],
+    )
+    monkeypatch.setattr(cache, "__file__", str(package / "grid" / "cache.py"))
+    monkeypatch.chdir(tmp_path)
+    counted = []
+    monkeypatch.setattr("psld.report.counted.training_memory", count := Mock(return_value=7))
+    count.__name__ = "training_memory"
+    trained = SimpleNamespace(settings=SimpleNamespace(model=lambda: 0))
+    for text in ("", "", "EDITED = True\n"):
+        (package / edited).write_text((package / edited).read_text() + text)
+        cache.code_digest.cache_clear()
+        counted.append(bytes_to_train(trained, 64))
+    cache.code_digest.cache_clear()
+    assert (counted, count.call_count) == ([7, 7, 7], counts)
 
 
 def test_earlier_runs_are_measurements_per_gpu(folder, demo):

@@ -42,6 +42,9 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         ("model=GUIDE", "not the manifest of a model, but of a guide"),
         ("png=m.jpg", "m.jpg: images go into a folder, or into a file that ends in .png"),
         (f"png={__file__}", "test_sample_errors.py: images go into a folder, or"),
+        (f"png={__file__}/x", "test_sample_errors.py is no folder that you may write to"),
+        (f"png={__file__}/x/y.png", "test_sample_errors.py is no folder that you may write to"),
+        (f"npz={__file__}/x.npz", "test_sample_errors.py is no folder that you may write to"),
         # By a guide.
         (GUIDED, "guide: sampler.guidance needs it"),
         ("guide=GUIDE", "guide: sampler.guidance has no use for"),

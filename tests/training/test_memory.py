@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import ProcessSettings, PSLDSettings
@@ -15,6 +14,7 @@ from psld.training.memory import training_memory
 from psld.training.model import build, build_process, objective
 from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.training.state import TrainingState
+from tests.allocated import most_allocated
 from tests.training.small import ONE_RANK, random_images, recipe
 
 DATA = {
@@ -66,14 +66,7 @@ def allocated(settings: TrainedSettings, images: int) -> int:
         optimize(state, called, loss_of, batch, training)
     tensors = [*state.state_dict().values(), *vars(batch).values()]
     before = sum(x.nbytes for x in tensors if isinstance(x, Tensor))
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        optimize(state, called, loss_of, batch, training)
-    live, most = 0, 0
-    events = profiler.profiler.kineto_results.events()
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        live += event.nbytes()
-        most = max(most, live)
-    return before + most
+    return before + most_allocated(lambda: optimize(state, called, loss_of, batch, training))
 
 
 @pytest.mark.parametrize(("kind", "images"), [("epsilon", 64), *((kind, 16) for kind in TRAININGS)])

@@ -1,5 +1,6 @@
 """TF32's two kinds of switches, in whatever order a process uses them; the origin of a result."""
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -23,6 +24,16 @@ def new() -> None:
 
 def new_for_everything() -> None:
     torch.backends.fp32_precision = "tf32"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "threads", "said"),
+    [(1, 1, r"1 thread of \d+"), (1, 2, r"2 threads of \d+"), (4, 1, "4 ranks, 1 thread each")],
+)
+def test_a_cpu_has_its_ranks_and_threads_in_its_name(monkeypatch, ranks, threads, said):
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert re.fullmatch(rf"CPU \(\w+, {said}\)", device.device_name(torch.device("cpu")))
 
 
 ORDERS = [(old,), (old, new), (new, old), (new,), (new_for_everything,)]
