@@ -192,8 +192,8 @@ class GaussianData:
                 values, vectors = torch.linalg.eigh(self.spreads[g].double())
                 scales = (values.clamp(min=0) + sigma**2).sqrt()[:, None]
                 roots = ((vectors * scales) @ vectors.mT).to(c.dtype)
-                ends = self.weights[g].double().cumsum(0)[:-1]
-                k = torch.searchsorted(ends, which.to(ends)[chosen], right=True)
+                ends = self.weights[g].double().cumsum(0)
+                k = torch.searchsorted(ends / ends[-1], which.to(ends)[chosen], right=True)
                 c = self.centers[g][k] + torch.einsum("nij,nj->ni", roots[k], c)
                 rest += c @ (self.basis @ self.axes[g]).T
             out[chosen] = rest
