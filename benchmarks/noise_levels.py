@@ -11,6 +11,7 @@ the test images:
     error           root mean square error of x̂₀, the least-squares estimate from all blocks
     linear          the same error of the best linear estimate, from two moments of the training
                     images: a network with a larger one should not be sampled from this level
+    mixture         the same error of the posterior mean of the mixture that `few` starts from
     block 0, 1, …   the same error of the estimate from one block of ε alone
 
 `--figure NAME` draws disagreement, error and blocks as NAME.png and NAME.svg.
@@ -26,9 +27,9 @@ from torch import Tensor
 import psld
 from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.denoiser import consistent_eps, prediction_coefficients
-from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.matrices import mix
 from psld.diffusion.time_grid import time_of_noise_level
+from psld.training.mixture import measure_start
 from psld.utils.errors import in_one_line
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
@@ -57,15 +58,16 @@ def main() -> None:
     train = from_uint8(torch.tensor(store.images("train")))
     test = from_uint8(torch.tensor(store.images("test")))
     print(f"deviation of the pixels: {train.std():.2f}, from the mean image {spread(train):.2f}")
-    print("model       σ_eff  slope disagreement   error  linear  each block")
-    linear = linear_errors(train, test)
+    print("model       σ_eff  slope disagreement   error  linear mixture  each block")
+    without = errors_without_a_network(train, test)
     found: dict[str, list[Errors]] = {}
     for name in given.models:
         model = psld.load(given.folder / "models" / "demo" / name, device="cpu")
         found[name] = [errors(model, test, level) for level in LEVELS]
-        for level, row, best in zip(LEVELS, found[name], linear, strict=True):
+        for level, row, best in zip(LEVELS, found[name], without, strict=True):
             each = " ".join(f"{error:.4f}" for error in row.blocks)
-            numbers = f"{row.slope:6.3f} {row.disagreement:12.4f} {row.error:7.4f} {best:7.4f}"
+            numbers = f"{row.slope:6.3f} {row.disagreement:12.4f} {row.error:7.4f}"
+            numbers += " ".join(f"{error:7.4f}" for error in best)
             print(f"{name:10} {level:6.2f} {numbers}  {each}")
     if given.figure:
         draw(found, given.figure)
@@ -76,11 +78,14 @@ def spread(x0: Tensor) -> Tensor:
     return (x0 - x0.mean(dim=0)).square().mean().sqrt()
 
 
-def linear_errors(train: Tensor, test: Tensor) -> list[float]:
-    """Return the error of the Wiener filter of the training images at each noise level."""
-    gaussian = GaussianData.measure(lambda: [(train, torch.zeros(len(train)).long())], 0)
+def errors_without_a_network(train: Tensor, test: Tensor) -> list[tuple[float, float]]:
+    """Return the errors of E[x₀ | y] at each noise level for one Gaussian, and for a mixture."""
+    data = measure_start(lambda: [(train, torch.zeros(len(train)).long())], 0).data
     noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
-    return [rms(gaussian.posterior_mean(test + s * noise, s) - test) for s in LEVELS]
+    laws = data.as_one(), data
+    return [
+        tuple(rms(law.posterior_mean(test + s * noise, s) - test) for law in laws) for s in LEVELS
+    ]
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Images as a mixture of Gaussians, and samplers' start from it.
 
-Above a noise level σ₀ near the deviations of a mixture's components, images with noise are nearly
-the mixture with noise: a network adds nothing there (for one Gaussian: Wang and Vastola,
+Above some noise level σ₀, images with noise are nearly a mixture of Gaussians with noise: a network
+adds nothing there (for one Gaussian: Wang and Vastola,
 2412.09726).
 """
 
@@ -15,12 +15,13 @@ from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.time_grid import time_of_noise_level
+from psld.utils.device import all_bits
 
 LARGEST_BASIS = 20_000_000
 """Values of a basis, in half precision: 40 MB."""
 LARGEST_RANK = 512
 SMALLEST_VARIANCE = 0.01
-"""Directions with less variance are no part of a basis: next to σ₀² ≥ 1 only their sum matters."""
+"""Directions with less variance are no part of a basis: next to σ₀² only their sum matters."""
 PASSES = 2
 """Passes over the images of the randomized search for a basis (Halko et al., 2011)."""
 
@@ -146,11 +147,11 @@ class GaussianData:
         """K of all images."""
         return int((self.weights[0] > 0).sum())
 
-    def largest_deviation(self) -> float:
-        """Return √(Σ_k w_k λ_k) of all images, with λ_k the largest variance of component k."""
-        spreads = self.spreads[0] if self.axes.shape[-1] else self.covariances[:1]
-        largest = torch.linalg.eigvalsh(spreads)[:, -1].clamp(min=0)
-        return float((self.weights[0] @ largest).sqrt())
+    def largest_deviations(self) -> Tensor:
+        """Return √(Σ_k w_k λ_k) of each group, with λ_k the largest variance of component k."""
+        spreads = self.spreads if self.axes.shape[-1] else self.covariances[:, None]
+        largest = torch.linalg.eigvalsh(spreads)[..., -1].clamp(min=0)
+        return (self.weights * largest).sum(1).sqrt()
 
     def to(self, device: torch.device) -> "GaussianData":
         moved = {name: each.to(device) for name, each in vars(self).items() if name != "shape"}
@@ -182,7 +183,8 @@ class GaussianData:
 
         Args:
             labels: the classes of the images, N; None means all images.
-            which: uniform numbers in [0, 1), N, that choose the components; None draws them.
+            which: uniform numbers in [0, 1), N, that choose the components; None draws them from
+                torch's own generator.
         """
         out = torch.empty_like(noise.flatten(1))
         which = torch.rand(len(noise)) if which is None else which
@@ -279,6 +281,7 @@ class GaussianStart:
         self.root[:, 0] /= sigma
         self.time = float(time)
 
+    @all_bits()
     def __call__(
         self, noise: Tensor, labels: Tensor | None = None, which: Tensor | None = None
     ) -> Tensor:

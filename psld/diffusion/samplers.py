@@ -99,7 +99,7 @@ class AnySampler(Settings):
     """The settings of every sampler."""
 
     final_time: float = Field(1e-3, gt=0, lt=1)
-    """The forward time at which the integrator stops."""
+    """The forward time at which the integrator stops, if `fall` does not stop it before."""
     denoise: bool = True
     """End with one more evaluation at `final_time`: a noise-free Euler step to time 0, or the
     predicted image (multistep)."""

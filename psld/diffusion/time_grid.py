@@ -81,7 +81,7 @@ def given_levels(
     if from_prior and levels[0] < high / 1.01:
         raise UserError(
             f"sampler.levels: start=prior begins at {high:.4g}, so the first level must be it; "
-            "for a later start use start=gaussian"
+            "for a later start use start=mixture"
         )
     times = time_of_noise_level(process, torch.tensor(levels, dtype=torch.float64), final_time)
     if from_prior:

@@ -255,10 +255,11 @@ def with_start(
     start: SamplerStart | None,
     device: torch.device,
     highest: float = math.inf,
+    classes: Sequence[int] = (),
 ) -> tuple[SamplerSettings, GaussianStart | None]:
     """Return a sampler with the level of its start, and the start; None is the prior.
 
-    A level that the model gives is at most `highest`.
+    A level that the model gives, for samples of these classes, is at most `highest`.
 
     Raises UserError if the sampler needs a start and there is none.
     """
@@ -273,9 +274,11 @@ def with_start(
     mixture = sampler.start == "mixture"
     if level is None:
         _, last = level_range(process, sampler.final_time)
-        level = min(start.level(sampler.steps, mixture), highest, last)
+        level = min(start.level(sampler.steps, mixture, classes), highest, last)
     if not sampler.levels:
         sampler = sampler.model_copy(update={"start_level": level})
+    if start.nats is not None:  # of an earlier version, when there was no `fall`
+        sampler = sampler.model_copy(update={"fall": None})
     data = start.data if mixture else start.data.as_one()
     return sampler, GaussianStart(process, data.to(device), level, sampler.final_time)
 
@@ -299,7 +302,8 @@ def cell_sampler(
     classes = check_fit(sampler, model.settings, guide and guide.settings, model.class_names)
     called = forward_pass(model.network, sampler.precision, compile=compile)
     start = model.start if sampler.starts_from_data else None
-    sampler, gaussian = with_start(sampler, process, start, device_of(called))
+    given = process, start, device_of(called)
+    sampler, gaussian = with_start(sampler, *given, classes=classes)
     for name, trained in ("denoiser", model), ("guide", guide):
         if trained and trained.settings.serves_every_process:
             law = trained.settings.training.noise_law

@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
 
 LOWEST_LEVEL = 0.5
-"""No start is below this noise level. A fit has noise of this size in every direction, so a
-component does not shrink to single images."""
+"""No start is below this noise level. A fit adds its square to all variances."""
 COMPONENTS = (2, 4, 8, 16, 32)
 """The numbers K of components of which the best is taken, besides one."""
 DIRECTIONS = (10, 20, 40)
 """The numbers q of directions of which the best is taken."""
 FEWEST_IMAGES = 10
-"""A mixture with a component of fewer images, which is near to single ones, is not taken."""
+"""K with a component of fewer images, which is near to single ones, is not taken."""
 MOST_IMAGES = 10_000
 """A mixture is fitted to so many images at most, drawn at random."""
 ITERATIONS = 100
@@ -43,11 +42,13 @@ Passes = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 @all_bits()  # the last variances are differences of large sums
 @torch.no_grad()
-def measure_start(passes: Passes, num_classes: int) -> SamplerStart:
+def measure_start(
+    passes: Passes, num_classes: int, flip: bool = False, mixture: bool = True
+) -> SamplerStart:
     """Measure the two moments of images, and fit mixtures of Gaussians to them.
 
     A component looks Gaussian under noise of some part of its largest deviation. So with λ_k the
-    largest variance of component k, a start from the mixture begins at
+    largest variance of component k, a start from a mixture begins at
 
         σ₀ = max(0.3 √(Σ_k w_k λ_k), 0.5),
 
@@ -55,12 +56,21 @@ def measure_start(passes: Passes, num_classes: int) -> SamplerStart:
 
     Args:
         passes, num_classes: as in `GaussianData.measure`.
+        flip: each image counts with its mirror image, because a network sees both.
+        mixture: fit them; otherwise they are one Gaussian each.
     """
-    one = GaussianData.measure(passes, num_classes)
-    data = with_mixture(one, passes)
-    share = SHARES[data.components > 1]
-    levels = SHARES[0] * one.largest_deviation(), share * data.largest_deviation()
-    return SamplerStart(data, torch.tensor(levels).clamp(min=LOWEST_LEVEL))
+
+    def both() -> Iterable[tuple[Tensor, Tensor]]:
+        for x, labels in passes():
+            for view in _views(x, flip):
+                yield view, labels
+
+    one = GaussianData.measure(both, num_classes)
+    data = with_mixture(one, passes, flip) if mixture else one
+    several = (data.weights > 0).sum(1) > 1
+    shares = torch.where(several, SHARES[1], SHARES[0])
+    levels = [SHARES[0] * one.largest_deviations(), shares * data.largest_deviations()]
+    return SamplerStart(data, torch.stack(levels).clamp(min=LOWEST_LEVEL))
 
 
 def save_start(
@@ -70,30 +80,34 @@ def save_start(
     with suppress(UserError):
         load_start(folder, weights_sha256)
         return
-    passes = passes_over(store.images("train"), store.labels("train"), flip, device)
-    start = measure_start(passes, store.num_classes)
+    print("fitting a mixture of Gaussians to the training images, to start from", flush=True)
+    passes = passes_over(store.images("train"), store.labels("train"), False, device)
+    start = measure_start(passes, store.num_classes, flip)
     arrays = start.data.arrays() | {"levels": start.levels}
     save_tensors(folder / START, "start", arrays, {"weights_sha256": weights_sha256})
 
 
-def with_mixture(data: GaussianData, passes: Passes) -> GaussianData:
-    """Return the law with the same two moments as a mixture in its leading directions.
+def with_mixture(data: GaussianData, passes: Passes, flip: bool = False) -> GaussianData:
+    """Return a law as a mixture in its leading directions, with nearly the same two moments.
 
     A fifth of the images is held out. K and q are those under which held-out images with noise,
     y = x + σ n at σ = 0.5, are most likely. Since KL(p_σ ‖ q_σ) + E log q_σ(y) is the same for all
-    laws q, they are those with the smallest divergence. All groups have the q of all images, and
-    each its own K; a group of which no mixture is more likely than one Gaussian has K = 1.
+    laws q, they are those with the smallest divergence. A fit adds σ² to all covariances, so that
+    none shrinks to single images, and this is taken away again. All groups have the q of all
+    images, and each its own K, which is 1 if no mixture is more likely than one Gaussian; if that
+    of all images is 1, so are the others.
     """
     values, vectors = (each.flip(-1) for each in torch.linalg.eigh(data.covariances.double()))
     axes = vectors[..., : max(DIRECTIONS)].float()
     variances = values[..., : axes.shape[-1]].clamp(min=0).numpy()
-    coordinates = _coordinates(data, data.basis @ axes, passes)
+    coordinates = _coordinates(data, axes, passes, flip)
     K, q = _best(coordinates[0], variances[0], DIRECTIONS)
     if K == 1:
         return data
-    found = [_fitted(coordinates[0][:, :q], K, variances[0])]
-    for c, variance in zip(coordinates[1:], variances[1:], strict=True):
-        found.append(_fitted(c[:, :q], _best(c, variance, (q,))[0], variance))
+    found = []
+    for c, variance in zip(coordinates, variances, strict=True):
+        K = _best(c, variance, (q,))[0] if found else K
+        found.append(_fitted(c[..., :q].reshape(-1, q), K, variance))
     groups, K = len(found), max(len(weights) for weights, _, _ in found)
     weights, centers = torch.zeros(groups, K), torch.zeros(groups, K, q)
     spreads = torch.zeros(groups, K, q, q)
@@ -104,39 +118,46 @@ def with_mixture(data: GaussianData, passes: Passes) -> GaussianData:
     return replace(data, axes=kept, weights=weights, centers=centers, spreads=spreads)
 
 
-def _coordinates(data: GaussianData, axes: Tensor, passes: Passes) -> list[np.ndarray]:
-    """Return the coordinates of each group's images in its axes, groups×d×Q, in random order.
+def _views(x: Tensor, flip: bool) -> tuple[Tensor, ...]:
+    return (x, x.flip(-1)) if flip else (x,)
 
-    There are as many rows as a fit takes; the coordinates are those from the group's mean.
+
+def _coordinates(data: GaussianData, axes: Tensor, passes: Passes, flip: bool) -> list[np.ndarray]:
+    """Return coordinates of each group's images, and of their mirror images: N×views×Q each.
+
+    `axes` are groups×r×Q, in the basis. The images are in random order, as many as a fit takes.
     """
     rows: list[list[Tensor]] = [[] for _ in axes]
     for x, labels in passes():
+        if data.means.device != x.device:
+            data, axes = data.to(x.device), axes.to(x.device)
+        views = torch.stack(_views(x, flip), dim=1).flatten(2)
         for g, (mean, axis) in enumerate(zip(data.means, axes, strict=True)):
-            part = (x if g == 0 else x[labels == g - 1]).flatten(1)
-            rows[g].append(((part - mean.to(x.device)) @ axis.to(x.device)).cpu())
+            part = views if g == 0 else views[labels == g - 1]
+            rows[g].append(((part - mean) @ data.basis @ axis).cpu())
     stream = np.random.default_rng(stream_seed(0, Stream.START))
-    return [
-        np.ascontiguousarray(c[stream.permutation(len(c))[:MOST_IMAGES]])
-        for c in (torch.cat(each).double().numpy() for each in rows)
-    ]
+    whole = [torch.cat(each).double().numpy() for each in rows]
+    most = MOST_IMAGES // (1 + flip)
+    return [np.ascontiguousarray(c[stream.permutation(len(c))[:most]]) for c in whole]
 
 
 def _best(c: np.ndarray, variances: np.ndarray, directions: tuple[int, ...]) -> tuple[int, int]:
-    """Return the most likely K and q for the coordinates of images, N×Q, of these variances."""
-    held = len(c) // 5
+    """Return the most likely K and q for the coordinates, N×views×Q, of these variances."""
+    held, Q = len(c) // 5, c.shape[2]
     if not held:
         return 1, directions[0]
-    noise = np.random.default_rng(stream_seed(1, Stream.START)).standard_normal((held, c.shape[1]))
-    seen, y = c[held:], c[:held] + LOWEST_LEVEL * noise
+    images, seen, y = len(c) - held, c[held:].reshape(-1, Q), c[:held].reshape(-1, Q)
+    noise = np.random.default_rng(stream_seed(1, Stream.START)).standard_normal(y.shape)
+    y = y + LOWEST_LEVEL * noise
     total = variances + LOWEST_LEVEL**2
     one = -0.5 * np.mean(y**2 / total + np.log(2 * np.pi * total), axis=0)
     best = 0.0, 1, directions[0]
     for q in directions:
         for K in COMPONENTS:
-            if q > c.shape[1] or len(seen) < K * FEWEST_IMAGES:
+            if q > Q or images < K * FEWEST_IMAGES:
                 break
             mixture = _mixture(seen[:, :q], K)
-            if mixture.weights_.min() * len(seen) < FEWEST_IMAGES:
+            if mixture.weights_.min() * images < FEWEST_IMAGES:
                 break
             best = max(best, (mixture.score(y[:, :q]) - one[:q].sum(), K, q))
     return best[1:]
@@ -154,7 +175,7 @@ def _fitted(
 
 
 def _mixture(c: np.ndarray, components: int) -> "GaussianMixture":
-    """Return a mixture of the law of c, N×q, with noise."""
+    """Fit a mixture to c, N×q, with the variance of noise added to each component's."""
     from sklearn.mixture import GaussianMixture  # half a second, and most commands fit none
 
     noise = LOWEST_LEVEL**2

@@ -1,7 +1,7 @@
 """The start of samplers in a model's folder: a law of its training images, and noise levels."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,22 +27,23 @@ class SamplerStart:
 
     data: GaussianData
     levels: Tensor
-    """σ₀ of one Gaussian, and of the mixture; with `nats`, noise levels σ, rising."""
+    """σ₀ of one Gaussian, and of the mixture, 2×groups; with `nats`, noise levels σ, rising."""
     nats: Tensor | None = None
     """In a file of an earlier version, which has one Gaussian: its divergence from noisy images at
     each level."""
     sha256: str = ""
     """The digest of its file."""
 
-    def level(self, steps: int, mixture: bool = True) -> float:
+    def level(self, steps: int, mixture: bool = True, classes: Sequence[int] = ()) -> float:
         """Return σ₀ for so many evaluations, from the mixture or from one Gaussian.
 
-        Only with a file of an earlier version does it depend on them: it is the lowest level that
-        costs at most 0.0025/N² nats per value of an image, or the highest if no cost is known or
-        above 0.
+        For classes, it is the largest of theirs. Only with a file of an earlier version does it
+        depend on N: it is the lowest level that costs at most 0.0025/N² nats per value of an image,
+        or the highest if no cost is known or above 0.
         """
         if self.nats is None:
-            return float(self.levels[int(mixture)])
+            groups = [1 + each for each in classes] or [0]
+            return float(self.levels[int(mixture), groups].max())
         budget = NATS * math.prod(self.data.shape) / steps**2
         cheap = (self.nats <= budget).nonzero()
         if not len(cheap) or not self.nats[0]:

@@ -87,7 +87,8 @@ def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> tor
     """
     device = choose_device(name, rank or 0)
     if device.type != "cuda":
-        _keep_memory()
+        if tf32:
+            _keep_memory()
         return device
     if rank is None and ":" not in name:
         gpus = range(torch.cuda.device_count())

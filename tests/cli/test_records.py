@@ -147,7 +147,7 @@ def test_a_chosen_group_takes_the_place_of_the_record_s(folder):
 
 def test_the_help_shows_the_values_of_a_record(folder):
     shown = succeeded(call(folder, "train", "model=mine/psld", "process=cld", "-h")).stdout
-    assert "process: cld (chosen), psld, recipe" in shown
+    assert "process: cld (chosen), fourth-order, psld, recipe" in shown
     assert "    steps: 9\n" in shown
 
 

@@ -95,7 +95,7 @@ def test_a_mixture_of_one_is_the_gaussian():
         torch.testing.assert_close(
             same.posterior_mean(y, sigma), one.posterior_mean(y, sigma), atol=1e-4, rtol=1e-4
         )
-    assert same.largest_deviation() == pytest.approx(one.largest_deviation(), rel=1e-4)
+    torch.testing.assert_close(same.largest_deviations(), one.largest_deviations())
     assert three().as_one().draw(y, 1.0).equal(measured(2).draw(y, 1.0))
 
 
@@ -202,23 +202,44 @@ def test_a_fit_finds_clusters(monkeypatch):
     assert float(torch.cdist(far.flatten(1), x.flatten(1)).min(1).values.max()) > 8
     assert start.level(4) == 0.5
     assert start.level(4, mixture=False) > 3
+    one = 0.75 * float(data.largest_deviations()[2])
+    assert start.level(4, classes=[0]) == 0.5, "two clusters"
+    assert start.level(4, mixture=False, classes=[0]) > 1
+    assert start.levels.shape == (2, 3)
+    assert one < 1
 
 
-@pytest.mark.parametrize("count", [3, 20])
-def test_few_images_are_one_gaussian(count):
+@pytest.mark.parametrize("few", [0, 6])
+def test_a_few_images_are_no_component(few):
     """A component must have ten images, so that it is near to none of them."""
-    passes = in_parts(*clusters(count))
+    x, _ = clusters(3 * few or 3)
+    other = normal(200, *SHAPE, seed=4).float() if few else x
+    x = torch.cat([other, x[::3]])
+    passes = in_parts(x, torch.zeros(len(x), dtype=torch.long))
     assert with_mixture(GaussianData.measure(passes, 0), passes).components == 1
 
 
 def test_a_class_without_images_has_the_moments_of_all(monkeypatch):
     monkeypatch.setattr(mixture, "COMPONENTS", (2, 3))
-    x, labels = clusters(90)
+    x, labels = clusters(900)
     data = measure_start(in_parts(x, labels), 3).data
-    labels = torch.full((200,), 2)
-    which = torch.zeros(200, dtype=torch.float64)
-    y = data.draw(normal(200, *SHAPE).float(), 0.5, labels, which)
-    assert y.isfinite().all()
+    noise, which = normal(4_000, *SHAPE).float(), torch.zeros(4_000, dtype=torch.float64)
+    y = data.draw(noise, 0.5, torch.full((4_000,), 2), which).flatten(1)
+    torch.testing.assert_close(y.mean(0), x.flatten(1).mean(0), atol=0.5, rtol=0)
+    ratio = float(y.var(0).sum()) / float(x.flatten(1).var(0).sum() + D / 4)
+    assert ratio == pytest.approx(1, abs=0.1)
+
+
+def test_mirror_images_are_seen_and_held_out_with_their_images(monkeypatch):
+    """The two sides of one cluster are two components, of as many images."""
+    monkeypatch.setattr(mixture, "COMPONENTS", (2,))
+    x = 4 * normal(1, *SHAPE, seed=1) + 0.3 * normal(300, *SHAPE, seed=2)
+    passes = in_parts(x.float(), torch.zeros(300, dtype=torch.long))
+    data = measure_start(passes, 0, flip=True).data
+    assert data.components == 2
+    torch.testing.assert_close(data.weights[0], torch.full((2,), 0.5), atol=0.01, rtol=0)
+    means = (data.centers[0] @ (data.basis @ data.axes[0]).T + data.means).view(2, *SHAPE)
+    torch.testing.assert_close(means[0], means[1].flip(-1), atol=0.1, rtol=0)
 
 
 def test_normal_images_are_one_gaussian():
