@@ -50,7 +50,7 @@ from tests.diffusion.sampling import final_moments, marginal
 
 DATA = Mixture(weights=(0.5, 0.3, 0.2), means=(-0.7, 0.1, 0.6), deviations=(0.1, 0.3, 0.1))
 SAMPLERS = ("em", "em striding=quadratic", "sscs", "conjugate", "gddim", "rk45", "multistep")
-SAMPLERS += ("multistep eta=0", "multistep root=flow eta=0", "few start_level=2")
+SAMPLERS += ("multistep eta=0", "multistep root=flow eta=0", "few start_level=2 fall=null")
 STEPS = (5, 10, 20, 40, 80)
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """The budgets of rk45, which chooses its steps."""
