@@ -325,8 +325,7 @@ def is_single_picture(path: str | Path, source: str) -> bool:
     Raises UserError if it can do neither, or if the folder holds pictures of another source.
     """
     path = Path(path)
-    ending = path.suffix.lower()
-    single = ending == ".png"
+    single = (ending := path.suffix.lower()) == ".png"
     is_file = path.is_file() if path.exists() else ending in Image.registered_extensions()
     if is_file != single:
         raise UserError(f"{path}: images go into a folder, or into a file that ends in .png")
