@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,10 @@ NATS = 0.0025
 class SamplerStart:
     """The law of the images that samplers start from, and the noise levels at which they do."""
 
-    data: GaussianData
+    data: GaussianData = field(repr=False)
     levels: Tensor
     """σ₀ of one Gaussian, and of the mixture, 2×groups; with `nats`, noise levels σ, rising."""
-    nats: Tensor | None = None
+    nats: Tensor | None = field(default=None, repr=False)
     """In a file of an earlier version, which has one Gaussian: its divergence from noisy images at
     each level."""
     sha256: str = ""
