@@ -14,13 +14,13 @@ include: "workflow/psld.smk"
 
 rule default:
     input:
-        GRIDS.files(GRIDS.default) if GRIDS.default in GRIDS.grids else [],
+        lambda w: GRIDS.target_files(GRIDS.default),
     localrule: True
 
 
 rule all:
     input:
-        GRIDS.files("paper") if "paper" in GRIDS.grids else [],
+        lambda w: GRIDS.target_files("paper"),
     localrule: True
 
 

@@ -28,13 +28,13 @@ with in_one_line():
     GRIDS.check_names(rule.name for rule in workflow.rules)
 
 
-for target, files in GRIDS.targets().items():
+for target in GRIDS.targets:
 
     rule:
         name:
             target
         input:
-            files,
+            lambda w, target=target: GRIDS.target_files(target),
         localrule: True
 
 
@@ -45,14 +45,22 @@ def asked_targets():
     """
     if not (workflow.is_main_process and "snakemake" in sys.argv[0]):
         return []
-    return get_argument_parser().parse_args(sys.argv[1:]).targets or [GRIDS.default]
+    words = get_argument_parser().parse_args(sys.argv[1:]).targets
+    files = workflow.get_rule(workflow.default_target).input  # or functions
+    return words or [file for file in files if isinstance(file, str)] or [GRIDS.default]
 
 
-ASKED = asked_targets()
+# Snakemake would report a wrong target as an error of the rules. `all` is the paper.
+with in_one_line():
+    CELLS = GRIDS.check_targets(
+        asked_targets(),
+        makes=lambda file: any(rule.is_producer(file) for rule in workflow.rules),
+        rules={rule.name for rule in workflow.rules},
+    )
 
 # The name of each cell is a target. Only the cells that are asked for get a rule, because a grid
 # may have ten thousand cells.
-for target, file in GRIDS.cells_among(ASKED).items():
+for target, file in CELLS.items():
 
     rule:
         name:
@@ -62,10 +70,11 @@ for target, file in GRIDS.cells_among(ASKED).items():
         localrule: True
 
 
-# Snakemake would report a wrong target as an error of the rules. `all` is the paper.
-with in_one_line():
-    GRIDS.check_targets(
-        ASKED,
-        makes=lambda file: any(rule.is_producer(file) for rule in workflow.rules),
-        rules={rule.name for rule in workflow.rules},
-    )
+if workflow.is_main_process:
+    # Here, because jobs need none of what this imports.
+    from psld.data.preparation import notes_on_prepared
+
+    for grid in GRIDS.grids.values():
+        for name, dataset in grid.datasets.items():
+            for line in notes_on_prepared(f"{grid.name}/{name}", dataset.settings):
+                print(line, file=sys.stderr)

@@ -78,7 +78,7 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
     """Fill in the overrides and checkpoints of models that another grid trains."""
     if not isinstance(content.get("models"), dict):
         return content
-    models = dict(content["models"])
+    models, files = dict(content["models"]), {}
     for name, entry in models.items():
         if isinstance(entry, dict) and entry.get("of"):
             other, where = grid_path(entry["of"]), f"{path}: models.{name}"
@@ -87,7 +87,9 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
                     f"{where}: the model of {other} is taken as it is; for another one, give all "
                     "overrides and no `of`"
                 )
-            file = parse(GridFile, _content(other), where=str(other))
+            if other not in files:
+                files[other] = parse(GridFile, _content(other), where=str(other))
+            file = files[other]
             trained = file.trainings.get(name)
             if trained is None or trained.of:
                 raise UserError(f"{where}: {other} trains no model of this name")

@@ -1,39 +1,60 @@
 """All grids for the rules of the workflow: the records behind wildcards, and the targets."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import cached_property
+from pathlib import PurePath
 from typing import Any, Literal
 
 from psld.config.locations import config_names
-from psld.grid.cache import load_grid, nearest
+from psld.grid.cache import CACHE, load_grid, nearest
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
+from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Dataset, Features, Guide, Model
 from psld.grid.rows import cells_behind, entries_in
+from psld.grid.schema import GridFile
+from psld.training.manifest import noted_checkpoint
 from psld.utils.errors import UserError
 
 
-class Workflow:
-    """All grids. Methods that take a rule's wildcards return records."""
+class Resolved(dict[str, Grid]):
+    """The grids that were asked for: each is resolved, or read from the cache, on its first use."""
 
-    def __init__(self, grids: dict[str, Grid], broken: dict[str, UserError] | None = None) -> None:
-        """Take all grids, and the errors of those that do not resolve."""
+    def __missing__(self, name: str) -> Grid:
+        self[name] = grid = load_grid(name)
+        return grid
+
+
+class Workflow:
+    """All grids. Methods that take a rule's wildcards return records.
+
+    The files are read at once, for the names of all targets. What they name is resolved when it is
+    asked for, because that takes seconds for each grid.
+    """
+
+    def __init__(
+        self,
+        files: dict[str, GridFile],
+        grids: dict[str, Grid],
+        broken: Mapping[str, UserError] | None = None,
+    ) -> None:
+        """Take the files of all grids, the grids, and the errors of files that cannot be read."""
+        self.files = files
         self.grids = grids
-        self.broken = broken or {}
-        # Grids share these: all prepare a dataset in the same way.
-        self.datasets = dict(chain.from_iterable(g.datasets.items() for g in grids.values()))
-        self.features = dict(chain.from_iterable(g.features.items() for g in grids.values()))
+        self.broken = dict(broken or {})
+        self.datasets = config_names("dataset")
 
     @classmethod
     def load(cls) -> "Workflow":
-        grids, broken = {}, {}
+        files, broken = {}, {}
         for name in config_names("grid"):
             try:
-                grids[name] = load_grid(name)
+                files[name] = read_grid_file(grid_path(name))
             except UserError as error:
                 broken[name] = error
-        return cls(grids, broken)
+        return cls(files, Resolved(), broken)
 
     @property
     def left_out(self) -> list[str]:
@@ -42,7 +63,7 @@ class Workflow:
     @property
     def default(self) -> str:
         """The grid that is made without a target: not the paper, which takes weeks of GPU time."""
-        names = self.grids.keys() | self.broken.keys()
+        names = self.files.keys() | self.broken.keys()
         return "demo" if "demo" in names else min(names)
 
     def grid(self, wildcards: Any) -> Grid:
@@ -63,24 +84,37 @@ class Workflow:
         return all_figures(self.grids[wildcards.grid])[wildcards.figure]
 
     def dataset(self, wildcards: Any) -> Dataset:
-        return self.datasets[wildcards.dataset]
+        return self._with("datasets", wildcards.dataset).datasets[wildcards.dataset]
 
     def reference(self, wildcards: Any) -> Features:
-        return self.features[f"{wildcards.dataset}/{wildcards.features}"]
+        name = f"{wildcards.dataset}/{wildcards.features}"
+        return self._with("features", name).features[name]
 
     def word(self, kind: Literal["datasets", "features"], name: str) -> str:
-        """GRID/NAME of a shared record, on a command line, in the first grid that has it."""
-        grids = (grid for grid in self.grids.values() if name in getattr(grid, kind))
-        return f"{next(grids).name}/{name}"
+        """GRID/NAME of a shared record, on a command line, in a grid that has it."""
+        return f"{self._with(kind, name).name}/{name}"
 
-    def pattern(self, kind: str, imported: bool) -> str:
+    def _with(self, kind: Literal["datasets", "features"], name: str) -> Grid:
+        """Return a grid with a record that grids share: all prepare a dataset in the same way."""
+
+        def cost(grid: str) -> tuple[bool, bool, bool]:
+            named = name.partition("/")[0] in repr(self.files[grid])
+            return grid not in self.grids, not (CACHE / f"{grid}.json").exists(), not named
+
+        for grid in sorted(self.files, key=cost):
+            with suppress(UserError):
+                if name in getattr(self.grids[grid], kind):
+                    return self.grids[grid]
+        raise UserError(f"{kind}: no grid has {name}")
+
+    def pattern(self, kind: Literal["models", "guides"], imported: bool) -> str:
         """A pattern of GRID/NAME for all models or guides that are imported, or for the others."""
-        names = [
-            re.escape(f"{grid}/{name}")
-            for grid in self.grids
-            for name, trained in getattr(self.grids[grid], kind).items()
-            if trained.made_by == ("import" if imported else "train")
-        ]
+        names = []
+        for grid, file in self.files.items():
+            for name, entry in (file.trainings if kind == "models" else file.guides).items():
+                checkpoint = entry.checkpoint or noted_checkpoint(f"{kind}/{grid}/{name}")
+                if not (entry.of or entry.weights) and bool(checkpoint) == imported:
+                    names.append(re.escape(f"{grid}/{name}"))
         return "|".join(names) or "(?!)"
 
     # -- results ----------------------------------------------------------------------------------
@@ -102,80 +136,91 @@ class Workflow:
 
     # -- targets ----------------------------------------------------------------------------------
 
-    def files(self, name: str) -> list[str]:
-        """The final files of a grid: page, tables, figures, the results of cells, certificate."""
-        grid = self.grids[name]
+    @cached_property
+    def targets(self) -> dict[str, str]:
+        """The names of all grids, tables and figures, each with that of its grid."""
+        names = ((grid, (grid, *file.tables, *file.figures)) for grid, file in self.files.items())
+        return {target: grid for grid, targets in names for target in targets}
+
+    def target_files(self, target: str) -> list[str]:
+        """The final files of a table, of a figure, or of a grid."""
+        grid = self.grids[self.targets[target]]
+        if target in grid.file.tables:
+            return grid.table_files(target)
+        if target in grid.file.figures:
+            return grid.figure_files(target)
         tables = [file for table in grid.file.tables for file in grid.table_files(table)]
         figures = grid.figure_files(*all_figures(grid))
         return [grid.page, *tables, *figures, *grid.results, grid.certificate]
 
-    def targets(self) -> dict[str, list[str]]:
-        targets = {}
-        for name, grid in self.grids.items():
-            targets[name] = self.files(name)
-            targets |= {table: grid.table_files(table) for table in grid.file.tables}
-            targets |= {figure: grid.figure_files(figure) for figure in grid.file.figures}
-        return targets
-
-    def cells_among(self, words: Sequence[str]) -> dict[str, str]:
-        """The result of each measured cell, GRID/MODEL/SAMPLER, among the words of a command."""
-        results = {}
-        for word in words:
-            grid, _, name = word.partition("/")
-            cell = self.grids[grid].cells.get(name) if grid in self.grids else None
-            if cell and cell.measurements:
-                results[word] = cell.result
-        return results
-
     def check_targets(
         self, words: Iterable[str], makes: Callable[[str], bool], rules: Collection[str] = ()
-    ) -> None:
-        """Raise UserError, with the nearest names, for a word that is no target.
+    ) -> dict[str, str]:
+        """Resolve the grids of targets; return the results of those that are measured cells.
+
+        The target of a cell is GRID/MODEL/SAMPLER. Raises UserError if a grid does not resolve, or
+        for a word that is no target, with the nearest names.
 
         Args:
-            makes: checks if a rule makes a file. It does not check the names of cells in the file.
+            makes: checks if a rule makes a file. It does not check the names in the file's path.
             rules: the names of all rules; `all` makes the paper.
         """
-        known: dict[str, None] = {}
+        results = {}
         for asked in words:
             word = "paper" if asked == "all" and asked in rules else asked
-            if word in rules:
+            grid = self._grid_of(word)
+            if word in self.targets or word in rules:
                 continue
-            for name, error in self.broken.items():
-                place = re.escape(name)
-                below = rf"((models|guides|samples|results/\w+)/)?{place}(/.*|\.zip)?"
-                if re.fullmatch(rf"{below}|results/{place}\.html", word):
-                    raise error
-            if not word.startswith(("results/", "samples/")) and makes(word):
-                continue
-            known = known or dict.fromkeys(self._names_and_files())
-            if word not in known:
-                name, _, cell = word.partition("/")
-                if name in self.grids and (shown := self.grids[name].cells.get(cell)):
-                    records = " ".join(shown.records)
+            if grid and (cell := grid.cells.get(word.removeprefix(f"{grid.name}/"))):
+                if not cell.measurements:
+                    records = " ".join(cell.records)
                     raise UserError(f"{word}: in no table, so it has no result; images: {records}")
-                alike = (name for name in known if name.count("/") == word.count("/"))
-                grid = next((name for name in self.grids if f"{name}/" in word), "NAME")
-                raise UserError(
-                    f"{word}: no such target{nearest(word, alike)}; "
-                    f"psld plan grid_name={grid} list=cells lists the cells"
-                )
+                results[word] = cell.result
+            elif word.startswith(("results/", "samples/")) or not makes(word):
+                self._check_known(word, grid)
+            elif word.startswith("data/") and (name := PurePath(word).stem) in self.datasets:
+                self._with("datasets", name)
+        return results
 
-    def _names_and_files(self) -> Iterator[str]:
-        """Yield all targets, all cells and every file of models, samples and results."""
-        for target, files in self.targets().items():
-            yield from (target, *files)
-        for name, grid in self.grids.items():
-            yield from (model.manifest for model in grid.models.values())
-            yield from (f"{name}/{cell.name}" for cell in grid.measured_cells)
-            for cell in grid.cells.values():
-                yield from cell.records
+    def _grid_of(self, word: str) -> Grid | None:
+        """Return the grid of a target or of a file, resolved; None if it has none.
+
+        Raises UserError for a grid that does not resolve.
+        """
+        for name in {*self.files, *self.broken}:
+            place = re.escape(name)
+            below = rf"((models|guides|samples|results/\w+)/)?{place}(/.*|\.zip)?"
+            if re.fullmatch(rf"{below}|results/{place}\.html", word):
+                if name in self.broken:
+                    raise self.broken[name]
+                return self.grids[name]
+        return self.grids[self.targets[word]] if word in self.targets else None
+
+    def _check_known(self, word: str, grid: Grid | None) -> None:
+        known = dict.fromkeys(self.targets)
+        if grid:
+            known |= dict.fromkeys(self._names_and_files(grid))
+        if word not in known:
+            alike = (name for name in known if name.count("/") == word.count("/"))
+            raise UserError(
+                f"{word}: no such target{nearest(word, alike)}; psld plan "
+                f"grid_name={grid.name if grid else 'NAME'} list=cells lists the cells"
+            )
+
+    def _names_and_files(self, grid: Grid) -> Iterator[str]:
+        """Yield the names of a grid's cells, and all files of its models, samples and results."""
+        for target in (grid.name, *grid.file.tables, *grid.file.figures):
+            yield from self.target_files(target)
+        yield from (model.manifest for model in grid.models.values())
+        yield from (f"{grid.name}/{cell.name}" for cell in grid.measured_cells)
+        for cell in grid.cells.values():
+            yield from cell.records
 
     def check_names(self, rules: Iterable[str]) -> None:
         """Raise UserError if a table or figure, which is a target, has a name that is taken."""
-        seen = {*rules, *self.grids}
-        for grid, loaded in self.grids.items():
-            for name in (*loaded.file.tables, *loaded.file.figures):
+        seen = {*rules, *self.files}
+        for grid, file in self.files.items():
+            for name in (*file.tables, *file.figures):
                 if name in seen:
                     raise UserError(
                         f"configs/grid/{grid}.yaml: {name}: the name is taken by another table, "

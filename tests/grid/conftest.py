@@ -7,6 +7,7 @@ import pytest
 from psld.grid.cache import CACHE
 from psld.grid.cells import Grid
 from psld.grid.workflow import Workflow
+from tests.grid.mine import workflow_of
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,7 @@ def paper(grids) -> Grid:
 
 @pytest.fixture(scope="session")
 def workflow(grids) -> Workflow:
-    return Workflow(grids)
+    return workflow_of(grids)
 
 
 @pytest.fixture

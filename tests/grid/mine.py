@@ -9,6 +9,7 @@ import yaml
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.schema import GridFile
+from psld.grid.workflow import Workflow
 
 TEXT = """
 defaults: [dataset=digits, network=demo, training=demo, training.steps=7]
@@ -69,3 +70,7 @@ def file_with(grid: Grid, **changes: Any) -> Grid:
     """The grid with a file that says something else. (A copy of a file keeps what it computed.)"""
     content = {key: getattr(grid.file, key) for key in GridFile.model_fields}
     return replace(grid, file=GridFile(**(content | changes)))
+
+
+def workflow_of(grids: dict[str, Grid]) -> Workflow:
+    return Workflow({name: grid.file for name, grid in grids.items()}, grids)

@@ -8,9 +8,8 @@ import yaml
 
 from psld.grid.cache import load_grid
 from psld.grid.plan import jobs_by_stage
-from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
-from tests.grid.mine import changed
+from tests.grid.mine import changed, workflow_of
 
 REHEARSAL: dict[str, Any] = {
     "rehearses": "mine",
@@ -88,7 +87,7 @@ def test_a_wrong_rehearsal_is_refused_in_one_line(mine_file, changes, complaint)
 def test_the_fast_grid_trains_nothing_and_samples_the_papers_models(folder, paper):
     fast = load_grid("fast")
     assert not {"train", "import"} & jobs_by_stage(fast).keys()
-    pattern = Workflow({"fast": fast, "paper": paper}).pattern("models", imported=False)
+    pattern = workflow_of({"fast": fast, "paper": paper}).pattern("models", imported=False)
     assert "fast/" not in pattern
     for name, model in fast.models.items():
         assert model.settings == paper.models[name].settings

@@ -2,11 +2,10 @@
 
 import pytest
 
-from psld.grid.workflow import Workflow
 from psld.metrics.settings import EvaluateSettings
 from psld.sampling.settings import SampleSettings
 from psld.utils.errors import UserError
-from tests.grid.mine import load, with_models
+from tests.grid.mine import load, with_models, workflow_of
 
 MODELS = {
     "psld": ["process=psld"],
@@ -21,7 +20,7 @@ def test_one_training_serves_all(configs):
     one, cld = grid.models["one"], grid.models["one-cld"]
     assert (cld.name, cld.folder, cld.digest) == ("one-cld", one.folder, one.digest)
     assert cld.settings.process.gamma == 0
-    workflow = Workflow({"mine": grid})
+    workflow = workflow_of({"mine": grid})
     assert workflow.pattern("models", imported=False) == r"mine/psld|mine/one"
     sampled = {name: grid.cells[f"{name}/em-10"] for name in MODELS}
     assert sampled["one-vp"].model.manifest == "models/mine/one/manifest.json"

@@ -7,31 +7,30 @@ import pytest
 from psld.config.locations import config_names
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
-from tests.grid.mine import TEXT, file_with
+from tests.grid.mine import TEXT, file_with, workflow_of
 
 CELL = "results/cells/demo/cld/em-quadratic-40.json"
 
 
 def test_grids_tables_and_figures_are_targets(workflow, demo):
-    targets = workflow.targets()
+    targets = workflow.targets
     figures = {"demo-guide", "demo-classifier-free", "demo-inpainting-images", "figure3-cifar10"}
     assert {"demo", "paper", *demo.file.tables, *figures, "table1"} <= set(targets)
     assert not [name for name in targets if "/" in name], "no cell"
     table, figure = "results/tables/demo/demo-steps", "results/figures/demo/demo-guide"
-    assert targets["demo-steps"] == [f"{table}.{ending}" for ending in ("md", "csv", "tex", "html")]
-    assert targets["demo-guide"] == [f"{figure}.{ending}" for ending in ("png", "svg")]
-    whole = targets["demo"]
+    formats = ("md", "csv", "tex", "html")
+    assert workflow.target_files("demo-steps") == [f"{table}.{ending}" for ending in formats]
+    assert workflow.target_files("demo-guide") == [f"{figure}.{end}" for end in ("png", "svg")]
+    whole = workflow.target_files("demo")
     assert len(whole) == len(set(whole))
     assert {cell.result for cell in demo.measured_cells} < set(whole)
     assert {f"{table}.csv", "results/figures/demo/samples/cld.png"} < set(whole)
 
 
-def test_a_cell_is_a_target_if_the_command_line_names_it(workflow):
-    words = ["snakemake", "all", "demo", "demo-steps", "demo/cld/none", "x/cld/rk45-1e-2"]
-    assert workflow.cells_among(words) == {}
-    assert workflow.cells_among([*words, "demo/cld/em-quadratic-40"]) == {
-        "demo/cld/em-quadratic-40": CELL
-    }
+def test_a_cell_is_a_target_if_it_is_asked_for(workflow):
+    words = ["all", "demo", "demo-steps", "x/own.txt", "demo/cld/em-quadratic-40"]
+    results = workflow.check_targets(words, {"x/own.txt"}.__contains__, {"all"})
+    assert results == {"demo/cld/em-quadratic-40": CELL}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,7 @@ def test_a_wrong_target_is_named_with_the_nearest_ones(workflow, word, complaint
 
 def test_a_cell_that_is_only_shown_has_images_and_no_result(workflow, demo):
     shown = [cell for cell in demo.cells.values() if not cell.measurements]
-    known = list(workflow._names_and_files())
+    known = list(workflow._names_and_files(demo))
     for cell in shown:
         assert f"demo/{cell.name}" not in known, "no nearest name"
         with pytest.raises(UserError, match=rf"in no table, so .* images: {cell.records[0]}"):
@@ -71,7 +70,7 @@ def test_two_targets_of_one_name_are_refused(grids, demo, taken):
     tables = demo.file.tables | {taken: demo.file.tables["demo-steps"]}
     twice = {**grids, "demo": file_with(demo, tables=tables)}
     with pytest.raises(UserError, match=rf"{taken}: the name is taken .*; call it \w+-\w+"):
-        Workflow(twice).check_names(["train", "all"])
+        workflow_of(twice).check_names(["train", "all"])
 
 
 def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
@@ -84,9 +83,11 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     [line] = [line for line in workflow.left_out if "draft" in line]
     assert line.startswith(f"grid draft is left out: {configs}/grid/draft.yaml: not valid YAML")
     assert len(workflow.left_out) == len(others) + 1
-    assert list(workflow.grids) == ["demo"]
+    assert list(workflow.files) == ["demo"]
+    assert not workflow.grids, "nothing is resolved before it is asked for"
     assert workflow.default == "demo"
     workflow.check_targets(["demo", "steps", "demo/psld/em-10"], lambda _: False)
+    assert list(workflow.grids) == ["demo"]
     # A model, or a dataset, of another grid may have its name.
     workflow.broken |= dict.fromkeys(("psld", "digits", "cells"), workflow.broken["draft"])
     others = ["demo/psld/em-10", "results/cells/demo/psld/em-10.json"]

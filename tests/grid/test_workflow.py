@@ -1,13 +1,12 @@
 """The functions behind the rules: inputs, outputs and parameters of jobs."""
 
 import re
-from dataclasses import replace
 from fnmatch import fnmatch
 from types import SimpleNamespace
 
 import pytest
 
-from psld.grid.workflow import Workflow
+from tests.grid.mine import file_with, workflow_of
 
 
 def wildcards(**values: str) -> SimpleNamespace:
@@ -15,8 +14,8 @@ def wildcards(**values: str) -> SimpleNamespace:
 
 
 def test_what_is_imported_is_not_trained(demo):
-    imported = demo.models["cld"].model_copy(update={"checkpoint": "official.ckpt"})
-    workflow = Workflow({"demo": replace(demo, models=demo.models | {"cld": imported})})
+    imported = demo.file.models["cld"].model_copy(update={"checkpoint": "official.ckpt"})
+    workflow = workflow_of({"demo": file_with(demo, models=demo.file.models | {"cld": imported})})
 
     def makes(kind: str, name: str) -> list[bool]:
         patterns = (workflow.pattern(kind, imported) for imported in (False, True))

@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from psld.config.locations import config_names
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
 from tests.workflow.project import Project
@@ -40,8 +39,6 @@ class Outside(Project):
 @pytest.fixture
 def mine(tmp_path) -> Outside:
     succeeded(call(tmp_path, "init", "mine"))
-    for name in config_names("grid"):  # The paper takes seconds to resolve.
-        (tmp_path / f"mine/configs/grid/{name}.yaml").write_text("left: out")
     return Outside(tmp_path / "mine")
 
 

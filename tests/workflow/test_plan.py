@@ -52,8 +52,7 @@ def test_a_bad_grid_is_refused_in_one_line_and_others_go_on(fresh):
     assert done.returncode == 2
     assert "in file" not in done.stdout, "no frames of Snakemake around the line"
     complaint = "vp-sde/em-3: sscs needs a process with momentum"
-    [note, line] = [line for line in done.stdout.splitlines() if complaint in line]
-    assert note.startswith("grid tiny is left out: ")
+    [line] = [line for line in done.stdout.splitlines() if complaint in line]
     assert line.startswith(f"error: {fresh.folder / GRID}")
     assert done.stdout.endswith(f"{line}\n")
     assert fresh.plan("mine/psld/em-3") == CELL

@@ -2,26 +2,21 @@
 
 import sys
 
+from psld.config.locations import config_names
 from psld.grid.workflow import Workflow
 from psld.utils.errors import in_one_line
 
 with in_one_line():
     GRIDS = Workflow.load()
 if workflow.is_main_process:
-    # Here, because jobs need none of what this imports.
-    from psld.data.preparation import notes_on_prepared
-
     for line in GRIDS.left_out:
         print(line, file=sys.stderr)
-    for name, dataset in GRIDS.datasets.items():
-        for line in notes_on_prepared(GRIDS.word("datasets", name), dataset.settings):
-            print(line, file=sys.stderr)
 
 
 wildcard_constraints:
-    grid="|".join(GRIDS.grids),
-    dataset="|".join(GRIDS.datasets),
-    features="|".join({name.partition("/")[2] for name in GRIDS.features}),
+    grid="|".join(GRIDS.files),
+    dataset="|".join(config_names("dataset")),
+    features="|".join(config_names("metric")),
     model=r"[^/]+",
     guide=r"[^/]+",
     sampler=r"[^/]+-[^/]+",  # FAMILY-BUDGET
