@@ -16,7 +16,7 @@ COMMANDS = ("prepare", "train", "train_guide", "sample", "reference", "train_ext
 REQUIRED = {"sample": ("model=x", "output=x")}
 FITTING = {
     "folder": ("dataset.name=x", "dataset.source.root=x"),
-    "small-32": ("dataset=emoji",),
+    "small-32": ("dataset=fashion-mnist",),
     "paper": ("training.steps=1", "training.batch_size=1"),
 }
 """What else must be said where an option is chosen."""
