@@ -34,7 +34,7 @@ from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore, from_uint8
 from psld.metrics.distances import frechet_distance, memorization, nearest
 from psld.metrics.features import Extractor, FeatureStatistics, batches_of, gather
-from psld.training.start import passes_over
+from psld.training.start import passes_over, views
 from psld.utils.errors import UserError, in_one_line
 
 SAMPLERS = [(ALONE, 0), (EM, 100), *(("few", n) for n in (2, 3, 4, 6)), ("few start=gaussian", 4)]
@@ -56,8 +56,9 @@ class Reference:
             raise UserError(f"{store.path}: has no test images, which copies are compared with")
         chosen = np.random.default_rng(0).permutation(len(test))[:images]
         self.test = torch.from_numpy(test[np.sort(chosen)])
-        passes = passes_over(train, store.labels("train"), flip, torch.device("cpu"))
-        self.train = torch.cat([x.flatten(1) for x, _ in passes()])
+        passes = passes_over(train, store.labels("train"), torch.device("cpu"))
+        both = (view for x, _ in passes() for view in views(x, flip))
+        self.train = torch.cat([x.flatten(1) for x in both])
         self.train_features = self._features(train)
         self.statistics = FeatureStatistics.of(self.train_features)
         self.test_features = self._features(self.test.numpy())

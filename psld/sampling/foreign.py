@@ -51,7 +51,7 @@ class ForeignNetwork:
         if self.images is None:
             return None
         images, device = self.images.cpu().numpy(), device_of(self.network)
-        passes = passes_over(images, np.zeros(len(images), np.int64), False, device)
+        passes = passes_over(images, np.zeros(len(images), np.int64), device)
         return measure_start(passes, num_classes=0, mixture=mixture)
 
     def fitted(self, sampler: SamplerSettings, process: LinearProcess) -> SamplerSettings:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from psld.data.store import ImageStore
 from psld.diffusion.gaussian import GaussianData
-from psld.training.start import START, SamplerStart, load_start, passes_over
+from psld.training.start import START, SamplerStart, load_start, passes_over, views
 from psld.utils.device import all_bits
 from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
@@ -62,7 +62,7 @@ def measure_start(
 
     def both() -> Iterable[tuple[Tensor, Tensor]]:
         for x, labels in passes():
-            for view in _views(x, flip):
+            for view in views(x, flip):
                 yield view, labels
 
     one = GaussianData.measure(both, num_classes)
@@ -81,7 +81,7 @@ def save_start(
         load_start(folder, weights_sha256)
         return
     print("fitting a mixture of Gaussians to the training images, to start from", flush=True)
-    passes = passes_over(store.images("train"), store.labels("train"), False, device)
+    passes = passes_over(store.images("train"), store.labels("train"), device)
     start = measure_start(passes, store.num_classes, flip)
     arrays = start.data.arrays() | {"levels": start.levels}
     save_tensors(folder / START, "start", arrays, {"weights_sha256": weights_sha256})
@@ -118,10 +118,6 @@ def with_mixture(data: GaussianData, passes: Passes, flip: bool = False) -> Gaus
     return replace(data, axes=kept, weights=weights, centers=centers, spreads=spreads)
 
 
-def _views(x: Tensor, flip: bool) -> tuple[Tensor, ...]:
-    return (x, x.flip(-1)) if flip else (x,)
-
-
 def _coordinates(data: GaussianData, axes: Tensor, passes: Passes, flip: bool) -> list[np.ndarray]:
     """Return coordinates of each group's images, and of their mirror images: N×views×Q each.
 
@@ -131,9 +127,9 @@ def _coordinates(data: GaussianData, axes: Tensor, passes: Passes, flip: bool) -
     for x, labels in passes():
         if data.means.device != x.device:
             data, axes = data.to(x.device), axes.to(x.device)
-        views = torch.stack(_views(x, flip), dim=1).flatten(2)
+        both = torch.stack(views(x, flip), dim=1).flatten(2)
         for g, (mean, axis) in enumerate(zip(data.means, axes, strict=True)):
-            part = views if g == 0 else views[labels == g - 1]
+            part = both if g == 0 else both[labels == g - 1]
             rows[g].append(((part - mean) @ data.basis @ axis).cpu())
     stream = np.random.default_rng(stream_seed(0, Stream.START))
     whole = [torch.cat(each).double().numpy() for each in rows]

@@ -57,33 +57,32 @@ class SamplerStart:
 
 
 def passes_over(
-    images: np.ndarray, labels: np.ndarray, flip: bool, device: torch.device
+    images: np.ndarray, labels: np.ndarray, device: torch.device
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    """Return a function that yields images in parts: float images and labels on the device.
-
-    With `flip`, each image comes with its mirror image, because a network sees both.
-    """
+    """Return a function that yields images in parts: float images and labels on the device."""
 
     def passes() -> Iterator[tuple[Tensor, Tensor]]:
         size = max(1, CHUNK // images[0].size)
         for first in range(0, len(images), size):
             chosen = slice(first, first + size)
             x = from_uint8(torch.from_numpy(np.array(images[chosen])).to(device))
-            classes = torch.from_numpy(labels[chosen]).to(device)
-            yield x, classes
-            if flip:
-                yield x.flip(-1), classes
+            yield x, torch.from_numpy(labels[chosen]).to(device)
 
     return passes
+
+
+def views(x: Tensor, flip: bool) -> tuple[Tensor, ...]:
+    """Return images and, with `flip`, their mirror images, because a network sees both."""
+    return (x, x.flip(-1)) if flip else (x,)
 
 
 def deviation(store: ImageStore, flip: bool) -> float:
     """Return the deviation of the training images around their mean, pixel by pixel."""
     total, squares, count = 0.0, 0.0, 0
-    images, labels = store.images("train"), store.labels("train")
-    for x, _ in passes_over(images, labels, flip, torch.device("cpu"))():
-        x = x.double()
-        total, squares, count = total + x.sum(0), squares + x.square().sum(0), count + len(x)
+    passes = passes_over(store.images("train"), store.labels("train"), torch.device("cpu"))
+    for part, _ in passes():
+        for x in views(part.double(), flip):
+            total, squares, count = total + x.sum(0), squares + x.square().sum(0), count + len(x)
     variance = float((squares / count - (total / count).square()).mean())
     return max(variance, 1e-6) ** 0.5
 
