@@ -15,7 +15,6 @@ if not any(word.startswith("tests/gpu") for word in sys.argv):
 
 import pytest
 
-from psld.config.locations import config_names
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from tests.commands import TINY, call, succeeded
@@ -100,19 +99,6 @@ def resolved(once) -> Path:
                 load_grid(name)
 
     return once("grids", fill)
-
-
-@pytest.fixture(scope="session")
-def all_resolved(resolved, once) -> Path:
-    """The same with all grids of the project, which each run of Snakemake reads."""
-
-    def fill(_: Path) -> None:
-        with contextlib.chdir(resolved):
-            for name in config_names("grid"):
-                load_grid(name)
-
-    once("all-grids", fill)
-    return resolved
 
 
 @pytest.fixture(scope="session")

@@ -202,9 +202,9 @@ def test_samplers_end_as_the_official_ones(paper):
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, all_resolved) -> Project:
+def project(tmp_path_factory, resolved) -> Project:
     """The project with its own grids, before anything exists."""
-    return Project.link(tmp_path_factory.mktemp("project") / "project", all_resolved)
+    return Project.link(tmp_path_factory.mktemp("project") / "project", resolved)
 
 
 @pytest.mark.slow

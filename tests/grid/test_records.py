@@ -143,9 +143,9 @@ def test_an_option_added_to_a_sampler_changes_no_cell_that_does_not_use_it(demo)
         ("paper", "a859facce7331fc6", "562deca736ff6e14", "a8705448e919efca"),
     ],
 )
-def test_what_was_made_still_serves(all_resolved, name, trained, images, results):
+def test_what_was_made_still_serves(resolved, name, trained, images, results):
     """Another digest would train, sample or evaluate again: of the paper, weeks on GPUs."""
-    with contextlib.chdir(all_resolved):
+    with contextlib.chdir(resolved):
         grid = load_grid(name)
     networks = [
         {name: each.digest for name, each in kind.items()} for kind in (grid.models, grid.guides)

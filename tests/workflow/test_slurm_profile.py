@@ -33,9 +33,9 @@ def demo_with_imports() -> dict:
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory, all_resolved) -> list[str]:
+def planned(tmp_path_factory, resolved) -> list[str]:
     """What the dry run prints of each job."""
-    project = Project.link(tmp_path_factory.mktemp("slurm") / "project", all_resolved)
+    project = Project.link(tmp_path_factory.mktemp("slurm") / "project", resolved)
     (project.folder / OFFICIAL).touch()
     grids = project.folder / "configs/grid"
     grids.mkdir(parents=True)
