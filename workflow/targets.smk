@@ -45,16 +45,20 @@ def asked_targets():
     """
     if not (workflow.is_main_process and "snakemake" in sys.argv[0]):
         return []
-    words = get_argument_parser().parse_args(sys.argv[1:]).targets
-    files = workflow.get_rule(workflow.default_target).input  # or functions
-    return words or [file for file in files if isinstance(file, str)] or [GRIDS.default]
+    if words := get_argument_parser().parse_args(sys.argv[1:]).targets:
+        return words
+    inputs = workflow.get_rule(workflow.default_target).input
+    files = [each for each in inputs if isinstance(each, str)]  # others are functions
+    for file in files:
+        GRIDS.grid_of(file)
+    return [] if files else [GRIDS.default]
 
 
 # Snakemake would report a wrong target as an error of the rules. `all` is the paper.
 with in_one_line():
     CELLS = GRIDS.check_targets(
         asked_targets(),
-        makes=lambda file: any(rule.is_producer(file) for rule in workflow.rules),
+        makers_of=lambda file: {rule.name for rule in workflow.rules if rule.is_producer(file)},
         rules={rule.name for rule in workflow.rules},
     )
 
@@ -68,13 +72,3 @@ for target, file in CELLS.items():
         input:
             file,
         localrule: True
-
-
-if workflow.is_main_process:
-    # Here, because jobs need none of what this imports.
-    from psld.data.preparation import notes_on_prepared
-
-    for grid in GRIDS.grids.values():
-        for name, dataset in grid.datasets.items():
-            for line in notes_on_prepared(f"{grid.name}/{name}", dataset.settings):
-                print(line, file=sys.stderr)

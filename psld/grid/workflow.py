@@ -1,10 +1,8 @@
 """All grids for the rules of the workflow: the records behind wildcards, and the targets."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any, Literal
 
 from psld.config.locations import config_names
@@ -18,12 +16,24 @@ from psld.grid.schema import GridFile
 from psld.training.manifest import noted_checkpoint
 from psld.utils.errors import UserError
 
+SHARED = {"prepare": "datasets", "train_extractor": "features", "reference": "features"}
+"""The rules that make what several grids share, and its kind."""
+SHARED_FILE = re.compile(r"data/(.+)\.\w+|features/([^/]+/[^/]+)/.*")
+"""The names in their files: DATASET or DATASET/FEATURES."""
+
 
 class Resolved(dict[str, Grid]):
     """The grids that were asked for: each is resolved, or read from the cache, on its first use."""
 
+    def __init__(self, seen: Callable[[Grid], None] | None = None) -> None:
+        """`seen` is called with each grid, once."""
+        super().__init__()
+        self.seen = seen
+
     def __missing__(self, name: str) -> Grid:
         self[name] = grid = load_grid(name)
+        if self.seen:
+            self.seen(grid)
         return grid
 
 
@@ -44,17 +54,17 @@ class Workflow:
         self.files = files
         self.grids = grids
         self.broken = dict(broken or {})
-        self.datasets = config_names("dataset")
 
     @classmethod
-    def load(cls) -> "Workflow":
+    def load(cls, seen: Callable[[Grid], None] | None = None) -> "Workflow":
+        """Read the files of all grids; `seen` is called with each grid when it is resolved."""
         files, broken = {}, {}
         for name in config_names("grid"):
             try:
                 files[name] = read_grid_file(grid_path(name))
             except UserError as error:
                 broken[name] = error
-        return cls(files, Resolved(), broken)
+        return cls(files, Resolved(seen), broken)
 
     @property
     def left_out(self) -> list[str]:
@@ -95,17 +105,24 @@ class Workflow:
         return f"{self._with(kind, name).name}/{name}"
 
     def _with(self, kind: Literal["datasets", "features"], name: str) -> Grid:
-        """Return a grid with a record that grids share: all prepare a dataset in the same way."""
+        """Return a grid with a record that grids share: all prepare a dataset in the same way.
+
+        Raises UserError if no grid has it, or if one that names the dataset does not resolve.
+        """
+        dataset = name.partition("/")[0]
 
         def cost(grid: str) -> tuple[bool, bool, bool]:
-            named = name.partition("/")[0] in repr(self.files[grid])
-            return grid not in self.grids, not (CACHE / f"{grid}.json").exists(), not named
+            named = dataset in repr(self.files[grid])
+            return grid not in self.grids, not named, not (CACHE / f"{grid}.json").exists()
 
         for grid in sorted(self.files, key=cost):
-            with suppress(UserError):
+            try:
                 if name in getattr(self.grids[grid], kind):
                     return self.grids[grid]
-        raise UserError(f"{kind}: no grid has {name}")
+            except UserError:
+                if dataset in repr(self.files[grid]):
+                    raise
+        raise UserError(f"{name}: no grid has these {kind}")
 
     def pattern(self, kind: Literal["models", "guides"], imported: bool) -> str:
         """A pattern of GRID/NAME for all models or guides that are imported, or for the others."""
@@ -154,7 +171,10 @@ class Workflow:
         return [grid.page, *tables, *figures, *grid.results, grid.certificate]
 
     def check_targets(
-        self, words: Iterable[str], makes: Callable[[str], bool], rules: Collection[str] = ()
+        self,
+        words: Iterable[str],
+        makers_of: Callable[[str], Set[str]],
+        rules: Collection[str] = (),
     ) -> dict[str, str]:
         """Resolve the grids of targets; return the results of those that are measured cells.
 
@@ -162,13 +182,13 @@ class Workflow:
         for a word that is no target, with the nearest names.
 
         Args:
-            makes: checks if a rule makes a file. It does not check the names in the file's path.
+            makers_of: returns the rules that make a file. It does not check the names in its path.
             rules: the names of all rules; `all` makes the paper.
         """
         results = {}
         for asked in words:
             word = "paper" if asked == "all" and asked in rules else asked
-            grid = self._grid_of(word)
+            grid = self.grid_of(word)
             if word in self.targets or word in rules:
                 continue
             if grid and (cell := grid.cells.get(word.removeprefix(f"{grid.name}/"))):
@@ -176,18 +196,19 @@ class Workflow:
                     records = " ".join(cell.records)
                     raise UserError(f"{word}: in no table, so it has no result; images: {records}")
                 results[word] = cell.result
-            elif word.startswith(("results/", "samples/")) or not makes(word):
+            elif word.startswith(("results/", "samples/")) or not (makers := makers_of(word)):
                 self._check_known(word, grid)
-            elif word.startswith("data/") and (name := PurePath(word).stem) in self.datasets:
-                self._with("datasets", name)
+            elif makers <= SHARED.keys():
+                dataset, features = SHARED_FILE.fullmatch(word).groups()
+                self._with(SHARED[min(makers)], features or dataset)
         return results
 
-    def _grid_of(self, word: str) -> Grid | None:
+    def grid_of(self, word: str) -> Grid | None:
         """Return the grid of a target or of a file, resolved; None if it has none.
 
         Raises UserError for a grid that does not resolve.
         """
-        for name in {*self.files, *self.broken}:
+        for name in (*self.files, *self.broken):
             place = re.escape(name)
             below = rf"((models|guides|samples|results/\w+)/)?{place}(/.*|\.zip)?"
             if re.fullmatch(rf"{below}|results/{place}\.html", word):
@@ -201,9 +222,10 @@ class Workflow:
         if grid:
             known |= dict.fromkeys(self._names_and_files(grid))
         if word not in known:
-            alike = (name for name in known if name.count("/") == word.count("/"))
+            alike = [name for name in known if name.count("/") == word.count("/")]
+            hints = [nearest(word, alike), *(nearest(part, self.files) for part in word.split("/"))]
             raise UserError(
-                f"{word}: no such target{nearest(word, alike)}; psld plan "
+                f"{word}: no such target{next(filter(None, hints), '')}; psld plan "
                 f"grid_name={grid.name if grid else 'NAME'} list=cells lists the cells"
             )
 

@@ -1,6 +1,7 @@
 """The targets of the workflow: their names, their files, and words that are none."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -10,6 +11,11 @@ from psld.utils.errors import UserError
 from tests.grid.mine import TEXT, file_with, workflow_of
 
 CELL = "results/cells/demo/cld/em-quadratic-40.json"
+
+
+def made(*files: str) -> Callable[[str], set[str]]:
+    """Some rule makes these files."""
+    return lambda file: {"rule"} if file in files else set()
 
 
 def test_grids_tables_and_figures_are_targets(workflow, demo):
@@ -29,7 +35,7 @@ def test_grids_tables_and_figures_are_targets(workflow, demo):
 
 def test_a_cell_is_a_target_if_it_is_asked_for(workflow):
     words = ["all", "demo", "demo-steps", "x/own.txt", "demo/cld/em-quadratic-40"]
-    results = workflow.check_targets(words, {"x/own.txt"}.__contains__, {"all"})
+    results = workflow.check_targets(words, made("x/own.txt"), {"all"})
     assert results == {"demo/cld/em-quadratic-40": CELL}
 
 
@@ -41,14 +47,16 @@ def test_a_cell_is_a_target_if_it_is_asked_for(workflow):
         ("results/cells/demo/none/em-quadratic-40.json", CELL),
         ("all", "no such target"),
         ("nothing.txt", "no such target; psld plan grid_name=NAME list=cells"),
+        ("dmo/cld/em-quadratic-40", "the nearest are: demo; psld plan"),
+        ("results/tables/dmo/demo-steps.csv", "the nearest are: demo; psld plan"),
     ],
 )
 def test_a_wrong_target_is_named_with_the_nearest_ones(workflow, word, complaint):
     right = [CELL, "models/demo/cld/manifest.json"]
-    makes = {*right, "results/cells/demo/none/em-quadratic-40.json"}.__contains__
-    workflow.check_targets(right, makes)
+    makers = made(*right, "results/cells/demo/none/em-quadratic-40.json")
+    workflow.check_targets(right, makers)
     with pytest.raises(UserError, match=f"^{re.escape(word)}: no such target.*") as refused:
-        workflow.check_targets([*right, word], makes)
+        workflow.check_targets([*right, word], makers)
     assert complaint in str(refused.value)
 
 
@@ -58,9 +66,21 @@ def test_a_cell_that_is_only_shown_has_images_and_no_result(workflow, demo):
     for cell in shown:
         assert f"demo/{cell.name}" not in known, "no nearest name"
         with pytest.raises(UserError, match=rf"in no table, so .* images: {cell.records[0]}"):
-            workflow.check_targets([f"demo/{cell.name}"], lambda _: False)
-        workflow.check_targets(cell.records, lambda _: False)
+            workflow.check_targets([f"demo/{cell.name}"], made())
+        workflow.check_targets(cell.records, made())
     assert shown
+
+
+def test_files_that_grids_share_are_of_some_grid(workflow):
+    rules = {
+        "data/digits.h5": "prepare",
+        "features/digits/fd-classifier/manifest.json": "reference",
+    }
+    workflow.check_targets(rules, lambda file: {rules[file]})
+    for file, rule in ("data/emoji-16.h5", "prepare"), ("features/digits/kid/x", "reference"):
+        with pytest.raises(UserError, match="no grid has these"):
+            workflow.check_targets([file], lambda _, rule=rule: {rule})
+        workflow.check_targets([file], made(file))  # by a rule of the user's
 
 
 @pytest.mark.parametrize(
@@ -86,18 +106,18 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     assert list(workflow.files) == ["demo"]
     assert not workflow.grids, "nothing is resolved before it is asked for"
     assert workflow.default == "demo"
-    workflow.check_targets(["demo", "steps", "demo/psld/em-10"], lambda _: False)
+    workflow.check_targets(["demo", "steps", "demo/psld/em-10"], made())
     assert list(workflow.grids) == ["demo"]
     # A model, or a dataset, of another grid may have its name.
     workflow.broken |= dict.fromkeys(("psld", "digits", "cells"), workflow.broken["draft"])
     others = ["demo/psld/em-10", "results/cells/demo/psld/em-10.json"]
     others += ["models/demo/psld/manifest.json", "data/digits.h5"]
-    workflow.check_targets(others, {*others}.__contains__)
+    workflow.check_targets(others, made(*others))
     with pytest.raises(UserError, match=r"paper\.yaml: "):
-        workflow.check_targets(["all"], lambda _: False, ["all"])
+        workflow.check_targets(["all"], made(), ["all"])
     below = ("models/draft/mine/manifest.json", "results/tables/draft/t.md")
     for word in ("draft", "draft/mine/em-10", "results/draft.html", *below):
         with pytest.raises(UserError, match=r"draft\.yaml: not valid YAML"):
-            workflow.check_targets([word], lambda _: False)
+            workflow.check_targets([word], made())
     (configs / "grid/demo.yaml").write_text("half: written")
     assert Workflow.load().default == "demo", "never another grid, which may take weeks"

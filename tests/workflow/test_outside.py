@@ -44,6 +44,9 @@ def mine(tmp_path) -> Outside:
 
 def test_init_makes_a_project_for_own_pictures_and_own_rules(mine):
     mine.edit("Snakefile", "# Rules of your own go here.", OWN_RULE)
+    mine.edit("Snakefile", '"results/mine.html"', '"notes.txt", "results/mine.html"')
+    (mine.folder / "notes.txt").touch()
+    assert "page" in mine.run("--dry-run"), "the default rule may name any file"
     planned = mine.run("--dry-run", "mine/psld/em-quadratic-10", "summary")
     jobs = dict(re.findall(r"^(train|sample|summary) +(\d)$", planned, re.MULTILINE))
     assert jobs == {"train": "2", "sample": "4", "summary": "1"}

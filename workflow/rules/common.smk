@@ -1,13 +1,28 @@
 """The grids and wildcard patterns; psld/grid/workflow.py lists what each job reads and makes."""
 
+import re
 import sys
 
 from psld.config.locations import config_names
 from psld.grid.workflow import Workflow
 from psld.utils.errors import in_one_line
 
+NOTED = set()
+
+
+def note_datasets(grid):
+    """Print once what has changed in the prepared datasets of a grid; only the main process does."""
+    # Here, because jobs need none of what this imports.
+    from psld.data.preparation import notes_on_prepared
+
+    for name in grid.datasets.keys() - NOTED:
+        NOTED.add(name)
+        for line in notes_on_prepared(f"{grid.name}/{name}", grid.datasets[name].settings):
+            print(line, file=sys.stderr)
+
+
 with in_one_line():
-    GRIDS = Workflow.load()
+    GRIDS = Workflow.load(seen=note_datasets if workflow.is_main_process else None)
 if workflow.is_main_process:
     for line in GRIDS.left_out:
         print(line, file=sys.stderr)
@@ -15,8 +30,8 @@ if workflow.is_main_process:
 
 wildcard_constraints:
     grid="|".join(GRIDS.files),
-    dataset="|".join(config_names("dataset")),
-    features="|".join(config_names("metric")),
+    dataset="|".join(map(re.escape, config_names("dataset"))),
+    features="|".join(map(re.escape, config_names("metric"))),
     model=r"[^/]+",
     guide=r"[^/]+",
     sampler=r"[^/]+-[^/]+",  # FAMILY-BUDGET
