@@ -36,7 +36,7 @@ def test_files_that_show_late(project, finished, stage: Stage, state: str, monke
     """
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     with contextlib.chdir(project):
-        workflow = Workflow.load()
+        inputs = declared(Workflow.load(), stage)
     for name, maker in stage.inputs.items():
         before = begin_again(project, stage)
         path, content = project / name, (project / name).read_bytes()
@@ -64,5 +64,5 @@ def test_files_that_show_late(project, finished, stage: Stage, state: str, monke
             assert ended.stderr.count("\n") == 1
             check_nothing_lost(project, stage, before, finished)
         elif name not in RECORD:  # a certificate may lack a record
-            assert name in declared(workflow, stage), name
+            assert name in inputs, name
         check_again(project, stage, before, finished)
