@@ -21,7 +21,6 @@ from psld.config.locations import CONFIGS, config_file, config_folders, config_n
 from psld.grid.cells import Grid
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Job
-from psld.training.manifest import noted_checkpoint
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
 
@@ -54,16 +53,9 @@ def load_grid(name: str) -> Grid:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise  # Who only reads needs no cache.
-    return replace(grid, models=_with_notes(grid.models), guides=_with_notes(grid.guides))
-
-
-def _with_notes(records: dict[str, Any]) -> dict[str, Any]:
-    """Return models or guides with the checkpoints that `psld import` has noted for them."""
-    noted = {}
-    for name, record in records.items():
-        checkpoint = record.checkpoint or noted_checkpoint(record.folder)
-        noted[name] = record.model_copy(update={"checkpoint": checkpoint})
-    return noted
+    models = {name: each.noted(each.folder) for name, each in grid.models.items()}
+    guides = {name: each.noted(each.folder) for name, each in grid.guides.items()}
+    return replace(grid, models=models, guides=guides)
 
 
 def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:

@@ -5,12 +5,13 @@ What decides the result has a digest; how the job runs (paths, device, batch siz
 
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from psld.config.settings import Settings
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
+from psld.grid.schema import Origin
 from psld.metrics.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.settings import SamplingRun
 from psld.training.manifest import GuideManifest, ModelManifest, TrainedManifest, read_manifest
@@ -44,16 +45,11 @@ class Dataset(Settings):
         return Job(self.settings, digest_of(self.settings.dataset.preparation()))
 
 
-class _Trained(Settings):
+class _Trained(Origin):
     """A network of a grid: trained, or imported from an official checkpoint."""
 
     kind: ClassVar[type[TrainedManifest]]
     settings: TrainSettings | TrainGuideSettings
-    checkpoint: str | None = None
-    of: str | None = None
-    """The grid that trains it, if it is another one."""
-    weights: str | None = None
-    """The denoiser whose training it shares; its own settings have another process."""
 
     @property
     def name(self) -> str:
@@ -78,13 +74,6 @@ class _Trained(Settings):
     @cached_property
     def digest(self) -> str:
         return digest_of(self.settings.model().identity())
-
-    @property
-    def made_by(self) -> Literal["train", "import"] | None:
-        """The kind of job that makes it; None if its weights are those of another record."""
-        if self.of or self.weights:
-            return None
-        return "import" if self.checkpoint else "train"
 
     @property
     def job(self) -> Job:

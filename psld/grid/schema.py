@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from psld.config.settings import Settings
 from psld.grid.tables import Claim, Shown, Table
+from psld.training.manifest import noted_checkpoint
 
 NAME = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z][a-z0-9._-]*", re.ASCII | re.IGNORECASE)
 """Names in paths and command lines, where Hydra must not read them as a number or as nothing."""
@@ -34,16 +35,32 @@ class SamplerFamily(Settings):
     """Name of its guide, for guidance@sampler.guidance=classifier."""
 
 
-class TrainedEntry(Settings):
-    """A model or guide of a grid; a plain list gives the overrides of one without a checkpoint."""
+class Origin(Settings):
+    """Where the weights of a model or guide come from."""
 
-    overrides: tuple[str, ...] = ()
     checkpoint: str | None = None
     """An official checkpoint to import instead of training."""
     of: str | None = None
     """The grid that trains it, under the same name; its overrides are taken from there."""
     weights: str | None = None
     """The denoiser of this grid whose training it shares; the overrides are its process."""
+
+    @property
+    def made_by(self) -> Literal["train", "import"] | None:
+        """The kind of job that makes it; None if its weights are those of another record."""
+        if self.of or self.weights:
+            return None
+        return "import" if self.checkpoint else "train"
+
+    def noted(self, folder: str) -> Self:
+        """Return it with the checkpoint that `psld import` has noted in its folder, if any."""
+        return self.model_copy(update={"checkpoint": self.checkpoint or noted_checkpoint(folder)})
+
+
+class TrainedEntry(Origin):
+    """A model or guide of a grid; a plain list gives the overrides of one without a checkpoint."""
+
+    overrides: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -13,11 +13,10 @@ from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Dataset, Features, Guide, Model
 from psld.grid.rows import cells_behind, entries_in
 from psld.grid.schema import GridFile
-from psld.training.manifest import noted_checkpoint
 from psld.utils.errors import UserError
 
-SHARED = {"prepare": "datasets", "train_extractor": "features", "reference": "features"}
-"""The rules that make what several grids share, and its kind."""
+SHARED = {"prepare", "train_extractor", "reference"}
+"""The rules that make what several grids share."""
 SHARED_FILE = re.compile(r"data/(.+)\.\w+|features/([^/]+/[^/]+)/.*")
 """The names in their files: DATASET or DATASET/FEATURES."""
 
@@ -110,17 +109,18 @@ class Workflow:
         Raises UserError if no grid has it, or if one that names the dataset does not resolve.
         """
         dataset = name.partition("/")[0]
+        naming = {grid for grid, file in self.files.items() if dataset in repr(file)}
 
         def cost(grid: str) -> tuple[bool, bool, bool]:
-            named = dataset in repr(self.files[grid])
-            return grid not in self.grids, not named, not (CACHE / f"{grid}.json").exists()
+            cached = (CACHE / f"{grid}.json").exists()
+            return grid not in self.grids, grid not in naming, not cached
 
         for grid in sorted(self.files, key=cost):
             try:
                 if name in getattr(self.grids[grid], kind):
                     return self.grids[grid]
             except UserError:
-                if dataset in repr(self.files[grid]):
+                if grid in naming:
                     raise
         raise UserError(f"{name}: no grid has these {kind}")
 
@@ -129,8 +129,8 @@ class Workflow:
         names = []
         for grid, file in self.files.items():
             for name, entry in (file.trainings if kind == "models" else file.guides).items():
-                checkpoint = entry.checkpoint or noted_checkpoint(f"{kind}/{grid}/{name}")
-                if not (entry.of or entry.weights) and bool(checkpoint) == imported:
+                made_by = entry.noted(f"{kind}/{grid}/{name}").made_by
+                if made_by == ("import" if imported else "train"):
                     names.append(re.escape(f"{grid}/{name}"))
         return "|".join(names) or "(?!)"
 
@@ -198,9 +198,9 @@ class Workflow:
                 results[word] = cell.result
             elif word.startswith(("results/", "samples/")) or not (makers := makers_of(word)):
                 self._check_known(word, grid)
-            elif makers <= SHARED.keys():
+            elif makers <= SHARED:
                 dataset, features = SHARED_FILE.fullmatch(word).groups()
-                self._with(SHARED[min(makers)], features or dataset)
+                self._with("features" if features else "datasets", features or dataset)
         return results
 
     def grid_of(self, word: str) -> Grid | None:
