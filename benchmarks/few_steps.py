@@ -8,7 +8,7 @@ FOLDER is where the grid ran, with models/GRID, data/DATASET.h5 and features/DAT
 The benchmark measures two Fréchet distances of 1,000 samples: in the features of the metric's
 classifier, to the training split, and in pixels on the scale 0 to 1, to all images. The start of
 `few` knows exactly the two moments that the distance of pixels compares, so a first row, with 0
-evaluations, has images of that start alone.
+evaluations, has images of that start alone, without the network.
 
 Errors and tests are those of the tables (psld/grid/entries.py): after ± stands half of the 95 %
 interval of the mean over trainings and sampling seeds. It covers other samples and, with several
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 import psld
-from psld.data.store import ImageStore, to_uint8
+from psld.data.store import ImageStore
 from psld.diffusion.gaussian import GaussianData
 from psld.metrics.distances import frechet_estimate
 from psld.metrics.estimate import (
@@ -57,7 +57,6 @@ SAMPLES = 1000
 BATCH = 500
 
 EM = "em striding=quadratic"
-ALONE = "the start alone"
 
 
 class Cell(NamedTuple):
@@ -68,7 +67,7 @@ class Cell(NamedTuple):
     start: str
     """The digest of the model's start, which decides σ₀; empty for samplers from the prior."""
     sampler: str
-    """A config of configs/sampler, and KEY=VALUE settings for it; or `ALONE`."""
+    """A config of configs/sampler, and KEY=VALUE settings for it."""
     steps: int
     seed: int
 
@@ -79,8 +78,6 @@ class Cell(NamedTuple):
 
 def images_of(model: psld.LoadedModel, n: int, sampler: str, steps: int, seed: int) -> Tensor:
     """Return n images, uint8, of a sampler in the words of a `Cell`."""
-    if sampler == ALONE:
-        return to_uint8(drawn(model.start.data, n, 0.0, seed))
     name, options = words(sampler)
     return model.sample(n, sampler=name, steps=steps, seed=seed, **options)
 
@@ -201,8 +198,7 @@ class Measured:
     def one(self, model: str, sampler: str, steps: int, seed: int) -> Distances:
         folder = self.models / model
         sha256 = read_manifest(folder, ModelManifest).weights_sha256
-        starts = sampler == ALONE or sampler.startswith("few")
-        start = load_start(folder, sha256).sha256 if starts else ""
+        start = load_start(folder, sha256).sha256 if sampler.startswith("few") else ""
         cell = Cell(self.metric, sha256, start, sampler, steps, seed)
         if cell not in self.cells:
             self.cells[cell] = self.reference.distances(cell.images(folder))
@@ -213,7 +209,7 @@ class Measured:
     def row(self, trainings: Sequence[str], sampler: str, steps: int, seeds: Iterable[int]) -> Row:
         cells = {name: [self.one(name, sampler, steps, s) for s in seeds] for name in trainings}
         settings = read_manifest(self.models / trainings[0], ModelManifest).settings
-        name = words(sampler)[1].get("process") if sampler != ALONE else None
+        name = words(sampler)[1].get("process")
         process = named_process("few_steps", name) if name else settings.process
         return Row.of(cells, process.blocks)
 
@@ -260,7 +256,7 @@ def main() -> None:
         )
         baselines = [measured.row(theirs, EM, n, given.seeds) for n in sorted(given.against)]
         rows = [(EM, steps) for steps in sorted(given.against)]
-        rows += [(ALONE, 0)] * any(each.startswith("few") for each in samplers)
+        rows += [("few", 0)] * any(each.startswith("few") for each in samplers)
         rows += [(sampler, steps) for sampler in samplers for steps in given.steps]
         for sampler, steps in rows:
             row = measured.row(trainings, sampler, steps, given.seeds)
@@ -270,7 +266,7 @@ def main() -> None:
             if given.baseline and not baselines:
                 same = measured.row(theirs, sampler, steps, given.seeds)
                 p = f"/ {given.baseline}: {row.over(same)}, {row.p_values(same)}"
-            elif baselines and sampler != ALONE and (compared != model or sampler != EM):
+            elif baselines and (compared != model or sampler != EM):
                 p = row.p_values(baselines[-1])
             each = (
                 pair(*both) for both in zip(*(d.by_training.values() for d in row), strict=True)

@@ -117,7 +117,8 @@ class LoadedModel(Model):
         Args:
             sampler: name of a config in configs/sampler, shipped or your own.
             steps: evaluations of the score per image; None uses the sampler's default. Each
-                evaluates the network once, or twice under classifier-free guidance.
+                evaluates the network once, or twice under classifier-free guidance. With few, 0
+                draws from its start alone.
             seed: equal seeds give equal images, up to rounding, on any device; None is a random
                 one, which is printed. Image i is that of psld sample, up to its shard_size, and
                 does not depend on n, but for rk45, whose steps all images share.

@@ -38,7 +38,7 @@ def test_the_table_has_the_start_alone_next_to_samplers(folder, monkeypatch, cap
     rows = {name: rest for _, name, *rest, _ in cells}
     assert rows["20 test images"][2:4] == ["1.00", "1.00"]
     assert rows["em striding=quadratic, 100"][1] == "1.00"
-    alone, few = rows["the start alone, 0"], rows["few, 6"]
+    alone, few = rows["few, 0"], rows["few, 6"]
     assert all(" ± " in cell for cell in (alone[0], *alone[2:]))
     # A network that has hardly learned anything makes the images of the start worse.
     assert float(alone[1]) < float(few[1])

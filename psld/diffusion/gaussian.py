@@ -289,3 +289,14 @@ class GaussianStart:
         drawn = mix(self.turn, noise)
         y = self.data.draw(drawn[:, :channels], self.sigma, labels, which)
         return mix(self.root, torch.cat([y, drawn[:, channels:]], dim=1))
+
+    @all_bits()
+    def images(
+        self, noise: Tensor, labels: Tensor | None = None, which: Tensor | None = None
+    ) -> Tensor:
+        """Return images from the law of the data, N×C×H×W, with the arguments of a call.
+
+        Equal noise gives images that are similar to those in z.
+        """
+        first = mix(self.turn, noise)[:, : self.data.shape[0]]
+        return self.data.draw(first, 0.0, labels, which)

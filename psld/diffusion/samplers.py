@@ -4,6 +4,7 @@ A sampler is a class: its options, and `build`, which makes its integrator and n
 """
 
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -123,7 +124,8 @@ class AnySampler(Settings):
         """Raise UserError if the sampler cannot sample this kind of process."""
 
     def noise_levels(self, process: "LinearProcess") -> tuple[float, float]:
-        """Return the smallest and the largest noise level that the network is asked for."""
+        """Return the smallest and the largest noise level that the network is asked for; if there
+        is none, inf and 0."""
         from psld.diffusion.time_grid import level_range
 
         return level_range(process, self.final_time)
@@ -146,9 +148,10 @@ class TimeGridSampler(AnySampler):
     (`lambda`), or in σ_eff^(1/p) (`edm`). All but `uniform` put more steps near the data."""
     power: Power = 7.0
     """p of the strides `power` and `edm` (EDM's ρ: 7); the others ignore it."""
-    steps: int = Field(ge=2)
+    steps: int = Field(ge=0)
     """N: evaluations of the score per image, including the final one. Each evaluates the network
-    once, or twice under classifier-free guidance."""
+    once, or twice under classifier-free guidance. With a start from images, 0 gives draws from the
+    start's law: images without the network."""
     start: Annotated[Literal["prior", "gaussian", "mixture"], Neutral("prior")] = "prior"
     """Where the sampler begins: the prior at T; or, at the noise level `start_level`, the Gaussian
     with the mean and covariance of the training images, or a mixture of Gaussians of them."""
@@ -187,12 +190,19 @@ class TimeGridSampler(AnySampler):
         return time_grid(process, self.striding, steps, *grid)
 
     def noise_levels(self, process):
+        if not self.steps:
+            return inf, 0.0
         # Without `denoise` the end of the last step is not evaluated.
         low, high = process.noise_level(self.time_grid(process)[[-1 - (not self.denoise), 0]])
         return float(low), float(high)
 
     @model_validator(mode="after")
     def _start_fits(self) -> "TimeGridSampler":
+        if self.steps < 2 and not (self.steps == 0 and self.starts_from_data):
+            raise ValueError(
+                f"steps is {self.steps}; at least 2 are needed, or 0 for images of start=mixture "
+                "or gaussian without the network"
+            )
         if self.starts_from_data and isinstance(self.guidance, InpaintingGuidance):
             raise ValueError(
                 f"start={self.start} draws images that know nothing of the known pixels; use "

@@ -125,13 +125,14 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
     printed = printed_evaluations(grid)
     for cell in grid.cells.values():
         adaptive = printed.get(cell, ADAPTIVE_EVALUATIONS)
-        per_image = cell.sampler.settings.evaluations or adaptive
+        fixed = cell.sampler.settings.evaluations
+        per_image = adaptive if fixed is None else fixed
         evaluations = cell.shards * cell.options.shard_size * per_image
         for trained, factor in (cell.model, 1), (cell.guide, 2):
             if trained:
                 work = works[names[_network(trained)]]
                 work.evaluations += factor * evaluations
-                work.adaptive += factor * evaluations * (cell.sampler.settings.evaluations is None)
+                work.adaptive += factor * evaluations * (fixed is None)
     return works
 
 

@@ -191,7 +191,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         for entry, pair in zip(chain.from_iterable(entries), pairs, strict=True):
             fixed = entry.cell.sampler.settings.evaluations if entry.cells else None
             found = list(differences(*pair))
-            if fixed and any(result.nfe != fixed for result in entry.results):
+            if fixed is not None and any(result.nfe != fixed for result in entry.results):
                 found.append(f"nfe is {entry.nfe:g}, by the sampler's settings {fixed}")
             wrong += (f"{path}: {entry.label}: {each}" for each in found)
             if not entry.row.literature:
@@ -241,7 +241,7 @@ def _basis(entry: Entry, fixed: int | None, taken: set[str]) -> str:
         return "not run"
     basis = "recomputed from features"
     if not NUMBER_KINDS[entry.show].from_features:
-        given = fixed and entry.show == "nfe"
+        given = fixed is not None and entry.show == "nfe"
         basis = "given by the sampler's settings" if given else "counted by the certificate's maker"
     elif any(result.record in taken for result in entry.results):
         return UNKNOWN

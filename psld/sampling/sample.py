@@ -91,7 +91,9 @@ def sample_range(settings: SampleSettings) -> Path:
         check_place(settings.npz)
     if start := sampler.gaussian:
         law = "the Gaussian" if start.data.components == 1 else f"{start.data.components} Gaussians"
-        print(f"starts from {law} of the training images at σ₀ = {start.sigma:.3g}", flush=True)
+        evaluated = sampler.settings.evaluations
+        level = f"at σ₀ = {start.sigma:.3g}" if evaluated else "without a network"
+        print(f"starts from {law} of the training images, {level}", flush=True)
     records, images = [], []
     for shard, made in sample_shards(settings, model, sampler, origin):
         index, count = shard.origin.index, len(shard.images)
@@ -242,8 +244,11 @@ class ImageSampler:
         threads = enough_threads(self.network, min(count, self.batching.size), height * width)
         states = (count, self.process.blocks * channels, height, width)
         with threads, ShardNoise(*key, states, self.device) as noise:
-            z = self._start(noise, labels)
-            z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
+            if self.settings.evaluations == 0:
+                z = self.gaussian.images(noise(), labels, noise.uniform())
+            else:
+                z = self._start(noise, labels)
+                z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
         return z[:, :channels], labels, score.evaluations

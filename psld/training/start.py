@@ -44,7 +44,7 @@ class SamplerStart:
         if self.nats is None:
             groups = [1 + each for each in classes] or [0]
             return float(self.levels[int(mixture), groups].max())
-        budget = NATS * math.prod(self.data.shape) / steps**2
+        budget = NATS * math.prod(self.data.shape) / max(steps, 1) ** 2
         cheap = (self.nats <= budget).nonzero()
         if not len(cheap) or not self.nats[0]:
             return float(self.levels[-1])

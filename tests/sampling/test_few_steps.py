@@ -37,6 +37,27 @@ def test_guidance_moves_the_samples(conditional_model, guide):
         assert not torch.equal(model.sample(8, **options, **steering), plain)
 
 
+def test_no_steps_are_draws_of_the_start_alone(conditional_model, tmp_path):
+    model, calls = psld.load(conditional_model), []
+    model.network.register_forward_pre_hook(lambda *_: calls.append(1))
+    few = {"sampler": "few", "label": [0, 1], "raw": True}
+    images = model.sample(400, steps=0, **few).flatten(1)
+    assert not calls
+    law = model.start.data
+    for label in (0, 1):
+        drawn, expected = images[label::2], law.means[1 + label]
+        deviation = (law.basis @ law.covariances[1 + label] @ law.basis.T).diagonal().sqrt()
+        assert ((drawn.mean(0) - expected).abs() < 5 * (deviation + 0.1) / 200**0.5).all()
+    # The same noise as with steps: each image resembles its own start.
+    later = model.sample(400, steps=2, start_level=0.05, **few).flatten(1)
+    assert calls
+    assert ((images - later).norm(dim=1) < 0.5 * (images - later.roll(2, 0)).norm(dim=1)).all()
+    words = (f"model={conditional_model}", "sampler=few", "sampler.steps=0", "output=cell")
+    said = succeeded(call(tmp_path, "sample", *words)).stdout
+    assert "of the training images, without a network" in said
+    assert "NFE 0" in said
+
+
 def test_a_process_that_loses_sight_of_the_image_is_refused_in_one_line(digits, tmp_path):
     tiny = (*TINY, "process=recipe", "training.steps=2", f"data={digits}", "output=model")
     succeeded(call(tmp_path, "train", *tiny))

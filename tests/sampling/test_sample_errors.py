@@ -28,7 +28,9 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("sampler.steps=1", "sampler.steps…greater than or equal to 2"),
+        ("sampler.steps=1", "sampler…steps is 1; at least 2 are needed, or 0 for"),
+        ("sampler.steps=0", "sampler…steps is 0; at least 2 are needed, or 0 for"),
+        ("sampler=few sampler.steps=1", "sampler…steps is 1; at least 2 are needed, or 0 for"),
         ("sampler.striding=cubic", "sampler.striding…'uniform'…'quadratic'"),
         ("sampler.final_time=1e-6", "sampler.final_time: 1e-06 is before…1e-05 or more"),
         ("+sampler.tolerance=1e-3", "unknown key sampler.tolerance"),
