@@ -57,8 +57,8 @@ def train(settings: TrainSettings) -> float:
         spread = deviation(store, settings.dataset.flip)
 
     def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
-        save_start(folder, store, settings.dataset.flip, weights_sha256, device_of(network))
-        return {}
+        given = folder, store, settings.dataset.flip, weights_sha256, device_of(network)
+        return {"gaussians": save_start(*given)}
 
     task = Task(
         stage="train",

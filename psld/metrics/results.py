@@ -25,6 +25,8 @@ class Weights(Settings):
     step: int | None
     imported: Imported | None = None
     """The checkpoint that they come from; null for a training."""
+    gaussians: int | None = None
+    """K of the mixture that samplers can start from."""
     settings: dict[str, Any]
     """The settings that decide the weights."""
 

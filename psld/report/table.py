@@ -22,7 +22,6 @@ from psld.utils.files import write_text
 
 MISSING = "–"
 LISTED = 5  # the most files that a note lists
-STARTS = {"gaussian": "the mean and covariance", "mixture": "a mixture of Gaussians"}
 MARKS: dict[Status, str] = {
     "reproduced": " ✓",
     "off": " ✗",
@@ -208,11 +207,10 @@ def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
             f"Of other records, so not shown: {', '.join(others[:LISTED])}{more}. Delete them, and "
             "the workflow makes them again."
         )
-    samplers = {e.shown.sampler: e.results[0].sampler for e in entries if e.results}
-    starts = {name: sampler.get("start") for name, sampler in samplers.items()}
-    for start, law in STARTS.items():
-        if names := sorted(name for name, its in starts.items() if its == start):
-            yield f"Starts from {law} of the training images: {', '.join(names)}."
+    for start in ("gaussian", "mixture"):
+        these = [e for e in entries if e.results and e.results[0].sampler.get("start") == start]
+        if names := sorted({entry.shown.sampler for entry in these}):
+            yield f"Starts from {_law(start, these)} of the training images: {', '.join(names)}."
     if band := table.band:
         yield (
             f"Band (✓ ✗): {band.absolute:g} or {band.relative:.0%} of the paper's value, whichever "
@@ -231,6 +229,15 @@ def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         if needs["trainings"]:
             note += f"; only more trainings can decide {needs['trainings']}"
         yield f"{note}."
+
+
+def _law(start: str, entries: Iterable[Entry]) -> str:
+    if start == "gaussian":
+        return "the mean and covariance"
+    K = {result.model.gaussians for entry in entries for result in entry.results}
+    if None in K:  # models of earlier versions
+        return "a mixture of Gaussians"
+    return f"a mixture of {' to '.join(map(str, sorted({min(K), max(K)})))} Gaussians"
 
 
 def scales(entries: list[Entry]) -> Iterable[str]:

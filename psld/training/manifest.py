@@ -67,13 +67,15 @@ class TrainedManifest(MadeRecord):
 
     def identity(self) -> dict[str, Any]:
         """The part that is copied into the results of these weights."""
-        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported"}
+        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported", "gaussians"}
         return {**self.model_dump(include=kept), "settings": self.settings.identity()}
 
 
 class ModelManifest(TrainedManifest):
     kind: Literal["model"] = "model"
     settings: ModelSettings
+    gaussians: int | None = None
+    """K of its start, of all images; null without a start, and from earlier versions."""
 
 
 class GuideManifest(TrainedManifest):

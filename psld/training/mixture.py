@@ -75,16 +75,19 @@ def measure_start(
 
 def save_start(
     folder: Path, store: ImageStore, flip: bool, weights_sha256: str, device: torch.device
-) -> None:
-    """Measure the start of a model, and write it into the model's folder, unless it is there."""
+) -> int:
+    """Measure the start of a model, and write it into the model's folder, unless it is there.
+
+    Return the number of its Gaussians.
+    """
     with suppress(UserError):
-        load_start(folder, weights_sha256)
-        return
+        return load_start(folder, weights_sha256).data.components
     print("fitting a mixture of Gaussians to the training images, to start from", flush=True)
     passes = passes_over(store.images("train"), store.labels("train"), device)
     start = measure_start(passes, store.num_classes, flip)
     arrays = start.data.arrays() | {"levels": start.levels}
     save_tensors(folder / START, "start", arrays, {"weights_sha256": weights_sha256})
+    return start.data.components
 
 
 def with_mixture(data: GaussianData, passes: Passes, flip: bool = False) -> GaussianData:

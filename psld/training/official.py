@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,13 +74,13 @@ def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
     imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
     source = imported.model_dump(exclude={"file"})
     weights_sha256 = save_weights(settings.output, network, source)
+    facts: dict[str, Any] = {"imported": imported, "weights_sha256": weights_sha256}
     if store and is_model:
         folder, flip = Path(settings.output), settings.dataset.flip
-        save_start(folder, store, flip, weights_sha256, use_device(settings.device))
+        device = use_device(settings.device)
+        facts["gaussians"] = save_start(folder, store, flip, weights_sha256, device)
     kind = ModelManifest if is_model else GuideManifest
-    manifest = describe(
-        kind, settings, network, store, step, imported=imported, weights_sha256=weights_sha256
-    )
+    manifest = describe(kind, settings, network, store, step, **facts)
     write_manifest(settings.output, manifest)
     print(f"wrote {settings.output}: {chosen} weights, step {step}")
 

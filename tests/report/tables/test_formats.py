@@ -11,6 +11,7 @@ from psld.report.table import table_text
 from tests.report.conftest import Page
 from tests.report.tables.conftest import (
     GRID,
+    MEASURED,
     PRINTED,
     body_of_latex,
     body_of_markdown,
@@ -18,6 +19,7 @@ from tests.report.tables.conftest import (
     tabulate,
     unescaped,
 )
+from tests.results import made_with, write_result
 
 
 def test_all_formats_hold_the_same_entries(folder):
@@ -36,6 +38,16 @@ def test_the_page_marks_entries_by_more_than_color(folder):
         assert f'<td class="{status}">{text}</td>' in page
     assert '<td class="not-run">– <small>(3.00)</small></td>' in page
     assert '<td class="literature">3.17†</td>' in page
+
+
+def test_a_start_from_the_training_images_is_said(folder, grid):
+    for cell, components in (("cld/em-20", 4), ("psld/sscs-20", 32)):
+        value, error = MEASURED[cell]
+        made = made_with(grid, cell)
+        made["sampler"]["start"], made["model"]["gaussians"] = "mixture", components
+        write_result(folder, grid, cell, value=value, error=error, **made)
+    note = "Starts from a mixture of 4 to 32 Gaussians of the training images: em, sscs."
+    assert note in tabulate(folder)["md"]
 
 
 def test_csv_holds_what_is_known_of_each_entry(folder):
