@@ -121,7 +121,7 @@ def main() -> None:
             found[f"{sampler}, {steps}"] = [reference.numbers(each) for each in images]
         em = fmean(each[0] for each in found[f"{EM}, 100"])
         found = {f"{len(reference.test)} test images": [reference.numbers(reference.test)]} | found
-        print(f"\n{name}, {model.start.data.components} Gaussians\n")
+        print(f"\n{name}, {model.start.data.components()[0]} Gaussians\n")
         rows = [row(*each, em) for each in found.items()]
         print(tabulate(rows, HEADERS, "github", disable_numparse=True), flush=True)
 

@@ -4,7 +4,7 @@ Above some noise level σ₀, images with noise are nearly a mixture of Gaussian
 adds nothing there (for one Gaussian: Wang and Vastola, 2412.09726).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -141,10 +141,10 @@ class GaussianData:
         """Return the Gaussian with the same two moments."""
         return self.one(self.shape, self.means, self.basis, self.covariances, self.rests)
 
-    @property
-    def components(self) -> int:
-        """K of all images."""
-        return int((self.weights[0] > 0).sum())
+    def components(self, classes: Sequence[int] = ()) -> list[int]:
+        """Return K of each of these classes, or of all images."""
+        groups = [1 + each for each in classes] or [0]
+        return (self.weights[groups] > 0).sum(1).tolist()
 
     def largest_deviations(self) -> Tensor:
         """Return √(Σ_k w_k λ_k) of each group, with λ_k the largest variance of component k."""

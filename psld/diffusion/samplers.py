@@ -151,7 +151,7 @@ class TimeGridSampler(AnySampler):
     steps: int = Field(ge=0)
     """N: evaluations of the score per image, including the final one. Each evaluates the network
     once, or twice under classifier-free guidance. With a start from images, 0 gives draws from the
-    start's law: images without the network."""
+    start's law: images without the network, whatever the other options are."""
     start: Annotated[Literal["prior", "gaussian", "mixture"], Neutral("prior")] = "prior"
     """Where the sampler begins: the prior at T; or, at the noise level `start_level`, the Gaussian
     with the mean and covariance of the training images, or a mixture of Gaussians of them."""
@@ -211,8 +211,11 @@ class TimeGridSampler(AnySampler):
         if not self.starts_from_data and self.start_level is not None:
             raise ValueError("start_level is for start=mixture or gaussian; set it to null")
         if self.levels is not None:
-            if not all(a > b for a, b in pairwise((*self.levels, 0))):
-                raise ValueError(f"levels must fall and be above 0, got {list(self.levels)}")
+            least = 2 + (not self.denoise)
+            if len(self.levels) < least or not all(a > b for a, b in pairwise((*self.levels, 0))):
+                raise ValueError(
+                    f"levels must be at least {least}, fall and be above 0, got {list(self.levels)}"
+                )
             if len(self.levels) != self.steps + (not self.denoise):
                 raise ValueError(
                     f"levels has {len(self.levels)} noise levels for {self.steps} steps; set "

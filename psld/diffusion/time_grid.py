@@ -46,7 +46,7 @@ def time_grid(
         level = torch.tensor([start_level], dtype=torch.float64)
         first = float(time_of_noise_level(process, level, final))
         if fall:
-            final = float(time_of_noise_level(process, level / fall**steps, final))
+            final = float(time_of_noise_level(process, level * fall**-steps, final))
     match striding:
         case "uniform":
             return final + (first - final) * remaining

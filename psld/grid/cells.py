@@ -124,7 +124,7 @@ class Cell:
         """The words from which psld sample composes its images; `output` is the user's."""
         options, process = self.options, self.model.sampled_as
         family = options.samplers[self.sampler.family]
-        words = [*family.overrides, f"{family.budget}={family.spends or self.sampler.budget}"]
+        words = [*family.overrides, family.spending(self.sampler.budget)]
         if process:
             settings = process.model_dump(mode="json", exclude={"kind"})
             words += [f"process={process.kind}", *as_words("process", settings)]

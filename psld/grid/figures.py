@@ -247,10 +247,11 @@ def nfe_lines(grid: Grid) -> list[LineGroup]:
     """Return lines of cells that differ only in budget, grouped by model or by sampler.
 
     The fewer groups, the more lines stand next to each other. Leave out a group if no line has two
-    cells, because it shows no dependence.
+    cells, because it shows no dependence, and cells without evaluations: the axis is logarithmic.
     """
     order = list(grid.file.models).index
-    entries = sorted(distances(grid), key=lambda entry: order(entry.cell.model.name))
+    evaluated = (e for e in distances(grid) if e.cell.sampler.settings.evaluations != 0)
+    entries = sorted(evaluated, key=lambda entry: order(entry.cell.model.name))
     by_model = _line_groups(entries, MODEL, SAMPLER)
     by_sampler = _line_groups(entries, SAMPLER, MODEL)
     several = (

@@ -164,7 +164,7 @@ def cost(grid: Grid, speeds: Speeds, gigaflops_of: Gigaflops) -> str:
             "GFLOPs": readable(gigaflops[network]),
             "training images (M)": readable(work.training_images / 1e6),
             "samples × NFE (M)": readable(work.evaluations / 1e6),
-            "share of FLOPs": f"{flops[network] / total:.1%}",
+            "share of FLOPs": f"{flops[network] / (total or 1):.1%}",
             "training (GPU h)": readable(training),
             "sampling (GPU h)": readable(sampling),
         }
@@ -191,7 +191,7 @@ def earlier_throughput(grid: Grid, work: Work) -> tuple[float | None, float | No
                 train_seconds += manifest.seconds * manifest.ranks
     for entry in distances(grid):
         for cell, result in entry.read().by_cell.items():
-            if cell.model in work.trained and cell.sampler.guidance == "none":
+            if cell.model in work.trained and cell.sampler.guidance == "none" and result.nfe:
                 size = cell.options.shard_size
                 sampled += shards_needed(result.samples, size) * size * result.nfe
                 sample_seconds += result.sampling_seconds

@@ -111,7 +111,7 @@ class _Resolver:
     def _sampler(self, name: str, family: str, budget: str) -> Sampler:
         where, entry = f"{self.path}: sampler {name}", self.file.samplers[family]
         content = self.compose("sample", [*entry.overrides, "model=x", "output=x"], where)
-        content = updated(content, [f"{entry.budget}={entry.spends or budget}"])
+        content = updated(content, [entry.spending(budget)])
         sampler = sampler_in(content, where)
         run = {key: content[key] for key in SamplingRun.model_fields}
         guided = isinstance(sampler.guidance, ClassifierGuidance)

@@ -34,6 +34,10 @@ class SamplerFamily(Settings):
     guide: str | None = None
     """Name of its guide, for guidance@sampler.guidance=classifier."""
 
+    def spending(self, budget: str) -> str:
+        """Return the word that sets the budget; no evaluations stay none in a rehearsal."""
+        return f"{self.budget}={budget if budget == '0' else self.spends or budget}"
+
 
 class Origin(Settings):
     """Where the weights of a model or guide come from."""

@@ -138,7 +138,7 @@ def draw_plot(grid: Grid, name: str) -> Figure:
     """Draw one of the PLOTS of a grid. Raises UserError if there is nothing to plot yet."""
     if name == "nfe":  # a line for each model or sampler
         looks = looks_of(grid.file.samplers) | looks_of(grid.file.models)
-        panels = _panels(grid, nfe_lines(grid), looks, lambda _, nfe: nfe or None)
+        panels = _panels(grid, nfe_lines(grid), looks, lambda _, nfe: nfe)
         return _draw_panels(panels, "network evaluations (NFE)", _logarithmic_nfe)
     if name == "gamma":  # a line for each budget
         groups = gamma_lines(grid)
@@ -156,7 +156,7 @@ def _panels(
 ) -> list[Panel]:
     """Return the panels that have points. Raises UserError if no cell is measured yet.
 
-    `x_value` maps a cell and its network evaluations to its x; None if it has no place.
+    `x_value` maps a cell and its network evaluations to its x.
     """
     papers, label, panels = paper_values(grid), grid.file.label, []
     # A model has one dataset, and its label may name it.
@@ -166,9 +166,9 @@ def _panels(
         for name, entries in group.lines.items():
             ours, paper, bars, arrows = [], [], [], []
             for entry in (entry.read() for entry in entries):
-                interval, x = entry.interval, x_value(entry.cell, entry.nfe)
-                if interval and interval.value > 0 and x is not None:  # the axis is logarithmic
-                    first = entry.results[0]
+                interval = entry.interval
+                if interval and interval.value > 0:  # the axis is logarithmic
+                    x, first = x_value(entry.cell, entry.nfe), entry.results[0]
                     ours.append((x, interval.value))
                     low = max(interval.low, interval.value / LONGEST_BAR)
                     bars.append((x, low, interval.high))

@@ -17,6 +17,7 @@ from psld.grid.rows import ANSWERS, Comparison, as_csv, read_claims, read_table
 from psld.grid.tables import Table
 from psld.metrics.estimate import CONFIDENCE
 from psld.metrics.results import NUMBER_KINDS
+from psld.sampling.settings import gaussians
 from psld.utils.errors import one_line
 from psld.utils.files import write_text
 
@@ -234,10 +235,11 @@ def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
 def _law(start: str, entries: Iterable[Entry]) -> str:
     if start == "gaussian":
         return "the mean and covariance"
-    K = {result.model.gaussians for entry in entries for result in entry.results}
-    if None in K:  # models of earlier versions
-        return "a mixture of Gaussians"
-    return f"a mixture of {' to '.join(map(str, sorted({min(K), max(K)})))} Gaussians"
+    results = [result for entry in entries for result in entry.results]
+    K = {result.model.gaussians for result in results}
+    guided = any("label" in result.sampler["guidance"] for result in results)
+    # A class has its own K, and models of earlier versions do not say theirs.
+    return "a mixture of Gaussians" if guided or None in K else gaussians(K)
 
 
 def scales(entries: list[Entry]) -> Iterable[str]:

@@ -80,7 +80,8 @@ class ForeignNetwork:
         start = None
         if settings.starts_from_data:
             start = self.start if settings.start == "mixture" else self._one_gaussian
-        if start is None and settings.starts_from_data and settings.start_level == self.sigma_max:
+        needs_start = start is None and settings.starts_from_data and settings.evaluations
+        if needs_start and settings.start_level == self.sigma_max:
             start = _white(self.shape)
         settings, gaussian = with_start(settings, process, start, device, self.sigma_max)
         other = (

@@ -40,6 +40,7 @@ from psld.sampling.settings import (
     SampleSettings,
     ShardRecord,
     check_fit,
+    gaussians,
     sampler_content,
 )
 from psld.sampling.shards import OtherOriginError, Shard, ShardOrigin, load_made_by, shard_path
@@ -90,7 +91,7 @@ def sample_range(settings: SampleSettings) -> Path:
     if settings.npz:
         check_place(settings.npz)
     if start := sampler.gaussian:
-        law = "the Gaussian" if start.data.components == 1 else f"{start.data.components} Gaussians"
+        law = gaussians(start.data.components(sampler.classes))
         evaluated = sampler.settings.evaluations
         level = f"at σ₀ = {start.sigma:.3g}" if evaluated else "without a network"
         print(f"starts from {law} of the training images, {level}", flush=True)

@@ -1,7 +1,7 @@
 """Settings of sampling, records of shards, and checks of sampler, model and guide. No torch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -114,6 +114,12 @@ def sampler_content(sampler: SamplerSettings) -> dict[str, Any]:
     if sampler.precision == "bf16":
         content["norms"] = "bf16"  # once norms stayed in fp32, which made other images
     return content
+
+
+def gaussians(components: Collection[int]) -> str:
+    """Name laws of so many Gaussians each: `one Gaussian`, `4 to 32 Gaussians`."""
+    ends = sorted({min(components), max(components)})
+    return "one Gaussian" if ends == [1] else f"{' to '.join(map(str, ends))} Gaussians"
 
 
 def shards_needed(samples: int, shard_size: int) -> int:

@@ -81,13 +81,13 @@ def save_start(
     Return the number of its Gaussians.
     """
     with suppress(UserError):
-        return load_start(folder, weights_sha256).data.components
+        return load_start(folder, weights_sha256).data.components()[0]
     print("fitting a mixture of Gaussians to the training images, to start from", flush=True)
     passes = passes_over(store.images("train"), store.labels("train"), device)
     start = measure_start(passes, store.num_classes, flip)
     arrays = start.data.arrays() | {"levels": start.levels}
     save_tensors(folder / START, "start", arrays, {"weights_sha256": weights_sha256})
-    return start.data.components
+    return start.data.components()[0]
 
 
 def with_mixture(data: GaussianData, passes: Passes, flip: bool = False) -> GaussianData:
@@ -110,7 +110,7 @@ def with_mixture(data: GaussianData, passes: Passes, flip: bool = False) -> Gaus
     found = []
     for c, variance in zip(coordinates, variances, strict=True):
         K = _best(c, variance, (q,))[0] if found else K
-        found.append(_fitted(c[..., :q].reshape(-1, q), K, variance))
+        found.append(_fitted(c[..., :q], K, variance))
     groups, K = len(found), max(len(weights) for weights, _, _ in found)
     weights, centers = torch.zeros(groups, K), torch.zeros(groups, K, q)
     spreads = torch.zeros(groups, K, q, q)
@@ -165,11 +165,16 @@ def _best(c: np.ndarray, variances: np.ndarray, directions: tuple[int, ...]) -> 
 def _fitted(
     c: np.ndarray, components: int, variances: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return w, K, m, K×q, and S, K×q×q, of the coordinates of images, N×q."""
-    q = c.shape[1]
+    """Return w, K, m, K×q, and S, K×q×q, of the coordinates of images, N×views×q.
+
+    K is `components`, or half of it, and so on, until all components have enough images.
+    """
+    images, q = len(c), c.shape[2]
     if components == 1:
         return np.ones(1), np.zeros((1, q)), np.diag(variances[:q])[None]
-    mixture = _mixture(c, components)
+    mixture = _mixture(c.reshape(-1, q), components)
+    if mixture.weights_.min() * images < FEWEST_IMAGES:
+        return _fitted(c, components // 2, variances)
     return mixture.weights_, mixture.means_, mixture.covariances_ - LOWEST_LEVEL**2 * np.eye(q)
 
 

@@ -39,7 +39,7 @@ class SamplerStart:
 
         For classes, it is the largest of theirs. Only with a file of an earlier version does it
         depend on N: it is the lowest level that costs at most 0.0025/N² nats per value of an image,
-        or the highest if no cost is known or above 0.
+        or the highest if none does or no cost is known.
         """
         if self.nats is None:
             groups = [1 + each for each in classes] or [0]

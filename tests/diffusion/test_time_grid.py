@@ -5,7 +5,7 @@ import torch
 
 from psld.config.settings import parse
 from psld.diffusion.samplers import ConjugateSettings, EMSettings, GDDIMSettings, MultistepSettings
-from psld.diffusion.time_grid import time_of_noise_level
+from psld.diffusion.time_grid import time_grid, time_of_noise_level
 from psld.utils.errors import UserError
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, phase_space, times
 from tests.diffusion.sampling import multistep
@@ -71,6 +71,11 @@ def test_euler_maruyama_takes_every_grid():
         assert integrator.times == settings.time_grid(process)[:-1].tolist()
 
 
+def test_many_levels_under_a_fall_end_at_the_final_time():
+    grid = time_grid(phase_space(0.02), "edm", 1000, 1e-3, 2.0, start_level=1.0, fall=3.0)
+    assert float(grid[-1]) == pytest.approx(1e-3)
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "complaint"),
     [
@@ -79,6 +84,8 @@ def test_euler_maruyama_takes_every_grid():
         (MultistepSettings, {"eta_interval": (1.0, 0.1)}, "two rising numbers"),
         (MultistepSettings, {"root": "curved"}, "root"),
         (MultistepSettings, {"steps": 1}, "steps"),
+        (MultistepSettings, {"steps": 0, "start": "mixture", "levels": []}, "at least 2, fall"),
+        (MultistepSettings, {"steps": 2, "denoise": False, "levels": [1, 0.1]}, "at least 3, fall"),
         (MultistepSettings, {"striding": "cubic"}, "striding"),
         (MultistepSettings, {"power": 0}, "power"),
         (GDDIMSettings, {"order": 0}, "order"),

@@ -7,7 +7,7 @@ import pytest
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, gamma_lines, nfe_lines, plot_entries, plots
 from psld.grid.rows import parts_of
-from psld.grid.schema import GridFile
+from psld.grid.schema import GridFile, SamplerFamily
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,19 @@ def test_plots_have_the_models_in_their_panels_if_these_are_fewer(grid):
         table["rows"] = table["rows"][:1]
     [alone] = nfe_lines(replace(grid, file=GridFile.model_validate(content)))
     assert (alone.panel, list(alone.lines)) == ("cld", ["em", "rk45"])
+
+
+def test_draws_without_a_network_are_in_no_plot_against_evaluations(grids):
+    demo = grids["demo"]
+    assert "few-0" in demo.samplers
+    shown = {entry.cell.sampler.budget for entry in plot_entries(demo, "nfe")}
+    assert "0" not in shown
+    assert "3" in shown
+
+
+def test_a_rehearsal_spends_nothing_where_nothing_is_spent():
+    family = SamplerFamily(overrides=(), budget="sampler.steps", spends=3)
+    assert [family.spending(each) for each in ("0", "10")] == ["sampler.steps=0", "sampler.steps=3"]
 
 
 def test_the_papers_plots_are_its_tables_5_and_6_and_4(paper):

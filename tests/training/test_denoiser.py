@@ -216,7 +216,7 @@ def test_a_training_leaves_the_start_of_samplers(model, digits):
     x = torch.from_numpy(ImageStore.open(digits).images("train").copy()).float() / 127.5 - 1
     torch.testing.assert_close(start.data.means[0], x.flatten(1).mean(0), atol=1e-5, rtol=0)
     assert len(start.data.means) == 11
-    assert start.data.components == 4
+    assert start.data.components() == [4]
     assert start.nats is None
     assert 0.5 < start.level(4) < 1 < start.level(4, mixture=False)
     assert psld.load(model).sample(4, sampler="few", steps=4).shape == (4, 1, 8, 8)

@@ -46,7 +46,7 @@ def test_a_start_from_the_training_images_is_said(folder, grid):
         made = made_with(grid, cell)
         made["sampler"]["start"], made["model"]["gaussians"] = "mixture", components
         write_result(folder, grid, cell, value=value, error=error, **made)
-    note = "Starts from a mixture of 4 to 32 Gaussians of the training images: em, sscs."
+    note = "Starts from 4 to 32 Gaussians of the training images: em, sscs."
     assert note in tabulate(folder)["md"]
 
 
