@@ -26,7 +26,7 @@ setup: $(INSTALLED) ## Install everything into .venv
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "error: $(PYTHON) is older than 3.11; use make PYTHON=/path/to/python3.11"; exit 2; }
-	$(PYTHON) -m venv .venv \
+	@$(PYTHON) -m venv .venv \
 		|| { echo "error: $(PYTHON) has no venv; on Debian: apt-get install python3-venv"; exit 2; }
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --editable '.[dev]'

@@ -96,16 +96,19 @@ def row(name: str, seeds: list[Numbers], em: float) -> list[str]:
 
 @in_one_line()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    as_it_is = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_is)
     parser.add_argument("folder", type=Path, help="where the grids ran")
     parser.add_argument("models", nargs="+", metavar="GRID/MODEL")
     parser.add_argument("--metric", default="fd-classifier", help="whose classifier is used")
     parser.add_argument("--extractor", help="a folder, or a published network, in place of it")
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument(
+        "--images", type=int, default=1000, help="of each sampler (1,000); few make distances large"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="the number of sampling seeds")
     given = parser.parse_args()
-    if given.seeds < 1:
-        parser.error("--seeds: at least one is needed")
+    if given.seeds < 1 or given.images < 2:
+        parser.error("at least --seeds 1 and --images 2 are needed")
     for name in given.models:
         model = psld.load(given.folder / "models" / name)
         dataset: DatasetSettings = model.settings.dataset

@@ -4,6 +4,7 @@ torch and matplotlib take seconds to import, so the settings are checked first.
 """
 
 import os
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -65,6 +66,8 @@ def plan(settings: PlanSettings) -> None:
             if settings.sustained_tflops and not full:
                 full = settings.sustained_tflops / 6
             speeds = settings.sustained_tflops, full
+            if not counted.KEPT.exists():
+                print("counting the work and memory of each network, once", file=sys.stderr)
             print(description(grid, speeds, counted.gigaflops))
             print("\n" + counted.memory(grid, settings.gpu_memory))
 

@@ -179,7 +179,10 @@ def _origins(results: list[CellResult]) -> Iterator[TableText]:
     for each in weights:
         steps = "" if each.step is None else str(each.step)
         facts = [each.settings["dataset"]["name"], steps, each.weights_sha256]
-        lines[each.name] = [each.name, *facts, json.dumps(each.settings)]
+        settings = dict(each.settings)
+        if settings["training"].get("objective") == "denoiser":
+            settings.pop("process", None)  # that of a cell: the weights serve all
+        lines[each.name] = [each.name, *facts, json.dumps(settings)]
     columns = ["name", "dataset", "steps", "SHA-256", "settings"]
     yield TableText("Weights", columns, list(lines.values()))
     columns = ["evaluated with", "revision", "precision", "sampled on", "results"]

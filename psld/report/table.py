@@ -82,7 +82,8 @@ def summary(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
 
 def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
     """Return the distances of infinitely many samples with their intervals; None without any."""
-    if not any(entry.extrapolated for row in rows for entry in row):
+    columns = [column for column in zip(*rows, strict=True) if any(e.extrapolated for e in column)]
+    if not columns:
         return None
 
     def text(entry: Entry) -> str:
@@ -95,8 +96,8 @@ def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
         title=f"{table.title}: n → ∞",
         caption="Fréchet distances of infinitely many samples, with their 95 % intervals.",
         headings=len(table.headings),
-        columns=[*table.headings, *(column.label for column in table.columns)],
-        lines=[[*row[0].row.label, *map(text, row)] for row in rows],
+        columns=[*table.headings, *(column[0].column for column in columns)],
+        lines=[[*row[0].row.label, *map(text, row)] for row in zip(*columns, strict=True)],
     )
 
 
@@ -212,6 +213,11 @@ def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         these = [e for e in entries if e.results and e.results[0].sampler.get("start") == start]
         if names := sorted({entry.shown.sampler for entry in these}):
             yield f"Starts from {_law(start, these)} of the training images: {', '.join(names)}."
+    if any(_overtaken(column) for column in zip(*rows, strict=True)):
+        yield (
+            "An entry without a mark may be better than one with ≈: smaller differences from the "
+            "best are found where both have the same noise."
+        )
     if band := table.band:
         yield (
             f"Band (✓ ✗): {band.absolute:g} or {band.relative:.0%} of the paper's value, whichever "
@@ -230,6 +236,15 @@ def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         if needs["trainings"]:
             note += f"; only more trainings can decide {needs['trainings']}"
         yield f"{note}."
+
+
+def _overtaken(column: Iterable[Entry]) -> bool:
+    """Check if an entry that is not the best has a better number than one that perhaps is."""
+    ranked = sorted((entry for entry in column if entry.rank), key=lambda entry: entry.value)
+    names = [entry.rank.name for entry in ranked]
+    if ranked and ranked[0].measurement.metric.better == "larger":
+        names.reverse()
+    return "not best" in names and "perhaps best" in names[names.index("not best") :]
 
 
 def _law(start: str, entries: Iterable[Entry]) -> str:

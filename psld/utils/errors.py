@@ -220,9 +220,13 @@ def _meant(key: str, error: Exception) -> str:
     from omegaconf import OmegaConf
 
     config = error.__cause__.parent_node._get_root()
-    names = [name for name, _ in entries_of(OmegaConf.to_container(config))]
-    same = [name for name in names if name.endswith(f".{key}")]
-    found = same or get_close_matches(key, names, cutoff=0.8)
+    values = dict(entries_of(OmegaConf.to_container(config)))
+    same = [name for name in values if name.endswith(f".{key}")]
+    found = same or get_close_matches(key, values, n=1, cutoff=0.8)
+    group, kinds = key.rpartition(".")[0], values.get(key.rpartition(".")[0])
+    if found in ([], [group]) and isinstance(kinds, dict) and "kind" in kinds:
+        outer, _, last = group.rpartition(".")
+        return f" (with another {last}@{group}=…?)" if outer else f" (with another {group}=…?)"
     return f" (is {found[0]} meant?)" if found else ""
 
 

@@ -133,6 +133,11 @@ def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):
     [
         ("sample sampler=none", "sampler=none: no such sampler"),
         ("sample sampler=rk45 sampler.steps=5", "no setting is called sampler.steps"),
+        (
+            "sample sampler.guidance.label=3",
+            "called sampler.guidance.label (with another guidance@sampler.guidance=…?)",
+        ),
+        ("train process=vp-sde process.gamma=0.02", "process.gamma (with another process=…?)"),
         ("train eta=1", "no setting is called eta; the command's --help lists them"),
         ("train_guide network=demo", "train_guide.yaml: network: unknown key progressive_out"),
         ("train --halp", "--halp"),

@@ -300,12 +300,17 @@ def test_a_file_that_says_it_is_larger_than_the_memory_is_named(folder):
         ),
         ("reference=noisy.npz", "needs the folder of a trained extractor"),
         ("dataset=digits size=3", "unknown key size"),
+        (
+            "dataset=digits metric=memorization-pixels output=m.json",
+            "psld reference dataset=NAME metric=memorization-pixels extractor=null keeps them",
+        ),
         ("dataset=digits output=x.txt", "output: "),
     ],
 )
 def test_bad_settings_are_refused(folder, words, said):
     given = ("metric=fd-classifier", *words.split())
     refused(evaluate(folder, "noisy.npz", *given), 2, said)
+    assert not [*folder.glob("m.*")]
 
 
 def test_bad_statistics_are_refused(folder):

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import json
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from psld.report.page import LEGEND, MEANINGS, MOST_PIXELS, results_page
 from psld.report.table import table_text
 from tests.commands import call, succeeded
 from tests.report.conftest import Page
-from tests.results import write_result
+from tests.results import made_with, write_result
 
 
 def draw(folder: Path, name: str, pixels: np.ndarray | None = None) -> None:
@@ -73,7 +74,30 @@ def test_distances_of_infinitely_many_samples_have_their_intervals(content, grid
     first, *_ = read_table(grid, "mine")[0]
     low, high = first.extrapolated.low, first.extrapolated.high
     shown = f"{first.extrapolated.value:.2f} ({low:.2f} to {high:.2f})"
-    assert any(shown in line for table in Page(content).tables for line in table)
+    tables = Page(content).tables
+    assert any(shown in line for table in tables for line in table)
+    assert ["model", "distance"] in [table[0] for table in tables], "without the column of NFE"
+
+
+def test_weights_of_every_process_name_none(folder, grid):
+    """A cell's results have the process that the weights were sampled as."""
+    for cell in ("cld/em-10", "cld/em-20", "cld/rk45-1e-2"):
+        made = made_with(grid, cell)
+        made["model"]["settings"]["training"]["objective"] = "denoiser"
+        write_result(folder, grid, cell, value=8.5, **made)
+    lines = [line for table in Page(page_in(folder)).tables for line in table]
+    settings = {line[0]: json.loads(line[-1]) for line in lines if line[-1].startswith("{")}
+    assert "process" not in settings["cld"]
+    assert settings["low"]["process"]["gamma"] == 0.01
+
+
+def test_a_better_number_without_a_mark_is_explained(folder, grid):
+    """PSLD is compared with CLD on the same noise, VP-SDE is not."""
+    explained = "smaller differences from the best are found where both have the same noise"
+    assert explained not in page_in(folder)
+    for cell, value, error in (("cld", 4.0, 0.5), ("low", 4.1, 0.5), ("vp-sde", 4.3, 0.5)):
+        write_result(folder, grid, f"{cell}/em-20", value=value, error=error)
+    assert explained in page_in(folder)
 
 
 def test_all_entries_are_counted_by_status(content, folder, grid):
