@@ -102,7 +102,7 @@ def test_settings_of_a_sampler_are_values_of_python(model):
     ("wrong", "said"),
     [
         ({"sampler": "nosuch"}, "sampler=nosuch: no such sampler; there are: .*multistep"),
-        ({"steps": 1}, "steps: Input should be greater than or equal to 2"),
+        ({"steps": 1}, "sampler: steps is 1; at least 2 are needed, or 0"),
         ({"orders": 3}, "multistep takes no orders; it takes final_time, .*order, eta,"),
         (
             {"sampler": "rk45", "steps": 5},

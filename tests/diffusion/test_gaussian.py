@@ -155,7 +155,7 @@ def test_a_start_outside_the_levels_of_the_process_is_refused(level):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"levels": (1.0, 2.0, 3.0, 4.0)}, "levels must fall"),
+        ({"levels": (1.0, 2.0, 3.0, 4.0)}, "levels must be at least 2, fall"),
         ({"levels": (2.0, 1.0)}, "levels has 2 noise levels for 4 steps; set steps=2"),
         ({"start_level": 2.0}, "start_level is for start=mixture or gaussian"),
         (
