@@ -133,21 +133,22 @@ def _complaints(
     complaints = []
     for detail in error.errors(include_url=False):
         key = _key(detail["loc"], content, detail["type"] == "missing")
+        where = f"{key}: " if key else ""
         match detail["type"]:
             case "extra_forbidden":
                 complaints.append(f"unknown key {key}{_meant(kind, content, key)}")
             case "missing":
                 complaints.append(f"{key} is missing")
             case "value_error":
-                complaints.append(f"{key}: {detail['ctx']['error']}".removeprefix(": "))
+                complaints.append(f"{where}{detail['ctx']['error']}")
             case "string_pattern_mismatch" if detail["ctx"]["pattern"] == NAME:
                 wrong = f"{key}: {detail['input']!r} is no name"
                 complaints.append(f"{wrong}: letters a to z, digits, dots, dashes, underscores")
-            case "model_attributes_type" if isinstance(detail["input"], str):
+            case "model_attributes_type" if isinstance(detail["input"], str) and "." in key:
                 choice = f"{key.rpartition('.')[2]}@{key}={detail['input']}"
                 complaints.append(f"{key}: a group of settings; is {choice} meant?")
             case _:
-                complaints.append(f"{key}: {detail['msg']} (got {detail['input']!r})")
+                complaints.append(f"{where}{detail['msg']} (got {detail['input']!r})")
     return complaints
 
 

@@ -215,9 +215,9 @@ def evaluate_images(
         if metric.compares_with_test and bases[name].reference.test is None:
             extractor_of = "" if metric.extractor.kind == "classifier" else " extractor=null"
             raise UserError(
-                f"metric={metric.name}: compares with test images, and the reference has none; of "
-                f"a dataset, psld reference dataset=NAME metric={metric.name}{extractor_of} keeps "
-                "them, and dataset=NAME then finds them"
+                f"metric={metric.name}: compares with test images, and the reference has none; if "
+                f"the dataset has a test split, run psld reference dataset=NAME "
+                f"metric={metric.name}{extractor_of}, and give dataset=NAME"
             )
     return evaluation.evaluate(source, bases, measurements, device, output, keep)
 

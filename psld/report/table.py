@@ -239,12 +239,15 @@ def _notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
 
 
 def _overtaken(column: Iterable[Entry]) -> bool:
-    """Check if an entry that is not the best has a better number than one that perhaps is."""
-    ranked = sorted((entry for entry in column if entry.rank), key=lambda entry: entry.value)
-    names = [entry.rank.name for entry in ranked]
-    if ranked and ranked[0].measurement.metric.better == "larger":
-        names.reverse()
-    return "not best" in names and "perhaps best" in names[names.index("not best") :]
+    """Check if an entry with the noise of the best is told from it, and a worse one is not."""
+    ranked = [entry for entry in column if entry.rank]
+    told = [entry for entry in ranked if entry.rank.name == "not best" and entry.rank.paired]
+    untold = [e for e in ranked if e.rank.name == "perhaps best" and not e.rank.paired]
+    return any(
+        a.axis == b.axis and (a.value < b.value) == (a.measurement.metric.better == "smaller")
+        for a in told
+        for b in untold
+    )
 
 
 def _law(start: str, entries: Iterable[Entry]) -> str:

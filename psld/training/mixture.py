@@ -97,20 +97,20 @@ def with_mixture(data: GaussianData, passes: Passes, flip: bool = False) -> Gaus
     y = x + σ n at σ = 0.5, are most likely. Since KL(p_σ ‖ q_σ) + E log q_σ(y) is the same for all
     laws q, they are those with the smallest divergence. A fit adds σ² to all covariances, so that
     none shrinks to single images, and this is taken away again. All groups have the q of all
-    images, and each its own K, which is 1 if no mixture is more likely than one Gaussian; if that
-    of all images is 1, so are the others.
+    images, and each its own K, which is 1 if no mixture is more likely than one Gaussian, and is
+    halved until components have enough images; if that of all images is 1, so are the others.
     """
     values, vectors = (each.flip(-1) for each in torch.linalg.eigh(data.covariances.double()))
     axes = vectors[..., : max(DIRECTIONS)].float()
     variances = values[..., : axes.shape[-1]].clamp(min=0).numpy()
     coordinates = _coordinates(data, axes, passes, flip)
     K, q = _best(coordinates[0], variances[0], DIRECTIONS)
-    if K == 1:
-        return data
     found = []
     for c, variance in zip(coordinates, variances, strict=True):
         K = _best(c, variance, (q,))[0] if found else K
         found.append(_fitted(c[..., :q], K, variance))
+        if len(found[0][0]) == 1:
+            return data
     groups, K = len(found), max(len(weights) for weights, _, _ in found)
     weights, centers = torch.zeros(groups, K), torch.zeros(groups, K, q)
     spreads = torch.zeros(groups, K, q, q)

@@ -223,8 +223,9 @@ def _meant(key: str, error: Exception) -> str:
     values = dict(entries_of(OmegaConf.to_container(config)))
     same = [name for name in values if name.endswith(f".{key}")]
     found = same or get_close_matches(key, values, n=1, cutoff=0.8)
-    group, kinds = key.rpartition(".")[0], values.get(key.rpartition(".")[0])
-    if found in ([], [group]) and isinstance(kinds, dict) and "kind" in kinds:
+    group = key.rpartition(".")[0]
+    kind = values.get(group, "")  # None is a group of which nothing is chosen
+    if found in ([], [group]) and (kind is None or (isinstance(kind, dict) and "kind" in kind)):
         outer, _, last = group.rpartition(".")
         return f" (with another {last}@{group}=…?)" if outer else f" (with another {group}=…?)"
     return f" (is {found[0]} meant?)" if found else ""

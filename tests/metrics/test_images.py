@@ -302,7 +302,7 @@ def test_a_file_that_says_it_is_larger_than_the_memory_is_named(folder):
         ("dataset=digits size=3", "unknown key size"),
         (
             "dataset=digits metric=memorization-pixels output=m.json",
-            "psld reference dataset=NAME metric=memorization-pixels extractor=null keeps them",
+            "run psld reference dataset=NAME metric=memorization-pixels extractor=null, and",
         ),
         ("dataset=digits output=x.txt", "output: "),
     ],
