@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from psld.config.settings import parse, quoted
-from psld.diffusion.samplers import DigitsMask, InpaintingGuidance
+from psld.diffusion.guidance import DigitsMask, InpaintingGuidance
 from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler, dataset_digest
 from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Shown

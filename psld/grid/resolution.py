@@ -8,7 +8,7 @@ from typing import Any
 from psld.config.compose import compose_content, without_environment
 from psld.config.settings import parse, updated
 from psld.data.settings import PrepareSettings
-from psld.diffusion.samplers import ClassifierGuidance, DigitsMask
+from psld.diffusion.guidance import ClassifierGuidance, DigitsMask
 from psld.grid.cells import Grid
 from psld.grid.figures import PLOTS
 from psld.grid.records import Dataset, Features, Guide, Model, Sampler

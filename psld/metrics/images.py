@@ -212,7 +212,8 @@ def evaluate_images(
             if (expected := bases[name].shape) not in (None, shape):
                 sizes = size_text(shape), size_text(expected)
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
-        if metric.compares_with_test and bases[name].reference.test is None:
+        needs_test = metric.measure.kind == "memorization" or metric.reference_split == "test"
+        if needs_test and bases[name].reference.test is None:
             extractor_of = "" if metric.extractor.kind == "classifier" else " extractor=null"
             raise UserError(
                 f"metric={metric.name}: compares with test images, and the reference has none; if "

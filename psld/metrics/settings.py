@@ -175,10 +175,6 @@ class MetricSettings(Settings):
         return f"{prefix}-{network}"
 
     @property
-    def compares_with_test(self) -> bool:
-        return self.measure.kind == "memorization" or self.reference_split == "test"
-
-    @property
     def better(self) -> Literal["larger", "smaller"] | None:
         """The better values; None for memorization: it is small for noise and large for copies."""
         if self.measure.kind == "memorization":

@@ -16,6 +16,7 @@ from psld.grid.entries import STATUSES, Entry, Status
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.rows import read_claims, read_table
 from psld.metrics.results import CellResult, CellResults
+from psld.report.notes import scales
 from psld.report.table import (
     RANKS,
     TEMPLATES,
@@ -24,7 +25,6 @@ from psld.report.table import (
     limit_text,
     markdown,
     our_text,
-    scales,
     summary,
     table_text,
 )

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from psld.data.store import ImageStore, from_uint8
+from psld.diffusion.guidance import DigitsMask, HalvesMask
 from psld.diffusion.loop import Inpainting
-from psld.diffusion.samplers import DigitsMask, HalvesMask
 from psld.sampling.settings import CellSettings
 from psld.sampling.shards import ShardOrigin
 from psld.training.model import Model

@@ -16,13 +16,10 @@ from torch import Tensor, nn
 from psld.data.store import ImageStore, to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
+from psld.diffusion.guidance import ClassifierFreeGuidance, InpaintingGuidance
 from psld.diffusion.loop import Inpainting, sample
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.samplers import (
-    ClassifierFreeGuidance,
-    InpaintingGuidance,
-    SamplerSettings,
-)
+from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import (
     Batching,
     ClassifierFreeScore,

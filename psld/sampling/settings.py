@@ -10,14 +10,14 @@ from pydantic import Field, model_validator
 
 from psld.config.settings import Neutral, Settings, read_record, write_record
 from psld.data.settings import DatasetSettings
-from psld.diffusion.samplers import (
+from psld.diffusion.guidance import (
     ClassifierFreeGuidance,
     ClassifierGuidance,
     DigitsMask,
     InpaintingGuidance,
     Label,
-    SamplerSettings,
 )
+from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.utils.errors import UserError

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from psld.data.store import ImageStore, write_store
-from psld.diffusion.samplers import DigitsMask, HalvesMask
+from psld.diffusion.guidance import DigitsMask, HalvesMask
 from psld.sampling.inpainting import draw_masks, known_pixels
 from psld.sampling.sample import origin_of
 from psld.sampling.shards import Shard, read_shards

@@ -9,7 +9,8 @@ import pytest
 from psld.config.settings import write_record
 from psld.grid.rows import read_table
 from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, NumberKind
-from psld.report.table import scales, table_text
+from psld.report.notes import scales
+from psld.report.table import table_text
 from tests.commands import call, refused, succeeded
 from tests.report.tables.conftest import (
     MEASURED,

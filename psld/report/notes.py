@@ -1,0 +1,116 @@
+"""The notes under a table: what its entries rest on, and the scale of its numbers."""
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+
+from psld.grid.entries import Entry, Status
+from psld.grid.tables import Table
+from psld.metrics.estimate import CONFIDENCE
+from psld.sampling.settings import gaussians
+
+MISSING = "–"
+LISTED = 5  # the most files that a note lists
+MARKS: dict[Status, str] = {
+    "reproduced": " ✓",
+    "off": " ✗",
+    "agrees for these weights": " ✓¹",
+    "differs for these weights": " ✗¹",
+    "agrees for imported weights": " ✓²",
+    "differs for imported weights": " ✗²",
+    "undecided": " ?",
+}
+
+
+def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
+    entries = [entry for row in rows for entry in row]
+    yield from table.footnotes
+    counts = Counter(entry.status for entry in entries)
+    if counts["not run"]:
+        yield f"{counts['not run']} of {len(entries)} entries have not been run ({MISSING})."
+    if others := list(dict.fromkeys(path for entry in entries for path in entry.others)):
+        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
+        yield (
+            f"Of other records, so not shown: {', '.join(others[:LISTED])}{more}. Delete them, and "
+            "the workflow makes them again."
+        )
+    for start in ("gaussian", "mixture"):
+        these = [e for e in entries if e.results and e.results[0].sampler.get("start") == start]
+        if names := sorted({entry.shown.sampler for entry in these}):
+            yield f"Starts from {_law(start, these)} of the training images: {', '.join(names)}."
+    if any(_overtaken(column) for column in zip(*rows, strict=True)):
+        yield (
+            "An entry without a mark may be better than one with ≈: smaller differences from the "
+            "best are found where both have the same noise."
+        )
+    if band := table.band:
+        yield (
+            f"Band (✓ ✗): {band.absolute:g} or {band.relative:.0%} of the paper's value, whichever "
+            f"is wider (network evaluations: {band.relative:.0%}). {band.reason}"
+        )
+    weights = [r.model.imported for entry in entries for r in entry.results]
+    if files := {w.sha256: f"{w.file} (SHA-256 {w.sha256})" for w in weights if w}:
+        yield f"² Imported weights, not trained here: {'; '.join(files.values())}."
+    if alike := [pair for column in zip(*rows, strict=True) for pair in _alike(column)]:
+        yield f"✓ for both, bands that overlap, and no difference left: {'; '.join(alike)}."
+    if counts["undecided"]:
+        note = f"{counts['undecided']} of {len(entries)} entries are undecided (?)"
+        needs = Counter(entry.needs for entry in entries)
+        if most := max(entry.more_samples or 0 for entry in entries):
+            note += f"; up to {most:,} more samples (further seeds) can decide {needs['samples']}"
+        if needs["trainings"]:
+            note += f"; only more trainings can decide {needs['trainings']}"
+        yield f"{note}."
+
+
+def _overtaken(column: Iterable[Entry]) -> bool:
+    """Check if an entry with the noise of the best is told from it, and a worse one is not."""
+    ranked = [entry for entry in column if entry.rank]
+    told = [entry for entry in ranked if entry.rank.name == "not best" and entry.rank.paired]
+    untold = [e for e in ranked if e.rank.name == "perhaps best" and not e.rank.paired]
+    return any(
+        a.axis == b.axis and (a.value < b.value) == (a.measurement.metric.better == "smaller")
+        for a in told
+        for b in untold
+    )
+
+
+def _law(start: str, entries: Iterable[Entry]) -> str:
+    if start == "gaussian":
+        return "the mean and covariance"
+    results = [result for entry in entries for result in entry.results]
+    K = {result.model.gaussians for result in results}
+    guided = any("label" in result.sampler["guidance"] for result in results)
+    # A class has its own K, and models of earlier versions do not say theirs.
+    return "a mixture of Gaussians" if guided or None in K else gaussians(K)
+
+
+def scales(entries: list[Entry]) -> Iterable[str]:
+    """Yield the scale of each metric, and of each dataset if there are several."""
+    results = [entry.results[0] for entry in entries if entry.results]
+    kinds = [(r.metric["name"], r.model.settings["dataset"]["name"]) for r in results]
+    several = len({dataset for _, dataset in kinds}) > 1
+    for (metric, dataset), result in dict(zip(kinds, results, strict=True)).items():
+        name = f"{metric} on {dataset}" if several else metric
+        note = f"Scale of {name}: standard normal noise has {_significant(result.noise)}"
+        if result.floor is not None:
+            count = f" ({result.floor_samples:,} images)" if result.floor_samples else ""
+            note += f", the {result.held_out}{count} {_significant(result.floor)}"
+        if result.extractor_test_accuracy is not None:
+            note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
+        yield f"{note}."
+
+
+def _significant(number: float) -> str:
+    return f"{float(f'{number:.3g}'):,}".removesuffix(".0")
+
+
+def _alike(column: Iterable[Entry]) -> Iterable[str]:
+    """Yield pairs with neighboring numbers of the paper that their verdicts do not tell apart."""
+    agreeing = [e for e in column if " ✓" in MARKS.get(e.status, "") and e.show == "value"]
+    for a, b in pairwise(sorted(agreeing, key=lambda entry: entry.paper)):
+        if 0 < b.paper - a.paper <= a.width + b.width and a.measurement == b.measurement:
+            p_value = a.minus(b).p_value
+            if p_value >= 1 - CONFIDENCE:
+                names = " and ".join(" ".join(entry.row.label) for entry in (a, b))
+                yield f"{names} in {a.column} (p = {p_value:.1g})"
