@@ -34,7 +34,6 @@ from torch import Tensor
 
 import psld
 from psld.data.store import ImageStore
-from psld.diffusion.gaussian import GaussianData
 from psld.metrics.distances import frechet_estimate
 from psld.metrics.estimate import (
     Difference,
@@ -80,13 +79,6 @@ def images_of(model: psld.LoadedModel, n: int, sampler: str, steps: int, seed: i
     """Return n images, uint8, of a sampler in the words of a `Cell`."""
     name, options = words(sampler)
     return model.sample(n, sampler=name, steps=steps, seed=seed, **options)
-
-
-def drawn(data: GaussianData, n: int, sigma: float, seed: int) -> Tensor:
-    """Draw n images with noise, x + σ n, from the law of a start."""
-    random = torch.Generator().manual_seed(seed)
-    noise = torch.randn(n, *data.shape, generator=random)
-    return data.draw(noise, sigma, which=torch.rand(n, generator=random))
 
 
 def words(sampler: str) -> tuple[str, dict[str, str]]:

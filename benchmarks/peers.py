@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 import psld
-from benchmarks.few_steps import BATCH, SAMPLES, Reference, Row, distances_of, drawn, record_of
+from benchmarks.few_steps import BATCH, SAMPLES, Reference, Row, distances_of, record_of
 from psld.data.store import to_uint8
+from psld.diffusion.gaussian import GaussianData
 from psld.sampling.named import named_sampler
 from psld.sampling.sample import cell_sampler
 from psld.training.manifest import ModelManifest, read_manifest
@@ -202,6 +203,13 @@ class Subject:
         torch.manual_seed(seed)
         run = (SAMPLERS | HEUN)[sampler]
         return to_uint8(run(denoise, y, torch.cat([levels, torch.zeros(1)])))
+
+
+def drawn(data: GaussianData, n: int, sigma: float, seed: int) -> Tensor:
+    """Draw n images with noise, x + σ n, from the law of a start."""
+    random = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n, *data.shape, generator=random)
+    return data.draw(noise, sigma, which=torch.rand(n, generator=random))
 
 
 @in_one_line()

@@ -130,7 +130,7 @@ class TimeGridSampler(AnySampler):
 
     @model_validator(mode="after")
     def _start_fits(self) -> "TimeGridSampler":
-        if self.steps < 2 and not (self.steps == 0 and self.starts_from_data):
+        if self.steps == 1 or (self.steps == 0 and not self.starts_from_data):
             raise ValueError(
                 f"steps is {self.steps}; at least 2 are needed, or 0 for images of start=mixture "
                 "or gaussian without the network"

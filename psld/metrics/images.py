@@ -214,11 +214,11 @@ def evaluate_images(
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
         needs_test = metric.measure.kind == "memorization" or metric.reference_split == "test"
         if needs_test and bases[name].reference.test is None:
-            extractor_of = "" if metric.extractor.kind == "classifier" else " extractor=null"
+            option = "" if metric.extractor.kind == "classifier" else " extractor=null"
             raise UserError(
                 f"metric={metric.name}: compares with test images, and the reference has none; if "
                 f"the dataset has a test split, run psld reference dataset=NAME "
-                f"metric={metric.name}{extractor_of}, and give dataset=NAME"
+                f"metric={metric.name}{option}, and give dataset=NAME"
             )
     return evaluation.evaluate(source, bases, measurements, device, output, keep)
 

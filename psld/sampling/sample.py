@@ -195,10 +195,11 @@ class ImageSampler:
         return device_of(self.network)
 
     def _start(self, noise: ShardNoise, labels: Tensor | None) -> Tensor:
-        """Return states at the sampler's first time, N×kC×H×W."""
+        """Return states at the sampler's first time, N×kC×H×W; without evaluations, images."""
         if self.gaussian is None:
             return self.process.prior(noise())
-        return self.gaussian(noise(), labels, noise.uniform())
+        draw = self.gaussian.images if self.settings.evaluations == 0 else self.gaussian
+        return draw(noise(), labels, noise.uniform())
 
     def _score(self, labels: Tensor | None) -> Score:
         """Return the score of images of these classes, N, which counts its evaluations."""
@@ -242,10 +243,8 @@ class ImageSampler:
         threads = enough_threads(self.network, min(count, self.batching.size), height * width)
         states = (count, self.process.blocks * channels, height, width)
         with threads, ShardNoise(*key, states, self.device) as noise:
-            if self.settings.evaluations == 0:
-                z = self.gaussian.images(noise(), labels, noise.uniform())
-            else:
-                z = self._start(noise, labels)
+            z = self._start(noise, labels)
+            if self.settings.evaluations != 0:
                 z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
