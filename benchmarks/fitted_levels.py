@@ -20,7 +20,7 @@ from torch import Tensor
 import psld
 from benchmarks.few_steps import SAMPLES, Reference, Row
 from psld.diffusion.time_grid import level_range
-from psld.sampling.named import compose_sampler
+from psld.sampling.named import compose_named
 from psld.sampling.sample import cell_sampler
 from psld.utils.errors import in_one_line
 
@@ -33,7 +33,8 @@ TRIALS = 200
 
 def fitted(model: psld.LoadedModel, steps: int) -> tuple[list[float], str]:
     """Return falling noise levels, and the error of both halves before and after."""
-    sampler = compose_sampler(["sampler=few", f"sampler.steps={steps}"], "fitted_levels")
+    words = ["sampler=few", f"sampler.steps={steps}"]
+    sampler = compose_named(words, "fitted_levels").sampler
     high = cell_sampler(model, None, sampler, NOISES).settings.start_level
     low, _ = level_range(model.process, sampler.final_time)
 

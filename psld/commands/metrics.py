@@ -86,7 +86,6 @@ def evaluate(settings: EvaluateImagesSettings) -> None:
     from psld.metrics import images
 
     content = settings.model_dump() | {"device": use_device(settings.device)}
-    content["reference"] = settings.reference or f"data/{settings.dataset}.h5"
     metrics = content.pop("metric")
     _print(images.evaluate_images(metrics=metrics, **content), settings.output)
 

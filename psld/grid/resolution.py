@@ -16,7 +16,7 @@ from psld.grid.rows import entries_in
 from psld.grid.schema import GridFile, check_name
 from psld.metrics.results import NUMBER_KINDS
 from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
-from psld.sampling.named import sampler_in
+from psld.sampling.named import named_in
 from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
@@ -112,7 +112,7 @@ class _Resolver:
         where, entry = f"{self.path}: sampler {name}", self.file.samplers[family]
         content = self.compose("sample", [*entry.overrides, "model=x", "output=x"], where)
         content = updated(content, [entry.spending(budget)])
-        sampler = sampler_in(content, where)
+        sampler = named_in(content, where).sampler
         run = {key: content[key] for key in SamplingRun.model_fields}
         guided = isinstance(sampler.guidance, ClassifierGuidance)
         if guided and entry.guide not in self.file.guides:

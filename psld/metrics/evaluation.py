@@ -332,8 +332,6 @@ def _source(settings: EvaluateSettings) -> tuple[Source, ModelManifest]:
 
     def shards() -> Iterator[Shard]:
         samples = max(measurement.samples for measurement in settings.measurements)
-        shas = model.weights_sha256, guide and guide.weights_sha256
-        origin = origin_of(settings, model.settings, *shas)
-        yield from read_shards(settings.shards, samples, origin)
+        yield from read_shards(settings.shards, samples, origin_of(settings, model, guide))
 
     return Source(facts, lambda reference: images, shards()), model

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from psld.config.settings import parse
@@ -32,13 +33,7 @@ from psld.metrics.reference_folder import (
     real_batches,
 )
 from psld.metrics.results import CellResult, CellResults
-from psld.metrics.settings import (
-    DINOv2Settings,
-    EfficientNetSettings,
-    InceptionSettings,
-    Measurement,
-    MetricSettings,
-)
+from psld.metrics.settings import ExtractorSettings, Measurement, MetricSettings
 from psld.sampling.shards import Shard
 from psld.utils.device import all_bits, choose_device
 from psld.utils.errors import UserError
@@ -63,12 +58,8 @@ def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
     `name` is a folder that psld train_extractor wrote, or a published network: `inception` (of
     FID), `dinov2`, `efficientnet-lite0`. Raises UserError if a file is missing or damaged.
     """
-    published = {
-        "inception": InceptionSettings(kind="inception"),
-        "dinov2": DINOv2Settings(kind="dinov2"),
-        "efficientnet-lite0": EfficientNetSettings(kind="efficientnet-lite0"),
-    }
-    if settings := published.get(str(name)):
+    if str(name) in ("inception", "dinov2", "efficientnet-lite0"):
+        settings = TypeAdapter(ExtractorSettings).validate_python({"kind": str(name)})
         return published_extractor(settings, choose_device(device))
     return load_classifier(name, choose_device(device))
 
@@ -128,7 +119,7 @@ def evaluate(
     )
     options = {"extractor": extractor, "device": choose_device(device), "silent": not progress}
     if isinstance(second, str) and not Path(second).exists() and is_dataset(second):
-        options["dataset"], second = second, f"data/{second}.h5"
+        options["dataset"], second = second, None
     with all_bits():
         return evaluate_images(first, [metric], second, **options).results[0]
 
@@ -165,21 +156,19 @@ def distance(
 def evaluate_images(
     images: Images,
     metrics: Sequence[str],
-    reference: Images,
+    reference: Images | None,
     *,
     dataset: str | None = None,
     extractor: str | Path | None = None,
     samples: int | None = None,
     output: str | None = None,
-    keep: int = 512,
     device: torch.device,
     silent: bool | None = None,
 ) -> CellResults:
     """Measure images by some metrics, and write the results if `output` is a path.
 
-    The arguments are those of `EvaluateImagesSettings`; with `dataset`, `reference` is its file.
-    Raises UserError if files are missing or damaged, or if there are too few images, or of another
-    size than those of the reference.
+    The arguments are those of `EvaluateImagesSettings`. Raises UserError if files are missing or
+    damaged, or if there are too few images, or of another size than those of the reference.
     """
     composed = [compose_metric(name) for name in metrics]  # refuses a wrong name before the work
     if dataset and not is_dataset(dataset):
@@ -220,7 +209,7 @@ def evaluate_images(
                 f"the dataset has a test split, run psld reference dataset=NAME "
                 f"metric={metric.name}{option}, and give dataset=NAME"
             )
-    return evaluation.evaluate(source, bases, measurements, device, output, keep)
+    return evaluation.evaluate(source, bases, measurements, device, output)
 
 
 def is_dataset(name: str) -> bool:
@@ -239,16 +228,16 @@ def compose_metric(name: str) -> MetricSettings:
 
 def _basis(
     metric: MetricSettings,
-    reference: Images,
+    reference: Images | None,
     dataset: str | None,
     extractor: str | Path | None,
     device: torch.device,
     silent: bool | None,
 ) -> Basis:
     """Load the extractor and the reference, of a dataset the features that are kept, if any are."""
-    kept = Path(f"features/{dataset}/{metric.features}/reference")
-    if dataset and (kept / FEATURES).exists():
-        reference = kept
+    if dataset:
+        kept = Path(f"features/{dataset}/{metric.features}/reference")
+        reference = kept if (kept / FEATURES).exists() else f"data/{dataset}.h5"
     path = None if isinstance(reference, np.ndarray) else located(reference)
     if path and (path / FEATURES).exists():
         shape = prepared_shape(path, dataset)

@@ -153,10 +153,10 @@ def features_of_splits(
     extractor: Extractor, store: ImageStore, metric: MetricSettings
 ) -> dict[str, Features]:
     """Extract the features of each split that the dataset has."""
-    sizes = {split: size for split, size in store.splits.items() if size}
     return {
         split: gather(extractor, real_batches(store.images(split), metric), split, size)
-        for split, size in sizes.items()
+        for split, size in store.splits.items()
+        if size
     }
 
 

@@ -258,8 +258,6 @@ class EvaluateImagesSettings(Settings):
     """The number of images to measure, from the first; null: all."""
     output: str | None = Field(None, pattern=r"\.json$")
     """Path of the results, JSON, in the form of a cell's; null: none."""
-    keep: int = Field(512, ge=1)
-    """Keep the features of extractors that have at most this number of them, next to the output."""
     device: str = "auto"
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 

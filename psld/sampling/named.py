@@ -14,29 +14,24 @@ from psld.diffusion.settings import ProcessSettings
 from psld.utils.errors import UserError
 
 
-class _Named(Settings):
+class Named(Settings):
+    """The groups of psld sample's config that a call names."""
+
     sampler: SamplerSettings
     process: ProcessSettings | None
 
 
-def _compose(overrides: Sequence[str], where: str) -> dict[str, Any]:
+def named_in(content: Mapping[str, Any], where: str) -> Named:
+    """Return the sampler and the process in the content of psld sample's config."""
+    return parse(Named, {key: content.get(key) for key in Named.model_fields}, where)
+
+
+def compose_named(overrides: Sequence[str], where: str) -> Named:
     # Hydra takes a third of a second to import; the library does without it until a call.
     from psld.config.compose import compose_content
 
-    return compose_content("sample", [*overrides, "model=x", "output=x"], where)
-
-
-def sampler_in(content: Mapping[str, Any], where: str) -> SamplerSettings:
-    """Return the settings of the sampler in the content of psld sample's config."""
-    return _named(content, where).sampler
-
-
-def _named(content: Mapping[str, Any], where: str) -> _Named:
-    return parse(_Named, {key: content.get(key) for key in _Named.model_fields}, where)
-
-
-def compose_sampler(overrides: Sequence[str], where: str) -> SamplerSettings:
-    return sampler_in(_compose(overrides, where), where)
+    content = compose_content("sample", [*overrides, "model=x", "output=x"], where)
+    return named_in(content, where)
 
 
 NamedProcess = str | Mapping[str, Mapping[str, object]]
@@ -55,8 +50,7 @@ def named_process(call: str, process: NamedProcess) -> ProcessSettings:
             'your own {"recipe": {"D": …, "Q": …, "S": …}}'
         )
     [(name, settings)] = process.items()
-    content = _compose([f"process={name}", *as_words("process", settings)], call)
-    return _named(content, call).process
+    return compose_named([f"process={name}", *as_words("process", settings)], call).process
 
 
 def named_sampler(
@@ -73,9 +67,9 @@ def named_sampler(
     options = options if steps is None else {"steps": steps, **options}
     words = [*overrides, *as_words("sampler", options)]
     try:
-        return compose_sampler([f"sampler={name}", *words], call)
+        return compose_named([f"sampler={name}", *words], call).sampler
     except UserError:
-        plain = type(compose_sampler([f"sampler={name}"], call)).model_fields
+        plain = type(compose_named([f"sampler={name}"], call).sampler).model_fields
         if unknown := [key for key in options if key.partition(".")[0] not in plain]:
             taken = ", ".join(key for key in plain if key not in ("integrator", "guidance"))
             raise UserError(f"{name} takes no {unknown[0]}; it takes {taken}") from None

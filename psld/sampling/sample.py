@@ -41,8 +41,8 @@ from psld.sampling.settings import (
     sampler_content,
 )
 from psld.sampling.shards import OtherOriginError, Shard, ShardOrigin, load_made_by, shard_path
+from psld.training.manifest import GuideManifest, ModelManifest
 from psld.training.model import Guide, Model, load_guide, load_model
-from psld.training.settings import ModelSettings
 from psld.training.start import SamplerStart, load_start
 from psld.utils.device import device_name, device_of, use_device
 from psld.utils.errors import RunError, UserError
@@ -51,24 +51,24 @@ from psld.utils.randomness import ShardNoise
 
 
 def origin_of(
-    cell: CellSettings, model: ModelSettings, weights_sha256: str, guide_sha256: str | None
+    cell: CellSettings, model: Model | ModelManifest, guide: Guide | GuideManifest | None
 ) -> ShardOrigin:
     """Return the origin of a cell's shard 0; those of other shards differ in the index alone."""
     guidance, process, start = cell.sampler.guidance, None, None
-    if model.serves_every_process:
-        process = (cell.process or model.process).model_dump(mode="json")
+    if model.settings.serves_every_process:
+        process = (cell.process or model.settings.process).model_dump(mode="json")
     if cell.sampler.starts_from_data:
-        start = retried_in_slurm(load_start)(Path(cell.model), weights_sha256).sha256
+        start = retried_in_slurm(load_start)(Path(cell.model), model.weights_sha256).sha256
     inpaints = isinstance(guidance, InpaintingGuidance)
     return ShardOrigin(
-        weights_sha256=weights_sha256,
+        weights_sha256=model.weights_sha256,
         sampler_digest=digest_of(sampler_content(cell.sampler)),
         process_digest=process and digest_of(process),
         start_sha256=start,
         seed=cell.seed,
         index=0,
         size=cell.shard_size,
-        guide_sha256=guide_sha256,
+        guide_sha256=guide and guide.weights_sha256,
         dataset_digest=ImageStore.open(cell.data).digest if inpaints else None,
         masks_digest=masks_digest(guidance.mask, cell.mnist) if inpaints else None,
     )
@@ -118,8 +118,7 @@ def load_cell(settings: SampleSettings) -> tuple[Model, "ImageSampler", ShardOri
     guide = load_guide(settings.guide, device) if settings.guide else None
     how = settings.sampler, settings.batch_size
     sampler = cell_sampler(model, guide, *how, compile=settings.compile)
-    shas = model.weights_sha256, guide and guide.weights_sha256
-    return model, sampler, origin_of(settings, model.settings, *shas)
+    return model, sampler, origin_of(settings, model, guide)
 
 
 def sample_shards(

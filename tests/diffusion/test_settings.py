@@ -5,7 +5,7 @@ import torch
 
 from psld.diffusion.settings import RecipeSettings, VPSDESettings
 from psld.grid.resolution import compose_model
-from psld.sampling.named import compose_sampler
+from psld.sampling.named import compose_named
 from psld.utils.errors import UserError
 from tests.diffusion.processes import vp_sde
 from tests.diffusion.sampling import KINDS, sde
@@ -20,7 +20,7 @@ def check_defaults(settings):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_defaults_of_a_sampler_are_those_of_its_config(name):
-    check_defaults(compose_sampler([f"sampler={name}"], "test"))
+    check_defaults(compose_named([f"sampler={name}"], "test").sampler)
 
 
 @pytest.mark.parametrize("name", ["psld", "vp-sde", "recipe"])
@@ -41,7 +41,7 @@ def test_numbers_that_overflow_are_refused(words):
     with pytest.raises(
         UserError, match=r"sampler\.\w+(\.0)?: Input should be (less|greater) than or"
     ):
-        compose_sampler(f"sampler={words}".split(), "test")
+        compose_named(f"sampler={words}".split(), "test")
 
 
 def test_splitting_needs_momentum():

@@ -32,7 +32,7 @@ def sample(model, *overrides: str, loaded: Model | None = None) -> Shard:
     """The first shard of the settings' range."""
     given = settings(model, *overrides)
     loaded = loaded or load_model(model, CPU)
-    origin = origin_of(given, loaded.settings, loaded.weights_sha256, None).at(given.first)
+    origin = origin_of(given, loaded, None).at(given.first)
     sampler = cell_sampler(loaded, None, given.sampler, given.batch_size)
     return sample_shard(given, loaded, sampler, origin)
 

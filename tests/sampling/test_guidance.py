@@ -13,7 +13,7 @@ from psld.config.settings import parse
 from psld.grid.resolution import compose_model
 from psld.metrics.classifier import load_classifier
 from psld.metrics.results import CellResults
-from psld.sampling.named import compose_sampler
+from psld.sampling.named import compose_named
 from psld.sampling.settings import check_fit
 from psld.sampling.shards import Shard
 from psld.training.manifest import GuideManifest, read_manifest
@@ -127,7 +127,7 @@ def test_a_guide_guides_models_of_its_own_dataset_and_process(sampler, model, gu
         content = compose_content("train_guide", words.split(), "test")
         return parse(TrainGuideSettings, content, "test")
 
-    chosen = compose_sampler([*BY_CLASSIFIER, *sampler.split()], "test")
+    chosen = compose_named([*BY_CLASSIFIER, *sampler.split()], "test").sampler
     check_fit(chosen, compose_model([], "test"), trained("network.embedding=positional"))
     other = None if guide is None else trained(guide)
     with pytest.raises(UserError, match=said):

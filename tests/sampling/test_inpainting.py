@@ -61,7 +61,7 @@ def test_sample_i_fills_in_image_i(cell, digits):
 def test_a_dataset_that_is_replaced_while_it_is_read_is_refused(model, digits):
     """Its images would be in shards that state the digest of the earlier one."""
     given, loaded = settings(model, *CELL, f"data={digits}"), load_model(model, CPU)
-    origin = origin_of(given, loaded.settings, loaded.weights_sha256, None)
+    origin = origin_of(given, loaded, None)
     assert len(known_pixels(given, loaded, origin, range(2), CPU).images) == 2
     earlier = origin.model_copy(update={"dataset_digest": "0" * 64})
     with pytest.raises(UserError, match="replaced while they were read"):
