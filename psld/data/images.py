@@ -214,7 +214,8 @@ def shards_in(path: Path) -> dict[str, Stored]:
     """Read the shards in a folder, by name, if any. Raises UserError if they are of two cells."""
     files = sorted(path.glob("[0-9]*.safetensors"))  # none below a file
     shards = {str(file): load_tensors(file, "shard", "sample it again") for file in files}
-    origins = {name: each.origin["origin"] | {"index": None} for name, each in shards.items()}
+    own = {"index": None, "words": None}
+    origins = {name: each.origin["origin"] | own for name, each in shards.items()}
     for name, origin in origins.items():
         first = origins[str(files[0])]
         if origin != first:

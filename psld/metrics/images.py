@@ -235,7 +235,7 @@ def _basis(
     silent: bool | None,
 ) -> Basis:
     """Load the extractor and the reference, of a dataset the features that are kept, if any are."""
-    if dataset:
+    if reference is None:
         kept = Path(f"features/{dataset}/{metric.features}/reference")
         reference = kept if (kept / FEATURES).exists() else f"data/{dataset}.h5"
     path = None if isinstance(reference, np.ndarray) else located(reference)

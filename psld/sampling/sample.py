@@ -31,6 +31,7 @@ from psld.diffusion.score import (
 from psld.diffusion.time_grid import level_range
 from psld.networks.forward import enough_threads, forward_pass
 from psld.sampling.inpainting import known_pixels, masks_digest
+from psld.sampling.named import as_words
 from psld.sampling.settings import (
     CellSettings,
     SampledShard,
@@ -59,10 +60,11 @@ def origin_of(
         process = (cell.process or model.settings.process).model_dump(mode="json")
     if cell.sampler.starts_from_data:
         start = retried_in_slurm(load_start)(Path(cell.model), model.weights_sha256).sha256
-    inpaints = isinstance(guidance, InpaintingGuidance)
+    inpaints, sampler = isinstance(guidance, InpaintingGuidance), sampler_content(cell.sampler)
+    words = as_words("sampler", sampler) + as_words("process", process or {})
     return ShardOrigin(
         weights_sha256=model.weights_sha256,
-        sampler_digest=digest_of(sampler_content(cell.sampler)),
+        sampler_digest=digest_of(sampler),
         process_digest=process and digest_of(process),
         start_sha256=start,
         seed=cell.seed,
@@ -71,6 +73,7 @@ def origin_of(
         guide_sha256=guide and guide.weights_sha256,
         dataset_digest=ImageStore.open(cell.data).digest if inpaints else None,
         masks_digest=masks_digest(guidance.mask, cell.mnist) if inpaints else None,
+        words=(*words, f"seed={cell.seed}"),
     )
 
 

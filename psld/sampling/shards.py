@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from psld.config.settings import Settings
@@ -42,6 +42,8 @@ class ShardOrigin(Settings):
     """The dataset whose images were inpainted."""
     masks_digest: str | None = None
     """The file that the masks came from."""
+    words: tuple[str, ...] = Field((), exclude=True)
+    """The settings behind seed and digests as KEY=VALUE, to name those that differ."""
 
     def at(self, index: int) -> "ShardOrigin":
         """Return the origin of another shard of the same cell."""
@@ -76,8 +78,9 @@ class Shard:
         return digest_of_arrays(KIND, self.arrays(), self.origin.model_dump())
 
     def save(self, path: str | Path) -> None:
+        origin = self.origin.model_dump() | {"words": self.origin.words}
         cost = {"nfe": self.nfe, "seconds": self.seconds, "device": self.device}
-        save_tensors(path, KIND, self.arrays(), {"origin": self.origin.model_dump(), **cost})
+        save_tensors(path, KIND, self.arrays(), {"origin": origin, **cost})
 
     @classmethod
     def load(cls, path: str | Path) -> "Shard":
@@ -107,14 +110,18 @@ def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
     Raises UserError if it is missing or damaged, and OtherOriginError if it is of another origin.
     """
     shard = Shard.load(path)
-    pairs = zip(shard.origin, origin, strict=True)
-    differing = [key for (key, made), (_, expected) in pairs if made != expected]
+    made, expected = shard.origin, origin.model_dump()
+    differing = [key for key, value in made.model_dump().items() if value != expected[key]]
     if differing:
-        is_size = differing == ["size"]
-        remedy = f"give shard_size={shard.origin.size}, or " if is_size else ""
+        then, now = (
+            " ".join(word for word in one if word not in other) or "none"
+            for one, other in ((made.words, origin.words), (origin.words, made.words))
+        )
+        changed = f" ({then} then, {now} now)" if made.words and then != now else ""
+        remedy = f"give shard_size={made.size}, or " if differing == ["size"] else ""
         raise OtherOriginError(
             f"{path}: made by another {' and '.join(differing)} than the model and the sampler "
-            f"have now; {remedy}sample it again"
+            f"have now{changed}; {remedy}sample it again"
         )
     return shard
 
