@@ -290,8 +290,8 @@ def _read(images: Images, silent: bool | None) -> tuple[str | None, np.ndarray, 
         check_images(images, "N×C×H×W", "images")
         return None, images, []
     shards = [Shard.of(*each) for each in shards_in(located(images)).items()]
-    whole = [shard.images for shard in shards] or [read_images(images, silent)]
-    return str(images), np.concatenate(whole) if shards else whole[0], shards
+    whole = np.concatenate([s.images for s in shards]) if shards else read_images(images, silent)
+    return str(images), whole, shards
 
 
 def _numbers(where: Path | str, images: np.ndarray) -> torch.Tensor:

@@ -96,8 +96,7 @@ class InceptionExtractor(_Published):
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = self._network(self._rgb(images))
-        return features, logits
+        return self._network(self._rgb(images))
 
 
 class Inception(FeatureExtractorInceptionV3):

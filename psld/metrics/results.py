@@ -117,16 +117,14 @@ class NumberKind(NamedTuple):
     """What it needs, for the error if it does not fit."""
 
 
-def _has_class_accuracy(sampler: SamplerSettings, metric: MetricSettings) -> bool:
-    return hasattr(sampler.guidance, "label") and metric.extractor.kind == "classifier"
-
-
 NUMBER_KINDS: dict[Show, NumberKind] = {
     "value": NumberKind(lambda result: result.estimate),
     "nfe": NumberKind(lambda result: result.nfe, decimals=0, from_features=False),
     "class_accuracy": NumberKind(
         lambda result: result.class_accuracy,
-        fits=_has_class_accuracy,
+        fits=lambda sampler, metric: (
+            hasattr(sampler.guidance, "label") and metric.extractor.kind == "classifier"
+        ),
         needs="samples guided to a class and a metric with a classifier",
     ),
 }
