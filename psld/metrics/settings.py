@@ -101,10 +101,7 @@ class InceptionScoreSettings(Settings):
 
 
 class NeighborSettings(Settings):
-    """Precision: the share of samples that are among the reference; recall: the reverse.
-
-    Of Kynkäänniemi et al. (2019).
-    """
+    """Precision: the share of samples that are among the reference; recall: the reverse."""
 
     kind: Literal["precision", "recall"]
     neighbors: int = Field(3, gt=0)
@@ -148,10 +145,7 @@ class MetricSettings(Settings):
     """Images per call of the extractor; changes speed and memory only."""
 
     def identity(self) -> dict[str, Any]:
-        """The settings that, with the reference and the digest of the weights, decide the number.
-
-        The place of the weights and `batch_size` are left out.
-        """
+        """The settings that, with the reference and the weights' digest, decide the number."""
         content = self.model_dump(mode="json", exclude_none=True, exclude={"batch_size"})
         return {**content, "extractor": self.extractor.identity()}
 
