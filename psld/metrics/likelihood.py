@@ -9,13 +9,7 @@ import torch
 from psld.config.settings import MadeRecord, write_record
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import check_levels
-from psld.diffusion.likelihood import (
-    Likelihood,
-    bits_per_dimension,
-    dequantize,
-    log_likelihood,
-)
-from psld.diffusion.score import Batching
+from psld.diffusion.likelihood import Likelihood, bits_per_dimension, dequantize, log_likelihood
 from psld.diffusion.time_grid import level_range
 from psld.metrics.estimate import spread
 from psld.metrics.results import Weights
@@ -131,5 +125,5 @@ def measure_part(
         draws=settings.draws,
         start_time=settings.start_time,
         tolerance=settings.tolerance,
-        batch_size=Batching(settings.batch_size),
+        batch_size=settings.batch_size,
     )
