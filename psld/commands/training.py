@@ -12,9 +12,9 @@ from psld.config.locations import config_names
 from psld.data.store import ImageStore
 from psld.grid.cache import load_grid
 from psld.training.batches import Labels
-from psld.training.manifest import GuideManifest, ModelManifest, note_checkpoint
+from psld.training.manifest import note_checkpoint
 from psld.training.mixture import save_start
-from psld.training.model import build_guide, build_network, build_process, objective
+from psld.training.model import build_process
 from psld.training.official import import_files, import_weights
 from psld.training.run import (
     Task,
@@ -32,7 +32,6 @@ from psld.training.settings import (
     TrainGuideSettings,
     TrainSettings,
 )
-from psld.training.start import deviation
 from psld.utils.device import device_of
 
 
@@ -48,13 +47,10 @@ def train(settings: TrainSettings) -> float:
     Several ranks: torchrun --nproc-per-node=4 -m psld train ...
     """
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = build_process(settings)
-    labels, spread = None, 1.0
+    process, labels = build_process(settings), None
     if settings.num_classes:  # the model is class-conditional
         dropout = settings.training.label_dropout
         labels = Labels(store.labels("train"), settings.num_classes, dropout)
-    if settings.serves_every_process:
-        spread = deviation(store, settings.dataset.flip)
 
     def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
         given = folder, store, settings.dataset.flip, weights_sha256, device_of(network)
@@ -62,9 +58,6 @@ def train(settings: TrainSettings) -> float:
 
     task = Task(
         stage="train",
-        manifest=ModelManifest,
-        build=partial(build_network, settings, process, spread),
-        loss_of=objective(settings, process, spread),
         labels=labels,
         preview=partial(preview_samples, settings, process),
         finish=finish,
@@ -96,9 +89,6 @@ def train_guide(settings: TrainGuideSettings) -> float:
 
     task = Task(
         stage="train_guide",
-        manifest=GuideManifest,
-        build=partial(build_guide, settings, process),
-        loss_of=objective(settings, process),
         labels=Labels(store.labels("train"), store.num_classes),
         preview=lambda network, _: as_logged(accuracies(network)),
         finish=finish,

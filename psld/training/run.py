@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from psld.data.store import ImageStore, from_uint8, to_uint8
 from psld.diffusion.loop import sample
-from psld.diffusion.loss import Objective
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
@@ -23,8 +22,6 @@ from psld.networks.forward import enough_threads
 from psld.training.batches import Batches, Labels
 from psld.training.loop import Log, StopRequest, train
 from psld.training.manifest import (
-    GuideManifest,
-    ModelManifest,
     WandbRun,
     export_folder,
     publish,
@@ -32,9 +29,10 @@ from psld.training.manifest import (
     write_manifest,
 )
 from psld.training.micro_batch import largest_micro_batch
-from psld.training.model import describe, on_states, save_weights
+from psld.training.model import build, build_process, describe, objective, on_states, save_weights
 from psld.training.ranks import join_ranks, rank_of_environment
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings
+from psld.training.start import deviation
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name, device_of
 from psld.utils.errors import UserError
@@ -62,10 +60,6 @@ class Task:
 
     stage: str
     """Name of the command."""
-    manifest: type[ModelManifest] | type[GuideManifest]
-    build: Callable[[], nn.Module]
-    """Returns the network; its initial weights come from torch's global generator."""
-    loss_of: Objective
     labels: Labels | None
     preview: Callable[[nn.Module, Path], dict[str, float]]
     """Previews the averaged network every `preview_every` steps: returns numbers for the history,
@@ -89,8 +83,12 @@ def run_training(
     Returns:
         the last loss of the history.
     """
-    store.images("train")
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
+    training, images, flip = settings.training, store.images("train"), settings.dataset.flip
+    process, spread = build_process(settings), 1.0
+    if isinstance(settings, ModelSettings) and settings.serves_every_process:
+        spread = deviation(store, flip)
+    loss_of = objective(settings, process, spread)
     run = Path(settings.runs) / settings.run_name(store.digest)
     with ExitStack() as stack:
         # The leading rank takes the lock before it joins: nccl would not let the others wait.
@@ -98,31 +96,28 @@ def run_training(
             waiting = f"{run}: another training is running there; waiting for its end"
             stack.enter_context(sole_holder(run / "lock", waiting))
         ranks = stack.enter_context(join_ranks(settings.device))
-        torch.manual_seed(stream_seed(settings.training.seed, Stream.INITIAL_WEIGHTS))
-        state = TrainingState(task.build().to(ranks.device), settings.training)
+        torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
+        state = TrainingState(build(settings, process, spread).to(ranks.device), training)
         checkpoints = Checkpoints(run / "checkpoints")
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         checkpoints.restore(state, newest)
         if ranks.leads:
             on_start(run, state.step)
-        if settings.training.micro_batch != "auto":
-            state.micro_batch = settings.training.micro_batch
-        elif state.step < settings.training.steps:
-            held = store.images("train").nbytes
-            state.micro_batch = largest_micro_batch(settings, ranks, state.micro_batch, held)
-        part = settings.training.batch_size // ranks.world
-        images = min(state.micro_batch or part, part)
-        pixels = settings.dataset.image_size**2
-        stack.enter_context(enough_threads(state.network, images, pixels, WORK_OF_A_THREAD))
-        if state.step < settings.training.steps:
+        if training.micro_batch != "auto":
+            state.micro_batch = training.micro_batch
+        elif state.step < training.steps:
+            kept = state.micro_batch
+            state.micro_batch = largest_micro_batch(settings, ranks, kept, images.nbytes)
+        part = training.batch_size // ranks.world
+        size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
+        stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
+        if state.step < training.steps:
             stop = stack.enter_context(StopRequest())
-            images, flip = store.images("train"), settings.dataset.flip
-            noising = task.loss_of.noising
-            batches = Batches(images, flip, noising, settings.training, ranks, task.labels)
+            batches = Batches(images, flip, loss_of.noising, training, ranks, task.labels)
             log = Log(run, task.preview)
             if ranks.leads:
-                what = f"{settings.output} for {settings.training.steps} steps"
+                what = f"{settings.output} for {training.steps} steps"
                 print(f"training {what} on {device_name(ranks.device)}, in {run}", flush=True)
                 if state.step:
                     print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
@@ -133,7 +128,7 @@ def run_training(
                     from psld.training.wandb_runs import live_run  # takes a second to import
 
                     log.live = stack.enter_context(live_run(run))
-            train(state, batches, task.loss_of, settings.training, ranks, checkpoints, log, stop)
+            train(state, batches, loss_of, training, ranks, checkpoints, log, stop)
             if ranks.leads and batches.resident is None:
                 _check_again(store, run)
             batches.close()
@@ -141,7 +136,6 @@ def run_training(
             folder, network = export_folder(run), state.ema.network
             weights_sha256 = save_weights(folder, network, settings.origin(store.digest))
             manifest = describe(
-                task.manifest,
                 settings,
                 network,
                 store,
