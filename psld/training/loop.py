@@ -48,7 +48,7 @@ class Log:
     run: Path
     """The run directory."""
     preview: Callable[[nn.Module, Path], dict[str, float]]
-    """`Task.preview` in `psld.training.run`."""
+    """Of the averaged network: returns numbers, and may write a picture to the path."""
     live: Callable[[], None] | None = None
     """Called when the history has been written."""
 

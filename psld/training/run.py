@@ -5,7 +5,7 @@ A preview shows a model's samples, or a guide's accuracy by noise level, always 
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,38 +54,34 @@ TEST_IMAGES = 1000
 PREVIEW_BATCH = 250
 
 
-@dataclass(frozen=True)
-class Task:
-    """Everything in which the trainings of models and guides differ."""
-
-    stage: str
-    """Name of the command."""
-    labels: Labels | None
-    preview: Callable[[nn.Module, Path], dict[str, float]]
-    """Previews the averaged network every `preview_every` steps: returns numbers for the history,
-    and may write a picture to the path."""
-    finish: Callable[[nn.Module, Path, str], dict[str, Any]]
-    """Gets the final network, the folder of its weights and their digest: may write more files, and
-    returns more entries for the manifest."""
-
-
 def run_training(
     settings: RunSettings,
     store: ImageStore,
-    task: Task,
+    preview: Callable[[nn.Module, Path], dict[str, float]],
+    finish: Callable[[nn.Module, Path, str], dict[str, Any]],
     on_start: Callable[[Path, int], None],
 ) -> float:
     """Train, or resume from the last checkpoint, and write weights and manifest.
 
-    All pixels are checked first: that takes seconds, and damage would cost days. The leading rank
-    calls `on_start` with the run directory and the first step.
+    All pixels are checked first: that takes seconds, and damage would cost days.
+
+    Args:
+        preview: previews the averaged network every `preview_every` steps: returns numbers for the
+            history, and may write a picture to the path.
+        finish: gets the final network, the folder of its weights and their digest: may write more
+            files, and returns more entries for the manifest.
+        on_start: gets the run directory and the first step. The leading rank calls all three.
 
     Returns:
         the last loss of the history.
     """
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
     training, images, flip = settings.training, store.images("train"), settings.dataset.flip
-    process, spread = build_process(settings), 1.0
+    process, spread, labels = build_process(settings), 1.0, None
+    if not isinstance(settings, ModelSettings):
+        labels = Labels(store.labels("train"), store.num_classes)
+    elif settings.num_classes:
+        labels = Labels(store.labels("train"), store.num_classes, training.label_dropout)
     if isinstance(settings, ModelSettings) and settings.serves_every_process:
         spread = deviation(store, flip)
     loss_of = objective(settings, process, spread)
@@ -114,8 +110,8 @@ def run_training(
         stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
         if state.step < training.steps:
             stop = stack.enter_context(StopRequest())
-            batches = Batches(images, flip, loss_of.noising, training, ranks, task.labels)
-            log = Log(run, task.preview)
+            batches = Batches(images, flip, loss_of.noising, training, ranks, labels)
+            log = Log(run, preview)
             if ranks.leads:
                 what = f"{settings.output} for {training.steps} steps"
                 print(f"training {what} on {device_name(ranks.device)}, in {run}", flush=True)
@@ -123,7 +119,7 @@ def run_training(
                     print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
                 write_json(run / "settings.json", settings.model().model_dump(mode="json"))
                 if settings.wandb.mode != "disabled":
-                    WandbRun.write(run, settings, task.stage)
+                    WandbRun.write(run, settings)
                 if settings.wandb.mode == "online":
                     from psld.training.wandb_runs import live_run  # takes a second to import
 
@@ -145,7 +141,7 @@ def run_training(
                 ranks=ranks.world,
                 run=str(run),
                 weights_sha256=weights_sha256,
-                **task.finish(network, folder, weights_sha256),
+                **finish(network, folder, weights_sha256),
             )
             for place in (run, folder):  # A kill may have come after the last checkpoint.
                 write_history(place, state.history)
