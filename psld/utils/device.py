@@ -244,8 +244,7 @@ def _git_revision() -> str | None:
     if not (CHECKOUT / ".git").exists():
         return None  # git would find the repository that an installed package's folder lies in
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    try:
-        described = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
+    with suppress(OSError):  # no git
+        described = subprocess.run(command, capture_output=True, text=True, check=False)
+        return described.stdout.strip() or None
+    return None
