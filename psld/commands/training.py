@@ -11,13 +11,11 @@ from psld.commands.main import entry_point
 from psld.config.locations import config_names
 from psld.data.store import ImageStore
 from psld.grid.cache import load_grid
-from psld.training.batches import Labels
-from psld.training.manifest import GuideManifest, ModelManifest, note_checkpoint
+from psld.training.manifest import note_checkpoint
 from psld.training.mixture import save_start
-from psld.training.model import build_guide, build_network, build_process, objective
+from psld.training.model import build_process
 from psld.training.official import import_files, import_weights
 from psld.training.run import (
-    Task,
     accuracy_by_time,
     as_logged,
     preview_samples,
@@ -32,7 +30,6 @@ from psld.training.settings import (
     TrainGuideSettings,
     TrainSettings,
 )
-from psld.training.start import deviation
 from psld.utils.device import device_of
 
 
@@ -48,29 +45,14 @@ def train(settings: TrainSettings) -> float:
     Several ranks: torchrun --nproc-per-node=4 -m psld train ...
     """
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = build_process(settings)
-    labels, spread = None, 1.0
-    if settings.num_classes:  # the model is class-conditional
-        dropout = settings.training.label_dropout
-        labels = Labels(store.labels("train"), settings.num_classes, dropout)
-    if settings.serves_every_process:
-        spread = deviation(store, settings.dataset.flip)
+    preview = partial(preview_samples, settings, build_process(settings))
 
     def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
         given = folder, store, settings.dataset.flip, weights_sha256, device_of(network)
         return {"gaussians": save_start(*given)}
 
-    task = Task(
-        stage="train",
-        manifest=ModelManifest,
-        build=partial(build_network, settings, process, spread),
-        loss_of=objective(settings, process, spread),
-        labels=labels,
-        preview=partial(preview_samples, settings, process),
-        finish=finish,
-    )
     with requeued_when_stopped() as on_start:
-        return run_training(settings, store, task, on_start)
+        return run_training(settings, store, preview, finish, on_start)
 
 
 @entry_point("train_guide", TrainGuideSettings, record="guide", run=TRAINING_RUN, changeable=True)
@@ -84,8 +66,10 @@ def train_guide(settings: TrainGuideSettings) -> float:
     The guide fits models of the same dataset and process. Several ranks: as for psld train.
     """
     store = ImageStore.open_for(settings.data, settings.dataset)
-    process = build_process(settings)
-    accuracies = partial(accuracy_by_time, settings, process, store)
+    accuracies = partial(accuracy_by_time, settings, build_process(settings), store)
+
+    def preview(network: nn.Module, _: Path) -> dict[str, float]:
+        return as_logged(accuracies(network))
 
     def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
         by_time = accuracies(network)
@@ -94,17 +78,8 @@ def train_guide(settings: TrainGuideSettings) -> float:
         print(f"accuracy on the {split} split, from little to much noise: {shown}")
         return {"accuracy_by_time": by_time}
 
-    task = Task(
-        stage="train_guide",
-        manifest=GuideManifest,
-        build=partial(build_guide, settings, process),
-        loss_of=objective(settings, process),
-        labels=Labels(store.labels("train"), store.num_classes),
-        preview=lambda network, _: as_logged(accuracies(network)),
-        finish=finish,
-    )
     with requeued_when_stopped() as on_start:
-        return run_training(settings, store, task, on_start)
+        return run_training(settings, store, preview, finish, on_start)
 
 
 @entry_point("import", ImportFilesSettings, bare="files …", has_config=False)

@@ -108,16 +108,13 @@ def content_of(config: DictConfig, where: str) -> dict[str, Any]:
 
     Raises UserError, prefixed by `where`, if required values (`???`) are missing.
     """
-    entries = entries_of(OmegaConf.to_container(_own(config)))
+    entries = entries_of(own_part(config, resolve=False))
     if missing := [f"{key}=…" for key, value in entries if value == MISSING]:
         raise UserError(f"{where}: missing: {', '.join(missing)}")
     return own_part(config)
 
 
-def own_part(config: DictConfig) -> dict[str, Any]:
-    """Return the resolved content of a config without Hydra's part; what is missing is `???`."""
-    return OmegaConf.to_container(_own(config), resolve=True)
-
-
-def _own(config: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+def own_part(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Return the content of a config without Hydra's part; what is missing is `???`."""
+    own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.to_container(own, resolve=resolve)

@@ -258,10 +258,11 @@ def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray
 
 def check_images(images: np.ndarray, form: str, where: str) -> None:
     """Raise UserError, with `where`, unless images are bytes of the form N×C×H×W or N×H×W×C."""
-    channels = images.shape[form.split("×").index("C")] if images.ndim == 4 else 0
+    is_full = images.ndim == 4 and len(images)
+    channels = images.shape[form.split("×").index("C")] if is_full else 0
     if images.dtype != np.uint8 or channels not in (1, 3):
         found = f"{images.dtype} of {size_text(images.shape)}"
-        raise UserError(f"{where}: {found}; uint8 {form} with 1 or 3 channels is needed")
+        raise UserError(f"{where}: {found}; uint8 {form}, N > 0, with 1 or 3 channels is needed")
 
 
 def size_text(shape: tuple[int, ...]) -> str:

@@ -55,7 +55,6 @@ class FashionMNISTSource(MNISTSource):
     """Folder of the four IDX files, gzipped or not. Null: the folder of Debian's package
     dataset-fashion-mnist if it is installed, else downloads/fashion-mnist."""
     pad: int | None = Field(32, ge=28)
-    """Side, in pixels, of the black square in which the image is centered before any resizing."""
 
 
 class CIFAR10Source(Settings):

@@ -197,7 +197,7 @@ def open_cifar10(settings: CIFAR10Source) -> Source:
         "put cifar-10-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html into "
         f"{root}, or set dataset.source.root"
     )
-    with torchvision_datasets(advice) as datasets:
+    with torchvision_datasets(advice, settings.download) as datasets:
         parts = [
             datasets.CIFAR10(root, train=True, download=settings.download),
             datasets.CIFAR10(root, train=False),
@@ -207,8 +207,11 @@ def open_cifar10(settings: CIFAR10Source) -> Source:
 
 
 @contextmanager
-def torchvision_datasets(advice: str) -> Iterator[ModuleType]:
-    """Yield torchvision.datasets; turn its errors into a RunError that ends with `advice`."""
+def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleType]:
+    """Yield torchvision.datasets; its errors become one line that ends with `advice`.
+
+    Raises RunError if it may download, and otherwise UserError.
+    """
     # torchvision imports torch, which nothing else in the preparation needs.
     import torchvision.datasets
 
@@ -216,7 +219,8 @@ def torchvision_datasets(advice: str) -> Iterator[ModuleType]:
         yield torchvision.datasets
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise RunError(f"the dataset cannot be loaded ({reason}); {advice}") from None
+        kind = RunError if download else UserError
+        raise kind(f"the dataset cannot be loaded ({reason}); {advice}") from None
 
 
 # -- pictures -------------------------------------------------------------------------------------

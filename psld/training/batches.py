@@ -7,24 +7,15 @@ import torch
 from torch import Tensor
 
 from psld.data.store import from_uint8
-from psld.diffusion.loss import Batch, Noising, NoisyImages, NoisyStates
-from psld.diffusion.process import LinearProcess
+from psld.diffusion.loss import Batch, Noising
 from psld.training.ranks import Ranks
-from psld.training.settings import LoopSettings, TrainedSettings
+from psld.training.settings import LoopSettings
 from psld.utils.device import pinned
 from psld.utils.errors import UserError
 from psld.utils.randomness import Prefetch, Stream, generator, standard_normal, stream_seed
 
 RESIDENT_BYTES = 4 << 30
 """A training split up to this size is moved to the training device as a whole."""
-
-
-def noising(settings: TrainedSettings, process: LinearProcess) -> Noising:
-    """Return what the network of a training sees."""
-    training = settings.training
-    if settings.serves_every_process:
-        return NoisyImages(training.noise_law)
-    return NoisyStates(process, training.time_eps, training.noise_law)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,25 +41,16 @@ SHOWN = {
 """The logged values that are printed at a checkpoint."""
 
 
+@dataclass
 class Log:
     """The history and the previews of a training, which the leading rank writes."""
 
-    def __init__(
-        self, run: Path, make_preview: Callable[[nn.Module, Path], dict[str, float]]
-    ) -> None:
-        """
-        Args:
-            run: the run directory.
-            make_preview: makes a preview of the averaged network: returns numbers, and may write a
-                picture to the path.
-        """
-        self.run, self.make_preview = run, make_preview
-        self.live: Callable[[], None] | None = None
-        """Called when the history has been written."""
-
-    def preview(self, step: int, network: nn.Module) -> dict[str, float]:
-        """Make a preview of the averaged network; return the numbers for the history."""
-        return self.make_preview(network, preview_path(self.run, step))
+    run: Path
+    """The run directory."""
+    preview: Callable[[nn.Module, Path], dict[str, float]]
+    """Of the averaged network: returns numbers, and may write a picture to the path."""
+    live: Callable[[], None] | None = None
+    """Called when the history has been written."""
 
     def save(self, history: History) -> None:
         """Write the history of a checkpoint."""
@@ -125,7 +117,7 @@ def train(
             entry = {"step": state.step, "time": time.time(), **values, "learning_rate": rate}
             state.history.append(entry)
         if previewing and ranks.leads:
-            entry.update(log.preview(state.step, state.ema.network))
+            entry.update(log.preview(state.ema.network, preview_path(log.run, state.step)))
         if saving or stopping:
             state.seconds = earlier_seconds + time.monotonic() - started
             if ranks.leads:

@@ -231,14 +231,14 @@ class WandbRun(Settings):
         return read_record(cls, path, wrong) if path.exists() else None
 
     @classmethod
-    def write(cls, run: Path, settings: RunSettings, job_type: str) -> None:
+    def write(cls, run: Path, settings: RunSettings) -> None:
         """Write the file at the start of a training."""
         earlier = cls.read(run)
         named = cls(
             id=earlier.id if earlier else f"{run.name}-{secrets.token_hex(3)}",
             name=settings.name,
             group=settings.grid_name,
-            job_type=job_type,
+            job_type="train" if isinstance(settings, ModelSettings) else "train_guide",
             project=settings.wandb.project,
             entity=settings.wandb.entity,
         )

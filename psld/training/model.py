@@ -11,14 +11,20 @@ from torch import nn
 
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import SeesImages, every_block
-from psld.diffusion.loss import DenoiserLoss, EpsilonLoss, GuideLoss, Objective
+from psld.diffusion.loss import (
+    DenoiserLoss,
+    EpsilonLoss,
+    GuideLoss,
+    NoisyImages,
+    NoisyStates,
+    Objective,
+)
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network
 from psld.diffusion.settings import ProcessSettings
 from psld.networks.forward import Denoiser
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
-from psld.training.batches import noising
-from psld.training.manifest import GuideManifest, M, ModelManifest, read_manifest
+from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
 from psld.training.start import START, SamplerStart, load_start
 from psld.utils.device import device_of, provenance
@@ -67,22 +73,25 @@ def build_guide(settings: GuideModelSettings, process: LinearProcess) -> NCSNppG
     )
 
 
-def build(settings: TrainedSettings, process: LinearProcess) -> NCSNpp | Denoiser | NCSNppGuide:
-    """Build the network of a model or guide; that of a new denoiser has no deviation yet."""
-    make = build_network if isinstance(settings, ModelSettings) else build_guide
-    return make(settings, process)
+def build(
+    settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0
+) -> NCSNpp | Denoiser | NCSNppGuide:
+    """Build the network of a model or guide; `deviation` as in `build_network`."""
+    if isinstance(settings, ModelSettings):
+        return build_network(settings, process, deviation)
+    return build_guide(settings, process)
 
 
 def objective(
     settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0
 ) -> Objective:
     """Return the loss of a training; `deviation` as in `build_network`."""
-    seen = noising(settings, process)
-    if not isinstance(settings, ModelSettings):
-        return GuideLoss(seen)
+    training, is_model = settings.training, isinstance(settings, ModelSettings)
     if settings.serves_every_process:
-        return DenoiserLoss(seen, deviation)
-    return EpsilonLoss(process, settings.training.weighting, seen)
+        images = NoisyImages(training.noise_law)
+        return DenoiserLoss(images, deviation) if is_model else GuideLoss(images)
+    states = NoisyStates(process, training.time_eps, training.noise_law)
+    return EpsilonLoss(process, training.weighting, states) if is_model else GuideLoss(states)
 
 
 def on_states(settings: TrainedSettings, process: LinearProcess, network: Network) -> Network:
@@ -209,14 +218,14 @@ def save_weights(folder: str | Path, network: nn.Module, origin: dict[str, Any])
 
 
 def describe(
-    kind: type[M],
     settings: RunSettings,
     network: nn.Module,
     store: ImageStore | None,
     step: int | None,
     **more: Any,
-) -> M:
+) -> ModelManifest | GuideManifest:
     """Return the manifest of a network's weights, trained on a dataset that may not be prepared."""
+    kind = ModelManifest if isinstance(settings, ModelSettings) else GuideManifest
     return kind(
         name=settings.name,
         grid=settings.grid_name,

@@ -15,30 +15,17 @@ from typing import Any
 import torch
 
 from psld.data.store import ImageStore
-from psld.networks.official import (
-    check_finite,
-    from_official,
-    official_shapes,
-    read_checkpoint,
-)
+from psld.networks.official import check_finite, from_official, official_shapes, read_checkpoint
 from psld.training.manifest import (
     MANIFEST,
-    GuideManifest,
     Imported,
-    ModelManifest,
     make_way,
     note_checkpoint,
     noted_checkpoint,
     write_manifest,
 )
 from psld.training.mixture import save_start
-from psld.training.model import (
-    build_guide,
-    build_network,
-    build_process,
-    describe,
-    save_weights,
-)
+from psld.training.model import build, build_process, describe, save_weights
 from psld.training.settings import (
     ImportFilesSettings,
     ImportGuideSettings,
@@ -60,8 +47,7 @@ def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
     chosen = settings.weights if is_model else "online"
     path = settings.checkpoint
     checkpoint = read_checkpoint(path)
-    process = build_process(settings)
-    network = (build_network if is_model else build_guide)(settings, process)
+    network = build(settings, build_process(settings))
     store = None
     if Path(settings.data).exists():
         store = ImageStore.open_for(settings.data, settings.dataset)
@@ -79,8 +65,7 @@ def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
         folder, flip = Path(settings.output), settings.dataset.flip
         device = use_device(settings.device)
         facts["gaussians"] = save_start(folder, store, flip, weights_sha256, device)
-    kind = ModelManifest if is_model else GuideManifest
-    manifest = describe(kind, settings, network, store, step, **facts)
+    manifest = describe(settings, network, store, step, **facts)
     write_manifest(settings.output, manifest)
     print(f"wrote {settings.output}: {chosen} weights, step {step}")
 
@@ -163,7 +148,6 @@ def shapes_of(settings: Trained) -> Shapes:
     if settings.serves_every_process or getattr(settings, "num_classes", 0):
         return {}
     process = build_process(settings)
-    build = build_network if isinstance(settings, TrainSettings) else build_guide
     with torch.device("meta"):
         return official_shapes(build(settings, process))
 

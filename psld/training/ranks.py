@@ -115,20 +115,19 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     rank, world = rank_of_environment(), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ["LOCAL_RANK"]) if world > 1 else None
     chosen = use_device(device, rank=local_rank, tf32=True)
-    control = None
-    if world > 1:
-        on_gpu = chosen.type == "cuda"
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            timeout=WAIT_TIMEOUT,
-            device_id=chosen if on_gpu else None,
-        )
-        control = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
-    ranks = Ranks(rank, world, chosen, control)
+    if world == 1:
+        yield Ranks(rank, world, chosen)
+        return
+    on_gpu = chosen.type == "cuda"
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        timeout=WAIT_TIMEOUT,
+        device_id=chosen if on_gpu else None,
+    )
+    ranks = Ranks(rank, world, chosen, dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT))
     yield ranks
-    if world > 1:
-        ranks.barrier()
-        dist.destroy_process_group()
+    ranks.barrier()
+    dist.destroy_process_group()
 
 
 def meeting_port(job: "JobEnvironment") -> int:

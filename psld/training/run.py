@@ -5,7 +5,7 @@ A preview shows a model's samples, or a guide's accuracy by noise level, always 
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from psld.data.store import ImageStore, from_uint8, to_uint8
 from psld.diffusion.loop import sample
-from psld.diffusion.loss import Objective
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
@@ -23,8 +22,6 @@ from psld.networks.forward import enough_threads
 from psld.training.batches import Batches, Labels
 from psld.training.loop import Log, StopRequest, train
 from psld.training.manifest import (
-    GuideManifest,
-    ModelManifest,
     WandbRun,
     export_folder,
     publish,
@@ -32,9 +29,10 @@ from psld.training.manifest import (
     write_manifest,
 )
 from psld.training.micro_batch import largest_micro_batch
-from psld.training.model import describe, on_states, save_weights
+from psld.training.model import build, build_process, describe, objective, on_states, save_weights
 from psld.training.ranks import join_ranks, rank_of_environment
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings
+from psld.training.start import deviation
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name, device_of
 from psld.utils.errors import UserError
@@ -56,41 +54,37 @@ TEST_IMAGES = 1000
 PREVIEW_BATCH = 250
 
 
-@dataclass(frozen=True)
-class Task:
-    """Everything in which the trainings of models and guides differ."""
-
-    stage: str
-    """Name of the command."""
-    manifest: type[ModelManifest] | type[GuideManifest]
-    build: Callable[[], nn.Module]
-    """Returns the network; its initial weights come from torch's global generator."""
-    loss_of: Objective
-    labels: Labels | None
-    preview: Callable[[nn.Module, Path], dict[str, float]]
-    """Previews the averaged network every `preview_every` steps: returns numbers for the history,
-    and may write a picture to the path."""
-    finish: Callable[[nn.Module, Path, str], dict[str, Any]]
-    """Gets the final network, the folder of its weights and their digest: may write more files, and
-    returns more entries for the manifest."""
-
-
 def run_training(
     settings: RunSettings,
     store: ImageStore,
-    task: Task,
+    preview: Callable[[nn.Module, Path], dict[str, float]],
+    finish: Callable[[nn.Module, Path, str], dict[str, Any]],
     on_start: Callable[[Path, int], None],
 ) -> float:
     """Train, or resume from the last checkpoint, and write weights and manifest.
 
-    All pixels are checked first: that takes seconds, and damage would cost days. The leading rank
-    calls `on_start` with the run directory and the first step.
+    All pixels are checked first: that takes seconds, and damage would cost days.
+
+    Args:
+        preview: previews the averaged network every `preview_every` steps: returns numbers for the
+            history, and may write a picture to the path.
+        finish: gets the final network, the folder of its weights and their digest: may write more
+            files, and returns more entries for the manifest.
+        on_start: gets the run directory and the first step. The leading rank calls all three.
 
     Returns:
         the last loss of the history.
     """
-    store.images("train")
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
+    training, images, flip = settings.training, store.images("train"), settings.dataset.flip
+    process, spread, labels = build_process(settings), 1.0, None
+    if not isinstance(settings, ModelSettings):
+        labels = Labels(store.labels("train"), store.num_classes)
+    elif settings.num_classes:
+        labels = Labels(store.labels("train"), store.num_classes, training.label_dropout)
+    if isinstance(settings, ModelSettings) and settings.serves_every_process:
+        spread = deviation(store, flip)
+    loss_of = objective(settings, process, spread)
     run = Path(settings.runs) / settings.run_name(store.digest)
     with ExitStack() as stack:
         # The leading rank takes the lock before it joins: nccl would not let the others wait.
@@ -98,42 +92,39 @@ def run_training(
             waiting = f"{run}: another training is running there; waiting for its end"
             stack.enter_context(sole_holder(run / "lock", waiting))
         ranks = stack.enter_context(join_ranks(settings.device))
-        torch.manual_seed(stream_seed(settings.training.seed, Stream.INITIAL_WEIGHTS))
-        state = TrainingState(task.build().to(ranks.device), settings.training)
+        torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
+        state = TrainingState(build(settings, process, spread).to(ranks.device), training)
         checkpoints = Checkpoints(run / "checkpoints")
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         checkpoints.restore(state, newest)
         if ranks.leads:
             on_start(run, state.step)
-        if settings.training.micro_batch != "auto":
-            state.micro_batch = settings.training.micro_batch
-        elif state.step < settings.training.steps:
-            held = store.images("train").nbytes
-            state.micro_batch = largest_micro_batch(settings, ranks, state.micro_batch, held)
-        part = settings.training.batch_size // ranks.world
-        images = min(state.micro_batch or part, part)
-        pixels = settings.dataset.image_size**2
-        stack.enter_context(enough_threads(state.network, images, pixels, WORK_OF_A_THREAD))
-        if state.step < settings.training.steps:
+        if training.micro_batch != "auto":
+            state.micro_batch = training.micro_batch
+        elif state.step < training.steps:
+            kept = state.micro_batch
+            state.micro_batch = largest_micro_batch(settings, ranks, kept, images.nbytes)
+        part = training.batch_size // ranks.world
+        size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
+        stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
+        if state.step < training.steps:
             stop = stack.enter_context(StopRequest())
-            images, flip = store.images("train"), settings.dataset.flip
-            noising = task.loss_of.noising
-            batches = Batches(images, flip, noising, settings.training, ranks, task.labels)
-            log = Log(run, task.preview)
+            batches = Batches(images, flip, loss_of.noising, training, ranks, labels)
+            log = Log(run, preview)
             if ranks.leads:
-                what = f"{settings.output} for {settings.training.steps} steps"
+                what = f"{settings.output} for {training.steps} steps"
                 print(f"training {what} on {device_name(ranks.device)}, in {run}", flush=True)
                 if state.step:
                     print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
                 write_json(run / "settings.json", settings.model().model_dump(mode="json"))
                 if settings.wandb.mode != "disabled":
-                    WandbRun.write(run, settings, task.stage)
+                    WandbRun.write(run, settings)
                 if settings.wandb.mode == "online":
                     from psld.training.wandb_runs import live_run  # takes a second to import
 
                     log.live = stack.enter_context(live_run(run))
-            train(state, batches, task.loss_of, settings.training, ranks, checkpoints, log, stop)
+            train(state, batches, loss_of, training, ranks, checkpoints, log, stop)
             if ranks.leads and batches.resident is None:
                 _check_again(store, run)
             batches.close()
@@ -141,7 +132,6 @@ def run_training(
             folder, network = export_folder(run), state.ema.network
             weights_sha256 = save_weights(folder, network, settings.origin(store.digest))
             manifest = describe(
-                task.manifest,
                 settings,
                 network,
                 store,
@@ -151,7 +141,7 @@ def run_training(
                 ranks=ranks.world,
                 run=str(run),
                 weights_sha256=weights_sha256,
-                **task.finish(network, folder, weights_sha256),
+                **finish(network, folder, weights_sha256),
             )
             for place in (run, folder):  # A kill may have come after the last checkpoint.
                 write_history(place, state.history)

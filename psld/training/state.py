@@ -80,16 +80,9 @@ class Checkpoints:
         """Write a checkpoint, then remove those that are not among the newest."""
         # The history is an array, because a header of safetensors has at most 100 MB.
         history = np.frombuffer(json.dumps(state.history).encode(), np.uint8)
-        save_tensors(
-            self.path(state.step),
-            "checkpoint",
-            {**state.state_dict(), "history": history},
-            {
-                "step": state.step,
-                "seconds": state.seconds,
-                "micro_batch": state.micro_batch,
-            },
-        )
+        tensors = {**state.state_dict(), "history": history}
+        origin = {"step": state.step, "seconds": state.seconds, "micro_batch": state.micro_batch}
+        save_tensors(self.path(state.step), "checkpoint", tensors, origin)
         for step in self.steps()[:-KEPT]:
             self.path(step).unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, backends, nn
@@ -173,19 +173,12 @@ HAS_NEW_SWITCHES = hasattr(backends, "fp32_precision")
 after anything in the process, such as a notebook's first cell, wrote a new one."""
 
 
-class TF32(NamedTuple):
-    """Whether convolutions and matrix products use TF32."""
-
-    convolutions: bool
-    matmul: bool
-
-
-def tf32_in_use() -> TF32:
-    """Return what uses TF32 now."""
+def tf32_in_use() -> tuple[bool, bool]:
+    """Return True for convolutions, and for matrix products, if they use TF32 now."""
+    matmul = backends.cuda.matmul
     if HAS_NEW_SWITCHES:
-        units = (backends.cudnn.conv, backends.cuda.matmul)
-        return TF32(*(unit.fp32_precision == "tf32" for unit in units))
-    return TF32(backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32)
+        return backends.cudnn.conv.fp32_precision == "tf32", matmul.fp32_precision == "tf32"
+    return backends.cudnn.allow_tf32, matmul.allow_tf32
 
 
 def use_tf32(convolutions: bool, matmul: bool) -> None:
@@ -218,7 +211,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 def provenance() -> dict[str, Any]:
     """Return versions, precision flags and git revision, for every file that holds a result."""
-    cudnn, tf32 = torch.backends.cudnn.version(), tf32_in_use()
+    cudnn, (convolutions, matmul) = torch.backends.cudnn.version(), tf32_in_use()
     return {
         "versions": {
             "psld": VERSION,
@@ -228,8 +221,8 @@ def provenance() -> dict[str, Any]:
             "cudnn": cudnn and str(cudnn),
         },
         "precision": {
-            "tf32_matmul": tf32.matmul,
-            "tf32_convolutions": tf32.convolutions,
+            "tf32_matmul": matmul,
+            "tf32_convolutions": convolutions,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
         },
         "git_revision": _git_revision(),
@@ -251,8 +244,7 @@ def _git_revision() -> str | None:
     if not (CHECKOUT / ".git").exists():
         return None  # git would find the repository that an installed package's folder lies in
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    try:
-        described = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
+    with suppress(OSError):  # no git
+        described = subprocess.run(command, capture_output=True, text=True, check=False)
+        return described.stdout.strip() or None
+    return None

@@ -80,23 +80,16 @@ class Stopped(RunError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if the machine or a GPU ran out of memory."""
-    # On a CPU, torch raises a RuntimeError.
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return (
-        not kinds.isdisjoint({"MemoryError", "OutOfMemoryError"})
-        or getattr(error, "errno", None) == errno.ENOMEM
-        or ("RuntimeError" in kinds and "allocate memory" in str(error))
-        or ("RuntimeError" in kinds and _is_out_of_memory_in_cudnn(str(error)))
-    )
-
-
-def _is_out_of_memory_in_cudnn(text: str) -> bool:
-    """Check an error's text: cuDNN says the same of other faults, so the GPU must be full, too."""
-    if "unable to find an engine" not in text and "CUDNN_STATUS_ALLOC_FAILED" not in text:
+    number, kind, text = getattr(error, "errno", None), type(error).__name__, str(error)
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or kind == "OutOfMemoryError":
+        return True
+    if not isinstance(error, RuntimeError):
         return False
-    # An error of cuDNN came from torch, which this module does not import.
-    free, total = sys.modules["torch"].cuda.mem_get_info()
-    return free < total / 10
+    if "unable to find an engine" in text or "CUDNN_STATUS_ALLOC_FAILED" in text:
+        # cuDNN says this of other faults, too. Its errors come from torch, which is then imported.
+        free, total = sys.modules["torch"].cuda.mem_get_info()
+        return free < total / 10
+    return "allocate memory" in text  # torch's error on a CPU has no type of its own.
 
 
 def missing_extra(error: BaseException | None) -> str | None:

@@ -1,6 +1,7 @@
 """The HDF5 file: layout, memory map, digest, and errors for damaged files; quantization."""
 
 import hashlib
+import os
 
 import h5py
 import numpy as np
@@ -70,6 +71,14 @@ def test_one_bit_is_noticed(path, place):
     path.write_bytes(data)
     with pytest.raises(UserError, match="prepare it again"):
         ImageStore.open(path).images("train")
+
+
+@pytest.mark.parametrize("lost", [1, 40, 41, 200])
+def test_a_file_that_is_cut_short_is_refused_before_it_is_mapped(path, lost):
+    """Reading a map beyond the end of its file would kill the process (SIGBUS)."""
+    os.truncate(path, path.stat().st_size - lost)
+    with pytest.raises(UserError, match="prepare it again"):
+        ImageStore.open(path)
 
 
 def test_an_empty_split_is_an_error(tmp_path):

@@ -153,8 +153,8 @@ def test_other_ranks_wait_while_the_leading_one_previews_and_saves(tmp_path):
             events.append("all wait")
 
     class Slow(Recorder):
-        def preview(self, step, network):
-            events.append(f"preview {step}")
+        def preview(self, network, picture):
+            events.append(f"preview {picture.stem}")
             return {}
 
         def save(self, history):

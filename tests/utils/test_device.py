@@ -11,7 +11,7 @@ from torch.backends import cuda, cudnn
 from psld.diffusion.integrators import integrate
 from psld.metrics.classifier import deterministic
 from psld.utils import device
-from psld.utils.device import HAS_NEW_SWITCHES, TF32, provenance, tf32_in_use, use_tf32
+from psld.utils.device import HAS_NEW_SWITCHES, provenance, tf32_in_use, use_tf32
 
 
 def old() -> None:
@@ -54,7 +54,7 @@ def test_step_control_uses_all_bits_and_restores_what_was_set(writes: tuple[Call
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = cuda.matmul.fp32_precision = "none"
     for write in writes:
         write()
-    assert tf32_in_use() == TF32(True, True)
+    assert tf32_in_use() == (True, True)
     seen = set()
 
     def velocity(t, y):
@@ -62,8 +62,8 @@ def test_step_control_uses_all_bits_and_restores_what_was_set(writes: tuple[Call
         return -y
 
     integrate(velocity, 0.0, 1.0, torch.ones(1, dtype=torch.float64), 1e-2, "mine")
-    assert seen == {(TF32(False, False), False, False)}
-    assert tf32_in_use() == TF32(True, True)
+    assert seen == {((False, False), False, False)}
+    assert tf32_in_use() == (True, True)
 
 
 @pytest.mark.skipif(not HAS_NEW_SWITCHES, reason="torch < 2.9 has only the old switches")
@@ -80,7 +80,7 @@ def test_results_are_recorded_and_classifiers_train_after_a_new_switch():
 def test_without_new_switches_the_old_ones_are_used(monkeypatch):
     monkeypatch.setattr("psld.utils.device.HAS_NEW_SWITCHES", False)
     use_tf32(convolutions=False, matmul=True)
-    assert tf32_in_use() == TF32(cudnn.allow_tf32, cuda.matmul.allow_tf32) == TF32(False, True)
+    assert tf32_in_use() == (cudnn.allow_tf32, cuda.matmul.allow_tf32) == (False, True)
 
 
 def test_the_revision_is_that_of_a_checkout_alone(tmp_path, monkeypatch):
