@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from psld.config.locations import config_names
+from psld.config.locations import config_folders, config_names
 from psld.grid.cache import CACHE, load_grid, nearest
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
@@ -102,9 +102,11 @@ class Workflow:
 
         def cost(grid: str) -> tuple[bool, bool, bool]:
             cached = (CACHE / f"{grid}.json").exists()
-            return grid not in self.grids, grid not in naming, not cached
+            return grid not in naming, grid not in self.grids, not cached
 
         for grid in sorted(self.files, key=cost):
+            if grid not in naming and not _is_in_configs(dataset):
+                break  # Resolving all grids takes a minute.
             try:
                 if name in getattr(self.grids[grid], kind):
                     return self.grids[grid]
@@ -239,3 +241,11 @@ class Workflow:
                         f"figure, grid or rule; call it {grid}-{name}"
                     )
                 seen.add(name)
+
+
+def _is_in_configs(dataset: str) -> bool:
+    """Check if a config names a dataset: grids that do not name it may have it from there."""
+    files = (file for folder in config_folders() for file in folder.rglob("*.yaml"))
+    others = (file for file in files if file.stem != dataset and file.parent.name != "grid")
+    texts = (re.sub("#.*", "", file.read_text(errors="replace")) for file in others)
+    return any(re.search(rf"\b{re.escape(dataset)}\b", text) for text in texts)
