@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
-from snakemake_executor_plugin_slurm import ExecutorSettings, common_settings
 from snakemake_interface_common.exceptions import WorkflowError
 
 from psld.cluster.head import record_slurm_name
@@ -47,8 +46,6 @@ from psld.cluster.slurm import (
     until_answered,
 )
 from psld.utils.errors import RunError
-
-__all__ = ["Executor", "ExecutorSettings", "common_settings"]
 
 FAILED = (FINAL - {"COMPLETED"}) | {"TIMEOUT", GONE}
 """States of a failed job. After the loss of a node or a preemption, Slurm queues a job again."""

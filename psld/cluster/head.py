@@ -48,9 +48,6 @@ class Run(Settings):
     end: Literal["", "normal", "interrupted"] = ""
     """Empty while it runs, and after a kill."""
 
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
-
 
 _held = ExitStack()
 """The locks of this process, which it keeps until it ends."""
@@ -106,9 +103,9 @@ def _begin(folder: Path) -> None:
     global _folder
     if not _held.enter_context(held_if_free(folder / "lock")):
         place = folder.resolve().parents[1]
-        holders = [f" ({run})" for run in map(read_run, folder.glob("*/")) if run]
-        who = f"another Snakemake{''.join(holders[:1])}"
-        raise RunError(f"{place}: {who} runs here; wait for its end, or end it")
+        runs = filter(None, map(read_run, folder.glob("*/")))
+        who = next((f" (process {run.pid} on {run.host})" for run in runs), "")
+        raise RunError(f"{place}: another Snakemake{who} runs here; wait for its end, or end it")
     _end_with_make()
     for earlier in folder.glob("*/"):
         _end_slurm_jobs(earlier)

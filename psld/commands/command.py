@@ -69,10 +69,8 @@ class Command:
         given = self.of_bare(bare)
         job = find_job(self.record, name, self._planned(name, words), self.job)
         plain = [word for word in without(words, self.record, "record") if word not in bare]
-        kind = type(job.settings)
-        kind = self.kind if issubclass(self.kind, kind) else kind
         content = updated(job.settings.model_dump() | given, plain)
-        settings = parse(kind, content, f"{self.record}={name}")
+        settings = parse(self.kind, content, f"{self.record}={name}")
         job.check()
         return settings
 

@@ -134,16 +134,12 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         return None
 
     with refusing(command.where), initialize_config_dir(str(CONFIGS), command.name, "1.3"):
-        swept = swept_keys(overrides)
+        words = [word for word in overrides if not word.startswith("hydra")]
+        parsed = OverridesParser.create().parse_overrides(words)
+        swept = [each.get_key_element() for each in parsed if each.is_sweep_override()]
         GlobalHydra.instance().hydra.multirun(command.name, run_job, overrides)
     if failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
-
-
-def swept_keys(overrides: Iterable[str]) -> list[str]:
-    words = [word for word in overrides if not word.startswith("hydra")]
-    parsed = OverridesParser.create().parse_overrides(words)
-    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
 
 
 def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> str:

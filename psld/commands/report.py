@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from psld.commands.main import entry_point
 from psld.config.settings import Settings
@@ -24,6 +24,18 @@ class GridSettings(Settings):
 
     grid_name: str = "demo"
     """Name of the grid, configs/grid/NAME.yaml."""
+
+
+class OutputSettings(GridSettings):
+    output: str | None = None
+    """Path of the file, of a table or a figure without extension; null: its place in results/."""
+
+    @field_validator("output")
+    @classmethod
+    def _is_no_folder(cls, output: str | None) -> str | None:
+        if output is not None and (output.endswith("/") or Path(output).is_dir()):
+            raise ValueError(f"{output or '.'} is a folder; give the path of a file")
+        return output
 
 
 class PlanSettings(GridSettings):
@@ -72,11 +84,9 @@ def plan(settings: PlanSettings) -> None:
             print("\n" + counted.memory(grid, settings.gpu_memory))
 
 
-class TabulateSettings(GridSettings):
+class TabulateSettings(OutputSettings):
     table: str | None = None
     """Name of the table to write; null: print all tables."""
-    output: str | None = Field(None, pattern=r"[^/]$")
-    """Path of the table without extension; null: results/tables/GRID/TABLE."""
 
 
 @entry_point("tabulate", TabulateSettings, has_config=False)
@@ -84,7 +94,7 @@ def tabulate(settings: TabulateSettings) -> None:
     """Tabulate a grid: one table as Markdown, CSV, LaTeX and HTML, or all tables on the terminal.
 
         psld tabulate grid_name=demo                    # print all tables
-        psld tabulate grid_name=demo table=demo-steps   # write one
+        psld tabulate grid_name=demo table=demo-steps   # write results/tables/demo/demo-steps.*
 
     Cells that have not been run are shown as –.
     """
@@ -106,11 +116,9 @@ def tabulate(settings: TabulateSettings) -> None:
     print(f"wrote {output}.csv, {output}.md, {output}.tex and {output}.html")
 
 
-class FigureSettings(GridSettings):
+class FigureSettings(OutputSettings):
     figure: str
     """Name of a figure of the grid."""
-    output: str | None = None
-    """Path without extension; null: results/figures/GRID/FIGURE."""
 
 
 @entry_point("figure", FigureSettings, has_config=False)
@@ -121,10 +129,8 @@ def figure(settings: FigureSettings) -> None:
         psld figure grid_name=demo figure=samplers/cld     # the samplers of one model, side by side
 
     `psld plan grid_name=demo list=figures` lists a grid's figures. Writes OUTPUT.png and
-    OUTPUT.svg.
+    OUTPUT.svg, by default as results/figures/GRID/FIGURE.
     """
-    if settings.output and (settings.output.endswith("/") or Path(settings.output).is_dir()):
-        raise UserError(f"output: {settings.output} is a folder; give a path without extension")
     from psld.report.figures import draw_figure
     from psld.report.plots import save
 
@@ -133,13 +139,8 @@ def figure(settings: FigureSettings) -> None:
     save(drawn, settings.output or grid.figure(settings.figure))
 
 
-class PageSettings(GridSettings):
-    output: str | None = None
-    """Path of the page; null: results/GRID.html."""
-
-
-@entry_point("page", PageSettings, has_config=False)
-def page(settings: PageSettings) -> None:
+@entry_point("page", OutputSettings, has_config=False)
+def page(settings: OutputSettings) -> None:
     """Write the page of a grid's results, one HTML file for reading.
 
         psld page grid_name=demo        # results/demo.html
@@ -154,23 +155,18 @@ def page(settings: PageSettings) -> None:
     print(f"Page: {output}")
 
 
-class CertifySettings(GridSettings):
-    output: Path | None = None
-    """Path of the certificate; null: results/certificates/GRID.zip."""
-
-
-@entry_point("certify", CertifySettings, has_config=False)
-def certify(settings: CertifySettings) -> None:
+@entry_point("certify", OutputSettings, has_config=False)
+def certify(settings: OutputSettings) -> None:
     """Certify a grid: pack what its tables are computed from into one file for `psld verify`.
 
-        psld certify grid_name=demo
+        psld certify grid_name=demo     # results/certificates/demo.zip
 
     It holds the grid, results, kept features, manifests and tables; no images and no weights.
     """
     from psld.report import certificate
 
     grid = load_grid(settings.grid_name)
-    output = settings.output or Path(grid.certificate)
+    output = Path(settings.output or grid.certificate)
     cells, size = certificate.certify(grid, output), output.stat().st_size / 1e6
     print(f"wrote {output}: {cells} of {len(grid.measured_cells)} cells, {size:.1f} MB")
     print(f"SHA-256 {sha256_of_file(output)}")

@@ -44,12 +44,6 @@ Status = Literal[
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 
-VERDICTS: dict[Scope, tuple[Status, Status]] = {
-    "training": ("reproduced", "off"),
-    "imported weights": ("agrees for imported weights", "differs for imported weights"),
-    "these weights": ("agrees for these weights", "differs for these weights"),
-}
-
 
 class Rank(NamedTuple):
     """The rank of an entry among the comparable entries of its column."""
@@ -289,9 +283,12 @@ class Entry:
             return "not run"
         if self._judged is None:
             return "measured"
-        inside, outside = VERDICTS[self.scope]
         place = place_in_band(*self._judged)
-        return {"inside": inside, "outside": outside}.get(place, "undecided")
+        if place == "overlap":
+            return "undecided"
+        if self.scope == "training":
+            return "reproduced" if place == "inside" else "off"
+        return f"{'agrees' if place == 'inside' else 'differs'} for {self.scope}"
 
     @property
     def needs(self) -> Literal["samples", "trainings"] | None:

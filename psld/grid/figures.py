@@ -137,8 +137,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
             title = shared or "Samples by model and sampler"
             yield GridFigure(name, "comparison", title, FIRST, rows)
     papers, models = paper_values(grid), grid.file.models
-    for plot in plots(grid):
-        entries = plot_entries(grid, plot)
+    for plot, entries in plot_entries(grid).items():
         content = {
             # Their order sets their colors.
             "lines": {name: grid.file.label(name) for name in (*models, *grid.file.samplers)},
@@ -230,17 +229,14 @@ class LineGroup:
         return self.dataset, self.metric, self.samples
 
 
-def plots(grid: Grid) -> list[str]:
-    """The plots of a grid that are not empty."""
-    contents = (nfe_lines(grid), gamma_lines(grid), trained_models(grid))
-    return [plot for plot, content in zip(PLOTS, contents, strict=True) if content]
-
-
-def plot_entries(grid: Grid, plot: str) -> list[Entry]:
-    """The entries that a plot shows, each once; none for the training curves."""
-    groups = {"nfe": nfe_lines, "gamma": gamma_lines}.get(plot, lambda _: [])(grid)
-    lines = chain.from_iterable(group.lines.values() for group in groups)
-    return list(dict.fromkeys(chain.from_iterable(lines)))
+def plot_entries(grid: Grid) -> dict[str, list[Entry]]:
+    """Return the entries of each plot that a grid has, each once; none of the training curves."""
+    found: dict[str, list[Entry]] = {}
+    for plot, groups in {"nfe": nfe_lines(grid), "gamma": gamma_lines(grid)}.items():
+        lines = chain.from_iterable(group.lines.values() for group in groups)
+        if groups:
+            found[plot] = list(dict.fromkeys(chain.from_iterable(lines)))
+    return found | ({"training": []} if trained_models(grid) else {})
 
 
 def nfe_lines(grid: Grid) -> list[LineGroup]:

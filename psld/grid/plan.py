@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from psld.config.settings import Settings, value_in
-from psld.grid.cells import Cell, Grid
+from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
@@ -122,7 +122,8 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
         if trained.made_by == "train":
             training = trained.settings.training
             work.training_images += training.steps * training.batch_size
-    printed = printed_evaluations(grid)
+    papers = paper_values(grid).items()
+    printed = {cell: numbers["nfe"] for (cell, _), numbers in papers if "nfe" in numbers}
     for cell in grid.cells.values():
         adaptive = printed.get(cell, ADAPTIVE_EVALUATIONS)
         fixed = cell.sampler.settings.evaluations
@@ -134,11 +135,6 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
                 work.evaluations += factor * evaluations
                 work.adaptive += factor * evaluations * (fixed is None)
     return works
-
-
-def printed_evaluations(grid: Grid) -> dict[Cell, float]:
-    papers = paper_values(grid).items()
-    return {cell: printed["nfe"] for (cell, _), printed in papers if "nfe" in printed}
 
 
 def cost(grid: Grid, speeds: Speeds, gigaflops_of: Gigaflops) -> str:

@@ -61,7 +61,10 @@ class _Resolver:
         datasets, metrics = self.datasets(models, guides, samplers), self.metrics()
         features = self.features(models, metrics)
         grid = Grid(self.name, self.file, models, guides, samplers, metrics, datasets, features)
-        self.check(grid)
+        if taken := PLOTS.keys() & self.file.figures:
+            raise UserError(f"{self.path}: figures.{min(taken)}: a plot of the grid has this name")
+        self._check_cells(grid)
+        self._check_tables(grid)
         return grid
 
     def models(self) -> dict[str, Model]:
@@ -205,12 +208,6 @@ class _Resolver:
             raise UserError(f"{where}: {error}") from None
         content = self.compose("prepare", [f"dataset={name}"], where)
         return Dataset(settings=parse(PrepareSettings, content, where))
-
-    def check(self, grid: Grid) -> None:
-        if taken := PLOTS.keys() & self.file.figures:
-            raise UserError(f"{self.path}: figures.{min(taken)}: a plot of the grid has this name")
-        self._check_cells(grid)
-        self._check_tables(grid)
 
     def _check_cells(self, grid: Grid) -> None:
         for cell in grid.cells.values():

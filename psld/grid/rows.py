@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
 from psld.grid.cells import Cell, Grid
-from psld.grid.entries import LEAST_TRAININGS, Entry, Rank
+from psld.grid.entries import Entry, Rank
 from psld.grid.tables import RECORDED, Column, Row, Shown, Table
 from psld.metrics.estimate import CONFIDENCE, Difference, holm
 from psld.metrics.results import Show
@@ -169,11 +169,6 @@ class Comparison:
     @property
     def trainings(self) -> int:
         return min(len(side.by_training) for side in (self.smaller, self.larger))
-
-    @property
-    def covers_training(self) -> bool:
-        """True if the answer is not of these weights alone: a claim is of methods."""
-        return self.trainings >= LEAST_TRAININGS
 
     @property
     def answer(self) -> Answer:

@@ -1,11 +1,12 @@
 """All grids for the rules of the workflow: the records behind wildcards, and the targets."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from psld.config.locations import config_names
+from psld.config.locations import config_folders, config_names
 from psld.grid.cache import CACHE, load_grid, nearest
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
@@ -24,7 +25,7 @@ SHARED_FILE = re.compile(r"data/(.+)\.\w+|features/([^/]+/[^/]+)/.*")
 class Resolved(dict[str, Grid]):
     """The grids that were asked for: each is resolved, or read from the cache, on its first use."""
 
-    def __init__(self, seen: Callable[[Grid], None] | None = None) -> None:
+    def __init__(self, seen: Callable[[Grid], None] | None) -> None:
         """`seen` is called with each grid, once."""
         super().__init__()
         self.seen = seen
@@ -36,6 +37,7 @@ class Resolved(dict[str, Grid]):
         return grid
 
 
+@dataclass
 class Workflow:
     """All grids. Methods that take a rule's wildcards return records.
 
@@ -43,16 +45,10 @@ class Workflow:
     asked for, because that takes seconds for each grid.
     """
 
-    def __init__(
-        self,
-        files: dict[str, GridFile],
-        grids: dict[str, Grid],
-        broken: Mapping[str, UserError] | None = None,
-    ) -> None:
-        """Take the files of all grids, the grids, and the errors of files that cannot be read."""
-        self.files = files
-        self.grids = grids
-        self.broken = dict(broken or {})
+    files: dict[str, GridFile]
+    grids: dict[str, Grid]
+    broken: dict[str, UserError] = field(default_factory=dict)
+    """The errors of the files that cannot be read."""
 
     @classmethod
     def load(cls, seen: Callable[[Grid], None] | None = None) -> "Workflow":
@@ -66,17 +62,10 @@ class Workflow:
         return cls(files, Resolved(seen), broken)
 
     @property
-    def left_out(self) -> list[str]:
-        return [f"grid {name} is left out: {error}" for name, error in self.broken.items()]
-
-    @property
     def default(self) -> str:
         """The grid that is made without a target: not the paper, which takes weeks of GPU time."""
         names = self.files.keys() | self.broken.keys()
         return "demo" if "demo" in names else min(names)
-
-    def grid(self, wildcards: Any) -> Grid:
-        return self.grids[wildcards.grid]
 
     def model(self, wildcards: Any) -> Model:
         grid, _, name = wildcards.model.partition("/")
@@ -113,16 +102,19 @@ class Workflow:
 
         def cost(grid: str) -> tuple[bool, bool, bool]:
             cached = (CACHE / f"{grid}.json").exists()
-            return grid not in self.grids, grid not in naming, not cached
+            return grid not in naming, grid not in self.grids, not cached
 
         for grid in sorted(self.files, key=cost):
+            if grid not in naming and not _is_in_configs(dataset):
+                break  # Resolving all grids takes a minute.
             try:
                 if name in getattr(self.grids[grid], kind):
                     return self.grids[grid]
             except UserError:
                 if grid in naming:
                     raise
-        raise UserError(f"{name}: no grid has these {kind}")
+        command = "prepare" if kind == "datasets" else "reference"
+        raise UserError(f"{name}: no grid has these {kind}; psld {command} makes them by hand")
 
     def pattern(self, kind: Literal["models", "guides"], imported: bool) -> str:
         """A pattern of GRID/NAME for all models or guides that are imported, or for the others."""
@@ -137,17 +129,17 @@ class Workflow:
     # -- results ----------------------------------------------------------------------------------
 
     def table_results(self, wildcards: Any) -> list[str]:
-        grid = self.grid(wildcards)
+        grid = self.grids[wildcards.grid]
         return sorted(cell.result for cell in cells_behind(entries_in(grid, wildcards.table)))
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
         """What decides a table besides its inputs: its texts, and what each entry shows."""
-        file, name = self.grid(wildcards).file, wildcards.table
+        file, name = self.grids[wildcards.grid].file, wildcards.table
         entries = [[shown.model_dump() for shown in row] for row in file.shown[name]]
         return {"table": file.tables[name].model_dump(), "entries": entries}
 
     def page_parts(self, wildcards: Any) -> list[str]:
-        grid = self.grid(wildcards)
+        grid = self.grids[wildcards.grid]
         pages = [f"{grid.table(name)}.html" for name in grid.file.tables]
         return [*pages, *grid.results, *grid.figure_files(*all_figures(grid))]
 
@@ -249,3 +241,11 @@ class Workflow:
                         f"figure, grid or rule; call it {grid}-{name}"
                     )
                 seen.add(name)
+
+
+def _is_in_configs(dataset: str) -> bool:
+    """Check if a config names a dataset: grids that do not name it may have it from there."""
+    files = (file for folder in config_folders() for file in folder.rglob("*.yaml"))
+    others = (file for file in files if file.stem != dataset and file.parent.name != "grid")
+    texts = (re.sub("#.*", "", file.read_text(errors="replace")) for file in others)
+    return any(re.search(rf"\b{re.escape(dataset)}\b", text) for text in texts)

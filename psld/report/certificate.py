@@ -95,9 +95,8 @@ def certify(grid: Grid, path: Path) -> int:
 
 def _files_of(cell: Cell) -> list[str]:
     """Return the files of a cell in a certificate, but for the features of its references."""
-    guide = [cell.guide.manifest] if cell.guide else []
-    facts = [cell.model.manifest, *guide, *cell.references, *cell.records]
-    return [cell.result, cell.kept, *facts]
+    manifests = [network.manifest for network in cell.networks]
+    return [cell.result, cell.kept, *manifests, *cell.references, *cell.records]
 
 
 class Verified(NamedTuple):

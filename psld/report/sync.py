@@ -279,11 +279,13 @@ def _distances(grid: Grid) -> Iterator[Block]:
             layout=_layout(),
         )
         yield reports.H2(f"{dataset}: {metric}")
+        # The axis is logarithmic: distances without evaluations are in the tables alone.
+        condition = f"Tags() in {[dataset]} and Tags() in {[metric]} and SummaryMetric('nfe') >= 1"
         yield _panels(
             grid,
             ["evaluate"],
             [against_nfe],
-            condition=f"Tags() in {[dataset]} and Tags() in {[metric]}",
+            condition=condition,
             order=[reports.OrderBy(distance, ascending=True)],
             pinned_columns=["run:displayName", f"summary:{metric}"],
             visible_columns=columns,

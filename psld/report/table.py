@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tabulate import tabulate
 
 from psld.grid.cells import Grid
-from psld.grid.entries import STATUSES, Entry, Status
+from psld.grid.entries import LEAST_TRAININGS, STATUSES, Entry, Status
 from psld.grid.rows import ANSWERS, Comparison, as_csv, read_claims, read_table
 from psld.grid.tables import Table
 from psld.metrics.results import NUMBER_KINDS
@@ -122,7 +122,7 @@ def _claim_line(answered: Comparison) -> list[str]:
         if difference.errors:
             shown[0] += f" ± {_number(error, digits)}"
             shown[2] = f"{answered.p_value:.2g}"
-        if answer != "cannot tell" and not answered.covers_training:
+        if answer != "cannot tell" and answered.trainings < LEAST_TRAININGS:
             answer += " for these weights"
     samples, trainings = f"{smaller.samples:,}", str(answered.trainings or MISSING)
     return [answered.claim, answered.label or MISSING, *shown, samples, trainings, answer]

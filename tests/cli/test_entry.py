@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from psld.commands.main import entry_point, run_command
-from psld.commands.report import PageSettings
+from psld.commands.report import OutputSettings
 from psld.utils.errors import RunError, UserError, explained
 from tests.cli.settings import COMPOSED, OF_GRIDS
 from tests.commands import TINY, call, command, refused, run, started, succeeded
@@ -64,9 +64,10 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("init a b", "b: one word too many; usage: psld init KEY=VALUE … FOLDER"),
         ("page grid_name=", "configs/grid/.yaml: grid '': a name begins with a letter"),
         ("wandb upload", "verb: Input should be "),
-        ("figure figure=nfe output=/tmp", "output: /tmp is a folder; give a path without"),
+        ("figure figure=nfe output=/tmp", "output: /tmp is a folder; give the path of a file"),
+        ("page output=/tmp", "output: /tmp is a folder; give the path of a file"),
         ("tabulate output=x", "output: is for one table; add table=NAME"),
-        ("tabulate output=x/", "psld tabulate: output: "),
+        ("tabulate output=x/", "psld tabulate: output: x/ is a folder"),
         ("train hydra.run.dir=/proc/x", "hydra.run.dir=/proc/x: a setting of sweeps; give --multi"),
         # Missing ones.
         ("sample", "configs/sample.yaml: missing: model=…, output=…"),
@@ -183,8 +184,8 @@ def test_errors_are_explained(error, exit_code, line):
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError(), OSError(errno.EINVAL, "Invalid")])
 def test_a_bug_keeps_its_traceback(bug):
-    @entry_point("page", PageSettings, has_config=False)
-    def main(settings: PageSettings) -> None:
+    @entry_point("page", OutputSettings, has_config=False)
+    def main(settings: OutputSettings) -> None:
         raise bug
 
     before = signal.getsignal(signal.SIGTERM)
@@ -198,10 +199,10 @@ def test_a_terminated_command_cleans_up(tmp_path):
     code = """if True:
         import atexit, os, signal, sys, time
         from psld.commands.main import entry_point, run_command
-        from psld.commands.report import PageSettings
+        from psld.commands.report import OutputSettings
         from psld.utils.files import atomic_path
 
-        @entry_point("page", PageSettings, has_config=False)
+        @entry_point("page", OutputSettings, has_config=False)
         def main(settings):
             # The second one of `timeout` and of Slurm, which comes while Python ends.
             atexit.register(os.kill, os.getpid(), signal.SIGTERM)

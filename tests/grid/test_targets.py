@@ -100,10 +100,12 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     (configs / "grid/demo.yaml").write_text(TEXT)
     (configs / "grid/draft.yaml").write_text("models: {mine: [process=")
     workflow = Workflow.load()
-    [line] = [line for line in workflow.left_out if "draft" in line]
-    assert line.startswith(f"grid draft is left out: {configs}/grid/draft.yaml: not valid YAML")
-    assert len(workflow.left_out) == len(others) + 1
+    error = str(workflow.broken["draft"])
+    assert error.startswith(f"{configs}/grid/draft.yaml: not valid YAML")
+    assert workflow.broken.keys() == {*others, "draft"}
     assert list(workflow.files) == ["demo"]
+    with pytest.raises(UserError, match="no grid has these datasets; psld prepare makes them"):
+        workflow.check_targets(["data/emoji-16.h5"], lambda _: {"prepare"})
     assert not workflow.grids, "nothing is resolved before it is asked for"
     assert workflow.default == "demo"
     workflow.check_targets(["demo", "steps", "demo/psld/em-10"], made())

@@ -34,8 +34,8 @@ def filters_of(panel_grid: dict[str, Any]) -> dict[str, list[Any]]:
     [runs] = panel_grid["runSets"]
     found: dict[str, list[Any]] = {}
     for each in runs["filters"]["filters"]:
-        assert each["key"]["section"] == "run"
-        assert each["op"] in ("=", "IN")
+        section, op = each["key"]["section"], each["op"]
+        assert (section, op) == ("summary", ">=") or (section == "run" and op in ("=", "IN"))
         found.setdefault(each["key"]["name"], []).append(each["value"])
     return found
 
@@ -53,6 +53,8 @@ def test_evaluations_are_sorted_by_each_metric_and_stand_against_nfe(grid, panel
         metric = {"section": "summary", "name": filters_of(shown)["tags"][1][0]}
         assert runs["sort"]["keys"] == [{"key": metric, "ascending": True}]
         assert (plot["xAxis"], plot["yAxis"]) == ("summary:nfe", f"summary:{metric['name']}")
+        assert plot["xAxisLogScale"]
+        assert filters_of(shown)["nfe"] == [1], "at least one evaluation"
 
 
 def test_runs_of_the_grid_alone_are_shown_and_every_training_table_and_figure(grid, panel_grids):

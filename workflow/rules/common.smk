@@ -24,8 +24,8 @@ def note_datasets(grid):
 with in_one_line():
     GRIDS = Workflow.load(seen=note_datasets if workflow.is_main_process else None)
 if workflow.is_main_process:
-    for line in GRIDS.left_out:
-        print(line, file=sys.stderr)
+    for name, error in GRIDS.broken.items():
+        print(f"grid {name} is left out: {error}", file=sys.stderr)
 
 
 wildcard_constraints:

@@ -79,7 +79,7 @@ rule page:
     conda:
         "../../envs/figure.yaml"
     params:
-        asked=lambda w: GRIDS.grid(w).file.model_dump(include={"title", "question", "claims"}),
+        asked=lambda w: GRIDS.grids[w.grid].file.model_dump(include={"title", "question", "claims"}),
     shell:
         "python -m psld page grid_name={wildcards.grid:q} > {log:q} 2>&1"
 
@@ -87,7 +87,7 @@ rule page:
 # Reads: results, with what they were computed from.  Makes: the grid's certificate, a zip.
 rule certify:
     input:
-        lambda w: GRIDS.grid(w).results,
+        lambda w: GRIDS.grids[w.grid].results,
     output:
         "results/certificates/{grid}.zip",
     log:
@@ -95,6 +95,6 @@ rule certify:
     conda:
         "../../envs/figure.yaml"
     params:
-        content=lambda w: GRIDS.grid(w).digest,
+        content=lambda w: GRIDS.grids[w.grid].digest,
     shell:
         "python -m psld certify grid_name={wildcards.grid:q} output={output:q} > {log:q} 2>&1"
