@@ -26,8 +26,6 @@ from psld.diffusion.matrices import (
 )
 from psld.utils.errors import UserError
 
-Factor = Literal["lower", "upper"]
-Matching = Literal["hsm", "dsm"]
 Times = Tensor | float
 
 MOST_LEFT = 0.1
@@ -82,8 +80,8 @@ class LinearProcess:
         beta: LinearBeta,
         *,
         initial_variance: Vector,
-        matching: Matching = "hsm",
-        factor: Factor = "lower",
+        matching: Literal["hsm", "dsm"] = "hsm",
+        factor: Literal["lower", "upper"] = "lower",
         numerical_eps: float = 0.0,
     ) -> None:
         """Check the recipe's conditions. Raises UserError that names the failed condition.
@@ -119,6 +117,11 @@ class LinearProcess:
                 f"process: it leaves {left:.2g} of the image at its final time, and samplers start "
                 f"from N(0, S); raise β (beta_min, beta_max): at most {MOST_LEFT} may be left"
             )
+
+    def __repr__(self) -> str:
+        D, Q, S = self.D.tolist(), self.Q.tolist(), self.S.diagonal().tolist()
+        how = f"{self.beta}, {self.matching}, {self.factor} factor"
+        return f"<{type(self).__name__}: D = {D}, Q = {Q}, S = {S}, {how}>"
 
     def _predicted_blocks(self) -> slice:
         """Return the blocks of ε that the network predicts: those that scores of noisy blocks need.
@@ -165,7 +168,7 @@ class LinearProcess:
     def perturb(
         self, x0: Tensor, t: Times, eps: Tensor, auxiliary_eps: Tensor | None = None
     ) -> Tensor:
-        """Draw z_t given the image: z_t = mean(t) + L(t) ε.
+        """Draw z_t, N×kC×H×W, given the image: z_t = mean(t) + L(t) ε.
 
         Args:
             x0: N×C×H×W images in [−1, 1].
@@ -173,9 +176,6 @@ class LinearProcess:
             eps: N×kC×H×W standard normal.
             auxiliary_eps: N×(k−1)C×H×W standard normal for the auxiliary blocks of z₀; required
                 under DSM, unused under HSM.
-
-        Returns:
-            z_t, N×kC×H×W.
         """
         return self.mean(x0, t, auxiliary_eps) + mix(self.covariance_factor(t), eps)
 
@@ -257,10 +257,7 @@ class LinearProcess:
         return self.precision(t).rsqrt()
 
     def log_snr(self, t: Times) -> Tensor:
-        """Return λ(t) = ½ log ρ = −log σ_eff, N: half the log signal-to-noise ratio.
-
-        λ decreases with t.
-        """
+        """Return λ(t) = −log σ_eff, N, which falls with t: half the log signal-to-noise ratio."""
         return 0.5 * self.precision(t).log()
 
     def image_diffusion_squared(self, t: Times) -> Tensor:
