@@ -188,7 +188,7 @@ def integrate(
     direction = math.copysign(1.0, end - start)
     relative = max(tolerance, 100 * torch.finfo(torch.float64).eps)
     t, slope = start, velocity(start, y)
-    size = _first_step(velocity, start, end, y, slope, tolerance, relative, name)
+    size = _first_step(velocity, start, end, y, slope, tolerance + y.abs() * relative, name)
     while t != end:
         smallest = 10 * abs(math.nextafter(t, direction * math.inf) - t)
         size, rejected = max(size, smallest), False
@@ -219,18 +219,10 @@ def integrate(
 
 
 def _first_step(
-    velocity: Velocity,
-    start: float,
-    end: float,
-    y: Tensor,
-    slope: Tensor,
-    tolerance: float,
-    relative: float,
-    name: str,
+    velocity: Velocity, start: float, end: float, y: Tensor, slope: Tensor, scale: Tensor, name: str
 ) -> float:
     """Choose the first step size (Hairer, Nørsett and Wanner, Solving ODEs I, II.4)."""
     length = abs(end - start)
-    scale = tolerance + y.abs() * relative
     d0, d1 = torch.stack([_rms(y / scale), _rms(slope / scale)]).tolist()
     if not math.isfinite(d1):
         _check_finite(name, [start], [slope])
