@@ -11,7 +11,7 @@ from psld.config.settings import quoted
 from psld.data.images import save_images
 from psld.data.store import to_uint8
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser
-from psld.diffusion.loop import Inpainting
+from psld.diffusion.integrators import Inpainting
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Batching
 from psld.metrics.images import distance, evaluate, load_extractor, load_images
