@@ -5,9 +5,8 @@ All coefficients are k×k matrices that act on blocks. They depend only on time,
 in float64 on the CPU, once per distinct time, and applied to float32 images.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -315,32 +314,3 @@ class LinearProcess:
             return torch.linalg.cholesky(covariance)
         flipped = torch.linalg.cholesky(covariance.flip(-1, -2))
         return flipped.flip(-1, -2)
-
-
-# -- the paper's processes; their settings have the defaults ------------------------------------
-
-
-def vp_sde(beta: LinearBeta) -> LinearProcess:
-    """Return the variance-preserving SDE (Song et al., 2021), k = 1: D = ½, Q = 0, S = 1."""
-    return LinearProcess(D=[[0.5]], Q=[[0.0]], S=[1.0], beta=beta, initial_variance=[0.0])
-
-
-def phase_space(
-    gamma: float, mass_inverse: float, kappa: float, beta: LinearBeta, **options: Any
-) -> LinearProcess:
-    """Return phase space Langevin diffusion (paper, Eq. 6), k = 2, under critical damping.
-
-        D = ½ diag(Γ, Mν),   Q = ½ [[0, −1], [1, 0]],   S = diag(1, M),   ν = Γ + 2 √M⁻¹
-
-    Γ = 0 is critically damped Langevin diffusion (CLD). The momentum starts as N(0, κM). `options`
-    are matching, factor and numerical_eps of `LinearProcess`.
-    """
-    mass, nu = 1 / mass_inverse, gamma + 2 * math.sqrt(mass_inverse)
-    return LinearProcess(
-        D=[[gamma / 2, 0.0], [0.0, mass * nu / 2]],
-        Q=[[0.0, -0.5], [0.5, 0.0]],
-        S=[1.0, mass],
-        beta=beta,
-        initial_variance=[0.0, kappa * mass],
-        **options,
-    )
