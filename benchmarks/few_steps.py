@@ -22,7 +22,7 @@ same row of that model. Measured cells are kept in a file, so a second run measu
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -46,7 +46,7 @@ from psld.metrics.estimate import (
     spread,
     unpaired_difference,
 )
-from psld.metrics.features import FeatureStatistics, batches_of, gather
+from psld.metrics.features import Extractor, FeatureStatistics, batches_of, gather
 from psld.sampling.named import named_process
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.start import load_start
@@ -110,7 +110,11 @@ class Reference:
         )
 
     def _features(self, images: np.ndarray) -> Tensor:
-        return gather(self.extractor, batches_of(images, BATCH), "features", len(images)).values
+        return features_of(self.extractor, images)
+
+
+def features_of(extractor: Extractor, images: np.ndarray) -> Tensor:
+    return gather(extractor, batches_of(images, BATCH), "features", len(images)).values
 
 
 def _pixels(images: np.ndarray) -> Tensor:
@@ -178,25 +182,38 @@ def pair(features: float, pixels: float) -> str:
     return f"{features:5.2f} {pixels:6.3f}"
 
 
-class Measured:
+class Kept:
     """The cells measured so far, in a file with one JSON record per line."""
 
-    def __init__(self, models: Path, reference: Reference, metric: str, file: Path) -> None:
-        self.models, self.reference, self.metric, self.file = models, reference, metric, file
+    def __init__(self, file: Path, reference: Reference) -> None:
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        records = map(json.loads, lines)
-        self.cells = {Cell(*r["cell"]): distances_of(r) for r in records}
+        self.file, self.reference, self.cells = file, reference, {}
+        for record in map(json.loads, lines):
+            found = Distances(*map(Estimate.model_validate, record["distances"]))
+            self.cells[Cell(*record["cell"])] = found
+
+    def distances(self, cell: Cell, images: Callable[[], Tensor]) -> Distances:
+        """Return the distances of a cell; if there are none, measure and keep them."""
+        if cell not in self.cells:
+            self.cells[cell] = found = self.reference.distances(images())
+            record = {"cell": cell, "distances": [each.model_dump(mode="json") for each in found]}
+            with self.file.open("a", encoding="utf-8") as file:
+                print(json.dumps(record), file=file)
+        return self.cells[cell]
+
+
+class Measured:
+    """The rows of the models of a grid."""
+
+    def __init__(self, models: Path, metric: str, kept: Kept) -> None:
+        self.models, self.metric, self.kept = models, metric, kept
 
     def one(self, model: str, sampler: str, steps: int, seed: int) -> Distances:
         folder = self.models / model
         sha256 = read_manifest(folder, ModelManifest).weights_sha256
         start = load_start(folder, sha256).sha256 if sampler.startswith("few") else ""
         cell = Cell(self.metric, sha256, start, sampler, steps, seed)
-        if cell not in self.cells:
-            self.cells[cell] = self.reference.distances(cell.images(folder))
-            with self.file.open("a", encoding="utf-8") as file:
-                print(json.dumps(record_of(cell, self.cells[cell])), file=file)
-        return self.cells[cell]
+        return self.kept.distances(cell, lambda: cell.images(folder))
 
     def row(self, trainings: Sequence[str], sampler: str, steps: int, seeds: Iterable[int]) -> Row:
         cells = {name: [self.one(name, sampler, steps, s) for s in seeds] for name in trainings}
@@ -204,14 +221,6 @@ class Measured:
         name = words(sampler)[1].get("process")
         process = named_process("few_steps", name) if name else settings.process
         return Row.of(cells, process.blocks)
-
-
-def record_of(cell: Sequence[object], distances: Distances) -> dict[str, object]:
-    return {"cell": cell, "distances": [each.model_dump(mode="json") for each in distances]}
-
-
-def distances_of(record: dict[str, list]) -> Distances:
-    return Distances(*map(Estimate.model_validate, record["distances"]))
 
 
 @in_one_line()
@@ -235,7 +244,7 @@ def main() -> None:
     manifest = read_manifest(models / given.models[0], ModelManifest)
     reference = Reference(given.folder, manifest.settings.dataset.name, given.metric)
     file = given.cells or given.folder / "few_steps.jsonl"
-    measured = Measured(models, reference, given.metric, file)
+    measured = Measured(models, given.metric, Kept(file, reference))
     samplers = given.sampler or ["multistep"]
     ratios = "".join(f"{f'/ EM at {steps}':>15}" for steps in sorted(given.against))
     header = f"{'model':18} {'steps':>5}  {'features, pixels':>16} {'±':>12}"

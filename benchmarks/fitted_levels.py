@@ -19,6 +19,7 @@ from torch import Tensor
 
 import psld
 from benchmarks.few_steps import SAMPLES, Reference, Row
+from benchmarks.peers import spaced
 from psld.diffusion.time_grid import level_range
 from psld.sampling.named import compose_named
 from psld.sampling.sample import cell_sampler
@@ -52,9 +53,7 @@ def fitted(model: psld.LoadedModel, steps: int) -> tuple[list[float], str]:
         error = (run(steps, levels=levels(increments)) - fine).flatten(1).square().mean(dim=1)
         return error.view(2, -1).mean(dim=1)
 
-    share = torch.linspace(1, 0, steps, dtype=torch.float64)
-    rule = (low**0.5 + (high**0.5 - low**0.5) * share) ** 2  # of `few`
-    best = -rule.log().diff()
+    best = -spaced(steps, low, high).log().diff()
     best = (best / best.sum()).log()
     first = error = errors(best)
     generator, size = torch.Generator().manual_seed(0), 0.5

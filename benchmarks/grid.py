@@ -6,15 +6,14 @@
 Prints the CPU seconds of the process and its children, and the peak memory.
 """
 
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.timing import ROOT, used
+
 SHARDS = 50
 SHARD_SIZE = 1000
 
@@ -47,18 +46,7 @@ def made_up_grid(models: int, samplers: int, shards_per_job: int) -> dict:
 
 def cost(folder: Path, *command: str) -> str:
     """Run a command and describe its CPU time and memory."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with (folder / "output").open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=folder,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit((folder / "output").read_text()[-2000:])
+    usage = used(folder, "-m", *command)
     seconds = usage.ru_utime + usage.ru_stime
     return f"{seconds:.1f} s of CPU, {usage.ru_maxrss / 2**20:.2f} GiB"
 

@@ -31,6 +31,7 @@ from psld.diffusion.matrices import mix
 from psld.diffusion.time_grid import time_of_noise_level
 from psld.training.mixture import measure_start
 from psld.utils.errors import in_one_line
+from tests.diffusion.mixture import posterior_mean
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 
@@ -57,7 +58,8 @@ def main() -> None:
     store = ImageStore.open(given.folder / "data" / "digits.h5")
     train = from_uint8(torch.tensor(store.images("train")))
     test = from_uint8(torch.tensor(store.images("test")))
-    print(f"deviation of the pixels: {train.std():.2f}, from the mean image {spread(train):.2f}")
+    spread = rms(train - train.mean(dim=0))
+    print(f"deviation of the pixels: {train.std():.2f}, from the mean image {spread:.2f}")
     print("model       σ_eff  slope disagreement   error  linear mixture  each block")
     without = errors_without_a_network(train, test)
     found: dict[str, list[Errors]] = {}
@@ -73,18 +75,13 @@ def main() -> None:
         draw(found, given.figure)
 
 
-def spread(x0: Tensor) -> Tensor:
-    """Return the root mean square deviation of images from their mean image."""
-    return (x0 - x0.mean(dim=0)).square().mean().sqrt()
-
-
 def errors_without_a_network(train: Tensor, test: Tensor) -> list[tuple[float, float]]:
     """Return the errors of E[x₀ | y] at each noise level for one Gaussian, and for a mixture."""
     data = measure_start(lambda: [(train, torch.zeros(len(train)).long())], 0).data
     noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
     laws = data.as_one(), data
     return [
-        tuple(rms(law.posterior_mean(test + s * noise, s) - test) for law in laws) for s in LEVELS
+        tuple(rms(posterior_mean(law, test + s * noise, s) - test) for law in laws) for s in LEVELS
     ]
 
 

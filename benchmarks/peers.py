@@ -12,7 +12,6 @@ Measured cells are kept in FOLDER/peers.jsonl.
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 import psld
-from benchmarks.few_steps import BATCH, SAMPLES, Reference, Row, distances_of, record_of
+from benchmarks.few_steps import BATCH, SAMPLES, Cell, Distances, Kept, Reference, Row
 from psld.data.store import to_uint8
 from psld.diffusion.gaussian import GaussianData
 from psld.sampling.named import named_sampler
@@ -118,17 +117,10 @@ HEUN = {
 # -- levels ------------------------------------------------------------------------------------
 
 
-def karras(steps: int) -> Tensor:
-    low, high, rho = KARRAS
+def spaced(steps: int, low: float, high: float, rho: float = 2.0) -> Tensor:
+    """Return falling levels, evenly spaced in σ^(1/ρ); those of `few` are so in √σ."""
     share = torch.linspace(1, 0, steps, dtype=torch.float64)
     return (low ** (1 / rho) + (high ** (1 / rho) - low ** (1 / rho)) * share) ** rho
-
-
-def between(low: float, high: float, steps: int) -> Tensor:
-    """The levels of `few`: evenly spaced in √σ."""
-    return (
-        low**0.5 + (high**0.5 - low**0.5) * torch.linspace(1, 0, steps, dtype=torch.float64)
-    ) ** 2
 
 
 def gits(denoise: Denoise, y: Tensor, low: float, high: float, steps: int) -> Tensor:
@@ -136,7 +128,7 @@ def gits(denoise: Denoise, y: Tensor, low: float, high: float, steps: int) -> Te
 
     The cost of a step is the error of one Euler step between two points of it.
     """
-    levels = between(low, high, TEACHER_LEVELS)
+    levels = spaced(TEACHER_LEVELS, low, high)
     points, slopes = [y], []
     for now, following in pairwise(levels):
         slope = (points[-1] - denoise(points[-1], now.float().expand(len(y)))) / now.float()
@@ -191,12 +183,12 @@ class Subject:
         denoise = self.denoise(SAMPLES, seed)
         count = (steps + 1) // 2 if sampler in HEUN else steps
         if setting == "as it comes":
-            levels, random = karras(count), torch.Generator().manual_seed(seed)
+            levels, random = spaced(count, *KARRAS), torch.Generator().manual_seed(seed)
             y = levels[0].float() * torch.randn(SAMPLES, *self.shape, generator=random)
         else:
             low, high = self.levels(steps)
             data = self.model.start.data
-            y, levels = drawn(data, SAMPLES, high, seed), between(low, high, count)
+            y, levels = drawn(data, SAMPLES, high, seed), spaced(count, low, high)
             if setting == "GITS":
                 others = drawn(data, TEACHER_IMAGES, high, seed + 1000)
                 levels = gits(self.denoise(TEACHER_IMAGES, seed), others, low, high, count)
@@ -229,22 +221,16 @@ def main() -> None:
     dataset = read_manifest(models / given.models[0], ModelManifest).settings.dataset.name
     reference = Reference(given.folder, dataset, given.metric)
     subjects = {name: Subject(models / name) for name in given.models}
-    file = given.folder / "peers.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    measured = {tuple(r["cell"]): distances_of(r) for r in map(json.loads, lines)}
+    kept = Kept(given.folder / "peers.jsonl", reference)
 
-    def row(sampler: str, setting: str, steps: int) -> Row:
-        chosen = {model: [] for model in given.models}
-        for model in given.models:
-            for seed in given.seeds:
-                key = (given.grid, model, sampler, setting, steps, seed)
-                if key not in measured:
-                    images = subjects[model].images(sampler, setting, steps, seed)
-                    measured[key] = reference.distances(images)
-                    with file.open("a", encoding="utf-8") as lines:
-                        print(json.dumps(record_of(key, measured[key])), file=lines)
-                chosen[model].append(measured[key])
-        return Row.of(chosen)
+    def one(name: str, seed: int, sampler: str, setting: str, steps: int) -> Distances:
+        subject = subjects[name]
+        made = given.metric, subject.model.weights_sha256, subject.model.start.sha256
+        cell = Cell(*made, f"{sampler}, {setting}", steps, seed)
+        return kept.distances(cell, lambda: subject.images(sampler, setting, steps, seed))
+
+    def row(*how: str | int) -> Row:
+        return Row.of({name: [one(name, seed, *how) for seed in given.seeds] for name in subjects})
 
     print(f"{'steps':>5}  {'features, pixels':>16}  {'/ few':>13}  p (features; pixels)  sampler")
     for steps in given.steps:

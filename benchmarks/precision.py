@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -18,7 +18,7 @@ from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
 from psld.grid.resolution import compose_model
-from psld.networks.forward import Precision, forward_pass
+from psld.networks.forward import Precision, UnderAutocast, forward_pass
 from psld.training.model import build_network
 
 STEPS = 3
@@ -32,18 +32,6 @@ COUNTED = {
     "39 million parameters": ["dataset=cifar10", "network=cifar10-ablation"],
     "97 million parameters": ["dataset=cifar10", "network=cifar10-sota"],
 }
-
-
-class Autocast(nn.Module):
-    """torch's own way to bf16, for comparison."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.network(*inputs)
 
 
 class Work(TorchDispatchMode):
@@ -104,7 +92,7 @@ def compare(overrides: list[str], images: int, size: int, channels: int, repeats
         if parameter.dim() > 1:  # the last layers start near 0; this would hide the error
             parameter.data = torch.randn_like(parameter) / parameter[0].numel() ** 0.5
     networks = {way: forward_pass(copy.deepcopy(plain), way) for way in WAYS}
-    networks["autocast"] = Autocast(copy.deepcopy(plain))
+    networks["autocast"] = UnderAutocast(copy.deepcopy(plain))  # torch's own way to bf16
     z, t = torch.randn(images, 2 * channels, size, size), torch.rand(images)
     noise = torch.randn(STEPS, *z.shape)
     settings = EMSettings(integrator="em", striding="quadratic", steps=STEPS)

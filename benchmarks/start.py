@@ -30,11 +30,11 @@ from tabulate import tabulate
 from torch import Tensor
 
 import psld
-from benchmarks.few_steps import BATCH, EM, images_of
+from benchmarks.few_steps import EM, features_of, images_of
 from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore, from_uint8
 from psld.metrics.distances import frechet_distance, memorization, nearest
-from psld.metrics.features import Extractor, FeatureStatistics, batches_of, gather
+from psld.metrics.features import Extractor, FeatureStatistics
 from psld.training.start import passes_over, views
 from psld.utils.errors import UserError, in_one_line
 
@@ -78,8 +78,7 @@ class Reference:
         return nearest(from_uint8(images).flatten(1), self.train)[0]
 
     def _features(self, images: np.ndarray) -> Tensor:
-        batches = batches_of(images, BATCH)
-        return gather(self.extractor, batches, "features", len(images)).values.cpu()
+        return features_of(self.extractor, images).cpu()
 
 
 def row(name: str, seeds: list[Numbers], em: float) -> list[str]:

@@ -7,15 +7,13 @@ depends little on what else runs on the machine. A command ends when its setting
 tabulate and plan run to their end.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from tabulate import tabulate
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.timing import used
+
 REPEATS = 5
 
 UNTIL_WORK = """
@@ -59,17 +57,9 @@ WITH_TORCH = (
 
 def seconds(folder: Path, code: str, words: str = "") -> float:
     """Return the CPU seconds of a process that runs `code`; `folder` keeps compiled files."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
-    }
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise no run would be warm
-    run = [sys.executable, "-c", code, *words.split()]
-    process = subprocess.Popen(run, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"{words}: failed")
+    # If the shell forbids compiled files, no run would be warm.
+    compiled = {"PYTHONPYCACHEPREFIX": str(folder / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
+    usage = used(folder, "-c", code, *words.split(), **compiled)
     return usage.ru_utime + usage.ru_stime
 
 

@@ -1,8 +1,15 @@
-"""Paired timing: two functions run in turn, and their time ratio for each pair of runs."""
+"""The time of two functions that run in turn, as ratios; and what a process uses."""
 
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from resource import struct_rusage
+
+ROOT = Path(__file__).parents[1]
 
 
 def compare(
@@ -23,3 +30,20 @@ def _seconds(action: Callable[[], object]) -> float:
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
+
+
+def used(folder: Path, *command: str, **environment: str) -> struct_rusage:
+    """Return what a command of Python used, with its children; end with its output if it fails."""
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    with (folder / "output").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folder,
+            env=os.environ | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit((folder / "output").read_text()[-2000:])
+    return usage

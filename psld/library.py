@@ -11,7 +11,7 @@ from psld.config.settings import quoted
 from psld.data.images import save_images
 from psld.data.store import to_uint8
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser
-from psld.diffusion.loop import Inpainting
+from psld.diffusion.integrators import Inpainting
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Batching
 from psld.metrics.images import distance, evaluate, load_extractor, load_images
@@ -123,7 +123,8 @@ class LoadedModel(Model):
                 one, which is printed. Image i is that of psld sample, up to its shard_size, and
                 does not depend on n, but for rk45, whose steps all images share.
             label: a class by number or name, a list of which image i gets entry i mod its length,
-                or `cycle`, the list of all classes; needs a guide or a class-conditional model.
+                or `cycle`, the list of all classes; needs a guide, a class-conditional model, or
+                `few` with 0 steps.
             guide: folder of a guide.
             scale: strength of the guidance by label or guide; None uses the default.
             process: the process to sample a denoiser as: the name of a config in configs/process,

@@ -5,7 +5,7 @@ x̂₀ = E[x₀ | z_t] from ε, D(y; σ) = E[x₀ | y = x₀ + σ n] from ε, an
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,7 @@ ROUNDING = 1e-6
 """The relative error of a noise level that was found from its time, with room."""
 
 
-@dataclass(frozen=True)
-class PredictionCoefficients:
+class PredictionCoefficients(NamedTuple):
     """The float64 rows of x̂₀ = state · z + eps · ε at N times; `score` is for guides.
 
     A network learns E[ε | z]. Under both HSM and DSM it is linear in x̂₀,
@@ -90,11 +89,9 @@ class DataPrediction:
     def __init__(self, process: LinearProcess, times: Tensor, device: torch.device) -> None:
         """Tabulate the coefficients. Raises UserError as `check_prediction` does."""
         check_prediction(process, float(times.min()))
-        coefficients = prediction_coefficients(process, times)
         self.times = times.tolist()
-        self.state = table(coefficients.state, device)
-        self.eps = table(coefficients.eps, device)
-        self.score = table(coefficients.score, device)
+        rows = prediction_coefficients(process, times)
+        self.state, self.eps, self.score = (table(each, device) for each in rows)
 
     def __call__(self, index: int, z: Tensor, score: Score) -> Tensor:
         """Return x̂₀, N×C×H×W, from z, N×kC×H×W, at time `index` of the grid."""

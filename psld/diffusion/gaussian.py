@@ -187,8 +187,10 @@ class GaussianData:
         """
         out = torch.empty_like(noise.flatten(1))
         which = torch.rand(len(noise)) if which is None else which
-        for g, chosen in self._groups(noise, labels):
-            rest, c = self._outside(g, noise.flatten(1)[chosen], torch.sqrt, sigma)
+        groups = torch.zeros(len(noise)).long() if labels is None else 1 + labels.cpu()
+        for g in groups.unique().tolist():
+            chosen = (groups == g).to(noise.device)
+            rest, c = self._outside(g, noise.flatten(1)[chosen], sigma)
             if c.shape[1]:
                 values, vectors = torch.linalg.eigh(self.spreads[g].double())
                 scales = (values.clamp(min=0) + sigma**2).sqrt()[:, None]
@@ -200,44 +202,11 @@ class GaussianData:
             out[chosen] = rest
         return out.view_as(noise)
 
-    def posterior_mean(self, y: Tensor, sigma: float, labels: Tensor | None = None) -> Tensor:
-        """Return E[x₀ | y], N×C×H×W. For one Gaussian, it is μ + C (C + σ²)⁻¹ (y − μ).
-
-        In the directions of a mixture, c = Vᵀ Uᵀ (y − μ), it is
-
-            Σ_k γ_k (m_k + S_k (S_k + σ²)⁻¹ (c − m_k)),   γ_k ∝ w_k N(c; m_k, S_k + σ²).
-        """
-        out = torch.empty_like(y.flatten(1))
-        for g, chosen in self._groups(y, labels):
-            part = y.flatten(1)[chosen] - self.means[g]
-            rest, c = self._outside(g, part, lambda total: 1 - sigma**2 / total, sigma)
-            if c.shape[1]:
-                S = self.spreads[g].double()
-                factors = torch.linalg.cholesky(S + sigma**2 * torch.eye(len(S[0])).to(S))
-                apart = (c.double()[:, None] - self.centers[g]).permute(1, 2, 0)  # K×q×N
-                white = torch.linalg.solve_triangular(factors, apart, upper=False)
-                volumes = factors.diagonal(dim1=1, dim2=2).log().sum(1)
-                logits = (self.weights[g].log() - volumes)[:, None] - white.square().sum(1) / 2
-                gains = S @ torch.cholesky_solve(apart, factors)
-                means = self.centers[g][:, :, None] + gains
-                c = torch.einsum("kn,kqn->nq", logits.softmax(0), means).to(y.dtype)
-                rest += c @ (self.basis @ self.axes[g]).T
-            out[chosen] = rest
-        return out.view_as(y)
-
-    def _groups(self, x: Tensor, labels: Tensor | None) -> Iterator[tuple[int, Tensor]]:
-        """Yield each group that occurs, and which of the images are in it."""
-        group = torch.zeros(len(x), dtype=torch.long) if labels is None else 1 + labels.cpu()
-        for g in group.unique().tolist():
-            yield g, (group == g).to(x.device)
-
-    def _outside(
-        self, g: int, x: Tensor, function: Callable[[Tensor], Tensor], sigma: float
-    ) -> tuple[Tensor, Tensor]:
-        """Return μ + (I − P) f(C + σ²) x, N×d, and the coordinates Vᵀ Uᵀ x, N×q."""
+    def _outside(self, g: int, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """Return μ + (I − P) √(C + σ²) x, N×d, and the coordinates Vᵀ Uᵀ x, N×q."""
         values, vectors = torch.linalg.eigh(self.covariances[g].double())
-        inside = function(values.clamp(min=0) + sigma**2)
-        outside = function(self.rests[g].double() + sigma**2)
+        inside = (values.clamp(min=0) + sigma**2).sqrt()
+        outside = (self.rests[g].double() + sigma**2).sqrt()
         V = self.axes[g].double()
         kept = torch.eye(len(V), dtype=V.dtype, device=V.device) - V @ V.T
         matrix = kept @ ((vectors * (inside - outside)) @ vectors.T) @ kept - outside * V @ V.T

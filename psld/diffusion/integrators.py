@@ -17,7 +17,7 @@ from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Score
 from psld.utils.device import all_bits
-from psld.utils.errors import RunError
+from psld.utils.errors import RunError, UserError
 
 Noise = Callable[[Tensor], Tensor]
 """Function that draws standard normal noise in the shape of a given state."""
@@ -40,6 +40,41 @@ class Integrator(Protocol):
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         """Take step `index` from `z`. Steps are taken in order; step 0 starts a new sample."""
         ...
+
+
+class Inpainting:
+    """Keep the pixels with mask 1; the sampler fills in the rest.
+
+    After each step, position and momentum of the known pixels are drawn again from the kernel
+    N(a x₀, Σ) given the image. EM and SSCS do so at the time at which the step started, which is
+    the official sampler's rule, and gDDIM and conjugate integrators at the time that it reached.
+    The paper derives imputation from Eq. 13 with the observed part as the condition.
+
+    A sampler that predicts the image needs no new noise: the known pixels are put into its
+    prediction, and each step then takes a known pixel from one draw of the kernel to another.
+    """
+
+    def __init__(self, process: LinearProcess, images: Tensor, mask: Tensor) -> None:
+        """
+        Args:
+            images: N×C×H×W in [−1, 1]; pixels with mask 0 are ignored.
+            mask: N×1×H×W, 1 for a known pixel, else 0.
+
+        Raises UserError for other values.
+        """
+        if not (images.abs() <= 1).all():
+            raise UserError("inpainting: the images must be in [−1, 1]; of bytes, x / 127.5 - 1")
+        if not ((mask == 0) | (mask == 1)).all():
+            raise UserError(
+                "inpainting: the mask must be 1 for a known pixel, else 0; of bytes, x > 127"
+            )
+        self.process = process
+        self.images = images
+        self.mask = mask.to(images)
+
+    def combine(self, generated: Tensor, known: Tensor) -> Tensor:
+        """Take pixels with mask 1 from `known`, the others from `generated`: images or states."""
+        return generated * (1 - self.mask) + known.to(generated) * self.mask
 
 
 class EulerMaruyama:
@@ -188,7 +223,7 @@ def integrate(
     direction = math.copysign(1.0, end - start)
     relative = max(tolerance, 100 * torch.finfo(torch.float64).eps)
     t, slope = start, velocity(start, y)
-    size = _first_step(velocity, start, end, y, slope, tolerance, relative, name)
+    size = _first_step(velocity, start, end, y, slope, tolerance + y.abs() * relative, name)
     while t != end:
         smallest = 10 * abs(math.nextafter(t, direction * math.inf) - t)
         size, rejected = max(size, smallest), False
@@ -219,18 +254,10 @@ def integrate(
 
 
 def _first_step(
-    velocity: Velocity,
-    start: float,
-    end: float,
-    y: Tensor,
-    slope: Tensor,
-    tolerance: float,
-    relative: float,
-    name: str,
+    velocity: Velocity, start: float, end: float, y: Tensor, slope: Tensor, scale: Tensor, name: str
 ) -> float:
     """Choose the first step size (Hairer, Nørsett and Wanner, Solving ODEs I, II.4)."""
     length = abs(end - start)
-    scale = tolerance + y.abs() * relative
     d0, d1 = torch.stack([_rms(y / scale), _rms(slope / scale)]).tolist()
     if not math.isfinite(d1):
         _check_finite(name, [start], [slope])

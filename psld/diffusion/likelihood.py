@@ -15,9 +15,6 @@ from psld.diffusion.score import Batching, Network, at_time, batching
 from psld.utils.errors import UserError
 from psld.utils.progress import Progress
 
-DEQUANTIZED_BITS = 7.0
-"""log₂ of the levels per unit after `dequantize`: 256 levels on an interval of length 2."""
-
 
 @dataclass(frozen=True)
 class Likelihood:
@@ -90,15 +87,28 @@ def log_likelihood(
         probe.repeat_interleave(draws, dim=0)
         for probe in _probes(process.blocks, z[::draws], noise, probes)
     ]
-    flow = _Flow(process, network, signs, batching(batch_size))
-    end, gained = flow.integrate(z, start_time, tolerance)
+    batched, evaluations = batching(batch_size), 0
+    progress = Progress("likelihood", "evaluation")
+
+    def slope(t: float, y: Tensor) -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        progress.note = f"t = {t:.3g}"
+        progress.update()
+        state = y[:, :-1].reshape(z.shape).to(z.dtype)
+        return batched(partial(_velocity, process, network, t), state, *signs)
+
+    start = torch.cat([z.flatten(1), z.new_zeros(len(z), 1)], dim=1).double()
+    with closing(progress):
+        y = integrate(slope, start_time, process.T, start, tolerance, "likelihood")
+    end, gained = y[:, :-1].reshape(z.shape).to(z.dtype), y[:, -1].cpu()
     prior = process.S.sqrt()
     whitened = mix(torch.linalg.inv(prior), end)
     ratio = _log_normal(whitened, prior) + gained - log_q
     return Likelihood(
         log_likelihood=ratio.view(-1, draws).logsumexp(dim=1) - math.log(draws),
-        evaluations=flow.evaluations,
-        gradients=flow.evaluations * probes,
+        evaluations=evaluations,
+        gradients=evaluations * probes,
     )
 
 
@@ -114,63 +124,35 @@ def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
         log_likelihood: in nats, of images on the interval [−1, 1].
         dimensions: C·H·W.
     """
-    return -log_likelihood / (dimensions * math.log(2)) + DEQUANTIZED_BITS
+    # 256 levels on an interval of length 2 are 2⁷ per unit.
+    return -log_likelihood / (dimensions * math.log(2)) + 7
 
 
-class _Flow:
-    """The probability-flow ODE in forward time, with the divergence of its velocity."""
-
-    def __init__(
-        self, process: LinearProcess, network: Network, probes: list[Tensor], batched: Batching
-    ) -> None:
-        self.process = process
-        self.network = network
-        self.probes = probes
-        self.batched = batched
-        self.evaluations = 0
-
-    def integrate(self, z: Tensor, start_time: float, tolerance: float) -> tuple[Tensor, Tensor]:
-        """Return the state at T, and ∫ divergence dt of each sample, float64 on the CPU."""
-        progress = Progress("likelihood", "evaluation")
-
-        def slope(t: float, y: Tensor) -> Tensor:
-            self.evaluations += 1
-            progress.note = f"t = {t:.3g}"
-            progress.update()
-            time = torch.tensor([t], dtype=torch.float64)
-            drift = self.process.drift(time)[0]
-            push = -0.5 * self.process.diffusion_squared(time) @ self.process.score_matrix(time)
-            state = y[:, :-1].reshape(z.shape).to(z.dtype)
-            return self.batched(partial(self._velocity, t, drift, push[0]), state, *self.probes)
-
-        start = torch.cat([z.flatten(1), z.new_zeros(len(z), 1)], dim=1).double()
-        with closing(progress):
-            end = integrate(slope, start_time, self.process.T, start, tolerance, "likelihood")
-        return end[:, :-1].reshape(z.shape).to(z.dtype), end[:, -1].cpu()
-
-    @torch.enable_grad()
-    def _velocity(
-        self, t: float, drift: Tensor, push: Tensor, z: Tensor, *probes: Tensor
-    ) -> Tensor:
-        """Return F z − ½ G Gᵀ s and, in the last column, its divergence; float64, N×(kCHW + 1)."""
-        z = z.detach().requires_grad_()
-        eps = at_time(self.network, t)(z)
-        if eps.dtype in (torch.bfloat16, torch.float16):
-            raise UserError(
-                "likelihood: the network computes in half precision, whose error is above the "
-                "tolerance of adaptive steps; use fp32"
-            )
-        pushed = mix(push, self.process.checked(eps, z))
-        traces = []
-        for number, probe in enumerate(probes, start=1):
-            (product,) = torch.autograd.grad(
-                (pushed * probe).sum(), z, retain_graph=number < len(probes)
-            )
-            traces.append((product * probe).flatten(1).sum(dim=1))
-        pixels = z[0].numel() // self.process.blocks
-        divergence = torch.stack(traces).mean(dim=0) + float(drift.trace()) * pixels
-        velocity = (mix(drift, z) + pushed).detach().flatten(1)
-        return torch.cat([velocity, divergence[:, None]], dim=1).double()
+@torch.enable_grad()
+def _velocity(
+    process: LinearProcess, network: Network, t: float, z: Tensor, *probes: Tensor
+) -> Tensor:
+    """Return F z − ½ G Gᵀ s and, in the last column, its divergence; float64, N×(kCHW + 1)."""
+    z, time = z.detach().requires_grad_(), torch.tensor([t], dtype=torch.float64)
+    drift = process.drift(time)[0]
+    push = -0.5 * process.diffusion_squared(time) @ process.score_matrix(time)
+    eps = at_time(network, t)(z)
+    if eps.dtype in (torch.bfloat16, torch.float16):
+        raise UserError(
+            "likelihood: the network computes in half precision, whose error is above the "
+            "tolerance of adaptive steps; use fp32"
+        )
+    pushed = mix(push[0], process.checked(eps, z))
+    traces = []
+    for number, probe in enumerate(probes, start=1):
+        (product,) = torch.autograd.grad(
+            (pushed * probe).sum(), z, retain_graph=number < len(probes)
+        )
+        traces.append((product * probe).flatten(1).sum(dim=1))
+    pixels = z[0].numel() // process.blocks
+    divergence = torch.stack(traces).mean(dim=0) + float(drift.trace()) * pixels
+    velocity = (mix(drift, z) + pushed).detach().flatten(1)
+    return torch.cat([velocity, divergence[:, None]], dim=1).double()
 
 
 def _probes(blocks: int, z: Tensor, noise: Noise, count: int) -> list[Tensor]:

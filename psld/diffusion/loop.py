@@ -1,52 +1,16 @@
 """The sampling loop: integrator steps from noise to data, then the denoising step; inpainting."""
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from psld.diffusion.integrators import EulerMaruyama, Integrator, Noise, ProbabilityFlow
+from psld.diffusion.integrators import EulerMaruyama, Inpainting, Noise, ProbabilityFlow
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import AnySampler
 from psld.diffusion.score import Score
-from psld.utils.errors import UserError
-
-
-class Inpainting:
-    """Keep the pixels with mask 1; the sampler fills in the rest.
-
-    After each step, position and momentum of the known pixels are drawn again from the kernel
-    N(a x₀, Σ) given the image. EM and SSCS do so at the time at which the step started, which is
-    the official sampler's rule, and gDDIM and conjugate integrators at the time that it reached.
-    The paper derives imputation from Eq. 13 with the observed part as the condition.
-
-    A sampler that predicts the image needs no new noise: the known pixels are put into its
-    prediction, and each step then takes a known pixel from one draw of the kernel to another.
-    """
-
-    def __init__(self, process: LinearProcess, images: Tensor, mask: Tensor) -> None:
-        """
-        Args:
-            images: N×C×H×W in [−1, 1]; pixels with mask 0 are ignored.
-            mask: N×1×H×W, 1 for a known pixel, else 0.
-
-        Raises UserError for other values.
-        """
-        if not (images.abs() <= 1).all():
-            raise UserError("inpainting: the images must be in [−1, 1]; of bytes, x / 127.5 - 1")
-        if not ((mask == 0) | (mask == 1)).all():
-            raise UserError(
-                "inpainting: the mask must be 1 for a known pixel, else 0; of bytes, x > 127"
-            )
-        self.process = process
-        self.images = images
-        self.mask = mask.to(images)
-
-    def combine(self, generated: Tensor, known: Tensor) -> Tensor:
-        """Take pixels with mask 1 from `known`, the others from `generated`: images or states."""
-        return generated * (1 - self.mask) + known.to(generated) * self.mask
 
 
 class Replacement:
@@ -69,21 +33,9 @@ class Replacement:
         return self.inpainting.combine(z, mix(self.image[index], self.inpainting.images))
 
 
-class Sampler(Protocol):
-    """The settings of a sampler, as the loop uses them."""
-
-    denoise: bool
-
-    def build(
-        self, process: LinearProcess, device: torch.device, inpainting: Inpainting | None = None
-    ) -> Integrator:
-        """Build the integrator. Raises UserError if it does not suit the process or inpainting."""
-        ...
-
-
 def sample(
     process: LinearProcess,
-    sampler: Sampler,
+    sampler: AnySampler,
     score: Score,
     z: Tensor,
     noise: Noise,
@@ -119,7 +71,7 @@ def sample(
 @torch.no_grad()
 def path(
     process: LinearProcess,
-    sampler: Sampler,
+    sampler: AnySampler,
     score: Score,
     z: Tensor,
     noise: Noise,

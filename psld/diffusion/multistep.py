@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from psld.diffusion.denoiser import DataPrediction
-from psld.diffusion.integrators import Noise
-from psld.diffusion.loop import Inpainting
+from psld.diffusion.integrators import Inpainting, Noise
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.roots import Root, WhiteningRoot

@@ -5,9 +5,8 @@ All coefficients are k×k matrices that act on blocks. They depend only on time,
 in float64 on the CPU, once per distinct time, and applied to float32 images.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,8 +25,6 @@ from psld.diffusion.matrices import (
 )
 from psld.utils.errors import UserError
 
-Factor = Literal["lower", "upper"]
-Matching = Literal["hsm", "dsm"]
 Times = Tensor | float
 
 MOST_LEFT = 0.1
@@ -82,8 +79,8 @@ class LinearProcess:
         beta: LinearBeta,
         *,
         initial_variance: Vector,
-        matching: Matching = "hsm",
-        factor: Factor = "lower",
+        matching: Literal["hsm", "dsm"] = "hsm",
+        factor: Literal["lower", "upper"] = "lower",
         numerical_eps: float = 0.0,
     ) -> None:
         """Check the recipe's conditions. Raises UserError that names the failed condition.
@@ -119,6 +116,11 @@ class LinearProcess:
                 f"process: it leaves {left:.2g} of the image at its final time, and samplers start "
                 f"from N(0, S); raise β (beta_min, beta_max): at most {MOST_LEFT} may be left"
             )
+
+    def __repr__(self) -> str:
+        D, Q, S = self.D.tolist(), self.Q.tolist(), self.S.diagonal().tolist()
+        how = f"{self.beta}, {self.matching}, {self.factor} factor"
+        return f"<{type(self).__name__}: D = {D}, Q = {Q}, S = {S}, {how}>"
 
     def _predicted_blocks(self) -> slice:
         """Return the blocks of ε that the network predicts: those that scores of noisy blocks need.
@@ -165,7 +167,7 @@ class LinearProcess:
     def perturb(
         self, x0: Tensor, t: Times, eps: Tensor, auxiliary_eps: Tensor | None = None
     ) -> Tensor:
-        """Draw z_t given the image: z_t = mean(t) + L(t) ε.
+        """Draw z_t, N×kC×H×W, given the image: z_t = mean(t) + L(t) ε.
 
         Args:
             x0: N×C×H×W images in [−1, 1].
@@ -173,9 +175,6 @@ class LinearProcess:
             eps: N×kC×H×W standard normal.
             auxiliary_eps: N×(k−1)C×H×W standard normal for the auxiliary blocks of z₀; required
                 under DSM, unused under HSM.
-
-        Returns:
-            z_t, N×kC×H×W.
         """
         return self.mean(x0, t, auxiliary_eps) + mix(self.covariance_factor(t), eps)
 
@@ -257,10 +256,7 @@ class LinearProcess:
         return self.precision(t).rsqrt()
 
     def log_snr(self, t: Times) -> Tensor:
-        """Return λ(t) = ½ log ρ = −log σ_eff, N: half the log signal-to-noise ratio.
-
-        λ decreases with t.
-        """
+        """Return λ(t) = −log σ_eff, N, which falls with t: half the log signal-to-noise ratio."""
         return 0.5 * self.precision(t).log()
 
     def image_diffusion_squared(self, t: Times) -> Tensor:
@@ -318,32 +314,3 @@ class LinearProcess:
             return torch.linalg.cholesky(covariance)
         flipped = torch.linalg.cholesky(covariance.flip(-1, -2))
         return flipped.flip(-1, -2)
-
-
-# -- the paper's processes; their settings have the defaults ------------------------------------
-
-
-def vp_sde(beta: LinearBeta) -> LinearProcess:
-    """Return the variance-preserving SDE (Song et al., 2021), k = 1: D = ½, Q = 0, S = 1."""
-    return LinearProcess(D=[[0.5]], Q=[[0.0]], S=[1.0], beta=beta, initial_variance=[0.0])
-
-
-def phase_space(
-    gamma: float, mass_inverse: float, kappa: float, beta: LinearBeta, **options: Any
-) -> LinearProcess:
-    """Return phase space Langevin diffusion (paper, Eq. 6), k = 2, under critical damping.
-
-        D = ½ diag(Γ, Mν),   Q = ½ [[0, −1], [1, 0]],   S = diag(1, M),   ν = Γ + 2 √M⁻¹
-
-    Γ = 0 is critically damped Langevin diffusion (CLD). The momentum starts as N(0, κM). `options`
-    are matching, factor and numerical_eps of `LinearProcess`.
-    """
-    mass, nu = 1 / mass_inverse, gamma + 2 * math.sqrt(mass_inverse)
-    return LinearProcess(
-        D=[[gamma / 2, 0.0], [0.0, mass * nu / 2]],
-        Q=[[0.0, -0.5], [0.5, 0.0]],
-        S=[1.0, mass],
-        beta=beta,
-        initial_variance=[0.0, kappa * mass],
-        **options,
-    )

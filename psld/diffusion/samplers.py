@@ -17,8 +17,7 @@ from psld.utils.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from psld.diffusion.integrators import Integrator
-    from psld.diffusion.loop import Inpainting
+    from psld.diffusion.integrators import Inpainting, Integrator
     from psld.diffusion.process import LinearProcess
 
 

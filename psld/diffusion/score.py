@@ -30,7 +30,7 @@ def at_time(network: Network | ClassNetwork, t: float) -> Callable[..., Tensor]:
     tabulated = getattr(network, "at", None)
     if tabulated:
         return tabulated(t)
-    return lambda z, *label: network(z, times_like(z, t), *label)
+    return lambda z, *label: network(z, z.new_full(z.shape[:1], t, dtype=torch.float32), *label)
 
 
 class Score(Protocol):
@@ -121,10 +121,7 @@ class ClassifierFreeScore:
     def __init__(
         self, network: ClassNetwork, labels: Tensor, scale: float, batch_size: int | Batching
     ) -> None:
-        """
-        Args:
-            labels: the class of each image of the shard, N.
-        """
+        """`labels`: the class of each image of the shard, N."""
         self.network = network
         self.labels = labels
         self.scale = scale
@@ -191,8 +188,3 @@ class ClassifierGuidedScore:
         z = z.detach().requires_grad_()
         chosen = logits(z).log_softmax(dim=-1).gather(1, labels[:, None])
         return torch.autograd.grad(chosen.sum(), z)[0]
-
-
-def times_like(z: Tensor, t: float) -> Tensor:
-    """Return t once per sample as networks take it: shape (N,), float32, on the device of z."""
-    return torch.full((len(z),), t, dtype=torch.float32, device=z.device)

@@ -3,6 +3,7 @@
 `build` makes a process and needs torch.
 """
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -16,7 +17,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 class VPSDESettings(Settings):
-    """The variance-preserving SDE: dx = −½β(t) x dt + √β(t) dw."""
+    """The variance-preserving SDE (Song et al., 2021): dx = −½β(t) x dt + √β(t) dw."""
 
     kind: Literal["vp-sde"]
     beta_min: float = Field(0.1, gt=0)
@@ -29,9 +30,10 @@ class VPSDESettings(Settings):
         return 1
 
     def build(self) -> "LinearProcess":
-        from psld.diffusion.process import LinearBeta, vp_sde
+        from psld.diffusion.process import LinearBeta, LinearProcess
 
-        return vp_sde(LinearBeta(self.beta_min, self.beta_max))
+        beta = LinearBeta(self.beta_min, self.beta_max)
+        return LinearProcess(D=[[0.5]], Q=[[0.0]], S=[1.0], beta=beta, initial_variance=[0.0])
 
 
 class PhaseSpaceSettings(Settings):
@@ -48,16 +50,20 @@ class PhaseSpaceSettings(Settings):
     numerical_eps: float = Field(1e-9, ge=0)
     """Added to the diagonal of Σ(t), which is singular at t = 0."""
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the settings as arguments for the process."""
-        from psld.diffusion.process import LinearBeta
+    def _process(self, **recipe: Any) -> "LinearProcess":
+        """Return the process of a recipe: D, Q, S and initial_variance."""
+        from psld.diffusion.process import LinearBeta, LinearProcess
 
-        content = self.model_dump(exclude={"kind"})
-        return {"beta": LinearBeta(content.pop("beta_min"), content.pop("beta_max")), **content}
+        beta = LinearBeta(self.beta_min, self.beta_max)
+        options = self.model_dump(include={"matching", "factor", "numerical_eps"})
+        return LinearProcess(beta=beta, **recipe, **options)
 
 
 class PSLDSettings(PhaseSpaceSettings):
-    """Phase space Langevin diffusion under critical damping."""
+    """Phase space Langevin diffusion (paper, Eq. 6) under critical damping:
+
+    D = ½ diag(Γ, Mν),   Q = ½ [[0, −1], [1, 0]],   S = diag(1, M),   ν = Γ + 2 √M⁻¹
+    """
 
     kind: Literal["psld"]
     gamma: float = Field(ge=0)
@@ -72,9 +78,13 @@ class PSLDSettings(PhaseSpaceSettings):
         return 2
 
     def build(self) -> "LinearProcess":
-        from psld.diffusion.process import phase_space
-
-        return phase_space(**self.arguments())
+        mass, nu = 1 / self.mass_inverse, self.gamma + 2 * math.sqrt(self.mass_inverse)
+        return self._process(
+            D=[[self.gamma / 2, 0.0], [0.0, mass * nu / 2]],
+            Q=[[0.0, -0.5], [0.5, 0.0]],
+            S=[1.0, mass],
+            initial_variance=[0.0, self.kappa * mass],
+        )
 
 
 class RecipeSettings(PhaseSpaceSettings):
@@ -95,9 +105,7 @@ class RecipeSettings(PhaseSpaceSettings):
         return len(self.S)
 
     def build(self) -> "LinearProcess":
-        from psld.diffusion.process import LinearProcess
-
-        return LinearProcess(**self.arguments())
+        return self._process(D=self.D, Q=self.Q, S=self.S, initial_variance=self.initial_variance)
 
     @model_validator(mode="after")
     def _shapes_agree(self) -> "RecipeSettings":

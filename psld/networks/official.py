@@ -43,7 +43,11 @@ def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Te
         "missing": shapes.keys() - state.keys(),
         "unexpected": state.keys() - shapes.keys(),
         "not in official networks": ours.keys() - officials.keys(),
-        "wrong shape": list(_wrong_shapes(state, shapes)),
+        "wrong shape": [
+            f"{name} is {shape}, should be {expected}"
+            for name, expected in shapes.items()
+            if name in state and (shape := tuple(state[name].shape)) != expected
+        ],
     }
     complaints = [f"{problem}: {_listed(items)}" for problem, items in problems.items() if items]
     if complaints:
@@ -174,14 +178,6 @@ def _layer(official: str, ours: str) -> Iterator[Parameter]:
 def _nin(official: str, ours: str) -> Iterator[Parameter]:
     yield f"{official}.W", f"{ours}.weight", _linear
     yield f"{official}.b", f"{ours}.bias", _same
-
-
-def _wrong_shapes(
-    state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[str]:
-    for name, expected in shapes.items():
-        if name in state and (shape := tuple(state[name].shape)) != expected:
-            yield f"{name} is {shape}, should be {expected}"
 
 
 def _listed(items: Iterable[str]) -> str:

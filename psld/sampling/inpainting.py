@@ -5,7 +5,7 @@ import torch
 
 from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.guidance import DigitsMask, HalvesMask
-from psld.diffusion.loop import Inpainting
+from psld.diffusion.integrators import Inpainting
 from psld.sampling.settings import CellSettings
 from psld.sampling.shards import ShardOrigin
 from psld.training.model import Model

@@ -17,7 +17,8 @@ from psld.data.store import ImageStore, to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.guidance import ClassifierFreeGuidance, InpaintingGuidance
-from psld.diffusion.loop import Inpainting, sample
+from psld.diffusion.integrators import Inpainting
+from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import (

@@ -149,7 +149,7 @@ def check_fit(
             classes = classes_in_turn(label, model.dataset, class_names)
             _check_guide(guide, model, sampler.guidance.official_time)
         case ClassifierFreeGuidance(label=label):
-            if not model.num_classes:
+            if not model.num_classes and sampler.evaluations != 0:
                 raise UserError(
                     "classifier-free guidance needs a class-conditional model; train one with "
                     "training.label_dropout=0.1, or give a guide"

@@ -1,4 +1,4 @@
-"""Data of known score: a one-dimensional mixture of Gaussians."""
+"""Data of known score: a one-dimensional mixture of Gaussians, and a law of images."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from psld.diffusion.denoiser import consistent_eps
+from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network
@@ -68,3 +69,31 @@ def _coefficients(process: LinearProcess, at: tuple[float, ...]) -> tuple[Tensor
     a = process.image_mean(times)[:, :, None]
     row = torch.linalg.solve(process.image_covariance(times), a).mT
     return state, data, row / (row @ a), process.noise_level(times)
+
+
+def dense(law: GaussianData, group: int) -> Tensor:
+    """Return the whole covariance of a group."""
+    U = law.basis
+    outside = torch.eye(len(U)) - U @ U.T
+    return U @ law.covariances[group] @ U.T + law.rests[group] * outside
+
+
+def component(law: GaussianData, group: int, k: int) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance of one component in all values of an image."""
+    V = law.basis @ law.axes[group]
+    outside = torch.eye(len(V)) - V @ V.T
+    covariance = outside @ dense(law, group) @ outside + V @ law.spreads[group, k] @ V.T
+    return law.means[group] + V @ law.centers[group, k], covariance
+
+
+def posterior_mean(law: GaussianData, y: Tensor, sigma: float) -> Tensor:
+    """Return E[x₀ | y = x₀ + σ n], N×C×H×W, for the law of all images."""
+    flat, logits, means = y.flatten(1).double(), [], []
+    for k, weight in enumerate(law.weights[0]):
+        mean, covariance = (each.double() for each in component(law, 0, k))
+        total = covariance + sigma**2 * torch.eye(len(mean)).double()
+        noisy = torch.distributions.MultivariateNormal(mean, total)
+        logits.append(weight.log() + noisy.log_prob(flat))
+        means.append(mean + (flat - mean) @ torch.linalg.solve(total, covariance))
+    shares = torch.stack(logits).softmax(0)[..., None]
+    return (shares * torch.stack(means)).sum(0).to(y.dtype).view_as(y)

@@ -6,7 +6,8 @@ from functools import cache
 import pytest
 import torch
 
-from psld.diffusion.loop import Inpainting, sample
+from psld.diffusion.integrators import Inpainting
+from psld.diffusion.loop import sample
 from psld.diffusion.matrices import mix
 from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.score import ClassifierGuidedScore, NetworkScore

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from psld.data.store import from_uint8, to_uint8
-from psld.diffusion.loop import Inpainting, Replacement, sample
+from psld.diffusion.integrators import Inpainting
+from psld.diffusion.loop import Replacement, sample
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings, RK45Settings

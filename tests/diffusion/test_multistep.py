@@ -8,7 +8,8 @@ import torch
 
 from benchmarks.exact import error, fitted_order
 from psld.diffusion.denoiser import consistent_eps, prediction_coefficients
-from psld.diffusion.loop import Inpainting, path, sample
+from psld.diffusion.integrators import Inpainting
+from psld.diffusion.loop import path, sample
 from psld.diffusion.matrices import mix
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, phase_space, times, vp_sde

@@ -204,3 +204,10 @@ def test_lists_and_tensors_make_the_same_process():
     tensors = (torch.tensor(values, dtype=torch.float64) for values in (D, Q, S))
     same = LinearProcess(*tensors, LinearBeta(8, 8), initial_variance=times(*start))
     assert torch.equal(made.covariance(times(0.1, 1)), same.covariance(times(0.1, 1)))
+
+
+def test_a_process_is_printed_in_one_line_with_what_it_was_made_from():
+    printed = str(phase_space(0.02))
+    assert "D = [[0.01, 0.0], [0.0, 0.5025]]" in printed
+    assert "S = [1.0, 0.25], LinearBeta(beta_min=8.0, beta_max=8.0), hsm, lower factor" in printed
+    assert printed.count("\n") == 0

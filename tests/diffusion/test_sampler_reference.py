@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from psld.diffusion.loop import Inpainting, sample
+from psld.diffusion.integrators import Inpainting
+from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings, RK45Settings
 from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
 from tests.diffusion.processes import phase_space, vp_sde

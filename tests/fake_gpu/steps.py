@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from psld.diffusion import loop
-from psld.diffusion.loop import Inpainting
+from psld.diffusion.integrators import Inpainting
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import (
     Batching,

@@ -8,6 +8,7 @@ import torch
 import psld
 from psld.data.store import ImageStore
 from psld.training.manifest import read_manifest
+from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 
 
@@ -58,6 +59,17 @@ def test_no_steps_are_draws_of_the_start_alone(conditional_model, tmp_path):
     said = succeeded(call(tmp_path, "sample", *words)).stdout
     assert "of the training images, without a network" in said
     assert "NFE 0" in said
+
+
+def test_a_class_is_drawn_from_the_start_of_any_model(model, conditional_model):
+    """The law of each class belongs to the dataset, and no network is evaluated."""
+    drawn, expected = (
+        psld.load(each).sample(8, sampler="few", steps=0, label=3)
+        for each in (model, conditional_model)
+    )
+    assert torch.equal(drawn, expected)
+    with pytest.raises(UserError, match="needs a class-conditional model"):
+        psld.load(model).sample(8, sampler="few", steps=2, label=3)
 
 
 def test_a_process_that_loses_sight_of_the_image_is_refused_in_one_line(digits, tmp_path):

@@ -6,7 +6,8 @@ import threading
 import pytest
 import torch
 
-from psld.diffusion.loop import Inpainting, sample
+from psld.diffusion.integrators import Inpainting
+from psld.diffusion.loop import sample
 from psld.diffusion.score import NetworkScore
 from psld.utils import randomness
 from psld.utils.randomness import MOST_THREADS, ShardNoise, drawing_threads
