@@ -221,6 +221,19 @@ def test_progress_is_shown_if_it_is_asked_for(model, features, monkeypatch):
     assert "features: 100%" in terminal.getvalue()
 
 
+def test_a_log_gets_lines_of_long_work(model, features, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("psld.utils.progress.LINE_SECONDS", 0)
+    images = psld.load(model).sample(8, **FEW, progress=True)
+    psld.distance(images, images, psld.load_extractor(features), progress=True)
+    for number, image in enumerate(images):
+        psld.save_images(image[None], tmp_path / f"{number}.png")
+    psld.load_images(tmp_path, progress=True)
+    out, err = capsys.readouterr()
+    for work in "sampling: step 1 of ", "features: image 8 of 8, ", "image 1 of 8, ":
+        assert work in out
+    assert err == ""
+
+
 def test_an_image_that_is_no_number_is_an_error(model):
     loaded = psld.load(model)
     next(loaded.network.parameters()).fill_(float("nan"))

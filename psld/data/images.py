@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
-from tqdm.auto import tqdm
 
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path, check_place, regular_file
+from psld.utils.progress import Progress
 from psld.utils.tensors import Stored, digest_of_arrays, load_tensors
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -185,11 +185,11 @@ def located(path: str | Path) -> Path:
     raise UserError(f"{path}: no such file or folder, and no prepared dataset {data}")
 
 
-def read_images(path: str | Path, silent: bool | None = None) -> np.ndarray:
+def read_images(path: str | Path, silent: bool = False) -> np.ndarray:
     """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the names or of the array.
 
-    `psld.load_images` has the forms of the path. `silent=None` shows a progress bar on a terminal.
-    Raises UserError if there are none, a file is damaged, or the images differ in size.
+    `psld.load_images` has the forms of the path. Raises UserError if there are none, a file is
+    damaged, or the images differ in size.
     """
     path = located(path)
     if path.suffix == ".h5":
@@ -224,7 +224,7 @@ def shards_in(path: Path) -> dict[str, Stored]:
     return shards
 
 
-def _read_pictures(path: Path, silent: bool | None) -> np.ndarray:
+def _read_pictures(path: Path, silent: bool) -> np.ndarray:
     tree = FileTree(path)
     names = tree.picture_names()
 
@@ -237,10 +237,15 @@ def _read_pictures(path: Path, silent: bool | None) -> np.ndarray:
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
         closing(pool.map(pixels, names)) as arrays,
+        closing(Progress(f"reading {path}", "image", len(names), silent=silent)) as progress,
     ):
-        decoded = zip(names, arrays, strict=True)
-        bar = tqdm(decoded, f"reading {path}", len(names), disable=silent, unit="img")
-        return _one_size(path, bar)
+
+        def decoded() -> Iterator[tuple[str, np.ndarray]]:
+            for name, array in zip(names, arrays, strict=True):
+                progress.update()
+                yield name, array
+
+        return _one_size(path, decoded())
 
 
 def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -5,14 +5,13 @@ import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
 
 from psld.config.settings import load_record, with_digest
 from psld.data.images import FileTree, to_channels
@@ -22,6 +21,7 @@ from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
 from psld.utils import VERSION
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, write_json, write_text
+from psld.utils.progress import Progress
 
 BLOCK_BYTES = 1 << 22
 """Bytes of a block, which is decoded, hashed and written at once; two a thread are held."""
@@ -150,7 +150,7 @@ def _blocks(
 
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(pictures), desc=f"preparing {settings.name}", disable=None) as progress,
+        closing(Progress(f"preparing {settings.name}", "image", len(pictures))) as progress,
     ):
         for start in range(0, len(blocks), 2 * threads):  # Bounds the memory.
             for pixels, found in pool.map(decoded, blocks[start : start + 2 * threads]):

@@ -1,16 +1,17 @@
 """The sampling loop: integrator steps from noise to data, then the denoising step; inpainting."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from psld.diffusion.integrators import EulerMaruyama, Inpainting, Noise, ProbabilityFlow
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import AnySampler
 from psld.diffusion.score import Score
+from psld.utils.progress import Progress
 
 
 class Replacement:
@@ -40,7 +41,7 @@ def sample(
     z: Tensor,
     noise: Noise,
     inpainting: Inpainting | None = None,
-    silent: bool | None = None,
+    silent: bool = False,
 ) -> Tensor:
     """Integrate the reverse process from z, at the sampler's first time, to the data.
 
@@ -55,7 +56,7 @@ def sample(
         noise: called with the state, once per linear update that adds noise. If it has a method
             `expect`, that is first told how often.
         inpainting: the known pixels.
-        silent: show no progress bar; None shows it on a terminal.
+        silent: show no progress.
 
     Returns:
         The state at time 0 (without the denoising step: at the final time), N×kC×H×W.
@@ -76,7 +77,7 @@ def path(
     z: Tensor,
     noise: Noise,
     inpainting: Inpainting | None = None,
-    silent: bool | None = None,
+    silent: bool = False,
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield forward time and state at the start and after each step; arguments as in `sample`."""
     integrator = sampler.build(process, z.device, inpainting)
@@ -88,12 +89,14 @@ def path(
         replacement = Replacement(inpainting, [process.T, *replaced, final_time])
         z = replacement.noisy(0, z, noise)
     yield integrator.times[0], z
-    steps = tqdm(integrator.ends, desc="sampling", unit="step", disable=silent, leave=False)
-    for index, end in enumerate(steps):
-        z = integrator.step(index, z, score, noise)
-        if inpainting and replaced:
-            z = replacement.noisy(index + 1, z, noise)
-        yield end, z
+    steps = Progress("sampling", "step", len(integrator.ends), silent=silent, leave=False)
+    with closing(steps):
+        for index, end in enumerate(integrator.ends):
+            z = integrator.step(index, z, score, noise)
+            if inpainting and replaced:
+                z = replacement.noisy(index + 1, z, noise)
+            steps.update()
+            yield end, z
     if sampler.denoise and integrator.ends[-1] > 0:
         last = torch.tensor([final_time, 0.0], dtype=torch.float64)
         ode = isinstance(integrator, ProbabilityFlow)

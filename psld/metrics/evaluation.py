@@ -67,8 +67,8 @@ class Source(NamedTuple):
     """The images in their order: shards, or uint8 n×C×H×W."""
     numbers: Tensor | None = None
     """`distinct_numbers` of images of others; None for a cell's."""
-    silent: bool | None = None
-    """Show no progress bars; None shows them on a terminal."""
+    silent: bool = False
+    """Show no progress."""
     kept: Gathered | None = None
     """What was kept; the images are then not read."""
     stated: Sequence[CellResult] | None = None

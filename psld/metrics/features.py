@@ -1,6 +1,7 @@
 """The features of images: their extraction, their statistics, and blocks for intervals."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -11,12 +12,12 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from psld.metrics.estimate import Estimate
 from psld.metrics.settings import Measurement
 from psld.utils.device import all_bits
 from psld.utils.errors import RunError, UserError
+from psld.utils.progress import Progress
 from psld.utils.tensors import as_arrays, digest_of_arrays, read_tensors, save_tensors
 
 BLOCKS = 20
@@ -178,14 +179,14 @@ def gather(
     batches: Iterable[Tensor],
     description: str,
     total: int,
-    silent: bool | None = None,
+    silent: bool = False,
 ) -> Features:
-    """Gather the features, and logits if any, of uint8 images, with a progress bar up to `total`.
+    """Gather the features, and logits if any, of `total` uint8 images, with their progress.
 
     A GPU is waited for at the end only: the next batch is read while this one is computed.
     """
     parts = []
-    with all_bits(), tqdm(total=total, desc=description, unit="img", disable=silent) as progress:
+    with all_bits(), closing(Progress(description, "image", total, silent=silent)) as progress:
         for batch in batches:
             if extractor.device.type == "cuda":
                 batch = batch.pin_memory().to(extractor.device, non_blocking=True)

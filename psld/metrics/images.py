@@ -163,7 +163,7 @@ def evaluate_images(
     samples: int | None = None,
     output: str | None = None,
     device: torch.device,
-    silent: bool | None = None,
+    silent: bool = False,
 ) -> CellResults:
     """Measure images by some metrics, and write the results if `output` is a path.
 
@@ -232,7 +232,7 @@ def _basis(
     dataset: str | None,
     extractor: str | Path | None,
     device: torch.device,
-    silent: bool | None,
+    silent: bool,
 ) -> Basis:
     """Load the extractor and the reference, of a dataset the features that are kept, if any are."""
     if reference is None:
@@ -284,7 +284,7 @@ def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
     raise UserError(f"{path}: {wrong}")
 
 
-def _read(images: Images, silent: bool | None) -> tuple[str | None, np.ndarray, list[Shard]]:
+def _read(images: Images, silent: bool) -> tuple[str | None, np.ndarray, list[Shard]]:
     """Return the path, None for an array; the images; and the shards that hold them, if any do."""
     if isinstance(images, np.ndarray):
         check_images(images, "N×C×H×W", "images")

@@ -220,7 +220,7 @@ class ImageSampler:
         indices: range,
         key: tuple[int, int],
         inpainting: Inpainting | None = None,
-        silent: bool | None = None,
+        silent: bool = False,
     ) -> tuple[Tensor, Tensor | None, int]:
         """Sample the images with these indices in a cell.
 
@@ -229,7 +229,7 @@ class ImageSampler:
 
         Args:
             key: seed and shard of their noise.
-            silent: show no progress bar; None shows it on a terminal.
+            silent: show no progress.
 
         Returns:
             The images, N×C×H×W in about [−1, 1]; the class that each was guided to, if any; and the

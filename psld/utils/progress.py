@@ -11,34 +11,43 @@ LINE_SECONDS = 30
 class Progress:
     """The progress of a loop: a bar on a terminal, else a line on stdout every 30 seconds.
 
-    progress = Progress("training", "step", total=1000)
-    for _ in range(1000):
-        progress.update()
-    progress.close()
+    with closing(Progress("training", "step", total=1000)) as progress:
+        for _ in range(1000):
+            progress.update()
     """
 
     def __init__(
-        self, name: str, unit: str, total: int | None = None, done: int = 0, silent: bool = False
+        self,
+        name: str,
+        unit: str,
+        total: int | None = None,
+        done: int = 0,
+        *,
+        silent: bool = False,
+        leave: bool = True,
     ) -> None:
         """
         Args:
             total: None if it is not known.
             done: units that were done before.
             silent: show nothing.
+            leave: leave the bar on the terminal at the end.
         """
         self.name, self.unit, self.total, self.done = name, unit, total, done
         self.note = ""
         """What a bar or a line also says."""
         shown = True if silent else None  # None: no bar if the output is a file
-        self._bar = tqdm(total=total, initial=done, desc=name, unit=unit, disable=shown)
+        self._bar = tqdm(
+            total=total, initial=done, desc=name, unit=unit, disable=shown, leave=leave
+        )
         self.in_lines = self._bar.disable and not silent
         """True if the output is no terminal, so that lines are printed."""
         self._last = time.monotonic(), done
 
-    def update(self) -> None:
-        self.done += 1
+    def update(self, units: int = 1) -> None:
+        self.done += units
         self._bar.set_postfix_str(self.note, refresh=False)
-        self._bar.update()
+        self._bar.update(units)
         now, (since, before) = time.monotonic(), self._last
         if self.in_lines and now - since >= LINE_SECONDS:
             self._last = now, self.done

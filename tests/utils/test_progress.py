@@ -11,6 +11,7 @@ def run() -> None:
     shown = Progress("training", "step", total=40, done=10)
     for shown.note in ("loss 0.3", "loss 0.2"):
         shown.update()
+    shown.update(20)
     shown.close()
 
 
@@ -21,7 +22,8 @@ def test_a_log_gets_lines_with_speed_and_time_left(monkeypatch, capsys):
     run()
     out, err = capsys.readouterr()
     line = r"training: step {} of 40, [\d.e+]+ steps/s, [\d:]+ left, loss {}\n"
-    assert re.fullmatch(line.format(11, "0.3") + line.format(12, "0.2"), out)
+    lines = ((11, "0.3"), (12, "0.2"), (32, "0.2"))
+    assert re.fullmatch("".join(line.format(*each) for each in lines), out)
     assert err == ""
 
 
@@ -31,5 +33,5 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
     run()
-    assert "12/40" in terminal.getvalue()
+    assert "32/40" in terminal.getvalue()
     assert capsys.readouterr().out == ""
