@@ -114,7 +114,8 @@ class Reference:
 
 
 def features_of(extractor: Extractor, images: np.ndarray) -> Tensor:
-    return gather(extractor, batches_of(images, BATCH), "features", len(images)).values
+    batches = batches_of(images, BATCH)
+    return gather(extractor, batches, "features", len(images), silent=True).values
 
 
 def _pixels(images: np.ndarray) -> Tensor:

@@ -133,7 +133,7 @@ class LoadedModel(Model):
                 1 for a known pixel, else 0; not for rk45 and not from the Gaussian start.
             batch_size: images per network evaluation; changes only speed and memory.
             raw: return float32 instead of bytes: images on [−1, 1], not clipped.
-            progress: show a progress bar, in notebooks as a widget.
+            progress: show a bar, in notebooks as a widget; in a log, a line every 30 s.
             options: other settings of the sampler, such as striding or tolerance: numbers,
                 booleans, lists, None. A string is read as on the command line.
 

@@ -210,7 +210,7 @@ def open_cifar10(settings: CIFAR10Source) -> Source:
 def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleType]:
     """Yield torchvision.datasets; its errors become one line that ends with `advice`.
 
-    Raises RunError if it may download, and otherwise UserError.
+    Raises RunError; UserError if files are missing or damaged and may not be downloaded.
     """
     # torchvision imports torch, which nothing else in the preparation needs.
     import torchvision.datasets
@@ -219,8 +219,10 @@ def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleT
         yield torchvision.datasets
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        kind = RunError if download else UserError
-        raise kind(f"the dataset cannot be loaded ({reason}); {advice}") from None
+        wrong = isinstance(error, (RuntimeError, FileNotFoundError)) and not download
+        raise (UserError if wrong else RunError)(
+            f"the dataset cannot be loaded ({reason}); {advice}"
+        ) from None
 
 
 # -- pictures -------------------------------------------------------------------------------------

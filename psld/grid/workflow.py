@@ -102,10 +102,11 @@ class Workflow:
 
         def cost(grid: str) -> tuple[bool, bool, bool]:
             cached = (CACHE / f"{grid}.json").exists()
-            return grid not in naming, grid not in self.grids, not cached
+            return grid not in self.grids, grid not in naming, not cached
 
         for grid in sorted(self.files, key=cost):
-            if grid not in naming and not _is_in_configs(dataset):
+            known = grid in self.grids or grid in naming
+            if not known and not _is_in_configs(dataset):
                 break  # Resolving all grids takes a minute.
             try:
                 if name in getattr(self.grids[grid], kind):

@@ -4,6 +4,7 @@ Its source is a cell's shards, or what was kept of them, or images of others (`i
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +25,8 @@ from psld.metrics.features import (
     Reference,
     batches_of,
     distinct_numbers,
+    extract,
     finite,
-    gather,
     save_kept,
     share_estimate,
 )
@@ -46,6 +47,7 @@ from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.device import give_back, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
+from psld.utils.progress import Progress
 
 NEAREST_PAIRS = 8
 """The number of nearest pairs of sample and training image in a result."""
@@ -133,18 +135,19 @@ def _gathered(
     found: dict[str, list[Features]] = {name: [] for name in bases}
     batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
     labels, costs, left = [], [], max(m.samples for m in measurements)
-    for part in source.parts:
-        images = (part.images if isinstance(part, Shard) else part)[:left]
-        left -= len(images)
-        for name, basis in bases.items():
-            batches = batches_of(images, batch_sizes[name])
-            each = gather(basis.extractor, batches, name, len(images), source.silent)
-            found[name].append(each)
-        if isinstance(part, Shard):
-            costs.append(Cost(len(images), part.nfe, part.seconds, part.device))
-            labels += [] if part.labels is None else [torch.from_numpy(part.labels)]
-        if not left:
-            break
+    names = " and ".join(bases)
+    with closing(Progress(names, "image", left * len(bases), silent=source.silent)) as progress:
+        for part in source.parts:
+            images = (part.images if isinstance(part, Shard) else part)[:left]
+            left -= len(images)
+            for name, basis in bases.items():
+                batches = batches_of(images, batch_sizes[name])
+                found[name].append(extract(basis.extractor, batches, progress))
+            if isinstance(part, Shard):
+                costs.append(Cost(len(images), part.nfe, part.seconds, part.device))
+                labels += [] if part.labels is None else [torch.from_numpy(part.labels)]
+            if not left:
+                break
     features = {name: Features.joined(each) for name, each in found.items()}
     groups = [(m.metric.features, m.samples) for m in measurements]
     samples = {(f, n): replace(features[f].first(n), numbers=source.numbers) for f, n in groups}

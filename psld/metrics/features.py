@@ -181,17 +181,23 @@ def gather(
     total: int,
     silent: bool = False,
 ) -> Features:
-    """Gather the features, and logits if any, of `total` uint8 images, with their progress.
+    """Gather the features, and logits if any, of `total` uint8 images, with their progress."""
+    with closing(Progress(description, "image", total, silent=silent)) as progress:
+        return extract(extractor, batches, progress)
+
+
+@all_bits()
+def extract(extractor: Extractor, batches: Iterable[Tensor], progress: Progress) -> Features:
+    """Gather the features, and logits if any, of uint8 images, as a part of some progress.
 
     A GPU is waited for at the end only: the next batch is read while this one is computed.
     """
     parts = []
-    with all_bits(), closing(Progress(description, "image", total, silent=silent)) as progress:
-        for batch in batches:
-            if extractor.device.type == "cuda":
-                batch = batch.pin_memory().to(extractor.device, non_blocking=True)
-            parts.append(Features(*extractor(batch)))
-            progress.update(len(batch))
+    for batch in batches:
+        if extractor.device.type == "cuda":
+            batch = batch.pin_memory().to(extractor.device, non_blocking=True)
+        parts.append(Features(*extractor(batch)))
+        progress.update(len(batch))
     return Features.joined(parts)
 
 

@@ -41,11 +41,18 @@ class ForeignNetwork:
     @cached_property
     def start(self) -> SamplerStart | None:
         """The start of samplers; None without images."""
+        return self._measured(mixture=True)
+
+    @cached_property
+    def _one_gaussian(self) -> SamplerStart | None:
+        return self._measured(mixture=False)
+
+    def _measured(self, mixture: bool) -> SamplerStart | None:
         if self.images is None:
             return None
         images, device = self.images.cpu().numpy(), device_of(self.network)
         passes = passes_over(images, np.zeros(len(images), np.int64), device)
-        return measure_start(passes, num_classes=0)
+        return measure_start(passes, num_classes=0, mixture=mixture)
 
     def fitted(self, sampler: SamplerSettings, process: LinearProcess) -> SamplerSettings:
         """Return a sampler with the noise levels that the network takes.
@@ -70,8 +77,11 @@ class ForeignNetwork:
         Without images, a start at a level is that of white noise.
         """
         process, device = every_block(process), device_of(self.network)
-        start = self.start if settings.starts_from_data else None
-        if start is None and settings.start_level == self.sigma_max and settings.evaluations:
+        start = None
+        if settings.starts_from_data:
+            start = self.start if settings.start == "mixture" else self._one_gaussian
+        needs_start = start is None and settings.starts_from_data and settings.evaluations
+        if needs_start and settings.start_level == self.sigma_max:
             start = _white(self.shape)
         settings, gaussian = with_start(settings, process, start, device, self.sigma_max)
         other = (

@@ -113,11 +113,10 @@ def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
     made, expected = shard.origin, origin.model_dump()
     differing = [key for key, value in made.model_dump().items() if value != expected[key]]
     if differing:
-        then, now = (
-            " ".join(word for word in one if word not in other) or "none"
-            for one, other in ((made.words, origin.words), (origin.words, made.words))
-        )
-        changed = f" ({then} then, {now} now)" if made.words and then != now else ""
+        then, now = (dict(w.split("=", 1) for w in each.words) for each in (made, origin))
+        words = [f"{k}={then[k]} then, {v} now" for k, v in now.items() if then.get(k, v) != v]
+        # The first says which sampler or process; of another one, most settings differ.
+        changed = f" ({'; '.join(words[:3])})" if words else ""
         remedy = f"give shard_size={made.size}, or " if differing == ["size"] else ""
         raise OtherOriginError(
             f"{path}: made by another {' and '.join(differing)} than the model and the sampler "

@@ -42,7 +42,9 @@ Passes = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 @all_bits()  # the last variances are differences of large sums
 @torch.no_grad()
-def measure_start(passes: Passes, num_classes: int, flip: bool = False) -> SamplerStart:
+def measure_start(
+    passes: Passes, num_classes: int, flip: bool = False, mixture: bool = True
+) -> SamplerStart:
     """Measure the two moments of images, and fit mixtures of Gaussians to them.
 
     A component looks Gaussian under noise of some part of its largest deviation. So with λ_k the
@@ -55,6 +57,7 @@ def measure_start(passes: Passes, num_classes: int, flip: bool = False) -> Sampl
     Args:
         passes, num_classes: as in `GaussianData.measure`.
         flip: each image counts with its mirror image, because a network sees both.
+        mixture: fit them; otherwise they are one Gaussian each.
     """
 
     def both() -> Iterable[tuple[Tensor, Tensor]]:
@@ -63,7 +66,7 @@ def measure_start(passes: Passes, num_classes: int, flip: bool = False) -> Sampl
                 yield view, labels
 
     one = GaussianData.measure(both, num_classes)
-    data = with_mixture(one, passes, flip)
+    data = with_mixture(one, passes, flip) if mixture else one
     several = (data.weights > 0).sum(1) > 1
     shares = torch.where(several, SHARES[1], SHARES[0])
     levels = [SHARES[0] * one.largest_deviations(), shares * data.largest_deviations()]

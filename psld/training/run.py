@@ -76,15 +76,17 @@ def run_training(
         the last loss of the history.
     """
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
-    training, images, flip = settings.training, store.images("train"), settings.dataset.flip
-    process, spread, labels = build_process(settings), 1.0, None
+    training, process = settings.training, build_process(settings)
+    images, flip = store.images("train"), settings.dataset.flip
+    labels, sigma_data = None, 1.0
     if not isinstance(settings, ModelSettings):
         labels = Labels(store.labels("train"), store.num_classes)
-    elif settings.num_classes:
-        labels = Labels(store.labels("train"), store.num_classes, training.label_dropout)
-    if isinstance(settings, ModelSettings) and settings.serves_every_process:
-        spread = deviation(store, flip)
-    loss_of = objective(settings, process, spread)
+    else:
+        if settings.num_classes:
+            labels = Labels(store.labels("train"), store.num_classes, training.label_dropout)
+        if settings.serves_every_process:
+            sigma_data = deviation(store, flip)
+    loss_of = objective(settings, process, sigma_data)
     run = Path(settings.runs) / settings.run_name(store.digest)
     with ExitStack() as stack:
         # The leading rank takes the lock before it joins: nccl would not let the others wait.
@@ -93,7 +95,7 @@ def run_training(
             stack.enter_context(sole_holder(run / "lock", waiting))
         ranks = stack.enter_context(join_ranks(settings.device))
         torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
-        state = TrainingState(build(settings, process, spread).to(ranks.device), training)
+        state = TrainingState(build(settings, process, sigma_data).to(ranks.device), training)
         checkpoints = Checkpoints(run / "checkpoints")
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
@@ -103,8 +105,8 @@ def run_training(
         if training.micro_batch != "auto":
             state.micro_batch = training.micro_batch
         elif state.step < training.steps:
-            kept = state.micro_batch
-            state.micro_batch = largest_micro_batch(settings, ranks, kept, images.nbytes)
+            earlier = state.micro_batch
+            state.micro_batch = largest_micro_batch(settings, ranks, earlier, images.nbytes)
         part = training.batch_size // ranks.world
         size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
         stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
@@ -181,7 +183,7 @@ def preview_samples(
 
     start = process.prior(noise(torch.empty(PREVIEW_SAMPLES, *shape)))
     score = NetworkScore(on_states(settings, process, network), batch_size=PREVIEW_SAMPLES)
-    z = sample(process, PREVIEW_SAMPLER, score, start, noise)
+    z = sample(process, PREVIEW_SAMPLER, score, start, noise, silent=True)
     images = to_uint8(z[:, : dataset.channels])
     save_images(images.cpu().numpy(), picture)
     return {}

@@ -80,8 +80,10 @@ class Stopped(RunError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if the machine or a GPU ran out of memory."""
-    number, kind, text = getattr(error, "errno", None), type(error).__name__, str(error)
-    if isinstance(error, MemoryError) or number == errno.ENOMEM or kind == "OutOfMemoryError":
+    kinds, text = {kind.__name__ for kind in type(error).__mro__}, str(error)
+    if not kinds.isdisjoint({"MemoryError", "OutOfMemoryError"}):
+        return True
+    if getattr(error, "errno", None) == errno.ENOMEM:
         return True
     if not isinstance(error, RuntimeError):
         return False

@@ -93,6 +93,16 @@ def test_two_targets_of_one_name_are_refused(grids, demo, taken):
         workflow_of(twice).check_names(["train", "all"])
 
 
+def test_a_dataset_is_of_the_grid_that_was_asked_for(configs):
+    """Another grid may name it, and need not resolve; this one has it from a config."""
+    (configs / "grid/demo.yaml").write_text(TEXT.replace("dataset=digits, ", ""))
+    (configs / "grid/draft.yaml").write_text(TEXT.replace("process=vp-sde", "process=none"))
+    workflow = Workflow.load()
+    assert workflow.grids["demo"]
+    assert workflow.word("datasets", "digits") == "demo/digits"
+    assert list(workflow.grids) == ["demo"]
+
+
 def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     others = set(config_names("grid")) - {"demo"}
     for name in others:
