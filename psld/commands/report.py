@@ -26,27 +26,16 @@ class GridSettings(Settings):
     """Name of the grid, configs/grid/NAME.yaml."""
 
 
-class FileSettings(GridSettings):
+class OutputSettings(GridSettings):
     output: str | None = None
-    """Path of the file; null: its place in results/."""
+    """Path of the file, of a table or a figure without extension; null: its place in results/."""
 
     @field_validator("output")
     @classmethod
     def _is_no_folder(cls, output: str | None) -> str | None:
         if output is not None and (output.endswith("/") or Path(output).is_dir()):
-            raise ValueError(f"{output or '.'} is a folder; give the path of a file")
-        return output
-
-
-class FilesSettings(GridSettings):
-    output: str | None = None
-    """Path without extension; null: its place in results/."""
-
-    @field_validator("output")
-    @classmethod
-    def _is_no_folder(cls, output: str | None) -> str | None:
-        if output is not None and output[-1:] in ("", "/"):
-            raise ValueError(f"{output or '.'} is a folder; give a path without extension")
+            name = "the file's name, of a table or a figure without extension"
+            raise ValueError(f"{output or '.'} is a folder; add {name}")
         return output
 
 
@@ -96,7 +85,7 @@ def plan(settings: PlanSettings) -> None:
             print("\n" + counted.memory(grid, settings.gpu_memory))
 
 
-class TabulateSettings(FilesSettings):
+class TabulateSettings(OutputSettings):
     table: str | None = None
     """Name of the table to write; null: print all tables."""
 
@@ -128,7 +117,7 @@ def tabulate(settings: TabulateSettings) -> None:
     print(f"wrote {output}.csv, {output}.md, {output}.tex and {output}.html")
 
 
-class FigureSettings(FilesSettings):
+class FigureSettings(OutputSettings):
     figure: str
     """Name of a figure of the grid."""
 
@@ -151,8 +140,8 @@ def figure(settings: FigureSettings) -> None:
     save(drawn, settings.output or grid.figure(settings.figure))
 
 
-@entry_point("page", FileSettings, has_config=False)
-def page(settings: FileSettings) -> None:
+@entry_point("page", OutputSettings, has_config=False)
+def page(settings: OutputSettings) -> None:
     """Write the page of a grid's results, one HTML file for reading.
 
         psld page grid_name=demo        # results/demo.html
@@ -167,8 +156,8 @@ def page(settings: FileSettings) -> None:
     print(f"Page: {output}")
 
 
-@entry_point("certify", FileSettings, has_config=False)
-def certify(settings: FileSettings) -> None:
+@entry_point("certify", OutputSettings, has_config=False)
+def certify(settings: OutputSettings) -> None:
     """Certify a grid: pack what its tables are computed from into one file for `psld verify`.
 
         psld certify grid_name=demo     # results/certificates/demo.zip
