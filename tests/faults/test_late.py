@@ -21,7 +21,7 @@ def declared(workflow: Workflow, stage: Stage) -> list[str]:
         case "figure":
             return workflow.figure(wildcards).inputs
         case "certify":
-            return workflow.grid(wildcards).results
+            return workflow.grids[wildcards.grid].results
         case "evaluate_cell":
             return workflow.cell(wildcards).records
     return []
