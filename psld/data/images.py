@@ -225,8 +225,7 @@ def shards_in(path: Path) -> dict[str, Stored]:
 
 
 def _read_pictures(path: Path, silent: bool) -> np.ndarray:
-    tree = FileTree(path)
-    names = tree.picture_names()
+    names = (tree := FileTree(path)).picture_names()
 
     def pixels(name: str) -> np.ndarray:
         image = tree.picture(name)
@@ -239,13 +238,7 @@ def _read_pictures(path: Path, silent: bool) -> np.ndarray:
         closing(pool.map(pixels, names)) as arrays,
         closing(Progress(f"reading {path}", "image", len(names), silent=silent)) as progress,
     ):
-
-        def decoded() -> Iterator[tuple[str, np.ndarray]]:
-            for name, array in zip(names, arrays, strict=True):
-                progress.update()
-                yield name, array
-
-        return _one_size(path, decoded())
+        return _one_size(path, progress.over(zip(names, arrays, strict=True)))
 
 
 def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -91,11 +91,10 @@ def path(
     yield integrator.times[0], z
     steps = Progress("sampling", "step", len(integrator.ends), silent=silent, leave=False)
     with closing(steps):
-        for index, end in enumerate(integrator.ends):
+        for index, end in enumerate(steps.over(integrator.ends)):
             z = integrator.step(index, z, score, noise)
             if inpainting and replaced:
                 z = replacement.noisy(index + 1, z, noise)
-            steps.update()
             yield end, z
     if sampler.denoise and integrator.ends[-1] > 0:
         last = torch.tensor([final_time, 0.0], dtype=torch.float64)
