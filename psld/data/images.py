@@ -225,7 +225,8 @@ def shards_in(path: Path) -> dict[str, Stored]:
 
 
 def _read_pictures(path: Path, silent: bool) -> np.ndarray:
-    names = (tree := FileTree(path)).picture_names()
+    tree = FileTree(path)
+    names = tree.picture_names()
 
     def pixels(name: str) -> np.ndarray:
         image = tree.picture(name)
@@ -256,8 +257,7 @@ def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray
 
 def check_images(images: np.ndarray, form: str, where: str) -> None:
     """Raise UserError, with `where`, unless images are bytes of the form N×C×H×W or N×H×W×C."""
-    is_full = images.ndim == 4 and len(images)
-    channels = images.shape[form.split("×").index("C")] if is_full else 0
+    channels = images.shape[form.split("×").index("C")] if images.ndim == 4 and len(images) else 0
     if images.dtype != np.uint8 or channels not in (1, 3):
         found = f"{images.dtype} of {size_text(images.shape)}"
         raise UserError(f"{where}: {found}; uint8 {form}, N > 0, with 1 or 3 channels is needed")

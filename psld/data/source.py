@@ -220,9 +220,8 @@ def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleT
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         wrong = isinstance(error, (RuntimeError, FileNotFoundError)) and not download
-        raise (UserError if wrong else RunError)(
-            f"the dataset cannot be loaded ({reason}); {advice}"
-        ) from None
+        kind = UserError if wrong else RunError
+        raise kind(f"the dataset cannot be loaded ({reason}); {advice}") from None
 
 
 # -- pictures -------------------------------------------------------------------------------------

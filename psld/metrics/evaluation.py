@@ -136,7 +136,8 @@ def _gathered(
     batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
     labels, costs, left = [], [], max(m.samples for m in measurements)
     names = " and ".join(bases)
-    with closing(Progress(names, "image", left * len(bases), silent=source.silent)) as progress:
+    extractions = left * len(bases)
+    with closing(Progress(names, "extraction", extractions, silent=source.silent)) as progress:
         for part in source.parts:
             images = (part.images if isinstance(part, Shard) else part)[:left]
             left -= len(images)

@@ -233,7 +233,7 @@ class EfficientNetExtractor(_Published):
     """The 1280 pooled features of EfficientNet-Lite0, and its 1000 logits of ImageNet's classes.
 
     Use it on machines that can download only packages. Its distances order models much as FID does
-    but are not comparable with FID. An image takes about 20 ms of one CPU core.
+    but are not comparable with FID. An image takes about 25 ms of one CPU core.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:

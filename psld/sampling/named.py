@@ -27,6 +27,7 @@ def named_in(content: Mapping[str, Any], where: str) -> Named:
 
 
 def compose_named(overrides: Sequence[str], where: str) -> Named:
+    """Return the sampler and the process of words. Raises UserError, prefixed by `where`."""
     # Hydra takes a third of a second to import; the library does without it until a call.
     from psld.config.compose import compose_content
 
