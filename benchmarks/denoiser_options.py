@@ -27,10 +27,9 @@ from psld.networks.forward import EMA, Denoiser, enough_threads
 from psld.training.batches import Batches
 from psld.training.loop import optimize
 from psld.training.manifest import ModelManifest, read_manifest, write_manifest
-from psld.training.mixture import save_start
 from psld.training.model import build_network, build_process, save_weights
 from psld.training.ranks import join_ranks
-from psld.training.start import deviation
+from psld.training.mixture import deviation
 from psld.training.state import TrainingState
 from psld.utils.errors import in_one_line
 from psld.utils.randomness import Stream, stream_seed
@@ -129,8 +128,6 @@ def main() -> None:
             for name, network in trained(manifest, store, seed, given.lengths, uncertain):
                 folder = given.folder / "models" / "denoiser-options" / name
                 sha256 = save_weights(folder, network, {"variant": name})
-                flip = manifest.settings.dataset.flip
-                save_start(folder, store, flip, sha256, torch.device("cpu"))
                 update = {"name": name, "weights_sha256": sha256}
                 write_manifest(folder, manifest.model_copy(update=update))
 

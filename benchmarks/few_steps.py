@@ -49,7 +49,7 @@ from psld.metrics.estimate import (
 from psld.metrics.features import Extractor, FeatureStatistics, batches_of, gather
 from psld.sampling.named import named_process
 from psld.training.manifest import ModelManifest, read_manifest
-from psld.training.start import load_start
+from psld.training.start import find_start
 from psld.utils.errors import in_one_line
 
 SAMPLES = 1000
@@ -211,8 +211,12 @@ class Measured:
 
     def one(self, model: str, sampler: str, steps: int, seed: int) -> Distances:
         folder = self.models / model
-        sha256 = read_manifest(folder, ModelManifest).weights_sha256
-        start = load_start(folder, sha256).sha256 if sampler.startswith("few") else ""
+        manifest = read_manifest(folder, ModelManifest)
+        sha256, images = (
+            manifest.weights_sha256,
+            (manifest.settings.dataset, manifest.dataset_digest),
+        )
+        start = find_start(*images, classes=False).sha256 if sampler.startswith("few") else ""
         cell = Cell(self.metric, sha256, start, sampler, steps, seed)
         return self.kept.distances(cell, lambda: cell.images(folder))
 

@@ -35,7 +35,7 @@ from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore, from_uint8
 from psld.metrics.distances import frechet_distance, memorization, nearest
 from psld.metrics.features import Extractor, FeatureStatistics
-from psld.training.start import passes_over, views
+from psld.training.mixture import passes_over, views
 from psld.utils.errors import UserError, in_one_line
 
 SAMPLERS = [(EM, 100), *(("few", n) for n in (0, 2, 3, 4, 6)), ("few start=gaussian", 4)]

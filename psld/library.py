@@ -56,7 +56,9 @@ BATCH = 250
 """The default number of images per network evaluation."""
 
 
-def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
+def load(
+    folder: str | Path, device: str = "auto", start: str | Path | None = None
+) -> "LoadedModel":
     """Load a trained model.
 
         model = psld.load("models/demo/psld-0.02")
@@ -66,12 +68,14 @@ def load(folder: str | Path, device: str = "auto") -> "LoadedModel":
             for models/GRID/MODEL; or an address on the Hugging Face Hub, hf://USER/NAME@COMMIT;
             without @COMMIT it is the newest.
         device: `auto`, or a torch device such as `cpu` or `cuda`.
+        start: the file of its start, for samplers such as few (psld start). None: that of its
+            dataset in starts/, which is made of data/DATASET.h5 if it is not there.
 
     Raises:
         UserError: a file is missing, damaged or not a model's, or the device does not exist.
         RunError: the Hub cannot be reached.
     """
-    return LoadedModel(**vars(load_model(fetched(folder), choose_device(device))))
+    return LoadedModel(**vars(load_model(fetched(folder), choose_device(device), start=start)))
 
 
 class LoadedModel(Model):
@@ -83,7 +87,7 @@ class LoadedModel(Model):
     `settings` are dataset, process, network and training recipe; `process` is the forward process;
     `network` is ε(z, t): states N×kC×H×W and forward times N → predicted noise. That of a denoiser
     is D(y, σ). `eps()` is ε(z, t) of both. `start` has the mixture of the training images:
-    `sampler="few"` begins at σ₀ = `start.level(steps)`; `start.data.draw(noise, σ₀)` draws there.
+    `sampler="few"` begins at σ₀ = `start.level()`; `start.data.draw(noise, σ₀)` draws there.
     """
 
     @property
@@ -161,7 +165,7 @@ class LoadedModel(Model):
             None if process is None else named_process(CALL, process)
         )
         model = replace(self, settings=settings, process=build_process(settings))
-        sampled = cell_sampler(model, loaded, chosen, batch_size)
+        sampled, _ = cell_sampler(model, loaded, chosen, batch_size)
         return _images(sampled, n, seed, inpainting, raw, progress)
 
 

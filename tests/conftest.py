@@ -3,9 +3,9 @@
 import contextlib
 import gc
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from tests.commands import TINY, call, succeeded
-from tests.shared import COARSE_START, Once, once_for_all_workers
+from tests.shared import Once, once_for_all_workers
 
 # A shell starts what stands before `&` with Ctrl-C ignored, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,14 +37,6 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _coarse_starts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in COARSE_START.items():
-            patch.setattr(f"psld.training.mixture.{name}", value)
-        yield
-
-
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Once:
     return once_for_all_workers(tmp_path_factory)
@@ -61,9 +53,25 @@ def digits(once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(digits, once) -> Path:
-    """The folder of a small PSLD model, hardly trained."""
-    return once("psld", partial(_train, digits, "process=psld")) / "model"
+def starts(digits, once) -> Path:
+    """A folder with the starts of the digits, of all and of each class, in starts/."""
+
+    def fill(folder: Path) -> None:
+        for classes in ("false", "true"):
+            succeeded(call(folder, "start", f"data={digits}", f"classes={classes}"))
+
+    return once("starts", fill)
+
+
+@pytest.fixture(scope="session")
+def model(digits, starts, once) -> Path:
+    """The folder of a small PSLD model, hardly trained, with the starts of its dataset."""
+
+    def fill(folder: Path) -> None:
+        _train(digits, "process=psld", folder)
+        shutil.copytree(starts, folder / "model", dirs_exist_ok=True)
+
+    return once("psld", fill) / "model"
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,6 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-COARSE_START = {"COMPONENTS": (4,), "DIRECTIONS": (10,)}
-"""For psld.training.mixture: fitting the start of samplers costs seconds of each training; fewer
-components and directions cost less."""
-
 Once = Callable[[str, Callable[[Path], object]], Path]
 """Returns the folder of a name, which a function fills if no worker has done it before."""
 

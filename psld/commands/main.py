@@ -36,6 +36,7 @@ COMMANDS = {
     "import_model": "training",
     "import_guide": "training",
     "reference": "metrics",
+    "start": "training",
     "sample": "sampling",
     "evaluate": "metrics",
     "evaluate_cell": "metrics",

@@ -11,8 +11,8 @@ from psld.commands.main import entry_point
 from psld.config.locations import config_names
 from psld.data.store import ImageStore
 from psld.grid.cache import load_grid
+from psld.sampling.settings import gaussians
 from psld.training.manifest import note_checkpoint
-from psld.training.mixture import save_start
 from psld.training.model import build_process
 from psld.training.official import import_files, import_weights
 from psld.training.run import (
@@ -27,10 +27,12 @@ from psld.training.settings import (
     ImportFilesSettings,
     ImportGuideSettings,
     ImportModelSettings,
+    StartSettings,
     TrainGuideSettings,
     TrainSettings,
 )
-from psld.utils.device import device_of
+from psld.training.start import make_start
+from psld.utils.device import use_device
 
 
 @entry_point("train", TrainSettings, record="model", run=TRAINING_RUN, changeable=True)
@@ -47,12 +49,8 @@ def train(settings: TrainSettings) -> float:
     store = ImageStore.open_for(settings.data, settings.dataset)
     preview = partial(preview_samples, settings, build_process(settings))
 
-    def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
-        given = folder, store, settings.dataset.flip, weights_sha256, device_of(network)
-        return {"gaussians": save_start(*given)}
-
     with requeued_when_stopped() as on_start:
-        return run_training(settings, store, preview, finish, on_start)
+        return run_training(settings, store, preview, lambda network: {}, on_start)
 
 
 @entry_point("train_guide", TrainGuideSettings, record="guide", run=TRAINING_RUN, changeable=True)
@@ -71,7 +69,7 @@ def train_guide(settings: TrainGuideSettings) -> float:
     def preview(network: nn.Module, _: Path) -> dict[str, float]:
         return as_logged(accuracies(network))
 
-    def finish(network: nn.Module, folder: Path, weights_sha256: str) -> dict[str, Any]:
+    def finish(network: nn.Module) -> dict[str, Any]:
         by_time = accuracies(network)
         shown = ", ".join(f"{a:.2f}" for a in by_time)
         split = split_of_accuracy(store)
@@ -80,6 +78,20 @@ def train_guide(settings: TrainGuideSettings) -> float:
 
     with requeued_when_stopped() as on_start:
         return run_training(settings, store, preview, finish, on_start)
+
+
+@entry_point("start", StartSettings, record="start", run={"data", "output", "device"})
+def start(settings: StartSettings) -> None:
+    """Fit the start of samplers to a dataset's training images: a mixture of Gaussians.
+
+        psld start dataset=digits                    # starts/digits.safetensors
+        psld start dataset=digits classes=true       # of each class, too
+
+    It serves all models of the dataset, and depends on no network. `psld sample` makes it when it
+    needs one. It is not private: two starts of images that differ in one image give that image.
+    """
+    made = make_start(settings, use_device(settings.device))
+    print(f"wrote {settings.path}: {gaussians(made.data.components())}, σ₀ = {made.level():.3g}")
 
 
 @entry_point("import", ImportFilesSettings, bare="files …", has_config=False)

@@ -17,6 +17,9 @@ class PushSettings(Settings):
     """USER/NAME."""
     license: str = "unknown"
     """License of the weights, in the words of the Hub, such as mit. The dataset may limit it."""
+    start: bool = False
+    """Upload the start of samplers, too: means and covariances of training images, which are not
+    private."""
 
 
 @entry_point("push", PushSettings, bare="folder repository", has_config=False)
@@ -32,14 +35,12 @@ def push(settings: PushSettings) -> None:
     from psld.report.page import model_card
     from psld.training import hub
     from psld.training.manifest import read_manifest
-    from psld.training.start import START, load_start
 
     folder, repository = settings.folder, settings.repository
     model = load(folder, "cpu")
-    if (folder / START).exists():  # An imported model may have none.
-        load_start(folder, model.weights_sha256)
-    card = model_card(read_manifest(folder), repository, settings.license)
-    print(f'psld.load("hf://{repository}@{hub.push(folder, repository, card)}")')
+    start = model.start.path if settings.start else None
+    card = model_card(read_manifest(folder), repository, settings.license, start)
+    print(f'psld.load("hf://{repository}@{hub.push(folder, repository, card, start)}")')
 
 
 class WandbCommandSettings(Settings):

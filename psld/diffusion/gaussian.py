@@ -84,7 +84,6 @@ class GaussianData:
             sums.index_add_(0, group, x)
         counts[0], sums[0] = counts.sum(), sums.sum(dim=0)
         means = sums / counts.clamp(min=1)[:, None]
-        means[counts == 0] = means[0].clone()
 
         rank = min(d, LARGEST_RANK, LARGEST_BASIS // d, int(counts[0]))
         if rank == d:
@@ -115,7 +114,7 @@ class GaussianData:
 
         values, vectors = torch.linalg.eigh(covariances(basis, 1)[0][0])
         kept = max(1, int((values > SMALLEST_VARIANCE).sum()))
-        # Half precision, as in a model's folder.
+        # Half precision, as in its file.
         basis = _orthonormal((basis @ vectors[:, -kept:]).half().float())
         inner, traces = covariances(basis, groups)
         inside = inner.diagonal(dim1=1, dim2=2).sum(dim=1)
@@ -141,10 +140,17 @@ class GaussianData:
         """Return the Gaussian with the same two moments."""
         return self.one(self.shape, self.means, self.basis, self.covariances, self.rests)
 
+    @property
+    def has_classes(self) -> bool:
+        return len(self.means) > 1
+
+    def groups(self, classes: Sequence[int] = ()) -> list[int]:
+        """Return the groups of these classes; that of all images without classes."""
+        return [1 + each for each in classes if self.has_classes] or [0]
+
     def components(self, classes: Sequence[int] = ()) -> list[int]:
         """Return K of each of these classes, or of all images."""
-        groups = [1 + each for each in classes] or [0]
-        return (self.weights[groups] > 0).sum(1).tolist()
+        return (self.weights[self.groups(classes)] > 0).sum(1).tolist()
 
     def largest_deviations(self) -> Tensor:
         """Return √(Σ_k w_k λ_k) of each group, with λ_k the largest variance of component k."""
@@ -168,8 +174,8 @@ class GaussianData:
         basis = _orthonormal(arrays["basis"].float())
         moments = means.flatten(1), basis, arrays["covariances"], arrays["rests"]
         one = cls.one(tuple(means.shape[1:]), *moments)
-        names = ("axes", "weights", "centers", "spreads")  # a file of one Gaussian has none
-        return replace(one, **{name: arrays[name] for name in names if name in arrays})
+        names = ("axes", "weights", "centers", "spreads")
+        return replace(one, **{name: arrays[name] for name in names})
 
     def draw(
         self, noise: Tensor, sigma: float, labels: Tensor | None = None, which: Tensor | None = None
@@ -181,13 +187,15 @@ class GaussianData:
             y = μ + (I − P) √(C + σ²) n + U V (m_k + √(S_k + σ²) Vᵀ Uᵀ n).
 
         Args:
-            labels: the classes of the images, N; None means all images.
+            labels: the classes of the images, N; None, or a law without classes, means all images.
             which: uniform numbers in [0, 1), N, that choose the components; None draws them from
                 torch's own generator.
         """
         out = torch.empty_like(noise.flatten(1))
         which = torch.rand(len(noise)) if which is None else which
-        groups = torch.zeros(len(noise)).long() if labels is None else 1 + labels.cpu()
+        groups = torch.zeros(len(noise)).long()
+        if labels is not None and self.has_classes:
+            groups = 1 + labels.cpu()
         for g in groups.unique().tolist():
             chosen = (groups == g).to(noise.device)
             rest, c = self._outside(g, noise.flatten(1)[chosen], sigma)

@@ -47,6 +47,10 @@ class AnySampler(Settings):
         return False
 
     @property
+    def asks_for_classes(self) -> bool:
+        return hasattr(self.guidance, "label")
+
+    @property
     def evaluations(self) -> int | None:
         """Network evaluations per image; None for a sampler that chooses its steps."""
         return None
@@ -87,7 +91,7 @@ class TimeGridSampler(AnySampler):
     """Where the sampler begins: the prior at T; or, at the noise level `start_level`, the Gaussian
     with the mean and covariance of the training images, or a mixture of Gaussians of them."""
     start_level: Level | None = Field(None, gt=0)
-    """σ₀ of a start from images. Null: the level that the model's folder gives."""
+    """σ₀ of a start from images. Null: the level that the start gives."""
     fall: Annotated[float | None, Field(gt=1, le=1e6), Neutral(None)] = None
     """With a start from images, the least last level is σ₀ / fall^K, K the number of steps between
     levels: a few steps do not reach to nearly 0. Null: the last level is that of `final_time`."""

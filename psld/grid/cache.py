@@ -29,6 +29,7 @@ CACHE = Path(".cache/grids")
 RECORDS = {
     "dataset": "datasets",
     "features": "features",
+    "start": "starts",
     "model": "models",
     "guide": "guides",
     "cell": "cells",

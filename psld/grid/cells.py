@@ -1,17 +1,21 @@
 """The cells of a grid, and the grid itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, Literal
 
 from psld.config.settings import parse, quoted
+from psld.data.settings import DatasetSettings
 from psld.diffusion.guidance import DigitsMask, InpaintingGuidance
-from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler, dataset_digest
+from psld.diffusion.samplers import SamplerSettings
+from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler, Start, dataset_digest
 from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Shown
 from psld.metrics.settings import EvaluateSettings, Measurement, MetricSettings
 from psld.sampling.named import as_words
 from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed
+from psld.training.settings import start_file
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
@@ -24,6 +28,8 @@ class Cell:
     model: Model
     sampler: Sampler
     guide: Guide | None
+    start: Start | None
+    """The start of its sampler; None for the prior."""
     seed: int
     options: GridFile
     measurements: tuple[Measurement, ...]
@@ -99,9 +105,10 @@ class Cell:
 
     @property
     def inputs(self) -> list[str]:
-        """The small files that decide its images besides the model: guide and digests."""
+        """The files that decide its images besides the model: guide, start and digests."""
         guide = [self.guide.manifest] if self.guide else []
-        return [*guide, *map(dataset_digest, self.datasets.values())]
+        start = [self.start.file] if self.start else []
+        return [*guide, *start, *map(dataset_digest, self.datasets.values())]
 
     @property
     def references(self) -> list[str]:
@@ -113,6 +120,7 @@ class Cell:
             "model": self.model.folder,
             "process": self.model.sampled_as,
             "sampler": self.sampler.settings,
+            "start": self.start and self.start.file,
             "guide": self.guide and self.guide.folder,
             **{"data": None, "mnist": None, **self.datasets},
             "shard_size": self.options.shard_size,
@@ -160,6 +168,13 @@ class Cell:
         return Job(settings, self.evaluation_digest, self.networks)
 
 
+def start_name(dataset: DatasetSettings, sampler: SamplerSettings) -> str | None:
+    """Return the name of the start of a sampler; None if it starts from the prior."""
+    if not sampler.starts_from_data:
+        return None
+    return PurePath(start_file(dataset, sampler.asks_for_classes)).stem
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """A grid with everything resolved."""
@@ -174,6 +189,8 @@ class Grid:
     datasets: dict[str, Dataset]
     features: dict[str, Features]
     """By DATASET/FEATURES."""
+    starts: dict[str, Start] = field(default_factory=dict)
+    """By DATASET[-flip][-classes]."""
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
@@ -249,11 +266,13 @@ class Grid:
         for (model, sampler, seed), measurements in measured.items():
             guide, dataset = self.samplers[sampler].guide, self.models[model].dataset
             names = dict.fromkeys(m.metric.features for m in measurements)
+            settings = self.models[model].settings.dataset, self.samplers[sampler].settings
             cells[model, sampler, seed] = Cell(
                 grid=self.name,
                 model=self.models[model],
                 sampler=self.samplers[sampler],
                 guide=self.guides[guide] if guide else None,
+                start=self.starts.get(start_name(*settings)),
                 seed=seed,
                 options=self.file,
                 measurements=tuple(measurements),

@@ -82,6 +82,7 @@ def jobs_by_stage(grid: Grid) -> dict[str, int]:
     features = grid.features.values()
     jobs = {
         "prepare": len(grid.datasets),
+        "start": len({cell.start.file for cell in grid.cells.values() if cell.start}),
         "train_extractor": sum(each.extractor is not None for each in features),
         "reference": len(features),
         "train": sum(model.made_by == "train" for model in models),

@@ -15,7 +15,7 @@ from psld.grid.schema import Origin
 from psld.metrics.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.settings import SamplingRun
 from psld.training.manifest import GuideManifest, ModelManifest, TrainedManifest, read_manifest
-from psld.training.settings import TrainGuideSettings, TrainSettings
+from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of, retried_in_slurm
 
@@ -134,6 +134,21 @@ class Sampler(Settings):
     def budget_in_words(self) -> str:
         fixed = hasattr(self.settings, "steps")
         return f"{self.budget} steps" if fixed else f"tolerance {self.budget}"
+
+
+class Start(Settings):
+    """The start of samplers, of all models of a dataset with the same flips."""
+
+    settings: StartSettings
+
+    @property
+    def file(self) -> str:
+        return self.settings.path
+
+    @property
+    def job(self) -> Job:
+        dataset, how = self.settings.dataset, self.settings.model_dump(include={"start", "classes"})
+        return Job(self.settings, digest_of([dataset.preparation(), dataset.flip, how]))
 
 
 class Features(Settings):

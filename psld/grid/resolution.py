@@ -2,23 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from psld.config.compose import compose_content, without_environment
-from psld.config.settings import parse, updated
+from psld.config.settings import parse, quoted, updated
 from psld.data.settings import PrepareSettings
 from psld.diffusion.guidance import ClassifierGuidance, DigitsMask
-from psld.grid.cells import Grid
+from psld.grid.cells import Grid, start_name
 from psld.grid.figures import PLOTS
-from psld.grid.records import Dataset, Features, Guide, Model, Sampler
+from psld.grid.records import Dataset, Features, Guide, Model, Sampler, Start
 from psld.grid.rows import entries_in
 from psld.grid.schema import GridFile, check_name
 from psld.metrics.results import NUMBER_KINDS
 from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.named import named_in
 from psld.sampling.settings import SamplingRun, check_fit
-from psld.training.settings import TrainGuideSettings, TrainSettings
+from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 
 
@@ -59,8 +60,9 @@ class _Resolver:
     def grid(self) -> Grid:
         models, guides, samplers = self.models(), self.guides(), self.samplers()
         datasets, metrics = self.datasets(models, guides, samplers), self.metrics()
-        features = self.features(models, metrics)
-        grid = Grid(self.name, self.file, models, guides, samplers, metrics, datasets, features)
+        features, starts = self.features(models, metrics), self.starts(models, samplers)
+        records = models, guides, samplers, metrics, datasets, features, starts
+        grid = Grid(self.name, self.file, *records)
         if taken := PLOTS.keys() & self.file.figures:
             raise UserError(f"{self.path}: figures.{min(taken)}: a plot of the grid has this name")
         self._check_cells(grid)
@@ -181,6 +183,17 @@ class _Resolver:
                 reference = reference.model_copy(update={"extractor": None})
             features[f"{dataset}/{name}"] = Features(reference=reference, extractor=extractor)
         return features
+
+    def starts(self, models: dict[str, Model], samplers: dict[str, Sampler]) -> dict[str, Start]:
+        """Return the starts that models of this grid may need; cells have those of their own."""
+        starts = {}
+        for model, sampler in product(models.values(), samplers.values()):
+            if name := start_name(dataset := model.settings.dataset, sampler.settings):
+                words = [f"dataset={dataset.name}", f"data={quoted(model.settings.data)}"]
+                content = self.compose("start", words, where := f"{self.path}: start {name}")
+                content |= {"dataset": dataset, "classes": sampler.settings.asks_for_classes}
+                starts[name] = Start(settings=parse(StartSettings, content, where))
+        return starts
 
     def datasets(
         self, models: dict[str, Model], guides: dict[str, Guide], samplers: dict[str, Sampler]

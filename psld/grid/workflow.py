@@ -11,15 +11,18 @@ from psld.grid.cache import CACHE, load_grid, nearest
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
 from psld.grid.reading import grid_path, read_grid_file
-from psld.grid.records import Dataset, Features, Guide, Model
+from psld.grid.records import Dataset, Features, Guide, Model, Start
 from psld.grid.rows import cells_behind, entries_in
 from psld.grid.schema import GridFile
 from psld.utils.errors import UserError
 
-SHARED = {"prepare", "train_extractor", "reference"}
+SHARED = {"prepare", "train_extractor", "reference", "start"}
 """The rules that make what several grids share."""
-SHARED_FILE = re.compile(r"data/(.+)\.\w+|features/([^/]+/[^/]+)/.*")
-"""The names in their files: DATASET or DATASET/FEATURES."""
+SHARED_FILE = re.compile(
+    r"data/(?P<datasets>.+)\.\w+|features/(?P<features>[^/]+/[^/]+)/.*|starts/(?P<starts>.+)\.\w+"
+)
+"""The names in their files: DATASET, DATASET/FEATURES or DATASET[-flip][-classes]."""
+Shared = Literal["datasets", "features", "starts"]
 
 
 class Resolved(dict[str, Grid]):
@@ -88,16 +91,19 @@ class Workflow:
         name = f"{wildcards.dataset}/{wildcards.features}"
         return self._with("features", name).features[name]
 
-    def word(self, kind: Literal["datasets", "features"], name: str) -> str:
+    def start(self, wildcards: Any) -> Start:
+        return self._with("starts", wildcards.start).starts[wildcards.start]
+
+    def word(self, kind: Shared, name: str) -> str:
         """GRID/NAME of a shared record, on a command line, in a grid that has it."""
         return f"{self._with(kind, name).name}/{name}"
 
-    def _with(self, kind: Literal["datasets", "features"], name: str) -> Grid:
+    def _with(self, kind: Shared, name: str) -> Grid:
         """Return a grid with a record that grids share: all prepare a dataset in the same way.
 
         Raises UserError if no grid has it, or if one that names the dataset does not resolve.
         """
-        dataset = name.partition("/")[0]
+        dataset = re.sub("(/.*|(-flip)?(-classes)?)$", "", name)
         naming = {grid for grid, file in self.files.items() if dataset in repr(file)}
 
         def cost(grid: str) -> tuple[bool, bool, bool]:
@@ -114,7 +120,7 @@ class Workflow:
             except UserError:
                 if grid in naming:
                     raise
-        command = "prepare" if kind == "datasets" else "reference"
+        command = {"datasets": "prepare", "features": "reference", "starts": "start"}[kind]
         raise UserError(f"{name}: no grid has these {kind}; psld {command} makes them by hand")
 
     def pattern(self, kind: Literal["models", "guides"], imported: bool) -> str:
@@ -192,8 +198,8 @@ class Workflow:
             elif word.startswith(("results/", "samples/")) or not (makers := makers_of(word)):
                 self._check_known(word, grid)
             elif makers <= SHARED:
-                dataset, features = SHARED_FILE.fullmatch(word).groups()
-                self._with("features" if features else "datasets", features or dataset)
+                shared = SHARED_FILE.fullmatch(word)
+                self._with(shared.lastgroup, shared[shared.lastgroup])
         return results
 
     def grid_of(self, word: str) -> Grid | None:

@@ -55,6 +55,9 @@ NEAREST_PAIRS = 8
 NUMBERS = {"estimate", "nearest", "class_accuracy", "floor", "noise"}
 """The fields of a cell's result that are computed from features."""
 
+START_FACTS = {"start_sha256", "gaussians"}
+"""The fields of a cell's result about the start of its samples."""
+
 Device = torch.device | str
 
 
@@ -270,7 +273,8 @@ def evaluate_cell(settings: EvaluateSettings) -> CellResults:
 
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
-    source, model = _source(settings)
+    model = read_manifest(settings.model, ModelManifest)
+    source = _source(settings, model, _start_facts(settings, model))
     device, bases = use_device(settings.device), {}
     for metric in (measurement.metric for measurement in settings.measurements):
         if (name := metric.features) not in bases:
@@ -296,7 +300,8 @@ def recompute(
     all numbers unless `compute`. The references of this cell are added to those that are loaded.
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
-    (source, model), bases = _source(settings), {}
+    model, bases = read_manifest(settings.model, ModelManifest), {}
+    source = _source(settings, model, stated.results[0].model_dump(include=START_FACTS))
     for measurement in settings.measurements:
         metric = measurement.metric
         folder = settings.features[metric.features].reference
@@ -311,9 +316,19 @@ def recompute(
     return evaluate(source, bases, settings.measurements)
 
 
-def _source(settings: EvaluateSettings) -> tuple[Source, ModelManifest]:
-    """Return the source of a cell, whose shards are read later, and its model."""
-    model = read_manifest(settings.model, ModelManifest)
+def _start_facts(settings: EvaluateSettings, model: ModelManifest) -> dict[str, Any]:
+    """Return the facts of a result about the start of its samples."""
+    if not settings.sampler.starts_from_data:
+        return dict.fromkeys(START_FACTS)
+    from psld.training.start import find_start  # Most cells start from the prior.
+
+    asked, places = settings.sampler.asks_for_classes, (settings.start, Path(settings.model))
+    start = find_start(model.settings.dataset, model.dataset_digest, asked, *places)
+    return {"start_sha256": start.sha256, "gaussians": start.data.components()[0]}
+
+
+def _source(settings: EvaluateSettings, model: ModelManifest, start: dict[str, Any]) -> Source:
+    """Return the source of a cell, whose shards are read later; `start` has the START_FACTS."""
     guide = settings.guide and read_manifest(settings.guide, GuideManifest)
     weights, process = model.identity(), None
     if model.settings.serves_every_process:
@@ -332,10 +347,12 @@ def _source(settings: EvaluateSettings) -> tuple[Source, ModelManifest]:
         "guide": guide and Weights(**guide.identity()),
         "sampler": settings.sampler.model_dump(mode="json", exclude_none=True),
         "seed": settings.seed,
+        **start,
     }
 
     def shards() -> Iterator[Shard]:
         samples = max(measurement.samples for measurement in settings.measurements)
-        yield from read_shards(settings.shards, samples, origin_of(settings, model, guide))
+        origin = origin_of(settings, model, guide, start["start_sha256"])
+        yield from read_shards(settings.shards, samples, origin)
 
-    return Source(facts, lambda reference: images, shards()), model
+    return Source(facts, lambda reference: images, shards())

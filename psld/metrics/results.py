@@ -16,7 +16,7 @@ Show = Literal["value", "nfe", "class_accuracy"]
 """What an entry of a table shows; NUMBER_KINDS describes each."""
 
 
-class Weights(Settings):
+class Weights(Settings, extra="ignore"):
     """The trained weights behind a result."""
 
     name: str
@@ -25,8 +25,6 @@ class Weights(Settings):
     step: int | None
     imported: Imported | None = None
     """The checkpoint that they come from; null for a training."""
-    gaussians: int | None = None
-    """K of the mixture that samplers can start from."""
     settings: dict[str, Any]
     """The settings that decide the weights."""
 
@@ -66,6 +64,10 @@ class CellResult(MadeRecord):
     sampler: dict[str, Any] | None = None
     """Settings of the sampler."""
     seed: int | None = None
+    start_sha256: str | None = None
+    """The start of the samples, which is made of training images; null for the prior."""
+    gaussians: int | None = None
+    """K of that start, of all images."""
     images: str | None = None
     """Path of images of others; null for a model's, and for a tensor."""
     images_sha256: str | None = None

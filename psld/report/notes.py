@@ -79,10 +79,9 @@ def _law(start: str, entries: Iterable[Entry]) -> str:
     if start == "gaussian":
         return "the mean and covariance"
     results = [result for entry in entries for result in entry.results]
-    K = {result.model.gaussians for result in results}
+    K = {result.gaussians for result in results}
     guided = any("label" in result.sampler["guidance"] for result in results)
-    # A class has its own K, and models of earlier versions do not say theirs.
-    return "a mixture of Gaussians" if guided or None in K else gaussians(K)
+    return "a mixture of Gaussians" if guided else gaussians(K)  # a class has its own K
 
 
 def scales(entries: list[Entry]) -> Iterable[str]:

@@ -199,8 +199,16 @@ def _software(result: CellResult) -> tuple[str, ...]:
 # -- the card of a model ---------------------------------------------------------------------------
 
 
-def model_card(manifest: ModelManifest, repository: str, license: str) -> str:
-    """Return the README.md of a repository on the Hub, with its header.
+OF_THE_START = (
+    "means and covariances of training images. It is not private: two starts of data that differ "
+    "in one image give that image."
+)
+
+
+def model_card(
+    manifest: ModelManifest, repository: str, license: str, start: str | None = None
+) -> str:
+    """Return the README.md of a repository on the Hub, with its header; `start` is uploaded, too.
 
     It has the results of the working directory that were measured with exactly these weights.
     """
@@ -217,6 +225,7 @@ def model_card(manifest: ModelManifest, repository: str, license: str) -> str:
         f'model = psld.load("hf://{repository}")\nimages = model.sample(16, seed=0)\n```',
         f"This loads the newest commit. `hf://{repository}@COMMIT`, with the hash of a commit, "
         "always loads the same weights. Digests are checked when a file is read.",
+        *([f"`starts/` has {OF_THE_START}"] if start else []),
         _distances(manifest.weights_sha256),
         "### Settings that decide the weights\n\n```yaml\n"
         f"{yaml.safe_dump(manifest.settings.identity(), sort_keys=False)}```\n",

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +14,8 @@ from psld.diffusion.score import Batching
 from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.networks.forward import forward_pass
 from psld.sampling.sample import ImageSampler, with_start
-from psld.training.mixture import measure_start
-from psld.training.start import SamplerStart, passes_over
+from psld.training.mixture import SamplerStart, start_of_images
+from psld.training.settings import Start
 from psld.utils.device import device_of
 
 WHITE = 10.0
@@ -50,9 +49,8 @@ class ForeignNetwork:
     def _measured(self, mixture: bool) -> SamplerStart | None:
         if self.images is None:
             return None
-        images, device = self.images.cpu().numpy(), device_of(self.network)
-        passes = passes_over(images, np.zeros(len(images), np.int64), device)
-        return measure_start(passes, num_classes=0, mixture=mixture)
+        images, how = self.images.cpu().numpy(), Start() if mixture else None
+        return start_of_images(images, device_of(self.network), how=how)
 
     def fitted(self, sampler: SamplerSettings, process: LinearProcess) -> SamplerSettings:
         """Return a sampler with the noise levels that the network takes.

@@ -44,30 +44,31 @@ from psld.sampling.settings import (
 )
 from psld.sampling.shards import OtherOriginError, Shard, ShardOrigin, load_made_by, shard_path
 from psld.training.manifest import GuideManifest, ModelManifest
+from psld.training.mixture import SamplerStart
 from psld.training.model import Guide, Model, load_guide, load_model
-from psld.training.start import SamplerStart, load_start
 from psld.utils.device import device_name, device_of, use_device
 from psld.utils.errors import RunError, UserError
-from psld.utils.files import check_place, digest_of, retried_in_slurm
+from psld.utils.files import check_place, digest_of
 from psld.utils.randomness import ShardNoise
 
 
 def origin_of(
-    cell: CellSettings, model: Model | ModelManifest, guide: Guide | GuideManifest | None
+    cell: CellSettings,
+    model: Model | ModelManifest,
+    guide: Guide | GuideManifest | None,
+    start_sha256: str | None,
 ) -> ShardOrigin:
     """Return the origin of a cell's shard 0; those of other shards differ in the index alone."""
-    guidance, process, start = cell.sampler.guidance, None, None
+    guidance, process = cell.sampler.guidance, None
     if model.settings.serves_every_process:
         process = (cell.process or model.settings.process).model_dump(mode="json")
-    if cell.sampler.starts_from_data:
-        start = retried_in_slurm(load_start)(Path(cell.model), model.weights_sha256).sha256
     inpaints, sampler = isinstance(guidance, InpaintingGuidance), sampler_content(cell.sampler)
     words = as_words("sampler", sampler) + as_words("process", process or {})
     return ShardOrigin(
         weights_sha256=model.weights_sha256,
         sampler_digest=digest_of(sampler),
         process_digest=process and digest_of(process),
-        start_sha256=start,
+        start_sha256=start_sha256,
         seed=cell.seed,
         index=0,
         size=cell.shard_size,
@@ -118,11 +119,11 @@ def sample_range(settings: SampleSettings) -> Path:
 def load_cell(settings: SampleSettings) -> tuple[Model, "ImageSampler", ShardOrigin]:
     """Load what samples a cell, once for all of its shards, and the origin of shard 0."""
     device = use_device(settings.device, tf32=True)
-    model = load_model(settings.model, device, settings.process)
+    model = load_model(settings.model, device, settings.process, settings.start)
     guide = load_guide(settings.guide, device) if settings.guide else None
     how = settings.sampler, settings.batch_size
-    sampler = cell_sampler(model, guide, *how, compile=settings.compile)
-    return model, sampler, origin_of(settings, model, guide)
+    sampler, start = cell_sampler(model, guide, *how, compile=settings.compile)
+    return model, sampler, origin_of(settings, model, guide, start and start.sha256)
 
 
 def sample_shards(
@@ -279,11 +280,9 @@ def with_start(
     mixture = sampler.start == "mixture"
     if level is None:
         _, last = level_range(process, sampler.final_time)
-        level = min(start.level(sampler.steps, mixture, classes), highest, last)
+        level = min(start.level(mixture, classes), highest, last)
     if not sampler.levels:
         sampler = sampler.model_copy(update={"start_level": level})
-    if start.nats is not None:  # of an earlier version, when there was no `fall`
-        sampler = sampler.model_copy(update={"fall": None})
     data = start.data if mixture else start.data.as_one()
     return sampler, GaussianStart(process, data.to(device), level, sampler.final_time)
 
@@ -295,25 +294,30 @@ def cell_sampler(
     batch_size: int,
     *,
     compile: bool = False,
-) -> ImageSampler:
-    """Resolve how a cell is sampled; `compile` as in `forward_pass`.
+) -> tuple[ImageSampler, SamplerStart | None]:
+    """Resolve how a cell is sampled, and read its start; `compile` as in `forward_pass`.
 
-    Raises UserError if the sampler cannot sample the model, or the guide cannot guide it; if the
-    model has no start in its folder; or if its denoiser or the guide was not trained for the
+    Raises UserError if the sampler cannot sample the model, or the guide cannot guide it; if there
+    is no start of the model's dataset; or if its denoiser or the guide was not trained for the
     sampler's noise levels.
     """
     process, dataset = model.process, model.settings.dataset
     shape = (dataset.channels, dataset.image_size, dataset.image_size)
     classes = check_fit(sampler, model.settings, guide and guide.settings, model.class_names)
     called = forward_pass(model.network, sampler.precision, compile=compile)
-    start = model.start if sampler.starts_from_data else None
+    start = model.start_for(sampler.asks_for_classes) if sampler.starts_from_data else None
+    if start and classes and sampler.evaluations == 0 and not start.data.has_classes:
+        raise UserError(
+            "sampler.guidance: a class has fewer than ten different training images, so the start "
+            "has no law of each class, and with steps=0 there is no network that knows them"
+        )
     given = process, start, device_of(called)
     sampler, gaussian = with_start(sampler, *given, classes=classes)
     for name, trained in ("denoiser", model), ("guide", guide):
         if trained and trained.settings.serves_every_process:
             law = trained.settings.training.noise_law
             check_levels(sampler.noise_levels(process), law.low, law.high, name)
-    return ImageSampler(
+    resolved = ImageSampler(
         process=process,
         settings=sampler,
         eps=model.eps(called),
@@ -324,3 +328,4 @@ def cell_sampler(
         logits=guide and guide.logits(process),
         gaussian=gaussian,
     )
+    return resolved, start

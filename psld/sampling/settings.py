@@ -43,6 +43,9 @@ class CellSettings(Settings):
     process: ProcessSettings | None = None
     """The process to sample a denoiser as, in place of the one in its training."""
     sampler: SamplerSettings
+    start: str | None = None
+    """The start, for a sampler that begins at one: its file (psld start). Null: that of the model's
+    dataset in starts/, which is made if it is not there."""
     guide: str | None
     """Folder of the noise-conditional guide, for guidance by one."""
     data: str | None
@@ -65,6 +68,8 @@ class CellSettings(Settings):
             "data": inpaints,
             "mnist": inpaints and isinstance(guidance.mask, DigitsMask),
         }
+        if self.start and not self.sampler.starts_from_data:
+            raise ValueError("start: the sampler starts from the prior; set it to null")
         for key, needed in needs.items():
             path = getattr(self, key)
             if needed and path is None:
@@ -113,6 +118,8 @@ def sampler_content(sampler: SamplerSettings) -> dict[str, Any]:
     content = sampler.model_dump(mode="json", exclude_none=True, exclude=neutral)
     if sampler.precision == "bf16":
         content["norms"] = "bf16"  # once norms stayed in fp32, which made other images
+    if sampler.starts_from_data:
+        content["start_of"] = "dataset"  # once each model had one, of other images
     return content
 
 

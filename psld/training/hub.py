@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from psld.config.settings import Settings
 from psld.training.manifest import FILES, MANIFEST
+from psld.training.settings import STARTS
 from psld.utils import VERSION
 from psld.utils.errors import PSLDError, RunError, UserError
 
@@ -48,7 +49,7 @@ def fetched(model: str | Path) -> Path:
                 f"{model}: a branch or a tag can move to other weights; name a commit, it is now "
                 f"hf://{repository}@{commit}"
             )
-        files = list(FILES)
+        files = [*FILES, f"{STARTS}/*"]
         folder = Path(hub.snapshot_download(repository, revision=revision, allow_patterns=files))
     if revision not in (None, folder.name):
         raise UserError(f"{model}: the server answers with another commit, {folder.name}")
@@ -75,8 +76,11 @@ def with_fetched_model(settings: S) -> S:
     return settings.model_copy(update={"model": str(fetched(settings.model))})
 
 
-def push(folder: Path, repository: str, card: str) -> str:
-    """Upload a model and its card as one commit, and return its hash. Raises as `fetched` does."""
+def push(folder: Path, repository: str, card: str, start: str | None) -> str:
+    """Upload a model, its card, and the file of its start, if given, as one commit.
+
+    Return the commit's hash. Raises as `fetched` does.
+    """
     if not re.fullmatch(REPOSITORY, repository, re.ASCII):
         raise UserError(f"{repository}: not the name of a repository, USER/NAME")
     with _hub(repository) as hub:
@@ -84,6 +88,7 @@ def push(folder: Path, repository: str, card: str) -> str:
 
         hub.create_repo(repository, exist_ok=True)
         files = [Add(name, folder / name) for name in FILES if (folder / name).exists()]
+        files += [Add(f"{STARTS}/{Path(start).name}", start)] if start else []
         files.append(Add("README.md", card.encode()))
         return hub.create_commit(repository, files, commit_message="psld push").oid
 

@@ -29,8 +29,8 @@ from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json, write_json, write_text
 
 MANIFEST = "manifest.json"
-FILES = ("weights.safetensors", "start.safetensors", "history.json", MANIFEST)
-"""Guides have no start. The manifest is written last: if it exists, so do the others."""
+FILES = ("weights.safetensors", "history.json", MANIFEST)
+"""The manifest is written last: if it exists, so do the others."""
 NOTE = "checkpoint.txt"
 """In the folder of a grid's model: the path of the checkpoint that is imported for it."""
 
@@ -44,7 +44,7 @@ class Imported(Settings):
     """The moving average, or the network as it was trained."""
 
 
-class TrainedManifest(MadeRecord):
+class TrainedManifest(MadeRecord, extra="ignore"):
     """The record of trained weights: their settings, data and origin."""
 
     name: str
@@ -67,15 +67,13 @@ class TrainedManifest(MadeRecord):
 
     def identity(self) -> dict[str, Any]:
         """The part that is copied into the results of these weights."""
-        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported", "gaussians"}
+        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported"}
         return {**self.model_dump(include=kept), "settings": self.settings.identity()}
 
 
 class ModelManifest(TrainedManifest):
     kind: Literal["model"] = "model"
     settings: ModelSettings
-    gaussians: int | None = None
-    """K of its start, of all images; null without a start, and from earlier versions."""
 
 
 class GuideManifest(TrainedManifest):

@@ -1,49 +1,147 @@
 """Training images as a mixture of Gaussians, fitted by scikit-learn's expectation maximization."""
 
+import hashlib
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.gaussian import GaussianData
-from psld.training.start import START, SamplerStart, load_start, passes_over, views
+from psld.training.settings import Start
 from psld.utils.device import all_bits
 from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
-from psld.utils.tensors import save_tensors
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
 
 LOWEST_LEVEL = 0.5
 """No start is below this noise level. A fit adds its square to all variances."""
-COMPONENTS = (2, 4, 8, 16, 32)
-"""The numbers K of components of which the best is taken, besides one."""
-DIRECTIONS = (10, 20, 40)
-"""The numbers q of directions of which the best is taken."""
 FEWEST_IMAGES = 10
-"""K with a component of fewer images, which is near to single ones, is not taken."""
+"""No mean, and no component's center, is of fewer different images: it would be near to them."""
 MOST_IMAGES = 10_000
 """A mixture is fitted to so many images at most, drawn at random."""
 ITERATIONS = 100
-SHARES = 0.75, 0.3
-"""σ₀ as a share of the largest deviation: of one Gaussian, and of a mixture's components."""
+CHUNK = 1 << 24
+"""Values of images that are on the device at once."""
 
 Passes = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """All images in parts, float N×C×H×W, with their labels, at each call."""
 
 
+@dataclass(frozen=True)
+class SamplerStart:
+    """The law of the images that samplers start from, and the noise levels at which they do."""
+
+    data: GaussianData = field(repr=False)
+    levels: Tensor
+    """σ₀ of one Gaussian, and of the mixture, 2×groups."""
+    path: str = ""
+    """Its file, and the digest of that, if it has one."""
+    sha256: str = ""
+
+    def level(self, mixture: bool = True, classes: Sequence[int] = ()) -> float:
+        """Return σ₀ of the mixture or of one Gaussian; for classes, the largest of theirs."""
+        return float(self.levels[int(mixture), self.data.groups(classes)].max())
+
+
+def different_images(images: np.ndarray) -> np.ndarray:
+    """Return the indices of images that differ from all before them, and from their mirror images.
+
+    Args:
+        images: uint8 N×C×H×W.
+    """
+    first: dict[bytes, int] = {}
+    for index, image in enumerate(images):
+        both = hashlib.sha256(image).digest(), hashlib.sha256(image[..., ::-1].copy()).digest()
+        first.setdefault(min(both), index)
+    return np.fromiter(first.values(), np.int64)
+
+
+def passes_over(images: np.ndarray, labels: np.ndarray, device: torch.device) -> Passes:
+    """Return a function that yields images in parts: float images and labels on the device."""
+
+    def passes() -> Iterator[tuple[Tensor, Tensor]]:
+        size = max(1, CHUNK // images[0].size)
+        for first in range(0, len(labels), size):
+            chosen = slice(first, first + size)
+            x = from_uint8(torch.from_numpy(np.array(images[chosen])).to(device))
+            yield x, torch.from_numpy(labels[chosen]).to(device)
+
+    return passes
+
+
+def views(x: Tensor, flip: bool) -> tuple[Tensor, ...]:
+    """Return images and, with `flip`, their mirror images, because a network sees both."""
+    return (x, x.flip(-1)) if flip else (x,)
+
+
+def deviation(store: ImageStore, flip: bool) -> float:
+    """Return the deviation of the training images around their mean, pixel by pixel."""
+    total, squares, count = 0.0, 0.0, 0
+    passes = passes_over(store.images("train"), store.labels("train"), torch.device("cpu"))
+    for part, _ in passes():
+        for x in views(part.double(), flip):
+            total, squares, count = total + x.sum(0), squares + x.square().sum(0), count + len(x)
+    variance = float((squares / count - (total / count).square()).mean())
+    return max(variance, 1e-6) ** 0.5
+
+
+def start_of_images(
+    images: np.ndarray,
+    device: torch.device,
+    labels: np.ndarray | None = None,
+    num_classes: int = 0,
+    flip: bool = False,
+    how: Start | None = None,
+) -> SamplerStart:
+    """Measure the start of training images, each different image once: see `measure_start`.
+
+    It has classes if each of them has enough different images. A class of fewer would be all images
+    minus the other classes.
+
+    Args:
+        images: uint8 N×C×H×W.
+        labels: int64 N; None without classes.
+        num_classes: 0 for a start without classes.
+        how: as in `measure_start`.
+
+    Raises UserError for fewer than ten different images, mirror images counted as one.
+    """
+    chosen = different_images(images)
+    if len(chosen) < FEWEST_IMAGES:
+        raise UserError(
+            f"{len(chosen)} different training images, and a start of fewer than {FEWEST_IMAGES} "
+            "would be near to single ones; use start=prior, such as sampler=multistep"
+        )
+    classes = np.zeros(len(chosen), np.int64) if labels is None else labels[chosen]
+    if num_classes and np.bincount(classes, minlength=num_classes).min() < FEWEST_IMAGES:
+        num_classes = 0
+    return measure_start(
+        passes_over(_Chosen(images, chosen), classes, device), num_classes, flip, how
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some of the images, which stay in their memory map until they are read."""
+
+    images: np.ndarray
+    indices: np.ndarray
+
+    def __getitem__(self, part: int | slice) -> np.ndarray:
+        return self.images[self.indices[part]]
+
+
 @all_bits()  # the last variances are differences of large sums
 @torch.no_grad()
 def measure_start(
-    passes: Passes, num_classes: int, flip: bool = False, mixture: bool = True
+    passes: Passes, num_classes: int, flip: bool = False, how: Start | None = None
 ) -> SamplerStart:
     """Measure the two moments of images, and fit mixtures of Gaussians to them.
 
@@ -57,7 +155,8 @@ def measure_start(
     Args:
         passes, num_classes: as in `GaussianData.measure`.
         flip: each image counts with its mirror image, because a network sees both.
-        mixture: fit them; otherwise they are one Gaussian each.
+        how: the numbers of components and directions, and the shares 0.75 and 0.3; None leaves out
+            the mixture: both starts are one Gaussian.
     """
 
     def both() -> Iterable[tuple[Tensor, Tensor]]:
@@ -66,31 +165,17 @@ def measure_start(
                 yield view, labels
 
     one = GaussianData.measure(both, num_classes)
-    data = with_mixture(one, passes, flip) if mixture else one
+    data = with_mixture(one, passes, flip, how) if how else one
     several = (data.weights > 0).sum(1) > 1
-    shares = torch.where(several, SHARES[1], SHARES[0])
-    levels = [SHARES[0] * one.largest_deviations(), shares * data.largest_deviations()]
+    of_one, of_mixture = (how or Start()).shares
+    shares = torch.where(several, of_mixture, of_one)
+    levels = [of_one * one.largest_deviations(), shares * data.largest_deviations()]
     return SamplerStart(data, torch.stack(levels).clamp(min=LOWEST_LEVEL))
 
 
-def save_start(
-    folder: Path, store: ImageStore, flip: bool, weights_sha256: str, device: torch.device
-) -> int:
-    """Measure the start of a model, and write it into the model's folder, unless it is there.
-
-    Return the number of its Gaussians.
-    """
-    with suppress(UserError):
-        return load_start(folder, weights_sha256).data.components()[0]
-    print("fitting a mixture of Gaussians to the training images, to start from", flush=True)
-    passes = passes_over(store.images("train"), store.labels("train"), device)
-    start = measure_start(passes, store.num_classes, flip)
-    arrays = start.data.arrays() | {"levels": start.levels}
-    save_tensors(folder / START, "start", arrays, {"weights_sha256": weights_sha256})
-    return start.data.components()[0]
-
-
-def with_mixture(data: GaussianData, passes: Passes, flip: bool = False) -> GaussianData:
+def with_mixture(
+    data: GaussianData, passes: Passes, flip: bool = False, how: Start | None = None
+) -> GaussianData:
     """Return a law as a mixture in its leading directions, with nearly the same two moments.
 
     A fifth of the images is held out. K and q are those under which held-out images with noise,
@@ -100,14 +185,15 @@ def with_mixture(data: GaussianData, passes: Passes, flip: bool = False) -> Gaus
     images, and each its own K, which is 1 if no mixture is more likely than one Gaussian, and is
     halved until components have enough images; if that of all images is 1, so are the others.
     """
+    how = how or Start()
     values, vectors = (each.flip(-1) for each in torch.linalg.eigh(data.covariances.double()))
-    axes = vectors[..., : max(DIRECTIONS)].float()
+    axes = vectors[..., : max(how.directions)].float()
     variances = values[..., : axes.shape[-1]].clamp(min=0).numpy()
     coordinates = _coordinates(data, axes, passes, flip)
-    K, q = _best(coordinates[0], variances[0], DIRECTIONS)
+    K, q = _best(coordinates[0], variances[0], how.components, how.directions)
     found = []
     for c, variance in zip(coordinates, variances, strict=True):
-        K = _best(c, variance, (q,))[0] if found else K
+        K = _best(c, variance, how.components, [q])[0] if found else K
         found.append(_fitted(c[..., :q], K, variance))
         if len(found[0][0]) == 1:
             return data
@@ -140,7 +226,9 @@ def _coordinates(data: GaussianData, axes: Tensor, passes: Passes, flip: bool) -
     return [np.ascontiguousarray(c[stream.permutation(len(c))[:most]]) for c in whole]
 
 
-def _best(c: np.ndarray, variances: np.ndarray, directions: tuple[int, ...]) -> tuple[int, int]:
+def _best(
+    c: np.ndarray, variances: np.ndarray, components: Sequence[int], directions: Sequence[int]
+) -> tuple[int, int]:
     """Return the most likely K and q for the coordinates, N×views×Q, of these variances."""
     held, Q = len(c) // 5, c.shape[2]
     if not held:
@@ -152,7 +240,7 @@ def _best(c: np.ndarray, variances: np.ndarray, directions: tuple[int, ...]) -> 
     one = -0.5 * np.mean(y**2 / total + np.log(2 * np.pi * total), axis=0)
     best = 0.0, 1, directions[0]
     for q in directions:
-        for K in COMPONENTS:
+        for K in components:
             if q > Q or images < K * FEWEST_IMAGES:
                 break
             mixture = _mixture(seen[:, :q], K)
@@ -181,9 +269,11 @@ def _fitted(
 def _mixture(c: np.ndarray, components: int) -> "GaussianMixture":
     """Fit a mixture to c, N×q, with the variance of noise added to each component's."""
     from sklearn.mixture import GaussianMixture  # half a second, and most commands fit none
+    from threadpoolctl import threadpool_limits
 
     noise = LOWEST_LEVEL**2
-    with warnings.catch_warnings():
+    # Several threads gain nothing on matrices of this size, and on busy cores they wait for ever.
+    with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a hundred steps are enough, converged or not
         mixture = GaussianMixture(components, reg_covar=noise, max_iter=ITERATIONS, random_state=0)
         return mixture.fit(c)

@@ -25,11 +25,11 @@ from psld.diffusion.settings import ProcessSettings
 from psld.networks.forward import Denoiser
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
+from psld.training.mixture import SamplerStart
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
-from psld.training.start import START, SamplerStart, load_start
+from psld.training.start import find_start
 from psld.utils.device import device_of, provenance
 from psld.utils.errors import UserError
-from psld.utils.files import retried_in_slurm
 from psld.utils.tensors import read_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
@@ -113,6 +113,10 @@ class Model:
     weights_sha256: str
     folder: Path
     class_names: tuple[str, ...] = ()
+    dataset_digest: str | None = None
+    """Of the training images; None for an imported model whose dataset was not prepared."""
+    start_file: str | None = None
+    """The file of its start; None finds it by the dataset."""
 
     def __repr__(self) -> str:
         data, own = self.settings.dataset, self.settings.process
@@ -130,18 +134,16 @@ class Model:
 
     @cached_property
     def start(self) -> SamplerStart:
-        """The start of samplers, read from the model's folder.
+        """The start of samplers; see `start_for`."""
+        return self.start_for(classes=False)
 
-        Raises UserError if it is missing, damaged, or belongs to other weights or images.
+    def start_for(self, classes: bool) -> SamplerStart:
+        """Return the law of the training images, if `classes` of each class, too.
+
+        Raises UserError if it is missing, damaged, or of other images.
         """
-        start = retried_in_slurm(load_start)(self.folder, self.weights_sha256)
-        dataset = self.settings.dataset
-        shape = (dataset.channels, dataset.image_size, dataset.image_size)
-        if start.data.shape != shape:
-            raise UserError(
-                f"{self.folder / START}: of images {start.data.shape}, but the model's are {shape}"
-            )
-        return start
+        places = self.start_file, self.folder, device_of(self.network)
+        return find_start(self.settings.dataset, self.dataset_digest, classes, *places)
 
 
 @dataclass(frozen=True)
@@ -158,11 +160,15 @@ class Guide:
 
 
 def load_model(
-    folder: str | Path, device: torch.device, process: ProcessSettings | None = None
+    folder: str | Path,
+    device: torch.device,
+    process: ProcessSettings | None = None,
+    start: str | Path | None = None,
 ) -> Model:
     """Read a model, as a network of another process than its training's if one is given.
 
-    Its parameters are frozen; `network.requires_grad_(True)` trains it on.
+    Its parameters are frozen; `network.requires_grad_(True)` trains it on. `start` is the file of
+    its start; None finds it by the dataset of the training.
 
     Raises UserError if a file is missing, damaged or foreign, or if the network is of one process.
     """
@@ -171,8 +177,8 @@ def load_model(
     built = build_process(settings)
     network = build_network(settings, built).to(device)
     _load_weights(network, Path(folder), manifest)
-    sha256, names = manifest.weights_sha256, manifest.class_names
-    return Model(settings, built, network, sha256, Path(folder), names)
+    facts = manifest.weights_sha256, Path(folder), manifest.class_names, manifest.dataset_digest
+    return Model(settings, built, network, *facts, start and str(start))
 
 
 def load_guide(folder: str | Path, device: torch.device) -> Guide:

@@ -24,7 +24,6 @@ from psld.training.manifest import (
     noted_checkpoint,
     write_manifest,
 )
-from psld.training.mixture import save_start
 from psld.training.model import build, build_process, describe, save_weights
 from psld.training.settings import (
     ImportFilesSettings,
@@ -33,7 +32,6 @@ from psld.training.settings import (
     TrainGuideSettings,
     TrainSettings,
 )
-from psld.utils.device import use_device
 from psld.utils.errors import UserError
 
 
@@ -61,10 +59,6 @@ def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
     source = imported.model_dump(exclude={"file"})
     weights_sha256 = save_weights(settings.output, network, source)
     facts: dict[str, Any] = {"imported": imported, "weights_sha256": weights_sha256}
-    if store and is_model:
-        folder, flip = Path(settings.output), settings.dataset.flip
-        device = use_device(settings.device)
-        facts["gaussians"] = save_start(folder, store, flip, weights_sha256, device)
     manifest = describe(settings, network, store, step, **facts)
     write_manifest(settings.output, manifest)
     print(f"wrote {settings.output}: {chosen} weights, step {step}")

@@ -29,10 +29,10 @@ from psld.training.manifest import (
     write_manifest,
 )
 from psld.training.micro_batch import largest_micro_batch
+from psld.training.mixture import deviation
 from psld.training.model import build, build_process, describe, objective, on_states, save_weights
 from psld.training.ranks import join_ranks, rank_of_environment
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings
-from psld.training.start import deviation
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name, device_of
 from psld.utils.errors import UserError
@@ -58,7 +58,7 @@ def run_training(
     settings: RunSettings,
     store: ImageStore,
     preview: Callable[[nn.Module, Path], dict[str, float]],
-    finish: Callable[[nn.Module, Path, str], dict[str, Any]],
+    finish: Callable[[nn.Module], dict[str, Any]],
     on_start: Callable[[Path, int], None],
 ) -> float:
     """Train, or resume from the last checkpoint, and write weights and manifest.
@@ -68,8 +68,7 @@ def run_training(
     Args:
         preview: previews the averaged network every `preview_every` steps: returns numbers for the
             history, and may write a picture to the path.
-        finish: gets the final network, the folder of its weights and their digest: may write more
-            files, and returns more entries for the manifest.
+        finish: gets the final network, and returns more entries for the manifest.
         on_start: gets the run directory and the first step. The leading rank calls all three.
 
     Returns:
@@ -143,7 +142,7 @@ def run_training(
                 ranks=ranks.world,
                 run=str(run),
                 weights_sha256=weights_sha256,
-                **finish(network, folder, weights_sha256),
+                **finish(network),
             )
             for place in (run, folder):  # A kill may have come after the last checkpoint.
                 write_history(place, state.history)

@@ -259,6 +259,46 @@ class ImportGuideSettings(TrainGuideSettings, ImportSettings):
     """Settings of `psld import_guide`."""
 
 
+class Start(Settings):
+    """How the start of samplers is fitted to training images (`psld.training.mixture`)."""
+
+    components: tuple[Annotated[int, Field(ge=2)], ...] = (2, 4, 8, 16, 32)
+    """The numbers K of Gaussians of which the best is taken, besides one."""
+    directions: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 40), min_length=1)
+    """The numbers q of leading directions of which the best is taken: in these it is a mixture."""
+    shares: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 0.3)
+    """σ₀ as a share of the largest deviation: of one Gaussian, and of a mixture's components."""
+
+
+STARTS = "starts"
+"""The folder of starts."""
+
+
+def start_file(dataset: DatasetSettings, classes: bool) -> str:
+    """Return the path of a dataset's start, starts/DATASET[-flip][-classes].safetensors."""
+    flip, kinds = "-flip" * dataset.flip, "-classes" * classes
+    return f"{STARTS}/{dataset.name}{flip}{kinds}.safetensors"
+
+
+class StartSettings(Settings):
+    """Settings of `psld start`."""
+
+    dataset: DatasetSettings
+    data: str
+    """The prepared dataset, HDF5."""
+    start: Start = Start()
+    classes: bool = False
+    """Measure each class, too, for samplers that ask for one, if each has ten different images."""
+    output: str | None = Field(None, pattern=r"\.safetensors$")
+    """The file to make; null: starts/DATASET.safetensors, with -flip and -classes in its name."""
+    device: str = "auto"
+    """`auto`, or a torch device such as `cpu` or `cuda`."""
+
+    @property
+    def path(self) -> str:
+        return self.output or start_file(self.dataset, self.classes)
+
+
 class ImportFilesSettings(Settings):
     """Settings of `psld import` for checkpoints whose models are recognized."""
 

@@ -1,101 +1,132 @@
-"""The start of samplers in a model's folder: a law of its training images, and noise levels."""
+"""The record of a start: a law of a dataset's training images, and the noise levels to start at.
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+It depends on the dataset and on flips, and on no network, so all models of a dataset share it. It
+is not private: the starts of two sets of images that differ in one image give that image.
+"""
+
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from psld.data.store import ImageStore, from_uint8
+from psld.data.settings import DatasetSettings
+from psld.data.store import ImageStore
 from psld.diffusion.gaussian import GaussianData
+from psld.training.mixture import SamplerStart, start_of_images
+from psld.training.settings import StartSettings, start_file
 from psld.utils.errors import UserError
-from psld.utils.tensors import load_tensors
+from psld.utils.files import retried_in_slurm
+from psld.utils.tensors import load_tensors, save_tensors
 
-START = "start.safetensors"
-CHUNK = 1 << 24
-"""Values of images that are on the device at once."""
-NATS = 0.0025
-"""In a file of an earlier version: what a start may cost per value of an image, times N²."""
+KIND = "start"
+CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class SamplerStart:
-    """The law of the images that samplers start from, and the noise levels at which they do."""
+def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
+    """Measure a dataset's training images on a device, and write their start.
 
-    data: GaussianData = field(repr=False)
-    levels: Tensor
-    """σ₀ of one Gaussian, and of the mixture, 2×groups; with `nats`, noise levels σ, rising."""
-    nats: Tensor | None = field(default=None, repr=False)
-    """In a file of an earlier version, which has one Gaussian: its divergence from noisy images at
-    each level."""
-    sha256: str = ""
-    """The digest of its file."""
-
-    def level(self, steps: int, mixture: bool = True, classes: Sequence[int] = ()) -> float:
-        """Return σ₀ for so many evaluations, from the mixture or from one Gaussian.
-
-        For classes, it is the largest of theirs. Only with a file of an earlier version does it
-        depend on N: it is the lowest level that costs at most 0.0025/N² nats per value of an image,
-        or the highest if none does or no cost is known.
-        """
-        if self.nats is None:
-            groups = [1 + each for each in classes] or [0]
-            return float(self.levels[int(mixture), groups].max())
-        budget = NATS * math.prod(self.data.shape) / max(steps, 1) ** 2
-        cheap = (self.nats <= budget).nonzero()
-        if not len(cheap) or not self.nats[0]:
-            return float(self.levels[-1])
-        last = int(cheap[0])
-        if last == 0:
-            return float(self.levels[0])
-        pair, cost = self.levels[last - 1 : last + 1].log(), self.nats[last - 1 : last + 1]
-        share = (cost[0] - budget) / (cost[0] - cost[1])
-        return float((pair[0] + share * (pair[1] - pair[0])).exp())
-
-
-def passes_over(
-    images: np.ndarray, labels: np.ndarray, device: torch.device
-) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    """Return a function that yields images in parts: float images and labels on the device."""
-
-    def passes() -> Iterator[tuple[Tensor, Tensor]]:
-        size = max(1, CHUNK // images[0].size)
-        for first in range(0, len(images), size):
-            chosen = slice(first, first + size)
-            x = from_uint8(torch.from_numpy(np.array(images[chosen])).to(device))
-            yield x, torch.from_numpy(labels[chosen]).to(device)
-
-    return passes
-
-
-def views(x: Tensor, flip: bool) -> tuple[Tensor, ...]:
-    """Return images and, with `flip`, their mirror images, because a network sees both."""
-    return (x, x.flip(-1)) if flip else (x,)
-
-
-def deviation(store: ImageStore, flip: bool) -> float:
-    """Return the deviation of the training images around their mean, pixel by pixel."""
-    total, squares, count = 0.0, 0.0, 0
-    passes = passes_over(store.images("train"), store.labels("train"), torch.device("cpu"))
-    for part, _ in passes():
-        for x in views(part.double(), flip):
-            total, squares, count = total + x.sum(0), squares + x.square().sum(0), count + len(x)
-    variance = float((squares / count - (total / count).square()).mean())
-    return max(variance, 1e-6) ** 0.5
-
-
-def load_start(folder: Path, weights_sha256: str) -> SamplerStart:
-    """Read the start of a model.
-
-    Raises UserError if it is missing, damaged, or belongs to other weights.
+    Raises UserError if the dataset is missing or damaged, or has too few different images.
     """
-    path, remedy = folder / START, "train the model again (psld train), or import it with its data"
-    stored = load_tensors(path, "start", remedy)
-    if stored.origin != {"weights_sha256": weights_sha256}:
-        raise UserError(f"{path}: belongs to other weights; {remedy}")
+    store, path = ImageStore.open_for(settings.data, settings.dataset), settings.path
+    print("fitting a mixture of Gaussians to the training images, to start from", flush=True)
+    images, labels = store.images("train"), store.labels("train")
+    num_classes = store.num_classes if settings.classes else 0
+    chosen = device, labels, num_classes, settings.dataset.flip, settings.start
+    try:
+        start = start_of_images(images, *chosen)
+    except UserError as error:
+        raise UserError(f"{settings.data}: {error}") from None
+    origin = _origin(store.digest, settings.dataset.flip, settings.classes)
+    origin |= {"settings": settings.start.model_dump(mode="json")}
+    save_tensors(path, KIND, start.data.arrays() | {"levels": start.levels}, origin)
+    return load_start(path, origin)
+
+
+def find_start(
+    dataset: DatasetSettings,
+    digest: str | None,
+    classes: bool,
+    file: str | Path | None = None,
+    folder: Path = Path(),
+    device: torch.device = CPU,
+) -> SamplerStart:
+    """Return the start of a model.
+
+    It is read from `file`, if one is given; or else from starts/ here or in the model's folder.
+    If there is none, or only one of other images, it is made of data/DATASET.h5.
+
+    Args:
+        dataset, digest: the images of the model's training; None takes those of data/DATASET.h5.
+        classes: ask for the law of each class, too.
+
+    Raises UserError if the file is missing, damaged, malformed, or of other images; without a file,
+    if the dataset is not here, either.
+    """
+    wanted, own = _origin(digest, dataset.flip, classes), start_file(dataset, classes)
+    if file:
+        return load_start(file, wanted)
+    data, reasons = Path(f"data/{dataset.name}.h5"), []
+    for path in (Path(own), folder / own):
+        if path.exists():
+            try:
+                return load_start(path, wanted)
+            except UserError as error:
+                reasons.append(f"{error}; ")
+    if data.exists() and digest in (None, ImageStore.open(data).digest):
+        for reason in reasons:
+            print(f"not kept: {reason.removesuffix('; ')}", flush=True)
+        settings = StartSettings(dataset=dataset, data=str(data), classes=classes)
+        return make_start(settings, device)
+    raise UserError(
+        f"{''.join(reasons) or f'{own}: no such file; '}it is made of the images of the model's "
+        f"training, which are not in {data}: run psld prepare dataset={dataset.name}, or give "
+        "start=FILE"
+    )
+
+
+@retried_in_slurm
+def load_start(path: str | Path, wanted: dict[str, Any]) -> SamplerStart:
+    """Read a start.
+
+    Raises UserError if it is missing, damaged or malformed, or if its origin is not `wanted`, of
+    which None is any.
+    """
+    remedy = "delete it to have it made again (psld start)"
+    stored = load_tensors(path, KIND, remedy)
+    for key, value in wanted.items():
+        if value is not None and stored.origin.get(key) != value:
+            what = "of other images" if key == "dataset" else f"with another {key}"
+            raise UserError(f"{path}: {what} than those of the model's training; {remedy}")
     arrays = stored.tensors()
-    levels, nats = arrays.pop("levels"), arrays.pop("nats", None)
-    return SamplerStart(GaussianData.from_arrays(arrays), levels, nats, stored.sha256)
+    if not _is_law(arrays):
+        raise UserError(f"{path}: not a start of this version; {remedy}")
+    levels = arrays.pop("levels")
+    return SamplerStart(GaussianData.from_arrays(arrays), levels, str(path), stored.sha256)
+
+
+def _origin(dataset: str | None, flip: bool, classes: bool) -> dict[str, Any]:
+    return {"dataset": dataset, "flip": flip, "classes": classes}
+
+
+def _is_law(arrays: dict[str, Tensor]) -> bool:
+    """Check that these are the arrays of a law and its levels: names, types, shapes, finite."""
+    try:
+        G, C, H, W = arrays["means"].shape
+        (_, r), (_, K, q) = arrays["basis"].shape, arrays["centers"].shape
+    except (KeyError, ValueError):
+        return False
+    shapes = {
+        "means": (G, C, H, W),
+        "basis": (C * H * W, r),
+        "covariances": (G, r, r),
+        "rests": (G,),
+        "axes": (G, r, q),
+        "weights": (G, K),
+        "centers": (G, K, q),
+        "spreads": (G, K, q, q),
+        "levels": (2, G),
+    }
+    fits = {name: tuple(each.shape) for name, each in arrays.items()} == shapes
+    finite = all(each.is_floating_point() and each.isfinite().all() for each in arrays.values())
+    return fits and finite and bool((arrays["weights"].sum(1) > 0).all())

@@ -10,6 +10,7 @@ import torch
 from psld.diffusion.gaussian import GaussianData, GaussianStart
 from psld.training import mixture
 from psld.training.mixture import measure_start, with_mixture
+from psld.training.settings import Start
 from tests.diffusion.mixture import component, posterior_mean
 from tests.diffusion.processes import EVERY_KIND, normal, times
 from tests.diffusion.test_gaussian import SHAPE, D, in_parts, measured
@@ -157,11 +158,10 @@ def clusters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x.float().view(-1, *SHAPE), labels
 
 
-def test_a_fit_finds_clusters(monkeypatch):
-    monkeypatch.setattr(mixture, "COMPONENTS", (2, 3, 4))
+def test_a_fit_finds_clusters():
     x, labels = clusters(600)
     passes = in_parts(x, labels, 250)
-    start = measure_start(passes, 2)
+    start = measure_start(passes, 2, how=Start(components=(2, 3, 4)))
     data = start.data
     assert data.components() == [3]
     assert [int((w > 0).sum()) for w in data.weights[:2]] == [3, 2]
@@ -171,11 +171,11 @@ def test_a_fit_finds_clusters(monkeypatch):
     assert float(torch.cdist(y.flatten(1), x.flatten(1)).min(1).values.max()) < 4
     far = data.as_one().draw(normal(300, *SHAPE, seed=3).float(), 0.1)
     assert float(torch.cdist(far.flatten(1), x.flatten(1)).min(1).values.max()) > 8
-    assert start.level(4) == 0.5
-    assert start.level(4, mixture=False) > 3
+    assert start.level() == 0.5
+    assert start.level(mixture=False) > 3
     one = 0.75 * float(data.largest_deviations()[2])
-    assert start.level(4, classes=[0]) == 0.5, "two clusters"
-    assert start.level(4, mixture=False, classes=[0]) > 1
+    assert start.level(classes=[0]) == 0.5, "two clusters"
+    assert start.level(mixture=False, classes=[0]) > 1
     assert start.levels.shape == (2, 3)
     assert one < 1
 
@@ -193,30 +193,18 @@ def test_a_few_images_are_no_component(few):
 @pytest.mark.parametrize(("few", "components"), [(4, 1), (40, 2)])
 def test_a_component_of_the_last_fit_has_enough_images_too(monkeypatch, few, components):
     """It is a fit to all images, and K was chosen with a part of them."""
-    monkeypatch.setattr(mixture, "_best", lambda c, variances, directions: (2, 3))
+    monkeypatch.setattr(mixture, "_best", lambda *_: (2, 3))
     x = torch.cat([normal(200, *SHAPE, seed=4).float(), clusters(3 * few)[0][::3]])
     passes = in_parts(x, torch.zeros(len(x), dtype=torch.long))
     data = with_mixture(GaussianData.measure(passes, 0), passes)
     assert data.components() == [components]
 
 
-def test_a_class_without_images_has_the_moments_of_all(monkeypatch):
-    monkeypatch.setattr(mixture, "COMPONENTS", (2, 3))
-    x, labels = clusters(900)
-    data = measure_start(in_parts(x, labels), 3).data
-    noise, which = normal(4_000, *SHAPE).float(), torch.zeros(4_000, dtype=torch.float64)
-    y = data.draw(noise, 0.5, torch.full((4_000,), 2), which).flatten(1)
-    torch.testing.assert_close(y.mean(0), x.flatten(1).mean(0), atol=0.5, rtol=0)
-    ratio = float(y.var(0).sum()) / float(x.flatten(1).var(0).sum() + D / 4)
-    assert ratio == pytest.approx(1, abs=0.1)
-
-
-def test_mirror_images_are_seen_and_held_out_with_their_images(monkeypatch):
+def test_mirror_images_are_seen_and_held_out_with_their_images():
     """The two sides of one cluster are two components, of as many images."""
-    monkeypatch.setattr(mixture, "COMPONENTS", (2,))
     x = 4 * normal(1, *SHAPE, seed=1) + 0.3 * normal(300, *SHAPE, seed=2)
     passes = in_parts(x.float(), torch.zeros(300, dtype=torch.long))
-    data = measure_start(passes, 0, flip=True).data
+    data = measure_start(passes, 0, flip=True, how=Start(components=(2,))).data
     assert data.components() == [2]
     torch.testing.assert_close(data.weights[0], torch.full((2,), 0.5), atol=0.01, rtol=0)
     means = (data.centers[0] @ (data.basis @ data.axes[0]).T + data.means).view(2, *SHAPE)

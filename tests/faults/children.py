@@ -14,11 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-import psld.training.start
 from psld.commands.main import COMMANDS, main
 from tests.commands import Finished
 from tests.faults.stages import Stage
-from tests.shared import COARSE_START
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -101,8 +99,6 @@ def _run(
     os.environ.update(environment)
     os.chdir(project)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name, value in COARSE_START.items():  # as in the process of the tests
-        setattr(psld.training.start, name, value)
     if moment:
         _signal_at(moment)
     sys.argv = ["psld", *words]

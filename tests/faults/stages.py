@@ -147,6 +147,7 @@ COMMANDS = {
     "train": ("model=mine/small", "output=models/mine/small"),
     "train_extractor": ("dataset=tiny", "metric=fd-classifier-tiny"),
     "reference": ("dataset=tiny", "metric=fd-classifier-tiny"),
+    "start": ("start=mine/tiny",),
     "sample": ("cell=mine/small/few-8", "shards=2"),
     "evaluate_cell": ("cell=mine/small/few-8",),
     "figure": ("grid_name=mine", "figure=shown"),
@@ -155,10 +156,8 @@ COMMANDS = {
 """What makes the project, in this order, with the words after each command."""
 
 DATA = {"data/tiny.h5": "prepare"}
-MODEL = {
-    f"models/mine/small/{name}": "train"
-    for name in ("manifest.json", "weights.safetensors", "start.safetensors")
-}
+MODEL = {f"models/mine/small/{name}": "train" for name in ("manifest.json", "weights.safetensors")}
+START = {"starts/tiny.safetensors": "start"}
 EXTRACTOR = {
     f"features/tiny/fd-classifier-tiny/{name}": "train_extractor"
     for name in ("manifest.json", "weights.safetensors")
@@ -177,8 +176,13 @@ KEPT = {"results/cells/mine/small/few-8.safetensors": "evaluate_cell"}
 STAGES = (
     Stage("prepare", {"pictures.zip": ""}, ("data/*",)),
     Stage("train", DATA, ("models/mine/small/*",), ("runs/small-*/*",)),
-    Stage("sample", MODEL, ("samples/mine/small/few-8/*",)),
-    Stage("evaluate_cell", SHARDS | REFERENCE | EXTRACTOR | USED, ("results/cells/mine/small/*",)),
+    Stage("start", DATA, ("starts/*",)),
+    Stage("sample", MODEL | START, ("samples/mine/small/few-8/*",)),
+    Stage(
+        "evaluate_cell",
+        SHARDS | REFERENCE | EXTRACTOR | USED | START,
+        ("results/cells/mine/small/*",),
+    ),
     Stage("figure", {next(iter(SHARDS)): "sample"}, ("results/figures/mine/*",)),
     Stage(
         "certify",

@@ -1,5 +1,6 @@
 """Guides for several tests, made once with little training."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ from tests.commands import TINY, call, succeeded
 
 
 @pytest.fixture(scope="session")
-def conditional_model(digits, once) -> Path:
-    """The folder of a small class-conditional PSLD model."""
+def conditional_model(digits, starts, once) -> Path:
+    """The folder of a small class-conditional PSLD model, with the starts of its dataset."""
 
     def fill(folder: Path) -> None:
         settings = (*TINY, "process=psld", "training.label_dropout=0.2", "training.steps=30")
         succeeded(call(folder, "train", *settings, f"data={digits}", "output=model"))
+        shutil.copytree(starts, folder / "model", dirs_exist_ok=True)
 
     return once("conditional", fill) / "model"
 

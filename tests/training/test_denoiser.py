@@ -1,7 +1,7 @@
 """Training a denoiser, and sampling it as every process, with every kind of guidance."""
 
 import json
-from types import SimpleNamespace
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ import torch
 import psld
 from psld.data.store import ImageStore
 from psld.sampling.shards import Shard
-from psld.training.start import START, SamplerStart
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.diffusion.processes import normal
@@ -27,11 +26,12 @@ class NaN(torch.nn.Module):
 
 
 @pytest.fixture(scope="module")
-def folder(digits, tmp_path_factory):
-    """A folder with a small class-conditional denoiser."""
+def folder(digits, starts, tmp_path_factory):
+    """A folder with a small class-conditional denoiser, and the starts of its dataset."""
     folder = tmp_path_factory.mktemp("denoiser")
     given = (f"data={digits}", "training.label_dropout=0.2", "output=model")
     succeeded(call(folder, "train", *DENOISER, *given))
+    shutil.copytree(starts, folder / "model", dirs_exist_ok=True)
     return folder
 
 
@@ -140,7 +140,7 @@ def test_the_default_asks_a_denoiser_for_levels_that_it_takes(folder, digits, pr
     assert "train" not in str(refusal.value)
     seen = torch.from_numpy(ImageStore.open(digits).images("train").copy())
     few = psld.from_denoiser(network, (1, 8, 8), sigma_min=0.002, sigma_max=80, images=seen)
-    few.start.level(4)  # measures the start
+    few.start.level()  # measures the start
     asked.clear()
     few.sample(4, process=process)
     assert len(asked) == 4
@@ -168,7 +168,7 @@ def test_four_evaluations_start_from_the_moments_of_given_images(folder, digits)
     options = {**few, "start_level": 2.0}
     theirs, mine = (model.sample(4, **options).int() for model in (edm, ours))
     assert (theirs - mine).abs().max() <= 1
-    level = edm.start.level(4)
+    level = edm.start.level()
     assert edm.sample(4, **few).equal(edm.sample(4, **few, start_level=level))
     low = psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 0.4, images=seen)
     assert low.sample(4, **few).shape == (4, 1, 8, 8), "no level above 0.4 is asked for"
@@ -210,54 +210,11 @@ def test_the_likelihood_takes_it(folder, digits):
     assert np.isfinite(json.loads((folder / "bits.json").read_text())["bits_per_dimension"])
 
 
-# --- the start --------------------------------------------------------------------------------
-
-
-def test_a_training_leaves_the_start_of_samplers(model, digits):
-    start = psld.load(model).start
-    x = torch.from_numpy(ImageStore.open(digits).images("train").copy()).float() / 127.5 - 1
-    torch.testing.assert_close(start.data.means[0], x.flatten(1).mean(0), atol=1e-5, rtol=0)
-    assert len(start.data.means) == 11
-    assert start.data.components() == [4]
-    assert start.nats is None
-    assert 0.5 < start.level(4) < 1 < start.level(4, mixture=False)
-    assert psld.load(model).sample(4, sampler="few", steps=4).shape == (4, 1, 8, 8)
-
-
-def test_the_level_of_the_start_rises_with_the_evaluations():
-    def start(values: int, *nats: float) -> SamplerStart:
-        data = SimpleNamespace(shape=(1, 1, values))
-        return SamplerStart(data, torch.tensor([1.0, 2.0, 4.0]), torch.tensor(nats))
-
-    costs = (1.0, 0.1, 0.0)
-    assert start(160, *costs).level(2) == 2  # 0.1 nats
-    assert start(640, *costs).level(4) == 2
-    assert start(1600, *costs).level(2) == 1
-    assert 1 < start(160, *costs).level(1) < 2 < start(160, *costs).level(3) < 4
-    nan = float("nan")
-    assert start(160, nan, nan, nan).level(2) == 4
-    assert start(160, 0, 0, 0).level(2) == 4, "a network that has learned nothing"
-
-
 def test_a_label_starts_from_the_gaussian_of_its_class(folder):
     model = psld.load(folder / "model")
     options = {"sampler": "few", "steps": 2, "start_level": 2.0, "raw": True, "scale": 1.0}
     zeros, ones = (model.sample(400, label=label, **options).mean(0) for label in (0, 1))
-    means = model.start.data.means
+    means = model.start_for(classes=True).data.means
     difference = (means[1] - means[2]).view(1, 8, 8)
     ours = (zeros - ones).flatten()
     assert float(torch.corrcoef(torch.stack([ours, difference.flatten()]))[0, 1]) > 0.9
-
-
-def test_a_start_that_is_missing_damaged_or_foreign_is_one_line(folder, tmp_path, digits):
-    few = ("sampler=few", f"model={tmp_path}", "output=x")
-    for name in ("weights.safetensors", "manifest.json"):
-        (tmp_path / name).write_bytes((folder / "model" / name).read_bytes())
-    refused(call(tmp_path, "sample", *few), 2, START, "no such file", "train the model again")
-    succeeded(call(tmp_path, "sample", few[1], "shard_size=1", "sampler.steps=2", "output=usual"))
-    (tmp_path / START).write_bytes((folder / "model" / START).read_bytes()[:-1])
-    refused(call(tmp_path, "sample", *few), 2, START, "train the model again")
-    given = (f"data={digits}", "output=other", "training.seed=1")
-    succeeded(call(tmp_path, "train", *DENOISER, *given))
-    (tmp_path / START).write_bytes((tmp_path / "other" / START).read_bytes())
-    refused(call(tmp_path, "sample", *few), 2, START, "belongs to other weights")

@@ -18,7 +18,6 @@ def made(tmp_path) -> Path:
     run = tmp_path / "run"
     export_folder(run).mkdir(parents=True)
     (export_folder(run) / "weights.safetensors").write_bytes(os.urandom(100))
-    (export_folder(run) / "start.safetensors").write_bytes(os.urandom(100))
     write_json(export_folder(run) / "history.json", [{"step": 1}])
     write_json(export_folder(run) / "manifest.json", {"step": 1, "run": str(run)})
     return run

@@ -44,9 +44,13 @@ def card_of(hub: Hub) -> str:
 def test_a_pushed_model_is_loaded_and_sampled_like_the_local_one(hub, folder, vp_sde_model):
     local = psld.load(folder / "models/mine/psld")
     address = push(folder)
-    images = psld.load(address).sample(4, **FEW, seed=1)
-    assert torch.equal(images, local.sample(4, **FEW, seed=1)), "its start travels, too"
     assert "license: unknown" in card_of(hub), "none is made up"
+    assert "private" not in card_of(hub)
+    with pytest.raises(UserError, match=r"run psld prepare dataset=digits, or give start=FILE"):
+        psld.load(address).sample(4, **FEW)
+    images = psld.load(push(folder, "start=true")).sample(4, **FEW, seed=1)
+    assert torch.equal(images, local.sample(4, **FEW, seed=1)), "its start travels, too"
+    assert "one image give that image" in card_of(hub)
 
     sample = ("sampler=multistep", "sampler.steps=2", "shard_size=2", "shards=1", "device=cpu")
     succeeded(call(folder, "sample", f"model={address}", *sample, "output=samples"))

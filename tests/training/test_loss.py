@@ -15,8 +15,7 @@ from psld.diffusion.loss import (
 from psld.diffusion.settings import NoiseLaw
 from psld.networks.forward import Denoiser
 from psld.training.batches import Batches
-from psld.training.mixture import save_start
-from psld.training.start import deviation, load_start
+from psld.training.mixture import deviation, start_of_images
 from tests.diffusion.mixture import dense
 from tests.diffusion.processes import normal, phase_space, vp_sde
 from tests.training.small import ONE_RANK, random_images, recipe, tiny_network
@@ -141,15 +140,14 @@ def test_the_loss_is_that_of_a_preconditioned_network_with_unit_weight():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_deviation_and_start_are_those_of_what_the_training_sees(flip, digits, tmp_path):
+def test_deviation_and_start_are_those_of_what_the_training_sees(flip, digits):
     """The deviation is around the mean of each pixel."""
     store = ImageStore.open(digits)
     x = torch.from_numpy(store.images("train").copy()).double() / 127.5 - 1
     if flip:
         x = torch.cat([x, x.flip(-1)])
     assert deviation(store, flip) == pytest.approx(float(x.var(0, correction=0).mean().sqrt()))
-    save_start(tmp_path, store, flip, "digest", torch.device("cpu"))
-    data = load_start(tmp_path, "digest").data.as_one()
+    data = start_of_images(store.images("train"), torch.device("cpu"), flip=flip).data.as_one()
     mean, covariance = x.flatten(1).mean(0), x.flatten(1).T.cov(correction=0)
     torch.testing.assert_close(data.means[0].double(), mean, atol=1e-5, rtol=0)
     torch.testing.assert_close(dense(data, 0).double(), covariance, atol=1e-2, rtol=0)

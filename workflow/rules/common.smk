@@ -4,6 +4,7 @@ import re
 import sys
 
 from psld.config.locations import config_names
+from psld.grid.records import dataset_digest
 from psld.grid.workflow import Workflow
 from psld.utils.errors import in_one_line
 
@@ -32,6 +33,7 @@ wildcard_constraints:
     grid="|".join(GRIDS.files),
     dataset="|".join(map(re.escape, config_names("dataset"))),
     features="|".join(map(re.escape, config_names("metric"))),
+    start=r"[^/]+",
     model=r"[^/]+",
     guide=r"[^/]+",
     sampler=r"[^/]+-[^/]+",  # FAMILY-BUDGET

@@ -13,7 +13,6 @@ rule train:
         digest=lambda w: GRIDS.model(w).dataset_digest,
     output:
         weights="models/{model}/weights.safetensors",
-        start="models/{model}/start.safetensors",
         history="models/{model}/history.json",
         manifest="models/{model}/manifest.json",
     log:
@@ -65,7 +64,6 @@ rule import_model:
         checkpoint=lambda w: GRIDS.model(w).checkpoint,
     output:
         weights="models/{model}/weights.safetensors",
-        start="models/{model}/start.safetensors",
         manifest="models/{model}/manifest.json",
     log:
         "logs/import_model/{model}.log",

@@ -1,4 +1,22 @@
-# Reads: a model, and a guide or images to inpaint.  Makes: a range of a cell's shards, a record.
+# Reads: data/DATASET.h5.  Makes: a law of its training images, from which samplers of all models start.
+rule start:
+    input:
+        images=lambda w: ancient(GRIDS.start(w).settings.data),
+        digest=lambda w: dataset_digest(GRIDS.start(w).settings.data),
+    output:
+        "starts/{start}.safetensors",
+    log:
+        "logs/start/{start}.log",
+    conda:
+        "../../envs/train.yaml"
+    params:
+        start=lambda w, output: GRIDS.word("starts", w.start),
+        record=lambda w: GRIDS.start(w).job.digest,
+    shell:
+        "python -m psld start start={params.start:q} record={params.record:q} > {log:q} 2>&1"
+
+
+# Reads: a model, its start, and a guide or images to inpaint.  Makes: a range of a cell's shards, a record.
 #
 # The shards are a parameter, not outputs: Snakemake deletes a job's outputs before it runs the job.
 # The process keeps complete shards, so a killed job loses at most one.

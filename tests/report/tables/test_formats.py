@@ -44,7 +44,7 @@ def test_a_start_from_the_training_images_is_said(folder, grid):
     for cell, components in (("cld/em-20", 4), ("psld/sscs-20", 32)):
         value, error = MEASURED[cell]
         made = made_with(grid, cell)
-        made["sampler"]["start"], made["model"]["gaussians"] = "mixture", components
+        made["sampler"]["start"], made["gaussians"] = "mixture", components
         write_result(folder, grid, cell, value=value, error=error, **made)
     note = "Starts from 4 to 32 Gaussians of the training images: em, sscs."
     assert note in tabulate(folder)["md"]
