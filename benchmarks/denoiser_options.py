@@ -27,9 +27,9 @@ from psld.networks.forward import EMA, Denoiser, enough_threads
 from psld.training.batches import Batches
 from psld.training.loop import optimize
 from psld.training.manifest import ModelManifest, read_manifest, write_manifest
+from psld.training.mixture import deviation
 from psld.training.model import build_network, build_process, save_weights
 from psld.training.ranks import join_ranks
-from psld.training.mixture import deviation
 from psld.training.state import TrainingState
 from psld.utils.errors import in_one_line
 from psld.utils.randomness import Stream, stream_seed
