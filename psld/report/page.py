@@ -12,19 +12,18 @@ import yaml
 from PIL import Image
 
 from psld.grid.cells import Grid
-from psld.grid.entries import STATUSES, Entry, Status
+from psld.grid.entries import STATUSES, Status
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.rows import read_claims, read_table
 from psld.metrics.results import CellResult, CellResults
 from psld.report.notes import scales
 from psld.report.table import (
-    RANKS,
     TEMPLATES,
     TableText,
+    answers,
     claims_text,
     limit_text,
     markdown,
-    our_text,
     summary,
     table_text,
 )
@@ -39,8 +38,8 @@ MEANINGS: dict[Status, str] = {
     "agrees for imported weights": "within the band, but the weights were not trained here",
     "differs for imported weights": "outside the band, but the weights were not trained here",
     "undecided": "the interval overlaps the band in part",
-    "measured": "compared with each other only: no number of the paper, no band, or a count of "
-    "fixed steps",
+    "measured": "nothing to compare with: the paper has no number, the table no band, or it is a "
+    "count of fixed steps",
     "not run": "no result yet",
     "literature": "printed in other papers, not run here",
 }
@@ -90,11 +89,12 @@ def results_page(grid: Grid) -> str:
         grid=grid,
         counts=[(status, counts[status], MEANINGS[status]) for status in STATUSES],
         total=len(entries),
+        not_run=counts["not run"],
         compared=sum(e.paper is not None and e.status != "literature" for e in entries),
         summary=summary(grid, tables),
         claims=claims_text(read_claims(grid)),
+        answers=answers(grid),
         facts=_facts(grid),
-        best=_best_text(grid, tables),
         legend=[*LEGEND, *scales(entries)],
         tables=texts,
         limits={name: limit_text(grid.file.tables[name], rows) for name, rows in tables.items()},
@@ -103,22 +103,6 @@ def results_page(grid: Grid) -> str:
         missing=[name for name in files if name not in drawn],
         origins=list(_origins(results)) if results else [],
     )
-
-
-def _best_text(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
-    """Name the best entries of each column, and those that cannot be told from them."""
-    lines = []
-    for name, rows in tables.items():
-        for column in zip(*rows, strict=True):
-            ranked = [entry for entry in column if entry.rank and entry.rank.name in RANKS]
-            for axis in dict.fromkeys(entry.axis for entry in ranked):
-                alike = [entry for entry in ranked if entry.axis == axis]
-                best = next(entry for entry in alike if entry.rank.name == "best")
-                others = [", ".join(e.row.label) for e in alike if e.number != best.number]
-                place = [grid.file.tables[name].title, best.column, ", ".join(best.row.label)]
-                lines.append([*place, our_text(best), "; ".join(others) or "–"])
-    columns = ["table", "column", "best as measured", "value", "cannot be told from it"]
-    return TableText("The best of each column", columns, lines, headings=2)
 
 
 def _facts(grid: Grid) -> dict[str, list[str]]:
