@@ -14,6 +14,7 @@ WORDS = {
     "larger": ("best", "better", "worse"),
 }
 """By which values of a metric are better."""
+STARTS = {"gaussian": " from one Gaussian", "mixture": " from the mixture"}
 NAMED = 2
 """The most entries that are named, and not counted."""
 
@@ -120,12 +121,9 @@ def _listed(entries: Iterable[Entry]) -> str:
 
 def _drawn(entry: Entry) -> str:
     """Return the sampler of an entry, its start if that is of images, and the value."""
-    label, start = (
-        entry.cell.options.label(entry.shown.sampler),
-        entry.results[0].sampler.get("start", "prior"),
-    )
-    of_images = start != "prior" and start not in label
-    return f"{label}{f' from the {start}' if of_images else ''} ({our_text(entry)})"
+    label = entry.cell.options.label(entry.shown.sampler)
+    start = STARTS.get(entry.results[0].sampler.get("start"), "")
+    return f"{label}{start * (start not in label)} ({our_text(entry)})"
 
 
 def _the_best(best: Entry, alike: Sequence[Entry]) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from psld.grid.entries import STATUSES
 from psld.grid.figures import all_figures
-from psld.grid.rows import read_table
+from psld.grid.rows import entries_in, read_table
 from psld.report.page import LEGEND, MEANINGS, MOST_PIXELS, results_page
 from psld.report.table import table_text
 from tests.commands import call, succeeded
@@ -57,17 +57,20 @@ def test_notes_that_tables_share_stand_once(content):
     assert "Marks: " not in content
 
 
-def test_the_best_of_each_column_is_named_with_those_that_cannot_be_told_from_it(folder, grid):
-    for cell, value, error in ("cld/em-10", 8.5, 3), ("low/em-10", 7.5, 0.5), ("high/em-10", 99, 1):
-        write_result(folder, grid, cell, value=value, error=error)
-    best = next(t for t in Page(page_in(folder)).tables if "best as measured" in t[0])
-    assert ["Mine", "20", "VP-SDE", "2.50", "–"] in best
-    assert ["Mine", "10", "low", "7.50 ± 1.05", "CLD"] in best
+def test_what_came_out_is_said_before_all_pictures_and_counts(content):
+    said = content.index("Nearest to the data, as measured: VP-SDE, 20 (2.50); ")
+    assert said < min(content.index("<img"), content.index("</strong> <span>"))
 
 
-def test_the_best_entries_come_before_all_pictures_and_counts(content):
-    assert content.index("best as measured") < content.index("<img")
-    assert content.index("best as measured") < content.index("</strong> <span>")
+def test_without_a_paper_nothing_is_counted_but_what_is_missing(folder, grid, monkeypatch):
+    """ "Measured" says nothing to somebody who has no paper to compare with."""
+    content = page_in(folder)
+    assert "</strong> <span>nothing to compare with" in content
+    for entry in entries_in(grid):
+        monkeypatch.setitem(entry.__dict__, "paper", None)
+    content = results_page(grid)
+    assert "have not been run yet" in content
+    assert "</strong> <span>" not in content
 
 
 def test_distances_of_infinitely_many_samples_have_their_intervals(content, grid):
