@@ -19,10 +19,10 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 LINE_SECONDS = 30
-SECONDS = {"train": 60, "train_guide": 30, "train_extractor": 20}
-"""Of the demo's jobs on an idle core. Those of another grid, or on a busy machine, show how much
-longer theirs take."""
-OTHER_SECONDS = 4
+SECONDS = {"train": 52, "train_guide": 12, "sample": 4}
+"""Of the demo's jobs on an idle core. On a busy machine, or in another grid, the jobs so far show how
+much longer they take."""
+OTHER_SECONDS = 1
 
 
 class Running(NamedTuple):
