@@ -96,7 +96,7 @@ def test_weights_of_every_process_name_none(folder, grid):
 
 def test_a_better_number_without_a_mark_is_explained(folder, grid):
     """PSLD is compared with CLD on the same noise, VP-SDE is not."""
-    explained = "smaller differences from the best are found where both have the same noise"
+    explained = "then even a small difference from ★ is found"
     assert explained not in page_in(folder)
     for cell, value, error in (("cld", 4.0, 0.5), ("low", 4.1, 0.5), ("vp-sde", 4.3, 0.5)):
         write_result(folder, grid, f"{cell}/em-20", value=value, error=error)
