@@ -89,7 +89,6 @@ def results_page(grid: Grid) -> str:
         grid=grid,
         counts=[(status, counts[status], MEANINGS[status]) for status in STATUSES],
         total=len(entries),
-        not_run=counts["not run"],
         compared=sum(e.paper is not None and e.status != "literature" for e in entries),
         summary=summary(grid, tables),
         claims=claims_text(read_claims(grid)),

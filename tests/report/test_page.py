@@ -69,7 +69,7 @@ def test_without_a_paper_nothing_is_counted_but_what_is_missing(folder, grid, mo
     for entry in entries_in(grid):
         monkeypatch.setitem(entry.__dict__, "paper", None)
     content = results_page(grid)
-    assert "have not been run yet" in content
+    assert "entries have not been run (–)" in content
     assert "</strong> <span>" not in content
 
 

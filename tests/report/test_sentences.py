@@ -117,11 +117,13 @@ def test_without_fewer_evaluations_the_best_is_named_with_those_that_are_not_tol
     folder, grid
 ):
     text = said(folder, grid, one_em_10=(3.0, 0.01), two_em_10=(2.0, 0.01))
-    assert text.startswith("Nearest to the data, as measured: two (2.00 ± 0.02); the other is far")
+    assert text.startswith(
+        "Nearest to the data, as measured: two, EM 10 (2.00 ± 0.02); all others are far"
+    )
     text = said(folder, grid, one_em_40=(2.5, 0.01))
-    assert "two, EM 10 (2.00 ± 0.02); the 2 others are farther; " in text
+    assert "two, EM 10 (2.00 ± 0.02); all others are farther; " in text
     wide = {"one_em_10": (3.0, 3), "one_em_40": (2.5, 3), "two_em_40": (2.2, 3)}
-    assert "3 of the 3 others cannot be told from it" in said(folder, grid, **wide)
+    assert "3 other entries cannot be told from it" in said(folder, grid, **wide)
 
 
 def test_of_a_share_more_is_better_and_one_number_says_nothing(folder, grid):
@@ -134,7 +136,7 @@ def test_of_a_share_more_is_better_and_one_number_says_nothing(folder, grid):
         write_result(folder, grid, cell.name, value=value, **made)
         text = said(folder, grid, table="shares")
         assert bool(text) == (name == "two")
-    assert text.startswith("Best, as measured: two (0.80 ± 0.02); the other is worse; ")
+    assert text.startswith("Best, as measured: two, recall (0.80 ± 0.02); all others are worse; ")
 
 
 def test_a_start_from_images_is_said(folder, grid):
