@@ -12,7 +12,6 @@ import yaml
 from PIL import Image
 
 from psld.grid.cells import Grid
-from psld.grid.entries import STATUSES, Status
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.rows import read_claims, read_table
 from psld.metrics.results import CellResult, CellResults
@@ -29,20 +28,6 @@ from psld.report.table import (
 )
 from psld.training.manifest import ModelManifest
 from psld.utils.errors import UserError
-
-MEANINGS: dict[Status, str] = {
-    "reproduced": "the whole interval is within the band around the paper's number",
-    "off": "the whole interval is outside the band",
-    "agrees for these weights": "within the band, but from fewer than three trainings",
-    "differs for these weights": "outside the band, but from fewer than three trainings",
-    "agrees for imported weights": "within the band, but the weights were not trained here",
-    "differs for imported weights": "outside the band, but the weights were not trained here",
-    "undecided": "the interval overlaps the band in part",
-    "measured": "nothing to compare with: the paper has no number, the table no band, or it is a "
-    "count of fixed steps",
-    "not run": "no result yet",
-    "literature": "printed in other papers, not run here",
-}
 
 LEGEND = (
     "± half of the 95 % interval. It covers other samples of the same weights, and training again "
@@ -81,13 +66,11 @@ def results_page(grid: Grid) -> str:
     entries = [entry for rows in tables.values() for row in rows for entry in row]
     results = [result for entry in entries for result in entry.results]
     texts = {name: table_text(grid.file.tables[name], rows) for name, rows in tables.items()}
-    counts = Counter(entry.status for entry in entries)
     files = {name: Path(f"{grid.figure(name)}.png") for name in all_figures(grid)}
     drawn = {name: file for name, file in files.items() if file.exists()}
     pictures = _pictures(grid, drawn)
     return TEMPLATES.get_template("page.html").render(
         grid=grid,
-        counts=[(status, counts[status], MEANINGS[status]) for status in STATUSES],
         total=len(entries),
         compared=sum(e.paper is not None and e.status != "literature" for e in entries),
         summary=summary(grid, tables),
