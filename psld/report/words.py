@@ -111,7 +111,8 @@ def _drawn(entry: Entry, unit: str = "") -> str:
 def _the_best(best: Entry, alike: Sequence[Entry]) -> str:
     nearest, _, farther = WORDS[best.measurement.metric.better]
     untold = [entry for entry in alike if entry.rank.name == "perhaps best"]
-    named = [f"{entry.label} ({our_text(entry)})" for entry in (best, *untold)]
+    shown = [best, *untold]
+    named = [f"{', '.join([*e.row.label, e.column])} ({our_text(e)})" for e in shown]
     rest = " and ".join(named[1:]) if len(untold) <= NAMED else f"{len(untold)} other entries"
     rest = f"{rest} cannot be told from it" if untold else f"all others are {farther}"
     return f"{nearest.capitalize()}, as measured: {named[0]}; {rest}"

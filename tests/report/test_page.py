@@ -15,6 +15,7 @@ from psld.grid.figures import all_figures
 from psld.grid.rows import entries_in, read_table
 from psld.report.page import LEGEND, MOST_PIXELS, results_page
 from psld.report.table import table_text
+from tests.browser import in_a_browser, shown
 from tests.commands import call, succeeded
 from tests.report.conftest import Page
 from tests.results import made_with, write_result
@@ -169,3 +170,15 @@ def test_gray_pictures_keep_every_pixel_and_photographs_are_made_small(folder, g
     shown, size = embedded(page_in(folder), 1)
     assert shown.size == (MOST_PIXELS, MOST_PIXELS * 4 // 5)
     assert size < 500_000
+
+
+@in_a_browser
+def test_a_phone_shows_the_values_and_a_desk_shows_tables_next_to_their_texts(
+    content, folder, tmp_path
+):
+    page = folder / "results/mine.html"
+    narrow, wide = (shown(page, width, tmp_path) for width in (390, 1280))
+    assert max(narrow["values"]) <= 390
+    assert not any(narrow["beside"])
+    assert all(wide["beside"])
+    assert narrow["overflow"] <= 0

@@ -1,4 +1,4 @@
-"""`make demo` with a small Snakefile: its progress on a terminal and elsewhere, and its last words."""
+"""`make demo` with a small Snakefile: its progress, on a terminal and elsewhere; its last words."""
 
 import os
 import pty
