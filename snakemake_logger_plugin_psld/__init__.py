@@ -20,8 +20,8 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 LINE_SECONDS = 30
 SECONDS = {"train": 52, "train_guide": 12, "sample": 4}
-"""Of the demo's jobs on an idle core. On a busy machine, or in another grid, the jobs so far show how
-much longer they take."""
+"""Of the demo's jobs on an idle core. The jobs so far show how much longer they take here: on a
+busy machine, or in another grid."""
 OTHER_SECONDS = 1
 
 
@@ -53,7 +53,7 @@ class LogHandler(LogHandlerBase):
         if record.levelno >= logging.WARNING or record.msg == NOTHING_TO_BE_DONE_MSG:
             print(self.format(record), file=sys.stderr, flush=True)
         match getattr(record, "event", None):
-            case LogEvent.RUN_INFO:
+            case LogEvent.RUN_INFO if not self.waiting:  # a dry run says it twice
                 self.waiting.update({r: n for r, n in record.stats.items() if r != "total"})
                 self.lines.start()
             case LogEvent.JOB_INFO:

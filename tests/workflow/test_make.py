@@ -1,5 +1,6 @@
 """`make demo` with a small Snakefile: its progress, on a terminal and elsewhere; its last words."""
 
+import logging
 import os
 import pty
 import shutil
@@ -9,7 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from snakemake_interface_logger_plugins.common import LogEvent
 
+import snakemake_logger_plugin_psld as plugin
 from tests.workflow.project import REPOSITORY
 
 SNAKEFILE = """
@@ -101,3 +104,34 @@ def test_a_failed_job_is_shown_with_its_log(folder):
     assert "Error in rule train" in printed
     assert "Logfile logs/train/demo/one.log:" in printed
     assert "psld page" not in printed
+
+
+def test_jobs_count_by_their_time(monkeypatch):
+    """A training takes as long as 52 evaluations; the jobs that have ended show how fast."""
+    monkeypatch.setattr(plugin.os, "sched_getaffinity", lambda process: {0, 1})
+    now = 0.0
+    monkeypatch.setattr(plugin.time, "monotonic", lambda: now)
+    logger = plugin.LogHandler(None, None)
+
+    def say(event: LogEvent, **fields: object) -> None:
+        logger.emit(
+            logging.makeLogRecord({"event": event, "levelno": logging.INFO, "msg": "", **fields})
+        )
+
+    def run(job: int, rule: str, seconds: float) -> None:
+        nonlocal now
+        say(LogEvent.JOB_INFO, jobid=job, rule_name=rule, log=[])
+        now += seconds
+        say(LogEvent.JOB_FINISHED, job_id=job)
+
+    say(LogEvent.RUN_INFO, stats={"train": 5, "evaluate": 40, "total": 45})
+    assert logger.line() == "about 2 min left, 45 jobs"  # (5 × 52 + 40) / 2 cores
+    for job in range(40):
+        run(job, "evaluate", 1)
+    assert logger.line() == "about 2 min left, 5 jobs", "nearly all of the time is left"
+    run(40, "train", 10 * 52)
+    assert logger.line() == "about 11 min left, 4 jobs"
+    say(LogEvent.JOB_INFO, jobid=41, rule_name="train", log=["logs/none.log"])
+    now += 300
+    assert logger.line() == "about 8 min left, 4 jobs; logs/none.log"
+    logger.close()
