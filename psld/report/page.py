@@ -40,8 +40,6 @@ LEGEND = (
     "interval is within the band of the table; ✗ all of it is outside; ? undecided. ¹ For these "
     "weights: fewer than three trainings do not show how much another one changes. ² For imported "
     "weights, which were not trained here.",
-    "Decide before how often to look: a value at the end of its band gets a wrong ✓ in 2.5 % of "
-    "single looks, but in 10 % of ten looks while samples are added.",
     "– not run, or no such number. † From other papers, as printed in this one; not run here.",
 )
 """What the marks in the tables mean; docs/results.md has more."""

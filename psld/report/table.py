@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -189,8 +189,10 @@ def answers(grid: Grid) -> dict[str, str]:
 def print_tables(grid: Grid, root: Path = Path(), with_summary: bool = True) -> None:
     """Print the tables of a grid with results below `root`, its claims, and a summary."""
     tables = {name: read_table(grid, name, root) for name in grid.file.tables}
-    for name, rows in tables.items():
-        print(markdown(table_text(grid.file.tables[name], rows)))
+    texts = [table_text(grid.file.tables[name], rows) for name, rows in tables.items()]
+    for text in texts:
+        print(markdown(replace(text, alone=[])))
+    print("\n\n".join(dict.fromkeys(note for text in texts for note in text.alone)) + "\n")
     if grid.file.claims:
         print(markdown(claims_text(read_claims(grid, root))))
     if with_summary:
