@@ -92,10 +92,8 @@ def _few_against_more(best: Entry, alike: Sequence[Entry]) -> str:
     else:
         return ""
     word = WORDS[best.measurement.metric.better][1]
-    network, than = few.cell.in_words[0], " and ".join(map(_drawn, better))
-    parts = [
-        f"{network}: {_drawn(few, ' evaluations')} are {word} than {than}, with the same network"
-    ]
+    than = f"{word} than {' and '.join(map(_drawn, better))}, with the same network"
+    parts = [f"{few.cell.in_words[0]}: {_drawn(few, ' evaluations')} are {than}"]
     parts += [f"{_drawn(other)} cannot be told from them" for other in untold]
     return "; ".join([*parts, *(f"{word} still: {_drawn(other)}" for other in worse)])
 
@@ -111,8 +109,7 @@ def _drawn(entry: Entry, unit: str = "") -> str:
 def _the_best(best: Entry, alike: Sequence[Entry]) -> str:
     nearest, _, farther = WORDS[best.measurement.metric.better]
     untold = [entry for entry in alike if entry.rank.name == "perhaps best"]
-    shown = [best, *untold]
-    named = [f"{', '.join([*e.row.label, e.column])} ({our_text(e)})" for e in shown]
+    named = [f"{', '.join([*e.row.label, e.column])} ({our_text(e)})" for e in (best, *untold)]
     rest = " and ".join(named[1:]) if len(untold) <= NAMED else f"{len(untold)} other entries"
     rest = f"{rest} cannot be told from it" if untold else f"all others are {farther}"
     return f"{nearest.capitalize()}, as measured: {named[0]}; {rest}"
