@@ -13,8 +13,8 @@ API ?= docs/api
 INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
-# The rich logger prints its progress on a terminal alone.
-LOGGER := $$(test -t 1 && echo --logger rich || echo --quiet rules)
+# On a terminal bars, elsewhere lines. Both go to stderr; stdout is a pipe inside $( ).
+LOGGER := $$(test -t 2 && echo --logger rich || echo --logger psld)
 
 .PHONY: help setup demo check-demo small test test-slow test-slurm test-gpu test-fake-gpu gpu-hour test-wheel fuzz lint lock docs cells plan results report sync dashboard bench
 
@@ -33,8 +33,9 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate; tables, figures, page, report
+	@test -e results/demo.html || echo "About 5 minutes on 2 idle cores, half of it 5 trainings; watch: tail -f logs/train/demo/*.log"
 	@$(SNAKEMAKE) demo $(LOGGER)
-	@$(MAKE) --no-print-directory report results GRID=demo
+	@$(MAKE) --no-print-directory report answer GRID=demo
 
 check-demo: $(INSTALLED) ## Check what the demo has made; its page and tables in a browser, if chromium is there
 	$(RUN) python -m pytest tests/workflow/check_demo.py
@@ -42,8 +43,12 @@ check-demo: $(INSTALLED) ## Check what the demo has made; its page and tables in
 small: $(INSTALLED) ## Run the paper in small, on Fashion-MNIST at 16×16: docs/small.md
 	@$(SNAKEMAKE) small $(LOGGER)
 	@$(SNAKEMAKE) small-seeds $(LOGGER)
-	@$(MAKE) --no-print-directory report results GRID=small
-	@$(MAKE) --no-print-directory report results GRID=small-seeds
+	@$(MAKE) --no-print-directory report answer GRID=small
+	@$(MAKE) --no-print-directory report answer GRID=small-seeds
+
+answer: $(INSTALLED) ## Say what came out of GRID, in a sentence for each table
+	@$(RUN) psld page grid_name=$(GRID)
+	@echo "Tables: make results GRID=$(GRID)   Pictures: results/figures/$(GRID)/"
 
 results: $(INSTALLED) ## Print the tables of GRID
 	@$(RUN) psld tabulate grid_name=$(GRID)

@@ -63,7 +63,9 @@ set -euo pipefail
 cd "$1/empty"
 python - <<'PYTHON'
 from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
+from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 assert ExecutorPluginRegistry().is_installed("psld")
+assert LoggerPluginRegistry().is_installed("psld")
 PYTHON
 psld --help | grep -q sample
 psld prepare dataset=digits

@@ -142,17 +142,20 @@ def figure(settings: FigureSettings) -> None:
 
 @entry_point("page", OutputSettings, has_config=False)
 def page(settings: OutputSettings) -> None:
-    """Write the page of a grid's results, one HTML file for reading.
+    """Write the page of a grid's results, one HTML file for reading, and print what came out.
 
         psld page grid_name=demo        # results/demo.html
 
     It lists what has not been run, too.
     """
     from psld.report.page import results_page
+    from psld.report.table import answers
 
     grid = load_grid(settings.grid_name)
     output = settings.output or grid.page
     write_text(output, results_page(grid))
+    for answer, name in answers(grid).items():
+        print(f"{grid.file.tables[name].title}\n    {answer}")
     print(f"Page: {output}")
 
 

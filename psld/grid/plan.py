@@ -19,11 +19,10 @@ ADAPTIVE_EVALUATIONS = 200
 """Network evaluations of an adaptive sampler if no table gives the paper's number."""
 
 FORMULA = (
-    "GPU hours = (training images / (train images/s) + samples × NFE / (sample images/s)) / 3600, "
-    "with images/s of one GPU through a training step and through one network evaluation: those of "
-    "what has been run here, on CPUs too, or else FLOPs by sustained_tflops; of RK45, which takes "
-    "all bits of fp32, by full_precision_tflops, a sixth of it by default. "
-    f"FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
+    "A training takes the time of its images, and samples take that of their network evaluations "
+    "(samples × NFE). The speeds are those of runs here, also on CPUs. Without a run, the time is "
+    "the FLOPs by sustained_tflops; RK45, which needs all bits of fp32, has full_precision_tflops, "
+    f"a sixth of it by default. FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
 )
 
 UNKNOWN = "GPU hours are unknown (?) where nothing has been run: add sustained_tflops=…"

@@ -58,14 +58,14 @@ def cells_behind(entries: Iterable[Entry]) -> list[Cell]:
 def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[Entry]]:
     """Return all entries of a table, row by row, with their ranks and the results below `root`."""
     rows = [[entry.read(root) for entry in row] for row in all_entries(grid)[name]]
-    columns = (_ranked(column) for column in zip(*rows, strict=True))
+    columns = (ranked(column) for column in zip(*rows, strict=True))
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _ranked(column: Sequence[Entry]) -> list[Entry]:
+def ranked(entries: Sequence[Entry]) -> list[Entry]:
     """Compare entries of the same metric, dataset and number of samples with the best of them."""
     groups: dict[tuple[str, Measurement], list[Entry]] = {}
-    for entry in column:
+    for entry in entries:
         if entry.by_cell and entry.show == "value":
             groups.setdefault(entry.axis, []).append(entry)
     ranks = {}
@@ -75,7 +75,7 @@ def _ranked(column: Sequence[Entry]) -> list[Entry]:
             extreme = max if better == "larger" else min
             best = extreme(alike, key=lambda entry: entry.value)
             ranks |= {entry: _rank(entry, best, len(alike) - 1) for entry in alike}
-    return [replace(entry, rank=ranks.get(entry)) for entry in column]
+    return [replace(entry, rank=ranks.get(entry)) for entry in entries]
 
 
 def _rank(entry: Entry, best: Entry, comparisons: int) -> Rank:

@@ -40,8 +40,8 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
             yield f"Starts from {_law(start, these)} of the training images: {', '.join(names)}."
     if any(_overtaken(column) for column in zip(*rows, strict=True)):
         yield (
-            "An entry without a mark may be better than one with ≈: smaller differences from the "
-            "best are found where both have the same noise."
+            "≈ may stand on the worse one of two entries, and no mark on the better one: that one "
+            "has the noise of ★, and then even a small difference from ★ is found."
         )
     if band := table.band:
         yield (

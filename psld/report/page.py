@@ -12,38 +12,22 @@ import yaml
 from PIL import Image
 
 from psld.grid.cells import Grid
-from psld.grid.entries import STATUSES, Entry, Status
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.rows import read_claims, read_table
 from psld.metrics.results import CellResult, CellResults
 from psld.report.notes import scales
 from psld.report.table import (
-    RANKS,
     TEMPLATES,
     TableText,
+    answers,
     claims_text,
     limit_text,
     markdown,
-    our_text,
     summary,
     table_text,
 )
 from psld.training.manifest import ModelManifest
 from psld.utils.errors import UserError
-
-MEANINGS: dict[Status, str] = {
-    "reproduced": "the whole interval is within the band around the paper's number",
-    "off": "the whole interval is outside the band",
-    "agrees for these weights": "within the band, but from fewer than three trainings",
-    "differs for these weights": "outside the band, but from fewer than three trainings",
-    "agrees for imported weights": "within the band, but the weights were not trained here",
-    "differs for imported weights": "outside the band, but the weights were not trained here",
-    "undecided": "the interval overlaps the band in part",
-    "measured": "compared with each other only: no number of the paper, no band, or a count of "
-    "fixed steps",
-    "not run": "no result yet",
-    "literature": "printed in other papers, not run here",
-}
 
 LEGEND = (
     "± half of the 95 % interval. It covers other samples of the same weights, and training again "
@@ -56,8 +40,6 @@ LEGEND = (
     "interval is within the band of the table; ✗ all of it is outside; ? undecided. ¹ For these "
     "weights: fewer than three trainings do not show how much another one changes. ² For imported "
     "weights, which were not trained here.",
-    "Decide before how often to look: a value at the end of its band gets a wrong ✓ in 2.5 % of "
-    "single looks, but in 10 % of ten looks while samples are added.",
     "– not run, or no such number. † From other papers, as printed in this one; not run here.",
 )
 """What the marks in the tables mean; docs/results.md has more."""
@@ -82,19 +64,17 @@ def results_page(grid: Grid) -> str:
     entries = [entry for rows in tables.values() for row in rows for entry in row]
     results = [result for entry in entries for result in entry.results]
     texts = {name: table_text(grid.file.tables[name], rows) for name, rows in tables.items()}
-    counts = Counter(entry.status for entry in entries)
     files = {name: Path(f"{grid.figure(name)}.png") for name in all_figures(grid)}
     drawn = {name: file for name, file in files.items() if file.exists()}
     pictures = _pictures(grid, drawn)
     return TEMPLATES.get_template("page.html").render(
         grid=grid,
-        counts=[(status, counts[status], MEANINGS[status]) for status in STATUSES],
         total=len(entries),
         compared=sum(e.paper is not None and e.status != "literature" for e in entries),
         summary=summary(grid, tables),
         claims=claims_text(read_claims(grid)),
+        answers=answers(grid),
         facts=_facts(grid),
-        best=_best_text(grid, tables),
         legend=[*LEGEND, *scales(entries)],
         tables=texts,
         limits={name: limit_text(grid.file.tables[name], rows) for name, rows in tables.items()},
@@ -103,22 +83,6 @@ def results_page(grid: Grid) -> str:
         missing=[name for name in files if name not in drawn],
         origins=list(_origins(results)) if results else [],
     )
-
-
-def _best_text(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
-    """Name the best entries of each column, and those that cannot be told from them."""
-    lines = []
-    for name, rows in tables.items():
-        for column in zip(*rows, strict=True):
-            ranked = [entry for entry in column if entry.rank and entry.rank.name in RANKS]
-            for axis in dict.fromkeys(entry.axis for entry in ranked):
-                alike = [entry for entry in ranked if entry.axis == axis]
-                best = next(entry for entry in alike if entry.rank.name == "best")
-                others = [", ".join(e.row.label) for e in alike if e.number != best.number]
-                place = [grid.file.tables[name].title, best.column, ", ".join(best.row.label)]
-                lines.append([*place, our_text(best), "; ".join(others) or "–"])
-    columns = ["table", "column", "best as measured", "value", "cannot be told from it"]
-    return TableText("The best of each column", columns, lines, headings=2)
 
 
 def _facts(grid: Grid) -> dict[str, list[str]]:

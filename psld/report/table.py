@@ -1,10 +1,10 @@
 """The texts of a table, and their formats, which add nothing and round nothing."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,6 +16,7 @@ from psld.grid.rows import ANSWERS, Comparison, as_csv, read_claims, read_table
 from psld.grid.tables import Table
 from psld.metrics.results import NUMBER_KINDS
 from psld.report.notes import MARKS, MISSING, notes, scales
+from psld.report.words import decimals, digits_of, number_text, our_text, sentence
 from psld.utils.errors import one_line
 from psld.utils.files import write_text
 
@@ -29,6 +30,7 @@ class TableText:
     lines: list[list[str]]
     headings: int = 1
     """The number of columns that are row headings."""
+    answer: str = ""
     caption: str = ""
     marks: list[list[Status]] = field(default_factory=list)
     """Of each entry, row by row."""
@@ -43,6 +45,7 @@ def table_text(table: Table, rows: list[list[Entry]]) -> TableText:
     headings = [*table.headings, *(["seeds"] if has_seeds else [])]
     return TableText(
         title=table.title,
+        answer=sentence(entries),
         caption=table.caption,
         headings=len(headings),
         columns=[*headings, *(column.label for column in table.columns)],
@@ -76,7 +79,7 @@ def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
     def text(entry: Entry) -> str:
         if (limit := entry.extrapolated) is None:
             return MISSING
-        value, low, high = (_number(number, _digits(entry)) for number in limit)
+        value, low, high = (number_text(number, digits_of(entry)) for number in limit)
         return f"{value} ({low} to {high})"
 
     return TableText(
@@ -115,12 +118,12 @@ def claims_text(answered: Iterable[Comparison]) -> TableText:
 def _claim_line(answered: Comparison) -> list[str]:
     smaller, difference, answer = answered.smaller, answered.difference, answered.answer
     error = difference.interval.half_width if difference else 0.0
-    digits = _decimals(NUMBER_KINDS[smaller.show].decimals, error)
-    shown = [MISSING, _number(answered.paper, digits, "+"), MISSING]
+    digits = decimals(NUMBER_KINDS[smaller.show].decimals, error)
+    shown = [MISSING, number_text(answered.paper, digits, "+"), MISSING]
     if difference is not None:
-        shown[0] = _number(difference.value, digits, "+")
+        shown[0] = number_text(difference.value, digits, "+")
         if difference.errors:
-            shown[0] += f" ± {_number(error, digits)}"
+            shown[0] += f" ± {number_text(error, digits)}"
             shown[2] = f"{answered.p_value:.2g}"
         if answer != "cannot tell" and answered.trainings < LEAST_TRAININGS:
             answer += " for these weights"
@@ -135,23 +138,10 @@ def _seeds(entries: list[Entry]) -> str:
     return ", ".join(texts) or MISSING
 
 
-def our_text(entry: Entry) -> str:
-    """Return our value with its interval, its deviation and its minimum."""
-    digits = _digits(entry)
-    text = _number(entry.value, digits)
-    if entry.interval and entry.interval.half_width:
-        text += f" ± {_number(entry.interval.half_width, digits)}"
-    if entry.deviation:
-        text += f", SD {_number(entry.deviation, digits)}"
-    if entry.minimum is not None:
-        text += f", min {_number(entry.minimum, digits)}"
-    return text
-
-
 def _short(entry: Entry) -> str:
     """Return our value and its rank and, in brackets, the paper's, the difference and verdict."""
-    digits = _digits(entry)
-    paper = _number(entry.paper, digits)
+    digits = digits_of(entry)
+    paper = number_text(entry.paper, digits)
     if entry.status == "literature":
         return paper if entry.paper is None else f"{paper}†"
     ours = our_text(entry) + (RANKS.get(entry.rank.name, "") if entry.rank else "")
@@ -162,23 +152,7 @@ def _short(entry: Entry) -> str:
     verdict = MARKS.get(entry.status, "")
     if verdict and entry.missing_seeds:
         verdict += f", {len(entry.results)} of {len(entry.cells)} seeds"
-    return f"{ours} ({paper}, {_number(entry.difference, digits, '+')}{verdict})"
-
-
-def _digits(entry: Entry) -> int:
-    kind, error = NUMBER_KINDS[entry.show], entry.interval and entry.interval.half_width
-    if not kind.from_features or not error or error < 1e-6 * abs(entry.value):
-        return kind.decimals
-    return _decimals(kind.decimals, error)
-
-
-def _decimals(fewest: int, error: float) -> int:
-    """Return the number of decimals: so many that the error is not printed as 0."""
-    return max(fewest, -math.floor(math.log10(error))) if error else fewest
-
-
-def _number(number: float | None, digits: int, sign: str = "") -> str:
-    return MISSING if number is None else f"{number:{sign}.{digits}f}"
+    return f"{ours} ({paper}, {number_text(entry.difference, digits, '+')}{verdict})"
 
 
 # -- formats ---------------------------------------------------------------------------------------
@@ -204,11 +178,21 @@ def write_table(grid: Grid, name: str, output: str) -> None:
     write_text(f"{output}.html", TEMPLATES.get_template("table.html").render(text=text))
 
 
+def answers(grid: Grid) -> dict[str, str]:
+    """Return the sentences of a grid, each with the name of the first table that it is of."""
+    found: dict[str, str] = {}
+    for name in grid.file.tables:
+        found.setdefault(sentence(chain.from_iterable(read_table(grid, name))), name)
+    return {text: name for text, name in found.items() if text}
+
+
 def print_tables(grid: Grid, root: Path = Path(), with_summary: bool = True) -> None:
     """Print the tables of a grid with results below `root`, its claims, and a summary."""
     tables = {name: read_table(grid, name, root) for name in grid.file.tables}
-    for name, rows in tables.items():
-        print(markdown(table_text(grid.file.tables[name], rows)))
+    texts = [table_text(grid.file.tables[name], rows) for name, rows in tables.items()]
+    for text in texts:
+        print(markdown(replace(text, alone=[])))
+    print("\n\n".join(dict.fromkeys(note for text in texts for note in text.alone)) + "\n")
     if grid.file.claims:
         print(markdown(claims_text(read_claims(grid, root))))
     if with_summary:
@@ -216,12 +200,13 @@ def print_tables(grid: Grid, root: Path = Path(), with_summary: bool = True) -> 
 
 
 def markdown(text: TableText) -> str:
-    title, caption, *notes = map(_plain, [text.title, text.caption, *text.notes, *text.alone])
+    above = [text.title, text.answer, text.caption]
+    title, answer, caption, *notes = map(_plain, [*above, *text.notes, *text.alone])
     sides = ["left"] * text.headings + ["right"] * (len(text.columns) - text.headings)
     lines = [text.columns, *text.lines]
     head, *rows = [[_plain(cell).replace("|", r"\|") for cell in line] for line in lines]
     table = tabulate(rows, head, tablefmt="pipe", colalign=sides, disable_numparse=True)
-    return "\n\n".join(filter(None, [f"### {title}", caption, table, *notes])) + "\n"
+    return "\n\n".join(filter(None, [f"### {title}", answer, caption, table, *notes])) + "\n"
 
 
 def _plain(text: str) -> str:
@@ -231,7 +216,8 @@ def _plain(text: str) -> str:
 
 def latex(text: TableText) -> str:
     """Return a booktabs table, with the notes in its caption."""
-    caption = " ".join(filter(None, [f"{text.title}.", text.caption, *text.notes, *text.alone]))
+    above = [f"{text.title}.", text.answer, text.caption]
+    caption = " ".join(filter(None, [*above, *text.notes, *text.alone]))
     sides = "l" * text.headings + "r" * (len(text.columns) - text.headings)
     rows = [text.columns, *text.lines]
     head, *body = (f"{' & '.join(map(_escape, row))} \\\\" for row in rows)

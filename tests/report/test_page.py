@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psld.grid.entries import STATUSES
 from psld.grid.figures import all_figures
-from psld.grid.rows import read_table
-from psld.report.page import LEGEND, MEANINGS, MOST_PIXELS, results_page
+from psld.grid.rows import entries_in, read_table
+from psld.report.page import LEGEND, MOST_PIXELS, results_page
 from psld.report.table import table_text
+from tests.browser import in_a_browser, shown
 from tests.commands import call, succeeded
 from tests.report.conftest import Page
 from tests.results import made_with, write_result
@@ -57,17 +57,19 @@ def test_notes_that_tables_share_stand_once(content):
     assert "Marks: " not in content
 
 
-def test_the_best_of_each_column_is_named_with_those_that_cannot_be_told_from_it(folder, grid):
-    for cell, value, error in ("cld/em-10", 8.5, 3), ("low/em-10", 7.5, 0.5), ("high/em-10", 99, 1):
-        write_result(folder, grid, cell, value=value, error=error)
-    best = next(t for t in Page(page_in(folder)).tables if "best as measured" in t[0])
-    assert ["Mine", "20", "VP-SDE", "2.50", "–"] in best
-    assert ["Mine", "10", "low", "7.50 ± 1.05", "CLD"] in best
+def test_what_came_out_is_said_before_all_pictures_and_counts(content):
+    said = content.index("Nearest to the data, as measured: VP-SDE, 20 (2.50); ")
+    assert said < min(content.index("<img"), content.index("can be compared with one of the paper"))
 
 
-def test_the_best_entries_come_before_all_pictures_and_counts(content):
-    assert content.index("best as measured") < content.index("<img")
-    assert content.index("best as measured") < content.index("</strong> <span>")
+def test_without_a_paper_nothing_is_counted_but_what_is_missing(folder, grid, monkeypatch):
+    """The word says nothing to somebody who has no paper to compare with: measured."""
+    assert "measured" in page_in(folder)
+    for entry in entries_in(grid):
+        monkeypatch.setitem(entry.__dict__, "paper", None)
+    content = results_page(grid)
+    assert "entries have not been run (–)" in content
+    assert ">measured<" not in content
 
 
 def test_distances_of_infinitely_many_samples_have_their_intervals(content, grid):
@@ -93,7 +95,7 @@ def test_weights_of_every_process_name_none(folder, grid):
 
 def test_a_better_number_without_a_mark_is_explained(folder, grid):
     """PSLD is compared with CLD on the same noise, VP-SDE is not."""
-    explained = "smaller differences from the best are found where both have the same noise"
+    explained = "then even a small difference from ★ is found"
     assert explained not in page_in(folder)
     for cell, value, error in (("cld", 4.0, 0.5), ("low", 4.1, 0.5), ("vp-sde", 4.3, 0.5)):
         write_result(folder, grid, f"{cell}/em-20", value=value, error=error)
@@ -101,13 +103,12 @@ def test_a_better_number_without_a_mark_is_explained(folder, grid):
 
 
 def test_all_entries_are_counted_by_status(content, folder, grid):
-    assert set(MEANINGS) == set(STATUSES)
-    tables = (read_table(grid, name) for name in grid.file.tables)
-    statuses = [entry.status for rows in tables for row in rows for entry in row]
-    shown = re.findall(r"<b>(\d+)</b> <strong>(.*?)</strong>", content)
-    assert {status: int(number) for number, status in shown if number != "0"} == {
-        status: statuses.count(status) for status in statuses
-    }
+    [[head, *lines]] = [table for table in Page(content).tables if table[0][0] == "table"]
+    for name, *numbers in lines:
+        statuses = [entry.status for row in read_table(grid, name) for entry in row]
+        counted = dict(zip(head[1:], map(int, numbers), strict=True))
+        assert counted == {status: statuses.count(status) for status in head[1:]}
+        assert sum(counted.values()) == len(statuses)
 
 
 def test_nothing_is_fetched_and_nothing_runs(content):
@@ -143,7 +144,8 @@ def test_before_anything_was_run_the_page_lists_what_is_missing(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     content = results_page(grid)
     number = sum(len(t.rows) * len(t.columns) for t in grid.file.tables.values())
-    assert f"<b>{number}</b> <strong>not run</strong>" in content
+    assert f"of {number} numbers can be compared with one of the paper" in content
+    assert ["table", "not run"] in [table[0] for table in Page(content).tables]
     assert f"Not drawn yet: {', '.join(all_figures(grid))}." in content
     assert not re.search(r"\b(nan|None)\b", content)
 
@@ -168,3 +170,15 @@ def test_gray_pictures_keep_every_pixel_and_photographs_are_made_small(folder, g
     shown, size = embedded(page_in(folder), 1)
     assert shown.size == (MOST_PIXELS, MOST_PIXELS * 4 // 5)
     assert size < 500_000
+
+
+@in_a_browser
+def test_a_phone_shows_the_values_and_a_desk_shows_tables_next_to_their_texts(
+    content, folder, tmp_path
+):
+    page = folder / "results/mine.html"
+    narrow, wide = (shown(page, width, tmp_path) for width in (390, 1280))
+    assert max(narrow["values"]) <= 390
+    assert not any(narrow["beside"])
+    assert all(wide["beside"])
+    assert narrow["overflow"] <= 0

@@ -1,17 +1,13 @@
 """A check of the outputs of `make demo` in this folder: `make check-demo`.
 
-The page is looked at in a real browser, Debian's package chromium.
+The page is looked at in a real browser.
 """
 
 import base64
-import html
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -24,6 +20,7 @@ from psld.grid.entries import Entry
 from psld.grid.figures import all_figures
 from psld.grid.rows import distances
 from psld.metrics.results import CellResult
+from tests.browser import in_a_browser, shown
 from tests.commands import call, succeeded
 
 ROOT = CONFIGS.parent
@@ -146,55 +143,7 @@ def test_more_steps_are_not_worse(grid, results):
 
 # --- in a browser ---------------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium")
 PAGE = RESULTS / "demo.html"
-MEASURE = """addEventListener("load", () => {
-  const images = [...document.images];
-  const root = document.documentElement;
-  parent.postMessage(JSON.stringify({
-    images: images.length,
-    broken: images.filter((i) => !i.naturalWidth || i.clientHeight < 50).map((i) => i.alt),
-    overflow: root.scrollWidth - root.clientWidth,
-    fetched: performance.getEntriesByType("resource").map((entry) => entry.name),
-  }), "*");
-});"""
-"""A script that reports how the page is shown to the page around it."""
-
-in_a_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs chromium (apt-get install chromium)"
-)
-
-
-def browse(page: Path, profile: Path) -> str:
-    """The page as it is once all its scripts have run, in a browser that has no network."""
-    switches = (
-        "--headless",
-        "--no-sandbox",  # its own page, and a container's root cannot have one
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--window-size=1600,1000",
-        "--virtual-time-budget=120000",  # milliseconds, of which none is waited for
-        f"--user-data-dir={profile}",
-    )
-    command = [CHROMIUM, *switches, "--dump-dom", page.as_uri()]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    return finished.stdout
-
-
-def shown(page: Path, width: int, folder: Path) -> dict[str, Any]:
-    """What MEASURE reports of a page in a window of that width."""
-    (folder / "page.html").write_text(f"{page.read_text()}<script>{MEASURE}</script>")
-    frame = folder / "frame.html"  # a window of the browser cannot be as narrow as a phone
-    frame.write_text(
-        f"<iframe src=page.html style='width:{width}px;height:900px'></iframe>"
-        "<script>addEventListener('message', e => document.body.append(e.data))</script>"
-    )
-    seen = browse(frame, folder / "profile")
-    return json.loads(html.unescape(re.search(r"\{.*\}", seen)[0]))
 
 
 @in_a_browser
@@ -203,6 +152,7 @@ def test_the_page_is_shown_whole(grid, tmp_path, width):
     """On a phone and on a desk: no picture is broken, and only tables and plots are scrolled."""
     page = shown(PAGE, width, tmp_path)
     assert page["broken"] == []
+    assert max(page["values"]) <= width, "the first value of a row can be seen"
     assert page["images"] == len(pictures_of(grid))
     assert page["overflow"] <= 0
 

@@ -1,0 +1,64 @@
+"""Pages as a real browser shows them, Debian's package chromium; it has no network."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium")
+MEASURE = """addEventListener("load", () => {
+  const images = [...document.images];
+  const root = document.documentElement;
+  parent.postMessage(JSON.stringify({
+    images: images.length,
+    broken: images.filter((i) => !i.naturalWidth || i.clientHeight < 50).map((i) => i.alt),
+    overflow: root.scrollWidth - root.clientWidth,
+    values: [...document.querySelectorAll("section[id^=table] .pair td:first-of-type")]
+      .map((cell) => cell.getBoundingClientRect().right),
+    beside: [...document.querySelectorAll("section[id^=table] .pair")].map(({children}) =>
+      children[0].getBoundingClientRect().right <= children[1].getBoundingClientRect().left),
+    fetched: performance.getEntriesByType("resource").map((entry) => entry.name),
+  }), "*");
+});"""
+"""A script that reports how the page is shown to the page around it."""
+
+in_a_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs chromium (apt-get install chromium)"
+)
+
+
+def browse(page: Path, profile: Path) -> str:
+    """The page as it is once all its scripts have run, in a browser that has no network."""
+    switches = (
+        "--headless",
+        "--no-sandbox",  # its own page, and a container's root cannot have one
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--window-size=1600,1000",
+        "--virtual-time-budget=120000",  # milliseconds, of which none is waited for
+        f"--user-data-dir={profile}",
+    )
+    command = [CHROMIUM, *switches, "--dump-dom", page.as_uri()]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return finished.stdout
+
+
+def shown(page: Path, width: int, folder: Path) -> dict[str, Any]:
+    """What MEASURE reports of a page in a window of that width."""
+    (folder / "page.html").write_text(f"{page.read_text()}<script>{MEASURE}</script>")
+    frame = folder / "frame.html"  # a window of the browser cannot be as narrow as a phone
+    frame.write_text(
+        f"<iframe src=page.html style='width:{width}px;height:900px'></iframe>"
+        "<script>addEventListener('message', e => document.body.append(e.data))</script>"
+    )
+    seen = browse(frame, folder / "profile")
+    return json.loads(html.unescape(re.search(r"\{.*\}", seen)[0]))
