@@ -165,7 +165,7 @@ class LoadedModel(Model):
             None if process is None else named_process(CALL, process)
         )
         model = replace(self, settings=settings, process=build_process(settings))
-        sampled, _ = cell_sampler(model, loaded, chosen, batch_size)
+        sampled = cell_sampler(model, loaded, chosen, batch_size)
         return _images(sampled, n, seed, inpainting, raw, progress)
 
 

@@ -56,9 +56,12 @@ def origin_of(
     cell: CellSettings,
     model: Model | ModelManifest,
     guide: Guide | GuideManifest | None,
-    start_sha256: str | None,
+    start_sha256: str | None = None,
 ) -> ShardOrigin:
-    """Return the origin of a cell's shard 0; those of other shards differ in the index alone."""
+    """Return the origin of a cell's shard 0; those of other shards differ in the index alone.
+
+    `start_sha256`: the digest of its start; None for the prior.
+    """
     guidance, process = cell.sampler.guidance, None
     if model.settings.serves_every_process:
         process = (cell.process or model.settings.process).model_dump(mode="json")
@@ -122,8 +125,8 @@ def load_cell(settings: SampleSettings) -> tuple[Model, "ImageSampler", ShardOri
     model = load_model(settings.model, device, settings.process, settings.start)
     guide = load_guide(settings.guide, device) if settings.guide else None
     how = settings.sampler, settings.batch_size
-    sampler, start = cell_sampler(model, guide, *how, compile=settings.compile)
-    return model, sampler, origin_of(settings, model, guide, start and start.sha256)
+    sampler = cell_sampler(model, guide, *how, compile=settings.compile)
+    return model, sampler, origin_of(settings, model, guide, sampler.start_sha256)
 
 
 def sample_shards(
@@ -193,6 +196,8 @@ class ImageSampler:
     """Those of the guide, for states of the process."""
     gaussian: GaussianStart | None = None
     """The start, unless it is the prior."""
+    start_sha256: str | None = None
+    """The digest of the file of that start."""
 
     @property
     def device(self) -> torch.device:
@@ -294,7 +299,7 @@ def cell_sampler(
     batch_size: int,
     *,
     compile: bool = False,
-) -> tuple[ImageSampler, SamplerStart | None]:
+) -> ImageSampler:
     """Resolve how a cell is sampled, and read its start; `compile` as in `forward_pass`.
 
     Raises UserError if the sampler cannot sample the model, or the guide cannot guide it; if there
@@ -317,7 +322,7 @@ def cell_sampler(
         if trained and trained.settings.serves_every_process:
             law = trained.settings.training.noise_law
             check_levels(sampler.noise_levels(process), law.low, law.high, name)
-    resolved = ImageSampler(
+    return ImageSampler(
         process=process,
         settings=sampler,
         eps=model.eps(called),
@@ -327,5 +332,5 @@ def cell_sampler(
         classes=classes,
         logits=guide and guide.logits(process),
         gaussian=gaussian,
+        start_sha256=start and start.sha256,
     )
-    return resolved, start
