@@ -212,7 +212,8 @@ class Measured:
     def one(self, model: str, sampler: str, steps: int, seed: int) -> Distances:
         folder = self.models / model
         sha256 = read_manifest(folder, ModelManifest).weights_sha256
-        start = load_start(folder, sha256).sha256 if sampler.startswith("few") else ""
+        begins = sampler.startswith("few") or "start=" in sampler
+        start = load_start(folder, sha256).sha256 if begins else ""
         cell = Cell(self.metric, sha256, start, sampler, steps, seed)
         return self.kept.distances(cell, lambda: cell.images(folder))
 
