@@ -44,14 +44,15 @@ def test_the_table_has_the_start_alone_next_to_samplers(folder, monkeypatch, cap
     assert float(alone[1]) < float(few[1])
 
 
-def test_cells_from_another_start_are_measured_again(model):
+def test_cells_from_another_start_are_measured_again(folder, monkeypatch):
     class Nothing:
         def distances(self, cell: few_steps.Cell, images: object) -> few_steps.Cell:
             return cell
 
-    measured = few_steps.Measured(model.parent, "tiny", Nothing())
+    monkeypatch.chdir(folder)
+    measured = few_steps.Measured(folder / "models/tiny", "tiny", Nothing())
     samplers = ("few", "em start=mixture", "em striding=quadratic")
-    few, em, prior = (measured.one(model.name, sampler, 4, 0).start for sampler in samplers)
+    few, em, prior = (measured.one("psld", sampler, 4, 0).start for sampler in samplers)
     assert few == em != prior == ""
 
 
