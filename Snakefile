@@ -1,7 +1,7 @@
 """The grids as a workflow: prepare → train → sample → evaluate → tabulate.
 
     snakemake                            the whole demo grid, like snakemake demo
-    snakemake demo/cld/em-uniform-40     one cell of it
+    snakemake demo/cld/em-quadratic-40   one cell of it
     snakemake demo-steps                 one table, or one figure
     snakemake all                        the paper: weeks of GPU time (psld plan grid_name=paper)
 

@@ -216,7 +216,8 @@ class Measured:
             manifest.weights_sha256,
             (manifest.settings.dataset, manifest.dataset_digest),
         )
-        start = find_start(*images, classes=False).sha256 if sampler.startswith("few") else ""
+        begins = sampler.startswith("few") or "start=" in sampler
+        start = find_start(*images, classes=False).sha256 if begins else ""
         cell = Cell(self.metric, sha256, start, sampler, steps, seed)
         return self.kept.distances(cell, lambda: cell.images(folder))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import psld
-from benchmarks import peers, start
+from benchmarks import few_steps, peers, start
 from psld.data.store import ImageStore
 
 ON_A_FOLDER = ("denoiser_options", "few_steps", "fitted_levels", "noise_levels", "peers", "start")
@@ -42,6 +42,18 @@ def test_the_table_has_the_start_alone_next_to_samplers(folder, monkeypatch, cap
     assert all(" ± " in cell for cell in (alone[0], *alone[2:]))
     # A network that has hardly learned anything makes the images of the start worse.
     assert float(alone[1]) < float(few[1])
+
+
+def test_cells_from_another_start_are_measured_again(folder, monkeypatch):
+    class Nothing:
+        def distances(self, cell: few_steps.Cell, images: object) -> few_steps.Cell:
+            return cell
+
+    monkeypatch.chdir(folder)
+    measured = few_steps.Measured(folder / "models/tiny", "tiny", Nothing())
+    samplers = ("few", "em start=mixture", "em striding=quadratic")
+    few, em, prior = (measured.one("psld", sampler, 4, 0).start for sampler in samplers)
+    assert few == em != prior == ""
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -1,7 +1,7 @@
 """Images as a mixture of Gaussians, and samplers' start from it.
 
-Above some noise level σ₀, images with noise are nearly a mixture of Gaussians with noise: a network
-adds nothing there (for one Gaussian: Wang and Vastola, 2412.09726).
+Above some noise level σ₀, images with noise are nearly a mixture of Gaussians with noise, so a
+network adds little there (for one Gaussian: Wang and Vastola, 2412.09726).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

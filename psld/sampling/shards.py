@@ -23,7 +23,10 @@ class OtherOriginError(UserError):
 
 
 class ShardOrigin(Settings):
-    """Everything that decides a shard's images, on one kind of device."""
+    """Everything but the code that decides a shard's images, on one kind of device.
+
+    A change of the code is not noticed: delete the shards that it is to make again.
+    """
 
     weights_sha256: str
     sampler_digest: str

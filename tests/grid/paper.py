@@ -111,9 +111,7 @@ CONTRADICTED = (
     ("PSLD is better than CLD across all comparison points", "em-uniform, 250"),
     ("PSLD is better than VP-SDE across all comparison points", "em-quadratic, 50"),
     ("PSLD is better than VP-SDE across all comparison points", "em-uniform, 50"),
-    ("Quadratic steps are better up to 500 evaluations", "cld, 500"),
-    ("Quadratic steps are better up to 500 evaluations", "psld-0.02, 250"),
-    ("Quadratic steps are better up to 500 evaluations", "psld-0.02, 500"),
+    ("Quadratic steps are better up to 250 evaluations", "psld-0.02, 250"),
     ("Uniform steps are better above 500 evaluations", "cld"),
     ("Uniform steps are better above 500 evaluations", "psld-0.02"),
     (

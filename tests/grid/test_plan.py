@@ -202,8 +202,8 @@ def test_the_plan_lists_everything(folder, demo):
     output = plan(folder)
     assert f"Grid demo: {len(demo.models)} models, " in output
     assert re.search(rf"^\| tabulate +\| +{len(demo.file.tables)} \|$", output, re.MULTILINE)
-    # Four shards of 250 samples for each of 12 cells, and two for each cell of the ODE.
-    assert re.search(r"^\| demo-steps +\| +3 \| +12 \| +48 \|$", output, re.MULTILINE)
+    # Four shards of 250 samples for each of 10 cells, and two for each cell of the ODE.
+    assert re.search(r"^\| demo-steps +\| +3 \| +10 \| +40 \|$", output, re.MULTILINE)
     assert re.search(r"^\| demo-tolerance +\| +2 \| +4 \| +8 \|$", output, re.MULTILINE)
     assert hours(output) == ["?", "?"]
     assert "add sustained_tflops=…" in output

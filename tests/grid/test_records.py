@@ -138,7 +138,7 @@ def test_an_option_added_to_a_sampler_changes_no_cell_that_does_not_use_it(demo)
 @pytest.mark.parametrize(
     ("name", "trained", "images", "results"),
     [
-        ("demo", "c814a2b702a14c07", "d851e33a30baa215", "55591a869a04899e"),
+        ("demo", "c814a2b702a14c07", "7b0b08ec96626bd8", "6418be277ba9b0c1"),
         ("small", "e3f7569430a92fd9", "c9057ba12070a07c", "88aa96d41b27ca17"),
         ("paper", "a859facce7331fc6", "562deca736ff6e14", "a8705448e919efca"),
     ],

@@ -70,7 +70,7 @@ def test_a_table_reads_the_results_of_its_cells_each_once(workflow, demo):
         ("training", "models/demo/*/history.json", 5),
         ("gamma", "results/cells/demo/*.json", 6),
         ("samples/cld", "samples/demo/cld/em-quadratic-40/00000-00003.json", 1),
-        ("samplers/psld-0.02", "samples/demo/psld-0.02/*.json", 11),
+        ("samplers/psld-0.02", "samples/demo/psld-0.02/*.json", 8),
         ("models/digits", "samples/demo/*/em-quadratic-40/*.json", 8),
         ("demo-guide", "samples/demo/psld-0.02/guide-40/00000-00003.json", 1),
     ],
