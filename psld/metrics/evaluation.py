@@ -299,9 +299,9 @@ def recompute(
 ) -> CellResults:
     """Compute the results of a cell again from what was kept: no shards, no extractor.
 
-    Of the stated results, take over the software, and the numbers whose features were not kept, but
-    for a Fréchet distance with mean and covariance: there all but its value. All numbers unless
-    `compute`. The references of this cell are added to those that are loaded.
+    Of the stated results, take over the software, and the numbers whose features were not kept; of
+    a Fréchet distance from mean and covariance the interval; all numbers unless `compute`. The
+    references of this cell are added to those that are loaded.
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
     (source, model), bases = _source(settings), {}

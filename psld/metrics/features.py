@@ -268,8 +268,7 @@ class Gathered:
 def save_kept(path: str | Path, gathered: Gathered, largest: int) -> str:
     """Write a file from which results can be computed again, and return its SHA-256.
 
-    It has labels, costs, and the features of extractors with at most `largest` of them; of others
-    mean and covariance, 17 MB of Inception's 2,048.
+    It has labels, costs, and features; their mean and covariance if there are more than `largest`.
     """
     tensors = {} if gathered.labels is None else {"labels": gathered.labels}
     for (name, n), features in gathered.samples.items():

@@ -177,12 +177,9 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         if cell.result in files:  # so it is no path that leads out of the folder
             stated = CellResults.read(cell.result)
             gathered, computed = _recomputed(cell, stated, loaded, measure)
-            pairs = zip(cell.measurements, stated.results, strict=True)
-            taken |= {
-                result.record: MOMENTS if gathered.recomputes(each) else UNKNOWN
-                for each, result in pairs
-                if not gathered.has(each)
-            }
+            for each, result in zip(cell.measurements, stated.results, strict=True):
+                if not gathered.has(each):
+                    taken[result.record] = MOMENTS if gathered.recomputes(each) else UNKNOWN
             write_record(root / cell.result, computed)
             pair = (each.model_dump(mode="json")["results"] for each in (computed, stated))
             wrong += (f"{cell.result}: {each}" for each in differences(*pair))
@@ -307,10 +304,7 @@ def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed"
 
 
 def manifest_differences(network: Model | Guide) -> Iterator[str]:
-    """Yield where a manifest differs from its grid: in what decides the weights, and in steps.
-
-    An imported network has the steps of its checkpoint.
-    """
+    """Yield where a manifest differs from the grid; an import has the steps of its checkpoint."""
     found, settings = network.read_manifest(), network.settings
     steps = found.step if found.imported else settings.training.steps
     right = {"settings": settings.model().identity(), "step": steps}
