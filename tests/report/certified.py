@@ -127,8 +127,9 @@ def evaluate(
     cell = grid.cells[name]
     twice = 2 if "free" in name else 1
     steps, labels = int(share * twice * int(cell.sampler.budget)), torch.arange(60) % classes
+    features = random_features(seed, 60)
     gathered = Gathered(
-        samples={("fd-classifier", 60): random_features(seed, 60)},
+        samples={each.group: features.first(each.samples) for each in cell.measurements},
         labels=labels if "free" in name else None,
         costs=[Cost(30, steps, 1.25, "CPU"), Cost(30, steps, 2.5, "CPU")],
     )

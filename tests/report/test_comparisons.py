@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from psld.diffusion.samplers import TimeGridSampler
 from psld.grid.cache import load_grid
@@ -18,6 +19,7 @@ from psld.utils.files import write_text
 from tests.commands import Finished, call, refused, succeeded
 from tests.report.certified import (
     CELLS,
+    KEPT,
     MINE,
     REFERENCE,
     RESULT,
@@ -167,6 +169,29 @@ def test_features_that_are_not_kept_are_neither_recomputed_nor_compared(copied, 
     refused(finished, 3, "8 numbers cannot be recomputed", "keep=", words)
     counts = "mine: 2 given by the sampler's settings, 6 not recomputed, 4 not run"
     assert f"theirs.zip: {counts}" in finished.stdout
+
+
+def test_features_that_are_left_out_hide_no_other_number(copied, reader):
+    """Those of fewer samples, which are measured last."""
+    path = copied / "configs/grid/mine.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["tables"]["mine"]["columns"].append({"label": "fewer", "samples": 50})
+    for row in content["tables"]["mine"]["rows"]:
+        row.pop("paper", None)
+    path.write_text(yaml.safe_dump(content))
+    for seed, cell in enumerate(CELLS):
+        evaluate_again(copied, cell, seed=seed)
+    entries = entries_of(certify(copied))
+    results = json.loads(entries[RESULT])
+    (reader / "kept").write_bytes(entries[KEPT])
+    kept = load_kept(reader / "kept", results["results"][0]["kept_sha256"])
+    del kept.samples["fd-classifier", 50]
+    sha256 = save_kept(reader / "kept", kept, 512)
+    for result in results["results"]:
+        result["kept_sha256"] = sha256
+    results["results"][0]["estimate"]["value"] *= 0.9
+    entries |= {RESULT: sealed(results).encode(), KEPT: (reader / "kept").read_bytes()}
+    assert f"{RESULT}: 0.estimate.value is " in compared(reader, forged(entries)).stdout
 
 
 def test_of_mean_and_covariance_a_distance_is_recomputed_and_its_interval_is_not(copied, reader):
