@@ -25,7 +25,12 @@ from psld.metrics.estimate import (
     t_quantile,
     unpaired_difference,
 )
-from psld.metrics.features import FeatureStatistics, share_estimate
+from psld.metrics.features import (
+    FeatureStatistics,
+    assign_blocks,
+    distinct_numbers,
+    share_estimate,
+)
 
 D = 64
 MEAN = 0.1
@@ -71,6 +76,29 @@ def frechet(name: str, law: Callable[..., Tensor], d: int, n: int, runs: int) ->
     limit = coverage((each.extrapolated for each in forced), truth)
     given = np.mean([each.extrapolated is not None for each in estimates])
     line(f"Fréchet distance, {name}", n, covered, limit if given > 0.5 else f"({limit:.3f})")
+
+
+def near(distance: float, n: int) -> None:
+    """The error near the data: the part of second order counts twice."""
+    shift = (distance / 32) ** 0.5
+    estimates = [frechet_estimate(shift + normal(n, 32), reference(32)) for _ in range(400)]
+    values = [each.value for each in estimates]
+    covered = coverage((each.interval for each in estimates), np.mean(values))
+    error = np.mean([each.standard_error for each in estimates]) / np.std(values)
+    line(f"Fréchet distance {distance}, 32 features; error × {error:.2f}", n, covered, "")
+
+
+def copied(times: int) -> None:
+    """400 images, one of them many times."""
+
+    def estimate() -> Estimate:
+        x = 0.3 + 1.1 * normal(401 - times, 16)
+        x = torch.cat([x, x[:1].expand(times - 1, -1)])
+        return frechet_estimate(x, reference(16), assign_blocks(distinct_numbers(x.numpy())))
+
+    estimates = [estimate() for _ in range(400)]
+    covered = coverage((e.interval for e in estimates), np.mean([e.value for e in estimates]))
+    line(f"Fréchet distance, 16 features, one image {times} times", 400, covered, "")
 
 
 def shares() -> None:
@@ -174,6 +202,8 @@ def main() -> None:
     parts = [
         *(partial(frechet, k, laws[k], D, n, 200) for k in laws for n in (50, 128, 256, 1000)),
         *(partial(frechet, f"Gaussian, {d} features", normal, d, n, 40) for d, n in many),
+        *(partial(near, *each) for each in ((0, 1000), (0.1, 1000), (0.1, 4000), (4, 1000))),
+        *(partial(copied, times) for times in (10, 20, 50, 200)),
         shares,
         *(partial(recalls, d) for d in (2, 16)),
         *(partial(memorization_of_a_perfect_generator, images) for images in (360, 2000)),

@@ -190,12 +190,12 @@ def verify(settings: VerifySettings) -> None:
     """Verify a certificate: compute its tables again, compare them, and list every difference.
 
         psld verify demo.zip                              # or the folder of its files
-        psld verify demo.zip grid_name=demo               # values, bands, settings, with your grid
+        psld verify demo.zip grid_name=demo               # values, settings, texts, with your grid
         psld verify demo.zip reference=features/digits    # and the reference, with your own
 
     Exits with 0 if nothing differs, with 1 if something differs, with 2 for a file that is damaged
-    or not a certificate, and with 3 if nothing differs but something could not be compared: numbers
-    or a reference whose features are not in the file. docs/results.md says what that proves.
+    or not a certificate, and with 3 if nothing differs but something could not be compared: a
+    number, interval or reference without its features. docs/results.md says what that proves.
     """
     import torch
 
@@ -217,6 +217,7 @@ def verify(settings: VerifySettings) -> None:
     print(f"{path}: {total} numbers in all, {len(verified.wrong)} differences")
     for line in verified.notes:
         print(one_line(f"{path}: {line}"))
+    print(f"{path}: only read: SHA-256 of weights, numbers of Gaussians, seconds, device, versions")
     print(f"{path}: not proven: that the features are of samples of the models that are named")
     if path.is_file():
         print(f"{path}: SHA-256 {sha256_of_file(path)}")

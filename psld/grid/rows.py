@@ -197,9 +197,8 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
 
 # -- what decides a grid's numbers -----------------------------------------------------------------
 
-UNCOMPARED = {"title", "question", "gallery", "figures", "batch_size", "shards_per_job"}
-UNCOMPARED |= {"labels", "caption", "footnotes"}
-"""Keys of a grid, and of its tables, that decide no number."""
+UNCOMPARED = {"gallery", "figures", "batch_size", "shards_per_job"}
+"""Keys of a grid that decide no number, and no text of its tables and page."""
 
 RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}
 RESOLVED |= {"cell", "rows", "columns"}
@@ -207,7 +206,7 @@ RESOLVED |= {"cell", "rows", "columns"}
 
 
 def parts_of(grid: Grid) -> dict[str, Any]:
-    """Return everything that decides a grid's numbers and verdicts, by the names of its parts."""
+    """Return everything that decides a grid's numbers, verdicts and texts, by part."""
     file = grid.file
     parts = {"grid": file.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)}
     for kind, records in (("models", grid.models), ("guides", grid.guides)):

@@ -77,8 +77,8 @@ class Source(NamedTuple):
     kept: Gathered | None = None
     """What was kept; the images are then not read."""
     stated: Sequence[CellResult] | None = None
-    """The results that were kept with it. New ones take over how they were computed, and their
-    numbers if the features of the reference are missing."""
+    """The results that were kept with it. New ones take over how they were computed, and the
+    numbers whose features, of images or reference, are missing."""
 
 
 def evaluate(
@@ -102,18 +102,26 @@ def evaluate(
     """
     gathered = source.kept or _gathered(source, bases, measurements)
     bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
-    kept = save_kept(Path(output).with_suffix(".safetensors"), gathered, keep) if output else None
-    made, results = {"kept_sha256": kept, **provenance()}, []
-    every = source.stated or [None] * len(measurements)
+    every = dict(zip(measurements, source.stated or [None] * len(measurements), strict=True))
 
     def numbers(measurement: Measurement, device: Device) -> dict[str, Any]:
         reference = bases[measurement.metric.features].reference
-        return _numbers(gathered, measurement, reference, device) if reference else {}
+        if reference and gathered.has(measurement):
+            return _numbers(gathered, measurement, reference, device)
+        values = every[measurement].model_dump(include=NUMBERS)
+        if reference and gathered.recomputes(measurement):
+            values |= scale(measurement.metric, reference, device)
+            images = reference.split(measurement.metric.reference_split).total
+            moments = gathered.moments[measurement.group]
+            values["estimate"]["value"] = distances.frechet_distance(moments, images)
+        return values
 
     found = {m: numbers(m, device) for m in measurements if m.metric.measure.kind != "frechet"}
     give_back(torch.device(device))
-    for measurement, stated in zip(measurements, every, strict=True):
-        metric = measurement.metric
+    kept = save_kept(Path(output).with_suffix(".safetensors"), gathered, keep) if output else None
+    made, results = {"kept_sha256": kept, **provenance()}, []
+    for measurement in measurements:
+        metric, stated = measurement.metric, every[measurement]
         basis = bases[metric.features]
         facts = basis.facts(metric.reference_split) | gathered.spent(measurement.samples)
         if stated:
@@ -121,7 +129,6 @@ def evaluate(
             if stated.floor_samples is None:  # Earlier versions did not write it.
                 facts["floor_samples"] = None
         values = found.get(measurement) or numbers(measurement, "cpu")
-        values = values or stated.model_dump(include=NUMBERS)
         record = measurement.digest(source.digest(facts["reference_sha256"]))
         about = {"record": record, "metric": metric.identity(), **source.facts}
         results.append(CellResult(**about, **facts, **values, **made))
@@ -153,7 +160,7 @@ def _gathered(
             if not left:
                 break
     features = {name: Features.joined(each) for name, each in found.items()}
-    groups = [(m.metric.features, m.samples) for m in measurements]
+    groups = [m.group for m in measurements]
     samples = {(f, n): replace(features[f].first(n), numbers=source.numbers) for f, n in groups}
     return Gathered(samples, torch.cat(labels) if labels else None, costs)
 
@@ -166,7 +173,7 @@ def _numbers(
 ) -> dict[str, Any]:
     """Return the fields of a result that are computed from features."""
     metric = measurement.metric
-    samples = gathered.samples[metric.features, measurement.samples]
+    samples = gathered.samples[measurement.group]
     numbers = scale(metric, reference, device) | {"nearest": None, "class_accuracy": None}
     if metric.measure.kind == "memorization":
         memorized = measure_memorization(metric, samples, reference, device)
@@ -296,16 +303,17 @@ def recompute(
 ) -> CellResults:
     """Compute the results of a cell again from what was kept: no shards, no extractor.
 
-    Of the stated results, take over the software, and the numbers whose features were not kept;
-    all numbers unless `compute`. The references of this cell are added to those that are loaded.
+    Of the stated results, take over the software, and the numbers whose features were not kept; of
+    a Fréchet distance from mean and covariance the interval; all numbers unless `compute`. The
+    references of this cell are added to those that are loaded.
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
     model, bases = read_manifest(settings.model, ModelManifest), {}
     source = _source(settings, model, stated.results[0].model_dump(include=START_FACTS))
-    for measurement in settings.measurements:
-        metric = measurement.metric
+    kept = {name for name, _ in gathered.samples.keys() | gathered.moments.keys()}
+    for metric in (measurement.metric for measurement in settings.measurements):
         folder = settings.features[metric.features].reference
-        key = folder, gathered.has(measurement)
+        key = folder, metric.features in kept
         if key not in loaded:
             manifest = None if key[1] else read_reference_manifest(folder)
             loaded[key] = load_reference(folder) if key[1] else (None, manifest)

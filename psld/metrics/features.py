@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from itertools import accumulate
@@ -48,10 +48,24 @@ class FeatureStatistics:
         return cls(len(x), x.sum(dim=0), x.T @ x)
 
     @classmethod
-    def of_moments(cls, mean: Tensor, covariance: Tensor) -> Self:
-        """Return statistics with this mean, d, and covariance, d×d, of two unknown samples."""
+    def of_moments(cls, mean: Tensor, covariance: Tensor, count: int = 2) -> Self:
+        """Return statistics with this mean, d, and covariance, d×d, of unknown samples."""
         mean, covariance = mean.double(), covariance.double()
-        return cls(2, 2 * mean, covariance + 2 * torch.outer(mean, mean))
+        outer = (count - 1) * covariance + count * torch.outer(mean, mean)
+        return cls(count, count * mean, outer)
+
+    @classmethod
+    def of_tensors(cls, count: int, mean: Tensor, triangle: Tensor) -> Self:
+        """Return the statistics that have these `tensors`, up to rounding."""
+        covariance = triangle.new_zeros(len(mean), len(mean))
+        rows, columns = torch.triu_indices(*covariance.shape)
+        covariance[rows, columns] = covariance[columns, rows] = triangle
+        return cls.of_moments(mean, covariance, count)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the mean, and the upper triangle of the covariance, d(d + 1)/2, by name."""
+        rows, columns = torch.triu_indices(*self.outer.shape)
+        return {"mean": self.mean, "triangle": self.covariance[rows, columns]}
 
     def __add__(self, other: Self) -> Self:
         sums = self.sum + other.sum, self.outer + other.outer
@@ -224,10 +238,17 @@ class Gathered:
     labels: Tensor | None
     """int64, n: the class that each image was guided to; None without guidance to a class."""
     costs: list[Cost]
+    moments: dict[tuple[str, int], FeatureStatistics] = field(default_factory=dict)
+    """Kept of images whose features are too many to keep."""
 
     def has(self, measurement: Measurement) -> bool:
         """Check if there are features for a measurement."""
-        return (measurement.metric.features, measurement.samples) in self.samples
+        return measurement.group in self.samples
+
+    def recomputes(self, measurement: Measurement) -> bool:
+        """Check if there are features, or mean and covariance for the value of a distance."""
+        frechet = measurement.metric.measure.kind == "frechet"
+        return self.has(measurement) or (frechet and measurement.group in self.moments)
 
     def spent(self, samples: int) -> dict[str, Any]:
         """Return the fields of a result that say what its images cost; none if it is unknown."""
@@ -247,12 +268,12 @@ class Gathered:
 def save_kept(path: str | Path, gathered: Gathered, largest: int) -> str:
     """Write a file from which results can be computed again, and return its SHA-256.
 
-    It has labels, costs, and the features of extractors with at most `largest` of them.
+    It has labels, costs, and features; their mean and covariance if there are more than `largest`.
     """
     tensors = {} if gathered.labels is None else {"labels": gathered.labels}
     for (name, n), features in gathered.samples.items():
-        if features.values.shape[1] <= largest:
-            tensors |= {f"{name}/{n}/{key}": each for key, each in features.tensors().items()}
+        kept = features if features.values.shape[1] <= largest else features.total
+        tensors |= {f"{name}/{n}/{key}": each for key, each in kept.tensors().items()}
     return save_tensors(path, "evaluation", tensors, {"costs": gathered.costs})
 
 
@@ -268,10 +289,16 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
     for key, tensor in tensors.items():
         name, n, what = key.split("/")
         groups.setdefault((name, int(n)), {})[what] = tensor
-        if len(tensor) != int(n):
-            raise UserError(f"{path}: {name}: features of {len(tensor)} samples, not of {n}")
-    samples = {group: Features(**each) for group, each in groups.items()}
-    return Gathered(samples, labels, [Cost(*cost) for cost in stored.origin["costs"]])
+    samples, moments = {}, {}
+    for (name, n), each in groups.items():
+        if "mean" in each:
+            moments[name, n] = FeatureStatistics.of_tensors(n, **each)
+            continue
+        if wrong := {len(tensor) for tensor in each.values()} - {n}:
+            raise UserError(f"{path}: {name}: features of {wrong.pop()} samples, not of {n}")
+        samples[name, n] = Features(**each)
+    costs = [Cost(*cost) for cost in stored.origin["costs"]]
+    return Gathered(samples, labels, costs, moments)
 
 
 # -- blocks ---------------------------------------------------------------------------------------

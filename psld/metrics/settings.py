@@ -204,6 +204,11 @@ class Measurement(Settings):
     samples: int = Field(ge=3)
     """Fewer than 3 have no interval."""
 
+    @property
+    def group(self) -> tuple[str, int]:
+        """The features that it is computed from: those of the first images, by an extractor."""
+        return self.metric.features, self.samples
+
     def digest(self, images: str) -> str:
         """Return the digest of what decides the result, from that of the images."""
         return digest_of([images, self.metric.identity(), self.samples])
@@ -230,7 +235,8 @@ class EvaluateSettings(CellSettings):
     output: str
     """Path of the results, JSON."""
     keep: int = Field(512, ge=1)
-    """Keep the features of extractors that have at most this number of them; Inception has 2048."""
+    """Keep the features of extractors that have at most this number of them; Inception has 2048.
+    Of other extractors, keep mean and covariance."""
 
 
 class EvaluateImagesSettings(Settings):

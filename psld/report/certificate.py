@@ -26,6 +26,7 @@ from psld.config.settings import write_record
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
+from psld.grid.records import Guide, Model
 from psld.grid.rows import as_csv, parts_of, read_table
 from psld.metrics.evaluation import Loaded, recompute
 from psld.metrics.features import Gathered, Reference, load_kept
@@ -50,6 +51,9 @@ FEATURE_ROUNDING = 1e-4
 
 UNKNOWN = "not recomputed"
 """The basis of a number whose features are not in the certificate."""
+
+MOMENTS = "recomputed from mean and covariance, interval stated"
+"""That of a Fréchet distance then: ranks, pairs and n → ∞ rest on the interval."""
 
 LoadedReference = tuple[Reference, ReferenceManifest]
 
@@ -146,7 +150,7 @@ def verify(
             error.filename = error.filename or str(folder)
         reraise_fault(error, path)
         raise UserError(f"{path}: damaged, or not a certificate ({error!r})") from None
-    name, what = verified.grid.name, f"{GRID}: the paper's values, bands and settings"
+    name, what = verified.grid.name, f"{GRID}: the paper's values, texts, bands and settings"
     if not grid_name and name not in config_names("grid"):
         verified.notes.append(f"{what}: not compared with yours, there is no grid {name} here")
         return verified
@@ -162,7 +166,7 @@ def verify(
 def _verify(root: Path, references: list[LoadedReference], measure: bool = True) -> Verified:
     """Verify the files in the working directory, and write their computed results below `root`."""
     grid = grid_from_json(Path(GRID).read_text("utf-8"))
-    wrong, tables, loaded, taken, rows = [], {}, {}, set(), {}
+    wrong, tables, loaded, taken, rows, networks = [], {}, {}, {}, {}, {}
     files, named = files_in(Path()), {GRID, INDEX}
     named |= {f"{grid.table(name)}.csv" for name in grid.file.tables}
     for cell in grid.measured_cells:
@@ -173,15 +177,19 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         if cell.result in files:  # so it is no path that leads out of the folder
             stated = CellResults.read(cell.result)
             gathered, computed = _recomputed(cell, stated, loaded, measure)
-            pairs = zip(cell.measurements, stated.results, strict=True)
-            taken |= {result.record for each, result in pairs if not gathered.has(each)}
+            for each, result in zip(cell.measurements, stated.results, strict=True):
+                if not gathered.has(each):
+                    taken[result.record] = MOMENTS if gathered.recomputes(each) else UNKNOWN
             write_record(root / cell.result, computed)
             pair = (each.model_dump(mode="json")["results"] for each in (computed, stated))
             wrong += (f"{cell.result}: {each}" for each in differences(*pair))
+            networks |= {network.manifest: network for network in cell.networks}
             if not _has_its_classes(cell, gathered.labels):
                 wrong.append(f"{cell.kept}: labels: not the sampler's classes")
             for (name, _), features in sorted(gathered.samples.items()):
                 rows[f"{cell.name} ({name})"] = rows_of(features.values)  # of the most samples
+    for path, network in networks.items():
+        wrong += (f"{path}: {each}" for each in manifest_differences(network))
     for name, table in grid.file.tables.items():
         path, entries = f"{grid.table(name)}.csv", read_table(grid, name, root)
         texts = as_csv(table, entries), Path(path).read_text("utf-8")
@@ -196,8 +204,10 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
             if not entry.row.literature:
                 tables[name]["different" if found else _basis(entry, fixed, taken)] += 1
     notes, missing, real = [], [], {}
-    if unknown := sum(checked[UNKNOWN] for checked in tables.values()):
-        missing.append(f"{unknown} numbers cannot be recomputed: evaluate with keep=2048")
+    counts = sum(tables.values(), start=Counter())
+    for basis, what in ((UNKNOWN, "numbers"), (MOMENTS, "intervals")):
+        if count := sum(n for each, n in counts.items() if each.startswith(basis)):
+            missing.append(f"{count} {what} cannot be recomputed: evaluate with keep=2048")
     for (folder, _), (features, manifest) in loaded.items():
         alike = [each for each in references if each[1].kind == manifest.kind]
         found = [d for yours in alike for d in reference_differences(yours, features, manifest)]
@@ -234,16 +244,16 @@ def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
     return stated == [classes[i % len(classes)] for i in range(len(stated))]
 
 
-def _basis(entry: Entry, fixed: int | None, taken: set[str]) -> str:
-    """Return what the number of an entry was computed from."""
+def _basis(entry: Entry, fixed: int | None, taken: dict[str, str]) -> str:
+    """Return what the number of an entry was computed from; `taken` has results by record."""
     if entry.value is None:
         return "not run"
     basis = "recomputed from features"
     if not NUMBER_KINDS[entry.show].from_features:
         given = fixed is not None and entry.show == "nfe"
         basis = "given by the sampler's settings" if given else "counted by the certificate's maker"
-    elif any(result.record in taken for result in entry.results):
-        return UNKNOWN
+    elif found := {taken[result.record] for result in entry.results if result.record in taken}:
+        basis = MOMENTS if found == {MOMENTS} and entry.show == "value" else UNKNOWN
     return f"{basis}, seeds missing" if entry.missing_seeds else basis
 
 
@@ -291,6 +301,15 @@ def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed"
         holds = right == stated
     if not holds:
         yield f"{key} is {_text(stated)}, {word} {_text(right)}"
+
+
+def manifest_differences(network: Model | Guide) -> Iterator[str]:
+    """Yield where a manifest differs from the grid; an import has the steps of its checkpoint."""
+    found, settings = network.read_manifest(), network.settings
+    steps = found.step if found.imported else settings.training.steps
+    right = {"settings": settings.model().identity(), "step": steps}
+    stated = {"settings": found.settings.identity(), "step": found.step}
+    yield from differences(right, stated, word="in the grid")
 
 
 def _text(value: Any) -> str:

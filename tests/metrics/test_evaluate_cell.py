@@ -13,6 +13,7 @@ import yaml
 from psld.config.settings import parse
 from psld.metrics import evaluation
 from psld.metrics.classifier import ClassifierExtractor
+from psld.metrics.distances import frechet_distance
 from psld.metrics.evaluation import measure, scale
 from psld.metrics.features import load_kept
 from psld.metrics.reference_folder import load_reference
@@ -162,6 +163,9 @@ def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
     succeeded(call(project, "evaluate_cell", CELL, "keep=31"))
     without = load_kept(kept_file, results(project)["fd-classifier-train"].kept_sha256)
     assert without.samples == {}, "the classifiers have 32 features"
+    for group, features in kept.samples.items():
+        distance = frechet_distance(without.moments[group], features.total)
+        assert distance == pytest.approx(0, abs=1e-9), "their mean and covariance are kept"
     assert without.costs == kept.costs
     kept_file.write_bytes(kept_file.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"em-3\.safetensors: damaged.*; evaluate the cell again"):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def make_project(folder: Path) -> Grid:
     """Write the grid and everything that its certificate needs."""
     grid = write_grid(folder, GRID)
     for model in grid.models:
-        write_model_manifest(folder, grid, model, dataset_digest=DIGEST)
+        steps = grid.models[model].settings.training.steps
+        write_model_manifest(folder, grid, model, dataset_digest=DIGEST, step=steps)
     with contextlib.chdir(folder):
         write_reference(grid, reference_features())
         for seed, name in enumerate(CELLS):
@@ -109,17 +111,25 @@ def write_reference(grid: Grid, parts: dict[str, Features], **fields: Any) -> No
 
 
 def evaluate(
-    grid: Grid, name: str, seed: int, largest: int = 512, share: float = 1, classes: int = 10
+    grid: Grid,
+    name: str,
+    seed: int,
+    largest: int = 512,
+    moments: bool = True,
+    share: float = 1,
+    classes: int = 10,
 ) -> None:
     """Do what `psld evaluate` does, with random features of the samples.
 
+    Without `moments` it keeps neither features nor their mean and covariance, as earlier versions.
     Two forgeries: `share` of the network evaluations, and another number of `classes`.
     """
     cell = grid.cells[name]
     twice = 2 if "free" in name else 1
     steps, labels = int(share * twice * int(cell.sampler.budget)), torch.arange(60) % classes
+    features = random_features(seed, 60)
     gathered = Gathered(
-        samples={("fd-classifier", 60): random_features(seed, 60)},
+        samples={each.group: features.first(each.samples) for each in cell.measurements},
         labels=labels if "free" in name else None,
         costs=[Cost(30, steps, 1.25, "CPU"), Cost(30, steps, 2.5, "CPU")],
     )
@@ -127,6 +137,7 @@ def evaluate(
     stubs = (cell_result(grid, name, value=0.0, kept_sha256=kept),) * len(cell.measurements)
     stated, settings = CellResults(results=stubs), cell.evaluate_job.settings
     computed = recompute(settings, stated, gathered, {})
+    gathered = gathered if moments else replace(gathered, samples={})
     kept = save_kept(cell.kept, gathered, largest)
     results = (result.model_copy(update={"kept_sha256": kept}) for result in computed.results)
     write_record(cell.result, CellResults(results=tuple(results)))

@@ -34,7 +34,7 @@ from tests.report.certified import (
     forged,
     zipped,
 )
-from tests.results import sealed
+from tests.results import IMPORTED, sealed
 
 
 def verify(folder: Path, *certificates: bytes) -> Finished:
@@ -89,7 +89,7 @@ def test_every_number_of_every_table_is_recomputed(made, certificate, tmp_path):
     assert lines[-1].startswith("0.zip: SHA-256 ")
     assert "and settings: not compared with yours, there is no grid mine" in finished.stdout
     assert f"{Path(REFERENCE).parent}: not compared with yours" in finished.stdout
-    assert "not proven: " in finished.stdout
+    assert "only read: SHA-256 of weights, numbers of Gaussians, " in finished.stdout
     assert "### Grid" not in finished.stdout, "no counts of verdicts"
     tables, _, _ = succeeded(call(made, "tabulate", "grid_name=mine")).stdout.partition("### Grid")
     assert tables in finished.stdout, "the tables of the project"
@@ -239,6 +239,10 @@ def in_features(name: str, kind: str, key: str) -> Change:
         ),
         (in_text(TABLE, "20.0", "10.0"), f"{ROW}: nfe is 10.0, recomputed 20.0"),
         (in_text("grid.json", '"absolute": 0.1', '"absolute": 9'), "band is 0.1, recomputed 9.0"),
+        (
+            in_text(MODEL, '"base_channels": 16', '"base_channels": 512'),
+            f"{MODEL}: settings.network.base_channels is 512, in the grid 16",
+        ),
         (in_text(MODEL, "0" * 64, "1" * 64), f"{RESULT}: 0.model.weights_sha256 is 000"),
         (in_text(MODEL, "d" * 64, "1" * 64), f"{Path(REFERENCE).parent}: of dataset digits"),
         (
@@ -255,6 +259,18 @@ def test_a_forgery_is_found_and_its_file_named(certificate, tmp_path, change, wo
     finished = verify(tmp_path, forged(entries))
     refused(finished, 1 if " is " in words else 2, "0.zip")
     assert words in finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_a_model_of_fewer_steps_than_the_grid_trains_is_found(certificate, tmp_path, imported):
+    """Also if its results say so; an imported one has those of its checkpoint."""
+    entries, origin = entries_of(certificate), IMPORTED.model_dump_json() if imported else "null"
+    for name in (MODEL, RESULT, RESULT.replace("20", "10")):
+        in_text(name, '"step": 1200', '"step": 3')(entries)
+        in_text(name, '"imported": null', f'"imported": {origin} ')(entries)
+    finished = verify(tmp_path, forged(entries))
+    assert (f"{MODEL}: step is 3, in the grid 1200\n" in finished.stdout) != imported
+    assert imported or "0.zip: 1 differences" in finished.stderr
 
 
 def test_features_that_results_were_not_computed_from_are_found(copied):

@@ -1,11 +1,13 @@
 """Certificates against the reader's own grid and reference: what a forger cannot hide from both."""
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from psld.diffusion.samplers import TimeGridSampler
 from psld.grid.cache import load_grid
@@ -17,17 +19,21 @@ from psld.utils.files import write_text
 from tests.commands import Finished, call, refused, succeeded
 from tests.report.certified import (
     CELLS,
+    KEPT,
     MINE,
     REFERENCE,
+    RESULT,
     ROW,
     TABLE,
     certify,
+    entries_of,
     evaluate_again,
+    forged,
     random_features,
     reference_features,
     write_reference,
 )
-from tests.results import link_grid
+from tests.results import link_grid, sealed
 
 
 @pytest.fixture
@@ -69,6 +75,7 @@ def test_a_certificate_forged_with_the_projects_own_commands_is_refused_entry_by
     for old, new in {
         "- 2.0\n": "- 0.02\n",
         "absolute: 0.1": "absolute: 9.0",
+        "title: Mine": "title: Better",
         "guidance=classifier-free": "guidance=classifier-free\n    - sampler.guidance.scale=9",
     }.items():
         assert old in text
@@ -81,11 +88,12 @@ def test_a_certificate_forged_with_the_projects_own_commands_is_refused_entry_by
     refused(call(copied, "certify", "grid_name=mine"), 2, "nfe is 5, by the sampler's settings 10")
     with monkeypatch.context() as patch:  # It takes no more than a change of the code.
         patch.setattr(TimeGridSampler, "evaluations", None)
-        forged = certify(copied)
-    finished = compared(reader, forged)
+        theirs = certify(copied)
+    finished = compared(reader, theirs)
     refused(finished, 1, "theirs.zip: ", "differences")
     for line in (
         "grid.json: tables.mine.band.absolute is 9.0, in your grid 0.1",
+        "grid.json: tables.mine.title is Better, in your grid Mine",
         "grid.json: tables.mine: VP-SDE, distance.paper is 0.02, in your grid 2.0",
         "grid.json: samplers.free-10.guidance.scale is 9.0, in your grid 2.0",
         f"{TABLE}: VP-SDE, distance: nfe is 5, by the sampler's settings 10",
@@ -155,12 +163,57 @@ def test_an_import_that_is_not_in_the_readers_grid_is_a_difference(copied, reade
 def test_features_that_are_not_kept_are_neither_recomputed_nor_compared(copied, reader):
     """The network evaluations are still recomputed."""
     for seed, cell in enumerate(CELLS):
-        evaluate_again(copied, cell, seed=seed, largest=3)
+        evaluate_again(copied, cell, seed=seed, moments=False)
     finished = compared(reader, certify(copied))
     words = f"{Path(REFERENCE).parent}: has no features to compare with yours"
     refused(finished, 3, "8 numbers cannot be recomputed", "keep=", words)
     counts = "mine: 2 given by the sampler's settings, 6 not recomputed, 4 not run"
     assert f"theirs.zip: {counts}" in finished.stdout
+
+
+def test_features_that_are_left_out_hide_no_other_number(copied, reader):
+    """Those of fewer samples, which are measured last."""
+    path = copied / "configs/grid/mine.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["tables"]["mine"]["columns"].append({"label": "fewer", "samples": 50})
+    for row in content["tables"]["mine"]["rows"]:
+        row.pop("paper", None)
+    path.write_text(yaml.safe_dump(content))
+    for seed, cell in enumerate(CELLS):
+        evaluate_again(copied, cell, seed=seed)
+    entries = entries_of(certify(copied))
+    results = json.loads(entries[RESULT])
+    (reader / "kept").write_bytes(entries[KEPT])
+    kept = load_kept(reader / "kept", results["results"][0]["kept_sha256"])
+    del kept.samples["fd-classifier", 50]
+    sha256 = save_kept(reader / "kept", kept, 512)
+    for result in results["results"]:
+        result["kept_sha256"] = sha256
+    results["results"][0]["estimate"]["value"] *= 0.9
+    entries |= {RESULT: sealed(results).encode(), KEPT: (reader / "kept").read_bytes()}
+    assert f"{RESULT}: 0.estimate.value is " in compared(reader, forged(entries)).stdout
+
+
+def test_of_mean_and_covariance_a_distance_is_recomputed_and_its_interval_is_not(copied, reader):
+    """Other numbers of the same features are only stated."""
+    for seed, cell in enumerate(CELLS):
+        evaluate_again(copied, cell, seed=seed, largest=3)
+    certificate = certify(copied)
+    finished = compared(reader, certificate)
+    words = "5 numbers cannot be recomputed", "3 intervals cannot be recomputed", "keep="
+    refused(finished, 3, *words)
+    counts = (
+        "2 given by the sampler's settings, 4 not recomputed, 4 not run, 2 recomputed from mean"
+    )
+    assert f"theirs.zip: mine: {counts} and covariance, interval stated\n" in finished.stdout
+    assert f"{Path(REFERENCE).parent}: 0 differences from yours" in finished.stdout
+    entries = entries_of(certificate)
+    results = json.loads(entries[RESULT])
+    results["results"][0]["estimate"]["value"] *= 0.9
+    entries[RESULT] = sealed(results).encode()
+    finished = compared(reader, forged(entries))
+    refused(finished, 1, "1 differences")
+    assert f"{RESULT}: 0.estimate.value is " in finished.stdout
 
 
 def test_classes_and_numbers_of_samples_are_those_of_the_settings(copied, tmp_path):

@@ -76,8 +76,8 @@ def test_figures_name_what_their_cells_share_in_the_title_and_the_rest_at_the_ro
     assert figures["samples/low"].caption.startswith("PSLD · EM, 10 steps: the first samples")
 
 
-def test_words_decide_no_number(grid):
-    file = grid.file.model_copy(update={"labels": {"low": "PSLD"}})
+def test_figures_decide_no_number(grid):
+    file = grid.file.model_copy(update={"gallery": "em-20", "figures": {}})
     assert parts_of(replace(grid, file=file)) == parts_of(grid)
 
 
