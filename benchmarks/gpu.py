@@ -19,7 +19,6 @@ from psld.grid.resolution import compose_model
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batches
 from psld.training.loop import Meter, optimize
-from psld.training.memory import training_memory
 from psld.training.model import build_network, forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, ModelSettings
@@ -147,8 +146,7 @@ def training(how: Setting) -> Row:
     shares = whole, without_draws, seconds(plain, how)
     flops = TRAIN_FACTOR * forward_flops(state.network.eval())
     row = described(how, size / whole, shares, flops, settings.steps * size)
-    counted = training_memory(model.model_copy(update={"training": settings}), how.images)
-    return row | {"GiB": gib(peak), "GiB counted": gib(counted)}
+    return row | {"GiB": gib(peak)}
 
 
 def sampling(how: Setting) -> Row:

@@ -47,22 +47,17 @@ class PlanSettings(GridSettings):
     their hours unknown."""
     full_precision_tflops: float | None = Field(None, gt=0)
     """The same without tensor cores, for RK45; null: a sixth of `sustained_tflops`."""
-    gpu_memory: float | None = Field(None, gt=0)
-    """GiB of a GPU: list what does not fit."""
 
 
 @entry_point("plan", PlanSettings, has_config=False)
 def plan(settings: PlanSettings) -> None:
-    """Plan a grid: its models, cells, jobs, GPU hours and GPU memory.
+    """Plan a grid: its models, cells, jobs and GPU hours.
 
         psld plan grid_name=paper
         psld plan grid_name=paper sustained_tflops=100   # for networks that have not been run here
-        psld plan grid_name=paper gpu_memory=40          # also what does not fit 40 GiB
         psld plan grid_name=demo list=cells              # each is a target of Snakemake
 
-    GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s. The
-    tables of memory have the GiB of a training step, of sampling and of an evaluation: counted, not
-    measured. That takes a minute for the paper's grid, and is kept in .cache/counted.
+    GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s.
     """
     from psld.grid.plan import description
 
@@ -80,9 +75,8 @@ def plan(settings: PlanSettings) -> None:
                 full = settings.sustained_tflops / 6
             speeds = settings.sustained_tflops, full
             if not counted.KEPT.exists():
-                print("counting the work and memory of each network, once", file=sys.stderr)
+                print("counting the work of each network, once", file=sys.stderr)
             print(description(grid, speeds, counted.gigaflops))
-            print("\n" + counted.memory(grid, settings.gpu_memory))
 
 
 class TabulateSettings(OutputSettings):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psld.diffusion.score import Batching
 from psld.metrics.estimate import Estimate
 from psld.metrics.settings import Measurement
 from psld.utils.device import all_bits
@@ -204,13 +205,14 @@ def gather(
 def extract(extractor: Extractor, batches: Iterable[Tensor], progress: Progress) -> Features:
     """Gather the features, and logits if any, of uint8 images, as a part of some progress.
 
-    A GPU is waited for at the end only: the next batch is read while this one is computed.
+    A GPU is waited for at the end only: the next batch is read while this one is computed. If
+    memory runs out, batches are halved.
     """
-    parts = []
+    parts, memory = [], Batching()
     for batch in batches:
         if extractor.device.type == "cuda":
             batch = batch.pin_memory().to(extractor.device, non_blocking=True)
-        parts.append(Features(*extractor(batch)))
+        parts += (Features(*found) for found in memory.parts(extractor, batch))
         progress.update(len(batch))
     return Features.joined(parts)
 

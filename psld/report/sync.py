@@ -1,11 +1,9 @@
-"""Upload to wandb what its server lacks, trainings and results; and the report that shows them.
+"""Upload trainings and results to wandb; and the report that shows them.
 
-The steps of a training come from the history in its run directory, also of one that was killed. A
-result is uploaded if the server has none with its digest. wandb's public API says what the server
-has. The next sync uploads what failed or did not arrive.
+The steps of a training come from the history in its run directory, also of one that was killed;
+those that its run in wandb has are left out. A result replaces that of an earlier sync.
 """
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +15,6 @@ from typing import Any
 import numpy as np
 import wandb
 import wandb_workspaces.reports.v2 as reports
-from wandb.apis.public import Run
 from wandb_workspaces.reports.v2.interface import Block, Panel
 
 from psld.data.images import tiled
@@ -42,8 +39,6 @@ from psld.utils.locks import held_if_free, sole_holder
 
 FINISH_SECONDS = "300"
 """Nothing waits for a sync, so an upload may take longer than at the end of a training."""
-DIGEST = "digest"
-"""The name of a result's digest in its run."""
 SIDE = 8
 CURVES = ("loss", "grad_norm", "learning_rate", "images_per_second")
 VALUES = ("nfe", "images", "paper", "class_accuracy", "sampling_seconds")
@@ -58,6 +53,7 @@ def sync(runs: Path, grid: Grid | None, settings: WandbSettings) -> None:
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
     check_login()
     made = failed = 0
+    where = f"{runs} and of grid {grid.name}" if grid else runs
     with sole_holder(runs / "sync.lock", "waiting for another sync"):
         for name, upload in _uploads(runs, grid, settings):
             try:
@@ -69,10 +65,7 @@ def sync(runs: Path, grid: Grid | None, settings: WandbSettings) -> None:
                 failed += 1
     if failed:
         raise RunError(f"wandb: uploads that failed: {failed}, see above")
-    if made:
-        print(f"{made} runs uploaded; sync again to check that they arrived")
-    else:
-        print(f"wandb has all of {runs}{f' and of grid {grid.name}' if grid else ''}")
+    print(f"{made} runs of {where} uploaded")
 
 
 @dataclass(frozen=True)
@@ -86,63 +79,40 @@ class ResultRun:
     """Arrays H×W×C, or PNG files."""
     tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
 
-    def digest(self) -> str:
-        images = {}
-        for name, image in self.images.items():
-            content = image.read_bytes() if isinstance(image, Path) else image.tobytes()
-            images[name] = hashlib.sha256(content).hexdigest()
-        return digest_of([self.options, self.values, images, self.tables])
-
 
 def _uploads(
     runs: Path, grid: Grid | None, settings: WandbSettings
 ) -> Iterator[tuple[str, Callable[[], bool]]]:
     """Yield the name of each run and its upload, which returns False if nothing was to do."""
-    with errors_in_one_line():
-        api = wandb.Api()
     for file in sorted(runs.glob(f"*/{WANDB}")):
-        yield str(file.parent), partial(_upload_training, api, file.parent)
+        yield str(file.parent), partial(_upload_training, file.parent)
     if grid:
         where = {"project": settings.project, "entity": settings.entity, "group": grid.name}
         for result in result_runs(grid):
             name = "{job_type} {name}".format_map(result.options)
-            yield name, partial(_upload_result, api, result, where | result.options)
+            yield name, partial(_upload_result, result, where | result.options)
 
 
-def _upload_training(api: wandb.Api, run: Path) -> bool:
+def _upload_training(run: Path) -> bool:
     with held_if_free(run / "lock") as held:
         if not held:
             print(f"{run}: left for the next sync, the training is running", flush=True)
         # It may have been killed before its first checkpoint.
         if not held or not (run / HISTORY).exists():
             return False
-        last, options = TrainingHistory.read(run / HISTORY).entries[-1].step, training_options(run)
-        server = _on_server(api, options)
-        if server and (server.history_keys or {}).get("lastStep", -1) >= last:
-            return False
-        with online_run(**options) as online:
+        TrainingHistory.read(run / HISTORY)  # a damaged one opens no run
+        with online_run(**training_options(run)) as online:
             log_new_steps(online, run)
             online.finish(0 if is_exported(run) else 1)
     return True
 
 
-def _upload_result(api: wandb.Api, result: ResultRun, options: dict[str, Any]) -> bool:
-    server, digest = _on_server(api, options), result.digest()
-    if server and server.summary_metrics.get(DIGEST) == digest:
-        return False
+def _upload_result(result: ResultRun, options: dict[str, Any]) -> bool:
     images = {name: wandb.Image(image) for name, image in result.images.items()}
     tables = {n: wandb.Table(*t, allow_mixed_types=True) for n, t in result.tables.items()}
     with online_run(**options) as online:
-        online.log({**result.values, **images, **tables, DIGEST: digest})
+        online.log({**result.values, **images, **tables})
     return True
-
-
-def _on_server(api: wandb.Api, options: dict[str, Any]) -> Run | None:
-    entity = options["entity"] or api.default_entity
-    try:
-        return api.run(f"{entity}/{options['project']}/{options['id']}")
-    except wandb.errors.CommError:
-        return None
 
 
 # -- the results of a grid as runs -----------------------------------------------------------------

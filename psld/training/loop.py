@@ -3,7 +3,6 @@
 import signal
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -11,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from psld.diffusion.loss import Objective
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
 from psld.training.manifest import preview_path, write_history
+from psld.training.micro_batch import accumulate_gradient, largest_micro_batch
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
@@ -80,6 +79,10 @@ def train(
         Stopped: a signal asked any rank to stop; a checkpoint is written first.
     """
     called = forward_pass(state.network, settings.precision, compile=settings.compile)
+    if settings.micro_batch == "auto" and state.step < settings.steps:
+        batch = batches.draw(state.step)
+        most = min(state.micro_batch or len(batch.x0), len(batch.x0))
+        state.micro_batch = largest_micro_batch(called, loss_of, batch, most, ranks)
     ranks.limit_exchanges()
     network = ranks.parallel(called)
     peak = peak_flops(ranks.device, settings.precision)
@@ -153,24 +156,6 @@ def optimize(
     state.ema.update(state.network)
     state.step += 1
     return loss, norm
-
-
-def accumulate_gradient(
-    network: nn.Module, loss_of: Objective, batch: Batch, micro_batch: int | None
-) -> Tensor:
-    """Add the gradient of the batch's mean loss, micro-batch by micro-batch; return the loss.
-
-    Ranks exchange gradients once, with the last micro-batch.
-    """
-    total = torch.zeros((), device=batch.x0.device)
-    parts = list(batch.split(micro_batch or len(batch.x0)))
-    for part in parts:
-        waits = isinstance(network, DistributedDataParallel) and part is not parts[-1]
-        with network.no_sync() if waits else nullcontext():
-            share = loss_of(network, part) * (len(part.x0) / len(batch.x0))
-            share.backward()
-        total += share.detach()
-    return total
 
 
 def learning_rate(settings: LoopSettings, step: int) -> float:

@@ -61,6 +61,8 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     """Wall-clock time of the training loop; null if imported."""
     device: str | None = None
     ranks: int | None = None
+    micro_batch: int | None = None
+    """Images at once on a rank; null: its whole part of the batch."""
     run: str | None = None
     imported: Imported | None = None
     weights_sha256: str

@@ -1,50 +1,77 @@
-"""The images that a forward pass of a training takes, if its settings leave that to the memory."""
+"""Micro-batches: the gradient of a batch in several passes, of as many images as memory takes."""
 
-from collections.abc import Callable
+from contextlib import nullcontext
 
-from psld.training.batches import RESIDENT_BYTES
-from psld.training.memory import training_memory
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from psld.diffusion.loss import Batch, Objective
 from psld.training.ranks import Ranks
-from psld.training.settings import TrainedSettings
-from psld.utils.device import available_memory
+from psld.utils.errors import RunError, is_out_of_memory
 
-USABLE = 0.9
-"""The share of the memory for tensors. The rest is for CUDA's context with its
-kernels, for workspaces of convolutions, and for fragments; cards and versions differ."""
+LATER = 3
+"""Bytes of a later step over those of the parameters: Adam's two moments, and the exchange of
+gradients between ranks."""
 
 
-def largest_that_fits(images: int, taken: Callable[[int], int], usable: float) -> int:
-    """Return the largest part of so many images that takes at most `usable` bytes, or else 1."""
-    while images > 1 and taken(images) > usable:
-        images = next(size for size in range(images // 2, 0, -1) if images % size == 0)
-    return images
+def accumulate_gradient(
+    network: nn.Module, loss_of: Objective, batch: Batch, micro_batch: int | None
+) -> Tensor:
+    """Add the gradient of the batch's mean loss, micro-batch by micro-batch; return the loss.
+
+    Ranks exchange gradients once, with the last micro-batch.
+    """
+    total = torch.zeros((), device=batch.x0.device)
+    parts = list(batch.split(micro_batch or len(batch.x0)))
+    for part in parts:
+        waits = isinstance(network, DistributedDataParallel) and part is not parts[-1]
+        with network.no_sync() if waits else nullcontext():
+            share = loss_of(network, part) * (len(part.x0) / len(batch.x0))
+            share.backward()
+        total += share.detach()
+    return total
 
 
 def largest_micro_batch(
-    settings: TrainedSettings, ranks: Ranks, kept: int | None, dataset: int
+    network: nn.Module, loss_of: Objective, batch: Batch, most: int, ranks: Ranks
 ) -> int:
-    """Return the largest part of a rank's batch that fits into the memory of every rank.
+    """Return the largest part of `most` images whose gradient fits into the memory of every rank.
+
+    It is found by trying, with half as many images after each failure on any rank.
 
     Args:
-        kept: what the training had before it was stopped. It has it again, so that dropout and
-            rounding stay the same; on a smaller device, it has a part of that.
-        dataset: bytes of the training images.
+        network: without the exchange of gradients, because a rank that fails would leave the others
+            waiting there.
+        batch: the rank's part of a batch.
+        most: the first try. The training may have had it before it was stopped; then it has it
+            again, unless the memory is smaller now, so that dropout and rounding stay the same.
+
+    Raises RunError if not even one image fits.
     """
-    part = settings.training.batch_size // ranks.world
-    largest = min(kept or part, part)
-    usable = USABLE * available_memory(ranks.device)
-    if ranks.device.type == "cpu":
-        usable /= ranks.world
-    usable -= dataset if dataset <= RESIDENT_BYTES else 0
-    images = largest_that_fits(
-        largest, lambda size: training_memory(settings, size, ranks.world), usable
-    )
-    images = -ranks.largest(-images)
-    if ranks.leads and (kept or images < part):
-        reason = ""
-        if images < largest:
-            reason = f"; {largest} need more memory"
-        elif images < part:
-            reason = ", as before it was stopped; training.micro_batch=N sets another"
-        print(f"training.micro_batch: {images} of {part} images at once{reason}", flush=True)
+    images = most
+    while ranks.largest(int(not _fits(network, loss_of, batch, images))):
+        if images == 1:
+            raise RunError("out of memory with one image at once; use a larger GPU or network")
+        smaller = next(size for size in range(images // 2, 0, -1) if most % size == 0)
+        if ranks.leads:
+            print(f"out of memory with {images} images at once; trying {smaller}", flush=True)
+        images = smaller
     return images
+
+
+def _fits(network: nn.Module, loss_of: Objective, batch: Batch, images: int) -> bool:
+    """Check if the gradient of so many images can be computed next to what later steps hold."""
+    try:
+        parameters = list(network.parameters())
+        held = [torch.empty_like(each) for each in parameters for _ in range(LATER)]
+        accumulate_gradient(network, loss_of, next(batch.split(images)), images)
+        del held
+        return True
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        network.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()

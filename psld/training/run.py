@@ -28,7 +28,6 @@ from psld.training.manifest import (
     write_history,
     write_manifest,
 )
-from psld.training.micro_batch import largest_micro_batch
 from psld.training.mixture import deviation
 from psld.training.model import build, build_process, describe, objective, on_states, save_weights
 from psld.training.ranks import join_ranks, rank_of_environment
@@ -103,9 +102,6 @@ def run_training(
             on_start(run, state.step)
         if training.micro_batch != "auto":
             state.micro_batch = training.micro_batch
-        elif state.step < training.steps:
-            earlier = state.micro_batch
-            state.micro_batch = largest_micro_batch(settings, ranks, earlier, images.nbytes)
         part = training.batch_size // ranks.world
         size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
         stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
@@ -141,6 +137,7 @@ def run_training(
                 device=device_name(ranks.device),
                 ranks=ranks.world,
                 run=str(run),
+                micro_batch=state.micro_batch,
                 weights_sha256=weights_sha256,
                 **finish(network),
             )

@@ -30,9 +30,9 @@ class LoopSettings(Settings):
     batch_size: int = Field(ge=1)
     """Images per step over all ranks."""
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] | None = None
-    """Images per forward pass on one rank; gradients are summed. `auto`: the largest part of the
-    batch that fits into the memory that is free at the start. Null: the rank's whole part. The
-    weights depend on it by rounding, and by dropout, which draws its masks for each pass."""
+    """Images per forward pass on one rank; gradients are summed. `auto`: half as many, and so on,
+    if a GPU runs out of memory before the first step. Null: the rank's whole part. The weights
+    depend on it by rounding, and by dropout, which draws its masks for each pass."""
     learning_rate: float = Field(2e-4, gt=0)
     """Adam's learning rate after the warm-up."""
     warmup_steps: int = Field(5000, ge=0)

@@ -27,13 +27,6 @@ PEAK_TFLOPS = {
 }
 """Dense TFLOP/s of GPUs in bf16 and in TF32, by a part of the name; from NVIDIA's data sheets."""
 
-CONTROL_GROUPS = {
-    "": ("sys/fs/cgroup", "max", "current", "inactive_file"),
-    "memory": ("sys/fs/cgroup/memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
-}
-"""Where Linux has the limits of memory, in versions 2 and 1, by the word in /proc/self/cgroup: the
-folder, the files of the limit and of what is used, and what of it are files kept for speed."""
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's mallopt."""
 
@@ -132,31 +125,6 @@ def cores() -> int:
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """Return the tensor in pinned memory, so that a copy to a GPU does not block this process."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
-
-
-def available_memory(device: torch.device, root: Path = Path("/")) -> int:
-    """Return the bytes that this process can have on a GPU in all, or that a computer has free.
-
-    Of a computer's, a job or container gets at most what its control group, and those above it,
-    have left. Files that the kernel keeps for speed, and can drop, count as free.
-    """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    facts = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
-    free = [1024 * int(facts["MemAvailable"].removesuffix("kB"))]
-    groups = root / "proc/self/cgroup"
-    for line in groups.read_text().splitlines() if groups.exists() else ():
-        _, controller, path = line.split(":", 2)
-        if controller not in CONTROL_GROUPS:
-            continue
-        top, limit, used, dropped = CONTROL_GROUPS[controller]
-        group = root / top / path.strip("/")
-        for each in (group, *group.parents):
-            with suppress(OSError, ValueError):  # no such file, or "max"
-                left, taken = (int((each / f"memory.{f}").read_text()) for f in (limit, used))
-                stat = (each / "memory.stat").read_text().splitlines()
-                free.append(left - taken + int(dict(map(str.split, stat)).get(dropped, 0)))
-    return max(0, min(free))
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

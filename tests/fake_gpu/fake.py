@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from psld.networks import layers
-from psld.utils.memory import PeakMemory
+from tests.fake_gpu.memory import PeakMemory
 
 CUDA = torch.device("cuda:0")
 LARGE = 4096

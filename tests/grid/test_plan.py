@@ -20,7 +20,7 @@ from psld.grid.plan import (
     work_by_network,
 )
 from psld.grid.rows import paper_values
-from psld.report.counted import bytes_to_train, gigaflops, memory
+from psld.report.counted import gigaflops
 from psld.training.model import build_network
 from tests.commands import call, succeeded
 from tests.grid.mine import file_with
@@ -80,7 +80,7 @@ def plan(folder, *overrides: str) -> str:
 
 def hours(output: str) -> list[str]:
     """The last two columns of the demo's network in the table of work."""
-    [line, _memory] = re.findall(r"^\| demo .*$", output, re.MULTILINE)
+    [line] = re.findall(r"^\| demo .*$", output, re.MULTILINE)
     return [column.strip() for column in line.strip("|").split("|")[-2:]]
 
 
@@ -95,41 +95,9 @@ def test_hours_follow_the_formula(folder, demo):
     assert re.search(r"^Sum: [0-9.,]+ GPU hours\.$", output, re.MULTILINE)
 
 
-def test_what_does_not_fit_a_gpu_is_listed(paper, monkeypatch):
-    """With micro_batch=auto a training takes what fits, sampling halves its batch, and that of an
-    evaluation is fixed."""
-    counts = {"cifar10-sota": (1, 0.1), "celeba64-sota": (0.2, 0.5), "celeba64-ablation": (40, 0.2)}
-    named = {
-        work.trained[0].name: counts.get(network, (0.1, 0.1))
-        for network, work in work_by_network(paper).items()
-    }
-    for index, name in enumerate(("bytes_to_train", "bytes_to_sample")):
-        monkeypatch.setattr(
-            f"psld.report.counted.{name}",
-            lambda trained, images, i=index: int(images * named[trained.name][i] * 2**30),
-        )
-    evaluations = {"fid": 35.9, "fd-dinov2": 36.1, "fid-train": 0.5}
-    monkeypatch.setattr(
-        "psld.report.counted.bytes_to_evaluate",
-        lambda features: int(evaluations[features.reference.metric.name] * 2**30),
-    )
-    said = memory(paper, gpu_memory=40)
-    assert re.search(
-        r"^\| cifar10-sota +\| +128 of 128 +\| +128\.0 +\| +250 +\| +25\.0 +\|$", said, re.MULTILINE
-    )
-    assert "With 40 GiB, fewer images at once: training of cifar10-sota (32 of 128), " in said
-    halved = "sampling of celeba64-ablation (125 of 250), sampling of celeba64-sota (62 of 250)"
-    assert halved in said
-    assert re.search(r"^\| cifar10/fid +\| +64 +\| +35\.9 +\|$", said, re.MULTILINE)
-    assert said.endswith(
-        "Does not fit 40 GiB: training of celeba64-ablation (40.0), evaluation of "
-        "cifar10/fd-dinov2 (36.1), evaluation of celeba64/fd-dinov2 (36.1)."
-    )
-
-
 @pytest.mark.parametrize(
     ("edited", "counts"),
-    [("report/page.py", 1), ("networks/ncsnpp.py", 2), ("metrics/published.py", 2)],
+    [("report/page.py", 1), ("networks/ncsnpp.py", 2)],
 )
 def test_a_count_is_kept_until_the_code_of_its_network_changes(
     tmp_path, monkeypatch, edited, counts
@@ -142,13 +110,13 @@ def test_a_count_is_kept_until_the_code_of_its_network_changes(
     monkeypatch.setattr(cache, "__file__", str(package / "grid" / "cache.py"))
     monkeypatch.chdir(tmp_path)
     counted = []
-    monkeypatch.setattr("psld.report.counted.training_memory", count := Mock(return_value=7))
-    count.__name__ = "training_memory"
+    monkeypatch.setattr("psld.report.counted._flops", count := Mock(return_value=7e9))
+    count.__name__ = "_flops"
     trained = SimpleNamespace(settings=SimpleNamespace(model=lambda: 0))
     for text in ("", "", "EDITED = True\n"):
         (package / edited).write_text((package / edited).read_text() + text)
         cache.code_digest.cache_clear()
-        counted.append(bytes_to_train(trained, 64))
+        counted.append(gigaflops(trained))
     cache.code_digest.cache_clear()
     assert (counted, count.call_count) == ([7, 7, 7], counts)
 

@@ -1,4 +1,4 @@
-"""The results of a grid as runs of wandb, and their upload: each once, and again if it changed."""
+"""The results of a grid as runs of wandb, and their upload."""
 
 import json
 from pathlib import Path
@@ -100,16 +100,13 @@ def test_a_table_is_there_as_it_is_printed_and_with_every_entry(runs):
     assert run.values["not run"] == 3
 
 
-def test_results_are_uploaded_once_and_again_if_they_changed(folder, grid, runs):
+def test_results_are_uploaded_and_replace_those_of_an_earlier_sync(folder, grid, runs):
     with wandb_server() as server:
 
         def sync() -> list[str]:
             finished = succeeded(call(folder, "wandb", "sync", "grid_name=mine"))
             *lines, last = finished.stdout.splitlines()
-            count = (
-                f"{len(lines)} runs uploaded" if lines else "wandb has all of runs and of grid mine"
-            )
-            assert last.startswith(count)
+            assert last == f"{len(lines)} runs of runs and of grid mine uploaded"
             return lines
 
         assert len(sync()) == len(runs) == len(server.runs)
@@ -129,9 +126,8 @@ def test_results_are_uploaded_once_and_again_if_they_changed(folder, grid, runs)
         figures = server.runs[runs["figure", "figures"].options["id"]]
         assert figures.logged_file("samples/cld") == (folder / FIGURE).read_bytes()
 
-        assert sync() == []
         write_result(folder, grid, "cld/em-10", value=0.5, floor=0.3)
-        assert sync() == ["evaluate cld/em-10: uploaded", "tabulate mine: uploaded"]
+        assert "evaluate cld/em-10: uploaded" in sync()
         assert len(server.runs) == len(runs)
         changed = server.runs[runs["evaluate", "cld/em-10"].options["id"]]
         assert changed.summary["fd-classifier"] == 0.5

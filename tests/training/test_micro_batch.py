@@ -1,120 +1,94 @@
-"""`training.micro_batch=auto`: as many images at once as the memory takes."""
+"""`training.micro_batch=auto`: half as many images at once, until memory is enough."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-import psld.training.micro_batch as fitting
-import psld.training.run as training_run
-from psld.training.memory import training_memory
-from tests.commands import TINY, call, succeeded
+from psld.diffusion import loss
+from psld.training.micro_batch import largest_micro_batch
+from psld.utils.errors import RunError
+from tests.commands import TINY, call, refused, succeeded
 from tests.training.small import ONE_RANK
-from tests.training.test_memory import TRAININGS
 
-SETTINGS = TRAININGS["epsilon"]
-
-
-def with_free(monkeypatch, free: float) -> None:
-    """Let every device have so many bytes free for tensors."""
-    monkeypatch.setattr(fitting, "available_memory", lambda device: (free + 0.5) / fitting.USABLE)
+EVERY = (*TINY, "training.steps=4", "training.checkpoint_every=2", "network.dropout=0.1")
 
 
-KEPT = ", as before it was stopped; training.micro_batch=N sets another"
+def with_room_for(monkeypatch, room: int) -> list[int]:
+    """Let the losses of more images at once run out of memory; return those that were tried."""
+    tried, mean = [], loss.EpsilonLoss.__call__
+
+    def limited(self, network, batch):
+        tried.append(len(batch.x0))
+        if len(batch.x0) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return mean(self, network, batch)
+
+    monkeypatch.setattr(loss.EpsilonLoss, "__call__", limited)
+    return tried
 
 
-@pytest.mark.parametrize(
-    ("room", "kept", "ranks", "images", "line"),
-    [
-        (64, None, 1, 64, ""),
-        (63, None, 1, 32, "32 of 64 images at once; 64 need more memory"),
-        (0, None, 1, 1, "1 of 64 images at once; 64 need more memory"),
-        (64, 16, 1, 16, f"16 of 64 images at once{KEPT}"),
-        (8, 16, 1, 8, "8 of 64 images at once; 16 need more memory"),
-        (32, None, 4, 8, "8 of 16 images at once; 16 need more memory"),
-        (64, 32, 4, 16, "16 of 16 images at once"),
-        (64, None, 2, 4, "4 of 32 images at once; 32 need more memory"),
-    ],
-)
-def test_the_largest_part_that_fits(monkeypatch, capsys, room, kept, ranks, images, line):
-    """Ranks on CPUs share the memory of a computer; all have as many as that with the least."""
-    with_free(monkeypatch, room)
-    monkeypatch.setattr(fitting, "training_memory", lambda settings, images, ranks: images)
-    least = 4 if ranks == 2 else 64
-    monkeypatch.setattr(fitting.Ranks, "largest", lambda self, number: max(number, -least))
-    place = replace(ONE_RANK, world=ranks)
-    assert fitting.largest_micro_batch(SETTINGS, place, kept, dataset=0) == images
-    assert capsys.readouterr().out == (line and f"training.micro_batch: {line}\n")
+@pytest.fixture
+def trained(digits, tmp_path):
+    """Returns a function that trains with more settings and returns the weights."""
 
-
-def test_what_is_counted(monkeypatch):
-    """A step, and the training images if they are on the device."""
-    with_free(monkeypatch, training_memory(SETTINGS, 64))
-    for dataset, images in ((0, 64), (1 << 10, 32), (8 << 30, 64)):
-        assert fitting.largest_micro_batch(SETTINGS, ONE_RANK, None, dataset) == images
-
-
-def test_the_memory_of_a_gpu_counts_what_the_process_has(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7 << 30, 80 << 30))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2 << 30)
-    assert fitting.available_memory(torch.device("cuda:0")) == 9 << 30
-    assert fitting.available_memory(torch.device("cpu")) > 1 << 20
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "files", "free"),
-    [
-        ("0::/job/step", {"job/memory.max": 5000, "job/memory.current": 2000}, 3300),
-        ("0::/", {"memory.max": 5000, "memory.current": 6000}, 0),
-        ("0::/", {"memory.max": "max", "memory.current": 6000}, 8 << 10),
-        (None, {}, 8 << 10),
-        (
-            "4:memory:/slurm/job_7\n0::/",
-            {
-                "memory/slurm/job_7/memory.limit_in_bytes": 4000,
-                "memory/slurm/job_7/memory.usage_in_bytes": 1000,
-            },
-            3200,
-        ),
-    ],
-    ids=["Slurm", "nothing left", "no limit", "no control groups", "version 1"],
-)
-def test_a_job_or_container_may_have_less_than_the_computer(tmp_path, cgroup, files, free):
-    below = {f"sys/fs/cgroup/{name}": value for name, value in files.items()}
-    kept_for_speed = "anon 900\ninactive_file 300\ntotal_inactive_file 200"
-    below |= {f"{Path(name).parent}/memory.stat": kept_for_speed for name in below}
-    below["proc/meminfo"] = "MemTotal: 16 kB\nMemAvailable: 8 kB"
-    if cgroup:
-        below["proc/self/cgroup"] = cgroup
-    for name, value in below.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(str(value))
-    assert fitting.available_memory(torch.device("cpu"), tmp_path) == free
-
-
-def test_a_resumed_training_keeps_it(digits, tmp_path, monkeypatch):
-    """On a larger device, too: with dropout, other passes would train other weights."""
-    kept_before = []
-
-    def choose(settings, ranks, kept, dataset):
-        kept_before.append(kept)
-        return kept or 4
-
-    monkeypatch.setattr(training_run, "largest_micro_batch", choose)
-    every = ("training.steps=4", "training.checkpoint_every=2", "network.dropout=0.1")
-    settings = (*TINY, f"data={digits}", *every)
-
-    def trained(*more: str) -> bytes:
-        succeeded(call(tmp_path, "train", *settings, "output=model", *more))
+    def train(*more: str) -> bytes:
+        succeeded(call(tmp_path, "train", *EVERY, f"data={digits}", "output=model", *more))
         return (tmp_path / "model/weights.safetensors").read_bytes()
 
-    before = trained("training.micro_batch=auto")
-    for path in tmp_path.glob("runs/*/checkpoints/*4.safetensors"):
-        path.unlink()
-    assert trained("training.micro_batch=auto") == before
-    assert kept_before == [None, 4]
-    assert trained("training.micro_batch=4", "runs=numbered") == before
+    return train
+
+
+def test_memory_that_runs_out_halves_what_is_computed_at_once(trained, tmp_path, monkeypatch):
+    """All steps are as with that number, and a training that goes on keeps it."""
+    given, whole = trained("training.micro_batch=4", "runs=a"), trained("runs=b")
+    assert trained("training.micro_batch=auto", "runs=c") == whole != given
+    tried = with_room_for(monkeypatch, 7)
+    assert trained("training.micro_batch=auto", "runs=d") == given
+    assert tried[:4] == [16, 8, 4, 4]
+    assert json.loads((tmp_path / "model/manifest.json").read_text())["micro_batch"] == 4
     monkeypatch.undo()
-    whole = trained("training.micro_batch=null", "runs=whole")
-    assert trained("training.micro_batch=auto", "runs=another") == whole != before
+    for path in tmp_path.glob("d/*/checkpoints/*4.safetensors"):
+        path.unlink()
+    for path in tmp_path.glob("d/*/model/*"):
+        path.unlink()
+    assert trained("training.micro_batch=auto", "runs=d") == given, "also with more memory"
+
+
+def test_it_is_said_and_one_image_that_does_not_fit_is_refused(digits, tmp_path, monkeypatch):
+    words = ("train", *EVERY, f"data={digits}", "output=model", "training.micro_batch=auto")
+    with_room_for(monkeypatch, 2)
+    said = succeeded(call(tmp_path, *words)).stdout
+    for images, smaller in ((16, 8), (8, 4), (4, 2)):
+        assert f"out of memory with {images} images at once; trying {smaller}\n" in said
+    monkeypatch.undo()
+    with_room_for(monkeypatch, 0)
+    refused(call(tmp_path, *words, "training.seed=1"), 1, "out of memory with one image at once")
+    assert not Path(tmp_path / "runs").joinpath("model").exists()
+
+
+def test_all_ranks_take_what_fits_into_the_memory_of_each(monkeypatch):
+    """A rank that has enough tries again with the others."""
+    others = iter([1, 0])
+    monkeypatch.setattr(
+        type(ONE_RANK), "largest", lambda self, number: max(int(number), next(others))
+    )
+    network = torch.nn.Linear(2, 2)
+    images = torch.zeros(12, 2)
+    batch = loss.Batch(images, images[:, 0].double(), images, None)
+    found = largest_micro_batch(
+        network, lambda net, part: net(part.x0).mean(), batch, 12, replace(ONE_RANK, world=2)
+    )
+    assert found == 6
+    assert network.weight.grad is None
+    others = iter([0] * 9)
+
+    def full(net, part):
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(RunError, match="one image"):
+        largest_micro_batch(network, full, batch, 12, ONE_RANK)
+    with pytest.raises(ZeroDivisionError):
+        largest_micro_batch(network, lambda *_: 1 / 0, batch, 12, ONE_RANK)
