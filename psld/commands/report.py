@@ -211,7 +211,7 @@ def verify(settings: VerifySettings) -> None:
     print(f"{path}: {total} numbers in all, {len(verified.wrong)} differences")
     for line in verified.notes:
         print(one_line(f"{path}: {line}"))
-    print(f"{path}: only read: SHA-256 of weights, numbers of Gaussians, seconds, device, versions")
+    print(f"{path}: only read: SHA-256 of weights and starts, Gaussians, seconds, devices, versions")
     print(f"{path}: not proven: that the features are of samples of the models that are named")
     if path.is_file():
         print(f"{path}: SHA-256 {sha256_of_file(path)}")

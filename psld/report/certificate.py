@@ -166,7 +166,7 @@ def verify(
 def _verify(root: Path, references: list[LoadedReference], measure: bool = True) -> Verified:
     """Verify the files in the working directory, and write their computed results below `root`."""
     grid = grid_from_json(Path(GRID).read_text("utf-8"))
-    wrong, tables, loaded, taken, rows, networks = [], {}, {}, {}, {}, {}
+    wrong, tables, loaded, taken, rows, networks, starts = [], {}, {}, {}, {}, {}, {}
     files, named = files_in(Path()), {GRID, INDEX}
     named |= {f"{grid.table(name)}.csv" for name in grid.file.tables}
     for cell in grid.measured_cells:
@@ -184,12 +184,17 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
             pair = (each.model_dump(mode="json")["results"] for each in (computed, stated))
             wrong += (f"{cell.result}: {each}" for each in differences(*pair))
             networks |= {network.manifest: network for network in cell.networks}
+            file = cell.start.file if cell.start else None
+            starts.setdefault(file, set()).update(each.start_sha256 for each in stated.results)
             if not _has_its_classes(cell, gathered.labels):
                 wrong.append(f"{cell.kept}: labels: not the sampler's classes")
             for (name, _), features in sorted(gathered.samples.items()):
                 rows[f"{cell.name} ({name})"] = rows_of(features.values)  # of the most samples
     for path, network in networks.items():
         wrong += (f"{path}: {each}" for each in manifest_differences(network))
+    for file, found in starts.items():
+        if len(found) > 1 or (file is None) != (None in found):
+            wrong.append(f"{file or 'prior'}: cells of this start have {len(found)} different ones")
     for name, table in grid.file.tables.items():
         path, entries = f"{grid.table(name)}.csv", read_table(grid, name, root)
         texts = as_csv(table, entries), Path(path).read_text("utf-8")
@@ -204,6 +209,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
             if not entry.row.literature:
                 tables[name]["different" if found else _basis(entry, fixed, taken)] += 1
     notes, missing, real = [], [], {}
+    notes += (f"{file}: SHA-256 {max(map(str, found))}" for file, found in starts.items() if file)
     counts = sum(tables.values(), start=Counter())
     for basis, what in ((UNKNOWN, "numbers"), (MOMENTS, "intervals")):
         if count := sum(n for each, n in counts.items() if each.startswith(basis)):
