@@ -57,6 +57,19 @@ def test_notes_that_tables_share_stand_once(content):
     assert "Marks: " not in content
 
 
+def test_what_is_farther_than_noise_is_named_in_words(folder, grid):
+    """On the page and in the tables. The scale of noise is 98.76; the number of evaluations is no
+    distance."""
+    words = "Farther from the images than pure noise: not trained enough"
+    assert words not in page_in(folder)
+    write_result(folder, grid, "cld/em-10", value=98.8)
+    write_result(folder, grid, "low/em-20", value=120.0)
+    write_result(folder, grid, "cld/rk45-1e-2", value=5.5, nfe=300)
+    note = f"{words}, or sampled in too few steps: CLD, 10; low, 20."
+    assert note in page_in(folder)
+    assert note in succeeded(call(folder, "tabulate", "grid_name=mine")).stdout
+
+
 def test_the_best_of_each_column_is_named_with_those_that_cannot_be_told_from_it(folder, grid):
     for cell, value, error in ("cld/em-10", 8.5, 3), ("low/em-10", 7.5, 0.5), ("high/em-10", 99, 1):
         write_result(folder, grid, cell, value=value, error=error)
