@@ -3,6 +3,7 @@
 A preview shows a model's samples, or a guide's accuracy by noise level, always with the same noise.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -29,7 +30,15 @@ from psld.training.manifest import (
     write_manifest,
 )
 from psld.training.micro_batch import largest_micro_batch
-from psld.training.model import build, build_process, describe, objective, on_states, save_weights
+from psld.training.model import (
+    build,
+    build_process,
+    describe,
+    objective,
+    on_states,
+    save_weights,
+    seconds_per_image,
+)
 from psld.training.ranks import join_ranks, rank_of_environment
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings
 from psld.training.start import deviation
@@ -38,6 +47,7 @@ from psld.utils.device import choose_device, device_name, device_of
 from psld.utils.errors import UserError
 from psld.utils.files import write_json
 from psld.utils.locks import sole_holder
+from psld.utils.progress import about
 from psld.utils.randomness import Stream, generator, stream_seed
 
 WORK_OF_A_THREAD = 1e10
@@ -46,6 +56,8 @@ network (2.4e9) took 5 steps a second with one thread, and one in 5 to 9 seconds
 
 PREVIEW_SAMPLES = 64
 PREVIEW_SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
+
+DAY = 86_400  # seconds
 
 BINS = 10
 """Noise levels: ranges of the forward time of equal length, from 0 to 1."""
@@ -111,12 +123,13 @@ def run_training(
         size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
         stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
         if state.step < training.steps:
+            time = _time_on_cpu(settings, state, part) if ranks.device.type == "cpu" else ""
             stop = stack.enter_context(StopRequest())
             batches = Batches(images, flip, loss_of.noising, training, ranks, labels)
             log = Log(run, preview)
             if ranks.leads:
                 what = f"{settings.output} for {training.steps} steps"
-                print(f"training {what} on {device_name(ranks.device)}, in {run}", flush=True)
+                print(f"training {what} on {device_name(ranks.device)}, in {run}{time}", flush=True)
                 if state.step:
                     print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
                 write_json(run / "settings.json", settings.model().model_dump(mode="json"))
@@ -151,6 +164,22 @@ def run_training(
             publish(run, Path(settings.output))
             print(f"wrote {settings.output}; its run directory is {run}")
         return state.history[-1]["loss"]
+
+
+def _time_on_cpu(settings: RunSettings, state: TrainingState, images: int) -> str:
+    """Return, as a clause, the time for the rest of a training of so many images a step.
+
+    Raises UserError above a day, unless the CPU is asked for.
+    """
+    steps = settings.training.steps - state.step
+    seconds = steps * images * seconds_per_image(state.network)
+    if seconds > DAY and settings.device == "auto":
+        most = math.floor(DAY * steps / seconds)
+        raise UserError(
+            f"{settings.output}: {steps:,} steps take {about(seconds)} on this CPU; use a GPU, or "
+            f"give training.steps={most} for a day of it, or device=cpu for all of it"
+        )
+    return f"; {about(seconds)}"
 
 
 def _check_again(store: ImageStore, run: Path) -> None:
