@@ -53,7 +53,7 @@ class PlanSettings(GridSettings):
 
 @entry_point("plan", PlanSettings, has_config=False)
 def plan(settings: PlanSettings) -> None:
-    """Plan a grid: its models, cells, jobs, GPU hours and GPU memory.
+    """Plan a grid: its models, cells, jobs, time on a CPU core, GPU hours and GPU memory.
 
         psld plan grid_name=paper
         psld plan grid_name=paper sustained_tflops=100   # for networks that have not been run here
@@ -83,6 +83,7 @@ def plan(settings: PlanSettings) -> None:
                 print("counting the work and memory of each network, once", file=sys.stderr)
             print(description(grid, speeds, counted.gigaflops))
             print("\n" + counted.memory(grid, settings.gpu_memory))
+            print("\n" + counted.time_on_a_core(grid))
 
 
 class TabulateSettings(OutputSettings):

@@ -17,10 +17,11 @@ from psld.metrics.memory import evaluation_memory
 from psld.sampling.memory import sampling_memory
 from psld.training.memory import training_memory
 from psld.training.micro_batch import USABLE, largest_that_fits
-from psld.training.model import build, forward_flops
-from psld.training.settings import TrainedSettings
+from psld.training.model import build, build_process, forward_flops, seconds_per_image
+from psld.training.settings import TRAIN_FACTOR, TrainedSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of, write_text
+from psld.utils.progress import about
 
 KEPT = Path(".cache/counted")
 CODE = (
@@ -34,6 +35,25 @@ MEMORY = (
     "in fp32 for samples. Leave a tenth of a card to CUDA and its libraries, and for training, up "
     "to 4 GiB to the images of the dataset; for a reference, up to 12 KB to each image's features."
 )
+
+
+def time_on_a_core(grid: Grid) -> str:
+    """Return, as a sentence, the time of a grid's networks on one core of this machine.
+
+    Their speed is that of the smallest one, which is measured.
+    """
+    works = work_by_network(grid)
+    counted = {network: gigaflops(work.trained[0]) for network, work in works.items()}
+    least = min(grid.models.values(), key=gigaflops)
+    settings = least.settings.model()
+    torch.set_num_threads(1)
+    seconds = seconds_per_image(build(settings, build_process(settings)))
+    steps = sum(work.flops(counted[network]) for network, work in works.items()) / TRAIN_FACTOR
+    return (
+        f"On one core of this machine: {about(steps / gigaflops(least) * seconds)} for trainings "
+        f"and samples, by a training step of {least.name} that was measured now. The features of "
+        "metrics come on top (FID: 0.2 seconds an image)."
+    )
 
 
 def memory(grid: Grid, gpu_memory: float | None) -> str:
