@@ -14,6 +14,7 @@ from psld.grid.plan import readable, table, work_by_network
 from psld.grid.records import Features, Guide, Model
 from psld.metrics.classifier import ImageShape
 from psld.metrics.memory import evaluation_memory
+from psld.networks.forward import enough_threads
 from psld.sampling.memory import sampling_memory
 from psld.training.memory import training_memory
 from psld.training.micro_batch import USABLE, largest_that_fits
@@ -46,8 +47,9 @@ def time_on_a_core(grid: Grid) -> str:
     counted = {network: gigaflops(work.trained[0]) for network, work in works.items()}
     least = min(grid.models.values(), key=gigaflops)
     settings = least.settings.model()
-    torch.set_num_threads(1)
-    seconds = seconds_per_image(build(settings, build_process(settings)))
+    network = build(settings, build_process(settings))
+    with enough_threads(network, images=1, pixels=1):
+        seconds = seconds_per_image(network)
     steps = sum(work.flops(counted[network]) for network, work in works.items()) / TRAIN_FACTOR
     return (
         f"On one core of this machine: {about(steps / gigaflops(least) * seconds)} for trainings "

@@ -199,16 +199,16 @@ def forward_flops(network: nn.Module) -> int:
 
 
 def seconds_per_image(network: nn.Module) -> float:
-    """Measure the seconds that an image takes in a training step of a network on a CPU.
+    """Measure the seconds that an image takes in a training step of a network on an idle CPU.
 
-    Once forward and back, without images of a dataset, and with as many as take long enough.
+    It is the CPU's time, with torch's number of threads, of zeros, as many as take long enough.
     """
 
     def seconds(count: int) -> float:
         images, levels = torch.zeros(count, *network.in_shape), torch.ones(count)
-        started = time.monotonic()
+        started = time.process_time()
         network(images, levels).sum().backward()
-        return time.monotonic() - started
+        return (time.process_time() - started) / torch.get_num_threads()
 
     count = 1
     # The first of each number of images also prepares the kernels.
