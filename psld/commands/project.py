@@ -16,7 +16,6 @@ from psld.utils.errors import UserError
 from psld.utils.files import write_text
 from psld.utils.progress import about
 
-
 MINUTES = 6
 """The time for the training of the example grid, on one core."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from psld.config.settings import load_record, with_digest
-from psld.data.images import FileTree, to_channels
+from psld.data.images import REMOVE, FileTree, to_channels
 from psld.data.settings import DatasetSettings, FilterName, FolderSource, PrepareSettings
 from psld.data.source import Picture, open_source
 from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
@@ -137,16 +137,27 @@ def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: in
 def _blocks(
     pictures: list[Picture], settings: DatasetSettings, converted: Counter[str]
 ) -> Iterator[np.ndarray]:
-    """Yield the pixels of all pictures, some at a time, in order; count their `conversions`."""
+    """Yield the pixels of all pictures, some at a time, in order; count their `conversions`.
+
+    Raises UserError at the end, with all pictures that cannot be read.
+    """
     channels, side = settings.channels, settings.image_size
     size = max(1, BLOCK_BYTES // (channels * side**2))
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
     blocks = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+    broken: list[str] = []
 
     def decoded(block: list[Picture]) -> tuple[np.ndarray, list[str]]:
-        images = [picture.read() for picture in block]
-        pixels = np.stack([to_pixels(image, channels, side, settings.filter) for image in images])
-        return pixels, [what for image in images for what in conversions(image, channels, side)]
+        pixels, found = np.empty((len(block), channels, side, side), np.uint8), []
+        for i, picture in enumerate(block):
+            try:
+                image = picture.read()
+            except UserError as error:
+                broken.append(str(error).removesuffix(REMOVE))
+                continue
+            pixels[i] = to_pixels(image, channels, side, settings.filter)
+            found += conversions(image, channels, side)
+        return pixels, found
 
     with (
         ThreadPoolExecutor(threads) as pool,
@@ -157,6 +168,8 @@ def _blocks(
                 converted.update(found)
                 yield pixels
                 progress.update(len(pixels))
+    if broken:
+        raise UserError("; ".join(sorted(broken)) + REMOVE)
 
 
 def to_pixels(
