@@ -97,7 +97,7 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     """Compare a dataset with its digest file, which is repaired, and its pictures; yield lines.
 
     Pictures are compared by names and sizes. Nothing is prepared again, because everything after it
-    would be made again. `name` is GRID/DATASET, for the advice.
+    would be made again. `name` is that of the dataset in the advice.
     """
     output = Path(settings.output)
     file, record = output.with_suffix(".digest"), _earlier(output)
@@ -119,9 +119,8 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
         if now != record.listing:
             before, count = f"{record.listing['pictures']:,}", f"{now['pictures']:,}"
             yield (
-                f"{output}: {source.root} had {before} pictures and has {count}, with other names "
-                f"or sizes; the old ones are used, until psld prepare dataset={name} replace=true "
-                "takes the new ones"
+                f"{output}: made of {before} pictures; {source.root} has {count} now, with other "
+                f"names or sizes. To take them: psld prepare dataset={name} replace=true"
             )
 
 

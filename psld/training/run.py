@@ -25,6 +25,7 @@ from psld.training.loop import Log, StopRequest, train
 from psld.training.manifest import (
     WandbRun,
     export_folder,
+    note_replaced,
     publish,
     write_history,
     write_manifest,
@@ -114,6 +115,7 @@ def run_training(
         checkpoints.restore(state, newest)
         if ranks.leads:
             on_start(run, state.step)
+            note_replaced(run, Path(settings.output))
         if training.micro_batch != "auto":
             state.micro_batch = training.micro_batch
         elif state.step < training.steps:
@@ -161,8 +163,8 @@ def run_training(
             for place in (run, folder):  # A kill may have come after the last checkpoint.
                 write_history(place, state.history)
             write_manifest(folder, manifest)
-            publish(run, Path(settings.output))
-            print(f"wrote {settings.output}; its run directory is {run}")
+            done = "wrote" if publish(run, Path(settings.output)) else "nothing new for"
+            print(f"{done} {settings.output}; its run directory is {run}")
         return state.history[-1]["loss"]
 
 

@@ -111,7 +111,8 @@ def test_a_run_hears_of_other_names_and_sizes_of_pictures(pictures, tmp_path):
     assert list(notes_on_prepared(*record)) == []
     one.write_bytes(one.read_bytes() + b"0")
     [line] = notes_on_prepared(*record)
-    assert "had 40 pictures and has 40, with other names or sizes" in line
+    assert "made of 40 pictures; " in line
+    assert "has 40 now, with other names or sizes" in line
     one.unlink()
     [line] = notes_on_prepared(*record)
     assert "has 39" in line

@@ -15,9 +15,11 @@ def note_datasets(grid):
     # Here, because jobs need none of what this imports.
     from psld.data.preparation import notes_on_prepared
 
+    words = [word for model in grid.file.trainings for word in grid.file.overrides(model)]
+    changed = f"{grid.name}/" if any(word.startswith("dataset.") for word in words) else ""
     for name in grid.datasets.keys() - NOTED:
         NOTED.add(name)
-        for line in notes_on_prepared(f"{grid.name}/{name}", grid.datasets[name].settings):
+        for line in notes_on_prepared(f"{changed}{name}", grid.datasets[name].settings):
             print(line, file=sys.stderr)
 
 
