@@ -11,7 +11,6 @@ from psld.config.settings import Settings
 from psld.data.preparation import prepare_dataset
 from psld.data.settings import PrepareSettings
 from psld.grid.cache import load_grid
-from psld.training.settings import TrainedSettings
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
 from psld.utils.progress import about
@@ -37,31 +36,23 @@ def init(settings: InitSettings) -> None:
     The folder must be new or empty. The rules and all other configs stay in the package. The grid
     trains for as many steps as this machine takes in a few minutes, which is measured now.
     """
+    from psld.training.model import seconds_per_image  # imports torch
+
     folder = settings.folder.resolve()  # new/x/../.. is this one, also without new
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not an empty folder; give a new one")
     shutil.copytree(SHIPPED / "workflow/project", folder, dirs_exist_ok=True)
     shutil.copytree(SHIPPED / "profiles", folder / "profiles")
     with chdir(folder):
-        network = load_grid("mine").models["denoiser"].settings.model()
-        steps, seconds = _steps_in(60 * MINUTES, network)
+        trained = load_grid("mine").models["denoiser"].settings
+        step = trained.training.batch_size * seconds_per_image(trained)
+        steps = min(max(100 * int(60 * MINUTES / step / 100), FEWEST), MOST)
         grid = Path("configs/grid/mine.yaml")
-        changed = f"training.steps={network.training.steps}", f"training.steps={steps}"
+        changed = f"training.steps={trained.training.steps}", f"training.steps={steps}"
         write_text(grid, grid.read_text("utf-8").replace(*changed))
-    print(f"{steps:,} training steps: {about(seconds)} of one core here, at 16×16 ({grid})")
+    time = about(steps * step)
+    print(f"{steps:,} training steps take {time} of one core here, at 16×16 ({grid})")
     print(f"{settings.folder}/README.md says how to go on")
-
-
-def _steps_in(seconds: float, settings: TrainedSettings) -> tuple[int, float]:
-    """Return hundreds of training steps that fit into some seconds of a core, and their time."""
-    from psld.networks.forward import enough_threads  # imports torch
-    from psld.training.model import build, build_process, seconds_per_image
-
-    network = build(settings, build_process(settings))
-    with enough_threads(network, images=1, pixels=1):
-        step = settings.training.batch_size * seconds_per_image(network)
-    steps = min(max(100 * int(seconds / step / 100), FEWEST), MOST)
-    return steps, steps * step
 
 
 @entry_point("prepare", PrepareSettings, record="dataset", run={"output", "replace"})

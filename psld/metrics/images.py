@@ -1,6 +1,6 @@
 """Images of others, measured: `psld.evaluate`, `psld.distance`, and `psld evaluate images=`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,15 +11,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from psld.config.settings import parse
-from psld.data.images import (
-    Frame,
-    check_images,
-    located,
-    read_images,
-    read_npz,
-    shards_in,
-    size_text,
-)
+from psld.data.images import check_images, located, read_images, read_npz, shards_in, size_text
 from psld.data.source import resized_square
 from psld.metrics import evaluation
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
@@ -85,7 +77,7 @@ def load_images(path: str | Path, progress: bool = False, image_size: int | None
     `image_size`, pictures of any size become squares of it. Raises UserError if there are none, a
     file is damaged, or the images differ in size.
     """
-    return torch.from_numpy(read_images(path, not progress, _frame(image_size)))
+    return torch.from_numpy(_read(path, not progress, image_size)[1])
 
 
 def evaluate(
@@ -189,8 +181,7 @@ def evaluate_images(
     if dataset and not is_dataset(dataset):
         missing = f"dataset={dataset}: no data/{dataset}.h5"
         raise UserError(f"{missing}; run psld prepare dataset={dataset}")
-    read = partial(_read, silent=silent, frame=_frame(image_size))
-    path, whole, shards = read(images)
+    path, whole, shards = _read(images, silent, image_size)
     where = path or "images"
     if len(whole) < (least := samples or 3):
         raise UserError(f"{where}: {len(whole)} images; at least {least} are needed")
@@ -213,7 +204,7 @@ def evaluate_images(
                 metric = metric.model_copy(update={"extractor": trained})
         measurements.append(Measurement(metric=metric, samples=len(whole)))
         if (name := metric.features) not in bases:
-            bases[name] = _basis(metric, reference, dataset, folder, device, read, silent)
+            bases[name] = _basis(metric, reference, dataset, folder, image_size, device, silent)
             if (expected := bases[name].shape) not in (None, shape):
                 sizes = size_text(shape), size_text(expected)
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
@@ -247,8 +238,8 @@ def _basis(
     reference: Images | None,
     dataset: str | None,
     extractor: str | Path | None,
+    image_size: int | None,
     device: torch.device,
-    read: Callable[[Images], tuple[str | None, np.ndarray, list[Shard]]],
     silent: bool,
 ) -> Basis:
     """Load the extractor and the reference, of a dataset the features that are kept, if any are."""
@@ -268,7 +259,7 @@ def _basis(
         mean, covariance = (torch.from_numpy(each) for each in moments.values())
         statistics = FeatureStatistics.of_moments(mean, covariance)
         return Basis(Reference(statistics, None, None), lambda _: facts, network)
-    images = read(reference)[1]
+    images = _read(reference, silent, image_size)[1]
     features = gather(network, real_batches(images, metric), "reference", len(images), silent)
     features = replace(features, numbers=_numbers(path or "reference", images))
     facts |= {"reference_samples": len(images), "reference_sha256": _digest(images)}
@@ -301,12 +292,8 @@ def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
     raise UserError(f"{path}: {wrong}")
 
 
-def _frame(image_size: int | None) -> Frame | None:
-    return partial(resized_square, side=image_size) if image_size else None
-
-
 def _read(
-    images: Images, silent: bool, frame: Frame | None
+    images: Images, silent: bool, image_size: int | None
 ) -> tuple[str | None, np.ndarray, list[Shard]]:
     """Return the path, None for an array; the images; and the shards that hold them, if any do."""
     if isinstance(images, np.ndarray):
@@ -315,6 +302,7 @@ def _read(
     shards = [Shard.of(*each) for each in shards_in(located(images)).items()]
     if shards:
         return str(images), np.concatenate([shard.images for shard in shards]), shards
+    frame = partial(resized_square, side=image_size) if image_size else None
     return str(images), read_images(images, silent, frame), []
 
 

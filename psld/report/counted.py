@@ -14,11 +14,10 @@ from psld.grid.plan import readable, table, work_by_network
 from psld.grid.records import Features, Guide, Model
 from psld.metrics.classifier import ImageShape
 from psld.metrics.memory import evaluation_memory
-from psld.networks.forward import enough_threads
 from psld.sampling.memory import sampling_memory
 from psld.training.memory import training_memory
 from psld.training.micro_batch import USABLE, largest_that_fits
-from psld.training.model import build, build_process, forward_flops, seconds_per_image
+from psld.training.model import build, forward_flops, seconds_per_image
 from psld.training.settings import TRAIN_FACTOR, TrainedSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of, write_text
@@ -46,10 +45,7 @@ def time_on_a_core(grid: Grid) -> str:
     works = work_by_network(grid)
     counted = {network: gigaflops(work.trained[0]) for network, work in works.items()}
     least = min(grid.models.values(), key=gigaflops)
-    settings = least.settings.model()
-    network = build(settings, build_process(settings))
-    with enough_threads(network, images=1, pixels=1):
-        seconds = seconds_per_image(network)
+    seconds = seconds_per_image(least.settings)
     steps = sum(work.flops(counted[network]) for network, work in works.items()) / TRAIN_FACTOR
     return (
         f"On one core of this machine: {about(steps / gigaflops(least) * seconds)} for trainings "

@@ -23,7 +23,7 @@ from psld.diffusion.loss import (
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network
 from psld.diffusion.settings import ProcessSettings
-from psld.networks.forward import Denoiser
+from psld.networks.forward import Denoiser, enough_threads
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
@@ -198,23 +198,21 @@ def forward_flops(network: nn.Module) -> int:
     return counter.get_total_flops()
 
 
-def seconds_per_image(network: nn.Module) -> float:
-    """Measure the seconds that an image takes in a training step of a network on an idle CPU.
-
-    It is the CPU's time, with torch's number of threads, of zeros, as many as take long enough.
-    """
+def seconds_per_image(settings: TrainedSettings) -> float:
+    """Measure the seconds of a core, without waiting, for an image in a training step."""
+    network = build(settings, build_process(settings))
 
     def seconds(count: int) -> float:
         images, levels = torch.zeros(count, *network.in_shape), torch.ones(count)
         started = time.process_time()
         network(images, levels).sum().backward()
-        return (time.process_time() - started) / torch.get_num_threads()
+        return time.process_time() - started
 
-    count = 1
-    # The first of each number of images also prepares the kernels.
-    while (least := min(seconds(count), seconds(count))) < TIMED and count < MOST_TIMED:
-        count *= 4
-    network.zero_grad(set_to_none=True)
+    with enough_threads(network, images=1, pixels=1):  # one
+        count = 1
+        # The first of each number of images also prepares the kernels.
+        while (least := min(seconds(count), seconds(count))) < TIMED and count < MOST_TIMED:
+            count *= 4
     return least / count
 
 

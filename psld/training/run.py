@@ -3,7 +3,6 @@
 A preview shows a model's samples, or a guide's accuracy by noise level, always with the same noise.
 """
 
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -125,7 +124,8 @@ def run_training(
         size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
         stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
         if state.step < training.steps:
-            time = _time_on_cpu(settings, state, part) if ranks.device.type == "cpu" else ""
+            left = (training.steps - state.step) * part
+            time = _time_on_cpu(settings, left) if ranks.device.type == "cpu" else ""
             stop = stack.enter_context(StopRequest())
             batches = Batches(images, flip, loss_of.noising, training, ranks, labels)
             log = Log(run, preview)
@@ -168,18 +168,17 @@ def run_training(
         return state.history[-1]["loss"]
 
 
-def _time_on_cpu(settings: RunSettings, state: TrainingState, images: int) -> str:
-    """Return, as a clause, the time for the rest of a training of so many images a step.
+def _time_on_cpu(settings: RunSettings, images: int) -> str:
+    """Return, as a clause, the time of so many images in the rest of a training.
 
     Raises UserError above a day, unless the CPU is asked for.
     """
-    steps = settings.training.steps - state.step
-    seconds = steps * images * seconds_per_image(state.network)
+    seconds = images * seconds_per_image(settings) / torch.get_num_threads()
     if seconds > DAY and settings.device == "auto":
-        most = math.floor(DAY * steps / seconds)
+        steps = settings.training.steps
         raise UserError(
             f"{settings.output}: {steps:,} steps take {about(seconds)} on this CPU; use a GPU, or "
-            f"give training.steps={most} for a day of it, or device=cpu for all of it"
+            f"give training.steps={steps * DAY / seconds:.0f}, or device=cpu for all of them"
         )
     return f"; {about(seconds)}"
 

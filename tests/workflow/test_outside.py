@@ -69,7 +69,7 @@ def test_init_makes_a_project_for_own_pictures_and_own_rules(mine):
 def test_the_training_takes_minutes_of_this_machine(tmp_path, monkeypatch, step, steps, time):
     monkeypatch.setattr("psld.training.model.seconds_per_image", lambda network: step / 64 - 1e-9)
     said = succeeded(call(tmp_path, "init", "mine")).stdout
-    assert said.startswith(f"{steps:,} training steps: {time}")
+    assert said.startswith(f"{steps:,} training steps take {time}")
     model = load_grid_in(tmp_path / "mine").models["denoiser"].settings
     assert (model.training.steps, model.training.objective) == (steps, "denoiser")
 
