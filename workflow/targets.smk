@@ -18,6 +18,11 @@ gc.set_threshold(100_000)
 
 onstart:
     begin_run()
+    references = [
+        job.wildcards for job in workflow.dag.needrun_jobs() if job.rule.name == "reference"
+    ]
+    with in_one_line():
+        load_networks(map(GRIDS.reference, references))
 
 
 report: "report/workflow.rst"

@@ -129,6 +129,8 @@ def _begin(folder: Path) -> None:
         """
         atexit.unregister(end)
         end("interrupted")
+        # After all that Snakemake still prints.
+        atexit.register(print, "interrupted; the same command goes on", file=sys.stderr)
         signal.default_int_handler(number, frame)
 
     atexit.register(end, "normal")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from psld.cluster.job import RECORDS
+from psld.config.locations import CONFIGS, config_file
 from psld.config.settings import Settings, is_plain, key_of, parse, updated, value_in, without
 from psld.grid.cache import find_job
 from psld.utils.errors import UserError
@@ -42,7 +43,10 @@ class Command:
 
     @property
     def where(self) -> str:
-        return f"configs/{self.name}.yaml" if self.has_config else f"psld {self.name}"
+        """The place of wrong settings: the command line, unless the user has its config."""
+        file = config_file("", self.name) if self.has_config else None
+        is_own = file is not None and not file.is_relative_to(CONFIGS)
+        return f"configs/{self.name}.yaml" if is_own else f"psld {self.name}"
 
     @property
     def usage(self) -> str:

@@ -52,7 +52,8 @@ def composed_settings(command: Command, words: list[str]) -> Settings:
             folder, _, place = group.rpartition("@")
             is_its_key = f"unknown key {place}." in str(error) and "+" not in "".join(overrides)
             if is_its_key and config_file(folder or place, name):
-                raise UserError(f"configs/{folder or place}/{name}.yaml: {error}") from None
+                wrong = str(error).removeprefix(f"{command.where}: ")
+                raise UserError(f"configs/{folder or place}/{name}.yaml: {wrong}") from None
         raise
 
 
@@ -137,7 +138,11 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         words = [word for word in overrides if not word.startswith("hydra")]
         parsed = OverridesParser.create().parse_overrides(words)
         swept = [each.get_key_element() for each in parsed if each.is_sweep_override()]
-        GlobalHydra.instance().hydra.multirun(command.name, run_job, overrides)
+        batches = GlobalHydra.instance().hydra.multirun(command.name, run_job, overrides)
+    jobs = [job for batch in batches or () for job in batch]  # none of a sweeper that optimizes
+    if losses := [(job.return_value, job.cfg.name) for job in jobs if job.return_value is not None]:
+        print("last losses, to be compared within one process and network:")
+        print("\n".join(f"{loss:.4g}  {name}" for loss, name in sorted(losses)))
     if failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
 

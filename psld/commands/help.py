@@ -53,7 +53,7 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
         command.usage,
         description.strip(),
         *([about, "\n".join(choices)] if choices else []),
-        f"Settings and their values ({command.where}); {MISSING} has to be given:",
+        f"Settings and their values (configs/{command.name}.yaml); {MISSING} has to be given:",
         "\n".join(_lines(command.kind, content, f"{command.where}: ")),
         f"{program} --cfg job prints the settings for the overrides given with it.",
     ]

@@ -1,6 +1,7 @@
 """Commands before everything else: a folder for a project, and its datasets."""
 
 import shutil
+from contextlib import chdir
 from pathlib import Path
 from textwrap import shorten
 
@@ -9,7 +10,16 @@ from psld.config.locations import SHIPPED
 from psld.config.settings import Settings
 from psld.data.preparation import prepare_dataset
 from psld.data.settings import PrepareSettings
+from psld.grid.cache import load_grid
 from psld.utils.errors import UserError
+from psld.utils.files import write_text
+from psld.utils.progress import about
+
+MINUTES = 6
+"""The time for the training of the example grid, on one core."""
+
+FEWEST, MOST = 1000, 5000
+"""Training steps of the example grid on a slow machine, and on a fast one."""
 
 
 class InitSettings(Settings):
@@ -23,13 +33,25 @@ def init(settings: InitSettings) -> None:
 
         psld init mine
 
-    The folder must be new or empty. The rules and all other configs stay in the package.
+    The folder must be new or empty. The rules and all other configs stay in the package. The grid
+    trains for as many steps as this machine takes in a few minutes, which is measured now.
     """
+    from psld.training.model import seconds_per_image  # imports torch
+
     folder = settings.folder.resolve()  # new/x/../.. is this one, also without new
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not an empty folder; give a new one")
     shutil.copytree(SHIPPED / "workflow/project", folder, dirs_exist_ok=True)
     shutil.copytree(SHIPPED / "profiles", folder / "profiles")
+    with chdir(folder):
+        trained = load_grid("mine").models["denoiser"].settings
+        step = trained.training.batch_size * seconds_per_image(trained)
+        steps = min(max(100 * int(60 * MINUTES / step / 100), FEWEST), MOST)
+        grid = Path("configs/grid/mine.yaml")
+        changed = f"training.steps={trained.training.steps}", f"training.steps={steps}"
+        write_text(grid, grid.read_text("utf-8").replace(*changed))
+    time = about(steps * step)
+    print(f"{steps:,} training steps take {time} of one core here, at 16×16 ({grid})")
     print(f"{settings.folder}/README.md says how to go on")
 
 

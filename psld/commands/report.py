@@ -51,7 +51,7 @@ class PlanSettings(GridSettings):
 
 @entry_point("plan", PlanSettings, has_config=False)
 def plan(settings: PlanSettings) -> None:
-    """Plan a grid: its models, cells, jobs and GPU hours.
+    """Plan a grid: its models, cells, jobs, time on a CPU core and GPU hours.
 
         psld plan grid_name=paper
         psld plan grid_name=paper sustained_tflops=100   # for networks that have not been run here
@@ -77,6 +77,7 @@ def plan(settings: PlanSettings) -> None:
             if not counted.KEPT.exists():
                 print("counting the work of each network, once", file=sys.stderr)
             print(description(grid, speeds, counted.gigaflops))
+            print("\n" + counted.time_on_a_core(grid))
 
 
 class TabulateSettings(OutputSettings):
@@ -98,6 +99,9 @@ def tabulate(settings: TabulateSettings) -> None:
     from psld.report.table import print_tables, write_table
 
     grid = load_grid(settings.grid_name)
+    if not any(Path(result).exists() for result in grid.results):
+        place = f"results/cells/{grid.name}: no results here"
+        raise UserError(f"{place}; run it in the project's folder, or first run the grid")
     if settings.table is None:
         print_tables(grid)
         return
@@ -211,7 +215,9 @@ def verify(settings: VerifySettings) -> None:
     print(f"{path}: {total} numbers in all, {len(verified.wrong)} differences")
     for line in verified.notes:
         print(one_line(f"{path}: {line}"))
-    print(f"{path}: only read: SHA-256 of weights and starts, Gaussians, seconds, devices, versions")
+    print(
+        f"{path}: only read: SHA-256 of weights and starts, Gaussians, seconds, devices, versions"
+    )
     print(f"{path}: not proven: that the features are of samples of the models that are named")
     if path.is_file():
         print(f"{path}: SHA-256 {sha256_of_file(path)}")

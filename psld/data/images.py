@@ -8,7 +8,7 @@ import stat
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path, PurePosixPath
@@ -30,18 +30,15 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow clips deeper modes to 0…255 instead of scaling them.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
-SHOWN = 64
-"""Pixels: each pixel of a narrower image is a square on a sheet, which no viewer then blurs."""
-
-IMAGES = "arr_0"
-"""The name of the images in an .npz of guided-diffusion and EDM: that of an array without one."""
-
-SOURCE = "source"
-"""The key of a picture's text with the digest of what made it."""
+Frame = Callable[[Image.Image], Image.Image]  # crops, pads or resizes a picture
+SHOWN = 64  # pixels: on a sheet, each pixel of a narrower image is a square, which no viewer blurs
+IMAGES = "arr_0"  # in an .npz of guided-diffusion and EDM: the name of an array without one
+REMOVE = "; remove or replace it"
+SOURCE = "source"  # the key of a picture's text with the digest of what made it
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """Decode a picture of 8 bits a channel, upright as its EXIF says; the first of several frames.
+    """Decode a picture to 8 bits a channel, upright as its EXIF says; the first of several frames.
 
     Raises UserError, with `name`, if it is broken, or so large that Pillow refuses it.
     """
@@ -49,6 +46,8 @@ def decode(data: bytes, name: str) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I;16"):  # Keep the upper half, as Pillow does of RGB.
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode not in _EIGHT_BIT_MODES:
             raise ValueError(f"mode {image.mode}, not 8 bits of gray, RGB or CMYK")
     except Exception as error:  # A decoder can raise nearly any for a damaged file.
@@ -56,7 +55,7 @@ def decode(data: bytes, name: str) -> Image.Image:
         # Pillow's message for unknown data contains the address of the stream.
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "not a picture" if unknown else " ".join(str(error).split())
-        raise UserError(f"{name}: broken picture ({reason}); remove or replace it") from None
+        raise UserError(f"{name}: broken picture ({reason}){REMOVE}") from None
     return image
 
 
@@ -125,7 +124,7 @@ class FileTree:
             return self._archive.read(name) if self._archive else (self.path / name).read_bytes()
         except Exception as error:  # As above: BadZipFile, EOFError, zlib.error, ValueError, …
             reraise_fault(error, f"{self.path}/{name}")
-            raise UserError(f"{self.path}/{name}: cannot be read ({error}); replace it") from None
+            raise UserError(f"{self.path}/{name}: cannot be read ({error}){REMOVE}") from None
 
     def picture(self, name: str) -> Image.Image:
         """Read and decode a picture."""
@@ -185,11 +184,11 @@ def located(path: str | Path) -> Path:
     raise UserError(f"{path}: no such file or folder, and no prepared dataset {data}")
 
 
-def read_images(path: str | Path, silent: bool = False) -> np.ndarray:
+def read_images(path: str | Path, silent: bool = False, frame: Frame | None = None) -> np.ndarray:
     """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the names or of the array.
 
-    `psld.load_images` has the forms of the path. Raises UserError if there are none, a file is
-    damaged, or the images differ in size.
+    `psld.load_images` has the forms of the path; `frame` is for pictures. Raises UserError if there
+    are none, a file is damaged, or the images differ in size.
     """
     path = located(path)
     if path.suffix == ".h5":
@@ -207,7 +206,7 @@ def read_images(path: str | Path, silent: bool = False) -> np.ndarray:
         )
     if shards := shards_in(path):
         return _one_size(path, ((name, each.arrays["images"]) for name, each in shards.items()))
-    return _read_pictures(path, silent)
+    return _read_pictures(path, silent, frame)
 
 
 def shards_in(path: Path) -> dict[str, Stored]:
@@ -224,14 +223,14 @@ def shards_in(path: Path) -> dict[str, Stored]:
     return shards
 
 
-def _read_pictures(path: Path, silent: bool) -> np.ndarray:
+def _read_pictures(path: Path, silent: bool, frame: Frame | None) -> np.ndarray:
     tree = FileTree(path)
     names = tree.picture_names()
 
     def pixels(name: str) -> np.ndarray:
         image = tree.picture(name)
-        array = np.asarray(to_channels(image, 1 if image.mode in ("1", "L", "LA") else 3))
-        return np.atleast_3d(array).transpose(2, 0, 1)[None]
+        image = to_channels(image, 1 if image.mode in ("1", "L", "LA") else 3)
+        return np.atleast_3d(frame(image) if frame else image).transpose(2, 0, 1)[None]
 
     # At an error, closing drops the pictures that are not begun, for which the pool would wait.
     with (
@@ -248,7 +247,8 @@ def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray
     for name, array in parts:
         if arrays and array.shape[2:] != arrays[0].shape[2:]:
             sizes = size_text(array.shape[2:]), size_text(arrays[0].shape[2:])
-            raise UserError(f"{path}: {name} has {sizes[0]} pixels, the first one {sizes[1]}")
+            wrong = f"{name} has {sizes[0]} pixels, the first one {sizes[1]}"
+            raise UserError(f"{path}: {wrong}; image_size=N takes N×N of the middle of each")
         arrays.append(array)
     if len({array.shape[1] for array in arrays}) > 1:
         arrays = [array.repeat(3 // array.shape[1], axis=1) for array in arrays]

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from psld.config.settings import load_record, with_digest
-from psld.data.images import FileTree, to_channels
+from psld.data.images import REMOVE, FileTree, to_channels
 from psld.data.settings import DatasetSettings, FilterName, FolderSource, PrepareSettings
 from psld.data.source import Picture, open_source
 from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
@@ -97,7 +97,7 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     """Compare a dataset with its digest file, which is repaired, and its pictures; yield lines.
 
     Pictures are compared by names and sizes. Nothing is prepared again, because everything after it
-    would be made again. `name` is GRID/DATASET, for the advice.
+    would be made again. `name` is that of the dataset in the advice.
     """
     output = Path(settings.output)
     file, record = output.with_suffix(".digest"), _earlier(output)
@@ -119,9 +119,8 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
         if now != record.listing:
             before, count = f"{record.listing['pictures']:,}", f"{now['pictures']:,}"
             yield (
-                f"{output}: {source.root} had {before} pictures and has {count}, with other names "
-                f"or sizes; the old ones are used, until psld prepare dataset={name} replace=true "
-                "takes the new ones"
+                f"{output}: made of {before} pictures; {source.root} has {count} now, with other "
+                f"names or sizes. To take them: psld prepare dataset={name} replace=true"
             )
 
 
@@ -137,16 +136,27 @@ def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: in
 def _blocks(
     pictures: list[Picture], settings: DatasetSettings, converted: Counter[str]
 ) -> Iterator[np.ndarray]:
-    """Yield the pixels of all pictures, some at a time, in order; count their `conversions`."""
+    """Yield the pixels of all pictures, some at a time, in order; count their `conversions`.
+
+    Raises UserError at the end, with all pictures that cannot be read.
+    """
     channels, side = settings.channels, settings.image_size
     size = max(1, BLOCK_BYTES // (channels * side**2))
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
     blocks = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+    broken: list[str] = []
 
     def decoded(block: list[Picture]) -> tuple[np.ndarray, list[str]]:
-        images = [picture.read() for picture in block]
-        pixels = np.stack([to_pixels(image, channels, side, settings.filter) for image in images])
-        return pixels, [what for image in images for what in conversions(image, channels, side)]
+        pixels, found = np.empty((len(block), channels, side, side), np.uint8), []
+        for i, picture in enumerate(block):
+            try:
+                image = picture.read()
+            except UserError as error:
+                broken.append(str(error).removesuffix(REMOVE))
+                continue
+            pixels[i] = to_pixels(image, channels, side, settings.filter)
+            found += conversions(image, channels, side)
+        return pixels, found
 
     with (
         ThreadPoolExecutor(threads) as pool,
@@ -157,6 +167,8 @@ def _blocks(
                 converted.update(found)
                 yield pixels
                 progress.update(len(pixels))
+    if broken:
+        raise UserError("; ".join(sorted(broken)) + REMOVE)
 
 
 def to_pixels(

@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from psld.data.images import FileTree, bytes_of
+from psld.data.images import FileTree, Frame, bytes_of
 from psld.data.installed import DIGITS, Arrays, read_digits, read_emoji, read_photos
 from psld.data.settings import (
     AFHQv2Source,
@@ -27,9 +27,6 @@ from psld.data.settings import (
     SourceSettings,
 )
 from psld.utils.errors import RunError, UserError, reraise_fault
-
-Frame = Callable[[Image.Image], Image.Image]
-"""Crops or pads a picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +88,11 @@ def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
     side = side or min(image.size)
     left, top = int((image.width - side) / 2), int((image.height - side) / 2)
     return image.crop((left, top, left + side, top + side))
+
+
+def resized_square(image: Image.Image, side: int) -> Image.Image:
+    """Return the central square of a gray or RGB picture, resized as `psld prepare` does."""
+    return central_square(image).resize((side, side), Image.Resampling.LANCZOS)
 
 
 # -- arrays ---------------------------------------------------------------------------------------

@@ -240,6 +240,14 @@ class Entry:
         }
 
     @property
+    def is_worse_than_noise(self) -> bool:
+        """True for a distance larger than that of pure noise, the scale of its metric."""
+        if self.show != "value" or not self.by_cell:
+            return False
+        noise, better = self.results[0].noise, self.measurement.metric.better
+        return noise is not None and better == "smaller" and self.value > noise
+
+    @property
     def is_inpainted(self) -> bool:
         return any(cell.sampler.settings.guidance.kind == "inpainting" for cell in self.by_cell)
 

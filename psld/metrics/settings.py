@@ -243,8 +243,8 @@ class EvaluateImagesSettings(Settings):
     """Settings of `psld evaluate images=…`, which needs no model."""
 
     images: str
-    """A folder or zip archive of pictures of one size, an .npz with uint8 N×H×W×C, a folder of
-    shards, or a prepared dataset, .h5."""
+    """A folder or zip archive of pictures, an .npz with uint8 N×H×W×C, a folder of shards, or a
+    prepared dataset, .h5."""
     metric: tuple[str, ...] = Field(("fid",), min_length=1)
     """Configs in configs/metric: fid, or several, [fid,kid]."""
     dataset: str | None = None
@@ -254,6 +254,9 @@ class EvaluateImagesSettings(Settings):
     folder that psld reference wrote."""
     extractor: str | None = None
     """Folder that psld train_extractor wrote; null: that of the dataset, or a published one."""
+    image_size: int | None = Field(None, ge=1)
+    """Pixels: the central square of each picture is resized to this, as psld prepare does. Null: as
+    they are, all of one size."""
     samples: int | None = Field(None, ge=3)
     """The number of images to measure, from the first; null: all."""
     output: str | None = Field(None, pattern=r"\.json$")

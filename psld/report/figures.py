@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ from psld.utils.errors import UserError
 
 ROWS, COLUMNS = 12, 16  # most rows of the images of a shard, and images per row
 COMPARED = 14  # images per row of a comparison
+REAL = "training images"  # the name of their row
 TITLE_HEIGHT = 0.4  # inches
 LETTER_WIDTH = 0.085  # inches, in the name of a row
 
@@ -40,7 +42,14 @@ def draw_figure(grid: Grid, name: str) -> Figure:
         case "nearest":
             return _draw_nearest(figure)
     shard = read_shard(shard_path(figure.cell.folder, 0))
-    return draw_shard(shard, figure.title, _originals(figure.cell, shard))
+    return draw_shard(shard, figure.title, _originals(figure.cell, shard), _real_rows(figure))
+
+
+def _real_rows(figure: GridFigure, columns: int = COLUMNS) -> list[np.ndarray]:
+    """Return a row of training images, from all over the split, of each dataset that is here."""
+    stores = [ImageStore.open(data) for data in figure.datasets if Path(data).exists()]
+    splits = [store.images("train") for store in stores]
+    return [each[np.linspace(0, len(each) - 1, columns).astype(int)] for each in splits]
 
 
 def _originals(cell: Cell, shard: Shard) -> np.ndarray | None:
@@ -54,8 +63,13 @@ def _originals(cell: Cell, shard: Shard) -> np.ndarray | None:
     return store.images(cell.sampler.settings.guidance.split)[: len(shard.images)]
 
 
-def draw_shard(shard: Shard, title: str, originals: np.ndarray | None = None) -> Figure:
-    """Draw the first images of a shard.
+def draw_shard(
+    shard: Shard,
+    title: str,
+    originals: np.ndarray | None = None,
+    real: Sequence[np.ndarray] = (),
+) -> Figure:
+    """Draw the first images of a shard, above rows of real ones.
 
     Samples guided to several classes have one row per class. Inpainted images have three rows: with
     their holes, filled in, and the originals.
@@ -68,7 +82,11 @@ def draw_shard(shard: Shard, title: str, originals: np.ndarray | None = None) ->
         lines = [full_row(shard.images[shard.labels == label], COLUMNS) for label in classes]
         names = [f"class {label}" for label in classes]
     else:
-        lines, names = [shard.images[: ROWS * COLUMNS]], []
+        starts = range(0, len(shard.images), COLUMNS)[:ROWS]
+        lines = [full_row(shard.images[start:], COLUMNS) for start in starts]
+        names = ["samples", *[""] * (len(lines) - 1)] if real else []
+    if originals is None:
+        lines, names = [*lines, *real], [*names, *[REAL] * len(real)]
     return draw_images(np.concatenate(lines), COLUMNS, title, names)
 
 
@@ -94,8 +112,10 @@ def _draw_comparison(figure: GridFigure) -> Figure:
     if not shards:
         raise UserError(f"samples/{cell.grid}: no samples of figure {figure.name} yet")
     columns = min(COMPARED, max(len(shard.images) for shard in shards.values()))
-    lines = [full_row(shard.images, columns) for shard in shards.values()]
-    return draw_images(np.concatenate(lines), columns, figure.title, list(shards))
+    real = _real_rows(figure, columns)
+    lines = [full_row(shard.images, columns) for shard in shards.values()] + real
+    names = [*shards, *[REAL] * len(real)]
+    return draw_images(np.concatenate(lines), columns, figure.title, names)
 
 
 def _draw_nearest(figure: GridFigure) -> Figure:
@@ -109,7 +129,7 @@ def _draw_nearest(figure: GridFigure) -> Figure:
     shards = {index: read_shard(shard_path(cell.folder, index)) for index in dict(places)}
     samples = [shards[index].images[row] for index, row in places]
     images = np.stack([*samples, *(train[image] for _, image in result.nearest)])
-    return draw_images(images, len(places), figure.title, ["sample", "training image"])
+    return draw_images(images, len(places), figure.title, ["sample", REAL])
 
 
 def full_row(images: np.ndarray, columns: int) -> np.ndarray:

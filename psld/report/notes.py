@@ -10,7 +10,7 @@ from psld.metrics.estimate import CONFIDENCE
 from psld.sampling.settings import gaussians
 
 MISSING = "–"
-LISTED = 5  # the most files that a note lists
+LISTED = 5  # the most names that a note lists
 MARKS: dict[Status, str] = {
     "reproduced": " ✓",
     "off": " ✗",
@@ -29,10 +29,14 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
     if counts["not run"]:
         yield f"{counts['not run']} of {len(entries)} entries have not been run ({MISSING})."
     if others := list(dict.fromkeys(path for entry in entries for path in entry.others)):
-        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
         yield (
-            f"Of other records, so not shown: {', '.join(others[:LISTED])}{more}. Delete them, and "
-            "the workflow makes them again."
+            f"Of other records, so not shown: {_listed(others, ', ')}. Delete them, and the "
+            "workflow makes them again."
+        )
+    if worse := [entry.label for entry in entries if entry.is_worse_than_noise]:
+        yield (
+            "Farther from the images than pure noise: not trained enough, or sampled in too few "
+            f"steps: {_listed(worse, '; ')}."
         )
     for start in ("gaussian", "mixture"):
         these = [e for e in entries if e.results and e.results[0].sampler.get("start") == start]
@@ -61,6 +65,11 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         if needs["trainings"]:
             note += f"; only more trainings can decide {needs['trainings']}"
         yield f"{note}."
+
+
+def _listed(names: list[str], comma: str) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return comma.join(names[:LISTED]) + more
 
 
 def _overtaken(column: Iterable[Entry]) -> bool:

@@ -69,9 +69,10 @@ def named_sampler(
     words = [*overrides, *as_words("sampler", options)]
     try:
         return compose_named([f"sampler={name}", *words], call).sampler
-    except UserError:
+    except UserError as error:
         plain = type(compose_named([f"sampler={name}"], call).sampler).model_fields
-        if unknown := [key for key in options if key.partition(".")[0] not in plain]:
+        unknown = [key for key in options if key.partition(".")[0] not in plain]
+        if unknown and "meant?" not in str(error):
             taken = ", ".join(key for key in plain if key not in ("integrator", "guidance"))
             raise UserError(f"{name} takes no {unknown[0]}; it takes {taken}") from None
         raise

@@ -119,11 +119,11 @@ def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
         then, now = (dict(w.split("=", 1) for w in each.words) for each in (made, origin))
         words = [f"{k}={then[k]} then, {v} now" for k, v in now.items() if then.get(k, v) != v]
         # The first says which sampler or process; of another one, most settings differ.
-        changed = f" ({'; '.join(words[:3])})" if words else ""
+        changed = f"{'; '.join(words[:3])}: " if words else ""
         remedy = f"give shard_size={made.size}, or " if differing == ["size"] else ""
         raise OtherOriginError(
-            f"{path}: made by another {' and '.join(differing)} than the model and the sampler "
-            f"have now{changed}; {remedy}sample it again"
+            f"{path}: {changed}made by another {' and '.join(differing)} than the model and the "
+            f"sampler have now; {remedy}sample it again"
         )
     return shard
 

@@ -32,8 +32,9 @@ def fetched(model: str | Path) -> Path:
     GRID/MODEL is the folder models/GRID/MODEL.
 
     Raises:
-        UserError: there are other models, but not this one; the address is wrong, leads to no
-            model, or names a branch or a tag, which can move; or the extra is missing.
+        UserError: there are other models, but not this one, or no folder models; the address is
+            wrong, leads to no model, or names a branch or a tag, which can move; or the extra is
+            missing.
         RunError: the Hub cannot be reached, or fails.
     """
     if not str(model).startswith("hf://"):
@@ -65,9 +66,11 @@ def _folder(model: Path) -> Path:
             return MODELS / model
         found = [*model.parent.glob(f"*/{MANIFEST}"), *MODELS.glob(f"*/*/{MANIFEST}")]
         others = dict.fromkeys(str(path.parent) for path in sorted(found))
-        if others and not model.exists():
+        if not model.exists() and (others or not MODELS.is_dir()):
             near = get_close_matches(str(model), others, n=8, cutoff=0)
-            raise UserError(f"{model}: no such model; there are: {', '.join(near)}")
+            place = f"there is no folder {MODELS}/ here; run it in the project's folder"
+            known = f"there are: {', '.join(near)}" if near else place
+            raise UserError(f"{model}: no such model; {known}")
     return model
 
 

@@ -114,24 +114,26 @@ def is_exported(run: Path) -> bool:
     return (export_folder(run) / MANIFEST).exists()
 
 
-def publish(run: Path, output: Path) -> None:
-    """Copy the results to the output folder, if they are not there already.
-
-    Print a line if they replace those of another training.
-    """
-    results = export_folder(run)
-    files = [name for name in FILES if (results / name).exists()]
-    equal, _, _ = cmpfiles(results, output, files, shallow=False)
-    if len(equal) == len(files):
-        return
+def note_replaced(run: Path, output: Path) -> None:
+    """Print a line if `publish` is going to replace the results of another training."""
     with suppress(UserError):  # nothing is there, or it is damaged
         earlier = Path(str(read_json(output / MANIFEST, dict).get("run")))
         if earlier != run:
             other = f"stay in {export_folder(earlier)}" if is_exported(earlier) else "are lost"
             print(f"{output}: replaces the weights of another training, which {other}", flush=True)
+
+
+def publish(run: Path, output: Path) -> bool:
+    """Copy the results to the output folder; return False if they are there already."""
+    results = export_folder(run)
+    files = [name for name in FILES if (results / name).exists()]
+    equal, _, _ = cmpfiles(results, output, files, shallow=False)
+    if len(equal) == len(files):
+        return False
     for name in files:
         with atomic_path(output / name) as partial:
             shutil.copyfile(results / name, partial)
+    return True
 
 
 def note_checkpoint(folder: str | Path, checkpoint: str | Path | None) -> None:

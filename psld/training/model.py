@@ -1,5 +1,6 @@
 """A trained model or guide: its network, and the weights of that network on disk."""
 
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from psld.diffusion.loss import (
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network
 from psld.diffusion.settings import ProcessSettings
-from psld.networks.forward import Denoiser
+from psld.networks.forward import Denoiser, enough_threads
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.mixture import SamplerStart
@@ -33,6 +34,9 @@ from psld.utils.errors import UserError
 from psld.utils.tensors import read_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
+
+TIMED, MOST_TIMED = 0.5, 64
+"""Seconds, and the most images, of a measurement of speed."""
 
 
 def build_process(settings: TrainedSettings) -> LinearProcess:
@@ -198,6 +202,24 @@ def forward_flops(network: nn.Module) -> int:
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, *network.in_shape, device=device), torch.ones(1, device=device))
     return counter.get_total_flops()
+
+
+def seconds_per_image(settings: TrainedSettings) -> float:
+    """Measure the seconds of a core, without waiting, for an image in a training step."""
+    network = build(settings, build_process(settings))
+
+    def seconds(count: int) -> float:
+        images, levels = torch.zeros(count, *network.in_shape), torch.ones(count)
+        started = time.process_time()
+        network(images, levels).sum().backward()
+        return time.process_time() - started
+
+    with enough_threads(network, images=1, pixels=1):  # one
+        count = 1
+        # The first of each number of images also prepares the kernels.
+        while (least := min(seconds(count), seconds(count))) < TIMED and count < MOST_TIMED:
+            count *= 4
+    return least / count
 
 
 def _load_weights(

@@ -24,12 +24,21 @@ from psld.training.loop import Log, StopRequest, train
 from psld.training.manifest import (
     WandbRun,
     export_folder,
+    note_replaced,
     publish,
     write_history,
     write_manifest,
 )
 from psld.training.mixture import deviation
-from psld.training.model import build, build_process, describe, objective, on_states, save_weights
+from psld.training.model import (
+    build,
+    build_process,
+    describe,
+    objective,
+    on_states,
+    save_weights,
+    seconds_per_image,
+)
 from psld.training.ranks import join_ranks, rank_of_environment
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings
 from psld.training.state import Checkpoints, TrainingState
@@ -37,6 +46,7 @@ from psld.utils.device import choose_device, device_name, device_of
 from psld.utils.errors import UserError
 from psld.utils.files import write_json
 from psld.utils.locks import sole_holder
+from psld.utils.progress import about
 from psld.utils.randomness import Stream, generator, stream_seed
 
 WORK_OF_A_THREAD = 1e10
@@ -45,6 +55,8 @@ network (2.4e9) took 5 steps a second with one thread, and one in 5 to 9 seconds
 
 PREVIEW_SAMPLES = 64
 PREVIEW_SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
+
+DAY = 86_400  # seconds
 
 BINS = 10
 """Noise levels: ranges of the forward time of equal length, from 0 to 1."""
@@ -100,18 +112,21 @@ def run_training(
         checkpoints.restore(state, newest)
         if ranks.leads:
             on_start(run, state.step)
+            note_replaced(run, Path(settings.output))
         if training.micro_batch != "auto":
             state.micro_batch = training.micro_batch
         part = training.batch_size // ranks.world
         size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
         stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
         if state.step < training.steps:
+            left = (training.steps - state.step) * part
+            time = _time_on_cpu(settings, left) if ranks.device.type == "cpu" else ""
             stop = stack.enter_context(StopRequest())
             batches = Batches(images, flip, loss_of.noising, training, ranks, labels)
             log = Log(run, preview)
             if ranks.leads:
                 what = f"{settings.output} for {training.steps} steps"
-                print(f"training {what} on {device_name(ranks.device)}, in {run}", flush=True)
+                print(f"training {what} on {device_name(ranks.device)}, in {run}{time}", flush=True)
                 if state.step:
                     print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
                 write_json(run / "settings.json", settings.model().model_dump(mode="json"))
@@ -144,9 +159,24 @@ def run_training(
             for place in (run, folder):  # A kill may have come after the last checkpoint.
                 write_history(place, state.history)
             write_manifest(folder, manifest)
-            publish(run, Path(settings.output))
-            print(f"wrote {settings.output}; its run directory is {run}")
+            done = "wrote" if publish(run, Path(settings.output)) else "nothing new for"
+            print(f"{done} {settings.output}; its run directory is {run}")
         return state.history[-1]["loss"]
+
+
+def _time_on_cpu(settings: RunSettings, images: int) -> str:
+    """Return, as a clause, the time of so many images in the rest of a training.
+
+    Raises UserError above a day, unless the CPU is asked for.
+    """
+    seconds = images * seconds_per_image(settings) / torch.get_num_threads()
+    if seconds > DAY and settings.device == "auto":
+        steps = settings.training.steps
+        raise UserError(
+            f"{settings.output}: {steps:,} steps take {about(seconds)} on this CPU; use a GPU, or "
+            f"give training.steps={steps * DAY / seconds:.0f}, or device=cpu for all of them"
+        )
+    return f"; {about(seconds)}"
 
 
 def _check_again(store: ImageStore, run: Path) -> None:

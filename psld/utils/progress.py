@@ -1,5 +1,6 @@
 """The progress of long work: a bar on a terminal, and else a line now and then."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -10,6 +11,14 @@ T = TypeVar("T")
 
 LINE_SECONDS = 30
 """The least seconds between two lines."""
+
+
+def about(seconds: float) -> str:
+    """Return a duration in its largest unit: about 12 minutes."""
+    for unit, size in {"days": 86_400, "hours": 3600, "minutes": 60}.items():
+        if seconds >= 1.5 * size:
+            return f"about {seconds / size:,.0f} {unit}"
+    return f"about {math.ceil(seconds)} seconds"
 
 
 class Progress:

@@ -46,11 +46,11 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("train proces=cld", "proces (is process meant?);"),
         ("sample steps=5", "steps (is sampler.steps meant?);"),
         # No settings.
-        ("train =", "configs/train.yaml"),
-        ("train training.steps=[1", "configs/train.yaml: "),
+        ("train =", "psld train: "),
+        ("train training.steps=[1", "psld train: "),
         ("train ~absent", "absent"),
         ("train name=größe", "name=größe: cannot be read; put a text in quotes, e.g. 'name="),
-        ("train training..steps=3", "configs/train.yaml: "),
+        ("train training..steps=3", "psld train: "),
         ("plan speed=1", "psld plan: unknown key speed"),
         ("plan grid", "grid: not a setting KEY=VALUE"),
         (
@@ -70,7 +70,7 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("tabulate output=x/", "psld tabulate: output: x/ is a folder"),
         ("train hydra.run.dir=/proc/x", "hydra.run.dir=/proc/x: a setting of sweeps; give --multi"),
         # Missing ones.
-        ("sample", "configs/sample.yaml: missing: model=…, output=…"),
+        ("sample", "psld sample: missing: model=…, output=…"),
         ("sample model=x", "missing: output=…"),
         ("prepare dataset=folder", "dataset.name=…, dataset.source.root=…"),
         ("figure", "psld figure: figure is missing"),
@@ -115,7 +115,7 @@ def test_a_path_may_begin_with_the_home(tmp_path, monkeypatch, word):
 @pytest.mark.parametrize("flags", [["--multirun"], ["--cfg", "job"]])
 @pytest.mark.parametrize("value", ["inf", "9" * 5000, "[" * 500 + "]" * 500, "'", "[1]"])
 def test_an_impossible_value_is_refused_with_the_flags_of_hydra(tmp_path, flags, value):
-    refused(call(tmp_path, "train", *flags, f"process={value}"), 2, "configs/train.yaml: ")
+    refused(call(tmp_path, "train", *flags, f"process={value}"), 2, "psld train: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,7 +134,7 @@ def test_a_process_of_its_own_prints_the_same_line(tmp_path):
     """No word of Hydra's, no traceback, nothing on stdout, nothing written."""
     finished = run(tmp_path, command("train", "training.steps=0", "+training.speed=3"))
     line = refused(finished, 2, "training.steps", "unknown key training.speed")
-    assert line.startswith("error: configs/train.yaml: ")
+    assert line.startswith("error: psld train: ")
     assert finished.stdout == ""
     assert list(tmp_path.iterdir()) == []
 

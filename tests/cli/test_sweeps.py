@@ -52,7 +52,7 @@ def losses(monkeypatch) -> list[float | None]:
 
 
 def test_each_job_has_the_name_of_what_it_does_and_returns_its_last_loss(folder, losses):
-    succeeded(sweep(folder, "process.gamma=0,0.01", "runs=elsewhere"))
+    said = succeeded(sweep(folder, "process.gamma=0,0.01", "runs=elsewhere")).stdout
     assert list(manifests(folder)) == ["psld-gamma-0", "psld-gamma-0.01"]
     for (name, manifest), loss in zip(manifests(folder).items(), losses, strict=True):
         assert (manifest["name"], manifest["grid"]) == (name, "sweep-gamma")
@@ -60,6 +60,8 @@ def test_each_job_has_the_name_of_what_it_does_and_returns_its_last_loss(folder,
         assert manifest["settings"]["process"]["gamma"] == float(name.removeprefix("psld-gamma-"))
         history = json.loads((folder / "models/by-hand" / name / "history.json").read_text())
         assert history["entries"][-1]["loss"] == loss
+    both = sorted(zip(losses, manifests(folder), strict=True))
+    assert said.splitlines()[-2:] == [f"{loss:.4g}  {name}" for loss, name in both]
     (left,) = (folder / "elsewhere" / "sweeps").iterdir()
     assert [path.name for path in left.iterdir()] == ["multirun.yaml"], "all that Hydra leaves"
     (left / "multirun.yaml").unlink()
@@ -101,7 +103,7 @@ def test_a_wrong_job_is_one_line(folder, monkeypatch):
     finished = sweep(folder, "process.gamma=much,0")
     assert finished.returncode == 2
     first, last = finished.stderr.splitlines()
-    assert first.startswith("error: psld-gamma-much: configs/train.yaml: process.gamma")
+    assert first.startswith("error: psld-gamma-much: psld train: process.gamma")
     assert last == "error: 1 of the sweep's jobs failed"
     assert list(manifests(folder)) == ["psld-gamma-0"], "the others go on"
     refused(sweep(folder, "process=absent,cld"), 2, "absent")

@@ -34,7 +34,7 @@ def unwilling(slurm, signals, resolved, tmp_path) -> Commands:
         ((), ["usage: psld launch KEY=VALUE … -- COMMAND …"]),
         (("train", "model=demo/cld"), ["unknown key model"]),
         (("--", "sample"), ["train or train_guide, not sample"]),
-        ((*TRAINING, "training.steps=0"), ["configs/train.yaml: training.steps"]),
+        ((*TRAINING, "training.steps=0"), ["psld train: training.steps"]),
         ((*TRAINING, "network.channel_multipliers=[1,1,1,1,1]"), ["cannot be halved 4 times"]),
         (("--", "train", "model=demo/cdl"), ["no such model", "cld"]),
         (("--", "train", "model=demo/cld", "record=x"), ["grid has changed", "not x"]),

@@ -59,7 +59,7 @@ def test_an_own_config_takes_the_place_of_a_shipped_one(own):
 def test_a_wrong_key_of_an_own_config_is_named_with_its_file(own, model, tmp_path):
     own("sampler/mine", "defaults: [em, _self_]\nstridin: uniform\n")
     words = ("sample", f"model={model}", "output=x", "sampler=mine")
-    said = "configs/sampler/mine.yaml: configs/sample.yaml: unknown key sampler.stridin"
+    said = "configs/sampler/mine.yaml: unknown key sampler.stridin"
     refused(call(tmp_path, *words), 2, f"{said} (is sampler.striding meant?)")
 
 

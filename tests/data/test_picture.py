@@ -103,7 +103,16 @@ def test_a_picture_that_cannot_be_decoded_is_broken(data, reason):
         decode(data, "faces/1")
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("I;16", "png"), ("F", "tiff"), ("LAB", "tiff")])
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_the_upper_half_of_16_bits_is_read(kind):
+    pixels = np.array([[0, 255, 256], [4660, 65280, 65535]], np.uint16)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    image = to_channels(decode(stream.getvalue(), "x"), 1)
+    np.testing.assert_array_equal(np.asarray(image), [[0, 0, 1], [0x12, 255, 255]])
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("F", "tiff"), ("LAB", "tiff")])
 def test_a_mode_that_would_be_clipped_is_refused(mode, kind):
     stream = io.BytesIO()
     Image.new(mode, (8, 8)).save(stream, kind)

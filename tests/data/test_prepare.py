@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,7 +111,8 @@ def test_a_run_hears_of_other_names_and_sizes_of_pictures(pictures, tmp_path):
     assert list(notes_on_prepared(*record)) == []
     one.write_bytes(one.read_bytes() + b"0")
     [line] = notes_on_prepared(*record)
-    assert "had 40 pictures and has 40, with other names or sizes" in line
+    assert "made of 40 pictures; " in line
+    assert "has 40 now, with other names or sizes" in line
     one.unlink()
     [line] = notes_on_prepared(*record)
     assert "has 39" in line
@@ -140,13 +142,16 @@ def test_the_number_of_classes_must_be_that_of_the_source(pictures, tmp_path):
     assert list(tmp_path.glob("*.h5")) == []
 
 
-def test_a_broken_picture_stops_the_preparation(pictures, tmp_path):
+def test_broken_pictures_stop_the_preparation_and_are_named_all_at_once(pictures, tmp_path):
     prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
     before = (tmp_path / "x.h5").read_bytes(), (tmp_path / "x.json").read_bytes()
-    broken = pictures / "a" / "004.png"
-    broken.write_bytes(broken.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"a/004\.png: broken picture"):
+    for name in ("a/004.png", "b/001.png"):
+        broken = pictures / name
+        broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(UserError) as error:
         prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
+    two = r"\S+a/004\.png: broken picture \(.+\); \S+b/001\.png: broken picture \(.+\)"
+    assert re.fullmatch(f"{two}; remove or replace it", str(error.value))
     assert before == ((tmp_path / "x.h5").read_bytes(), (tmp_path / "x.json").read_bytes())
     assert list(tmp_path.glob(".*")) == []
 

@@ -20,7 +20,7 @@ from psld.grid.plan import (
     work_by_network,
 )
 from psld.grid.rows import paper_values
-from psld.report.counted import gigaflops
+from psld.report.counted import gigaflops, time_on_a_core
 from psld.training.model import build_network
 from tests.commands import call, succeeded
 from tests.grid.mine import file_with
@@ -93,6 +93,18 @@ def test_hours_follow_the_formula(folder, demo):
     assert 0 < work.adaptive < work.evaluations
     assert hours(output) == [f"{teraflop / 1e-4:.1f}" for teraflop in expected]
     assert re.search(r"^Sum: [0-9.,]+ GPU hours\.$", output, re.MULTILINE)
+
+
+def test_the_time_of_one_core_follows_from_a_measured_step(demo, monkeypatch):
+    def speed(seconds: float) -> str:
+        monkeypatch.setattr("psld.report.counted.seconds_per_image", lambda network: seconds)
+        return time_on_a_core(demo)
+
+    work = {name: each.flops(1.0) for name, each in work_by_network(demo).items()}
+    guide = gigaflops(demo.guides["psld-0.02"]) / gigaflops(demo.models["vp-sde"])
+    images = (work["demo"] + guide * work["guide-demo"]) / 3
+    assert speed(600 / images).startswith("On one core of this machine: about 10 minutes for ")
+    assert speed(7200 / images).startswith("On one core of this machine: about 2 hours for ")
 
 
 @pytest.mark.parametrize(
@@ -174,5 +186,6 @@ def test_the_plan_lists_everything(folder, demo):
     assert re.search(r"^\| demo-steps +\| +3 \| +10 \| +40 \|$", output, re.MULTILINE)
     assert re.search(r"^\| demo-tolerance +\| +2 \| +4 \| +8 \|$", output, re.MULTILINE)
     assert hours(output) == ["?", "?"]
+    assert re.search(r"^On one core of this machine: about \d+ \w+ for trainings", output, re.M)
     assert "add sustained_tflops=…" in output
     assert "Sum" not in output

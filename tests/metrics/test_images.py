@@ -24,6 +24,7 @@ from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from psld.utils.errors import UserError
 from psld.utils.tensors import save_tensors
 from tests.commands import call, refused, succeeded
+from tests.data.formats import encode, random_images, write_files
 from tests.metrics.random_networks import write_random_inception
 
 FD = ("metric=fd-classifier", "dataset=digits")
@@ -196,6 +197,25 @@ def test_samples_are_written_as_others_read_them(model, tmp_path):
     assert (written.dtype, written.shape) == (np.uint8, (10, 8, 8, 1))
     images = psld.load_images(tmp_path / "mine.npz")
     assert torch.equal(images, psld.load_images(tmp_path / "cell"))
+
+
+def test_pictures_of_several_sizes_are_measured_as_they_are_prepared(tmp_path):
+    for folder, first in (("a", 0), ("b", 9)):
+        shapes = [(20, 31, 3), (40, 24, 3), (17, 17)] * 3
+        pictures = (encode(random_images(*s, seed=first + i)) for i, s in enumerate(shapes))
+        write_files(tmp_path / folder, {f"{i}.png": each for i, each in enumerate(pictures)})
+        words = (f"dataset.name={folder}", f"dataset.source.root={folder}", "dataset.image_size=8")
+        succeeded(call(tmp_path, "prepare", "dataset=folder", *words))
+    words = ("evaluate", "images=a", "reference=b", "metric=fd-pixels")
+    said = refused(call(tmp_path, *words), 2, "has 40×24 pixels, the first one 20×31")
+    assert "image_size=N takes N×N of the middle of each" in said
+    said = succeeded(call(tmp_path, *words, "image_size=8")).stdout
+    prepared = ("evaluate", "images=data/a.h5", "reference=data/b.h5", "metric=fd-pixels")
+    assert said == succeeded(call(tmp_path, *prepared)).stdout
+    with chdir(tmp_path):
+        assert torch.equal(psld.load_images("a", image_size=8), psld.load_images("data/a.h5"))
+        result = psld.evaluate("a", "b", "fd-pixels", image_size=8)
+    assert f"{result.value:.2f}" in said
 
 
 def test_gray_pictures_among_colored_ones(tmp_path):

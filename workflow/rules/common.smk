@@ -16,10 +16,21 @@ def note_datasets(grid):
     # Here, because jobs need none of what this imports.
     from psld.data.preparation import notes_on_prepared
 
+    words = [word for model in grid.file.trainings for word in grid.file.overrides(model)]
+    changed = f"{grid.name}/" if any(word.startswith("dataset.") for word in words) else ""
     for name in grid.datasets.keys() - NOTED:
         NOTED.add(name)
-        for line in notes_on_prepared(f"{grid.name}/{name}", grid.datasets[name].settings):
+        for line in notes_on_prepared(f"{changed}{name}", grid.datasets[name].settings):
             print(line, file=sys.stderr)
+
+
+def load_networks(features):
+    """Load the published networks whose weights are downloaded, so that none is missing after the trainings."""
+    extractors = [each.reference.metric.extractor for each in features]
+    for extractor in {each for each in extractors if hasattr(each, "weights")}:
+        from psld.metrics.reference_folder import published_extractor  # imports torch
+
+        published_extractor(extractor)
 
 
 with in_one_line():
