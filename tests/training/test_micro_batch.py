@@ -1,10 +1,8 @@
 """`training.micro_batch=auto`: as many images at once as the memory takes."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 
 import psld.training.micro_batch as fitting
 import psld.training.run as training_run
@@ -53,44 +51,6 @@ def test_what_is_counted(monkeypatch):
     with_free(monkeypatch, training_memory(SETTINGS, 64))
     for dataset, images in ((0, 64), (1 << 10, 32), (8 << 30, 64)):
         assert fitting.largest_micro_batch(SETTINGS, ONE_RANK, None, dataset) == images
-
-
-def test_the_memory_of_a_gpu_counts_what_the_process_has(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7 << 30, 80 << 30))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2 << 30)
-    assert fitting.available_memory(torch.device("cuda:0")) == 9 << 30
-    assert fitting.available_memory(torch.device("cpu")) > 1 << 20
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "files", "free"),
-    [
-        ("0::/job/step", {"job/memory.max": 5000, "job/memory.current": 2000}, 3300),
-        ("0::/", {"memory.max": 5000, "memory.current": 6000}, 0),
-        ("0::/", {"memory.max": "max", "memory.current": 6000}, 8 << 10),
-        (None, {}, 8 << 10),
-        (
-            "4:memory:/slurm/job_7\n0::/",
-            {
-                "memory/slurm/job_7/memory.limit_in_bytes": 4000,
-                "memory/slurm/job_7/memory.usage_in_bytes": 1000,
-            },
-            3200,
-        ),
-    ],
-    ids=["Slurm", "nothing left", "no limit", "no control groups", "version 1"],
-)
-def test_a_job_or_container_may_have_less_than_the_computer(tmp_path, cgroup, files, free):
-    below = {f"sys/fs/cgroup/{name}": value for name, value in files.items()}
-    kept_for_speed = "anon 900\ninactive_file 300\ntotal_inactive_file 200"
-    below |= {f"{Path(name).parent}/memory.stat": kept_for_speed for name in below}
-    below["proc/meminfo"] = "MemTotal: 16 kB\nMemAvailable: 8 kB"
-    if cgroup:
-        below["proc/self/cgroup"] = cgroup
-    for name, value in below.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(str(value))
-    assert fitting.available_memory(torch.device("cpu"), tmp_path) == free
 
 
 def test_a_resumed_training_keeps_it(digits, tmp_path, monkeypatch):

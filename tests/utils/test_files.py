@@ -3,15 +3,21 @@
 import errno
 import math
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
+from psld.utils import files
 from psld.utils.errors import UserError
 from psld.utils.files import (
     atomic_path,
+    check_place,
     digest_of,
+    make_private,
     read_json,
     regular_file,
+    retried_in_slurm,
     sha256_of_file,
     write_json,
     write_text,
@@ -42,6 +48,35 @@ def test_an_exception_leaves_what_was_there(tmp_path, error):
     with pytest.raises(error):
         write_half()
     assert files_below(tmp_path) == {"file.txt": b"old"}
+
+
+def test_a_file_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    """And so is the name at the end: a power cut leaves the old file or the new one, never none."""
+    on_disk, fsync = [], os.fsync
+
+    def note(descriptor):
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        on_disk.append((place == tmp_path, (tmp_path / "file.txt").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_text(tmp_path / "file.txt", "text")
+    assert on_disk == [(False, False), (True, True)]
+
+
+def test_a_writer_removes_what_killed_ones_left_and_nothing_of_living_ones(tmp_path):
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    host = files._HOST
+    names = {"killed": f".[x].txt.{host}.{dead.pid}.partial"}
+    names["living"] = f".[x].txt.{host}.1.partial"
+    names["of another machine"] = f".[x].txt.{host}2.{dead.pid}.partial"
+    names["of another file"] = f".x.txt.{host}.{dead.pid}.partial"
+    for name in names.values():
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "[x].txt", "whole")
+    left = {names[which] for which in ("living", "of another machine", "of another file")}
+    assert set(files_below(tmp_path)) == {"[x].txt", *left}
 
 
 def test_what_a_killed_writer_left_is_overwritten(tmp_path):
@@ -115,3 +150,65 @@ def test_a_reader_does_not_wait_at_a_pipe(tmp_path):
         for read in (regular_file, read_json, lambda path: load_tensors(path, "shard", "")):
             with pytest.raises(UserError, match=f"{name}: a pipe or a device; a regular file is"):
                 read(tmp_path / name)
+
+
+def test_json_of_another_kind_is_named_with_its_place(tmp_path):
+    write_json(tmp_path / "x.json", {"steps": ["1"]})
+    assert read_json(tmp_path / "x.json", dict[str, list[str]]) == {"steps": ["1"]}
+    complaint = r"x\.json: steps\.0: .*integer; delete the file and make it again"
+    with pytest.raises(UserError, match=complaint):  # also a text that looks like a number
+        read_json(tmp_path / "x.json", dict[str, list[int]])
+    with pytest.raises(UserError, match=r"x\.json: not a folder; the one that has y\.json is"):
+        read_json(tmp_path / "x.json" / "y.json")
+
+
+def test_a_private_folder_is_the_user_s_alone(tmp_path, monkeypatch):
+    make_private(tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder").stat().st_mode & 0o777 == 0o700
+    for mode, is_refused in ((0o755, False), (0o720, True), (0o702, True)):
+        (tmp_path / "new").chmod(mode)
+        if is_refused:
+            with pytest.raises(UserError, match="new: other users may write to it, and only you"):
+                make_private(tmp_path / "new")
+        else:
+            make_private(tmp_path / "new")
+            assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").symlink_to(tmp_path / "new" / "folder")
+    os.lchown(tmp_path / "link", 1234, -1) if os.geteuid() == 0 else pytest.skip("needs root")
+    with pytest.raises(UserError, match=r"link: belongs to another user, .*; take another"):
+        make_private(tmp_path / "link", "take another")
+
+
+def test_a_place_without_a_folder_to_write_to_is_refused_before_the_work(tmp_path):
+    check_place(tmp_path / "new" / "folder" / "x.zip")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"x\.zip: .*file is no folder that you may write to"):
+        check_place(tmp_path / "file" / "x.zip")
+
+
+@pytest.mark.parametrize(("in_slurm", "late", "tries"), [(1, 3, 4), (1, 99, 61), (0, 3, 1)])
+def test_a_job_waits_a_minute_for_the_file_of_another_node(
+    monkeypatch, capsys, in_slurm, late, tries
+):
+    now, done = [0], []
+    monkeypatch.setenv("SLURM_JOB_ID", "7") if in_slurm else monkeypatch.delenv(
+        "SLURM_JOB_ID", raising=False
+    )
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+
+    @retried_in_slurm
+    def read(path: str, *, kind: str) -> str:
+        done.append((path, kind))
+        if len(done) <= late:
+            raise UserError("x.json: no such file")
+        return "content"
+
+    if tries > late:
+        assert read("x.json", kind="a") == "content"
+    else:
+        with pytest.raises(UserError, match=r"^x\.json: no such file$"):
+            read("x.json", kind="a")
+    assert done == [("x.json", "a")] * tries
+    assert capsys.readouterr().out.count("waiting, another node may have written it") == in_slurm
