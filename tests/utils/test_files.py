@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from psld.utils.files import (
     write_text,
 )
 from psld.utils.tensors import load_tensors
-from tests.commands import disk_full_after, files_below
+from tests.commands import disk_full_after, files_below, read_only
 
 
 def test_a_file_appears_at_once_and_whole(tmp_path):
@@ -124,7 +125,7 @@ def test_json_comes_back_and_has_neither_nan_nor_infinity(tmp_path):
     assert read_json(tmp_path / "x.json") == content
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe\x00", b"1e999"])
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe\x00", b"1e999", b"[NaN]"])
 def test_damaged_and_missing_json_is_named(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.json: not valid JSON .* delete it and make it again"):
@@ -179,12 +180,16 @@ def test_a_private_folder_is_the_user_s_alone(tmp_path, monkeypatch):
         make_private(tmp_path / "link", "take another")
 
 
-def test_a_place_without_a_folder_to_write_to_is_refused_before_the_work(tmp_path):
+def test_a_place_without_a_folder_to_write_to_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))  # see read_only
     check_place(tmp_path / "new" / "folder" / "x.zip")
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"x\.zip: .*file is no folder that you may write to"):
         check_place(tmp_path / "file" / "x.zip")
+    said = r"x\.zip: .* is no folder that you may write to; name another path"
+    with read_only(tmp_path), pytest.raises(UserError, match=said):
+        check_place(tmp_path / "new" / "x.zip")
 
 
 @pytest.mark.parametrize(("in_slurm", "late", "tries"), [(1, 3, 4), (1, 99, 61), (0, 3, 1)])
@@ -202,7 +207,7 @@ def test_a_job_waits_a_minute_for_the_file_of_another_node(
     def read(path: str, *, kind: str) -> str:
         done.append((path, kind))
         if len(done) <= late:
-            raise UserError("x.json: no such file")
+            raise UserError("x.json: no such file" if len(done) != 3 else "x.json: damaged")
         return "content"
 
     if tries > late:
@@ -211,4 +216,6 @@ def test_a_job_waits_a_minute_for_the_file_of_another_node(
         with pytest.raises(UserError, match=r"^x\.json: no such file$"):
             read("x.json", kind="a")
     assert done == [("x.json", "a")] * tries
-    assert capsys.readouterr().out.count("waiting, another node may have written it") == in_slurm
+    waits = [f"{each}; waiting, another node" for each in ("no such file", "damaged") if in_slurm]
+    out = capsys.readouterr().out
+    assert [out.count(each) for each in waits] == [1 + (late == 99), 1][: len(waits)]
