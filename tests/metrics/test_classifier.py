@@ -5,9 +5,12 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from psld.metrics import classifier
 from psld.metrics.classifier import (
     ClassifierExtractor,
+    FeatureClassifier,
     ImageShape,
+    accuracy,
     shifted,
     train_classifier,
 )
@@ -62,6 +65,41 @@ def test_the_seed_decides_and_the_callers_generator_is_left_alone():
     other = train_classifier(QUICK.model_copy(update={"seed": 1}), DIGITS, images, labels)
     assert first.digest == again.digest != other.digest
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_seed_decides_the_batches_too(monkeypatch):
+    monkeypatch.setattr(classifier, "stream_seed", lambda seed, *stream: 0)  # equal first weights
+    images, labels = digits()
+    settings = [QUICK.model_copy(update={"seed": seed}) for seed in (0, 1)]
+    first, second = (train_classifier(each, DIGITS, images, labels) for each in settings)
+    assert first.digest != second.digest
+
+
+@pytest.mark.parametrize("key", ["steps", "batch_size", "learning_rate", "shift"])
+def test_each_setting_of_a_training_changes_its_weights(key):
+    images, labels = digits()
+    changed = QUICK.model_copy(update={key: 2 * getattr(QUICK, key)})
+    digests = {train_classifier(each, DIGITS, images, labels).digest for each in (QUICK, changed)}
+    assert len(digests) == 2
+
+
+def test_the_accuracy_is_the_share_of_right_labels_for_any_batch_size(trained):
+    images, labels = digits()
+    answers = trained(torch.from_numpy(images[1000:1100]))[1].argmax(dim=1).numpy()
+    for size in (7, 100):
+        found = accuracy(trained, images[1000:1100], labels[1000:1100], size)
+        assert found == pytest.approx(np.mean(answers == labels[1000:1100]))
+        assert found > 0.5
+
+
+def test_images_are_halved_to_four_pixels_and_channels_doubled_twice():
+    """Weights of earlier trainings have these shapes."""
+    shape = ImageShape(channels=3, image_size=36, num_classes=7)
+    weights = FeatureClassifier(QUICK, shape).state_dict()
+    convolutions = [each.shape for each in weights.values() if each.ndim == 4]
+    widths = [(4, 3), (8, 4), (8, 8), (16, 8), (16, 16), (16, 16), (16, 16), (16, 16), (16, 16)]
+    assert convolutions == [(*pair, 3, 3) for pair in widths]
+    assert [each.shape for each in weights.values() if each.ndim == 2] == [(8, 16 * 3**2), (7, 8)]
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 8), (3, 9), (1, 28), (3, 32)])

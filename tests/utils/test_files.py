@@ -88,6 +88,20 @@ def test_what_a_killed_writer_left_is_overwritten(tmp_path):
     assert files_below(tmp_path) == {"file.txt": b"new"}
 
 
+def test_two_writers_of_a_file_do_not_meet(tmp_path, monkeypatch):
+    with atomic_path(tmp_path / "file.txt") as first:
+        first.write_text("first")
+        monkeypatch.setattr(os, "getpid", lambda: 1)  # another process, which lives
+        write_text(tmp_path / "file.txt", "second")
+    assert files_below(tmp_path) == {"file.txt": b"first"}
+
+
+def test_a_folder_that_cannot_be_written_is_told_of_the_file_that_the_user_knows(tmp_path):
+    with read_only(tmp_path), pytest.raises(PermissionError) as caught:
+        write_text(tmp_path / "file.txt", "text")
+    assert caught.value.filename == str(tmp_path / "file.txt")
+
+
 @pytest.mark.parametrize("target", ["victim.txt", "absent.txt"])
 def test_a_link_at_the_temporary_name_is_not_followed(tmp_path, target):
     """In a folder that a group may write to, others can guess the name."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ TWO = "GPU 0: A100 (UUID: GPU-a)\nGPU 1: A100 (UUID: GPU-b)\n"
 
 TAKE = """
 import sys
+import threading
 from pathlib import Path
 from psld.utils import locks
 locks.GPU_LOCKS = Path(sys.argv[1])
@@ -70,10 +72,13 @@ def test_a_job_of_several_gpus_waits_and_holds_none_meanwhile(job):
     several = job(3)
     assert says(several) == "waiting for a free GPU"
     single = job(1)
-    answer = says(single)
-    if answer.startswith("waiting"):  # It came while the other looked whether there are enough.
-        answer = says(single)
-    assert answer == "2", "the third is free while the other waits"
+    too_late = threading.Timer(20, single.kill)
+    too_late.start()
+    answers = [says(single)]
+    if answers[0].startswith("waiting"):  # The other looked just then if there are enough.
+        answers.append(says(single))
+    too_late.cancel()
+    assert answers[-1] == "2", "the third is free while the other waits"
     first.kill()
     single.kill()
     assert says(several) == "0 1 2"
@@ -83,6 +88,9 @@ def test_a_process_keeps_its_gpu():
     """Each model of a sweep is trained on the same."""
     assert take_gpus(["a", "b"]) == take_gpus(["a", "b"]) == [0]
     assert take_gpus(["b", "a"]) == [1], "and no second one"
+    assert take_gpus(["b", "a"], 2) == [0, 1], "in the order of the machine"
+    release_gpus()
+    assert take_gpus(["a", "b"]) == [0]
     assert list(locks._held) == ["a"]
 
 
