@@ -90,6 +90,9 @@ def test_a_claim_is_answered_by_the_difference_and_says_what_it_covers(grid, fol
     smaller, larger = answered[1], answered[0]
     assert smaller.p_value == pytest.approx(2 * smaller.difference.p_value), "Holm's correction"
     assert larger.p_value == pytest.approx(larger.difference.p_value)
+    assert answered[2].p_value == min(1.0, 2 * answered[2].difference.p_value)
+    assert answered[3].p_value == 1, "what was not run is a comparison that finds nothing"
+    assert [each.label for each in answered] == ["10", "20"] * 3
 
 
 def test_a_claim_can_allow_a_margin(folder, grid):
@@ -102,6 +105,7 @@ def test_a_claim_can_allow_a_margin(folder, grid):
     within, half = read_claims(write_grid(folder / "margin", GRID | {"claims": claims}), folder)
     assert (within.answer, half.answer) == ("agrees", "contradicts")
     assert within.difference.value == pytest.approx(4.0 - 1.5 * 4.0)
+    assert (within.times, within.paper) == (1.5, None)
     drawn, again = (error for error, _ in within.difference.errors)
     assert drawn == pytest.approx(0.01 * 0.5), "the blocks have one noise"
     assert again == pytest.approx(0.1 * 0.5 / 3**0.5)

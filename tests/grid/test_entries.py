@@ -13,10 +13,11 @@ from scipy.stats import t
 
 from psld.grid.cache import load_grid
 from psld.grid.cells import Cell, Grid
-from psld.grid.entries import Entry
-from psld.grid.rows import all_entries, as_csv, read_table
+from psld.grid.entries import Entry, Rank
+from psld.grid.rows import _ranked, all_entries, as_csv, read_table
 from psld.grid.tables import Band
 from psld.metrics.results import CellResult
+from psld.metrics.settings import MemorizationSettings, NeighborSettings
 from tests.results import cell_result, grid_content, write_grid, write_result
 
 GRID = grid_content("""
@@ -141,9 +142,12 @@ def with_weights(entry: Entry, **fields: Any) -> dict[Cell, CellResult]:
     }
 
 
-def with_results(grid: Grid, results: dict[str, float], error: float) -> Entry:
+def with_results(grid: Grid, results: dict[str, float], error: float, **fields: Any) -> Entry:
     """An entry with the results of these cells."""
-    made = {grid.cells[n]: cell_result(grid, n, value=v, error=error) for n, v in results.items()}
+    made = {
+        grid.cells[name]: cell_result(grid, name, value=value, error=error, **fields)
+        for name, value in results.items()
+    }
     return replace(all_entries(grid)["mine-all"][0][0], by_cell=made)
 
 
@@ -209,3 +213,150 @@ def test_all_trainings_weigh_the_same_while_some_seeds_are_missing(grid, tmp_pat
     assert measured("mine-all").values == [2.0], "no seed is common"
     write_result(tmp_path, grid, "psld-seed2/em-10-seed7", value=2.2, error=0.01)
     assert measured("mine-all").values == [2.5, 2.2], "the seed that most trainings have"
+
+
+def test_cells_of_other_shard_sizes_are_independent(grid):
+    """The noise of a shard is one array, so sample i has other noise in shards of another size."""
+    a, b = (with_results(grid, {"psld/em-10": value}, error=0.1) for value in (2.0, 2.1))
+    [cell] = b.by_cell
+    larger = replace(cell, options=cell.options.model_copy(update={"shard_size": 50}))
+    others = replace(b, by_cell={larger: b.by_cell[cell]})
+    assert a.minus(b).paired
+    assert not a.minus(others).paired
+    fewer = with_results(grid, {"psld/em-10": 2.1}, error=0.1, samples=50)
+    assert not a.minus(fewer).paired, "other blocks"
+
+
+def test_a_multiple_of_an_entry_has_its_errors_times_as_large(grid):
+    names = ("psld/em-10", "psld-seed1/em-10")
+    one, two = (
+        with_results(grid, dict(zip(names, values, strict=True)), error=0.1)
+        for values in ((2.0, 2.4), (1.0, 1.6))
+    )
+    difference = one.minus(two, 2.0)
+    assert difference.value == pytest.approx(2.2 - 2 * 1.3)
+    _, (again, _) = difference.errors
+    assert again == pytest.approx(stdev([2.0 - 2 * 1.0, 2.4 - 2 * 1.6]) / 2**0.5)
+
+
+def test_an_entry_says_what_it_is_of(grid, rows):
+    [three, one], [official, missing] = rows
+    assert (three.samples, three.cell.name, three.label) == (100, "psld/em-10", "PSLD, 10")
+    assert (three.trainings, one.trainings, missing.trainings) == (3, 1, None)
+    assert list(three.by_training.values()) == pytest.approx([2.05, 2.55, 2.25])
+    assert three.value == pytest.approx(fmean(three.by_training.values()))
+    assert three.deviation == pytest.approx(stdev([2.05, 2.55, 2.25]))
+    assert (three.minimum, one.minimum, one.deviation) == (2.0, None, None)
+    assert [entry.missing_seeds for entry in (three, one, official, missing)] == [0, 5, 0, 2]
+    assert [entry.scope for entry in (three, one, official)] == [
+        *("training", "these weights", "imported weights"),
+    ]
+    assert (three.nfe, missing.nfe, missing.value, missing.interval) == (10, None, None, None)
+    assert missing.status == "not run"
+    assert three.status == "measured", "the paper has no number"
+
+
+def test_samples_that_decide_are_those_of_all_seeds(grid):
+    """With the half-width w and the end δ away, n' = n · (w / δ)² · 1.654² decide inside."""
+    one = with_results(grid, {"official/em-10": 2.0}, error=0.1)
+    names = ("official/em-10", "official/em-10-seed7")
+    two = with_results(grid, dict.fromkeys(names, 2.0), error=0.1 * 2**0.5)
+    for entry, samples in ((one, 100), (two, 200)):
+        near = against(entry, paper=2.0, band=0.1)
+        width = near.interval.half_width
+        needed = samples * (width / 0.1 * (1.96 + 1.2816) / 1.96) ** 2
+        assert near.more_samples == pytest.approx(needed - samples, abs=3)
+    decided = against(one, paper=2.0, band=1.0)
+    assert (decided.status, decided.more_samples) == ("agrees for imported weights", 0)
+    assert one.more_samples is None, "the paper has no number"
+
+
+def test_a_band_is_the_wider_of_two_and_a_cost_has_its_share_alone(grid):
+    band = Band(absolute=0.5, relative=0.1, reason="A test.")
+    assert [band.width(paper, "value") for paper in (2.0, -10.0)] == [0.5, 1.0]
+    assert band.width(10.0, "nfe") == 1.0
+    entry = with_results(grid, {"psld/em-10": 2.0}, error=0.1)
+    counted = replace(entry, shown=entry.shown.model_copy(update={"show": "nfe"}))
+    counted = replace(counted, paper=10.0, band=band)
+    assert (counted.width, counted.status) == (None, "measured"), "steps are a setting"
+    [(cell, result)] = entry.by_cell.items()
+    adaptive = {cell: result.model_copy(update={"sampler": {"tolerance": 1e-3}})}
+    counted = replace(counted, by_cell=adaptive)
+    assert (counted.width, counted.status) == (1.0, "agrees for these weights")
+    assert (counted.drawn, counted.interval, counted.difference) == (None, None, 0)
+    assert counted.extrapolated is None
+
+
+def test_infinitely_many_samples_have_the_error_of_training_again_too(grid, rows):
+    three, one = rows[0]
+    drawn, again = three.drawn.extrapolated, three.trained.interval
+    assert three.extrapolated.value == pytest.approx(drawn.value)
+    assert three.extrapolated.half_width == pytest.approx(
+        np.hypot(drawn.half_width, again.half_width)
+    )
+    assert one.extrapolated == one.drawn.extrapolated
+
+
+def test_results_of_other_records_are_not_an_entry_s(grid, folder, tmp_path):
+    write_result(tmp_path, grid, "psld/em-20", value=9.0, record="0" * 64)
+    entry = read_table(grid, "mine-all", tmp_path)[0][1]
+    assert (entry.value, entry.others) == (None, (grid.cells["psld/em-20"].result,))
+    assert read_table(grid, "mine-all", folder)[0][1].others == ()
+
+
+# --- ranks ----------------------------------------------------------------------------------------
+
+
+def ranked(grid: Grid, values: dict[str, float], **changes: Any) -> list[Rank | None]:
+    """The ranks of entries in a column, one for each cell."""
+    column = [with_results(grid, {name: value}, error=0.05) for name, value in values.items()]
+    for place, entry in enumerate(column):
+        [cell] = entry.by_cell
+        measurement = entry.measurement
+        metric = measurement.metric.model_copy(update=changes)
+        measurement = measurement.model_copy(update={"metric": metric})
+        column[place] = replace(entry, cells=(cell,), measurement=measurement)
+    return [entry.rank for entry in _ranked(column)]
+
+
+def test_entries_that_cannot_be_told_from_the_best_are_perhaps_the_best(grid):
+    """With all comparisons counted: each p is times the number of others."""
+    values = {"psld/em-10": 2.0, "vp-sde/em-10": 2.15, "psld/em-10-seed7": 2.9}
+    best, near, far = ranked(grid, values)
+    assert best == Rank("best")
+    _, alone = ranked(grid, dict(list(values.items())[:2]))
+    assert near.p_value == pytest.approx(2 * alone.p_value)
+    assert (alone.name, near.name, far.name) == ("not best", "perhaps best", "not best")
+    assert (near.paired, far.paired) == (False, False)
+    assert ranked(grid, {"psld/em-10": 2.0}) == [None], "nothing to compare with"
+    assert ranked(grid, dict.fromkeys(values, 2.0))[1].p_value == 1
+
+
+def test_the_best_is_the_smallest_or_largest_and_memorization_has_none(grid):
+    values = {"psld/em-10": 2.0, "psld/sscs-10": 9.0}
+    assert [rank.name for rank in ranked(grid, values)] == ["best", "not best"]
+    shares = {"measure": NeighborSettings(kind="precision")}
+    assert [rank.name for rank in ranked(grid, values, **shares)] == ["not best", "best"]
+    memorized = {"measure": MemorizationSettings(kind="memorization")}
+    assert ranked(grid, values, **memorized) == [None, None]
+
+
+def test_only_entries_of_one_dataset_metric_and_number_of_samples_are_ranked(grid, rows):
+    """And no counts."""
+    a = with_results(grid, {"psld/em-10": 2.0}, error=0.05)
+    fewer = a.measurement.model_copy(update={"samples": 50})
+    assert [e.rank for e in _ranked([a, replace(a, measurement=fewer)])] == [None, None]
+    counted = replace(a, shown=a.shown.model_copy(update={"show": "nfe"}))
+    assert [e.rank for e in _ranked([a, counted])] == [None, None]
+
+
+def test_the_csv_has_what_is_known_of_each_entry(grid, rows):
+    table = grid.file.tables["mine-all"]
+    first, _, _, missing = csv.DictReader(as_csv(table, rows).splitlines())
+    three = rows[0][0]
+    assert first["cell"] == "mine/psld/em-10"
+    assert float(first["ours"]) == pytest.approx(three.value)
+    assert float(first["extrapolated_low"]) == pytest.approx(three.extrapolated.low)
+    assert float(first["sampling_seconds"]) == 6 * 1.5
+    assert (first["sampling_device"], first["samples"], first["trainings"]) == ("CPU", "100", "3")
+    assert (missing["ours"], missing["sampling_seconds"], missing["status"]) == ("", "", "not run")

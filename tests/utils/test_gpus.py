@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -51,7 +52,12 @@ def job(folder):
 
 
 def says(process: subprocess.Popen[str]) -> str:
-    return process.stdout.readline().strip()
+    """The next line of a process; it is killed if it says nothing for long."""
+    too_late = threading.Timer(20, process.kill)
+    too_late.start()
+    line = process.stdout.readline().strip()
+    too_late.cancel()
+    return line
 
 
 def test_each_job_has_a_gpu_of_its_own_and_waits_for_a_free_one(job):
@@ -72,13 +78,10 @@ def test_a_job_of_several_gpus_waits_and_holds_none_meanwhile(job):
     several = job(3)
     assert says(several) == "waiting for a free GPU"
     single = job(1)
-    too_late = threading.Timer(20, single.kill)
-    too_late.start()
-    answers = [says(single)]
-    if answers[0].startswith("waiting"):  # The other looked just then if there are enough.
-        answers.append(says(single))
-    too_late.cancel()
-    assert answers[-1] == "2", "the third is free while the other waits"
+    answer = says(single)
+    if answer.startswith("waiting"):  # The other looked just then if there are enough.
+        answer = says(single)
+    assert answer == "2", "the third is free while the other waits"
     first.kill()
     single.kill()
     assert says(several) == "0 1 2"
@@ -100,6 +103,18 @@ def test_a_gpu_that_is_given_back_is_another_s(job):
     assert says(waiting).startswith("waiting for a free GPU")
     release_gpus()
     assert says(waiting) == "0"
+
+
+def test_a_process_that_waits_for_more_keeps_what_it_had(job, monkeypatch):
+    take_gpus(["a"])
+    assert says(job(1, "b")) == "0"
+    monkeypatch.setattr(locks.time, "sleep", Mock(side_effect=TimeoutError))
+    with pytest.raises(TimeoutError):
+        take_gpus(["a", "b", "c"], 3)
+    assert list(locks._held) == ["a"]
+    assert take_gpus(["a", "c"], 2) == [0, 1]
+    release_gpus()
+    assert not locks._held
 
 
 @pytest.mark.parametrize("past_exec", [False, True])

@@ -66,6 +66,9 @@ def test_a_job_alone_takes_a_gpu_that_no_other_job_has(gpus, monkeypatch):
     monkeypatch.setattr(locks, "_held", {})  # as another process
     assert use_device("auto") == torch.device("cuda:1")
     assert use_device("cuda:1") == torch.device("cuda:1"), "asked for by its number"
+    monkeypatch.setattr(locks, "_held", {})
+    assert use_device("cuda:0") == torch.device("cuda:0")
+    assert not locks._held, "a GPU with a number is not shared out"
 
 
 def test_a_gpu_that_is_given_back_is_another_job_s(gpus, monkeypatch):
