@@ -1,7 +1,7 @@
-"""The digests of the records of the project's grids, kept in digests.json.
+"""The digests of what the project's grids make, and of where it is, kept in digests.json.
 
 `python -m tests.grid.digests` writes the file again, in the folder of the project. Do so only
-after a change that is meant to train, sample or evaluate again.
+after a change that is meant to train, sample or evaluate again, or to another table or figure.
 """
 
 from collections import defaultdict
@@ -10,6 +10,8 @@ from pathlib import Path
 from psld.config.locations import CONFIGS
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
+from psld.grid.figures import all_figures
+from psld.grid.rows import parts_of
 from psld.utils.files import digest_of, write_json
 
 DIGESTS = Path(__file__).with_name("digests.json")
@@ -21,6 +23,7 @@ Digests = dict[str, dict[str, str]]
 
 def digests_of(grid: Grid) -> Digests:
     digests: Digests = defaultdict(dict)
+    numbers, shown = defaultdict(list), defaultdict(list)
     for kind in ("models", "guides"):
         digests[kind] = {name: each.digest for name, each in getattr(grid, kind).items()}
     digests["datasets"] = {name: each.job.digest for name, each in grid.datasets.items()}
@@ -34,6 +37,16 @@ def digests_of(grid: Grid) -> Digests:
         results = {name: cell.evaluation_digest for name, cell in cells.items()}
         digests["images of sampler"][family] = digest_of(images)
         digests["results of sampler"][family] = digest_of(results)
+        files = [(c.records, c.result, c.kept, c.inputs, c.references) for c in cells.values()]
+        digests["files of sampler"][family] = digest_of(files)
+    for name, part in parts_of(grid).items():
+        kind, _, rest = name.partition(".")
+        if kind == "tables":
+            numbers[rest.partition(":")[0]].append(part)
+    digests["numbers of table"] = {name: digest_of(parts) for name, parts in numbers.items()}
+    for figure in all_figures(grid).values():
+        shown[figure.kind].append([figure.name, figure.inputs, figure.content])
+    digests["figures"] = {kind: digest_of(content) for kind, content in shown.items()}
     return {kind: {n: d[:8] for n, d in each.items()} for kind, each in digests.items()}
 
 
