@@ -52,7 +52,7 @@ def test_logits_belong_to_the_features(trained):
     features, logits = trained(images)
     assert (features.shape, features.dtype) == ((5, 32), torch.float32)
     torch.testing.assert_close(features, torch.cat([trained(image[None])[0] for image in images]))
-    torch.testing.assert_close(logits, trained.network.classify(features))
+    torch.testing.assert_close(logits, trained.network.head(torch.nn.functional.silu(features)))
 
 
 def test_the_seed_decides_and_the_callers_generator_is_left_alone():
@@ -73,6 +73,37 @@ def test_the_seed_decides_the_batches_too(monkeypatch):
     settings = [QUICK.model_copy(update={"seed": seed}) for seed in (0, 1)]
     first, second = (train_classifier(each, DIGITS, images, labels) for each in settings)
     assert first.digest != second.digest
+
+
+def test_the_learning_rate_rises_and_falls_and_each_step_has_its_own_gradient(monkeypatch):
+    """With equal batches, gradients that added up would double in the second step."""
+    rates, norms = [], []
+
+    class Noted(torch.optim.AdamW):
+        def step(self, *given):
+            rates.append(self.param_groups[0]["lr"])
+            gradients = [p.grad for group in self.param_groups for p in group["params"]]
+            norms.append(sum(g.square().sum().item() for g in gradients) ** 0.5)
+            return super().step(*given)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Noted)
+    images, labels = digits()
+    quick = QUICK.model_copy(update={"steps": 10, "learning_rate": 1e-6, "shift": 0})
+    same = np.repeat(images[:1], 16, axis=0), np.repeat(labels[:1], 16)
+    train_classifier(quick, DIGITS, *same)
+    assert len(rates) == 10
+    assert (rates[0], max(rates)) == (pytest.approx(1e-6 / 25), pytest.approx(1e-6))
+    assert rates.index(max(rates)) == 2, "three tenths of the steps rise"
+    assert rates[-1] < 1e-10
+    assert norms[-1] == pytest.approx(norms[0], rel=0.01)
+
+
+def test_cudnn_is_deterministic_while_a_classifier_trains():
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    with classifier.deterministic():
+        assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
+    assert (cudnn.deterministic, cudnn.benchmark) == before
 
 
 @pytest.mark.parametrize("key", ["steps", "batch_size", "learning_rate", "shift"])

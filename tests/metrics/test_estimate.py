@@ -271,6 +271,20 @@ def test_more_cells_do_not_shrink_the_bias_of_second_order():
     assert pooled([cell] * 16).extrapolated is None
 
 
+@pytest.mark.parametrize(("share", "is_given"), [(0.45, True), (0.75, False)])
+def test_a_bias_of_second_order_is_at_most_half_of_the_half_width(share, is_given):
+    """0.2 d/n of what is taken away: here 0.2 · 45/400 of a bias of 1."""
+    bias, half = 1.0, 0.2 * 45 / 400 / share
+    shift = half / 2.093 / 19**0.5
+    without = tuple(5.0 + bias / 19 + shift * (-1) ** block for block in range(20))
+    cell = Estimate(
+        value=5.0, samples=400, block_samples=(20,) * 20, without_block=without, features=45
+    )
+    assert cell._limit == pytest.approx(4.0)
+    assert cell.interval.half_width == pytest.approx(half, rel=1e-3)
+    assert (cell.extrapolated is not None) == is_given
+
+
 def test_the_spread_of_trainings_is_a_t_interval():
     values = [2.0, 2.5, 2.2]
     estimate = spread(values)

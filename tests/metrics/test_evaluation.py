@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from psld.config.settings import parse
+from psld.metrics.distances import inception_score
 from psld.metrics.evaluation import Source, evaluate, measure
 from psld.metrics.features import (
     Cost,
@@ -156,6 +157,20 @@ def test_real_images_and_noise_give_each_metric_its_scale(kind):
         assert result.floor == pytest.approx(measure(tested, TRAIN, reference, blocks=2).value)
         assert result.value == pytest.approx(measure(tested, values_of(IMAGES), reference).value)
         assert result.held_out == "training split"
+
+
+def test_memorization_has_no_reverse_and_scores_of_few_samples_have_fewer_splits():
+    numbers = distinct_numbers(IMAGES)
+    memorized = [Measurement(metric=metric("memorization"), samples=60)]
+    [result], _ = measured(memorized, [IMAGES], numbers=numbers)
+    assert result.reference_estimate is None
+    assert len(result.nearest) == 8
+    extractor = {"extractor": {"kind": "inception"}, "features": "fid"}
+    score = metric("inception-score", "inception-score", **extractor)
+    for count in (60, 7):
+        few = values_of(IMAGES[:count])
+        expected = inception_score(few.logits, splits=min(10, count // 2))
+        assert measure(score, few, Reference(TRAIN, TEST, NOISE)).value == expected.value
 
 
 @pytest.mark.parametrize("kind", ["frechet", "precision", "recall"])
