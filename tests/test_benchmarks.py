@@ -1,5 +1,6 @@
-"""Benchmarks on a tiny model: the start alone and copies, other samplers, and wrong folders."""
+"""Benchmarks on a tiny model, on wrong folders, and the planted faults."""
 
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import psld
-from benchmarks import few_steps, peers, start
+from benchmarks import faults, few_steps, peers, start
 from psld.data.store import ImageStore
 
 ON_A_FOLDER = ("denoiser_options", "few_steps", "fitted_levels", "noise_levels", "peers", "start")
@@ -86,3 +87,24 @@ def test_a_wrong_folder_is_one_line(name, tmp_path, monkeypatch, capsys):
     assert ended.value.code == 2
     assert error.startswith(f"error: {tmp_path / 'nowhere'}")
     assert error.count("\n") == 1
+
+
+def test_every_fault_has_its_place_in_the_code():
+    """Where code has moved, write the fault anew: each has to be noticed by a test of its room."""
+    gone = []
+    for name, fault in json.loads(faults.FAULTS.read_text()).items():
+        text = (faults.ROOT / fault["file"]).read_text()
+        try:
+            place = {key: fault[key] for key in fault.keys() & {"old", "new", "nth"}}
+            assert faults.planted(text, **place) != text
+        except ValueError as error:
+            gone.append(f"{name} ({fault['file']}: {error})")
+    assert not gone, f"move these faults in {faults.FAULTS.name}: {', '.join(gone)}"
+
+
+def test_a_fault_is_planted_at_its_place():
+    assert faults.planted("a b a", "b", "c") == "a c a"
+    assert faults.planted("a b a", "a", "c", nth=1) == "a b c"
+    for old, nth in (("d", None), ("a", None), ("a", 2)):
+        with pytest.raises(ValueError, match="times"):
+            faults.planted("a b a", old, "c", nth)

@@ -1,14 +1,19 @@
 """Snakemake's executor `psld`: with stand-ins for Slurm's commands, whose sbatch runs the job."""
 
+import asyncio
 import os
 import shlex
 import signal
 import subprocess
 import time
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 from psld.cluster import head
+from psld.cluster.executor import CLOCKS_DIFFER, LONGEST_PAUSE, Executor
 from psld.utils.errors import RunError
 from tests.cluster.commands import Commands
 from tests.cluster.runs import SNAKEFILE, wait
@@ -182,3 +187,116 @@ def test_a_job_that_has_ended_without_its_output_has_failed(keeping, folder, lis
     ended = folder.run()
     assert ended.returncode == 1
     assert f"Slurm job 0 ended as {state}" in ended.stderr
+
+
+# --- the ends of jobs, without a run of Snakemake -------------------------------------------------
+
+
+class Waiting:
+    """An executor whose jobs Slurm knows in these states; it notes what it reports."""
+
+    def __init__(self, states: dict[str, str] | None) -> None:
+        settings = SimpleNamespace(init_seconds_before_status_checks=7)
+        self.workflow = SimpleNamespace(executor_settings=settings)
+        self.next_seconds_between_status_checks = 30
+        self._states = lambda: states
+        self.done: list[str] = []
+        self.failed: list[str] = []
+
+    def report_job_success(self, job: SimpleNamespace) -> None:
+        self.done.append(job.external_jobid)
+
+    def report_job_error(self, job: SimpleNamespace, msg: str, aux_logs: list[str]) -> None:
+        assert aux_logs == [str(job.aux["slurm_logfile"])]
+        self.failed.append(msg)
+
+    def left(self, *jobs: SimpleNamespace) -> list[str]:
+        """The jobs that are still waited for after a look at all of them."""
+
+        async def look() -> list[str]:
+            found = Executor.check_active_jobs(self, list(jobs))
+            return [job.external_jobid async for job in found]
+
+        return asyncio.run(look())
+
+
+def job_of(folder: Path, number: str, age: float | None = None) -> SimpleNamespace:
+    """A job that was submitted now, and whose outputs are older than that by so many seconds."""
+    outputs = [folder / f"{number}.{kind}" for kind in ("json", "png")]
+    for output in outputs if age is not None else ():
+        output.touch()
+        os.utime(output, (time.time() - age,) * 2)
+    log = folder / f"{number}.log"
+    log.touch()
+    aux = {"slurm_logfile": log, "submitted": time.time()}
+    return SimpleNamespace(external_jobid=number, aux=aux, job=SimpleNamespace(output=outputs))
+
+
+def test_a_forgotten_job_is_done_if_all_its_output_is_newer_than_its_submission(tmp_path):
+    """A rerun that failed leaves the output of the run before."""
+    executor = Waiting({})
+    jobs = [job_of(tmp_path, "1", age=0), job_of(tmp_path, "2", age=CLOCKS_DIFFER + 30)]
+    jobs += [job_of(tmp_path, "3"), job_of(tmp_path, "4", age=0)]
+    (tmp_path / "4.png").unlink()
+    assert executor.left(*jobs) == []
+    assert executor.done == ["1"]
+    assert executor.failed == [f"Slurm job {n} ended as GONE. " for n in (2, 3, 4)]
+    assert [job.aux["slurm_logfile"].exists() for job in jobs] == [False, True, True, True]
+
+
+def test_jobs_are_waited_for_until_they_have_ended_for_good(tmp_path):
+    """After the loss of a node or a preemption, Slurm queues a job again."""
+    again = ("NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REQUEUED", "PENDING", "RUNNING", "COMPLETING")
+    failed = ("FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE")
+    states = (*again, "COMPLETED", *failed)
+    executor = Waiting({str(number): state for number, state in enumerate(states)})
+    jobs = [job_of(tmp_path, str(number)) for number in range(len(states))]
+    assert executor.left(*jobs) == [str(number) for number in range(len(again))]
+    assert executor.done == [str(len(again))]
+    assert [message.split()[-1].rstrip(".") for message in executor.failed] == list(failed)
+
+
+def test_slurm_is_asked_less_and_less_often_until_a_job_ends(tmp_path):
+    executor, job = Waiting({"1": "RUNNING"}), job_of(tmp_path, "1")
+    pauses = []
+    for _ in range(17):
+        assert executor.left(job) == ["1"]
+        pauses.append(executor.next_seconds_between_status_checks)
+    assert pauses == [*range(40, LONGEST_PAUSE, 10), LONGEST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE]
+    executor._states = lambda: {"1": "COMPLETED"}
+    executor.left(job)
+    assert executor.next_seconds_between_status_checks == 7
+    executor.next_seconds_between_status_checks = 50
+    assert executor.left() == []
+    assert executor.next_seconds_between_status_checks == 7
+
+
+def test_a_snakemake_that_ends_reports_no_job(tmp_path):
+    executor = Waiting(None)
+    assert executor.left(job_of(tmp_path, "1")) == []
+    assert (executor.done, executor.failed) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("message", "number", "states", "repeated"),
+    [
+        ("sbatch: error: Socket timed out", None, {}, True),
+        ("sbatch: error: invalid partition", None, {}, False),
+        ("sbatch: error: Socket timed out", "42", {}, False),
+        ("sbatch: error: Socket timed out", None, None, None),
+    ],
+)
+def test_a_submission_is_repeated_if_slurm_did_not_answer_it(
+    monkeypatch, message, number, states, repeated
+):
+    """None: Snakemake ends meanwhile, and nothing is said of the job."""
+    reported = Mock()
+    monkeypatch.setattr("psld.cluster.executor.SlurmExecutor.report_job_error", reported)
+    executor = object.__new__(Executor)
+    executor._states, executor._pause = lambda: states, Mock()
+    executor._job_submission_executor, executor.run_job = Mock(), Mock()
+    job = SimpleNamespace(external_jobid=number, job="job")
+    executor.report_job_error(job, msg=message)
+    again = executor._job_submission_executor.submit
+    assert again.call_args_list == ([((executor.run_job, "job"),)] if repeated else [])
+    assert reported.called is (repeated is False)

@@ -4,12 +4,15 @@ import inspect
 import shutil
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from snakemake.scheduling.job_scheduler import JobScheduler
 
 from psld.cluster import head
+from psld.config.settings import write_record
+from psld.utils.errors import RunError
 from tests.cluster.runs import MAKEFILE, Folder, is_running, killed, until, wait
 from tests.commands import command, refused, run
 
@@ -86,6 +89,56 @@ def test_a_copy_of_the_working_directory_leaves_the_original_alone(folder):
         assert is_running(process.pid)
         assert is_running(folder.pids("began")[0])
     assert folder.names() == ["began"]
+
+
+@pytest.fixture
+def left(tmp_path) -> Path:
+    """The folder of a run that was killed; its jobs in Slurm are called psld-7."""
+    path = tmp_path / "left"
+    path.mkdir()
+    record(path)
+    return path
+
+
+def record(path: Path, **fields: str) -> None:
+    run = {"inode": path.stat().st_ino, "pid": 1, "host": "here", "slurm_name": "psld-7"}
+    write_record(path / "run.json", head.Run(**(run | fields)))
+
+
+def test_the_run_of_a_copied_folder_is_no_run(left, commands):
+    """Its jobs in Slurm are the original's."""
+    commands.answer("squeue", "42 RUNNING None\n")
+    assert head.read_run(left).slurm_name == "psld-7"
+    copy = shutil.copytree(left, left.with_name("copy"))
+    assert head.read_run(copy) is None
+    head._end_slurm_jobs(copy)
+    assert commands.calls("squeue") == commands.calls("scancel") == []
+
+
+def test_jobs_of_an_earlier_run_are_canceled_until_they_are_gone(
+    left, commands, monkeypatch, capsys
+):
+    commands.answer("scancel", first=f"echo >> {left}/asked; echo >> {left}/asked")
+    listed = f"[ $(/bin/cat {left}/asked 2>/dev/null | /usr/bin/wc -l) -ge 4 ] || echo 42 RUNNING"
+    commands.answer("squeue", first=listed)
+    monkeypatch.setattr(head.time, "sleep", lambda seconds: None)
+    head._end_slurm_jobs(left)
+    assert commands.calls("scancel") == ["--me --name=psld-7"] * 2
+    said = "canceling what the last run left in Slurm: job 42"
+    assert capsys.readouterr().err.count(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "fails"),
+    [({}, True), ({"end": "normal"}, False), ({"slurm_name": ""}, False)],
+)
+def test_a_machine_without_slurm_refuses_if_jobs_may_be_left(left, commands, fields, fails):
+    record(left, **fields)
+    if fails:
+        with pytest.raises(RunError, match=rf"may still be in Slurm: squeue: .* or delete {left}"):
+            head._end_slurm_jobs(left)
+    else:
+        head._end_slurm_jobs(left)
 
 
 def test_a_damaged_record_of_a_run_is_bad_input(folder):

@@ -18,6 +18,7 @@ from psld.utils.errors import RunError, Stopped
 from psld.utils.files import read_json
 
 THIS_LIFE = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptTime=2026-01-02T11:00:00"
+AT_ONCE = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptTime=2026-01-02T10:00:00"
 EARLIER_LIFE = "JobId=42 PreemptTime=2026-01-02T09:00:00 StartTime=2026-01-02T10:00:00"
 NOT_PREEMPTED = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptEligibleTime=2026-01-02T10:00:00"
 UNKNOWN_START = "JobId=42 StartTime=Unknown PreemptTime=None"
@@ -53,6 +54,7 @@ def warned(commands):
         (EARLIER_LIFE, {}, ["requeue 42"]),
         (UNKNOWN_START, {}, ["requeue 42"]),
         ("", {}, ["requeue 42"]),
+        (AT_ONCE, {}, []),
         (THIS_LIFE, {}, []),  # Slurm queues a preempted job itself.
         (NOT_PREEMPTED, {"SLURM_PROCID": "1"}, []),
         # The array's last job has the array's number.

@@ -22,7 +22,13 @@ TRAINING = ("--", "train", *TINY, "training.steps=3")
 def launcher(slurm, tmp_path, monkeypatch) -> Launcher:
     monkeypatch.setattr(launching, "LATE_SECONDS", 1)
     monkeypatch.setattr(launching, "SETTLED_SECONDS", 0)
-    settings = launch_settings()
+    settings, submit = launch_settings(), launching.submit
+
+    def submit_few(*given) -> str:
+        assert len(slurm.calls("sbatch")) < 6, "it submits without an end"
+        return submit(*given)
+
+    monkeypatch.setattr(launching, "submit", submit_few)
     run, output = tmp_path / "runs" / "model-1", tmp_path / "model"
     return Launcher(settings, run, output)
 
@@ -164,3 +170,30 @@ def test_a_refusal_ends_the_launcher_and_leaves_the_job(slurm, launcher, monkeyp
         launcher.train()
     assert len(slurm.calls("sbatch")) == afterwards
     assert slurm.calls("scancel") == []
+
+
+def test_only_the_end_of_a_long_error_is_shown(slurm, launcher, capsys):
+    long = launcher.folder / "42_0_log.err"
+    ends(slurm, "FAILED", {long: "Error: the first\n" + 98 * "line\n" + "the last"}, late=False)
+    with pytest.raises(RunError, match="ended as FAILED"):
+        launcher.train()
+    assert "Error: the first" in capsys.readouterr().out, "a hundred lines"
+    ends(slurm, "FAILED", {long: "Error: the first\n" + 99 * "an error\n" + "the last"}, late=False)
+    with pytest.raises(RunError, match="ended as FAILED"):
+        launcher.train()
+    shown = capsys.readouterr().out
+    assert "the last" in shown
+    assert "Error: the first" not in shown
+
+
+def test_what_was_added_to_a_log_is_printed_once(tmp_path, capsys):
+    log = tmp_path / "log"
+    assert launching.print_added(log, 0) == 0
+    log.write_text("größe\n")
+    position = launching.print_added(log, 0)
+    assert position == log.stat().st_size
+    with log.open("a") as stream:
+        stream.write("more")
+    assert launching.print_added(log, position) == log.stat().st_size
+    assert launching.print_added(log, log.stat().st_size) == log.stat().st_size
+    assert capsys.readouterr().out == "größe\nmore"

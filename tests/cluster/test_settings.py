@@ -51,6 +51,8 @@ def test_ranks_of_a_node(words, ranks):
         (("gpus_per_node=2",), 4),
         (("gres=gpu:4",), 4),
         (("gres=gpu", "cpus_per_task=2"), 2),
+        (("slurm_additional_parameters=gpus=2",), 4),
+        (("slurm_additional_parameters=qos=gpus",), 1),
     ],
 )
 def test_cores_of_a_rank(words, cores):
@@ -92,6 +94,19 @@ def test_additional_options(words: str, options: dict[str, Any]):
 def test_refused(word, complaint):
     with pytest.raises(UserError, match=complaint):
         launch_settings(word)
+
+
+@pytest.mark.parametrize("name", ["time", "nodes", "output", "error", "mem", "array", "ntasks"])
+def test_what_a_launch_sets_is_not_given_twice(name):
+    with pytest.raises(UserError, match=f"leave out what a launch sets: {name}"):
+        launch_settings(f"slurm_additional_parameters=qos=high {name}=1")
+
+
+def test_a_life_is_longer_than_its_warning():
+    assert launch_settings("runtime=2", "warning_seconds=119").options()["signal_delay_s"] == 119
+    assert launch_settings().options()["time"] == 60
+    with pytest.raises(UserError, match="a life of 2 minutes has not begun"):
+        launch_settings("runtime=2", "warning_seconds=120")
 
 
 def test_a_command_is_needed_and_comes_through_as_it_is():

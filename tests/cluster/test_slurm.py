@@ -52,6 +52,17 @@ def test_jobs_of_a_name(commands):
         slurm.jobs_named("model-12")
 
 
+def test_a_job_is_active_until_it_has_ended(commands):
+    """Also in a state of a later Slurm."""
+    ended = "COMPLETED CANCELLED FAILED OUT_OF_MEMORY DEADLINE TIMEOUT NODE_FAIL PREEMPTED"
+    ended = [*ended.split(), "BOOT_FAIL", "LAUNCH_FAILED", "REVOKED"]
+    active = ["PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING", "NEW_ONE"]
+    lines = [f"{number} {state}" for number, state in enumerate([*active, *ended], 1)]
+    commands.answer("squeue", "\n".join(lines) + "\n")
+    numbers = [str(number) for number in range(len(active), 0, -1)]
+    assert slurm.active_jobs_named("x") == numbers
+
+
 @pytest.mark.parametrize(
     "complaint",
     [AWAY, "squeue: error: Socket timed out\n", "", "Could not establish a configuration source"],

@@ -6,8 +6,23 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from psld.config.settings import Name, Settings, parse, updated
+from psld.config.compose import over
+from psld.config.settings import (
+    DIGEST,
+    Name,
+    Settings,
+    is_plain,
+    key_of,
+    load_record,
+    parse,
+    quoted,
+    updated,
+    value_in,
+    without,
+    write_record,
+)
 from psld.utils.errors import UserError
+from psld.utils.files import read_json
 
 
 class Cat(Settings):
@@ -95,3 +110,46 @@ def test_words_change_single_settings_and_settings_do_not_change():
     assert (changed.animal.lives, changed.rooms, changed.door) == (3, (1, 2), None)
     with pytest.raises(ValueError, match="frozen"):
         house.animal.lives = 3
+
+
+def test_words_of_a_command_line_without_hydra():
+    words = ["sampler=em", "a.b=1", "x=2", "x=3"]
+    assert (value_in(words, "x"), value_in(words, "a")) == ("3", None)
+    assert without(words, "x", "sampler") == ["a.b=1"]
+    assert [key_of(word) for word in ("+a.b=1", "mask@a.mask=halves", "~c")] == [
+        "a.b",
+        "a.mask",
+        "c",
+    ]
+    assert [is_plain(word) for word in ("a=1", "a.b-c=x/y z", "a", "a=[1]", "a='x'", "a=$b")] == [
+        *(True, True, False, False, False, False),
+    ]
+    content = {"a": {"b": 0, "c": 1}, "d": 2}
+    assert updated(content, ["a.b='x y'", "d=null", "e.f=3"]) == {
+        **{"a": {"b": "x y", "c": 1}, "d": None, "e": {"f": "3"}},
+    }
+    assert content == {"a": {"b": 0, "c": 1}, "d": 2}
+    assert quoted(r"it's a\b") == r"'it\'s a\\b'"
+
+
+def test_what_is_typed_takes_the_place_of_a_grid_s_words():
+    words = ["process=psld", "process.gamma=0.1", "sampler=em", "sampler.steps=10"]
+    words += ["guidance@sampler.guidance=inpainting", "training.seed=3"]
+    assert over(words, ["process=cld"]) == [*words[2:], "process=cld"]
+    kept = [words[4], words[5]]
+    assert over(words[2:], ["sampler=rk45"]) == [*kept, "sampler=rk45"]
+    assert over(words, ["process.gamma=0.3"]) == [*words, "process.gamma=0.3"]
+    assert over(words, ["training.seed=4"]) == [*words[:5], "training.seed=4"]
+
+
+def test_a_record_is_whole_or_refused(tmp_path):
+    path, cat = tmp_path / "cat.json", Cat(kind="cat", lives=7)
+    write_record(path, cat)
+    assert next(iter(read_json(path))) == DIGEST, "no cut hides it"
+    assert load_record(Cat, path, "no cat") == cat
+    path.write_text(path.read_text().replace("7", "8"))
+    with pytest.raises(UserError, match=r"no cat .damaged: its record_sha256 differs"):
+        load_record(Cat, path, "no cat")
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"^no cat$"):
+        load_record(Cat, path, "no cat")

@@ -204,6 +204,29 @@ def test_test_fraction(tmp_path):
     assert len(test & later) >= 8
 
 
+def test_pictures_of_every_class_are_held_out(tmp_path):
+    """Chosen by hash: the first or last names would all be of one class."""
+    names = [f"{kind}/{i:02d}.png" for kind in ("cat", "dog") for i in range(50)]
+    write_files(tmp_path, pngs(*names))
+    source = open_source(folder(tmp_path, test_fraction=0.194))
+    tested = [picture.label for picture in source.test]
+    assert len(tested) == 19
+    assert 4 < sum(tested) < 15
+    assert tested == sorted(tested), "in the order of the names"
+    tree = FileTree(tmp_path)
+    kinds = {tree.picture(name).tobytes(): name[:3] for name in names}
+    found = [kinds[image.tobytes()] for image in pictures_of(source)]
+    assert [source.class_names[label] for label in labels_of(source)] == found
+    write_files(tmp_path, pngs("alone.png"))
+    assert not any(labels_of(open_source(folder(tmp_path)))), "one picture lies in no class"
+
+
+def test_the_archive_comes_before_what_is_unpacked_of_it(tmp_path):
+    write_celeba(tmp_path, packed=True)
+    write_files(tmp_path, celeba_files(2))
+    assert len(open_source(celeba(tmp_path)).train) == 5
+
+
 def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
     files = pngs("0.png")
     root = write_zip(tmp_path / "faces.zip", {"0.png": b"older"})

@@ -14,6 +14,7 @@ from PIL import Image
 from psld.config.settings import DIGEST, parse
 from psld.data.preparation import notes_on_prepared, prepare_dataset
 from psld.data.settings import DatasetSettings, PrepareSettings
+from psld.data.source import open_source
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -131,9 +132,46 @@ def test_a_damaged_digest_file_is_written_again(pictures, tmp_path):
     assert list(notes_on_prepared(*record)) == []
 
 
+def test_notes_say_what_they_could_not_repair_and_are_silent_about_other_settings(
+    pictures, tmp_path
+):
+    name, settings = prepared(pictures, tmp_path)
+    (pictures / "a/000.png").unlink()
+    smaller = settings.dataset.model_copy(update={"image_size": 4})
+    edited = settings.model_copy(update={"dataset": smaller})
+    assert list(notes_on_prepared(name, edited)) == [], "it will be prepared again anyway"
+    (tmp_path / "mine.digest").write_text("another\n")
+    whole = (tmp_path / "mine.h5").read_bytes()
+    (tmp_path / "mine.h5").write_bytes(whole[:-50])
+    line, _ = notes_on_prepared(name, settings)
+    assert "mine.digest: not the digest of mine.h5 (" in line
+    assert (tmp_path / "mine.digest").read_text() == "another\n"
+    (tmp_path / "mine.h5").unlink()
+    assert list(notes_on_prepared(name, settings)) == []
+
+
+def test_what_is_held_out_comes_after_the_training_images(pictures, tmp_path):
+    settings = dataset(folder(pictures, test_fraction=0.25), num_classes=2)
+    record = prepare_dataset(settings, tmp_path / "mine.h5")
+    assert record["splits"] == {"train": 30, "test": 10}
+    store, source = ImageStore.open(tmp_path / "mine.h5"), open_source(settings.source)
+    for split in ("train", "test"):
+        pictures = getattr(source, split)
+        assert store.labels(split).tolist() == [picture.label for picture in pictures]
+        shrunk = [picture.read().resize((8, 8), Image.Resampling.BOX) for picture in pictures]
+        expected = np.stack([np.asarray(image).transpose(2, 0, 1) for image in shrunk])
+        np.testing.assert_array_equal(store.images(split), expected)
+    assert store.class_names == ("a", "b")
+    one = write_files(tmp_path / "one", {"1.png": encode(random_images(8, 8, 3))})
+    with pytest.raises(UserError, match="no training images are left"):
+        prepare_dataset(dataset(folder(one, test_fraction=0.9)), tmp_path / "one.h5")
+
+
 def test_labels_are_zero_where_they_are_not_used(pictures, tmp_path):
     prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
-    assert not ImageStore.open(tmp_path / "x.h5").labels("all").any()
+    store = ImageStore.open(tmp_path / "x.h5")
+    assert not store.labels("all").any()
+    assert (store.num_classes, store.class_names) == (0, ())
 
 
 def test_the_number_of_classes_must_be_that_of_the_source(pictures, tmp_path):

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from psld.data.store import ImageStore, from_uint8, to_uint8, truncated, write_store
+from psld.data.settings import DatasetSettings
+from psld.data.store import (
+    ImageStore,
+    described_dataset,
+    from_uint8,
+    to_uint8,
+    truncated,
+    write_store,
+)
 from psld.utils.errors import UserError
 from tests.data.formats import random_images
 
@@ -62,6 +70,56 @@ def test_the_digest_is_that_of_pixels_labels_and_shape(path):
 def test_the_number_of_images_must_be_that_of_the_labels(tmp_path):
     with pytest.raises(ValueError, match="9 images for 10 labels"):
         write_store(tmp_path / "x.h5", **content(), blocks=[IMAGES[:9]])
+
+
+DATASET = DatasetSettings(
+    **{"name": "faces", "channels": 3, "image_size": 4, "num_classes": 3, "flip": False},
+    **{"filter": None, "source": {"kind": "digits"}},
+)
+
+
+def test_a_dataset_for_a_network_has_its_channels_size_and_classes(path):
+    assert ImageStore.open_for(path, DATASET).num_classes == 3
+    for key, other in (("channels", 1), ("image_size", 8), ("num_classes", 10)):
+        wrong = DATASET.model_copy(update={key: other})
+        found = getattr(DATASET, key)
+        said = rf"has {key} {found}, but dataset\.{key} is {other}; .*give dataset\.{key}={found}"
+        with pytest.raises(UserError, match=said):
+            ImageStore.open_for(path, wrong)
+
+
+def test_names_of_classes_come_back_and_are_not_of_the_digest(path, tmp_path):
+    names = ("cat", "größe", "c" * 70_000)
+    assert write(tmp_path / "named.h5", class_names=names) == ImageStore.open(path).digest
+    assert ImageStore.open(tmp_path / "named.h5").class_names == names
+    assert ImageStore.open(path).class_names == ()
+
+
+def test_the_digest_is_of_all_that_a_training_sees(tmp_path):
+    another = IMAGES.copy()
+    another[-1, -1, -1, -1] ^= 1
+    digests = {
+        write(tmp_path / "x.h5", **changes)
+        for changes in (
+            {},
+            {"images": another},
+            {"labels": LABELS[::-1].copy()},
+            {"splits": {"train": 6, "test": 4}},
+            {"image": (4, 3, 4)},
+        )
+    }
+    assert len(digests) == 5
+    transposed = np.ascontiguousarray(IMAGES.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert write(tmp_path / "x.h5", images=transposed) in digests, "whatever its layout in memory"
+    np.testing.assert_array_equal(ImageStore.open(tmp_path / "x.h5").images("all"), IMAGES)
+
+
+def test_a_prepared_file_without_its_record_is_refused(path):
+    with pytest.raises(UserError, match=r"faces\.json: no such file, .* faces\.h5; prepare it"):
+        described_dataset(path)
+    path.with_suffix(".json").write_text("{}")
+    with pytest.raises(UserError, match=r"faces\.json: not the record of a dataset; prepare it"):
+        described_dataset(path)
 
 
 @pytest.mark.parametrize("place", [-41, 100, 2000], ids=["pixel", "attributes", "labels"])
@@ -152,6 +210,12 @@ def test_there_and_back_loses_at_most_one_level():
     assert set(lost.tolist()) <= {0, 1}
     # In the middle of a level nothing is lost.
     assert torch.equal(to_uint8(from_uint8(u) + 1 / 255), u)
+
+
+def test_levels_become_numbers_as_the_official_code_divides():
+    u = torch.arange(256, dtype=torch.uint8)
+    expected = np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)
+    np.testing.assert_array_equal(from_uint8(u).numpy(), expected)
 
 
 def test_the_official_code_writes_some_levels_one_lower():

@@ -2,14 +2,10 @@
 
 import pytest
 
-from psld.config.locations import CONFIGS
 from psld.config.settings import parse
 from psld.grid.cache import load_grid
-from psld.grid.rows import cells_behind, entries_in
 from psld.grid.schema import GridFile
 from tests.grid.mine import TEXT, changed, load
-
-GRIDS = sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
 
 
 def test_table_row_and_column_make_an_entry_and_the_last_prevails():
@@ -79,12 +75,3 @@ def test_a_key_replaces_that_of_a_merged_mapping(configs):
     text = TEXT.replace("samplers:\n", f"samplers:\n{extra}")
     (configs / "grid" / "mine.yaml").write_text(text)
     assert load_grid("mine").file.samplers["high"].budget == "sampler.final_time"
-
-
-@pytest.mark.parametrize("name", GRIDS)
-def test_the_project_s_own_grids_load(name, folder):
-    grid = load_grid(name)
-    assert len(grid.measured_cells) > 3
-    assert all(cells_behind(entries_in(grid, table)) for table in grid.file.tables)
-    assert all(grid.cells[cell] for _, cell in grid.file.figure_cells)
-    assert all(grid.gallery(model) for model in grid.file.models)

@@ -1,6 +1,7 @@
 """The digests of records: every setting that decides a result changes them, and no other does."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Annotated, Any
@@ -11,8 +12,10 @@ from pydantic import BaseModel
 from psld.config.settings import Neutral
 from psld.diffusion.samplers import EMSettings
 from psld.grid.cache import load_grid
+from psld.grid.cells import Grid
 from psld.grid.records import Dataset
-from psld.utils.files import digest_of
+from psld.grid.rows import cells_behind, entries_in
+from tests.grid.digests import DIGESTS, GRIDS, differences, digests_of
 from tests.grid.mine import file_with
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
@@ -135,22 +138,26 @@ def test_an_option_added_to_a_sampler_changes_no_cell_that_does_not_use_it(demo)
     assert digest(0.5) != cell.digest
 
 
-@pytest.mark.parametrize(
-    ("name", "trained", "images", "results"),
-    [
-        ("demo", "c814a2b702a14c07", "7b0b08ec96626bd8", "6418be277ba9b0c1"),
-        ("small", "e3f7569430a92fd9", "c9057ba12070a07c", "88aa96d41b27ca17"),
-        ("paper", "a859facce7331fc6", "562deca736ff6e14", "a8705448e919efca"),
-    ],
-)
-def test_what_was_made_still_serves(resolved, name, trained, images, results):
-    """Another digest would train, sample or evaluate again: of the paper, weeks on GPUs."""
+@pytest.fixture(scope="module", params=GRIDS)
+def own_grid(request, resolved) -> Grid:
+    """A grid of the project."""
     with contextlib.chdir(resolved):
-        grid = load_grid(name)
-    networks = [
-        {name: each.digest for name, each in kind.items()} for kind in (grid.models, grid.guides)
-    ]
-    cells = {name: cell.digest for name, cell in grid.cells.items()}
-    measured = {name: cell.evaluation_digest for name, cell in grid.cells.items()}
-    digests = [digest_of(each)[:16] for each in (networks, cells, measured)]
-    assert digests == [trained, images, results]
+        return load_grid(request.param)
+
+
+def test_the_project_s_own_grids_load(own_grid):
+    assert len(own_grid.measured_cells) > 3
+    assert all(cells_behind(entries_in(own_grid, table)) for table in own_grid.file.tables)
+    assert all(own_grid.cells[cell] for _, cell in own_grid.file.figure_cells)
+    assert all(own_grid.gallery(model) for model in own_grid.file.models)
+
+
+def test_what_was_made_still_serves(own_grid):
+    """Another digest would train, sample or evaluate again: of the paper, weeks on GPUs.
+
+    After a change that is meant to: `python -m tests.grid.digests`.
+    """
+    kept = json.loads(DIGESTS.read_text())
+    assert list(kept) == GRIDS
+    changed = differences(kept[own_grid.name], digests_of(own_grid))
+    assert not changed, f"grid {own_grid.name}: " + ", ".join(changed)

@@ -5,9 +5,12 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from psld.metrics import classifier
 from psld.metrics.classifier import (
     ClassifierExtractor,
+    FeatureClassifier,
     ImageShape,
+    accuracy,
     shifted,
     train_classifier,
 )
@@ -49,7 +52,7 @@ def test_logits_belong_to_the_features(trained):
     features, logits = trained(images)
     assert (features.shape, features.dtype) == ((5, 32), torch.float32)
     torch.testing.assert_close(features, torch.cat([trained(image[None])[0] for image in images]))
-    torch.testing.assert_close(logits, trained.network.classify(features))
+    torch.testing.assert_close(logits, trained.network.head(torch.nn.functional.silu(features)))
 
 
 def test_the_seed_decides_and_the_callers_generator_is_left_alone():
@@ -62,6 +65,72 @@ def test_the_seed_decides_and_the_callers_generator_is_left_alone():
     other = train_classifier(QUICK.model_copy(update={"seed": 1}), DIGITS, images, labels)
     assert first.digest == again.digest != other.digest
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_seed_decides_the_batches_too(monkeypatch):
+    monkeypatch.setattr(classifier, "stream_seed", lambda seed, *stream: 0)  # equal first weights
+    images, labels = digits()
+    settings = [QUICK.model_copy(update={"seed": seed}) for seed in (0, 1)]
+    first, second = (train_classifier(each, DIGITS, images, labels) for each in settings)
+    assert first.digest != second.digest
+
+
+def test_the_learning_rate_rises_and_falls_and_each_step_has_its_own_gradient(monkeypatch):
+    """With equal batches, gradients that added up would double in the second step."""
+    rates, norms = [], []
+
+    class Noted(torch.optim.AdamW):
+        def step(self, *given):
+            rates.append(self.param_groups[0]["lr"])
+            gradients = [p.grad for group in self.param_groups for p in group["params"]]
+            norms.append(sum(g.square().sum().item() for g in gradients) ** 0.5)
+            return super().step(*given)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Noted)
+    images, labels = digits()
+    quick = QUICK.model_copy(update={"steps": 10, "learning_rate": 1e-6, "shift": 0})
+    same = np.repeat(images[:1], 16, axis=0), np.repeat(labels[:1], 16)
+    train_classifier(quick, DIGITS, *same)
+    assert len(rates) == 10
+    assert (rates[0], max(rates)) == (pytest.approx(1e-6 / 25), pytest.approx(1e-6))
+    assert rates.index(max(rates)) == 2, "three tenths of the steps rise"
+    assert rates[-1] < 1e-10
+    assert norms[-1] == pytest.approx(norms[0], rel=0.01)
+
+
+def test_cudnn_is_deterministic_while_a_classifier_trains():
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    with classifier.deterministic():
+        assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
+    assert (cudnn.deterministic, cudnn.benchmark) == before
+
+
+@pytest.mark.parametrize("key", ["steps", "batch_size", "learning_rate", "shift"])
+def test_each_setting_of_a_training_changes_its_weights(key):
+    images, labels = digits()
+    changed = QUICK.model_copy(update={key: 2 * getattr(QUICK, key)})
+    digests = {train_classifier(each, DIGITS, images, labels).digest for each in (QUICK, changed)}
+    assert len(digests) == 2
+
+
+def test_the_accuracy_is_the_share_of_right_labels_for_any_batch_size(trained):
+    images, labels = digits()
+    answers = trained(torch.from_numpy(images[1000:1100]))[1].argmax(dim=1).numpy()
+    for size in (7, 100):
+        found = accuracy(trained, images[1000:1100], labels[1000:1100], size)
+        assert found == pytest.approx(np.mean(answers == labels[1000:1100]))
+        assert found > 0.5
+
+
+def test_images_are_halved_to_four_pixels_and_channels_doubled_twice():
+    """Weights of earlier trainings have these shapes."""
+    shape = ImageShape(channels=3, image_size=36, num_classes=7)
+    weights = FeatureClassifier(QUICK, shape).state_dict()
+    convolutions = [each.shape for each in weights.values() if each.ndim == 4]
+    widths = [(4, 3), (8, 4), (8, 8), (16, 8), (16, 16), (16, 16), (16, 16), (16, 16), (16, 16)]
+    assert convolutions == [(*pair, 3, 3) for pair in widths]
+    assert [each.shape for each in weights.values() if each.ndim == 2] == [(8, 16 * 3**2), (7, 8)]
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 8), (3, 9), (1, 28), (3, 32)])

@@ -15,6 +15,7 @@ from psld.metrics.estimate import (
     Interval,
     averaged,
     combined,
+    holm,
     paired_difference,
     pooled,
     spread,
@@ -74,6 +75,10 @@ def test_fewer_than_four_samples_for_each_feature_are_not_extrapolated():
     assert fifteen.extrapolated is None
     assert averaged([sixteen, sixteen]).extrapolated == sixteen.extrapolated
     assert pooled([fifteen, fifteen]).extrapolated is None  # 30 samples, but with the bias of 15
+    biased = Estimate(**(sixteen.model_dump() | {"copies": 1}))
+    assert biased.extrapolated is None, "a copy is no further sample"
+    for cells in ([sixteen, biased], [biased, sixteen]):
+        assert averaged(cells).extrapolated is None, "both need enough"
 
 
 def test_extrapolation_is_the_intercept_in_1_over_n():
@@ -110,8 +115,12 @@ def test_values_of_a_mean_have_its_textbook_error():
 def test_a_record_survives_json_and_refuses_nonsense():
     record = estimate(draw(0, 200))
     assert Estimate.model_validate_json(record.model_dump_json()) == record
-    with pytest.raises(ValueError, match="add up to samples"):
-        Estimate.model_validate(record.model_dump() | {"samples": 201})
+    nonsense = [{"samples": 201}, {"block_samples": (0, 200), "without_block": (1.0, 1.0)}]
+    for changes in nonsense:
+        with pytest.raises(ValueError, match="positive and add up to samples"):
+            Estimate.model_validate(record.model_dump() | changes)
+    with pytest.raises(ValueError, match="differ in length"):
+        Estimate.model_validate(record.model_dump() | {"without_block": (1.0, 1.0)})
 
 
 def test_a_paired_difference_finds_what_an_unpaired_one_cannot():
@@ -123,6 +132,31 @@ def test_a_paired_difference_finds_what_an_unpaired_one_cannot():
     assert paired.p_value < 1e-6
     assert paired.interval.low < paired.value < paired.interval.high < 2 * paired.value
     assert unpaired.p_value > 0.05
+
+
+@pytest.mark.parametrize("times", [1.0, 0.5, 3.0])
+def test_a_cell_is_compared_with_a_multiple_of_another(times):
+    """Squared errors add: that of the multiple is times as large, with Welch's freedom of both."""
+    random = np.random.default_rng(0)
+    a, b = (estimate_of_mean(random.normal(size=count), 20) for count in (100, 60))
+    unpaired, paired = (
+        unpaired_difference(a, b, times),
+        paired_difference(a, estimate_of_mean(random.normal(size=100), 20), times),
+    )
+    [(error, freedom)] = unpaired.errors
+    squares = [a.standard_error**2, (times * b.standard_error) ** 2]
+    assert unpaired.value == pytest.approx(a.value - times * b.value)
+    assert error == pytest.approx(sum(squares) ** 0.5)
+    assert freedom == pytest.approx(sum(squares) ** 2 / sum(v**2 / 19 for v in squares))
+    same = paired_difference(a, a, times)
+    assert same.errors == ((pytest.approx(abs(1 - times) * a.standard_error, abs=1e-12), 19),)
+    assert (paired.paired, unpaired.paired) == (True, False)
+
+
+def test_each_of_several_comparisons_is_corrected_and_none_is_below_one_before():
+    assert holm([0.01, 0.02, 0.02]) == pytest.approx([0.03, 0.04, 0.04])
+    assert holm([0.02, 0.9, 0.01, 0.5]) == pytest.approx([0.06, 1.0, 0.04, 1.0])
+    assert holm([0.03]) == [0.03]
 
 
 def test_equal_cells_differ_significantly_in_one_of_twenty():
@@ -142,6 +176,7 @@ def test_a_cell_does_not_differ_from_itself_and_other_blocks_cannot_be_paired():
 
 def test_an_interval_is_inside_or_outside_a_band_as_a_whole():
     places = {(2, 3): "inside", (1, 2): "inside", (4, 5): "outside", (0, 1): "overlap"}
+    places |= {(3, 4): "overlap", (-1, 0): "outside", (0, 5): "overlap"}
     for (low, high), place in places.items():
         assert place_in_band(Interval((low + high) / 2, low, high), 1, 3) == place
 
@@ -236,6 +271,20 @@ def test_more_cells_do_not_shrink_the_bias_of_second_order():
     assert pooled([cell] * 16).extrapolated is None
 
 
+@pytest.mark.parametrize(("share", "is_given"), [(0.45, True), (0.75, False)])
+def test_a_bias_of_second_order_is_at_most_half_of_the_half_width(share, is_given):
+    """0.2 d/n of what is taken away: here 0.2 · 45/400 of a bias of 1."""
+    bias, half = 1.0, 0.2 * 45 / 400 / share
+    shift = half / 2.093 / 19**0.5
+    without = tuple(5.0 + bias / 19 + shift * (-1) ** block for block in range(20))
+    cell = Estimate(
+        value=5.0, samples=400, block_samples=(20,) * 20, without_block=without, features=45
+    )
+    assert cell._limit == pytest.approx(4.0)
+    assert cell.interval.half_width == pytest.approx(half, rel=1e-3)
+    assert (cell.extrapolated is not None) == is_given
+
+
 def test_the_spread_of_trainings_is_a_t_interval():
     values = [2.0, 2.5, 2.2]
     estimate = spread(values)
@@ -296,6 +345,8 @@ def test_the_error_of_training_again_of_a_difference():
         (pytest.approx(stdev(three) / 3**0.5), pytest.approx(2)),
         (pytest.approx(1.0), pytest.approx(1)),
     ]
+    assert added([1.0], [2.0]) == [], "the difference is of these weights"
+    assert added([1.0], [2.0], names="abc") == []
     for sides in ((three, [5.0]), ([5.0], three)):
         assert added(*sides) == [(pytest.approx(stdev(three) * (4 / 3) ** 0.5), pytest.approx(2))]
     assert added(three, []) == [(pytest.approx(stdev(three) / 3**0.5), pytest.approx(2))]

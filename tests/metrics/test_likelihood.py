@@ -1,6 +1,7 @@
 """`psld likelihood`: the bits of images, and a record with their mean and its interval."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,8 @@ def test_the_result_is_the_mean_over_images_with_its_interval(
     assert result.dataset_digest == ImageStore.open(digits).digest
     assert result.model.name == "psld"
     assert result.gradients == 2 * result.evaluations > 14
+    spent = [int(re.search(r"(\d+) evaluations", line)[1]) for line in printed[:3]]
+    assert result.evaluations == pytest.approx((4 * spent[0] + 4 * spent[1] + 2 * spent[2]) / 10)
     assert f"wrote result.json: {result.bits_per_dimension:.4f} ± " in printed[3]
 
 
@@ -99,7 +102,11 @@ def test_images_have_the_bits_of_their_density(model, digits, draws):
 def test_numbers_do_not_depend_on_the_batch_size(model, tens):
     loaded = load_model(model, CPU)
     few = tens[:4]
-    assert bits_of(loaded, few, 0, batch_size=3) == pytest.approx(bits_of(loaded, few, 0), 1e-3)
+    bits = bits_of(loaded, few, 0)
+    assert bits_of(loaded, few, 0, batch_size=3) == pytest.approx(bits, 1e-3)
+    for changes in ({"first": 4}, {"seed": 1}):
+        others = bits_of(loaded, few, **({"first": 0} | changes))
+        assert (abs(others - bits) > 1e-4).all(), "each place and seed has its noise"
 
 
 @pytest.mark.parametrize(

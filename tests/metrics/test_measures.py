@@ -113,6 +113,11 @@ def test_a_share_has_the_interval_of_wilson():
     assert high == 1
     assert low == pytest.approx(1 / (1 + t_quantile(19) ** 2 / 1000))
     assert (every.value, share_estimate(torch.zeros(1000)).interval.low) == (1, 0)
+    # A threshold of N images is as another sample of N.
+    low = share_estimate(torch.ones(1000), threshold_images=250).interval.low
+    assert low == pytest.approx(1 / (1 + t_quantile(19) ** 2 * (1 / 1000 + 1 / 250)))
+    copies = Estimate(**(every.model_dump() | {"copies": 900}))
+    assert copies.interval.low == pytest.approx(1 / (1 + t_quantile(19) ** 2 / 100))
 
 
 def test_too_few_samples_are_user_errors():
@@ -135,6 +140,24 @@ def test_new_images_of_the_same_distribution_have_the_quantile():
     torch.testing.assert_close(result.distances, distances.min(dim=1).values)
     assert torch.equal(result.nearest, distances.argmin(dim=1))
     assert result.share.value == (result.distances < result.threshold).double().mean()
+
+
+def test_the_threshold_is_an_image_and_what_is_as_far_is_not_nearer():
+    """Number (N + 1) · quantile of the test images, so 9 of 99 are nearer than the tenth."""
+    result = memorization(TEST[:99], TRAIN, TEST[:99], quantile=0.1)
+    assert result.threshold == result.distances.sort().values[9]
+    assert result.share.value == pytest.approx(9 / 99)
+    assert result.share.threshold_images == 99
+    between = memorization(TEST[:99], TRAIN, TEST[:99], quantile=0.105).threshold
+    ninth, tenth = result.distances.sort().values[9:11]
+    assert between == pytest.approx(float((ninth + tenth) / 2))
+
+
+def test_copies_of_the_reference_are_among_it():
+    """Each with five copies: the balls have no radius, and an image is at its own center."""
+    images = normal(20).repeat(6, 1)
+    for metric in (precision, recall):
+        assert metric(images, images, neighbors=3, blocks=BLOCKS).value == 1
 
 
 def test_copies_are_counted_and_their_originals_named():

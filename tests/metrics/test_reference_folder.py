@@ -2,6 +2,7 @@
 
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,8 @@ from psld.metrics.reference_folder import (
     ReferenceManifest,
     check_reference,
     load_reference,
+    noise_images,
+    real_batches,
     save_features,
 )
 from psld.metrics.settings import MetricSettings
@@ -63,6 +66,51 @@ def test_the_place_of_the_weights_is_no_other_extractor(tmp_path):
     check_reference(metric("a.pth"), tmp_path, made, "1", model)
     with pytest.raises(UserError, match="made with another extractor than fid has"):
         check_reference(metric("a.pth"), tmp_path, made, "2", model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"truncated_reference": True}, "made with another extractor than memorization-classifier"),
+        ({"extractor_digest": "2"}, "made with another extractor"),
+        ({"dataset": "mnist"}, "of dataset mnist, but the model is of another"),
+        ({"dataset_digest": "3"}, "of dataset digits, but the model is of another"),
+    ],
+)
+def test_a_reference_of_other_features_or_images_is_refused(tmp_path, changes, said):
+    write(tmp_path, train=TRAIN, noise=NOISE)
+    _, manifest = load_reference(tmp_path)
+    changed = manifest.model_copy(update=changes)
+    for known in ("0", None):  # None: of an imported model
+        model = Mock(dataset_digest=known, **{"settings.dataset.name": "digits"})
+        check_reference(METRIC, tmp_path, manifest, "1", model)
+        if known or "dataset_digest" not in changes:
+            with pytest.raises(UserError, match=said):
+                check_reference(METRIC, tmp_path, changed, "1", model)
+        else:
+            check_reference(METRIC, tmp_path, changed, "1", model)
+
+
+def test_the_facts_of_a_result_are_those_of_its_split(tmp_path):
+    write(tmp_path, train=TRAIN, test=TEST, noise=NOISE)
+    _, manifest = load_reference(tmp_path)
+    counts = {split: manifest.facts(split) for split in ("train", "test")}
+    assert (counts["train"]["reference_samples"], counts["train"]["floor_samples"]) == (200, 60)
+    assert (counts["test"]["reference_samples"], counts["test"]["floor_samples"]) == (60, 200)
+    assert counts["train"]["reference_sha256"] == manifest.features_sha256
+
+
+def test_noise_is_quantized_as_samples_are_and_real_images_if_it_is_asked_for():
+    [noise] = noise_images(500, (1, 8, 8), 500)
+    share = (noise == 0).double().mean().item()
+    assert share == pytest.approx(0.16, abs=0.01), "a sixth of N(0, 1) is below −1"
+    images = np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8)
+    plain, truncated = (
+        torch.cat([*real_batches(images, METRIC.model_copy(update=each))]).flatten()
+        for each in ({"batch_size": 3}, {"truncated_reference": True})
+    )
+    assert torch.equal(plain, torch.arange(256, dtype=torch.uint8))
+    assert (plain != truncated).sum() == 95
 
 
 def test_features_come_back_and_serve_a_measure(tmp_path):

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from unittest.mock import Mock
 
@@ -12,19 +11,9 @@ from safetensors.torch import load_file
 
 from psld.training import ranks as ranks_module
 from psld.training.ranks import join_ranks, meeting_port
-from psld.utils import locks
-from psld.utils.device import (
-    choose_device,
-    cores,
-    peak_flops,
-    provenance,
-    tf32_in_use,
-    use_device,
-    use_tf32,
-)
-from psld.utils.errors import UserError
 from psld.utils.tensors import grouped
 from tests.commands import TINY, call, command, run, run_directory, succeeded
+from tests.utils.test_use_device import gpus  # noqa: F401
 
 SETTINGS = (
     *TINY,
@@ -83,105 +72,6 @@ def test_neighbouring_jobs_and_lives_meet_at_different_ports(monkeypatch):
     assert meeting_port(Mock(raw_job_id="25")) == lives[0]
 
 
-def test_devices():
-    assert use_device("cpu") == torch.device("cpu")
-    assert choose_device("cpu") == torch.device("cpu")
-    for name in ("gpu", "mps", "meta"):  # torch has some of them, but nothing here is for it
-        with pytest.raises(UserError, match=f"no such device '{name}'; use auto, cpu or cuda"):
-            choose_device(name)
-    if not torch.cuda.is_available():
-        assert choose_device("auto") == torch.device("cpu")
-        with pytest.raises(UserError, match="torch sees no GPU here; use auto"):
-            choose_device("cuda")
-
-
-@pytest.fixture
-def gpus(monkeypatch, tmp_path) -> Iterator[list[torch.device]]:
-    """Two GPUs, as torch tells of them; the list is of those that were chosen."""
-    chosen: list[torch.device] = []
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    monkeypatch.setattr(locks, "GPU_LOCKS", tmp_path)
-    monkeypatch.setattr(locks, "_held", {})
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Mock(uuid=f"0-{index}"))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    before = tf32_in_use()
-    yield chosen
-    use_tf32(*before)
-
-
-def test_a_rank_takes_the_gpu_of_its_number(gpus):
-    assert [use_device("auto", rank=rank).index for rank in range(2)] == [0, 1]
-    assert use_device("cuda:1", rank=0).index == 1
-    with pytest.raises(UserError, match="no cuda:2; torch sees 2 GPUs here"):
-        use_device("auto", rank=2)
-    assert [device.index for device in gpus] == [0, 1, 1]
-    assert not locks._held
-
-
-def test_a_job_alone_takes_a_gpu_that_no_other_job_has(gpus, monkeypatch):
-    assert use_device("auto") == use_device("cuda") == torch.device("cuda:0")
-    monkeypatch.setattr(locks, "_held", {})  # as another process
-    assert use_device("auto") == torch.device("cuda:1")
-    assert use_device("cuda:1") == torch.device("cuda:1"), "asked for by its number"
-
-
-@pytest.mark.parametrize(
-    ("environment", "count", "lines"),
-    [
-        ({}, 16, 0),
-        ({"LOCAL_WORLD_SIZE": "8"}, 2, 1),
-        ({"LOCAL_WORLD_SIZE": "4", "SLURM_CPUS_PER_TASK": "6"}, 6, 0),
-    ],
-)
-def test_a_gpu_with_few_cores_is_mentioned(gpus, monkeypatch, capsys, environment, count, lines):
-    """Once, and not by metrics, which draw no noise."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert cores() == count
-    for rank in range(2):
-        use_device("auto", rank=rank)
-        use_device("auto", rank=rank, tf32=True)
-    assert capsys.readouterr().out.count("CPU core(s) for a GPU") == lines
-
-
-def test_a_task_of_slurm_that_sees_its_own_gpu_alone_takes_that(gpus, monkeypatch):
-    """And not the first of several, where a task starts the ranks itself."""
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert [use_device("auto", rank=rank).index for rank in range(2)] == [0, 1]
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert [use_device("auto", rank=rank).index for rank in range(2)] == [0, 0]
-    monkeypatch.delenv("SLURM_JOB_ID")
-    with pytest.raises(UserError, match="no cuda:1; torch sees 1 GPUs here"):
-        use_device("auto", rank=1)
-
-
-@pytest.mark.parametrize("tf32", [True, False])
-def test_how_a_gpu_computes_is_set_and_recorded(gpus, tf32):
-    use_device("auto", tf32=tf32)
-    assert provenance()["precision"] == {
-        "tf32_matmul": tf32,
-        "tf32_convolutions": tf32,
-        "cudnn_benchmark": True,
-    }
-
-
-def test_the_peak_of_a_card(gpus, monkeypatch):
-    for name, bf16, fp32 in (
-        ("NVIDIA H100 80GB HBM3", 989e12, 494e12),
-        ("NVIDIA H100 PCIe", 756e12, 378e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12, 156e12),
-        ("NVIDIA T4", None, None),
-    ):
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
-        device = torch.device("cuda", 0)
-        assert (peak_flops(device, "bf16"), peak_flops(device, "fp32")) == (bf16, fp32)
-    assert peak_flops(torch.device("cpu"), "bf16") is None
-
-
 # --- exchange -----------------------------------------------------------------------------------
 
 
@@ -195,7 +85,7 @@ def group(monkeypatch) -> Mock:
     return group
 
 
-def test_gpus_exchange_gradients_by_nccl_and_numbers_by_gloo(gpus, group):
+def test_gpus_exchange_gradients_by_nccl_and_numbers_by_gloo(gpus, group):  # noqa: F811
     """For days until the first step, and for minutes once all ranks are there."""
     backend = group.group.WORLD._get_backend.return_value
     with join_ranks("auto") as ranks:

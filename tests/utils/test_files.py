@@ -3,21 +3,28 @@
 import errno
 import math
 import os
+import subprocess
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from psld.utils import files
 from psld.utils.errors import UserError
 from psld.utils.files import (
     atomic_path,
+    check_place,
     digest_of,
+    make_private,
     read_json,
     regular_file,
+    retried_in_slurm,
     sha256_of_file,
     write_json,
     write_text,
 )
 from psld.utils.tensors import load_tensors
-from tests.commands import disk_full_after, files_below
+from tests.commands import disk_full_after, files_below, read_only
 
 
 def test_a_file_appears_at_once_and_whole(tmp_path):
@@ -44,12 +51,55 @@ def test_an_exception_leaves_what_was_there(tmp_path, error):
     assert files_below(tmp_path) == {"file.txt": b"old"}
 
 
+def test_a_file_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    """And so is the name at the end: a power cut leaves the old file or the new one, never none."""
+    on_disk, fsync = [], os.fsync
+
+    def note(descriptor):
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        on_disk.append((place == tmp_path, (tmp_path / "file.txt").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_text(tmp_path / "file.txt", "text")
+    assert on_disk == [(False, False), (True, True)]
+
+
+def test_a_writer_removes_what_killed_ones_left_and_nothing_of_living_ones(tmp_path):
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    host = files._HOST
+    names = {"killed": f".[x].txt.{host}.{dead.pid}.partial"}
+    names["living"] = f".[x].txt.{host}.1.partial"
+    names["of another machine"] = f".[x].txt.{host}2.{dead.pid}.partial"
+    names["of another file"] = f".x.txt.{host}.{dead.pid}.partial"
+    for name in names.values():
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "[x].txt", "whole")
+    left = {names[which] for which in ("living", "of another machine", "of another file")}
+    assert set(files_below(tmp_path)) == {"[x].txt", *left}
+
+
 def test_what_a_killed_writer_left_is_overwritten(tmp_path):
     with atomic_path(tmp_path / "file.txt") as partial:
         partial.write_text("old")
     partial.write_text("half of a longer file")
     write_text(tmp_path / "file.txt", "new")
     assert files_below(tmp_path) == {"file.txt": b"new"}
+
+
+def test_two_writers_of_a_file_do_not_meet(tmp_path, monkeypatch):
+    with atomic_path(tmp_path / "file.txt") as first:
+        first.write_text("first")
+        monkeypatch.setattr(os, "getpid", lambda: 1)  # another process, which lives
+        write_text(tmp_path / "file.txt", "second")
+    assert files_below(tmp_path) == {"file.txt": b"first"}
+
+
+def test_a_folder_that_cannot_be_written_is_told_of_the_file_that_the_user_knows(tmp_path):
+    with read_only(tmp_path), pytest.raises(PermissionError) as caught:
+        write_text(tmp_path / "file.txt", "text")
+    assert caught.value.filename == str(tmp_path / "file.txt")
 
 
 @pytest.mark.parametrize("target", ["victim.txt", "absent.txt"])
@@ -89,7 +139,7 @@ def test_json_comes_back_and_has_neither_nan_nor_infinity(tmp_path):
     assert read_json(tmp_path / "x.json") == content
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe\x00", b"1e999"])
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe\x00", b"1e999", b"[NaN]"])
 def test_damaged_and_missing_json_is_named(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.json: not valid JSON .* delete it and make it again"):
@@ -115,3 +165,71 @@ def test_a_reader_does_not_wait_at_a_pipe(tmp_path):
         for read in (regular_file, read_json, lambda path: load_tensors(path, "shard", "")):
             with pytest.raises(UserError, match=f"{name}: a pipe or a device; a regular file is"):
                 read(tmp_path / name)
+
+
+def test_json_of_another_kind_is_named_with_its_place(tmp_path):
+    write_json(tmp_path / "x.json", {"steps": ["1"]})
+    assert read_json(tmp_path / "x.json", dict[str, list[str]]) == {"steps": ["1"]}
+    complaint = r"x\.json: steps\.0: .*integer; delete the file and make it again"
+    with pytest.raises(UserError, match=complaint):  # also a text that looks like a number
+        read_json(tmp_path / "x.json", dict[str, list[int]])
+    with pytest.raises(UserError, match=r"x\.json: not a folder; the one that has y\.json is"):
+        read_json(tmp_path / "x.json" / "y.json")
+
+
+def test_a_private_folder_is_the_user_s_alone(tmp_path, monkeypatch):
+    make_private(tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder").stat().st_mode & 0o777 == 0o700
+    for mode, is_refused in ((0o755, False), (0o720, True), (0o702, True)):
+        (tmp_path / "new").chmod(mode)
+        if is_refused:
+            with pytest.raises(UserError, match="new: other users may write to it, and only you"):
+                make_private(tmp_path / "new")
+        else:
+            make_private(tmp_path / "new")
+            assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").symlink_to(tmp_path / "new" / "folder")
+    os.lchown(tmp_path / "link", 1234, -1) if os.geteuid() == 0 else pytest.skip("needs root")
+    with pytest.raises(UserError, match=r"link: belongs to another user, .*; take another"):
+        make_private(tmp_path / "link", "take another")
+
+
+def test_a_place_without_a_folder_to_write_to_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))  # see read_only
+    check_place(tmp_path / "new" / "folder" / "x.zip")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"x\.zip: .*file is no folder that you may write to"):
+        check_place(tmp_path / "file" / "x.zip")
+    said = r"x\.zip: .* is no folder that you may write to; name another path"
+    with read_only(tmp_path), pytest.raises(UserError, match=said):
+        check_place(tmp_path / "new" / "x.zip")
+
+
+@pytest.mark.parametrize(("in_slurm", "late", "tries"), [(1, 3, 4), (1, 99, 61), (0, 3, 1)])
+def test_a_job_waits_a_minute_for_the_file_of_another_node(
+    monkeypatch, capsys, in_slurm, late, tries
+):
+    now, done = [0], []
+    monkeypatch.setenv("SLURM_JOB_ID", "7") if in_slurm else monkeypatch.delenv(
+        "SLURM_JOB_ID", raising=False
+    )
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+
+    @retried_in_slurm
+    def read(path: str, *, kind: str) -> str:
+        done.append((path, kind))
+        if len(done) <= late:
+            raise UserError("x.json: no such file" if len(done) != 3 else "x.json: damaged")
+        return "content"
+
+    if tries > late:
+        assert read("x.json", kind="a") == "content"
+    else:
+        with pytest.raises(UserError, match=r"^x\.json: no such file$"):
+            read("x.json", kind="a")
+    assert done == [("x.json", "a")] * tries
+    waits = [f"{each}; waiting, another node" for each in ("no such file", "damaged") if in_slurm]
+    out = capsys.readouterr().out
+    assert [out.count(each) for each in waits] == [1 + (late == 99), 1][: len(waits)]

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +18,7 @@ TWO = "GPU 0: A100 (UUID: GPU-a)\nGPU 1: A100 (UUID: GPU-b)\n"
 
 TAKE = """
 import sys
+import threading
 from pathlib import Path
 from psld.utils import locks
 locks.GPU_LOCKS = Path(sys.argv[1])
@@ -49,7 +52,12 @@ def job(folder):
 
 
 def says(process: subprocess.Popen[str]) -> str:
-    return process.stdout.readline().strip()
+    """The next line of a process; it is killed if it says nothing for long."""
+    too_late = threading.Timer(20, process.kill)
+    too_late.start()
+    line = process.stdout.readline().strip()
+    too_late.cancel()
+    return line
 
 
 def test_each_job_has_a_gpu_of_its_own_and_waits_for_a_free_one(job):
@@ -70,7 +78,10 @@ def test_a_job_of_several_gpus_waits_and_holds_none_meanwhile(job):
     several = job(3)
     assert says(several) == "waiting for a free GPU"
     single = job(1)
-    says(single)  # that it has the third, or waits until the other process looks elsewhere
+    answer = says(single)
+    if answer.startswith("waiting"):  # The other looked just then if there are enough.
+        answer = says(single)
+    assert answer == "2", "the third is free while the other waits"
     first.kill()
     single.kill()
     assert says(several) == "0 1 2"
@@ -80,6 +91,9 @@ def test_a_process_keeps_its_gpu():
     """Each model of a sweep is trained on the same."""
     assert take_gpus(["a", "b"]) == take_gpus(["a", "b"]) == [0]
     assert take_gpus(["b", "a"]) == [1], "and no second one"
+    assert take_gpus(["b", "a"], 2) == [0, 1], "in the order of the machine"
+    release_gpus()
+    assert take_gpus(["a", "b"]) == [0]
     assert list(locks._held) == ["a"]
 
 
@@ -89,6 +103,24 @@ def test_a_gpu_that_is_given_back_is_another_s(job):
     assert says(waiting).startswith("waiting for a free GPU")
     release_gpus()
     assert says(waiting) == "0"
+
+
+def test_a_process_that_waits_for_more_keeps_what_it_had(job, monkeypatch):
+    take_gpus(["a"])
+    assert says(job(1, "b")) == "0"
+    monkeypatch.setattr(locks.time, "sleep", Mock(side_effect=TimeoutError))
+    with pytest.raises(TimeoutError):
+        take_gpus(["a", "b", "c"], 3)
+    assert list(locks._held) == ["a"]
+    assert take_gpus(["a", "c"], 2) == [0, 1]
+    release_gpus()
+    assert not locks._held
+
+
+@pytest.mark.parametrize("past_exec", [False, True])
+def test_a_process_that_becomes_another_keeps_its_gpus_if_it_says_so(past_exec):
+    take_gpus(["a", "b"], 2, past_exec=past_exec)
+    assert [os.get_inheritable(each) for each in locks._held.values()] == [past_exec] * 2
 
 
 def test_the_folder_of_the_locks_is_the_users_own(folder, monkeypatch):

@@ -10,12 +10,12 @@ import threading
 import pytest
 
 from psld.utils.errors import UserError
-from psld.utils.locks import sole_holder
+from psld.utils.locks import held_if_free, sole_holder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from psld.utils.locks import sole_holder
+from psld.utils.locks import held_if_free, sole_holder
 with sole_holder(Path("launches/lock"), "waiting for another"):
     print("mine", flush=True)
     sys.stdin.readline()
@@ -73,3 +73,20 @@ def test_it_is_waited_for_until_its_holder_ends(lock, holder, end, capsys):
     assert taken.wait(timeout=10)
     waiting.join()
     assert capsys.readouterr().out == "", "said once"
+
+
+def test_a_lock_that_is_not_waited_for(lock, holder):
+    with held_if_free(lock) as is_held:
+        assert not is_held
+    holder.communicate("\n")
+    with held_if_free(lock) as is_held:
+        assert is_held
+
+
+def test_another_failure_keeps_its_own_words(lock, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="Input/output error"), sole_holder(lock, "waiting"):
+        pass

@@ -35,3 +35,28 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     run()
     assert "32/40" in terminal.getvalue()
     assert capsys.readouterr().out == ""
+
+
+def test_speed_and_time_left_are_those_since_the_last_line(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for total in (1000, None):
+        shown, silent = (
+            Progress("sampling", "image", total, done=500, silent=s) for s in (False, True)
+        )
+        for seconds, images in ((10, 50), (20, 100), (29, 1), (1, 149)):
+            now[0] += seconds
+            shown.update(images)
+            silent.update(images)
+        ends = (", 01:10 left", ", 00:40 left") if total else ("", "")
+        of = f" of {total}" if total else ""
+        assert capsys.readouterr().out.splitlines() == [
+            f"sampling: image 650{of}, 5 images/s{ends[0]}",
+            f"sampling: image 800{of}, 5 images/s{ends[1]}",
+        ]
+
+
+def test_what_is_gone_over_is_counted_when_it_is_done():
+    shown = Progress("sampling", "image", 3, silent=True)
+    assert [(unit, shown.done) for unit in shown.over("abc")] == [("a", 0), ("b", 1), ("c", 2)]
+    assert shown.done == 3

@@ -1,8 +1,10 @@
 """Arrays in files: they come back as they were, or are refused in one line."""
 
+import io
 import json
 import random
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from safetensors.numpy import save
 from psld.utils.errors import RunError, UserError
 from psld.utils.tensors import (
     KEY,
+    check_archive,
     digest_of_arrays,
+    grouped,
     load_tensors,
     save_tensors,
 )
@@ -139,3 +143,25 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
             write(tmp_path / "x")
         assert caught.value.filename == str(tmp_path / "x")
         assert files_below(tmp_path) == before
+
+
+def test_tensors_are_grouped_by_the_first_part_of_their_names():
+    tensors = {name: torch.tensor(i) for i, name in enumerate(("a.b.c", "d", "a.e"))}
+    groups = {part: list(each) for part, each in grouped(tensors).items()}
+    assert groups == {"a": ["b.c", "e"], "d": [""]}
+
+
+def test_files_of_torch_are_checked_and_rewound():
+    stream = io.BytesIO()
+    torch.save({"x": torch.arange(1000)}, stream)
+    check_archive(stream)
+    assert stream.tell() == 0
+    content = bytearray(stream.getvalue())
+    content[content.index(torch.arange(1000).numpy().tobytes()) + 100] ^= 1
+    with pytest.raises(BadZipFile, match="data"):
+        check_archive(io.BytesIO(content))
+    check_archive(io.BytesIO(b"of torch 1.5"))
+    with ZipFile(bomb := io.BytesIO(), "w", ZIP_DEFLATED) as archive:
+        archive.writestr("bomb", bytes(1000))
+    with pytest.raises(BadZipFile, match="bomb"):
+        check_archive(bomb)

@@ -1,10 +1,14 @@
 """The triggers of reruns: dry runs after one real run of the whole grid."""
 
+import json
 import os
 import time
 
+import numpy as np
 import pytest
 
+from psld.data.store import ImageStore, write_store
+from tests.results import sealed
 from tests.workflow.project import GRID, WHOLE_GRID
 
 RESULTS = {"evaluate": 4, "tabulate": 2, "page": 1, "certify": 1}
@@ -62,6 +66,19 @@ def test_preparing_identical_data_again_reruns_nothing(finished):
     finished.run("--force", "data/digits.h5")
     assert data.stat().st_mtime_ns > before
     assert finished.plan("tiny") == {}
+
+
+def test_other_images_of_the_same_settings_rerun_all_that_was_made_of_them(finished):
+    """As after `psld prepare replace=true` of a folder to which pictures were added."""
+    data, record = finished.folder / "data/digits.h5", finished.folder / "data/digits.json"
+    store, said = ImageStore.open(data), json.loads(record.read_text())
+    parts = store.splits, store.labels("all")[::-1].copy(), store.num_classes
+    digest = write_store(data, store.shape, *parts, [np.array(store.images("all"))])
+    record.write_text(sealed(said | {"digest": digest}))
+    data.with_suffix(".digest").write_text(f"{digest}\n")
+    assert finished.plan("tiny") == {
+        stage: n for stage, n in WHOLE_GRID.items() if stage != "prepare"
+    }
 
 
 DIGITS = "configs/dataset/digits.yaml"

@@ -1,13 +1,14 @@
 """The formats of a table hold the same entries, and all of its texts."""
 
 import html
+from dataclasses import replace
 
 import pytest
 
 from psld.grid.rows import read_table
 from psld.grid.tables import RECORDED
 from psld.report import table as formats
-from psld.report.table import table_text
+from psld.report.table import limit_text, our_text, table_text
 from tests.report.conftest import Page
 from tests.report.tables.conftest import (
     GRID,
@@ -19,7 +20,7 @@ from tests.report.tables.conftest import (
     tabulate,
     unescaped,
 )
-from tests.results import made_with, write_result
+from tests.results import cell_result, made_with, write_result
 
 
 def test_all_formats_hold_the_same_entries(folder):
@@ -106,3 +107,27 @@ def test_latex_knows_every_symbol_of_a_grid(name, grids, tmp_path):
         text = table_text(table, read_table(real, table_name, tmp_path))
         unknown = {c for c in formats.latex(text) if ord(c) > 255} - set("–—…’")
         assert not unknown, table_name
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (2.0, 0.1, "2.00 ± 0.21"),
+        (2.0, 0.001, "2.000 ± 0.002"),
+        (2.0, 0.0049, "2.00 ± 0.01"),
+        (0.0123, 0.00004, "0.01230 ± 0.00008"),
+    ],
+)
+def test_an_error_is_never_printed_as_0(grid, value, error, text):
+    """It is half of the 95 % interval: 2.093 standard errors of twenty blocks."""
+    entry = read_table(grid, "mine")[0][2]
+    result = cell_result(grid, entry.cell.name, value=value, error=error)
+    assert our_text(replace(entry, by_cell={entry.cell: result})) == text
+
+
+def test_distances_of_infinitely_many_samples_have_their_ends(grid, folder):
+    text = limit_text(grid.file.tables["mine"], read_table(grid, "mine"))
+    assert text.columns == ["sampler", "model", "10", "20"], "no column of counts"
+    assert text.lines[0][2:] == ["2.06 (2.04 to 2.08)", "1.50 (1.48 to 1.52)"]
+    assert text.lines[1][2:] == ["7.25 (7.04 to 7.46)", "–"]
+    assert limit_text(grid.file.tables["mine"], read_table(grid, "mine", folder / "no")) is None

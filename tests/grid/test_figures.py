@@ -2,17 +2,13 @@
 
 from dataclasses import replace
 
-import pytest
-
-from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, gamma_lines, nfe_lines, plot_entries
-from psld.grid.rows import parts_of
+from psld.grid.rows import distances, entries_in, paper_values, parts_of
 from psld.grid.schema import GridFile, SamplerFamily
+from tests.grid.mine import file_with
+from tests.report.conftest import grid, project  # noqa: F401
 
-
-@pytest.fixture(scope="module")
-def paper(grids) -> Grid:
-    return grids["paper"]
+# ruff: noqa: F811 — fixtures are arguments of the same name
 
 
 def test_a_plot_needs_the_results_of_its_cells_once(grid):
@@ -114,3 +110,58 @@ def test_the_papers_plots_are_its_tables_5_and_6_and_4(paper):
     # Table 4, and Γ = 0.04 from the text.
     assert len(gamma["cifar10", "em-uniform"]) == 6
     assert len(gamma["celeba64", "em-quadratic"]) == 5
+
+
+# --- what decides numbers -------------------------------------------------------------------------
+
+
+def names_of_changes(grid, **changes) -> set[str]:
+    """The parts that differ if a grid's file is changed."""
+    before, after = parts_of(grid), parts_of(file_with(grid, **changes))
+    return {key for key in before | after if before.get(key) != after.get(key)}
+
+
+def test_each_part_that_decides_numbers_is_named(grid):
+    assert names_of_changes(grid, title="Another", shards_per_job=3, batch_size=1) == set()
+    assert names_of_changes(grid, shard_size=10) == {"grid"}
+    tables = grid.file.model_dump()["tables"]
+    tables["mine"]["rows"][0]["paper"] = [4.0, 7.0]
+    assert names_of_changes(grid, tables=tables) == {"tables.mine: CLD, 10"}
+    tables = grid.file.model_dump()["tables"]
+    tables["mine"]["band"] = {"absolute": 1, "relative": 0, "reason": "A test."}
+    tables["mine"]["title"] = "Another"
+    assert names_of_changes(grid, tables=tables) == {"tables.mine"}
+    other = grid.models["low"]
+    for name, record in (("gamma", grid.models["high"]), ("steps", grid.models["longer"])):
+        changed = replace(grid, models=grid.models | {"low": record})
+        before, after = parts_of(grid), parts_of(changed)
+        assert before["models.low"] != after["models.low"], name
+    imported = other.model_copy(update={"checkpoint": "folder/x.ckpt"})
+    elsewhere = other.model_copy(update={"checkpoint": "another/x.ckpt"})
+    grids = (replace(grid, models=grid.models | {"low": m}) for m in (imported, elsewhere))
+    first, second = (parts_of(each)["models.low"] for each in grids)
+    assert first == second != parts_of(grid)["models.low"], "the file's place decides nothing"
+
+
+def test_rows_of_one_name_are_parts_of_their_own(grid):
+    tables = grid.file.model_dump()["tables"]
+    tables["mine"]["rows"] += (tables["mine"]["rows"][0],)
+    after = parts_of(file_with(grid, tables=tables))
+    assert after["tables.mine: CLD, 10 (again)"] == after["tables.mine: CLD, 10"]
+
+
+def test_numbers_of_the_paper_are_those_of_a_cell_and_a_measurement(grid):
+    printed = {(c.name, m.samples): each for (c, m), each in paper_values(grid).items()}
+    assert printed == {
+        ("cld/em-20", 100): {"value": 4.0},
+        ("cld/em-10", 100): {"value": 8.0},
+        ("high/em-10", 100): {"value": 9.0},
+        ("cld/em-20", 50): {"value": 6.0},
+        ("cld/rk45-1e-2", 100): {"value": 5.0, "nfe": 80},
+        ("cld/rk45-1e-3", 100): {"value": 4.5},
+    }
+    shown = [(each.cell.name, each.samples) for each in distances(grid)]
+    assert len(shown) == len(set(shown)) == 12
+    assert {each.show for each in distances(grid)} == {"value"}
+    assert len(list(entries_in(grid, "few"))) == 1
+    assert len(list(entries_in(grid))) == 13

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,14 @@ from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import sample
 from psld.diffusion.score import NetworkScore
 from psld.utils import randomness
-from psld.utils.randomness import MOST_THREADS, ShardNoise, drawing_threads
+from psld.utils.randomness import (
+    MOST_THREADS,
+    ShardNoise,
+    Stream,
+    drawing_threads,
+    generator,
+    stream_seed,
+)
 from tests.diffusion.processes import phase_space
 from tests.diffusion.sampling import conjugate, gddim, multistep, rk45, sde
 
@@ -56,6 +64,32 @@ def test_draws_shards_and_seeds_are_independent():
     assert values.mean(dim=1).abs().max() < 5 / count**0.5
     correlation = values @ values.T / count
     assert (correlation - torch.eye(len(values))).abs().max() < 6 / count**0.5
+
+
+def test_one_number_for_each_state_is_of_no_draw():
+    """It chooses a component of the start's mixture, whatever the noise is."""
+    with ShardNoise(3, 5, SHAPE, CPU) as noise:
+        first = noise.uniform()
+        noise()
+        assert torch.equal(noise.uniform(), first)
+        assert first.shape == (50,)
+        assert 0 <= first.min() < 0.2 < 0.8 < first.max() < 1
+        for index in range(3):
+            bits = np.random.Philox(key=noise.key, counter=[0, 0, index, 0])
+            assert not np.isin(first.numpy(), np.random.Generator(bits).random(500)).any()
+    for seed, shard in ((4, 5), (3, 6)):
+        with ShardNoise(seed, shard, SHAPE, CPU) as other:
+            assert not torch.equal(other.uniform(), first)
+
+
+def test_a_stream_is_of_its_seed_its_purpose_and_all_its_indices():
+    names = [(0, Stream.BATCH), (1, Stream.BATCH), (0, Stream.NOISE), (0, Stream.BATCH, 0)]
+    names += [(0, Stream.BATCH, 1), (0, Stream.BATCH, 0, 1), (0, Stream.BATCH, 1, 0)]
+    firsts = {torch.rand(1, generator=generator("cpu", *name)).item() for name in names}
+    assert len(firsts) == len(names)
+    assert len({stream_seed(*name) for name in names}) == len(names)
+    assert all(0 <= stream_seed(*name) < 2**63 for name in names)
+    assert len(set(Stream)) == len(Stream.__members__), "no two purposes share one"
 
 
 def test_the_thread_ends_with_the_shard_also_after_a_failure():

@@ -1,0 +1,362 @@
+"""The entries of tables: numbers of several seeds, their intervals, differences and verdicts."""
+
+import contextlib
+import csv
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from psld.grid.cache import load_grid
+from psld.grid.cells import Cell, Grid
+from psld.grid.entries import Entry, Rank
+from psld.grid.rows import _ranked, all_entries, as_csv, read_table
+from psld.grid.tables import Band
+from psld.metrics.results import CellResult
+from psld.metrics.settings import MemorizationSettings, NeighborSettings
+from tests.results import cell_result, grid_content, write_grid, write_result
+
+GRID = grid_content("""
+shard_size: 100
+seeds: {training: [0, 1, 2], sampling: [0, 7]}
+figures: {mine-thirty: psld/em-30}
+models:
+  psld: [process=psld]
+  vp-sde: [process=vp-sde]
+  official: {overrides: [process=psld], checkpoint: official.ckpt}
+samplers:
+  em: {overrides: [sampler=em], budget: sampler.steps}
+  sscs: {overrides: [sampler=sscs], budget: sampler.steps}
+  inpainted:
+    overrides: [sampler=em, guidance@sampler.guidance=inpainting, mask@sampler.guidance.mask=halves]
+    budget: sampler.steps
+tables:
+  mine-all:
+    title: Mine
+    headings: [model]
+    cell: {sampler: em}
+    columns: [{label: "10", budget: 10}, {label: "20", budget: 20}]
+    rows: [{label: [PSLD], model: psld}, {label: [official], model: official}]
+  mine-samplers:
+    title: Samplers
+    headings: [sampler]
+    cell: {model: psld, budget: 10}
+    columns: [{label: "10"}]
+    rows: [{label: [SSCS], sampler: sscs}, {label: [Inpainted], sampler: inpainted}]
+""")
+
+VALUES = {
+    "psld/em-10": 2.0,
+    "psld/em-10-seed7": 2.1,
+    "psld-seed1/em-10": 2.5,
+    "psld-seed1/em-10-seed7": 2.6,
+    "psld-seed2/em-10": 2.2,
+    "psld-seed2/em-10-seed7": 2.3,
+    "official/em-10": 2.4,
+    "official/em-10-seed7": 2.6,
+    "psld/em-20": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(once) -> Path:
+    def fill(folder: Path) -> None:
+        grid = write_grid(folder, GRID)
+        for cell, value in VALUES.items():
+            write_result(folder, grid, cell, value=value, error=0.05)
+
+    return once("seeds", fill)
+
+
+@pytest.fixture(scope="module")
+def grid(folder) -> Grid:
+    with contextlib.chdir(folder):
+        return load_grid("mine")
+
+
+@pytest.fixture(scope="module")
+def rows(grid, folder):
+    return read_table(grid, "mine-all", folder)
+
+
+def test_the_interval_of_several_trainings_adds_their_spread_to_the_error_of_samples(grid, rows):
+    table = grid.file.tables["mine-all"]
+    lines = list(csv.DictReader(as_csv(table, rows).splitlines()))
+    assert [line["seeds"] for line in lines] == ["6", "1", "2", "0"]
+    trainings = [2.05, 2.55, 2.25]  # means over sampling seeds
+    drawn = t.ppf(0.975, 39) * 0.05 / 2**0.5  # the blocks of two sampling seeds
+    margin = np.hypot(t.ppf(0.975, 2) * stdev(trainings) / 3**0.5, drawn)
+    ends = [float(lines[0][end]) for end in ("low", "high")]
+    assert ends == pytest.approx([fmean(trainings) - margin, fmean(trainings) + margin], rel=1e-3)
+    # One training: the blocks of both sampling seeds together.
+    [_, _], [official, _] = rows
+    assert official.interval.half_width < 2.1 * 0.05
+    assert lines[2]["minimum"] == "2.4"
+
+
+def against(entry: Entry, paper: float, band: float = 1.0) -> Entry:
+    """The entry with a number of the paper, from which it may differ by this."""
+    band_of_test = Band(absolute=band, relative=0.0, reason="A test.")
+    return replace(entry, paper=paper, band=band_of_test)
+
+
+def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, rows):
+    """More samples do not narrow the spread over trainings. Imported weights have none."""
+    first, official = (against(row[0], paper=2.05, band=0.5) for row in rows)
+    assert (first.status, first.needs, first.more_samples) == ("undecided", "trainings", None)
+    assert (official.status, official.needs) == ("undecided", "samples")
+    at_the_end = against(official, paper=2.0, band=0.5)
+    assert (at_the_end.status, at_the_end.needs) == ("undecided", None)
+    assert at_the_end.more_samples is None
+    zero = against(first, paper=0.0, band=0.5)
+    assert (zero.width, zero.status) == (0.5, "off")
+
+
+def test_fewer_than_three_trainings_give_a_verdict_of_these_weights_alone(grid, rows):
+    """Three do not, unless they have different weights."""
+    three, one = rows[0]
+    two = replace(three, by_cell=dict(list(three.by_cell.items())[:4]))
+    same = replace(three, by_cell=with_weights(three, weights_sha256="0" * 64))
+    entries = [
+        *(against(three, paper=2.2), against(two, paper=2.2, band=9)),
+        *(against(one, paper=1.1), against(one, paper=9), against(same, paper=2.2)),
+    ]
+    assert [entry.status for entry in entries] == [
+        *("reproduced", "agrees for these weights", "agrees for these weights"),
+        *("differs for these weights", "agrees for these weights"),
+    ]
+    undecided = against(one, paper=2.0)
+    assert (undecided.status, undecided.needs) == ("undecided", "trainings")
+    assert undecided.more_samples is None
+
+
+def with_weights(entry: Entry, **fields: Any) -> dict[Cell, CellResult]:
+    """The results of an entry, of other weights."""
+    results = entry.by_cell.items()
+    return {
+        c: r.model_copy(update={"model": r.model.model_copy(update=fields)}) for c, r in results
+    }
+
+
+def with_results(grid: Grid, results: dict[str, float], error: float, **fields: Any) -> Entry:
+    """An entry with the results of these cells."""
+    made = {
+        grid.cells[name]: cell_result(grid, name, value=value, error=error, **fields)
+        for name, value in results.items()
+    }
+    return replace(all_entries(grid)["mine-all"][0][0], by_cell=made)
+
+
+def test_seeds_and_blocks_of_variables_decide_if_a_difference_is_paired(grid):
+    """Not the sampler: all of them start with the same noise."""
+
+    def is_paired(name: str) -> bool:
+        psld, other = (with_results(grid, {n: 2.0}, error=0.1) for n in ("psld/em-10", name))
+        return psld.minus(other).paired
+
+    assert is_paired("official/em-10")
+    assert is_paired("psld/sscs-10")
+    assert not is_paired("vp-sde/em-10")
+    assert not is_paired("psld/em-10-seed7")
+
+
+def test_trainings_are_paired_if_both_samplers_use_the_same(grid):
+    """The spread over trainings is large, but that of the differences is small."""
+    models = ("psld", "psld-seed1", "psld-seed2")
+
+    def results(sampler: str, shift: float) -> Entry:
+        names = [f"{model}/{sampler}-10" for model in models]
+        values = [2.0 + shift, 3.0 + shift, 4.0 + 1.1 * shift]
+        return with_results(grid, dict(zip(names, values, strict=True)), error=0.01)
+
+    sscs, em = results("sscs", 0.0), results("em", 0.5)
+    assert em.minus(sscs).p_value < 0.01
+    assert em.interval.half_width > 1
+
+
+def test_seeds_of_an_inpainted_cell_share_its_images(grid):
+    """More samples of the same images do not halve the variance, nor extrapolate, nor decide."""
+    names = ("psld/inpainted-10", "psld/inpainted-10-seed7")
+    one, two = (with_results(grid, dict.fromkeys(names[:k], 2.0), error=0.1) for k in (1, 2))
+    assert two.interval.half_width == pytest.approx(one.interval.half_width)
+    assert two.extrapolated is None
+    trainings = [f"{model}/inpainted-10" for model in ("psld", "psld-seed1", "psld-seed2")]
+    entry = with_results(grid, dict.fromkeys(trainings, 2.5), error=0.05)
+    entry = against(entry, paper=2.05, band=0.5)
+    assert (entry.status, entry.needs, entry.more_samples) == ("undecided", "trainings", None)
+
+
+def test_all_trainings_weigh_the_same_while_some_seeds_are_missing(grid, tmp_path):
+    """Else two samplers that are equal in each training would differ by what has been run."""
+    values = {"psld": 2.0, "psld-seed1": 2.5}
+    runs = {
+        "em": ("psld/em-10", "psld/em-10-seed7", "psld-seed1/em-10"),
+        "sscs": ("psld/sscs-10", "psld-seed1/sscs-10", "psld-seed1/sscs-10-seed7"),
+    }
+    for name in (name for names in runs.values() for name in names):
+        write_result(tmp_path, grid, name, value=values[name.split("/")[0]], error=0.01)
+
+    def measured(table: str) -> Entry:
+        return read_table(grid, table, tmp_path)[0][0]
+
+    em, sscs = measured("mine-all"), measured("mine-samplers")
+    assert em.values == sscs.values == [2.0, 2.5]
+    assert em.minus(sscs).value == 0
+    (tmp_path / grid.cells["psld-seed1/em-10"].result).unlink()
+    write_result(tmp_path, grid, "psld-seed1/em-10-seed7", value=2.5, error=0.01)
+    write_result(tmp_path, grid, "psld/em-10", value=2.0, error=0.01)
+    (tmp_path / grid.cells["psld/em-10-seed7"].result).unlink()
+    assert measured("mine-all").values == [2.0], "no seed is common"
+    write_result(tmp_path, grid, "psld-seed2/em-10-seed7", value=2.2, error=0.01)
+    assert measured("mine-all").values == [2.5, 2.2], "the seed that most trainings have"
+
+
+def test_cells_of_other_shard_sizes_are_independent(grid):
+    """The noise of a shard is one array, so sample i has other noise in shards of another size."""
+    a, b = (with_results(grid, {"psld/em-10": value}, error=0.1) for value in (2.0, 2.1))
+    [cell] = b.by_cell
+    larger = replace(cell, options=cell.options.model_copy(update={"shard_size": 50}))
+    others = replace(b, by_cell={larger: b.by_cell[cell]})
+    assert a.minus(b).paired
+    assert not a.minus(others).paired
+    fewer = with_results(grid, {"psld/em-10": 2.1}, error=0.1, samples=50)
+    assert not a.minus(fewer).paired, "other blocks"
+
+
+def test_a_multiple_of_an_entry_has_its_errors_times_as_large(grid):
+    names = ("psld/em-10", "psld-seed1/em-10")
+    one, two = (
+        with_results(grid, dict(zip(names, values, strict=True)), error=0.1)
+        for values in ((2.0, 2.4), (1.0, 1.6))
+    )
+    difference = one.minus(two, 2.0)
+    assert difference.value == pytest.approx(2.2 - 2 * 1.3)
+    _, (again, _) = difference.errors
+    assert again == pytest.approx(stdev([2.0 - 2 * 1.0, 2.4 - 2 * 1.6]) / 2**0.5)
+
+
+def test_an_entry_says_what_it_is_of(grid, rows):
+    [three, one], [official, missing] = rows
+    assert (three.samples, three.cell.name, three.label) == (100, "psld/em-10", "PSLD, 10")
+    assert (three.trainings, one.trainings, missing.trainings) == (3, 1, None)
+    assert list(three.by_training.values()) == pytest.approx([2.05, 2.55, 2.25])
+    assert three.value == pytest.approx(fmean(three.by_training.values()))
+    assert three.deviation == pytest.approx(stdev([2.05, 2.55, 2.25]))
+    assert (three.minimum, one.minimum, one.deviation) == (2.0, None, None)
+    assert [entry.missing_seeds for entry in (three, one, official, missing)] == [0, 5, 0, 2]
+    assert [entry.scope for entry in (three, one, official)] == [
+        *("training", "these weights", "imported weights"),
+    ]
+    assert (three.nfe, missing.nfe, missing.value, missing.interval) == (10, None, None, None)
+    assert missing.status == "not run"
+    assert three.status == "measured", "the paper has no number"
+
+
+def test_samples_that_decide_are_those_of_all_seeds(grid):
+    """With the half-width w and the end δ away, n' = n · (w / δ)² · 1.654² decide inside."""
+    one = with_results(grid, {"official/em-10": 2.0}, error=0.1)
+    names = ("official/em-10", "official/em-10-seed7")
+    two = with_results(grid, dict.fromkeys(names, 2.0), error=0.1 * 2**0.5)
+    for entry, samples in ((one, 100), (two, 200)):
+        near = against(entry, paper=2.0, band=0.1)
+        width = near.interval.half_width
+        needed = samples * (width / 0.1 * (1.96 + 1.2816) / 1.96) ** 2
+        assert near.more_samples == pytest.approx(needed - samples, abs=3)
+    decided = against(one, paper=2.0, band=1.0)
+    assert (decided.status, decided.more_samples) == ("agrees for imported weights", 0)
+    assert one.more_samples is None, "the paper has no number"
+
+
+def test_a_band_is_the_wider_of_two_and_a_cost_has_its_share_alone(grid):
+    band = Band(absolute=0.5, relative=0.1, reason="A test.")
+    assert [band.width(paper, "value") for paper in (2.0, -10.0)] == [0.5, 1.0]
+    assert band.width(10.0, "nfe") == 1.0
+    entry = with_results(grid, {"psld/em-10": 2.0}, error=0.1)
+    counted = replace(entry, shown=entry.shown.model_copy(update={"show": "nfe"}))
+    counted = replace(counted, paper=10.0, band=band)
+    assert (counted.width, counted.status) == (None, "measured"), "steps are a setting"
+    [(cell, result)] = entry.by_cell.items()
+    adaptive = {cell: result.model_copy(update={"sampler": {"tolerance": 1e-3}})}
+    counted = replace(counted, by_cell=adaptive)
+    assert (counted.width, counted.status) == (1.0, "agrees for these weights")
+    assert (counted.drawn, counted.interval, counted.difference) == (None, None, 0)
+    assert counted.extrapolated is None
+
+
+def test_infinitely_many_samples_have_the_error_of_training_again_too(grid, rows):
+    three, one = rows[0]
+    drawn, again = three.drawn.extrapolated, three.trained.interval
+    assert three.extrapolated.value == pytest.approx(drawn.value)
+    assert three.extrapolated.half_width == pytest.approx(
+        np.hypot(drawn.half_width, again.half_width)
+    )
+    assert one.extrapolated == one.drawn.extrapolated
+
+
+def test_results_of_other_records_are_not_an_entry_s(grid, folder, tmp_path):
+    write_result(tmp_path, grid, "psld/em-20", value=9.0, record="0" * 64)
+    entry = read_table(grid, "mine-all", tmp_path)[0][1]
+    assert (entry.value, entry.others) == (None, (grid.cells["psld/em-20"].result,))
+    assert read_table(grid, "mine-all", folder)[0][1].others == ()
+
+
+# --- ranks ----------------------------------------------------------------------------------------
+
+
+def ranked(grid: Grid, values: dict[str, float], **changes: Any) -> list[Rank | None]:
+    """The ranks of entries in a column, one for each cell."""
+    column = [with_results(grid, {name: value}, error=0.05) for name, value in values.items()]
+    for place, entry in enumerate(column):
+        [cell] = entry.by_cell
+        measurement = entry.measurement
+        metric = measurement.metric.model_copy(update=changes)
+        measurement = measurement.model_copy(update={"metric": metric})
+        column[place] = replace(entry, cells=(cell,), measurement=measurement)
+    return [entry.rank for entry in _ranked(column)]
+
+
+def test_entries_that_cannot_be_told_from_the_best_are_perhaps_the_best(grid):
+    """With all comparisons counted: each p is times the number of others."""
+    values = {"psld/em-10": 2.0, "vp-sde/em-10": 2.15, "psld/em-10-seed7": 2.9}
+    best, near, far = ranked(grid, values)
+    assert best == Rank("best")
+    _, alone = ranked(grid, dict(list(values.items())[:2]))
+    assert near.p_value == pytest.approx(2 * alone.p_value)
+    assert (alone.name, near.name, far.name) == ("not best", "perhaps best", "not best")
+    assert (near.paired, far.paired) == (False, False)
+    assert ranked(grid, {"psld/em-10": 2.0}) == [None], "nothing to compare with"
+    assert ranked(grid, dict.fromkeys(values, 2.0))[1].p_value == 1
+
+
+def test_the_best_is_the_smallest_or_largest_and_memorization_has_none(grid):
+    values = {"psld/em-10": 2.0, "psld/sscs-10": 9.0}
+    assert [rank.name for rank in ranked(grid, values)] == ["best", "not best"]
+    shares = {"measure": NeighborSettings(kind="precision")}
+    assert [rank.name for rank in ranked(grid, values, **shares)] == ["not best", "best"]
+    memorized = {"measure": MemorizationSettings(kind="memorization")}
+    assert ranked(grid, values, **memorized) == [None, None]
+
+
+def test_only_entries_of_one_dataset_metric_and_number_of_samples_are_ranked(grid, rows):
+    """And no counts."""
+    a = with_results(grid, {"psld/em-10": 2.0}, error=0.05)
+    fewer = a.measurement.model_copy(update={"samples": 50})
+    assert [e.rank for e in _ranked([a, replace(a, measurement=fewer)])] == [None, None]
+    counted = replace(a, shown=a.shown.model_copy(update={"show": "nfe"}))
+    assert [e.rank for e in _ranked([a, counted])] == [None, None]
+
+
+def test_the_csv_has_what_is_known_of_each_entry(grid, rows):
+    table = grid.file.tables["mine-all"]
+    first, _, _, missing = csv.DictReader(as_csv(table, rows).splitlines())
+    three = rows[0][0]
+    assert first["cell"] == "mine/psld/em-10"
+    assert float(first["ours"]) == pytest.approx(three.value)
+    assert float(first["extrapolated_low"]) == pytest.approx(three.extrapolated.low)
+    assert float(first["sampling_seconds"]) == 6 * 1.5
+    assert (first["sampling_device"], first["samples"], first["trainings"]) == ("CPU", "100", "3")
+    assert (missing["ours"], missing["sampling_seconds"], missing["status"]) == ("", "", "not run")

@@ -1,0 +1,254 @@
+"""The evaluation of images whose features are known: no networks, milliseconds."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from psld.config.settings import parse
+from psld.metrics.distances import inception_score
+from psld.metrics.evaluation import Source, evaluate, measure
+from psld.metrics.features import (
+    Cost,
+    Features,
+    FeatureStatistics,
+    Gathered,
+    Reference,
+    assign_blocks,
+    batches_of,
+    distinct_numbers,
+    load_kept,
+    save_kept,
+    share_estimate,
+)
+from psld.metrics.reference_folder import Basis
+from psld.metrics.results import CellResult
+from psld.metrics.settings import Measurement, MetricSettings
+from psld.sampling.shards import Shard, ShardOrigin
+from psld.utils.errors import UserError
+from tests.data.formats import random_images
+from tests.metrics.test_frechet import random_features
+
+IMAGES = random_images(60, 1, 2, 2)
+LABELS = np.arange(60) % 3
+TRAIN, TEST, NOISE = (
+    Features(random_features(n, 4, seed)) for n, seed in ((80, 1), (50, 2), (9, 3))
+)
+FACTS = {
+    "extractor_test_accuracy": None,
+    "reference_samples": 80,
+    "floor_samples": 50,
+    "reference_sha256": "r",
+}
+
+
+class Pixels:
+    """An extractor of the pixels; the answer is the number of bright ones, at most two."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.sizes.append(len(images))
+        values = images.flatten(1).float() / 128 - 1
+        bright = (values > 0).sum(dim=1).clamp(max=2)
+        return values, torch.nn.functional.one_hot(bright, 3).float()
+
+
+def metric(measure: str, name: str | None = None, **more: object) -> MetricSettings:
+    kinds = {"frechet": "fd", "kernel": "kd"}
+    name = name or f"{kinds.get(measure, measure)}-classifier"
+    content = {"name": name, "extractor": {"kind": "classifier"}, "features": "fd-classifier"}
+    settings = {"kind": measure} | ({"subsets": 2} if measure == "kernel" else {})
+    return parse(MetricSettings, content | {"measure": settings} | more, "metric")
+
+
+def shards(sizes: Sequence[int], guided: bool = False) -> list[Shard]:
+    """Shards of the images; shard i took 10 + i evaluations and 1.5 seconds."""
+    found, first = [], 0
+    for index, size in enumerate(sizes):
+        origin = ShardOrigin(weights_sha256="w", sampler_digest="s", seed=0, index=index, size=size)
+        part = slice(first, first + size)
+        device, labels = f"CPU {index % 2}", LABELS[part] if guided else None
+        found.append(Shard(IMAGES[part], origin, 10 + index, 1.5, device, labels))
+        first += size
+    return found
+
+
+def measured(
+    measurements: Sequence[Measurement], parts: Sequence[Shard | np.ndarray], **given: object
+) -> tuple[list[CellResult], Pixels]:
+    extractor = Pixels()
+    basis = Basis(Reference(TRAIN, TEST, NOISE), lambda split: FACTS, extractor)
+    source = Source({}, lambda reference: f"of {reference}", parts, silent=True)
+    output = given.pop("output", None)
+    source = source._replace(**given)
+    found = evaluate(source, {"fd-classifier": basis}, measurements, output=output)
+    return list(found.results), extractor
+
+
+def values_of(images: np.ndarray) -> Features:
+    return Features(*Pixels()(torch.from_numpy(images)))
+
+
+def test_each_measurement_is_of_its_first_images_and_costs_their_shards():
+    several = [
+        Measurement(metric=metric("frechet", batch_size=7), samples=45),
+        Measurement(metric=metric("precision"), samples=20),
+        Measurement(metric=metric("kernel"), samples=21),
+    ]
+    results, extractor = measured(several, shards([20, 20, 20]))
+    assert sum(extractor.sizes) == 45, "no image beyond the last is read"
+    reference = Reference(TRAIN, TEST, NOISE)
+    for each, result in zip(several, results, strict=True):
+        expected = measure(each.metric, values_of(IMAGES[: each.samples]), reference)
+        assert result.estimate.value == pytest.approx(expected.value, rel=1e-9)
+        assert result.samples == each.samples
+        assert result.record == each.digest("of r")
+    assert [result.nfe for result in results] == [
+        pytest.approx((20 * 10 + 20 * 11 + 5 * 12) / 45),
+        10,
+        pytest.approx((20 * 10 + 20 * 11) / 40),
+    ]
+    assert [result.sampling_seconds for result in results] == [4.5, 1.5, 3.0]
+    assert [result.sampling_device for result in results] == [
+        "CPU 0, CPU 1",
+        "CPU 0",
+        "CPU 0, CPU 1",
+    ]
+    assert [result.class_accuracy for result in results] == [None] * 3
+
+
+def test_the_first_whole_shards_cost_nothing_of_the_next_one():
+    costs = [Cost(50, 10 * (i + 1), 2.0, f"CPU {i}") for i in range(3)]
+    gathered = Gathered({}, None, costs)
+    spent = [gathered.spent(samples) for samples in (50, 100, 101)]
+    assert [each["nfe"] for each in spent] == [10, 15, 20]
+    assert [each["sampling_seconds"] for each in spent] == [2, 4, 6]
+    assert spent[1]["sampling_device"] == "CPU 0, CPU 1"
+    assert Gathered({}, None, []).spent(50) == {}
+
+
+def test_guided_samples_are_counted_if_their_class_is_recognized():
+    results, _ = measured(
+        [Measurement(metric=metric("precision"), samples=50)], shards([20, 20, 20], guided=True)
+    )
+    answers = values_of(IMAGES[:50]).logits.argmax(dim=1).numpy()
+    [result] = results
+    assert result.class_accuracy == share_estimate(torch.from_numpy(answers == LABELS[:50]))
+    assert 0.1 < result.class_accuracy.value < 0.9
+
+
+@pytest.mark.parametrize("kind", ["frechet", "kernel", "precision", "recall", "memorization"])
+def test_real_images_and_noise_give_each_metric_its_scale(kind):
+    [result], _ = measured([Measurement(metric=metric(kind), samples=60)], [IMAGES])
+    reference = Reference(TRAIN, TEST, NOISE)
+    for found, images in ((result.floor, TEST), (result.noise, NOISE)):
+        assert found == pytest.approx(measure(metric(kind), images, reference, blocks=2).value)
+    assert (result.nearest is not None) == (kind == "memorization")
+    assert result.reference_estimate is None
+    if kind != "memorization":
+        tested = metric(kind, reference_split="test")
+        [result], _ = measured([Measurement(metric=tested, samples=60)], [IMAGES])
+        assert result.floor == pytest.approx(measure(tested, TRAIN, reference, blocks=2).value)
+        assert result.value == pytest.approx(measure(tested, values_of(IMAGES), reference).value)
+        assert result.held_out == "training split"
+
+
+def test_memorization_has_no_reverse_and_scores_of_few_samples_have_fewer_splits():
+    numbers = distinct_numbers(IMAGES)
+    memorized = [Measurement(metric=metric("memorization"), samples=60)]
+    [result], _ = measured(memorized, [IMAGES], numbers=numbers)
+    assert result.reference_estimate is None
+    assert len(result.nearest) == 8
+    extractor = {"extractor": {"kind": "inception"}, "features": "fid"}
+    score = metric("inception-score", "inception-score", **extractor)
+    for count in (60, 7):
+        few = values_of(IMAGES[:count])
+        expected = inception_score(few.logits, splits=min(10, count // 2))
+        assert measure(score, few, Reference(TRAIN, TEST, NOISE)).value == expected.value
+
+
+@pytest.mark.parametrize("kind", ["frechet", "precision", "recall"])
+def test_other_images_of_the_reference_are_the_reverse_comparison(kind):
+    """Of images of others alone. Precision becomes recall, and copies do not count."""
+    copied = np.concatenate([IMAGES[:30], IMAGES[:30]])
+    numbers = distinct_numbers(copied)
+    assert numbers.tolist() == [*range(30), *range(30)]
+    [result], _ = measured(
+        [Measurement(metric=metric(kind), samples=60)], [copied], numbers=numbers
+    )
+    assert result.estimate.copies == 30
+    reverse = {"precision": "recall", "recall": "precision"}.get(kind, kind)
+    samples = replace(values_of(copied), numbers=None)
+    expected = measure(metric(reverse), TRAIN, Reference(samples, None, None))
+    assert result.reference_estimate.value == pytest.approx(expected.value)
+    assert result.reference_estimate.samples == 80
+    assert result.reference_estimate.value == pytest.approx(result.value)
+
+
+def test_what_is_kept_gives_the_same_results_without_images(tmp_path):
+    """And states the numbers whose reference is missing, and the software that made them."""
+    several = [Measurement(metric=metric(kind), samples=40) for kind in ("frechet", "precision")]
+    output = str(tmp_path / "x.json")
+    made, _ = measured(several, shards([20, 20, 20], guided=True), output=output)
+    kept = load_kept(tmp_path / "x.safetensors", made[0].kept_sha256)
+    stated = [each.model_copy(update={"git_revision": "another"}) for each in made]
+    again, extractor = measured(several, [], kept=kept, stated=stated)
+    assert again == stated
+    assert extractor.sizes == []
+    basis = Basis(None, lambda split: FACTS)
+    source = Source({}, lambda reference: f"of {reference}", [], kept=kept, stated=stated)
+    assert list(evaluate(source, {"fd-classifier": basis}, several).results) == stated
+
+
+def test_features_are_kept_up_to_a_number_of_them_and_come_back(tmp_path):
+    logits = torch.eye(5)
+    four, three = Features(TRAIN.values[:5], logits), Features(random_features(7, 3, 1))
+    samples = {("fd-a", 5): four, ("fd-b", 7): three}
+    gathered = Gathered(samples, torch.arange(5), [Cost(5, 7, 0.5, "CPU")])
+    for largest, names in ((4, [*samples]), (3, [("fd-b", 7)])):
+        sha256 = save_kept(tmp_path / "x", gathered, largest)
+        kept = load_kept(tmp_path / "x", sha256)
+        assert sorted(kept.samples) == names
+        assert torch.equal(kept.labels, gathered.labels)
+        assert kept.costs == gathered.costs
+        assert all(torch.equal(kept.samples[n].values, samples[n].values) for n in names)
+    wrong = replace(gathered, samples={("fd-a", 6): four})
+    with pytest.raises(UserError, match="x: fd-a: features of 5 samples, not of 6"):
+        load_kept(tmp_path / "x", save_kept(tmp_path / "x", wrong, 4))
+    with pytest.raises(UserError, match="not the evaluation file that was recorded"):
+        load_kept(tmp_path / "x", "another")
+
+
+def test_parts_of_features_are_joined_in_order_with_their_logits():
+    parts = [Features(TRAIN.values[i : i + 30], TRAIN.values[i : i + 30]) for i in (0, 30, 60)]
+    joined = Features.joined(parts)
+    assert torch.equal(joined.values, TRAIN.values)
+    assert torch.equal(joined.first(7).logits, TRAIN.values[:7])
+    assert Features.joined([Features(TRAIN.values)]).logits is None
+    batches = [batch.shape[0] for batch in batches_of(IMAGES, 25)]
+    assert batches == [25, 25, 10]
+
+
+def test_published_moments_are_those_of_the_statistics():
+    mean, covariance = TRAIN.total.mean, TRAIN.total.covariance
+    moments = FeatureStatistics.of_moments(mean.float(), covariance.float())
+    torch.testing.assert_close(moments.mean, mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(moments.covariance, covariance, rtol=1e-6, atol=1e-6)
+    with pytest.raises(UserError, match=r"statistics \(mu, sigma\), enough for Fréchet"):
+        moments.on("cpu")
+
+
+def test_a_block_has_all_copies_of_an_image():
+    numbers = distinct_numbers(IMAGES[[0, 1, 0, 2, 1, 3, 4, 5]])
+    assert numbers.tolist() == [0, 1, 0, 2, 1, 3, 4, 5]
+    blocks = assign_blocks(numbers, 3)
+    assert blocks.copies == 2
+    assert blocks.block[0] == blocks.block[2]
+    assert blocks.block[1] == blocks.block[4]
+    assert assign_blocks(8, 3).copies == 0
