@@ -91,6 +91,14 @@ def test_the_weights_are_the_moving_average(finished):
     assert any(not torch.equal(exported[name], state["network"][name]) for name in exported)
 
 
+def test_without_a_decay_the_weights_are_the_last_ones(digits, tmp_path):
+    short = ("training.steps=2", "training.ema_decay=0", "training.preview_every=null")
+    succeeded(call(tmp_path, "train", *SETTINGS, f"data={digits}", *short))
+    exported = load_file(tmp_path / "model" / "weights.safetensors")
+    state = grouped(load_file(checkpoint(tmp_path, 2)))
+    assert all(torch.equal(exported[name], state["network"][name]) for name in exported)
+
+
 def test_the_lock_is_taken_before_the_ranks_join(digits, tmp_path, monkeypatch):
     """Other ranks wait for the leading one as long as it takes, but not in a group of nccl."""
     held = []
@@ -119,7 +127,8 @@ def test_other_intervals_resume_the_same_training(trained, digits):
     before = weights(trained)
     checkpoint(trained, 12).unlink()
     changed = ("training.checkpoint_every=3", "training.log_every=1")
-    succeeded(call(trained, "train", *SETTINGS, f"data={digits}", *changed))
+    printed = succeeded(call(trained, "train", *SETTINGS, f"data={digits}", *changed)).stdout
+    assert "going on from step 8: " in printed
     assert len(list((trained / "runs").iterdir())) == 1
     assert weights(trained) == before
 
