@@ -47,24 +47,23 @@ def test_a_denoiser_has_the_law_that_it_is_given_or_the_usual_one():
 
 
 def test_images_that_cannot_be_halved_so_often_are_refused():
-    for size, fits in ((12, True), (14, False)):
-        size_and_levels = (f"dataset.image_size={size}", "network.channel_multipliers=[1,2,2]")
-        if fits:
-            train_settings(*size_and_levels, "dataset.filter=box")
-            continue
-        with pytest.raises(UserError, match="image_size 14 cannot be halved 2 times"):
-            train_settings(*size_and_levels, "dataset.filter=box")
+    three_levels = ("dataset.filter=box", "network.channel_multipliers=[1,2,2]")
+    assert train_settings(*three_levels, "dataset.image_size=12").dataset.image_size == 12
+    with pytest.raises(UserError, match="image_size 14 cannot be halved 2 times"):
+        train_settings(*three_levels, "dataset.image_size=14")
 
 
-@pytest.mark.parametrize(("classes", "fits"), [(0, False), (1, False), (2, True)])
-def test_a_guide_has_classes_to_tell_apart(classes, fits):
-    content = compose_content("train_guide", [f"dataset.num_classes={classes}"], "test")
-    content |= {"name": "x", "grid_name": "x"}
-    if fits:
-        assert parse(TrainGuideSettings, content, "test").dataset.num_classes == classes
-        return
-    with pytest.raises(UserError, match="has no classes to tell apart"):
-        parse(TrainGuideSettings, content, "test")
+def test_a_guide_has_classes_to_tell_apart():
+    none, one, two = (
+        compose_content(
+            "train_guide", [f"dataset.num_classes={n}", "name=x", "grid_name=x"], "test"
+        )
+        for n in range(3)
+    )
+    assert parse(TrainGuideSettings, two, "test").dataset.num_classes == 2
+    for content in (none, one):
+        with pytest.raises(UserError, match="has no classes to tell apart"):
+            parse(TrainGuideSettings, content, "test")
 
 
 def test_label_dropout_makes_a_model_class_conditional():
@@ -150,14 +149,13 @@ def test_a_denoiser_is_the_same_for_every_process(override, same):
 
 def test_a_process_is_the_same_or_that_of_a_denoiser():
     own, other = train_settings().process, train_settings("process=vp-sde").process
-    for words, fits in (((), False), (("training.objective=denoiser",), True)):
-        model = train_settings(*words).model()
-        assert model.with_process(None) == model.with_process(own) == model
-        if fits:
-            assert model.with_process(other).process == other
-            continue
-        with pytest.raises(UserError, match="process: the model's network is of the process that"):
-            model.with_process(other)
+    model = train_settings().model()
+    denoiser = train_settings("training.objective=denoiser").model()
+    for each in (model, denoiser):
+        assert each.with_process(None) == each.with_process(own) == each
+    assert denoiser.with_process(other).process == other
+    with pytest.raises(UserError, match="process: the model's network is of the process that"):
+        model.with_process(other)
 
 
 def test_where_the_images_come_from_does_not_decide_the_weights():
