@@ -121,6 +121,8 @@ def test_an_epsilon_training_can_see_the_same_law(process):
     t = NoisyStates(process, 1e-5, LAW).levels(uniform)
     inside = (t > 1e-5) & (t < 1)
     torch.testing.assert_close(process.noise_level(t)[inside], noise_levels(LAW, uniform)[inside])
+    later = NoisyStates(process, 0.2, LAW).levels(uniform)
+    torch.testing.assert_close(later, t.clamp(min=0.2))
 
 
 def test_the_loss_is_that_of_a_preconditioned_network_with_unit_weight():
