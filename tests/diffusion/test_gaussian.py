@@ -152,8 +152,11 @@ def test_levels_take_the_place_of_a_time_grid():
     top = float(process.noise_level(times(1.0)))
     grid = multistep(3, levels=(top, 1.0, 0.05)).time_grid(process)
     assert float(grid[0]) == 1
-    with pytest.raises(UserError, match=r"start=prior begins at .*, so the first level must be it"):
-        multistep(3, levels=(3.0, 1.0, 0.05)).time_grid(process)
+    for first in (3.0, 0.95 * top):
+        with pytest.raises(UserError, match=r"start=prior begins at .*, so the first level must"):
+            multistep(3, levels=(first, 1.0, 0.05)).time_grid(process)
+    without = multistep(3, levels=(3.0, 1.0, 0.3, 0.05), start="gaussian", denoise=False)
+    assert without.noise_levels(process) == pytest.approx((0.3, 3.0))
     for levels, said in (((3.0, 1.0, 1e-6), "3 to 1e-06"), ((1e4, 1.0, 0.05), "10000 to 0.05")):
         with pytest.raises(UserError, match=f"sampler.levels: {said}; the noise levels of the"):
             multistep(3, levels=levels, start="gaussian").time_grid(process)

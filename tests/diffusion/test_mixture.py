@@ -55,6 +55,9 @@ def test_components_are_drawn_by_their_weights():
     means = torch.stack([component(three(), 0, k)[0] for k in range(3)])
     counts = torch.cdist(y, means).argmin(1).bincount()
     assert (counts - torch.tensor([200, 500, 300])).abs().max() <= 1
+    torch.manual_seed(0)
+    drawn = torch.cdist(three().draw(torch.zeros(1000, *SHAPE), 1.0).flatten(1), means)
+    assert (drawn.argmin(1).bincount() - counts).abs().max() < 60, "by torch's own generator"
 
 
 def test_the_largest_deviation_is_a_mean_over_the_components():
@@ -78,6 +81,10 @@ def test_images_of_several_classes_have_their_own_labels_and_components():
         together = draw(noise, labels, which)
         alone = [draw(noise[[i]], labels[[i]], which[[i]]) for i in range(6)]
         torch.testing.assert_close(together, torch.cat(alone))
+        others = draw(noise, 1 - labels, which)
+        assert all(
+            not torch.allclose(*each, atol=0.1) for each in zip(together, others, strict=True)
+        )
     assert data.components([1, 0]) == [3, 3]
     assert three().components([1, 0]) == [1, 1]
     assert three().components() == [3]
