@@ -180,7 +180,7 @@ def test_steps_by_hand(order, corrector, interpolation):
     process, count = phase_space(0.02), 8
     chosen = {"order": order, "corrector": corrector, "interpolation": interpolation}
     chosen |= {"root": "flow", "eta": 0.8, "eta_interval": (0.05, 3.0)}
-    settings = multistep(6, **chosen)
+    settings = multistep(6, final_time=1e-5, **chosen)
     grid = settings.time_grid(process)
     scheme = ExponentialScheme(
         process, "flow", float(grid[-1]),

@@ -94,20 +94,22 @@ def test_the_two_identities_of_a_step_down_to_1e_5(name, eta, order, interpolati
     assert error.max() < 1e-8
 
 
+@pytest.mark.parametrize("interpolation", ["t", "sqrt-t", "lambda"])
 @pytest.mark.parametrize("root", ROOTS)
 @pytest.mark.parametrize("name", ["cld", "psld", "third"])
-def test_the_weights_solve_the_equation_of_w(name, root):
+def test_the_weights_solve_the_equation_of_w(name, root, interpolation):
     """X for a moving x̂₀, against a fine sum over dw = x̂₀ dc − η² (w − c x̂₀) dλ at x̂₀ = τ(u)."""
     process = {"cld": phase_space(0.0)}.get(name) or THREE_ORDERS[name]
     start, end, eta = times(0.3), times(0.1), 0.7
-    scheme = ExponentialScheme(process, root, 0.1, eta=eta, interpolation="t")
+    scheme = ExponentialScheme(process, root, 0.1, eta=eta, interpolation=interpolation)
     nodes = times(0.3, 0.5)[None]
-    found = scheme.weights(start, end, nodes)[0] @ nodes[0]
+    tau = {"t": torch.clone, "sqrt-t": torch.sqrt, "lambda": process.log_snr}[interpolation]
+    found = scheme.weights(start, end, nodes)[0] @ tau(nodes[0])
 
     fine = torch.linspace(0.3, 0.1, 4001, dtype=torch.float64)
     whitened = torch.linalg.solve(scheme.root(fine), process.image_mean(fine)[:, :, None])[:, :, 0]
     log_snr = process.log_snr(fine)
-    middle = (fine[1:] + fine[:-1]) / 2
+    middle = tau((fine[1:] + fine[:-1]) / 2)
     decay = (-(eta**2) * (log_snr[-1] - (log_snr[1:] + log_snr[:-1]) / 2)).exp()
     push = whitened.diff(dim=0) + eta**2 * (
         (whitened[1:] + whitened[:-1]) / 2 * log_snr.diff()[:, None]
@@ -209,6 +211,10 @@ def test_noise_acts_on_its_interval_of_levels_only():
         inside.noise_factor(start, end), always.noise_factor(start, end), rtol=1e-12, atol=0
     )
     assert outside.noise_factor(start, end).abs().max() == 0
+    assert always.noise_factor(start, end).abs().max() > 0
+    start, end = times(2e-3), times(1e-3)
+    assert float(process.noise_level(start)) < 0.02
+    assert inside.noise_factor(start, end).abs().max() == 0
     assert always.noise_factor(start, end).abs().max() > 0
     # A step that begins above the interval gets the noise of its part inside.
     crossing = inside.noise_factor(times(0.5), times(0.05)).norm()
