@@ -13,7 +13,7 @@ import psld.training.batches as batches
 import psld.training.loop as loop
 import psld.training.run as training_run
 from psld.data.store import ImageStore
-from psld.training.manifest import ModelManifest, read_manifest
+from psld.training.manifest import HISTORY, ModelManifest, TrainingHistory, read_manifest
 from psld.training.model import load_model
 from psld.utils.errors import RunError
 from psld.utils.locks import held_if_free
@@ -68,6 +68,10 @@ def test_the_model_says_what_it_is(finished, digits):
     assert (manifest["step"], manifest["images_seen"]) == (12, 12 * 16)
     assert manifest["settings"]["network"]["dropout"] == 0.1
     assert manifest["seconds"] > 0
+    assert (manifest["ranks"], manifest["device"].partition(" ")[0]) == (1, "CPU")
+    histories = (finished / manifest["run"] / HISTORY, finished / "model" / HISTORY)
+    steps = [[entry.step for entry in TrainingHistory.read(path).entries] for path in histories]
+    assert steps == [[4, 8, 12]] * 2
     assert manifest["weights_sha256"] == weights_digest(finished / "model")
     assert manifest["versions"]["torch"] == torch.__version__
     assert {path.name for path in (finished / manifest["run"]).iterdir()} == {

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+import psld.training.run as training_run
 from psld.diffusion.denoiser import SeesImages
 from psld.networks.forward import Denoiser
 from psld.training.manifest import ModelManifest, read_manifest
@@ -115,6 +117,29 @@ def test_a_network_of_states_and_one_of_images(training, inputs, outputs):
     assert eps.shape == (2, 3 * process.predicted_blocks, 8, 8)
     with pytest.raises(UserError, match="the network has no classes"):
         build(settings(**training), process)(x, torch.ones(2), label)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "denoiser"])
+def test_a_preview_has_the_same_noise_each_time_and_another_for_another_seed(
+    kind, tmp_path, monkeypatch
+):
+    few = training_run.PREVIEW_SAMPLER.model_copy(update={"steps": 3})
+    monkeypatch.setattr(training_run, "PREVIEW_SAMPLER", few)
+    own = settings(objective=kind)
+    process = build_process(own)
+    torch.manual_seed(0)
+    network = build(own, process).eval()
+
+    def preview(name: str, seed: int) -> bytes:
+        training = own.training.model_copy(update={"seed": seed})
+        given = own.model_copy(update={"training": training})
+        picture = tmp_path / f"{name}.png"
+        assert training_run.preview_samples(given, process, network, picture) == {}
+        with Image.open(picture) as image:
+            assert image.size == (8 * 68 + 4, 8 * 68 + 4), "8 samples in a row"
+            return image.tobytes()
+
+    assert preview("first", 0) == preview("again", 0) != preview("other", 1)
 
 
 def test_guides_of_states_and_of_images_give_logits_of_states():

@@ -111,6 +111,11 @@ def test_a_new_denoiser_costs_one_at_each_level(begun, digits, flip):
     torch.testing.assert_close(loss_of(state.network, batch), expected, rtol=1e-4, atol=0)
 
 
+def test_the_parts_of_a_batch_are_those_of_the_settings(begun):
+    assert begun("training.micro_batch=50")[0].micro_batch == 50
+    assert begun()[0].micro_batch is None
+
+
 def test_the_seed_decides_the_first_weights(begun):
     first, again, other = (
         torch.cat([p.flatten() for p in begun(f"training.seed={seed}")[0].network.parameters()])
