@@ -9,6 +9,7 @@ from psld.data.store import ImageStore, from_uint8, write_store
 from psld.diffusion.guidance import DigitsMask, HalvesMask
 from psld.sampling.inpainting import draw_masks, known_pixels
 from psld.sampling.sample import origin_of
+from psld.sampling.settings import ShardRecord
 from psld.sampling.shards import Shard, read_shards
 from psld.training.model import load_model
 from psld.utils.errors import UserError
@@ -44,7 +45,10 @@ def shards(cell) -> list[Shard]:
 def test_sample_i_fills_in_image_i(cell, digits):
     store = ImageStore.open(digits)
     parts = shards(cell)
-    assert [len(part.images) for part in parts] == [SIZE, SIZE, SIZE, 60]
+    counts = [SIZE, SIZE, SIZE, 60]
+    assert [len(part.images) for part in parts] == counts
+    record = ShardRecord.read(cell / "cell" / "00000-00003.json")
+    assert [shard.images for shard in record.shards] == counts
     images = np.concatenate([part.images for part in parts])
     masks = np.concatenate([part.masks for part in parts])
     np.testing.assert_array_equal(masks, draw_masks(HALVES, range(360), 8, None))
