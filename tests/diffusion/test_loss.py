@@ -112,6 +112,12 @@ def test_the_law_of_levels_is_log_normal_and_clipped():
     )
 
 
+def test_times_are_uniform_up_to_the_last_one():
+    uniform = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    t = NoisyStates(vp_sde(), 0.25).levels(uniform)
+    torch.testing.assert_close(t, torch.tensor([0.25, 0.625, 1.0], dtype=torch.float64))
+
+
 @pytest.mark.parametrize("process", [vp_sde(), phase_space(0.02)])
 def test_an_epsilon_training_can_see_the_same_law(process):
     uniform = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
