@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from psld.training.manifest import FILES, export_folder, publish
+from psld.training.manifest import FILES, MANIFEST, export_folder, publish
 from psld.utils.files import write_json
 from tests.commands import files_below
 
@@ -77,6 +77,7 @@ def test_one_that_is_ended_on_the_way_leaves_no_manifest(made, tmp_path, monkeyp
         with pytest.raises(OSError, match="ended"):
             publish(made, output)
     assert sorted(path.name for path in output.iterdir()) == sorted(FILES[:copies])
+    assert not (output / MANIFEST).exists()
     publish(made, output)
     assert same(made, output)
 

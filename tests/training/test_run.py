@@ -7,9 +7,12 @@ import torch
 
 import psld.training.run as training_run
 from psld.data.store import ImageStore, from_uint8
+from psld.training.loop import optimize
 from psld.training.start import deviation
+from psld.training.state import Checkpoints
 from psld.utils.errors import RunError
-from tests.commands import TINY, call, refused
+from tests.commands import TINY, call, refused, run_directory
+from tests.training.small import recipe
 
 
 @pytest.fixture
@@ -111,9 +114,16 @@ def test_a_new_denoiser_costs_one_at_each_level(begun, digits, flip):
     torch.testing.assert_close(loss_of(state.network, batch), expected, rtol=1e-4, atol=0)
 
 
-def test_the_parts_of_a_batch_are_those_of_the_settings(begun):
-    assert begun("training.micro_batch=50")[0].micro_batch == 50
-    assert begun()[0].micro_batch is None
+def test_the_parts_of_a_batch_are_those_of_the_settings(begun, tmp_path):
+    """In a training that goes on, too."""
+    state, batch, loss_of = begun("training.micro_batch=50")
+    assert state.micro_batch == 50
+    optimize(state, state.network, loss_of, batch, recipe())
+    state.step = 2
+    Checkpoints(run_directory(tmp_path) / "checkpoints").save(state)
+    for words, parts in (("training.micro_batch=20",), 20), ((), None):
+        state, *_ = begun(*words)
+        assert (state.step, state.micro_batch) == (2, parts)
 
 
 def test_the_seed_decides_the_first_weights(begun):
