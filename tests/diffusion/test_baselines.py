@@ -3,6 +3,7 @@
 import math
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,6 +92,47 @@ def test_the_exponential_integrator_is_exact_for_constant_noise():
 
     one, many = (end(process, conjugate(n, strength=0, denoise=False), network) for n in (2, 400))
     torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_the_weights_of_gddim_are_integrals_over_time(order):
+    """C_j = ∫_t^s ½ Ψ(s,u) G Gᵀ R_u⁻ᵀ ℓ_j(u) du, with ℓ_j the polynomials in u."""
+    process, settings = phase_space(0.25), gddim(6, order=order, denoise=False)
+    integrator, grid = settings.build(process, torch.device("cpu")), settings.time_grid(process)
+    root = WhiteningRoot(process, "flow", float(grid[-1]))
+    nodes, node_weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(40))
+    for index, found in enumerate(integrator.weights):
+        t, s = grid[index], grid[index + 1]
+        u = t + (s - t) * (1 + nodes) / 2
+        carried = process.transition_between(u, s.expand_as(u)) @ process.diffusion_squared(u)
+        density = 0.5 * carried @ torch.linalg.inv(root(u)).mT
+        past = grid[max(0, index + 1 - order) : index + 1].flip(0)
+        expected = []
+        for j, node in enumerate(past):
+            others = torch.cat([past[:j], past[j + 1 :]])
+            polynomial = ((u[:, None] - others) / (node - others)).prod(dim=1)
+            share = (node_weights * polynomial * (s - t) / 2)[:, None, None]
+            expected.append((share * density).sum(dim=0))
+        torch.testing.assert_close(found.double(), torch.cat(expected, dim=1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("conjugation", "strength"), CONJUGATIONS)
+def test_a_conjugate_step_by_hand(conjugation, strength):
+    """Under a constant β, T(s,u) = exp((s − u)(F − B)); any B would have order 1."""
+    process = phase_space(0.25)
+    settings = conjugate(4, conjugation=conjugation, strength=strength, denoise=False)
+    integrator, grid = settings.build(process, torch.device("cpu")), settings.time_grid(process)
+    B = strength * (torch.ones(2, 2) if conjugation == "ones" else torch.eye(2)).double()
+    rate = process.drift(times(0.5))[0] - B
+    t, s = grid[1], grid[2]
+    u = torch.linspace(float(t), float(s), 4001, dtype=torch.float64)
+    carried = torch.linalg.matrix_exp((s - u)[:, None, None] * rate)
+    factor = torch.linalg.inv(process.covariance_factor(u)).mT
+    density = 0.5 * carried @ process.diffusion_squared(u) @ factor
+    expected = torch.trapezoid(density, u, dim=0)
+    torch.testing.assert_close(integrator.weight[1].double(), expected, rtol=1e-4, atol=1e-5)
+    moved = carried[0] @ (torch.eye(2).double() + (s - t) * B)
+    torch.testing.assert_close(integrator.state[1].double(), moved, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [gddim(9), conjugate(9, strength=0.5)])

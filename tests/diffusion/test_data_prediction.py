@@ -97,6 +97,7 @@ def test_a_network_that_loses_sight_of_the_image_is_refused(matching, final_time
     with pytest.raises(UserError, match="process: the predicted ε does not depend on the image"):
         DataPrediction(process, times(1.0, final_time), CPU)
     check_prediction(recipe("recipe", matching=matching, factor="upper"), final_time)
+    check_prediction(process, 0.85)  # a sampler that stops before
 
 
 def test_noise_on_the_position_alone_is_refused_under_the_upper_factor():

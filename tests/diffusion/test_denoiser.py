@@ -56,6 +56,32 @@ def test_every_image_may_have_a_level_of_its_own():
         torch.testing.assert_close(together[index], alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("final_time", [1e-2, 1e-4])
+def test_levels_are_those_of_the_times_that_the_network_knows(final_time):
+    process, asked = EVERY_KIND["psld-hsm-lower"], []
+
+    def network(z, t):
+        asked.append(float(t[0]))
+        return MIXTURE.network(process)(z, t)
+
+    denoise = denoiser(process, 4, network, final_time)
+    y = normal(4, 1, 1, 1)
+    least, below = (denoise(y, share * denoise.sigma_min) for share in (1.0, 0.5))
+    torch.testing.assert_close(below, least)
+    denoise(y, 2 * denoise.sigma_max)
+    assert asked == pytest.approx([final_time, final_time, 1.0])
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    process = EVERY_KIND["psld-hsm-lower"]
+    for network in (lambda z, t: z[:, :1], lambda z, t: z[:1]):
+        with pytest.raises(UserError, match="network: predicts"):
+            denoiser(process, 4, network)(normal(4, 1, 1, 1), 0.5)
+    for y in (normal(3, 1, 1, 1), normal(4, 2, 1, 1), normal(4, 1, 2, 1)):
+        with pytest.raises(UserError, match=r"but this one is for \(4, 1, 1, 1\)"):
+            denoiser(process, 4)(y, 0.5)
+
+
 @pytest.mark.parametrize("name", ["vp-sde", "psld-hsm-lower", "cld-dsm-lower"])
 def test_heun_of_ten_lines_samples_the_mixture(name):
     """Two Gaussians: right shares, means and widths."""

@@ -84,6 +84,25 @@ def test_one_time_and_a_time_for_each_state_agree():
     assert at_time(eps, t)(z).equal(together), "from the table"
 
 
+def test_one_time_for_all_states_and_states_of_any_type():
+    """A table that was made for float32 is not that of float64."""
+    eps, z = network(phase_space(0.02)), normal(5, 2, 1, 1)
+    at = at_time(eps, 0.37)
+    single, double = at(z.float()), at(z)
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    exact = MIXTURE.network(every_block(phase_space(0.02)))(z, times(0.37).expand(5))
+    torch.testing.assert_close(double, exact, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(eps(z.float(), torch.tensor([0.37])), single, rtol=1e-4, atol=1e-5)
+
+
+def test_a_denoiser_of_other_images_is_refused():
+    z = normal(3, 4, 8, 8)
+    for wrong in (z[:, :1], z[:1, :2], z[:, :2, :4]):
+        eps = SeesImages(phase_space(0.02), lambda y, sigma, w=wrong: w, gives_image=True)
+        with pytest.raises(UserError, match=r"denoiser: predicts .* for images of \(3, 2, 8, 8\)"):
+            at_time(eps, 0.5)(z)
+
+
 def test_a_guide_gets_labels_and_scaled_images_and_levels():
     process, seen = vp_sde(), {}
 
@@ -106,8 +125,13 @@ def test_levels_that_the_network_has_not_seen_are_refused_in_one_line():
     few = {"integrator": "multistep", "striding": "edm", "steps": 4}
     levels = MultistepSettings(**few).noise_levels(vp_sde())
     check_levels(levels, 1e-3, 1000)
-    with pytest.raises(UserError, match=r"levels are 0\.0\d+ to 1\d\d, .* takes 0\.02 to 80;"):
-        check_levels(levels, 2e-2, 80)
+    for low, high in ((2e-2, 80), (1e-3, 80), (2e-2, 900)):
+        said = rf"levels are 0\.0\d+ to 1\d\d, and the denoiser takes {low} to {high};"
+        with pytest.raises(UserError, match=said):
+            check_levels(levels, low, high)
+    check_levels((0.01, 90), 0.01 * (1 + 1e-7), 90 * (1 - 1e-7))
+    with pytest.raises(UserError, match=r"takes 0\.0101 to 100"):
+        check_levels((0.01, 90), 0.0101, 100)
     below = {"start": "gaussian", "start_level": 3.0, "final_time": 0.02}
     check_levels(MultistepSettings(**few | below).noise_levels(vp_sde()), 2e-2, 3)
     given = {"start": "gaussian", "levels": (80, 3, 0.5, 0.02)}

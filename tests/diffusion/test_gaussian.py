@@ -7,6 +7,7 @@ import torch
 
 from psld.diffusion import gaussian
 from psld.diffusion.gaussian import GaussianData, GaussianStart
+from psld.diffusion.roots import WhiteningRoot
 from psld.utils.errors import UserError
 from tests.diffusion.mixture import dense
 from tests.diffusion.processes import EVERY_KIND, normal, times
@@ -81,6 +82,33 @@ def test_it_is_the_same_after_a_file():
     torch.testing.assert_close(again.draw(y, 2.0), data.draw(y, 2.0), atol=1e-3, rtol=1e-3)
 
 
+def test_images_without_any_variance_are_drawn():
+    """As of one class with a single image in it."""
+    x = torch.full((3, *SHAPE), 0.25)
+    data = GaussianData.measure(in_parts(x, torch.zeros(3, dtype=torch.long)), 1)
+    y = data.draw(normal(2, *SHAPE).float(), 0.0, torch.zeros(2, dtype=torch.long))
+    torch.testing.assert_close(y, x[:2])
+    torch.testing.assert_close(data.means, torch.full((2, D), 0.25))
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_equal_noise_gives_similar_images_from_the_prior_and_from_the_start(name):
+    """In straight coordinates both have it, up to what is left of the image at T."""
+    process, sigma = EVERY_KIND[name], 0.5
+    nothing = GaussianData.one(
+        (1, 1, 1), torch.zeros(1, 1), torch.ones(1, 1), torch.zeros(1, 1, 1), torch.zeros(1)
+    )
+    start, noise = GaussianStart(process, nothing, sigma, 1e-3), normal(64, process.blocks, 1, 1)
+    root = WhiteningRoot(process, "straight", 1e-3)(times(start.time, 1.0))
+    early, late = (
+        torch.linalg.solve(R, z.double().flatten(1).T)
+        for R, z in zip(root, (start(noise.float()), process.prior(noise)), strict=True)
+    )
+    assert float((early - late).abs().max()) < 0.3
+    for one, other in zip(early, late, strict=True):
+        assert float(torch.corrcoef(torch.stack([one, other]))[0, 1]) > 0.99
+
+
 @pytest.mark.parametrize("name", EVERY_KIND)
 @pytest.mark.parametrize("sigma", [0.7, 3.0])
 def test_the_start_has_mean_and_covariance_of_the_process(name, sigma):
@@ -124,10 +152,14 @@ def test_levels_take_the_place_of_a_time_grid():
     top = float(process.noise_level(times(1.0)))
     grid = multistep(3, levels=(top, 1.0, 0.05)).time_grid(process)
     assert float(grid[0]) == 1
-    with pytest.raises(UserError, match=r"start=prior begins at .*, so the first level must be it"):
-        multistep(3, levels=(3.0, 1.0, 0.05)).time_grid(process)
-    with pytest.raises(UserError, match=r"sampler.levels: 3 to 1e-06; the noise levels of the"):
-        multistep(3, levels=(3.0, 1.0, 1e-6), start="gaussian").time_grid(process)
+    for first in (3.0, 0.95 * top):
+        with pytest.raises(UserError, match=r"start=prior begins at .*, so the first level must"):
+            multistep(3, levels=(first, 1.0, 0.05)).time_grid(process)
+    without = multistep(3, levels=(3.0, 1.0, 0.3, 0.05), start="gaussian", denoise=False)
+    assert without.noise_levels(process) == pytest.approx((0.3, 3.0))
+    for levels, said in (((3.0, 1.0, 1e-6), "3 to 1e-06"), ((1e4, 1.0, 0.05), "10000 to 0.05")):
+        with pytest.raises(UserError, match=f"sampler.levels: {said}; the noise levels of the"):
+            multistep(3, levels=levels, start="gaussian").time_grid(process)
 
 
 @pytest.mark.parametrize("level", [1e-3, 1e5])

@@ -1,18 +1,20 @@
 """Inpainting: known pixels end as those of the image, unknown pixels as the data."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from psld.data.store import from_uint8, to_uint8
 from psld.diffusion.integrators import Inpainting
-from psld.diffusion.loop import Replacement, sample
+from psld.diffusion.loop import Replacement, path, sample
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings, RK45Settings
 from psld.diffusion.score import NetworkScore
 from psld.utils.errors import UserError
 from tests.diffusion.processes import phase_space, vp_sde
-from tests.diffusion.sampling import gaussian, sde
+from tests.diffusion.sampling import conjugate, gaussian, gddim, sde
 
 PROCESSES = {
     "psld": phase_space(0.25),
@@ -66,6 +68,43 @@ def test_known_pixels_are_drawn_from_the_kernel_of_their_time(name):
         torch.testing.assert_close(z, mean + mix(factor, eps), rtol=1e-5, atol=1e-6)
         found = replacement.mean(index, torch.zeros_like(eps))
         torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("integrator", ["em", "sscs", "gddim", "conjugate"])
+def test_known_pixels_get_the_noise_of_their_time_in_each_step(integrator):
+    """After a step of EM and SSCS that of its start, after one of the others that of its end."""
+    process, images = PROCESSES["psld"], 0.1 + 0.2 * torch.rand(2, 1, 4, 4)
+    choice = {"steps": 5, "striding": "quadratic", "final_time": 1e-2}
+    settings = {"gddim": gddim, "conjugate": conjugate}.get(integrator, partial(sde, integrator))
+    settings = settings(**choice)
+    grid = settings.time_grid(process).tolist()
+    drawn = [1.0, *(grid[:-1] if integrator in ("em", "sscs") else grid[1:])]
+    known = Inpainting(process, images, torch.ones_like(images))
+    score, start = NetworkScore(lambda z, t: torch.tanh(z.roll(1, -1)), 2), torch.zeros(2, 2, 4, 4)
+    noise = torch.full((2, 2, 4, 4), 0.3)
+    states = [z for _, z in path(process, settings, score, start, lambda z: noise, known)]
+    for z, t in zip(states, [*drawn, None], strict=True):
+        time = torch.tensor([settings.final_time if t is None else t], dtype=torch.float64)
+        expected = mix(process.image_mean(time)[0][:, None], images)
+        if t is not None:  # the end is the mean
+            expected = expected + mix(process.image_factor(time)[0], noise)
+        torch.testing.assert_close(z, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "said"),
+    [
+        (-1.5, 1.0, r"the images must be in \[−1, 1\]"),
+        (255.0, 1.0, r"the images must be in \[−1, 1\]"),
+        (0.5, 0.5, "the mask must be 1 for a known pixel, else 0"),
+        (0.5, -1.0, "the mask must be 1 for a known pixel, else 0"),
+        (0.5, 255.0, "the mask must be 1 for a known pixel, else 0"),
+    ],
+)
+def test_other_values_are_refused(image, mask, said):
+    values = (torch.full((1, 1, 4, 4), value) for value in (image, mask))
+    with pytest.raises(UserError, match=f"inpainting: {said}"):
+        Inpainting(PROCESSES["psld"], *values)
 
 
 def test_kernels_are_computed_once_for_all_steps(monkeypatch):

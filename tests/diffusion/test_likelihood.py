@@ -81,6 +81,52 @@ def test_the_error_of_the_trace_does_not_raise_the_bound():
     assert abs(error) < 4 * spread / 48**0.5
 
 
+def neighbors(z, t):
+    """A network that looks at the next pixel alone, so the trace of its Jacobian is 0."""
+    return 0.8 * z.roll(1, -1)
+
+
+def neighbors_as_they_are(z, t):
+    """The same numbers without a Jacobian: their trace needs no estimate."""
+    return neighbors(z.detach(), t) + 0 * z
+
+
+def test_more_groups_of_probes_have_less_spread_around_the_truth():
+    """Each group has signs of its own, so eight probes have a third of the error of one."""
+    process, images = vp_sde(), normal(1, 1, 2, 2, seed=4).repeat(96, 1, 1, 1)
+    exact, one, eight = (
+        log_likelihood(process, network, images, drawn(), probes=probes, tolerance=1e-2)
+        for network, probes in ((neighbors_as_they_are, 1), (neighbors, 1), (neighbors, 8))
+    )
+    truth, spreads = float(exact.log_likelihood[0]), []
+    for found in (one, eight):
+        spreads.append(float(found.log_likelihood.std()))
+        error = float(found.log_likelihood.mean()) - truth
+        assert abs(error) < 4 * spreads[-1] / 96**0.5 + 0.05
+    assert spreads[0] > 0.1
+    assert spreads[1] < 0.43 * spreads[0]
+
+
+def test_times_tolerance_and_batches_are_those_that_are_asked_for():
+    process, images, calls = phase_space(0.02), 0.3 * normal(3, 1, 2, 2), []
+
+    def network(z, t):
+        calls.append((len(z), float(t[0])))
+        return 0.5 * torch.tanh(z)
+
+    choice = {"draws": 2, "batch_size": 4, "start_time": 1e-3}
+    counts = []
+    for tolerance in (1e-1, 1e-2):
+        calls.clear()
+        found = log_likelihood(process, network, images, drawn(), tolerance=tolerance, **choice)
+        assert {size for size, _ in calls} == {4, 2}
+        assert min(t for _, t in calls) == pytest.approx(1e-3)
+        assert max(t for _, t in calls) == 1
+        assert len(calls) == 2 * found.evaluations
+        counts.append(found.evaluations)
+    assert counts[0] < counts[1]
+
+
 def test_costs_are_counted():
     process, images = vp_sde(), normal(2, 1, 2, 2)
     calls = []
@@ -147,8 +193,9 @@ def test_a_momentum_that_starts_at_a_point_is_refused():
         log_likelihood(process, None, normal(1, 1, 2, 2), drawn())
 
 
-def test_half_precision_is_refused():
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_is_refused(half):
     """Its error is above the tolerances, and the steps would follow it."""
     network = DATA.network(vp_sde())
     with pytest.raises(UserError, match="likelihood: the network computes in half precision"):
-        log_likelihood(vp_sde(), lambda z, t: network(z, t).bfloat16(), normal(1, 1, 2, 2), drawn())
+        log_likelihood(vp_sde(), lambda z, t: network(z, t).to(half), normal(1, 1, 2, 2), drawn())

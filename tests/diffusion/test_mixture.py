@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from psld.diffusion.gaussian import GaussianData, GaussianStart
+from psld.diffusion.matrices import mix
 from psld.training import mixture
 from psld.training.mixture import measure_start, with_mixture
 from psld.training.settings import Start
@@ -55,6 +56,49 @@ def test_components_are_drawn_by_their_weights():
     means = torch.stack([component(three(), 0, k)[0] for k in range(3)])
     counts = torch.cdist(y, means).argmin(1).bincount()
     assert (counts - torch.tensor([200, 500, 300])).abs().max() <= 1
+    torch.manual_seed(0)
+    drawn = torch.cdist(three().draw(torch.zeros(1000, *SHAPE), 1.0).flatten(1), means)
+    assert (drawn.argmin(1).bincount() - counts).abs().max() < 60, "by torch's own generator"
+
+
+def test_the_largest_deviation_is_a_mean_over_the_components():
+    """√(Σ_k w_k λ_k), so a rare wide component does not decide on the level of the start."""
+    data = replace(
+        three(),
+        weights=torch.tensor([[0.75, 0.25], [1, 0], [1, 0]]),
+        spreads=torch.eye(Q) * torch.tensor([1.0, 4.0])[:, None, None].expand(3, 2, 1, 1),
+    )
+    found = data.largest_deviations()
+    torch.testing.assert_close(found, torch.tensor([1.75**0.5, 1, 1]))
+
+
+def test_images_of_several_classes_have_their_own_labels_and_components():
+    """In one call as alone."""
+    noise, labels = normal(6, *SHAPE, seed=9).float(), torch.tensor([1, 0, 0, 1, 0, 1])
+    data = replace(three(), weights=torch.tensor([WEIGHTS] * 3))
+    which = torch.tensor([0.1, 0.9, 0.4, 0.4, 0.1, 0.9], dtype=torch.float64)
+    start = GaussianStart(EVERY_KIND["vp-sde"], data, 0.7, 1e-3)
+    for draw in (start, start.images, lambda *given: data.draw(given[0], 0.5, *given[1:])):
+        together = draw(noise, labels, which)
+        alone = [draw(noise[[i]], labels[[i]], which[[i]]) for i in range(6)]
+        torch.testing.assert_close(together, torch.cat(alone))
+        others = draw(noise, 1 - labels, which)
+        assert all(
+            not torch.allclose(*each, atol=0.1) for each in zip(together, others, strict=True)
+        )
+    assert data.components([1, 0]) == [3, 3]
+    assert three().components([1, 0]) == [1, 1]
+    assert three().components() == [3]
+
+
+def test_the_images_of_the_start_are_those_in_its_states():
+    """With hardly any noise both are the same images."""
+    process, noise = EVERY_KIND["psld-hsm-upper"], normal(20, 4, 3, 4, seed=3).float()
+    start, which = GaussianStart(process, three(), 0.05, 1e-3), torch.linspace(0, 0.99, 20)
+    z, t = start(noise, None, which), times(start.time)
+    row = torch.linalg.solve(process.image_covariance(t)[0], process.image_mean(t)[0])[None]
+    y = mix(row / process.precision(t), z)
+    assert float((y - start.images(noise, None, which)).abs().max()) < 0.3
 
 
 def test_a_mixture_of_one_is_the_gaussian():

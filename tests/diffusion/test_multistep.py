@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from benchmarks.exact import error, fitted_order
-from psld.diffusion.denoiser import consistent_eps, prediction_coefficients
+from psld.diffusion.denoiser import DataPrediction, consistent_eps, prediction_coefficients
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import path, sample
 from psld.diffusion.matrices import mix
+from psld.diffusion.multistep import ExponentialScheme
 from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, phase_space, times, vp_sde
 from tests.diffusion.sampling import (
@@ -168,6 +169,44 @@ def test_the_end_is_the_predicted_image():
 def _start(process, count: int = 8):
     score = NetworkScore(MIXTURE.network(process), batch_size=count)
     return score, process.prior(normal(count, process.blocks, 1, 1)), None
+
+
+@pytest.mark.parametrize(
+    ("order", "corrector", "interpolation"),
+    [(1, True, "lambda"), (2, True, "lambda"), (2, False, "sqrt-t"), (3, True, "t")],
+)
+def test_steps_by_hand(order, corrector, interpolation):
+    """Predict, repeat the last step with the new prediction, and take the next one."""
+    process, count = phase_space(0.02), 8
+    chosen = {"order": order, "corrector": corrector, "interpolation": interpolation}
+    chosen |= {"root": "flow", "eta": 0.8, "eta_interval": (0.05, 3.0)}
+    settings = multistep(6, final_time=1e-5, **chosen)
+    grid = settings.time_grid(process)
+    scheme = ExponentialScheme(
+        process, "flow", float(grid[-1]),
+        eta=0.8, eta_interval=(0.05, 3.0), interpolation=interpolation,
+    )  # fmt: skip
+    score, z, _ = _start(process, count)
+    xi = normal(count, 2, 1, 1, seed=7)
+    found = sample(process, settings, score, z, lambda _: xi)
+
+    def combined(index: int, nodes: list[int], data: dict) -> torch.Tensor:
+        """Σ X x̂₀ of the step that begins at `index`."""
+        step = grid[index : index + 1], grid[index + 1 : index + 2], grid[nodes][None]
+        return mix(scheme.weights(*step)[0], torch.cat([data[node] for node in nodes], dim=1))
+
+    predict, data = DataPrediction(process, grid, torch.device("cpu")), {}
+    for index in range(5):
+        data[index] = predict(index, z, score)
+        past = list(range(index, -1, -1))
+        if corrector and index > 0:
+            z = base + combined(index - 1, past[: order + 1], data)  # noqa: F821
+        step = grid[index : index + 1], grid[index + 1 : index + 2]
+        noise = mix(scheme.noise_factor(*step)[0], xi)
+        base = mix(scheme.transition(*step)[0], z) + noise
+        z = base + combined(index, past[:order], data)
+    expected = torch.cat([predict(5, z, score), z[:, 1:]], dim=1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_integrator_begins_again_with_each_sample():

@@ -52,6 +52,77 @@ def test_an_adaptive_sampler_has_no_states_between():
     assert torch.equal(states[-1], sample(*arguments(settings)))
 
 
+def test_a_path_keeps_no_graph_of_a_network_that_can_be_trained():
+    network = torch.nn.Conv2d(2, 2, 1)
+    settings = sde("em", striding="quadratic", steps=3)
+    score = NetworkScore(lambda z, _: network(z), batch_size=3)
+    *_, start, noise = arguments(settings)
+    states = [z for _, z in path(PROCESS, settings, score, start, noise)]
+    assert not any(state.requires_grad for state in states)
+
+
+def test_the_denoising_step_begins_where_the_levels_end():
+    """Under a fall that is earlier than `final_time`."""
+    settings = sde("em", striding="edm", steps=3, start="gaussian", start_level=2.0, fall=3.0)
+    grid = settings.time_grid(PROCESS)
+    assert float(grid[-1]) > 10 * settings.final_time
+    *_, start, noise = arguments(settings)
+    (_, before), (_, after) = list(path(PROCESS, settings, pulls_to_three, start, noise))[-2:]
+    last = torch.stack([grid[-1], torch.zeros_like(grid[-1])])
+    expected = EulerMaruyama(PROCESS, last, start.device).mean(0, before, pulls_to_three)
+    torch.testing.assert_close(after, expected)
+
+
+@pytest.mark.parametrize("integrator", ["em", "sscs"])
+def test_a_step_by_hand_under_a_schedule_that_rises(integrator):
+    """The score has the diffusion of the time at which the step begins and it is evaluated."""
+    process = phase_space(0.25, beta_min=0.1, beta_max=20.0)
+    settings = sde(integrator, striding="uniform", steps=2, denoise=False)
+    t, s = settings.time_grid(process)[:2]
+    start, xi = (torch.randn(3, 2, 4, 4, dtype=torch.float64) for _ in range(2))
+    middle, delta, seen = (t + s) / 2, t - s, []
+
+    def score(z, time, matrix):
+        seen.append(time)
+        return torch.tanh(z)
+
+    (_, z) = list(path(process, settings, score, start, lambda z: xi))[1]
+    diffusion = process.diffusion_squared(t)[0]
+    if integrator == "em":
+        drift, root = process.drift(t)[0], process.diffusion(t)[0]
+        expected = start + delta * mix(diffusion, torch.tanh(start)) - delta * mix(drift, start)
+        expected = expected + delta.sqrt() * mix(root, xi)
+    else:
+        expected = start
+        for first, last in ((t, middle), (middle, s)):
+            # The process with Q reversed, in small steps of its moment equations.
+            phi, covariance = reversed_moments(process, first, last)
+            expected = mix(phi, expected) + mix(torch.linalg.cholesky(covariance), xi)
+            if last is middle:
+                pull = mix(torch.linalg.inv(process.S), expected) + torch.tanh(expected)
+                expected = expected + delta * mix(diffusion, pull)
+    assert seen[0] == pytest.approx(float(t))
+    torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-5)
+
+
+def reversed_moments(process, first, last, steps: int = 400):
+    """Φ and covariance of dz = −β (D − Q) S⁻¹ z ds + √(2βD) dw by Heun's method."""
+    rate = (process.D - process.Q) @ torch.linalg.inv(process.S)
+    phi, covariance, h = torch.eye(2).double(), torch.zeros(2, 2).double(), (first - last) / steps
+
+    def slopes(phi, covariance, t):
+        beta = process.beta(t)[0]
+        moved = rate @ covariance
+        return -beta * rate @ phi, beta * (2 * process.D - moved - moved.T)
+
+    for index in range(steps):
+        t = first - index * h
+        a = slopes(phi, covariance, t)
+        b = slopes(phi + h * a[0], covariance + h * a[1], t - h)
+        phi, covariance = phi + h / 2 * (a[0] + b[0]), covariance + h / 2 * (a[1] + b[1])
+    return phi, covariance
+
+
 def pulls_to_three(z, t, matrix):
     return 3 - z
 

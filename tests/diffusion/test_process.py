@@ -6,6 +6,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from psld.config.settings import parse
+from psld.diffusion.loss import NoisyStates
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearBeta, LinearProcess
 from psld.diffusion.settings import PSLDSettings, RecipeSettings, VPSDESettings
@@ -164,6 +165,11 @@ def test_mix_never_rounds_a_state(columns):
         ({"beta": LinearBeta(8.0, float("nan"))}, "must not be negative"),
         ({"beta": 8.0}, r"beta is 8\.0; a schedule is needed: LinearBeta"),
         ({"beta": LinearBeta(0.1, 0.1)}, r"leaves 0\.98 of the image at its final time"),
+        ({"D": [[-1e-3, 0], [0, 1]]}, "positive semi-definite"),
+        ({"S": [1.0, 0.0]}, "must be positive"),
+        ({"S": [1.0, -1e300]}, "at most 1e\\+09"),
+        ({"initial_variance": [0.0, -0.1]}, "not negative elsewhere"),
+        ({"beta": LinearBeta(8.0, -0.1)}, "must not be negative"),
     ],
 )
 def test_conditions_of_the_recipe_are_checked(change, complaint):
@@ -176,6 +182,48 @@ def test_conditions_of_the_recipe_are_checked(change, complaint):
     } | change
     with pytest.raises(UserError, match=complaint):
         LinearProcess(**parts)
+
+
+def test_a_tenth_of_the_image_may_be_left():
+    """exp(−β/2) of it: samplers start from N(0, S), which knows nothing of it."""
+    assert float(vp_sde(beta_min=4.7, beta_max=4.7).image_mean(1.0)) == pytest.approx(
+        0.0954, abs=1e-4
+    )
+    with pytest.raises(UserError, match=r"it leaves 0\.2 of the image at its final time"):
+        vp_sde(beta_min=3.22, beta_max=3.22)
+
+
+def test_the_prior_has_the_stationary_covariance(process):
+    unit = torch.eye(process.blocks, dtype=torch.float64)[..., None, None]
+    root = process.prior(unit)[..., 0, 0]
+    torch.testing.assert_close(root.T @ root, process.S)
+
+
+@pytest.mark.parametrize("D", [[[2.0, 0.3], [0.3, 0.1]], [[2.0, 0.0], [0.0, 0.0]]])
+def test_the_diffusion_is_the_symmetric_root(D):
+    Q, S = [[0.0, -0.5], [0.5, 0.0]], [1.0, 0.25]
+    process = LinearProcess(D, Q, S, LinearBeta(2.0, 20.0), initial_variance=[0.0, 0.01])
+    t = times(0.1, 0.7)
+    root = process.diffusion(t)
+    torch.testing.assert_close(root, root.mT)
+    torch.testing.assert_close(root @ root, process.diffusion_squared(t))
+
+
+def test_one_block_has_no_auxiliary_noise_under_any_matching():
+    alone = {"kind": "recipe", "D": ((1,),), "Q": ((0,),), "S": (1,), "initial_variance": (0,)}
+    hsm, dsm = (RecipeSettings(**alone, matching=matching).build() for matching in ("hsm", "dsm"))
+    x0, t, eps = torch.ones(2, 1, 3, 3), times(0.1, 0.9), torch.randn(2, 1, 3, 3)
+    torch.testing.assert_close(dsm.perturb(x0, t, eps), hsm.perturb(x0, t, eps))
+    assert NoisyStates(dsm).auxiliary == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 4, 4), (3, 2, 1, 4), (3, 1, 4, 4), (3, 4, 4, 4)])
+def test_a_prediction_of_another_shape_is_refused(shape):
+    """torch would broadcast some of them."""
+    process, z = phase_space(0.02), torch.zeros(3, 2, 4, 4)
+    with pytest.raises(UserError, match=r"the process needs 2 channels: ε of 2 of 2 blocks"):
+        process.checked(torch.zeros(shape), z)
+    assert process.checked(torch.zeros(z.shape, dtype=torch.bfloat16), z).dtype == torch.float32
 
 
 @pytest.mark.parametrize("time", [0.5, torch.tensor(0.5), torch.tensor([0.5])])
@@ -192,10 +240,18 @@ def test_settings_give_the_paper_s_process():
     assert VPSDESettings(kind="vp-sde").build().blocks == 1
 
 
-def test_matrices_of_the_wrong_shape_are_refused():
-    content = THIRD_ORDER.model_dump() | {"S": [1.0, 0.25]}
-    with pytest.raises(UserError, match="D must be 2×2"):
-        parse(RecipeSettings, content, "configs/process/recipe.yaml")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"S": [1.0, 0.25]}, "D must be 2×2"),
+        ({"Q": [[0, 1], [-1, 0]]}, "Q must be 3×3"),
+        ({"D": [[0, 0, 0], [0, 0], [0, 0, 1]]}, "D must be 3×3"),
+        ({"initial_variance": [0.0, 0.1]}, "initial_variance must have 3 entries"),
+    ],
+)
+def test_matrices_of_the_wrong_shape_are_refused(change, said):
+    with pytest.raises(UserError, match=said):
+        parse(RecipeSettings, THIRD_ORDER.model_dump() | change, "configs/process/recipe.yaml")
 
 
 def test_lists_and_tensors_make_the_same_process():

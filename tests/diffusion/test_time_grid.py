@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from psld.config.settings import parse
+from psld.diffusion.denoiser import check_levels
 from psld.diffusion.samplers import ConjugateSettings, EMSettings, GDDIMSettings, MultistepSettings
 from psld.diffusion.time_grid import time_grid, time_of_noise_level
 from psld.utils.errors import UserError
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, phase_space, times
-from tests.diffusion.sampling import multistep
+from tests.diffusion.sampling import multistep, rk45
 
 STRIDES = ["uniform", "quadratic", "power", "lambda", "edm"]
 
@@ -77,12 +78,63 @@ def test_many_levels_under_a_fall_end_at_the_final_time():
 
 
 @pytest.mark.parametrize(
+    ("steps", "denoise", "between"), [(2, True, 1), (4, True, 3), (4, False, 4)]
+)
+def test_a_few_levels_under_a_fall_end_where_it_says(steps, denoise, between):
+    """At σ₀ / fall^K, K the number of steps between levels."""
+    process, start = phase_space(0.02), {"start": "mixture", "start_level": 1.5, "fall": 3.0}
+    settings = multistep(steps, striding="edm", final_time=1e-3, denoise=denoise, **start)
+    grid = settings.time_grid(process)
+    assert len(grid) == between + 1
+    levels = process.noise_level(grid[[0, -1]])
+    torch.testing.assert_close(levels, times(1.5, 1.5 / 3.0**between), rtol=1e-6, atol=0)
+    low, high = settings.noise_levels(process)
+    assert high == pytest.approx(1.5)
+    asked = grid if denoise else grid[:-1]
+    assert low == pytest.approx(float(process.noise_level(asked[-1:])))
+
+
+@pytest.mark.parametrize("striding", STRIDES)
+def test_a_start_at_a_level_leaves_the_spacing_as_it_is(striding):
+    process, power = phase_space(0.02), 3
+    start = {"start": "gaussian", "start_level": 2.0}
+    choice = {"striding": striding, "power": power, "final_time": 1e-3, **start}
+    grid = multistep(7, **choice).time_grid(process)
+    assert float(process.noise_level(grid[:1])) == pytest.approx(2.0)
+    assert float(grid[-1]) == pytest.approx(1e-3)
+    spaced = {
+        "uniform": grid,
+        "quadratic": (grid - 1e-3).clamp(min=0).sqrt(),
+        "power": grid ** (1 / power),
+        "lambda": process.log_snr(grid),
+        "edm": process.noise_level(grid) ** (1 / power),
+    }[striding].diff()
+    torch.testing.assert_close(spaced, spaced.mean().expand_as(spaced), rtol=1e-6, atol=0)
+
+
+def test_the_levels_that_the_network_is_asked_for():
+    """None without evaluations; an adaptive sampler goes to its final time."""
+    process = phase_space(0.02)
+    none = multistep(0, start="mixture", start_level=1.0).noise_levels(process)
+    check_levels(none, 0.5, 0.6)
+    for final_time in (1e-2, 1e-4):
+        low, high = rk45(final_time=final_time).noise_levels(process)
+        ends = process.noise_level(times(final_time, 1.0)).tolist()
+        assert [low, high] == pytest.approx(ends)
+
+
+@pytest.mark.parametrize(
     ("kind", "change", "complaint"),
     [
         (MultistepSettings, {"order": 4}, "order"),
         (MultistepSettings, {"eta": -1}, "eta"),
         (MultistepSettings, {"eta_interval": (1.0, 0.1)}, "two rising numbers"),
+        (MultistepSettings, {"eta_interval": (-0.1, 1.0)}, "two rising numbers"),
+        (MultistepSettings, {"eta_interval": (0.1, 0.1)}, "two rising numbers"),
         (MultistepSettings, {"root": "curved"}, "root"),
+        (MultistepSettings, {"steps": 2, "levels": [1, 0]}, "fall and be above 0"),
+        (MultistepSettings, {"steps": 2, "levels": [1, 1]}, "fall and be above 0"),
+        (MultistepSettings, {"steps": 0}, "at least 2 are needed, or 0 for"),
         (MultistepSettings, {"steps": 1}, "steps"),
         (MultistepSettings, {"steps": 0, "start": "mixture", "levels": []}, "at least 2, fall"),
         (MultistepSettings, {"steps": 2, "denoise": False, "levels": [1, 0.1]}, "at least 3, fall"),

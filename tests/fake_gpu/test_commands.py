@@ -7,7 +7,7 @@ import pytest
 from psld.diffusion.samplers import EMSettings
 from tests.commands import TINY, call, succeeded
 from tests.fake_gpu.fake import FakeGPU
-from tests.networks.test_import import CHECKPOINTS, load, overrides, prepare, write_pictures
+from tests.training.test_import import CHECKPOINTS, load, overrides, prepare, write_pictures
 
 ANSWERS = {"training/loop.py": 0, "diffusion/integrators.py": 1e-3, "metrics/distances.py": 0}
 """No gradient was infinite; RK45's steps are accepted; a root has no error."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from psld.networks.forward import Denoiser, forward_pass
+from psld.networks.forward import Denoiser, enough_threads, forward_pass
 from psld.networks.layers import PositionalEmbedding
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from tests.networks.networks import SIZE, images_and_times, small, small_guide, unsettled
@@ -55,15 +55,17 @@ class Casts(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def test_bf16_leaves_nothing_in_fp32_and_casts_weights_together():
-    network, results = unsettled(NCSNpp(small(), SIZE, 2, 2)), []
+@pytest.mark.parametrize("kind", ["plain", "denoiser", "guide"])
+def test_bf16_leaves_nothing_in_fp32_and_casts_weights_together(kind):
+    """But for the image of a denoiser, which is in the type of its input."""
+    network, results = unsettled(NETWORKS[kind]()), []
     for module in network.modules():
-        if not isinstance(module, PositionalEmbedding):
+        if not isinstance(module, PositionalEmbedding | Denoiser):
             module.register_forward_hook(lambda *call: results.append(call[2]))
     with Casts() as casts:
         output_and_gradient(network, forward_pass(network, "bf16"))
     types = [each.dtype for each in results if isinstance(each, Tensor)]
-    assert len(types) > 50
+    assert len(types) > 40
     assert set(types) == {torch.bfloat16}
     assert casts.count < 5
 
@@ -83,6 +85,39 @@ def test_compiled_networks_have_a_graph_for_each_number_of_images(monkeypatch):
         inputs = images_and_times(batch)
         torch.testing.assert_close(called(*inputs), plain(*inputs))
     assert graphs == [False, False]
+
+
+@pytest.mark.parametrize("embedding", ["positional", "fourier"])
+def test_a_denoiser_is_its_network_in_edm_s_preconditioning(embedding):
+    """F sees c_in y, ln σ / 4 and the label; Fourier features take the logarithm themselves."""
+    s, label = 0.4, torch.tensor([0, 3])
+    inner = unsettled(NCSNpp(small(embedding=embedding), SIZE, 2, 2, num_classes=3))
+    denoiser = Denoiser(inner, s, 1e-3, 80.0)
+    y, _ = images_and_times()
+    sigma = torch.tensor([0.2, 7.0])
+    total = (sigma**2 + s**2)[:, None, None, None]
+    time = sigma**0.25 if embedding == "fourier" else sigma.log() / 4
+    for given in ((), (label,)):
+        F = inner(y / total.sqrt(), time, *given)
+        expected = s**2 / total * y + sigma[:, None, None, None] * s / total.sqrt() * F
+        torch.testing.assert_close(denoiser(y, sigma, *given), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(denoiser(y, 0.2)[0], denoiser(y, sigma)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_an_evaluation_gets_as_many_threads_as_it_has_work_for():
+    """Parameters × pixels × images, and no more threads than there were."""
+    network, before = nn.Linear(9, 10), torch.get_num_threads()  # 100 parameters
+    torch.set_num_threads(3)
+    try:
+        for images, pixels, threads in ((1, 1, 1), (5, 2, 1), (5, 3, 2), (10, 2, 2), (10, 9, 3)):
+            with enough_threads(network, images, pixels, least=1000):
+                assert torch.get_num_threads() == threads
+            assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError), enough_threads(network, 1, 1):
+            _ = 1 / 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_bf16_takes_networks_of_others():

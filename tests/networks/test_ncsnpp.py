@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torch import nn
 
+from psld.networks.layers import TimeEmbedding, group_norm
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.utils.errors import UserError
 from tests.networks.networks import (
@@ -48,12 +50,61 @@ def test_new_network_predicts_almost_nothing():
     assert NCSNpp(small(init_scale=1), SIZE, 2, 2)(x, t).abs().max() > 1e-1
 
 
+INITIAL = [
+    {"block": "biggan"},
+    {"block": "ddpm", "init_scale": 0.5},
+    {"block": "ddpm", "resampling": "fir", "progressive_output": "output_skip"},
+    {"block": "biggan", "resampling": "fir", "progressive_input": "residual", "init_scale": 0.01},
+]
+
+
+@pytest.mark.parametrize("options", INITIAL, ids=str)
+def test_initial_weights_have_the_official_law(options):
+    """U(−a, a) with a² = 3 · scale / mean(fan in, fan out), and biases of 0."""
+    settings = small(base_channels=32, **options)
+    network = NCSNpp(settings, SIZE, 2, 2)
+    for name, layer in network.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            continue
+        place = name.rpartition(".")[2]
+        in_network = ("query", "key", "value", *(["shortcut"] if settings.block == "ddpm" else []))
+        scale = 0.1 if place in in_network else 1.0
+        if place in ("conv2", "out") or name.endswith("output.conv"):
+            scale = settings.init_scale or 1e-10
+        pixels = layer.weight[0, 0].numel()
+        fans = (layer.weight.shape[0] + layer.weight.shape[1]) * pixels
+        a = (3 * scale / (fans / 2)) ** 0.5
+        weights = layer.weight.detach() / a
+        assert 0.97 < float(weights.abs().max()) < 1.0001, name
+        assert float(weights.std()) == pytest.approx(3**-0.5, rel=0.15), name
+        assert layer.bias is None or not layer.bias.any(), name
+
+
 def test_dropout_only_in_training():
-    network = unsettled(NCSNpp(small(dropout=0.5), SIZE, 2, 2))
-    x, t = images_and_times()
+    network = unsettled(NCSNpp(small(dropout=0.3), SIZE, 2, 2))
+    x, t = images_and_times(batch=8)
+    kept = []
+    network.middle.block1.conv2.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
     torch.testing.assert_close(network(x, t), network(x, t), rtol=0, atol=0)
     network.train()
     assert not torch.equal(network(x, t), network(x, t))
+    assert [float((h == 0).double().mean()) for h in kept] == pytest.approx(
+        [0, 0, 0.3, 0.3], abs=0.06
+    )
+
+
+def test_the_norm_of_a_small_signal():
+    """Its ε is 1e-6: a signal of that variance has half of it left."""
+    x = 1e-3 * torch.randn(2, 8, 16, 16)
+    groups = x.view(2, 2, -1).double()
+    variance, mean = torch.var_mean(groups, dim=2, correction=0, keepdim=True)
+    expected = ((groups - mean) / (variance + 1e-6).sqrt()).view_as(x).float()
+    torch.testing.assert_close(group_norm(8)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fourier_features_have_the_scale_of_the_settings():
+    settings = small(base_channels=400, embedding="fourier", fourier_scale=3.0)
+    assert float(TimeEmbedding(settings).embedding.frequencies.std()) == pytest.approx(3, rel=0.2)
 
 
 def test_traces_whole():

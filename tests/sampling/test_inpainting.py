@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from psld.data.store import ImageStore, write_store
+from psld.data.store import ImageStore, from_uint8, write_store
 from psld.diffusion.guidance import DigitsMask, HalvesMask
 from psld.sampling.inpainting import draw_masks, known_pixels
 from psld.sampling.sample import origin_of
+from psld.sampling.settings import ShardRecord
 from psld.sampling.shards import Shard, read_shards
 from psld.training.model import load_model
 from psld.utils.errors import UserError
@@ -43,7 +45,10 @@ def shards(cell) -> list[Shard]:
 def test_sample_i_fills_in_image_i(cell, digits):
     store = ImageStore.open(digits)
     parts = shards(cell)
-    assert [len(part.images) for part in parts] == [SIZE, SIZE, SIZE, 60]
+    counts = [SIZE, SIZE, SIZE, 60]
+    assert [len(part.images) for part in parts] == counts
+    record = ShardRecord.read(cell / "cell" / "00000-00003.json")
+    assert [shard.images for shard in record.shards] == counts
     images = np.concatenate([part.images for part in parts])
     masks = np.concatenate([part.masks for part in parts])
     np.testing.assert_array_equal(masks, draw_masks(HALVES, range(360), 8, None))
@@ -66,6 +71,37 @@ def test_a_dataset_that_is_replaced_while_it_is_read_is_refused(model, digits):
     earlier = origin.model_copy(update={"dataset_digest": "0" * 64})
     with pytest.raises(UserError, match="replaced while they were read"):
         known_pixels(given, loaded, earlier, range(2), CPU)
+
+
+def test_the_images_and_masks_are_those_of_the_split_and_of_the_origin(model, digits, mnist):
+    loaded, store = load_model(model, CPU), ImageStore.open(digits)
+    given = (f"data={digits}", "sampler.guidance.split=train", f"mnist={mnist}")
+    words = (*CELL[:3], "mask@sampler.guidance.mask=digits", f"shard_size={SIZE}")
+    cell = settings(model, *words, *given)
+    origin = origin_of(cell, loaded, None)
+    assert origin.dataset_digest == store.digest
+    assert origin.masks_digest == ImageStore.open(mnist).digest
+    assert origin.guide_sha256 is origin.process_digest is origin.start_sha256 is None
+    known = known_pixels(cell, loaded, origin, range(3, 5), CPU)
+    expected = from_uint8(torch.from_numpy(store.images("train")[3:5].copy()))
+    assert torch.equal(known.images, expected)
+    masks = draw_masks(DIGITS, range(3, 5), 8, str(mnist))
+    np.testing.assert_array_equal(known.mask[:, 0], masks)
+    earlier = origin.model_copy(update={"masks_digest": "0" * 64})
+    with pytest.raises(UserError, match="or the masks: replaced while they were read"):
+        known_pixels(cell, loaded, earlier, range(2), CPU)
+    count = store.splits["train"]
+    last = known_pixels(cell, loaded, origin, range(count - 1, count + 5), CPU)
+    assert len(last.images) == len(last.mask) == 1
+    with pytest.raises(UserError, match=f"begins at image {count}, but the train split of"):
+        known_pixels(cell, loaded, origin, range(count, count + 2), CPU)
+
+
+def test_a_dataset_of_other_images_than_the_model_s_is_refused(model, mnist):
+    cell = settings(model, *CELL, f"data={mnist}")
+    loaded = load_model(model, CPU)
+    with pytest.raises(UserError, match=r"mnist\.h5: .*has image_size 28"):
+        known_pixels(cell, loaded, origin_of(cell, loaded, None), range(2), CPU)
 
 
 def test_the_first_samples_are_cut_with_their_masks(cell):

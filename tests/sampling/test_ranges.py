@@ -130,6 +130,16 @@ def test_pictures_are_written_next_to_the_shards(model, tmp_path):
         np.testing.assert_array_equal(np.asarray(picture)[4:68:8, 72:136:8], images[1, 0])
 
 
+def test_images_for_evaluators_of_others_are_those_of_all_shards(three, model, tmp_path):
+    """uint8 N×H×W×C."""
+    resampled = shutil.copytree(three / "cell", tmp_path / "cell")
+    words = (*RANGE, f"model={model}", "first=1", "shards=2", "npz=mine.npz")
+    assert "wrote mine.npz\n" in succeeded(call(tmp_path, "sample", *words)).stdout
+    written = np.load(tmp_path / "mine.npz")["arr_0"]
+    shards = [Shard.load(shard_path(resampled, index)).images for index in (1, 2)]
+    np.testing.assert_array_equal(written, np.concatenate(shards).transpose(0, 2, 3, 1))
+
+
 def test_pictures_are_numbered_by_sample_and_of_one_source_alone(model, vp_sde_model, tmp_path):
     options = (*RANGE, "png=pictures", f"model={model}")
     succeeded(call(tmp_path, "sample", *options, "first=1"))

@@ -103,6 +103,17 @@ def test_compilation_changes_no_image_and_no_origin(model, tmp_path, monkeypatch
     assert len(compiled) == 1
 
 
+def test_a_cell_is_loaded_with_its_batch_size_and_the_arithmetic_of_networks(model, monkeypatch):
+    """TF32 on GPUs, for the network alone."""
+    asked, use = [], sampling.use_device
+    monkeypatch.setattr(
+        sampling, "use_device", lambda *given, **more: asked.append(more) or use(*given, **more)
+    )
+    _, sampler, _ = sampling.load_cell(settings(model, *SAMPLERS["em"], "batch_size=5"))
+    assert sampler.batching.size == 5
+    assert asked == [{"tf32": True}]
+
+
 def test_out_of_memory_is_found_out_once_for_all_shards(model, tmp_path, monkeypatch, capsys):
     """And the images are those of small batches from the start."""
     load, failed = sampling.load_model, []

@@ -1,6 +1,6 @@
 """Batches: a function of only (seed, step), split among the ranks; the labels of their images."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 
 from psld.data.store import from_uint8
-from psld.diffusion.loss import EpsilonLoss, NoisyStates
+from psld.diffusion.loss import DenoiserLoss, EpsilonLoss, NoisyImages, NoisyStates
+from psld.diffusion.settings import NoiseLaw
 from psld.training.batches import Batch, Batches, Labels
 from psld.training.ranks import Ranks
 from psld.utils.errors import UserError
 from tests.diffusion.processes import phase_space, vp_sde
+from tests.diffusion.processes import recipe as third_order
 from tests.training.small import ONE_RANK, batches_of, random_images, recipe
 
 PROCESSES = {
     "vp-sde": vp_sde(),
     "hsm": phase_space(0.02),
     "dsm": phase_space(0.02, matching="dsm"),
+    "third-dsm": third_order(matching="dsm"),
 }
 CPU = torch.device("cpu")
 CLASSES = 10
@@ -126,6 +129,18 @@ def test_shapes_and_ranges():
     torch.testing.assert_close(correlation, torch.eye(3), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_every_block_has_noise_of_its_own(kind):
+    """And under DSM every auxiliary block at the start."""
+    process, batch = PROCESSES[kind], batches(kind).draw(0)
+    assert batch.eps.shape == (12, process.blocks, 8, 8)
+    if process.needs_auxiliary_noise:
+        assert batch.auxiliary_eps.shape == (12, process.blocks - 1, 8, 8)
+    z, t = NoisyStates(process)(batch)
+    assert z.shape == (12, process.blocks, 8, 8)
+    assert torch.equal(t, batch.t.float())
+
+
 def test_without_flips_every_image_is_one_of_the_dataset():
     images = random_images(5)
     known = {from_uint8(torch.from_numpy(image)).numpy().tobytes() for image in images}
@@ -194,4 +209,18 @@ def test_the_network_is_told_the_labels_of_its_batch():
 
     batch = labelled().draw(0)
     EpsilonLoss(PROCESSES["hsm"])(network, batch)
-    assert torch.equal(seen[0], batch.labels)
+    image = replace(batch, eps=batch.eps[:, :1])
+    DenoiserLoss(NoisyImages(NoiseLaw()), 0.5)(network, image)
+    for labels in seen:
+        assert torch.equal(labels, batch.labels)
+    assert len(seen) == 2
+
+
+def test_closed_batches_let_go_of_the_images_and_end_their_threads():
+    drawn = batches("hsm")
+    drawn.draw(0)
+    threads = drawn._drawn._pool._threads
+    assert any(thread.is_alive() for thread in threads)
+    drawn.close()
+    assert not any(thread.is_alive() for thread in threads)
+    assert drawn.resident is None

@@ -13,7 +13,7 @@ import psld.training.batches as batches
 import psld.training.loop as loop
 import psld.training.run as training_run
 from psld.data.store import ImageStore
-from psld.training.manifest import ModelManifest, read_manifest
+from psld.training.manifest import HISTORY, ModelManifest, TrainingHistory, read_manifest
 from psld.training.model import load_model
 from psld.utils.errors import RunError
 from psld.utils.locks import held_if_free
@@ -68,6 +68,10 @@ def test_the_model_says_what_it_is(finished, digits):
     assert (manifest["step"], manifest["images_seen"]) == (12, 12 * 16)
     assert manifest["settings"]["network"]["dropout"] == 0.1
     assert manifest["seconds"] > 0
+    assert (manifest["ranks"], manifest["device"].partition(" ")[0]) == (1, "CPU")
+    histories = (finished / manifest["run"] / HISTORY, finished / "model" / HISTORY)
+    steps = [[entry.step for entry in TrainingHistory.read(path).entries] for path in histories]
+    assert steps == [[4, 8, 12]] * 2
     assert manifest["weights_sha256"] == weights_digest(finished / "model")
     assert manifest["versions"]["torch"] == torch.__version__
     assert {path.name for path in (finished / manifest["run"]).iterdir()} == {
@@ -89,6 +93,14 @@ def test_the_weights_are_the_moving_average(finished):
     for name, value in exported.items():
         assert torch.equal(value, state["ema"][name]), name
     assert any(not torch.equal(exported[name], state["network"][name]) for name in exported)
+
+
+def test_without_a_decay_the_weights_are_the_last_ones(digits, tmp_path):
+    short = ("training.steps=2", "training.ema_decay=0", "training.preview_every=null")
+    succeeded(call(tmp_path, "train", *SETTINGS, f"data={digits}", *short))
+    exported = load_file(tmp_path / "model" / "weights.safetensors")
+    state = grouped(load_file(checkpoint(tmp_path, 2)))
+    assert all(torch.equal(exported[name], state["network"][name]) for name in exported)
 
 
 def test_the_lock_is_taken_before_the_ranks_join(digits, tmp_path, monkeypatch):
@@ -119,7 +131,8 @@ def test_other_intervals_resume_the_same_training(trained, digits):
     before = weights(trained)
     checkpoint(trained, 12).unlink()
     changed = ("training.checkpoint_every=3", "training.log_every=1")
-    succeeded(call(trained, "train", *SETTINGS, f"data={digits}", *changed))
+    printed = succeeded(call(trained, "train", *SETTINGS, f"data={digits}", *changed)).stdout
+    assert "going on from step 8: " in printed
     assert len(list((trained / "runs").iterdir())) == 1
     assert weights(trained) == before
 

@@ -9,7 +9,9 @@ import torch
 
 import psld
 from psld.data.store import ImageStore
+from psld.diffusion.settings import VPSDESettings
 from psld.sampling.shards import Shard
+from psld.training.model import load_model
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.diffusion.processes import normal
@@ -50,6 +52,15 @@ def test_it_samples_as_every_process_with_every_sampler(folder):
         assert model.sample(3, sampler=sampler, process="cld", steps=4).shape == (3, 1, 8, 8)
     guided = model.sample(3, label="cycle", scale=2.0, process="vp-sde", sampler="few", steps=3)
     assert not guided.equal(model.sample(3, process="vp-sde", sampler="few", steps=3))
+
+
+def test_it_is_loaded_as_a_network_of_another_process(folder, model):
+    cpu, vp_sde = torch.device("cpu"), VPSDESettings(kind="vp-sde")
+    own, other = (load_model(folder / "model", cpu, process) for process in (None, vp_sde))
+    assert (own.process.blocks, other.process.blocks) == (2, 1)
+    assert other.settings.process == vp_sde
+    with pytest.raises(UserError, match="the model's network is of the process"):
+        load_model(model, cpu, vp_sde)
 
 
 def test_the_command_makes_the_same_images_and_records_the_process(folder, model):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from psld.training.manifest import FILES, export_folder, note_replaced, publish
+from psld.training.manifest import FILES, MANIFEST, export_folder, note_replaced, publish
 from psld.utils.files import write_json
 from tests.commands import files_below
 
@@ -75,14 +75,21 @@ def test_one_that_is_ended_on_the_way_leaves_no_manifest(made, tmp_path, monkeyp
         with pytest.raises(OSError, match="ended"):
             publish(made, output)
     assert sorted(path.name for path in output.iterdir()) == sorted(FILES[:copies])
+    assert not (output / MANIFEST).exists()
     publish(made, output)
     assert same(made, output)
 
 
-@pytest.mark.parametrize("how", ["missing", "damaged"])
+@pytest.mark.parametrize("how", ["missing", "cut", "another byte"])
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_missing_or_damaged_comes_back(made, published, name, how, capsys):
-    (published / name).unlink() if how == "missing" else (published / name).write_bytes(b"{")
+    """Another byte: of a file with the size and the time of the right one."""
+    path, whole = published / name, (published / name).read_bytes()
+    os.utime(export_folder(made) / name, (1e9, 1e9))
+    path.unlink()
+    if how != "missing":
+        path.write_bytes(b"{" if how == "cut" else b"?" + whole[1:])
+        os.utime(path, (1e9, 1e9))
     note_replaced(made, published)
     assert capsys.readouterr().out == "", "no other training is replaced"
     publish(made, published)

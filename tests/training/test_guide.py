@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import psld.training.run as training_run
 from psld.data.store import ImageStore, from_uint8, write_store
 from psld.diffusion.loss import GuideLoss, NoisyStates
 from psld.networks.ncsnpp import NCSNppGuide
@@ -138,6 +139,27 @@ def test_each_accuracy_is_of_its_own_range_of_times(store):
         assert own.min() >= max(index / BINS, 0.02)
         assert own.max() <= (index + 1) / BINS
         assert own.std() == pytest.approx(0.1 / 12**0.5, rel=0.2)
+    assert not torch.allclose(times[3] - 0.3, times[4] - 0.4, atol=1e-3), "and its own noise"
+
+
+def test_the_accuracy_is_of_images_from_the_whole_split(tmp_path, monkeypatch):
+    """A split that is sorted by class; without images to test, that of the training."""
+    monkeypatch.setattr(training_run, "TEST_IMAGES", 4)
+    images = np.repeat(np.array([0, 224], np.uint8), 50)[:, None, None, None]
+    images = np.broadcast_to(images, (100, 1, 8, 8))
+    labels = np.repeat([0, 1], 50)
+    write_store(tmp_path / "x.h5", (1, 8, 8), {"train": 100, "test": 0}, labels, 2, [images])
+    store = ImageStore.open(tmp_path / "x.h5")
+    assert training_run.split_of_accuracy(store) == "train"
+
+    class Bright(Oracle):
+        def forward(self, z, t):
+            return super().forward(z, t) * 0 + torch.tensor([0.0, 1.0])
+
+    settings = guide_settings({"kind": "vp-sde"})
+    assert accuracy_by_time(settings, vp_sde(), store, Bright()) == [0.5] * BINS
+    right = accuracy_by_time(settings, vp_sde(), store, Oracle())
+    assert right[0] == 1
 
 
 def test_accuracies_are_logged_by_name():

@@ -1,9 +1,12 @@
 """The loop: gradients, learning rate, times of logs and checkpoints, and stopping."""
 
+import itertools
 import math
 import os
 import signal
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +16,14 @@ from psld.networks.forward import forward_pass
 from psld.training import loop
 from psld.training.loop import (
     STOP_SIGNALS,
+    Log,
     Meter,
     StopRequest,
     accumulate_gradient,
     learning_rate,
     train,
 )
+from psld.training.manifest import TrainingHistory
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.state import Checkpoints
@@ -37,16 +42,32 @@ from tests.training.small import (
 PROCESS = phase_space(0.02)
 
 
-def run(folder, settings, dropout=0.1, stop=None, state=None):
+def run(folder, settings, dropout=0.1, stop=None, state=None, batches=None, ranks=ONE_RANK):
     """Train from where `folder` stands; gives the state, the checkpoints and what was logged."""
     state = state or tiny_state(PROCESS, settings, dropout)
     checkpoints = Checkpoints(folder)
     checkpoints.restore(state, checkpoints.newest())
     log = Recorder()
-    batches = batches_of(PROCESS, settings)
+    batches = batches or batches_of(PROCESS, settings)
     stop = StopRequest() if stop is None else stop
-    train(state, batches, EpsilonLoss(PROCESS), settings, ONE_RANK, checkpoints, log, stop)
+    train(state, batches, EpsilonLoss(PROCESS), settings, ranks, checkpoints, log, stop)
     return state, checkpoints, log
+
+
+class TwoRanks(Ranks):
+    """The first of two ranks that do the same."""
+
+    def parallel(self, network):
+        return network
+
+    def mean(self, values):
+        return values
+
+    def largest(self, number):
+        return number
+
+
+TWO_RANKS = TwoRanks(0, 2, ONE_RANK.device)
 
 
 # --- one step -----------------------------------------------------------------------------------
@@ -69,7 +90,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(process, weighting):
     batch = in_float64(batches_of(process, recipe(batch_size=12)).draw(0))
     loss_of = EpsilonLoss(process, weighting)
     gradients, losses = [], []
-    for micro_batch in (None, 4, 1):
+    for micro_batch in (None, 4, 5, 1):
         network = tiny_network(process).double()
         losses.append(float(accumulate_gradient(network, loss_of, batch, micro_batch)))
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
@@ -86,6 +107,15 @@ def test_the_learning_rate_grows_linearly_and_stays():
     assert rates[:11] == pytest.approx([0.05 * step for step in range(11)])
     assert rates[10:] == [0.5] * 4
     assert learning_rate(recipe(learning_rate=0.5, warmup_steps=0), 0) == 0.5
+
+
+def test_the_logged_rate_is_the_one_of_the_step(tmp_path):
+    settings, used = recipe(steps=4, warmup_steps=3, log_every=1), []
+    state = tiny_state(PROCESS, settings)
+    state.optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
+    _, _, log = run(tmp_path, settings, state=state)
+    assert used == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert [values["learning_rate"] for values in log.logged.values()] == used
 
 
 def test_gradients_are_clipped_to_their_norm(tmp_path):
@@ -107,10 +137,21 @@ def test_gradients_are_clipped_to_their_norm(tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_loss_decreases(tmp_path, precision):
     settings = recipe(steps=60, learning_rate=3e-3, precision=precision, log_every=20)
-    state, _, log = run(tmp_path, settings, dropout=0.0)
+    state, computed = tiny_state(PROCESS, settings), set()
+    state.network.register_forward_hook(lambda *call: computed.add(call[2].dtype))
+    _, _, log = run(tmp_path, settings, state=state)
     losses = [values["loss"] for values in log.logged.values()]
     assert losses[-1] < 0.8 * losses[0]
+    assert computed == {{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]}
     assert {p.dtype for p in state.network.parameters()} == {torch.float32}
+
+
+def test_a_training_compiles_its_network_if_it_is_asked_to(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network, **_: compiled.append(network) or network)
+    for compile in (False, True):
+        state, *_ = run(tmp_path / str(compile), recipe(steps=1, compile=compile))
+    assert compiled == [state.network]
 
 
 def test_bf16_is_the_arithmetic_of_the_forward_pass():
@@ -144,6 +185,29 @@ def test_what_is_logged_and_saved_when(tmp_path):
         assert all(math.isfinite(value) and value > 0 for value in values.values())
 
 
+def test_the_average_is_that_of_the_weights_after_each_step(tmp_path):
+    """θ̄ ← d θ̄ + (1 − d) θ, once a step; previews and exports are of this network."""
+    settings = recipe(steps=20, ema_decay=0.5, preview_every=20)
+    state, seen = tiny_state(PROCESS, settings), []
+    expected = parameters_of(state.network)
+
+    def average(*_):
+        expected.lerp_(parameters_of(state.network), 0.5)
+
+    state.optimizer.register_step_post_hook(average)
+    log, checkpoints = Recorder(), Checkpoints(tmp_path)
+    log.preview = lambda network, picture: seen.append(parameters_of(network)) or {}
+    batches, loss_of = batches_of(PROCESS, settings), EpsilonLoss(PROCESS)
+    train(state, batches, loss_of, settings, ONE_RANK, checkpoints, log, StopRequest())
+    torch.testing.assert_close(parameters_of(state.ema.network), expected, rtol=0, atol=1e-6)
+    assert torch.equal(seen[0], parameters_of(state.ema.network))
+    assert (expected - parameters_of(state.network)).abs().max() > 1e-4
+
+
+def parameters_of(network) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
 def test_other_ranks_wait_while_the_leading_one_previews_and_saves(tmp_path):
     """Outside of the next step, whose exchange has a time limit."""
     events: list[str] = []
@@ -172,11 +236,12 @@ def test_memory_and_utilization_of_a_gpu_are_logged(tmp_path, monkeypatch, capsy
     """MFU: FLOPs of the steps over those that the card could do."""
     monkeypatch.setattr(loop, "peak_flops", lambda device, precision: 1e12)
     settings = recipe(steps=4, log_every=2, checkpoint_every=2)
-    state, _, log = run(tmp_path, settings)
-    for values in log.logged.values():
-        flops = 3 * forward_flops(state.network)
-        assert values["mfu"] == pytest.approx(values["images_per_second"] * flops / 1e12)
-    assert capsys.readouterr().out.count(" images/s, MFU ") == 2
+    for ranks in (ONE_RANK, TWO_RANKS):
+        state, _, log = run(tmp_path / f"{ranks.world}", settings, ranks=ranks)
+        for values in log.logged.values():
+            flops = values["images_per_second"] * 3 * forward_flops(state.network)
+            assert values["mfu"] == pytest.approx(flops / (ranks.world * 1e12))
+    assert capsys.readouterr().out.count(" images/s, MFU ") == 4
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 << 29)
     meter = Meter(ONE_RANK)
     meter.ranks = replace(ONE_RANK, device=torch.device("cuda"))
@@ -192,6 +257,64 @@ def test_the_logged_loss_is_the_mean_since_the_last_time(tmp_path):
         for last in (3, 6):
             mean = sum(each[step][name] for step in range(last - 2, last + 1)) / 3
             assert some[last][name] == pytest.approx(mean, rel=1e-6)
+
+
+class Clock:
+    """A clock that stands still but for what is said to take time."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 1000.0
+        clock = SimpleNamespace(monotonic=lambda: self.now, time=time.time)
+        monkeypatch.setattr(loop, "time", clock)
+
+    def takes(self, seconds: float, function):
+        def timed(*given):
+            self.now += seconds
+            return function(*given)
+
+        return timed
+
+
+def test_the_speed_is_that_of_the_steps_since_the_last_time(monkeypatch):
+    clock = Clock(monkeypatch)
+
+    class Doubled(TwoRanks):
+        def mean(self, values):
+            return 2 * values
+
+    meter = Meter(Doubled(0, 2, ONE_RANK.device))
+    for steps, seconds in ((3, 2), (1, 4)):
+        for step in range(steps):
+            meter.add(step, torch.tensor(step + 1.0), torch.tensor(0.5))
+        clock.now += seconds
+        values = meter.read(images_per_step=8)
+        assert values["images_per_second"] == 8 * steps / seconds
+        assert values["loss"] == steps + 1, "the mean over the ranks"
+        assert values["grad_norm"] == 1
+
+
+def test_previews_and_checkpoints_are_in_the_time_but_not_in_the_speed(tmp_path, monkeypatch):
+    """Over all lives: a step takes a second here, a preview and a checkpoint 100."""
+    clock, changes = Clock(monkeypatch), {"log_every": 2, "micro_batch": 4, "checkpoint_every": 4}
+    monkeypatch.setattr(Recorder, "preview", clock.takes(100, lambda *_: {}))
+    monkeypatch.setattr(Recorder, "save", clock.takes(100, Recorder.save))
+    for steps, seconds in ((6, 206), (9, 309)):
+        settings = recipe(steps=steps, preview_every=5, **changes)
+        batches = batches_of(PROCESS, settings)
+        batches.draw = clock.takes(1, batches.draw)
+        state, _, log = run(tmp_path, settings, batches=batches)
+        assert {values["images_per_second"] for values in log.logged.values()} == {12}
+        assert state.seconds == seconds, "the last checkpoint is written at the end of this time"
+
+
+def test_the_history_is_written_and_then_shown(tmp_path):
+    shown = []
+
+    def live() -> None:
+        shown.extend(TrainingHistory.read(tmp_path / "history.json").entries)
+
+    Log(tmp_path, preview=lambda *_: {}, live=live).save([{"step": 3, "time": 1.0, "loss": 0.5}])
+    assert [(entry.step, entry.loss) for entry in shown] == [(3, 0.5)]
 
 
 class StopAt(StopRequest):
@@ -226,33 +349,60 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, precision):
     assert sorted(log.logged) == [3, 4, 5, 7, 8, 10, 12], "what earlier lives logged, too"
 
 
-def test_dropout_is_on_and_differs_by_step_and_seed(tmp_path):
-    weights = {}
-    for name, dropout, seed in (("a", 0.1, 0), ("b", 0.0, 0), ("c", 0.1, 1)):
-        state, *_ = run(tmp_path / name, recipe(steps=2, seed=seed), dropout=dropout)
-        weights[name] = torch.cat([p.detach().flatten() for p in state.network.parameters()])
-    assert not torch.equal(weights["a"], weights["b"])
-    assert not torch.equal(weights["a"], weights["c"])
+def test_a_signal_in_the_last_step_changes_nothing(tmp_path):
+    """Its weights are there, so the training has not been stopped."""
+    assert run(tmp_path, recipe(steps=3), stop=StopAt(3))[0].step == 3
 
 
-def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    """Step 7 goes wrong between two readings; the error names it and nothing newer is written."""
-    settings = recipe(steps=20, checkpoint_every=5, log_every=100)
-    good = run(tmp_path / "good", recipe(steps=5))[0].state_dict()
+def test_dropout_is_on_and_differs_by_step_rank_and_seed(tmp_path):
+    """The losses of three steps on one batch, with weights that stay as they are."""
+    folders = itertools.count()
+
+    def losses(dropout: float, seed: int = 0, rank: int = 0) -> list[float]:
+        settings = recipe(steps=3, seed=seed, log_every=1, learning_rate=1e-30)
+        batches = batches_of(PROCESS, recipe())
+        batch = batches.draw(0)
+        batches.draw = lambda step: batch
+        state, ranks = tiny_state(PROCESS, settings, dropout), replace(ONE_RANK, rank=rank)
+        run(tmp_path / str(next(folders)), settings, state=state, batches=batches, ranks=ranks)
+        return [entry["loss"] for entry in state.history]
+
+    masked = losses(0.1)
+    assert losses(0.1) == masked
+    assert len({*masked, *losses(0.1, rank=1), *losses(0.1, seed=1), *losses(0.0)}) == 10
+
+
+@pytest.mark.parametrize(
+    ("step", "factor", "kept"), [(0, math.nan, []), (0, math.inf, []), (7, math.nan, [5])]
+)
+def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, step, factor, kept):
+    """It goes wrong between two readings; the error names the step and nothing newer is written."""
+    settings = recipe(steps=20, checkpoint_every=5, log_every=5)
     plain = EpsilonLoss.__call__
     calls = iter(range(20))
 
     def broken(self, *arguments):
-        return plain(self, *arguments) * (math.nan if next(calls) == 7 else 1)
+        return plain(self, *arguments) * (factor if next(calls) == step else 1)
 
-    monkeypatch.setattr(EpsilonLoss, "__call__", broken)
-    with pytest.raises(RunError, match="in the loss at step 7; checkpoints before it, if any"):
-        run(tmp_path / "bad", settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(EpsilonLoss, "__call__", broken)
+        with pytest.raises(RunError, match=f"in the loss at step {step}; checkpoints before it, "):
+            run(tmp_path / "bad", settings)
     checkpoints = Checkpoints(tmp_path / "bad")
-    assert checkpoints.steps() == [5]
-    restored = tiny_state(PROCESS, settings, dropout=0.1)
-    checkpoints.restore(restored, checkpoints.newest())
-    check_equal(restored.state_dict(), good)
+    assert checkpoints.steps() == kept
+    if kept:
+        good = run(tmp_path / "good", recipe(steps=5))[0].state_dict()
+        restored = tiny_state(PROCESS, settings, dropout=0.1)
+        checkpoints.restore(restored, checkpoints.newest())
+        check_equal(restored.state_dict(), good)
+
+
+def test_an_infinite_gradient_is_noticed_as_nan_is():
+    meter = Meter(ONE_RANK)
+    meter.add(3, torch.tensor(1.0), torch.tensor(math.inf))
+    meter.add(4, torch.tensor(1.0), torch.tensor(math.nan))
+    with pytest.raises(RunError, match="NaN or infinity in the loss at step 3;"):
+        meter.read(images_per_step=1)
 
 
 # --- signals, only while a training listens ------------------------------------------------------

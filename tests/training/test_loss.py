@@ -1,142 +1,15 @@
-"""The losses against their definitions, image by image in float64."""
+"""The images that a loss sees in a training: their deviation, start and noise."""
 
 import pytest
 import torch
 
 from psld.data.store import ImageStore
-from psld.diffusion.loss import (
-    Batch,
-    DenoiserLoss,
-    EpsilonLoss,
-    NoisyImages,
-    NoisyStates,
-    noise_levels,
-)
+from psld.diffusion.loss import NoisyImages
 from psld.diffusion.settings import NoiseLaw
-from psld.networks.forward import Denoiser
 from psld.training.batches import Batches
 from psld.training.mixture import deviation, start_of_images
 from tests.diffusion.mixture import dense
-from tests.diffusion.processes import normal, phase_space, vp_sde
-from tests.training.small import ONE_RANK, random_images, recipe, tiny_network
-
-PROCESSES = {
-    "vp-sde": vp_sde(),
-    "cld": phase_space(0.0),
-    "psld": phase_space(0.25),
-    "psld-upper": phase_space(0.25, factor="upper"),
-    "psld-dsm": phase_space(0.25, matching="dsm"),
-    "cld-dsm": phase_space(0.0, matching="dsm"),
-}
-CHANNELS = 3
-
-
-@pytest.fixture(params=PROCESSES.values(), ids=PROCESSES)
-def process(request):
-    return request.param
-
-
-def draws(process, count=6):
-    random = torch.Generator().manual_seed(0)
-
-    def normal(channels):
-        return torch.randn(count, channels, 4, 4, dtype=torch.float64, generator=random)
-
-    t = torch.linspace(0.05, 1, count, dtype=torch.float64)
-    x0 = normal(CHANNELS)
-    eps, auxiliary = normal(process.blocks * CHANNELS), normal((process.blocks - 1) * CHANNELS)
-    return x0, t, eps, auxiliary if process.needs_auxiliary_noise else None
-
-
-def stand_in(process):
-    """A network that errs, whose output has as many channels as the process predicts."""
-    outputs = process.predicted_blocks * CHANNELS
-    return lambda z, t: torch.tanh(z[:, -outputs:]) + t[:, None, None, None].double()
-
-
-def test_fid_weighting_is_the_mean_squared_error_of_the_predicted_noise(process):
-    x0, t, eps, auxiliary = draws(process)
-    z = process.perturb(x0, t, eps, auxiliary)
-    predicted = process.predicted
-    target = eps[:, predicted.start * CHANNELS : predicted.stop * CHANNELS]
-    expected = ((stand_in(process)(z, t) - target) ** 2).mean()
-    actual = EpsilonLoss(process, "fid")(stand_in(process), Batch(x0, t, eps, auxiliary))
-    torch.testing.assert_close(actual, expected)
-
-
-def test_nll_weighting_is_the_diffusion_weighted_error_of_the_score(process):
-    """Σ_blocks (G Gᵀ)_ii (s_θ − s)_i², with s = −Σ⁻¹ (z − mean) by solving, not by factors."""
-    x0, t, eps, auxiliary = draws(process)
-    z = process.perturb(x0, t, eps, auxiliary)
-    predicted_eps = eps.clone()
-    predicted = process.predicted
-    predicted_eps[:, predicted.start * CHANNELS : predicted.stop * CHANNELS] = stand_in(process)(
-        z, t
-    )
-    mean = process.mean(x0, t, auxiliary)
-    covariance, factor = process.covariance(t), process.covariance_factor(t)
-    total = 0.0
-    for i in range(len(x0)):
-        blocks = (process.blocks, -1)
-        true = -torch.linalg.solve(covariance[i], (z - mean)[i].reshape(blocks))
-        modelled = -torch.linalg.solve(factor[i].T, predicted_eps[i].reshape(blocks))
-        weight = torch.diagonal(2 * process.beta(t[i : i + 1]) * process.D)
-        total += float((weight[:, None] * (modelled - true) ** 2).sum() / true.shape[1])
-    actual = EpsilonLoss(process, "nll")(stand_in(process), Batch(x0, t, eps, auxiliary))
-    assert float(actual) == pytest.approx(total / len(x0), rel=1e-9)
-
-
-@pytest.mark.parametrize("weighting", ["fid", "nll"])
-def test_a_network_that_knows_the_noise_has_no_loss(process, weighting):
-    x0, t, eps, auxiliary = draws(process)
-    predicted = process.predicted
-    known = eps[:, predicted.start * CHANNELS : predicted.stop * CHANNELS]
-    loss = EpsilonLoss(process, weighting)(lambda z, t: known, Batch(x0, t, eps, auxiliary))
-    assert float(loss) == 0
-
-
-# --- the objective of a denoiser ------------------------------------------------------------------
-
-LAW = NoiseLaw(center=-1.2, width=1.2, low=2e-5, high=1000)
-
-
-def test_the_law_of_levels_is_log_normal_and_clipped():
-    uniform = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    logarithm = noise_levels(LAW, uniform).log()
-    assert float(logarithm.mean()) == pytest.approx(-1.2, abs=1e-3)
-    assert float(logarithm.std()) == pytest.approx(1.2, abs=1e-2)
-    narrow = NoiseLaw(center=0, width=10, low=0.1, high=2)
-    assert [float(each) for each in noise_levels(narrow, uniform)[[0, -1]]] == pytest.approx(
-        [0.1, 2]
-    )
-    assert float(noise_levels(LAW, torch.zeros(1, dtype=torch.float64))) == 2e-5, (
-        "0 is a uniform number, too"
-    )
-
-
-@pytest.mark.parametrize("process", [vp_sde(), phase_space(0.02)])
-def test_an_epsilon_training_can_see_the_same_law(process):
-    uniform = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
-    t = NoisyStates(process, 1e-5, LAW).levels(uniform)
-    inside = (t > 1e-5) & (t < 1)
-    torch.testing.assert_close(process.noise_level(t)[inside], noise_levels(LAW, uniform)[inside])
-
-
-def test_the_loss_is_that_of_a_preconditioned_network_with_unit_weight():
-    """λ(σ) ‖D − x₀‖² = ‖F − (x₀ − c_skip y) / c_out‖² (Karras et al., 2022, Eq. 8)."""
-    s, network = 0.5, tiny_network(vp_sde()).double()
-    batch = Batch(
-        x0=normal(6, 1, 8, 8).clamp(-1, 1),
-        t=torch.tensor([1e-3, 0.02, 0.3, 1.0, 8.0, 200.0], dtype=torch.float64),
-        eps=normal(6, 1, 8, 8, seed=1),
-        auxiliary_eps=None,
-    )
-    loss = DenoiserLoss(NoisyImages(LAW), s)(Denoiser(network, s, 0, 1000).double(), batch)
-    sigma = batch.t[:, None, None, None]
-    y, total = batch.x0 + sigma * batch.eps, sigma**2 + s**2
-    target = (batch.x0 - s**2 / total * y) * total.sqrt() / (sigma * s)
-    inner = network(y / total.sqrt(), batch.t.log() / 4)
-    torch.testing.assert_close(loss, (inner - target).square().mean(), rtol=1e-6, atol=0)
+from tests.training.small import ONE_RANK, random_images, recipe
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -154,7 +27,9 @@ def test_deviation_and_start_are_those_of_what_the_training_sees(flip, digits):
 
 
 def test_batches_draw_noise_for_the_image_alone():
-    batches = Batches(random_images(), False, NoisyImages(LAW), recipe(batch_size=4), ONE_RANK)
+    batches = Batches(
+        random_images(), False, NoisyImages(NoiseLaw()), recipe(batch_size=4), ONE_RANK
+    )
     batch = batches.draw(0)
     assert batch.eps.shape == batch.x0.shape
     assert batch.auxiliary_eps is None

@@ -102,6 +102,31 @@ def test_gpus_exchange_gradients_by_nccl_and_numbers_by_gloo(gpus, group):  # no
     group.destroy_process_group.assert_called_once()
 
 
+def test_numbers_are_those_of_all_ranks(group):
+    """The other rank has 5 more of each."""
+
+    def all_reduce(values, op=torch.distributed.ReduceOp.SUM, group=None):
+        assert group is not None, "threads of the gradients' group would outlive Python"
+        if op == torch.distributed.ReduceOp.SUM:
+            values += values + 5
+        else:
+            assert op == torch.distributed.ReduceOp.MAX
+            values += 5
+
+    group.all_reduce = all_reduce
+    with join_ranks("cpu") as ranks:
+        assert (ranks.rank, ranks.world, ranks.leads) == (1, 2, False)
+        assert ranks.mean(torch.tensor([1.0, 3.0])).tolist() == [3.5, 5.5]
+        assert ranks.largest(7) == 12
+
+
+def test_a_rank_takes_the_gpu_of_its_number_on_its_own_node(gpus, group):
+    os.environ |= {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    with join_ranks("auto") as ranks:
+        assert (ranks.rank, ranks.device) == (5, torch.device("cuda:1"))
+    assert tf32_in_use() == (True, True)
+
+
 def test_ranks_on_cpus_use_gloo_and_keep_their_patience(group):
     with join_ranks("cpu") as ranks:
         [[backend], options] = group.init_process_group.call_args

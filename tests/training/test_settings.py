@@ -6,7 +6,7 @@ import pytest
 
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.training.settings import TrainingSettings, TrainSettings
+from psld.training.settings import TrainGuideSettings, TrainingSettings, TrainSettings
 from psld.utils.errors import UserError
 
 
@@ -26,11 +26,44 @@ def train_settings(*overrides: str) -> TrainSettings:
         ({"weighting": "elbo"}, "weighting"),
         ({"label_dropout": 0}, "label_dropout"),
         ({"label_dropout": 1}, "label_dropout"),
+        ({"objective": "denoiser", "weighting": "nll"}, "weighting is for objective=epsilon"),
+        ({"noise_law": {}, "weighting": "nll"}, "weighting=nll is a mean over uniform times"),
+        ({"noise_law": {"low": 2, "high": 2}}, "low must be below high, got 2 and 2"),
     ],
 )
 def test_impossible_values_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         parse(TrainingSettings, {"steps": 10, "batch_size": 12} | changes, "test")
+
+
+def test_a_denoiser_has_the_law_that_it_is_given_or_the_usual_one():
+    usual, given = (
+        train_settings("training.objective=denoiser", f"training.noise_law={law}").training
+        for law in ("null", "{high: 80}")
+    )
+    assert (usual.noise_law.center, usual.noise_law.high) == (-1.2, 1000)
+    assert (given.noise_law.center, given.noise_law.high) == (-1.2, 80)
+    assert train_settings().training.noise_law is None
+
+
+def test_images_that_cannot_be_halved_so_often_are_refused():
+    three_levels = ("dataset.filter=box", "network.channel_multipliers=[1,2,2]")
+    assert train_settings(*three_levels, "dataset.image_size=12").dataset.image_size == 12
+    with pytest.raises(UserError, match="image_size 14 cannot be halved 2 times"):
+        train_settings(*three_levels, "dataset.image_size=14")
+
+
+def test_a_guide_has_classes_to_tell_apart():
+    none, one, two = (
+        compose_content(
+            "train_guide", [f"dataset.num_classes={n}", "name=x", "grid_name=x"], "test"
+        )
+        for n in range(3)
+    )
+    assert parse(TrainGuideSettings, two, "test").dataset.num_classes == 2
+    for content in (none, one):
+        with pytest.raises(UserError, match="has no classes to tell apart"):
+            parse(TrainGuideSettings, content, "test")
 
 
 def test_label_dropout_makes_a_model_class_conditional():
@@ -47,37 +80,82 @@ def test_names_are_no_paths(key):
         assert getattr(train_settings(f"{key}={name}"), key) == name
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "training.checkpoint_every=10",
-        "training.log_every=7",
-        "training.preview_every=7",
-        "training.compile=true",
-        "training.micro_batch=8",
-        "grid_name=other",
-        "device=cpu",
-        "wandb.mode=disabled",
-        "output=elsewhere",
-    ],
-)
+KEEPS_THE_RUN = [
+    "training.checkpoint_every=10",
+    "training.log_every=7",
+    "training.preview_every=7",
+    "training.compile=true",
+    "training.micro_batch=8",
+    "grid_name=other",
+    "device=cpu",
+    "wandb.mode=disabled",
+    "output=elsewhere",
+]
+DECIDES_THE_WEIGHTS = [
+    "process.gamma=0.02",
+    "process.kappa=0.1",
+    "network.dropout=0.2",
+    "dataset.flip=true",
+    "training.objective=denoiser",
+    "training.noise_law={}",
+    "training.steps=7",
+    "training.batch_size=8",
+    "training.learning_rate=1e-3",
+    "training.warmup_steps=7",
+    "training.grad_clip=2",
+    "training.ema_decay=0.5",
+    "training.time_eps=1e-4",
+    "training.precision=bf16",
+    "training.seed=1",
+    "training.weighting=nll",
+    "training.label_dropout=0.1",
+]
+
+
+@pytest.mark.parametrize("override", KEEPS_THE_RUN)
 def test_what_does_not_decide_the_weights_keeps_the_run(override):
     assert train_settings(override).run_name("0") == train_settings().run_name("0")
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "process.gamma=0.02",
-        "network.dropout=0.2",
-        "training.seed=1",
-        "training.steps=7",
-        "training.precision=bf16",
-        "dataset.flip=true",
-    ],
-)
+@pytest.mark.parametrize("override", DECIDES_THE_WEIGHTS)
 def test_what_decides_the_weights_has_a_run_of_its_own(override):
     assert train_settings(override).run_name("0") != train_settings().run_name("0")
+
+
+def test_every_setting_of_a_training_is_tried_here():
+    """One that is missing in the identity would let a training go on from another one's weights."""
+    keys = (word.partition("=")[0] for word in KEEPS_THE_RUN + DECIDES_THE_WEIGHTS)
+    tried = {key.removeprefix("training.") for key in keys if key.startswith("training.")}
+    assert tried == TrainingSettings.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("process=vp-sde", True),
+        ("training.time_eps=1e-4", True),
+        ("training.noise_law={center: -1}", False),
+        ("training.noise_law={high: 80}", False),
+        ("training.grad_clip=2", False),
+    ],
+)
+def test_a_denoiser_is_the_same_for_every_process(override, same):
+    plain, changed = (
+        train_settings("training.objective=denoiser", *more).run_name("0")
+        for more in ((), (override,))
+    )
+    assert (plain == changed) is same
+
+
+def test_a_process_is_the_same_or_that_of_a_denoiser():
+    own, other = train_settings().process, train_settings("process=vp-sde").process
+    model = train_settings().model()
+    denoiser = train_settings("training.objective=denoiser").model()
+    for each in (model, denoiser):
+        assert each.with_process(None) == each.with_process(own) == each
+    assert denoiser.with_process(other).process == other
+    with pytest.raises(UserError, match="process: the model's network is of the process that"):
+        model.with_process(other)
 
 
 def test_where_the_images_come_from_does_not_decide_the_weights():

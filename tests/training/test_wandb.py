@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -13,10 +14,11 @@ from PIL import Image
 
 from psld.training.manifest import HISTORY, TrainingHistory, WandbRun, preview_path
 from psld.training.state import Checkpoints
-from psld.training.wandb_runs import live_run
+from psld.training.wandb_runs import live_run, log_new_steps
 from tests.commands import TINY, call, command, refused, run, run_directory, started, succeeded
 from tests.report.server import WandbServer, wandb_server
 from tests.report.trainings import write_training
+from tests.training.test_settings import train_settings
 
 EVERY, STEPS = 20, 160
 SETTINGS = (
@@ -126,6 +128,62 @@ def test_the_loop_never_waits_for_wandb(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("wandb.init", lambda **_: StuckRun())
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     succeeded(call(tmp_path, "train", *SHORT, f"data={digits}", "wandb.mode=online"))
+
+
+class NotedRun:
+    """A run in wandb that has some steps already, and notes what it gets."""
+
+    def __init__(self, step: int = 0) -> None:
+        self.step = step
+        self.logged: dict[int, dict] = {}
+        self.exit_codes: list[int | None] = []
+
+    def log(self, values: dict, step: int, commit: bool) -> None:
+        assert commit
+        self.logged[step] = values
+
+    def finish(self, exit_code: int | None = None) -> None:
+        self.exit_codes.append(exit_code)
+
+
+@pytest.mark.parametrize(("step", "new"), [(0, [20, 40, 60]), (40, [40, 60]), (61, [])])
+def test_the_steps_that_the_run_lacks_are_logged(tmp_path, step, new):
+    """`step` is the first that wandb takes; each has its values, its time and its picture."""
+    run, online = write_training(tmp_path, [20, 40, 60]), NotedRun(step)
+    log_new_steps(online, run)
+    assert list(online.logged) == new
+    for logged, values in online.logged.items():
+        assert values["loss"] == 1 / logged
+        assert values["_timestamp"] == 1e9 + logged
+        assert ("samples" in values) == (logged == 20)
+        assert not {"step", "time"} & values.keys()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_training_goes_on_in_its_run_and_ends_it_as_it_ended(tmp_path, monkeypatch, fails):
+    run, online, options = write_training(tmp_path, [20]), NotedRun(), {}
+    monkeypatch.setattr("wandb.init", lambda **given: options.update(given) or online)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with suppress(ZeroDivisionError), live_run(run) as log:
+        log()
+        _ = 1 / (not fails)
+    assert online.exit_codes[0] == fails
+    assert list(online.logged) == [20]
+    assert (options["id"], options["resume"], options["mode"]) == ("model-id", "allow", "online")
+    assert options["config"] == {"process": {"gamma": 0.02}}
+
+
+def test_a_resumed_training_keeps_the_id_of_its_run(tmp_path):
+    settings = train_settings("wandb.entity=us", "wandb.project=them")
+    WandbRun.write(tmp_path / "run", settings)
+    first = WandbRun.read(tmp_path / "run")
+    WandbRun.write(tmp_path / "run", settings)
+    assert WandbRun.read(tmp_path / "run") == first
+    assert first.id.startswith("run-")
+    assert (first.name, first.group, first.job_type) == ("x", "x", "train")
+    assert (first.project, first.entity) == ("them", "us")
+    WandbRun.write(tmp_path / "other", settings)
+    assert WandbRun.read(tmp_path / "other").id != first.id
 
 
 def test_nobody_logged_in_is_one_line(digits, tmp_path, monkeypatch):

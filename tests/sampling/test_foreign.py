@@ -1,0 +1,99 @@
+"""Denoisers of others: the levels that they are asked for, and where their samples begin."""
+
+import pytest
+import torch
+from torch import nn
+
+import psld
+from psld.utils.errors import UserError
+
+SHAPE = (1, 16, 16)
+
+
+class Perfect(nn.Module):
+    """The denoiser of white images of this deviation; it notes what it is asked."""
+
+    def __init__(self, deviation: float = 0.5) -> None:
+        super().__init__()
+        self.variance = deviation**2
+        self.levels: list[float] = []
+        self.deviations: list[float] = []
+        self.halves: set[bool] = set()
+
+    def forward(self, y, sigma):
+        self.levels.append(float(sigma[0]))
+        self.deviations.append(float(y.std()))
+        self.halves.add(torch.is_autocast_enabled("cpu"))
+        sigma = sigma.view(-1, 1, 1, 1)
+        return y * self.variance / (self.variance + sigma**2)
+
+
+def model(low: float, high: float, images=None):
+    network = Perfect()
+    return network, psld.from_denoiser(network, SHAPE, sigma_min=low, sigma_max=high, images=images)
+
+
+def clusters() -> torch.Tensor:
+    """Four pictures, each a hundred times with noise, uint8."""
+    random = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 2, (4, *SHAPE), generator=random).repeat(100, 1, 1, 1)
+    return (20 + 160 * pictures + torch.randint(0, 60, pictures.shape, generator=random)).byte()
+
+
+@pytest.mark.parametrize("process", ["vp-sde", "cld"])
+@pytest.mark.parametrize(("low", "high"), [(0.05, 80.0), (0.0, float("inf"))])
+def test_a_network_is_asked_for_its_levels_and_gives_its_images(process, low, high):
+    """By the default sampler."""
+    network, theirs = model(low, high)
+    images = theirs.sample(200, process=process, raw=True)
+    first, last = network.levels[0], network.levels[-1]
+    assert len(network.levels) == 10
+    assert last == pytest.approx(0.05) if low else last < 0.02
+    assert first == pytest.approx(80) if high == 80 else first > 100
+    assert float(images.std()) == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_level_that_does_not_hide_the_images_is_no_start():
+    network, theirs = model(0.0, 5.0)
+    with pytest.raises(UserError, match="takes 0 to 5; change"):
+        theirs.sample(2, process="vp-sde", sampler="multistep", steps=4)
+    with pytest.raises(UserError, match=r"start: .* use start=prior"):
+        theirs.sample(2, sampler="few", steps=4, start="gaussian", start_level=3.0)
+    assert not network.levels
+    network, theirs = model(0.0, 10.0)
+    choice = {"sampler": "multistep", "steps": 4, "start": "gaussian", "start_level": 10.0}
+    theirs.sample(200, process="vp-sde", **choice)
+    assert network.deviations[0] == pytest.approx(101**0.5, rel=5e-3), "of variance 1"
+
+
+@pytest.mark.parametrize("start", ["gaussian", "mixture"])
+def test_a_start_from_images_is_one_gaussian_or_a_mixture(start):
+    """Images without evaluations: those of a mixture are near to one of four pictures."""
+    seen = clusters()
+    _, theirs = model(0.002, 80.0, seen)
+    images = theirs.sample(100, sampler="few", steps=0, start=start, raw=True)
+    pictures = (seen[:4] / 127.5 - 1).flatten(1)
+    nearest = torch.cdist(images.flatten(1), pictures).amin(1) / SHAPE[1]
+    assert (float(nearest.median()) > 0.3) is (start == "gaussian")
+
+
+def test_given_levels_are_those_of_the_start_too():
+    network, theirs = model(0.002, 80.0, clusters())
+    choice = {"sampler": "few", "steps": 3, "levels": [3.0, 1.0, 0.2], "start": "gaussian"}
+    theirs.sample(200, process="cld", **choice)
+    assert network.levels == pytest.approx([3, 1, 0.2], rel=1e-4)
+    spread = float((clusters() / 127.5 - 1).std())
+    assert network.deviations[0] == pytest.approx((9 + spread**2) ** 0.5, rel=0.02)
+
+
+def test_a_level_of_the_start_is_one_that_the_network_takes():
+    network, theirs = model(0.002, 0.6, clusters())
+    theirs.sample(4, sampler="few", steps=3, start="gaussian")
+    assert max(network.levels) == pytest.approx(0.6, rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_network_computes_in_the_precision_that_is_asked_for(precision):
+    network, theirs = model(0.0, float("inf"))
+    theirs.sample(2, sampler="em", steps=3, precision=precision)
+    assert network.halves == {precision == "bf16"}

@@ -1,0 +1,122 @@
+"""Digests of samples, and samplers, models and guides that do not fit each other."""
+
+from functools import cache
+
+import pytest
+
+from psld.config.compose import compose_content
+from psld.config.settings import parse
+from psld.grid.resolution import compose_model
+from psld.sampling.named import check_numbers, checked_seed, compose_named, named_sampler
+from psld.sampling.settings import check_fit, gaussians, images_digest, sampler_content
+from psld.training.settings import TrainGuideSettings
+from psld.utils.errors import UserError
+from tests.diffusion.sampling import multistep
+
+
+@cache
+def sampler(words: str):
+    return compose_named([*words.split()], "test").sampler
+
+
+@cache
+def guide(words: str) -> TrainGuideSettings:
+    content = compose_content("train_guide", ["name=x", "grid_name=x", *words.split()], "test")
+    return parse(TrainGuideSettings, content, "test")
+
+
+def test_the_digest_of_images_is_of_all_that_decides_them():
+    process = compose_model(["process=cld"], "test").process
+    first = ["a", None, multistep(5), 0, 100, None]
+    digests = {images_digest(*first)}
+    others = ("b", "guide", multistep(6), 1, 50, process)
+    for place, other in enumerate(others):
+        digests.add(images_digest(*[*first[:place], other, *first[place + 1 :]]))
+    assert len(digests) == 7
+
+
+def test_an_option_that_nobody_set_is_no_part_of_a_sampler():
+    """So a new option changes no digest of earlier samples."""
+    content = sampler_content(multistep(5))
+    assert not {"start", "fall", "start_level", "levels", "norms"} & content.keys()
+    assert content["steps"] == 5
+    chosen = multistep(5, start="mixture", start_level=2.0, fall=3.0)
+    assert {"start": "mixture", "start_level": 2.0, "fall": 3.0}.items() <= (
+        sampler_content(chosen).items()
+    )
+    assert sampler_content(multistep(5, precision="bf16"))["norms"] == "bf16"
+
+
+def test_a_sampler_ends_where_the_network_was_trained_or_later():
+    model = compose_model(["training.time_eps=0.01"], "test")
+    check_fit(multistep(5, final_time=0.01), model, None)
+    with pytest.raises(UserError, match=r"use 0\.01 or more"):
+        check_fit(multistep(5, final_time=0.0099), model, None)
+    denoiser = compose_model(["training.time_eps=0.01", "training.objective=denoiser"], "test")
+    check_fit(multistep(5, final_time=1e-3), denoiser, None)
+
+
+GUIDED = "guidance@sampler.guidance=classifier"
+
+
+@pytest.mark.parametrize(
+    ("words", "guide_words", "said"),
+    [
+        ("", "", None),
+        ("", "process=vp-sde training.objective=denoiser", None),
+        ("sampler.guidance.official_time=true", "network.embedding=positional", None),
+        ("", "dataset.num_classes=9", "dataset.num_classes 9, the model with 10"),
+        ("", "dataset.channels=3", "dataset.channels 3, the model with 1"),
+        ("", "process.gamma=0.5", "noised by another process"),
+        (
+            "sampler.guidance.official_time=true",
+            "training.objective=denoiser network.embedding=positional",
+            "this guide takes noise levels, not times",
+        ),
+        (
+            "sampler.guidance.official_time=true",
+            "network.embedding=fourier",
+            "embeds the logarithm of the time",
+        ),
+    ],
+)
+def test_a_guide_fits_its_model(words, guide_words, said):
+    chosen = sampler(f"{GUIDED} {words}")
+    given = chosen, compose_model([], "test"), guide(guide_words)
+    if said is None:
+        assert check_fit(*given) == list(range(10)), "cycle is all classes"
+        return
+    with pytest.raises(UserError, match=said):
+        check_fit(*given)
+
+
+@pytest.mark.parametrize("label", [10, -1, "ten", "[3,10]"])
+def test_a_class_that_the_dataset_does_not_have_is_named(label):
+    model = compose_model(["training.label_dropout=0.1"], "test")
+    free = "guidance@sampler.guidance=classifier-free sampler.guidance.label"
+    assert check_fit(sampler(f"{free}=[9,0]"), model, None) == [9, 0]
+    assert check_fit(sampler(f"{free}=two"), model, None, ("zero", "one", "two")) == [2]
+    with pytest.raises(UserError, match="has no class"):
+        check_fit(sampler(f"{free}={label}"), model, None)
+
+
+def test_laws_are_named_by_their_gaussians():
+    assert gaussians([1]) == gaussians([1, 1]) == "one Gaussian"
+    assert gaussians([4]) == gaussians([4, 4]) == "4 Gaussians"
+    assert gaussians([8, 1, 32]) == "1 to 32 Gaussians"
+
+
+def test_numbers_of_a_call():
+    check_numbers("f()", 1, n=1)
+    for wrong, said in ((0, "at least 1"), (True, "a whole number"), (1.5, "a whole number")):
+        with pytest.raises(UserError, match=rf"^f\(\): n is {wrong}; {said} is needed"):
+            check_numbers("f()", 1, n=wrong)
+    assert checked_seed("f()", 3) == 3
+    assert checked_seed("f()", None) != checked_seed("f()", None)
+
+
+def test_a_sampler_of_no_steps_is_named_with_its_steps():
+    assert named_sampler("f()", "few", 0, {}).steps == 0
+    assert named_sampler("f()", "em", None, {"steps": 7}).steps == 7
+    with pytest.raises(UserError, match=r"em takes no order; it takes .*striding"):
+        named_sampler("f()", "em", 4, {"order": 2})
