@@ -293,7 +293,19 @@ class LinearProcess:
         """Return G(t), N×k×k, the symmetric root of 2 β(t) D."""
         return (2 * self.beta(t))[:, None, None].sqrt() * semidefinite_root(self.D)
 
-    def reverse_linear_step(self, start: Times, end: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_step(self, start: Times, end: Times) -> tuple[Tensor, Tensor]:
+        """Solve the forward SDE exactly from time `start` to a later time `end`.
+
+        With B = ∫ β from `start` to `end`,
+
+            z ← Φ z + L ξ,      Φ = exp(−(D + Q) S⁻¹ B),      L Lᵀ = S − Φ S Φᵀ.
+
+        Returns:
+            (Φ, L), both N×k×k; ξ is standard normal.
+        """
+        return self._step(self._forward, self.beta.integral(end) - self.beta.integral(start))
+
+    def reverse_linear_step(self, start: Times, end: Times) -> tuple[Tensor, Tensor]:
         """Solve the linear part of SSCS exactly from forward time `start` down to `end` < `start`.
 
         The symmetric splitting CLD sampler (SSCS; paper, Eq. 12) leaves, in reverse time s,
@@ -302,8 +314,10 @@ class LinearProcess:
         Returns:
             (Φ, L), both N×k×k: z ← Φ z + L ξ with ξ standard normal.
         """
-        elapsed = self.beta.integral(start) - self.beta.integral(end)
-        phi, covariance = self._reversed.moments(elapsed)
+        return self._step(self._reversed, self.beta.integral(start) - self.beta.integral(end))
+
+    def _step(self, kernel: LinearKernel, elapsed: Tensor) -> tuple[Tensor, Tensor]:
+        phi, covariance = kernel.moments(elapsed)
         return phi, self._factorize(self._regularized(covariance))
 
     def _regularized(self, covariance: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from psld.metrics.distances import (
     recall,
 )
 from psld.metrics.estimate import Estimate, t_quantile
-from psld.metrics.features import block_index, share_estimate
+from psld.metrics.evaluation import measure
+from psld.metrics.features import Features, Reference, block_index, share_estimate
+from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
 
 BLOCKS = 5
@@ -123,6 +125,15 @@ def test_too_few_samples_are_user_errors():
         precision(few, few, neighbors=8)
     with pytest.raises(UserError, match="use fewer splits"):
         inception_score(few, splits=8, blocks=2)
+
+
+def test_a_measure_that_nothing_computes_is_no_other_one():
+    kinds = {"extractor": {"kind": "pixels"}, "measure": {"kind": "precision"}}
+    metric = MetricSettings(name="precision-pixels", **kinds)
+    density = metric.measure.model_copy(update={"kind": "density"})
+    x = Features(normal(60, 4))
+    with pytest.raises(KeyError, match="density"):
+        measure(metric.model_copy(update={"measure": density}), x, Reference(x, None, None))
 
 
 TRAIN, TEST, NEW = normal(500, 4), normal(1000, 4, seed=1), normal(400, 4, seed=2)
