@@ -158,3 +158,14 @@ def test_copies_are_counted_and_their_originals_named():
     assert after.share.interval.low > 0.05
     assert after.pairs(2) == [(7, 123), (300, 45)]
     assert set(after.pairs(102)[2:]) == {(50 + i, i) for i in range(100)}
+
+
+@pytest.mark.parametrize("rounding", [0, 1e-6])
+def test_copies_cannot_hide_behind_test_images_that_are_copies(rounding):
+    """Two threads or batches may round the features of equal images differently."""
+    test = TEST.clone()
+    test[:60] = TRAIN[:60] + rounding
+    with pytest.raises(UserError, match=r"6\.0% of the test images equal a training image"):
+        memorization(TRAIN[100:200], TRAIN, test)
+    test[15:60] = TEST[15:60]
+    assert memorization(TRAIN[100:200], TRAIN, test).share.value == 1
