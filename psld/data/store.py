@@ -185,8 +185,7 @@ def write_store(
     """Write a dataset of N images, the training images first; return the content's digest.
 
     Hold one block at a time. The same content gives the same bytes. Raises OSError if the disk is
-    full, and UserError for other arrays, with an unfinished file at `path`: call it with a
-    temporary name.
+    full, with an unfinished file at `path`: call it with a temporary name.
 
     Args:
         image: shape (C, H, W) of an image.
@@ -201,8 +200,8 @@ def write_store(
         file.write(_layout(shape, labels, class_names, {**attributes, "digest": "0" * 64}))
         for block in blocks:
             if block.dtype != np.uint8 or block.shape[1:] != image:
-                found = f"{block.dtype}, {block.shape}"
-                raise UserError(f"{path}: a block of {found}; uint8, {('n', *image)} is needed")
+                needed = f"uint8 {('n', *image)} is needed"
+                raise UserError(f"{path}: {block.dtype} {block.shape}; {needed}")
             contiguous = np.ascontiguousarray(block)
             pixels.update(contiguous)
             file.write(contiguous)

@@ -21,6 +21,7 @@ from psld.diffusion.matrices import (
     check_recipe,
     check_schedule,
     mix,
+    predicted_text,
     semidefinite_root,
 )
 from psld.utils.errors import UserError
@@ -208,11 +209,11 @@ class LinearProcess:
         """
         channels = z.shape[1] // self.blocks
         needed = self.predicted_blocks * channels
-        if eps.shape != (len(z), needed, *z.shape[2:]):
+        if not isinstance(eps, Tensor) or eps.shape != (len(z), needed, *z.shape[2:]):
             raise UserError(
-                f"network: predicts {tuple(eps.shape)} for states of {tuple(z.shape)}; the process "
-                f"needs {needed} channels: ε of {self.predicted_blocks} of {self.blocks} blocks "
-                f"with {channels} channels each"
+                f"network: predicts {predicted_text(eps)} for states of {tuple(z.shape)}; the "
+                f"process needs {needed} channels: ε of {self.predicted_blocks} of {self.blocks} "
+                f"blocks with {channels} channels each"
             )
         return eps.to(z.dtype)
 
@@ -294,14 +295,9 @@ class LinearProcess:
         return (2 * self.beta(t))[:, None, None].sqrt() * semidefinite_root(self.D)
 
     def forward_step(self, start: Times, end: Times) -> tuple[Tensor, Tensor]:
-        """Solve the forward SDE exactly from time `start` to a later time `end`.
+        """Return (Φ, L), both N×k×k: with ξ ~ N(0, I), z at `end` is Φ z + L ξ from z at `start`.
 
-        With B = ∫ β from `start` to `end`,
-
-            z ← Φ z + L ξ,      Φ = exp(−(D + Q) S⁻¹ B),      L Lᵀ = S − Φ S Φᵀ.
-
-        Returns:
-            (Φ, L), both N×k×k; ξ is standard normal.
+        Φ = exp(−(D + Q) S⁻¹ B),      L Lᵀ = S − Φ S Φᵀ,      B = ∫ β from `start` to `end`
         """
         return self._step(self._forward, self.beta.integral(end) - self.beta.integral(start))
 

@@ -116,8 +116,7 @@ def cast(dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 class EMA:
     """The exponential moving average θ̄ ← d θ̄ + (1 − d) θ after each step.
 
-    There is no bias correction, as in the official code. Buffers, such as those of batch norm, are
-    those of the last step.
+    There is no bias correction, as in the official code. Buffers are those of the last step.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

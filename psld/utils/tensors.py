@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
+from numpy.typing import ArrayLike
 from safetensors.numpy import load, save
 
 from psld.utils.errors import UserError, reraise_fault
@@ -36,6 +37,17 @@ class Stored:
         import torch
 
         return {name: torch.from_numpy(array) for name, array in self.arrays.items()}
+
+
+def array_of(images: ArrayLike, where: str) -> np.ndarray:
+    """Return an array or a tensor of a caller as an array. Raises UserError for others."""
+    try:  # A tensor may be on a GPU, and require gradients.
+        array = np.ascontiguousarray(images.detach().cpu() if hasattr(images, "detach") else images)
+        if array.dtype.kind not in "buif":
+            raise TypeError(array.dtype)
+        return array
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{where}: no array of images ({error})") from None
 
 
 def as_arrays(tensors: "Mapping[str, np.ndarray | Tensor]") -> dict[str, np.ndarray]:

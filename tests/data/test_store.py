@@ -67,12 +67,12 @@ def test_the_number_of_images_must_be_that_of_the_labels(tmp_path):
 @pytest.mark.parametrize(
     ("images", "found"),
     [
-        (IMAGES / np.float32(255), r"float32, \(10, 3, 4, 4\)"),
-        (IMAGES[:, :1], r"uint8, .*1, 4, 4\)"),
+        (IMAGES / np.float32(255), r"float32 \(10, 3, 4, 4\)"),
+        (IMAGES[:, :1], r"uint8 .*1, 4, 4\)"),
     ],
 )
 def test_other_arrays_than_bytes_of_the_image_s_shape_are_refused(images, found, tmp_path):
-    with pytest.raises(UserError, match=rf"a block of {found}; uint8, \('n', 3, 4, 4\) is needed"):
+    with pytest.raises(UserError, match=rf"x\.h5: {found}; uint8 \('n', 3, 4, 4\) is needed"):
         write_store(tmp_path / "x.h5", **content(), blocks=[images])
 
 
