@@ -13,7 +13,6 @@ from typing import IO, TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
-from numpy.typing import ArrayLike
 from safetensors.numpy import load, save
 
 from psld.utils.errors import UserError, reraise_fault
@@ -39,7 +38,7 @@ class Stored:
         return {name: torch.from_numpy(array) for name, array in self.arrays.items()}
 
 
-def array_of(images: ArrayLike, where: str) -> np.ndarray:
+def array_of(images: Any, where: str) -> np.ndarray:
     """Return an array or a tensor of a caller as an array. Raises UserError for others."""
     try:  # A tensor may be on a GPU, and require gradients.
         array = np.ascontiguousarray(images.detach().cpu() if hasattr(images, "detach") else images)
