@@ -26,6 +26,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pydoc import locate
 from statistics import fmean
 from typing import NamedTuple
@@ -128,7 +129,9 @@ class Ours(Sampler):
         if budget is None:
             low = float(self.process.noise_level(self.settings.time_grid(self.process)[-1]))
             levels = [low * ABOVE**i for i in ((1, 0) if self.settings.denoise else (2, 1, 0))]
-            changes = {"steps": 2, "levels": levels, "start": "gaussian", "start_level": None}
+            changes = {"levels": levels, "start": "gaussian", "start_level": None}
+            given = (self.settings.model_copy(update={"steps": n}) for n in count(2))
+            changes["steps"] = next(s.steps for s in given if s.grid_steps == len(levels) - 1)
         settings = changed(self.settings, **changes)
         return settings, settings.time_grid(self.process)[:1]
 

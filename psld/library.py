@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from psld.config.settings import quoted
 from psld.data.images import save_images
@@ -30,8 +32,9 @@ from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
 from psld.training.model import Model, build_process, load_guide, load_model
 from psld.utils.device import choose_device, device_of
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, as_psld_errors
 from psld.utils.randomness import ShardNoise
+from psld.utils.tensors import array_of
 
 __all__ = [
     "LoadedModel",
@@ -49,6 +52,8 @@ __all__ = [
 KnownPixels = tuple[Tensor, Tensor]
 """Images and a mask, 1 for a known pixel."""
 
+AnyProcess = NamedProcess | LinearProcess
+
 CALL = "sample()"
 ENDS = {"levels", "final_time"}
 """The options that decide a sampler's smallest noise level."""
@@ -56,6 +61,7 @@ BATCH = 250
 """The default number of images per network evaluation."""
 
 
+@as_psld_errors()
 def load(
     folder: str | Path, device: str = "auto", start: str | Path | None = None
 ) -> "LoadedModel":
@@ -105,7 +111,7 @@ class LoadedModel(Model):
         label: int | str | Sequence[int | str] | None = None,
         guide: str | Path | None = None,
         scale: float | None = None,
-        process: NamedProcess | None = None,
+        process: AnyProcess | None = None,
         inpainting: KnownPixels | None = None,
         batch_size: int = BATCH,
         raw: bool = False,
@@ -131,8 +137,8 @@ class LoadedModel(Model):
                 `few` with 0 steps.
             guide: folder of a guide.
             scale: strength of the guidance by label or guide; None uses the default.
-            process: the process to sample a denoiser as: the name of a config in configs/process,
-                or {name: settings}, also {"recipe": {"D": …}}. None: that of its training.
+            process: the process to sample a denoiser as: a LinearProcess, the name of a config in
+                configs/process, or {name: settings}. None: that of its training.
             inpainting: the known pixels: images, float n×C×H×W in [−1, 1], and a mask, n×1×H×W,
                 1 for a known pixel, else 0; not for rk45 and not from the Gaussian start.
             batch_size: images per network evaluation; changes only speed and memory.
@@ -148,8 +154,6 @@ class LoadedModel(Model):
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
             RunError: an image is not finite.
         """
-        check_numbers(CALL, 1, n=n, batch_size=batch_size)
-        seed = checked_seed(CALL, seed)
         overrides = []
         if guide is not None or label is not None:
             kind = "classifier-free" if guide is None else "classifier"
@@ -162,7 +166,7 @@ class LoadedModel(Model):
         chosen = named_sampler(CALL, sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device)
         settings = self.settings.with_process(
-            None if process is None else named_process(CALL, process)
+            None if process is None else named_process(CALL, _named(process))
         )
         model = replace(self, settings=settings, process=build_process(settings))
         sampled = cell_sampler(model, loaded, chosen, batch_size)
@@ -173,9 +177,9 @@ class ForeignDenoiser(ForeignNetwork):
     """Somebody's network D(y, σ) as the network of every process; see `from_denoiser`."""
 
     @in_words_of_the_call("eps()")
-    def eps(self, process: NamedProcess = "psld") -> SeesImages:
+    def eps(self, process: AnyProcess = "psld") -> SeesImages:
         """Return ε(z, t) of a process, for `log_likelihood`; its `process` is that process."""
-        built = named_process("eps()", process).build()
+        built = named_process("eps()", _named(process)).build()
         return SeesImages(built, self.network, gives_image=True)
 
     @in_words_of_the_call(CALL)
@@ -183,7 +187,7 @@ class ForeignDenoiser(ForeignNetwork):
         self,
         n: int,
         *,
-        process: NamedProcess = "psld",
+        process: AnyProcess = "psld",
         sampler: str | None = None,
         steps: int | None = None,
         seed: int | None = 0,
@@ -198,9 +202,7 @@ class ForeignDenoiser(ForeignNetwork):
         There are no labels and guides: bind a class to the network. `sampler=None` is few if there
         are images of the training, else multistep, at the noise levels that the network takes.
         """
-        check_numbers(CALL, 1, n=n, batch_size=batch_size)
-        seed = checked_seed(CALL, seed)
-        built = named_process(CALL, process).build()
+        built = named_process(CALL, _named(process)).build()
         few = self.images is not None and inpainting is None
         name = sampler or ("few" if few else "multistep")
         chosen = named_sampler(CALL, name, steps, options)
@@ -210,6 +212,7 @@ class ForeignDenoiser(ForeignNetwork):
         return _images(sampled, n, seed, inpainting, raw, progress)
 
 
+@in_words_of_the_call("from_denoiser()")
 def from_denoiser(
     network: nn.Module,
     shape: Sequence[int],
@@ -223,18 +226,19 @@ def from_denoiser(
             def forward(self, y, sigma):
                 return torch.zeros_like(y)
 
-        model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0.002, sigma_max=80)
+        gray = Gray().eval()
+        model = psld.from_denoiser(gray, (3, 32, 32), sigma_min=0.002, sigma_max=80)
         images = model.sample(4)
 
     With images of its training, samplers can start from a mixture of Gaussians of them:
 
         seen = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8)   # psld.load_images(…)
-        model = psld.from_denoiser(Gray(), (3, 32, 32), sigma_min=0.002, sigma_max=80, images=seen)
+        model = psld.from_denoiser(gray, (3, 32, 32), sigma_min=0.002, sigma_max=80, images=seen)
         images = model.sample(4, process="vp-sde", steps=4, start_level=3.0)
 
     Args:
         network: D(y, σ): images with noise, N×C×H×W, and noise levels, N, float32 → the images that
-            it predicts, on [−1, 1].
+            it predicts, on [−1, 1]. In training mode it is refused: call its eval() first.
         shape: of an image, C×H×W.
         sigma_min: the smallest noise level that it takes; samplers that ask for smaller ones are
             refused. 0 if it takes any.
@@ -243,13 +247,18 @@ def from_denoiser(
             them (`sampler="few"`, the default with images), fitted at the first use, at a level up
             to `sigma_max`.
     """
+    _check_network(network)
     channels, height, width = checked_shape("from_denoiser()", shape, "C×H×W")
     image = (channels, height, width)
+    numbers = isinstance(sigma_min, Real) and isinstance(sigma_max, Real)
+    if not (numbers and 0 <= sigma_min < sigma_max):
+        wrong = f"sigma_min is {sigma_min!r} and sigma_max is {sigma_max!r}"
+        raise UserError(f"{wrong}; numbers are needed, 0 ≤ sigma_min < sigma_max")
     if images is not None:
-        images = torch.as_tensor(images)
+        images = torch.from_numpy(array_of(images, "images"))
         if images.dtype != torch.uint8 or images.shape[1:] != image or len(images) < 2:
             wrong = f"{images.dtype} {tuple(images.shape)}"
-            raise UserError(f"from_denoiser(): images is {wrong}, not uint8 {('N', *image)}")
+            raise UserError(f"images is {wrong}, not uint8 {('N', *image)}")
     return ForeignDenoiser(network, image, sigma_min, sigma_max, images)
 
 
@@ -275,21 +284,21 @@ def sample(
 
     Args:
         process: that of the training.
-        network: ε(z, t): states N×kC×H×W and forward times N → predicted noise.
+        network: ε(z, t): states N×kC×H×W and forward times N → predicted noise. In training mode it
+            is refused: call its eval() first.
         shape: of the images, n×C×H×W.
 
     Other arguments, result and errors are those of `LoadedModel.sample`.
     """
     if not isinstance(process, LinearProcess):
         raise UserError(f"process is {process!r}; a LinearProcess is needed")
+    _check_network(network)
     n, channels, height, width = checked_shape(CALL, shape, "n×C×H×W")
-    check_numbers(CALL, 1, batch_size=batch_size)
-    seed = checked_seed(CALL, seed)
     chosen = named_sampler(CALL, sampler, steps, options)
     called = forward_pass(network, chosen.precision)
 
     def eps(z: Tensor, t: Tensor) -> Tensor:
-        return process.checked(called(z, t), z)
+        return process.checked(called(z.clone(), t), z)  # The network may change its input.
 
     image = (channels, height, width)
     chosen, _ = with_start(chosen, process, None, device_of(network))
@@ -297,25 +306,52 @@ def sample(
     return _images(sampled, n, seed, inpainting, raw, progress)
 
 
+def _check_network(network: nn.Module) -> None:
+    """Raise UserError unless a network is a module that always gives the same images."""
+    if not isinstance(network, nn.Module):
+        raise UserError(f"network is {network!r}; a torch.nn.Module is needed")
+    parts = set(network.modules())
+    # An exported network is in training mode, whatever it was exported from.
+    parts -= {one for graph in parts if isinstance(graph, GraphModule) for one in graph.modules()}
+    if any(one.training and not list(one.children()) for one in parts):
+        raise UserError(
+            "the network is in training mode, where dropout and batch norm change the images; call "
+            "its eval() first"
+        )
+
+
+def _named(process: AnyProcess) -> NamedProcess:
+    """Return a process that is built as the settings of its recipe, and another as it is."""
+    if not isinstance(process, LinearProcess):
+        return process
+    options = "D", "Q", "matching", "factor", "numerical_eps"
+    recipe = {key: getattr(process, key) for key in options} | vars(process.beta)
+    recipe |= {"S": process.S.diag(), "initial_variance": process.initial_covariance.diag()}
+    return {"recipe": recipe}
+
+
 def _images(
-    sampler: ImageSampler, n: int, seed: int, known: KnownPixels | None, raw: bool, progress: bool
+    how: ImageSampler, n: int, seed: int | None, known: KnownPixels | None, raw: bool, shown: bool
 ) -> Tensor:
     """Sample n images, with the known pixels if there are any."""
+    _check_network(how.network)
+    check_numbers(CALL, 1, n=n, batch_size=how.batching.size)
+    seed = checked_seed(CALL, seed)
     inpainting = None
     if known is not None:
         if not isinstance(known, tuple) or not all(isinstance(each, Tensor) for each in known):
             raise UserError("inpainting is two tensors: (images, mask)")
-        images, mask = (each.to(sampler.device) for each in known)
-        shape = (n, *sampler.shape)
+        images, mask = (each.to(how.device) for each in known)
+        shape = (n, *how.shape)
         if images.shape != shape or mask.shape not in (shape, (n, 1, *shape[2:])):
             wrong = f"images of {tuple(images.shape)} and a mask of {tuple(mask.shape)}"
             raise UserError(f"inpainting has {wrong}, not {shape} and {(n, 1, *shape[2:])}")
         if not images.is_floating_point():
             raise UserError("inpainting has bytes; its images are floats in [−1, 1]: x / 127.5 - 1")
-        if sampler.gaussian:
+        if how.gaussian:
             raise UserError("inpainting starts from the prior; use another sampler than few")
-        inpainting = Inpainting(sampler.process, images, mask)
-    x, *_ = sampler.sample(range(n), (seed, 0), inpainting, silent=not progress)
+        inpainting = Inpainting(how.process, images, mask)
+    x, *_ = how.sample(range(n), (seed, 0), inpainting, silent=not shown)
     return x.cpu() if raw else to_uint8(x).cpu()
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,13 @@ import psld
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.likelihood import log_likelihood
 from psld.diffusion.loss import Batch, EpsilonLoss
+from psld.diffusion.process import LinearProcess
 from psld.networks.forward import enough_threads
 from psld.utils.errors import RunError, UserError
-from tests.commands import call, run, succeeded
-from tests.diffusion.processes import phase_space
+from tests.commands import TINY, call, run, succeeded
+from tests.diffusion.mixture import Mixture
+from tests.diffusion.processes import phase_space, vp_sde
+from tests.diffusion.sampling import KINDS
 from tests.hub import empty_hub
 from tests.workflow.project import REPOSITORY
 
@@ -32,15 +36,18 @@ SECTIONS = dict(re.findall(r"^## (.*?)\n.*?^```python\n(.*?)^```$", PAGE, re.DOT
 
 MADE = {
     "Sample from a model": "sixteen.png",
-    "Define a process and look at its kernel": "kernel.png",
+    "Define a process and look at its kernel": "underdamped.png",
+    "Write an integrator": "mine.png",
 }
 """The files that a section leaves."""
 
 
 @pytest.fixture(scope="module")
-def folder(model, features, tmp_path_factory) -> Path:
-    """A folder with what the demo leaves: a model and an extractor."""
+def folder(digits, model, features, tmp_path_factory) -> Path:
+    """A folder with what the demo leaves: two models and an extractor."""
     folder = tmp_path_factory.mktemp("library")
+    denoiser = (*TINY, "training.objective=denoiser", "training.steps=5", f"data={digits}")
+    succeeded(call(folder, "train", *denoiser, "output=models/demo/denoiser-psld"))
     shutil.copytree(model, folder / "models" / "demo" / "psld-0.02")
     shutil.copytree(features, folder / "features" / "digits" / "fd-classifier")
     return folder
@@ -61,6 +68,44 @@ def test_a_section_runs(section, folder, tmp_path):
     assert "images" not in names or names["images"].isfinite().all()
     if section in MADE:
         assert (folder / MADE[section]).stat().st_size > 100
+
+
+class Perfect(nn.Module):
+    """The network of a perfect training on pixels of a known law."""
+
+    LAW = Mixture(weights=(0.5, 0.5), means=(-0.6, 0.5), deviations=(0.1, 0.2))
+
+    def __init__(self, process: LinearProcess) -> None:
+        super().__init__()
+        self.eps, self.threads = self.LAW.network(process), set()
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        self.threads.add(torch.get_num_threads())
+        return self.eps(z, t)
+
+
+@pytest.mark.parametrize("process", [phase_space(0.02), phase_space(0.0), vp_sde()])
+def test_the_integrator_of_the_page_makes_images(process, model, tmp_path, monkeypatch):
+    """On momentum, too, where Euler's steps grow."""
+    network, threads = Perfect(process), torch.get_num_threads()
+    loaded = replace(psld.load(model), process=process, network=network)
+    monkeypatch.setattr(psld, "load", lambda _: loaded)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    torch.set_num_threads(3)
+    try:
+        exec(SECTIONS["Write an integrator"], names := {})
+    finally:
+        torch.set_num_threads(threads)
+    images = names["images"]
+    assert images.shape == (16, 1, 8, 8)
+    assert images.abs().max() < 5
+    spread = [torch.linspace(0.5 / n, 1 - 0.5 / n, n) for n in (32, 32)]
+    law = Perfect.LAW.draw(
+        *(torch.special.ndtri(x).flatten() for x in torch.meshgrid(*spread, indexing="ij"))
+    )
+    assert (images.flatten().sort().values - law.sort().values).abs().mean() < 0.1
+    assert network.threads == {1}, "as in model.sample"
 
 
 @pytest.mark.parametrize("name", [name for name in psld.__all__ if name != "__version__"])
@@ -254,13 +299,14 @@ class Linear(nn.Module):
 
 
 def test_a_network_without_parameters_is_sampled():
-    assert psld.sample(phase_space(0.02), Linear(2), (3, 1, 8, 8), **FEW).shape == (3, 1, 8, 8)
+    network = Linear(2).eval()
+    assert psld.sample(phase_space(0.02), network, (3, 1, 8, 8), **FEW).shape == (3, 1, 8, 8)
 
 
 @pytest.mark.parametrize("copies", [1, 4])
 def test_a_network_with_other_channels_is_refused(copies):
     """Otherwise torch would use the one channel for both blocks, without an error."""
-    process, network = phase_space(0.02), Linear(copies)
+    process, network = phase_space(0.02), Linear(copies).eval()
     said = rf"predicts \(3, {copies}, 8, 8\) for states .*needs 2 channels: ε of 2 of 2 blocks"
     with pytest.raises(UserError, match=rf"sample\(\): network: {said}"):
         psld.sample(process, network, (3, 1, 8, 8), **FEW)
@@ -305,3 +351,175 @@ def test_the_users_warning_filters_stay():
     others = "import warnings, torch, tqdm.auto, PIL.Image, h5py, pydantic; b = [*warnings.filters]"
     program = f"{others}; import psld.library; assert warnings.filters == b, warnings.filters"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+class Own(nn.Module):
+    """A network of a user: a function, and dropout."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.dropout = function, nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        return self.function(self.dropout(x) if self.training else x)
+
+
+def half(x: torch.Tensor) -> torch.Tensor:
+    return x / 2
+
+
+def zeroing(x: torch.Tensor) -> torch.Tensor:
+    result = x / 2
+    x.zero_()
+    return result
+
+
+EVERY_LEVEL = ((1, 8, 8), 0, float("inf"))
+
+
+@pytest.mark.parametrize("sampler", KINDS)
+def test_a_network_may_change_its_input(sampler):
+    options = {"sampler": sampler, "raw": True} | ({} if sampler == "rk45" else {"steps": 4})
+    process, shape = phase_space(0.02), (3, 1, 8, 8)
+    networks = [Own(function).eval() for function in (half, zeroing)]
+    one, other = (psld.sample(process, network, shape, **options) for network in networks)
+    assert torch.equal(one, other)
+    models = [psld.from_denoiser(network, *EVERY_LEVEL) for network in networks]
+    one, other = (theirs.sample(3, **options) for theirs in models)
+    assert torch.equal(one, other)
+
+
+def test_a_network_in_training_mode_is_refused(model):
+    """Equal seeds would give other images, which would also depend on the batch size."""
+    loaded, process, shape = psld.load(model), phase_space(0.02), (2, 1, 8, 8)
+    network = Own(half).eval()
+    theirs = psld.from_denoiser(network, *EVERY_LEVEL)
+    exported = torch.export.export(network, (torch.zeros(2, 2, 8, 8), torch.ones(2))).module()
+    calls = {
+        loaded.network: lambda: loaded.sample(2, **FEW),
+        theirs.network: lambda: theirs.sample(2, **FEW, precision="bf16"),
+        network: lambda: psld.sample(process, network, shape, **FEW),
+    }
+    for trained, sampled in calls.items():
+        sampled()
+        trained.train()
+        said = r"^sample\(\): the network is in training mode, .* call its eval\(\) first$"
+        with pytest.raises(UserError, match=said):
+            sampled()
+        trained.eval()
+    psld.sample(process, exported, shape, **FEW)
+    with pytest.raises(UserError, match=r"^from_denoiser\(\): the network is in training mode"):
+        psld.from_denoiser(Own(half), *EVERY_LEVEL)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"network": half}, "network is <function half .*>; a torch.nn.Module is needed"),
+        (
+            {"sigma_min": float("nan")},
+            "sigma_min is nan and sigma_max is 80; numbers are needed, 0",
+        ),
+        ({"sigma_min": -1}, "sigma_min is -1 and"),
+        ({"sigma_min": 100}, "sigma_min is 100 and sigma_max is 80"),
+        ({"sigma_min": "0.1"}, "sigma_min is '0.1' and"),
+        ({"images": "digits"}, "images: no array of images"),
+    ],
+)
+def test_a_denoiser_that_cannot_be_one_is_refused(wrong, said):
+    given = {"network": Own(half).eval(), "shape": (1, 8, 8), "sigma_min": 0, "sigma_max": 80}
+    with pytest.raises(UserError, match=rf"^from_denoiser\(\): {said}"):
+        psld.from_denoiser(**given | wrong)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "kind"), [((), "tuple"), (None, "NoneType"), (np.zeros((2, 2, 8, 8)), "ndarray")]
+)
+def test_a_prediction_that_is_no_tensor_is_named(prediction, kind):
+    network, process = Own(lambda _: prediction).eval(), phase_space(0.02)
+    with pytest.raises(UserError, match=rf"network: predicts a {kind} in place of a tensor for"):
+        psld.sample(process, network, (2, 1, 8, 8), **FEW)
+    with pytest.raises(UserError, match=rf"denoiser: predicts a {kind} in place of a tensor for"):
+        psld.from_denoiser(network, *EVERY_LEVEL).sample(2, **FEW)
+
+
+def test_the_users_default_type_changes_nothing(model):
+    loaded = psld.load(model)
+    given = {"sampler": "em", "steps": 4, "raw": True}
+    images = loaded.sample(2, **given)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(loaded.sample(2, **given), images)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_users_autocast_changes_no_distance(features):
+    images = torch.randint(256, (2, 60, 1, 8, 8), dtype=torch.uint8)
+    extractor = psld.load_extractor(features)
+
+    def measured() -> tuple[float, float]:
+        result = psld.evaluate(*images, "fd-classifier", extractor=features)
+        return psld.distance(*images, extractor), result.value
+
+    plain = measured()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert measured() == plain
+
+
+def test_images_are_arrays_and_tensors_of_any_strides(features):
+    images, others = torch.randint(256, (2, 60, 1, 8, 8), dtype=torch.uint8)
+    extractor = psld.load_extractor(features)
+    expected = psld.distance(images.flip(2), others, extractor)
+    assert psld.distance(images.numpy()[:, :, ::-1], others, extractor) == expected
+    seen = images.numpy()[::-1]
+    assert psld.from_denoiser(Own(half).eval(), *EVERY_LEVEL, images=seen).images.equal(
+        images.flip(0)
+    )
+
+
+@pytest.mark.parametrize("wrong", [None, "text", [[1], [2, 3]], torch.zeros(9, 1, 8, 8)])
+def test_images_that_are_none_are_named(wrong, features, tmp_path):
+    images = torch.randint(256, (9, 1, 8, 8), dtype=torch.uint8)
+    extractor = psld.load_extractor(features)
+    said = "(images: no array of images|the feature classifier takes uint8 images)"
+    with pytest.raises(UserError, match=f"^{said}"):
+        psld.distance(wrong, images, extractor)
+    with pytest.raises(UserError, match=r"x\.png: "):
+        psld.save_images(wrong, tmp_path / "x.png")
+    if not isinstance(wrong, str):  # a path
+        with pytest.raises(UserError, match=r"^reference: "):
+            psld.evaluate(images, wrong, "fd-classifier", extractor=features)
+
+
+def test_floats_are_saved_as_the_refusal_says(tmp_path):
+    x = (torch.rand(4, 3, 8, 8) * 2.4 - 1.2).requires_grad_()
+    with pytest.raises(UserError, match=r"of floats in \[−1, 1\], (.*)$") as refused:
+        psld.save_images(x, tmp_path / "x.png")
+    images = eval(str(refused.value).partition("1], ")[2])
+    psld.save_images(images, tmp_path / "x")
+    assert (psld.load_images(tmp_path / "x") / 127.5 - 1 - x.clamp(-1, 1)).abs().max() < 0.008
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: psld.load("x" * 5000),
+        lambda: psld.load_images("x" * 5000),
+        lambda: psld.evaluate("x" * 5000, "y", "fd-pixels"),
+        lambda: psld.save_images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), f"{'x' * 300}.png"),
+        lambda: psld.load_images("/proc/self"),  # which changes while it is listed
+    ],
+)
+def test_what_a_command_says_in_one_line_is_an_error_of_the_library(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"File name too long|/proc/self"):
+        call()
+
+
+def test_what_cannot_be_is_said_at_once(model):
+    loaded = psld.load(model)
+    with pytest.raises(RunError, match=r"^out of memory|^sample\(\): out of memory"):
+        loaded.sample(10**12, **FEW)
+    with pytest.raises(UserError, match=r"^sample\(\): steps: .* less than or equal to 100000"):
+        loaded.sample(1, sampler="em", steps=10**9)

@@ -19,10 +19,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from psld.data.store import ImageStore
-from psld.utils.errors import UserError, reraise_fault
+from psld.utils.errors import UserError, as_psld_errors, reraise_fault
 from psld.utils.files import atomic_path, check_place, regular_file
 from psld.utils.progress import Progress
-from psld.utils.tensors import Stored, digest_of_arrays, load_tensors
+from psld.utils.tensors import Stored, array_of, digest_of_arrays, load_tensors
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Of the suffixes, and often found under them. Pillow runs programs to read some of the rest.
@@ -257,10 +257,12 @@ def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray
 
 def check_images(images: np.ndarray, form: str, where: str) -> None:
     """Raise UserError, with `where`, unless images are bytes of the form N×C×H×W or N×H×W×C."""
-    channels = images.shape[form.split("×").index("C")] if images.ndim == 4 and len(images) else 0
+    channels = images.shape[form.split("×").index("C")] if images.ndim == 4 and images.size else 0
     if images.dtype != np.uint8 or channels not in (1, 3):
         found = f"{images.dtype} of {size_text(images.shape)}"
-        raise UserError(f"{where}: {found}; uint8 {form}, N > 0, with 1 or 3 channels is needed")
+        floats = "; of floats in [−1, 1], ((x + 1) * 127.5).clamp(0, 255).byte()"
+        needed = f"uint8 {form}, N > 0, with 1 or 3 channels is needed"
+        raise UserError(f"{where}: {found}; {needed}{floats if images.dtype.kind == 'f' else ''}")
 
 
 def size_text(shape: tuple[int, ...]) -> str:
@@ -289,6 +291,7 @@ def write_npz(path: str | Path, images: np.ndarray) -> None:
         np.savez(file, **{IMAGES: images.transpose(0, 2, 3, 1)})
 
 
+@as_psld_errors()
 def save_images(
     images: ArrayLike, path: str | Path, first: int = 0, source: str | None = None
 ) -> None:
@@ -303,7 +306,7 @@ def save_images(
 
     Raises UserError if the images are no bytes, or the folder holds other pictures.
     """
-    images = np.asarray(images)
+    images = array_of(images, f"{path}")
     check_images(images, "N×C×H×W", f"{path}")
     source = source or digest_of_arrays("images", {"images": images}, {})
     info = PngInfo()

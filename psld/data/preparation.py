@@ -60,7 +60,7 @@ def prepare_dataset(
     labels = _labels(pictures, source.class_names, settings.num_classes)
     converted: Counter[str] = Counter()
     with atomic_path(output) as partial:
-        blocks = _blocks(pictures, settings, converted)
+        blocks = _blocks(pictures, len(source.train), settings, converted)
         classes = settings.num_classes
         names = source.class_names if classes else ()
         digest = write_store(partial, image, splits, labels, classes, blocks, names)
@@ -134,13 +134,13 @@ def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: in
 
 
 def _blocks(
-    pictures: list[Picture], settings: DatasetSettings, converted: Counter[str]
+    pictures: list[Picture], train_size: int, settings: DatasetSettings, converted: Counter[str]
 ) -> Iterator[np.ndarray]:
-    """Yield the pixels of all pictures, some at a time, in order; count their `conversions`.
+    """Yield pixels, some at a time, in order; count `conversions`, and what is in both splits.
 
     Raises UserError at the end, with all pictures that cannot be read.
     """
-    channels, side = settings.channels, settings.image_size
+    channels, side, hashes = settings.channels, settings.image_size, []
     size = max(1, BLOCK_BYTES // (channels * side**2))
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
     blocks = [pictures[start : start + size] for start in range(0, len(pictures), size)]
@@ -165,10 +165,14 @@ def _blocks(
         for start in range(0, len(blocks), 2 * threads):  # Bounds the memory.
             for pixels, found in pool.map(decoded, blocks[start : start + 2 * threads]):
                 converted.update(found)
+                hashes += [hash(image.tobytes()) for image in pixels]
                 yield pixels
                 progress.update(len(pixels))
     if broken:
         raise UserError("; ".join(sorted(broken)) + REMOVE)
+    train = set(hashes[:train_size])
+    if copies := sum(each in train for each in hashes[train_size:]):
+        converted["test image that is also a training image"] = copies
 
 
 def to_pixels(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from psld.diffusion.matrices import mix, table
+from psld.diffusion.matrices import mix, predicted_text, table
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.score import Network, Score
@@ -151,8 +151,8 @@ class SeesImages(nn.Module):
             return self.network(*guide_input(y, levels), *label)
         predicted = self.network(y, levels, *label)
         image = (len(z), z.shape[1] // self.process.blocks, *z.shape[2:])
-        if predicted.shape != image:
-            raise UserError(f"denoiser: predicts {tuple(predicted.shape)} for images of {image}")
+        if not isinstance(predicted, Tensor) or predicted.shape != image:
+            raise UserError(f"denoiser: predicts {predicted_text(predicted)} for images of {image}")
         return mix(inverse, z) - mix(c, predicted.to(z.dtype))
 
 

@@ -15,6 +15,7 @@ from psld.diffusion.process import LinearProcess
 from psld.diffusion.roots import WhiteningRoot
 from psld.diffusion.time_grid import time_of_noise_level
 from psld.utils.device import all_bits
+from psld.utils.errors import UserError
 
 LARGEST_BASIS = 20_000_000
 """Values of a basis, in half precision: 40 MB."""
@@ -196,6 +197,8 @@ class GaussianData:
         groups = torch.zeros(len(noise)).long()
         if labels is not None and self.has_classes:
             groups = 1 + labels.cpu()
+            if not ((groups > 0) & (groups < len(self.means))).all():
+                raise UserError(f"labels: there are the classes 0 to {len(self.means) - 2}")
         for g in groups.unique().tolist():
             chosen = (groups == g).to(noise.device)
             rest, c = self._outside(g, noise.flatten(1)[chosen], sigma)

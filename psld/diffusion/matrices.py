@@ -47,6 +47,12 @@ def table(matrices: Tensor, device: torch.device) -> Tensor:
     return matrices.to(device, torch.float32)
 
 
+def predicted_text(prediction: object) -> str:
+    """Return the shape that a network predicts; of what is no tensor, the type."""
+    kind = f"a {type(prediction).__name__} in place of a tensor"
+    return f"{tuple(prediction.shape)}" if isinstance(prediction, Tensor) else kind
+
+
 class LinearKernel:
     """Mean and covariance of dz = −A z dτ + √(2D) dw, started from a known state.
 

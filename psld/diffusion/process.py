@@ -21,6 +21,7 @@ from psld.diffusion.matrices import (
     check_recipe,
     check_schedule,
     mix,
+    predicted_text,
     semidefinite_root,
 )
 from psld.utils.errors import UserError
@@ -208,11 +209,11 @@ class LinearProcess:
         """
         channels = z.shape[1] // self.blocks
         needed = self.predicted_blocks * channels
-        if eps.shape != (len(z), needed, *z.shape[2:]):
+        if not isinstance(eps, Tensor) or eps.shape != (len(z), needed, *z.shape[2:]):
             raise UserError(
-                f"network: predicts {tuple(eps.shape)} for states of {tuple(z.shape)}; the process "
-                f"needs {needed} channels: ε of {self.predicted_blocks} of {self.blocks} blocks "
-                f"with {channels} channels each"
+                f"network: predicts {predicted_text(eps)} for states of {tuple(z.shape)}; the "
+                f"process needs {needed} channels: ε of {self.predicted_blocks} of {self.blocks} "
+                f"blocks with {channels} channels each"
             )
         return eps.to(z.dtype)
 
@@ -293,7 +294,14 @@ class LinearProcess:
         """Return G(t), N×k×k, the symmetric root of 2 β(t) D."""
         return (2 * self.beta(t))[:, None, None].sqrt() * semidefinite_root(self.D)
 
-    def reverse_linear_step(self, start: Times, end: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_step(self, start: Times, end: Times) -> tuple[Tensor, Tensor]:
+        """Return (Φ, L), both N×k×k: with ξ ~ N(0, I), z at `end` is Φ z + L ξ from z at `start`.
+
+        Φ = exp(−(D + Q) S⁻¹ B),      L Lᵀ = S − Φ S Φᵀ,      B = ∫ β from `start` to `end`
+        """
+        return self._step(self._forward, self.beta.integral(end) - self.beta.integral(start))
+
+    def reverse_linear_step(self, start: Times, end: Times) -> tuple[Tensor, Tensor]:
         """Solve the linear part of SSCS exactly from forward time `start` down to `end` < `start`.
 
         The symmetric splitting CLD sampler (SSCS; paper, Eq. 12) leaves, in reverse time s,
@@ -302,8 +310,10 @@ class LinearProcess:
         Returns:
             (Φ, L), both N×k×k: z ← Φ z + L ξ with ξ standard normal.
         """
-        elapsed = self.beta.integral(start) - self.beta.integral(end)
-        phi, covariance = self._reversed.moments(elapsed)
+        return self._step(self._reversed, self.beta.integral(start) - self.beta.integral(end))
+
+    def _step(self, kernel: LinearKernel, elapsed: Tensor) -> tuple[Tensor, Tensor]:
+        phi, covariance = kernel.moments(elapsed)
         return phi, self._factorize(self._regularized(covariance))
 
     def _regularized(self, covariance: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class TimeGridSampler(AnySampler):
     (`lambda`), or in σ_eff^(1/p) (`edm`). All but `uniform` put more steps near the data."""
     power: Power = 7.0
     """p of the strides `power` and `edm` (EDM's ρ: 7); the others ignore it."""
-    steps: int = Field(ge=0)
+    steps: int = Field(ge=0, le=100_000)
     """N: evaluations of the score per image, including the final one. Each evaluates the network
     once, or twice under classifier-free guidance. With a start from images, 0 gives draws from the
     start's law: images without the network, whatever the other options are."""
@@ -107,6 +107,11 @@ class TimeGridSampler(AnySampler):
     def evaluations(self):
         return self.steps * (2 if self.guidance.kind == "classifier-free" else 1)
 
+    @property
+    def grid_steps(self) -> int:
+        """K: the steps of the time grid. An integrator that evaluates twice in each has fewer."""
+        return self.steps - 1 if self.denoise else self.steps
+
     def time_grid(self, process: "LinearProcess") -> "torch.Tensor":
         """Return the descending forward times at which the integrator's steps start and end.
 
@@ -120,9 +125,8 @@ class TimeGridSampler(AnySampler):
         if self.starts_from_data and self.start_level is None:
             where = "needs it where no model gives it"
             raise UserError(f"sampler.start_level: start={self.start} {where}")
-        steps = self.steps - 1 if self.denoise else self.steps
         grid = self.final_time, self.power, self.start_level, self.fall
-        return time_grid(process, self.striding, steps, *grid)
+        return time_grid(process, self.striding, self.grid_steps, *grid)
 
     def noise_levels(self, process):
         if not self.steps:
@@ -146,15 +150,14 @@ class TimeGridSampler(AnySampler):
         if not self.starts_from_data and self.start_level is not None:
             raise ValueError("start_level is for start=mixture or gaussian; set it to null")
         if self.levels is not None:
-            least = 2 + (not self.denoise)
-            if len(self.levels) < least or not all(a > b for a, b in pairwise((*self.levels, 0))):
+            if len(self.levels) < 2 or not all(a > b for a, b in pairwise((*self.levels, 0))):
                 raise ValueError(
-                    f"levels must be at least {least}, fall and be above 0, got {list(self.levels)}"
+                    f"levels must be at least 2, fall and be above 0, got {list(self.levels)}"
                 )
-            if len(self.levels) != self.steps + (not self.denoise):
+            if len(self.levels) != self.grid_steps + 1:
                 raise ValueError(
-                    f"levels has {len(self.levels)} noise levels for {self.steps} steps; set "
-                    f"steps={len(self.levels) - (not self.denoise)}"
+                    f"levels has {len(self.levels)} noise levels; {self.grid_steps + 1} are needed "
+                    f"for {self.steps} steps"
                 )
             if self.start_level not in (None, self.levels[0]):
                 raise ValueError("levels begin at the start: leave out start_level")

@@ -213,7 +213,7 @@ def measure(
     y = images.on(device)
     if settings.kind == "kernel":
         return distances.kernel_distance(x, y, settings.subsets, settings.subset_size, cut)
-    share = distances.precision if settings.kind == "precision" else distances.recall
+    share = {"precision": distances.precision, "recall": distances.recall}[settings.kind]
     return share(x, y, settings.neighbors, cut)
 
 

@@ -212,7 +212,8 @@ def extract(extractor: Extractor, batches: Iterable[Tensor], progress: Progress)
     for batch in batches:
         if extractor.device.type == "cuda":
             batch = batch.pin_memory().to(extractor.device, non_blocking=True)
-        parts += (Features(*found) for found in memory.parts(extractor, batch))
+        with torch.autocast(extractor.device.type, enabled=False):
+            parts += (Features(*found) for found in memory.parts(extractor, batch))
         progress.update(len(batch))
     return Features.joined(parts)
 

@@ -38,9 +38,9 @@ from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import ExtractorSettings, Measurement, MetricSettings
 from psld.sampling.shards import Shard
 from psld.utils.device import all_bits, choose_device
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, as_psld_errors
 from psld.utils.files import digest_of
-from psld.utils.tensors import digest_of_arrays
+from psld.utils.tensors import array_of, digest_of_arrays
 
 BATCH = 250
 """Images per evaluation of an extractor."""
@@ -66,6 +66,7 @@ def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
     return load_classifier(name, choose_device(device))
 
 
+@as_psld_errors()
 def load_images(path: str | Path, progress: bool = False, image_size: int | None = None) -> Tensor:
     """Read all images of a folder or dataset, uint8 N×C×H×W.
 
@@ -80,6 +81,7 @@ def load_images(path: str | Path, progress: bool = False, image_size: int | None
     return torch.from_numpy(_read(path, not progress, image_size)[1])
 
 
+@as_psld_errors()
 def evaluate(
     images: Tensor | str | Path,
     reference: Tensor | str | Path,
@@ -119,8 +121,8 @@ def evaluate(
     if extractor is not None and not isinstance(extractor, str | Path):
         raise UserError("evaluate(): extractor is the folder of an extractor, not the loaded one")
     first, second = (
-        each if isinstance(each, str | Path) else torch.as_tensor(each).cpu().numpy()
-        for each in (images, reference)
+        each if isinstance(each, str | Path) else array_of(each, name)
+        for name, each in (("images", images), ("reference", reference))
     )
     options = {"extractor": extractor, "image_size": image_size, "silent": not progress}
     options["device"] = choose_device(device)
@@ -130,6 +132,7 @@ def evaluate(
         return evaluate_images(first, [metric], second, **options).results[0]
 
 
+@as_psld_errors()
 def distance(
     images: Tensor, reference: Tensor, extractor: Extractor | str | Path, progress: bool = False
 ) -> float:
@@ -150,8 +153,8 @@ def distance(
     if isinstance(extractor, str | Path):
         extractor = load_extractor(extractor)
     totals = []
-    for each in map(torch.as_tensor, (images, reference)):
-        batches = batches_of(each.cpu().numpy(), BATCH)
+    for each in (array_of(images, "images"), array_of(reference, "reference")):
+        batches = batches_of(each, BATCH)
         totals.append(gather(extractor, batches, "features", len(each), not progress).total)
     return frechet_distance(*totals)
 

@@ -116,17 +116,20 @@ def cast(dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 class EMA:
     """The exponential moving average θ̄ ← d θ̄ + (1 − d) θ after each step.
 
-    There is no bias correction, as in the official code.
+    There is no bias correction, as in the official code. Buffers are those of the last step.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self._averaged = list(self.network.parameters())
+        self._buffers = list(self.network.buffers())
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         torch._foreach_lerp_(self._averaged, list(network.parameters()), 1 - self.decay)
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, list(network.buffers()))
 
 
 class Denoiser(nn.Module):
@@ -164,7 +167,7 @@ class Denoiser(nn.Module):
 
         `label` is as in `NCSNpp`.
         """
-        sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(len(y))
+        sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(y.shape[0])
         c_noise = sigma.log() / 4
         total = sigma.square() + self.deviation.square()
         sigma, total = sigma[:, None, None, None], total[:, None, None, None]

@@ -11,7 +11,7 @@ from typing import Any
 from psld.config.settings import Settings, parse
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, as_psld_errors
 
 
 class Named(Settings):
@@ -45,10 +45,11 @@ def named_process(call: str, process: NamedProcess) -> ProcessSettings:
     Raises UserError for unknown names and settings.
     """
     process = {process: {}} if isinstance(process, str) else process
-    if not isinstance(process, Mapping) or len(process) != 1:
+    given = process.values() if isinstance(process, Mapping) else ()
+    if [isinstance(settings, Mapping) for settings in given] != [True]:
         raise UserError(
             'process is a name or {name: settings}: {"psld": {"gamma": 0.25}}, or with matrices of '
-            'your own {"recipe": {"D": …, "Q": …, "S": …}}'
+            'your own a LinearProcess or {"recipe": {"D": …, "Q": …, "S": …}}'
         )
     [(name, settings)] = process.items()
     return compose_named([f"process={name}", *as_words("process", settings)], call).process
@@ -130,7 +131,8 @@ def as_words(key: str, settings: Mapping[str, object]) -> list[str]:
 def in_words_of_the_call(call: str) -> Iterator[None]:
     """Let errors name arguments, such as `steps`, in place of settings, such as `sampler.steps`."""
     try:
-        yield
+        with as_psld_errors():
+            yield
     except UserError as error:
         text = str(error).removeprefix(f"{call}: ").replace("sampler.integrator", "sampler")
         text = re.sub(r"\bsampler\.(guidance\.)?(?=\w)", "", text)

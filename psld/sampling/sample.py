@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -100,6 +101,9 @@ def sample_range(settings: SampleSettings) -> Path:
         evaluated = sampler.settings.evaluations
         level = f"at σ₀ = {start.sigma:.3g}" if evaluated else "without a network"
         print(f"starts from {law} of the training images, {level}", flush=True)
+    if classes := dict.fromkeys(sampler.classes):
+        named = ", ".join(" ".join((f"{i}", *model.class_names[i : i + 1])) for i in classes)
+        print(f"classes: {shorten(named, 1000, placeholder=' …')}", flush=True)
     records, images = [], []
     for shard, made in sample_shards(settings, model, sampler, origin):
         index, count = shard.origin.index, len(shard.images)

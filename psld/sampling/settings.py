@@ -176,6 +176,13 @@ def classes_in_turn(
     classes = []
     for each in label if isinstance(label, tuple) else (label,):
         number = class_names.index(each) if each in class_names else each
+        name = str(each)
+        if number == each and name in class_names and class_names.index(name) != each:
+            named, other = class_names.index(name), "".join(class_names[each:][:1]) or "no class"
+            readings = f"{each} is the name of number {named}, and the number of {other}"
+            raise UserError(
+                f"sampler.guidance.label: {readings}; give the name in quotes: '{each}'"
+            )
         if number not in range(dataset.num_classes):
             names = shorten(", ".join(class_names), 200, placeholder=" …") or "names unknown here"
             raise UserError(

@@ -146,6 +146,17 @@ def in_one_line() -> Iterator[None]:
         sys.exit(exit_code)
 
 
+@contextmanager
+def as_psld_errors() -> Iterator[None]:
+    """Raise a UserError or RunError for each error that a command reports in one line."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, PSLDError) or (known := explained(error)) is None:
+            raise
+        raise (UserError if known[0] == UserError.exit_code else RunError)(known[1]) from error
+
+
 def explained(error: Exception) -> tuple[int, str] | None:
     """Return the exit code and the line of an error; None if it needs a traceback."""
     text = text_of(error)

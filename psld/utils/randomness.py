@@ -60,7 +60,8 @@ def standard_normal(key: int, index: int, shape: tuple[int, ...], device: torch.
     # The counter's lower words count within a draw.
     bits = np.random.Philox(key=key, counter=[0, 0, index, 0])
     # A new tensor for each draw: torch takes the memory of an earlier one when its copy has ended.
-    drawn = torch.empty(shape, device="cpu", pin_memory=device.type == "cuda")
+    pinned = device.type == "cuda"
+    drawn = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=pinned)
     np.random.Generator(bits).standard_normal(dtype=np.float32, out=drawn.numpy())
     return drawn
 

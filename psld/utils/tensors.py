@@ -38,6 +38,17 @@ class Stored:
         return {name: torch.from_numpy(array) for name, array in self.arrays.items()}
 
 
+def array_of(images: Any, where: str) -> np.ndarray:
+    """Return an array or a tensor of a caller as an array. Raises UserError for others."""
+    try:  # A tensor may be on a GPU, and require gradients.
+        array = np.ascontiguousarray(images.detach().cpu() if hasattr(images, "detach") else images)
+        if array.dtype.kind not in "buif":
+            raise TypeError(array.dtype)
+        return array
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{where}: no array of images ({error})") from None
+
+
 def as_arrays(tensors: "Mapping[str, np.ndarray | Tensor]") -> dict[str, np.ndarray]:
     """Return tensors on any device as arrays, contiguous in C's order."""
     return {

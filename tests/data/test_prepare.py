@@ -262,6 +262,19 @@ def test_the_command_counts_what_it_converts_and_the_classes_that_it_leaves_out(
     assert classes == "its 2 classes are not used; dataset.num_classes=2 uses them"
 
 
+def test_pictures_that_are_in_both_splits_are_counted(tmp_path):
+    once = {f"{i}.png": encode(random_images(8, 8, 3, seed=i)) for i in range(20)}
+    write_files(tmp_path / "p", once | {f"again-{name}": each for name, each in once.items()})
+    words = ["dataset=folder", "dataset.name=p", "dataset.image_size=8", "dataset.source.root=p"]
+    words += ["dataset.source.test_fraction=0.5"]
+    said = succeeded(call(tmp_path, "prepare", *words)).stdout
+    store = ImageStore.open(tmp_path / "data" / "p.h5")
+    train = {image.tobytes() for image in store.images("train")}
+    copies = sum(image.tobytes() in train for image in store.images("test"))
+    assert 0 < copies < 20
+    assert f"\n{copies} × test image that is also a training image\n" in said
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [

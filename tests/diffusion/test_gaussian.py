@@ -177,7 +177,7 @@ def test_a_start_outside_the_levels_of_the_process_is_refused(level):
     ("wrong", "said"),
     [
         ({"levels": (1.0, 2.0, 3.0, 4.0)}, "levels must be at least 2, fall"),
-        ({"levels": (2.0, 1.0)}, "levels has 2 noise levels for 4 steps; set steps=2"),
+        ({"levels": (2.0, 1.0)}, "levels has 2 noise levels; 4 are needed for 4 steps"),
         ({"start_level": 2.0}, "start_level is for start=mixture or gaussian"),
         (
             {"start": "gaussian", "start_level": 2.0, "levels": (4, 3, 2, 1)},

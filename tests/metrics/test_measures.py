@@ -12,7 +12,9 @@ from psld.metrics.distances import (
     recall,
 )
 from psld.metrics.estimate import Estimate, t_quantile
-from psld.metrics.features import block_index, share_estimate
+from psld.metrics.evaluation import measure
+from psld.metrics.features import Features, Reference, block_index, share_estimate
+from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
 
 BLOCKS = 5
@@ -130,6 +132,15 @@ def test_too_few_samples_are_user_errors():
         inception_score(few, splits=8, blocks=2)
 
 
+def test_a_measure_that_nothing_computes_is_no_other_one():
+    kinds = {"extractor": {"kind": "pixels"}, "measure": {"kind": "precision"}}
+    metric = MetricSettings(name="precision-pixels", **kinds)
+    density = metric.measure.model_copy(update={"kind": "density"})
+    x = Features(normal(60, 4))
+    with pytest.raises(KeyError, match="density"):
+        measure(metric.model_copy(update={"measure": density}), x, Reference(x, None, None))
+
+
 TRAIN, TEST, NEW = normal(500, 4), normal(1000, 4, seed=1), normal(400, 4, seed=2)
 
 
@@ -170,3 +181,14 @@ def test_copies_are_counted_and_their_originals_named():
     assert after.share.interval.low > 0.05
     assert after.pairs(2) == [(7, 123), (300, 45)]
     assert set(after.pairs(102)[2:]) == {(50 + i, i) for i in range(100)}
+
+
+@pytest.mark.parametrize("rounding", [0, 1e-6])
+def test_copies_cannot_hide_behind_test_images_that_are_copies(rounding):
+    """Two threads or batches may round the features of equal images differently."""
+    test = TEST.clone()
+    test[:60] = TRAIN[:60] + rounding
+    with pytest.raises(UserError, match=r"6\.0% of the test images equal a training image"):
+        memorization(TRAIN[100:200], TRAIN, test)
+    test[15:60] = TEST[15:60]
+    assert memorization(TRAIN[100:200], TRAIN, test).share.value == 1

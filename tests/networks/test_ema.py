@@ -1,6 +1,7 @@
 """The moving average of the weights against its closed form."""
 
 import pytest
+import torch
 from torch import nn
 
 from psld.networks.forward import EMA
@@ -38,3 +39,13 @@ def test_the_average_is_a_network_of_its_own():
     ema.update(network)
     assert ema.network[0].weight.item() == 2
     assert network[0].weight.item() == 3
+
+
+def test_batch_norm_has_the_statistics_of_the_training():
+    network = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)).train()
+    ema, x = EMA(network, 0.9), 5 + 2 * torch.randn(64, 3)
+    for _ in range(200):
+        network(x)
+        ema.update(network)
+    assert ema.network(x).mean().item() == pytest.approx(network.eval()(x).mean().item(), abs=1e-5)
+    assert ema.network[0].running_mean.mean() > 4

@@ -126,3 +126,11 @@ def test_bf16_takes_networks_of_others():
         called = forward_pass(network, "bf16")
         assert called(image).shape == image.shape
     assert forward_pass(torch.nn.Conv2d(3, 3, 1), "bf16")(image).dtype == torch.bfloat16
+
+
+def test_a_denoiser_is_exported_for_any_number_of_images():
+    network = unsettled(NETWORKS["denoiser"]()).eval()
+    n, given = torch.export.Dim("n"), images_and_times(batch=4)
+    program = torch.export.export(network, given, dynamic_shapes=({0: n}, {0: n}))
+    more = images_and_times(batch=7)
+    torch.testing.assert_close(program.module()(*more), network(*more))

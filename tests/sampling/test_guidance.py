@@ -86,7 +86,8 @@ def test_classes_are_asked_for_by_name_image_by_image(conditional_model, tmp_pat
     (model / "manifest.json").write_text(sealed(manifest | {"class_names": names}))
     cell = (*EM, *FREE, f"model={model}", "shard_size=5", "output=cell")
     label = "sampler.guidance.label=[trouser,ankle boot,T-shirt/top,3]"
-    succeeded(call(tmp_path, "sample", *cell, label))
+    printed = succeeded(call(tmp_path, "sample", *cell, label)).stdout
+    assert "\nclasses: 1 trouser, 9 ankle boot, 0 T-shirt/top, 3 d\n" in f"\n{printed}"
     shard = Shard.load(tmp_path / "cell" / "00000.safetensors")
     assert shard.labels.tolist() == [1, 9, 0, 3, 1]
     loaded, few = psld.load(model), {"sampler": "em", "steps": 6}
@@ -94,6 +95,32 @@ def test_classes_are_asked_for_by_name_image_by_image(conditional_model, tmp_pat
     np.testing.assert_array_equal(images, shard.images)
     boots = loaded.sample(2, **few, label="ankle boot")
     assert torch.equal(boots, loaded.sample(2, **few, label=np.int64(9)))
+
+
+def test_a_number_that_is_the_name_of_another_class_is_refused(conditional_model, tmp_path):
+    """As of folders called 1 to 10, whose names are sorted as texts."""
+    model = shutil.copytree(conditional_model, tmp_path / "model")
+    manifest = json.loads((model / "manifest.json").read_text())
+    names = sorted(map(str, range(1, 11)))
+    (model / "manifest.json").write_text(sealed(manifest | {"class_names": names}))
+    loaded, few = psld.load(model), {"sampler": "em", "steps": 6}
+    for label, said in (
+        (1, "1 is the name of number 0, and the number of 10; give the name in quotes: '1'"),
+        ([3, 1], "1 is the name of number 0"),
+        (10, "10 is the name of number 1, and the number of no class"),
+    ):
+        with pytest.raises(UserError, match=rf"^sample\(\): label: {said}"):
+            loaded.sample(2, **few, label=label)
+    assert torch.equal(
+        loaded.sample(2, **few, label="10"), loaded.sample(2, **few, label=["10", "10"])
+    )
+    cell = (*EM, *FREE, f"model={model}", "shard_size=2", "output=cell")
+    refused(
+        call(tmp_path, "sample", *cell, "sampler.guidance.label=1"), 2, "1 is the name of number 0"
+    )
+    ten = succeeded(call(tmp_path, "sample", *cell, "sampler.guidance.label='10'")).stdout
+    assert "classes: 1 10\n" in ten
+    assert Shard.load(tmp_path / "cell" / "00000.safetensors").labels.tolist() == [1, 1]
 
 
 def test_shards_of_another_guide_are_refused(model, guide, digits, tmp_path):

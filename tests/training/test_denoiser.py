@@ -14,7 +14,7 @@ from psld.sampling.shards import Shard
 from psld.training.model import load_model
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
-from tests.diffusion.processes import normal
+from tests.diffusion.processes import normal, phase_space
 from tests.diffusion.sampling import KINDS
 
 DENOISER = (*TINY, "training.objective=denoiser", "process=psld", "training.steps=30")
@@ -121,12 +121,14 @@ def test_foreign_samplers_run_on_the_network_itself(folder):
 def test_somebody_elses_denoiser_is_sampled_as_every_process(folder):
     ours = psld.load(folder / "model")
     theirs = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0, sigma_max=1e4)
-    for process in ("cld", {"psld": {"gamma": 0.02}}):
+    own = phase_space(0.25)
+    assert ours.sample(4, process=own).equal(ours.sample(4, process={"psld": {"gamma": 0.25}}))
+    for process in ("cld", {"psld": {"gamma": 0.02}}, own):
         options = {"sampler": "multistep", "steps": 4, "process": process}
         assert theirs.sample(4, **options).equal(ours.sample(4, **options))
     with pytest.raises(UserError, match=r"sample\(\): start: .* use start=prior"):
         theirs.sample(4, sampler="few", steps=4)
-    for wrong in ({"psld": {}, "cld": {}}, {}, ours.process):
+    for wrong in ({"psld": {}, "cld": {}}, {}, {"psld": None}, 3):
         with pytest.raises(UserError, match=r"sample\(\): process is a name or .*\{\"recipe\": \{"):
             theirs.sample(4, process=wrong)
 

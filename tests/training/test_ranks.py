@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from psld.training import ranks as ranks_module
 from psld.training.ranks import join_ranks, meeting_port
+from psld.utils.device import tf32_in_use
 from psld.utils.tensors import grouped
 from tests.commands import TINY, call, command, run, run_directory, succeeded
 from tests.utils.test_use_device import gpus  # noqa: F401
@@ -120,7 +121,7 @@ def test_numbers_are_those_of_all_ranks(group):
         assert ranks.largest(7) == 12
 
 
-def test_a_rank_takes_the_gpu_of_its_number_on_its_own_node(gpus, group):
+def test_a_rank_takes_the_gpu_of_its_number_on_its_own_node(gpus, group):  # noqa: F811
     os.environ |= {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
     with join_ranks("auto") as ranks:
         assert (ranks.rank, ranks.device) == (5, torch.device("cuda:1"))
