@@ -109,7 +109,8 @@ def _begin(folder: Path) -> None:
     _end_with_make()
     for earlier in folder.glob("*/"):
         _end_slurm_jobs(earlier)
-        shutil.rmtree(earlier)
+        # Its jobs look for it by its name. NFS keeps a file in it while one of them has it open.
+        shutil.rmtree(earlier.rename(earlier.with_suffix(".old")), ignore_errors=True)
     _folder = folder.resolve() / uuid.uuid4().hex
     _folder.mkdir()
     run = Run(inode=_folder.stat().st_ino, pid=os.getpid(), host=platform.node())

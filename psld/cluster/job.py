@@ -45,7 +45,7 @@ def end_with_snakemake(command: str) -> None:
     if Snakemake was killed, and cancels it if Snakemake was interrupted.
     """
     run = os.environ.get(RUN)
-    if run is None:
+    if not run:
         return
     try:
         alive = os.open(f"{run}/alive", os.O_RDONLY)

@@ -21,7 +21,7 @@ from typing import NoReturn
 from psld.cluster import slurm
 from psld.cluster.job import run_rank
 from psld.cluster.settings import LaunchSettings
-from psld.training.manifest import is_exported, publish
+from psld.training.manifest import CheckpointFiles, checkpoint_folder, is_exported, publish
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import LATE_SECONDS, digest_of, make_private, read_json, write_json
 from psld.utils.locks import sole_holder, take_gpus, visible_gpus
@@ -120,9 +120,7 @@ class Launcher:
         self.step = self._newest_step()
 
     def _newest_step(self) -> int:
-        """Return the step of the newest checkpoint; 0 if there is none."""
-        files = self.run.glob("checkpoints/checkpoint-*.safetensors")
-        return max((int(file.stem.partition("-")[2]) for file in files), default=0)
+        return CheckpointFiles(checkpoint_folder(self.run)).newest()
 
     def _wait(self) -> str:
         """Print the first rank's output until the job has ended; return the job's state."""

@@ -59,6 +59,8 @@ HELP = {"--help", "-h"}
 def main() -> None:
     """Run the command named by the first word; the other words are its settings."""
     _prepare_output()
+    if not (sys.flags.safe_path or sys.path[0] == str(Path.cwd())):
+        sys.path.insert(0, str(Path.cwd()))  # As for `python -m psld`, which the workflow runs.
     # Pillow warns of damaged pictures. One that cannot be decoded is an error.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
@@ -100,8 +102,7 @@ def _run(name: str, *words: str) -> None:
             end_with_snakemake(name)
             run_command(program(name), words)
         case _:
-            print(f"error: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
-            sys.exit(UserError.exit_code)
+            raise UserError(f"no command {name!r}; there are: {', '.join(COMMANDS)}")
 
 
 def program(command: str) -> Program:

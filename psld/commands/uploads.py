@@ -1,5 +1,6 @@
 """Commands that send models and results to others: to the Hugging Face Hub, and to wandb."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +65,9 @@ def wandb(settings: WandbCommandSettings) -> None:
     Both need a login (`wandb login`, or WANDB_API_KEY).
     """
     grid = load_grid(settings.grid_name) if settings.grid_name else None
+    if os.environ.get("WANDB_MODE") == "disabled":
+        print("nothing is uploaded: WANDB_MODE=disabled")
+        return
     from psld.report.sync import sync, update_dashboard
 
     if settings.verb == "sync":

@@ -1,6 +1,10 @@
 """The folders of configs: the shipped ones inside the package, the user's own in ./configs."""
 
+from collections import Counter
+from collections.abc import Container
 from pathlib import Path
+
+from psld.utils.files import files_below
 
 CONFIGS = (Path(__file__).parents[1] / "configs").resolve()
 """The shipped configs. In a checkout, a link leads to its top-level folder."""
@@ -22,5 +26,16 @@ def config_file(group: str, name: str) -> Path | None:
 
 
 def config_names(group: str) -> list[str]:
-    files = (file for folder in config_folders() for file in (folder / group).glob("*.yaml"))
-    return sorted({file.stem for file in files})
+    """Return the names of a group's configs: regular files, links followed, none hidden."""
+    files = (file for folder in config_folders() for file in (folder / group).glob("[!.]*.yaml"))
+    return sorted({file.stem for file in files if file.is_file()})
+
+
+def config_files(grids: Container[str] = ()) -> dict[str, Path]:
+    """Return all configs by their places, which a copy of the folder has too; of grids, these."""
+    return {
+        f"{folder == CONFIGS}/{name}": folder / name
+        for folder in config_folders()
+        for name, _ in sorted(files_below(folder, Counter()))
+        if name.endswith(".yaml") and (not name.startswith("grid/") or Path(name).stem in grids)
+    }

@@ -4,11 +4,10 @@ import hashlib
 import io
 import math
 import os
-import stat
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError, as_psld_errors, reraise_fault
-from psld.utils.files import atomic_path, check_place, regular_file
+from psld.utils.files import atomic_path, check_place, files_below, regular_file
 from psld.utils.progress import Progress
 from psld.utils.tensors import Stored, array_of, digest_of_arrays, load_tensors
 
@@ -81,7 +80,7 @@ class FileTree:
         self._archive: zipfile.ZipFile | None = None
         self._left_out: Counter[str] = Counter()
         if path.is_dir():
-            sizes = dict(_files_below(path, self._left_out))
+            sizes = dict(files_below(path, self._left_out))
         else:
             try:
                 self._archive = zipfile.ZipFile(regular_file(path))
@@ -129,31 +128,6 @@ class FileTree:
     def picture(self, name: str) -> Image.Image:
         """Read and decode a picture."""
         return decode(self.read(name), f"{self.path}/{name}")
-
-
-def _files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int]]:
-    """Yield name and size of each regular file below a folder; count what else is there."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for where, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        here = Path(where)
-        above = {each.resolve() for each in (here, *here.parents)}
-        shown = [name for name in folders if not name.startswith(".")]
-        folders[:] = [name for name in shown if (here / name).resolve() not in above]
-        left_out["link that leads back"] += len(shown) - len(folders)
-        for path in (here / name for name in files if not name.startswith(".")):
-            try:
-                status = path.stat()
-            except OSError as error:  # a link to nothing, or to itself
-                reraise_fault(error, path)
-                left_out["link to nothing"] += 1
-                continue
-            if stat.S_ISREG(status.st_mode):
-                yield path.relative_to(folder).as_posix(), status.st_size
-            else:
-                left_out["pipe, socket or device"] += 1
 
 
 def bytes_of(name: str) -> bytes:

@@ -7,8 +7,10 @@ cache as it is.
 
 import errno
 import hashlib
+import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
@@ -17,7 +19,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from psld.config.locations import CONFIGS, config_file, config_folders, config_names
+from psld.config.locations import config_files
 from psld.grid.cells import Grid
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Job
@@ -42,15 +44,19 @@ def load_grid(name: str) -> Grid:
 
     Raises UserError, with file and key, for anything that does not resolve.
     """
-    path, configs = grid_path(name), _digest(_configs(name))
-    known, grid = _read(name)
-    if grid is None or known != configs:
+    path = grid_path(name)
+    known, opened, grid = _read(name)
+    if grid is None or known != _digest(opened):
         from psld.grid.resolution import resolve
 
-        grid = resolve(name, read_grid_file(path), path)
+        opened = set()
+        read_grid_file(path, opened)
+        configs = _digest(opened)  # Before the reading that counts: files may change meanwhile.
+        grid = resolve(name, read_grid_file(path, opened), path)
         text = grid_as_json(grid)
+        header = " ".join([configs, _sha256(text), *sorted(opened)])
         try:
-            write_text(CACHE / f"{name}.json", f"{configs} {_sha256(text)}\n{text}")
+            write_text(CACHE / f"{name}.json", f"{header}\n{text}")
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise  # Who only reads needs no cache.
@@ -70,7 +76,7 @@ def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
     Raises UserError if there is no such record, or if the grid has changed since it was planned.
     """
     grid_name, _, record_name = name.partition("/")
-    grid = _read(grid_name)[1] if planned else None
+    grid = _read(grid_name)[2] if planned else None
     if grid and (record := getattr(grid, RECORDS[key]).get(record_name)):
         job = getattr(record, kind)
         if job.digest == planned:
@@ -125,39 +131,26 @@ def grid_from_json(text: str) -> Grid:
         ) from None
 
 
-def _read(name: str) -> tuple[str, Grid | None]:
-    """Return a cached grid, up to date or not, and the digest of its configs; None without one."""
+def _read(name: str) -> tuple[str, set[str], Grid | None]:
+    """Return a cached grid, up to date or not; the digest of its configs, and the grids in it."""
     try:
         header, _, text = (CACHE / f"{name}.json").read_text("utf-8").partition("\n")
-        configs, sha256 = header.split(" ")
-        return configs, grid_from_json(text) if sha256 == _sha256(text) else None
+        configs, sha256, *opened = header.split(" ")
+        return configs, set(opened), grid_from_json(text) if sha256 == _sha256(text) else None
     except (OSError, ValueError, UserError):
-        return "", None
+        return "", set(), None
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _configs(name: str) -> list[Path]:
-    """Return all configs that a grid may depend on: of other grids, those that its file names."""
-    grids = {grid: config_file("grid", grid) for grid in config_names("grid")}
-    needed, new = set(), {name}
-    while new:
-        needed |= new
-        texts = [grids[grid].read_text(errors="replace") for grid in new]
-        new = {grid for grid in grids if any(grid in text for text in texts)} - needed
-    files = sorted(file for folder in config_folders() for file in folder.rglob("*.yaml"))
-    return [file for file in files if file.parent.name != "grid" or file.stem in needed]
-
-
-def _digest(configs: Iterable[Path]) -> str:
-    """Return a digest of the code and of the configs, which a copy of the folder has too."""
-    digest, folders = hashlib.sha256(code_digest().encode()), config_folders()
-    for file in configs:
-        folder = next(folder for folder in folders if file.is_relative_to(folder))
-        place = f"{folder == CONFIGS}/{file.relative_to(folder)}"
-        digest.update(place.encode() + b"\0" + file.read_bytes() + b"\0")
+def _digest(grids: set[str]) -> str:
+    """Return a digest of the code, of these grids, and of all other configs."""
+    digest = hashlib.sha256(code_digest().encode())
+    for place, file in config_files(grids).items():
+        with suppress(FileNotFoundError, PermissionError):  # One that decides nothing here.
+            digest.update(os.fsencode(place) + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -17,8 +17,10 @@ combinations), and has the same value in the rest of the entry. A row and a colu
 on to their cell.
 """
 
+import re
 from collections.abc import Iterator
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from pydantic import Field
 
 from psld.config.locations import config_file, config_names
 from psld.config.settings import Settings, parse
-from psld.grid.schema import GridFile, check_name
+from psld.grid.schema import MOST, GridFile, check_name
 from psld.grid.tables import PLACEHOLDER, fill
 from psld.utils.errors import UserError
 
@@ -60,21 +62,26 @@ def grid_path(name: str) -> Path:
     return path
 
 
-def read_grid_file(path: Path) -> GridFile:
-    """Read a grid file; a rehearsal is written out."""
-    content = _content(path)
+def read_grid_file(path: Path, opened: set[str] | None = None) -> GridFile:
+    """Read a grid file; a rehearsal is written out.
+
+    `opened` gets the names of all grids whose files decide it.
+    """
+    opened = set() if opened is None else opened
+    content = _content(path, opened)
     if "rehearses" in content:
         rehearsal = parse(Rehearsal, content, where=str(path))
         rehearsed = grid_path(rehearsal.rehearses)
-        whole = _content(rehearsed)
+        whole = _content(rehearsed, opened)
         if "rehearses" in whole:
             raise UserError(f"{path}: rehearses: {rehearsed} is itself a rehearsal; name a grid")
-        whole = parse(GridFile, _with_models_of_others(whole, rehearsed), where=str(rehearsed))
+        whole = _with_models_of_others(whole, rehearsed, opened)
+        whole = parse(GridFile, whole, where=str(rehearsed))
         content = _rehearsal_content(path.stem, rehearsal, whole)
-    return parse(GridFile, _with_models_of_others(content, path), where=str(path))
+    return parse(GridFile, _with_models_of_others(content, path, opened), where=str(path))
 
 
-def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any]:
+def _with_models_of_others(content: dict[str, Any], path: Path, opened: set[str]) -> dict[str, Any]:
     """Fill in the overrides and checkpoints of models that another grid trains."""
     if not isinstance(content.get("models"), dict):
         return content
@@ -88,7 +95,7 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
                     "overrides and no `of`"
                 )
             if other not in files:
-                files[other] = parse(GridFile, _content(other), where=str(other))
+                files[other] = parse(GridFile, _content(other, opened), where=str(other))
             file = files[other]
             trained = file.trainings.get(name)
             if trained is None or trained.of:
@@ -103,7 +110,8 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
     return content | {"models": models}
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _content(path: Path, opened: set[str]) -> dict[str, Any]:
+    opened.add(path.stem)
     try:
         content = yaml.load(path.read_text("utf-8"), _Loader)
         if not isinstance(content, dict):
@@ -118,7 +126,13 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice."""
+    """Refuses a key that is there twice, and half a character, which no file can have."""
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        if re.search("[\ud800-\udfff]", node.value):
+            problem = f"{node.value!a} is not Unicode"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         # Before the keys of `<<` are added, which the mapping's own keys replace.
@@ -225,5 +239,8 @@ def _combinations(name: str, lists: dict[str, list[str]], where: str) -> Iterato
         if placeholder not in lists:
             known = ", ".join(lists) or "none"
             raise UserError(f"{where}: {name}: no list {placeholder!r}; there are: {known}")
-    for values in product(*(lists[placeholder] for placeholder in placeholders)):
+    chosen = [lists[placeholder] for placeholder in placeholders]
+    if (size := prod(map(len, chosen))) > MOST:
+        raise UserError(f"{where}: {name}: stands for {size}; a grid has at most {MOST}")
+    for values in product(*chosen):
         yield dict(zip(placeholders, values, strict=True))

@@ -8,17 +8,39 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import chain
+from math import prod
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from psld.config.settings import Settings
 from psld.grid.tables import Claim, Shown, Table
 from psld.training.manifest import noted_checkpoint
 
-NAME = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z][a-z0-9._-]*", re.ASCII | re.IGNORECASE)
-"""Names in paths and command lines, where Hydra must not read them as a number or as nothing."""
+NAME = re.compile(
+    r"(?!(null|true|false|nan|inf)$)(?!.*(.)\2{18})[a-z][a-z0-9._-]*", re.ASCII | re.IGNORECASE
+)
+"""Names in paths and command lines, where Hydra must not read them as a number or as nothing.
+Snakemake takes a file that ends with one character 20 times for an endless recursion."""
+MOST = 10_000
+"""The largest number of a grid's models, and of its cells in tables: Snakemake reads all grids."""
+SHARDS = 100_000
+"""The largest number of a cell's shards: their files have five digits."""
 
+OF_HYDRA = re.compile(r"(.*@)?[+~]*(_global_\.)?hydra")
+LEADS_OUT = re.compile(r"[^.=]*=['\"]?(/|([^'\"]*/)?\.\./)")  # a place or a config, not a picture's
+
+
+def _check_word(word: str) -> str:
+    if OF_HYDRA.match(word.partition("=")[0]):
+        raise ValueError(f"{word}: sets Hydra's own part, in which code can run; leave it out")
+    if LEADS_OUT.match(word):
+        raise ValueError(f"{word}: leads out of this folder; put a link into it")
+    return word
+
+
+Words = tuple[Annotated[str, AfterValidator(_check_word)], ...]
+"""Overrides, KEY=VALUE. Grids come from others, too, so none sets what a sweep calls."""
 Cells = Annotated[tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) else c)]
 """Names of cells; one needs no list."""
 
@@ -26,7 +48,7 @@ Cells = Annotated[tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(
 class SamplerFamily(Settings):
     """Samplers that differ only in their budget."""
 
-    overrides: tuple[str, ...]
+    overrides: Words
     budget: str
     """The setting that is the budget: sampler.steps or sampler.tolerance."""
     spends: str | int | float | None = None
@@ -64,7 +86,7 @@ class Origin(Settings):
 class TrainedEntry(Origin):
     """A model or guide of a grid; a plain list gives the overrides of one without a checkpoint."""
 
-    overrides: tuple[str, ...] = ()
+    overrides: Words = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -93,7 +115,7 @@ def check_name(kind: str, name: str) -> None:
     if not NAME.fullmatch(name):
         raise ValueError(
             f"{kind} {name!r}: a name begins with a letter, and has only letters (a-z, A-Z), "
-            "digits and . _ - in it"
+            "digits and . _ - in it, none 19 times in a row"
         )
 
 
@@ -111,7 +133,7 @@ class GridFile(Settings):
     title: str = ""
     question: str = ""
     """The question that the grid answers, in a few sentences for readers of the page."""
-    defaults: tuple[str, ...] = ()
+    defaults: Words = ()
     """Overrides that all models share."""
     metric: str = Field(min_length=1)
     """The metric of all entries that set no other, by its name in configs/metric."""
@@ -146,6 +168,17 @@ class GridFile(Settings):
         return [(figure, cell) for figure, cells in self.figures.items() for cell in cells]
 
     @model_validator(mode="after")
+    def _is_not_too_large(self) -> "GridFile":
+        entries = sum(len(table.rows) * len(table.columns) for table in self.tables.values())
+        compared = sum(prod(map(len, claim.over.values())) for claim in self.claims)
+        seeds = max(1, len(self.seeds.training)) * max(1, len(self.seeds.sampling))
+        sizes = {"models": len(self.models), "tables": entries, "claims": compared}
+        for kind, size in sizes.items():
+            if size * seeds > MOST:
+                raise ValueError(f"{kind}: {size * seeds} with all seeds; at most {MOST}")
+        return self
+
+    @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":
         for name, table in self.tables.items():
             for row, entries in zip(table.rows, self.shown[name], strict=True):
@@ -153,6 +186,9 @@ class GridFile(Settings):
                     where = f"table {table.title!r}, row {row.label}: "
                     _check_known(f"{where}unknown model", entry.model, self.models)
                     _check_known(f"{where}unknown sampler", entry.sampler, self.samplers)
+        samples = max([self.samples, *(shown.samples for shown in self.cells_shown)])
+        if samples > SHARDS * self.shard_size:
+            raise ValueError(f"shard_size: {samples} samples are more than {SHARDS} shards")
         for claim, pairs in zip(self.claims, self.pairs, strict=True):
             for side in (side for _, *sides in pairs for side in sides):
                 if side not in self.cells_shown:

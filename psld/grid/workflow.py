@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from psld.config.locations import config_folders, config_names
+from psld.config.locations import config_files, config_names
 from psld.grid.cache import CACHE, load_grid, nearest
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
@@ -186,6 +186,8 @@ class Workflow:
         """
         results = {}
         for asked in words:
+            if asked in self.broken:
+                raise self.broken[asked]
             word = "paper" if asked == "all" and asked in rules else asked
             grid = self.grid_of(word)
             if word in self.targets or word in rules:
@@ -237,22 +239,31 @@ class Workflow:
         for cell in grid.cells.values():
             yield from cell.records
 
-    def check_names(self, rules: Iterable[str]) -> None:
-        """Raise UserError if a table or figure, which is a target, has a name that is taken."""
-        seen = {*rules, *self.files}
-        for grid, file in self.files.items():
-            for name in (*file.tables, *file.figures):
-                if name in seen:
-                    raise UserError(
-                        f"configs/grid/{grid}.yaml: {name}: the name is taken by another table, "
-                        f"figure, grid or rule; call it {grid}-{name}"
-                    )
-                seen.add(name)
+    def leave_out_taken(self, rules: Set[str]) -> list[str]:
+        """Leave out each grid with a name, for a target, that is taken; return their names.
+
+        A copied grid has the names of another's tables: they are of the grid that they begin with.
+        """
+
+        def is_copy(grid: str) -> bool:
+            return not any(name.startswith(grid) for name in self.files[grid].tables)
+
+        taken, left_out = {*rules, *self.files}, []
+        for grid in sorted(self.files, key=is_copy):
+            tables, figures = self.files[grid].tables.keys(), self.files[grid].figures.keys()
+            if wrong := (taken & (tables | figures)) | (tables & figures) | ({grid} & rules):
+                self.broken[grid] = UserError(
+                    f"configs/grid/{grid}.yaml: {min(wrong)}: the name is taken by another table, "
+                    "figure, grid or rule; rename it"
+                )
+                del self.files[grid]
+                left_out.append(grid)
+            taken |= tables | figures
+        return left_out
 
 
 def _is_in_configs(dataset: str) -> bool:
     """Check if a config names a dataset: grids that do not name it may have it from there."""
-    files = (file for folder in config_folders() for file in folder.rglob("*.yaml"))
-    others = (file for file in files if file.stem != dataset and file.parent.name != "grid")
+    others = (file for file in config_files().values() if file.stem != dataset)
     texts = (re.sub("#.*", "", file.read_text(errors="replace")) for file in others)
     return any(re.search(rf"\b{re.escape(dataset)}\b", text) for text in texts)

@@ -60,9 +60,9 @@ def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Te
 
 
 def check_finite(state: Mapping[str, Tensor]) -> None:
-    """Raise UserError that lists the parameters with NaN or infinity."""
-    if broken := [name for name, weight in state.items() if not weight.isfinite().all()]:
-        raise UserError(f"NaN or infinity in {_listed(broken)}")
+    """Raise UserError that lists the parameters with NaN or infinity, or too large for float32."""
+    if broken := [name for name, weight in state.items() if not weight.float().isfinite().all()]:
+        raise UserError(f"NaN or infinity in {_listed(broken)} (as float32)")
 
 
 def official_shapes(network: Encoder) -> dict[str, tuple[int, ...]]:
@@ -222,7 +222,9 @@ def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
     """
     content, sha256 = _load(Path(path))
     state, step = (content.get(k) if isinstance(content, Mapping) else None for k in KEPT)
-    if not isinstance(state, Mapping) or not all(isinstance(w, Tensor) for w in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in state.items()
+    ):
         raise UserError(f"{path}: not a Lightning checkpoint: it has no state_dict of tensors")
     score, guide, ema = (
         {name.removeprefix(p): weight for name, weight in state.items() if name.startswith(p)}

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from psld.config.settings import Settings
 from psld.training.manifest import FILES, MANIFEST
@@ -21,6 +21,7 @@ MODELS = Path("models")
 REPOSITORY = r"[\w.-]+/[\w.-]+"
 ADDRESS = re.compile(rf"hf://({REPOSITORY})(?:@([\w./-]+))?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SECONDS = 20  # for a first answer of the server
 
 S = TypeVar("S", bound=Settings)
 
@@ -45,13 +46,14 @@ def fetched(model: str | Path) -> Path:
     repository, revision = address.groups()
     with _hub(str(model)) as hub:
         if revision and not COMMIT.fullmatch(revision):
-            commit = hub.model_info(repository, revision=revision).sha
+            commit = hub.model_info(repository, revision=revision, timeout=SECONDS).sha
             raise UserError(
                 f"{model}: a branch or a tag can move to other weights; name a commit, it is now "
                 f"hf://{repository}@{commit}"
             )
-        files = [*FILES, f"{STARTS}/*"]
-        folder = Path(hub.snapshot_download(repository, revision=revision, allow_patterns=files))
+        files, is_silent = [*FILES, f"{STARTS}/*"], _is_silent(hub, repository)
+        options: dict[str, Any] = {"allow_patterns": files, "local_files_only": is_silent}
+        folder = Path(hub.snapshot_download(repository, revision=revision, **options))
     if revision not in (None, folder.name):
         raise UserError(f"{model}: the server answers with another commit, {folder.name}")
     if not (folder / MANIFEST).exists():
@@ -89,11 +91,22 @@ def push(folder: Path, repository: str, card: str, start: str | None) -> str:
     with _hub(repository) as hub:
         from huggingface_hub import CommitOperationAdd as Add
 
+        if _is_silent(hub, repository):
+            raise RunError(f"{repository}: the server does not answer")
         hub.create_repo(repository, exist_ok=True)
         files = [Add(name, folder / name) for name in FILES if (folder / name).exists()]
         files += [Add(f"{STARTS}/{Path(start).name}", start)] if start else []
         files.append(Add("README.md", card.encode()))
         return hub.create_commit(repository, files, commit_message="psld push").oid
+
+
+def _is_silent(hub: "HfApi", repository: str) -> bool:
+    """Check that the server gives no answer at all: huggingface_hub would wait for ever."""
+    try:
+        hub.model_info(repository, timeout=SECONDS)
+    except Exception as error:  # The class of a timeout is that of the HTTP client.
+        return "Timeout" in type(error).__name__
+    return False
 
 
 @contextmanager
@@ -110,9 +123,11 @@ def _hub(what: str) -> Iterator["HfApi"]:
         if isinstance(error, PSLDError) or getattr(error, "errno", None):  # ours, or the disk's
             raise
         if isinstance(error, LocalEntryNotFoundError):  # not in the cache, and not reachable
-            error = error.__cause__ or error
+            error = error.__cause__ or TimeoutError("not in the cache, and no server answers")
         status = getattr(getattr(error, "response", None), "status_code", None)
         text = shorten(str(error) or type(error).__name__, 240, placeholder=" …")
+        if isinstance(error, LookupError | TypeError):  # in huggingface_hub
+            text = f"the server's answer makes no sense ({text})"
         text += "; log in (hf auth login), or set HF_TOKEN" if status in (401, 403) else ""
         refused = isinstance(error, HFValidationError) or status in (400, 401, 403, 404)
         raise (UserError if refused else RunError)(f"{what}: {text}") from None

@@ -7,6 +7,7 @@ The history and the previews in the run directory are the only source of its run
 training logs from them if it is online, and `psld wandb sync` uploads from them.
 """
 
+import re
 import secrets
 import shutil
 from contextlib import suppress
@@ -107,6 +108,30 @@ def write_manifest(folder: str | Path, manifest: TrainedManifest) -> None:
 
 def export_folder(run: Path) -> Path:
     return run / "model"
+
+
+def checkpoint_folder(run: Path) -> Path:
+    return run / "checkpoints"
+
+
+class CheckpointFiles:
+    """The checkpoints of one run directory: checkpoint-00005000.safetensors and so on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"checkpoint-{step:08d}.safetensors"
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, ascending."""
+        pattern = r"checkpoint-(\d+)\.safetensors"
+        names = (re.fullmatch(pattern, path.name) for path in self.folder.glob("checkpoint-*"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint; 0 if there is none."""
+        return max(self.steps(), default=0)
 
 
 def is_exported(run: Path) -> bool:

@@ -23,6 +23,7 @@ from psld.training.batches import Batches, Labels
 from psld.training.loop import Log, StopRequest, train
 from psld.training.manifest import (
     WandbRun,
+    checkpoint_folder,
     export_folder,
     note_replaced,
     publish,
@@ -106,7 +107,7 @@ def run_training(
         ranks = stack.enter_context(join_ranks(settings.device))
         torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
         state = TrainingState(build(settings, process, sigma_data).to(ranks.device), training)
-        checkpoints = Checkpoints(run / "checkpoints")
+        checkpoints = Checkpoints(checkpoint_folder(run))
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         checkpoints.restore(state, newest)

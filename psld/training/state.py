@@ -1,14 +1,13 @@
 """The state of a training, and the checkpoints that hold it."""
 
 import json
-import re
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from psld.networks.forward import EMA
+from psld.training.manifest import CheckpointFiles
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import retried_in_slurm
@@ -57,24 +56,8 @@ class TrainingState:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-class Checkpoints:
-    """The checkpoints of one run directory: checkpoint-00005000.safetensors and so on."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, step: int) -> Path:
-        return self.folder / f"checkpoint-{step:08d}.safetensors"
-
-    def steps(self) -> list[int]:
-        """The steps of all checkpoints, ascending."""
-        pattern = r"checkpoint-(\d+)\.safetensors"
-        names = (re.fullmatch(pattern, path.name) for path in self.folder.glob("checkpoint-*"))
-        return sorted(int(name[1]) for name in names if name)
-
-    def newest(self) -> int:
-        """The step of the newest checkpoint; 0 if there is none."""
-        return max(self.steps(), default=0)
+class Checkpoints(CheckpointFiles):
+    """The checkpoints of a training, written and read."""
 
     def save(self, state: TrainingState) -> None:
         """Write a checkpoint, then remove those that are not among the newest."""

@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from types import FrameType
 from typing import Any
@@ -142,7 +142,8 @@ def in_one_line() -> Iterator[None]:
         if known is None:
             raise
         exit_code, line = known
-        print(f"error: {line}", file=sys.stderr)
+        with suppress(OSError):  # A full disk takes no line, and changes no exit code.
+            print(f"error: {line}", file=sys.stderr)
         sys.exit(exit_code)
 
 

@@ -9,6 +9,7 @@ import os
 import platform
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -17,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from psld.utils.errors import DISK_ERRORS, UserError
+from psld.utils.errors import DISK_ERRORS, UserError, reraise_fault
 
 LATE_SECONDS = 60
 """The longest time for another node's write to appear here, on a shared file system."""
@@ -96,6 +97,34 @@ def regular_file(path: str | Path) -> Path:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UserError(f"{path}: a pipe or a device; a regular file is needed")
     return path
+
+
+def files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int]]:
+    """Yield name and size of each regular file below a folder, links followed, none that is hidden.
+
+    `left_out` counts what else is there.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for where, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        here = Path(where)
+        above = {each.resolve() for each in (here, *here.parents)}
+        shown = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in shown if (here / name).resolve() not in above]
+        left_out["link that leads back"] += len(shown) - len(folders)
+        for path in (here / name for name in files if not name.startswith(".")):
+            try:
+                status = path.stat()
+            except OSError as error:  # a link to nothing, or to itself
+                reraise_fault(error, path)
+                left_out["link to nothing"] += 1
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield path.relative_to(folder).as_posix(), status.st_size
+            else:
+                left_out["pipe, socket or device"] += 1
 
 
 def check_place(file: str | Path) -> None:

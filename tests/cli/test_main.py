@@ -58,6 +58,22 @@ def test_an_output_that_takes_nothing(tmp_path, redirect, exit_code, says):
     assert (finished.returncode, finished.stderr[: len(says) or None]) == (exit_code, says)
 
 
+@pytest.mark.parametrize("words", ["trian", "plan grid_name=none"])
+def test_an_error_keeps_its_exit_code_if_nobody_can_read_it(tmp_path, words):
+    line = f"{sys.executable} -m psld {words} 2> /dev/full"
+    assert run(tmp_path, ["sh", "-c", line]).returncode == 2
+
+
+def test_the_program_sees_the_modules_of_the_working_folder(tmp_path):
+    """As `python -m psld` does, which the workflow runs."""
+    (tmp_path / "bin").mkdir()
+    entry = "from psld.commands.main import main\nmain()\nimport own\n"
+    (tmp_path / "bin/entry.py").write_text(entry)
+    (tmp_path / "own.py").write_text("print('own')")
+    finished = succeeded(run(tmp_path, [sys.executable, "bin/entry.py", "--version"]))
+    assert finished.stdout.endswith("own\n")
+
+
 def test_a_terminal_is_shown_no_control_character_and_only_what_its_locale_has(tmp_path):
     """Nor does a locale change what is in a file."""
     code = r"""if True:

@@ -16,6 +16,16 @@ from psld.utils.errors import RunError
 from tests.cluster.runs import MAKEFILE, Folder, is_running, killed, until, wait
 from tests.commands import command, refused, run
 
+KEEP = """
+import errno, os
+remove = os.rmdir
+def rmdir(path, **options):
+    if "killed" in str(path):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+    remove(path, **options)
+os.rmdir = rmdir
+"""
+
 
 def test_a_killed_run_goes_on_at_once_and_its_job_ends(folder):
     folder.job += " slow"
@@ -29,6 +39,24 @@ def test_a_killed_run_goes_on_at_once_and_its_job_ends(folder):
     assert f"terminated {first}" in folder.events()
     assert (folder.path / "made").read_text() == str(second)
     assert "Nothing to be done" in folder.run().stderr
+
+
+def test_a_folder_that_the_file_system_keeps_stops_no_run(folder):
+    """NFS keeps it while a job of the killed run has a file in it open. The job must not find it.
+
+    Nor does a link, which is of nobody.
+    """
+    left = folder.path / ".snakemake/psld/killed"
+    left.mkdir(parents=True)
+    (left / "alive").touch()
+    (left.parent / "link").symlink_to(folder.path)
+    text = (folder.path / "Snakefile").read_text()
+    (folder.path / "Snakefile").write_text(f"{KEEP}{text}")
+    ended = folder.run()
+    assert (ended.returncode, folder.names()) == (0, ["began", "ended"]), ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not left.exists()
+    assert (folder.path / "Snakefile").exists()
 
 
 @pytest.mark.parametrize("job", ["train stubborn", "launch"])

@@ -10,6 +10,7 @@ from psld.cluster import job
 from psld.cluster.job import (
     FRUITLESS_LIVES,
     begin_life,
+    end_with_snakemake,
     requeue_this_job,
     requeued_when_stopped,
     run_rank,
@@ -146,3 +147,8 @@ def test_what_a_rank_runs_with(monkeypatch, chosen, threads):
     monkeypatch.setattr("psld.commands.main.main", look)
     run_rank(["train", "name=x", "a b"])
     assert seen == [(["train", "name=x", "a b"], threads, True)]
+
+
+def test_an_empty_variable_names_no_run(monkeypatch):
+    monkeypatch.setenv("PSLD_RUN", "")
+    end_with_snakemake("train")

@@ -13,7 +13,7 @@ from psld.training.manifest import FILES, export_folder
 from psld.utils.errors import RunError, UserError
 from tests.cluster.commands import Commands
 from tests.cluster.launching import launch_settings
-from tests.commands import TINY, command, started
+from tests.commands import TINY, command, run_directory, started
 
 TRAINING = ("--", "train", *TINY, "training.steps=3")
 
@@ -63,6 +63,12 @@ def test_what_is_there_is_taken(slurm, launcher, monkeypatch, state, late):
     launcher.train()
     assert len(slurm.calls("sbatch")) == 1
     assert {path.name for path in launcher.output.iterdir()} == set(FILES)
+
+
+def test_a_launcher_sees_the_checkpoints_of_a_training(model):
+    """It ends a job that has saved none."""
+    run = run_directory(model.parent)
+    assert Launcher(launch_settings(), run, model)._newest_step() == 30
 
 
 CHECKPOINT = "checkpoints/checkpoint-00000049.safetensors"

@@ -1,14 +1,17 @@
 """The cache of resolved grids: when a grid is resolved again."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from psld.config import compose
-from psld.config.locations import CONFIGS
+from psld.config.locations import CONFIGS, config_names
 from psld.grid.cache import CACHE, grid_as_json, load_grid
 from psld.grid.cells import Grid
+from psld.grid.workflow import Workflow
+from psld.utils.errors import UserError
 from tests.commands import read_only
 from tests.grid.mine import TEXT, changed, load
 
@@ -40,6 +43,52 @@ def test_the_cache_answers_until_a_config_changes(configs, monkeypatch):
     assert load(configs, of_another).models["vp-sde"].settings.training.seed == 5
     edited(configs, "grid/demo.yaml", "[process=vp-sde]", "[process=vp-sde, training.seed=6]")
     assert load(configs, of_another).models["vp-sde"].settings.training.seed == 6
+
+
+@pytest.mark.parametrize("group", ["grid", "process"])
+def test_a_change_in_a_linked_folder_is_noticed(configs, tmp_path, group):
+    edited(configs, "process/psld.yaml", "", "")
+    load(configs)
+    (configs / group).rename(tmp_path / "shared")
+    (configs / group).symlink_to(tmp_path / "shared")
+    assert load_grid("mine").models["psld"].settings.process.gamma == 0.01
+    file = tmp_path / "shared" / ("mine.yaml" if group == "grid" else "psld.yaml")
+    old, new = ("- process=psld", "- process.gamma=0.5") if group == "grid" else ("0.01", "0.5")
+    file.write_text(file.read_text().replace(old, new))
+    assert load_grid("mine").models["psld"].settings.process.gamma == 0.5
+
+
+@pytest.mark.parametrize("of", ["ba{s}e", r"b\x61se"])
+def test_a_change_of_a_grid_is_noticed_however_it_is_named(configs, of):
+    base, old = configs / "grid/base.yaml", "psld: [process=psld, training.steps=9]"
+    base.write_text(TEXT)
+    text = TEXT.replace(old, f'"p{{s}}ld": {{of: "{of}"}}')
+    (configs / "grid/mine.yaml").write_text(f"lists: {{s: [s]}}\n{text}")
+    assert load_grid("mine").models["psld"].settings.training.steps == 9
+    base.write_text(TEXT.replace("training.steps=9", "training.steps=8"))
+    assert load_grid("mine").models["psld"].settings.training.steps == 8
+
+
+def test_what_is_no_config_stops_no_grid(configs):
+    """Also in a run, whose jobs read the grids."""
+    first, grids = load(configs), config_names("grid")
+    for folder in (configs / "grid", configs / "process"):
+        folder.mkdir(exist_ok=True)
+        for name, target in {
+            ".#psld.yaml": "me@host.123:17",  # an editor's lock
+            "digits.yaml": "nowhere",
+            "itself.yaml": "itself.yaml",
+            "zero.yaml": "/dev/zero",
+            "loop": "..",
+        }.items():
+            (folder / name).symlink_to(target)
+        (folder / "psld.yaml").mkdir()
+        os.mkfifo(folder / "pipe.yaml")
+        (folder / "._x.yaml").write_bytes(b"\0\5\xff")  # of another system
+    assert content(load_grid("mine")) == content(first)
+    assert config_names("grid") == grids
+    with pytest.raises(UserError, match="no grid has these"):
+        Workflow({"mine": first.file}, {}).word("datasets", "nowhere")
 
 
 def test_a_grid_is_read_in_a_folder_that_cannot_be_written(configs, tmp_path):

@@ -50,6 +50,16 @@ def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> Non
         ("models/psld", ["dataset.name='10'"], "models.psld: dataset '10': a name begins with"),
         ("models/psld", ["dataset=celeba64"], "psld/em-10: fd-classifier needs labels"),
         ("models/psld", ["network.channel_multipliers=[1,1,1,1,1]"], "models.psld: .*image_size"),
+        ("samples", 3_000_001, "shard_size: 3000001 samples are more than 100000 shards"),
+        ("seeds", {"sampling": [*range(2000)]}, "tables: 24000 with all seeds; at most 10000"),
+        ("defaults", ["hydra.sweep.dir=/x"], "defaults.0: hydra.sweep.dir=/x: sets Hydra's own"),
+        ("models/psld", ["runs=/x"], "models.psld.overrides.0: runs=/x: leads out of this folder"),
+        ("models/psld", ["training=../training/x"], "models.psld.overrides.0: .* leads out"),
+        ("models/psld", ["data='a/../../x.h5'"], "models.psld.overrides.0: .* leads out"),
+        ("models/psld", ["++hydra.job.chdir=true"], "models.psld.overrides.0: .*Hydra's own"),
+        ("models/psld", ["~hydra.callbacks"], "models.psld.overrides.0: .*Hydra's own"),
+        ("guides", {"g": ["hydra/launcher=x"]}, "guides.g.overrides.0: .*Hydra's own"),
+        ("samplers/em/overrides", ["+process@hydra.x=cld"], "samplers.em.overrides.0: .*Hydra's"),
         ("samplers/em/budget", "sampler.stepps", "sampler em-10: unknown key sampler.stepps"),
         ("samplers/em/overrides", ["sampler=emm"], "sampler em-10: sampler=emm: no such sampler"),
         ("samplers/em/overrides", ["sampler=sscs"], "vp-sde/em-10: sscs needs a process with mom"),
@@ -85,6 +95,8 @@ def test_a_wrong_value_is_refused_by_its_key(configs, path, value, complaint):
         *(("", "mine.yaml: "), ("- a\n- b\n", "mine.yaml: ")),
         *(("models:\n  a: [\n", "mine.yaml: "), ("a: 1\n b", "mine.yaml: ")),
         ("seed: 1\ntitle: Mine\nseed: 2\n", "line 3, column 1: seed is also a key in line 1"),
+        (r'labels: {psld: "\ud800"}', r"line 1, column 16: '\\ud800' is not Unicode"),
+        (r'models: {"\udfff": []}', r"line 1, column 10: '\\udfff' is not Unicode"),
     ],
 )
 def test_what_is_no_grid_is_refused(configs, text, complaint):
@@ -93,7 +105,7 @@ def test_what_is_no_grid_is_refused(configs, text, complaint):
 
 AWKWARD = (
     *("two words", "$(id)", "`id`", "a;b", "a&b", "it's", 'a"b', "a\nb", "a\n", "a/b", "ä", ".."),
-    *("-a", "a\\b", "a{b}c", "a=b", "a,b", "a+b", "*", "", "10", "1e-3", "null", "True"),
+    *("a" * 19, "-a", "a\\b", "a{b}c", "a=b", "a,b", "a+b", "*", "", "10", "1e-3", "null", "True"),
 )
 
 

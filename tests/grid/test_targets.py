@@ -86,11 +86,25 @@ def test_files_that_grids_share_are_of_some_grid(workflow):
 @pytest.mark.parametrize(
     "taken", ["train", "all", "paper", "demo", "table1", "figure2-cld", "demo-guide"]
 )
-def test_two_targets_of_one_name_are_refused(grids, demo, taken):
+def test_a_grid_whose_names_are_taken_is_left_out(grids, demo, taken):
     tables = demo.file.tables | {taken: demo.file.tables["demo-steps"]}
-    twice = {**grids, "demo": file_with(demo, tables=tables)}
-    with pytest.raises(UserError, match=rf"{taken}: the name is taken .*; call it \w+-\w+"):
-        workflow_of(twice).check_names(["train", "all"])
+    workflow = workflow_of({**grids, "demo": file_with(demo, tables=tables)})
+    assert workflow.leave_out_taken({"train", "all"}) in (["demo"], ["paper"])
+    [(left_out, error)] = workflow.broken.items()
+    assert f"configs/grid/{left_out}.yaml: {taken}: the name is taken" in str(error)
+    with pytest.raises(UserError, match="the name is taken"):
+        workflow.check_targets([left_out], made())
+
+
+def test_a_copy_and_a_grid_with_the_name_of_a_rule_stop_no_other(grids, demo):
+    named = dict.fromkeys(("a-copy", "all", "train"), demo)
+    workflow = workflow_of(named | grids)
+    assert set(workflow.leave_out_taken({"train", "all"})) == set(named)
+    assert set(workflow.targets.values()) == {"demo", "paper"}
+    assert workflow.check_targets(["demo", "demo-steps"], made()) == {}
+    for name in ("all", "train"):
+        with pytest.raises(UserError, match=rf"{name}\.yaml: .*: the name is taken"):
+            workflow.check_targets([name], made(), {"train", "all"})
 
 
 def test_a_dataset_is_of_the_grid_that_was_asked_for(configs):

@@ -89,6 +89,11 @@ def test_what_is_no_checkpoint_at_all_is_said(tmp_path, make, message):
         read_checkpoint(tmp_path / "x.ckpt")
 
 
+def test_a_name_of_a_weight_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"a\.ckpt: not a Lightning checkpoint"):
+        read_checkpoint(save(tmp_path / "a.ckpt", {1: torch.ones(1)}))
+
+
 @pytest.mark.parametrize("step", [-5, True, 10**400, "7"])
 def test_a_step_that_is_no_number_of_steps_is_refused(tmp_path, step):
     state = {"score_fn.all_modules.0.b": torch.ones(1)}

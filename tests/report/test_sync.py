@@ -61,6 +61,15 @@ def test_a_training_before_its_first_checkpoint_has_nothing_to_upload(tmp_path, 
     assert not server.runs
 
 
+@pytest.mark.parametrize("verb", ["sync", "dashboard"])
+def test_wandb_may_be_disabled(tmp_path, server, monkeypatch, verb):
+    write_training(tmp_path, [10])
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    said = succeeded(call(tmp_path, "wandb", verb)).stdout
+    assert said == "nothing is uploaded: WANDB_MODE=disabled\n"
+    assert not server.runs
+
+
 def test_a_training_that_runs_is_left_for_later(tmp_path, server):
     with sole_holder(write_training(tmp_path, [10]) / "lock", "waiting"):
         said = succeeded(call(tmp_path, "wandb", "sync")).stdout

@@ -110,6 +110,26 @@ def test_what_cannot_be_loaded_is_one_line(hub, model, status, kind, words):
     assert "\n" not in str(error.value)
 
 
+def test_nobody_waits_for_a_server_that_is_silent(hub, folder, monkeypatch):
+    """As where a firewall drops what is sent. What is in the cache is loaded nevertheless."""
+    monkeypatch.setattr("psld.training.hub.SECONDS", 0.5)
+    address = push(folder)
+    weights = psld.load(address).weights_sha256
+    hub.speaks.clear()
+    assert psld.load(address).weights_sha256 == weights
+    with pytest.raises(RunError, match="hf://me/other: not in the cache, and no server answers"):
+        psld.load("hf://me/other")
+    refused(call(folder, "push", "models/mine/psld", "me/digits"), 1, "the server does not answer")
+
+
+@pytest.mark.parametrize("nonsense", [{}, "a text"])
+def test_an_answer_that_makes_no_sense_is_called_one(hub, nonsense):
+    hub.commit("me/bert", {"config.json": b"{}"})
+    hub.nonsense = nonsense
+    with pytest.raises(RunError, match="hf://me/bert: the server's answer makes no sense"):
+        psld.load("hf://me/bert")
+
+
 def test_what_cannot_be_pushed_is_one_line(hub, folder, monkeypatch):
     words = ("push", "models/mine/psld")
     refused(call(folder, *words), 2, "psld push: repository is missing")

@@ -121,11 +121,17 @@ def broken(state):
     return {**state, name: torch.full_like(state[name], torch.nan)}
 
 
+def beyond_float32(state):
+    """It would be infinite in the model, which has float32."""
+    return {name: torch.full_like(w, 1e300, dtype=torch.float64) for name, w in state.items()}
+
+
 @pytest.mark.parametrize(
     ("change", "more", "words"),
     [
         (without_ema, [], ["holds no moving average", "weights=online"]),
         (broken, [], ["NaN or infinity", "all_modules."]),
+        (beyond_float32, [], ["NaN or infinity", "all_modules."]),
         (dict, ["network.base_channels=8"], ["wrong shape", "all_modules.", "should be"]),
         (dict, ["network.blocks_per_level=2"], ["missing", "all_modules."]),
         (dict, ["network.attention_resolutions=[]"], ["unexpected", "all_modules."]),

@@ -58,6 +58,15 @@ def test_one_rank_needs_no_launcher():
         assert ranks.parallel(network) is network
 
 
+@pytest.mark.parametrize("left", [{"WORLD_SIZE": "4", "RANK": "1"}, {"RANK": "1"}])
+def test_what_a_shell_has_left_of_other_ranks_is_refused(monkeypatch, left):
+    """Rank 1 would train, and write nothing."""
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"set in this shell.*unset RANK WORLD_SIZE"):
+        next(join_ranks("cpu").gen)
+
+
 def test_neighbouring_jobs_and_lives_meet_at_different_ports(monkeypatch):
     """Below the ports of outgoing connections: 32768 and up on Linux."""
 
@@ -79,8 +88,8 @@ def test_neighbouring_jobs_and_lives_meet_at_different_ports(monkeypatch):
 @pytest.fixture
 def group(monkeypatch) -> Mock:
     """Stands in for torch.distributed: this process is rank 1 of 2, on the second GPU."""
-    monkeypatch.setattr(os, "environ", os.environ | {"RANK": "1", "LOCAL_RANK": "1"})
-    os.environ["WORLD_SIZE"] = "2"
+    for name, value in zip(ranks_module.TORCHRUN, ("1", "1", "2", "localhost", "0"), strict=True):
+        monkeypatch.setenv(name, value)
     group = Mock(ReduceOp=torch.distributed.ReduceOp)
     monkeypatch.setattr(ranks_module, "dist", group)
     return group

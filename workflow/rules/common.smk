@@ -35,9 +35,15 @@ def load_networks(features):
 
 with in_one_line():
     GRIDS = Workflow.load(seen=note_datasets if workflow.is_main_process else None)
-if workflow.is_main_process:
-    for name, error in GRIDS.broken.items():
-        print(f"grid {name} is left out: {error}", file=sys.stderr)
+
+
+def note_left_out(names):
+    if workflow.is_main_process:
+        for name in names:
+            print(f"grid {name} is left out: {GRIDS.broken[name]}", file=sys.stderr)
+
+
+note_left_out(GRIDS.broken)
 
 
 wildcard_constraints:

@@ -1,0 +1,101 @@
+"""Grids and configs of others in a sweep: Hydra calls what its own part names, so they set none."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import yaml
+
+from psld.config.locations import CONFIGS
+from tests.commands import TINY, call, refused, succeeded
+from tests.grid.mine import changed
+
+HUB = "{_target_: torch.hub.load, repo_or_dir: evil, model: x, source: local}"
+CALLS = {
+    "torch.hub": HUB,
+    "joblib": "{_target_: joblib.load, filename: evil/x.pkl}",
+    "torch": "{_target_: torch.load, f: evil/x.pkl, weights_only: false}",
+    "numpy": "{_target_: numpy.load, file: evil/x.pkl, allow_pickle: true}",
+    "pandas": "{_target_: pandas.read_pickle, filepath_or_buffer: evil/x.pkl}",
+}
+"""Functions that run code in a file, and that Hydra does not refuse to call."""
+
+GLOBAL = "# @package _global_\n"
+COMMON = (CONFIGS / "command_line.yaml").read_text()
+CONFIGS_OF_OTHERS = {
+    "a key": {"process/nice": f"{GLOBAL}hydra: {{callbacks: {{x: {HUB}}}}}"},
+    "a reference": {"process/nice": f"{GLOBAL}hydra: ${{x}}\nx: {{callbacks: {{x: {HUB}}}}}"},
+    "its package": {"process/nice": f"# @package hydra\ncallbacks: {{x: {HUB}}}"},
+    "a place": {
+        "process/nice": "defaults: [psld, /other@_global_.hydra.callbacks.x: nice]",
+        "other/nice": HUB,
+    },
+    "a group": {
+        "process/nice": f"{GLOBAL}defaults: [override /hydra/callbacks: nice]",
+        "hydra/callbacks/nice": f"x: {HUB}",
+    },
+    "a launcher": {
+        "process/nice": f"{GLOBAL}defaults: [override /hydra/launcher: nice]",
+        "hydra/launcher/nice": HUB,
+    },
+    "the usual launcher": {
+        "process/nice": "defaults: [psld]",
+        "hydra/launcher/basic": "_target_: evil.x",
+    },
+    "all commands": {
+        "process/nice": "defaults: [psld]",
+        "command_line": COMMON.replace("  callbacks:\n", f"  callbacks:\n    x: {HUB}\n"),
+    },
+}
+
+
+class Harmful:
+    """Unpickling it makes a folder."""
+
+    def __reduce__(self):
+        return os.mkdir, ("PWNED",)
+
+
+@pytest.fixture
+def folder(tmp_path, digits) -> Path:
+    """A prepared dataset, and code of others."""
+    for path in digits.parent.glob("digits.*"):
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil/hubconf.py").write_text("import os; os.mkdir('PWNED')\ndef x(): pass\n")
+    (tmp_path / "evil/x.pkl").write_bytes(pickle.dumps(Harmful()))
+    return tmp_path
+
+
+def swept(folder: Path, configs: dict[str, str], *words: str) -> str:
+    """The line that refuses a sweep with these configs, of which nothing has run."""
+    for name, text in configs.items():
+        path = folder / "configs" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    words = (*TINY, "data=digits.h5", "training.seed=1,2", "training.steps=1", *words)
+    finished = call(folder, "train", "--multirun", *words)
+    assert not (folder / "PWNED").exists()
+    return refused(finished, 2, "sets Hydra's own part")
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_grid_runs_no_code(folder, name):
+    words = ["process=psld", f"+hydra.callbacks.x={CALLS[name]}"]
+    grid = yaml.safe_dump(changed("models/psld", words))
+    line = swept(folder, {"grid/mine": grid}, "model=mine/psld")
+    assert "configs/grid/mine.yaml: models.psld.overrides.1: +hydra.callbacks.x=" in line
+
+
+@pytest.mark.parametrize("name", CONFIGS_OF_OTHERS)
+def test_a_config_runs_no_code(folder, name):
+    configs = CONFIGS_OF_OTHERS[name]
+    named = [*configs][0 if name == "a launcher" else -1]  # People may choose this one by name.
+    assert f"configs/{named}.yaml: sets" in swept(folder, configs, "process=nice")
+
+
+def test_a_copy_of_the_shipped_config_of_all_commands_is_the_users_own(folder):
+    (folder / "configs").mkdir()
+    (folder / "configs/command_line.yaml").write_text(COMMON)
+    succeeded(call(folder, "train", "--cfg", "job"))
