@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from psld.training import ranks as ranks_module
 from psld.training.ranks import join_ranks, meeting_port
 from psld.utils.device import tf32_in_use
+from psld.utils.errors import UserError
 from psld.utils.tensors import grouped
 from tests.commands import TINY, call, command, run, run_directory, succeeded
 from tests.utils.test_use_device import gpus  # noqa: F401
