@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.settings import compose_model
 from psld.diffusion.loop import sample
 from psld.diffusion.loss import EpsilonLoss, NoisyStates
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
-from psld.grid.resolution import compose_model
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batches
 from psld.training.loop import Meter, optimize

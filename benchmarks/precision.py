@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.settings import compose_model
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
-from psld.grid.resolution import compose_model
 from psld.networks.forward import Precision, UnderAutocast, forward_pass
 from psld.training.model import build_network
 

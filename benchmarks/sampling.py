@@ -5,11 +5,11 @@ python -m benchmarks.sampling
 
 import torch
 
+from benchmarks.settings import compose_model
 from benchmarks.timing import compare
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings, SSCSSettings
 from psld.diffusion.score import NetworkScore
-from psld.grid.resolution import compose_model
 from psld.training.model import build_network
 
 IMAGES, STEPS = 250, 10

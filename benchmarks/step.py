@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from benchmarks.settings import compose_model
 from benchmarks.timing import compare
 from psld.diffusion.loss import EpsilonLoss, NoisyStates
-from psld.grid.resolution import compose_model
 from psld.training.batches import Batches
 from psld.training.loop import optimize
 from psld.training.model import build_network

@@ -7,7 +7,6 @@ modules imports torch, because every Snakemake process reads them and must start
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
@@ -22,7 +21,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, meant
 from psld.utils.files import digest_of, read_json, retried_in_slurm, write_json
 
 S = TypeVar("S", bound="Settings")
@@ -171,8 +170,7 @@ def _meant(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
         if field is None or (kind := group_of(field, content[group])) is None:
             return ""
         content = content[group]
-    like = get_close_matches(last, kind.model_fields, n=1, cutoff=0.7)
-    return f" (is {'.'.join([*groups, *like])} meant?)" if like else ""
+    return meant(last, kind.model_fields, prefix="".join(f"{group}." for group in groups))
 
 
 def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str:

@@ -9,10 +9,8 @@ import errno
 import hashlib
 import os
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from psld.config.locations import config_files
 from psld.grid.cells import Grid
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Job
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, meant
 from psld.utils.files import write_text
 
 CACHE = Path(".cache/grids")
@@ -105,14 +103,8 @@ def _found(grid: Grid, key: str, name: str) -> Any:
     known = f" in configs/grid/{grid.name}.yaml; there are: {', '.join(records)}"
     if key == "cell":
         plan = f"psld plan grid_name={grid.name} list=cells lists them"
-        known = f"{nearest(name, records)}; {plan}"
+        known = f"{meant(name, records)}; {plan}"
     raise UserError(f"{key}={grid.name}/{name}: no such {key}{known}")
-
-
-def nearest(word: str, names: Iterable[str]) -> str:
-    """Return a clause for an error that lists the names most like a word; empty without any."""
-    matches = get_close_matches(word, names)
-    return f"; the nearest are: {', '.join(matches)}" if matches else ""
 
 
 def grid_as_json(grid: Grid) -> str:

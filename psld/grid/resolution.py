@@ -23,11 +23,6 @@ from psld.training.settings import StartSettings, TrainGuideSettings, TrainSetti
 from psld.utils.errors import UserError
 
 
-def compose_model(overrides: Sequence[str], where: str) -> TrainSettings:
-    """Compose a training's settings from overrides of psld train."""
-    return parse(TrainSettings, compose_content("train", [*overrides, "name=x"], where), where)
-
-
 def resolve(name: str, file: GridFile, path: Path) -> Grid:
     """Resolve all that a grid file names.
 

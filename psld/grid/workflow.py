@@ -1,20 +1,20 @@
 """All grids for the rules of the workflow: the records behind wildcards, and the targets."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from psld.config.locations import config_files, config_names
-from psld.grid.cache import CACHE, load_grid, nearest
+from psld.grid.cache import CACHE, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Dataset, Features, Guide, Model, Start
 from psld.grid.rows import cells_behind, entries_in
 from psld.grid.schema import GridFile
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, meant
 
 SHARED = {"prepare", "train_extractor", "reference", "start"}
 """The rules that make what several grids share."""
@@ -178,7 +178,7 @@ class Workflow:
         """Resolve the grids of targets; return the results of those that are measured cells.
 
         The target of a cell is GRID/MODEL/SAMPLER. Raises UserError if a grid does not resolve, or
-        for a word that is no target, with the nearest names.
+        for a word that is no target.
 
         Args:
             makers_of: returns the rules that make a file. It does not check the names in its path.
@@ -197,8 +197,12 @@ class Workflow:
                     records = " ".join(cell.records)
                     raise UserError(f"{word}: in no table, so it has no result; images: {records}")
                 results[word] = cell.result
-            elif word.startswith(("results/", "samples/")) or not (makers := makers_of(word)):
-                self._check_known(word, grid)
+            elif not (makers := makers_of(word)):
+                cells = [f"{grid.name}/{cell.name}" for cell in grid.measured_cells] if grid else []
+                raise UserError(
+                    f"{word}: no such target{meant(word, [*self.targets, *cells])}; psld plan "
+                    f"grid_name={grid.name if grid else 'NAME'} list=cells lists the cells"
+                )
             elif makers <= SHARED:
                 shared = SHARED_FILE.fullmatch(word)
                 self._with(shared.lastgroup, shared[shared.lastgroup])
@@ -217,27 +221,6 @@ class Workflow:
                     raise self.broken[name]
                 return self.grids[name]
         return self.grids[self.targets[word]] if word in self.targets else None
-
-    def _check_known(self, word: str, grid: Grid | None) -> None:
-        known = dict.fromkeys(self.targets)
-        if grid:
-            known |= dict.fromkeys(self._names_and_files(grid))
-        if word not in known:
-            alike = [name for name in known if name.count("/") == word.count("/")]
-            hints = [nearest(word, alike), *(nearest(part, self.files) for part in word.split("/"))]
-            raise UserError(
-                f"{word}: no such target{next(filter(None, hints), '')}; psld plan "
-                f"grid_name={grid.name if grid else 'NAME'} list=cells lists the cells"
-            )
-
-    def _names_and_files(self, grid: Grid) -> Iterator[str]:
-        """Yield the names of a grid's cells, and all files of its models, samples and results."""
-        for target in (grid.name, *grid.file.tables, *grid.file.figures):
-            yield from self.target_files(target)
-        yield from (model.manifest for model in grid.models.values())
-        yield from (f"{grid.name}/{cell.name}" for cell in grid.measured_cells)
-        for cell in grid.cells.values():
-            yield from cell.records
 
     def leave_out_taken(self, rules: Set[str]) -> list[str]:
         """Leave out each grid with a name, for a target, that is taken; return their names.

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +11,7 @@ from psld.config.settings import Settings
 from psld.training.manifest import FILES, MANIFEST
 from psld.training.settings import STARTS
 from psld.utils import VERSION
-from psld.utils.errors import PSLDError, RunError, UserError
+from psld.utils.errors import PSLDError, RunError, UserError, meant
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -69,10 +68,8 @@ def _folder(model: Path) -> Path:
         found = [*model.parent.glob(f"*/{MANIFEST}"), *MODELS.glob(f"*/*/{MANIFEST}")]
         others = dict.fromkeys(str(path.parent) for path in sorted(found))
         if not model.exists() and (others or not MODELS.is_dir()):
-            near = get_close_matches(str(model), others, n=8, cutoff=0)
-            place = f"there is no folder {MODELS}/ here; run it in the project's folder"
-            known = f"there are: {', '.join(near)}" if near else place
-            raise UserError(f"{model}: no such model; {known}")
+            place = f"; there is no folder {MODELS}/ here; run it in the project's folder"
+            raise UserError(f"{model}: no such model{meant(str(model), others, cutoff=0) or place}")
     return model
 
 

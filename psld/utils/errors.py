@@ -8,7 +8,7 @@ import errno
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from types import FrameType
@@ -229,13 +229,20 @@ def _meant(key: str, error: Exception) -> str:
     config = error.__cause__.parent_node._get_root()
     values = dict(entries_of(OmegaConf.to_container(config)))
     same = [name for name in values if name.endswith(f".{key}")]
-    found = same or get_close_matches(key, values, n=1, cutoff=0.8)
     group = key.rpartition(".")[0]
     kind = values.get(group, "")  # None is a group of which nothing is chosen
-    if found in ([], [group]) and (kind is None or (isinstance(kind, dict) and "kind" in kind)):
+    asked = meant(key, same or values, cutoff=0 if same else 0.8)
+    has_choice = kind is None or (isinstance(kind, dict) and "kind" in kind)
+    if has_choice and asked in ("", f" (is {group} meant?)"):
         outer, _, last = group.rpartition(".")
         return f" (with another {last}@{group}=…?)" if outer else f" (with another {group}=…?)"
-    return f" (is {found[0]} meant?)" if found else ""
+    return asked
+
+
+def meant(word: str, names: Iterable[str], prefix: str = "", cutoff: float = 0.7) -> str:
+    """Return a question about the name that is most like a wrong word; empty without any."""
+    like = get_close_matches(word, names, n=1, cutoff=cutoff)
+    return f" (is {prefix}{like[0]} meant?)" if like else ""
 
 
 def entries_of(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

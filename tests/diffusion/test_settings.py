@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from benchmarks.settings import compose_model
 from psld.diffusion.settings import RecipeSettings, VPSDESettings
-from psld.grid.resolution import compose_model
 from psld.sampling.named import compose_named
 from psld.utils.errors import UserError
 from tests.diffusion.processes import vp_sde

@@ -5,8 +5,8 @@ from functools import cache
 import pytest
 import torch
 
+from benchmarks.settings import compose_model
 from psld.diffusion.loss import Batch, EpsilonLoss
-from psld.grid.resolution import compose_model
 from psld.networks.forward import forward_pass
 from psld.training.loop import optimize
 from psld.training.model import build_network, build_process

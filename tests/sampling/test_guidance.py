@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import psld
+from benchmarks.settings import compose_model
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.grid.resolution import compose_model
 from psld.metrics.classifier import load_classifier
 from psld.metrics.results import CellResults
 from psld.sampling.named import compose_named

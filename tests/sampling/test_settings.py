@@ -4,9 +4,9 @@ from functools import cache
 
 import pytest
 
+from benchmarks.settings import compose_model
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.grid.resolution import compose_model
 from psld.sampling.named import check_numbers, checked_seed, compose_named, named_sampler
 from psld.sampling.settings import check_fit, gaussians, images_digest, sampler_content
 from psld.training.settings import TrainGuideSettings

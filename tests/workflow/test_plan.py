@@ -23,7 +23,7 @@ def test_a_cell_alone_needs_its_own_chain_only(fresh):
     unknown = fresh.snakemake("--dry-run", "tiny/psld/em-33")
     assert unknown.returncode == 2
     [line] = [line for line in unknown.stdout.splitlines() if "tiny/psld/em-33" in line]
-    assert line.startswith("error: tiny/psld/em-33: no such target; the nearest are: tiny/psld/em")
+    assert line.startswith("error: tiny/psld/em-33: no such target (is tiny/psld/em")
     assert "MissingRule" not in unknown.stdout
 
 

@@ -1,0 +1,11 @@
+"""The settings of a training from words, as `psld train` composes them."""
+
+from collections.abc import Sequence
+
+from psld.config.compose import compose_content
+from psld.config.settings import parse
+from psld.training.settings import TrainSettings
+
+
+def compose_model(overrides: Sequence[str], where: str) -> TrainSettings:
+    return parse(TrainSettings, compose_content("train", [*overrides, "name=x"], where), where)
