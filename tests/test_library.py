@@ -488,7 +488,7 @@ def test_images_that_are_none_are_named(wrong, features, tmp_path):
     with pytest.raises(UserError, match=r"x\.png: "):
         psld.save_images(wrong, tmp_path / "x.png")
     if not isinstance(wrong, str):  # a path
-        with pytest.raises(UserError, match=r"^reference: "):
+        with pytest.raises(UserError, match=r"^(reference|images): "):
             psld.evaluate(images, wrong, "fd-classifier", extractor=features)
 
 

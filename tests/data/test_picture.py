@@ -11,7 +11,7 @@ from PIL import Image
 
 from psld.data import images as reading
 from psld.data.images import decode, save_images, to_channels
-from psld.data.preparation import FILTERS, to_pixels
+from psld.data.preparation import FILTERS, conversions, to_pixels
 from psld.data.source import central_square
 from psld.utils.errors import UserError
 from tests.data.formats import encode, random_images
@@ -43,6 +43,13 @@ def test_channels_come_first_and_in_order():
 def test_another_size_needs_a_filter():
     with pytest.raises(UserError, match=r"images are 5×4 but dataset\.image_size is 8.*lanczos"):
         to_pixels(Image.fromarray(random_images(4, 5)), 1, 8, None)
+
+
+def test_a_picture_with_one_side_that_is_too_short_is_enlarged():
+    enlarged = "smaller than 8×8, enlarged"
+    for size, said in (((4, 20), [enlarged]), ((20, 7), [enlarged]), ((8, 20), [])):
+        assert list(conversions(Image.new("RGB", size), 3, 8)) == said
+    assert list(conversions(Image.new("RGB", (8, 8)), 1, 8)) == ["colored, made gray"]
 
 
 def test_gray_and_rgb():

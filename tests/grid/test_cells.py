@@ -73,6 +73,7 @@ def test_jobs_have_what_the_grid_decides(demo):
 )
 def test_the_words_of_a_cell_compose_it(demo, name):
     cell = next(each for each in demo.cells.values() if each.name.endswith(name))
+    cell = replace(cell, options=cell.options.model_copy(update={"batch_size": 7}))
     content = compose_content("sample", [*cell.words, "output=x"], name)
     named = named_in(content, name)
     assert (named.sampler, named.process) == (cell.sampler.settings, cell.model.sampled_as)

@@ -7,7 +7,7 @@ import pytest
 
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
-from psld.grid.rows import read_claims
+from psld.grid.rows import Comparison, read_claims
 from psld.utils.errors import UserError
 from tests.results import grid_content, write_grid, write_result
 
@@ -87,12 +87,29 @@ def test_a_claim_is_answered_by_the_difference_and_says_what_it_covers(grid, fol
     assert answered[0].difference.value == pytest.approx(-1.0)
     papers = pytest.approx([-0.5, 0.25, None, None, -3.0, None])
     assert [each.paper for each in answered] == papers
-    smaller, larger = answered[1], answered[0]
-    assert smaller.p_value == pytest.approx(2 * smaller.difference.p_value), "Holm's correction"
-    assert larger.p_value == pytest.approx(larger.difference.p_value)
     assert answered[2].p_value == min(1.0, 2 * answered[2].difference.p_value)
     assert answered[3].p_value == 1, "what was not run is a comparison that finds nothing"
     assert [each.label for each in answered] == ["10", "20"] * 3
+
+
+def test_answers_are_those_of_corrected_p_values(grid, tmp_path):
+    """Of two comparisons, both with p below 5 %, and one of them not after Holm's correction."""
+
+    def compared(*gaps: float) -> list[Comparison]:
+        for budget, gap in zip((10, 20), gaps, strict=True):
+            write_result(tmp_path, grid, f"psld/em-{budget}", value=4.0, error=0.11)
+            write_result(tmp_path, grid, f"cld/em-{budget}", value=4.0 + gap, error=0.01)
+        return list(read_claims(grid, tmp_path))[:2]
+
+    near, nearer = compared(0.23, 0.22)
+    single = [each.difference.p_value for each in (near, nearer)]
+    assert 0.025 < single[0] < single[1] < 0.05
+    assert [each.p_value / single[0] for each in (near, nearer)] == pytest.approx([2, 2])
+    assert [each.answer for each in (near, nearer)] == ["cannot tell", "cannot tell"]
+    far, near = compared(0.35, 0.22)
+    assert far.p_value / far.difference.p_value == pytest.approx(2)
+    assert near.p_value == near.difference.p_value
+    assert [each.answer for each in (far, near)] == ["agrees", "agrees"]
 
 
 def test_a_claim_can_allow_a_margin(folder, grid):
@@ -102,7 +119,14 @@ def test_a_claim_can_allow_a_margin(folder, grid):
     claims = [
         {"claim": f"times {t}", "smaller": sscs, "larger": em, "times": t} for t in (1.5, 0.5)
     ]
-    within, half = read_claims(write_grid(folder / "margin", GRID | {"claims": claims}), folder)
+    sides = {"smaller": em, "larger": em | {"model": "cld"}}
+    claims.append({"claim": "the paper's", **sides, "times": 0.5})
+    table = GRID["tables"]["mine-all"]
+    rows = [{k: v for k, v in row.items() if k != "paper"} for row in table["rows"]]
+    again = {"tables": GRID["tables"] | {"mine-again": table | {"rows": rows}}}
+    content = GRID | {"claims": claims} | again
+    within, half, printed = read_claims(write_grid(folder / "margin", content), folder)
+    assert printed.paper == 4.5 - 0.5 * 5.0, "from the table that has it"
     assert (within.answer, half.answer) == ("agrees", "contradicts")
     assert within.difference.value == pytest.approx(4.0 - 1.5 * 4.0)
     assert (within.times, within.paper) == (1.5, None)

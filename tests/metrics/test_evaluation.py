@@ -18,6 +18,7 @@ from psld.metrics.features import (
     Reference,
     assign_blocks,
     batches_of,
+    digest_of_weights,
     distinct_numbers,
     load_kept,
     save_kept,
@@ -42,6 +43,9 @@ FACTS = {
     "floor_samples": 50,
     "reference_sha256": "r",
 }
+
+
+PIXELS = {"extractor": {"kind": "pixels"}, "features": "fd-classifier"}
 
 
 class Pixels:
@@ -135,10 +139,15 @@ def test_the_first_whole_shards_cost_nothing_of_the_next_one():
 
 def test_guided_samples_are_counted_if_their_class_is_recognized():
     results, _ = measured(
-        [Measurement(metric=metric("precision"), samples=50)], shards([20, 20, 20], guided=True)
+        [
+            Measurement(metric=metric("precision"), samples=50),
+            Measurement(metric=metric("frechet", "fd-pixels", **PIXELS), samples=50),
+        ],
+        shards([20, 20, 20], guided=True),
     )
     answers = values_of(IMAGES[:50]).logits.argmax(dim=1).numpy()
-    [result] = results
+    result, without = results
+    assert without.class_accuracy is None, "its network knows no classes"
     assert result.class_accuracy == share_estimate(torch.from_numpy(answers == LABELS[:50]))
     assert 0.1 < result.class_accuracy.value < 0.9
 
@@ -187,7 +196,7 @@ def test_other_images_of_the_reference_are_the_reverse_comparison(kind):
     samples = replace(values_of(copied), numbers=None)
     expected = measure(metric(reverse), TRAIN, Reference(samples, None, None))
     assert result.reference_estimate.value == pytest.approx(expected.value)
-    assert result.reference_estimate.samples == 80
+    assert result.reference_estimate.block_samples == expected.block_samples
     assert result.reference_estimate.value == pytest.approx(result.value)
 
 
@@ -233,6 +242,13 @@ def test_parts_of_features_are_joined_in_order_with_their_logits():
     assert Features.joined([Features(TRAIN.values)]).logits is None
     batches = [batch.shape[0] for batch in batches_of(IMAGES, 25)]
     assert batches == [25, 25, 10]
+
+
+def test_the_digest_of_weights_has_their_architecture():
+    weights = {"a": torch.zeros(3)}
+    others = {"a": torch.ones(3)}, {"b": torch.zeros(3)}
+    digests = {digest_of_weights("one", weights), digest_of_weights("another", weights)}
+    assert len(digests | {digest_of_weights("one", each) for each in others}) == 4
 
 
 def test_published_moments_are_those_of_the_statistics():

@@ -128,6 +128,8 @@ def test_too_few_samples_are_user_errors():
         kernel_distance(few, few, subset_size=2)
     with pytest.raises(UserError, match="neighbors=8: too many for 8 images"):
         precision(few, few, neighbors=8)
+    with pytest.raises(UserError, match=r"neighbors=5: too many for [345] images"):
+        recall(few, few, neighbors=5, blocks=2)
     with pytest.raises(UserError, match="use fewer splits"):
         inception_score(few, splits=8, blocks=2)
 
