@@ -43,9 +43,10 @@ MADE = {
 
 
 @pytest.fixture(scope="module")
-def folder(digits, model, features, tmp_path_factory) -> Path:
-    """A folder with what the demo leaves: two models and an extractor."""
+def folder(digits, starts, model, features, tmp_path_factory) -> Path:
+    """A folder with what the demo leaves: two models, their start and an extractor."""
     folder = tmp_path_factory.mktemp("library")
+    shutil.copytree(starts, folder, dirs_exist_ok=True)
     denoiser = (*TINY, "training.objective=denoiser", "training.steps=5", f"data={digits}")
     succeeded(call(folder, "train", *denoiser, "output=models/demo/denoiser-psld"))
     shutil.copytree(model, folder / "models" / "demo" / "psld-0.02")
