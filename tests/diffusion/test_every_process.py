@@ -95,6 +95,18 @@ def test_one_time_for_all_states_and_states_of_any_type():
     torch.testing.assert_close(eps(z.float(), torch.tensor([0.37])), single, rtol=1e-4, atol=1e-5)
 
 
+def test_a_denoiser_is_told_the_label_and_the_level_of_each_image():
+    process, seen = phase_space(0.02), []
+    eps = SeesImages(process, lambda *given: seen.extend(given) or given[0], gives_image=True)
+    z, t, label = normal(2, 2, 4, 4), torch.tensor([0.9, 0.2]), torch.tensor([3, 5])
+    eps(z, t, label)
+    at_time(eps, 0.2)(z, label)
+    (_, levels, first), (_, one, second) = seen[:3], seen[3:]
+    torch.testing.assert_close(levels.double(), process.noise_level(t), rtol=1e-5, atol=0)
+    torch.testing.assert_close(one, levels[1].expand(2), rtol=1e-5, atol=0)
+    assert first is second is label
+
+
 def test_a_denoiser_of_other_images_is_refused():
     z = normal(3, 4, 8, 8)
     for wrong in (z[:, :1], z[:1, :2], z[:, :2, :4]):

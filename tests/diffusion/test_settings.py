@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks.settings import compose_model
+from psld.diffusion.guidance import ClassifierGuidance
 from psld.diffusion.settings import RecipeSettings, VPSDESettings
 from psld.sampling.named import compose_named
 from psld.utils.errors import UserError
@@ -42,6 +43,22 @@ def test_numbers_that_overflow_are_refused(words):
         UserError, match=r"sampler\.\w+(\.0)?: Input should be (less|greater) than or"
     ):
         compose_named(f"sampler={words}".split(), "test")
+
+
+@pytest.mark.parametrize("label", [True, [], [1, False], 1.5, None])
+def test_a_class_is_a_number_or_a_name(label):
+    with pytest.raises(ValueError, match="a class is a number or a name, and several are a list"):
+        ClassifierGuidance(kind="classifier", scale=1.0, label=label)
+    for right in (0, "cycle", (1, "two")):
+        assert ClassifierGuidance(kind="classifier", scale=1.0, label=right).label == right
+
+
+@pytest.mark.parametrize("integrator", ["em", "multistep"])
+def test_evaluations_are_the_steps_and_twice_as_many_without_a_guide(integrator):
+    for words, count in (("", 7), (" guidance@sampler.guidance=classifier-free", 14)):
+        named = f"sampler={integrator} sampler.steps=7{words}"
+        assert compose_named(named.split(), "test").sampler.evaluations == count
+    assert compose_named(["sampler=rk45"], "test").sampler.evaluations is None
 
 
 def test_splitting_needs_momentum():

@@ -59,6 +59,13 @@ def test_no_steps_are_draws_of_the_start_alone(conditional_model, tmp_path):
     assert "NFE 0" in said
 
 
+def test_one_gaussian_of_a_model_is_not_its_mixture(conditional_model):
+    model, options = psld.load(conditional_model), {"sampler": "few", "steps": 0, "raw": True}
+    assert model.start.data.components()[0] > 1
+    mixture, one = (model.sample(8, **options, start=start) for start in ("mixture", "gaussian"))
+    assert not torch.allclose(mixture, one, atol=0.1)
+
+
 def test_a_class_is_drawn_from_the_start_of_any_model(model, conditional_model):
     """The law of each class belongs to the dataset, and no network is evaluated."""
     drawn, expected = (

@@ -45,6 +45,11 @@ def test_a_shard_comes_back_as_it_was(tmp_path):
         loaded = Shard.load(tmp_path / "2.safetensors")
         assert loaded.digest() == saved.digest()
         assert loaded.images.dtype == np.uint8
+        assert loaded.arrays().keys() == {
+            name for name in ("images", "labels", "masks") if getattr(saved, name) is not None
+        }
+        for name, array in loaded.arrays().items():
+            np.testing.assert_array_equal(array, getattr(saved, name))
         for name in ("origin", "nfe", "seconds", "device"):
             assert getattr(loaded, name) == getattr(saved, name)
 

@@ -95,9 +95,15 @@ def test_the_weights_are_the_moving_average(finished):
     assert any(not torch.equal(exported[name], state["network"][name]) for name in exported)
 
 
-def test_without_a_decay_the_weights_are_the_last_ones(digits, tmp_path):
-    short = ("training.steps=2", "training.ema_decay=0", "training.preview_every=null")
+def test_without_a_decay_the_weights_are_the_last_ones(digits, tmp_path, monkeypatch):
+    """And a sweep gets the last loss."""
+    losses, whole = [], training_run.run_training
+    train = "psld.commands.training.run_training"
+    monkeypatch.setattr(train, lambda *given: losses.append(whole(*given)))
+    short = ("training.steps=2", "training.ema_decay=0", "training.log_every=1")
     succeeded(call(tmp_path, "train", *SETTINGS, f"data={digits}", *short))
+    entries = TrainingHistory.read(tmp_path / "model" / HISTORY).entries
+    assert losses == [entries[1].loss] != [entries[0].loss]
     exported = load_file(tmp_path / "model" / "weights.safetensors")
     state = grouped(load_file(checkpoint(tmp_path, 2)))
     assert all(torch.equal(exported[name], state["network"][name]) for name in exported)

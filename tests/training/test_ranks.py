@@ -75,7 +75,7 @@ def test_neighbouring_jobs_and_lives_meet_at_different_ports(monkeypatch):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(lives))
         return meeting_port(Mock(raw_job_id=str(job)))
 
-    jobs = [port(job, lives=0) for job in (1, 2, 11_999, 12_000, 4_000_000_000)]
+    jobs = [port(job, lives=0) for job in (1, 2, 26, 27, 28, 11_999, 12_000, 4_000_000_000)]
     lives = [port(25, lives) for lives in range(4)]
     assert len({*jobs, *lives}) == len(jobs) + len(lives)
     assert all(20_000 <= number < 32_000 for number in (*jobs, *lives))
