@@ -37,7 +37,7 @@ COMMANDS = {
     "reference features=demo/digits/fd-classifier data=x.h5": UNTIL_WORK + RUN,
     "sample cell=demo/cld/em-quadratic-40": UNTIL_WORK + RUN,
     "evaluate_cell cell=demo/cld/em-quadratic-40": UNTIL_WORK + RUN,
-    "tabulate": RUN,
+    "tabulate table=demo-few": RUN,
     "figure figure=nfe": UNTIL_WORK + RUN,
     "plan list=cells": RUN,
     "launch -- train model=demo/cld data=x.h5": UNTIL_WORK + RUN,

@@ -15,10 +15,10 @@ from psld.utils.errors import UserError
 from psld.utils.files import write_text
 from psld.utils.progress import about
 
-MINUTES = 6
+MINUTES = 8
 """The time for the training of the example grid, on one core."""
 
-FEWEST, MOST = 1000, 5000
+FEWEST, MOST = 2000, 5000
 """Training steps of the example grid on a slow machine, and on a fast one."""
 
 

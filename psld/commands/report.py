@@ -99,10 +99,10 @@ def tabulate(settings: TabulateSettings) -> None:
     from psld.report.table import print_tables, write_table
 
     grid = load_grid(settings.grid_name)
-    if not any(Path(result).exists() for result in grid.results):
-        place = f"results/cells/{grid.name}: no results here"
-        raise UserError(f"{place}; run it in the project's folder, or first run the grid")
     if settings.table is None:
+        if not any(Path(result).exists() for result in grid.results):
+            place = f"results/cells/{grid.name}: no results here"
+            raise UserError(f"{place}; run it in the project's folder, or first run the grid")
         print_tables(grid)
         return
     if settings.table not in grid.file.tables:

@@ -72,6 +72,11 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         # Missing ones.
         ("sample", "psld sample: missing: model=…, output=…"),
         ("sample model=x", "missing: output=…"),
+        # A wrong folder.
+        (
+            "sample model=models/demo/cld output=x",
+            "models/demo/cld: no such model; there is no folder models/ here; run it in the",
+        ),
         ("prepare dataset=folder", "dataset.name=…, dataset.source.root=…"),
         ("figure", "psld figure: figure is missing"),
         (
@@ -93,6 +98,11 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
 def test_wrong_words_are_one_line(tmp_path, words, complaint):
     refused(call(tmp_path, *words.split()), 2, complaint)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_tables_are_printed_where_no_result_is(tmp_path):
+    said = "results/cells/demo: no results here; run it in the project's folder, or first run the g"
+    refused(call(tmp_path, "tabulate"), 2, said)
 
 
 @pytest.mark.parametrize("value", ["~absent/nope", "/path (1)", "'/path (1)", "a: {b"])

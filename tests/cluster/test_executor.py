@@ -103,7 +103,9 @@ def test_an_interrupt_of_snakemake_alone_ends_its_local_jobs(slurm, folder):
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 1
     assert folder.names() == ["began", "terminated"]
-    assert "Traceback" not in (folder.path / "first.log").read_text(), "it waits for local jobs"
+    said = (folder.path / "first.log").read_text()
+    assert "Traceback" not in said, "it waits for local jobs"
+    assert said.endswith("\ninterrupted; the same command goes on\n")
 
 
 def test_an_interrupt_says_which_jobs_a_slurm_that_does_not_answer_goes_on_with(keeping, folder):

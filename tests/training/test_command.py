@@ -109,6 +109,15 @@ def test_without_a_decay_the_weights_are_the_last_ones(digits, tmp_path, monkeyp
     assert all(torch.equal(exported[name], state["network"][name]) for name in exported)
 
 
+def test_a_training_says_first_that_it_replaces_another_and_at_last_what_it_wrote(trained, digits):
+    words = ("train", *SETTINGS, f"data={digits}")
+    assert "nothing new for model; its run" in succeeded(call(trained, *words)).stdout
+    lines = succeeded(call(trained, *words, "training.steps=1")).stdout.splitlines()
+    assert lines[0].startswith("model: replaces the weights of another training, which stay in run")
+    assert lines[1].startswith("training model for 1 steps")
+    assert lines[-1].startswith("wrote model; its run")
+
+
 def test_the_lock_is_taken_before_the_ranks_join(digits, tmp_path, monkeypatch):
     """Other ranks wait for the leading one as long as it takes, but not in a group of nccl."""
     held = []
