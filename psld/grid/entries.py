@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 from psld.grid.cells import Cell
 from psld.grid.tables import Band, Row, Shown
@@ -22,8 +22,8 @@ from psld.metrics.estimate import (
 )
 from psld.metrics.results import (
     NUMBER_KINDS,
-    CellResult,
     CellResults,
+    ModelResult,
     Show,
     place_in_band,
     samples_to_decide,
@@ -37,9 +37,9 @@ Scope = Literal["training", "imported weights", "these weights"]
 """What a verdict is of; with fewer than three trainings, it is of these weights."""
 
 Status = Literal[
-    *("reproduced", "off", "agrees for these weights", "differs for these weights"),
-    *("agrees for imported weights", "differs for imported weights"),
-    *("undecided", "measured", "not run", "literature"),
+    Literal["reproduced", "off", "agrees for these weights", "differs for these weights"],
+    Literal["agrees for imported weights", "differs for imported weights"],
+    Literal["undecided", "measured", "not run", "literature"],
 ]
 
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -67,8 +67,8 @@ class Entry:
     band: Band | None
     cells: tuple[Cell, ...] = ()
     """One for each seed of training and sampling; none in a literature row."""
-    measurement: Measurement | None = None
-    by_cell: Mapping[Cell, CellResult] = field(default_factory=dict)
+    measurement: Measurement = cast(Measurement, None)  # a literature row is not measured
+    by_cell: Mapping[Cell, ModelResult] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     """The files that are there, but hold no result of these records."""
     rank: Rank | None = None
@@ -117,7 +117,7 @@ class Entry:
     # -- our number ---------------------------------------------------------------------------
 
     @property
-    def results(self) -> tuple[CellResult, ...]:
+    def results(self) -> tuple[ModelResult, ...]:
         return tuple(self.by_cell.values())
 
     @property
@@ -194,7 +194,7 @@ class Entry:
         It covers other samples of the same weights and, from several trainings, training again.
         """
         errors = [each.interval for each in (self.drawn, self.trained) if each]
-        return combined(self.value, errors) if errors else None
+        return combined(fmean(self.values), errors) if errors else None
 
     @property
     def extrapolated(self) -> Interval | None:
@@ -218,7 +218,7 @@ class Entry:
         """
         a, b = self.drawn, other.drawn
         if a is None or b is None:
-            drawn = Difference(self.value - times * other.value, (), paired=False)
+            drawn = Difference(fmean(self.values) - times * fmean(other.values), (), paired=False)
         else:
             paired = self._noise == other._noise and a.block_samples == b.block_samples
             compared = paired_difference if paired else unpaired_difference
@@ -242,7 +242,7 @@ class Entry:
     @property
     def is_worse_than_noise(self) -> bool:
         """True for a distance larger than that of pure noise, the scale of its metric."""
-        if self.show != "value" or not self.by_cell:
+        if self.show != "value" or self.value is None:
             return False
         noise, better = self.results[0].noise, self.measurement.metric.better
         return noise is not None and better == "smaller" and self.value > noise
@@ -277,7 +277,7 @@ class Entry:
     @property
     def _judged(self) -> tuple[Interval, float, float] | None:
         """Our number with its interval, and the ends of the band; None without one of these."""
-        if self.value is None or self.width is None:
+        if self.value is None or self.paper is None or self.width is None:
             return None
         interval = self.interval or Interval(self.value, self.value, self.value)
         return interval, self.paper - self.width, self.paper + self.width
@@ -296,7 +296,7 @@ class Entry:
             return "undecided"
         if self.scope == "training":
             return "reproduced" if place == "inside" else "off"
-        return f"{'agrees' if place == 'inside' else 'differs'} for {self.scope}"
+        return cast(Status, f"{'agrees' if place == 'inside' else 'differs'} for {self.scope}")
 
     @property
     def needs(self) -> Literal["samples", "trainings"] | None:
@@ -324,13 +324,13 @@ class Entry:
 
     @property
     def _samples_to_decide(self) -> int | None:
-        interval, low, high = self._judged
+        interval, low, high = cast(tuple[Interval, float, float], self._judged)
         fixed = self.trained.interval.half_width if self.trained else 0.0
         samples = self.samples * len(self.results)
         return samples_to_decide(interval, samples, low, high, fixed)
 
 
-def _complete(by_cell: dict[Cell, CellResult]) -> dict[Cell, CellResult]:
+def _complete(by_cell: dict[Cell, ModelResult]) -> dict[Cell, ModelResult]:
     """Return the results for the sampling seeds that all trainings have, else for the commonest.
 
     So value, errors and differences give all trainings the same weight, while a grid runs too.

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from psld.config.settings import Settings
-from psld.grid.tables import Claim, Shown, Table
+from psld.grid.tables import Claim, Part, Shown, Table
 from psld.training.manifest import noted_checkpoint
 
 NAME = re.compile(
@@ -291,8 +291,8 @@ class GridFile(Settings):
         return [claim.pairs(self._defaults) for claim in self.claims]
 
     @property
-    def _defaults(self) -> Shown:
-        return Shown(metric=self.metric, samples=self.samples, show="value")
+    def _defaults(self) -> Part:
+        return Part(metric=self.metric, samples=self.samples, show="value")
 
     def overrides(self, model: str) -> tuple[str, ...]:
         """Return all overrides of a model; those of another grid's model are already complete."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field, model_validator
 
@@ -25,8 +25,8 @@ def fill(content: Any, values: dict[str, str]) -> Any:
     return content
 
 
-class Shown(Settings):
-    """What an entry shows, or the part of it that its table, its row or its column gives."""
+class Part(Settings):
+    """The part of what an entry shows that its table, its row or its column gives."""
 
     model: str | None = None
     sampler: str | None = None
@@ -39,13 +39,24 @@ class Shown(Settings):
     show: Show | None = None
     """The kind of number; the metric's value by default."""
 
+
+class Shown(Part):
+    """What an entry shows."""
+
+    model: str
+    sampler: str
+    budget: str
+    samples: int
+    metric: str
+    show: Show
+
     @property
     def cell(self) -> str:
         """The name of the cell with the first seeds, MODEL/SAMPLER-BUDGET."""
         return f"{self.model}/{self.sampler}-{self.budget}"
 
 
-class Line(Shown):
+class Line(Part):
     fields: dict[str, str] = Field(default_factory=dict)
     """Values for {placeholders} in the other texts of its entries."""
 
@@ -64,7 +75,7 @@ class Row(Line):
     """A result of another paper: printed, never run."""
 
 
-def merged(parts: Iterable[Shown], fields: dict[str, str], where: str) -> Shown:
+def merged(parts: Iterable[Part], fields: dict[str, str], where: str) -> Shown:
     """Return what some parts show together; the last one counts. Raises ValueError if one lacks."""
     keys = list(Shown.model_fields)
     values = {key: v for part in parts for key in keys if (v := getattr(part, key)) is not None}
@@ -117,17 +128,17 @@ class Table(Settings):
     footnotes: tuple[str, ...] = ()
     band: Band | None = None
     """The allowed difference from the paper's values."""
-    cell: Shown = Shown()
+    cell: Part = Part()
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
 
-    def shown(self, defaults: Shown) -> list[list[Shown]]:
+    def shown(self, defaults: Part) -> list[list[Shown]]:
         """Return what the entries show, row by row. Raises ValueError if one names no cell."""
 
         def entry(row: Row, column: Column) -> Shown:
             parts = (defaults, self.cell, row, column)
             if row.literature:
-                return Shown(show=[part.show for part in parts if part.show][-1])
+                return cast(Shown, Part(show=[part.show for part in parts if part.show][-1]))
             where = f"table {self.title!r}, row {row.label}, column {column.label}"
             return merged(parts, row.fields | column.fields, where)
 
@@ -158,14 +169,14 @@ class Claim(Settings):
     """
 
     claim: str
-    smaller: Shown
-    larger: Shown
+    smaller: Part
+    larger: Part
     times: float = Field(1.0, gt=0)
     """Multiplies the larger number: 1.1 claims "not worse by more than 10 %", .5 "at most half"."""
-    cell: Shown = Shown()
+    cell: Part = Part()
     over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
 
-    def pairs(self, defaults: Shown) -> list[tuple[str, Shown, Shown]]:
+    def pairs(self, defaults: Part) -> list[tuple[str, Shown, Shown]]:
         """Return the values of each comparison's lists, and both sides, the smaller one first.
 
         Raises ValueError if the sides cannot be compared.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from psld.config.settings import MadeRecord, Settings, read_record
 from psld.diffusion.samplers import SamplerSettings
@@ -104,10 +104,21 @@ class CellResult(MadeRecord):
         return self.estimate.extrapolated
 
 
+class ModelResult(CellResult):
+    """One metric of a cell: its images are a model's."""
+
+    nfe: float
+    sampling_seconds: float
+    sampling_device: str
+    model: Weights
+    sampler: dict[str, Any]
+    seed: int
+
+
 class NumberKind(NamedTuple):
     """A kind of number that a table can show."""
 
-    read: Callable[[CellResult], Estimate | float]
+    read: Callable[[ModelResult], Estimate | float]
     """Returns the number of a result; an Estimate has an interval."""
     decimals: int = 2
     """The fewest decimals to print; more if the error needs them."""
@@ -123,7 +134,7 @@ NUMBER_KINDS: dict[Show, NumberKind] = {
     "value": NumberKind(lambda result: result.estimate),
     "nfe": NumberKind(lambda result: result.nfe, decimals=0, from_features=False),
     "class_accuracy": NumberKind(
-        lambda result: result.class_accuracy,
+        lambda result: cast(Estimate, result.class_accuracy),
         fits=lambda sampler, metric: (
             hasattr(sampler.guidance, "label") and metric.extractor.kind == "classifier"
         ),
@@ -148,10 +159,11 @@ class CellResults(Settings):
         return [result.record for result in self.results]
 
     @classmethod
-    def find(cls, path: str | Path, record: str) -> CellResult | None:
+    def find(cls, path: str | Path, record: str) -> ModelResult | None:
         """Read the result of a record; None if there is none yet."""
         results = cls.read(path).results if Path(path).exists() else ()
-        return next((result for result in results if result.record == record), None)
+        found = (result for result in results if result.record == record)
+        return next(cast(Iterator[ModelResult], found), None)
 
 
 # -- bands -----------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ LATE_SECONDS = 60
 """The longest time for another node's write to appear here, on a shared file system."""
 
 _HOST = platform.node()
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def make_private(folder: Path, remedy: str = "move it away") -> None:
