@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any
 
 from psld.config.settings import parse, quoted
 from psld.data.settings import DatasetSettings
@@ -234,7 +234,7 @@ class Grid:
     def measurement(self, shown: Shown) -> Measurement:
         return Measurement(metric=self.metrics[shown.metric], samples=shown.samples)
 
-    def words(self, key: Literal["model", "guide", "cell"], name: str) -> list[str]:
+    def words(self, key: str, name: str) -> list[str]:
         """Return the words from which a command composes the settings of a record."""
         if key == "cell":
             return self.cells[name].words
@@ -261,7 +261,8 @@ class Grid:
                 measured.setdefault(key, {})[self.measurement(entry)] = None
         galleries = (f"{model}/{self.file.gallery}" for model in self.file.models)
         for name in (*galleries, *(cell for _, cell in self.file.figure_cells)):
-            measured.setdefault((*name.split("/"), self.file.seed), {})
+            model, sampler = name.split("/")
+            measured.setdefault((model, sampler, self.file.seed), {})
         cells = {}
         for (model, sampler, seed), measurements in measured.items():
             guide, dataset = self.samplers[sampler].guide, self.models[model].dataset
@@ -272,7 +273,7 @@ class Grid:
                 model=self.models[model],
                 sampler=self.samplers[sampler],
                 guide=self.guides[guide] if guide else None,
-                start=self.starts.get(start_name(*settings)),
+                start=self.starts.get(start_name(*settings) or ""),
                 seed=seed,
                 options=self.file,
                 measurements=tuple(measurements),

@@ -36,7 +36,7 @@ LEAST_TRAININGS = 3
 Scope = Literal["training", "imported weights", "these weights"]
 """What a verdict is of; with fewer than three trainings, it is of these weights."""
 
-Status = Literal[
+Status = Literal[  # noqa: RUF041
     Literal["reproduced", "off", "agrees for these weights", "differs for these weights"],
     Literal["agrees for imported weights", "differs for imported weights"],
     Literal["undecided", "measured", "not run", "literature"],
@@ -67,7 +67,7 @@ class Entry:
     band: Band | None
     cells: tuple[Cell, ...] = ()
     """One for each seed of training and sampling; none in a literature row."""
-    measurement: Measurement = cast(Measurement, None)  # a literature row is not measured
+    measurement: Measurement = field(default=cast(Measurement, None))  # for literature
     by_cell: Mapping[Cell, ModelResult] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     """The files that are there, but hold no result of these records."""
@@ -96,7 +96,7 @@ class Entry:
         return self.shown.show
 
     @property
-    def samples(self) -> int | None:
+    def samples(self) -> int:
         """The samples of each seed."""
         return self.shown.samples
 
@@ -105,9 +105,9 @@ class Entry:
         return self.cells[0]
 
     @property
-    def number(self) -> tuple[Cell, Measurement] | None:
+    def number(self) -> tuple[Cell, Measurement]:
         """What it measures: equal in entries that show other kinds of numbers of one result."""
-        return (self.cell, self.measurement) if self.cells else None
+        return self.cell, self.measurement
 
     @property
     def axis(self) -> tuple[str, Measurement]:

@@ -12,6 +12,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, Literal
 
+from psld.diffusion.samplers import RK45Settings
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
@@ -292,7 +293,7 @@ def _line_groups(
 def _cost(cell: Cell) -> float:
     """Return a number that grows with the cost of the budget."""
     sampler = cell.sampler.settings
-    return sampler.steps if hasattr(sampler, "steps") else 1 / sampler.tolerance
+    return 1 / sampler.tolerance if isinstance(sampler, RK45Settings) else sampler.steps
 
 
 def trained_models(grid: Grid) -> list[str]:

@@ -153,7 +153,7 @@ def cost(grid: Grid, speeds: Speeds, gigaflops_of: Gigaflops) -> str:
         training = _hours(work.training_images, train or (fast and fast / TRAIN_FACTOR))
         parts = (work.evaluations - work.adaptive, fast), (work.adaptive, full)
         hours_of = [_hours(images, sample or derived) for images, derived in parts]
-        sampling = None if None in hours_of else sum(hours_of)
+        sampling = None if None in hours_of else sum(filter(None, hours_of))
         hours += [training, sampling]
         row = {
             "network": network,
@@ -183,7 +183,7 @@ def earlier_throughput(grid: Grid, work: Work) -> tuple[float | None, float | No
     for record in work.trained:
         if Path(record.manifest).exists():
             manifest = record.read_manifest()
-            if manifest.seconds:
+            if manifest.seconds and manifest.images_seen and manifest.ranks:
                 trained += manifest.images_seen
                 train_seconds += manifest.seconds * manifest.ranks
     for entry in distances(grid):

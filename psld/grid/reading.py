@@ -119,7 +119,7 @@ def _content(path: Path, opened: set[str]) -> dict[str, Any]:
         return expand_templates(content, str(path))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}"
+        place = mark and f"line {mark.line + 1}, column {mark.column + 1}"
         raise UserError(f"{path}: not valid YAML ({place}: {error.problem})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
@@ -128,7 +128,7 @@ def _content(path: Path, opened: set[str]) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is there twice, and half a character, which no file can have."""
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         if re.search("[\ud800-\udfff]", node.value):
             problem = f"{node.value!a} is not Unicode"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)

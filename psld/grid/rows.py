@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain, repeat
+from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
@@ -73,7 +74,7 @@ def ranked(entries: Sequence[Entry]) -> list[Entry]:
         better = measurement.metric.better
         if better and len(alike) > 1:
             extreme = max if better == "larger" else min
-            best = extreme(alike, key=lambda entry: entry.value)
+            best = extreme(alike, key=attrgetter("value"))
             ranks |= {entry: _rank(entry, best, len(alike) - 1) for entry in alike}
     return [replace(entry, rank=ranks.get(entry)) for entry in entries]
 
@@ -91,8 +92,9 @@ def paper_values(grid: Grid) -> dict[tuple[Cell, Measurement], dict[Show, float]
     """Return the paper's numbers of each cell and measurement, by kind."""
     printed: dict[tuple[Cell, Measurement], dict[Show, float]] = {}
     for entry in entries_in(grid):
-        for cell in entry.cells if entry.paper is not None else ():
-            printed.setdefault((cell, entry.measurement), {})[entry.show] = entry.paper
+        if entry.paper is not None:
+            for cell in entry.cells:
+                printed.setdefault((cell, entry.measurement), {})[entry.show] = entry.paper
     return printed
 
 
@@ -110,7 +112,7 @@ def _no_formula(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r]", value) else value
 
 
-def csv_line(table: Table, entry: Entry) -> dict[str, object]:
+def csv_line(table: Table, entry: Entry) -> dict[str, Any]:
     interval, rank, limit, results = entry.interval, entry.rank, entry.extrapolated, entry.results
     known = {
         "seeds": len(results) if entry.cells else None,
@@ -157,8 +159,8 @@ class Comparison:
 
     @property
     def paper(self) -> float | None:
-        papers = self.smaller.paper, self.larger.paper
-        return None if None in papers else papers[0] - self.times * papers[1]
+        one, two = self.smaller.paper, self.larger.paper
+        return None if one is None or two is None else one - self.times * two
 
     @cached_property
     def difference(self) -> Difference | None:
@@ -186,8 +188,8 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
         shown[entry.shown] = entry  # of several, one with the paper's number
     for claim, pairs in zip(grid.file.claims, grid.file.pairs, strict=True):
         compared = [
-            Comparison(claim.claim, label, *(shown[side].read(root) for side in sides), claim.times)
-            for label, *sides in pairs
+            Comparison(claim.claim, label, shown[a].read(root), shown[b].read(root), claim.times)
+            for label, a, b in pairs
         ]
         # What was not run counts as a comparison that finds nothing.
         p_values = holm([each.difference.p_value if each.difference else 1.0 for each in compared])

@@ -308,10 +308,10 @@ class GridFile(Settings):
         """Family and budget of the samplers of all tables and figures, by FAMILY-BUDGET."""
         shown = {f"{s.sampler}-{s.budget}": (s.sampler, s.budget) for s in self.cells_shown}
         pictured = (cell.partition("/")[2] for _, cell in self.figure_cells)
-        return shown | {name: self.split(name) for name in pictured if name not in shown}
+        return shown | {name: pair for name in pictured if (pair := self.split(name))}
 
     def split(self, sampler: str) -> tuple[str, str] | None:
         """Return family and budget of SAMPLER-BUDGET; None if no family has this name."""
         families = [family for family in self.samplers if sampler.startswith(f"{family}-")]
         family = max(families, key=len, default=None)
-        return family and (family, sampler.removeprefix(f"{family}-"))
+        return (family, sampler.removeprefix(f"{family}-")) if family else None

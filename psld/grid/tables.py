@@ -33,14 +33,14 @@ class Part(Settings):
     """A sampler family; `budget` completes it."""
     budget: str | int | float | None = None
     """Steps or tolerance: the value of the family's budget key."""
-    samples: int | None = Field(None, ge=3)
+    samples: int | None = Field(default=None, ge=3)
     """The number of images that are measured, the first ones of each seed."""
     metric: str | None = None
     show: Show | None = None
     """The kind of number; the metric's value by default."""
 
 
-class Shown(Part):
+class Shown(Settings):
     """What an entry shows."""
 
     model: str

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from psld.config.locations import config_files, config_names
 from psld.grid.cache import CACHE, load_grid
@@ -203,9 +203,9 @@ class Workflow:
                     f"{word}: no such target{meant(word, [*self.targets, *cells])}; psld plan "
                     f"grid_name={grid.name if grid else 'NAME'} list=cells lists the cells"
                 )
-            elif makers <= SHARED:
-                shared = SHARED_FILE.fullmatch(word)
-                self._with(shared.lastgroup, shared[shared.lastgroup])
+            elif makers <= SHARED and (shared := SHARED_FILE.fullmatch(word)):
+                kind = cast(Shared, shared.lastgroup)
+                self._with(kind, shared[kind])
         return results
 
     def grid_of(self, word: str) -> Grid | None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, cast
 
+from pydantic import Field
+
 from psld.config.settings import MadeRecord, Settings, read_record
 from psld.diffusion.samplers import SamplerSettings
 from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
@@ -107,12 +109,13 @@ class CellResult(MadeRecord):
 class ModelResult(CellResult):
     """One metric of a cell: its images are a model's."""
 
-    nfe: float
-    sampling_seconds: float
-    sampling_device: str
-    model: Weights
-    sampler: dict[str, Any]
-    seed: int
+    nfe: float = Field(default=...)
+    sampling_seconds: float = Field(default=...)
+    sampling_device: str = Field(default=...)
+    noise: float = Field(default=...)
+    model: Weights = Field(default=...)
+    sampler: dict[str, Any] = Field(default=...)
+    seed: int = Field(default=...)
 
 
 class NumberKind(NamedTuple):

@@ -110,7 +110,7 @@ def _draw_comparison(figure: GridFigure) -> Figure:
         if path.exists() or records_of(path.parent, 0):
             shards[label] = read_shard(path)
     if not shards:
-        raise UserError(f"samples/{cell.grid}: no samples of figure {figure.name} yet")
+        raise UserError(f"samples/{figure.cell.grid}: no samples of figure {figure.name} yet")
     columns = min(COMPARED, max(len(shard.images) for shard in shards.values()))
     real = _real_rows(figure, columns)
     lines = [full_row(shard.images, columns) for shard in shards.values()] + real

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
+from operator import attrgetter
+from statistics import fmean
 
 from psld.grid.entries import Entry, Status
 from psld.grid.tables import Table
@@ -74,11 +76,12 @@ def _listed(names: list[str], comma: str) -> str:
 
 def _overtaken(column: Iterable[Entry]) -> bool:
     """Check if an entry with the noise of the best is told from it, and a worse one is not."""
-    ranked = [entry for entry in column if entry.rank]
-    told = [entry for entry in ranked if entry.rank.name == "not best" and entry.rank.paired]
-    untold = [e for e in ranked if e.rank.name == "perhaps best" and not e.rank.paired]
+    ranks = [(entry, entry.rank) for entry in column if entry.rank]
+    told = [entry for entry, rank in ranks if rank.name == "not best" and rank.paired]
+    untold = [entry for entry, rank in ranks if rank.name == "perhaps best" and not rank.paired]
     return any(
-        a.axis == b.axis and (a.value < b.value) == (a.measurement.metric.better == "smaller")
+        a.axis == b.axis
+        and (fmean(a.values) < fmean(b.values)) == (a.measurement.metric.better == "smaller")
         for a in told
         for b in untold
     )
@@ -88,7 +91,7 @@ def _law(start: str, entries: Iterable[Entry]) -> str:
     if start == "gaussian":
         return "the mean and covariance"
     results = [result for entry in entries for result in entry.results]
-    K = {result.gaussians for result in results}
+    K = {result.gaussians for result in results if result.gaussians}
     guided = any("label" in result.sampler["guidance"] for result in results)
     return "a mixture of Gaussians" if guided else gaussians(K)  # a class has its own K
 
@@ -116,7 +119,7 @@ def _significant(number: float) -> str:
 def _alike(column: Iterable[Entry]) -> Iterable[str]:
     """Yield pairs with neighboring numbers of the paper that their verdicts do not tell apart."""
     agreeing = [e for e in column if " ✓" in MARKS.get(e.status, "") and e.show == "value"]
-    for a, b in pairwise(sorted(agreeing, key=lambda entry: entry.paper)):
+    for a, b in pairwise(sorted(agreeing, key=attrgetter("paper"))):
         if 0 < b.paper - a.paper <= a.width + b.width and a.measurement == b.measurement:
             p_value = a.minus(b).p_value
             if p_value >= 1 - CONFIDENCE:

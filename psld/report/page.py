@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from PIL import Image
 from psld.grid.cells import Grid
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.rows import read_claims, read_table
-from psld.metrics.results import CellResult, CellResults
+from psld.metrics.results import CellResults, ModelResult
 from psld.report.notes import scales
 from psld.report.table import (
     TEMPLATES,
@@ -137,7 +137,7 @@ def _embedded(path: Path) -> tuple[str, int, int]:
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}", *image.size
 
 
-def _origins(results: list[CellResult]) -> Iterator[TableText]:
+def _origins(results: Sequence[ModelResult]) -> Iterator[TableText]:
     lines = {}
     weights = (each for result in results for each in (result.model, result.guide) if each)
     for each in weights:
@@ -154,7 +154,7 @@ def _origins(results: list[CellResult]) -> Iterator[TableText]:
     yield TableText("Software and devices", columns, [[*words, str(n)] for words, n in software])
 
 
-def _software(result: CellResult) -> tuple[str, ...]:
+def _software(result: ModelResult) -> tuple[str, ...]:
     versions = ", ".join(f"{name} {v}" for name, v in result.versions.items() if v)
     precision = ", ".join(f"{name}: {value}" for name, value in result.precision.items())
     return versions, result.git_revision or "", precision, result.sampling_device
@@ -226,7 +226,7 @@ def _distances(weights_sha256: str) -> str:
             continue
         cell = "/".join(path.with_suffix("").parts[-3:])
         for r in CellResults.read(path).results:
-            if r.model.weights_sha256 == weights_sha256 and r.guide is None:
+            if r.model and r.model.weights_sha256 == weights_sha256 and r.guide is None:
                 interval = "{1:.4g} to {2:.4g}".format(*r.estimate.interval)
                 cost = [f"{r.samples:,}", f"{r.nfe:g}"]
                 lines.append([cell, r.metric["name"], *cost, f"{r.value:.4g}", interval])

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from psld.utils.files import atomic_path
 rc("font", size=11)
 rc("axes", titlesize=11, labelsize=11, grid=True, axisbelow=True)
 rc("axes.spines", top=False, right=False)
-rc(("xtick", "ytick"), labelsize=10)
+rc("xtick", labelsize=10)
+rc("ytick", labelsize=10)
 rc("legend", fontsize=10.5, frameon=False, handlelength=2.8)
 rc("grid", color="0.9")
 rc("savefig", dpi=150)
@@ -141,9 +143,9 @@ def draw_plot(grid: Grid, name: str) -> Figure:
         panels = _panels(grid, nfe_lines(grid), looks, lambda _, nfe: nfe)
         return _draw_panels(panels, "network evaluations (NFE)", _logarithmic_nfe)
     if name == "gamma":  # a line for each budget
-        groups = gamma_lines(grid)
+        groups, gamma = gamma_lines(grid), attrgetter("model.settings.process.gamma")
         looks = ramp(list(dict.fromkeys(line for group in groups for line in group.lines)))
-        panels = _panels(grid, groups, looks, lambda cell, _: cell.model.settings.process.gamma)
+        panels = _panels(grid, groups, looks, lambda cell, _: gamma(cell))
         return _draw_panels(panels, "friction Γ on the position", _logarithmic_gamma)
     return _plot_training(grid)
 
@@ -265,7 +267,7 @@ def _draw_panels(
     for name, values in levels.items():
         label = f"{name}: {', '.join(sorted(values, key=float))}"
         handles.append(Line2D([], [], label=label, **level_look(name)))
-    longest = max(len(handle.get_label()) for handle in handles)
+    longest = max(len(str(handle.get_label())) for handle in handles)
     legend_columns = max(1, min(int(width / (0.75 + 0.075 * longest)), len(handles)))
     height = rows * PANEL[1] + LEGEND_LINE * math.ceil(len(handles) / legend_columns)
 

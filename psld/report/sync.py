@@ -6,7 +6,7 @@ those that its run in wandb has are left out. A result replaces that of an earli
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import wandb
 import wandb_workspaces.reports.v2 as reports
-from wandb_workspaces.reports.v2.interface import Block, Panel
+from wandb_workspaces.reports.v2.interface import Layout, OrderBy, PanelGrid, Report, Runset
 
 from psld.data.images import tiled
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import all_figures
 from psld.grid.rows import csv_line, paper_values, read_table
-from psld.metrics.results import CellResult, CellResults
+from psld.metrics.results import CellResults, ModelResult
 from psld.report.table import table_text
 from psld.sampling.shards import Shard, shard_path
 from psld.training.manifest import HISTORY, WANDB, TrainingHistory, is_exported
@@ -75,9 +75,9 @@ class ResultRun:
     options: dict[str, Any]
     """Of `wandb.init`; `job_type` is the command that made the result."""
     values: dict[str, Any] = field(default_factory=dict)
-    images: dict[str, np.ndarray | Path] = field(default_factory=dict)
+    images: Mapping[str, np.ndarray | Path] = field(default_factory=dict)
     """Arrays H×W×C, or PNG files."""
-    tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
+    tables: dict[str, tuple[list[Any], list[Any]]] = field(default_factory=dict)
 
 
 def _uploads(
@@ -143,7 +143,7 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
 
 
 def _evaluation_run(
-    cell: Cell, result: CellResult, paper: float | None, images: dict[str, np.ndarray]
+    cell: Cell, result: ModelResult, paper: float | None, images: dict[str, np.ndarray]
 ) -> ResultRun:
     """Return the run of a metric: its value under its own name, the cost, and the settings."""
     metric = result.metric["name"]
@@ -203,15 +203,15 @@ def update_dashboard(grid: Grid, settings: WandbSettings) -> str:
     return report.url
 
 
-def find_report(api: wandb.Api, entity: str, project: str, title: str) -> reports.Report:
+def find_report(api: wandb.Api, entity: str | None, project: str, title: str) -> Report:
     if project in {known.name for known in api.projects(entity)}:
         for known in api.reports(f"{entity}/{project}"):
             if known.display_name == title:
-                return reports.Report.from_url(known.url)
-    return reports.Report(project=project, entity=entity, title=title, width="fluid")
+                return Report.from_url(known.url)
+    return Report(project=project, entity=entity, title=title, width="fluid")
 
 
-def report_blocks(grid: Grid) -> Iterator[Block]:
+def report_blocks(grid: Grid) -> Iterator[Any]:
     """Yield the contents of the report, which shows all results uploaded so far or later."""
     yield reports.TableOfContents()
     yield reports.H1("Distances")
@@ -229,7 +229,7 @@ def report_blocks(grid: Grid) -> Iterator[Block]:
     yield _panels(grid, ["figure"], [_images(*all_figures(grid))])
 
 
-def _distances(grid: Grid) -> Iterator[Block]:
+def _distances(grid: Grid) -> Iterator[Any]:
     kinds = {
         (cell.model.dataset, measurement.metric.name): None
         for cell in grid.measured_cells
@@ -256,24 +256,24 @@ def _distances(grid: Grid) -> Iterator[Block]:
             ["evaluate"],
             [against_nfe],
             condition=condition,
-            order=[reports.OrderBy(distance, ascending=True)],
+            order=[OrderBy(distance, ascending=True)],
             pinned_columns=["run:displayName", f"summary:{metric}"],
             visible_columns=columns,
         )
 
 
 def _panels(
-    grid: Grid, job_types: list[str], panels: list[Panel], condition: str = "", **runset: Any
-) -> reports.PanelGrid:
+    grid: Grid, job_types: list[str], panels: list[Any], condition: str = "", **runset: Any
+) -> PanelGrid:
     """Return panels of the grid's runs of these job types, narrowed down by `condition`."""
     conditions = [f"Group = {grid.name!r}", f"JobType in {job_types}", condition]
     filters = " and ".join(filter(None, conditions))
-    runs = reports.Runset(name=f"{grid.name}: {job_types[0]}", filters=filters, **runset)
+    runs = Runset(name=f"{grid.name}: {job_types[0]}", filters=filters, **runset)
     return reports.PanelGrid(runsets=[runs], panels=panels)
 
 
-def _layout(width: int = 24, height: int = 10) -> reports.Layout:
-    return reports.Layout(w=width, h=height)
+def _layout(width: int = 24, height: int = 10) -> Layout:
+    return Layout(w=width, h=height)
 
 
 def _curve(name: str) -> reports.LinePlot:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from statistics import fmean
 
 from psld.grid.entries import Entry
 from psld.grid.rows import ranked
@@ -9,7 +11,7 @@ from psld.metrics.estimate import CONFIDENCE
 from psld.metrics.results import NUMBER_KINDS
 from psld.report.notes import MISSING
 
-WORDS = {
+WORDS: dict[str | None, tuple[str, str, str]] = {
     "smaller": ("nearest to the data", "nearer to the data", "farther"),
     "larger": ("best", "better", "worse"),
 }
@@ -34,7 +36,7 @@ def our_text(entry: Entry) -> str:
 
 def digits_of(entry: Entry) -> int:
     kind, error = NUMBER_KINDS[entry.show], entry.interval and entry.interval.half_width
-    if not kind.from_features or not error or error < 1e-6 * abs(entry.value):
+    if not kind.from_features or not error or error < 1e-6 * abs(fmean(entry.values)):
         return kind.decimals
     return decimals(kind.decimals, error)
 
@@ -61,7 +63,7 @@ def sentence(entries: Iterable[Entry]) -> str:
     alike = [entry for entry in compared if entry.axis == compared[0].axis]
     if not alike:
         return ""
-    best = next(entry for entry in alike if entry.rank.name == "best")
+    best = next(entry for entry in alike if entry.rank and entry.rank.name == "best")
     text = _few_against_more(best, alike) or _the_best(best, alike)
     result = best.results[0]
     if result.floor is not None:
@@ -78,7 +80,7 @@ def _few_against_more(best: Entry, alike: Sequence[Entry]) -> str:
     """
     smaller, name = best.measurement.metric.better == "smaller", best.cell.model.name
     same = [entry for entry in alike if entry.nfe == 0 or entry.cell.model.name == name]
-    same.sort(key=lambda entry: entry.nfe)
+    same.sort(key=attrgetter("nfe"))
     most = {entry.nfe and entry.shown.sampler: entry for entry in same}  # 0: the start alone
     for few in (entry for entry in same if entry.nfe):
         better, untold, worse = [], [], []
@@ -101,14 +103,14 @@ def _few_against_more(best: Entry, alike: Sequence[Entry]) -> str:
 def _drawn(entry: Entry, unit: str = "") -> str:
     """Return an entry's evaluations and sampler, with its start if that is of images, and value."""
     label = entry.cell.options.label(entry.shown.sampler)
-    start = STARTS.get(entry.results[0].sampler.get("start"), "")
+    start = STARTS.get(entry.results[0].sampler.get("start", ""), "")
     whole = f"{entry.nfe:.0f}{unit} of {label}{start * (start not in label)}"
     return f"{whole if entry.nfe else 'the start alone'} ({our_text(entry)})"
 
 
 def _the_best(best: Entry, alike: Sequence[Entry]) -> str:
     nearest, _, farther = WORDS[best.measurement.metric.better]
-    untold = [entry for entry in alike if entry.rank.name == "perhaps best"]
+    untold = [entry for entry in alike if entry.rank and entry.rank.name == "perhaps best"]
     named = [f"{', '.join([*e.row.label, e.column])} ({our_text(e)})" for e in (best, *untold)]
     rest = " and ".join(named[1:]) if len(untold) <= NAMED else f"{len(untold)} other entries"
     rest = f"{rest} cannot be told from it" if untold else f"all others are {farther}"
