@@ -28,8 +28,8 @@ class Command:
 
     name: str
     kind: type[Settings]
-    record: str | None = None
-    """The key that names a record, of `psld.grid.cache.RECORDS`."""
+    record: str = ""
+    """The key that names a record, of `psld.grid.cache.RECORDS`; empty without records."""
     job: str = "job"
     """The command's job, an attribute of the record."""
     run: Collection[str] = ()
@@ -54,8 +54,8 @@ class Command:
         shown = []
         for key in self.bare.split():
             field = self.kind.model_fields.get(key)
-            is_choice = field and get_origin(field.annotation) is Literal
-            shown.append("|".join(get_args(field.annotation)) if is_choice else key.upper())
+            kind = field and field.annotation
+            shown.append("|".join(get_args(kind)) if get_origin(kind) is Literal else key.upper())
         return " ".join(["usage: psld", self.name, "KEY=VALUE …", *shown])
 
     def settings(self, words: list[str]) -> Settings | None:

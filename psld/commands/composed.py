@@ -101,13 +101,13 @@ def overrides_of(command: Command, words: list[str], is_sweep: bool = False) -> 
 def split_flags(words: list[str]) -> tuple[set[str], list[str]]:
     """Return the flags and the other words. Raises UserError for a flag that there is not."""
     flags, others = set(), []
-    words = iter(words)
-    for word in words:
+    rest = iter(words)
+    for word in rest:
         if not word.startswith("-"):
             others.append(word)
         elif word in ("--multirun", "-m"):
             flags.add("--multirun")
-        elif word in ("--cfg", "-c") and next(words, "") == "job":
+        elif word in ("--cfg", "-c") and next(rest, "") == "job":
             flags.add("--cfg")
         else:
             raise UserError(f"{word}: no such flag; there are --help, --cfg job and --multirun")
@@ -124,7 +124,7 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
     def run_job(config: DictConfig) -> float | None:
         chosen = HydraConfig.get()
         searched = dict.fromkeys([*(chosen.sweeper.get("params") or {}), *swept])
-        job = name_job(config, chosen.overrides.task, list(searched))
+        job = name_job(config, chosen.overrides.task, [*map(str, searched)])
         print(f"{job}:", flush=True)
         # Collect errors: Hydra adds a line of its own to an error that passes through it.
         try:
@@ -138,7 +138,8 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         words = [word for word in overrides if not word.startswith("hydra")]
         parsed = OverridesParser.create().parse_overrides(words)
         swept = [each.get_key_element() for each in parsed if each.is_sweep_override()]
-        batches = GlobalHydra.instance().hydra.multirun(command.name, run_job, overrides)
+        hydra: Any = GlobalHydra.instance().hydra
+        batches = hydra.multirun(command.name, run_job, overrides)
     jobs = [job for batch in batches or () for job in batch]  # none of a sweeper that optimizes
     if losses := [(job.return_value, job.cfg.name) for job in jobs if job.return_value is not None]:
         print("last losses, to be compared within one process and network:")
@@ -153,7 +154,7 @@ def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> 
     A swept value that equals the name (`process=psld`) is not repeated.
     """
     name = config.get("name") or ""
-    values = dict(override.partition("=")[::2] for override in overrides)
+    values = {key: value for key, _, value in (each.partition("=") for each in overrides)}
     labels = [f"{_leaf(key)}-{_plain(values[key])}" for key in swept if values[key] != name]
     name = "-".join([name, *labels] if name else labels)
     if "name" in config:

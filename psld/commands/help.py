@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -45,7 +45,7 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
 
     overrides = overrides_of(command, split_flags(words)[1])
     composed = compose_whole(command.name, overrides, command.where)
-    content = OmegaConf.to_container(composed)
+    content = cast(dict[str, Any], OmegaConf.to_container(composed))
     del content["hydra"]
     choices = [*_choices(composed.hydra.runtime.choices)]
     about = f"Choices; {program} GROUP=CHOICE --help shows the settings of another:"
@@ -88,7 +88,7 @@ def _lines(
 
 
 def _filled(text: str, first: int, rest: int) -> str:
-    margins = {"initial_indent": " " * first, "subsequent_indent": " " * rest}
+    margins: dict[str, Any] = {"initial_indent": " " * first, "subsequent_indent": " " * rest}
     return textwrap.fill(text, WIDTH, **margins, break_on_hyphens=False)
 
 
@@ -99,7 +99,7 @@ def descriptions(kind: type[Settings]) -> dict[str, str]:
     """
     found = {}
     for base in reversed([c for c in kind.__mro__ if issubclass(c, Settings)]):
-        [definition] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        definition: Any = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         for field, text in pairwise(definition.body):
             match field, text:
                 case ast.AnnAssign(target=ast.Name(key)), ast.Expr(ast.Constant(str(words))):

@@ -6,14 +6,14 @@ It imports no torch, because fifty launchers may wait on a login node for days.
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from psld.cluster import slurm
 from psld.cluster.launcher import Launcher, run_here, say
 from psld.cluster.settings import LaunchSettings
 from psld.commands.command import Command
 from psld.commands.main import entry_point, settings_of
-from psld.training.settings import TRAINING_RUN, TrainGuideSettings, TrainSettings
+from psld.training.settings import TRAINING_RUN, Trained, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 
 RECORD = {"run": TRAINING_RUN, "changeable": True}
@@ -40,7 +40,7 @@ def launch(settings: LaunchSettings) -> None:
     command, *words = settings.command
     if command not in TRAININGS:
         raise UserError(f"launch: after -- comes train or train_guide, not {command}")
-    training = settings_of(TRAININGS[command], words)
+    training = cast(Trained, settings_of(TRAININGS[command], words))
     digest = Path(training.data).with_suffix(".digest")
     if not (digest.exists() and Path(training.data).exists()):
         raise UserError(

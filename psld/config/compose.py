@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -37,7 +37,8 @@ Plugins.instance().register(OwnConfigs)
 
 CHOSEN = re.compile(r"hydra/(launcher|sweeper)/(?!basic$).*")
 """The configs that people choose by name on a sweep's command line."""
-_load = ConfigLoaderImpl._load_single_config
+_loader: Any = ConfigLoaderImpl
+_load = _loader._load_single_config
 
 
 def _load_checked(loader: ConfigLoaderImpl, default: Any, repo: Any) -> ConfigResult:
@@ -47,13 +48,13 @@ def _load_checked(loader: ConfigLoaderImpl, default: Any, repo: Any) -> ConfigRe
     sets_hydra = "hydra" in {*loaded.config, *(group.partition("/")[0] for group in groups)}
     if sets_hydra and loaded.provider in ("main", "own") and not CHOSEN.fullmatch(path):
         file, shipped = config_file("", path), CONFIGS / "command_line.yaml"
-        if path != shipped.stem or file.read_bytes() != shipped.read_bytes():
+        if path != shipped.stem or not file or file.read_bytes() != shipped.read_bytes():
             text = "sets Hydra's own part, in which code can run; leave it out"
             raise ConfigCompositionException(f"configs/{path}.yaml: {text}")
     return loaded
 
 
-ConfigLoaderImpl._load_single_config = _load_checked
+_loader._load_single_config = _load_checked
 
 
 @contextmanager
@@ -139,5 +140,5 @@ def content_of(config: DictConfig, where: str) -> dict[str, Any]:
 
 def own_part(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     """Return the content of a config without Hydra's part; what is missing is `???`."""
-    own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    return OmegaConf.to_container(own, resolve=resolve)
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return cast(dict[str, Any], OmegaConf.to_container(own, resolve=resolve))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -130,7 +130,7 @@ def _complaints(
     error: ValidationError, kind: type[Settings], content: Mapping[str, Any]
 ) -> list[str]:
     complaints = []
-    for detail in error.errors(include_url=False):
+    for detail in cast(list[Any], error.errors(include_url=False)):
         key = _key(detail["loc"], content, detail["type"] == "missing")
         where = f"{key}: " if key else ""
         match detail["type"]:
@@ -159,7 +159,7 @@ def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
         kinds = {kind.model_fields[tag].annotation: kind for kind in get_args(field.annotation)}
         return next((kinds[tags] for tags in kinds if content.get(tag) in get_args(tags)), None)
     is_class = isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
-    return field.annotation if is_class else None
+    return cast(type[Settings], field.annotation) if is_class else None
 
 
 def _meant(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
@@ -167,9 +167,10 @@ def _meant(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
     *groups, last = key.split(".")
     for group in groups:
         field = kind.model_fields.get(group)
-        if field is None or (kind := group_of(field, content[group])) is None:
+        found = field and group_of(field, content[group])
+        if found is None:
             return ""
-        content = content[group]
+        kind, content = found, content[group]
     return meant(last, kind.model_fields, prefix="".join(f"{group}." for group in groups))
 
 

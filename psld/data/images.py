@@ -7,10 +7,11 @@ import os
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -204,12 +205,12 @@ def _read_pictures(path: Path, silent: bool, frame: Frame | None) -> np.ndarray:
     def pixels(name: str) -> np.ndarray:
         image = tree.picture(name)
         image = to_channels(image, 1 if image.mode in ("1", "L", "LA") else 3)
-        return np.atleast_3d(frame(image) if frame else image).transpose(2, 0, 1)[None]
+        return np.atleast_3d(np.asarray(frame(image) if frame else image)).transpose(2, 0, 1)[None]
 
     # At an error, closing drops the pictures that are not begun, for which the pool would wait.
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        closing(pool.map(pixels, names)) as arrays,
+        closing(cast(Generator, pool.map(pixels, names))) as arrays,
         closing(Progress(f"reading {path}", "image", len(names), silent=silent)) as progress,
     ):
         return _one_size(path, progress.over(zip(names, arrays, strict=True)))

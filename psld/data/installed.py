@@ -4,6 +4,7 @@ import io
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,7 +23,7 @@ BITMAPS = 109
 
 def in_sklearn(file: str) -> Path:
     """Return the path of a file in sklearn.datasets."""
-    sklearn = find_spec("sklearn")  # Importing it takes a second.
+    sklearn: Any = find_spec("sklearn")  # Importing it takes a second.
     return Path(sklearn.submodule_search_locations[0], "datasets", file)
 
 
@@ -46,7 +47,7 @@ def read_photos(side: int) -> Arrays:
     Neighbors look alike, so whole regions are a test: one in each row of a photograph's 4×5.
     """
     paths = [in_sklearn(f"images/{name}.jpg") for name in PHOTOS]
-    photos = np.stack([decode(path.read_bytes(), f"{path}") for path in paths])
+    photos = np.stack([np.asarray(decode(path.read_bytes(), f"{path}")) for path in paths])
     rows, columns = (length // side for length in photos.shape[1:3])
     cut = photos[:, : rows * side, : columns * side].reshape(2, rows, side, columns, side, 3)
     label, row, column = (each.ravel() for each in np.indices((2, rows, columns)))

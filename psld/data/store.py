@@ -32,7 +32,6 @@ from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import retried_in_slurm
 
 if TYPE_CHECKING:
-    import h5py
     from torch import Tensor
 
 FORMAT_VERSION = 3
@@ -104,7 +103,7 @@ class ImageStore:
         return store
 
     @classmethod
-    def _read(cls, path: Path, stream: IO[bytes], file: "h5py.File", offset: int) -> "ImageStore":
+    def _read(cls, path: Path, stream: IO[bytes], file: Any, offset: int) -> "ImageStore":
         version = int(file.attrs["format_version"])
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
@@ -131,7 +130,7 @@ class ImageStore:
     def image_size(self) -> int:
         return self.shape[-1]
 
-    def images(self, split: Split) -> np.memmap:
+    def images(self, split: Split) -> np.ndarray:
         """Return the images of a split, uint8 (n, C, H, W): a view of the memory map.
 
         All are read once, to check them. Raises UserError if there are none or they are damaged.

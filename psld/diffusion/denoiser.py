@@ -3,7 +3,7 @@
 x̂₀ = E[x₀ | z_t] from ε, D(y; σ) = E[x₀ | y = x₀ + σ n] from ε, and ε of every process from D.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import NamedTuple
 
@@ -121,7 +121,7 @@ class SeesImages(nn.Module):
         """Evaluate at N times. A t on a GPU is copied to the CPU; `at` needs no copy."""
         times, index = t.double().cpu().unique(return_inverse=True)
         tables = [each[index.expand(len(z))] for each in self._coefficients(times)]
-        return self._evaluate(z, *tables, label)
+        return self._evaluate(z, tables, label)
 
     def at(self, t: float) -> Callable[..., Tensor]:
         """Return the function of states, N×kC×H×W, at one time, for any number of calls."""
@@ -133,7 +133,7 @@ class SeesImages(nn.Module):
                 self._tables[key] = tuple(
                     each.to(z.device, z.dtype, non_blocking=True) for each in tables
                 )
-            return self._evaluate(z, *self._tables[key], label)
+            return self._evaluate(z, self._tables[key], label)
 
         return network
 
@@ -142,9 +142,8 @@ class SeesImages(nn.Module):
         row = prediction_coefficients(self.process, t).state
         return row, self.process.noise_level(t), *consistent_eps(self.process, t)
 
-    def _evaluate(
-        self, z: Tensor, row: Tensor, sigma: Tensor, inverse: Tensor, c: Tensor, label: tuple
-    ) -> Tensor:
+    def _evaluate(self, z: Tensor, tables: Sequence[Tensor], label: tuple) -> Tensor:
+        row, sigma, inverse, c = tables
         levels = sigma.to(z.device, torch.float32, non_blocking=True).expand(len(z))
         y = mix(row, z)
         if not self.gives_image:

@@ -41,7 +41,7 @@ class GaussianData:
     classes.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     """C×H×W."""
     means: Tensor
     """μ, groups×d, float32."""
@@ -125,7 +125,7 @@ class GaussianData:
     @classmethod
     def one(
         cls,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         means: Tensor,
         basis: Tensor,
         covariances: Tensor,

@@ -31,11 +31,14 @@ class Integrator(Protocol):
     ends: list[float]
     """Forward times at which the steps end. If the last step ends at 0, it has reached the data;
     otherwise the loop adds the denoising step."""
-    replacement_times: list[float] | None
-    """For inpainting: the time whose noise the known pixels get after each step. None if the
-    integrator handles the known pixels itself."""
     draws: int
     """How often the steps, all together, draw noise."""
+
+    @property
+    def replacement_times(self) -> list[float] | None:
+        """For inpainting: the time whose noise the known pixels get after each step. None if the
+        integrator handles the known pixels itself."""
+        ...
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         """Take step `index` from `z`. Steps are taken in order; step 0 starts a new sample."""

@@ -158,7 +158,7 @@ def _velocity(
 def _probes(blocks: int, z: Tensor, noise: Noise, count: int) -> list[Tensor]:
     """Draw random signs like z. Probe j flips block b if j & b has an odd number of set bits."""
     group = 1 << (blocks - 1).bit_length()
-    probes = []
+    probes, signs = [], z
     for j in range(count):
         if j % group == 0:
             signs = torch.where(noise(z) < 0, -1.0, 1.0).to(z)

@@ -65,8 +65,8 @@ def sample(
         UserError: the sampler does not suit the process, or cannot inpaint.
     """
     for _, state in path(process, sampler, score, z, noise, inpainting, silent):
-        end = state
-    return end
+        z = state
+    return z
 
 
 @torch.no_grad()
@@ -85,21 +85,21 @@ def path(
     if expect := getattr(noise, "expect", None):
         expect(integrator.draws + (1 + len(replaced) if inpainting else 0))
     final_time = next(t for t in reversed(integrator.ends) if t > 0)
-    if inpainting:
-        replacement = Replacement(inpainting, [process.T, *replaced, final_time])
+    replacement = inpainting and Replacement(inpainting, [process.T, *replaced, final_time])
+    if replacement:
         z = replacement.noisy(0, z, noise)
     yield integrator.times[0], z
     steps = Progress("sampling", "step", len(integrator.ends), silent=silent, leave=False)
     with closing(steps):
         for index, end in enumerate(steps.over(integrator.ends)):
             z = integrator.step(index, z, score, noise)
-            if inpainting and replaced:
+            if replacement and replaced:
                 z = replacement.noisy(index + 1, z, noise)
             yield end, z
     if sampler.denoise and integrator.ends[-1] > 0:
         last = torch.tensor([final_time, 0.0], dtype=torch.float64)
         ode = isinstance(integrator, ProbabilityFlow)
         z = EulerMaruyama(process, last, z.device, probability_flow=ode).mean(0, z, score)
-        if inpainting:
+        if replacement:
             z = replacement.mean(-1, z)
         yield 0.0, z

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +156,7 @@ class GuideLoss:
         x, time = self.noising(batch)
         if isinstance(self.noising, NoisyImages):
             x, time = guide_input(x, time)
-        return cross_entropy(network(x, time).float(), batch.labels)
+        return cross_entropy(network(x, time).float(), cast(Tensor, batch.labels))
 
 
 Objective = EpsilonLoss | DenoiserLoss | GuideLoss

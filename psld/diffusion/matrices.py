@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,7 +157,7 @@ def check_recipe(D: Tensor, Q: Tensor, S: Tensor, initial_variance: Tensor) -> N
         )
 
 
-def check_schedule(beta: object) -> None:
+def check_schedule(beta: Any) -> None:
     """Raise UserError unless β is a schedule that is nowhere negative on [0, 1]."""
     if not callable(beta) or not hasattr(beta, "integral"):
         raise UserError(f"process: beta is {beta!r}; a schedule is needed: LinearBeta(8.0, 8.0)")

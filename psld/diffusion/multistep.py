@@ -59,7 +59,7 @@ class ExponentialScheme:
         self.root = WhiteningRoot(process, root, final_time)
         self.eta = eta
         self.levels = eta_interval or (0.0, torch.inf)
-        self.interpolation = interpolation
+        self.interpolation: Interpolation = interpolation
 
     def transition(self, start: Tensor, end: Tensor) -> Tensor:
         """Return P, N×k×k, between N times."""

@@ -38,8 +38,10 @@ def at_time(network: Network | ClassNetwork, t: float) -> Callable[..., Tensor]:
 class Score(Protocol):
     """A score function over a whole shard, evaluated at one forward time."""
 
-    evaluations: int
-    """NFE: number of function evaluations, here of the network, per image so far."""
+    @property
+    def evaluations(self) -> int:
+        """NFE: number of function evaluations, here of the network, per image so far."""
+        ...
 
     def __call__(
         self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None

@@ -58,7 +58,7 @@ def time_grid(
     match striding:
         case "lambda":
             levels = low * (high / low) ** remaining
-        case "edm":
+        case _:  # edm
             levels = (low ** (1 / p) + (high ** (1 / p) - low ** (1 / p)) * remaining) ** p
     times = time_of_noise_level(process, levels, final)
     times[0], times[-1] = first, final

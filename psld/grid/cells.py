@@ -142,7 +142,7 @@ class Cell:
         return [*words, *sizes, f"shards={self.shards}", f"seed={self.seed}"]
 
     @property
-    def sample_job(self) -> Job:
+    def sample_job(self) -> Job[SampleSettings]:
         content = self._images | self.sampler.run.model_dump()
         content |= {"batch_size": self.options.batch_size, "first": 0, "shards": self.shards}
         content |= {"output": self.folder, "folder": self.folder, "png": None}
@@ -150,7 +150,7 @@ class Cell:
         return Job(settings, self.digest, self.networks)
 
     @property
-    def evaluate_job(self) -> Job:
+    def evaluate_job(self) -> Job[EvaluateSettings]:
         """Raises UserError for a cell that is only shown."""
         if not self.measurements:
             raise UserError(

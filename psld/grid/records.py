@@ -5,9 +5,9 @@ What decides the result has a digest; how the job runs (paths, device, batch siz
 
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Generic, NamedTuple
 
-from psld.config.settings import Settings
+from psld.config.settings import S, Settings
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
@@ -20,10 +20,10 @@ from psld.utils.errors import UserError
 from psld.utils.files import digest_of, retried_in_slurm
 
 
-class Job(NamedTuple):
+class Job(NamedTuple, Generic[S]):
     """The settings of one job, the digest of what decides its result, and the networks it uses."""
 
-    settings: Settings
+    settings: S
     digest: str
     networks: "tuple[_Trained, ...]" = ()
 

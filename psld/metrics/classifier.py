@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -121,7 +122,8 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
     shape = ImageShape(
         channels=store.channels, image_size=store.image_size, num_classes=store.num_classes
     )
-    chosen, device = settings.metric.extractor, use_device(settings.device)
+    chosen = cast(ClassifierSettings, settings.metric.extractor)
+    device = use_device(settings.device)
     where = f"{settings.output} for {chosen.steps} steps on {device_name(device)}"
     print(f"training {where}", flush=True)
     splits = [split for split, count in store.splits.items() if count]
@@ -172,6 +174,7 @@ def train_classifier(
     # A small network has one thread here as in the workflow's jobs, so the same bits by hand.
     threads = enough_threads(network, settings.batch_size, images[0].size)
     progress = Progress("classifier", "step", settings.steps)
+    loss = torch.zeros(())
     with deterministic(), threads:
         for _ in range(settings.steps):
             index = torch.randint(len(all_images), (settings.batch_size,), generator=random)

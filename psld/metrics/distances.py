@@ -74,11 +74,11 @@ class _Gaussian:
 
     def __init__(self, statistics: FeatureStatistics) -> None:
         # Importing SciPy takes a quarter of a second, and only distances need it.
-        from scipy.linalg.lapack import dpstrf
+        from scipy.linalg import lapack
 
         covariance = finite(statistics.covariance.cpu())
         self.mean, self.trace = statistics.mean.cpu(), covariance.trace()
-        factor, pivots, rank, _ = dpstrf(covariance.numpy(), lower=1)
+        factor, pivots, rank, _ = lapack.dpstrf(covariance.numpy(), lower=1)
         rows = torch.from_numpy(factor).tril()[:, :rank]
         self.factor = torch.empty_like(rows)
         self.factor[torch.from_numpy(pivots).long() - 1] = rows

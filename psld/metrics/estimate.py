@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -57,7 +57,7 @@ class Estimate(Settings):
     """θ̂: the metric over all samples."""
     samples: int = Field(ge=2)
     """n."""
-    copies: int = Field(0, ge=0)
+    copies: int = Field(default=0, ge=0)
     """Samples that equal an earlier one, of images of others. A block has all copies of one."""
     block_samples: tuple[int, ...] = Field(min_length=2)
     """m_j: samples in each block; their sum is n."""
@@ -292,7 +292,7 @@ class Difference(NamedTuple):
         least = -200.0  # 10⁻⁸⁷: smaller ones are 0, and far below it SciPy's quantile is NaN
         if self.value == 0:
             return 1.0
-        return 0.0 if excess(least) <= 0 else math.exp(brentq(excess, least, 0.0))
+        return 0.0 if excess(least) <= 0 else math.exp(cast(float, brentq(excess, least, 0.0)))
 
     def _half_width(self, p: float) -> float:
         return math.hypot(*(t_quantile(freedom, p) * error for error, freedom in self.errors))

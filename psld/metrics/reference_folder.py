@@ -132,7 +132,8 @@ def extractor_for(
 
 
 def published_extractor(
-    settings: ExtractorSettings, device: torch.device | str = "cpu"
+    settings: InceptionSettings | DINOv2Settings | EfficientNetSettings | PixelSettings,
+    device: torch.device | str = "cpu",
 ) -> Extractor:
     """Load a published network. Raises UserError if its weights cannot be loaded."""
     # Importing torch-fidelity takes seconds, and classifiers do not need it.
@@ -194,7 +195,7 @@ def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
     manifest, path = read_reference_manifest(folder), Path(folder) / FEATURES
     stored = read_tensors(path, "features", REMEDY, manifest.features_sha256)
     parts = {part: Features(**each) for part, each in grouped(stored.tensors()).items()}
-    return Reference(**{"test": None} | parts), manifest
+    return Reference(parts["train"], parts.get("test"), parts.get("noise")), manifest
 
 
 def check_reference(

@@ -4,11 +4,10 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch import Tensor, _foreach_copy_, _foreach_lerp_, nn  # pyright: ignore[reportPrivateImportUsage]
 from torch.func import functional_call
 
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
@@ -31,7 +30,7 @@ def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = Fa
     of_ours = isinstance(network, NCSNpp | NCSNppGuide | Denoiser)
     if compile:
         # By itself, torch leaves the channels outermost in the training of a U-Net.
-        innermost = {"force_layout_optimization": True}
+        innermost: dict[str, Any] = {"force_layout_optimization": True}
         network = torch.compile(network, dynamic=False, options=innermost)
     if precision == "fp32":
         return network
@@ -97,19 +96,19 @@ class Cast(torch.autograd.Function):
     """Copies of tensors in another type; the backward pass casts their gradients back."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.dtype = tensors[0].dtype
         return cast(dtype, tensors)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         return None, *cast(ctx.dtype, gradients)
 
 
 def cast(dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return copies of tensors in another type; a GPU makes them in one kernel."""
     copies = tuple(torch.empty_like(tensor, dtype=dtype) for tensor in tensors)
-    torch._foreach_copy_(copies, tensors)
+    _foreach_copy_(copies, tensors)
     return copies
 
 
@@ -122,14 +121,14 @@ class EMA:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self._averaged = list(self.network.parameters())
+        self._averaged: list[Tensor] = [*self.network.parameters()]
         self._buffers = list(self.network.buffers())
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        torch._foreach_lerp_(self._averaged, list(network.parameters()), 1 - self.decay)
+        _foreach_lerp_(self._averaged, [*network.parameters()], 1 - self.decay)
         if self._buffers:
-            torch._foreach_copy_(self._buffers, list(network.buffers()))
+            _foreach_copy_(self._buffers, list(network.buffers()))
 
 
 class Denoiser(nn.Module):
@@ -172,8 +171,8 @@ class Denoiser(nn.Module):
         total = sigma.square() + self.deviation.square()
         sigma, total = sigma[:, None, None, None], total[:, None, None, None]
         time = c_noise.exp() if self.of_logarithm else c_noise
-        label = () if label is None else (label,)
+        given = () if label is None else (label,)
         # Samplers in the manner of EDM keep y in float64.
-        out = self.network((y * total.rsqrt()).to(self.deviation), time.to(self.deviation), *label)
+        out = self.network((y * total.rsqrt()).to(self.deviation), time.to(self.deviation), *given)
         out = out.to(y.dtype)
         return self.deviation.square() / total * y + sigma * self.deviation * total.rsqrt() * out

@@ -120,7 +120,7 @@ class FIRFilter(nn.Module):
         self.stride = stride
         self.padding = padding
         # The flip turns conv2d, which is a correlation, into a convolution.
-        self.register_buffer("kernel", gain * _kernel(taps).flip(2, 3), persistent=False)
+        self.kernel = nn.Buffer(gain * _kernel(taps).flip(2, 3), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
@@ -139,7 +139,7 @@ class FIRUpsampling(nn.Module):
     def __init__(self, taps: Sequence[float]):
         super().__init__()
         self.cut = (len(taps) - 2) // 2
-        self.register_buffer("kernel", 4 * _kernel(taps), persistent=False)
+        self.kernel = nn.Buffer(4 * _kernel(taps), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         channels, height, width = x.shape[1:]
@@ -177,7 +177,7 @@ class PositionalEmbedding(nn.Module):
         super().__init__()
         half = channels // 2
         decay = torch.arange(half, dtype=torch.float32) * (-math.log(10000) / (half - 1))
-        self.register_buffer("frequencies", torch.exp(decay), persistent=False)
+        self.frequencies = nn.Buffer(torch.exp(decay), persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         angles = t.float()[:, None] * self.frequencies
@@ -189,7 +189,7 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, channels: int, scale: float):
         super().__init__()
-        self.register_buffer("frequencies", torch.randn(channels) * scale)
+        self.frequencies = nn.Buffer(torch.randn(channels) * scale)
 
     def forward(self, t: Tensor) -> Tensor:
         angles = torch.log(t.float())[:, None] * self.frequencies * (2 * math.pi)

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +134,7 @@ class NCSNpp(Encoder):
         pyramid = None
         for level in self.up:
             h, pyramid = level(h, skips, pyramid, embedding)
-        return pyramid if self.output is None else self.output(h)
+        return cast(Tensor, pyramid) if self.output is None else self.output(h)
 
 
 class NCSNppGuide(Encoder):
@@ -267,8 +268,8 @@ class UpLevel(nn.Module):
             h = block(torch.cat([h, skips.pop()], dim=1), embedding)
         h = self.attention(h)
         if self.output is not None:
-            contribution = self.output(h)
-            pyramid = contribution if pyramid is None else self.pyramid(pyramid) + contribution
+            part = self.output(h)
+            pyramid = part if pyramid is None else cast(nn.Module, self.pyramid)(pyramid) + part
         elif self.pyramid is not None:
             h = pyramid = add_shortcut(self.pyramid(pyramid), h, self.rescale)
         if self.resample is not None:

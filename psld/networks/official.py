@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 from zipfile import is_zipfile
 
 import torch
@@ -120,7 +120,7 @@ def _in_official_order(network: Encoder) -> Iterator[nn.Module | None]:
     if isinstance(time.embedding, FourierEmbedding):
         yield time.embedding
     yield from (time.linear1, time.linear2, network.stem)
-    for level in network.down:
+    for level in cast(list[Any], network.down):
         for block, attention in zip(level.blocks, level.attentions, strict=True):
             yield from (block, attention)
         # For input_skip the official list holds the Combine only.
@@ -129,13 +129,13 @@ def _in_official_order(network: Encoder) -> Iterator[nn.Module | None]:
     if isinstance(network, NCSNppGuide):
         yield network.head
     if isinstance(network, NCSNpp):
-        for level in network.up:
+        for level in cast(list[Any], network.up):
             yield from (*level.blocks, level.attention)
             output = level.output
             yield from (level.pyramid,) if output is None else (output.norm, output.conv)
             yield level.resample
-        if network.output is not None:
-            yield from (network.output.norm, network.output.conv)
+        if (output := cast(Any, network.output)) is not None:
+            yield from (output.norm, output.conv)
 
 
 def _parameters(module: nn.Module, settings: EncoderSettings) -> Iterator[Parameter]:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
@@ -202,7 +202,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         tables[name] = Counter()
         for entry, pair in zip(chain.from_iterable(entries), pairs, strict=True):
             fixed = entry.cell.sampler.settings.evaluations if entry.cells else None
-            found = list(differences(*pair))
+            found = list(differences(pair[0], pair[1]))
             if fixed is not None and any(result.nfe != fixed for result in entry.results):
                 found.append(f"nfe is {entry.nfe:g}, by the sampler's settings {fixed}")
             wrong += (f"{path}: {entry.label}: {each}" for each in found)
@@ -235,7 +235,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
 def _recomputed(
     cell: Cell, stated: CellResults, loaded: Loaded, measure: bool
 ) -> tuple[Gathered, CellResults]:
-    gathered = load_kept(cell.kept, stated.results[0].kept_sha256)
+    gathered = load_kept(cell.kept, cast(str, stated.results[0].kept_sha256))
     settings = cell.evaluate_job.settings
     return gathered, recompute(settings, stated, gathered, loaded, measure)
 
@@ -295,7 +295,8 @@ def files_in(folder: Path) -> set[str]:
 def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed") -> Iterator[str]:
     """Yield where two contents differ by more than rounding: `KEY is X, recomputed Y`."""
     if isinstance(right, list) and isinstance(stated, list) and len(right) == len(stated):
-        right, stated = dict(enumerate(right)), dict(enumerate(stated))
+        yield from differences(dict(enumerate(right)), dict(enumerate(stated)), key, word)
+        return
     if isinstance(right, dict) and isinstance(stated, dict):
         for name in {**right, **stated}:
             where = f"{key}.{name}".removeprefix(".")
@@ -328,8 +329,8 @@ def reference_differences(
 ) -> Iterator[str]:
     """Yield where a certificate's reference differs from the reader's by more than rounding."""
     facts = {"dataset_digest", "images", "extractor_digest", "extractor_test_accuracy"}
-    pair = (each.model_dump(include=facts) for each in (yours[1], manifest))
-    found = list(differences(*pair, word="in yours"))
+    mine, theirs = (each.model_dump(include=facts) for each in (yours[1], manifest))
+    found = list(differences(mine, theirs, word="in yours"))
     yield from found
     if features is None or found:  # Features of another network cannot be compared.
         return

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from psld.data.images import tiled
 from psld.data.store import ImageStore
+from psld.diffusion.guidance import InpaintingGuidance
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
 from psld.metrics.results import CellResults
@@ -54,13 +56,13 @@ def _real_rows(figure: GridFigure, columns: int = COLUMNS) -> list[np.ndarray]:
 
 def _originals(cell: Cell, shard: Shard) -> np.ndarray | None:
     """Return the images whose holes the first shard of a cell fills in; None without inpainting."""
-    data = cell.datasets.get("data")
-    if data is None:
+    data, guidance = cell.datasets.get("data"), cell.sampler.settings.guidance
+    if data is None or not isinstance(guidance, InpaintingGuidance):
         return None
     store = ImageStore.open(data)
     if store.digest != shard.origin.dataset_digest:
         raise UserError(f"{cell.folder}: fills in images of another {data}; sample it again")
-    return store.images(cell.sampler.settings.guidance.split)[: len(shard.images)]
+    return store.images(guidance.split)[: len(shard.images)]
 
 
 def draw_shard(
@@ -94,7 +96,7 @@ def before_and_after(
     shard: Shard, originals: np.ndarray, rows: int, columns: int
 ) -> list[np.ndarray]:
     """Return triples of RGB rows: the images with their holes, the samples, and the originals."""
-    known = shard.masks[:, None] == 1
+    known = cast(np.ndarray, shard.masks)[:, None] == 1
     masked = np.where(known, shard.images, np.array(HOLE_COLOR, np.uint8)[:, None, None])
     filled, before = (np.broadcast_to(each, masked.shape) for each in (shard.images, originals))
     starts = range(0, len(masked), columns)[: rows // 3]
@@ -122,7 +124,7 @@ def _draw_nearest(figure: GridFigure) -> Figure:
     cell = figure.cell
     measurement = next(m for m in cell.measurements if m.metric.measure.kind == "memorization")
     result = CellResults.find(cell.result, measurement.digest(cell.digest))
-    if result is None:
+    if result is None or result.nearest is None:
         raise UserError(f"{cell.result}: not evaluated yet")
     train = ImageStore.open(cell.model.settings.data).images("train")
     places = [divmod(sample, cell.options.shard_size) for sample, _ in result.nearest]

@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
-from operator import attrgetter
+from operator import itemgetter
 from statistics import fmean
+from typing import cast
 
 from psld.grid.entries import Entry, Status
 from psld.grid.tables import Table
@@ -91,7 +92,7 @@ def _law(start: str, entries: Iterable[Entry]) -> str:
     if start == "gaussian":
         return "the mean and covariance"
     results = [result for entry in entries for result in entry.results]
-    K = {result.gaussians for result in results if result.gaussians}
+    K = {cast(int, result.gaussians) for result in results}
     guided = any("label" in result.sampler["guidance"] for result in results)
     return "a mixture of Gaussians" if guided else gaussians(K)  # a class has its own K
 
@@ -119,8 +120,9 @@ def _significant(number: float) -> str:
 def _alike(column: Iterable[Entry]) -> Iterable[str]:
     """Yield pairs with neighboring numbers of the paper that their verdicts do not tell apart."""
     agreeing = [e for e in column if " ✓" in MARKS.get(e.status, "") and e.show == "value"]
-    for a, b in pairwise(sorted(agreeing, key=attrgetter("paper"))):
-        if 0 < b.paper - a.paper <= a.width + b.width and a.measurement == b.measurement:
+    bands = [(cast(float, e.paper), cast(float, e.width), e) for e in agreeing]
+    for (x, v, a), (y, w, b) in pairwise(sorted(bands, key=itemgetter(0))):
+        if 0 < y - x <= v + w and a.measurement == b.measurement:
             p_value = a.minus(b).p_value
             if p_value >= 1 - CONFIDENCE:
                 names = " and ".join(" ".join(entry.row.label) for entry in (a, b))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import wandb
@@ -196,18 +196,18 @@ def update_dashboard(grid: Grid, settings: WandbSettings) -> str:
     check_login()
     with errors_in_one_line():
         api = wandb.Api()
-        entity = settings.entity or api.default_entity
+        entity = settings.entity or api.default_entity or ""
         report = find_report(api, entity, settings.project, f"PSLD: {grid.name}")
         report.blocks = list(report_blocks(grid))
         report.save()
     return report.url
 
 
-def find_report(api: wandb.Api, entity: str | None, project: str, title: str) -> Report:
+def find_report(api: wandb.Api, entity: str, project: str, title: str) -> Report:
     if project in {known.name for known in api.projects(entity)}:
         for known in api.reports(f"{entity}/{project}"):
             if known.display_name == title:
-                return Report.from_url(known.url)
+                return cast(Report, Report.from_url(cast(str, known.url)))
     return Report(project=project, entity=entity, title=title, width="fluid")
 
 

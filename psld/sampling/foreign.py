@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from psld.diffusion.denoiser import SeesImages, check_levels, every_block
 from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.samplers import SamplerSettings
+from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
 from psld.diffusion.score import Batching
 from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.networks.forward import forward_pass
@@ -76,11 +76,10 @@ class ForeignNetwork:
         """
         process, device = every_block(process), device_of(self.network)
         start = None
-        if settings.starts_from_data:
+        if isinstance(settings, TimeGridSampler) and settings.starts_from_data:
             start = self.start if settings.start == "mixture" else self._one_gaussian
-        needs_start = start is None and settings.starts_from_data and settings.evaluations
-        if needs_start and settings.start_level == self.sigma_max:
-            start = _white(self.shape)
+            if start is None and settings.evaluations and settings.start_level == self.sigma_max:
+                start = _white(self.shape)
         settings, gaussian = with_start(settings, process, start, device, self.sigma_max)
         other = (
             "give images= and sample with few, or sigma_min=0 and sigma_max=inf if the network "

@@ -1,10 +1,12 @@
 """The known pixels of inpainted samples: image i of a split, with mask i, in any shard."""
 
+from typing import cast
+
 import numpy as np
 import torch
 
 from psld.data.store import ImageStore, from_uint8
-from psld.diffusion.guidance import DigitsMask, HalvesMask
+from psld.diffusion.guidance import DigitsMask, HalvesMask, InpaintingGuidance
 from psld.diffusion.integrators import Inpainting
 from psld.sampling.settings import CellSettings
 from psld.sampling.shards import ShardOrigin
@@ -25,13 +27,13 @@ def draw_masks(
         case HalvesMask(missing=missing):
             known = [_half(missing, index, image_size) for index in indices]
         case DigitsMask():
-            known = _digits(ImageStore.open(mnist), indices, image_size)
+            known = _digits(ImageStore.open(cast(str, mnist)), indices, image_size)
     return np.asarray(known, np.uint8)
 
 
 def masks_digest(settings: HalvesMask | DigitsMask, mnist: str | None) -> str | None:
     """Return the digest of the file that the masks come from; None without a file."""
-    return ImageStore.open(mnist).digest if isinstance(settings, DigitsMask) else None
+    return ImageStore.open(cast(str, mnist)).digest if isinstance(settings, DigitsMask) else None
 
 
 def known_pixels(
@@ -41,8 +43,8 @@ def known_pixels(
 
     Raises UserError if none exists, or if they are not those of the origin.
     """
-    guidance, dataset = cell.sampler.guidance, model.settings.dataset
-    store = ImageStore.open_for(cell.data, dataset)
+    guidance, dataset = cast(InpaintingGuidance, cell.sampler.guidance), model.settings.dataset
+    store = ImageStore.open_for(cast(str, cell.data), dataset)
     images = store.images(guidance.split)
     if indices.start >= len(images):
         raise UserError(

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import index
-from typing import Any
+from typing import Any, cast
 
 from psld.config.settings import Settings, parse
 from psld.diffusion.samplers import SamplerSettings
@@ -52,7 +52,8 @@ def named_process(call: str, process: NamedProcess) -> ProcessSettings:
             'your own a LinearProcess or {"recipe": {"D": …, "Q": …, "S": …}}'
         )
     [(name, settings)] = process.items()
-    return compose_named([f"process={name}", *as_words("process", settings)], call).process
+    words = [f"process={name}", *as_words("process", settings)]
+    return cast(ProcessSettings, compose_named(words, call).process)
 
 
 def named_sampler(
@@ -79,7 +80,7 @@ def named_sampler(
         raise
 
 
-def check_numbers(call: str, least: int, **given: object) -> None:
+def check_numbers(call: str, least: int, **given: Any) -> None:
     """Raise UserError if an argument is no whole number of at least `least`."""
     for name, value in given.items():
         try:

@@ -5,10 +5,11 @@ The noise of a shard is the same bytes on every machine, and threads draw it ahe
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 from psld.data.store import ImageStore, to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
-from psld.diffusion.guidance import ClassifierFreeGuidance, InpaintingGuidance
+from psld.diffusion.guidance import ClassifierFreeGuidance, ClassifierGuidance, InpaintingGuidance
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.samplers import SamplerSettings
+from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
 from psld.diffusion.score import (
     Batching,
     ClassifierFreeScore,
@@ -66,19 +67,20 @@ def origin_of(
     guidance, process = cell.sampler.guidance, None
     if model.settings.serves_every_process:
         process = (cell.process or model.settings.process).model_dump(mode="json")
-    inpaints, sampler = isinstance(guidance, InpaintingGuidance), sampler_content(cell.sampler)
+    mask = guidance.mask if isinstance(guidance, InpaintingGuidance) else None
+    sampler = sampler_content(cell.sampler)
     words = as_words("sampler", sampler) + as_words("process", process or {})
     return ShardOrigin(
         weights_sha256=model.weights_sha256,
         sampler_digest=digest_of(sampler),
-        process_digest=process and digest_of(process),
+        process_digest=digest_of(process) if process else None,
         start_sha256=start_sha256,
         seed=cell.seed,
         index=0,
         size=cell.shard_size,
         guide_sha256=guide and guide.weights_sha256,
-        dataset_digest=ImageStore.open(cell.data).digest if inpaints else None,
-        masks_digest=masks_digest(guidance.mask, cell.mnist) if inpaints else None,
+        dataset_digest=ImageStore.open(cast(str, cell.data)).digest if mask else None,
+        masks_digest=masks_digest(mask, cell.mnist) if mask else None,
         words=(*words, f"seed={cell.seed}"),
     )
 
@@ -89,10 +91,10 @@ def sample_range(settings: SampleSettings) -> Path:
     Print a line for each shard. Return the path of the record.
     """
     model, sampler, origin = load_cell(settings)
+    source = digest_of(origin.model_dump())
     if settings.png:
-        from psld.data.images import is_single_picture, save_images  # Only pictures need Pillow.
+        from psld.data.images import is_single_picture  # Only pictures need Pillow.
 
-        source = digest_of(origin.model_dump())
         is_single_picture(settings.png, source)  # Refuses a wrong path before the work.
     if settings.npz:
         check_place(settings.npz)
@@ -112,6 +114,8 @@ def sample_range(settings: SampleSettings) -> Path:
         done = f"{count} images, NFE {shard.nfe}" if made else "kept"
         print(f"shard {index}: {done}", flush=True)
     if settings.png:
+        from psld.data.images import save_images
+
         first = settings.first * settings.shard_size
         save_images(np.concatenate(images), settings.png, first, source)
         print(f"wrote {settings.png}")
@@ -187,7 +191,7 @@ class ImageSampler:
     process: LinearProcess
     settings: SamplerSettings
     """With the level of its start."""
-    eps: Network
+    eps: Callable[..., Tensor]
     """The process's ε(z, t)."""
     network: nn.Module
     """That ε evaluates."""
@@ -222,8 +226,9 @@ class ImageSampler:
         guidance = self.settings.guidance
         if isinstance(guidance, ClassifierFreeGuidance):
             return ClassifierFreeScore(self.eps, labels, guidance.scale, self.batching)
+        guidance, logits = cast(ClassifierGuidance, guidance), cast(Network, self.logits)
         options = guidance.scale, self.batching, guidance.official_time
-        return ClassifierGuidedScore(plain, self.logits, labels, *options)
+        return ClassifierGuidedScore(plain, logits, labels, *options)
 
     def sample(
         self,
@@ -278,7 +283,7 @@ def with_start(
 
     Raises UserError if the sampler needs a start and there is none.
     """
-    if not sampler.starts_from_data:
+    if not isinstance(sampler, TimeGridSampler) or not sampler.starts_from_data:
         return sampler, None
     if start is None:
         raise UserError(
@@ -324,7 +329,7 @@ def cell_sampler(
     sampler, gaussian = with_start(sampler, *given, classes=classes)
     for name, trained in ("denoiser", model), ("guide", guide):
         if trained and trained.settings.serves_every_process:
-            law = trained.settings.training.noise_law
+            law = trained.settings.law
             check_levels(sampler.noise_levels(process), law.low, law.high, name)
     return ImageSampler(
         process=process,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field, model_validator
 
@@ -178,7 +178,8 @@ def classes_in_turn(
         number = class_names.index(each) if each in class_names else each
         name = str(each)
         if number == each and name in class_names and class_names.index(name) != each:
-            named, other = class_names.index(name), "".join(class_names[each:][:1]) or "no class"
+            other = "".join(class_names[cast(int, each) :][:1]) or "no class"
+            named = class_names.index(name)
             readings = f"{each} is the name of number {named}, and the number of {other}"
             raise UserError(
                 f"sampler.guidance.label: {readings}; give the name in quotes: '{each}'"

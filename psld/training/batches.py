@@ -1,6 +1,7 @@
 """Batches: what a training sees at step s is a function of (seed, s) only."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ class Batches:
         """Return this rank's part of the batch of one step."""
         t, *drawn = self._drawn(step, self.settings.steps)
         images, flipped, noise, labels = (
-            None if part is None else part.to(self.device, non_blocking=True) for part in drawn
+            part if part is None else part.to(self.device, non_blocking=True) for part in drawn
         )
         x0 = from_uint8(images if self.resident is None else self.resident[images])
         if self.flip:
@@ -81,7 +82,7 @@ class Batches:
         auxiliary = noise[:, channels:] if self.noising.auxiliary else None
         return Batch(x0=x0, t=t, eps=noise[:, :channels], auxiliary_eps=auxiliary, labels=labels)
 
-    def _draw_on_host(self, step: int) -> tuple[Tensor | None, ...]:
+    def _draw_on_host(self, step: int) -> tuple[Any, ...]:
         """Return times, images (their indices if the device holds all), flips, noise, labels."""
         settings, size = self.settings, self.settings.batch_size
         host = generator("cpu", settings.seed, Stream.BATCH, step)

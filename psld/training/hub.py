@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from psld.config.settings import Settings
 from psld.training.manifest import FILES, MANIFEST
@@ -75,7 +75,7 @@ def _folder(model: Path) -> Path:
 
 def with_fetched_model(settings: S) -> S:
     """Return settings whose `model` is a folder on this machine."""
-    return settings.model_copy(update={"model": str(fetched(settings.model))})
+    return settings.model_copy(update={"model": str(fetched(cast(Any, settings).model))})
 
 
 def push(folder: Path, repository: str, card: str, start: str | None) -> str:

@@ -86,8 +86,8 @@ def train(
     ranks.limit_exchanges()
     network = ranks.parallel(called)
     peak = peak_flops(ranks.device, settings.precision)
-    flops = peak and TRAIN_FACTOR * forward_flops(state.ema.network)
-    meter = Meter(ranks, flops and flops / (peak * ranks.world))
+    whole = peak and peak * ranks.world
+    meter = Meter(ranks, whole and TRAIN_FACTOR * forward_flops(state.ema.network) / whole)
     progress = Progress("training", "step", settings.steps, state.step, silent=not ranks.leads)
     state.network.train()
     earlier_seconds, started = state.seconds, time.monotonic()
@@ -120,7 +120,8 @@ def train(
             entry = {"step": state.step, "time": time.time(), **values, "learning_rate": rate}
             state.history.append(entry)
         if previewing and ranks.leads:
-            entry.update(log.preview(state.ema.network, preview_path(log.run, state.step)))
+            numbers = log.preview(state.ema.network, preview_path(log.run, state.step))
+            state.history[-1].update(numbers)
         if saving or stopping:
             state.seconds = earlier_seconds + time.monotonic() - started
             if ranks.leads:

@@ -24,9 +24,9 @@ def accumulate_gradient(
     """
     total = torch.zeros((), device=batch.x0.device)
     parts = list(batch.split(micro_batch or len(batch.x0)))
+    parallel = network if isinstance(network, DistributedDataParallel) else None
     for part in parts:
-        waits = isinstance(network, DistributedDataParallel) and part is not parts[-1]
-        with network.no_sync() if waits else nullcontext():
+        with parallel.no_sync() if parallel and part is not parts[-1] else nullcontext():
             share = loss_of(network, part) * (len(part.x0) / len(batch.x0))
             share.backward()
         total += share.detach()

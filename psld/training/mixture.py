@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,6 @@ from psld.training.settings import Start
 from psld.utils.device import all_bits
 from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
-
-if TYPE_CHECKING:
-    from sklearn.mixture import GaussianMixture
 
 LOWEST_LEVEL = 0.5
 """No start is below this noise level. A fit adds its square to all variances."""
@@ -63,7 +60,7 @@ def different_images(images: np.ndarray) -> np.ndarray:
     return np.fromiter(first.values(), np.int64)
 
 
-def passes_over(images: np.ndarray, labels: np.ndarray, device: torch.device) -> Passes:
+def passes_over(images: "np.ndarray | _Chosen", labels: np.ndarray, device: torch.device) -> Passes:
     """Return a function that yields images in parts: float images and labels on the device."""
 
     def passes() -> Iterator[tuple[Tensor, Tensor]]:
@@ -83,7 +80,7 @@ def views(x: Tensor, flip: bool) -> tuple[Tensor, ...]:
 
 def deviation(store: ImageStore, flip: bool) -> float:
     """Return the deviation of the training images around their mean, pixel by pixel."""
-    total, squares, count = 0.0, 0.0, 0
+    total, squares, count = torch.zeros(()), torch.zeros(()), 0
     passes = passes_over(store.images("train"), store.labels("train"), torch.device("cpu"))
     for part, _ in passes():
         for x in views(part.double(), flip):
@@ -266,8 +263,8 @@ def _fitted(
     return mixture.weights_, mixture.means_, mixture.covariances_ - LOWEST_LEVEL**2 * np.eye(q)
 
 
-def _mixture(c: np.ndarray, components: int) -> "GaussianMixture":
-    """Fit a mixture to c, N×q, with the variance of noise added to each component's."""
+def _mixture(c: np.ndarray, components: int) -> Any:
+    """Fit a GaussianMixture to c, N×q, with the variance of noise added to each component's."""
     from sklearn.mixture import GaussianMixture  # half a second, and most commands fit none
     from threadpoolctl import threadpool_limits
 

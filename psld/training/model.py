@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,7 +27,13 @@ from psld.networks.forward import Denoiser, enough_threads
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.mixture import SamplerStart
-from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
+from psld.training.settings import (
+    AnyModelSettings,
+    GuideModelSettings,
+    ModelSettings,
+    RunSettings,
+    TrainedSettings,
+)
 from psld.training.start import find_start
 from psld.utils.device import device_of, provenance
 from psld.utils.errors import UserError
@@ -62,8 +68,7 @@ def build_network(
     )
     if not every:
         return network
-    law = settings.training.noise_law
-    return Denoiser(network, deviation, law.low, law.high)
+    return Denoiser(network, deviation, settings.law.low, settings.law.high)
 
 
 def build_guide(settings: GuideModelSettings, process: LinearProcess) -> NCSNppGuide:
@@ -78,7 +83,7 @@ def build_guide(settings: GuideModelSettings, process: LinearProcess) -> NCSNppG
 
 
 def build(
-    settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0
+    settings: AnyModelSettings, process: LinearProcess, deviation: float = 1.0
 ) -> NCSNpp | Denoiser | NCSNppGuide:
     """Build the network of a model or guide; `deviation` as in `build_network`."""
     if isinstance(settings, ModelSettings):
@@ -87,15 +92,16 @@ def build(
 
 
 def objective(
-    settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0
+    settings: AnyModelSettings, process: LinearProcess, deviation: float = 1.0
 ) -> Objective:
     """Return the loss of a training; `deviation` as in `build_network`."""
-    training, is_model = settings.training, isinstance(settings, ModelSettings)
     if settings.serves_every_process:
-        images = NoisyImages(training.noise_law)
+        images, is_model = NoisyImages(settings.law), isinstance(settings, ModelSettings)
         return DenoiserLoss(images, deviation) if is_model else GuideLoss(images)
-    states = NoisyStates(process, training.time_eps, training.noise_law)
-    return EpsilonLoss(process, training.weighting, states) if is_model else GuideLoss(states)
+    states = NoisyStates(process, settings.training.time_eps, settings.training.noise_law)
+    if isinstance(settings, ModelSettings):
+        return EpsilonLoss(process, settings.training.weighting, states)
+    return GuideLoss(states)
 
 
 def on_states(settings: TrainedSettings, process: LinearProcess, network: Network) -> Network:
@@ -198,13 +204,13 @@ def forward_flops(network: nn.Module) -> int:
     """Return the FLOPs of one image through a network; a multiply-add counts as two."""
     from torch.utils.flop_counter import FlopCounterMode  # imports triton
 
-    device = device_of(network)
+    device, shape = device_of(network), cast(tuple[int, ...], network.in_shape)
     with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, *network.in_shape, device=device), torch.ones(1, device=device))
+        network(torch.zeros(1, *shape, device=device), torch.ones(1, device=device))
     return counter.get_total_flops()
 
 
-def seconds_per_image(settings: TrainedSettings) -> float:
+def seconds_per_image(settings: AnyModelSettings) -> float:
     """Measure the seconds of a core, without waiting, for an image in a training step."""
     network = build(settings, build_process(settings))
 

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from psld.data.store import ImageStore
+from psld.networks.ncsnpp import Encoder
 from psld.networks.official import check_finite, from_official, official_shapes, read_checkpoint
 from psld.training.manifest import (
     MANIFEST,
@@ -29,7 +30,7 @@ from psld.training.settings import (
     ImportFilesSettings,
     ImportGuideSettings,
     ImportModelSettings,
-    TrainGuideSettings,
+    Trained,
     TrainSettings,
 )
 from psld.utils.errors import UserError
@@ -50,7 +51,7 @@ def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
     if Path(settings.data).exists():
         store = ImageStore.open_for(settings.data, settings.dataset)
     try:
-        network.load_state_dict(from_official(checkpoint.weights(chosen), network))
+        network.load_state_dict(from_official(checkpoint.weights(chosen), cast(Encoder, network)))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     make_way(settings.output, checkpoint.sha256, settings.replace)
@@ -69,7 +70,6 @@ GAMMA = re.compile(r"gamma=(\d+(?:\.\d+)?)")
 MISNAMED = "celeba64", 0.01, "scripts_psld/ablations/uncond/celeba64/train_uncond_psld.sh"
 """Dataset, Γ in the path, and the official script that trains Γ = 0.25 under this name."""
 
-Trained = TrainSettings | TrainGuideSettings
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -143,7 +143,7 @@ def shapes_of(settings: Trained) -> Shapes:
         return {}
     process = build_process(settings)
     with torch.device("meta"):
-        return official_shapes(build(settings, process))
+        return official_shapes(cast(Encoder, build(settings, process)))
 
 
 def recognize(path: Path, layouts: Sequence[tuple[Shapes, Trained]]) -> Recognized:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed as dist
@@ -87,7 +87,8 @@ class Ranks:
         """
         self.barrier()
         if self.world > 1 and self.device.type == "cuda":
-            dist.group.WORLD._get_backend(self.device)._set_default_timeout(EXCHANGE_TIMEOUT)
+            world = cast("dist.ProcessGroup", dist.group.WORLD)
+            world._get_backend(self.device)._set_default_timeout(EXCHANGE_TIMEOUT)
 
 
 def rank_of_environment() -> int:
@@ -132,7 +133,8 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         timeout=WAIT_TIMEOUT,
         device_id=chosen if on_gpu else None,
     )
-    ranks = Ranks(rank, world, chosen, dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT))
+    control = cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT))
+    ranks = Ranks(rank, world, chosen, control)
     yield ranks
     ranks.barrier()
     dist.destroy_process_group()

@@ -41,7 +41,7 @@ from psld.training.model import (
     seconds_per_image,
 )
 from psld.training.ranks import join_ranks, rank_of_environment
-from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings
+from psld.training.settings import GuideModelSettings, ModelSettings, Trained
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name, device_of
 from psld.utils.errors import UserError
@@ -67,7 +67,7 @@ PREVIEW_BATCH = 250
 
 
 def run_training(
-    settings: RunSettings,
+    settings: Trained,
     store: ImageStore,
     preview: Callable[[nn.Module, Path], dict[str, float]],
     finish: Callable[[nn.Module], dict[str, Any]],
@@ -93,8 +93,8 @@ def run_training(
     if not isinstance(settings, ModelSettings):
         labels = Labels(store.labels("train"), store.num_classes)
     else:
-        if settings.num_classes:
-            labels = Labels(store.labels("train"), store.num_classes, training.label_dropout)
+        if dropout := settings.training.label_dropout:
+            labels = Labels(store.labels("train"), store.num_classes, dropout)
         if settings.serves_every_process:
             sigma_data = deviation(store, flip)
     loss_of = objective(settings, process, sigma_data)
@@ -165,7 +165,7 @@ def run_training(
         return state.history[-1]["loss"]
 
 
-def _time_on_cpu(settings: RunSettings, images: int) -> str:
+def _time_on_cpu(settings: Trained, images: int) -> str:
     """Return, as a clause, the time of so many images in the rest of a training.
 
     Raises UserError above a day, unless the CPU is asked for.

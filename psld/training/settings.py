@@ -1,6 +1,6 @@
 """Settings of trainings: dataset, process, network and recipe of a model or guide. No torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
@@ -134,6 +134,11 @@ class TrainedSettings(Settings):
         """True if the network sees images with noise, and `process` is only the default."""
         return self.training.objective == "denoiser"
 
+    @property
+    def law(self) -> NoiseLaw:
+        """The noise levels in the training of a network that serves every process."""
+        return cast(NoiseLaw, self.training.noise_law)
+
 
 class ModelSettings(TrainedSettings):
     """A model: a network that predicts a process's noise."""
@@ -185,6 +190,9 @@ class GuideModelSettings(TrainedSettings):
         return self
 
 
+AnyModelSettings = ModelSettings | GuideModelSettings
+
+
 class WandbSettings(Settings):
     """When and where a training goes to wandb; `disabled`: never."""
 
@@ -213,7 +221,7 @@ class RunSettings(TrainedSettings):
     """`auto`, or a torch device such as `cpu` or `cuda`."""
     wandb: WandbSettings
 
-    def model(self) -> ModelSettings | GuideModelSettings:
+    def model(self) -> AnyModelSettings:
         """The part of the settings that decides the weights."""
         kind = ModelSettings if isinstance(self, ModelSettings) else GuideModelSettings
         return kind(**{key: getattr(self, key) for key in kind.model_fields})
@@ -237,6 +245,9 @@ class TrainSettings(ModelSettings, RunSettings):
 
 class TrainGuideSettings(GuideModelSettings, RunSettings):
     """Settings of `psld train_guide`."""
+
+
+Trained = TrainSettings | TrainGuideSettings
 
 
 class ImportSettings(RunSettings):
@@ -264,7 +275,7 @@ class Start(Settings):
 
     components: tuple[Annotated[int, Field(ge=2)], ...] = (2, 4, 8, 16, 32)
     """The numbers K of Gaussians of which the best is taken, besides one."""
-    directions: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 40), min_length=1)
+    directions: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(10, 20, 40), min_length=1)
     """The numbers q of leading directions of which the best is taken: in these it is a mixture."""
     shares: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 0.3)
     """σ₀ as a share of the largest deviation: of one Gaussian, and of a mixture's components."""
@@ -289,7 +300,7 @@ class StartSettings(Settings):
     start: Start = Start()
     classes: bool = False
     """Measure each class, too, for samplers that ask for one, if each has ten different images."""
-    output: str | None = Field(None, pattern=r"\.safetensors$")
+    output: str | None = Field(default=None, pattern=r"\.safetensors$")
     """The file to make; null: starts/DATASET.safetensors, with -flip and -classes in its name."""
     device: str = "auto"
     """`auto`, or a torch device such as `cpu` or `cuda`."""

@@ -13,6 +13,7 @@ from threading import Thread
 from typing import Any
 
 import wandb
+from wandb.errors import Error
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb.sdk.mailbox import MailboxClosedError
 
@@ -28,7 +29,7 @@ ENVIRONMENT = {
 }
 
 FAILURES = (
-    *(wandb.errors.Error, ConnectionError, TimeoutError),
+    *(Error, ConnectionError, TimeoutError),
     *(WandbApiFailedError, MailboxClosedError),  # not public; wandb raises them nevertheless
 )
 """The errors of wandb if the server does not answer, or its own process ends."""
@@ -40,7 +41,7 @@ def check_login() -> None:
         os.environ.setdefault(name, value)
     try:
         wandb.login(verify=False)
-    except wandb.errors.Error as error:
+    except Error as error:
         raise UserError(f"wandb: {error}") from None
 
 

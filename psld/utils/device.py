@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, backends, nn
@@ -143,10 +143,10 @@ after anything in the process, such as a notebook's first cell, wrote a new one.
 
 def tf32_in_use() -> tuple[bool, bool]:
     """Return True for convolutions, and for matrix products, if they use TF32 now."""
-    matmul = backends.cuda.matmul
+    matmul, cudnn = cast(Any, backends.cuda.matmul), cast(Any, backends.cudnn)
     if HAS_NEW_SWITCHES:
-        return backends.cudnn.conv.fp32_precision == "tf32", matmul.fp32_precision == "tf32"
-    return backends.cudnn.allow_tf32, matmul.allow_tf32
+        return cudnn.conv.fp32_precision == "tf32", matmul.fp32_precision == "tf32"
+    return cudnn.allow_tf32, matmul.allow_tf32
 
 
 def use_tf32(convolutions: bool, matmul: bool) -> None:
@@ -157,8 +157,8 @@ def use_tf32(convolutions: bool, matmul: bool) -> None:
     backends.cuda.matmul.allow_tf32 = matmul
     if HAS_NEW_SWITCHES:
         names = {True: "tf32", False: "ieee"}
-        for unit in (backends.cudnn.conv, backends.cudnn.rnn):
-            unit.fp32_precision = names[convolutions]
+        for unit in ("conv", "rnn"):
+            getattr(backends.cudnn, unit).fp32_precision = names[convolutions]
         backends.cuda.matmul.fp32_precision = names[matmul]
 
 

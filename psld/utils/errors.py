@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
 WRONG_PLACES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
@@ -201,7 +201,7 @@ def text_of(error: Exception) -> str:
         return line
     text = one_line(str(error) or str(error.__cause__ or ""))
     if type(error).__name__ == "OverrideParseException":
-        word = one_line(error.override)
+        word = one_line(cast(Any, error).override)
         key, _, value = word.partition("=")
         bare = value.strip("'\"")
         if not re.search(r"[^\w.-]", value, re.ASCII):
@@ -226,8 +226,8 @@ def _meant(key: str, error: Exception) -> str:
         return ""
     from omegaconf import OmegaConf
 
-    config = error.__cause__.parent_node._get_root()
-    values = dict(entries_of(OmegaConf.to_container(config)))
+    config = cast(Any, error.__cause__).parent_node._get_root()
+    values = dict(entries_of(cast(dict[str, Any], OmegaConf.to_container(config))))
     same = [name for name in values if name.endswith(f".{key}")]
     group = key.rpartition(".")[0]
     kind = values.get(group, "")  # None is a group of which nothing is chosen

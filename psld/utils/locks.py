@@ -100,6 +100,7 @@ def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) 
     make_private(
         GPU_LOCKS, "set PSLD_GPU_LOCKS to a folder of yours, the same for all your jobs here"
     )
+    taken: list[str] = []
     for attempt in itertools.count():
         earlier = [uuid for uuid in uuids if uuid in _held][:count]
         taken = list(earlier)
