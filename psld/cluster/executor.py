@@ -25,7 +25,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,9 @@ CLOCKS_DIFFER = 60
 class Executor(SlurmExecutor):
     """Submits Snakemake's jobs to Slurm and waits for their ends."""
 
+    workflow: Any
+    logger: Any
+
     def __post_init__(self) -> None:
         settings = self.workflow.executor_settings
         settings.pass_command_as_script = True
@@ -75,20 +78,20 @@ class Executor(SlurmExecutor):
 
     # The command of a job.
 
-    def additional_general_args(self) -> str:
+    def additional_general_args(self) -> Any:
         return "--executor local"
 
     def get_python_executable(self) -> str:
         return shlex.quote(sys.executable)
 
-    def get_snakefile(self) -> str:
+    def get_snakefile(self) -> Any:
         return os.path.relpath(self.snakefile)
 
     @property
     def tmpdir(self) -> str:
         return os.path.relpath(super().tmpdir)
 
-    def get_job_exec_prefix(self, job: Any) -> str:
+    def get_job_exec_prefix(self, job: Any) -> Any:
         """Return shell that comes before the job's command.
 
         A job of a killed run that reaches Slurm after the next run has begun must do nothing. The
@@ -107,7 +110,7 @@ class Executor(SlurmExecutor):
         job_info.aux["submitted"] = time.time()
         super().report_job_submission(job_info, register_job)
 
-    def report_job_error(self, job_info: Any, msg: str = "", **options: Any) -> None:
+    def report_job_error(self, job_info: Any, msg: Any = "", **options: Any) -> None:
         """Report a failed job. If Slurm did not answer its submission, repeat that instead."""
         if job_info.external_jobid is None:
             if self._states() is None:
@@ -118,7 +121,7 @@ class Executor(SlurmExecutor):
                 return
         super().report_job_error(job_info, msg=msg, **options)
 
-    async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncIterator[Any]:
+    async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncGenerator[Any, None]:
         """Report the jobs that have ended; yield the others."""
         shortest = self.workflow.executor_settings.init_seconds_before_status_checks
         longer = min(self.next_seconds_between_status_checks + 10, LONGEST_PAUSE)

@@ -25,7 +25,7 @@ import uuid
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from psld.cluster.job import RUN
 from psld.cluster.slurm import active_jobs_named, cancel_jobs_named
@@ -87,7 +87,7 @@ def look_again_once() -> None:
             scheduler.will_look_again = True
             threading.Timer(seconds, look_again).start()
 
-    JobScheduler._schedule_reevalutation = replaced
+    cast(Any, JobScheduler)._schedule_reevalutation = replaced
 
 
 def record_slurm_name(name: str) -> Path | None:

@@ -11,7 +11,7 @@ import pickle
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from submitit import LocalExecutor, SlurmExecutor
 from submitit.core import utils
@@ -24,7 +24,7 @@ def read_own_pickles_only() -> None:
     """Make submitit read pickles with `load_own`, in this process and in the jobs it submits."""
     utils.pickle_load = load_own
     for executor in (LocalExecutor, SlurmExecutor):
-        executor._submitit_command_str = property(_command)
+        cast(Any, executor)._submitit_command_str = property(_command)
 
 
 def _command(executor: LocalExecutor | SlurmExecutor) -> str:

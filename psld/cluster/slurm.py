@@ -129,7 +129,7 @@ def jobs_named(name: str) -> dict[str, Job]:
     jobs = [re.fullmatch(r"(\d+) +([A-Z_]+)(?: +(.*))?", line, re.ASCII) for line in lines]
     if not all(jobs):
         raise Unreachable(f"squeue answered {shorten(answer, 80)!r}")
-    return {job[1]: Job(job[2], _why_waiting(job[2], job[3] or "")) for job in jobs}
+    return {job[1]: Job(job[2], _why_waiting(job[2], job[3] or "")) for job in jobs if job}
 
 
 def _why_waiting(state: str, reason: str) -> str:

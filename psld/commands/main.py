@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from psld.cluster.job import end_with_snakemake
 from psld.commands.command import Command
@@ -129,9 +129,9 @@ def overview() -> str:
     usage = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a command's settings"
     lines = [usage, ""]
     for command, module in COMMANDS.items():
-        body = ast.parse(Path(__file__).with_name(f"{module}.py").read_bytes()).body
+        body: list[Any] = ast.parse(Path(__file__).with_name(f"{module}.py").read_bytes()).body
         [function] = [node for node in body if getattr(node, "name", "") == _function(command)]
-        lines.append(f"  {command:<16} {ast.get_docstring(function).splitlines()[0]}")
+        lines.append(f"  {command:<16} {str(ast.get_docstring(function)).splitlines()[0]}")
     return "\n".join(lines)
 
 
@@ -145,7 +145,7 @@ def entry_point(name: str, kind: type[Settings], **options: Any) -> Callable[[Pr
     """
 
     def decorate(function: Program) -> Program:
-        function.command = Command(name, kind, **options)
+        cast(Any, function).command = Command(name, kind, **options)
         return function
 
     return decorate
@@ -153,14 +153,14 @@ def entry_point(name: str, kind: type[Settings], **options: Any) -> Callable[[Pr
 
 def run_command(function: Program, words: Sequence[str]) -> None:
     """Run the function of a command with the settings that words give."""
-    command, words = function.command, [_with_home(word) for word in words]
+    command, words = cast(Any, function).command, [_with_home(word) for word in words]
     signal.signal(signal.SIGTERM, _exit)
     try:
         if not HELP.isdisjoint(words):
             from psld.commands.help import help_of
 
             words = [word for word in words if word not in HELP]
-            print(help_of(command, inspect.getdoc(function), words))
+            print(help_of(command, inspect.getdoc(function) or "", words))
         elif command.has_config and any(word.startswith(("-", "hydra")) for word in words):
             from psld.commands.composed import run_with_flags
 

@@ -1,6 +1,7 @@
 """Commands that measure images: extractors, references, evaluations."""
 
 import math
+from typing import Any
 
 from psld.commands.main import entry_point
 from psld.metrics import evaluation
@@ -85,7 +86,7 @@ def evaluate(settings: EvaluateImagesSettings) -> None:
     # Pictures need Pillow, and cells do not.
     from psld.metrics import images
 
-    content = settings.model_dump() | {"device": use_device(settings.device)}
+    content: dict[str, Any] = settings.model_dump() | {"device": use_device(settings.device)}
     metrics = content.pop("metric")
     _print(images.evaluate_images(metrics=metrics, **content), settings.output)
 

@@ -263,7 +263,7 @@ def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray] | None:
 def write_npz(path: str | Path, images: np.ndarray) -> None:
     """Write uint8 images N×C×H×W as others' evaluators read them: `arr_0`, N×H×W×C."""
     with atomic_path(path) as partial, partial.open("wb") as file:
-        np.savez(file, **{IMAGES: images.transpose(0, 2, 3, 1)})
+        np.savez(file, images.transpose(0, 2, 3, 1))
 
 
 @as_psld_errors()

@@ -162,7 +162,7 @@ def open_idx(settings: MNISTSource | FashionMNISTSource) -> Source:
     if None in paths:
         missing = files[paths.index(None)]
         raise UserError(f"{root}: no {missing}; {advice}, or allow dataset.source.download=true")
-    train, test = (_idx_split(a, b, settings.pad) for a, b in (paths[:2], paths[2:]))
+    train, test = (_idx_split(a, b, settings.pad) for a, b in (paths[:2], paths[2:]) if a and b)
     return Source(train, test, class_names)
 
 

@@ -42,7 +42,7 @@ Split = Literal["train", "test", "all"]
 
 
 def content_digest(
-    pixels: "hashlib._Hash", labels: np.ndarray, image: tuple[int, ...], splits: Mapping[str, int]
+    pixels: "hashlib._Hash", labels: np.ndarray, image: tuple[int, ...], splits: Mapping[Any, int]
 ) -> str:
     """Return the SHA-256 of a training's view: `pixels`, labels, image shape and split sizes."""
     pixels.update(labels.astype("<i8"))
@@ -57,7 +57,7 @@ class ImageStore:
 
     path: Path
     digest: str
-    splits: dict[str, int]
+    splits: dict[Split, int]
     """Number of images in `train` and `test`."""
     num_classes: int
     """0 if the dataset has no classes."""
@@ -107,7 +107,8 @@ class ImageStore:
         version = int(file.attrs["format_version"])
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
-        splits = {name: int(file.attrs[f"{name}_size"]) for name in ("train", "test")}
+        train, test = (int(file.attrs[f"{name}_size"]) for name in ("train", "test"))
+        splits: dict[Split, int] = {"train": train, "test": test}
         labels, images = file["labels"][:], file["images"]
         needed = offset + images.nbytes + END_BYTES
         if images.id.get_offset() != offset or os.fstat(stream.fileno()).st_size != needed:

@@ -30,7 +30,7 @@ Power = Annotated[float, Field(ge=0.1, le=100)]
 class AnySampler(Settings):
     """The settings of every sampler."""
 
-    final_time: float = Field(1e-3, gt=0, lt=1)
+    final_time: float = Field(default=1e-3, gt=0, lt=1)
     """The forward time at which the integrator stops, if `fall` does not stop it before."""
     denoise: bool = True
     """End with one more evaluation at `final_time`: a noise-free Euler step to time 0, or the
@@ -90,7 +90,7 @@ class TimeGridSampler(AnySampler):
     start: Annotated[Literal["prior", "gaussian", "mixture"], Neutral("prior")] = "prior"
     """Where the sampler begins: the prior at T; or, at the noise level `start_level`, the Gaussian
     with the mean and covariance of the training images, or a mixture of Gaussians of them."""
-    start_level: Level | None = Field(None, gt=0)
+    start_level: Level | None = Field(default=None, gt=0)
     """σ₀ of a start from images. Null: the level that the start gives."""
     fall: Annotated[float | None, Field(gt=1, le=1e6), Neutral(None)] = None
     """With a start from images, the least last level is σ₀ / fall^K, K the number of steps between

@@ -138,7 +138,7 @@ class Table(Settings):
         def entry(row: Row, column: Column) -> Shown:
             parts = (defaults, self.cell, row, column)
             if row.literature:
-                show = next(part.show for part in reversed(parts) if part.show)
+                show: Show = next(part.show for part in reversed(parts) if part.show)
                 return cast(Shown, Part(show=show))
             where = f"table {self.title!r}, row {row.label}, column {column.label}"
             return merged(parts, row.fields | column.fields, where)

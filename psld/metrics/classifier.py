@@ -126,8 +126,8 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
     device = use_device(settings.device)
     where = f"{settings.output} for {chosen.steps} steps on {device_name(device)}"
     print(f"training {where}", flush=True)
-    splits = [split for split, count in store.splits.items() if count]
-    data = {split: (store.images(split), store.labels(split)) for split in splits}
+    splits = store.splits.items()
+    data = {split: (store.images(split), store.labels(split)) for split, n in splits if n}
     started = time.monotonic()
     extractor = train_classifier(chosen, shape, *data["train"], device)
     seconds = time.monotonic() - started

@@ -5,7 +5,7 @@ An argument `blocks` is the blocks of a jackknife over the samples, or their num
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class _Gaussian:
 
         covariance = finite(statistics.covariance.cpu())
         self.mean, self.trace = statistics.mean.cpu(), covariance.trace()
-        factor, pivots, rank, _ = lapack.dpstrf(covariance.numpy(), lower=1)
+        factor, pivots, rank, _ = cast(Any, lapack).dpstrf(covariance.numpy(), lower=1)
         rows = torch.from_numpy(factor).tril()[:, :rank]
         self.factor = torch.empty_like(rows)
         self.factor[torch.from_numpy(pivots).long() - 1] = rows
@@ -210,7 +210,7 @@ def recall(
     block = blocks.block.to(samples.device)
     _check_neighbors(len(samples) - int(block.bincount().max()), neighbors)
     radii = _radii_without(samples, block, neighbors, blocks.count)
-    covered = sum(
+    covered: Any = sum(
         torch.stack([(d <= radius).any(dim=1).sum() for radius in radii])
         for d in _distances(reference, samples)
     )

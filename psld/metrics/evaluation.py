@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -108,7 +108,7 @@ def evaluate(
         reference = bases[measurement.metric.features].reference
         if reference and gathered.has(measurement):
             return _numbers(gathered, measurement, reference, device)
-        values = every[measurement].model_dump(include=NUMBERS)
+        values = cast(CellResult, every[measurement]).model_dump(include=NUMBERS)
         if reference and gathered.recomputes(measurement):
             values |= scale(measurement.metric, reference, device)
             images = reference.split(measurement.metric.reference_split).total
@@ -153,7 +153,7 @@ def _gathered(
             left -= len(images)
             for name, basis in bases.items():
                 batches = batches_of(images, batch_sizes[name])
-                found[name].append(extract(basis.extractor, batches, progress))
+                found[name].append(extract(cast(Any, basis.extractor), batches, progress))
             if isinstance(part, Shard):
                 costs.append(Cost(len(images), part.nfe, part.seconds, part.device))
                 labels += [] if part.labels is None else [torch.from_numpy(part.labels)]
@@ -174,7 +174,8 @@ def _numbers(
     """Return the fields of a result that are computed from features."""
     metric = measurement.metric
     samples = gathered.samples[measurement.group]
-    numbers = scale(metric, reference, device) | {"nearest": None, "class_accuracy": None}
+    numbers: dict[str, Any] = {"nearest": None, "class_accuracy": None}
+    numbers |= scale(metric, reference, device)
     if metric.measure.kind == "memorization":
         memorized = measure_memorization(metric, samples, reference, device)
         numbers |= {"estimate": memorized.share, "nearest": memorized.pairs(NEAREST_PAIRS)}
@@ -183,7 +184,7 @@ def _numbers(
     if samples.numbers is not None:  # images of others
         numbers["reference_estimate"] = measure_reference(metric, samples, reference, device)
     if gathered.labels is not None and metric.extractor.kind == "classifier":
-        answers = samples.logits.argmax(dim=1)
+        answers = cast(Tensor, samples.logits).argmax(dim=1)
         numbers["class_accuracy"] = share_estimate(answers == gathered.labels[: len(samples)])
     return numbers
 
@@ -246,8 +247,9 @@ def measure_memorization(
 ) -> distances.Memorization:
     """Compute memorization with the distances behind it. Raises as `measure` does."""
     images = (samples, reference.train, reference.split("test"))
+    quantile = cast(Any, metric.measure).quantile
     x, train, test = (each.on(device) for each in images)
-    return distances.memorization(x, train, test, metric.measure.quantile, samples.blocks(blocks))
+    return distances.memorization(x, train, test, quantile, samples.blocks(blocks))
 
 
 def scale(
@@ -269,7 +271,7 @@ def scale(
         return measure(metric, images, reference, device, blocks=2).value
 
     held_out = reference.train if metric.reference_split == "test" else reference.test
-    return {"floor": value(held_out), "noise": value(reference.noise)}
+    return {"floor": value(cast(Features | None, held_out)), "noise": value(reference.noise)}
 
 
 # -- the cells of a grid --------------------------------------------------------------------------
@@ -315,8 +317,8 @@ def recompute(
         folder = settings.features[metric.features].reference
         key = folder, metric.features in kept
         if key not in loaded:
-            manifest = None if key[1] else read_reference_manifest(folder)
-            loaded[key] = load_reference(folder) if key[1] else (None, manifest)
+            read = load_reference if key[1] else lambda f: (None, read_reference_manifest(f))
+            loaded[key] = read(folder)
         reference, manifest = loaded[key]
         check_reference(metric, folder, manifest, manifest.extractor_digest, model)
         bases[metric.features] = Basis(reference if compute else None, manifest.facts)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
     FID), `dinov2`, `efficientnet-lite0`. Raises UserError if a file is missing or damaged.
     """
     if str(name) in ("inception", "dinov2", "efficientnet-lite0"):
-        settings = TypeAdapter(ExtractorSettings).validate_python({"kind": str(name)})
+        settings: Any = TypeAdapter(ExtractorSettings).validate_python({"kind": str(name)})
         return published_extractor(settings, choose_device(device))
     return load_classifier(name, choose_device(device))
 

@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class _Published:
         self.device = torch.device(device)
         # CPUs convolve faster with the channels innermost.
         layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format
-        network = network.to(self.device).to(memory_format=layout)
+        network = cast(Any, network).to(self.device, memory_format=layout)
         self._network: Any = network.eval().requires_grad_(False)
         self.digest = digest_of_weights(architecture, weights)
 

@@ -31,7 +31,8 @@ def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = Fa
     if compile:
         # By itself, torch leaves the channels outermost in the training of a U-Net.
         innermost: dict[str, Any] = {"force_layout_optimization": True}
-        network = torch.compile(network, dynamic=False, options=innermost)
+        compiled: Any = torch.compile(network, dynamic=False, options=innermost)
+        network = compiled
     if precision == "fp32":
         return network
     return InBfloat16(network) if of_ours else UnderAutocast(network)

@@ -295,15 +295,15 @@ def files_in(folder: Path) -> set[str]:
 def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed") -> Iterator[str]:
     """Yield where two contents differ by more than rounding: `KEY is X, recomputed Y`."""
     if isinstance(right, list) and isinstance(stated, list) and len(right) == len(stated):
-        yield from differences(dict(enumerate(right)), dict(enumerate(stated)), key, word)
-        return
+        right, stated = dict(enumerate(right)), dict(enumerate(stated))
     if isinstance(right, dict) and isinstance(stated, dict):
         for name in {**right, **stated}:
             where = f"{key}.{name}".removeprefix(".")
             yield from differences(right.get(name), stated.get(name), where, word)
         return
     try:
-        holds = math.isclose(float(right), float(stated), rel_tol=ROUNDING, abs_tol=1e-9)
+        x, y = cast(Any, (right, stated))
+        holds = math.isclose(float(x), float(y), rel_tol=ROUNDING, abs_tol=1e-9)
     except (TypeError, ValueError):
         holds = right == stated
     if not holds:

@@ -73,7 +73,8 @@ class Batches:
         """Return this rank's part of the batch of one step."""
         t, *drawn = self._drawn(step, self.settings.steps)
         images, flipped, noise, labels = (
-            part if part is None else part.to(self.device, non_blocking=True) for part in drawn
+            each.to(self.device, non_blocking=True) if isinstance(each, Tensor) else each
+            for each in drawn
         )
         x0 = from_uint8(images if self.resident is None else self.resident[images])
         if self.flip:

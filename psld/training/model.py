@@ -22,7 +22,7 @@ from psld.diffusion.loss import (
 )
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network
-from psld.diffusion.settings import ProcessSettings
+from psld.diffusion.settings import ProcessSettings, PSLDSettings
 from psld.networks.forward import Denoiser, enough_threads
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
@@ -130,7 +130,7 @@ class Model:
 
     def __repr__(self) -> str:
         data, own = self.settings.dataset, self.settings.process
-        friction = f" Γ = {own.gamma:g}" if hasattr(own, "gamma") else ""
+        friction = f" Γ = {own.gamma:g}" if isinstance(own, PSLDSettings) else ""
         every = self.settings.serves_every_process
         process = "every process" if every else f"{own.kind}{friction}"
         size = f"{data.channels}×{data.image_size}×{data.image_size}"
@@ -263,7 +263,7 @@ def describe(
     return kind(
         name=settings.name,
         grid=settings.grid_name,
-        settings=settings.model(),
+        settings=cast(Any, settings.model()),
         dataset_digest=store and store.digest,
         class_names=store.class_names if store else (),
         step=step,

@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import wandb
 from wandb.errors import Error
@@ -82,7 +82,7 @@ def online_run(*, live: bool = False, **options: Any) -> Iterator[wandb.Run]:
 def training_options(run: Path) -> dict[str, Any]:
     """Return the options of wandb.init for a training: a new run, or that of the server."""
     config = read_json(run / "settings.json", dict[str, Any])
-    return {**WandbRun.read(run).model_dump(), "config": config, "resume": "allow"}
+    return {**cast(WandbRun, WandbRun.read(run)).model_dump(), "config": config, "resume": "allow"}
 
 
 def log_new_steps(online: wandb.Run, run: Path) -> None:
