@@ -364,6 +364,7 @@ def test_dropout_is_on_and_differs_by_step_rank_and_seed(tmp_path):
         batch = batches.draw(0)
         batches.draw = lambda step: batch
         state, ranks = tiny_state(PROCESS, settings, dropout), replace(ONE_RANK, rank=rank)
+        state.network.eval()  # as one that has been looked at
         run(tmp_path / str(next(folders)), settings, state=state, batches=batches, ranks=ranks)
         return [entry["loss"] for entry in state.history]
 
