@@ -413,6 +413,7 @@ def test_a_signal_is_remembered_and_the_handlers_come_back():
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     with StopRequest() as stop:
         assert stop.number == 0
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
     for number in STOP_SIGNALS[1:]:
         with StopRequest() as stop:
             os.kill(os.getpid(), number)
