@@ -8,7 +8,6 @@ import torch
 import psld.training.run as training_run
 from psld.data.store import ImageStore, from_uint8
 from psld.training.loop import optimize
-from psld.training.start import deviation
 from psld.training.state import Checkpoints
 from psld.utils.errors import RunError
 from tests.commands import TINY, call, refused, run_directory
@@ -105,7 +104,9 @@ def test_a_new_denoiser_costs_one_at_each_level(begun, digits, flip):
     """But for the mean of the images, which its preconditioning does not know."""
     words = ("training.objective=denoiser", f"dataset.flip={flip}")
     state, batch, loss_of = begun(*words)
-    s = deviation(ImageStore.open(digits), flip)
+    x = from_uint8(torch.from_numpy(ImageStore.open(digits).images("train").copy())).double()
+    x = torch.cat([x, x.flip(-1)]) if flip else x
+    s = float(x.var(0, correction=0).mean().sqrt())
     assert float(state.network.deviation) == pytest.approx(s)
     sigma = batch.t.float()[:, None, None, None]
     total = sigma**2 + s**2
