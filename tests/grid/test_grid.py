@@ -5,6 +5,7 @@ import pytest
 from psld.config.settings import parse
 from psld.grid.cache import load_grid
 from psld.grid.schema import GridFile
+from psld.grid.tables import Claim, Shown, Table
 from tests.grid.mine import TEXT, changed, load
 
 
@@ -75,3 +76,17 @@ def test_a_key_replaces_that_of_a_merged_mapping(configs):
     text = TEXT.replace("samplers:\n", f"samplers:\n{extra}")
     (configs / "grid" / "mine.yaml").write_text(text)
     assert load_grid("mine").file.samplers["high"].budget == "sampler.final_time"
+
+
+def test_a_column_prevails_over_its_row_and_a_side_over_its_claim():
+    cell = {"model": "a", "sampler": "em", "budget": 1}
+    defaults = Shown(metric="fid", samples=4, show="value")
+    row = {"label": ["r"], "budget": 2, "samples": 6}
+    lines = {"columns": [{"label": "c", "budget": 3}], "rows": [row]}
+    table = Table.model_validate({"title": "T", "headings": ["m"], "cell": cell, **lines})
+    [[shown]] = table.shown(defaults)
+    assert (shown.cell, shown.samples, shown.metric) == ("a/em-3", 6, "fid")
+    sides = {"smaller": {"model": "b"}, "larger": {"budget": 2}}
+    claim = Claim.model_validate({"claim": "c", "cell": cell, **sides})
+    [(_, smaller, larger)] = claim.pairs(defaults)
+    assert (smaller.cell, larger.cell) == ("b/em-1", "a/em-2")
