@@ -32,14 +32,19 @@ class Command:
     """The key that names a record, of `psld.grid.cache.RECORDS`; empty without records."""
     job: str = "job"
     """The command's job, an attribute of the record."""
-    run: Collection[str] = ()
-    """The settings of how this job runs; all others decide the result."""
+    also: Collection[str] = ()
+    """Settings that may be given with a record besides those of how its job runs (`FREE`)."""
     changeable: bool = False
     """True if other words may change the record: a training by hand starts from a grid's model."""
     bare: str = ""
     """Names of the settings that words without `=` and, last, those after `--` give, one word
     each; `NAME …` takes all of them as a list, and `-- NAME …` all that come after `--`."""
     has_config: bool = True
+
+    @property
+    def run(self) -> set[str]:
+        """The settings that may be given with a record: they change no result of it."""
+        return self.kind.free().union(self.also)
 
     @property
     def where(self) -> str:

@@ -13,13 +13,12 @@ from psld.cluster.launcher import Launcher, run_here, say
 from psld.cluster.settings import LaunchSettings
 from psld.commands.command import Command
 from psld.commands.main import entry_point, settings_of
-from psld.training.settings import TRAINING_RUN, Trained, TrainGuideSettings, TrainSettings
+from psld.training.settings import Trained, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 
-RECORD = {"run": TRAINING_RUN, "changeable": True}
 TRAININGS = {
-    "train": Command("train", TrainSettings, record="model", **RECORD),
-    "train_guide": Command("train_guide", TrainGuideSettings, record="guide", **RECORD),
+    "train": Command("train", TrainSettings, record="model", changeable=True),
+    "train_guide": Command("train_guide", TrainGuideSettings, record="guide", changeable=True),
 }
 """The commands that can be launched."""
 

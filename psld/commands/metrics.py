@@ -23,7 +23,6 @@ from psld.utils.device import use_device
     TrainExtractorSettings,
     record="features",
     job="extractor_job",
-    run={"data", "output", "device"},
 )
 def train_extractor(settings: TrainExtractorSettings) -> None:
     """Train the feature classifier of a dataset.
@@ -43,7 +42,6 @@ def train_extractor(settings: TrainExtractorSettings) -> None:
     ReferenceSettings,
     record="features",
     job="reference_job",
-    run={"data", "extractor", "output", "device"},
 )
 def reference(settings: ReferenceSettings) -> None:
     """Compute the reference of a dataset: the features of its images, and of noise for the scale.
@@ -64,7 +62,6 @@ def reference(settings: ReferenceSettings) -> None:
     EvaluateSettings,
     record="cell",
     job="evaluate_job",
-    run={"shards", "output", "keep", "device"},
     has_config=False,
 )
 def evaluate_cell(settings: EvaluateSettings) -> None:

@@ -55,7 +55,7 @@ def init(settings: InitSettings) -> None:
     print(f"{settings.folder}/README.md says how to go on")
 
 
-@entry_point("prepare", PrepareSettings, record="dataset", run={"output", "replace"})
+@entry_point("prepare", PrepareSettings, record="dataset")
 def prepare(settings: PrepareSettings) -> None:
     """Prepare a dataset: find or download its source, decode, resize, and write one HDF5 file.
 

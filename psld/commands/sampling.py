@@ -3,13 +3,11 @@
 from psld.commands.main import entry_point
 from psld.metrics.settings import LikelihoodCommandSettings
 from psld.sampling.sample import sample_range
-from psld.sampling.settings import SampleSettings, SamplingRun
+from psld.sampling.settings import SampleSettings
 from psld.training.hub import with_fetched_model
 
-RUN = {"first", "shards", "output", "png", "npz", *SamplingRun.model_fields}
 
-
-@entry_point("sample", SampleSettings, record="cell", job="sample_job", run=RUN, changeable=True)
+@entry_point("sample", SampleSettings, record="cell", job="sample_job", changeable=True)
 def sample(settings: SampleSettings) -> None:
     """Sample a cell: a range of its shards, in one process.
 

@@ -23,7 +23,6 @@ from psld.training.run import (
     split_of_accuracy,
 )
 from psld.training.settings import (
-    TRAINING_RUN,
     ImportFilesSettings,
     ImportGuideSettings,
     ImportModelSettings,
@@ -35,7 +34,7 @@ from psld.training.start import make_start
 from psld.utils.device import use_device
 
 
-@entry_point("train", TrainSettings, record="model", run=TRAINING_RUN, changeable=True)
+@entry_point("train", TrainSettings, record="model", changeable=True)
 def train(settings: TrainSettings) -> float:
     """Train a model: EMA weights and a manifest from a prepared dataset.
 
@@ -53,7 +52,7 @@ def train(settings: TrainSettings) -> float:
         return run_training(settings, store, preview, lambda network: {}, on_start)
 
 
-@entry_point("train_guide", TrainGuideSettings, record="guide", run=TRAINING_RUN, changeable=True)
+@entry_point("train_guide", TrainGuideSettings, record="guide", changeable=True)
 def train_guide(settings: TrainGuideSettings) -> float:
     """Train a guide: the noise-conditional classifier p(y | z_t, t) that steers a sampler.
 
@@ -80,7 +79,7 @@ def train_guide(settings: TrainGuideSettings) -> float:
         return run_training(settings, store, preview, finish, on_start)
 
 
-@entry_point("start", StartSettings, record="start", run={"data", "output", "device"})
+@entry_point("start", StartSettings, record="start")
 def start(settings: StartSettings) -> None:
     """Fit the start of samplers to a dataset's training images: a mixture of Gaussians.
 
@@ -109,11 +108,7 @@ def import_(settings: ImportFilesSettings) -> None:
     import_files(settings, [each.settings for each in records if each.made_by])
 
 
-IMPORT = {
-    "run": TRAINING_RUN | {"checkpoint", "weights", "replace"},
-    "changeable": True,
-    "bare": "checkpoint",
-}
+IMPORT = {"also": {"weights"}, "changeable": True, "bare": "checkpoint"}
 
 
 @entry_point("import_model", ImportModelSettings, record="model", **IMPORT)

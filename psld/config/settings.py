@@ -41,16 +41,48 @@ DIGEST = "record_sha256"
 class Neutral:
     """The value with which an option that was added later changes no result, and so no digest.
 
-    It annotates the option: `Annotated[float, Neutral(0.0)]`.
+    It annotates the option, and is its default: `alpha: Annotated[float, Neutral(0.0)] = 0.0`.
     """
 
     value: Any
+
+
+class Free:
+    """The class of `FREE`."""
+
+
+FREE = Free()
+"""Annotates a setting of how a job runs: `device: Annotated[str, FREE]`. All others decide the
+result, unless they are neutral."""
 
 
 class Settings(BaseModel):
     """A frozen group of settings; an unknown key or an impossible value is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        for name, field in cls.model_fields.items():
+            for mark in field.metadata:
+                if isinstance(mark, Neutral) and mark.value != field.default:
+                    raise TypeError(f"{cls.__name__}.{name}: its neutral value is not its default")
+
+    @classmethod
+    def free(cls) -> set[str]:
+        """Return the names of the settings of how a job runs."""
+        return {name for name, field in cls.model_fields.items() if FREE in field.metadata}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the result, ready for JSON: no free setting, no null, none at its
+        neutral value; in groups, too."""
+        content, decides = self.model_dump(mode="json"), {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            is_left_out = any(mark in (FREE, Neutral(value)) for mark in field.metadata)
+            if value is not None and not is_left_out:
+                decides[name] = _identity(value, content[name])
+        return decides
 
     @model_validator(mode="wrap")
     @classmethod
@@ -66,6 +98,17 @@ class Settings(BaseModel):
             if wrong:
                 raise ValidationError.from_exception_data(cls.__name__, wrong)
         return settings
+
+
+def _identity(value: Any, content: Any) -> Any:
+    """Return the identity of a value with this content in JSON."""
+    if isinstance(value, Settings):
+        return value.identity()
+    if isinstance(value, tuple | list):
+        return [_identity(*each) for each in zip(value, content, strict=True)]
+    if isinstance(value, dict):
+        return {key: _identity(value[key], content[key]) for key in value}
+    return content
 
 
 NO_NUMBER = PydanticCustomError("boolean", "A boolean is no number")

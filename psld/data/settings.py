@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from psld.config.settings import Name, Settings
+from psld.config.settings import FREE, Name, Settings
 
 Root = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path; ~ is the user's home."""
@@ -144,7 +144,7 @@ class PrepareSettings(Settings):
     """Settings of `psld prepare`."""
 
     dataset: DatasetSettings
-    output: str = Field(pattern=r"\.h5$")
+    output: Annotated[str, FREE] = Field(pattern=r"\.h5$")
     """The HDF5 file to make. A record of its making, ending .json, is written next to it."""
-    replace: bool = False
+    replace: Annotated[bool, FREE] = False
     """Replace a dataset that is there by one of other settings or of other images."""

@@ -199,18 +199,15 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
 
 # -- what decides a grid's numbers -----------------------------------------------------------------
 
-UNCOMPARED = {"gallery", "figures", "batch_size", "shards_per_job"}
-"""Keys of a grid that decide no number, and no text of its tables and page."""
-
 RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}
 RESOLVED |= {"cell", "rows", "columns"}
-"""Those that are compared by what they resolve to."""
+"""Keys of a grid that are compared by what they resolve to."""
 
 
 def parts_of(grid: Grid) -> dict[str, Any]:
     """Return everything that decides a grid's numbers, verdicts and texts, by part."""
     file = grid.file
-    parts = {"grid": file.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)}
+    parts = {"grid": file.model_dump(mode="json", exclude=file.free() | RESOLVED)}
     for kind, records in (("models", grid.models), ("guides", grid.guides)):
         for name, record in records.items():
             process = record.settings.process.model_dump(mode="json")
@@ -224,7 +221,7 @@ def parts_of(grid: Grid) -> dict[str, Any]:
     for name, dataset in grid.datasets.items():
         parts[f"datasets.{name}"] = dataset.settings.dataset.preparation()
     for name, table in file.tables.items():
-        parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=UNCOMPARED | RESOLVED)
+        parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=RESOLVED)
         for entry in entries_in(grid, name):
             key = f"tables.{name}: {entry.label}"
             while key in parts:  # rows may have equal labels

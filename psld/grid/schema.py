@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from psld.config.settings import Settings
+from psld.config.settings import FREE, Settings
 from psld.grid.tables import Claim, Part, Shown, Table
 from psld.training.manifest import noted_checkpoint
 
@@ -140,15 +140,15 @@ class GridFile(Settings):
     samples: int = Field(ge=3)
     """Samples per cell, unless a table sets another number. Fewer than 3 have no interval."""
     shard_size: int = Field(ge=1)
-    shards_per_job: int = Field(10, ge=1)
+    shards_per_job: Annotated[int, FREE] = Field(10, ge=1)
     """Shards that one job makes; changing it resamples nothing."""
-    batch_size: int = Field(ge=1)
+    batch_size: Annotated[int, FREE] = Field(ge=1)
     """Images per network evaluation when sampling; changes speed and memory, never the images."""
     seed: int = Field(0, ge=0)
     """Seed of all samples: the same noise for every cell."""
     seeds: Seeds = Seeds()
     """More seeds than one: tables then show means over them."""
-    gallery: str
+    gallery: Annotated[str, FREE]
     """The sampler, with its budget, whose images are shown for each model."""
     models: dict[str, TrainedEntry]
     guides: dict[str, TrainedEntry] = Field(default_factory=dict)
@@ -156,7 +156,7 @@ class GridFile(Settings):
     samplers: dict[str, SamplerFamily]
     labels: dict[str, str] = Field(default_factory=dict)
     """Words for models and samplers in figures, by name; else the name stands there."""
-    figures: dict[str, Cells] = Field(default_factory=dict)
+    figures: Annotated[dict[str, Cells], FREE] = Field(default_factory=dict)
     """Pictures of cells, MODEL/SAMPLER-BUDGET, by name: one cell, such as inpainted images, or a
     list of cells that are compared, a row each. The cells need not be in a table."""
     tables: dict[str, Table]

@@ -126,8 +126,6 @@ def evaluate(
         facts = basis.facts(metric.reference_split) | gathered.spent(measurement.samples)
         if stated:
             made = stated.model_dump(include={"kept_sha256", *MadeRecord.model_fields})
-            if stated.floor_samples is None:  # Earlier versions did not write it.
-                facts["floor_samples"] = None
         values = found.get(measurement) or numbers(measurement, "cpu")
         record = measurement.digest(source.digest(facts["reference_sha256"]))
         about = {"record": record, "metric": metric.identity(), **source.facts}

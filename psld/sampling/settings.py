@@ -4,11 +4,11 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from pydantic import Field, model_validator
 
-from psld.config.settings import Neutral, Settings, read_record, write_record
+from psld.config.settings import FREE, Settings, read_record, write_record
 from psld.data.settings import DatasetSettings
 from psld.diffusion.guidance import (
     ClassifierFreeGuidance,
@@ -27,11 +27,11 @@ from psld.utils.files import digest_of
 class SamplingRun(Settings):
     """How sampling runs: speed and memory, never the images."""
 
-    batch_size: int = Field(ge=1)
+    batch_size: Annotated[int, FREE] = Field(ge=1)
     """Most images per network evaluation; it is halved if GPU memory runs out."""
-    compile: bool
+    compile: Annotated[bool, FREE]
     """Compile the network with torch.compile."""
-    device: str
+    device: Annotated[str, FREE]
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 
 
@@ -56,7 +56,7 @@ class CellSettings(Settings):
     """Images per shard."""
     seed: int = Field(ge=0)
     """Seed of all shards of a cell."""
-    device: str
+    device: Annotated[str, FREE]
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 
     @model_validator(mode="after")
@@ -82,19 +82,19 @@ class CellSettings(Settings):
 class SampleSettings(SamplingRun, CellSettings):
     """Settings of `psld sample`."""
 
-    first: int = Field(ge=0)
+    first: Annotated[int, FREE] = Field(ge=0)
     """Index of the first shard. Shard j begins with sample j · shard_size."""
-    shards: int = Field(ge=1)
+    shards: Annotated[int, FREE] = Field(ge=1)
     """Number of shards to make, from `first` on; of a grid's cell, as many as it has."""
-    output: str
+    output: Annotated[str, FREE]
     """Folder that receives the shards 00000.safetensors, … and the record of their range."""
     folder: str | None = None
     """The folder of a grid's cell: in it, and in no other, samples of another origin are made
     again."""
-    png: str | None
+    png: Annotated[str | None, FREE]
     """A folder that receives each image as a PNG, numbered by sample; it takes the images of one
     cell alone. Or a file NAME.png for all in one; null: none."""
-    npz: str | None = Field(None, pattern=r"\.npz$")
+    npz: Annotated[str | None, FREE] = Field(None, pattern=r"\.npz$")
     """A file for the images as others' evaluators read them: `arr_0`, uint8 N×H×W×C; null: none."""
 
 
@@ -113,9 +113,7 @@ def images_digest(
 
 def sampler_content(sampler: SamplerSettings) -> dict[str, Any]:
     """Return the settings of a sampler that decide its images: neither null nor neutral."""
-    fields = type(sampler).model_fields.items()
-    neutral = {key for key, field in fields if Neutral(getattr(sampler, key)) in field.metadata}
-    content = sampler.model_dump(mode="json", exclude_none=True, exclude=neutral)
+    content = sampler.identity()
     if sampler.precision == "bf16":
         content["norms"] = "bf16"  # once norms stayed in fp32, which made other images
     if sampler.starts_from_data:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
-from psld.config.settings import Name, Settings
+from psld.config.settings import FREE, Name, Settings
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import NoiseLaw, ProcessSettings
 from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
@@ -29,7 +29,7 @@ class LoopSettings(Settings):
     """Optimizer steps."""
     batch_size: int = Field(ge=1)
     """Images per step over all ranks."""
-    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] | None = None
+    micro_batch: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | None, FREE] = None
     """Images per forward pass on one rank; gradients are summed. `auto`: half as many, and so on,
     if a GPU runs out of memory before the first step. Null: the rank's whole part. The weights
     depend on it by rounding, and by dropout, which draws its masks for each pass."""
@@ -46,16 +46,16 @@ class LoopSettings(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network's forward pass; weights and optimizer stay in fp32. On GPUs since
     Ampere, its products in fp32 use TF32 (ten bits)."""
-    compile: bool = False
+    compile: Annotated[bool, FREE] = False
     """Compile the network with torch.compile."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the batches and dropout."""
-    checkpoint_every: int = Field(5000, ge=1)
+    checkpoint_every: Annotated[int, FREE] = Field(5000, ge=1)
     """Steps between checkpoints; the last two are kept."""
-    log_every: int = Field(100, ge=1)
+    log_every: Annotated[int, FREE] = Field(100, ge=1)
     """Steps between entries of history.json, which also gets the steps of checkpoints and previews.
     In a log file, there is a line at each checkpoint, and every 30 seconds."""
-    preview_every: int | None = Field(None, ge=1)
+    preview_every: Annotated[int | None, FREE] = Field(None, ge=1)
     """Steps between previews: a picture of a model's samples, a guide's accuracy by noise level."""
 
     @model_validator(mode="before")
@@ -113,19 +113,16 @@ class TrainedSettings(Settings):
     def identity(self) -> dict[str, Any]:
         """The settings that, with the dataset's digest, decide the weights.
 
-        Settings of speed and memory alone are left out (`compile`, `micro_batch`), the process of a
-        network that serves every process, and options that are null or the paper's, so that a new
-        option changes no identity.
+        The source of a dataset decides its file, and not more. A network that serves every process
+        is trained without the process and what belongs to it.
         """
-        content = self.model_dump(mode="json", exclude_none=True)
+        content = super().identity()
         del content["dataset"]["source"]
-        unused = ["checkpoint_every", "log_every", "preview_every", "compile", "micro_batch"]
-        if self.serves_every_process:
-            del content["process"]
-            unused += ["time_eps", "weighting"]
-        else:
-            unused.append("objective")
-        for key in unused:
+        if not self.serves_every_process:
+            del content["training"]["objective"]
+            return content
+        del content["process"]
+        for key in ("time_eps", "weighting"):
             content["training"].pop(key, None)
         return content
 
@@ -211,15 +208,15 @@ class RunSettings(TrainedSettings):
     """The model's name in its grid: letters, digits, dots, dashes and underscores."""
     grid_name: Name
     """The grid that the model belongs to; groups runs in wandb."""
-    data: str
+    data: Annotated[str, FREE]
     """The prepared dataset, HDF5."""
-    output: str
+    output: Annotated[str, FREE]
     """Folder that receives weights.safetensors and manifest.json."""
-    runs: str
+    runs: Annotated[str, FREE]
     """Folder of run directories; the checkpoints are in one of them."""
-    device: str
+    device: Annotated[str, FREE]
     """`auto`, or a torch device such as `cpu` or `cuda`."""
-    wandb: WandbSettings
+    wandb: Annotated[WandbSettings, FREE]
 
     def model(self) -> AnyModelSettings:
         """The part of the settings that decides the weights."""
@@ -233,10 +230,6 @@ class RunSettings(TrainedSettings):
     def run_name(self, dataset_digest: str) -> str:
         """The run directory's name. Trainings with the same weights share a run directory."""
         return f"{self.name}-{digest_of(self.origin(dataset_digest))[:12]}"
-
-
-TRAINING_RUN = frozenset({"data", "output", "runs", "device", "wandb"})
-"""The settings of how a training runs; they change nothing that is trained."""
 
 
 class TrainSettings(ModelSettings, RunSettings):
@@ -253,9 +246,9 @@ Trained = TrainSettings | TrainGuideSettings
 class ImportSettings(RunSettings):
     """Settings of both kinds of import: every setting of a training, and the file."""
 
-    checkpoint: str
+    checkpoint: Annotated[str, FREE]
     """Path of the file that PyTorch Lightning wrote."""
-    replace: bool = False
+    replace: Annotated[bool, FREE] = False
     """Replace weights of another origin in `output`, such as trained ones."""
 
 
@@ -295,14 +288,14 @@ class StartSettings(Settings):
     """Settings of `psld start`."""
 
     dataset: DatasetSettings
-    data: str
+    data: Annotated[str, FREE]
     """The prepared dataset, HDF5."""
     start: Start = Start()
     classes: bool = False
     """Measure each class, too, for samplers that ask for one, if each has ten different images."""
-    output: str | None = Field(default=None, pattern=r"\.safetensors$")
+    output: Annotated[str | None, FREE] = Field(default=None, pattern=r"\.safetensors$")
     """The file to make; null: starts/DATASET.safetensors, with -flip and -classes in its name."""
-    device: str = "auto"
+    device: Annotated[str, FREE] = "auto"
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 
     @property

@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 from psld.config.compose import over
 from psld.config.settings import (
     DIGEST,
+    FREE,
     Name,
+    Neutral,
     Settings,
     is_plain,
     key_of,
@@ -153,3 +155,38 @@ def test_a_record_is_whole_or_refused(tmp_path):
     path.write_text("[]")
     with pytest.raises(UserError, match=r"^no cat$"):
         load_record(Cat, path, "no cat")
+
+
+class Bowl(Settings):
+    liters: float
+    color: Annotated[str, FREE] = "red"
+    lid: Annotated[bool, Neutral(False)] = False
+    note: str | None = None
+
+
+class Zoo(Settings):
+    bowls: tuple[Bowl, ...]
+    pet: Annotated[Cat | Dog, Field(discriminator="kind")]
+    named: dict[str, Bowl]
+    folder: Annotated[str, FREE]
+    size: Annotated[int | None, Field(ge=1), FREE] = None
+
+
+def test_what_decides_a_result_stands_on_the_field():
+    """In groups, lists, dictionaries and unions, too; null is left out."""
+    free = {"liters": 2, "color": "blue", "lid": True}
+    pet = {"kind": "cat", "lives": 3}
+    zoo = parse(
+        Zoo, {"bowls": [{"liters": 1}, free], "pet": pet, "named": {"a": free}, "folder": "x"}, ""
+    )
+    lid = {"liters": 2.0, "lid": True}
+    assert zoo.identity() == {"bowls": [{"liters": 1.0}, lid], "pet": pet, "named": {"a": lid}}
+    assert Zoo.free() == {"folder", "size"}
+    assert Bowl.free() == {"color"}
+
+
+def test_a_neutral_value_that_is_not_the_default_is_refused():
+    with pytest.raises(TypeError, match=r"Kennel\.open: its neutral value is not its default"):
+
+        class Kennel(Settings):
+            open: Annotated[bool, Neutral(False)] = True

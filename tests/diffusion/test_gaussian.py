@@ -75,6 +75,16 @@ def test_draws_have_the_moments():
         torch.testing.assert_close(root @ root.T, total, atol=1e-3, rtol=0)
 
 
+def test_draws_have_their_noise_outside_of_the_basis_too():
+    basis = torch.linalg.qr(normal(D, 2))[0].float()
+    inner = torch.tensor([[[1.5, 0.4], [0.4, 0.8]]])
+    means, rests = 0.3 * torch.ones(1, D), torch.tensor([0.2])
+    data, sigma = GaussianData.one(SHAPE, means, basis, inner, rests), 0.7
+    root = data.draw(torch.eye(D).view(D, *SHAPE), sigma).flatten(1) - means
+    expected = dense(data, 0) + sigma**2 * torch.eye(D)
+    torch.testing.assert_close(root @ root.T, expected, atol=1e-4, rtol=0)
+
+
 def test_it_is_the_same_after_a_file():
     data = measured(2)
     again = GaussianData.from_arrays(data.arrays())

@@ -205,7 +205,7 @@ def clusters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_fit_finds_clusters():
     x, labels = clusters(600)
     passes = in_parts(x, labels, 250)
-    start = measure_start(passes, 2, how=Start(components=(2, 3, 4)))
+    start = measure_start(passes, 2, how=Start(components=(2, 3, 4), directions=(10,)))
     data = start.data
     assert data.components() == [3]
     assert [int((w > 0).sum()) for w in data.weights[:2]] == [3, 2]
@@ -248,7 +248,7 @@ def test_mirror_images_are_seen_and_held_out_with_their_images():
     """The two sides of one cluster are two components, of as many images."""
     x = 4 * normal(1, *SHAPE, seed=1) + 0.3 * normal(300, *SHAPE, seed=2)
     passes = in_parts(x.float(), torch.zeros(300, dtype=torch.long))
-    data = measure_start(passes, 0, flip=True, how=Start(components=(2,))).data
+    data = measure_start(passes, 0, flip=True, how=Start(components=(2,), directions=(10,))).data
     assert data.components() == [2]
     torch.testing.assert_close(data.weights[0], torch.full((2,), 0.5), atol=0.01, rtol=0)
     means = (data.centers[0] @ (data.basis @ data.axes[0]).T + data.means).view(2, *SHAPE)

@@ -14,7 +14,7 @@ from scipy.stats import t
 from psld.grid.cache import load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry, Rank
-from psld.grid.rows import _ranked, all_entries, as_csv, read_table
+from psld.grid.rows import all_entries, as_csv, ranked, read_table
 from psld.grid.tables import Band
 from psld.metrics.results import CellResult
 from psld.metrics.settings import MemorizationSettings, NeighborSettings
@@ -274,7 +274,7 @@ def test_samples_that_decide_are_those_of_all_seeds(grid):
 def test_a_band_is_the_wider_of_two_and_a_cost_has_its_share_alone(grid):
     band = Band(absolute=0.5, relative=0.1, reason="A test.")
     assert [band.width(paper, "value") for paper in (2.0, -10.0)] == [0.5, 1.0]
-    assert band.width(10.0, "nfe") == 1.0
+    assert [band.width(paper, "nfe") for paper in (2.0, 10.0)] == pytest.approx([0.2, 1.0])
     entry = with_results(grid, {"psld/em-10": 2.0}, error=0.1)
     counted = replace(entry, shown=entry.shown.model_copy(update={"show": "nfe"}))
     counted = replace(counted, paper=10.0, band=band)
@@ -316,7 +316,7 @@ def ranked(grid: Grid, values: dict[str, float], **changes: Any) -> list[Rank | 
         metric = measurement.metric.model_copy(update=changes)
         measurement = measurement.model_copy(update={"metric": metric})
         column[place] = replace(entry, cells=(cell,), measurement=measurement)
-    return [entry.rank for entry in _ranked(column)]
+    return [entry.rank for entry in ranked(column)]
 
 
 def test_entries_that_cannot_be_told_from_the_best_are_perhaps_the_best(grid):

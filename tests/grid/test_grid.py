@@ -4,8 +4,9 @@ import pytest
 
 from psld.config.settings import parse
 from psld.grid.cache import load_grid
-from psld.grid.schema import GridFile
-from tests.grid.mine import TEXT, changed, load
+from psld.grid.schema import GridFile, seeded
+from psld.grid.tables import Claim, Shown, Table
+from tests.grid.mine import CONTENT, TEXT, changed, load
 
 
 def test_table_row_and_column_make_an_entry_and_the_last_prevails():
@@ -75,3 +76,26 @@ def test_a_key_replaces_that_of_a_merged_mapping(configs):
     text = TEXT.replace("samplers:\n", f"samplers:\n{extra}")
     (configs / "grid" / "mine.yaml").write_text(text)
     assert load_grid("mine").file.samplers["high"].budget == "sampler.final_time"
+
+
+def test_a_column_prevails_over_its_row_and_a_side_over_its_claim():
+    cell = {"model": "a", "sampler": "em", "budget": 1}
+    defaults = Shown(metric="fid", samples=4, show="value")
+    row = {"label": ["r"], "budget": 2, "samples": 6}
+    lines = {"columns": [{"label": "c", "budget": 3}], "rows": [row]}
+    table = Table.model_validate({"title": "T", "headings": ["m"], "cell": cell, **lines})
+    [[shown]] = table.shown(defaults)
+    assert (shown.cell, shown.samples, shown.metric) == ("a/em-3", 6, "fid")
+    sides = {"smaller": {"model": "b"}, "larger": {"budget": 2}}
+    claim = Claim.model_validate({"claim": "c", "cell": cell, **sides})
+    [(_, smaller, larger)] = claim.pairs(defaults)
+    assert (smaller.cell, larger.cell) == ("b/em-1", "a/em-2")
+
+
+def test_the_longest_name_of_a_family_is_that_of_a_sampler_and_the_first_seed_is_not_named():
+    file = parse(GridFile, CONTENT, where="mine")
+    assert file.split("em-quadratic-10") == ("em-quadratic", "10")
+    assert (file.split("em-10"), file.split("sscs-10")) == (("em", "10"), None)
+    assert [seeded("psld", seed, first=3) for seed in (0, 3, 7)] == [
+        *("psld-seed0", "psld", "psld-seed7"),
+    ]

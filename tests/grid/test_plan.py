@@ -17,6 +17,7 @@ from psld.grid.plan import (
     Work,
     earlier_throughput,
     jobs_by_stage,
+    readable,
     work_by_network,
 )
 from psld.grid.rows import paper_values
@@ -160,6 +161,11 @@ def test_models_of_another_size_are_not_the_same_network(demo, changes):
     assert {work.evaluations for work in works.values()} == {
         work.evaluations for work in mirrored.values()
     }
+
+
+def test_numbers_of_a_plan_have_two_digits_or_one_decimal():
+    numbers = (None, 0, 0.01234, 0.5, 1, 12.34, 1234.5)
+    assert [readable(n) for n in numbers] == ["?", "0.0", "0.012", "0.5", "1.0", "12.3", "1,234.5"]
 
 
 def test_jobs_are_counted(demo, paper):

@@ -124,7 +124,7 @@ def test_options_of_a_grid(demo, changes, digests):
 
 
 class Hurried(EMSettings):
-    haste: Annotated[float, Neutral(0.0)] = 0.5
+    haste: Annotated[float, Neutral(0.0)] = 0.0
 
 
 def test_an_option_added_to_a_sampler_changes_no_cell_that_does_not_use_it(demo):

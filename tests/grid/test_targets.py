@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,6 +31,9 @@ def test_grids_tables_and_figures_are_targets(workflow, demo):
     whole = workflow.target_files("demo")
     assert len(whole) == len(set(whole))
     assert {cell.result for cell in demo.measured_cells} < set(whole)
+    assert {"results/demo.html", "results/certificates/demo.zip"} < set(whole)
+    parts = workflow.page_parts(SimpleNamespace(grid="demo"))
+    assert {*demo.results, f"{table}.html", f"{figure}.png"} < set(parts)
     assert {f"{table}.csv", "results/figures/demo/samples/cld.png"} < set(whole)
 
 

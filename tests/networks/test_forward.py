@@ -46,12 +46,13 @@ def test_bf16_agrees_with_fp32(make):
 
 
 class Casts(TorchDispatchMode):
-    """Counts the tensors that are cast alone."""
+    """Counts the tensors that are cast alone, and the casts of many at once."""
 
-    count = 0
+    count = together = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += func is torch.ops.aten._to_copy.default
+        self.together += func is torch.ops.aten._foreach_copy_.default
         return func(*args, **kwargs or {})
 
 
@@ -68,6 +69,7 @@ def test_bf16_leaves_nothing_in_fp32_and_casts_weights_together(kind):
     assert len(types) > 40
     assert set(types) == {torch.bfloat16}
     assert casts.count < 5
+    assert casts.together < len(list(network.parameters())) / 10, "there, and of gradients back"
 
 
 def test_compiled_networks_have_a_graph_for_each_number_of_images(monkeypatch):

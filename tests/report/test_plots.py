@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -207,3 +208,24 @@ def test_nothing_to_draw_is_refused(folder):
     ):
         refused(call(folder, "figure", "grid_name=mine", f"figure={name}"), 2, words)
     assert not (folder / "results").exists()
+
+
+def test_few_lines_are_solid_and_many_are_told_apart():
+    looks = list(looks_of(f"model {number}" for number in range(25)).values())
+    assert [look.dash for look in looks[:7]] == ["solid"] * 7
+    assert len({look.color for look in looks[:7]}) == len({look.marker for look in looks[:7]}) == 7
+    assert len({(look.color, look.marker, str(look.dash)) for look in looks}) == 25
+
+
+def test_long_curves_have_points_at_equal_ratios_of_steps():
+    """So the first steps, in which the loss falls, are not one point."""
+    thin = [step for step, _ in thinned([(step, 1.0) for step in range(1, 6001)])]
+    assert thin[:3] == [1, 2, 3]
+    ratios = [later / step for step, later in pairwise(thin[30:])]
+    assert max(ratios) < 1.3 * min(ratios)
+
+
+def test_a_distance_of_0_has_no_place_on_a_logarithmic_axis(folder, grid):
+    write_result(folder, grid, "cld/em-10", value=0.0)
+    [(_, points)] = [each for each in points_of(draw_plot(grid, "nfe")).items() if "em" in each[0]]
+    assert [x for x, _ in points["cld"]] == [20]

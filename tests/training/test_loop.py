@@ -364,6 +364,7 @@ def test_dropout_is_on_and_differs_by_step_rank_and_seed(tmp_path):
         batch = batches.draw(0)
         batches.draw = lambda step: batch
         state, ranks = tiny_state(PROCESS, settings, dropout), replace(ONE_RANK, rank=rank)
+        state.network.eval()  # as one that has been looked at
         run(tmp_path / str(next(folders)), settings, state=state, batches=batches, ranks=ranks)
         return [entry["loss"] for entry in state.history]
 
@@ -412,6 +413,7 @@ def test_a_signal_is_remembered_and_the_handlers_come_back():
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     with StopRequest() as stop:
         assert stop.number == 0
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
     for number in STOP_SIGNALS[1:]:
         with StopRequest() as stop:
             os.kill(os.getpid(), number)

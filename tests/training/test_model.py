@@ -13,11 +13,12 @@ from torch import nn
 import psld.training.run as training_run
 from psld.diffusion.denoiser import SeesImages
 from psld.networks.forward import Denoiser
-from psld.training.manifest import ModelManifest, read_manifest
+from psld.training.manifest import FILES, ModelManifest, make_way, read_manifest
 from psld.training.model import build, build_process, forward_flops, load_model, on_states
 from psld.training.settings import ModelSettings
 from psld.utils.errors import UserError
 from psld.utils.tensors import save_tensors
+from tests.commands import files_below
 from tests.diffusion.processes import normal
 from tests.results import sealed
 from tests.training.test_guide import guide_settings
@@ -53,15 +54,10 @@ def test_a_loaded_model_is_ready_and_frozen(model):
     manifest = read_manifest(model, ModelManifest)
     assert loaded.weights_sha256 == manifest.weights_sha256
     assert loaded.class_names == manifest.class_names == tuple("0123456789")
-    assert manifest.identity() == {
-        "name": manifest.name,
-        "weights_sha256": manifest.weights_sha256,
-        "dataset_digest": manifest.dataset_digest,
-        "step": 30,
-        "imported": None,
-        "gaussians": manifest.gaussians,
-        "settings": manifest.settings.identity(),
-    }
+    identity = manifest.identity()
+    for name in ("name", "weights_sha256", "dataset_digest", "step", "imported"):
+        assert identity[name] == getattr(manifest, name)
+    assert identity["settings"] == manifest.settings.identity()
 
 
 def test_the_noise_is_that_of_the_network_as_it_is_called(model):
@@ -94,6 +90,23 @@ def test_weights_of_other_settings_or_another_network_are_refused(copied):
     change_manifest(copied, weights_sha256=sha256)
     with pytest.raises(UserError, match="does not fit the network of its manifest"):
         load_model(copied, CPU)
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_an_import_replaces_other_weights_only_if_it_may(copied, imported):
+    """Those of the same checkpoint stay, so they are not imported twice."""
+    own = {"file": "a.ckpt", "sha256": "a" * 64, "weights": "ema"}
+    change_manifest(copied, imported=own if imported else None)
+    before = files_below(copied)
+    if imported:
+        make_way(copied, "a" * 64, replace=True)
+    source = "the checkpoint a.ckpt" if imported else "a training here"
+    with pytest.raises(UserError, match=f"has weights from {source}; replace=true replaces them"):
+        make_way(copied, "b" * 64, replace=False)
+    assert files_below(copied) == before
+    make_way(copied, "b" * 64, replace=True)
+    assert not {*FILES} & {path.name for path in copied.iterdir()}
+    make_way(copied, "b" * 64, replace=False)
 
 
 @pytest.mark.parametrize(

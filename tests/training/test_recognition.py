@@ -115,7 +115,7 @@ def test_what_is_ambiguous_or_fits_nothing_is_told_and_the_others_are_taken(plac
     write_official(folder / "downloads/a/early.ckpt", second, global_step=7)
     write_official(folder / "downloads/a/last.ckpt", second)
     write_official(folder / "downloads/b/third.ckpt", third)
-    write_official(folder / "downloads/c_gamma=0.3_nu=4.3/x.ckpt", third)
+    write_official(folder / "downloads/c_gamma=0.5/gamma=0.3_nu=4.3/x.ckpt", third)
     other = third.model_copy(update={"network": wider(third)})
     write_official(folder / "downloads/d/x.ckpt", other)
     (folder / "downloads/d/cut.ckpt").write_bytes(b"PK\3\4")
@@ -132,7 +132,7 @@ def test_what_is_ambiguous_or_fits_nothing_is_told_and_the_others_are_taken(plac
     assert (
         "fits model=tiny/third, model=tiny/fourth: Γ is not in the weights" in lines["b/third.ckpt"]
     )
-    assert lines["c_gamma=0.3_nu=4.3/x.ckpt"].endswith("but its path has gamma=0.3")
+    assert lines["c_gamma=0.5/gamma=0.3_nu=4.3/x.ckpt"].endswith("but its path has gamma=0.3")
     assert lines["d/x.ckpt"] == "its layers fit no model and no guide of the grid"
     assert "damaged" in lines["d/cut.ckpt"]
     assert checkpoints(grid_in(folder)) == {
