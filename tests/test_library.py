@@ -326,11 +326,11 @@ def test_a_denoiser_is_for_its_number_of_images(model):
         denoise(torch.zeros(5, 1, 8, 8), 1.0)
 
 
-def test_a_model_is_found_by_its_name_and_a_wrong_name_lists_the_others(folder):
+def test_a_model_is_found_by_its_name_and_a_wrong_name_gets_a_question(folder):
     with contextlib.chdir(folder):
         assert psld.load("demo/psld-0.02").folder == Path("models/demo/psld-0.02")
         for wrong in ("models/demo/psld-0.03", "demo/psld-0.03", "psld"):
-            said = f"^{wrong}: no such model; there are: models/demo/psld-0.02"
+            said = rf"^{wrong}: no such model \(is models/demo/psld-0.02 meant\?\)"
             with pytest.raises(UserError, match=said):
                 psld.load(wrong)
         said = r"weights\.safetensors: not a folder; the one that has"

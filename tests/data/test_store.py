@@ -105,7 +105,7 @@ def test_the_digest_is_of_all_that_a_training_sees(tmp_path):
             {"images": another},
             {"labels": LABELS[::-1].copy()},
             {"splits": {"train": 6, "test": 4}},
-            {"image": (4, 3, 4)},
+            {"images": IMAGES.reshape(10, 4, 3, 4), "image": (4, 3, 4)},
         )
     }
     assert len(digests) == 5

@@ -122,7 +122,7 @@ def names_of_changes(grid, **changes) -> set[str]:
 
 
 def test_each_part_that_decides_numbers_is_named(grid):
-    assert names_of_changes(grid, title="Another", shards_per_job=3, batch_size=1) == set()
+    assert names_of_changes(grid, shards_per_job=3, batch_size=1) == set()
     assert names_of_changes(grid, shard_size=10) == {"grid"}
     tables = grid.file.model_dump()["tables"]
     tables["mine"]["rows"][0]["paper"] = [4.0, 7.0]

@@ -235,7 +235,7 @@ def test_without_network_the_error_says_which_file_goes_where(monkeypatch, tmp_p
         DINOv2Extractor(DINOv2Settings(kind="dinov2"))
     place = tmp_path / "hub" / "checkpoints" / "dinov2_vitl14_pretrain.pth"
     assert str(place) in str(caught.value)
-    assert "or anywhere and set weights to its path" in str(caught.value)
+    assert "use the metric fd-pixels" in str(caught.value)
 
 
 def test_a_download_is_checked_and_kept(inception, inception_weights, monkeypatch, tmp_path):

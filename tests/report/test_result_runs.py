@@ -134,23 +134,6 @@ def test_results_are_uploaded_and_replace_those_of_an_earlier_sync(folder, grid,
         assert changed.steps == [0], "the new row replaces the old one"
 
 
-def test_a_run_is_another_if_anything_in_it_is(tmp_path):
-    (tmp_path / "x.png").write_bytes(b"one")
-    (tmp_path / "y.png").write_bytes(b"two")
-    image, other = np.zeros((2, 2, 1), np.uint8), np.zeros((2, 2, 1), np.uint8)
-    other[1, 1] = 1
-    runs = [
-        ResultRun({"id": "a"}, {"nfe": 1}, {"samples": image}, {"table": (["x"], [["1"]])}),
-        ResultRun({"id": "b"}, {"nfe": 1}, {"samples": image}, {"table": (["x"], [["1"]])}),
-        ResultRun({"id": "a"}, {"nfe": 2}, {"samples": image}, {"table": (["x"], [["1"]])}),
-        ResultRun({"id": "a"}, {"nfe": 1}, {"samples": other}, {"table": (["x"], [["1"]])}),
-        ResultRun({"id": "a"}, {"nfe": 1}, {"samples": image}, {"table": (["x"], [["2"]])}),
-        ResultRun({"id": "a"}, images={"samples": tmp_path / "x.png"}),
-        ResultRun({"id": "a"}, images={"samples": tmp_path / "y.png"}),
-    ]
-    assert len({run.digest() for run in runs}) == len(runs)
-
-
 def json_of(content: object) -> object:
     """The content as it comes back from JSON."""
     return json.loads(json.dumps(content))

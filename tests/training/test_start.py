@@ -102,7 +102,9 @@ def test_copies_and_mirror_images_are_one_image():
     torch.testing.assert_close(start.data.means[0].double(), flat(few).mean(0), rtol=0, atol=1e-5)
     with pytest.raises(UserError, match="9 different training images"):
         start_of_images(np.concatenate([few[:9], few[:9, ..., ::-1]]), CPU)
-    model = psld.from_denoiser(torch.nn.Identity(), (1, 8, 8), 0, 100, torch.from_numpy(few[:9]))
+    model = psld.from_denoiser(
+        torch.nn.Identity().eval(), (1, 8, 8), 0, 100, torch.from_numpy(few[:9])
+    )
     with pytest.raises(UserError, match="9 different training images"):
         model.sample(1)
 

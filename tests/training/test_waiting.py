@@ -58,6 +58,7 @@ def test_training_steps(monkeypatch, process, resident):
     for network in (state.network, state.ema.network):
         network.to(META)
     state.ema._averaged = list(state.ema.network.parameters())
+    state.ema._buffers = list(state.ema.network.buffers())
     # The fused optimizer is for real devices.
     state.optimizer = torch.optim.Adam(state.network.parameters())
     batches, meter = batches_of(process, settings, ranks, flip=True), Meter(ranks)
