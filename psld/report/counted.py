@@ -12,7 +12,7 @@ from psld.grid.cells import Grid
 from psld.grid.plan import work_by_network
 from psld.grid.records import Guide, Model
 from psld.training.model import build, forward_flops, seconds_per_image
-from psld.training.settings import TRAIN_FACTOR, AnyModelSettings
+from psld.training.settings import TRAIN_FACTOR, GuideModelSettings, ModelSettings
 from psld.utils.files import digest_of, write_text
 from psld.utils.progress import about
 
@@ -56,7 +56,7 @@ def gigaflops(trained: Model | Guide) -> float:
     return _kept(_flops, trained.settings.model()) / 1e9
 
 
-def _flops(settings: AnyModelSettings) -> int:
+def _flops(settings: ModelSettings | GuideModelSettings) -> int:
     process = settings.process.build()
     with torch.device("meta"):
         return forward_flops(build(settings, process).eval())

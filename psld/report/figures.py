@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -96,7 +95,7 @@ def before_and_after(
     shard: Shard, originals: np.ndarray, rows: int, columns: int
 ) -> list[np.ndarray]:
     """Return triples of RGB rows: the images with their holes, the samples, and the originals."""
-    known = cast(np.ndarray, shard.masks)[:, None] == 1
+    known = np.asarray(shard.masks)[:, None] == 1
     masked = np.where(known, shard.images, np.array(HOLE_COLOR, np.uint8)[:, None, None])
     filled, before = (np.broadcast_to(each, masked.shape) for each in (shard.images, originals))
     starts = range(0, len(masked), columns)[: rows // 3]
@@ -112,7 +111,8 @@ def _draw_comparison(figure: GridFigure) -> Figure:
         if path.exists() or records_of(path.parent, 0):
             shards[label] = read_shard(path)
     if not shards:
-        raise UserError(f"samples/{figure.cell.grid}: no samples of figure {figure.name} yet")
+        grid = next(iter(figure.cells.values())).grid
+        raise UserError(f"samples/{grid}: no samples of figure {figure.name} yet")
     columns = min(COMPARED, max(len(shard.images) for shard in shards.values()))
     real = _real_rows(figure, columns)
     lines = [full_row(shard.images, columns) for shard in shards.values()] + real

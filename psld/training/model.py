@@ -27,13 +27,7 @@ from psld.networks.forward import Denoiser, enough_threads
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.mixture import SamplerStart
-from psld.training.settings import (
-    AnyModelSettings,
-    GuideModelSettings,
-    ModelSettings,
-    RunSettings,
-    TrainedSettings,
-)
+from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
 from psld.training.start import find_start
 from psld.utils.device import device_of, provenance
 from psld.utils.errors import UserError
@@ -83,7 +77,7 @@ def build_guide(settings: GuideModelSettings, process: LinearProcess) -> NCSNppG
 
 
 def build(
-    settings: AnyModelSettings, process: LinearProcess, deviation: float = 1.0
+    settings: ModelSettings | GuideModelSettings, process: LinearProcess, deviation: float = 1.0
 ) -> NCSNpp | Denoiser | NCSNppGuide:
     """Build the network of a model or guide; `deviation` as in `build_network`."""
     if isinstance(settings, ModelSettings):
@@ -92,7 +86,7 @@ def build(
 
 
 def objective(
-    settings: AnyModelSettings, process: LinearProcess, deviation: float = 1.0
+    settings: ModelSettings | GuideModelSettings, process: LinearProcess, deviation: float = 1.0
 ) -> Objective:
     """Return the loss of a training; `deviation` as in `build_network`."""
     if settings.serves_every_process:
@@ -210,7 +204,7 @@ def forward_flops(network: nn.Module) -> int:
     return counter.get_total_flops()
 
 
-def seconds_per_image(settings: AnyModelSettings) -> float:
+def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
     """Measure the seconds of a core, without waiting, for an image in a training step."""
     network = build(settings, build_process(settings))
 

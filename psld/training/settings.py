@@ -187,9 +187,6 @@ class GuideModelSettings(TrainedSettings):
         return self
 
 
-AnyModelSettings = ModelSettings | GuideModelSettings
-
-
 class WandbSettings(Settings):
     """When and where a training goes to wandb; `disabled`: never."""
 
@@ -218,7 +215,7 @@ class RunSettings(TrainedSettings):
     """`auto`, or a torch device such as `cpu` or `cuda`."""
     wandb: Annotated[WandbSettings, FREE]
 
-    def model(self) -> AnyModelSettings:
+    def model(self) -> ModelSettings | GuideModelSettings:
         """The part of the settings that decides the weights."""
         kind = ModelSettings if isinstance(self, ModelSettings) else GuideModelSettings
         return kind(**{key: getattr(self, key) for key in kind.model_fields})
