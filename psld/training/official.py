@@ -47,11 +47,13 @@ def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
     path = settings.checkpoint
     checkpoint = read_checkpoint(path)
     network = build(settings, build_process(settings))
+    if not isinstance(network, Encoder):
+        raise UserError("training.objective: official checkpoints are no denoisers; use epsilon")
     store = None
     if Path(settings.data).exists():
         store = ImageStore.open_for(settings.data, settings.dataset)
     try:
-        network.load_state_dict(from_official(checkpoint.weights(chosen), cast(Encoder, network)))
+        network.load_state_dict(from_official(checkpoint.weights(chosen), network))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     make_way(settings.output, checkpoint.sha256, settings.replace)

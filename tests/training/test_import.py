@@ -137,6 +137,7 @@ def beyond_float32(state):
         (dict, ["network.attention_resolutions=[]"], ["unexpected", "all_modules."]),
         (dict, ["process.gamma=0"], ["(6,", "should be (3,"]),
         (dict, ["weights=averaged"], ["weights", "'ema' or 'online'"]),
+        (dict, ["training.objective=denoiser"], ["training.objective", "use epsilon"]),
         (dict, ["dataset.num_classes=2"], ["noise.h5: has num_classes 0"]),
     ],
 )
