@@ -102,7 +102,7 @@ def test_a_step_by_hand_under_a_schedule_that_rises(integrator):
                 pull = mix(torch.linalg.inv(process.S), expected) + torch.tanh(expected)
                 expected = expected + delta * mix(diffusion, pull)
     assert seen[0] == pytest.approx(float(t))
-    torch.testing.assert_close(z, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(z, expected, rtol=1e-3, atol=1e-4)
 
 
 def reversed_moments(process, first, last, steps: int = 400):

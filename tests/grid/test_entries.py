@@ -15,7 +15,7 @@ from psld.grid.cache import load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry, Rank
 from psld.grid.rows import all_entries, as_csv, read_table
-from psld.grid.rows import ranked as compared
+from psld.grid.rows import ranked as with_ranks
 from psld.grid.tables import Band
 from psld.metrics.results import CellResult
 from psld.metrics.settings import MemorizationSettings, NeighborSettings
@@ -317,7 +317,7 @@ def ranked(grid: Grid, values: dict[str, float], **changes: Any) -> list[Rank | 
         metric = measurement.metric.model_copy(update=changes)
         measurement = measurement.model_copy(update={"metric": metric})
         column[place] = replace(entry, cells=(cell,), measurement=measurement)
-    return [entry.rank for entry in compared(column)]
+    return [entry.rank for entry in with_ranks(column)]
 
 
 def test_entries_that_cannot_be_told_from_the_best_are_perhaps_the_best(grid):
@@ -346,9 +346,9 @@ def test_only_entries_of_one_dataset_metric_and_number_of_samples_are_ranked(gri
     """And no counts."""
     a = with_results(grid, {"psld/em-10": 2.0}, error=0.05)
     fewer = a.measurement.model_copy(update={"samples": 50})
-    assert [e.rank for e in compared([a, replace(a, measurement=fewer)])] == [None, None]
+    assert [e.rank for e in with_ranks([a, replace(a, measurement=fewer)])] == [None, None]
     counted = replace(a, shown=a.shown.model_copy(update={"show": "nfe"}))
-    assert [e.rank for e in compared([a, counted])] == [None, None]
+    assert [e.rank for e in with_ranks([a, counted])] == [None, None]
 
 
 def test_the_csv_has_what_is_known_of_each_entry(grid, rows):

@@ -123,7 +123,7 @@ def test_a_count_is_kept_until_the_code_of_its_network_changes(
     monkeypatch.setattr(cache, "__file__", str(package / "grid" / "cache.py"))
     monkeypatch.chdir(tmp_path)
     counted = []
-    monkeypatch.setattr("psld.report.counted._flops", count := Mock(return_value=7e9))
+    monkeypatch.setattr("psld.report.counted._flops", count := Mock(return_value=7 * 10**9))
     count.__name__ = "_flops"
     trained = SimpleNamespace(settings=SimpleNamespace(model=lambda: 0))
     for text in ("", "", "EDITED = True\n"):
@@ -170,7 +170,7 @@ def test_numbers_of_a_plan_have_two_digits_or_one_decimal():
 
 def test_jobs_are_counted(demo, paper):
     assert jobs_by_stage(demo) == {
-        **{"prepare": 1, "train_extractor": 1, "reference": 1, "train_guide": 1},
+        **{"prepare": 1, "start": 1, "train_extractor": 1, "reference": 1, "train_guide": 1},
         **{"train": len(trained_models(demo)), "evaluate": len(demo.measured_cells)},
         "sample": len(demo.cells),  # A job makes four shards, and no cell has more.
         **{"tabulate": len(demo.file.tables), "figure": len(all_figures(demo))},

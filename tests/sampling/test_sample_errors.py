@@ -39,7 +39,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         ("first=-1", "first…greater than or equal to 0"),
         ("shards=0", "shards…greater than or equal to 1"),
         ("shard_size=0", "shard_size"),
-        ("model=absent", "absent/manifest.json: no such file"),
+        ("model=absent", "absent: no such model; there is no folder models/ here"),
         ("model=GUIDE", "not the manifest of a model, but of a guide"),
         ("png=m.jpg", "m.jpg: images go into a folder, or into a file that ends in .png"),
         (f"png={__file__}", "test_sample_errors.py: images go into a folder, or"),

@@ -15,7 +15,7 @@ GRID = "configs/grid/tiny.yaml"
 
 RULES = (
     *("prepare", "train_extractor", "reference", "train", "train_guide", "import_model"),
-    *("import_guide", "sample", "evaluate", "tabulate", "figure", "page", "certify"),
+    *("import_guide", "start", "sample", "evaluate", "tabulate", "figure", "page", "certify"),
 )
 """The rules that make something."""
 

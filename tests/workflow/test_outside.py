@@ -14,7 +14,7 @@ from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
 from tests.workflow.project import Project
 
-CELL = {"prepare": 1, "reference": 1, "train": 1, "sample": 1, "evaluate": 1}
+CELL = {"prepare": 1, "start": 1, "reference": 1, "train": 1, "sample": 1, "evaluate": 1}
 PICTURE = random_images(20, 24, 3)
 OWN_RULE = """
 rule summary:
