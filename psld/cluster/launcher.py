@@ -21,7 +21,13 @@ from typing import NoReturn
 from psld.cluster import slurm
 from psld.cluster.job import run_rank
 from psld.cluster.settings import LaunchSettings
-from psld.training.manifest import CheckpointFiles, checkpoint_folder, is_exported, publish
+from psld.training.manifest import (
+    CheckpointFiles,
+    checkpoint_folder,
+    is_exported,
+    note_replaced,
+    publish,
+)
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import LATE_SECONDS, digest_of, make_private, read_json, write_json
 from psld.utils.locks import sole_holder, take_gpus, visible_gpus
@@ -63,6 +69,8 @@ class Launcher:
                 waiting = f"launch: another launcher waits for this training ({lock})"
                 stack.enter_context(sole_holder(lock, waiting))
             self.in_charge = True
+            if is_exported(self.run):
+                note_replaced(self.run, self.output)
             self._attach()
             while not is_exported(self.run):
                 state = self._wait()

@@ -166,6 +166,8 @@ def read_images(path: str | Path, silent: bool = False, frame: Frame | None = No
     are none, a file is damaged, or the images differ in size.
     """
     path = located(path)
+    if frame and path.suffix in (".h5", ".npz"):
+        raise UserError(f"{path}: image_size is for folders and archives of pictures")
     if path.suffix == ".h5":
         return np.array(ImageStore.open(path).images("train"))
     if path.suffix == ".npz":

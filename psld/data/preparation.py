@@ -169,7 +169,8 @@ def _blocks(
                 yield pixels
                 progress.update(len(pixels))
     if broken:
-        raise UserError("; ".join(sorted(broken)) + REMOVE)
+        more = f" and {len(broken) - 10:,} more" if len(broken) > 10 else ""
+        raise UserError("; ".join(sorted(broken)[:10]) + more + REMOVE)
     train = set(hashes[:train_size])
     if copies := sum(each in train for each in hashes[train_size:]):
         converted["test image that is also a training image"] = copies

@@ -104,6 +104,10 @@ class Cell:
         return (self.model, self.guide) if self.guide else (self.model,)
 
     @property
+    def _uses(self) -> tuple[Model | Guide | Start, ...]:
+        return (*self.networks, self.start) if self.start else self.networks
+
+    @property
     def inputs(self) -> list[str]:
         """The files that decide its images besides the model: guide, start and digests."""
         guide = [self.guide.manifest] if self.guide else []
@@ -147,7 +151,7 @@ class Cell:
         content |= {"batch_size": self.options.batch_size, "first": 0, "shards": self.shards}
         content |= {"output": self.folder, "folder": self.folder, "png": None}
         settings = parse(SampleSettings, content, self.name)
-        return Job(settings, self.digest, self.networks)
+        return Job(settings, self.digest, self._uses)
 
     @property
     def evaluate_job(self) -> Job[EvaluateSettings]:
@@ -165,7 +169,7 @@ class Cell:
             "device": self.sampler.run.device,
         }
         settings = parse(EvaluateSettings, content, self.name)
-        return Job(settings, self.evaluation_digest, self.networks)
+        return Job(settings, self.evaluation_digest, self._uses)
 
 
 def start_name(dataset: DatasetSettings, sampler: SamplerSettings) -> str | None:

@@ -25,11 +25,11 @@ class Job(NamedTuple, Generic[S]):
 
     settings: S
     digest: str
-    networks: "tuple[_Trained, ...]" = ()
+    uses: "tuple[_Trained | Start, ...]" = ()
 
     def check(self) -> None:
-        """Raise UserError if a network that is there is not that of its record."""
-        for each in self.networks:
+        """Raise UserError if a network or start that is there is not that of its record."""
+        for each in self.uses:
             each.check()
 
 
@@ -149,6 +149,18 @@ class Start(Settings):
     def job(self) -> Job:
         dataset, how = self.settings.dataset, self.settings.model_dump(include={"start", "classes"})
         return Job(self.settings, digest_of([dataset.preparation(), dataset.flip, how]))
+
+    def check(self) -> None:
+        """Raise UserError if the start that is there was fitted in another way."""
+        from psld.utils.tensors import load_tensors  # Snakemake reads no arrays.
+
+        if Path(self.file).exists():
+            made = load_tensors(self.file, "start", "make it again (psld start)").origin
+            if made.get("settings") != self.settings.start.model_dump(mode="json"):
+                raise UserError(
+                    f"{self.file}: fitted with other settings than configs/start.yaml has; delete "
+                    "it to have it made again"
+                )
 
 
 class Features(Settings):

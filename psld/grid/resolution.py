@@ -183,10 +183,12 @@ class _Resolver:
         """Return the starts that models of this grid may need; cells have those of their own."""
         starts = {}
         for model, sampler in product(models.values(), samplers.values()):
-            if name := start_name(dataset := model.settings.dataset, sampler.settings):
+            name = start_name(dataset := model.settings.dataset, sampler.settings)
+            if name and name not in starts:
                 words = [f"dataset={dataset.name}", f"data={quoted(model.settings.data)}"]
                 content = self.compose("start", words, where := f"{self.path}: start {name}")
-                content |= {"dataset": dataset, "classes": sampler.settings.asks_for_classes}
+                asked = {"dataset": dataset, "classes": sampler.settings.asks_for_classes}
+                content = content | asked
                 starts[name] = Start(settings=parse(StartSettings, content, where))
         return starts
 

@@ -28,7 +28,8 @@ SHARDS = 100_000
 """The largest number of a cell's shards: their files have five digits."""
 
 OF_HYDRA = re.compile(r"(.*@)?[+~]*(_global_\.)?hydra")
-LEADS_OUT = re.compile(r"[^.=]*=['\"]?(/|([^'\"]*/)?\.\./)")  # a place or a config, not a picture's
+LEADS_OUT = re.compile(r"[^.=]*=['\"]?(/|([^'\"]*/)?\.\.(/|['\"]?$))")
+"""A word of a place or a config that is not below this folder."""
 
 
 def _check_word(word: str) -> str:

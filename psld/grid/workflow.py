@@ -62,6 +62,8 @@ class Workflow:
                 files[name] = read_grid_file(grid_path(name))
             except UserError as error:
                 broken[name] = error
+            except OSError as error:  # It has just gone, or nobody may read it.
+                broken[name] = UserError(f"configs/grid/{name}.yaml: {error.strerror}")
         return cls(files, Resolved(seen), broken)
 
     @property
@@ -186,7 +188,7 @@ class Workflow:
         """
         results = {}
         for asked in words:
-            if asked in self.broken:
+            if asked in self.broken and asked not in rules:
                 raise self.broken[asked]
             word = "paper" if asked == "all" and asked in rules else asked
             grid = self.grid_of(word)

@@ -82,7 +82,8 @@ def train(
     if settings.micro_batch == "auto" and state.step < settings.steps:
         batch = batches.draw(state.step)
         most = min(state.micro_batch or len(batch.x0), len(batch.x0))
-        state.micro_batch = largest_micro_batch(called, loss_of, batch, most, ranks)
+        given = called, loss_of, batch, most, ranks, bool(state.optimizer.state)
+        state.micro_batch = largest_micro_batch(*given)
     ranks.limit_exchanges()
     network = ranks.parallel(called)
     peak = peak_flops(ranks.device, settings.precision)

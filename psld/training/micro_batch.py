@@ -10,10 +10,6 @@ from psld.diffusion.loss import Batch, Objective
 from psld.training.ranks import Ranks
 from psld.utils.errors import RunError, is_out_of_memory
 
-LATER = 3
-"""Bytes of a later step over those of the parameters: Adam's two moments, and the exchange of
-gradients between ranks."""
-
 
 def accumulate_gradient(
     network: nn.Module, loss_of: Objective, batch: Batch, micro_batch: int | None
@@ -34,7 +30,12 @@ def accumulate_gradient(
 
 
 def largest_micro_batch(
-    network: nn.Module, loss_of: Objective, batch: Batch, most: int, ranks: Ranks
+    network: nn.Module,
+    loss_of: Objective,
+    batch: Batch,
+    most: int,
+    ranks: Ranks,
+    has_moments: bool = False,
 ) -> int:
     """Return the largest part of `most` images whose gradient fits into the memory of every rank.
 
@@ -46,13 +47,15 @@ def largest_micro_batch(
         batch: the rank's part of a batch.
         most: the first try. The training may have had it before it was stopped; then it has it
             again, unless the memory is smaller now, so that dropout and rounding stay the same.
+        has_moments: the optimizer has its two moments already, of a checkpoint.
 
     Raises RunError if not even one image fits.
     """
-    images = most
-    while ranks.largest(int(not _fits(network, loss_of, batch, images))):
+    images, later = most, 2 * (not has_moments) + (ranks.world > 1)
+    while ranks.largest(int(not _fits(network, loss_of, batch, images, later))):
+        torch.cuda.empty_cache()
         if images == 1:
-            raise RunError("out of memory with one image at once; use a larger GPU or network")
+            raise RunError("out of memory with one image at once; use a larger GPU")
         smaller = next(size for size in range(images // 2, 0, -1) if most % size == 0)
         if ranks.leads:
             print(f"out of memory with {images} images at once; trying {smaller}", flush=True)
@@ -60,11 +63,13 @@ def largest_micro_batch(
     return images
 
 
-def _fits(network: nn.Module, loss_of: Objective, batch: Batch, images: int) -> bool:
-    """Check if the gradient of so many images can be computed next to what later steps hold."""
+def _fits(network: nn.Module, loss_of: Objective, batch: Batch, images: int, later: int) -> bool:
+    """Check if the gradient of so many images can be computed next to what later steps hold.
+
+    `later`: its size over that of the parameters: moments, and the exchange between ranks.
+    """
     try:
-        parameters = list(network.parameters())
-        held = [torch.empty_like(each) for each in parameters for _ in range(LATER)]
+        held = [torch.empty_like(each) for each in network.parameters() for _ in range(later)]
         accumulate_gradient(network, loss_of, next(batch.split(images)), images)
         del held
         return True
@@ -74,4 +79,3 @@ def _fits(network: nn.Module, loss_of: Objective, batch: Batch, images: int) -> 
         return False
     finally:
         network.zero_grad(set_to_none=True)
-        torch.cuda.empty_cache()

@@ -220,7 +220,10 @@ def _coordinates(data: GaussianData, axes: Tensor, passes: Passes, flip: bool) -
     stream = np.random.default_rng(stream_seed(0, Stream.START))
     whole = [torch.cat(each).double().numpy() for each in rows]
     most = MOST_IMAGES // (1 + flip)
-    return [np.ascontiguousarray(c[stream.permutation(len(c))[:most]]) for c in whole]
+    # The mean of all and that of the fit give the sum of the images that are left out.
+    counts = (len(c) if len(c) <= most else min(most, len(c) - FEWEST_IMAGES) for c in whole)
+    chosen = (c[stream.permutation(len(c))[:n]] for c, n in zip(whole, counts, strict=True))
+    return list(map(np.ascontiguousarray, chosen))
 
 
 def _best(

@@ -40,7 +40,7 @@ from psld.training.model import (
     save_weights,
     seconds_per_image,
 )
-from psld.training.ranks import join_ranks, rank_of_environment
+from psld.training.ranks import Ranks, join_ranks, rank_of_environment
 from psld.training.settings import GuideModelSettings, ModelSettings, Trained
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name, device_of
@@ -113,15 +113,18 @@ def run_training(
         checkpoints.restore(state, newest)
         if ranks.leads:
             on_start(run, state.step)
-            note_replaced(run, Path(settings.output))
         if training.micro_batch != "auto":
             state.micro_batch = training.micro_batch
         part = training.batch_size // ranks.world
         size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
         stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
-        if state.step < training.steps:
+        time = ""
+        if state.step < training.steps and ranks.device.type == "cpu":
             left = (training.steps - state.step) * part
-            time = _time_on_cpu(settings, left) if ranks.device.type == "cpu" else ""
+            time = _time_on_cpu(settings, left, ranks)
+        if ranks.leads:
+            note_replaced(run, Path(settings.output))
+        if state.step < training.steps:
             stop = stack.enter_context(StopRequest())
             batches = Batches(images, flip, loss_of.noising, training, ranks, labels)
             log = Log(run, preview)
@@ -165,14 +168,15 @@ def run_training(
         return state.history[-1]["loss"]
 
 
-def _time_on_cpu(settings: Trained, images: int) -> str:
-    """Return, as a clause, the time of so many images in the rest of a training.
+def _time_on_cpu(settings: Trained, images: int, ranks: Ranks) -> str:
+    """Return, as a clause, the time of so many images on each rank.
 
-    Raises UserError above a day, unless the CPU is asked for.
+    Raises UserError on all ranks above a day, unless the CPU is asked for.
     """
-    seconds = images * seconds_per_image(settings) / torch.get_num_threads()
+    seconds = images * seconds_per_image(settings) / torch.get_num_threads() if ranks.leads else 0
+    seconds = ranks.largest(int(seconds))
     if seconds > DAY and settings.device == "auto":
-        steps = settings.training.steps
+        steps = images * ranks.world // settings.training.batch_size
         raise UserError(
             f"{settings.output}: {steps:,} steps take {about(seconds)} on this CPU; use a GPU, or "
             f"give training.steps={steps * DAY / seconds:.0f}, or device=cpu for all of them"

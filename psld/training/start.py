@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from psld.config.settings import parse
 from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore
 from psld.diffusion.gaussian import GaussianData
@@ -21,6 +22,11 @@ from psld.utils.tensors import load_tensors, save_tensors
 
 KIND = "start"
 CPU = torch.device("cpu")
+OTHERS = {
+    "dataset": "of other images than those of the model's training",
+    "flip": "with other mirror images than those of the model's training",
+    "classes": "without a law of each class",
+}
 
 
 def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
@@ -37,7 +43,7 @@ def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
         start = start_of_images(images, *chosen)
     except UserError as error:
         raise UserError(f"{settings.data}: {error}") from None
-    origin = _origin(store.digest, settings.dataset.flip, settings.classes)
+    origin = {"dataset": store.digest, "flip": settings.dataset.flip, "classes": settings.classes}
     origin |= {"settings": settings.start.model_dump(mode="json")}
     save_tensors(path, KIND, start.data.arrays() | {"levels": start.levels}, origin)
     return load_start(path, origin)
@@ -57,27 +63,32 @@ def find_start(
     If there is none, or only one of other images, it is made of data/DATASET.h5.
 
     Args:
-        dataset, digest: the images of the model's training; None takes those of data/DATASET.h5.
+        dataset, digest: the images of the model's training; None takes those of data/DATASET.h5, if
+            it is there.
         classes: ask for the law of each class, too.
 
     Raises UserError if the file is missing, damaged, malformed, or of other images; without a file,
     if the dataset is not here, either.
     """
-    wanted, own = _origin(digest, dataset.flip, classes), start_file(dataset, classes)
+    own, data, reasons = start_file(dataset, classes), Path(f"data/{dataset.name}.h5"), []
+    here = ImageStore.open(data).digest if data.exists() else None
+    wanted = {"dataset": digest or here, "flip": dataset.flip, "classes": classes or None}
     if file:
-        return load_start(file, wanted)
-    data, reasons = Path(f"data/{dataset.name}.h5"), []
+        return _of_size(dataset, load_start(file, wanted))
     for path in (Path(own), folder / own):
         if path.exists():
             try:
-                return load_start(path, wanted)
+                return _of_size(dataset, load_start(path, wanted))
             except UserError as error:
                 reasons.append(f"{error}; ")
-    if data.exists() and digest in (None, ImageStore.open(data).digest):
+    if here and digest in (None, here):
+        from psld.config.compose import compose_content  # Hydra takes a third of a second.
+
         for reason in reasons:
             print(f"not kept: {reason.removesuffix('; ')}", flush=True)
-        settings = StartSettings(dataset=dataset, data=str(data), classes=classes)
-        return make_start(settings, device)
+        content = compose_content("start", [], "psld start") | {"dataset": dataset}
+        content |= {"data": str(data), "classes": classes, "output": None}
+        return make_start(parse(StartSettings, content, "psld start"), device)
     raise UserError(
         f"{''.join(reasons) or f'{own}: no such file; '}it is made of the images of the model's "
         f"training, which are not in {data}: run psld prepare dataset={dataset.name}, or give "
@@ -92,12 +103,11 @@ def load_start(path: str | Path, wanted: dict[str, Any]) -> SamplerStart:
     Raises UserError if it is missing, damaged or malformed, or if its origin is not `wanted`, of
     which None is any.
     """
-    remedy = "delete it to have it made again (psld start)"
+    remedy = "make it again (psld start)"
     stored = load_tensors(path, KIND, remedy)
     for key, value in wanted.items():
         if value is not None and stored.origin.get(key) != value:
-            what = "of other images" if key == "dataset" else f"with another {key}"
-            raise UserError(f"{path}: {what} than those of the model's training; {remedy}")
+            raise UserError(f"{path}: {OTHERS.get(key, f'with other {key}')}; {remedy}")
     arrays = stored.tensors()
     if not _is_law(arrays):
         raise UserError(f"{path}: not a start of this version; {remedy}")
@@ -105,8 +115,12 @@ def load_start(path: str | Path, wanted: dict[str, Any]) -> SamplerStart:
     return SamplerStart(GaussianData.from_arrays(arrays), levels, str(path), stored.sha256)
 
 
-def _origin(dataset: str | None, flip: bool, classes: bool) -> dict[str, Any]:
-    return {"dataset": dataset, "flip": flip, "classes": classes}
+def _of_size(dataset: DatasetSettings, start: SamplerStart) -> SamplerStart:
+    """Return a start. Raises UserError if its images are not of the dataset's shape."""
+    shape = (dataset.channels, dataset.image_size, dataset.image_size)
+    if start.data.shape != shape:
+        raise UserError(f"{start.path}: of images {start.data.shape}, but the model's are {shape}")
+    return start
 
 
 def _is_law(arrays: dict[str, Tensor]) -> bool:

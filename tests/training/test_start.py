@@ -150,7 +150,7 @@ def test_samples_of_another_start_are_not_kept(project, starts):
 
 WRONG: dict[str, Any] = {
     "of other images": lambda stored: ({}, {"dataset": "0" * 64}),
-    "with another flip": lambda stored: ({}, {"flip": True}),
+    "with other mirror images": lambda stored: ({}, {"flip": True}),
     "not a start": lambda stored: ({"levels": stored.arrays["levels"][0]}, {}),
     "not a start ": lambda stored: ({"weights": 0 * stored.arrays["weights"]}, {}),
     "not a start  ": lambda stored: ({"means": stored.arrays["means"].astype(np.int8)}, {}),
@@ -165,7 +165,7 @@ def test_a_start_that_is_wrong_is_refused(said, model, starts, tmp_path):
     stored, file = load_tensors(starts / "starts/digits.safetensors", "start", ""), tmp_path / "x"
     arrays, origin = WRONG[said](stored)
     save_tensors(file, "start", stored.arrays | arrays, stored.origin | origin)
-    with pytest.raises(UserError, match=f"{file}: {said.strip()}.*; delete it"):
+    with pytest.raises(UserError, match=f"{file}: {said.strip()}.*; make it again"):
         psld.load(model, start=file).sample(1, sampler="few")
 
 
@@ -218,3 +218,25 @@ def test_steps_0_with_a_class_need_a_law_of_each_class(project):
     save_tensors("starts/digits-classes.safetensors", "start", stored.arrays, origin)
     with pytest.raises(UserError, match="fewer than ten different"):
         psld.load("model").sample(2, sampler="few", steps=0, label=3)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_images_that_the_fit_leaves_out_are_no_fewer_than_ten(flip, monkeypatch):
+    """The mean of all images and that of the mixture give the sum of those that it has not seen."""
+    monkeypatch.setattr("psld.training.mixture.MOST_IMAGES", 200)
+    monkeypatch.setattr("psld.training.mixture._best", lambda *_: (2, 20))
+    count = 201 if not flip else 101
+    images = pictures(count + 400)
+    start = start_of_images(images[:count], CPU, flip=flip, how=Start()).data
+    assert start.components() == [2]
+    into = start.basis.double() @ start.axes[0].double()
+    middle = (start.weights[0, :, None] * start.centers[0]).sum(0).double()
+    for taken in range(1, count):
+        guess = start.means[0].double() - taken * (into @ middle) / (count - taken)
+        known = flat(images[:count]) @ into @ into.T
+        assert float((guess @ into @ into.T - known).norm(dim=1).min()) > 0.5
+
+
+def test_a_start_with_classes_serves_samplers_without(project, starts):
+    given = f"start={starts / 'starts/digits-classes.safetensors'}"
+    succeeded(call(project, "sample", "model=model", *FEW, given))
