@@ -29,14 +29,19 @@ RECIPE = (*TINY, "training.steps=4", "training.checkpoint_every=2", "training.pr
 
 
 @pytest.mark.parametrize(("objective", "sampler"), [("epsilon", "em"), ("denoiser", "few")])
-def test_train_sample_and_likelihood(run, digits, monkeypatch, objective, sampler):
+def test_train_sample_and_likelihood(run, digits, starts, monkeypatch, objective, sampler):
     preview = EMSettings(integrator="em", striding="quadratic", steps=3)
     monkeypatch.setattr("psld.training.run.PREVIEW_SAMPLER", preview)
     data = f"data={digits}"
     run("train", *RECIPE, f"training.objective={objective}", data, "output=model")
     sizes = ("sampler.steps=5", "shard_size=40", "output=samples")
-    run("sample", f"sampler={sampler}", "model=model", *sizes)
+    given = [f"start={starts / 'starts/digits.safetensors'}"] if sampler == "few" else []
+    run("sample", f"sampler={sampler}", "model=model", *sizes, *given)
     run("likelihood", "model=model", data, "images=8", "tolerance=1e-1", "output=bits.json")
+
+
+def test_a_start(run, digits):
+    run("start", f"data={digits}", "output=start.safetensors", "start.components=[2]")
 
 
 def test_extractor_reference_and_evaluate(run, digits):

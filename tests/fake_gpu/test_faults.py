@@ -13,8 +13,8 @@ from psld.training.loop import Meter
 from psld.utils import randomness
 from tests.fake_gpu.fake import FakeGPU
 from tests.fake_gpu.steps import check_sampler, check_training
+from tests.fake_gpu.trainings import TRAININGS
 from tests.gpu.test_steps import SAMPLERS
-from tests.training.test_memory import TRAININGS
 
 KERNELS = 431
 """Launches of the third step of TRAININGS["epsilon"]."""

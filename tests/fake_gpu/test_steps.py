@@ -12,8 +12,8 @@ from psld.diffusion.settings import NoiseLaw, PSLDSettings
 from psld.training import batches
 from tests.fake_gpu.fake import CUDA, FakeGPU
 from tests.fake_gpu.steps import GUIDANCE, SHAPE, check_sampler, check_training, guided
+from tests.fake_gpu.trainings import MODEL, TRAININGS, settings_of
 from tests.gpu.test_steps import PROCESS, SAMPLERS
-from tests.training.test_memory import MODEL, TRAININGS, settings_of
 
 MORE = {
     "dsm": settings_of(*MODEL, process=PSLDSettings(kind="psld", gamma=0.02, matching="dsm")),
