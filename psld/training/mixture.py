@@ -60,15 +60,19 @@ def different_images(images: np.ndarray) -> np.ndarray:
     return np.fromiter(first.values(), np.int64)
 
 
-def passes_over(images: "np.ndarray | _Chosen", labels: np.ndarray, device: torch.device) -> Passes:
-    """Return a function that yields images in parts: float images and labels on the device."""
+def passes_over(
+    images: np.ndarray, labels: np.ndarray, device: torch.device, chosen: np.ndarray | None = None
+) -> Passes:
+    """Return a function that yields images, or those of the chosen indices, in parts: float images
+    and labels on the device."""
 
     def passes() -> Iterator[tuple[Tensor, Tensor]]:
+        indices = np.arange(len(images)) if chosen is None else chosen
         size = max(1, CHUNK // images[0].size)
-        for first in range(0, len(labels), size):
-            chosen = slice(first, first + size)
-            x = from_uint8(torch.from_numpy(np.array(images[chosen])).to(device))
-            yield x, torch.from_numpy(labels[chosen]).to(device)
+        for first in range(0, len(indices), size):
+            part = indices[first : first + size]
+            x = from_uint8(torch.from_numpy(images[part]).to(device))
+            yield x, torch.from_numpy(labels[part]).to(device)
 
     return passes
 
@@ -116,23 +120,10 @@ def start_of_images(
             f"{len(chosen)} different training images, and a start of fewer than {FEWEST_IMAGES} "
             "would be near to single ones; use start=prior, such as sampler=multistep"
         )
-    classes = np.zeros(len(chosen), np.int64) if labels is None else labels[chosen]
-    if num_classes and np.bincount(classes, minlength=num_classes).min() < FEWEST_IMAGES:
+    labels = np.zeros(len(images), np.int64) if labels is None else labels
+    if num_classes and np.bincount(labels[chosen], minlength=num_classes).min() < FEWEST_IMAGES:
         num_classes = 0
-    return measure_start(
-        passes_over(_Chosen(images, chosen), classes, device), num_classes, flip, how
-    )
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Some of the images, which stay in their memory map until they are read."""
-
-    images: np.ndarray
-    indices: np.ndarray
-
-    def __getitem__(self, part: int | slice) -> np.ndarray:
-        return self.images[self.indices[part]]
+    return measure_start(passes_over(images, labels, device, chosen), num_classes, flip, how)
 
 
 @all_bits()  # the last variances are differences of large sums
