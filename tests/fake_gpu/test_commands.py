@@ -1,13 +1,10 @@
 """Whole commands on the fake GPU, in this process: no mismatch of devices or types on the way."""
 
-import shutil
-
 import pytest
 
 from psld.diffusion.samplers import EMSettings
 from tests.commands import TINY, call, succeeded
 from tests.fake_gpu.fake import FakeGPU
-from tests.training.test_import import CHECKPOINTS, load, overrides, prepare, write_pictures
 
 ANSWERS = {"training/loop.py": 0, "diffusion/integrators.py": 1e-3, "metrics/distances.py": 0}
 """No gradient was infinite; RK45's steps are accepted; a root has no error."""
@@ -57,11 +54,3 @@ def test_a_guide_is_trained(run, digits):
     network = [word for word in TINY if word.startswith(("network", "wandb"))]
     settings = (*network, "training.steps=2", "training.batch_size=16", "output=guide")
     run("train_guide", *settings, f"data={digits}")
-
-
-def test_import(run, tmp_path):
-    vector = load(CHECKPOINTS[0].with_suffix(".npz"))
-    write_pictures(tmp_path)
-    prepare(tmp_path, vector)
-    file = shutil.copy(CHECKPOINTS[0], tmp_path / "official.ckpt")
-    run("import_model", str(file), *overrides(vector))
