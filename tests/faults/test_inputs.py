@@ -75,6 +75,9 @@ def as_other_version(path: Path) -> None:
     match path.suffix:
         case ".json":
             content = json.loads(path.read_bytes())
+            if path.name == "manifest.json" and "weights_sha256" in content:
+                # A fact more is ignored, but not a setting more.
+                content["settings"]["added"] = 1
             path.write_text(sealed({**content, "added": 1}))
         case ".h5":
             with h5py.File(path, "a") as file:
