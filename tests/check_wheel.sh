@@ -39,7 +39,7 @@ import psld
 assert "site-packages" in psld.__file__, psld.__file__
 extras = ("snakemake", "submitit", "wandb", "matplotlib")
 assert not any(map(find_spec, extras)), "a package of an extra is installed"
-pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+pixels = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
 Path("pictures").mkdir()
 for number, picture in enumerate(pixels):
     Image.fromarray(picture).save(f"pictures/{number}.png")

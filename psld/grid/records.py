@@ -152,10 +152,10 @@ class Start(Settings):
 
     def check(self) -> None:
         """Raise UserError if the start that is there was fitted in another way."""
-        from psld.utils.tensors import load_tensors  # Snakemake reads no arrays.
+        from psld.utils.tensors import read_tensors  # Snakemake reads no arrays.
 
         if Path(self.file).exists():
-            made = load_tensors(self.file, "start", "make it again (psld start)").origin
+            made = read_tensors(self.file, "start", "make it again (psld start)").origin
             if made.get("settings") != self.settings.start.model_dump(mode="json"):
                 raise UserError(
                     f"{self.file}: fitted with other settings than configs/start.yaml has; delete "

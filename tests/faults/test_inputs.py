@@ -117,6 +117,11 @@ def test_input_replaced_while_it_is_read(other, project, finished, stage: Stage)
     """
     results = [stage.result(folder) for folder in (finished, other)]
     assert results[0] != results[1]
+    if "figures" in stage.outputs[0]:  # It also shows training images, which stay.
+        for name in stage.inputs:
+            shutil.copyfile(other / name, project / name)
+        succeeded(stage.run(project))
+        results.append(stage.result(project))
     for position in range(100):
         shutil.rmtree(project)
         shutil.copytree(finished, project, symlinks=True)
