@@ -155,7 +155,7 @@ def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):
         ),
         ("train process=vp-sde process.gamma=0.02", "process.gamma (with another process=…?)"),
         ("train eta=1", "no setting is called eta; the command's --help lists them"),
-        ("train_guide network=demo", "train_guide.yaml: network: unknown key progressive_out"),
+        ("train_guide network=demo", "psld train_guide: network: unknown key progressive_out"),
         ("train --halp", "--halp"),
     ],
 )
