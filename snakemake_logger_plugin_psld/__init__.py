@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,8 +88,9 @@ class LogHandler(LogHandlerBase):
         jobs = sum(self.waiting.values())
         line = f"about {minutes} min left, {jobs} job{'s' * (jobs != 1)}"
         if logs := [job.log for job in sorted(running, key=lambda job: job.since) if job.log]:
-            path = Path(logs[0])
-            written = path.read_text(errors="replace").splitlines() if path.exists() else []
+            path, written = Path(logs[0]), []
+            with suppress(OSError):  # It may not be there yet, or not be readable.
+                written = path.read_text(errors="replace").splitlines()
             line += f"; {path}{': ' if written else ''}{written[-1][:120] if written else ''}"
         return line
 
