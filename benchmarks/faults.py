@@ -5,7 +5,7 @@
 
 faults.json has for each fault its file, the old and the new text, and what it is. `nth` counts from
 0 if the old text is there several times. A fault is planted in a clone of the last commit, where
-the fast tests of its room, tests/PACKAGE, have to fail. Where code has moved, write the fault again:
+the fast tests of its room, tests/PACKAGE, have to fail. Where code has moved, write it again:
 tests/test_benchmarks.py names those whose old text is gone.
 """
 
