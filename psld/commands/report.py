@@ -59,8 +59,6 @@ def plan(settings: PlanSettings) -> None:
 
     GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s.
     """
-    from psld.grid.plan import description
-
     grid = load_grid(settings.grid_name)
     match settings.list:
         case "cells":
@@ -68,16 +66,15 @@ def plan(settings: PlanSettings) -> None:
         case "figures":
             print("\n".join(all_figures(grid)))
         case None:
-            from psld.report import counted  # imports torch
+            from psld.report.plan import COUNTED, description  # imports torch
 
             full = settings.full_precision_tflops
             if settings.sustained_tflops and not full:
                 full = settings.sustained_tflops / 6
             speeds = settings.sustained_tflops, full
-            if not counted.KEPT.exists():
+            if not COUNTED.exists():
                 print("counting the work of each network, once", file=sys.stderr)
-            print(description(grid, speeds, counted.gigaflops))
-            print("\n" + counted.time_on_a_core(grid))
+            print(description(grid, speeds))
 
 
 class TabulateSettings(OutputSettings):

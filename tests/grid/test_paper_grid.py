@@ -9,13 +9,12 @@ from psld.diffusion.settings import NoiseLaw
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.entries import Entry
-from psld.grid.plan import jobs_by_stage, work_by_network
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Guide, Model
 from psld.grid.rows import all_entries, entries_in
 from psld.grid.schema import GridFile
 from psld.grid.tables import Shown
-from psld.report.counted import gigaflops
+from psld.report.plan import gigaflops, jobs_by_stage, work_by_network
 from psld.training.model import build_network
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from tests.grid.paper import (

@@ -4,7 +4,6 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -13,15 +12,16 @@ from torch import nn
 
 from psld.grid import cache
 from psld.grid.figures import all_figures, trained_models
-from psld.grid.plan import (
+from psld.grid.rows import paper_values
+from psld.report.plan import (
     Work,
+    cost,
     earlier_throughput,
+    gigaflops,
     jobs_by_stage,
     readable,
     work_by_network,
 )
-from psld.grid.rows import paper_values
-from psld.report.counted import gigaflops, time_on_a_core
 from psld.training.model import build_network
 from tests.commands import call, succeeded
 from tests.grid.mine import file_with
@@ -49,7 +49,7 @@ def test_an_adaptive_sampler_takes_what_the_paper_prints_or_else_a_guess(paper, 
     assert printed["cifar10-cld/rk45-1e-5"] == 280
     assert printed.get("cifar10-vp-sde/rk45-1e-1") is None
     few = work_by_network(paper)["cifar10-ablation"].evaluations
-    monkeypatch.setattr("psld.grid.plan.ADAPTIVE_EVALUATIONS", 300)
+    monkeypatch.setattr("psld.report.plan.ADAPTIVE_EVALUATIONS", 300)
     many = work_by_network(paper)["cifar10-ablation"].evaluations
     assert many - few == 4 * 10_000 * 100, "VP-SDE at four tolerances"
 
@@ -98,8 +98,8 @@ def test_hours_follow_the_formula(folder, demo):
 
 def test_the_time_of_one_core_follows_from_a_measured_step(demo, monkeypatch):
     def speed(seconds: float) -> str:
-        monkeypatch.setattr("psld.report.counted.seconds_per_image", lambda network: seconds)
-        return time_on_a_core(demo)
+        monkeypatch.setattr("psld.report.plan.seconds_per_image", lambda network: seconds)
+        return cost(demo, (None, None)).splitlines()[-1]
 
     work = {name: each.flops(1.0) for name, each in work_by_network(demo).items()}
     guide = gigaflops(demo.guides["psld-0.02"]) / gigaflops(demo.models["vp-sde"])
@@ -113,7 +113,7 @@ def test_the_time_of_one_core_follows_from_a_measured_step(demo, monkeypatch):
     [("report/page.py", 1), ("networks/ncsnpp.py", 2)],
 )
 def test_a_count_is_kept_until_the_code_of_its_network_changes(
-    tmp_path, monkeypatch, edited, counts
+    tmp_path, monkeypatch, demo, edited, counts
 ):
     package = shutil.copytree(
         Path(cache.__file__).parents[1],
@@ -123,9 +123,8 @@ def test_a_count_is_kept_until_the_code_of_its_network_changes(
     monkeypatch.setattr(cache, "__file__", str(package / "grid" / "cache.py"))
     monkeypatch.chdir(tmp_path)
     counted = []
-    monkeypatch.setattr("psld.report.counted._flops", count := Mock(return_value=7 * 10**9))
-    count.__name__ = "_flops"
-    trained = SimpleNamespace(settings=SimpleNamespace(model=lambda: 0))
+    monkeypatch.setattr("psld.report.plan._flops", count := Mock(return_value=7 * 10**9))
+    trained = demo.models["cld"]
     for text in ("", "", "EDITED = True\n"):
         (package / edited).write_text((package / edited).read_text() + text)
         cache.code_digest.cache_clear()

@@ -4,8 +4,8 @@ import pytest
 
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, nfe_lines, trained_models
-from psld.grid.plan import jobs_by_stage
 from psld.grid.rows import entries_in
+from psld.report.plan import jobs_by_stage
 from tests.grid.mine import load, with_models
 
 OFFICIAL = {"overrides": ["process=cld"], "checkpoint": "official.ckpt"}

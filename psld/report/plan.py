@@ -1,19 +1,30 @@
-"""The parts of a grid, and its cost in GPU hours by `FORMULA`."""
+"""The parts of a grid, its cost in GPU hours by `FORMULA`, and its time on one core."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tabulate import tabulate
 
 from psld.config.settings import Settings, value_in
+from psld.grid.cache import code_digest
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
 from psld.sampling.settings import shards_needed
-from psld.training.settings import TRAIN_FACTOR
+from psld.training.model import build, forward_flops, seconds_per_image
+from psld.training.settings import TRAIN_FACTOR, GuideModelSettings, ModelSettings
+from psld.utils.files import digest_of, write_text
+from psld.utils.progress import about
+
+COUNTED = Path(".cache/counted")
+"""The FLOPs of networks that were counted before."""
+CODE = "diffusion", "networks", "training"
+"""The parts of the package that decide them."""
 
 ADAPTIVE_EVALUATIONS = 200
 """Network evaluations of an adaptive sampler if no table gives the paper's number."""
@@ -26,9 +37,6 @@ FORMULA = (
 )
 
 UNKNOWN = "GPU hours are unknown (?) where nothing has been run: add sustained_tflops=…"
-
-Gigaflops = Callable[[Model | Guide], float]
-"""Returns the GFLOPs of one image through a network."""
 
 Speeds = tuple[float | None, float | None]
 """TFLOP/s of a GPU: with tensor cores, and without, with which RK45 runs."""
@@ -48,13 +56,13 @@ class Work:
         return per_image * (TRAIN_FACTOR * self.training_images + self.evaluations)
 
 
-def description(grid: Grid, speeds: Speeds, gigaflops: Gigaflops) -> str:
+def description(grid: Grid, speeds: Speeds) -> str:
     kinds = {"model": grid.models, "guide": grid.guides, "cell": grid.measured_cells}
     counts = (f"{len(each)} {kind}{'s' * (len(each) != 1)}" for kind, each in kinds.items())
     head = f"Grid {grid.name}: {', '.join(counts)}."
     tables = table(table_sizes(grid), ["table", "models", "cells", "shards"])
     jobs = table(jobs_by_stage(grid).items(), ["stage", "jobs"])
-    return "\n\n".join([head, tables, jobs, cost(grid, speeds, gigaflops)])
+    return "\n\n".join([head, tables, jobs, cost(grid, speeds)])
 
 
 def table(rows: Any, headers: list[str]) -> str:
@@ -141,15 +149,15 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
     return works
 
 
-def cost(grid: Grid, speeds: Speeds, gigaflops_of: Gigaflops) -> str:
+def cost(grid: Grid, speeds: Speeds) -> str:
     works = work_by_network(grid)
-    gigaflops = {network: gigaflops_of(work.trained[0]) for network, work in works.items()}
-    flops = {n: work.flops(gigaflops[n]) for n, work in works.items()}
+    per_image = {network: gigaflops(work.trained[0]) for network, work in works.items()}
+    flops = {n: work.flops(per_image[n]) for n, work in works.items()}
     total = sum(flops.values())
     rows, hours = [], []
     for network, work in works.items():
         train, sample = earlier_throughput(grid, work)
-        fast, full = (tflops and 1e3 * tflops / gigaflops[network] for tflops in speeds)
+        fast, full = (tflops and 1e3 * tflops / per_image[network] for tflops in speeds)
         training = _hours(work.training_images, train or (fast and fast / TRAIN_FACTOR))
         parts = (work.evaluations - work.adaptive, fast), (work.adaptive, full)
         hours_of = [_hours(images, sample or derived) for images, derived in parts]
@@ -158,7 +166,7 @@ def cost(grid: Grid, speeds: Speeds, gigaflops_of: Gigaflops) -> str:
         row = {
             "network": network,
             "models": len(work.trained),
-            "GFLOPs": readable(gigaflops[network]),
+            "GFLOPs": readable(per_image[network]),
             "training images (M)": readable(work.training_images / 1e6),
             "samples × NFE (M)": readable(work.evaluations / 1e6),
             "share of FLOPs": f"{flops[network] / (total or 1):.1%}",
@@ -168,7 +176,33 @@ def cost(grid: Grid, speeds: Speeds, gigaflops_of: Gigaflops) -> str:
         rows.append(row)
     last = f"Sum: {readable(sum(hours))} GPU hours." if None not in hours else UNKNOWN
     printed = table([row.values() for row in rows], list(rows[0]))
-    return "\n\n".join([printed, FORMULA, f"All of it: {total * 1e9:.3g} FLOPs.", last])
+    least = min(grid.models.values(), key=gigaflops)
+    steps = total / TRAIN_FACTOR / gigaflops(least)
+    core = (
+        f"On one core of this machine: {about(steps * seconds_per_image(least.settings))} for "
+        f"trainings and samples, by a training step of {least.name} that was measured now. The "
+        "features of metrics come on top (FID: 0.2 seconds an image)."
+    )
+    return "\n\n".join([printed, FORMULA, f"All of it: {total * 1e9:.3g} FLOPs.", last, core])
+
+
+def gigaflops(trained: Model | Guide) -> float:
+    """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
+    settings = trained.settings.model()
+    content = [settings.model_dump(mode="json"), code_digest(*CODE), torch.__version__]
+    file = COUNTED / digest_of(content)
+    if not file.exists():
+        flops = _flops(settings)
+        with suppress(OSError):  # Who only reads keeps nothing.
+            write_text(file, str(flops))
+        return flops / 1e9
+    return int(file.read_text()) / 1e9
+
+
+def _flops(settings: ModelSettings | GuideModelSettings) -> int:
+    process = settings.process.build()
+    with torch.device("meta"):
+        return forward_flops(build(settings, process).eval())
 
 
 def _hours(images: float, per_second: float | None) -> float | None:
