@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from psld.cluster.job import RECORDS
-from psld.config.locations import CONFIGS, config_file
 from psld.config.settings import Settings, is_plain, key_of, parse, updated, value_in, without
 from psld.grid.cache import find_job
 from psld.utils.errors import UserError
@@ -48,10 +47,8 @@ class Command:
 
     @property
     def where(self) -> str:
-        """The place of wrong settings: the command line, unless the user has its config."""
-        file = config_file("", self.name) if self.has_config else None
-        is_own = file is not None and not file.is_relative_to(CONFIGS)
-        return f"configs/{self.name}.yaml" if is_own else f"psld {self.name}"
+        """The place of wrong settings."""
+        return f"psld {self.name}"
 
     @property
     def usage(self) -> str:
@@ -61,12 +58,12 @@ class Command:
             field = self.kind.model_fields.get(key)
             kind = field and field.annotation
             shown.append("|".join(get_args(kind)) if get_origin(kind) is Literal else key.upper())
-        return " ".join(["usage: psld", self.name, "KEY=VALUE …", *shown])
+        return " ".join([f"usage: {self.where}", "KEY=VALUE …", *shown])
 
     def settings(self, words: list[str]) -> Settings | None:
         """Return the settings that words without flags give; None if Hydra has to compose them."""
         if self.bare and not words:
-            raise UserError(f"psld {self.name}: more words are needed; {self.usage}")
+            raise UserError(f"{self.where}: more words are needed; {self.usage}")
         name = self.record_in(words)
         if name is None and not self.has_config:
             if self.record:

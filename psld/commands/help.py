@@ -26,7 +26,7 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
 
     Raises UserError if the words do not compose.
     """
-    program = f"psld {command.name}"
+    program = command.where
     if not command.has_config:
         if command.record:
             usage = f"usage: {program} {command.record}=GRID/NAME KEY=VALUE …"

@@ -47,10 +47,10 @@ def load_grid(name: str) -> Grid:
     if grid is None or known != _digest(opened):
         from psld.grid.resolution import resolve
 
-        opened = set()
-        read_grid_file(path, opened)
-        configs = _digest(opened)  # Before the reading that counts: files may change meanwhile.
-        grid = resolve(name, read_grid_file(path, opened), path)
+        # Before the reading that counts: files may change meanwhile.
+        configs = _digest(read_grid_file(path)[1])
+        file, opened = read_grid_file(path)
+        grid = resolve(name, file, path)
         text = grid_as_json(grid)
         header = " ".join([configs, _sha256(text), *sorted(opened)])
         try:

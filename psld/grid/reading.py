@@ -15,6 +15,9 @@ The names are the keys of models, guides, samplers, labels, figures and tables, 
 rows and columns. A placeholder in a name takes all values of its list (several take all
 combinations), and has the same value in the rest of the entry. A row and a column pass their values
 on to their cell.
+
+Numbers are those of YAML 1.1: `1e-3` has no dot, so it is a text, and stands in names as it is
+written; `1.0e-3` is a number, and stands there as 0.001.
 """
 
 import re
@@ -62,12 +65,9 @@ def grid_path(name: str) -> Path:
     return path
 
 
-def read_grid_file(path: Path, opened: set[str] | None = None) -> GridFile:
-    """Read a grid file; a rehearsal is written out.
-
-    `opened` gets the names of all grids whose files decide it.
-    """
-    opened = set() if opened is None else opened
+def read_grid_file(path: Path) -> tuple[GridFile, set[str]]:
+    """Read a grid file; a rehearsal is written out. Return the grids whose files decide it, too."""
+    opened: set[str] = set()
     content = _content(path, opened)
     if "rehearses" in content:
         rehearsal = parse(Rehearsal, content, where=str(path))
@@ -78,7 +78,8 @@ def read_grid_file(path: Path, opened: set[str] | None = None) -> GridFile:
         whole = _with_models_of_others(whole, rehearsed, opened)
         whole = parse(GridFile, whole, where=str(rehearsed))
         content = _rehearsal_content(path.stem, rehearsal, whole)
-    return parse(GridFile, _with_models_of_others(content, path, opened), where=str(path))
+    whole = _with_models_of_others(content, path, opened)
+    return parse(GridFile, whole, where=str(path)), opened
 
 
 def _with_models_of_others(content: dict[str, Any], path: Path, opened: set[str]) -> dict[str, Any]:

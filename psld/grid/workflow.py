@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, cast
 
-from psld.config.locations import config_files, config_names
+from psld.config.locations import config_file, config_names
 from psld.grid.cache import CACHE, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
@@ -59,7 +59,7 @@ class Workflow:
         files, broken = {}, {}
         for name in config_names("grid"):
             try:
-                files[name] = read_grid_file(grid_path(name))
+                files[name] = read_grid_file(grid_path(name))[0]
             except UserError as error:
                 broken[name] = error
             except OSError as error:  # It has just gone, or nobody may read it.
@@ -114,7 +114,7 @@ class Workflow:
 
         for grid in sorted(self.files, key=cost):
             known = grid in self.grids or grid in naming
-            if not known and not _is_in_configs(dataset):
+            if not known and not config_file("dataset", dataset):
                 break  # Resolving all grids takes a minute.
             try:
                 if name in getattr(self.grids[grid], kind):
@@ -245,10 +245,3 @@ class Workflow:
                 left_out.append(grid)
             taken |= tables | figures
         return left_out
-
-
-def _is_in_configs(dataset: str) -> bool:
-    """Check if a config names a dataset: grids that do not name it may have it from there."""
-    others = (file for file in config_files().values() if file.stem != dataset)
-    texts = (re.sub("#.*", "", file.read_text(errors="replace")) for file in others)
-    return any(re.search(rf"\b{re.escape(dataset)}\b", text) for text in texts)

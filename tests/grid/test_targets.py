@@ -129,7 +129,7 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     assert workflow.broken.keys() == {*others, "draft"}
     assert list(workflow.files) == ["demo"]
     with pytest.raises(UserError, match="no grid has these datasets; psld prepare makes them"):
-        workflow.check_targets(["data/emoji-16.h5"], lambda _: {"prepare"})
+        workflow.check_targets(["data/nothing.h5"], lambda _: {"prepare"})
     assert not workflow.grids, "nothing is resolved before it is asked for"
     assert workflow.default == "demo"
     workflow.check_targets(["demo", "steps", "demo/psld/em-10"], made())
