@@ -1,8 +1,10 @@
 """Commands before everything else: a folder for a project, and its datasets."""
 
+import os
 import shutil
 from contextlib import chdir
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import shorten
 
 from psld.commands.main import entry_point
@@ -41,15 +43,19 @@ def init(settings: InitSettings) -> None:
     folder = settings.folder.resolve()  # new/x/../.. is this one, also without new
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not an empty folder; give a new one")
-    shutil.copytree(SHIPPED / "workflow/project", folder, dirs_exist_ok=True)
-    shutil.copytree(SHIPPED / "profiles", folder / "profiles")
-    with chdir(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".psld-", dir=folder) as temporary, chdir(temporary):
+        shutil.copytree(SHIPPED / "workflow/project", "new")
+        shutil.copytree(SHIPPED / "profiles", "new/profiles")
+        os.chdir("new")
         trained = load_grid("mine").models["denoiser"].settings
         step = trained.training.batch_size * seconds_per_image(trained)
         steps = min(max(100 * int(60 * MINUTES / step / 100), FEWEST), MOST)
         grid = Path("configs/grid/mine.yaml")
         changed = f"training.steps={trained.training.steps}", f"training.steps={steps}"
         write_text(grid, grid.read_text("utf-8").replace(*changed))
+        for each in Path().iterdir():
+            each.rename(folder / each.name)
     time = about(steps * step)
     print(f"{steps:,} training steps take {time} of one core here, at 16×16 ({grid})")
     print(f"{settings.folder}/README.md says how to go on")

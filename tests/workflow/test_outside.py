@@ -74,6 +74,20 @@ def test_the_training_takes_minutes_of_this_machine(tmp_path, monkeypatch, step,
     assert (model.training.steps, model.training.objective) == (steps, "denoiser")
 
 
+def test_an_interrupted_init_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(_: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("psld.training.model.seconds_per_image", interrupt)
+        assert call(tmp_path, "init", "mine").returncode == 130
+    assert not list((tmp_path / "mine").iterdir())
+    succeeded(call(tmp_path / "mine", "init", "."))
+    made = {path.name for path in (tmp_path / "mine").iterdir()}
+    assert made >= {"Snakefile", "README.md", "configs", "profiles"}
+    assert not [name for name in made if name.startswith(".psld")]
+
+
 def test_a_run_names_a_dataset_whose_pictures_have_changed(mine):
     """It plans nothing: everything would be made again."""
     write_files(mine.folder / "pictures", {f"{i}.png": encode(PICTURE) for i in range(20)})
