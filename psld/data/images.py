@@ -7,11 +7,10 @@ import os
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -131,6 +130,14 @@ class FileTree:
         return decode(self.read(name), f"{self.path}/{name}")
 
 
+def refuse(broken: Sequence[str]) -> None:
+    """Raise UserError if pictures are broken, with the errors of at most ten."""
+    if broken:
+        more = f" and {len(broken) - 10:,} more" if len(broken) > 10 else ""
+        first = sorted(error.removesuffix(REMOVE) for error in broken)[:10]
+        raise UserError("; ".join(first) + more + REMOVE)
+
+
 def bytes_of(name: str) -> bytes:
     """Return a name as bytes; in old archives and folders, it may be no UTF-8."""
     return name.encode(errors="surrogateescape")
@@ -202,20 +209,24 @@ def shards_in(path: Path) -> dict[str, Stored]:
 
 def _read_pictures(path: Path, silent: bool, frame: Frame | None) -> np.ndarray:
     tree = FileTree(path)
-    names = tree.picture_names()
+    names, broken = tree.picture_names(), []
 
     def pixels(name: str) -> np.ndarray:
-        image = tree.picture(name)
+        try:
+            image = tree.picture(name)
+        except UserError as error:
+            broken.append(str(error))
+            return np.empty(0)
         image = to_channels(image, 1 if image.mode in ("1", "L", "LA") else 3)
         return np.atleast_3d(np.asarray(frame(image) if frame else image)).transpose(2, 0, 1)[None]
 
-    # At an error, closing drops the pictures that are not begun, for which the pool would wait.
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        closing(cast(Generator, pool.map(pixels, names))) as arrays,
         closing(Progress(f"reading {path}", "image", len(names), silent=silent)) as progress,
     ):
-        return _one_size(path, progress.over(zip(names, arrays, strict=True)))
+        arrays = list(progress.over(pool.map(pixels, names)))
+    refuse(broken)
+    return _one_size(path, zip(names, arrays, strict=True))
 
 
 def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from psld.config.settings import load_record, with_digest
-from psld.data.images import REMOVE, FileTree, to_channels
+from psld.data.images import FileTree, refuse, to_channels
 from psld.data.settings import DatasetSettings, FilterName, FolderSource, PrepareSettings
 from psld.data.source import Picture, open_source
 from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
@@ -130,6 +130,11 @@ def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: in
             f"dataset.num_classes is {num_classes}, but the source has {len(class_names)} classes "
             f"({', '.join(class_names) or 'none'}); 0 ignores them"
         )
+    if num_classes and "cycle" in class_names:
+        raise UserError(
+            "dataset.source: a class is called cycle, which samplers take for the list of all "
+            "classes; rename it"
+        )
     return np.array([picture.label if num_classes else 0 for picture in pictures], np.int64)
 
 
@@ -152,7 +157,7 @@ def _blocks(
             try:
                 image = picture.read()
             except UserError as error:
-                broken.append(str(error).removesuffix(REMOVE))
+                broken.append(str(error))
                 continue
             pixels[i] = to_pixels(image, channels, side, settings.filter)
             found += conversions(image, channels, side)
@@ -168,9 +173,7 @@ def _blocks(
                 hashes += [hash(image.tobytes()) for image in pixels]
                 yield pixels
                 progress.update(len(pixels))
-    if broken:
-        more = f" and {len(broken) - 10:,} more" if len(broken) > 10 else ""
-        raise UserError("; ".join(sorted(broken)[:10]) + more + REMOVE)
+    refuse(broken)
     train = set(hashes[:train_size])
     if copies := sum(each in train for each in hashes[train_size:]):
         converted["test image that is also a training image"] = copies

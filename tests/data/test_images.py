@@ -47,6 +47,17 @@ def test_each_form_gives_the_same_images(tmp_path, monkeypatch):
         located("yours")
 
 
+def test_broken_pictures_are_named_all_at_once(tmp_path):
+    whole = encode(random_images(9, 9, 3))
+    write_files(tmp_path, {f"{i:02d}.png": whole if i < 3 else whole[:50] for i in range(14)})
+    with pytest.raises(UserError) as error:
+        read_images(tmp_path)
+    text = str(error.value)
+    named = [f"{tmp_path}/{i:02d}.png: broken picture (" for i in range(3, 14)]
+    assert [each in text for each in named] == [True] * 10 + [False]
+    assert text.endswith(" and 1 more; remove or replace it")
+
+
 def test_gray_pictures_among_colored_ones_become_colored(tmp_path):
     gray, colored = random_images(4, 4), random_images(4, 4, 3)
     write_files(tmp_path, {"1.png": encode(gray)})

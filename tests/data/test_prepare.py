@@ -180,6 +180,13 @@ def test_the_number_of_classes_must_be_that_of_the_source(pictures, tmp_path):
     assert list(tmp_path.glob("*.h5")) == []
 
 
+def test_a_class_has_no_name_that_asks_for_all_classes(pictures, tmp_path):
+    (pictures / "a").rename(pictures / "cycle")
+    with pytest.raises(UserError, match=r"a class is called cycle, which .* rename it"):
+        prepare_dataset(dataset(folder(pictures), num_classes=2), tmp_path / "x.h5")
+    prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
+
+
 def test_broken_pictures_stop_the_preparation_and_are_named_all_at_once(pictures, tmp_path):
     prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
     before = (tmp_path / "x.h5").read_bytes(), (tmp_path / "x.json").read_bytes()
