@@ -10,6 +10,7 @@ from pathlib import Path
 from snakemake.cli import get_argument_parser
 
 from psld.cluster.head import begin_run
+from psld.utils.files import check_place
 
 # The jobs of a large grid are millions of objects that live to the end. Looking for garbage among
 # them as often as Python does takes a quarter of the time of a dry run.
@@ -29,7 +30,7 @@ report: "report/workflow.rst"
 
 
 with in_one_line():
-    Path(".snakemake").absolute().mkdir(exist_ok=True)
+    check_place(Path(".snakemake/psld").absolute())
     note_left_out(GRIDS.leave_out_taken({rule.name for rule in workflow.rules}))
 
 

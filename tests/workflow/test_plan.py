@@ -1,5 +1,7 @@
 """Snakemake's plan before anything exists, and its errors for an invalid grid."""
 
+import pytest
+
 from tests.commands import read_only
 from tests.workflow.project import GRID, RULES, WHOLE_GRID
 
@@ -35,11 +37,16 @@ def test_no_job_of_a_grid_imports_hydra(finished_once):
     assert " ± " in (finished_once.folder / "results/tables/tiny/tiny-steps.md").read_text()
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(fresh):
-    with read_only(fresh.folder):
+@pytest.mark.parametrize("folder", [".", ".snakemake"])
+def test_a_folder_that_cannot_be_written_is_one_line(fresh, folder):
+    """Snakemake writes into its own folder, also for a dry run."""
+    place = (fresh.folder / folder).resolve()
+    place.mkdir(exist_ok=True)
+    with read_only(place):
         ended = fresh.snakemake("--dry-run")
     assert ended.returncode == 2
-    assert f"error: [Errno 13] Permission denied: '{fresh.folder}/.snakemake'\n" in ended.stdout
+    line = f"error: {fresh.folder}/.snakemake/psld: {place} is no folder that you may write to"
+    assert line in ended.stdout
     assert "Traceback" not in ended.stdout
 
 
