@@ -15,10 +15,13 @@ from typing import Any
 
 import yaml
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 
 from psld.commands.command import Command
@@ -116,6 +119,9 @@ def split_flags(words: list[str]) -> tuple[set[str], list[str]]:
 
 # -- sweeps
 
+CHOSEN = re.compile(r"hydra/(launcher|sweeper)/(?!basic$).*")
+"""The configs that people choose by name on a sweep's command line."""
+
 
 def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) -> None:
     """Run a command for each combination of the values that the overrides sweep over."""
@@ -139,6 +145,7 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         parsed = OverridesParser.create().parse_overrides(words)
         swept = [each.get_key_element() for each in parsed if each.is_sweep_override()]
         hydra: Any = GlobalHydra.instance().hydra
+        hydra.config_loader = Loader(hydra.config_loader.get_search_path())
         batches = hydra.multirun(command.name, run_job, overrides)
     jobs = [job for batch in batches or () for job in batch]  # none of a sweeper that optimizes
     if losses := [(job.return_value, job.cfg.name) for job in jobs if job.return_value is not None]:
@@ -184,6 +191,21 @@ def failure_of(name: str, error: Exception) -> PSLDError:
     if "SUBMITIT_EXECUTOR" in os.environ:
         raise failure from None
     return failure
+
+
+class Loader(ConfigLoaderImpl):
+    """Refuses configs that set Hydra's own part: a sweep calls what is named there."""
+
+    def _load_single_config(self, default: Any, repo: Any) -> ConfigResult:
+        loaded, path = super()._load_single_config(default, repo), default.config_path
+        groups = (getattr(each, "group", "").lstrip("/") for each in loaded.defaults_list or ())
+        sets_hydra = "hydra" in {*loaded.config, *(group.partition("/")[0] for group in groups)}
+        if sets_hydra and loaded.provider in ("main", "own") and not CHOSEN.fullmatch(path):
+            file, shipped = config_file("", path), CONFIGS / "command_line.yaml"
+            if path != shipped.stem or not file or file.read_bytes() != shipped.read_bytes():
+                text = "sets Hydra's own part, in which code can run; leave it out"
+                raise ConfigCompositionException(f"configs/{path}.yaml: {text}")
+        return loaded
 
 
 class Announcement(Callback):

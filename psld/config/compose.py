@@ -1,26 +1,23 @@
 """Compose settings with Hydra, from the folders of configs, as a command does."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import ConfigCompositionException, HydraException
-from hydra.plugins.config_source import ConfigResult
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from psld.config.locations import CONFIGS, config_file, config_folders
+from psld.config.locations import CONFIGS, config_folders
 from psld.config.settings import key_of
 from psld.utils.errors import UserError, entries_of, text_of
 
@@ -34,27 +31,6 @@ class OwnConfigs(SearchPathPlugin):
 
 
 Plugins.instance().register(OwnConfigs)
-
-CHOSEN = re.compile(r"hydra/(launcher|sweeper)/(?!basic$).*")
-"""The configs that people choose by name on a sweep's command line."""
-_loader: Any = ConfigLoaderImpl
-_load = _loader._load_single_config
-
-
-def _load_checked(loader: ConfigLoaderImpl, default: Any, repo: Any) -> ConfigResult:
-    """Load a config. Refuse one that sets Hydra's own part: a sweep calls what is named there."""
-    loaded, path = _load(loader, default, repo), default.config_path
-    groups = (getattr(each, "group", "").lstrip("/") for each in loaded.defaults_list or ())
-    sets_hydra = "hydra" in {*loaded.config, *(group.partition("/")[0] for group in groups)}
-    if sets_hydra and loaded.provider in ("main", "own") and not CHOSEN.fullmatch(path):
-        file, shipped = config_file("", path), CONFIGS / "command_line.yaml"
-        if path != shipped.stem or not file or file.read_bytes() != shipped.read_bytes():
-            text = "sets Hydra's own part, in which code can run; leave it out"
-            raise ConfigCompositionException(f"configs/{path}.yaml: {text}")
-    return loaded
-
-
-_loader._load_single_config = _load_checked
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from psld.config.locations import CONFIGS
 from tests.commands import TINY, call, refused, succeeded
@@ -98,4 +99,10 @@ def test_a_config_runs_no_code(folder, name):
 def test_a_copy_of_the_shipped_config_of_all_commands_is_the_users_own(folder):
     (folder / "configs").mkdir()
     (folder / "configs/command_line.yaml").write_text(COMMON)
-    succeeded(call(folder, "train", "--cfg", "job"))
+    words = (*TINY, "data=digits.h5", "training.seed=1,2", "training.steps=1")
+    succeeded(call(folder, "train", "--multirun", *words))
+
+
+def test_a_process_that_has_swept_composes_as_hydra_does():
+
+    assert ConfigLoaderImpl._load_single_config.__module__ == ConfigLoaderImpl.__module__
