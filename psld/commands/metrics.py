@@ -107,6 +107,8 @@ def _lines(result: CellResult) -> list[str]:
     estimate, features = result.estimate, result.estimate.features
     copies = f" ({estimate.distinct:,} different)" if estimate.copies else ""
     of = f"{result.metric['name']} of {result.samples:,} images{copies}"
+    if result.void:
+        return [f"{of}: no value: {result.void}"]
     lines = [f"{of}: {text(result.interval)}"]
     if limit := result.extrapolated:
         lines.append(f"  of infinitely many: {text(limit)}")

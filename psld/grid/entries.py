@@ -71,6 +71,8 @@ class Entry:
     by_cell: Mapping[Cell, ModelResult] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     """The files that are there, but hold no result of these records."""
+    void: tuple[str, ...] = ()
+    """The reasons why results have no value."""
     rank: Rank | None = None
 
     def read(self, root: Path = Path()) -> "Entry":
@@ -78,14 +80,17 @@ class Entry:
 
         Results of other records are left out: the grid has changed since, or files were moved.
         """
-        found, others = {}, []
+        found, others, void = {}, [], []
         for cell in self.cells:
             path, record = root / cell.result, self.measurement.digest(cell.digest)
-            if result := CellResults.find(path, record):
+            result = CellResults.find(path, record)
+            if result and result.void:
+                void.append(f"{self.shown.metric} on {cell.model.dataset}: {result.void}")
+            elif result:
                 found[cell] = result
             elif path.exists():
                 others.append(cell.result)
-        return replace(self, by_cell=_complete(found), others=tuple(others))
+        return replace(self, by_cell=_complete(found), others=tuple(others), void=tuple(void))
 
     @property
     def label(self) -> str:

@@ -268,6 +268,8 @@ class Memorization(NamedTuple):
     """The distance from each sample to the nearest training image, n."""
     nearest: Tensor
     """Index of that training image, n."""
+    void: str | None
+    """The reason why the share has no meaning; None if it has one."""
 
     def pairs(self, count: int) -> list[tuple[int, int]]:
         """Return the `count` nearest pairs (sample, training image), the nearest first."""
@@ -287,21 +289,23 @@ def memorization(
     The threshold is the `quantile` of the distances from N test images to their nearest training
     images: number (N + 1) · quantile in order, so that new images of the same distribution have
     this share on average. A larger share is a sign of memorization; a smaller one is a sign of
-    samples far from the data. The interval includes the error of the threshold. Raises UserError if
-    that is 0, up to rounding, because test images are also training images.
+    samples far from the data. The interval includes the error of the threshold. If that is 0, up to
+    rounding, because test images are also training images, the share is void.
     """
     of_test = nearest(test, train)[0].double().cpu().numpy()
     threshold = float(np.quantile(of_test, quantile, method="weibull"))
+    void = None
     if threshold <= (rounding := 1e-4 * of_test.max()):
         found = f"{np.mean(of_test <= rounding):.1%} of the test images equal a training image"
         remedy = "leave these out of the dataset (psld prepare counts them)"
-        raise UserError(f"memorization: {found}, so copies are not nearer to one; {remedy}")
+        void = f"{found}, so copies are not nearer to one; {remedy}"
     distances, index = nearest(samples, train)
     return Memorization(
         share=share_estimate(distances < threshold, blocks, threshold_images=len(test)),
         threshold=threshold,
         distances=distances,
         nearest=index,
+        void=void,
     )
 
 

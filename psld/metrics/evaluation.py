@@ -52,7 +52,7 @@ from psld.utils.progress import Progress
 NEAREST_PAIRS = 8
 """The number of nearest pairs of sample and training image in a result."""
 
-NUMBERS = {"estimate", "nearest", "class_accuracy", "floor", "noise"}
+NUMBERS = {"estimate", "void", "nearest", "class_accuracy", "floor", "noise"}
 """The fields of a cell's result that are computed from features."""
 
 START_FACTS = {"start_sha256", "gaussians"}
@@ -176,7 +176,10 @@ def _numbers(
     numbers |= scale(metric, reference, device)
     if metric.measure.kind == "memorization":
         memorized = measure_memorization(metric, samples, reference, device)
-        numbers |= {"estimate": memorized.share, "nearest": memorized.pairs(NEAREST_PAIRS)}
+        if memorized.void and samples.numbers is not None:  # images of others
+            raise UserError(f"{metric.name}: {memorized.void}")
+        numbers |= {"estimate": memorized.share, "void": memorized.void}
+        numbers["nearest"] = memorized.pairs(NEAREST_PAIRS)
     else:
         numbers["estimate"] = measure(metric, samples, reference, device)
     if samples.numbers is not None:  # images of others

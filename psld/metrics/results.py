@@ -40,6 +40,8 @@ class CellResult(MadeRecord):
     """Settings of the metric."""
     estimate: Estimate
     """The value, with what its interval needs."""
+    void: str | None = None
+    """The reason why the value has no meaning, and no table shows it; null if it has one."""
     class_accuracy: Estimate | None
     """Share of guided samples whose class the metric's classifier recognizes."""
     nfe: float | None = None

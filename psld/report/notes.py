@@ -29,8 +29,10 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
     entries = [entry for row in rows for entry in row]
     yield from table.footnotes
     counts = Counter(entry.status for entry in entries)
-    if counts["not run"]:
-        yield f"{counts['not run']} of {len(entries)} entries have not been run ({MISSING})."
+    if not_run := sum(entry.status == "not run" and not entry.void for entry in entries):
+        yield f"{not_run} of {len(entries)} entries have not been run ({MISSING})."
+    for reason in dict.fromkeys(reason for entry in entries for reason in entry.void):
+        yield f"No value ({MISSING}) of {reason}."
     if others := list(dict.fromkeys(path for entry in entries for path in entry.others)):
         yield (
             f"Of other records, so not shown: {_listed(others, ', ')}. Delete them, and the "

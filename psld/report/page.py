@@ -226,7 +226,8 @@ def _distances(weights_sha256: str) -> str:
             continue
         cell = "/".join(path.with_suffix("").parts[-3:])
         for r in CellResults.read(path).results:
-            if r.model and r.model.weights_sha256 == weights_sha256 and r.guide is None:
+            of_these = r.model and r.model.weights_sha256 == weights_sha256 and r.guide is None
+            if of_these and not r.void:
                 interval = "{1:.4g} to {2:.4g}".format(*r.estimate.interval)
                 cost = [f"{r.samples:,}", f"{r.nfe:g}"]
                 lines.append([cell, r.metric["name"], *cost, f"{r.value:.4g}", interval])

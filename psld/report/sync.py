@@ -132,7 +132,8 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
         if (shard := shard_path(cell.folder, 0)).exists():
             images["samples"] = tiled(Shard.load(shard).images[: SIDE * SIDE], SIDE)
         for measurement in cell.measurements:
-            if result := CellResults.find(cell.result, measurement.digest(cell.digest)):
+            result = CellResults.find(cell.result, measurement.digest(cell.digest))
+            if result and not result.void:
                 paper = papers.get((cell, measurement), {}).get("value")
                 yield _evaluation_run(cell, result, paper, images)
     for name in grid.file.tables:

@@ -168,6 +168,18 @@ def test_real_images_and_noise_give_each_metric_its_scale(kind):
         assert result.held_out == "training split"
 
 
+def test_test_images_that_are_training_images_leave_a_cell_its_other_metrics(monkeypatch):
+    """Images of others have no table, and are refused."""
+    monkeypatch.setattr(f"{__name__}.TEST", Features(TRAIN.values[:10]))
+    asked = [Measurement(metric=metric(kind), samples=60) for kind in ("memorization", "recall")]
+    (memorized, recalled), _ = measured(asked, [IMAGES])
+    assert memorized.void.startswith("100.0% of the test images equal a training image")
+    assert len(memorized.nearest) == 8, "which a figure shows"
+    assert recalled.void is None
+    with pytest.raises(UserError, match=r"^memorization-classifier: 100\.0% of the"):
+        measured(asked, [IMAGES], numbers=distinct_numbers(IMAGES))
+
+
 def test_memorization_has_no_reverse_and_scores_of_few_samples_have_fewer_splits():
     numbers = distinct_numbers(IMAGES)
     memorized = [Measurement(metric=metric("memorization"), samples=60)]

@@ -103,6 +103,16 @@ def test_what_cannot_be_told_is_not_said_to_be_nearer(folder, grid):
     )
 
 
+def test_a_result_that_means_nothing_is_no_value_and_says_why(folder, grid):
+    assert said(folder, grid, one_em_10=(3.0, 0.01), two_em_10=(2.0, 0.01))
+    write_result(folder, grid, "one/em-10", value=0.0, void="6.0% are copies")
+    rows = read_table(grid, "mine")
+    text = table_text(grid.file.tables["mine"], rows)
+    assert (rows[0][2].value, rows[0][2].others) == (None, ())
+    assert f"No value (–) of {grid.file.metric} on digits: 6.0% are copies." in text.notes
+    assert "8 of 10 entries have not been run (–)." in text.notes
+
+
 def test_the_comparisons_of_a_table_are_corrected(folder, grid):
     """p is 0.02 for one comparison; of seven entries, one such difference is no finding."""
     alone = {"one_few_3": (1.0, 0.0), "one_em_40": (1.25, 0.1)}
