@@ -45,8 +45,6 @@ class PlanSettings(GridSettings):
     sustained_tflops: float | None = Field(None, gt=0)
     """TFLOP/s of a GPU on convolutions, for networks that have not been run here; null leaves
     their hours unknown."""
-    full_precision_tflops: float | None = Field(None, gt=0)
-    """The same without tensor cores, for RK45; null: a sixth of `sustained_tflops`."""
 
 
 @entry_point("plan", PlanSettings, has_config=False)
@@ -68,13 +66,9 @@ def plan(settings: PlanSettings) -> None:
         case None:
             from psld.report.plan import COUNTED, description  # imports torch
 
-            full = settings.full_precision_tflops
-            if settings.sustained_tflops and not full:
-                full = settings.sustained_tflops / 6
-            speeds = settings.sustained_tflops, full
             if not COUNTED.exists():
                 print("counting the work of each network, once", file=sys.stderr)
-            print(description(grid, speeds))
+            print(description(grid, settings.sustained_tflops))
 
 
 class TabulateSettings(OutputSettings):

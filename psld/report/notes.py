@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from operator import itemgetter
-from statistics import fmean
 from typing import cast
 
 from psld.grid.entries import Entry, Status
@@ -47,11 +46,6 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         these = [e for e in entries if e.results and e.results[0].sampler.get("start") == start]
         if names := sorted({entry.shown.sampler for entry in these}):
             yield f"Starts from {_law(start, these)} of the training images: {', '.join(names)}."
-    if any(_overtaken(column) for column in zip(*rows, strict=True)):
-        yield (
-            "≈ may stand on the worse one of two entries, and no mark on the better one: that one "
-            "has the noise of ★, and then even a small difference from ★ is found."
-        )
     if band := table.band:
         yield (
             f"Band (✓ ✗): {band.absolute:g} or {band.relative:.0%} of the paper's value, whichever "
@@ -75,19 +69,6 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
 def _listed(names: list[str], comma: str) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return comma.join(names[:LISTED]) + more
-
-
-def _overtaken(column: Iterable[Entry]) -> bool:
-    """Check if an entry with the noise of the best is told from it, and a worse one is not."""
-    ranks = [(entry, entry.rank) for entry in column if entry.rank]
-    told = [entry for entry, rank in ranks if rank.name == "not best" and rank.paired]
-    untold = [entry for entry, rank in ranks if rank.name == "perhaps best" and not rank.paired]
-    return any(
-        a.axis == b.axis
-        and (fmean(a.values) < fmean(b.values)) == (a.measurement.metric.better == "smaller")
-        for a in told
-        for b in untold
-    )
 
 
 def _law(start: str, entries: Iterable[Entry]) -> str:

@@ -35,7 +35,8 @@ LEGEND = (
     "over trainings. min: the smallest value of all seeds.",
     "★ the best of its column as measured. ★ and ≈ mark a set that contains the best with 95 % "
     "(Bonferroni's correction for the column), as far as ± covers. Compared at equal numbers of "
-    "samples, paired where both draw the same noise.",
+    "samples, paired where both draw the same noise: then even a small difference from ★ is found, "
+    "and a better number has no mark next to a worse one with ≈.",
     "In brackets: the paper's value and the difference (ours minus the paper's). ✓ the whole 95 % "
     "interval is within the band of the table; ✗ all of it is outside; ? undecided. ¹ For these "
     "weights: fewer than three trainings do not show how much another one changes. ² For imported "

@@ -32,14 +32,11 @@ ADAPTIVE_EVALUATIONS = 200
 FORMULA = (
     "A training takes the time of its images, and samples take that of their network evaluations "
     "(samples × NFE). The speeds are those of runs here, also on CPUs. Without a run, the time is "
-    "the FLOPs by sustained_tflops; RK45, which needs all bits of fp32, has full_precision_tflops, "
-    f"a sixth of it by default. FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
+    "the FLOPs by sustained_tflops; RK45, which needs all bits of fp32, takes six times as long. "
+    f"FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
 )
 
 UNKNOWN = "GPU hours are unknown (?) where nothing has been run: add sustained_tflops=…"
-
-Speeds = tuple[float | None, float | None]
-"""TFLOP/s of a GPU: with tensor cores, and without, with which RK45 runs."""
 
 
 @dataclass
@@ -56,13 +53,13 @@ class Work:
         return per_image * (TRAIN_FACTOR * self.training_images + self.evaluations)
 
 
-def description(grid: Grid, speeds: Speeds) -> str:
+def description(grid: Grid, tflops: float | None) -> str:
     kinds = {"model": grid.models, "guide": grid.guides, "cell": grid.measured_cells}
     counts = (f"{len(each)} {kind}{'s' * (len(each) != 1)}" for kind, each in kinds.items())
     head = f"Grid {grid.name}: {', '.join(counts)}."
     tables = table(table_sizes(grid), ["table", "models", "cells", "shards"])
     jobs = table(jobs_by_stage(grid).items(), ["stage", "jobs"])
-    return "\n\n".join([head, tables, jobs, cost(grid, speeds)])
+    return "\n\n".join([head, tables, jobs, cost(grid, tflops)])
 
 
 def table(rows: Any, headers: list[str]) -> str:
@@ -149,7 +146,8 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
     return works
 
 
-def cost(grid: Grid, speeds: Speeds) -> str:
+def cost(grid: Grid, tflops: float | None) -> str:
+    """Describe the work, and its GPU hours on a GPU with these TFLOP/s or, better, by runs here."""
     works = work_by_network(grid)
     per_image = {network: gigaflops(work.trained[0]) for network, work in works.items()}
     flops = {n: work.flops(per_image[n]) for n, work in works.items()}
@@ -157,11 +155,10 @@ def cost(grid: Grid, speeds: Speeds) -> str:
     rows, hours = [], []
     for network, work in works.items():
         train, sample = earlier_throughput(grid, work)
-        fast, full = (tflops and 1e3 * tflops / per_image[network] for tflops in speeds)
+        fast = tflops and 1e3 * tflops / per_image[network]
         training = _hours(work.training_images, train or (fast and fast / TRAIN_FACTOR))
-        parts = (work.evaluations - work.adaptive, fast), (work.adaptive, full)
-        hours_of = [_hours(images, sample or derived) for images, derived in parts]
-        sampling = None if None in hours_of else sum(filter(None, hours_of))
+        slowed = 0 if sample else 5 * work.adaptive
+        sampling = _hours(work.evaluations + slowed, sample or fast)
         hours += [training, sampling]
         row = {
             "network": network,

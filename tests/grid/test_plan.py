@@ -99,7 +99,7 @@ def test_hours_follow_the_formula(folder, demo):
 def test_the_time_of_one_core_follows_from_a_measured_step(demo, monkeypatch):
     def speed(seconds: float) -> str:
         monkeypatch.setattr("psld.report.plan.seconds_per_image", lambda network: seconds)
-        return cost(demo, (None, None)).splitlines()[-1]
+        return cost(demo, None).splitlines()[-1]
 
     work = {name: each.flops(1.0) for name, each in work_by_network(demo).items()}
     guide = gigaflops(demo.guides["psld-0.02"]) / gigaflops(demo.models["vp-sde"])
