@@ -1,7 +1,6 @@
 """The folders of configs: the shipped ones inside the package, the user's own in ./configs."""
 
 from collections import Counter
-from collections.abc import Container
 from pathlib import Path
 
 from psld.utils.files import files_below
@@ -31,11 +30,11 @@ def config_names(group: str) -> list[str]:
     return sorted({file.stem for file in files if file.is_file()})
 
 
-def config_files(grids: Container[str] = ()) -> dict[str, Path]:
-    """Return all configs by their places, which a copy of the folder has too; of grids, these."""
+def config_files() -> dict[str, Path]:
+    """Return all configs by their places, which a copy of the folder has too."""
     return {
         f"{folder == CONFIGS}/{name}": folder / name
         for folder in config_folders()
         for name, _ in sorted(files_below(folder, Counter()))
-        if name.endswith(".yaml") and (not name.startswith("grid/") or Path(name).stem in grids)
+        if name.endswith(".yaml")
     }

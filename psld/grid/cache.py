@@ -43,18 +43,14 @@ def load_grid(name: str) -> Grid:
     Raises UserError, with file and key, for anything that does not resolve.
     """
     path = grid_path(name)
-    known, opened, grid = _read(name)
-    if grid is None or known != _digest(opened):
+    (known, grid), configs = _read(name), _digest()
+    if grid is None or known != configs:
         from psld.grid.resolution import resolve
 
-        # Before the reading that counts: files may change meanwhile.
-        configs = _digest(read_grid_file(path)[1])
-        file, opened = read_grid_file(path)
-        grid = resolve(name, file, path)
+        grid = resolve(name, read_grid_file(path), path)
         text = grid_as_json(grid)
-        header = " ".join([configs, _sha256(text), *sorted(opened)])
         try:
-            write_text(CACHE / f"{name}.json", f"{header}\n{text}")
+            write_text(CACHE / f"{name}.json", f"{configs} {_sha256(text)}\n{text}")
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise  # Who only reads needs no cache.
@@ -74,7 +70,7 @@ def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
     Raises UserError if there is no such record, or if the grid has changed since it was planned.
     """
     grid_name, _, record_name = name.partition("/")
-    grid = _read(grid_name)[2] if planned else None
+    grid = _read(grid_name)[1] if planned else None
     if grid and (record := getattr(grid, RECORDS[key]).get(record_name)):
         job = getattr(record, kind)
         if job.digest == planned:
@@ -123,24 +119,24 @@ def grid_from_json(text: str) -> Grid:
         ) from None
 
 
-def _read(name: str) -> tuple[str, set[str], Grid | None]:
-    """Return a cached grid, up to date or not; the digest of its configs, and the grids in it."""
+def _read(name: str) -> tuple[str, Grid | None]:
+    """Return the digest of the configs of a cached grid, and the grid, up to date or not."""
     try:
         header, _, text = (CACHE / f"{name}.json").read_text("utf-8").partition("\n")
-        configs, sha256, *opened = header.split(" ")
-        return configs, set(opened), grid_from_json(text) if sha256 == _sha256(text) else None
+        configs, sha256 = header.split(" ")
+        return configs, grid_from_json(text) if sha256 == _sha256(text) else None
     except (OSError, ValueError, UserError):
-        return "", set(), None
+        return "", None
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _digest(grids: set[str]) -> str:
-    """Return a digest of the code, of these grids, and of all other configs."""
+def _digest() -> str:
+    """Return a digest of the code and of all configs."""
     digest = hashlib.sha256(code_digest().encode())
-    for place, file in config_files(grids).items():
+    for place, file in config_files().items():
         with suppress(FileNotFoundError, PermissionError):  # One that decides nothing here.
             digest.update(os.fsencode(place) + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()

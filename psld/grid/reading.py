@@ -65,24 +65,22 @@ def grid_path(name: str) -> Path:
     return path
 
 
-def read_grid_file(path: Path) -> tuple[GridFile, set[str]]:
-    """Read a grid file; a rehearsal is written out. Return the grids whose files decide it, too."""
-    opened: set[str] = set()
-    content = _content(path, opened)
+def read_grid_file(path: Path) -> GridFile:
+    """Read a grid file; a rehearsal is written out."""
+    content = _content(path)
     if "rehearses" in content:
         rehearsal = parse(Rehearsal, content, where=str(path))
         rehearsed = grid_path(rehearsal.rehearses)
-        whole = _content(rehearsed, opened)
+        whole = _content(rehearsed)
         if "rehearses" in whole:
             raise UserError(f"{path}: rehearses: {rehearsed} is itself a rehearsal; name a grid")
-        whole = _with_models_of_others(whole, rehearsed, opened)
+        whole = _with_models_of_others(whole, rehearsed)
         whole = parse(GridFile, whole, where=str(rehearsed))
         content = _rehearsal_content(path.stem, rehearsal, whole)
-    whole = _with_models_of_others(content, path, opened)
-    return parse(GridFile, whole, where=str(path)), opened
+    return parse(GridFile, _with_models_of_others(content, path), where=str(path))
 
 
-def _with_models_of_others(content: dict[str, Any], path: Path, opened: set[str]) -> dict[str, Any]:
+def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """Fill in the overrides and checkpoints of models that another grid trains."""
     if not isinstance(content.get("models"), dict):
         return content
@@ -96,7 +94,7 @@ def _with_models_of_others(content: dict[str, Any], path: Path, opened: set[str]
                     "overrides and no `of`"
                 )
             if other not in files:
-                files[other] = parse(GridFile, _content(other, opened), where=str(other))
+                files[other] = parse(GridFile, _content(other), where=str(other))
             file = files[other]
             trained = file.trainings.get(name)
             if trained is None or trained.of:
@@ -111,8 +109,7 @@ def _with_models_of_others(content: dict[str, Any], path: Path, opened: set[str]
     return content | {"models": models}
 
 
-def _content(path: Path, opened: set[str]) -> dict[str, Any]:
-    opened.add(path.stem)
+def _content(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text("utf-8"), _Loader)
         if not isinstance(content, dict):

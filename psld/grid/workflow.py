@@ -59,7 +59,7 @@ class Workflow:
         files, broken = {}, {}
         for name in config_names("grid"):
             try:
-                files[name] = read_grid_file(grid_path(name))[0]
+                files[name] = read_grid_file(grid_path(name))
             except UserError as error:
                 broken[name] = error
             except OSError as error:  # It has just gone, or nobody may read it.

@@ -158,10 +158,6 @@ class CellResults(Settings):
         remedy = "delete it and evaluate again, or all cells: snakemake GRID --forcerun evaluate"
         return read_record(cls, path, f"{path}: not the metrics of a cell; {remedy}")
 
-    @property
-    def records(self) -> list[str]:
-        return [result.record for result in self.results]
-
     @classmethod
     def find(cls, path: str | Path, record: str) -> ModelResult | None:
         """Read the result of a record; None if there is none yet."""

@@ -66,7 +66,8 @@ def certify(grid: Grid, path: Path) -> int:
     cells, loaded, files = 0, {}, []
     for cell in filter(lambda cell: Path(cell.result).exists(), grid.measured_cells):
         stated = CellResults.read(cell.result)
-        if stated.records == [measurement.digest(cell.digest) for measurement in cell.measurements]:
+        asked = [measurement.digest(cell.digest) for measurement in cell.measurements]
+        if [result.record for result in stated.results] == asked:
             # Name files that are damaged, and wait for those that other machines have just written.
             _recomputed(cell, stated, loaded, measure=False)
             for record in filter(os.path.exists, cell.records):

@@ -106,7 +106,7 @@ def printed(file: GridFile) -> dict[Shown, float]:
 @pytest.mark.parametrize(("name", "against"), [("paper", CONTRADICTED), ("paper-seeds", AGAIN)])
 def test_the_paper_s_own_numbers_support_all_claims_but_those(name, against):
     """docs/notes/paper.md says where the paper contradicts itself."""
-    file = read_grid_file(grid_path(name))[0]
+    file = read_grid_file(grid_path(name))
     numbers, contradicted = printed(file), []
     for claim, pairs in zip(file.claims, file.pairs, strict=True):
         for label, smaller, larger in pairs:
@@ -117,7 +117,7 @@ def test_the_paper_s_own_numbers_support_all_claims_but_those(name, against):
 
 def test_the_rows_that_are_trained_three_times_are_those_of_the_paper(paper):
     """With the same first training, samples, numbers of the paper, and bands."""
-    whole, seeds = paper.file, read_grid_file(grid_path("paper-seeds"))[0]
+    whole, seeds = paper.file, read_grid_file(grid_path("paper-seeds"))
     assert len(seeds.trainings) == 3 * len(seeds.models)
     for key in ("defaults", "seed", "shard_size", "samples"):
         assert getattr(seeds, key) == getattr(whole, key)
@@ -231,7 +231,7 @@ def compared(file: GridFile) -> set[tuple[str, str]]:
 
 def test_the_denoisers_are_asked_the_paper_s_questions(paper):
     """Of the same processes and samplers, next to the same numbers of the paper."""
-    whole, denoisers = paper.file, read_grid_file(grid_path("paper-denoiser"))[0]
+    whole, denoisers = paper.file, read_grid_file(grid_path("paper-denoiser"))
     ours = compared(denoisers) - compared(whole)
     assert {(a.partition("/")[2], b.partition("/")[2]) for a, b in ours} == {
         ("few-10", "em-quadratic-100")
