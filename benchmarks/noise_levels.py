@@ -27,9 +27,10 @@ from torch import Tensor
 import psld
 from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.denoiser import consistent_eps, prediction_coefficients
+from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.matrices import mix
 from psld.diffusion.time_grid import time_of_noise_level
-from psld.training.mixture import measure_start
+from psld.training.mixture import with_mixture
 from psld.training.settings import Start
 from psld.utils.errors import in_one_line
 from tests.diffusion.mixture import posterior_mean
@@ -78,7 +79,11 @@ def main() -> None:
 
 def errors_without_a_network(train: Tensor, test: Tensor) -> list[tuple[float, float]]:
     """Return the errors of E[x₀ | y] at each noise level for one Gaussian, and for a mixture."""
-    data = measure_start(lambda: [(train, torch.zeros(len(train)).long())], 0, how=Start()).data
+
+    def passes() -> list[tuple[Tensor, Tensor]]:
+        return [(train, torch.zeros(len(train)).long())]
+
+    data = with_mixture(GaussianData.measure(passes, 0), passes, Start())
     noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
     laws = data.as_one(), data
     return [

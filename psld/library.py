@@ -30,6 +30,7 @@ from psld.sampling.named import (
 )
 from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
+from psld.training.mixture import FEWEST_IMAGES
 from psld.training.model import Model, build_process, load_guide, load_model
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError, as_psld_errors
@@ -165,9 +166,8 @@ class LoadedModel(Model):
             raise UserError("scale is the strength of guidance; give a label or a guide")
         chosen = named_sampler(CALL, sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device)
-        settings = self.settings.with_process(
-            None if process is None else named_process(CALL, _named(process))
-        )
+        named = None if process is None else named_process(CALL, process)
+        settings = self.settings.with_process(named)
         model = replace(self, settings=settings, process=build_process(settings))
         sampled = cell_sampler(model, loaded, chosen, batch_size)
         return _images(sampled, n, seed, inpainting, raw, progress)
@@ -179,7 +179,7 @@ class ForeignDenoiser(ForeignNetwork):
     @in_words_of_the_call("eps()")
     def eps(self, process: AnyProcess = "psld") -> SeesImages:
         """Return ε(z, t) of a process, for `log_likelihood`; its `process` is that process."""
-        built = named_process("eps()", _named(process)).build()
+        built = named_process("eps()", process).build()
         return SeesImages(built, self.network, gives_image=True)
 
     @in_words_of_the_call(CALL)
@@ -202,7 +202,7 @@ class ForeignDenoiser(ForeignNetwork):
         There are no labels and guides: bind a class to the network. `sampler=None` is few if there
         are images of the training, else multistep, at the noise levels that the network takes.
         """
-        built = named_process(CALL, _named(process)).build()
+        built = named_process(CALL, process).build()
         few = self.images is not None and inpainting is None
         name = sampler or ("few" if few else "multistep")
         chosen = named_sampler(CALL, name, steps, options)
@@ -256,9 +256,9 @@ def from_denoiser(
         raise UserError(f"{wrong}; numbers are needed, 0 ≤ sigma_min < sigma_max")
     if images is not None:
         images = torch.from_numpy(array_of(images, "images"))
-        if images.dtype != torch.uint8 or images.shape[1:] != image or len(images) < 2:
+        if images.dtype != torch.uint8 or images.shape[1:] != image or len(images) < FEWEST_IMAGES:
             wrong = f"{images.dtype} {tuple(images.shape)}"
-            raise UserError(f"images is {wrong}, not uint8 {('N', *image)}")
+            raise UserError(f"images is {wrong}, not uint8 {('N', *image)}, N ≥ {FEWEST_IMAGES}")
     return ForeignDenoiser(network, image, sigma_min, sigma_max, images)
 
 
@@ -318,16 +318,6 @@ def _check_network(network: nn.Module) -> None:
             "the network is in training mode, where dropout and batch norm change the images; call "
             "its eval() first"
         )
-
-
-def _named(process: AnyProcess) -> NamedProcess:
-    """Return a process that is built as the settings of its recipe, and another as it is."""
-    if not isinstance(process, LinearProcess):
-        return process
-    options = "D", "Q", "matching", "factor", "numerical_eps"
-    recipe = {key: getattr(process, key) for key in options} | vars(process.beta)
-    recipe |= {"S": process.S.diag(), "initial_variance": process.initial_covariance.diag()}
-    return {"recipe": recipe}
 
 
 def _images(

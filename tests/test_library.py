@@ -161,6 +161,7 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"seed": -1}, "seed is -1; at least 0 is needed"),
         ({"seed": "a"}, "seed is 'a'; a whole number is needed"),
         ({"seed": torch.tensor(0.5)}, r"seed is tensor\(0.5000\); a whole number is needed"),
+        ({"n": 10**30}, f"n is {10**30}; at most 1,000,000,000,000 are possible"),
         ({"n": "3"}, "n is '3'; a whole number is needed"),
         ({"scale": 3}, "scale is the strength of guidance; give a label or a guide"),
         ({"label": True}, "label: a class is a number or a name, and several are a list; got True"),

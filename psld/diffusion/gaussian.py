@@ -72,14 +72,14 @@ class GaussianData:
             num_classes: 0 for group 0 alone.
         """
         first = next(iter(passes()))[0]
-        shape, device, d = tuple(first.shape[1:]), first.device, first[0].numel()
+        shape, d = tuple(first.shape[1:]), first[0].numel()
         groups = 1 + num_classes
 
         def chunks() -> Iterator[tuple[Tensor, Tensor]]:
             for x, labels in passes():
                 yield x.flatten(1), labels + 1 if num_classes else torch.zeros_like(labels)
 
-        counts, sums = torch.zeros(groups, device=device), torch.zeros(groups, d, device=device)
+        counts, sums = first.new_zeros(groups), first.new_zeros(groups, d)
         for x, group in chunks():
             counts += torch.bincount(group, minlength=groups)
             sums.index_add_(0, group, x)
@@ -88,10 +88,10 @@ class GaussianData:
 
         rank = min(d, LARGEST_RANK, LARGEST_BASIS // d, int(counts[0]))
         if rank == d:
-            basis = torch.eye(d, device=device)
+            basis = torch.eye(d).to(first)
         else:
             generator = torch.Generator().manual_seed(0)
-            basis = torch.randn(d, rank, generator=generator).to(device)
+            basis = torch.randn(d, rank, generator=generator).to(first)
             for _ in range(PASSES):
                 image = torch.zeros_like(basis)
                 for x, _ in chunks():
@@ -100,8 +100,8 @@ class GaussianData:
 
         def covariances(basis: Tensor, groups: int) -> tuple[Tensor, Tensor]:
             """Return K, groups×r×r, and the traces of C, groups, of the first groups."""
-            inner = torch.zeros(groups, basis.shape[1], basis.shape[1], device=device)
-            traces = torch.zeros(groups, device=device)
+            inner = first.new_zeros(groups, basis.shape[1], basis.shape[1])
+            traces = first.new_zeros(groups)
             for x, group in chunks():
                 for g in range(groups):
                     part = (x if g == 0 else x[group == g]) - means[g]

@@ -123,6 +123,10 @@ class LinearProcess:
         how = f"{self.beta}, {self.matching}, {self.factor} factor"
         return f"<{type(self).__name__}: D = {D}, Q = {Q}, S = {S}, {how}>"
 
+    def build(self) -> "LinearProcess":
+        """Return the process itself, which the library takes in place of settings."""
+        return self
+
     def _predicted_blocks(self) -> slice:
         """Return the blocks of ε that the network predicts: those that scores of noisy blocks need.
 

@@ -14,7 +14,7 @@ from psld.diffusion.score import Batching
 from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.networks.forward import forward_pass
 from psld.sampling.sample import ImageSampler, with_start
-from psld.training.mixture import SamplerStart, start_of_images
+from psld.training.mixture import SamplerStart, measure_start
 from psld.training.settings import Start
 from psld.utils.device import device_of
 
@@ -40,17 +40,9 @@ class ForeignNetwork:
     @cached_property
     def start(self) -> SamplerStart | None:
         """The start of samplers; None without images."""
-        return self._measured(mixture=True)
-
-    @cached_property
-    def _one_gaussian(self) -> SamplerStart | None:
-        return self._measured(mixture=False)
-
-    def _measured(self, mixture: bool) -> SamplerStart | None:
         if self.images is None:
             return None
-        images, how = self.images.cpu().numpy(), Start() if mixture else None
-        return start_of_images(images, device_of(self.network), how=how)
+        return measure_start(self.images.numpy(), device_of(self.network), Start())
 
     def fitted(self, sampler: SamplerSettings, process: LinearProcess) -> SamplerSettings:
         """Return a sampler with the noise levels that the network takes.
@@ -77,7 +69,7 @@ class ForeignNetwork:
         process, device = every_block(process), device_of(self.network)
         start = None
         if isinstance(settings, TimeGridSampler) and settings.starts_from_data:
-            start = self.start if settings.start == "mixture" else self._one_gaussian
+            start = self.start
             if start is None and settings.evaluations and settings.start_level == self.sigma_max:
                 start = _white(self.shape)
         settings, gaussian = with_start(settings, process, start, device, self.sigma_max)
@@ -94,6 +86,6 @@ class ForeignNetwork:
 
 def _white(shape: tuple[int, int, int]) -> SamplerStart:
     """Return the start of images of mean 0 and variance 1, at a level that is given."""
-    values, one = torch.Size(shape).numel(), torch.ones(1)
-    moments = torch.zeros(1, values), torch.eye(values, 1), one[None, None], one
-    return SamplerStart(GaussianData.one(shape, *moments), torch.empty(0))
+    values, one = torch.Size(shape).numel(), torch.ones(1, dtype=torch.float32)
+    moments = one.new_zeros(1, values), torch.eye(values, 1).to(one), one[None, None], one
+    return SamplerStart(GaussianData.one(shape, *moments), one)

@@ -13,6 +13,9 @@ from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.utils.errors import UserError, as_psld_errors
 
+MOST = 10**12
+"""The largest number of images, or of anything else that a call counts."""
+
 
 class Named(Settings):
     """The groups of psld sample's config that a call names."""
@@ -39,11 +42,13 @@ NamedProcess = str | Mapping[str, Mapping[str, object]]
 """A process by the name of its config, with settings or without: {"psld": {"gamma": 0.25}}."""
 
 
-def named_process(call: str, process: NamedProcess) -> ProcessSettings:
-    """Return the settings of a process that a call names.
+def named_process(call: str, process: Any) -> ProcessSettings:
+    """Return the settings of a process that a call names; a LinearProcess is its own settings.
 
     Raises UserError for unknown names and settings.
     """
+    if hasattr(process, "build"):
+        return process
     process = {process: {}} if isinstance(process, str) else process
     given = process.values() if isinstance(process, Mapping) else ()
     if [isinstance(settings, Mapping) for settings in given] != [True]:
@@ -91,6 +96,8 @@ def check_numbers(call: str, least: int, **given: Any) -> None:
             raise UserError(f"{call}: {name} is {value!r}; a whole number is needed")
         if number < least:
             raise UserError(f"{call}: {name} is {value}; at least {least} is needed")
+        if least and number > MOST:
+            raise UserError(f"{call}: {name} is {value}; at most {MOST:,} are possible")
 
 
 def checked_shape(call: str, shape: Sequence[int], form: str) -> tuple[int, ...]:

@@ -93,24 +93,33 @@ def deviation(store: ImageStore, flip: bool) -> float:
     return max(variance, 1e-6) ** 0.5
 
 
-def start_of_images(
+@all_bits()  # the last variances are differences of large sums
+@torch.no_grad()
+def measure_start(
     images: np.ndarray,
     device: torch.device,
+    how: Start,
     labels: np.ndarray | None = None,
     num_classes: int = 0,
     flip: bool = False,
-    how: Start | None = None,
 ) -> SamplerStart:
-    """Measure the start of training images, each different image once: see `measure_start`.
+    """Measure the two moments of images, and fit mixtures of Gaussians to them.
 
-    It has classes if each of them has enough different images. A class of fewer would be all images
-    minus the other classes.
+    Each different image counts once. A component looks Gaussian under noise of some part of its
+    largest deviation. So with λ_k the largest variance of component k, a start from a mixture
+    begins at
+
+        σ₀ = max(0.3 √(Σ_k w_k λ_k), 0.5),
+
+    and one from one Gaussian at max(0.75 √λ, 0.5).
 
     Args:
         images: uint8 N×C×H×W.
+        how: the numbers of components and directions, and the shares 0.75 and 0.3.
         labels: int64 N; None without classes.
-        num_classes: 0 for a start without classes.
-        how: as in `measure_start`.
+        num_classes: 0 for a start without classes. It has classes if each has ten different images:
+            a class of fewer would be all images minus the other classes.
+        flip: each image counts with its mirror image, because a network sees both.
 
     Raises UserError for fewer than ten different images, mirror images counted as one.
     """
@@ -123,29 +132,7 @@ def start_of_images(
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     if num_classes and np.bincount(labels[chosen], minlength=num_classes).min() < FEWEST_IMAGES:
         num_classes = 0
-    return measure_start(passes_over(images, labels, device, chosen), num_classes, flip, how)
-
-
-@all_bits()  # the last variances are differences of large sums
-@torch.no_grad()
-def measure_start(
-    passes: Passes, num_classes: int, flip: bool = False, how: Start | None = None
-) -> SamplerStart:
-    """Measure the two moments of images, and fit mixtures of Gaussians to them.
-
-    A component looks Gaussian under noise of some part of its largest deviation. So with λ_k the
-    largest variance of component k, a start from a mixture begins at
-
-        σ₀ = max(0.3 √(Σ_k w_k λ_k), 0.5),
-
-    and one from one Gaussian at max(0.75 √λ, 0.5).
-
-    Args:
-        passes, num_classes: as in `GaussianData.measure`.
-        flip: each image counts with its mirror image, because a network sees both.
-        how: the numbers of components and directions, and the shares 0.75 and 0.3; None leaves out
-            the mixture: both starts are one Gaussian.
-    """
+    passes = passes_over(images, labels, device, chosen)
 
     def both() -> Iterable[tuple[Tensor, Tensor]]:
         for x, labels in passes():
@@ -153,16 +140,16 @@ def measure_start(
                 yield view, labels
 
     one = GaussianData.measure(both, num_classes)
-    data = with_mixture(one, passes, flip, how) if how else one
+    data = with_mixture(one, passes, how, flip)
     several = (data.weights > 0).sum(1) > 1
-    of_one, of_mixture = (how or Start()).shares
+    of_one, of_mixture = data.rests.new_tensor(how.shares)
     shares = torch.where(several, of_mixture, of_one)
     levels = [of_one * one.largest_deviations(), shares * data.largest_deviations()]
     return SamplerStart(data, torch.stack(levels).clamp(min=LOWEST_LEVEL))
 
 
 def with_mixture(
-    data: GaussianData, passes: Passes, flip: bool = False, how: Start | None = None
+    data: GaussianData, passes: Passes, how: Start, flip: bool = False
 ) -> GaussianData:
     """Return a law as a mixture in its leading directions, with nearly the same two moments.
 
@@ -173,7 +160,6 @@ def with_mixture(
     images, and each its own K, which is 1 if no mixture is more likely than one Gaussian, and is
     halved until components have enough images; if that of all images is 1, so are the others.
     """
-    how = how or Start()
     values, vectors = (each.flip(-1) for each in torch.linalg.eigh(data.covariances.double()))
     axes = vectors[..., : max(how.directions)].float()
     variances = values[..., : axes.shape[-1]].clamp(min=0).numpy()
@@ -186,8 +172,8 @@ def with_mixture(
         if len(found[0][0]) == 1:
             return data
     groups, K = len(found), max(len(weights) for weights, _, _ in found)
-    weights, centers = torch.zeros(groups, K), torch.zeros(groups, K, q)
-    spreads = torch.zeros(groups, K, q, q)
+    weights, centers = axes.new_zeros(groups, K), axes.new_zeros(groups, K, q)
+    spreads = axes.new_zeros(groups, K, q, q)
     for g, arrays in enumerate(found):
         for whole, array in zip((weights, centers, spreads), arrays, strict=True):
             whole[g, : len(array)] = torch.from_numpy(array)

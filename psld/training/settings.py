@@ -276,7 +276,12 @@ STARTS = "starts"
 
 
 def start_file(dataset: DatasetSettings, classes: bool) -> str:
-    """Return the path of a dataset's start, starts/DATASET[-flip][-classes].safetensors."""
+    """Return the path of a dataset's start, starts/DATASET[-flip][-classes].safetensors.
+
+    Raises UserError if DATASET ends like that, because the path would be that of another start.
+    """
+    if dataset.name.endswith(("-flip", "-classes")):
+        raise UserError(f"dataset.name={dataset.name}: a start needs a name without -flip, -classes")
     flip, kinds = "-flip" * dataset.flip, "-classes" * classes
     return f"{STARTS}/{dataset.name}{flip}{kinds}.safetensors"
 

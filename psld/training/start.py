@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from psld.config.settings import parse
 from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore
 from psld.diffusion.gaussian import GaussianData
-from psld.training.mixture import SamplerStart, start_of_images
+from psld.training.mixture import SamplerStart, measure_start
 from psld.training.settings import StartSettings, start_file
 from psld.utils.errors import UserError
 from psld.utils.files import retried_in_slurm
@@ -34,19 +33,18 @@ def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
 
     Raises UserError if the dataset is missing or damaged, or has too few different images.
     """
-    store, path = ImageStore.open_for(settings.data, settings.dataset), settings.path
+    store, dataset = ImageStore.open_for(settings.data, settings.dataset), settings.dataset
     print("fitting a mixture of Gaussians to the training images, to start from", flush=True)
     images, labels = store.images("train"), store.labels("train")
     num_classes = store.num_classes if settings.classes else 0
-    chosen = device, labels, num_classes, settings.dataset.flip, settings.start
     try:
-        start = start_of_images(images, *chosen)
+        start = measure_start(images, device, settings.start, labels, num_classes, dataset.flip)
     except UserError as error:
         raise UserError(f"{settings.data}: {error}") from None
-    origin = {"dataset": store.digest, "flip": settings.dataset.flip, "classes": settings.classes}
+    origin = {"dataset": store.digest, "flip": dataset.flip, "classes": settings.classes}
     origin |= {"settings": settings.start.model_dump(mode="json")}
-    save_tensors(path, KIND, start.data.arrays() | {"levels": start.levels}, origin)
-    return load_start(path, origin)
+    save_tensors(settings.path, KIND, start.data.arrays() | {"levels": start.levels}, origin)
+    return load_start(settings.path, dataset, origin)
 
 
 def find_start(
@@ -74,11 +72,11 @@ def find_start(
     here = ImageStore.open(data).digest if data.exists() else None
     wanted = {"dataset": digest or here, "flip": dataset.flip, "classes": classes or None}
     if file:
-        return _of_size(dataset, load_start(file, wanted))
+        return load_start(file, dataset, wanted)
     for path in (Path(own), folder / own):
         if path.exists():
             try:
-                return _of_size(dataset, load_start(path, wanted))
+                return load_start(path, dataset, wanted)
             except UserError as error:
                 reasons.append(f"{error}; ")
     if here and digest in (None, here):
@@ -97,8 +95,8 @@ def find_start(
 
 
 @retried_in_slurm
-def load_start(path: str | Path, wanted: dict[str, Any]) -> SamplerStart:
-    """Read a start.
+def load_start(path: str | Path, dataset: DatasetSettings, wanted: dict[str, Any]) -> SamplerStart:
+    """Read a start, and draw an image of the dataset's shape from it.
 
     Raises UserError if it is missing, damaged or malformed, or if its origin is not `wanted`, of
     which None is any.
@@ -108,39 +106,12 @@ def load_start(path: str | Path, wanted: dict[str, Any]) -> SamplerStart:
     for key, value in wanted.items():
         if value is not None and stored.origin.get(key) != value:
             raise UserError(f"{path}: {OTHERS.get(key, f'with other {key}')}; {remedy}")
-    arrays = stored.tensors()
-    if not _is_law(arrays):
-        raise UserError(f"{path}: not a start of this version; {remedy}")
-    levels = arrays.pop("levels")
-    return SamplerStart(GaussianData.from_arrays(arrays), levels, str(path), stored.sha256)
-
-
-def _of_size(dataset: DatasetSettings, start: SamplerStart) -> SamplerStart:
-    """Return a start. Raises UserError if its images are not of the dataset's shape."""
-    shape = (dataset.channels, dataset.image_size, dataset.image_size)
-    if start.data.shape != shape:
-        raise UserError(f"{start.path}: of images {start.data.shape}, but the model's are {shape}")
-    return start
-
-
-def _is_law(arrays: dict[str, Tensor]) -> bool:
-    """Check that these are the arrays of a law and its levels: names, types, shapes, finite."""
+    arrays, shape = stored.tensors(), (dataset.channels, dataset.image_size, dataset.image_size)
     try:
-        G, C, H, W = arrays["means"].shape
-        (_, r), (_, K, q) = arrays["basis"].shape, arrays["centers"].shape
-    except (KeyError, ValueError):
-        return False
-    shapes = {
-        "means": (G, C, H, W),
-        "basis": (C * H * W, r),
-        "covariances": (G, r, r),
-        "rests": (G,),
-        "axes": (G, r, q),
-        "weights": (G, K),
-        "centers": (G, K, q),
-        "spreads": (G, K, q, q),
-        "levels": (2, G),
-    }
-    fits = {name: tuple(each.shape) for name, each in arrays.items()} == shapes
-    finite = all(each.is_floating_point() and each.isfinite().all() for each in arrays.values())
-    return fits and finite and bool((arrays["weights"].sum(1) > 0).all())
+        levels, noise = arrays.pop("levels"), torch.zeros(1, *shape, dtype=torch.float32)
+        start = SamplerStart(GaussianData.from_arrays(arrays), levels, str(path), stored.sha256)
+        if start.data.draw(noise, start.level(), which=noise.new_zeros(1)).isfinite().all():
+            return start
+    except (LookupError, ValueError, RuntimeError):  # Arrays are missing, or do not fit together.
+        pass
+    raise UserError(f"{path}: not a start of images {shape}; {remedy}")

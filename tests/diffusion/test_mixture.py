@@ -10,7 +10,7 @@ import torch
 from psld.diffusion.gaussian import GaussianData, GaussianStart
 from psld.diffusion.matrices import mix
 from psld.training import mixture
-from psld.training.mixture import measure_start, with_mixture
+from psld.training.mixture import SamplerStart, measure_start, with_mixture
 from psld.training.settings import Start
 from tests.diffusion.mixture import component, posterior_mean
 from tests.diffusion.processes import EVERY_KIND, normal, times
@@ -202,10 +202,17 @@ def clusters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x.float().view(-1, *SHAPE), labels
 
 
-def test_a_fit_finds_clusters():
+def started(monkeypatch, x: torch.Tensor, components: tuple[int, ...], **options) -> SamplerStart:
+    """The start of images whose bytes are the integers nearest to 6 x + 128."""
+    monkeypatch.setattr(mixture, "from_uint8", lambda images: (images.float() - 128) / 6)
+    images = (6 * x + 128).round().clamp(0, 255).byte().numpy()
+    how = Start(components=components, directions=(10,))
+    return measure_start(images, torch.device("cpu"), how, **options)
+
+
+def test_a_fit_finds_clusters(monkeypatch):
     x, labels = clusters(600)
-    passes = in_parts(x, labels, 250)
-    start = measure_start(passes, 2, how=Start(components=(2, 3, 4), directions=(10,)))
+    start = started(monkeypatch, x, (2, 3, 4), labels=labels.numpy(), num_classes=2)
     data = start.data
     assert data.components() == [3]
     assert [int((w > 0).sum()) for w in data.weights[:2]] == [3, 2]
@@ -231,7 +238,7 @@ def test_a_few_images_are_no_component(few):
     other = normal(200, *SHAPE, seed=4).float() if few else x
     x = torch.cat([other, x[::3]])
     passes = in_parts(x, torch.zeros(len(x), dtype=torch.long))
-    assert with_mixture(GaussianData.measure(passes, 0), passes).components() == [1]
+    assert with_mixture(GaussianData.measure(passes, 0), passes, Start()).components() == [1]
 
 
 @pytest.mark.parametrize(("few", "components"), [(4, 1), (40, 2)])
@@ -240,15 +247,14 @@ def test_a_component_of_the_last_fit_has_enough_images_too(monkeypatch, few, com
     monkeypatch.setattr(mixture, "_best", lambda *_: (2, 3))
     x = torch.cat([normal(200, *SHAPE, seed=4).float(), clusters(3 * few)[0][::3]])
     passes = in_parts(x, torch.zeros(len(x), dtype=torch.long))
-    data = with_mixture(GaussianData.measure(passes, 0), passes)
+    data = with_mixture(GaussianData.measure(passes, 0), passes, Start())
     assert data.components() == [components]
 
 
-def test_mirror_images_are_seen_and_held_out_with_their_images():
+def test_mirror_images_are_seen_and_held_out_with_their_images(monkeypatch):
     """The two sides of one cluster are two components, of as many images."""
     x = 4 * normal(1, *SHAPE, seed=1) + 0.3 * normal(300, *SHAPE, seed=2)
-    passes = in_parts(x.float(), torch.zeros(300, dtype=torch.long))
-    data = measure_start(passes, 0, flip=True, how=Start(components=(2,), directions=(10,))).data
+    data = started(monkeypatch, x, (2,), flip=True).data
     assert data.components() == [2]
     torch.testing.assert_close(data.weights[0], torch.full((2,), 0.5), atol=0.01, rtol=0)
     means = (data.centers[0] @ (data.basis @ data.axes[0]).T + data.means).view(2, *SHAPE)
@@ -258,5 +264,5 @@ def test_mirror_images_are_seen_and_held_out_with_their_images():
 def test_normal_images_are_one_gaussian():
     x = normal(2_000, *SHAPE, seed=8).float()
     passes = in_parts(x, torch.zeros(len(x), dtype=torch.long))
-    data = with_mixture(GaussianData.measure(passes, 0), passes)
+    data = with_mixture(GaussianData.measure(passes, 0), passes, Start())
     assert data.components() == [1]

@@ -1,10 +1,13 @@
 """Denoisers of others: the levels that they are asked for, and where their samples begin."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
 import psld
+from psld.diffusion.process import LinearBeta, LinearProcess
 from psld.utils.errors import UserError
 
 SHAPE = (1, 16, 16)
@@ -97,3 +100,38 @@ def test_the_network_computes_in_the_precision_that_is_asked_for(precision):
     network, theirs = model(0.0, float("inf"))
     theirs.sample(2, sampler="em", steps=3, precision=precision)
     assert network.halves == {precision == "bf16"}
+
+
+class Noted(LinearProcess):
+    """A process that notes that its prior was drawn, whatever copies it."""
+
+    drawn: ClassVar[list[torch.Size]] = []
+
+    def prior(self, noise):
+        self.drawn.append(noise.shape)
+        return super().prior(noise)
+
+
+def test_a_process_of_a_subclass_is_sampled_itself():
+    beta = LinearBeta(0.1, 20.0)
+    process = Noted([[0.5]], [[0.0]], [1.0], beta, initial_variance=[0.0])
+    _, theirs = model(0.0, float("inf"))
+    assert theirs.eps(process).process.prior(torch.zeros(1, 1)).shape == (1, 1)
+    Noted.drawn.clear()
+    images = theirs.sample(2, process=process, sampler="em", steps=3)
+    assert Noted.drawn == [(2, *SHAPE)]
+    assert torch.equal(images, theirs.sample(2, process="vp-sde", sampler="em", steps=3))
+
+
+@pytest.mark.parametrize("seen", [clusters(), None], ids=["images", "none"])
+def test_the_users_default_type_changes_nothing(seen):
+    """Neither the law of images nor that of white noise, the start without images."""
+    given = {"process": "vp-sde", "steps": 4, "raw": True}
+    _, theirs = model(0.0, 80.0, seen)
+    expected = theirs.sample(2, **given)
+    torch.set_default_dtype(torch.float64)
+    try:
+        _, theirs = model(0.0, 80.0, seen)
+        assert torch.equal(theirs.sample(2, **given), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

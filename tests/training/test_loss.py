@@ -7,7 +7,8 @@ from psld.data.store import ImageStore
 from psld.diffusion.loss import NoisyImages
 from psld.diffusion.settings import NoiseLaw
 from psld.training.batches import Batches
-from psld.training.mixture import deviation, start_of_images
+from psld.training.mixture import deviation, measure_start
+from psld.training.settings import Start
 from tests.diffusion.mixture import dense
 from tests.training.small import ONE_RANK, random_images, recipe
 
@@ -20,7 +21,8 @@ def test_deviation_and_start_are_those_of_what_the_training_sees(flip, digits):
     if flip:
         x = torch.cat([x, x.flip(-1)])
     assert deviation(store, flip) == pytest.approx(float(x.var(0, correction=0).mean().sqrt()))
-    data = start_of_images(store.images("train"), torch.device("cpu"), flip=flip).data.as_one()
+    one = Start(components=())
+    data = measure_start(store.images("train"), torch.device("cpu"), one, flip=flip).data
     mean, covariance = x.flatten(1).mean(0), x.flatten(1).T.cov(correction=0)
     torch.testing.assert_close(data.means[0].double(), mean, atol=1e-5, rtol=0)
     torch.testing.assert_close(dense(data, 0).double(), covariance, atol=1e-2, rtol=0)

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 import psld
 from psld.data.images import save_images
 from psld.data.store import from_uint8
-from psld.training.mixture import SamplerStart, different_images, start_of_images
+from psld.training.mixture import SamplerStart, different_images, measure_start
 from psld.training.settings import Start
 from psld.utils.errors import UserError
 from psld.utils.tensors import load_tensors, save_tensors
@@ -97,16 +97,14 @@ def test_copies_and_mirror_images_are_one_image():
     few = pictures(12)
     copies = np.concatenate([few, few[..., ::-1], few.repeat(50, axis=0)])
     assert different_images(copies).tolist() == list(range(12))
-    start = start_of_images(copies, CPU)
+    start = measure_start(copies, CPU, Start())
     assert start.data.components() == [1]
     torch.testing.assert_close(start.data.means[0].double(), flat(few).mean(0), rtol=0, atol=1e-5)
     with pytest.raises(UserError, match="9 different training images"):
-        start_of_images(np.concatenate([few[:9], few[:9, ..., ::-1]]), CPU)
-    model = psld.from_denoiser(
-        torch.nn.Identity().eval(), (1, 8, 8), 0, 100, torch.from_numpy(few[:9])
-    )
-    with pytest.raises(UserError, match="9 different training images"):
-        model.sample(1)
+        measure_start(np.concatenate([few[:9], few[:9, ..., ::-1]]), CPU, Start())
+    given = torch.nn.Identity().eval(), (1, 8, 8), 0, 100
+    with pytest.raises(UserError, match=r"\(9, 1, 8, 8\), not uint8 .* N ≥ 10"):
+        psld.from_denoiser(*given, torch.from_numpy(few[:9]))
 
 
 @pytest.fixture
@@ -153,10 +151,10 @@ WRONG: dict[str, Any] = {
     "with other mirror images": lambda stored: ({}, {"flip": True}),
     "not a start": lambda stored: ({"levels": stored.arrays["levels"][0]}, {}),
     "not a start ": lambda stored: ({"weights": 0 * stored.arrays["weights"]}, {}),
-    "not a start  ": lambda stored: ({"means": stored.arrays["means"].astype(np.int8)}, {}),
-    "not a start   ": lambda stored: ({"nats": stored.arrays["levels"]}, {}),
-    "not a start    ": lambda stored: ({"spreads": stored.arrays["spreads"] * np.nan}, {}),
-    "not a start     ": lambda stored: ({"means": np.zeros((1, 1, 9, 9), np.float32)}, {}),
+    "not a start  ": lambda stored: ({"spreads": stored.arrays["spreads"] * np.nan}, {}),
+    "not a start   ": lambda stored: ({"means": np.zeros((1, 1, 9, 9), np.float32)}, {}),
+    "not a start    ": lambda stored: ({"rests": stored.arrays["rests"] * np.nan}, {}),
+    "not a start     ": lambda stored: ({"axes": stored.arrays["axes"][:, 1:]}, {}),
 }
 
 
@@ -227,7 +225,7 @@ def test_images_that_the_fit_leaves_out_are_no_fewer_than_ten(flip, monkeypatch)
     monkeypatch.setattr("psld.training.mixture._best", lambda *_: (2, 20))
     count = 201 if not flip else 101
     images = pictures(count + 400)
-    start = start_of_images(images[:count], CPU, flip=flip, how=Start()).data
+    start = measure_start(images[:count], CPU, Start(), flip=flip).data
     assert start.components() == [2]
     into = start.basis.double() @ start.axes[0].double()
     middle = (start.weights[0, :, None] * start.centers[0]).sum(0).double()
