@@ -28,7 +28,7 @@ from psld.training.batches import Batches
 from psld.training.loop import optimize
 from psld.training.manifest import ModelManifest, read_manifest, write_manifest
 from psld.training.mixture import deviation
-from psld.training.model import build_network, build_process, save_weights
+from psld.training.model import build, build_process, save_weights
 from psld.training.ranks import join_ranks
 from psld.training.state import TrainingState
 from psld.utils.errors import in_one_line
@@ -89,7 +89,7 @@ def trained(
     flip = given.dataset.flip
     noising, spread = NoisyImages(settings.noise_law), deviation(store, flip)
     torch.manual_seed(stream_seed(seed, Stream.INITIAL_WEIGHTS))
-    state = TrainingState(build_network(given, build_process(given), spread), settings)
+    state = TrainingState(build(given, build_process(given), spread), settings)
     averages = [PowerEMA(state.network, length) for length in lengths]
     loss = DenoiserLoss(noising, spread)
     if uncertain:

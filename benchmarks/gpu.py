@@ -19,7 +19,7 @@ from psld.diffusion.score import NetworkScore
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batches
 from psld.training.loop import Meter, optimize
-from psld.training.model import build_network, forward_flops
+from psld.training.model import build, forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, ModelSettings
 from psld.training.state import TrainingState
@@ -116,7 +116,7 @@ def training(how: Setting) -> Row:
     process, dataset, size = model.process.build(), model.dataset, model.training.batch_size
     given = {"micro_batch": how.images, "precision": how.precision, "compile": how.compile}
     settings = model.training.model_copy(update=given)
-    state = TrainingState(build_network(model, process).to(device), settings)
+    state = TrainingState(build(model, process).to(device), settings)
     called = forward_pass(state.network, how.precision, compile=how.compile)
     shape = (2048, dataset.channels, dataset.image_size, dataset.image_size)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -153,7 +153,7 @@ def sampling(how: Setting) -> Row:
     """Measure a sampler's steps against those without noise, and against bare evaluations."""
     model, device = how.network.settings(), how.device
     process = model.process.build()
-    network = build_network(model, process).to(device).eval().requires_grad_(False)
+    network = build(model, process).to(device).eval().requires_grad_(False)
     called = forward_pass(network, how.precision, compile=how.compile)
     shape = (how.images, *network.in_shape)
     z, t = torch.randn(shape, device=device), torch.rand(how.images, device=device)

@@ -81,7 +81,7 @@ def errors_without_a_network(train: Tensor, test: Tensor) -> list[tuple[float, f
     """Return the errors of E[x₀ | y] at each noise level for one Gaussian, and for a mixture."""
 
     def passes() -> list[tuple[Tensor, Tensor]]:
-        return [(train, torch.zeros(len(train)).long())]
+        return [(train[:, None], torch.zeros(len(train)).long())]
 
     data = with_mixture(GaussianData.measure(passes, 0), passes, Start())
     noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(0))

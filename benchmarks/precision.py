@@ -19,7 +19,7 @@ from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
 from psld.networks.forward import Precision, UnderAutocast, forward_pass
-from psld.training.model import build_network
+from psld.training.model import build
 
 STEPS = 3
 NETWORKS = {
@@ -70,7 +70,7 @@ def count(name: str, overrides: list[str], way: Precision, images: int) -> None:
     model = compose_model([*overrides, "process=psld"], "benchmarks.precision")
     process = model.process.build()
     with torch.device("meta"):
-        network = build_network(model, process).eval()
+        network = build(model, process).eval()
         inputs = torch.empty(images, *network.in_shape), torch.empty(images)
     called, found = forward_pass(network, way), []
     for backward in (False, True):
@@ -87,7 +87,7 @@ def compare(overrides: list[str], images: int, size: int, channels: int, repeats
     torch.manual_seed(0)
     model = compose_model([*overrides, "process=psld"], "benchmarks.precision")
     process = model.process.build()
-    plain = build_network(model, process).eval()
+    plain = build(model, process).eval()
     for parameter in plain.parameters():
         if parameter.dim() > 1:  # the last layers start near 0; this would hide the error
             parameter.data = torch.randn_like(parameter) / parameter[0].numel() ** 0.5

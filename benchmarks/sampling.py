@@ -10,7 +10,7 @@ from benchmarks.timing import compare
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings, SSCSSettings
 from psld.diffusion.score import NetworkScore
-from psld.training.model import build_network
+from psld.training.model import build
 
 IMAGES, STEPS = 250, 10
 
@@ -18,7 +18,7 @@ IMAGES, STEPS = 250, 10
 def main() -> None:
     model = compose_model([], "benchmarks.sampling")
     process = model.process.build()
-    network = build_network(model, process).eval()
+    network = build(model, process).eval()
     z, t = torch.randn(IMAGES, 2, 8, 8), torch.rand(IMAGES)
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore, from_uint8
 from psld.metrics.distances import frechet_distance, memorization, nearest
 from psld.metrics.features import Extractor, FeatureStatistics
-from psld.training.mixture import passes_over, views
+from psld.training.mixture import passes_over
 from psld.utils.errors import UserError, in_one_line
 
 SAMPLERS = [(EM, 100), *(("few", n) for n in (0, 2, 3, 4, 6)), ("few start=gaussian", 4)]
@@ -57,9 +57,8 @@ class Reference:
             raise UserError(f"{store.path}: has no test images, which copies are compared with")
         chosen = np.random.default_rng(0).permutation(len(test))[:images]
         self.test = torch.from_numpy(test[np.sort(chosen)])
-        passes = passes_over(train, store.labels("train"), torch.device("cpu"))
-        both = (view for x, _ in passes() for view in views(x, flip))
-        self.train = torch.cat([x.flatten(1) for x in both])
+        passes = passes_over(train, store.labels("train"), torch.device("cpu"), flip)
+        self.train = torch.cat([x.flatten(0, 1).flatten(1) for x, _ in passes()])
         self.train_features = self._features(train)
         self.statistics = FeatureStatistics.of(self.train_features)
         self.test_features = self._features(self.test.numpy())

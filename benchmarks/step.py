@@ -14,7 +14,7 @@ from benchmarks.timing import compare
 from psld.diffusion.loss import EpsilonLoss, NoisyStates
 from psld.training.batches import Batches
 from psld.training.loop import optimize
-from psld.training.model import build_network
+from psld.training.model import build
 from psld.training.ranks import Ranks
 from psld.training.state import TrainingState
 
@@ -32,7 +32,7 @@ def measure(name: str, overrides: list[str], repeats: int) -> None:
     """Compare whole steps with bare passes, and the CPU time of a batch's draws with a step's."""
     model = compose_model(overrides, "benchmarks.step")
     process = model.process.build()
-    network = build_network(model, process)
+    network = build(model, process)
     state = TrainingState(network, model.training)
     dataset, size = model.dataset, model.training.batch_size
     shape = (1437, dataset.channels, dataset.image_size, dataset.image_size)

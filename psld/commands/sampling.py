@@ -4,7 +4,7 @@ from psld.commands.main import entry_point
 from psld.metrics.settings import LikelihoodCommandSettings
 from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings
-from psld.training.hub import with_fetched_model
+from psld.training.hub import fetched
 
 
 @entry_point("sample", SampleSettings, record="cell", job="sample_job", changeable=True)
@@ -21,7 +21,8 @@ def sample(settings: SampleSettings) -> None:
     Complete shards are kept. A killed run loses at most the shard in progress. An output with
     samples of another model or sampler is refused.
     """
-    print(f"wrote {sample_range(with_fetched_model(settings))}")
+    local = settings.model_copy(update={"model": str(fetched(settings.model))})
+    print(f"wrote {sample_range(local)}")
 
 
 @entry_point("likelihood", LikelihoodCommandSettings)
@@ -37,6 +38,7 @@ def likelihood(settings: LikelihoodCommandSettings) -> None:
     """
     from psld.metrics.likelihood import measure_likelihood  # Jobs that sample do without it.
 
-    result = measure_likelihood(with_fetched_model(settings))
+    local = settings.model_copy(update={"model": str(fetched(settings.model))})
+    result = measure_likelihood(local)
     mean, margin = result.bits_per_dimension, (result.high - result.low) / 2
     print(f"wrote {settings.output}: {mean:.4f} ± {margin:.4f} bits per dimension")

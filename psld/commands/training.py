@@ -1,27 +1,13 @@
 """Commands that make models and guides: by training, or from official checkpoints."""
 
-from functools import partial
-from pathlib import Path
-from typing import Any
-
-from torch import nn
-
 from psld.cluster.job import requeued_when_stopped
 from psld.commands.main import entry_point
 from psld.config.locations import config_names
-from psld.data.store import ImageStore
 from psld.grid.cache import load_grid
 from psld.sampling.settings import gaussians
 from psld.training.manifest import note_checkpoint
-from psld.training.model import build_process
 from psld.training.official import import_files, import_weights
-from psld.training.run import (
-    accuracy_by_time,
-    as_logged,
-    preview_samples,
-    run_training,
-    split_of_accuracy,
-)
+from psld.training.run import run_training
 from psld.training.settings import (
     ImportFilesSettings,
     ImportGuideSettings,
@@ -45,11 +31,8 @@ def train(settings: TrainSettings) -> float:
 
     Several ranks: torchrun --nproc-per-node=4 -m psld train ...
     """
-    store = ImageStore.open_for(settings.data, settings.dataset)
-    preview = partial(preview_samples, settings, build_process(settings))
-
     with requeued_when_stopped() as on_start:
-        return run_training(settings, store, preview, lambda network: {}, on_start)
+        return run_training(settings, on_start)
 
 
 @entry_point("train_guide", TrainGuideSettings, record="guide", changeable=True)
@@ -62,21 +45,8 @@ def train_guide(settings: TrainGuideSettings) -> float:
 
     The guide fits models of the same dataset and process. Several ranks: as for psld train.
     """
-    store = ImageStore.open_for(settings.data, settings.dataset)
-    accuracies = partial(accuracy_by_time, settings, build_process(settings), store)
-
-    def preview(network: nn.Module, _: Path) -> dict[str, float]:
-        return as_logged(accuracies(network))
-
-    def finish(network: nn.Module) -> dict[str, Any]:
-        by_time = accuracies(network)
-        shown = ", ".join(f"{a:.2f}" for a in by_time)
-        split = split_of_accuracy(store)
-        print(f"accuracy on the {split} split, from little to much noise: {shown}")
-        return {"accuracy_by_time": by_time}
-
     with requeued_when_stopped() as on_start:
-        return run_training(settings, store, preview, finish, on_start)
+        return run_training(settings, on_start)
 
 
 @entry_point("start", StartSettings, record="start")

@@ -67,17 +67,18 @@ class GaussianData:
         """Measure the two moments of images in a few passes.
 
         Args:
-            passes: called for each pass; returns all images in parts, float N×C×H×W, with their
-                labels, int64 N on the same device, which are ignored without classes.
+            passes: called for each pass; returns all images in parts, float N×views×C×H×W, with
+                their labels, int64 N on the same device, which are ignored without classes.
             num_classes: 0 for group 0 alone.
         """
         first = next(iter(passes()))[0]
-        shape, d = tuple(first.shape[1:]), first[0].numel()
+        shape, d = tuple(first.shape[2:]), first[0, 0].numel()
         groups = 1 + num_classes
 
         def chunks() -> Iterator[tuple[Tensor, Tensor]]:
             for x, labels in passes():
-                yield x.flatten(1), labels + 1 if num_classes else torch.zeros_like(labels)
+                group = labels + 1 if num_classes else torch.zeros_like(labels)
+                yield x.flatten(2).flatten(0, 1), group.repeat_interleave(x.shape[1])
 
         counts, sums = first.new_zeros(groups), first.new_zeros(groups, d)
         for x, group in chunks():
@@ -171,12 +172,9 @@ class GaussianData:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Tensor]) -> "GaussianData":
-        means = arrays["means"]
-        basis = _orthonormal(arrays["basis"].float())
-        moments = means.flatten(1), basis, arrays["covariances"], arrays["rests"]
-        one = cls.one(tuple(means.shape[1:]), *moments)
-        names = ("axes", "weights", "centers", "spreads")
-        return replace(one, **{name: arrays[name] for name in names})
+        means, basis = arrays["means"], _orthonormal(arrays["basis"].float())
+        whole = arrays | {"means": means.flatten(1), "basis": basis}
+        return cls(tuple(means.shape[1:]), **whole)
 
     def draw(
         self, noise: Tensor, sigma: float, labels: Tensor | None = None, which: Tensor | None = None

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
-from psld.config.settings import Settings
 from psld.training.manifest import FILES, MANIFEST
 from psld.training.settings import STARTS
 from psld.utils import VERSION
@@ -21,8 +20,6 @@ REPOSITORY = r"[\w.-]+/[\w.-]+"
 ADDRESS = re.compile(rf"hf://({REPOSITORY})(?:@([\w./-]+))?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SECONDS = 20  # for a first answer of the server
-
-S = TypeVar("S", bound=Settings)
 
 
 def fetched(model: str | Path) -> Path:
@@ -71,11 +68,6 @@ def _folder(model: Path) -> Path:
             place = f"; there is no folder {MODELS}/ here; run it in the project's folder"
             raise UserError(f"{model}: no such model{meant(str(model), others, cutoff=0) or place}")
     return model
-
-
-def with_fetched_model(settings: S) -> S:
-    """Return settings whose `model` is a folder on this machine."""
-    return settings.model_copy(update={"model": str(fetched(cast(Any, settings).model))})
 
 
 def push(folder: Path, repository: str, card: str, start: str | None) -> str:

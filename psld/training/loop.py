@@ -79,11 +79,9 @@ def train(
         Stopped: a signal asked any rank to stop; a checkpoint is written first.
     """
     called = forward_pass(state.network, settings.precision, compile=settings.compile)
-    if settings.micro_batch == "auto" and state.step < settings.steps:
+    if settings.micro_batch == "auto" and not state.micro_batch:  # a checkpoint has it
         batch = batches.draw(state.step)
-        most = min(state.micro_batch or len(batch.x0), len(batch.x0))
-        given = called, loss_of, batch, most, ranks, bool(state.optimizer.state)
-        state.micro_batch = largest_micro_batch(*given)
+        state.micro_batch = largest_micro_batch(called, loss_of, batch, ranks)
     ranks.limit_exchanges()
     network = ranks.parallel(called)
     peak = peak_flops(ranks.device, settings.precision)

@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -114,11 +115,11 @@ def checkpoint_folder(run: Path) -> Path:
     return run / "checkpoints"
 
 
+@dataclass(frozen=True)
 class CheckpointFiles:
     """The checkpoints of one run directory: checkpoint-00005000.safetensors and so on."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def path(self, step: int) -> Path:
         return self.folder / f"checkpoint-{step:08d}.safetensors"

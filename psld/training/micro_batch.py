@@ -29,15 +29,8 @@ def accumulate_gradient(
     return total
 
 
-def largest_micro_batch(
-    network: nn.Module,
-    loss_of: Objective,
-    batch: Batch,
-    most: int,
-    ranks: Ranks,
-    has_moments: bool = False,
-) -> int:
-    """Return the largest part of `most` images whose gradient fits into the memory of every rank.
+def largest_micro_batch(network: nn.Module, loss_of: Objective, batch: Batch, ranks: Ranks) -> int:
+    """Return the largest part of the batch whose gradient fits into the memory of every rank.
 
     It is found by trying, with half as many images after each failure on any rank.
 
@@ -45,18 +38,15 @@ def largest_micro_batch(
         network: without the exchange of gradients, because a rank that fails would leave the others
             waiting there.
         batch: the rank's part of a batch.
-        most: the first try. The training may have had it before it was stopped; then it has it
-            again, unless the memory is smaller now, so that dropout and rounding stay the same.
-        has_moments: the optimizer has its two moments already, of a checkpoint.
 
     Raises RunError if not even one image fits.
     """
-    images, later = most, 2 * (not has_moments) + (ranks.world > 1)
-    while ranks.largest(int(not _fits(network, loss_of, batch, images, later))):
+    images = len(batch.x0)
+    while ranks.largest(int(not _fits(network, loss_of, batch, images, 2 + (ranks.world > 1)))):
         torch.cuda.empty_cache()
         if images == 1:
             raise RunError("out of memory with one image at once; use a larger GPU")
-        smaller = next(size for size in range(images // 2, 0, -1) if most % size == 0)
+        smaller = next(size for size in range(images // 2, 0, -1) if len(batch.x0) % size == 0)
         if ranks.leads:
             print(f"out of memory with {images} images at once; trying {smaller}", flush=True)
         images = smaller
@@ -66,7 +56,7 @@ def largest_micro_batch(
 def _fits(network: nn.Module, loss_of: Objective, batch: Batch, images: int, later: int) -> bool:
     """Check if the gradient of so many images can be computed next to what later steps hold.
 
-    `later`: its size over that of the parameters: moments, and the exchange between ranks.
+    `later`: its size over that of the parameters: two moments, and the exchange between ranks.
     """
     try:
         held = [torch.empty_like(each) for each in network.parameters() for _ in range(later)]

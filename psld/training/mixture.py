@@ -28,7 +28,7 @@ CHUNK = 1 << 24
 """Values of images that are on the device at once."""
 
 Passes = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""All images in parts, float N×C×H×W, with their labels, at each call."""
+"""All images in parts, float N×views×C×H×W, with their labels, at each call."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,16 @@ def different_images(images: np.ndarray) -> np.ndarray:
 
 
 def passes_over(
-    images: np.ndarray, labels: np.ndarray, device: torch.device, chosen: np.ndarray | None = None
+    images: np.ndarray,
+    labels: np.ndarray,
+    device: torch.device,
+    flip: bool,
+    chosen: np.ndarray | None = None,
 ) -> Passes:
-    """Return a function that yields images, or those of the chosen indices, in parts: float images
-    and labels on the device."""
+    """Return a function that yields images, or those of the chosen indices, in parts on the device.
+
+    With `flip`, an image has two views, itself and its mirror image, because a network sees both.
+    """
 
     def passes() -> Iterator[tuple[Tensor, Tensor]]:
         indices = np.arange(len(images)) if chosen is None else chosen
@@ -72,23 +78,19 @@ def passes_over(
         for first in range(0, len(indices), size):
             part = indices[first : first + size]
             x = from_uint8(torch.from_numpy(images[part]).to(device))
-            yield x, torch.from_numpy(labels[part]).to(device)
+            views = (x, x.flip(-1)) if flip else (x,)
+            yield torch.stack(views, dim=1), torch.from_numpy(labels[part]).to(device)
 
     return passes
-
-
-def views(x: Tensor, flip: bool) -> tuple[Tensor, ...]:
-    """Return images and, with `flip`, their mirror images, because a network sees both."""
-    return (x, x.flip(-1)) if flip else (x,)
 
 
 def deviation(store: ImageStore, flip: bool) -> float:
     """Return the deviation of the training images around their mean, pixel by pixel."""
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
-    passes = passes_over(store.images("train"), store.labels("train"), torch.device("cpu"))
-    for part, _ in passes():
-        for x in views(part.double(), flip):
-            total, squares, count = total + x.sum(0), squares + x.square().sum(0), count + len(x)
+    given = store.images("train"), store.labels("train"), torch.device("cpu"), flip
+    for part, _ in passes_over(*given)():
+        x = part.double().flatten(0, 1)
+        total, squares, count = total + x.sum(0), squares + x.square().sum(0), count + len(x)
     variance = float((squares / count - (total / count).square()).mean())
     return max(variance, 1e-6) ** 0.5
 
@@ -119,7 +121,7 @@ def measure_start(
         labels: int64 N; None without classes.
         num_classes: 0 for a start without classes. It has classes if each has ten different images:
             a class of fewer would be all images minus the other classes.
-        flip: each image counts with its mirror image, because a network sees both.
+        flip: each image counts with its mirror image.
 
     Raises UserError for fewer than ten different images, mirror images counted as one.
     """
@@ -132,15 +134,9 @@ def measure_start(
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     if num_classes and np.bincount(labels[chosen], minlength=num_classes).min() < FEWEST_IMAGES:
         num_classes = 0
-    passes = passes_over(images, labels, device, chosen)
-
-    def both() -> Iterable[tuple[Tensor, Tensor]]:
-        for x, labels in passes():
-            for view in views(x, flip):
-                yield view, labels
-
-    one = GaussianData.measure(both, num_classes)
-    data = with_mixture(one, passes, how, flip)
+    passes = passes_over(images, labels, device, flip, chosen)
+    one = GaussianData.measure(passes, num_classes)
+    data = with_mixture(one, passes, how)
     several = (data.weights > 0).sum(1) > 1
     of_one, of_mixture = data.rests.new_tensor(how.shares)
     shares = torch.where(several, of_mixture, of_one)
@@ -148,22 +144,21 @@ def measure_start(
     return SamplerStart(data, torch.stack(levels).clamp(min=LOWEST_LEVEL))
 
 
-def with_mixture(
-    data: GaussianData, passes: Passes, how: Start, flip: bool = False
-) -> GaussianData:
+def with_mixture(data: GaussianData, passes: Passes, how: Start) -> GaussianData:
     """Return a law as a mixture in its leading directions, with nearly the same two moments.
 
-    A fifth of the images is held out. K and q are those under which held-out images with noise,
-    y = x + σ n at σ = 0.5, are most likely. Since KL(p_σ ‖ q_σ) + E log q_σ(y) is the same for all
-    laws q, they are those with the smallest divergence. A fit adds σ² to all covariances, so that
-    none shrinks to single images, and this is taken away again. All groups have the q of all
-    images, and each its own K, which is 1 if no mixture is more likely than one Gaussian, and is
-    halved until components have enough images; if that of all images is 1, so are the others.
+    A fifth of the images is held out, with all of its views. K and q are those under which held-out
+    images with noise, y = x + σ n at σ = 0.5, are most likely. Since KL(p_σ ‖ q_σ) + E log q_σ(y)
+    is the same for all laws q, they are those with the smallest divergence. A fit adds σ² to all
+    covariances, so that none shrinks to single images, and this is taken away again. All groups
+    have the q of all images, and each its own K, which is 1 if no mixture is more likely than one
+    Gaussian, and is halved until components have enough images; if that of all images is 1, so are
+    the others.
     """
     values, vectors = (each.flip(-1) for each in torch.linalg.eigh(data.covariances.double()))
     axes = vectors[..., : max(how.directions)].float()
     variances = values[..., : axes.shape[-1]].clamp(min=0).numpy()
-    coordinates = _coordinates(data, axes, passes, flip)
+    coordinates = _coordinates(data, axes, passes)
     K, q = _best(coordinates[0], variances[0], how.components, how.directions)
     found = []
     for c, variance in zip(coordinates, variances, strict=True):
@@ -181,7 +176,7 @@ def with_mixture(
     return replace(data, axes=kept, weights=weights, centers=centers, spreads=spreads)
 
 
-def _coordinates(data: GaussianData, axes: Tensor, passes: Passes, flip: bool) -> list[np.ndarray]:
+def _coordinates(data: GaussianData, axes: Tensor, passes: Passes) -> list[np.ndarray]:
     """Return coordinates of each group's images, and of their mirror images: N×views×Q each.
 
     `axes` are groups×r×Q, in the basis. The images are in random order, as many as a fit takes.
@@ -190,13 +185,13 @@ def _coordinates(data: GaussianData, axes: Tensor, passes: Passes, flip: bool) -
     for x, labels in passes():
         if data.means.device != x.device:
             data, axes = data.to(x.device), axes.to(x.device)
-        both = torch.stack(views(x, flip), dim=1).flatten(2)
+        x = x.flatten(2)
         for g, (mean, axis) in enumerate(zip(data.means, axes, strict=True)):
-            part = both if g == 0 else both[labels == g - 1]
+            part = x if g == 0 else x[labels == g - 1]
             rows[g].append(((part - mean) @ data.basis @ axis).cpu())
     stream = np.random.default_rng(stream_seed(0, Stream.START))
     whole = [torch.cat(each).double().numpy() for each in rows]
-    most = MOST_IMAGES // (1 + flip)
+    most = MOST_IMAGES // whole[0].shape[1]
     # The mean of all and that of the fit give the sum of the images that are left out.
     counts = (len(c) if len(c) <= most else min(most, len(c) - FEWEST_IMAGES) for c in whole)
     chosen = (c[stream.permutation(len(c))[:n]] for c, n in zip(whole, counts, strict=True))

@@ -45,50 +45,29 @@ def build_process(settings: TrainedSettings) -> LinearProcess:
     return every_block(process) if settings.serves_every_process else process
 
 
-def build_network(
-    settings: ModelSettings, process: LinearProcess, deviation: float = 1.0
-) -> NCSNpp | Denoiser:
-    """The ε-network of a process: k·C channels in, C per predicted block out. Or a denoiser.
+def build(
+    settings: ModelSettings | GuideModelSettings, process: LinearProcess, deviation: float = 1.0
+) -> NCSNpp | Denoiser | NCSNppGuide:
+    """Build the ε-network of a process, k·C channels in, C per predicted block out; or a denoiser;
+    or a guide of noisy states, k·C channels, or of noisy images, with one logit per class out.
 
     `deviation`: s of a new denoiser; weights on disk have their own.
     """
-    channels, every = settings.dataset.channels, settings.serves_every_process
-    network = NCSNpp(
-        settings.network,
-        image_size=settings.dataset.image_size,
-        in_channels=channels if every else process.blocks * channels,
-        out_channels=channels if every else process.predicted_blocks * channels,
-        num_classes=settings.num_classes,
-    )
+    data, every = settings.dataset, settings.serves_every_process
+    size, inputs = data.image_size, (1 if every else process.blocks) * data.channels
+    if isinstance(settings, GuideModelSettings):
+        return NCSNppGuide(settings.network, size, inputs, data.num_classes)
+    outputs = data.channels if every else process.predicted_blocks * data.channels
+    network = NCSNpp(settings.network, size, inputs, outputs, settings.num_classes)
     if not every:
         return network
     return Denoiser(network, deviation, settings.law.low, settings.law.high)
 
 
-def build_guide(settings: GuideModelSettings, process: LinearProcess) -> NCSNppGuide:
-    """The guide of noisy states, k·C channels, or of noisy images; one logit per class out."""
-    blocks = 1 if settings.serves_every_process else process.blocks
-    return NCSNppGuide(
-        settings.network,
-        image_size=settings.dataset.image_size,
-        in_channels=blocks * settings.dataset.channels,
-        num_classes=settings.dataset.num_classes,
-    )
-
-
-def build(
-    settings: ModelSettings | GuideModelSettings, process: LinearProcess, deviation: float = 1.0
-) -> NCSNpp | Denoiser | NCSNppGuide:
-    """Build the network of a model or guide; `deviation` as in `build_network`."""
-    if isinstance(settings, ModelSettings):
-        return build_network(settings, process, deviation)
-    return build_guide(settings, process)
-
-
 def objective(
     settings: ModelSettings | GuideModelSettings, process: LinearProcess, deviation: float = 1.0
 ) -> Objective:
-    """Return the loss of a training; `deviation` as in `build_network`."""
+    """Return the loss of a training; `deviation` as in `build`."""
     if settings.serves_every_process:
         images, is_model = NoisyImages(settings.law), isinstance(settings, ModelSettings)
         return DenoiserLoss(images, deviation) if is_model else GuideLoss(images)
@@ -179,7 +158,7 @@ def load_model(
     manifest = read_manifest(folder, ModelManifest)
     settings = manifest.settings.with_process(process)
     built = build_process(settings)
-    network = build_network(settings, built).to(device)
+    network = build(settings, built).to(device)
     _load_weights(network, Path(folder), manifest)
     facts = manifest.weights_sha256, Path(folder), manifest.class_names, manifest.dataset_digest
     return Model(settings, built, network, *facts, start and str(start))
@@ -188,7 +167,7 @@ def load_model(
 def load_guide(folder: str | Path, device: torch.device) -> Guide:
     """Read a guide. Raises UserError if a file is missing, damaged or foreign."""
     manifest = read_manifest(folder, GuideManifest)
-    network = build_guide(manifest.settings, build_process(manifest.settings)).to(device)
+    network = build(manifest.settings, build_process(manifest.settings)).to(device)
     _load_weights(network, Path(folder), manifest)
     return Guide(manifest.settings, network, manifest.weights_sha256)
 

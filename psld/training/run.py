@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -66,26 +66,15 @@ TEST_IMAGES = 1000
 PREVIEW_BATCH = 250
 
 
-def run_training(
-    settings: Trained,
-    store: ImageStore,
-    preview: Callable[[nn.Module, Path], dict[str, float]],
-    finish: Callable[[nn.Module], dict[str, Any]],
-    on_start: Callable[[Path, int], None],
-) -> float:
+def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> float:
     """Train, or resume from the last checkpoint, and write weights and manifest.
 
     All pixels are checked first: that takes seconds, and damage would cost days.
 
-    Args:
-        preview: previews the averaged network every `preview_every` steps: returns numbers for the
-            history, and may write a picture to the path.
-        finish: gets the final network, and returns more entries for the manifest.
-        on_start: gets the run directory and the first step. The leading rank calls all three.
-
-    Returns:
-        the last loss of the history.
+    `on_start` gets the run directory and the first step, on the leading rank. Return the last loss
+    of the history.
     """
+    store = ImageStore.open_for(settings.data, settings.dataset)
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
     training, process = settings.training, build_process(settings)
     images, flip = store.images("train"), settings.dataset.flip
@@ -99,6 +88,13 @@ def run_training(
             sigma_data = deviation(store, flip)
     loss_of = objective(settings, process, sigma_data)
     run = Path(settings.runs) / settings.run_name(store.digest)
+
+    def preview(network: nn.Module, picture: Path) -> dict[str, float]:
+        if isinstance(settings, ModelSettings):
+            preview_samples(settings, process, network, picture)
+            return {}
+        return as_logged(accuracy_by_time(settings, process, store, network))
+
     with ExitStack() as stack:
         # The leading rank takes the lock before it joins: nccl would not let the others wait.
         if rank_of_environment() == 0:
@@ -145,7 +141,12 @@ def run_training(
                 _check_again(store, run)
             batches.close()
         if ranks.leads:
-            folder, network = export_folder(run), state.ema.network
+            folder, network, more = export_folder(run), state.ema.network, {}
+            if not isinstance(settings, ModelSettings):
+                accuracies = accuracy_by_time(settings, process, store, network)
+                shown, split = ", ".join(f"{a:.2f}" for a in accuracies), split_of_accuracy(store)
+                print(f"accuracy on the {split} split, from little to much noise: {shown}")
+                more = {"accuracy_by_time": accuracies}
             weights_sha256 = save_weights(folder, network, settings.origin(store.digest))
             manifest = describe(
                 settings,
@@ -158,7 +159,7 @@ def run_training(
                 run=str(run),
                 micro_batch=state.micro_batch,
                 weights_sha256=weights_sha256,
-                **finish(network),
+                **more,
             )
             for place in (run, folder):  # A kill may have come after the last checkpoint.
                 write_history(place, state.history)
@@ -197,11 +198,8 @@ def _check_again(store: ImageStore, run: Path) -> None:
 
 def preview_samples(
     settings: ModelSettings, process: LinearProcess, network: nn.Module, picture: Path
-) -> dict[str, float]:
-    """Write samples of the network to a picture; a class-conditional one samples without a class.
-
-    Returns no numbers.
-    """
+) -> None:
+    """Write samples of the network to a picture; of a class-conditional one, without a class."""
     from psld.data.images import save_images  # Most commands make no preview.
 
     device = device_of(network)
@@ -217,7 +215,6 @@ def preview_samples(
     z = sample(process, PREVIEW_SAMPLER, score, start, noise, silent=True)
     images = to_uint8(z[:, : dataset.channels])
     save_images(images.cpu().numpy(), picture)
-    return {}
 
 
 def split_of_accuracy(store: ImageStore) -> Literal["test", "train"]:

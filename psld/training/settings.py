@@ -281,7 +281,8 @@ def start_file(dataset: DatasetSettings, classes: bool) -> str:
     Raises UserError if DATASET ends like that, because the path would be that of another start.
     """
     if dataset.name.endswith(("-flip", "-classes")):
-        raise UserError(f"dataset.name={dataset.name}: a start needs a name without -flip, -classes")
+        end = "a start needs a name without -flip or -classes at its end"
+        raise UserError(f"dataset.name={dataset.name}: {end}")
     flip, kinds = "-flip" * dataset.flip, "-classes" * classes
     return f"{STARTS}/{dataset.name}{flip}{kinds}.safetensors"
 

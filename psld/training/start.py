@@ -21,11 +21,6 @@ from psld.utils.tensors import load_tensors, save_tensors
 
 KIND = "start"
 CPU = torch.device("cpu")
-OTHERS = {
-    "dataset": "of other images than those of the model's training",
-    "flip": "with other mirror images than those of the model's training",
-    "classes": "without a law of each class",
-}
 
 
 def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
@@ -33,7 +28,8 @@ def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
 
     Raises UserError if the dataset is missing or damaged, or has too few different images.
     """
-    store, dataset = ImageStore.open_for(settings.data, settings.dataset), settings.dataset
+    dataset, path = settings.dataset, settings.path
+    store = ImageStore.open_for(settings.data, dataset)
     print("fitting a mixture of Gaussians to the training images, to start from", flush=True)
     images, labels = store.images("train"), store.labels("train")
     num_classes = store.num_classes if settings.classes else 0
@@ -43,8 +39,8 @@ def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
         raise UserError(f"{settings.data}: {error}") from None
     origin = {"dataset": store.digest, "flip": dataset.flip, "classes": settings.classes}
     origin |= {"settings": settings.start.model_dump(mode="json")}
-    save_tensors(settings.path, KIND, start.data.arrays() | {"levels": start.levels}, origin)
-    return load_start(settings.path, dataset, origin)
+    save_tensors(path, KIND, start.data.arrays() | {"levels": start.levels}, origin)
+    return load_start(path, dataset, origin)
 
 
 def find_start(
@@ -105,13 +101,13 @@ def load_start(path: str | Path, dataset: DatasetSettings, wanted: dict[str, Any
     stored = load_tensors(path, KIND, remedy)
     for key, value in wanted.items():
         if value is not None and stored.origin.get(key) != value:
-            raise UserError(f"{path}: {OTHERS.get(key, f'with other {key}')}; {remedy}")
+            raise UserError(f"{path}: made of another {key} than is asked for; {remedy}")
     arrays, shape = stored.tensors(), (dataset.channels, dataset.image_size, dataset.image_size)
     try:
         levels, noise = arrays.pop("levels"), torch.zeros(1, *shape, dtype=torch.float32)
         start = SamplerStart(GaussianData.from_arrays(arrays), levels, str(path), stored.sha256)
         if start.data.draw(noise, start.level(), which=noise.new_zeros(1)).isfinite().all():
             return start
-    except (LookupError, ValueError, RuntimeError):  # Arrays are missing, or do not fit together.
+    except (LookupError, TypeError, RuntimeError):  # Arrays are missing, or do not fit together.
         pass
     raise UserError(f"{path}: not a start of images {shape}; {remedy}")

@@ -8,7 +8,7 @@ from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, parse
 from psld.metrics.classifier import FeatureClassifier, ImageShape
-from psld.training.model import build_guide, build_network
+from psld.training.model import build
 from tests.cli.settings import KINDS
 from tests.diffusion.processes import phase_space
 
@@ -77,7 +77,6 @@ def test_every_option_of_every_group_composes_and_can_be_built(command, group, o
             t = torch.linspace(0.001, 1, 5, dtype=torch.float64)
             assert torch.linalg.eigvalsh(settings.process.build().covariance(t)).min() > 0
         case "network":
-            build = build_guide if command == "train_guide" else build_network
             process = settings.process.build()
             with torch.device("meta"):
                 network = build(settings, process)

@@ -31,7 +31,8 @@ def drawn(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def in_parts(x, labels, size: int = 6_000):
-    return lambda: zip(x.split(size), labels.split(size), strict=True)
+    """Passes over images with one view each."""
+    return lambda: zip(x[:, None].split(size), labels.split(size), strict=True)
 
 
 @cache

@@ -9,7 +9,7 @@ from benchmarks.settings import compose_model
 from psld.diffusion.loss import Batch, EpsilonLoss
 from psld.networks.forward import forward_pass
 from psld.training.loop import optimize
-from psld.training.model import build_network, build_process
+from psld.training.model import build, build_process
 from psld.training.settings import TrainedSettings
 from psld.training.state import TrainingState
 from tests.fake_gpu.fake import CUDA, FakeGPU
@@ -49,7 +49,7 @@ def counted(network: str, precision: str) -> tuple[TrainedSettings, int, int, in
     process = build_process(settings)
     with FakeGPU() as gpu:
         with CUDA:
-            state = TrainingState(build_network(settings, process).train(), settings.training)
+            state = TrainingState(build(settings, process).train(), settings.training)
             noise = torch.empty(images, *state.network.in_shape)
         for parameter in state.network.parameters():
             parameter.grad = torch.empty_like(parameter)

@@ -15,7 +15,7 @@ from psld.grid.rows import all_entries, entries_in
 from psld.grid.schema import GridFile
 from psld.grid.tables import Shown
 from psld.report.plan import gigaflops, jobs_by_stage, work_by_network
-from psld.training.model import build_network
+from psld.training.model import build
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from tests.grid.paper import (
     ABLATIONS,
@@ -39,7 +39,7 @@ def parameters(paper) -> dict[str, int]:
     for name, model in paper.models.items():
         process = model.settings.process.build()
         with torch.device("meta"):
-            network = build_network(model.settings, process)
+            network = build(model.settings, process)
         numbers[name] = sum(weight.numel() for weight in network.parameters())
     return numbers
 

@@ -22,7 +22,7 @@ from psld.report.plan import (
     readable,
     work_by_network,
 )
-from psld.training.model import build_network
+from psld.training.model import build
 from tests.commands import call, succeeded
 from tests.grid.mine import file_with
 from tests.results import write_model_manifest, write_result
@@ -56,7 +56,7 @@ def test_an_adaptive_sampler_takes_what_the_paper_prints_or_else_a_guess(paper, 
 
 def test_flops_are_two_for_each_multiplication_of_a_layer(demo):
     settings = demo.models["psld-0.02"].settings
-    network = build_network(settings, settings.process.build())
+    network = build(settings, settings.process.build())
     count = 0
 
     def add(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:

@@ -79,7 +79,7 @@ def test_all_ranks_take_what_fits_into_the_memory_of_each(monkeypatch):
     images = torch.zeros(12, 2)
     batch = loss.Batch(images, images[:, 0].double(), images, None)
     found = largest_micro_batch(
-        network, lambda net, part: net(part.x0).mean(), batch, 12, replace(ONE_RANK, world=2)
+        network, lambda net, part: net(part.x0).mean(), batch, replace(ONE_RANK, world=2)
     )
     assert found == 6
     assert network.weight.grad is None
@@ -89,6 +89,6 @@ def test_all_ranks_take_what_fits_into_the_memory_of_each(monkeypatch):
         raise torch.OutOfMemoryError
 
     with pytest.raises(RunError, match="one image"):
-        largest_micro_batch(network, full, batch, 12, ONE_RANK)
+        largest_micro_batch(network, full, batch, ONE_RANK)
     with pytest.raises(ZeroDivisionError):
-        largest_micro_batch(network, lambda *_: 1 / 0, batch, 12, ONE_RANK)
+        largest_micro_batch(network, lambda *_: 1 / 0, batch, ONE_RANK)

@@ -147,8 +147,8 @@ def test_samples_of_another_start_are_not_kept(project, starts):
 
 
 WRONG: dict[str, Any] = {
-    "of other images": lambda stored: ({}, {"dataset": "0" * 64}),
-    "with other mirror images": lambda stored: ({}, {"flip": True}),
+    "made of another dataset": lambda stored: ({}, {"dataset": "0" * 64}),
+    "made of another flip": lambda stored: ({}, {"flip": True}),
     "not a start": lambda stored: ({"levels": stored.arrays["levels"][0]}, {}),
     "not a start ": lambda stored: ({"weights": 0 * stored.arrays["weights"]}, {}),
     "not a start  ": lambda stored: ({"spreads": stored.arrays["spreads"] * np.nan}, {}),
@@ -156,6 +156,14 @@ WRONG: dict[str, Any] = {
     "not a start    ": lambda stored: ({"rests": stored.arrays["rests"] * np.nan}, {}),
     "not a start     ": lambda stored: ({"axes": stored.arrays["axes"][:, 1:]}, {}),
 }
+
+
+@pytest.mark.parametrize("name", ["digits-flip", "digits-classes", "digits-flip-classes"])
+def test_two_datasets_do_not_share_the_file_of_a_start(name, project):
+    """That of `digits` with flips, or with classes, has the same name."""
+    said = f"dataset.name={name}: a start needs a name without -flip or -classes at its end"
+    refused(call(project, "start", f"dataset.name={name}"), 2, said)
+    assert not (project / "starts").exists()
 
 
 @pytest.mark.parametrize("said", WRONG)
@@ -173,7 +181,7 @@ def test_a_start_of_other_images_is_made_again(project, starts):
     other = stored.origin | {"dataset": "0" * 64}
     save_tensors("starts/digits.safetensors", "start", stored.arrays, other)
     said = succeeded(call(project, "sample", "model=model", *FEW)).stdout
-    assert "not kept: starts/digits.safetensors: of other images than those of the model" in said
+    assert "not kept: starts/digits.safetensors: made of another dataset than is asked for" in said
     assert (project / "starts/digits.safetensors").read_bytes() == whole.read_bytes()
 
 
