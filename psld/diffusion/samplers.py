@@ -33,8 +33,8 @@ class AnySampler(Settings):
     final_time: float = Field(default=1e-3, gt=0, lt=1)
     """The forward time at which the integrator stops, if `fall` does not stop it before."""
     denoise: bool = True
-    """End with one more evaluation at `final_time`: a noise-free Euler step to time 0, or the
-    predicted image (multistep)."""
+    """End with one more evaluation at `final_time`: a noise-free Euler step of the reverse SDE to
+    time 0 (of rk45: of its ODE), or the predicted image (multistep)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network; a guide, the state and all coefficients stay in fp32. On a GPU,
     networks in fp32, guides included, multiply with TF32's ten bits, except under rk45."""
