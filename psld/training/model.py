@@ -169,7 +169,7 @@ def load_guide(folder: str | Path, device: torch.device) -> Guide:
     manifest = read_manifest(folder, GuideManifest)
     network = build(manifest.settings, build_process(manifest.settings)).to(device)
     _load_weights(network, Path(folder), manifest)
-    return Guide(manifest.settings, network, manifest.weights_sha256)
+    return Guide(manifest.settings, cast(NCSNppGuide, network), manifest.weights_sha256)
 
 
 @torch.no_grad()

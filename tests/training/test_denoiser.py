@@ -9,6 +9,7 @@ import torch
 
 import psld
 from psld.data.store import ImageStore
+from psld.diffusion.process import LinearBeta
 from psld.diffusion.settings import VPSDESettings
 from psld.sampling.shards import Shard
 from psld.training.model import load_model
@@ -16,6 +17,7 @@ from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.diffusion.processes import normal, phase_space
 from tests.diffusion.sampling import KINDS
+from tests.sampling.test_foreign import Noted
 
 DENOISER = (*TINY, "training.objective=denoiser", "process=psld", "training.steps=30")
 
@@ -215,6 +217,15 @@ def test_a_denoiser_is_a_network_of_states_for_functions_of_states(folder):
     images = psld.sample(model.process, model.eps(), (4, 1, 8, 8), sampler="em", steps=4)
     theirs = model.sample(4, sampler="em", steps=4)
     assert (images.int() - theirs.int()).abs().max() <= 1
+
+
+def test_it_is_sampled_as_a_process_of_a_subclass(folder):
+    model = psld.load(folder / "model")
+    process = Noted([[0.5]], [[0.0]], [1.0], LinearBeta(0.1, 20.0), initial_variance=[0.0])
+    Noted.drawn.clear()
+    images = model.sample(2, process=process, sampler="em", steps=3)
+    assert Noted.drawn == [(2, 1, 8, 8)]
+    assert torch.equal(images, model.sample(2, process="vp-sde", sampler="em", steps=3))
 
 
 def test_the_likelihood_takes_it(folder, digits):
