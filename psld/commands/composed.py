@@ -29,6 +29,7 @@ from psld.config.compose import (
     compose_content,
     compose_whole,
     content_of,
+    for_hydra,
     name_dataset,
     over,
     own_part,
@@ -141,6 +142,7 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         return None
 
     with refusing(command.where), initialize_config_dir(str(CONFIGS), command.name, "1.3"):
+        overrides = for_hydra(overrides)
         words = [word for word in overrides if not word.startswith("hydra")]
         parsed = OverridesParser.create().parse_overrides(words)
         swept = [each.get_key_element() for each in parsed if each.is_sweep_override()]
@@ -161,7 +163,8 @@ def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> 
     A swept value that equals the name (`process=psld`) is not repeated.
     """
     name = config.get("name") or ""
-    values = {key: value for key, _, value in (each.partition("=") for each in overrides)}
+    words = (each.lstrip("+").partition("=") for each in overrides)
+    values = {key: value for key, _, value in words}
     labels = [f"{_leaf(key)}-{_plain(values[key])}" for key in swept if values[key] != name]
     name = "-".join([name, *labels] if name else labels)
     if "name" in config:

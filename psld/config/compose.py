@@ -1,7 +1,9 @@
 """Compose settings with Hydra, from the folders of configs, as a command does."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any, cast
 
 import yaml
@@ -17,7 +19,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from psld.config.locations import CONFIGS, config_folders
+from psld.config.kinds import GROUPS, SHIPPED
+from psld.config.locations import CONFIGS, config_file, config_folders
 from psld.config.settings import key_of
 from psld.utils.errors import UserError, entries_of, text_of
 
@@ -31,6 +34,9 @@ class OwnConfigs(SearchPathPlugin):
 
 
 Plugins.instance().register(OwnConfigs)
+
+PLAIN_KEY = re.compile(r"(?!hydra\b)[A-Za-z_][\w.]*")
+"""The key of a word that Hydra takes as a setting or, if there is a folder, as a group."""
 
 
 @contextmanager
@@ -54,7 +60,7 @@ def compose_whole(name: str, overrides: Sequence[str], where: str) -> DictConfig
     """
     GlobalHydra.instance().clear()
     with refusing(where), initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(name, overrides=list(overrides), return_hydra_config=True)
+        config = compose(name, overrides=for_hydra(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # `${hydra:…}` is of this config.
     return config
 
@@ -63,6 +69,42 @@ def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str
     """Return the resolved content of configs/NAME.yaml with these overrides, like the above."""
     with refusing(where):
         return content_of(compose_whole(name, overrides, where), where)
+
+
+def for_hydra(words: Sequence[str]) -> list[str]:
+    """Return words as Hydra's overrides, over configs that hold what differs from the classes.
+
+    Hydra takes a setting that no config has with ++ alone; the classes refuse what they do not
+    know. A value that names a part replaces it and comes first: `training.optimizer=adamw`, then
+    `training.optimizer.weight_decay=1`. A group's word without a file names a part.
+    """
+    chosen: list[str] = []
+    values: list[tuple[int, str]] = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if not PLAIN_KEY.fullmatch(key) or is_group(key):
+            chosen.append(word)
+            for kind in value.split(","):
+                _name_part(key.partition("@")[0], kind)
+            continue
+        depth, is_part = key.count("."), any(each.startswith(f"{key}.") for each in words)
+        if value.startswith("{") or is_part:
+            values.append((depth, f"++{key}=null"))
+        if is_part and value != "null" and not value.startswith("{"):
+            key += ".kind"
+        values.append((depth, f"++{key}={value}"))
+    return [*chosen, *(word for _, word in sorted(values, key=itemgetter(0)))]
+
+
+def is_group(key: str) -> bool:
+    """Check that the key of a word chooses a config of a group."""
+    return any((folder / key).is_dir() for folder in config_folders())
+
+
+def _name_part(group: str, kind: str) -> None:
+    """Let a group's word name a part for which there is no file, such as mynets:Mixer."""
+    if group in GROUPS and (":" in kind or kind in SHIPPED[group]) and not config_file(group, kind):
+        ConfigStore.instance().store(kind, {GROUPS[group]: kind}, group=group)
 
 
 def over(words: Iterable[str], typed: Sequence[str]) -> list[str]:

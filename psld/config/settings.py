@@ -69,6 +69,11 @@ class Settings(BaseModel):
                     raise TypeError(f"{cls.__name__}.{name}: its neutral value is not its default")
 
     @classmethod
+    def class_for(cls, content: Any) -> "type[Settings]":
+        """Return the class of settings with this content: this one, but for a noun of parts."""
+        return cls
+
+    @classmethod
     def free(cls) -> set[str]:
         """Return the names of the settings of how a job runs."""
         return {name for name, field in cls.model_fields.items() if FREE in field.metadata}
@@ -202,7 +207,12 @@ def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
         kinds = {kind.model_fields[tag].annotation: kind for kind in get_args(field.annotation)}
         return next((kinds[tags] for tags in kinds if content.get(tag) in get_args(tags)), None)
     is_class = isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
-    return cast(type[Settings], field.annotation) if is_class else None
+    if not is_class:
+        return None
+    try:
+        return cast(type[Settings], field.annotation).class_for(content)
+    except ValueError:  # of no part
+        return None
 
 
 def _meant(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
@@ -223,7 +233,8 @@ def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str
     for index, part in enumerate(location):
         is_last_of_missing = is_missing and index == len(location) - 1
         is_variant = isinstance(content, Mapping) and part not in content and not is_last_of_missing
-        if is_variant or isinstance(content, str | int | float):
+        is_inside = isinstance(content, str | int | float) and not is_last_of_missing
+        if is_variant or is_inside:
             continue
         parts.append(str(part))
         content = content.get(part) if isinstance(content, Mapping) else None

@@ -9,7 +9,7 @@ from torch import Tensor
 from psld.diffusion.integrators import EulerMaruyama, Inpainting, Noise, ProbabilityFlow
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.samplers import AnySampler
+from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import Score
 from psld.utils.progress import Progress
 
@@ -36,7 +36,7 @@ class Replacement:
 
 def sample(
     process: LinearProcess,
-    sampler: AnySampler,
+    sampler: SamplerSettings,
     score: Score,
     z: Tensor,
     noise: Noise,
@@ -72,7 +72,7 @@ def sample(
 @torch.no_grad()
 def path(
     process: LinearProcess,
-    sampler: AnySampler,
+    sampler: SamplerSettings,
     score: Score,
     z: Tensor,
     noise: Noise,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from psld.config.settings import Neutral, Settings
+from psld.config.parts import Part
+from psld.config.settings import Neutral
 from psld.diffusion.guidance import GuidanceSettings, InpaintingGuidance, NoGuidance
 from psld.diffusion.settings import ProcessSettings
 from psld.utils.errors import UserError
@@ -27,9 +28,14 @@ Level = Annotated[float, Field(le=1e6)]
 Power = Annotated[float, Field(ge=0.1, le=100)]
 
 
-class AnySampler(Settings):
+class SamplerSettings(Part):
     """The settings of every sampler."""
 
+    KEY = "integrator"
+    noun = "sampler"
+
+    integrator: str
+    """The kind of sampler."""
     final_time: float = Field(default=1e-3, gt=0, lt=1)
     """The forward time at which the integrator stops, if `fall` does not stop it before."""
     denoise: bool = True
@@ -75,7 +81,7 @@ class AnySampler(Settings):
         raise NotImplementedError
 
 
-class TimeGridSampler(AnySampler):
+class TimeGridSampler(SamplerSettings):
     """The settings of samplers with a fixed time grid."""
 
     striding: Literal["uniform", "quadratic", "power", "lambda", "edm"]
@@ -191,7 +197,7 @@ class SSCSSettings(TimeGridSampler):
         return SymmetricSplitting(process, self.time_grid(process), device)
 
 
-class RK45Settings(AnySampler):
+class RK45Settings(SamplerSettings):
     """A sampler of the probability-flow ODE with adaptive steps: Dormand–Prince 5(4)."""
 
     integrator: Literal["rk45"]
@@ -288,14 +294,3 @@ class ConjugateSettings(TimeGridSampler):
 
         grid = self.time_grid(process)
         return ConjugateIntegrator(process, grid, device, self.conjugation, self.strength)
-
-
-SamplerSettings = Annotated[
-    EMSettings
-    | SSCSSettings
-    | RK45Settings
-    | MultistepSettings
-    | GDDIMSettings
-    | ConjugateSettings,
-    Field(discriminator="integrator"),
-]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, _foreach_copy_, _foreach_lerp_, nn  # pyright: ignore[reportPrivateImportUsage]
 from torch.func import functional_call
 
-from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
+from psld.networks.settings import Network
+from psld.utils.errors import UserError, text_of
 
 Precision = Literal["fp32", "bf16"]
 
@@ -21,13 +22,13 @@ WORK_OF_A_THREAD = 1e9
 def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = False) -> nn.Module:
     """Return the module to call; it shares its weights with `network`.
 
-    In bf16, the networks of this package compute as `InBfloat16` says, others under autocast.
+    In bf16, networks whose part says so compute as `InBfloat16` says, others under autocast.
 
     A compiled network has a graph for each number of images, and its convolutions have the channels
     innermost, which suits the units of a GPU that multiply matrices. Not so without compiling:
     there torch's norms give the channels outermost, so each would need two copies.
     """
-    of_ours = isinstance(network, NCSNpp | NCSNppGuide | Denoiser)
+    in_bfloat16 = getattr(network, "in_bfloat16", False)
     if compile:
         # By itself, torch leaves the channels outermost in the training of a U-Net.
         innermost: dict[str, Any] = {"force_layout_optimization": True}
@@ -35,7 +36,49 @@ def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = Fa
         network = compiled
     if precision == "fp32":
         return network
-    return InBfloat16(network) if of_ours else UnderAutocast(network)
+    return InBfloat16(network) if in_bfloat16 else UnderAutocast(network)
+
+
+def build(
+    part: Network, in_channels: int, out_channels: int, image_size: int, num_classes: int = 0
+) -> nn.Module:
+    """Build the network of a part, and note what it takes. Raises UserError if it is unfit."""
+    given = in_channels, out_channels, image_size, num_classes
+    try:
+        network: Any = part.build(*given)
+    except UserError:
+        raise
+    except Exception as error:  # of the user's own class
+        raise UserError(f"network: {part.kind}: build: {_reason(error)}") from None
+    if not isinstance(network, nn.Module):
+        made = type(network).__name__
+        raise UserError(f"network: {part.kind}: build returns a {made}, not a torch.nn.Module")
+    network.in_shape = (in_channels, image_size, image_size)
+    network.num_classes, network.in_bfloat16 = num_classes, part.in_bfloat16
+    return network
+
+
+@torch.no_grad()
+def output_shape(part: Network, network: nn.Module, *label: int) -> tuple[int, ...]:
+    """Return the shape that the network of a part gives for two zeros; it is left as it was.
+
+    Raises UserError if it cannot take them.
+    """
+    mode = network.training
+    zeros, half = torch.zeros(2, *network.in_shape), torch.full((2,), 0.5)
+    labels = (torch.tensor([each, each]) for each in label)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return tuple(network.eval()(zeros, half, *labels).shape)
+    except Exception as error:  # of the user's own module
+        shape = "×".join(map(str, zeros.shape))
+        raise UserError(f"network: {part.kind}: for z of {shape}: {_reason(error)}") from None
+    finally:
+        network.train(mode)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {text_of(error)}"
 
 
 @contextmanager
@@ -149,14 +192,19 @@ class Denoiser(nn.Module):
     deviation: Tensor
 
     def __init__(
-        self, network: NCSNpp, deviation: float, sigma_min: float, sigma_max: float
+        self,
+        network: nn.Module,
+        deviation: float,
+        sigma_min: float,
+        sigma_max: float,
+        of_logarithm: bool = False,
     ) -> None:
+        """`network` is one that `build` has made; `of_logarithm`: it takes the logarithm itself."""
         super().__init__()
         self.network, self.sigma_min, self.sigma_max = network, sigma_min, sigma_max
         self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32))
         self.in_shape, self.num_classes = network.in_shape, network.num_classes
-        # The network's Fourier features are of the logarithm of their argument.
-        self.of_logarithm = network.settings.embedding == "fourier"
+        self.in_bfloat16, self.of_logarithm = network.in_bfloat16, of_logarithm
 
     def round_sigma(self, sigma: float | Tensor) -> Tensor:
         """Return σ as it is: the network takes any."""

@@ -37,6 +37,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.settings = settings
         self.in_shape = (in_channels, image_size, image_size)
+        self.in_bfloat16 = settings.in_bfloat16
         self.sizes = [image_size >> i for i in range(len(settings.channel_multipliers))]
         self.time = TimeEmbedding(settings)
         self.stem = conv3x3(in_channels, settings.base_channels)

@@ -1,14 +1,57 @@
-"""Settings of NCSN++ and of its guide; the official name of each option is in parentheses."""
+"""Networks as parts, and the settings of NCSN++ and of its guide.
 
-from typing import Literal
+The official name of each option of NCSN++ is in parentheses.
+"""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from psld.config.settings import Settings
+from psld.config.parts import Part
+from psld.config.settings import Neutral
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class EncoderSettings(Settings):
+class Network(Part):
+    """A network of noisy images: of a process's states, or of images with noise (a denoiser)."""
+
+    noun = "network"
+
+    kind: Annotated[str, Neutral("ncsnpp")] = "ncsnpp"
+    """The kind of network."""
+
+    in_bfloat16: ClassVar[bool] = False
+    """With precision=bf16: the weights are cast, too, and norms sum in float32; else autocast."""
+
+    @property
+    def takes_logarithm(self) -> bool:
+        """True if the network takes the logarithm of its t, and so no t ≤ 0."""
+        return False
+
+    def check_image_size(self, size: int) -> None:
+        """Raise ValueError, with the key, if the network takes no images of this size."""
+
+    def build(
+        self, in_channels: int, out_channels: int, image_size: int, num_classes: int
+    ) -> "nn.Module":
+        """Build the network, a module called with (z, t) or, with classes, (z, t, label).
+
+        z is N×in_channels×H×W with H = W = image_size. t has N numbers: the forward time; of a
+        denoiser ln σ / 4, or its exponential if the network `takes_logarithm`. label has N numbers
+        from 0 to num_classes, which means no class, as does a call without it.
+
+        It returns N×out_channels×H×W; as a guide N×out_channels, the logits of the classes, or
+        such a map, whose mean over the pixels is taken.
+        """
+        raise NotImplementedError
+
+
+class EncoderSettings(Network):
     """Settings that NCSN++ and its guide share."""
+
+    in_bfloat16 = True
 
     base_channels: int = Field(ge=8, multiple_of=4)
     """Channels of the first level (nf)."""
@@ -49,6 +92,18 @@ class EncoderSettings(Settings):
             raise ValueError("must not sum to 0: it is normalized to sum 1; usual is [1, 3, 3, 1]")
         return kernel
 
+    @property
+    def takes_logarithm(self):
+        return self.embedding == "fourier"
+
+    def check_image_size(self, size):
+        halvings = len(self.channel_multipliers) - 1
+        if size % 2**halvings:
+            raise ValueError(
+                f"dataset.image_size {size} cannot be halved {halvings} times, as the "
+                f"{halvings + 1} levels of network.channel_multipliers need"
+            )
+
 
 class NetworkSettings(EncoderSettings):
     """Settings of NCSN++ (Song et al., 2021, appendix H)."""
@@ -58,6 +113,18 @@ class NetworkSettings(EncoderSettings):
     With `output_skip` the official code has as many output as input channels; ours has as many as
     requested."""
 
+    def build(self, in_channels, out_channels, image_size, num_classes):
+        from psld.networks.ncsnpp import NCSNpp
+
+        return NCSNpp(self, image_size, in_channels, out_channels, num_classes)
+
 
 class GuideSettings(EncoderSettings):
     """Settings of the noise-conditional guide: an NCSN++ without its way up."""
+
+    kind: Annotated[str, Neutral("ncsnpp-guide")] = "ncsnpp-guide"
+
+    def build(self, in_channels, out_channels, image_size, num_classes):
+        from psld.networks.ncsnpp import NCSNppGuide
+
+        return NCSNppGuide(self, image_size, in_channels, out_channels)

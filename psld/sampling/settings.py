@@ -212,7 +212,7 @@ def _check_guide(
         )
     if official_time and guide.serves_every_process:
         raise UserError("sampler.guidance.official_time: this guide takes noise levels, not times")
-    if official_time and guide.network.embedding == "fourier":
+    if official_time and guide.network.takes_logarithm:
         raise UserError(
             "sampler.guidance.official_time: this guide embeds the logarithm of the time, and "
             "the reverse time begins at 0; use a guide with network.embedding=positional"

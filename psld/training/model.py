@@ -23,8 +23,8 @@ from psld.diffusion.loss import (
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network
 from psld.diffusion.settings import ProcessSettings, PSLDSettings
-from psld.networks.forward import Denoiser, enough_threads
-from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
+from psld.networks import forward
+from psld.networks.forward import enough_threads
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.training.mixture import SamplerStart
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
@@ -47,21 +47,22 @@ def build_process(settings: TrainedSettings) -> LinearProcess:
 
 def build(
     settings: ModelSettings | GuideModelSettings, process: LinearProcess, deviation: float = 1.0
-) -> NCSNpp | Denoiser | NCSNppGuide:
+) -> nn.Module:
     """Build the ε-network of a process, k·C channels in, C per predicted block out; or a denoiser;
     or a guide of noisy states, k·C channels, or of noisy images, with one logit per class out.
 
     `deviation`: s of a new denoiser; weights on disk have their own.
     """
-    data, every = settings.dataset, settings.serves_every_process
+    data, part, every = settings.dataset, settings.network, settings.serves_every_process
     size, inputs = data.image_size, (1 if every else process.blocks) * data.channels
     if isinstance(settings, GuideModelSettings):
-        return NCSNppGuide(settings.network, size, inputs, data.num_classes)
+        return forward.build(part, inputs, data.num_classes, size, gives_logits=True)
     outputs = data.channels if every else process.predicted_blocks * data.channels
-    network = NCSNpp(settings.network, size, inputs, outputs, settings.num_classes)
+    network = forward.build(part, inputs, outputs, size, settings.num_classes)
     if not every:
         return network
-    return Denoiser(network, deviation, settings.law.low, settings.law.high)
+    levels = settings.law.low, settings.law.high
+    return forward.Denoiser(network, deviation, *levels, part.takes_logarithm)
 
 
 def objective(
@@ -134,7 +135,7 @@ class Guide:
     """A trained guide, ready to steer a sampler."""
 
     settings: GuideModelSettings
-    network: NCSNppGuide
+    network: nn.Module
     weights_sha256: str
 
     def logits(self, process: LinearProcess) -> Network:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from psld.config.settings import FREE, Name, Settings
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import NoiseLaw, ProcessSettings
-from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
+from psld.networks.settings import Network
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
@@ -97,17 +97,12 @@ class TrainedSettings(Settings):
 
     dataset: DatasetSettings
     process: ProcessSettings
-    network: EncoderSettings
+    network: Network
     training: LoopSettings
 
     @model_validator(mode="after")
     def _image_fits_network(self) -> "TrainedSettings":
-        halvings = len(self.network.channel_multipliers) - 1
-        if self.dataset.image_size % 2**halvings:
-            raise ValueError(
-                f"dataset.image_size {self.dataset.image_size} cannot be halved {halvings} times, "
-                f"as the {halvings + 1} levels of network.channel_multipliers need"
-            )
+        self.network.check_image_size(self.dataset.image_size)
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -140,7 +135,6 @@ class TrainedSettings(Settings):
 class ModelSettings(TrainedSettings):
     """A model: a network that predicts a process's noise."""
 
-    network: NetworkSettings
     training: TrainingSettings
 
     @model_validator(mode="after")
@@ -175,7 +169,12 @@ class ModelSettings(TrainedSettings):
 class GuideModelSettings(TrainedSettings):
     """A noise-conditional guide: it recognizes the class of an image with a process's noise."""
 
-    network: GuideSettings
+    @model_validator(mode="before")
+    @classmethod
+    def _network_is_a_guide(cls, content: Any) -> Any:
+        if isinstance(content, dict) and isinstance(content.get("network"), dict):
+            content = content | {"network": {"kind": "ncsnpp-guide"} | content["network"]}
+        return content
 
     @model_validator(mode="after")
     def _has_classes(self) -> "GuideModelSettings":

@@ -1,0 +1,269 @@
+"""The code of parts of one's own: found by hand, known by a digest, imported under its digest.
+
+A part of one's own is named by MODULE:CLASS. Its code is its module and every module of the same
+folder that it imports, to any depth. Nothing is imported to find it, because to look a package up
+imports its parents. Each version gets modules of its own, so two of them fit into one process.
+"""
+
+import ast
+import builtins
+import hashlib
+import json
+import re
+import site
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import resolve_name
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from psld.utils.errors import UserError, text_of
+from psld.utils.files import write_text
+
+NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""A class of one's own, MODULE:CLASS."""
+COPIES = "parts"
+"""The folder, in a run directory and next to weights, with the code of their parts, by digest."""
+
+_trusted: list[Path] = []
+
+
+def trust(folder: str | Path) -> None:
+    """Let parts be imported from the copies of their code in a run directory or next to weights."""
+    copies = Path(folder, COPIES).resolve()
+    if copies not in _trusted:
+        _trusted.append(copies)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A module and what it imports of its folder."""
+
+    root: Path
+    """The folder in which the modules are found, an entry of Python's path."""
+    files: Mapping[str, bytes]
+    """The contents of the files, by their paths below the root, in the order of their names."""
+    digest: str
+    """The SHA-256 of the syntax trees, without docstrings, comments and line breaks."""
+
+    def save(self, folder: str | Path) -> None:
+        """Copy the files into a folder's copies."""
+        for name, content in self.files.items():
+            write_text(Path(folder, COPIES, self.digest, name), content.decode())
+
+
+def search_path() -> Iterator[Path]:
+    """Yield the working folder, then the folders of Python's path, each once."""
+    yield from dict.fromkeys(Path(entry or ".").resolve() for entry in (".", *sys.path))
+
+
+def find_code(module: str, root: Path | None = None) -> Code | None:
+    """Return the code of a module in one folder, or in the first of the path that has it.
+
+    Raises UserError if a file is no Python.
+    """
+    for folder in (root,) if root else search_path():
+        if _file(folder, module):
+            return _read(folder, module)
+    return None
+
+
+def find_version(module: str, digest: str) -> Code | None:
+    """Return the code with this digest from the path or from a trusted copy; None if none has."""
+    for folder in (*search_path(), *(copies / digest for copies in _trusted)):
+        if _file(folder, module) and (code := _read(folder, module)).digest == digest:
+            return code
+    return None
+
+
+def check_named(name: str) -> None:
+    """Raise UserError if a text cannot name a class of one's own."""
+    top = name.partition(":")[0].partition(".")[0]
+    if not NAMED.fullmatch(name):
+        raise UserError(f"{name}: not MODULE:CLASS, such as mynets:Mixer for a class in mynets.py")
+    if top in sys.stdlib_module_names:
+        raise UserError(f"{name}: {top} is of Python's own library; name a module of yours")
+    if top == "__main__":
+        raise UserError(f"{name}: a class of a notebook or a script; put it into a file of its own")
+
+
+def load_class(name: str, code: Code) -> type:
+    """Import the class MODULE:CLASS of this code, once. Raises UserError if it has none.
+
+    Nothing is imported unless the module's syntax tree defines the class.
+    """
+    module, _, class_name = name.partition(":")
+    file = _file(code.root, module)
+    where = _shown(code.root, file) if file else module
+    tree = _parsed(code.files[str(file.relative_to(code.root))], where) if file else None
+    if class_name not in [each.name for each in getattr(tree, "body", ()) if _is_class(each)]:
+        raise UserError(f"{where}: defines no class {class_name}")
+    try:
+        return getattr(_Version(code).load(module), class_name)
+    except Exception as error:
+        raise UserError(f"{where}: {type(error).__name__}: {text_of(error)}") from None
+
+
+def name_of(kind: type) -> str:
+    """Return MODULE:CLASS of a class, whichever version of the module it is of."""
+    module = re.sub(rf"^{_PREFIX}[0-9a-f]+\.", "", kind.__module__)
+    return f"{module}:{kind.__qualname__}"
+
+
+# -- finding and reading ---------------------------------------------------------------------------
+
+
+def _file(root: Path, module: str) -> Path | None:
+    """Return the file of a module below a folder; None if there is none."""
+    path = root.joinpath(*module.split("."))
+    files = (path.with_name(f"{path.name}.py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def _read(root: Path, module: str) -> Code:
+    """Read a module and all that it imports of the same folder; of an installed one, package."""
+    is_installed = str(root) in {*map(_resolved, site.getsitepackages()), _resolved(_user_site())}
+    top, trees, files, waiting = module.partition(".")[0], {}, {}, [module]
+    while waiting:
+        name = waiting.pop()
+        file = _file(root, name)
+        if file is None or name in trees or (is_installed and name.partition(".")[0] != top):
+            continue
+        content = file.read_bytes()
+        trees[name] = tree = _parsed(content, _shown(root, file))
+        files[str(file.relative_to(root))] = content
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        for imported in {name, *_imports(tree, package)}:
+            parts = imported.split(".")
+            waiting += [".".join(parts[: i + 1]) for i in range(len(parts))]
+    shapes = json.dumps({name: _shape(trees[name]) for name in sorted(trees)})
+    return Code(root, dict(sorted(files.items())), hashlib.sha256(shapes.encode()).hexdigest())
+
+
+def _resolved(path: str) -> str:
+    return str(Path(path).resolve())
+
+
+def _user_site() -> str:
+    return site.getusersitepackages()
+
+
+def _shown(root: Path, file: Path) -> str:
+    """Return a file as errors name it: below the working folder without the folder."""
+    return str(file.relative_to(root) if root == Path.cwd() else file)
+
+
+def _parsed(content: bytes, where: str) -> ast.Module:
+    try:
+        return ast.parse(content)
+    except (SyntaxError, ValueError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise UserError(f"{where}{line}: no Python ({getattr(error, 'msg', error)})") from None
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """Yield the names of all that may be modules in the imports of a tree, also of functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([base] if base else [])])
+            yield base
+            yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
+
+
+def _shape(node: Any) -> Any:
+    """Return a syntax tree as lists: the names of nodes and their fields that are not empty.
+
+    Empty fields are left out, because each version of Python adds some. A text alone, such as a
+    docstring, changes nothing.
+    """
+    if isinstance(node, list):
+        return [_shape(each) for each in node if not _is_text(each)]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
+    return [type(node).__name__, *([name, _shape(value)] for name, value in sorted(fields))]
+
+
+def _is_text(node: Any) -> bool:
+    is_constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return is_constant and isinstance(node.value.value, str)
+
+
+def _is_class(node: ast.AST) -> bool:
+    return isinstance(node, ast.ClassDef)
+
+
+# -- importing -------------------------------------------------------------------------------------
+
+_PREFIX = "psld_part_"
+
+
+@dataclass(frozen=True)
+class _Version:
+    """The modules of one version of a code: they import each other, and else what all import."""
+
+    code: Code
+
+    @property
+    def name(self) -> str:
+        return f"{_PREFIX}{self.code.digest[:16]}"
+
+    def load(self, module: str) -> ModuleType:
+        full = f"{self.name}.{module}"
+        if full in sys.modules:
+            return sys.modules[full]
+        parent, _, leaf = module.rpartition(".")
+        above = self.load(parent) if parent and self._has(parent) else None
+        file = self._file(module)
+        loaded = ModuleType(full)
+        loaded.__file__ = str(self.code.root / file)
+        loaded.__package__ = f"{self.name}.{parent}".rstrip(".")
+        if file.name == "__init__.py":
+            loaded.__package__, loaded.__path__ = full, [str(self.code.root / file.parent)]
+        vars(loaded)["__builtins__"] = {**vars(builtins), "__import__": self._import}
+        sys.modules[full] = loaded
+        try:
+            source = self.code.files[str(file)]
+            exec(compile(source, loaded.__file__, "exec"), vars(loaded))
+        except BaseException:
+            del sys.modules[full]
+            raise
+        if above:
+            setattr(above, leaf, loaded)
+        return loaded
+
+    def _file(self, module: str) -> Path:
+        path = Path(*module.split("."))
+        plain = path.with_name(f"{path.name}.py")
+        return plain if str(plain) in self.code.files else path / "__init__.py"
+
+    def _has(self, module: str) -> bool:
+        return bool(module) and str(self._file(module)) in self.code.files
+
+    def _import(
+        self,
+        name: str,
+        namespace: Mapping[str, Any] | None = None,
+        local: Mapping[str, Any] | None = None,
+        fromlist: Sequence[str] = (),
+        level: int = 0,
+    ) -> ModuleType:
+        """What an import statement of these modules calls."""
+        module = name
+        if level:
+            package = (namespace or {})["__package__"]
+            module = resolve_name("." * level + name, package).removeprefix(f"{self.name}.")
+        if not self._has(module):
+            return builtins.__import__(name, namespace, local, fromlist, level)
+        found = self.load(module)
+        for each in fromlist or ():
+            if self._has(f"{module}.{each}"):
+                self.load(f"{module}.{each}")
+        return found if fromlist else self.load(module.partition(".")[0])

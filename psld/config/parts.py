@@ -1,0 +1,191 @@
+"""Parts: what a researcher exchanges. Frozen settings with a `build`, named by a kind.
+
+A kind is the name of a shipped part, or MODULE:CLASS for one of one's own (`psld.config.code`).
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any, ClassVar, Self, cast
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from psld.config.code import check_named, find_code, find_version, load_class, name_of
+from psld.config.kinds import SHIPPED
+from psld.config.settings import Neutral, Settings
+from psld.utils.errors import UserError, meant
+
+
+class Part(Settings):
+    """What a researcher may exchange. A noun, such as a network, is a class below this one.
+
+    The class of a noun takes the settings of any of its parts: `Network.model_validate` returns a
+    part of the kind in its argument. A text is a part with the defaults of this kind.
+    """
+
+    model_config = ConfigDict(polymorphic_serialization=True)
+
+    KEY: ClassVar[str] = "kind"
+    """The key of the kind."""
+    noun: ClassVar[str] = "part"
+    """A key of `psld.config.kinds.SHIPPED`, which the class of a noun gives."""
+
+    code: str | None = Field(None, exclude_if=lambda code: code is None)
+    """The digest of the code of a part of one's own; it is found, not given."""
+
+    @classmethod
+    def class_for(cls, content: Any) -> "type[Part]":
+        """Return the class of a part's settings. Raises ValueError if there is none."""
+        if "noun" not in vars(cls):
+            return cls
+        content = {cls.KEY: content} if isinstance(content, str) else content
+        kind, shipped = content.get(cls.KEY, cls.model_fields[cls.KEY].default), SHIPPED[cls.noun]
+        if isinstance(kind, str) and kind in shipped:
+            return _shipped(shipped[kind])
+        known = f"there are: {', '.join(shipped)}, or MODULE:CLASS of your own"
+        if not isinstance(kind, str):
+            raise ValueError(f"{cls.KEY} is missing; {known}")
+        if ":" not in kind:
+            raise ValueError(f"no {cls.noun} {kind!r}{meant(kind, shipped)}; {known}")
+        try:
+            return _own(cls, kind, content.get("code"))
+        except UserError as error:
+            raise ValueError(f"{error}") from None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_kind(cls, content: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        content = {cls.KEY: content} if isinstance(content, str) else content
+        if not isinstance(content, Mapping):
+            return check(content)
+        if "noun" in vars(cls):
+            return cast(Self, cls.class_for(content).model_validate(content))
+        if _is_own(cls) and not issubclass(cls, UnknownPart):
+            free = content.get("free") or {}
+            rest = {key: value for key, value in content.items() if key not in ("free", "code")}
+            content = {**free, **rest, cls.KEY: name_of(cls), "code": _code_of(cls)}
+        return check(content)
+
+    @model_serializer(mode="wrap")
+    def _with_free_apart(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write what decides the result and what does not apart: a reader may lack the class."""
+        content = dump(self)
+        if not _is_own(type(self)) or isinstance(self, UnknownPart):
+            return content
+        for name, field in type(self).model_fields.items():
+            if name in content and Neutral(getattr(self, name)) in field.metadata:
+                del content[name]
+        free = {name: content.pop(name) for name in sorted(self.free())}
+        return content | ({"free": free} if free else {})
+
+
+class UnknownPart:
+    """A part of one's own whose code is not here: it can be compared and shown, but not built."""
+
+    def identity(self) -> dict[str, Any]:
+        content = cast(Part, self).model_dump(mode="json")
+        content.pop("free", None)
+        return _without_nulls(content)
+
+    def build(self, *_: Any, **__: Any) -> Any:
+        """Raise UserError."""
+        raise UserError(self.missing)
+
+    @property
+    def missing(self) -> str:
+        part = cast(Any, self)
+        kind = getattr(part, part.KEY)
+        return (
+            f"{kind}: the code that it had ({str(part.code)[:12]}) is not in this folder; get that "
+            "version of the file"
+        )
+
+
+def _without_nulls(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {k: _without_nulls(v) for k, v in content.items() if v is not None}
+    return [_without_nulls(each) for each in content] if isinstance(content, list) else content
+
+
+def unknown_parts(settings: Settings) -> list[UnknownPart]:
+    """Return all parts in settings, in groups too, whose code is not here."""
+    return [part for part in parts_in(settings) if isinstance(part, UnknownPart)]
+
+
+def parts_in(settings: Any) -> list[Part]:
+    """Return all parts in settings, in groups and lists too, outer ones first."""
+    if isinstance(settings, Settings):
+        own = [settings] if isinstance(settings, Part) else []
+        return own + [part for _, value in settings for part in parts_in(value)]
+    if isinstance(settings, list | tuple):
+        return [part for each in settings for part in parts_in(each)]
+    return (
+        [part for each in settings.values() for part in parts_in(each)]
+        if isinstance(settings, dict)
+        else []
+    )
+
+
+@cache
+def _shipped(name: str) -> type[Part]:
+    module, _, kind = name.partition(":")
+    return getattr(import_module(module), kind)
+
+
+_classes: dict[tuple[str, str], type[Part]] = {}
+"""The classes of parts of one's own by MODULE:CLASS and the digest of their code."""
+
+
+def _own(noun: type[Part], name: str, digest: str | None) -> type[Part]:
+    """Return the class of a part of one's own, of this code if a digest is given."""
+    check_named(name)
+    if digest and (name, digest) in _classes:
+        return _checked(noun, name, _classes[name, digest])
+    module = name.partition(":")[0]
+    code = find_version(module, digest) if digest else find_code(module)
+    if code is None and digest:
+        return _unknown(noun)
+    if code is None:
+        raise UserError(f"{name}: no module {module} in this folder or among Python's packages")
+    kind = _checked(noun, name, load_class(name, code))
+    _classes[name, code.digest] = kind
+    return kind
+
+
+def _checked(noun: type[Part], name: str, kind: Any) -> type[Part]:
+    if not (isinstance(kind, type) and issubclass(kind, noun)):
+        raise UserError(f"{name}: no {noun.noun}: it does not subclass psld.parts.{noun.__name__}")
+    return kind
+
+
+def _is_own(kind: type[Part]) -> bool:
+    return not kind.__module__.startswith("psld.")
+
+
+def _code_of(kind: type[Part]) -> str:
+    """Return the digest of the code of a class of one's own."""
+    for (_, digest), known in _classes.items():
+        if known is kind:
+            return digest
+    name = name_of(kind)
+    check_named(name)
+    code = find_code(name.partition(":")[0])
+    if code is None:
+        raise UserError(f"{name}: its module is not in this folder or among Python's packages")
+    _classes[name, code.digest] = kind
+    return code.digest
+
+
+@cache
+def _unknown(noun: type[Part]) -> type[Part]:
+    """Return the class of the noun's parts whose code is not here."""
+    fields = {noun.KEY: str} if noun.KEY not in noun.model_fields else {}
+    body = {"__module__": __name__, "__annotations__": fields}
+    return type(f"Unknown{noun.__name__}", (UnknownPart, noun), body, extra="allow")

@@ -1,0 +1,8 @@
+"""What a part of one's own is made of: the base class of each noun (docs/extending.md)."""
+
+from psld.config.settings import FREE, Neutral
+from psld.diffusion.samplers import SamplerSettings as Sampler
+from psld.diffusion.samplers import TimeGridSampler
+from psld.networks.settings import Network
+
+__all__ = ["FREE", "Network", "Neutral", "Sampler", "TimeGridSampler"]
