@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,10 @@ BATCH = 250
 
 @as_psld_errors()
 def load(
-    folder: str | Path, device: str = "auto", start: str | Path | None = None
+    folder: str | Path,
+    device: str = "auto",
+    start: str | Path | None = None,
+    trust: bool = False,
 ) -> "LoadedModel":
     """Load a trained model.
 
@@ -77,12 +81,15 @@ def load(
         device: `auto`, or a torch device such as `cpu` or `cuda`.
         start: the file of its start, for samplers such as few (psld start). None: that of its
             dataset in starts/, which is made of data/DATASET.h5 if it is not there.
+        trust: import the copy of the network's code that is next to the weights, in parts/, if its
+            own module is not in this folder, or is another. Read that code before.
 
     Raises:
         UserError: a file is missing, damaged or not a model's, or the device does not exist.
         RunError: the Hub cannot be reached.
     """
-    return LoadedModel(**vars(load_model(fetched(folder), choose_device(device), start=start)))
+    options: dict[str, Any] = {"start": start, "trust": trust}
+    return LoadedModel(**vars(load_model(fetched(folder), choose_device(device), **options)))
 
 
 class LoadedModel(Model):

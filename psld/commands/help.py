@@ -76,6 +76,8 @@ def _lines(
         raise UserError(f"{where}unknown key {', '.join(sorted(unknown))}")
     texts = descriptions(kind)
     for key, field in kind.model_fields.items():
+        if field.exclude_if:  # The digest of code, which is found, not given.
+            continue
         default = MISSING if field.is_required() else field.get_default(call_default_factory=True)
         value = values.get(key, default)
         value = value.model_dump(mode="json") if isinstance(value, Settings) else value

@@ -1,11 +1,14 @@
 """Parts: what a researcher exchanges. Frozen settings with a `build`, named by a kind.
 
-A kind is the name of a shipped part, or MODULE:CLASS for one of one's own (`psld.config.code`).
+A kind is the name of a shipped part, or MODULE:CLASS for one of one's own (`psld.utils.code`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 from pydantic import (
@@ -17,9 +20,9 @@ from pydantic import (
     model_validator,
 )
 
-from psld.config.code import check_named, find_code, find_version, load_class, name_of
 from psld.config.kinds import SHIPPED
-from psld.config.settings import Neutral, Settings
+from psld.config.settings import Neutral, S, Settings
+from psld.utils.code import check_named, find_code, find_version, load_class, name_of, trust
 from psld.utils.errors import UserError, meant
 
 
@@ -103,8 +106,8 @@ class UnknownPart:
         part = cast(Any, self)
         kind = getattr(part, part.KEY)
         return (
-            f"{kind}: the code that it had ({str(part.code)[:12]}) is not in this folder; get that "
-            "version of the file"
+            f"{kind}: its file is missing or has changed (its code was {str(part.code)[:12]}); "
+            "get that version back, or plan again"
         )
 
 
@@ -114,9 +117,39 @@ def _without_nulls(content: Any) -> Any:
     return [_without_nulls(each) for each in content] if isinstance(content, list) else content
 
 
-def unknown_parts(settings: Settings) -> list[UnknownPart]:
-    """Return all parts in settings, in groups too, whose code is not here."""
-    return [part for part in parts_in(settings) if isinstance(part, UnknownPart)]
+_imports_nothing = ContextVar("_imports_nothing", default=False)
+
+
+@contextmanager
+def importing_nothing() -> Iterator[None]:
+    """Read every part of one's own that has a digest as an `UnknownPart`."""
+    token = _imports_nothing.set(True)
+    try:
+        yield
+    finally:
+        _imports_nothing.reset(token)
+
+
+def known(settings: S, copies: str | Path | None = None) -> S:
+    """Return settings all of whose parts can be built, with the help of the copies in a folder.
+
+    Raises UserError for a part whose code is not here, and not among the copies.
+    """
+    if copies and any(isinstance(part, UnknownPart) for part in parts_in(settings)):
+        trust(copies)
+        settings = type(settings).model_validate(settings.model_dump())
+    for part in parts_in(settings):
+        if isinstance(part, UnknownPart):
+            raise UserError(part.missing)
+    return settings
+
+
+def save_code(settings: Settings, folder: str | Path) -> None:
+    """Copy the code of all parts of one's own into a run directory, or next to weights."""
+    for part in parts_in(settings):
+        name = getattr(part, part.KEY)
+        if part.code and (code := find_version(name.partition(":")[0], part.code)):
+            code.save(folder)
 
 
 def parts_in(settings: Any) -> list[Part]:
@@ -146,6 +179,8 @@ _classes: dict[tuple[str, str], type[Part]] = {}
 def _own(noun: type[Part], name: str, digest: str | None) -> type[Part]:
     """Return the class of a part of one's own, of this code if a digest is given."""
     check_named(name)
+    if digest and _imports_nothing.get():
+        return _unknown(noun)
     if digest and (name, digest) in _classes:
         return _checked(noun, name, _classes[name, digest])
     module = name.partition(":")[0]

@@ -135,6 +135,8 @@ class MadeRecord(Settings):
     """Flags of torch that decide how floats are rounded."""
     git_revision: str | None
     """Revision of the code; null outside a checkout."""
+    code: str | None = None
+    """The digest of the code of psld that it depends on; null in files without it."""
 
 
 def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:

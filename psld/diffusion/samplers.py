@@ -50,7 +50,7 @@ class SamplerSettings(Part):
     @property
     def starts_from_data(self) -> bool:
         """True if the sampler begins at Gaussians of the training images."""
-        return False
+        return getattr(self, "start", "prior") != "prior"
 
     @property
     def asks_for_classes(self) -> bool:
@@ -104,10 +104,6 @@ class TimeGridSampler(SamplerSettings):
     levels: tuple[Level, ...] | None = None
     """The noise levels of the evaluations, falling, in place of `striding`; `steps` is their
     number. The first is the start's."""
-
-    @property
-    def starts_from_data(self):
-        return self.start != "prior"
 
     @property
     def evaluations(self):

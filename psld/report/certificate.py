@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor
 
 from psld.config.locations import config_file, config_names
+from psld.config.parts import importing_nothing
 from psld.config.settings import write_record
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
@@ -137,7 +138,7 @@ def verify(
     try:
         if path.is_file():
             _unpack(path, folder / "files")
-        with chdir(path if path.is_dir() else folder / "files"):
+        with chdir(path if path.is_dir() else folder / "files"), importing_nothing():
             for name, sha256 in _index(Path(), files_in(Path())).items():
                 if sha256_of_file(name) != sha256:
                     raise UserError(f"{name}: changed: its SHA-256 is not that in {INDEX}")

@@ -48,7 +48,8 @@ from psld.sampling.shards import OtherOriginError, Shard, ShardOrigin, load_made
 from psld.training.manifest import GuideManifest, ModelManifest
 from psld.training.mixture import SamplerStart
 from psld.training.model import Guide, Model, load_guide, load_model
-from psld.utils.device import device_name, device_of, use_device
+from psld.utils.code import package_code
+from psld.utils.device import MAKE_IMAGES, device_name, device_of, use_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import check_place, digest_of
 from psld.utils.randomness import ShardNoise
@@ -130,8 +131,8 @@ def sample_range(settings: SampleSettings) -> Path:
 def load_cell(settings: SampleSettings) -> tuple[Model, "ImageSampler", ShardOrigin]:
     """Load what samples a cell, once for all of its shards, and the origin of shard 0."""
     device = use_device(settings.device, tf32=True)
-    model = load_model(settings.model, device, settings.process, settings.start)
-    guide = load_guide(settings.guide, device) if settings.guide else None
+    model = load_model(settings.model, device, settings.process, settings.start, settings.trust)
+    guide = load_guide(settings.guide, device, settings.trust) if settings.guide else None
     how = settings.sampler, settings.batch_size
     sampler = cell_sampler(model, guide, *how, compile=settings.compile)
     return model, sampler, origin_of(settings, model, guide, sampler.start_sha256)
@@ -150,7 +151,10 @@ def sample_shards(
     for index in range(settings.first, settings.first + settings.shards):
         file, origin = shard_path(settings.output, index), expected.at(index)
         try:
-            yield load_made_by(file, origin), False
+            kept = load_made_by(file, origin)
+            if kept.code not in (None, code := package_code(*MAKE_IMAGES)):
+                print(f"{file}: made by other code of psld ({kept.code[:12]}, now {code[:12]})")
+            yield kept, False
         except UserError as error:
             if isinstance(error, OtherOriginError) and settings.output != settings.folder:
                 other = "into another output, or delete this folder"
@@ -179,6 +183,7 @@ def sample_shard(
         nfe=nfe,
         seconds=time.monotonic() - started,
         device=device_name(sampler.device),
+        code=package_code(*MAKE_IMAGES),
         labels=None if labels is None else labels.cpu().numpy(),
         masks=None if inpainting is None else inpainting.mask[:, 0].byte().cpu().numpy(),
     )

@@ -23,9 +23,9 @@ class OtherOriginError(UserError):
 
 
 class ShardOrigin(Settings):
-    """Everything but the code that decides a shard's images, on one kind of device.
+    """Everything that decides a shard's images, on one kind of device, but for the package's code.
 
-    A change of the code is not noticed: delete the shards that it is to make again.
+    A change of that is told, and makes nothing again: delete the shards that it is to make again.
     """
 
     weights_sha256: str
@@ -66,6 +66,8 @@ class Shard:
     device: str
     labels: np.ndarray | None = None
     """int64, the class that each image was guided to."""
+    code: str | None = None
+    """The digest of psld's code that makes images; null in files without it."""
     masks: np.ndarray | None = None
     """uint8, size×H×W: 1 for a known pixel of an inpainted image."""
 
@@ -82,8 +84,8 @@ class Shard:
 
     def save(self, path: str | Path) -> None:
         origin = self.origin.model_dump() | {"words": self.origin.words}
-        cost = {"nfe": self.nfe, "seconds": self.seconds, "device": self.device}
-        save_tensors(path, KIND, self.arrays(), {"origin": origin, **cost})
+        made = {key: getattr(self, key) for key in ("nfe", "seconds", "device", "code")}
+        save_tensors(path, KIND, self.arrays(), {"origin": origin, **made})
 
     @classmethod
     def load(cls, path: str | Path) -> "Shard":

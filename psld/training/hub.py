@@ -7,9 +7,10 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from psld.training.manifest import FILES, MANIFEST
+from psld.training.manifest import FILES, MANIFEST, model_files
 from psld.training.settings import STARTS
 from psld.utils import VERSION
+from psld.utils.code import COPIES
 from psld.utils.errors import PSLDError, RunError, UserError, meant
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def fetched(model: str | Path) -> Path:
                 f"{model}: a branch or a tag can move to other weights; name a commit, it is now "
                 f"hf://{repository}@{commit}"
             )
-        files, is_silent = [*FILES, f"{STARTS}/*"], _is_silent(hub, repository)
+        files, is_silent = [*FILES, f"{STARTS}/*", f"{COPIES}/*"], _is_silent(hub, repository)
         options: dict[str, Any] = {"allow_patterns": files, "local_files_only": is_silent}
         folder = Path(hub.snapshot_download(repository, revision=revision, **options))
     if revision not in (None, folder.name):
@@ -83,7 +84,7 @@ def push(folder: Path, repository: str, card: str, start: str | None) -> str:
         if _is_silent(hub, repository):
             raise RunError(f"{repository}: the server does not answer")
         hub.create_repo(repository, exist_ok=True)
-        files = [Add(name, folder / name) for name in FILES if (folder / name).exists()]
+        files = [Add(name, folder / name) for name in model_files(folder)]
         files += [Add(f"{STARTS}/{Path(start).name}", start)] if start else []
         files.append(Add("README.md", card.encode()))
         return hub.create_commit(repository, files, commit_message="psld push").oid

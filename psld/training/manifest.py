@@ -27,6 +27,7 @@ from psld.config.settings import (
     write_record,
 )
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
+from psld.utils.code import COPIES
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json, write_json, write_text
 
@@ -140,6 +141,12 @@ def is_exported(run: Path) -> bool:
     return (export_folder(run) / MANIFEST).exists()
 
 
+def model_files(folder: Path) -> list[str]:
+    """Return the names of a model's files, the manifest last: the code of its own parts, too."""
+    code = sorted(str(file.relative_to(folder)) for file in (folder / COPIES).rglob("*.py"))
+    return [*code, *(name for name in FILES if (folder / name).exists())]
+
+
 def note_replaced(run: Path, output: Path) -> None:
     """Print a line if `publish` is going to replace the results of another training."""
     with suppress(UserError):  # nothing is there, or it is damaged
@@ -152,7 +159,7 @@ def note_replaced(run: Path, output: Path) -> None:
 def publish(run: Path, output: Path) -> bool:
     """Copy the results to the output folder; return False if they are there already."""
     results = export_folder(run)
-    files = [name for name in FILES if (results / name).exists()]
+    files = model_files(results)
     equal, _, _ = cmpfiles(results, output, files, shallow=False)
     if len(equal) == len(files):
         return False

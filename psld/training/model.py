@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from psld.config.parts import known
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import SeesImages, every_block
 from psld.diffusion.loss import (
@@ -25,10 +26,11 @@ from psld.diffusion.score import Network
 from psld.diffusion.settings import ProcessSettings, PSLDSettings
 from psld.networks import forward
 from psld.networks.forward import enough_threads
-from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
+from psld.training.manifest import GuideManifest, M, ModelManifest, read_manifest
 from psld.training.mixture import SamplerStart
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
 from psld.training.start import find_start
+from psld.utils.code import COPIES
 from psld.utils.device import device_of, provenance
 from psld.utils.errors import UserError
 from psld.utils.tensors import read_tensors, save_tensors
@@ -148,15 +150,18 @@ def load_model(
     device: torch.device,
     process: ProcessSettings | None = None,
     start: str | Path | None = None,
+    trust: bool = False,
 ) -> Model:
     """Read a model, as a network of another process than its training's if one is given.
 
     Its parameters are frozen; `network.requires_grad_(True)` trains it on. `start` is the file of
-    its start; None finds it by the dataset of the training.
+    its start; None finds it by the dataset of the training. `trust` imports the folder's own copy
+    of the code of its parts if that code is not here.
 
-    Raises UserError if a file is missing, damaged or foreign, or if the network is of one process.
+    Raises UserError if a file is missing, damaged or foreign, if the code of a part is not here, or
+    if the network is of one process.
     """
-    manifest = read_manifest(folder, ModelManifest)
+    manifest = _with_its_code(read_manifest(folder, ModelManifest), folder, trust)
     settings = manifest.settings.with_process(process)
     built = build_process(settings)
     network = build(settings, built).to(device)
@@ -165,12 +170,24 @@ def load_model(
     return Model(settings, built, network, *facts, start and str(start))
 
 
-def load_guide(folder: str | Path, device: torch.device) -> Guide:
-    """Read a guide. Raises UserError if a file is missing, damaged or foreign."""
-    manifest = read_manifest(folder, GuideManifest)
+def load_guide(folder: str | Path, device: torch.device, trust: bool = False) -> Guide:
+    """Read a guide, as `load_model` reads a model."""
+    manifest = _with_its_code(read_manifest(folder, GuideManifest), folder, trust)
     network = build(manifest.settings, build_process(manifest.settings)).to(device)
     _load_weights(network, Path(folder), manifest)
-    return Guide(manifest.settings, cast(NCSNppGuide, network), manifest.weights_sha256)
+    return Guide(manifest.settings, network, manifest.weights_sha256)
+
+
+def _with_its_code(manifest: M, folder: str | Path, trust: bool) -> M:
+    """Return a manifest whose parts can be built. Raises UserError if their code is not here."""
+    try:
+        settings = known(manifest.settings, folder if trust else None)
+    except UserError as error:
+        text = f"{folder}: {error}"
+        if not trust and (Path(folder) / COPIES).exists():
+            text += f". trust=true runs the copy in {Path(folder, COPIES)}: read it before"
+        raise UserError(text) from None
+    return manifest.model_copy(update={"settings": settings})
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from psld.config.parts import known, save_code
 from psld.data.store import ImageStore, from_uint8, to_uint8
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
@@ -76,6 +77,8 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     """
     store = ImageStore.open_for(settings.data, settings.dataset)
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
+    run = Path(settings.runs) / settings.run_name(store.digest)
+    settings = known(settings, run)
     training, process = settings.training, build_process(settings)
     images, flip = store.images("train"), settings.dataset.flip
     labels, sigma_data = None, 1.0
@@ -87,7 +90,6 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         if settings.serves_every_process:
             sigma_data = deviation(store, flip)
     loss_of = objective(settings, process, sigma_data)
-    run = Path(settings.runs) / settings.run_name(store.digest)
 
     def preview(network: nn.Module, picture: Path) -> dict[str, float]:
         if isinstance(settings, ModelSettings):
@@ -130,6 +132,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                 if state.step:
                     print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
                 write_json(run / "settings.json", settings.model().model_dump(mode="json"))
+                save_code(settings, run)
                 if settings.wandb.mode != "disabled":
                     WandbRun.write(run, settings)
                 if settings.wandb.mode == "online":
@@ -161,6 +164,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                 weights_sha256=weights_sha256,
                 **more,
             )
+            save_code(settings, folder)
             for place in (run, folder):  # A kill may have come after the last checkpoint.
                 write_history(place, state.history)
             write_manifest(folder, manifest)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, backends, nn
 
 from psld.utils import VERSION
+from psld.utils.code import package_code
 from psld.utils.errors import UserError
 from psld.utils.locks import release_gpus, take_gpus
 
@@ -177,8 +178,13 @@ CHECKOUT = Path(__file__).parents[2]
 """The top folder of a checkout. For an installed package it is no such folder."""
 
 
-def provenance() -> dict[str, Any]:
-    """Return versions, precision flags and git revision, for every file that holds a result."""
+MAKE_IMAGES = ("data", "diffusion", "networks", "sampling", "training")
+"""The rooms of psld whose code decides weights and images."""
+
+
+def provenance(*rooms: str) -> dict[str, Any]:
+    """Return versions, precision flags, git revision and the digest of the code that makes images,
+    and of these other rooms of psld, for every file that holds a result."""
     cudnn, (convolutions, matmul) = torch.backends.cudnn.version(), tf32_in_use()
     return {
         "versions": {
@@ -194,6 +200,7 @@ def provenance() -> dict[str, Any]:
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
         },
         "git_revision": _git_revision(),
+        "code": package_code(*MAKE_IMAGES, *rooms),
     }
 
 

@@ -1,4 +1,4 @@
-"""The code of parts of one's own: found by hand, known by a digest, imported under its digest.
+"""Code and its digest: that of the package, and that of parts of one's own, which it imports.
 
 A part of one's own is named by MODULE:CLASS. Its code is its module and every module of the same
 folder that it imports, to any depth. Nothing is imported to find it, because to look a package up
@@ -13,7 +13,9 @@ import re
 import site
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
@@ -112,6 +114,26 @@ def name_of(kind: type) -> str:
     return f"{module}:{kind.__qualname__}"
 
 
+@cache
+def package_code(*rooms: str) -> str:
+    """Return the digest of these rooms of psld, such as `training`, noted with what they make.
+
+    It is kept in .cache/code, because to parse the files takes half a second.
+    """
+    root = Path(__file__).parents[1]
+    files = sorted(file for room in rooms for file in (root / room).rglob("*.py"))
+    contents = {str(file.relative_to(root)): file.read_bytes() for file in files}
+    known = hashlib.sha256(b"\0".join(contents.values())).hexdigest()
+    kept = Path(".cache/code", f"{known}-{sys.version_info.minor}")
+    with suppress(OSError, ValueError):
+        if re.fullmatch("[0-9a-f]{64}", text := kept.read_text("utf-8")):
+            return text
+    digest = _digest({name: ast.parse(content) for name, content in contents.items()})
+    with suppress(OSError):
+        write_text(kept, digest)
+    return digest
+
+
 # -- finding and reading ---------------------------------------------------------------------------
 
 
@@ -138,8 +160,12 @@ def _read(root: Path, module: str) -> Code:
         for imported in {name, *_imports(tree, package)}:
             parts = imported.split(".")
             waiting += [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return Code(root, dict(sorted(files.items())), _digest(trees))
+
+
+def _digest(trees: Mapping[str, ast.AST]) -> str:
     shapes = json.dumps({name: _shape(trees[name]) for name in sorted(trees)})
-    return Code(root, dict(sorted(files.items())), hashlib.sha256(shapes.encode()).hexdigest())
+    return hashlib.sha256(shapes.encode()).hexdigest()
 
 
 def _resolved(path: str) -> str:
