@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -40,39 +40,71 @@ def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = Fa
 
 
 def build(
-    part: Network, in_channels: int, out_channels: int, image_size: int, num_classes: int = 0
+    part: Network,
+    in_channels: int,
+    out_channels: int,
+    image_size: int,
+    num_classes: int = 0,
+    gives_logits: bool = False,
 ) -> nn.Module:
-    """Build the network of a part, and note what it takes. Raises UserError if it is unfit."""
-    given = in_channels, out_channels, image_size, num_classes
+    """Build the network of a part, and note what it takes.
+
+    `gives_logits`: a guide, N×out_channels; a map of logits is averaged over its pixels.
+
+    Raises UserError if a part of one's own gives no module, or another shape.
+    """
     try:
-        network: Any = part.build(*given)
-    except UserError:
-        raise
-    except Exception as error:  # of the user's own class
+        network: Any = part.build(in_channels, out_channels, image_size, num_classes)
+    except Exception as error:
+        if not part.code or isinstance(error, UserError):
+            raise
         raise UserError(f"network: {part.kind}: build: {_reason(error)}") from None
     if not isinstance(network, nn.Module):
         made = type(network).__name__
-        raise UserError(f"network: {part.kind}: build returns a {made}, not a torch.nn.Module")
-    network.in_shape = (in_channels, image_size, image_size)
-    network.num_classes, network.in_bfloat16 = num_classes, part.in_bfloat16
+        raise UserError(f"network: {part.kind}: build returns {made}, not a torch.nn.Module")
+    if part.code:
+        labels, pixels = range(num_classes)[:1], (image_size, image_size)
+        given = _output_shape(part, network, (2, in_channels, *pixels), labels)
+        if gives_logits and given == (2, out_channels, *pixels):
+            network = PixelMean(network)
+        elif given != (needed := (2, out_channels, *(() if gives_logits else pixels))):
+            shapes = ("×".join(map(str, shape)) for shape in (given, needed))
+            raise UserError(
+                f"network: {part.kind}: gives {{}} for 2 images; {{}} is needed".format(*shapes)
+            )
+    network.in_shape, network.num_classes = (in_channels, image_size, image_size), num_classes
+    network.in_bfloat16 = part.in_bfloat16
     return network
 
 
-@torch.no_grad()
-def output_shape(part: Network, network: nn.Module, *label: int) -> tuple[int, ...]:
-    """Return the shape that the network of a part gives for two zeros; it is left as it was.
+class PixelMean(nn.Module):
+    """The logits of a network of maps: their mean over the pixels."""
 
-    Raises UserError if it cannot take them.
-    """
-    mode = network.training
-    zeros, half = torch.zeros(2, *network.in_shape), torch.full((2,), 0.5)
-    labels = (torch.tensor([each, each]) for each in label)
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.network(z, t).mean(dim=(2, 3))
+
+
+@torch.no_grad()
+def _output_shape(
+    part: Network, network: nn.Module, shape: tuple[int, ...], labels: Sequence[int]
+) -> tuple[int, ...]:
+    """Return the shape that a network gives for zeros, with and without labels."""
+    mode, zeros = network.training, torch.zeros(shape)
     try:
         with torch.random.fork_rng(devices=[]):
-            return tuple(network.eval()(zeros, half, *labels).shape)
-    except Exception as error:  # of the user's own module
-        shape = "×".join(map(str, zeros.shape))
-        raise UserError(f"network: {part.kind}: for z of {shape}: {_reason(error)}") from None
+            network.eval()
+            given = {tuple(network(zeros, torch.full((2,), 0.5)).shape)}
+            for label in labels:
+                classes = torch.full((2,), label)
+                given.add(tuple(network(zeros, torch.full((2,), 0.5), classes).shape))
+            return max(given)
+    except Exception as error:
+        what = f"network: {part.kind}: for z of {'×'.join(map(str, shape))}"
+        raise UserError(f"{what}: {_reason(error)}") from None
     finally:
         network.train(mode)
 

@@ -90,6 +90,8 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         if settings.serves_every_process:
             sigma_data = deviation(store, flip)
     loss_of = objective(settings, process, sigma_data)
+    torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
+    network = build(settings, process, sigma_data)
 
     def preview(network: nn.Module, picture: Path) -> dict[str, float]:
         if isinstance(settings, ModelSettings):
@@ -103,8 +105,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             waiting = f"{run}: another training is running there; waiting for its end"
             stack.enter_context(sole_holder(run / "lock", waiting))
         ranks = stack.enter_context(join_ranks(settings.device))
-        torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
-        state = TrainingState(build(settings, process, sigma_data).to(ranks.device), training)
+        state = TrainingState(network.to(ranks.device), training)
         checkpoints = Checkpoints(checkpoint_folder(run))
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
