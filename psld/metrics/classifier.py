@@ -144,7 +144,7 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
         **{"test_accuracy": None} | accuracies,
         seconds=round(seconds, 3),
         device=device_name(device),
-        **provenance(),
+        **provenance("metrics"),
     )
     write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
     return manifest

@@ -119,7 +119,7 @@ def evaluate(
     found = {m: numbers(m, device) for m in measurements if m.metric.measure.kind != "frechet"}
     give_back(torch.device(device))
     kept = save_kept(Path(output).with_suffix(".safetensors"), gathered, keep) if output else None
-    made, results = {"kept_sha256": kept, **provenance()}, []
+    made, results = {"kept_sha256": kept, **provenance("metrics")}, []
     for measurement in measurements:
         metric, stated = measurement.metric, every[measurement]
         basis = bases[metric.features]

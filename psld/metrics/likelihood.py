@@ -100,7 +100,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
         device=device_name(device),
         dataset_digest=store.digest,
         model=Weights(**manifest.identity()),
-        **provenance(),
+        **provenance("metrics"),
     )
     write_record(settings.output, result)
     return result

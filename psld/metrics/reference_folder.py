@@ -93,7 +93,7 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
         extractor_digest=extractor.digest,
         extractor_test_accuracy=read_extractor_manifest(folder).test_accuracy if folder else None,
         device=device_name(extractor.device),
-        **provenance(),
+        **provenance("metrics"),
     )
     write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
     return manifest

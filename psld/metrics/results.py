@@ -27,6 +27,8 @@ class Weights(Settings, extra="ignore"):
     step: int | None
     imported: Imported | None = None
     """The checkpoint that they come from; null for a training."""
+    code: str | None = None
+    """The digest of the code of psld that trained them."""
     settings: dict[str, Any]
     """The settings that decide the weights."""
 

@@ -9,7 +9,9 @@ from typing import cast
 from psld.grid.entries import Entry, Status
 from psld.grid.tables import Table
 from psld.metrics.estimate import CONFIDENCE
+from psld.metrics.results import CellResult
 from psld.sampling.settings import gaussians
+from psld.utils.code import MAKE_IMAGES, package_code
 
 MISSING = "–"
 LISTED = 5  # the most names that a note lists
@@ -37,6 +39,7 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
             f"Of other records, so not shown: {_listed(others, ', ')}. Delete them, and the "
             "workflow makes them again."
         )
+    yield from made_by_other_code(result for entry in entries for result in entry.results)
     if worse := [entry.label for entry in entries if entry.is_worse_than_noise]:
         yield (
             "Farther from the images than pure noise: not trained enough, or sampled in too few "
@@ -64,6 +67,21 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         if needs["trainings"]:
             note += f"; only more trainings can decide {needs['trainings']}"
         yield f"{note}."
+
+
+def made_by_other_code(results: Iterable[CellResult]) -> Iterable[str]:
+    """Say how many models and cells were made by other code than that of psld here."""
+    trains, measures = package_code(*MAKE_IMAGES), package_code(*MAKE_IMAGES, "metrics")
+    results = list(results)
+    models = {r.model.weights_sha256: r.model.code for r in results if r.model}
+    cells = {r.kept_sha256: r.code for r in results}
+    pairs = (("model", models, trains), ("cell", cells, measures))
+    others = (
+        (kind, sum(code not in (None, now) for code in codes.values()))
+        for kind, codes, now in pairs
+    )
+    if counts := [f"{count} {kind}{'s' * (count > 1)}" for kind, count in others if count]:
+        yield f"Made by other code of psld than that here: {', '.join(counts)}."
 
 
 def _listed(names: list[str], comma: str) -> str:

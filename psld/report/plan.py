@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
+from psld.metrics.results import CellResults
+from psld.report.notes import made_by_other_code
 from psld.sampling.settings import shards_needed
 from psld.training.model import build, forward_flops, seconds_per_image
 from psld.training.settings import TRAIN_FACTOR, GuideModelSettings, ModelSettings
@@ -59,7 +62,9 @@ def description(grid: Grid, tflops: float | None) -> str:
     head = f"Grid {grid.name}: {', '.join(counts)}."
     tables = table(table_sizes(grid), ["table", "models", "cells", "shards"])
     jobs = table(jobs_by_stage(grid).items(), ["stage", "jobs"])
-    return "\n\n".join([head, tables, jobs, cost(grid, tflops)])
+    measured = (cell.result for cell in grid.measured_cells if Path(cell.result).exists())
+    results = chain.from_iterable(CellResults.read(path).results for path in measured)
+    return "\n\n".join([head, tables, jobs, cost(grid, tflops), *made_by_other_code(results)])
 
 
 def table(rows: Any, headers: list[str]) -> str:

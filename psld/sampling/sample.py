@@ -48,8 +48,8 @@ from psld.sampling.shards import OtherOriginError, Shard, ShardOrigin, load_made
 from psld.training.manifest import GuideManifest, ModelManifest
 from psld.training.mixture import SamplerStart
 from psld.training.model import Guide, Model, load_guide, load_model
-from psld.utils.code import package_code
-from psld.utils.device import MAKE_IMAGES, device_name, device_of, use_device
+from psld.utils.code import MAKE_IMAGES, package_code
+from psld.utils.device import device_name, device_of, use_device
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import check_place, digest_of
 from psld.utils.randomness import ShardNoise

@@ -72,7 +72,7 @@ class TrainedManifest(MadeRecord, extra="ignore"):
 
     def identity(self) -> dict[str, Any]:
         """The part that is copied into the results of these weights."""
-        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported"}
+        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported", "code"}
         return {**self.model_dump(include=kept), "settings": self.settings.identity()}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, backends, nn
 
 from psld.utils import VERSION
-from psld.utils.code import package_code
+from psld.utils.code import MAKE_IMAGES, package_code
 from psld.utils.errors import UserError
 from psld.utils.locks import release_gpus, take_gpus
 
@@ -176,10 +176,6 @@ def all_bits() -> Iterator[None]:
 
 CHECKOUT = Path(__file__).parents[2]
 """The top folder of a checkout. For an installed package it is no such folder."""
-
-
-MAKE_IMAGES = ("data", "diffusion", "networks", "sampling", "training")
-"""The rooms of psld whose code decides weights and images."""
 
 
 def provenance(*rooms: str) -> dict[str, Any]:
