@@ -1,6 +1,7 @@
 """The shipped parts: MODULE:CLASS of each kind, by noun. A module is imported when it is used."""
 
 SAMPLERS = "psld.diffusion.samplers"
+SOURCES = "psld.data.sources"
 
 SHIPPED: dict[str, dict[str, str]] = {
     "sampler": {
@@ -14,6 +15,17 @@ SHIPPED: dict[str, dict[str, str]] = {
     "network": {
         "ncsnpp": "psld.networks.settings:NetworkSettings",
         "ncsnpp-guide": "psld.networks.settings:GuideSettings",
+    },
+    "source": {
+        "digits": "psld.data.installed:Digits",
+        "photos": "psld.data.installed:Photos",
+        "emoji": "psld.data.installed:Emoji",
+        "mnist": f"{SOURCES}:MNIST",
+        "fashion-mnist": f"{SOURCES}:FashionMNIST",
+        "cifar10": f"{SOURCES}:CIFAR10",
+        "folder": f"{SOURCES}:Folder",
+        "celeba": "psld.paper.sources:CelebA",
+        "afhqv2": "psld.paper.sources:AFHQv2",
     },
 }
 

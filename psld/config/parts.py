@@ -101,6 +101,8 @@ class UnknownPart:
         """Raise UserError."""
         raise UserError(self.missing)
 
+    open = build
+
     @property
     def missing(self) -> str:
         part = cast(Any, self)

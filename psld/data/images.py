@@ -7,10 +7,11 @@ import os
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,7 +30,6 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow clips deeper modes to 0…255 instead of scaling them.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
-Frame = Callable[[Image.Image], Image.Image]  # crops, pads or resizes a picture
 SHOWN = 64  # pixels: on a sheet, each pixel of a narrower image is a square, which no viewer blurs
 IMAGES = "arr_0"  # in an .npz of guided-diffusion and EDM: the name of an array without one
 REMOVE = "; remove or replace it"
@@ -54,7 +54,7 @@ def decode(data: bytes, name: str) -> Image.Image:
         # Pillow's message for unknown data contains the address of the stream.
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "not a picture" if unknown else " ".join(str(error).split())
-        raise UserError(f"{name}: broken picture ({reason}){REMOVE}") from None
+        raise BrokenPicture(f"{name}: broken picture ({reason}){REMOVE}") from None
     return image
 
 
@@ -64,6 +64,40 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def as_image(picture: Any, where: str) -> Image.Image:
+    """Return a PIL image, or a uint8 array H×W or H×W×C, as a PIL image.
+
+    Raises UserError, with `where`, for anything else.
+    """
+    found = f"a {type(picture).__name__}"
+    if isinstance(picture, Image.Image):
+        if picture.mode in _EIGHT_BIT_MODES and min(picture.size):
+            picture.load()  # It may be cut short.
+            return picture
+        found = f"a PIL image of mode {picture.mode} and {size_text(picture.size)}"
+    if isinstance(picture, np.ndarray):
+        channels = picture.shape[2:] if picture.ndim > 1 and picture.size else None
+        if picture.dtype == np.uint8 and channels in ((), (1,), (3,), (4,)):
+            return Image.fromarray(picture[:, :, 0] if channels == (1,) else picture)
+        found = f"{picture.dtype} of {size_text(picture.shape)}"
+    right = "a PIL image of 8 bits, or uint8 H×W or H×W×C with 1, 3 or 4 channels"
+    raise UserError(f"{where}: {found}; right is {right}, or a function that returns one")
+
+
+def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
+    """Cut out the central square of `side` pixels, by default the picture's shorter side.
+
+    A smaller picture is surrounded by black.
+    """
+    side = side or min(image.size)
+    left, top = int((image.width - side) / 2), int((image.height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
+
+
+class BrokenPicture(UserError):
+    """A file of a picture is damaged."""
 
 
 class FileTree:
@@ -111,11 +145,11 @@ class FileTree:
             print(f"{self.path}: {left_out}", file=sys.stderr)
         return self._pictures
 
-    def listing(self) -> dict[str, int | str]:
-        """Return the number of pictures, and the SHA-256 of their names and sizes."""
+    def listing(self) -> str:
+        """Return the number of pictures, and a digest of their names and sizes."""
         lines = "".join(f"{self.sizes[name]} {name}\0" for name in self._pictures)
-        sha256 = hashlib.sha256(bytes_of(lines)).hexdigest()
-        return {"pictures": len(self._pictures), "sha256": sha256}
+        digest = hashlib.sha256(bytes_of(lines)).hexdigest()
+        return f"{len(self._pictures):,} pictures, names and sizes {digest[:12]}"
 
     def read(self, name: str) -> bytes:
         """Read a file. Raises UserError if it does not match the archive's own checksum."""
@@ -123,11 +157,15 @@ class FileTree:
             return self._archive.read(name) if self._archive else (self.path / name).read_bytes()
         except Exception as error:  # As above: BadZipFile, EOFError, zlib.error, ValueError, …
             reraise_fault(error, f"{self.path}/{name}")
-            raise UserError(f"{self.path}/{name}: cannot be read ({error}){REMOVE}") from None
+            raise BrokenPicture(f"{self.path}/{name}: cannot be read ({error}){REMOVE}") from None
 
     def picture(self, name: str) -> Image.Image:
         """Read and decode a picture."""
         return decode(self.read(name), f"{self.path}/{name}")
+
+    def square(self, name: str) -> Image.Image:
+        """Read the central square of a picture."""
+        return central_square(self.picture(name))
 
 
 def refuse(broken: Sequence[str]) -> None:
@@ -166,14 +204,14 @@ def located(path: str | Path) -> Path:
     raise UserError(f"{path}: no such file or folder, and no prepared dataset {data}")
 
 
-def read_images(path: str | Path, silent: bool = False, frame: Frame | None = None) -> np.ndarray:
+def read_images(path: str | Path, silent: bool = False, side: int | None = None) -> np.ndarray:
     """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the names or of the array.
 
-    `psld.load_images` has the forms of the path; `frame` is for pictures. Raises UserError if there
+    `psld.load_images` has the forms of the path; `side` resizes pictures. Raises UserError if there
     are none, a file is damaged, or the images differ in size.
     """
     path = located(path)
-    if frame and path.suffix in (".h5", ".npz"):
+    if side and path.suffix in (".h5", ".npz"):
         raise UserError(f"{path}: image_size is for folders and archives of pictures")
     if path.suffix == ".h5":
         return np.array(ImageStore.open(path).images("train"))
@@ -190,7 +228,7 @@ def read_images(path: str | Path, silent: bool = False, frame: Frame | None = No
         )
     if shards := shards_in(path):
         return _one_size(path, ((name, each.arrays["images"]) for name, each in shards.items()))
-    return _read_pictures(path, silent, frame)
+    return _read_pictures(path, silent, side)
 
 
 def shards_in(path: Path) -> dict[str, Stored]:
@@ -207,18 +245,20 @@ def shards_in(path: Path) -> dict[str, Stored]:
     return shards
 
 
-def _read_pictures(path: Path, silent: bool, frame: Frame | None) -> np.ndarray:
+def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
     tree = FileTree(path)
     names, broken = tree.picture_names(), []
 
     def pixels(name: str) -> np.ndarray:
         try:
             image = tree.picture(name)
-        except UserError as error:
+        except BrokenPicture as error:
             broken.append(str(error))
             return np.empty(0)
         image = to_channels(image, 1 if image.mode in ("1", "L", "LA") else 3)
-        return np.atleast_3d(np.asarray(frame(image) if frame else image)).transpose(2, 0, 1)[None]
+        if side:  # as `psld prepare` does
+            image = central_square(image).resize((side, side), Image.Resampling.LANCZOS)
+        return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)[None]
 
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,

@@ -4,18 +4,17 @@ import io
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from pydantic import Field
 
-from psld.data.images import decode
+from psld.config.settings import FREE
+from psld.data.settings import Images, Root, Source
 from psld.utils.errors import UserError
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
-"""Pixels, uint8 n×H×W(×3), labels, n, booleans of the test split, n, and the classes' names."""
+if TYPE_CHECKING:
+    import numpy as np
 
-DIGITS = tuple("0123456789")
 PHOTOS = ("china", "flower")
 BITMAPS = 109
 """The size of the font whose bitmaps are taken as they are, 136×128 with empty outer columns."""
@@ -27,61 +26,102 @@ def in_sklearn(file: str) -> Path:
     return Path(sklearn.submodule_search_locations[0], "datasets", file)
 
 
-def read_digits() -> Arrays:
-    """Return scikit-learn's 1,797 digits, 8×8: every fifth of the images sorted by class is a test.
+def divided(
+    images: "np.ndarray", labels: "np.ndarray", in_test: "np.ndarray", class_names: tuple[str, ...]
+) -> Images:
+    """Divide uint8 images, n×H×W or n×H×W×3, with n labels, by n booleans of the test split."""
+    train, test = (
+        list(zip(images[chosen], labels[chosen], strict=True)) for chosen in (~in_test, in_test)
+    )
+    return Images(train, test, class_names)
 
-    The file itself repeats 0…9, so every fifth of it would be a zero or a five.
+
+class Digits(Source):
+    """The 1,797 handwritten digits (8×8, 10 classes) that scikit-learn ships.
+
+    Every fifth of the images sorted by class is a test. The file itself repeats 0…9, so every fifth
+    of it would be a zero or a five.
     """
-    # Each line has the 64 values of an image, then its class.
-    lines = np.loadtxt(in_sklearn("data/digits.csv.gz"), delimiter=",")
-    images = np.round(lines[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    labels = lines[:, -1].astype(int)
-    in_test = np.zeros(len(images), dtype=bool)
-    in_test[np.argsort(labels, kind="stable")[::5]] = True
-    return images, labels, in_test, DIGITS
+
+    kind: str = "digits"
+
+    def open(self):
+        import numpy as np
+
+        # Each line has the 64 values of an image, then its class.
+        lines = np.loadtxt(in_sklearn("data/digits.csv.gz"), delimiter=",")
+        images = np.round(lines[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+        labels = lines[:, -1].astype(int)
+        in_test = np.zeros(len(images), dtype=bool)
+        in_test[np.argsort(labels, kind="stable")[::5]] = True
+        return divided(images, labels, in_test, tuple("0123456789"))
 
 
-def read_photos(side: int) -> Arrays:
-    """Return patches of scikit-learn's two photographs, row by row; none overlaps another.
+class Photos(Source):
+    """Patches of scikit-learn's two photographs, the classes (427×640); none overlaps another.
 
     Neighbors look alike, so whole regions are a test: one in each row of a photograph's 4×5.
     """
-    paths = [in_sklearn(f"images/{name}.jpg") for name in PHOTOS]
-    photos = np.stack([np.asarray(decode(path.read_bytes(), f"{path}")) for path in paths])
-    rows, columns = (length // side for length in photos.shape[1:3])
-    cut = photos[:, : rows * side, : columns * side].reshape(2, rows, side, columns, side, 3)
-    label, row, column = (each.ravel() for each in np.indices((2, rows, columns)))
-    in_test = (2 * (4 * row // rows) + 5 * column // columns) % 5 == 0
-    return cut.swapaxes(2, 3).reshape(-1, side, side, 3), label, in_test, PHOTOS
+
+    kind: str = "photos"
+    side: int = Field(gt=0, le=106)
+    """Width and height of a patch, in pixels; at most those of a region, 106×128."""
+
+    def open(self):
+        import numpy as np
+
+        from psld.data.images import decode
+
+        paths = [in_sklearn(f"images/{name}.jpg") for name in PHOTOS]
+        photos = np.stack([np.asarray(decode(path.read_bytes(), f"{path}")) for path in paths])
+        rows, columns = (length // self.side for length in photos.shape[1:3])
+        cut = photos[:, : rows * self.side, : columns * self.side]
+        cut = cut.reshape(2, rows, self.side, columns, self.side, 3).swapaxes(2, 3)
+        label, row, column = (each.ravel() for each in np.indices((2, rows, columns)))
+        in_test = (2 * (4 * row // rows) + 5 * column // columns) % 5 == 0
+        return divided(cut.reshape(-1, self.side, self.side, 3), label, in_test, PHOTOS)
 
 
-def read_emoji(root: Path) -> Arrays:
-    """Return the emoji of one character in Debian's font, 128×128; classes are Unicode's groups.
+class Emoji(Source):
+    """Noto Color Emoji of one character (128×128, on white), in Unicode's 9 groups.
 
-    Flags, families and skin tones have several characters. Every fifth is a test. Raises UserError
-    if the font, or Unicode's list, is missing or no such file.
+    Flags, families and skin tones have several characters. Every fifth is a test.
     """
-    try:
-        # A path would be searched for among the machine's fonts, too.
-        file = io.BytesIO((root / "fonts/truetype/noto/NotoColorEmoji.ttf").read_bytes())
-        font = ImageFont.truetype(file, BITMAPS, layout_engine=ImageFont.Layout.BASIC)
-        listed = (root / "unicode/emoji/emoji-test.txt").read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{root}: no Noto Color Emoji with Unicode's list of them ({error}); apt-get install "
-            "fonts-noto-color-emoji unicode-data, or unpack both and set dataset.source.root"
-        ) from None
-    single = re.compile("^([0-9A-F]+)(?: FE0F)? +; fully-qualified", re.MULTILINE)
-    found = {part.partition("\n")[0]: single.findall(part) for part in listed.split("# group: ")}
-    groups = {name: points for name, points in found.items() if points}
-    if not groups:
-        raise UserError(f"{root}/unicode/emoji/emoji-test.txt: not Unicode's list; get it again")
 
-    def drawn(point: str) -> np.ndarray:
-        image, text = Image.new("RGB", (128, 128), "white"), chr(int(point, 16))
-        ImageDraw.Draw(image).text((-4, 0), text, font=font, embedded_color=True)
-        return np.asarray(image)
+    kind: str = "emoji"
+    root: Annotated[Root, FREE] = "/usr/share"
+    """Folder with the files of Debian's packages fonts-noto-color-emoji and unicode-data."""
 
-    images = np.array([drawn(point) for points in groups.values() for point in points])
-    labels = np.repeat(range(len(groups)), list(map(len, groups.values())))
-    return images, labels, np.arange(len(labels)) % 5 == 0, tuple(groups)
+    def open(self):
+        import numpy as np
+        from PIL import Image, ImageDraw, ImageFont
+
+        root = Path(self.root)
+        try:
+            # A path would be searched for among the machine's fonts, too.
+            file = io.BytesIO((root / "fonts/truetype/noto/NotoColorEmoji.ttf").read_bytes())
+            font = ImageFont.truetype(file, BITMAPS, layout_engine=ImageFont.Layout.BASIC)
+            listed = (root / "unicode/emoji/emoji-test.txt").read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{root}: no Noto Color Emoji with Unicode's list of them ({error}); apt-get "
+                "install fonts-noto-color-emoji unicode-data, or unpack both and set "
+                "dataset.source.root"
+            ) from None
+        single = re.compile("^([0-9A-F]+)(?: FE0F)? +; fully-qualified", re.MULTILINE)
+        found = {
+            each.partition("\n")[0]: single.findall(each) for each in listed.split("# group: ")
+        }
+        groups = {name: points for name, points in found.items() if points}
+        if not groups:
+            wrong = "not Unicode's list; get it again"
+            raise UserError(f"{root}/unicode/emoji/emoji-test.txt: {wrong}")
+
+        def drawn(point: str) -> "np.ndarray":
+            image, text = Image.new("RGB", (128, 128), "white"), chr(int(point, 16))
+            ImageDraw.Draw(image).text((-4, 0), text, font=font, embedded_color=True)
+            return np.asarray(image)
+
+        images = np.array([drawn(point) for points in groups.values() for point in points])
+        labels = np.repeat(range(len(groups)), list(map(len, groups.values())))
+        return divided(images, labels, np.arange(len(labels)) % 5 == 0, tuple(groups))

@@ -3,23 +3,25 @@
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
+from operator import index
 from pathlib import Path
+from textwrap import shorten
+from threading import Lock
 from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
 from psld.config.settings import load_record, with_digest
-from psld.data.images import FileTree, refuse, to_channels
-from psld.data.settings import DatasetSettings, FilterName, FolderSource, PrepareSettings
-from psld.data.source import Picture, open_source
+from psld.data.images import BrokenPicture, as_image, refuse, to_channels
+from psld.data.settings import DatasetSettings, FilterName, Images, PrepareSettings, Source
 from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
 from psld.utils import VERSION
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, reraise_fault, text_of
 from psld.utils.files import atomic_path, write_json, write_text
 from psld.utils.progress import Progress
 
@@ -51,18 +53,26 @@ def prepare_dataset(
     if other := [key for key in now if before[key] != now[key]]:
         keys = " and another dataset.".join(other)
         raise UserError(f"{output}: prepared with another dataset.{keys}; {REPLACE}")
-    source = open_source(settings.source)
-    pictures = [*source.train, *source.test]
-    splits = {"train": len(source.train), "test": len(source.test)}
-    if not source.train:
-        raise UserError("dataset.source: no training images are left")
+    seen = _seen(settings.source)  # What changes from here on is told.
+    images = open_source(settings.source)
+    splits = {"train": len(images.train), "test": len(images.test)}
+    classes, found = settings.num_classes, images.class_names
+    if classes not in (0, len(found)):
+        raise UserError(
+            f"dataset.num_classes is {classes}, but the source {settings.source.kind} has "
+            f"{len(found)} classes ({', '.join(found) or 'none'}); 0 ignores them"
+        )
+    if classes and "cycle" in found:
+        raise UserError(
+            "dataset.source: a class is called cycle, which samplers take for the list of all "
+            "classes; rename it"
+        )
     image = (settings.channels, settings.image_size, settings.image_size)
-    labels = _labels(pictures, source.class_names, settings.num_classes)
+    labels = np.zeros(sum(splits.values()), np.int64)
     converted: Counter[str] = Counter()
     with atomic_path(output) as partial:
-        blocks = _blocks(pictures, len(source.train), settings, converted)
-        classes = settings.num_classes
-        names = source.class_names if classes else ()
+        blocks = _blocks(images, labels, settings, converted)
+        names = found if classes else ()
         digest = write_store(partial, image, splits, labels, classes, blocks, names)
         if earlier and earlier.digest != digest:
             raise UserError(f"{output}: holds other images; {REPLACE}")
@@ -71,10 +81,10 @@ def prepare_dataset(
         "settings": settings.model_dump(mode="json"),
         "digest": digest,
         "format_version": FORMAT_VERSION,
-        "shape": [len(pictures), *image],
+        "shape": [len(labels), *image],
         "splits": splits,
-        "class_names": list(source.class_names),
-        "listing": source.listing,
+        "class_names": list(found),
+        "seen": seen,
         "versions": {
             "python": platform.python_version(),
             "psld": VERSION,
@@ -94,10 +104,10 @@ def _earlier(output: Path) -> Described | None:
 
 
 def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
-    """Compare a dataset with its digest file, which is repaired, and its pictures; yield lines.
+    """Compare a dataset with its digest file, which is repaired, and its source; yield lines.
 
-    Pictures are compared by names and sizes. Nothing is prepared again, because everything after it
-    would be made again. `name` is that of the dataset in the advice.
+    Nothing is prepared again, because everything after it would be made again. `name` is that of
+    the dataset in the advice.
     """
     output = Path(settings.output)
     file, record = output.with_suffix(".digest"), _earlier(output)
@@ -109,54 +119,97 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
             yield f"{file}: not the digest of {output.name}; written again"
     except (UserError, OSError) as error:
         yield f"{file}: not the digest of {output.name} ({error})"
-    source = settings.dataset.source
     is_same = record.settings.preparation() == settings.dataset.preparation()
-    if record.listing and is_same and isinstance(source, FolderSource):
-        try:
-            now = FileTree(Path(source.root)).listing()
-        except (UserError, OSError):  # The dataset serves without its pictures.
-            return
-        if now != record.listing:
-            before, count = f"{record.listing['pictures']:,}", f"{now['pictures']:,}"
+    if not (record.seen and is_same):
+        return
+    with suppress(UserError, OSError):  # The dataset serves without its source.
+        now = _seen(settings.dataset.source)
+        if now != record.seen:
+            both = (shorten(text, 100, placeholder=" …") for text in (record.seen, now))
             yield (
-                f"{output}: made of {before} pictures; {source.root} has {count} now, with other "
-                f"names or sizes. To take them: psld prepare dataset={name} replace=true"
+                f"{output}: its source has changed since it was prepared ({'; now '.join(both)}). "
+                f"To take what is there now: psld prepare dataset={name} replace=true"
             )
 
 
-def _labels(pictures: list[Picture], class_names: Sequence[str], num_classes: int) -> np.ndarray:
-    if num_classes not in (0, len(class_names)):
-        raise UserError(
-            f"dataset.num_classes is {num_classes}, but the source has {len(class_names)} classes "
-            f"({', '.join(class_names) or 'none'}); 0 ignores them"
-        )
-    if num_classes and "cycle" in class_names:
-        raise UserError(
-            "dataset.source: a class is called cycle, which samplers take for the list of all "
-            "classes; rename it"
-        )
-    return np.array([picture.label if num_classes else 0 for picture in pictures], np.int64)
+@contextmanager
+def _saying(source: Source, what: str) -> Iterator[str]:
+    """Name the source in an error of its own code, in one line. Yields the line's beginning."""
+    where = f"dataset.source: {source.kind}: {what}"
+    try:
+        yield where
+    except Exception as error:
+        reraise_fault(error, where)
+        raise UserError(f"{where}: {type(error).__name__}: {text_of(error)}") from None
+
+
+def _seen(source: Source) -> str:
+    with _saying(source, "seen"):
+        return str(source.seen())
+
+
+def open_source(source: Source) -> Images:
+    """Open a source. Raises UserError if what it returns has another form than `Images` says."""
+    with _saying(source, "open") as where:
+        images: Any = source.open()
+        if not isinstance(images, Images):
+            right = "psld.parts.Images(train, test, class_names)"
+            raise UserError(f"{where} returns a {type(images).__name__}; right is {right}")
+        for name, split in {"train": images.train, "test": images.test}.items():
+            if not (hasattr(split, "__len__") and hasattr(split, "__getitem__")):
+                right = "a sequence of pairs (picture, label), such as a list"
+                raise UserError(f"{where}: {name} is a {type(split).__name__}; right is {right}")
+        names = images.class_names
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{where}: class_names is {names!r:.100}; right is a list of texts")
+        if not len(images.train):
+            raise UserError(f"{where}: no training images are left")
+    return images
+
+
+def _checked_label(label: Any, classes: int, where: str) -> int:
+    with suppress(TypeError):
+        if 0 <= index(label) < max(classes, 1):
+            return index(label)
+    right = f"0 to {classes - 1}, an index of class_names" if classes else "0, without class_names"
+    raise UserError(f"{where}: label {label!r:.100}; right is {right}")
 
 
 def _blocks(
-    pictures: list[Picture], train_size: int, settings: DatasetSettings, converted: Counter[str]
+    images: Images, labels: np.ndarray, settings: DatasetSettings, converted: Counter[str]
 ) -> Iterator[np.ndarray]:
-    """Yield pixels, some at a time, in order; count `conversions`, and what is in both splits.
+    """Yield pixels, some at a time, in order; fill in the labels; count `conversions`, and what is
+    in both splits.
 
     Raises UserError at the end, with all pictures that cannot be read.
     """
     channels, side, hashes = settings.channels, settings.image_size, []
     size = max(1, BLOCK_BYTES // (channels * side**2))
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-    blocks = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+    count, train_size = len(labels), len(images.train)
+    blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    asking = Lock()
     broken: list[str] = []
 
-    def decoded(block: list[Picture]) -> tuple[np.ndarray, list[str]]:
+    def read(number: int) -> Image.Image:
+        name, i = ("train", number) if number < train_size else ("test", number - train_size)
+        with _saying(settings.source, f"{name} picture {i}") as where:
+            with asking:
+                pair = getattr(images, name)[i]
+            if not (isinstance(pair, tuple | list) and len(pair) == 2):
+                wrong = f"a {type(pair).__name__}; right is a pair (picture, label)"
+                raise UserError(f"{where}: {wrong}")
+            picture, label = pair
+            label = _checked_label(label, len(images.class_names), where)
+            labels[number] = label if settings.num_classes else 0
+            return as_image(picture() if callable(picture) else picture, where)
+
+    def decoded(block: range) -> tuple[np.ndarray, list[str]]:
         pixels, found = np.empty((len(block), channels, side, side), np.uint8), []
-        for i, picture in enumerate(block):
+        for i, number in enumerate(block):
             try:
-                image = picture.read()
-            except UserError as error:
+                image = read(number)
+            except BrokenPicture as error:
                 broken.append(str(error))
                 continue
             pixels[i] = to_pixels(image, channels, side, settings.filter)
@@ -165,7 +218,7 @@ def _blocks(
 
     with (
         ThreadPoolExecutor(threads) as pool,
-        closing(Progress(f"preparing {settings.name}", "image", len(pictures))) as progress,
+        closing(Progress(f"preparing {settings.name}", "image", count)) as progress,
     ):
         for start in range(0, len(blocks), 2 * threads):  # Bounds the memory.
             for pixels, found in pool.map(decoded, blocks[start : start + 2 * threads]):

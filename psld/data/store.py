@@ -189,7 +189,7 @@ def write_store(
 
     Args:
         image: shape (C, H, W) of an image.
-        labels: int64 (N,); all 0 without classes.
+        labels: int64 (N,); all 0 without classes. They may be filled while the blocks are made.
         blocks: uint8 (n, C, H, W) each, and N images in all.
     """
     pixels, count = hashlib.sha256(), 0
@@ -246,8 +246,8 @@ class Described(Settings, extra="ignore"):
 
     settings: DatasetSettings
     digest: str
-    listing: dict[str, int | str] | None = None
-    """`FileTree.listing` of a folder's pictures."""
+    seen: str = ""
+    """`Source.seen` at the preparation."""
 
 
 def described_dataset(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from psld.config.settings import parse
 from psld.data.images import check_images, located, read_images, read_npz, shards_in, size_text
-from psld.data.source import resized_square
 from psld.metrics import evaluation
 from psld.metrics.classifier import load_classifier, read_extractor_manifest
 from psld.metrics.distances import frechet_distance
@@ -306,8 +304,7 @@ def _read(
     shards = [Shard.of(*each) for each in shards_in(located(images)).items()]
     if shards:
         return str(images), np.concatenate([shard.images for shard in shards]), shards
-    frame = partial(resized_square, side=image_size) if image_size else None
-    return str(images), read_images(images, silent, frame), []
+    return str(images), read_images(images, silent, image_size), []
 
 
 def _numbers(where: Path | str, images: np.ndarray) -> torch.Tensor:

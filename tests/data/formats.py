@@ -2,13 +2,16 @@
 
 import gzip
 import io
+import pickle
 import struct
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from hashlib import md5
 from pathlib import Path
 
 import numpy as np
+import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.ttLib import newTable
 from fontTools.ttLib.tables.BitmapGlyphMetrics import SmallGlyphMetrics
@@ -16,19 +19,21 @@ from fontTools.ttLib.tables.C_B_D_T_ import cbdt_bitmap_format_17
 from fontTools.ttLib.tables.E_B_L_C_ import SbitLineMetrics, Strike, eblc_index_sub_table_1
 from PIL import Image
 
-from psld.data.source import Source
+from psld.data.images import as_image
+from psld.data.settings import Images
 
 
 def random_images(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def pictures_of(source: Source) -> list[Image.Image]:
-    return [picture.read() for picture in (*source.train, *source.test)]
+def pictures_of(images: Images) -> list[Image.Image]:
+    pairs = (*images.train, *images.test)
+    return [as_image(each() if callable(each) else each, "") for each, _ in pairs]
 
 
-def labels_of(source: Source) -> list[int]:
-    return [picture.label for picture in (*source.train, *source.test)]
+def labels_of(images: Images) -> list[int]:
+    return [label for _, label in (*images.train, *images.test)]
 
 
 def encode(pixels: np.ndarray, kind: str = "png") -> bytes:
@@ -77,6 +82,34 @@ def idx_files(
         for prefix, split in (("train", train), ("t10k", test))
         for content, array in zip(("images-idx3", "labels-idx1"), split, strict=True)
     }
+
+
+def write_cifar10(
+    root: Path,
+    pixels: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    classes: Sequence[str],
+    patch: pytest.MonkeyPatch,
+) -> Path:
+    """Write an archive of five batches and a test batch; let torchvision expect its checksums."""
+    from torchvision.datasets import CIFAR10
+
+    contents = [
+        *({"data": x, "labels": y.tolist()} for x, y in zip(pixels, labels, strict=True)),
+        {"label_names": list(classes)},
+    ]
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+    files = {n: pickle.dumps(c, protocol=2) for n, c in zip(names, contents, strict=True)}
+    inside = {f"cifar-10-batches-py/{name}": data for name, data in files.items()}
+    archive = write_tar(root / "cifar-10-python.tar.gz", inside)
+    sums = [[name, md5(data).hexdigest()] for name, data in files.items()]
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums[-1][1]}
+    expected = {"train_list": sums[:5], "test_list": sums[5:6], "meta": meta}
+    expected["tgz_md5"] = md5(archive.read_bytes()).hexdigest()
+    for name, value in expected.items():
+        patch.setattr(CIFAR10, name, value)
+    patch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    return root
 
 
 def celeba_files(count: int, seed: int = 0) -> dict[str, bytes]:

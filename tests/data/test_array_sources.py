@@ -13,16 +13,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits, load_sample_image
 
-from psld.data.installed import read_photos
+from psld.data.installed import Digits, Emoji, Photos
 from psld.data.preparation import open_source
-from psld.data.settings import (
-    CIFAR10Source,
-    DigitsSource,
-    EmojiSource,
-    FashionMNISTSource,
-    MNISTSource,
-    PhotosSource,
-)
+from psld.data.sources import CIFAR10, MNIST, FashionMNIST
 from psld.utils.errors import RunError, UserError
 from tests.data.formats import (
     idx,
@@ -30,9 +23,9 @@ from tests.data.formats import (
     labels_of,
     pictures_of,
     random_images,
+    write_cifar10,
     write_emoji_font,
     write_files,
-    write_tar,
 )
 
 TRAIN = random_images(6, 28, 28, seed=1), np.array([0, 9, 3, 3, 1, 2], dtype=np.uint8)
@@ -40,13 +33,11 @@ TEST = random_images(2, 28, 28, seed=2), np.array([5, 4], dtype=np.uint8)
 
 
 def fashion(root, download=False, pad=None):
-    return FashionMNISTSource(
-        kind="fashion-mnist", root=None if root is None else str(root), download=download, pad=pad
-    )
+    return FashionMNIST(root=None if root is None else str(root), download=download, pad=pad)
 
 
 def cifar(root, download=False):
-    return CIFAR10Source(kind="cifar10", root=str(root), download=download)
+    return CIFAR10(root=str(root), download=download)
 
 
 def pixels_of(source):
@@ -57,7 +48,7 @@ def pixels_of(source):
 
 
 def test_digits_are_all_there_once_and_split_evenly():
-    source = open_source(DigitsSource(kind="digits"))
+    source = open_source(Digits())
     assert (len(source.train), len(source.test)) == (1437, 360)
     labels = labels_of(source)
     share = np.bincount(labels[1437:]) / np.bincount(labels)
@@ -75,11 +66,19 @@ def test_digits_are_all_there_once_and_split_evenly():
 # --- photographs --------------------------------------------------------------------------------
 
 
-def test_photographs_are_cut_into_patches_and_each_pixel_is_in_one_of_them():
-    source = open_source(PhotosSource(kind="photos", side=16))
+@pytest.fixture
+def arrays(monkeypatch):
+    """The patches, labels, test split and names of the photographs, before they are divided."""
+    with monkeypatch.context() as patch:
+        patch.setattr("psld.data.installed.divided", lambda *arrays: arrays)
+        return Photos(side=16).open()
+
+
+def test_photographs_are_cut_into_patches_and_each_pixel_is_in_one_of_them(arrays):
+    source = open_source(Photos(side=16))
     assert (len(source.train), len(source.test)) == (1664, 416)
     assert source.class_names == ("china", "flower")
-    patches, labels, in_test, names = read_photos(16)
+    patches, labels, in_test, names = arrays
     assert np.bincount(labels[in_test]).tolist() == [208, 208]
     np.testing.assert_array_equal(pixels_of(source)[-416:], patches[in_test])
     joined = patches.reshape(2, 26, 40, 16, 16, 3).swapaxes(2, 3).reshape(2, 416, 640, 3)
@@ -87,8 +86,8 @@ def test_photographs_are_cut_into_patches_and_each_pixel_is_in_one_of_them():
     np.testing.assert_array_equal(joined, photographs[:, :416])
 
 
-def test_photographs_are_tested_on_whole_regions():
-    in_test = read_photos(16)[2].reshape(2, 26, 40).astype(int)
+def test_photographs_are_tested_on_whole_regions(arrays):
+    in_test = arrays[2].reshape(2, 26, 40).astype(int)
     np.testing.assert_array_equal(in_test[0], in_test[1])
     assert (in_test.sum(axis=2) == 8).all()
     runs = abs(np.diff(in_test, axis=2, prepend=0, append=0)).sum(axis=2)
@@ -119,7 +118,7 @@ LISTED = """# Version: 15.1
 
 def test_emoji_of_one_character_are_drawn_and_others_left_out(tmp_path):
     font, listed = tmp_path / "fonts/truetype/noto", tmp_path / "unicode/emoji"
-    settings = EmojiSource(kind="emoji", root=str(tmp_path))
+    settings = Emoji(root=str(tmp_path))
     advice = r"apt-get install fonts-noto-color-emoji unicode-data, or .* dataset\.source\.root"
     with pytest.raises(UserError, match=rf"No such file.*{advice}"):
         open_source(settings)
@@ -162,13 +161,13 @@ def test_padding_puts_zeros_around_the_image(tmp_path):
 
 def test_mnist(tmp_path):
     write_files(tmp_path, idx_files(TRAIN, TEST))
-    source = open_source(MNISTSource(kind="mnist", root=str(tmp_path), download=False))
+    source = open_source(MNIST(root=str(tmp_path), download=False))
     np.testing.assert_array_equal(pixels_of(source)[:6], TRAIN[0])
 
 
 def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("psld.data.source.DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr("psld.data.sources.DEBIAN_FOLDER", tmp_path / "debian")
     with pytest.raises(UserError, match=r"^downloads/fashion-mnist: no train-images.*Debian"):
         open_source(fashion(None))
     write_files(tmp_path / "debian", idx_files(TRAIN, TEST))
@@ -200,7 +199,6 @@ def test_damaged_idx_files(tmp_path, name, damage, complaint):
 
 # --- CIFAR-10 -----------------------------------------------------------------------------------
 
-BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 PIXELS = [random_images(30, 3072, seed=i) for i in range(6)]
 LABELS = [(np.arange(30) + i) % 10 for i in range(6)]
 CLASSES = [f"class {i}" for i in range(10)]
@@ -209,26 +207,7 @@ CLASSES = [f"class {i}" for i in range(10)]
 @pytest.fixture
 def cifar10(tmp_path, monkeypatch) -> Path:
     """A folder with a small archive, whose checksums torchvision expects."""
-    from torchvision.datasets import CIFAR10
-
-    contents = [
-        *({"data": x, "labels": y.tolist()} for x, y in zip(PIXELS, LABELS, strict=True)),
-        {"label_names": CLASSES},
-    ]
-    names = [*BATCHES, "batches.meta"]
-    files = {n: pickle.dumps(c, protocol=2) for n, c in zip(names, contents, strict=True)}
-    archive = write_tar(
-        tmp_path / "cifar/cifar-10-python.tar.gz",
-        {f"cifar-10-batches-py/{name}": data for name, data in files.items()},
-    )
-    sums = [[name, md5(data).hexdigest()] for name, data in files.items()]
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums[-1][1]}
-    expected = {"train_list": sums[:5], "test_list": sums[5:6], "meta": meta}
-    expected["tgz_md5"] = md5(archive.read_bytes()).hexdigest()
-    for name, value in expected.items():
-        monkeypatch.setattr(CIFAR10, name, value)
-    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    return archive.parent
+    return write_cifar10(tmp_path / "cifar", PIXELS, LABELS, CLASSES, monkeypatch)
 
 
 def test_cifar10(cifar10):

@@ -147,13 +147,13 @@ def test_a_single_picture_has_all_images_in_a_square_with_white_between(tmp_path
 def test_pictures_are_recognized_by_names_and_sizes(tmp_path):
     write_files(tmp_path, {"a.png": b"12", "b.png": b"3", "notes.txt": b""})
     before = FileTree(tmp_path).listing()
-    assert before["pictures"] == 2
+    assert before.startswith("2 pictures, ")
     write_files(tmp_path, {"a.png": b"45", "more.txt": b""})
     assert FileTree(tmp_path).listing() == before
     write_files(tmp_path, {"a.png": b"4", "b.png": b"12"})
-    assert FileTree(tmp_path).listing()["sha256"] != before["sha256"]
+    assert FileTree(tmp_path).listing() != before
     (tmp_path / "a.png").rename(tmp_path / "c.png")
-    assert FileTree(tmp_path).listing()["sha256"] != before["sha256"]
+    assert FileTree(tmp_path).listing() != before
 
 
 def test_few_kinds_of_other_files_are_named(tmp_path, capsys):

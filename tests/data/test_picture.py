@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from psld.data import images as reading
-from psld.data.images import decode, save_images, to_channels
+from psld.data.images import central_square, decode, save_images, to_channels
 from psld.data.preparation import FILTERS, conversions, to_pixels
-from psld.data.source import central_square
 from psld.utils.errors import UserError
 from tests.data.formats import encode, random_images
 

@@ -7,7 +7,8 @@ import pytest
 
 from psld.data.images import FileTree
 from psld.data.preparation import open_source
-from psld.data.settings import AFHQv2Source, CelebASource, FolderSource
+from psld.data.sources import Folder
+from psld.paper.sources import AFHQv2, CelebA
 from psld.utils.errors import UserError
 from tests.data.formats import (
     afhq_files,
@@ -22,15 +23,15 @@ from tests.data.formats import (
 
 
 def celeba(root):
-    return CelebASource(kind="celeba", root=str(root))
+    return CelebA(root=str(root))
 
 
 def afhqv2(root):
-    return AFHQv2Source(kind="afhqv2", root=str(root))
+    return AFHQv2(root=str(root))
 
 
 def folder(root, **changes):
-    return FolderSource(kind="folder", root=str(root), **changes)
+    return Folder(root=str(root), **changes)
 
 
 def pngs(*names, size=(4, 4)):
@@ -56,7 +57,7 @@ def test_celeba_trains_on_everything(tmp_path, packed):
     assert (len(source.train), len(source.test)) == (5, 0)
     assert source.class_names == ()
     assert not any(labels_of(source))
-    assert source.train[0].read().size == (178, 218)
+    assert pictures_of(source)[0].size == (178, 218)
 
 
 def test_a_damaged_file_in_a_zip_is_a_broken_picture(tmp_path):
@@ -66,9 +67,9 @@ def test_a_damaged_file_in_a_zip_is_a_broken_picture(tmp_path):
     data[start : start + 50] = bytes(50)
     path.write_bytes(data)
     source = open_source(celeba(tmp_path))
-    source.train[1].read()
+    source.train[1][0]()
     with pytest.raises(UserError, match=r"img_align_celeba/000001\.jpg: "):
-        source.train[0].read()
+        source.train[0][0]()
 
 
 # --- AFHQv2 -------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ def test_pictures_of_every_class_are_held_out(tmp_path):
     names = [f"{kind}/{i:02d}.png" for kind in ("cat", "dog") for i in range(50)]
     write_files(tmp_path, pngs(*names))
     source = open_source(folder(tmp_path, test_fraction=0.196))
-    tested = [picture.label for picture in source.test]
+    tested = [label for _, label in source.test]
     assert len(tested) == 20
     assert 4 < sum(tested) < 16
     assert tested == sorted(tested), "in the order of the names"

@@ -25,7 +25,7 @@ def folder(**source):
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "dataset").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_config_is_accepted_and_writes_out_every_key(path):
+def test_every_config_is_accepted(path):
     overrides = [f"dataset={path.stem}"]
     if path.stem == "folder":
         overrides += ["dataset.name=mine", "dataset.source.root=x"]
@@ -33,20 +33,13 @@ def test_every_config_is_accepted_and_writes_out_every_key(path):
     settings = parse(PrepareSettings, content, str(path))
     assert path.stem in (settings.dataset.name, "folder")
     assert settings.output == f"data/{settings.dataset.name}.h5"
-    # What the file leaves out could not be overridden on the command line.
-    assert settings.model_dump() == content
 
 
 def test_the_preparation_does_not_depend_on_name_flips_or_downloads():
     settings = parse(DatasetSettings, DIGITS | {"source": {"kind": "cifar10"}}, "test")
-    other = settings.model_copy(
-        update={
-            "name": "x",
-            "flip": True,
-            "source": settings.source.model_copy(update={"download": False}),
-        }
-    )
-    assert settings.preparation() == other.preparation()
+    source = settings.source.model_copy(update={"download": False, "root": "elsewhere"})
+    changed = {"name": "x", "flip": True, "source": source}
+    assert settings.preparation() == settings.model_copy(update=changed).preparation()
 
 
 def test_the_preparation_depends_on_everything_else():

@@ -1,0 +1,77 @@
+"""The paper's published sets of pictures: CelebA and AFHQv2."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from psld.config.settings import FREE
+from psld.data.settings import Images, Root, Source
+from psld.utils.errors import UserError
+
+AFHQV2_CLASSES = ("dog", "cat", "wild")
+"""In the order of the official PSLD code, so that labels agree with its classifiers."""
+
+
+class CelebA(Source):
+    """CelebA, aligned: 202,599 faces (178×218) as JPEG, all for training, squeezed to a square."""
+
+    kind: str = "celeba"
+    root: Annotated[Root, FREE] = "downloads/celeba"
+    """Folder that holds img_align_celeba.zip or the unpacked folder img_align_celeba."""
+
+    def open(self):
+        from psld.data.images import FileTree
+
+        archive, folder = "img_align_celeba.zip", "img_align_celeba"
+        page = "the CelebA project page (mmlab.ie.cuhk.edu.hk/projects/CelebA.html, Align&Cropped"
+        tree = FileTree(published(self.root, archive, folder, f"put {archive} of {page} Images)"))
+        return Images([(partial(tree.picture, name), 0) for name in tree.picture_names()])
+
+
+class AFHQv2(Source):
+    """AFHQv2: animal faces (512×512) as PNG, in train/ and test/, in three classes."""
+
+    kind: str = "afhqv2"
+    root: Annotated[Root, FREE] = "downloads/afhqv2"
+    """Folder that holds afhq_v2.zip or the unpacked folders train and test."""
+
+    def open(self):
+        from psld.data.images import FileTree
+
+        path = published(
+            self.root,
+            "afhq_v2.zip",
+            "train",
+            "get the archive with `bash download.sh afhq-v2-dataset` of github.com/clovaai/"
+            "stargan-v2 and put it, or the unpacked folders train and test,",
+        )
+        tree = FileTree(path.parent if path.is_dir() else path)
+        names = tree.picture_names()
+
+        def pictures(split: str) -> Iterator[tuple[partial, int]]:
+            for label, kind in enumerate(AFHQV2_CLASSES):
+                # The archive may hold the two folders inside another one.
+                inside = [
+                    each for each in names if PurePosixPath(each).parts[-3:-1] == (split, kind)
+                ]
+                if not inside:
+                    wrong = f"no pictures in {split}/{kind}; unpack or get it again"
+                    raise UserError(f"{tree.path}: {wrong}")
+                yield from ((partial(tree.square, name), label) for name in inside)
+
+        return Images(list(pictures("train")), list(pictures("test")), AFHQV2_CLASSES)
+
+
+def published(root: str, archive: str, folder: str, advice: str) -> Path:
+    """Return the archive of a published dataset, or the folder that is unpacked from it.
+
+    The archive comes first, because the folder may be unpacked only in part. Raises UserError.
+    """
+    for path in (Path(root, archive), Path(root, folder)):
+        if path.exists():
+            return path
+    raise UserError(
+        f"{root}: neither {archive} nor a folder {folder} in it; {advice} into {root}, "
+        "or set dataset.source.root"
+    )

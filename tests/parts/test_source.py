@@ -1,0 +1,255 @@
+"""Sources as parts: each shipped one, the same classes in a file outside, and one of one's own."""
+
+import inspect
+import json
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from psld.config.kinds import SHIPPED
+from psld.config.settings import parse
+from psld.data.preparation import notes_on_prepared, prepare_dataset
+from psld.data.settings import DatasetSettings, PrepareSettings
+from psld.data.store import ImageStore
+from psld.utils.errors import UserError
+from tests.commands import TINY, call, refused, succeeded
+from tests.data.formats import (
+    afhq_files,
+    celeba_files,
+    encode,
+    idx_files,
+    random_images,
+    write_cifar10,
+    write_emoji_font,
+    write_files,
+)
+
+DATASET = {"name": "mine", "channels": 1, "image_size": 8, "flip": False, "filter": "box"}
+CLASSES = {"digits": 10, "photos": 2, "emoji": 1, "mnist": 10, "fashion-mnist": 10, "cifar10": 10}
+CLASSES |= {"celeba": 0, "afhqv2": 3, "folder": 2}
+OPTIONS = {"photos": {"side": 100}, "folder": {"test_fraction": 0.5}}
+
+
+def dataset(kind, source, **changes):
+    content = DATASET | {"num_classes": CLASSES[kind]} | changes
+    return parse(DatasetSettings, content | {"source": source}, "test")
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """The files of all sources in the working folder, and the modules of the shipped classes."""
+    monkeypatch.chdir(tmp_path)
+    digits = random_images(3, 28, 28), np.arange(3, dtype=np.uint8)
+    pictures = {f"{name}/{i}.png": encode(random_images(9, 9)) for name in "ab" for i in range(4)}
+    listed = b"# group: Faces\n1F600 ; fully-qualified\n263A FE0F ; fully-qualified\n"
+    files = {
+        "mnist": idx_files(digits, digits),
+        "fashion-mnist": idx_files(digits, digits),
+        "celeba": celeba_files(2),
+        "afhqv2": afhq_files(train=2, test=1, size=16),
+        "folder": pictures,
+        "emoji/unicode/emoji": {"emoji-test.txt": listed},
+    }
+    for folder, contents in files.items():
+        write_files(tmp_path / folder, contents)
+    font = tmp_path / "emoji/fonts/truetype/noto/NotoColorEmoji.ttf"
+    font.parent.mkdir(parents=True)
+    write_emoji_font(font, dict(zip("😀☺", random_images(2, 128, 136, 3), strict=True)))
+    batches = [random_images(2, 3072)] * 6
+    names = [f"{i}" for i in range(10)]
+    write_cifar10(tmp_path / "cifar10", batches, [np.arange(2)] * 6, names, monkeypatch)
+    for module in {name.partition(":")[0] for name in SHIPPED["source"].values()}:
+        code = inspect.getsource(import_module(module))
+        (tmp_path / f"{module.replace('.', '_')}.py").write_text(code)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", SHIPPED["source"])
+def test_a_shipped_source_and_its_class_in_a_file_outside(files, kind):
+    outside = SHIPPED["source"][kind].replace(".", "_")
+    root = {"root": kind} if (files / kind).exists() else {}
+    made = {}
+    for each in (kind, outside):
+        source = {"kind": each, **root, **OPTIONS.get(kind, {})}
+        settings = dataset(kind, source)
+        # saved and loaded it gives the same
+        saved = json.loads(json.dumps(settings.model_dump(mode="json")))
+        assert parse(DatasetSettings, saved, "test") == settings
+        assert saved == parse(DatasetSettings, saved, "test").model_dump(mode="json")
+        # where and how it is found decides nothing, but for a folder
+        places = {"root": "elsewhere", "download": False}
+        given = {key: places[key] for key in places if hasattr(settings.source, key)}
+        other = dataset(kind, source | given, name="other", flip=True)
+        assert (other.preparation() == settings.preparation()) == (kind != "folder")
+        with pytest.raises(UserError, match=r"^test: unknown key dataset\.source\.rot"):
+            parse(PrepareSettings, {"dataset": saved | {"source": source | {"rot": 1}}}, "test")
+        made[each] = prepare_dataset(settings, files / f"{len(made)}.h5")
+    shipped, moved = made.values()
+    for key in ("digest", "splits", "class_names", "seen"):
+        assert moved[key] == shipped[key], key
+
+
+# --- one's own ----------------------------------------------------------------------------------
+
+WORDS = """
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from PIL import Image
+
+from psld.parts import FREE, Images, Source
+
+
+class Words(Source):
+    shift: int = 0
+    root: Annotated[str, FREE] = "words.txt"
+
+    def open(self):
+        lines = Path(self.root).read_text().split()
+        pairs = [(lambda word=word: self.drawn(word), len(word) % 2) for word in lines]
+        return Images(pairs[2:], pairs[:2], ("even", "odd"))
+
+    def drawn(self, word):
+        bits = np.unpackbits(np.frombuffer(word.encode().ljust(8), np.uint8))
+        picture = np.roll(255 * bits.reshape(8, 8), self.shift, axis=1)
+        return picture
+
+    def seen(self):
+        return f"{len(Path(self.root).read_text().split())} words"
+"""
+"""A source of one's own, in a file of the working folder."""
+
+CONFIG = """
+name: mine
+channels: 1
+image_size: 8
+num_classes: 2
+flip: false
+filter: null
+source: {kind: wordlist:Words}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An otherwise empty folder with a source, a config and the source's data."""
+    monkeypatch.chdir(tmp_path)
+    text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    files = {"wordlist.py": WORDS, "configs/dataset/mine.yaml": CONFIG, "words.txt": text}
+    return write_files(tmp_path, {name: text.encode() for name, text in files.items()})
+
+
+def test_a_dataset_of_ones_own_source_trains(folder):
+    assert WORDS.count("\n") <= 40
+    said = succeeded(call(folder, "prepare", "dataset=mine")).stdout
+    assert "14 images of 1×8×8 (12 train, 2 test)" in said
+    assert "classes: 0 even, 1 odd" in said
+    store = ImageStore.open("data/mine.h5")
+    words = (folder / "words.txt").read_text().split()
+    labels = [len(word) % 2 for word in (*words[2:], *words[:2])]
+    assert store.labels("all").tolist() == labels
+    assert np.packbits(store.images("train")[0, 0] > 0).tobytes() == b"three   "
+    short = (*TINY, "training.batch_size=4", "training.steps=2", "device=cpu")
+    succeeded(call(folder, "train", *short, "dataset=mine", "output=one"))
+    source = json.loads((folder / "one/manifest.json").read_text())["settings"]["dataset"]["source"]
+    assert source["kind"] == "wordlist:Words"
+    assert (source["shift"], source["free"]) == (0, {"root": "words.txt"})
+    # A prepared file serves without its source.
+    (folder / "wordlist.py").unlink()
+    succeeded(call(folder, "train", *short, "data=data/mine.h5", "output=two"))
+
+
+def test_words_of_the_command_line_choose_and_set_it(folder):
+    own = ("dataset=digits", "dataset.num_classes=2", "dataset.source.shift=1")
+    words = (*own, "dataset.name=other", "dataset.source=wordlist:Words")
+    succeeded(call(folder, "prepare", *words))
+    assert (
+        np.packbits(ImageStore.open("data/other.h5").images("train")[0, 0, 0] > 0) == ord("t") >> 1
+    )
+    said = call(folder, "prepare", "dataset=mine", "dataset.source.shfit=1")
+    refused(said, 2, "unknown key dataset.source.shfit (is dataset.source.shift meant?)")
+    said = call(folder, "prepare", "dataset=mine", "dataset.source.shift=x")
+    refused(said, 2, "dataset.source.shift: ", "got 'x'")
+
+
+def test_other_code_or_settings_are_another_dataset(folder):
+    succeeded(call(folder, "prepare", "dataset=mine"))
+    (folder / "wordlist.py").write_text(f"# a comment\n{WORDS}")
+    (folder / "copy.txt").write_text((folder / "words.txt").read_text())
+    succeeded(call(folder, "prepare", "dataset=mine", "dataset.source.root=copy.txt"))
+    other = "data/mine.h5: prepared with another dataset.source; give another dataset.name"
+    refused(call(folder, "prepare", "dataset=mine", "dataset.source.shift=1"), 2, other)
+    (folder / "wordlist.py").write_text(WORDS.replace("255 *", "254 *"))
+    refused(call(folder, "prepare", "dataset=mine"), 2, other)
+    succeeded(call(folder, "prepare", "dataset=mine", "replace=true"))
+
+
+def test_what_has_changed_since_it_was_prepared_is_told(folder):
+    content = DATASET | {"num_classes": 2, "source": "wordlist:Words"}
+    settings = parse(PrepareSettings, {"dataset": content, "output": "mine.h5"}, "test")
+    prepare_dataset(settings.dataset, folder / "mine.h5")
+    assert list(notes_on_prepared("mine", settings)) == []
+    with (folder / "words.txt").open("a") as file:
+        file.write(" fifteen")
+    [line] = notes_on_prepared("mine", settings)
+    assert line == (
+        "mine.h5: its source has changed since it was prepared (14 words; now 15 words). To take "
+        "what is there now: psld prepare dataset=mine replace=true"
+    )
+    with pytest.raises(UserError, match=r"mine\.h5: holds other images"):
+        prepare_dataset(settings.dataset, folder / "mine.h5")
+    (folder / "words.txt").unlink()
+    assert list(notes_on_prepared("mine", settings)) == [], "it serves without its source"
+
+
+def test_a_source_whose_code_is_not_here_cannot_be_opened(folder):
+    source = {"kind": "wordlist:Words", "code": "0" * 64, "shift": 0}
+    with pytest.raises(UserError, match=r"^wordlist:Words: its file is missing or has changed"):
+        prepare_dataset(dataset("folder", source), folder / "x.h5")
+
+
+PICTURE = "right is a PIL image of 8 bits, or uint8 H×W or H×W×C with 1, 3 or 4 channels, or a fun"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("return picture", "return picture / 1", f"train picture 0: float64 of 8×8; {PICTURE}"),
+        ("return picture", "return [picture]", f"train picture 0: a list; {PICTURE}"),
+        ("return picture", "return picture[None]", f"train picture 0: uint8 of 1×8×8; {PICTURE}"),
+        ("return picture", "return picture[:, :0]", f"train picture 0: uint8 of 8×0; {PICTURE}"),
+        (
+            "return picture",
+            "return Image.new('F', (8, 8))",
+            f"train picture 0: a PIL image of mode F and 8×8; {PICTURE}",
+        ),
+        ("return picture", "return {'three': picture}[word]", "train picture 1: KeyError: 'four'"),
+        (
+            "return picture",
+            "return picture if word != 'one' else 1 / 0",
+            "test picture 0: ZeroDivisionError: division by zero",
+        ),
+        ("return picture", "return Image.open('cut.png')", "train picture 0: OSError: "),
+        ("len(word) % 2)", "len(word) - 3)", "train picture 0: label 2; right is 0 to 1, an index"),
+        ("len(word) % 2)", "word)", "train picture 0: label 'three'; right is 0 to 1, an index"),
+        ('("even", "odd")', "()", "train picture 0: label 1; right is 0, without class_names"),
+        (", len(word) % 2)", ",)", "train picture 0: a tuple; right is a pair (picture, label)"),
+        ("pairs[2:]", "[]", "open: no training images are left"),
+        ("pairs[2:]", "iter(pairs)", "open: train is a list_iterator; right is a sequence of pai"),
+        ("pairs[:2]", "None", "open: test is a NoneType; right is a sequence of pairs"),
+        ('("even", "odd")', '"eo"', "open: class_names is 'eo'; right is a list of texts"),
+        ('("even", "odd")', "(0, 1)", "open: class_names is (0, 1); right is a list of texts"),
+        ("return Images", "return", "open returns a tuple; right is psld.parts.Images(train, test"),
+        ("lines = Path", "lines = [][0], Path", "open: IndexError: list index out of range"),
+        ('return f"', 'return 1 / 0 or f"', "seen: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_wrong_values_are_one_line_that_names_the_source(folder, old, new, said):
+    assert old in WORDS
+    (folder / "cut.png").write_bytes(encode(random_images(8, 8))[:60])
+    (folder / "wordlist.py").write_text(WORDS.replace(old, new))
+    words = ("dataset=mine", *(["dataset.num_classes=0"] if "without" in said else []))
+    refused(call(folder, "prepare", *words), 2, f"error: dataset.source: wordlist:Words: {said}")
+    assert not list(folder.glob("data/*")), "nothing half written"
