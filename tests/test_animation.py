@@ -17,8 +17,9 @@ def frames_of(path) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("trained", "blocks"), [("model", 2), ("vp_sde_model", 1)])
 def test_every_evaluation_has_a_frame_and_the_end_is_the_samples(
-    trained, blocks, request, tmp_path, monkeypatch
+    trained, blocks, request, starts, tmp_path, monkeypatch
 ):
+    monkeypatch.chdir(starts)
     folder, output = request.getfixturevalue(trained), tmp_path / "noise.webp"
     monkeypatch.setattr(sys, "argv", ["animation", str(folder), str(output)])
     animation.main()

@@ -1,16 +1,20 @@
 """The layers of NCSN++: initialization, resampling, time embedding, residual block, attention."""
 
+from __future__ import annotations
+
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, scaled_dot_product_attention, silu
 
-from psld.networks.settings import EncoderSettings
 from psld.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from psld.networks.settings import EncoderSettings
 
 NETWORK_IN_NETWORK_SCALE = 0.1  # of the initial weights of the layers that NCSN++ calls NIN
 

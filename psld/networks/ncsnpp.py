@@ -1,8 +1,10 @@
 """NCSN++, the score network of the paper (Song et al., 2021, appendix H), and its guide."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +23,10 @@ from psld.networks.layers import (
     upsampling,
     upsampling_conv,
 )
-from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
 from psld.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
 
 
 class Encoder(nn.Module):

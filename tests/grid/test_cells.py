@@ -54,7 +54,7 @@ def test_jobs_have_what_the_grid_decides(demo):
     cell = demo.cells[CELL]
     sample, evaluate = cell.sample_job, cell.evaluate_job
     assert (sample.digest, evaluate.digest) == (cell.digest, cell.evaluation_digest)
-    assert sample.networks == evaluate.networks == cell.networks
+    assert sample.uses == evaluate.uses == cell.networks
     for settings in (sample.settings, evaluate.settings):
         assert settings.sampler == cell.sampler.settings
         assert (settings.seed, settings.shard_size) == (cell.seed, 250)

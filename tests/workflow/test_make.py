@@ -49,7 +49,9 @@ def folder(tmp_path) -> Path:
 
 def make_demo(folder: Path, stdout: int, stderr: int) -> subprocess.Popen:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
+    # `make test` would be taken for the parent of this make, which then names its folder.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    environment = {**kept, "PATH": path, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
     command = [shutil.which("make"), "demo", "INSTALLED="]
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=stdout, stderr=stderr)
 
