@@ -105,7 +105,7 @@ def trained(
             for average in averages:
                 average.advance(state.network, step + 1)
     end = f"-seed{seed}" if seed else ""
-    yield name + end, state.ema.network
+    yield name + end, state.average.network
     for average in averages:
         yield f"{name}-{average.length:g}{end}", average.network
 

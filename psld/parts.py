@@ -5,5 +5,18 @@ from psld.data.settings import Images, Source
 from psld.diffusion.samplers import SamplerSettings as Sampler
 from psld.diffusion.samplers import TimeGridSampler
 from psld.networks.settings import Network
+from psld.training.recipe import Average, Logger, Optimizer, Schedule
 
-__all__ = ["FREE", "Images", "Network", "Neutral", "Sampler", "Source", "TimeGridSampler"]
+__all__ = [
+    "FREE",
+    "Average",
+    "Images",
+    "Logger",
+    "Network",
+    "Neutral",
+    "Optimizer",
+    "Sampler",
+    "Schedule",
+    "Source",
+    "TimeGridSampler",
+]

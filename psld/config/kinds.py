@@ -2,6 +2,7 @@
 
 SAMPLERS = "psld.diffusion.samplers"
 SOURCES = "psld.data.sources"
+RECIPE = "psld.training.recipe"
 
 SHIPPED: dict[str, dict[str, str]] = {
     "sampler": {
@@ -27,6 +28,14 @@ SHIPPED: dict[str, dict[str, str]] = {
         "celeba": "psld.paper.sources:CelebA",
         "afhqv2": "psld.paper.sources:AFHQv2",
     },
+    "optimizer": {"adam": f"{RECIPE}:Adam", "adamw": f"{RECIPE}:AdamW"},
+    "schedule": {
+        "constant": f"{RECIPE}:Constant",
+        "cosine": f"{RECIPE}:Cosine",
+        "inverse-sqrt": f"{RECIPE}:InverseSqrt",
+    },
+    "average": {"ema": f"{RECIPE}:ExponentialAverage"},
+    "logger": {},
 }
 
 GROUPS = {"network": "kind", "sampler": "integrator"}

@@ -52,7 +52,7 @@ class Part(Settings):
         kind, shipped = content.get(cls.KEY, cls.model_fields[cls.KEY].default), SHIPPED[cls.noun]
         if isinstance(kind, str) and kind in shipped:
             return _shipped(shipped[kind])
-        known = f"there are: {', '.join(shipped)}, or MODULE:CLASS of your own"
+        known = f"there are: {', '.join([*shipped, 'MODULE:CLASS of your own'])}"
         if not isinstance(kind, str):
             raise ValueError(f"{cls.KEY} is missing; {known}")
         if ":" not in kind:

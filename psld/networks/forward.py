@@ -202,6 +202,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
+        """Take in the weights and buffers after a step."""
         _foreach_lerp_(self._averaged, [*network.parameters()], 1 - self.decay)
         if self._buffers:
             _foreach_copy_(self._buffers, list(network.buffers()))

@@ -1,9 +1,10 @@
 """The training loop. It waits for the device only when it logs or saves."""
 
+import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,13 +16,14 @@ from psld.diffusion.loss import Objective
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
 from psld.training.manifest import preview_path, write_history
-from psld.training.micro_batch import accumulate_gradient, largest_micro_batch
+from psld.training.micro_batch import accumulate_gradient, largest_micro_batch, left_as_it_was
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
+from psld.training.recipe import naming
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from psld.training.state import Checkpoints, History, TrainingState
 from psld.utils.device import peak_flops
-from psld.utils.errors import RunError, Stopped, ignored
+from psld.utils.errors import RunError, Stopped, UserError, ignored
 from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, stream_seed
 
@@ -48,14 +50,14 @@ class Log:
     """The run directory."""
     preview: Callable[[nn.Module, Path], dict[str, float]]
     """Of the averaged network: returns numbers, and may write a picture to the path."""
-    live: Callable[[], None] | None = None
-    """Called when the history has been written."""
+    live: list[Callable[[History], None]] = field(default_factory=list)
+    """Called with the history when it has been written."""
 
     def save(self, history: History) -> None:
         """Write the history of a checkpoint."""
         write_history(self.run, history)
-        if self.live:
-            self.live()
+        for log in self.live:
+            log(history)
 
 
 def train(
@@ -86,7 +88,7 @@ def train(
     network = ranks.parallel(called)
     peak = peak_flops(ranks.device, settings.precision)
     whole = peak and peak * ranks.world
-    meter = Meter(ranks, whole and TRAIN_FACTOR * forward_flops(state.ema.network) / whole)
+    meter = Meter(ranks, whole and TRAIN_FACTOR * forward_flops(state.average.network) / whole)
     progress = Progress("training", "step", settings.steps, state.step, silent=not ranks.leads)
     state.network.train()
     earlier_seconds, started = state.seconds, time.monotonic()
@@ -94,12 +96,16 @@ def train(
         # DistributedDataParallel reorders the gradients after its first backward pass, and the last
         # bit of their sum over the ranks depends on the order. After this unused pass, all steps
         # have the same order, so a resumed training equals an uninterrupted one to the bit.
-        accumulate_gradient(network, loss_of, batches.draw(state.step), state.micro_batch)
-        state.optimizer.zero_grad(set_to_none=True)
+        with left_as_it_was(state.network):
+            accumulate_gradient(network, loss_of, batches.draw(state.step), state.micro_batch)
+    first = state.step
     while state.step < settings.steps:
         step = state.step
         torch.manual_seed(stream_seed(settings.seed, Stream.DROPOUT, step, ranks.rank))
         loss, norm = optimize(state, network, loss_of, batches.draw(step), settings)
+        ranks.share(state.network.buffers())
+        if step == first:
+            state.state_dict()  # Refuse what no checkpoint can hold now, not in hours.
         meter.add(step, loss, norm)
         progress.update()
 
@@ -119,7 +125,7 @@ def train(
             entry = {"step": state.step, "time": time.time(), **values, "learning_rate": rate}
             state.history.append(entry)
         if previewing and ranks.leads:
-            numbers = log.preview(state.ema.network, preview_path(log.run, state.step))
+            numbers = log.preview(state.average.network, preview_path(log.run, state.step))
             state.history[-1].update(numbers)
         if saving or stopping:
             state.seconds = earlier_seconds + time.monotonic() - started
@@ -151,18 +157,35 @@ def optimize(
         group["lr"] = learning_rate(settings, state.step)
     loss = accumulate_gradient(network, loss_of, batch, state.micro_batch)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.grad_clip)
-    state.optimizer.step()
+    with naming("training.optimizer", settings.optimizer, "step"):
+        state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
-    state.ema.update(state.network)
+    with naming("training.average", settings.averaging, "update"), torch.no_grad():
+        state.average.update(state.network)
     state.step += 1
     return loss, norm
 
 
 def learning_rate(settings: LoopSettings, step: int) -> float:
-    """Return the rate: from 0 linearly to `learning_rate` at `warmup_steps`, then constant."""
-    if step >= settings.warmup_steps:
-        return settings.learning_rate
-    return settings.learning_rate * step / settings.warmup_steps
+    """Return the rate: `learning_rate`, from 0 linearly up to `warmup_steps`, times the schedule.
+
+    Raises UserError if the schedule's factor is no number, negative, or not finite.
+    """
+    schedule, key = settings.schedule, "training.schedule"
+    with naming(key, schedule, f"factor of step {step}"):
+        factor = float(schedule.factor(step, settings.steps))
+    if not 0 <= factor < math.inf:
+        wrong = f"the factor of step {step} is {factor:g}"
+        raise UserError(f"{key}: {schedule.kind}: {wrong}; it must be finite and not negative")
+    rate = settings.learning_rate * factor
+    return rate if step >= settings.warmup_steps else rate * step / settings.warmup_steps
+
+
+def check_schedule(settings: LoopSettings) -> None:
+    """Raise UserError if `learning_rate` does at one of 1,001 steps, the last among them."""
+    steps = settings.steps
+    for step in sorted({*(steps * i // 1000 for i in range(1000)), steps - 1}):
+        learning_rate(settings, step)
 
 
 class Meter:

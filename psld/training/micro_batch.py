@@ -1,6 +1,7 @@
 """Micro-batches: the gradient of a batch in several passes, of as many images as memory takes."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -59,13 +60,24 @@ def _fits(network: nn.Module, loss_of: Objective, batch: Batch, images: int, lat
     `later`: its size over that of the parameters: two moments, and the exchange between ranks.
     """
     try:
-        held = [torch.empty_like(each) for each in network.parameters() for _ in range(later)]
-        accumulate_gradient(network, loss_of, next(batch.split(images)), images)
-        del held
+        with left_as_it_was(network):
+            held = [torch.empty_like(each) for each in network.parameters() for _ in range(later)]
+            accumulate_gradient(network, loss_of, next(batch.split(images)), images)
+            del held
         return True
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         return False
+
+
+@contextmanager
+def left_as_it_was(network: nn.Module) -> Iterator[None]:
+    """Undo what a pass that trains nothing leaves in a network: gradients and new buffers."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    try:
+        yield
     finally:
         network.zero_grad(set_to_none=True)
+        for buffer, value in zip(network.buffers(), before, strict=True):
+            buffer.copy_(value)

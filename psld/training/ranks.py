@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -75,6 +75,12 @@ class Ranks:
         if self.world > 1:
             dist.all_reduce(numbers, dist.ReduceOp.MAX, self.control)
         return int(numbers)
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give the leading rank's tensors to all ranks."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""

@@ -21,7 +21,8 @@ from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
 from psld.networks.forward import enough_threads
 from psld.training.batches import Batches, Labels
-from psld.training.loop import Log, StopRequest, train
+from psld.training.loggers import fed
+from psld.training.loop import Log, StopRequest, check_schedule, train
 from psld.training.manifest import (
     WandbRun,
     checkpoint_folder,
@@ -79,6 +80,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
     run = Path(settings.runs) / settings.run_name(store.digest)
     settings = known(settings, run)
+    check_schedule(settings.training)
     training, process = settings.training, build_process(settings)
     images, flip = store.images("train"), settings.dataset.flip
     labels, sigma_data = None, 1.0
@@ -139,13 +141,15 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                 if settings.wandb.mode == "online":
                     from psld.training.wandb_runs import live_run  # takes a second to import
 
-                    log.live = stack.enter_context(live_run(run))
+                    log.live.append(stack.enter_context(live_run(run)))
+                for logger in settings.logger:
+                    log.live.append(stack.enter_context(fed(logger, run, settings, state.step)))
             train(state, batches, loss_of, training, ranks, checkpoints, log, stop)
             if ranks.leads and batches.resident is None:
                 _check_again(store, run)
             batches.close()
         if ranks.leads:
-            folder, network, more = export_folder(run), state.ema.network, {}
+            folder, network, more = export_folder(run), state.average.network, {}
             if not isinstance(settings, ModelSettings):
                 accuracies = accuracy_by_time(settings, process, store, network)
                 shown, split = ", ".join(f"{a:.2f}" for a in accuracies), split_of_accuracy(store)

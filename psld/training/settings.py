@@ -2,12 +2,22 @@
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from psld.config.settings import FREE, Name, Settings
+from psld.config.settings import FREE, Name, Neutral, Settings
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import NoiseLaw, ProcessSettings
 from psld.networks.settings import Network
+from psld.training.recipe import (
+    Adam,
+    Average,
+    Constant,
+    ExponentialAverage,
+    Logger,
+    Optimizer,
+    Schedule,
+    with_one_average,
+)
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
@@ -34,13 +44,20 @@ class LoopSettings(Settings):
     if a GPU runs out of memory before the first step. Null: the rank's whole part. The weights
     depend on it by rounding, and by dropout, which draws its masks for each pass."""
     learning_rate: float = Field(2e-4, gt=0)
-    """Adam's learning rate after the warm-up."""
+    """The learning rate after the warm-up."""
     warmup_steps: int = Field(5000, ge=0)
     """Steps over which the learning rate grows linearly from 0."""
+    schedule: Annotated[Schedule, Neutral(Constant())] = Constant()
+    """The factor of the learning rate in each step: constant, cosine, inverse-sqrt."""
+    optimizer: Annotated[Optimizer, Neutral(Adam())] = Adam()
+    """The optimizer: adam, adamw."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient."""
-    ema_decay: float = Field(0.9999, ge=0, lt=1)
-    """Decay of the weights' moving average per step; 0 keeps the last weights."""
+    ema_decay: float | None = Field(0.9999, ge=0, lt=1)
+    """Decay of the weights' exponential moving average per step; 0 keeps the last weights. It is
+    short for average={kind: ema, decay: …}."""
+    average: Annotated[Average | None, Neutral(None)] = None
+    """Another moving average of weights and buffers, in place of `ema_decay`."""
     time_eps: float = Field(1e-5, gt=0, lt=1)
     """Training times are on [time_eps, 1], uniform without a `noise_law`."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -65,13 +82,25 @@ class LoopSettings(Settings):
             content = content | {"noise_law": content.get("noise_law") or {}}
         return content
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_average(cls, content: Any) -> Any:
+        return with_one_average(content) if isinstance(content, dict) else content
+
     @model_validator(mode="after")
     def _parts_are_equal(self) -> "LoopSettings":
+        if self.ema_decay is None and self.average is None:
+            raise ValueError("ema_decay is null; give it, or average")
         if isinstance(self.micro_batch, int) and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}"
             )
         return self
+
+    @property
+    def averaging(self) -> Average:
+        """The moving average of the weights."""
+        return self.average or ExponentialAverage(decay=cast(float, self.ema_decay))
 
 
 class TrainingSettings(LoopSettings):
@@ -213,6 +242,13 @@ class RunSettings(TrainedSettings):
     device: Annotated[str, FREE]
     """`auto`, or a torch device such as `cpu` or `cuda`."""
     wandb: Annotated[WandbSettings, FREE]
+    logger: Annotated[tuple[Logger, ...], FREE] = ()
+    """Loggers of your own, MODULE:CLASS or a list of {kind: MODULE:CLASS, …}."""
+
+    @field_validator("logger", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str | dict) else given
 
     def model(self) -> ModelSettings | GuideModelSettings:
         """The part of the settings that decides the weights."""

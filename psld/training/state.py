@@ -1,13 +1,15 @@
 """The state of a training, and the checkpoints that hold it."""
 
 import json
+from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.networks.forward import EMA
 from psld.training.manifest import CheckpointFiles
+from psld.training.recipe import Average, Averaging, Optimizer, naming
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import retried_in_slurm
@@ -25,11 +27,10 @@ class TrainingState:
     """Everything that a training resumes from. Random generators are no part of it."""
 
     def __init__(self, network: nn.Module, settings: LoopSettings) -> None:
-        self.network = network
-        self.ema = EMA(network, settings.ema_decay)
-        self.optimizer = torch.optim.Adam(
-            network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.999), fused=True
-        )
+        """Raises UserError if a part of the settings does not build what it should."""
+        self.network, self.settings = network, settings
+        self.average = build_average(settings.averaging, network)
+        self.optimizer = build_optimizer(settings.optimizer, network)
         self.micro_batch = settings.micro_batch if settings.micro_batch != "auto" else None
         """Images per forward pass on one rank; None: its whole part of the batch."""
         self.step = 0
@@ -38,22 +39,134 @@ class TrainingState:
         self.history: History = []
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors of the network, its average and the optimizer, by dotted names."""
-        parts = {"network": self.network.state_dict(), "ema": self.ema.network.state_dict()}
-        moments = self.optimizer.state_dict()["state"]
-        parts |= {f"optimizer.{index}": tensors for index, tensors in moments.items()}
-        return {
-            f"{part}.{name}": tensors[name] for part, tensors in parts.items() for name in tensors
+        """Return the tensors of the network, its average and the optimizer, by dotted names.
+
+        `structure` is JSON: what the states of optimizer and average hold besides tensors, and
+        their nesting. Raises UserError if they hold what cannot be saved.
+        """
+        networks = {"network": self.network, "ema": self.average.network}
+        tensors = {
+            f"{part}.{name}": tensor
+            for part, network in networks.items()
+            for name, tensor in network.state_dict().items()
         }
+        states = {"optimizer": self.optimizer.state_dict(), "average": None}
+        if hasattr(self.average, "state_dict"):
+            states["average"] = self.average.state_dict()
+        parts = {"optimizer": self.settings.optimizer, "average": self.settings.averaging}
+        packed = {}
+        for name, state in states.items():
+            with naming(f"training.{name}", parts[name], "its state"):
+                packed[name] = pack(state, name, tensors)
+        text = bytearray(json.dumps(packed).encode())
+        return tensors | {"structure": torch.frombuffer(text, dtype=torch.uint8)}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Load what `state_dict` returned. The settings of the optimizer stay as they are."""
+        """Load what `state_dict` returned."""
         parts = grouped(tensors)
         self.network.load_state_dict(parts["network"])
-        self.ema.network.load_state_dict(parts["ema"])
-        moments = {int(index): each for index, each in grouped(parts["optimizer"]).items()}
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.average.network.load_state_dict(parts["ema"])
+        if "structure" in tensors:
+            packed = json.loads(tensors["structure"].numpy().tobytes())
+            state = unpack(packed["optimizer"], tensors)
+            if (average := unpack(packed["average"], tensors)) is not None:
+                self.average.load_state_dict(average)
+        else:  # as written before 1 December 2026: the moments of Adam
+            moments = {int(index): each for index, each in grouped(parts["optimizer"]).items()}
+            state = self.optimizer.state_dict() | {"state": moments}
+        self.optimizer.load_state_dict(state)
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        for key, stored in state["state"].items():
+            key = parameters[key] if isinstance(key, int) else key
+            self.optimizer.state[key] = as_stored(self.optimizer.state[key], stored)
+
+
+def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of a network. Raises UserError if it is none."""
+    with naming("training.optimizer", part, "build"):
+        optimizer: Any = part.build(list(network.parameters()))
+    made = f"training.optimizer: {part.kind}: build returns a {type(optimizer).__name__}"
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"{made}, not a torch.optim.Optimizer")
+    if not getattr(optimizer, "param_groups", None):
+        raise UserError(f"{made} without param_groups")
+    return optimizer
+
+
+def build_average(part: Average, network: nn.Module) -> Averaging:
+    """Build the average of a network. Raises UserError if it is none."""
+    with naming("training.average", part, "build"):
+        average: Any = part.build(network)
+    own, made = getattr(average, "network", None), f"training.average: {part.kind}: build returns"
+    if not (isinstance(own, nn.Module) and callable(getattr(average, "update", None))):
+        raise UserError(f"{made} a {type(average).__name__} without network and update")
+    if {id(each) for each in own.parameters()} & {id(each) for each in network.parameters()}:
+        raise UserError(f"{made} the weights that are trained, not a copy of them")
+    if shapes_of(own) != shapes_of(network):
+        raise UserError(f"{made} a network with other weights or buffers than the one in training")
+    own.eval().requires_grad_(False)
+    return average
+
+
+def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+# -- the states of optimizers and averages, as tensors and JSON
+
+AS_INTEGERS = {1: torch.int8, 2: torch.int16}
+"""What numpy takes in place of floats of so many bytes that it lacks, such as bfloat16."""
+
+
+def pack(state: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+    """Return a state for JSON; its tensors go to `tensors`, by names that begin with `where`.
+
+    Raises TypeError for what is no tensor, number, text, None, or dict, list or tuple of them.
+    """
+    kind = type(state)
+    if state is None or isinstance(state, bool | int | float | str):
+        return state
+    if isinstance(state, Tensor):
+        name, tensor = f"{where.partition('.')[0]}.{len(tensors)}", state.detach()
+        is_known = tensor.dtype in (torch.float16, torch.float32, torch.float64)
+        if tensor.is_floating_point() and not is_known:
+            tensor = tensor.view(AS_INTEGERS[tensor.itemsize])
+        tensors[name] = tensor
+        return {"tensor": name, "dtype": str(state.dtype).removeprefix("torch.")}
+    if kind in (dict, OrderedDict):
+        items = [[pack(k, where, {}), pack(v, f"{where}.{k}", tensors)] for k, v in state.items()]
+        return {"dict": items}
+    if kind in (list, tuple):
+        return {kind.__name__: [pack(v, f"{where}.{i}", tensors) for i, v in enumerate(state)]}
+    raise TypeError(f"{where} is a {kind.__name__}; checkpoints hold tensors, numbers and texts")
+
+
+def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return the state of which `pack` made this."""
+    match packed:
+        case {"tensor": name, "dtype": dtype}:
+            return tensors[name].view(getattr(torch, dtype))
+        case {"dict": items}:
+            return {unpack(k, tensors): unpack(v, tensors) for k, v in items}
+        case {"list": items}:
+            return [unpack(each, tensors) for each in items]
+        case {"tuple": items}:
+            return tuple(unpack(each, tensors) for each in items)
+    return packed
+
+
+def as_stored(loaded: Any, stored: Any) -> Any:
+    """Return a stored state on the device to which an optimizer has loaded it.
+
+    torch loads integers, and floats of other sizes, as floats of the parameter's type.
+    """
+    if isinstance(stored, Tensor):
+        return loaded if loaded.dtype == stored.dtype else stored.to(loaded.device)
+    if isinstance(stored, dict):
+        return {key: as_stored(loaded[key], value) for key, value in stored.items()}
+    if isinstance(stored, list | tuple):
+        return type(stored)(map(as_stored, loaded, stored))
+    return stored
 
 
 class Checkpoints(CheckpointFiles):

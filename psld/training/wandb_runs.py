@@ -97,7 +97,7 @@ def log_new_steps(online: wandb.Run, run: Path) -> None:
 
 
 @contextmanager
-def live_run(run: Path) -> Iterator[Callable[[], None]]:
+def live_run(run: Path) -> Iterator[Callable[[object], None]]:
     """Yield a function that logs what is new in the history of a training, while it trains.
 
     A thread makes all calls to wandb, so the training waits for it only at its end. If wandb fails,
@@ -120,7 +120,7 @@ def live_run(run: Path) -> Iterator[Callable[[], None]]:
     thread, exit_code = Thread(target=upload, name="wandb", daemon=True), 1
     thread.start()
     try:
-        yield lambda: queue.put(None)
+        yield lambda _: queue.put(None)
         exit_code = 0
     finally:
         queue.put(exit_code)

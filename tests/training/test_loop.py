@@ -66,6 +66,9 @@ class TwoRanks(Ranks):
     def largest(self, number):
         return number
 
+    def share(self, tensors):
+        """The other has the same."""
+
 
 TWO_RANKS = TwoRanks(0, 2, ONE_RANK.device)
 
@@ -199,8 +202,8 @@ def test_the_average_is_that_of_the_weights_after_each_step(tmp_path):
     log.preview = lambda network, picture: seen.append(parameters_of(network)) or {}
     batches, loss_of = batches_of(PROCESS, settings), EpsilonLoss(PROCESS)
     train(state, batches, loss_of, settings, ONE_RANK, checkpoints, log, StopRequest())
-    torch.testing.assert_close(parameters_of(state.ema.network), expected, rtol=0, atol=1e-6)
-    assert torch.equal(seen[0], parameters_of(state.ema.network))
+    torch.testing.assert_close(parameters_of(state.average.network), expected, rtol=0, atol=1e-6)
+    assert torch.equal(seen[0], parameters_of(state.average.network))
     assert (expected - parameters_of(state.network)).abs().max() > 1e-4
 
 
@@ -310,10 +313,11 @@ def test_previews_and_checkpoints_are_in_the_time_but_not_in_the_speed(tmp_path,
 def test_the_history_is_written_and_then_shown(tmp_path):
     shown = []
 
-    def live() -> None:
+    def live(history) -> None:
         shown.extend(TrainingHistory.read(tmp_path / "history.json").entries)
 
-    Log(tmp_path, preview=lambda *_: {}, live=live).save([{"step": 3, "time": 1.0, "loss": 0.5}])
+    log = Log(tmp_path, preview=lambda *_: {}, live=[live])
+    log.save([{"step": 3, "time": 1.0, "loss": 0.5}])
     assert [(entry.step, entry.loss) for entry in shown] == [(3, 0.5)]
 
 

@@ -57,13 +57,13 @@ def test_training_reference(path):
         network.train()
         loss, _ = optimize(state, network, loss_of, batch, settings)
         assert float(loss) == pytest.approx(float(expected), rel=1e-5)
-    for prefix, actual in (("w/", network), ("ema/", state.ema.network)):
+    for prefix, actual in (("w/", network), ("ema/", state.average.network)):
         expected = from_official(part(v, prefix), network)
         for name, value in actual.state_dict().items():
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5, msg=name)
     # In six steps the average moves by 1e-7, which only weights that begin at 0 show.
     start = from_official(part(v, "w0/"), network)
-    for name, value in state.ema.network.state_dict().items():
+    for name, value in state.average.network.state_dict().items():
         if not start[name].any():
             assert expected[name].any()
             torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-11, msg=name)

@@ -55,10 +55,10 @@ def test_training_steps(monkeypatch, process, resident):
         monkeypatch.setattr(batches_module, "RESIDENT_BYTES", 0)
     settings, ranks = recipe(micro_batch=6), Ranks(0, 1, META)
     state = TrainingState(tiny_network(process), settings)
-    for network in (state.network, state.ema.network):
+    for network in (state.network, state.average.network):
         network.to(META)
-    state.ema._averaged = list(state.ema.network.parameters())
-    state.ema._buffers = list(state.ema.network.buffers())
+    state.average._averaged = list(state.average.network.parameters())
+    state.average._buffers = list(state.average.network.buffers())
     # The fused optimizer is for real devices.
     state.optimizer = torch.optim.Adam(state.network.parameters())
     batches, meter = batches_of(process, settings, ranks, flip=True), Meter(ranks)

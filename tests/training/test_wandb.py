@@ -165,7 +165,7 @@ def test_a_training_goes_on_in_its_run_and_ends_it_as_it_ended(tmp_path, monkeyp
     monkeypatch.setattr("wandb.init", lambda **given: options.update(given) or online)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     with suppress(ZeroDivisionError), live_run(run) as log:
-        log()
+        log(None)
         _ = 1 / (not fails)
     assert online.exit_codes[0] == fails
     assert list(online.logged) == [20]
@@ -204,7 +204,7 @@ def log_live(folder: Path, server: WandbServer, **later: object) -> None:
         vars(server).update(later)
         for last in (20, 40, 60):
             write_training(folder, range(20, last + 1, 20))
-            log()
+            log(None)
 
 
 REFUSED_AT_ONCE = [

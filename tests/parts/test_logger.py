@@ -1,0 +1,63 @@
+"""Loggers: what they are given, and that none of them stops a training."""
+
+import json
+
+import pytest
+
+from psld.training import loggers
+from tests.commands import TINY, call, refused, run_directory, succeeded
+from tests.training.test_settings import train_settings
+
+WORDS = (*TINY, "training.steps=8", "training.checkpoint_every=4", "training.log_every=2")
+
+
+@pytest.fixture
+def train(digits, outside, monkeypatch):
+    """Returns a function that trains with more words, and returns what was printed."""
+    monkeypatch.setattr(loggers, "PATIENCE", 0.5)
+    return lambda *more: succeeded(call(outside, "train", *WORDS, f"data={digits}", *more)).stdout
+
+
+def test_a_logger_gets_each_entry_once_also_over_a_resumption(train, outside):
+    both = "logger=[mine:Lines,{kind: mine:Lines, file: other.txt}]"
+    train(both)
+    logged = (outside / "log.txt").read_text()
+    assert logged == "".join(f"psld 0 {step}\n" for step in (2, 4, 6, 8, None))
+    assert (outside / "other.txt").read_text() == logged
+    run = run_directory(outside)
+    for path in [*run.glob("checkpoints/*8.safetensors"), *run.glob("model/*")]:
+        path.unlink()
+    train("logger=mine:Lines")
+    more = (outside / "log.txt").read_text().removeprefix(logged)
+    assert more == "".join(f"psld 4 {step}\n" for step in (6, 8, None))
+    history = json.loads((run / "history.json").read_text())["entries"]
+    assert [entry["step"] for entry in history] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("at", ["start", "entry", "end"])
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_logger_that_fails_is_one_line(train, outside, at, hangs):
+    printed = train(f"logger=[{{kind: mine:Fails, at: {at}, hangs: {hangs}}},mine:Lines]")
+    reason = "more than 0.5 seconds in one call" if hangs else "KeyError: 'of a logger'"
+    assert printed.count("logger: ") == 1
+    assert f"logger: mine:Fails: {reason}; it gets nothing more\n" in printed
+    assert "wrote models/by-hand/psld" in printed
+    assert (outside / "log.txt").read_text().endswith("psld 0 None\n"), "the other one goes on"
+
+
+def test_a_logger_decides_no_weights(outside):
+    assert train_settings("logger=mine:Lines").run_name("0") == train_settings().run_name("0")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("logger=mine:Nothing", "mine.py: defines no class Nothing"),
+        ("logger=mine:Odd", "mine:Odd: no logger: it does not subclass psld.parts.Logger"),
+        ("logger=tensorboard", "no logger 'tensorboard'; there are: MODULE:CLASS of your own"),
+        ("logger=[{kind: mine:Lines, fil: x}]", "unknown key logger.0.fil"),
+    ],
+)
+def test_a_wrong_logger_is_refused_before_the_training(digits, outside, word, said):
+    refused(call(outside, "train", *WORDS, f"data={digits}", word), 2, "logger", said)
+    assert not (outside / "runs").exists()
