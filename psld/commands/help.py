@@ -81,12 +81,13 @@ def _lines(
         default = MISSING if field.is_required() else field.get_default(call_default_factory=True)
         value = values.get(key, default)
         value = value.model_dump(mode="json") if isinstance(value, Settings) else value
-        group = group_of(field, value)
+        content = {"kind": value} if isinstance(value, str) else value  # A text may name a part.
+        group = group_of(field, content)
         yield f"{' ' * indent}{key}:{f' {_text(value)}' if group is None else ''}"
         if key in texts:
             yield _filled(texts[key], indent + 6, indent + 6)
         if group is not None:
-            yield from _lines(group, value, f"{where}{key}: ", indent + 2)
+            yield from _lines(group, content, f"{where}{key}: ", indent + 2)
 
 
 def _filled(text: str, first: int, rest: int) -> str:

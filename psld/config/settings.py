@@ -6,6 +6,7 @@ modules imports torch, because every Snakemake process reads them and must start
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, cast, get_args
@@ -208,13 +209,11 @@ def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
     if tag := field.discriminator:
         kinds = {kind.model_fields[tag].annotation: kind for kind in get_args(field.annotation)}
         return next((kinds[tags] for tags in kinds if content.get(tag) in get_args(tags)), None)
-    is_class = isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
-    if not is_class:
-        return None
-    try:
-        return cast(type[Settings], field.annotation).class_for(content)
-    except ValueError:  # of no part
-        return None
+    for kind in (field.annotation, *get_args(field.annotation)):  # such as Average | None
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            with suppress(ValueError):  # of no part
+                return kind.class_for(content)
+    return None
 
 
 def _meant(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:

@@ -15,6 +15,7 @@ from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.records import Dataset
 from psld.grid.rows import cells_behind, entries_in
+from psld.training.recipe import ExponentialAverage
 from tests.grid.digests import DIGESTS, GRIDS, differences, digests_of
 from tests.grid.mine import file_with
 
@@ -41,7 +42,7 @@ def another(key: str, value: Any) -> Any:
             return 2 * value or 1
         case tuple():
             return (*value, 1)
-    return {"micro_batch": 1}.get(key, "another")
+    return {"micro_batch": 1, "average": ExponentialAverage()}.get(key, "another")
 
 
 def undecided(settings: BaseModel, digest: Callable[[Any], str]) -> set[str]:
