@@ -40,7 +40,7 @@ class Part(Settings):
     noun: ClassVar[str] = "part"
     """A key of `psld.config.kinds.SHIPPED`, which the class of a noun gives."""
 
-    code: str | None = Field(None, exclude_if=lambda code: code is None)
+    code: str | None = Field(default=None, exclude_if=lambda code: code is None)
     """The digest of the code of a part of one's own; it is found, not given."""
 
     @classmethod

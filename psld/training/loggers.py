@@ -10,7 +10,7 @@ from typing import Any
 
 from psld.training.recipe import Logger
 from psld.training.settings import RunSettings
-from psld.utils.errors import text_of
+from psld.utils.errors import one_line
 
 PATIENCE = 5.0
 """Seconds that a call of a logger may take."""
@@ -36,7 +36,7 @@ class _Worker(Thread):
                 self.since = time.monotonic()
                 log(entry)
         except BaseException as error:  # sys.exit() of a logger does not end the training either
-            self._say(f"{type(error).__name__}: {text_of(error)}")
+            self._say(f"{type(error).__name__}: {one_line(str(error))}")
 
     def hangs(self) -> bool:
         """Check if its present call takes too long; it gets nothing more then."""

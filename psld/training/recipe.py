@@ -55,7 +55,7 @@ class Adam(Optimizer):
 
     betas: tuple[float, float] = (0.9, 0.999)
     """β₁ and β₂: decays of the averages of the gradient and of its square, per step."""
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
     """ε: what is added to the root of the average square."""
 
     def build(self, parameters):
@@ -69,7 +69,7 @@ class AdamW(Adam):
 
     kind: str = "adamw"
 
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """λ: each step first takes the share `lr` · λ off the weights."""
 
     def build(self, parameters):
@@ -109,7 +109,7 @@ class Cosine(Schedule):
 
     kind: str = "cosine"
 
-    least: float = Field(0.0, ge=0, le=1)
+    least: float = Field(default=0.0, ge=0, le=1)
     """The factor at the end."""
 
     def factor(self, step, steps):
@@ -121,7 +121,7 @@ class InverseSqrt(Schedule):
 
     kind: str = "inverse-sqrt"
 
-    reference_steps: int = Field(70_000, ge=1)
+    reference_steps: int = Field(default=70_000, ge=1)
     """t_ref: the steps with the factor 1; EDM2 has 70,000 on ImageNet-512."""
 
     def factor(self, step, steps):
@@ -161,7 +161,7 @@ class Average(Part):
 class ExponentialAverage(Average):
     """θ̄ ← d θ̄ + (1 − d) θ after each step; buffers are those of the last step."""
 
-    decay: float = Field(0.9999, ge=0, lt=1)
+    decay: float = Field(default=0.9999, ge=0, lt=1)
     """d; 0 keeps the last weights."""
 
     def build(self, network):

@@ -2,7 +2,8 @@
 
 import json
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -50,14 +51,14 @@ class TrainingState:
             for part, network in networks.items()
             for name, tensor in network.state_dict().items()
         }
-        states = {"optimizer": self.optimizer.state_dict(), "average": None}
-        if hasattr(self.average, "state_dict"):
-            states["average"] = self.average.state_dict()
+        own = getattr(self.average, "state_dict", lambda: None)
+        states: dict[str, Callable[[], Any]]
+        states = {"optimizer": self.optimizer.state_dict, "average": own}
         parts = {"optimizer": self.settings.optimizer, "average": self.settings.averaging}
         packed = {}
         for name, state in states.items():
             with naming(f"training.{name}", parts[name], "its state"):
-                packed[name] = pack(state, name, tensors)
+                packed[name] = pack(state(), name, tensors)
         text = bytearray(json.dumps(packed).encode())
         return tensors | {"structure": torch.frombuffer(text, dtype=torch.uint8)}
 
@@ -70,7 +71,7 @@ class TrainingState:
             packed = json.loads(tensors["structure"].numpy().tobytes())
             state = unpack(packed["optimizer"], tensors)
             if (average := unpack(packed["average"], tensors)) is not None:
-                self.average.load_state_dict(average)
+                cast(Any, self.average).load_state_dict(average)
         else:  # as written before 1 December 2026: the moments of Adam
             moments = {int(index): each for index, each in grouped(parts["optimizer"]).items()}
             state = self.optimizer.state_dict() | {"state": moments}

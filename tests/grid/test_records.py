@@ -57,7 +57,7 @@ REPORTS = ("checkpoint_every", "log_every", "preview_every")
 @pytest.mark.parametrize("kind", ["models", "guides"])
 def test_a_training(demo, kind):
     record = getattr(demo, kind)["psld-0.02"]
-    kept = {"name", "grid_name", "data", "output", "runs", "device"}
+    kept = {"name", "grid_name", "data", "output", "runs", "device", "logger"}
     kept.add("training.objective")  # all but "denoiser" are the paper's
     kept |= {f"training.{key}" for key in ("compile", "micro_batch", *REPORTS)}
     kept |= {f"wandb.{key}" for key in ("mode", "project", "entity")}
