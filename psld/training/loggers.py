@@ -30,7 +30,7 @@ class _Worker(Thread):
     def run(self) -> None:
         try:
             log, entry = self.logger.start(*self.given), {}
-            while entry is not None:
+            while entry is not None and not self.is_given_up:
                 self.since = None
                 entry = self.queue.get()
                 self.since = time.monotonic()

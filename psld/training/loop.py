@@ -157,10 +157,10 @@ def optimize(
         group["lr"] = learning_rate(settings, state.step)
     loss = accumulate_gradient(network, loss_of, batch, state.micro_batch)
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.grad_clip)
-    with naming("training.optimizer", settings.optimizer, "step"):
+    with naming("training.optimizer", state.parts["optimizer"], "step"):
         state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
-    with naming("training.average", settings.averaging, "update"), torch.no_grad():
+    with naming("training.average", state.parts["average"], "update"), torch.no_grad():
         state.average.update(state.network)
     state.step += 1
     return loss, norm

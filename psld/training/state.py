@@ -29,7 +29,8 @@ class TrainingState:
 
     def __init__(self, network: nn.Module, settings: LoopSettings) -> None:
         """Raises UserError if a part of the settings does not build what it should."""
-        self.network, self.settings = network, settings
+        self.network = network
+        self.parts = {"optimizer": settings.optimizer, "average": settings.averaging}
         self.average = build_average(settings.averaging, network)
         self.optimizer = build_optimizer(settings.optimizer, network)
         self.micro_batch = settings.micro_batch if settings.micro_batch != "auto" else None
@@ -54,10 +55,9 @@ class TrainingState:
         own = getattr(self.average, "state_dict", lambda: None)
         states: dict[str, Callable[[], Any]]
         states = {"optimizer": self.optimizer.state_dict, "average": own}
-        parts = {"optimizer": self.settings.optimizer, "average": self.settings.averaging}
         packed = {}
         for name, state in states.items():
-            with naming(f"training.{name}", parts[name], "its state"):
+            with naming(f"training.{name}", self.parts[name], "its state"):
                 packed[name] = pack(state(), name, tensors)
         text = bytearray(json.dumps(packed).encode())
         return tensors | {"structure": torch.frombuffer(text, dtype=torch.uint8)}
