@@ -4,6 +4,8 @@ SAMPLERS = "psld.diffusion.samplers"
 SOURCES = "psld.data.sources"
 RECIPE = "psld.training.recipe"
 
+OBJECTIVES = "psld.training.objectives"
+
 SHIPPED: dict[str, dict[str, str]] = {
     "sampler": {
         "em": f"{SAMPLERS}:EMSettings",
@@ -12,6 +14,12 @@ SHIPPED: dict[str, dict[str, str]] = {
         "multistep": f"{SAMPLERS}:MultistepSettings",
         "gddim": f"{SAMPLERS}:GDDIMSettings",
         "conjugate": f"{SAMPLERS}:ConjugateSettings",
+    },
+    "objective": {
+        "epsilon": f"{OBJECTIVES}:Epsilon",
+        "denoiser": f"{OBJECTIVES}:Denoiser",
+        "guide": f"{OBJECTIVES}:Guide",
+        "image-guide": f"{OBJECTIVES}:ImageGuide",
     },
     "network": {
         "ncsnpp": "psld.networks.settings:NetworkSettings",

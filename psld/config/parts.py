@@ -132,18 +132,19 @@ def importing_nothing() -> Iterator[None]:
         _imports_nothing.reset(token)
 
 
-def known(settings: S, copies: str | Path | None = None) -> S:
-    """Return settings all of whose parts can be built, with the help of the copies in a folder.
-
-    Raises UserError for a part whose code is not here, and not among the copies.
-    """
-    if copies and any(isinstance(part, UnknownPart) for part in parts_in(settings)):
+def with_code_of(copies: str | Path, settings: S) -> S:
+    """Return settings whose parts are known also by the copies of their code in a folder."""
+    if any(isinstance(part, UnknownPart) for part in parts_in(settings)):
         trust(copies)
-        settings = type(settings).model_validate(settings.model_dump())
+        return type(settings).model_validate(settings.model_dump())
+    return settings
+
+
+def check_known(*settings: Settings) -> None:
+    """Raise UserError for a part whose code is not here."""
     for part in parts_in(settings):
         if isinstance(part, UnknownPart):
             raise UserError(part.missing)
-    return settings
 
 
 def save_code(settings: Settings, folder: str | Path) -> None:

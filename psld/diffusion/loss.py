@@ -1,8 +1,8 @@
 """The training losses, and what a network sees: a process's states, or images with noise."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,20 @@ class Batch:
     eps: Tensor
     auxiliary_eps: Tensor | None
     labels: Tensor | None = None
+    noising: "Noising | None" = None
+    """What the network sees of the images."""
+    facts: Any = None
+    """What a training's objective may depend on (`psld.training.objectives.Facts`)."""
+
+    def noisy(self) -> tuple[Tensor, Tensor]:
+        """Return what the network sees, N×C'×H×W, and its times or noise levels, N."""
+        return cast("Noising", self.noising)(self)
+
+    @property
+    def target(self) -> Tensor:
+        """The noise ε in the blocks that a network of the process's states predicts."""
+        channels, predicted = self.x0.shape[1], self.facts.process.predicted
+        return self.eps[:, predicted.start * channels : predicted.stop * channels]
 
     def split(self, size: int) -> Iterator["Batch"]:
         """Yield micro-batches of `size` images."""
@@ -159,5 +173,5 @@ class GuideLoss:
         return cross_entropy(network(x, time).float(), cast(Tensor, batch.labels))
 
 
-Objective = EpsilonLoss | DenoiserLoss | GuideLoss
-"""A loss that a training minimizes: from a network and a batch to a scalar."""
+LossOf = Callable[[nn.Module, Batch], Tensor]
+"""What a training minimizes: from a network and a batch to a scalar."""

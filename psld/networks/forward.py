@@ -73,7 +73,7 @@ def build(
                 f"network: {part.kind}: gives {{}} for 2 images; {{}} is needed".format(*shapes)
             )
     network.in_shape, network.num_classes = (in_channels, image_size, image_size), num_classes
-    network.in_bfloat16 = part.in_bfloat16
+    network.in_bfloat16, network.takes_logarithm = part.in_bfloat16, part.takes_logarithm
     return network
 
 
@@ -230,14 +230,13 @@ class Denoiser(nn.Module):
         deviation: float,
         sigma_min: float,
         sigma_max: float,
-        of_logarithm: bool = False,
     ) -> None:
-        """`network` is one that `build` has made; `of_logarithm`: it takes the logarithm itself."""
+        """`network` is one that `build` has made."""
         super().__init__()
         self.network, self.sigma_min, self.sigma_max = network, sigma_min, sigma_max
         self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32))
         self.in_shape, self.num_classes = network.in_shape, network.num_classes
-        self.in_bfloat16, self.of_logarithm = network.in_bfloat16, of_logarithm
+        self.in_bfloat16, self.of_logarithm = network.in_bfloat16, network.takes_logarithm
 
     def round_sigma(self, sigma: float | Tensor) -> Tensor:
         """Return σ as it is: the network takes any."""

@@ -42,6 +42,7 @@ class Encoder(nn.Module):
         self.settings = settings
         self.in_shape = (in_channels, image_size, image_size)
         self.in_bfloat16 = settings.in_bfloat16
+        self.takes_logarithm = settings.takes_logarithm
         self.sizes = [image_size >> i for i in range(len(settings.channel_multipliers))]
         self.time = TimeEmbedding(settings)
         self.stem = conv3x3(in_channels, settings.base_channels)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from psld.diffusion.loss import Objective
+from psld.diffusion.loss import LossOf
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
 from psld.training.manifest import preview_path, write_history
@@ -63,7 +63,7 @@ class Log:
 def train(
     state: TrainingState,
     batches: Batches,
-    loss_of: Objective,
+    loss_of: LossOf,
     settings: LoopSettings,
     ranks: Ranks,
     checkpoints: Checkpoints,
@@ -145,7 +145,7 @@ def train(
 def optimize(
     state: TrainingState,
     network: nn.Module,
-    loss_of: Objective,
+    loss_of: LossOf,
     batch: Batch,
     settings: LoopSettings,
 ) -> tuple[Tensor, Tensor]:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from psld.diffusion.loss import Batch, Objective
+from psld.diffusion.loss import Batch, LossOf
 from psld.training.ranks import Ranks
 from psld.utils.errors import RunError, is_out_of_memory
 
 
 def accumulate_gradient(
-    network: nn.Module, loss_of: Objective, batch: Batch, micro_batch: int | None
+    network: nn.Module, loss_of: LossOf, batch: Batch, micro_batch: int | None
 ) -> Tensor:
     """Add the gradient of the batch's mean loss, micro-batch by micro-batch; return the loss.
 
@@ -30,7 +30,7 @@ def accumulate_gradient(
     return total
 
 
-def largest_micro_batch(network: nn.Module, loss_of: Objective, batch: Batch, ranks: Ranks) -> int:
+def largest_micro_batch(network: nn.Module, loss_of: LossOf, batch: Batch, ranks: Ranks) -> int:
     """Return the largest part of the batch whose gradient fits into the memory of every rank.
 
     It is found by trying, with half as many images after each failure on any rank.
@@ -54,7 +54,7 @@ def largest_micro_batch(network: nn.Module, loss_of: Objective, batch: Batch, ra
     return images
 
 
-def _fits(network: nn.Module, loss_of: Objective, batch: Batch, images: int, later: int) -> bool:
+def _fits(network: nn.Module, loss_of: LossOf, batch: Batch, images: int, later: int) -> bool:
     """Check if the gradient of so many images can be computed next to what later steps hold.
 
     `later`: its size over that of the parameters: two moments, and the exchange between ranks.

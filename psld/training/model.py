@@ -10,17 +10,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from psld.config.parts import known
+from psld.config.parts import check_known, with_code_of
 from psld.data.store import ImageStore
-from psld.diffusion.denoiser import SeesImages, every_block
-from psld.diffusion.loss import (
-    DenoiserLoss,
-    EpsilonLoss,
-    GuideLoss,
-    NoisyImages,
-    NoisyStates,
-    Objective,
-)
+from psld.diffusion.denoiser import every_block
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network
 from psld.diffusion.settings import ProcessSettings, PSLDSettings
@@ -28,6 +20,7 @@ from psld.networks import forward
 from psld.networks.forward import enough_threads
 from psld.training.manifest import GuideManifest, M, ModelManifest, read_manifest
 from psld.training.mixture import SamplerStart
+from psld.training.objectives import Facts, Loss
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
 from psld.training.start import find_start
 from psld.utils.code import COPIES
@@ -47,44 +40,37 @@ def build_process(settings: TrainedSettings) -> LinearProcess:
     return every_block(process) if settings.serves_every_process else process
 
 
-def build(
-    settings: ModelSettings | GuideModelSettings, process: LinearProcess, deviation: float = 1.0
-) -> nn.Module:
-    """Build the ε-network of a process, k·C channels in, C per predicted block out; or a denoiser;
-    or a guide of noisy states, k·C channels, or of noisy images, with one logit per class out.
+def facts_of(settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0) -> Facts:
+    """Return what the objective of a training may depend on.
 
     `deviation`: s of a new denoiser; weights on disk have their own.
     """
-    data, part, every = settings.dataset, settings.network, settings.serves_every_process
-    size, inputs = data.image_size, (1 if every else process.blocks) * data.channels
-    if isinstance(settings, GuideModelSettings):
-        return forward.build(part, inputs, data.num_classes, size, gives_logits=True)
-    outputs = data.channels if every else process.predicted_blocks * data.channels
-    network = forward.build(part, inputs, outputs, size, settings.num_classes)
-    if not every:
-        return network
-    levels = settings.law.low, settings.law.high
-    return forward.Denoiser(network, deviation, *levels, part.takes_logarithm)
+    return Facts(settings.training, settings.dataset, process, deviation)
 
 
-def objective(
+def build(
     settings: ModelSettings | GuideModelSettings, process: LinearProcess, deviation: float = 1.0
-) -> Objective:
-    """Return the loss of a training; `deviation` as in `build`."""
-    if settings.serves_every_process:
-        images, is_model = NoisyImages(settings.law), isinstance(settings, ModelSettings)
-        return DenoiserLoss(images, deviation) if is_model else GuideLoss(images)
-    states = NoisyStates(process, settings.training.time_eps, settings.training.noise_law)
-    if isinstance(settings, ModelSettings):
-        return EpsilonLoss(process, settings.training.weighting, states)
-    return GuideLoss(states)
+) -> nn.Module:
+    """Build the module that is trained: a network with the channels that its objective says."""
+    objective, facts = settings.training.objective, facts_of(settings, process, deviation)
+    classes = settings.num_classes if isinstance(settings, ModelSettings) else 0
+    network = forward.build(
+        settings.network,
+        *objective.channels(settings.dataset, process),
+        settings.dataset.image_size,
+        classes,
+        gives_logits=objective.makes == "guide",
+    )
+    module = objective.wrap(network, facts)
+    for name in ("in_shape", "num_classes", "in_bfloat16"):
+        setattr(module, name, getattr(network, name))
+    return module
 
 
-def on_states(settings: TrainedSettings, process: LinearProcess, network: Network) -> Network:
-    """Return ε(z, t), or a guide's logits, of a process from the network of these settings."""
-    if settings.serves_every_process:
-        return SeesImages(process, network, gives_image=isinstance(settings, ModelSettings))
-    return network
+def loss_of(settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0) -> Loss:
+    """Return the loss of a training; `deviation` as in `facts_of`."""
+    objective, facts = settings.training.objective, facts_of(settings, process, deviation)
+    return Loss(objective, facts, objective.noising(facts))
 
 
 @dataclass(frozen=True)
@@ -116,7 +102,7 @@ class Model:
 
     def eps(self, network: nn.Module | None = None) -> Network:
         """Return ε(z, t) of the model's process; `network` is its network as it is called."""
-        return on_states(self.settings, self.process, network or self.network)
+        return self.settings.training.objective.eps(network or self.network, self.process)
 
     @cached_property
     def start(self) -> SamplerStart:
@@ -142,7 +128,7 @@ class Guide:
 
     def logits(self, process: LinearProcess) -> Network:
         """Return the logits of states and times of a process."""
-        return on_states(self.settings, process, self.network)
+        return cast(Any, self.settings.training.objective).logits(self.network, process)
 
 
 def load_model(
@@ -180,8 +166,9 @@ def load_guide(folder: str | Path, device: torch.device, trust: bool = False) ->
 
 def _with_its_code(manifest: M, folder: str | Path, trust: bool) -> M:
     """Return a manifest whose parts can be built. Raises UserError if their code is not here."""
-    try:
-        settings = known(manifest.settings, folder if trust else None)
+    settings = with_code_of(folder, manifest.settings) if trust else manifest.settings
+    try:  # Not of the optimizer: it is not needed any more.
+        check_known(settings.network, settings.training.objective)
     except UserError as error:
         text = f"{folder}: {error}"
         if not trust and (Path(folder) / COPIES).exists():

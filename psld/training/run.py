@@ -7,18 +7,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from psld.config.parts import known, save_code
-from psld.data.store import ImageStore, from_uint8, to_uint8
-from psld.diffusion.loop import sample
-from psld.diffusion.process import LinearProcess
-from psld.diffusion.samplers import EMSettings
-from psld.diffusion.score import NetworkScore
+from psld.config.parts import check_known, save_code, with_code_of
+from psld.data.store import ImageStore
 from psld.networks.forward import enough_threads
 from psld.training.batches import Batches, Labels
 from psld.training.loggers import fed
@@ -37,35 +31,25 @@ from psld.training.model import (
     build,
     build_process,
     describe,
-    objective,
-    on_states,
+    loss_of,
     save_weights,
     seconds_per_image,
 )
 from psld.training.ranks import Ranks, join_ranks, rank_of_environment
-from psld.training.settings import GuideModelSettings, ModelSettings, Trained
+from psld.training.settings import Trained
 from psld.training.state import Checkpoints, TrainingState
-from psld.utils.device import choose_device, device_name, device_of
+from psld.utils.device import choose_device, device_name
 from psld.utils.errors import UserError
 from psld.utils.files import write_json
 from psld.utils.locks import sole_holder
 from psld.utils.progress import about
-from psld.utils.randomness import Stream, generator, stream_seed
+from psld.utils.randomness import Stream, stream_seed
 
 WORK_OF_A_THREAD = 1e10
 """As in `psld.networks.forward`, of a training step. On two cores under a load of 9, the demo's
 network (2.4e9) took 5 steps a second with one thread, and one in 5 to 9 seconds with two."""
 
-PREVIEW_SAMPLES = 64
-PREVIEW_SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
-
 DAY = 86_400  # seconds
-
-BINS = 10
-"""Noise levels: ranges of the forward time of equal length, from 0 to 1."""
-TEST_IMAGES = 1000
-"""The largest number of images for the accuracy, spread evenly over the split."""
-PREVIEW_BATCH = 250
 
 
 def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> float:
@@ -79,27 +63,19 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     store = ImageStore.open_for(settings.data, settings.dataset)
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
     run = Path(settings.runs) / settings.run_name(store.digest)
-    settings = known(settings, run)
+    settings = with_code_of(run, settings)
+    check_known(settings)
     check_schedule(settings.training)
     training, process = settings.training, build_process(settings)
-    images, flip = store.images("train"), settings.dataset.flip
-    labels, sigma_data = None, 1.0
-    if not isinstance(settings, ModelSettings):
-        labels = Labels(store.labels("train"), store.num_classes)
-    else:
-        if dropout := settings.training.label_dropout:
-            labels = Labels(store.labels("train"), store.num_classes, dropout)
-        if settings.serves_every_process:
-            sigma_data = deviation(store, flip)
-    loss_of = objective(settings, process, sigma_data)
+    objective, images = training.objective, store.images("train")
+    labels = labels_of(settings, store)
+    spread = deviation(store, settings.dataset.flip) if objective.needs_deviation else 1.0
+    loss = loss_of(settings, process, spread)
     torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
-    network = build(settings, process, sigma_data)
+    network = build(settings, process, spread)
 
-    def preview(network: nn.Module, picture: Path) -> dict[str, float]:
-        if isinstance(settings, ModelSettings):
-            preview_samples(settings, process, network, picture)
-            return {}
-        return as_logged(accuracy_by_time(settings, process, store, network))
+    def preview(module: nn.Module, picture: Path) -> dict[str, float]:
+        return objective.preview(loss.facts, module, store, picture)
 
     with ExitStack() as stack:
         # The leading rank takes the lock before it joins: nccl would not let the others wait.
@@ -127,7 +103,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             note_replaced(run, Path(settings.output))
         if state.step < training.steps:
             stop = stack.enter_context(StopRequest())
-            batches = Batches(images, flip, loss_of.noising, training, ranks, labels)
+            batches = Batches(images, settings.dataset.flip, loss.noising, training, ranks, labels)
             log = Log(run, preview)
             if ranks.leads:
                 what = f"{settings.output} for {training.steps} steps"
@@ -144,17 +120,12 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                     log.live.append(stack.enter_context(live_run(run)))
                 for logger in settings.logger:
                     log.live.append(stack.enter_context(fed(logger, run, settings, state.step)))
-            train(state, batches, loss_of, training, ranks, checkpoints, log, stop)
+            train(state, batches, loss, training, ranks, checkpoints, log, stop)
             if ranks.leads and batches.resident is None:
                 _check_again(store, run)
             batches.close()
         if ranks.leads:
-            folder, network, more = export_folder(run), state.average.network, {}
-            if not isinstance(settings, ModelSettings):
-                accuracies = accuracy_by_time(settings, process, store, network)
-                shown, split = ", ".join(f"{a:.2f}" for a in accuracies), split_of_accuracy(store)
-                print(f"accuracy on the {split} split, from little to much noise: {shown}")
-                more = {"accuracy_by_time": accuracies}
+            folder, network = export_folder(run), state.average.network
             weights_sha256 = save_weights(folder, network, settings.origin(store.digest))
             manifest = describe(
                 settings,
@@ -167,7 +138,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                 run=str(run),
                 micro_batch=state.micro_batch,
                 weights_sha256=weights_sha256,
-                **more,
+                **objective.measured(loss.facts, network, store),
             )
             save_code(settings, folder)
             for place in (run, folder):  # A kill may have come after the last checkpoint.
@@ -176,6 +147,14 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             done = "wrote" if publish(run, Path(settings.output)) else "nothing new for"
             print(f"{done} {settings.output}; its run directory is {run}")
         return state.history[-1]["loss"]
+
+
+def labels_of(settings: Trained, store: ImageStore) -> Labels | None:
+    """Return the classes of the training images, if the network gives or takes them."""
+    dropout = getattr(settings.training, "label_dropout", None) or 0.0
+    if settings.training.objective.makes == "guide" or dropout:
+        return Labels(store.labels("train"), store.num_classes, dropout)
+    return None
 
 
 def _time_on_cpu(settings: Trained, images: int, ranks: Ranks) -> str:
@@ -203,63 +182,3 @@ def _check_again(store: ImageStore, run: Path) -> None:
             f"{store.path}: overwritten during the training, which saw images of both; prepare the "
             f"dataset, delete {run}, and train again"
         ) from None
-
-
-def preview_samples(
-    settings: ModelSettings, process: LinearProcess, network: nn.Module, picture: Path
-) -> None:
-    """Write samples of the network to a picture; of a class-conditional one, without a class."""
-    from psld.data.images import save_images  # Most commands make no preview.
-
-    device = device_of(network)
-    dataset = settings.dataset
-    stream = generator(device, settings.training.seed, Stream.PREVIEW)
-    shape = (process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
-
-    def noise(z: Tensor) -> Tensor:
-        return torch.randn(z.shape, generator=stream, device=device)
-
-    start = process.prior(noise(torch.empty(PREVIEW_SAMPLES, *shape)))
-    score = NetworkScore(on_states(settings, process, network), batch_size=PREVIEW_SAMPLES)
-    z = sample(process, PREVIEW_SAMPLER, score, start, noise, silent=True)
-    images = to_uint8(z[:, : dataset.channels])
-    save_images(images.cpu().numpy(), picture)
-
-
-def split_of_accuracy(store: ImageStore) -> Literal["test", "train"]:
-    return "test" if store.splits["test"] else "train"
-
-
-@torch.no_grad()
-def accuracy_by_time(
-    settings: GuideModelSettings, process: LinearProcess, store: ImageStore, network: nn.Module
-) -> list[float]:
-    """The share of images whose class is recognized at a time in [i/10, (i + 1)/10], for each i.
-
-    The images come from the test split, or from the training split if there is no other.
-    """
-    split = split_of_accuracy(store)
-    count = store.splits[split]
-    chosen = np.linspace(0, count - 1, min(TEST_IMAGES, count)).astype(int)
-    device = device_of(network)
-    x0 = from_uint8(torch.from_numpy(store.images(split)[chosen])).to(device)
-    labels = torch.from_numpy(store.labels(split)[chosen]).to(device)
-    logits, accuracies = on_states(settings, process, network), []
-    for index in range(BINS):
-        stream = generator("cpu", settings.training.seed, Stream.PREVIEW, index)
-        t = (index + torch.rand(len(x0), dtype=torch.float64, generator=stream)) / BINS
-        t = t.clamp(min=settings.training.time_eps)
-        answers = []
-        for x, time in zip(x0.split(PREVIEW_BATCH), t.split(PREVIEW_BATCH), strict=True):
-            shape = (len(x), process.blocks * x.shape[1], *x.shape[2:])
-            eps, auxiliary = torch.randn((2, *shape), generator=stream).to(x)
-            z = process.perturb(x, time, eps, auxiliary[:, x.shape[1] :])
-            answers.append(logits(z, time.to(z)).argmax(dim=1))
-        accuracies.append((torch.cat(answers) == labels).double().mean().item())
-    return accuracies
-
-
-def as_logged(accuracies: list[float]) -> dict[str, float]:
-    """The mean over all noise levels, and each accuracy by its range of times."""
-    by_range = {f"accuracy/t{i / BINS:g}-{(i + 1) / BINS:g}": a for i, a in enumerate(accuracies)}
-    return {"accuracy": sum(accuracies) / BINS, **by_range}

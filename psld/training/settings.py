@@ -1,5 +1,6 @@
 """Settings of trainings: dataset, process, network and recipe of a model or guide. No torch."""
 
+from contextlib import suppress
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
@@ -8,6 +9,7 @@ from psld.config.settings import FREE, Name, Neutral, Settings
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import NoiseLaw, ProcessSettings
 from psld.networks.settings import Network
+from psld.training.objectives import OPTIONAL, Epsilon, Objective
 from psld.training.recipe import (
     Adam,
     Average,
@@ -28,7 +30,7 @@ TRAIN_FACTOR = 3
 class LoopSettings(Settings):
     """The training recipe that models and guides share. The defaults are the paper's."""
 
-    objective: Literal["epsilon", "denoiser"] = "epsilon"
+    objective: Objective = Epsilon()
     """`epsilon`: a network of noisy states of one process. `denoiser`: a network of images with
     noise, y = x₀ + σ n, which serves every process: a model D(y; σ), or a guide of y."""
     noise_law: NoiseLaw | None = None
@@ -77,9 +79,11 @@ class LoopSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _denoisers_have_a_law(cls, content: Any) -> Any:
-        if isinstance(content, dict) and content.get("objective") == "denoiser":
-            content = content | {"noise_law": content.get("noise_law") or {}}
+    def _levels_of_images_have_a_law(cls, content: Any) -> Any:
+        with suppress(AttributeError, ValueError):  # of no mapping, of no part
+            kind = Objective.class_for(content.get("objective") or "epsilon")
+            if cast(type[Objective], kind).sees_images:
+                content = content | {"noise_law": content.get("noise_law") or {}}
         return content
 
     @model_validator(mode="before")
@@ -97,6 +101,11 @@ class LoopSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fits_its_objective(self) -> "LoopSettings":
+        self.objective.check_recipe(self)
+        return self
+
     @property
     def averaging(self) -> Average:
         """The moving average of the weights."""
@@ -112,14 +121,6 @@ class TrainingSettings(LoopSettings):
     """Makes the model class-conditional, for classifier-free guidance: with this probability an
     image has no class in training. Null: unconditional."""
 
-    @model_validator(mode="after")
-    def _weighting_is_used(self) -> "TrainingSettings":
-        if self.objective == "denoiser" and self.weighting != "fid":
-            raise ValueError("weighting is for objective=epsilon; a denoiser has EDM's")
-        if self.noise_law and self.weighting == "nll":
-            raise ValueError("weighting=nll is a mean over uniform times; set noise_law to null")
-        return self
-
 
 class TrainedSettings(Settings):
     """Everything that decides the weights of a network."""
@@ -130,30 +131,32 @@ class TrainedSettings(Settings):
     training: LoopSettings
 
     @model_validator(mode="after")
-    def _image_fits_network(self) -> "TrainedSettings":
+    def _parts_fit(self) -> "TrainedSettings":
         self.network.check_image_size(self.dataset.image_size)
+        self.training.objective.check_dataset(self.training, self.dataset)
         return self
 
     def identity(self) -> dict[str, Any]:
         """The settings that, with the dataset's digest, decide the weights.
 
         The source of a dataset decides its file, and not more. A network that serves every process
-        is trained without the process and what belongs to it.
+        is trained without the process, and an objective without the settings that it does not use.
         """
-        content = super().identity()
+        content, objective = super().identity(), self.training.objective
         del content["dataset"]["source"]
-        if not self.serves_every_process:
-            del content["training"]["objective"]
-            return content
-        del content["process"]
-        for key in ("time_eps", "weighting"):
-            content["training"].pop(key, None)
+        if objective.sees_images:
+            del content["process"]
+        unused = OPTIONAL - objective.uses
+        training = content["training"] | {"objective": objective.in_identity()}
+        content["training"] = {
+            key: each for key, each in training.items() if each is not None and key not in unused
+        }
         return content
 
     @property
     def serves_every_process(self) -> bool:
         """True if the network sees images with noise, and `process` is only the default."""
-        return self.training.objective == "denoiser"
+        return self.training.objective.sees_images
 
     @property
     def law(self) -> NoiseLaw:
@@ -167,12 +170,9 @@ class ModelSettings(TrainedSettings):
     training: TrainingSettings
 
     @model_validator(mode="after")
-    def _has_classes_to_drop(self) -> "ModelSettings":
-        if self.training.label_dropout is not None and self.dataset.num_classes < 1:
-            raise ValueError(
-                f"training.label_dropout makes the model class-conditional, but dataset "
-                f"{self.dataset.name} has no classes (dataset.num_classes is 0); set it to null"
-            )
+    def _makes_a_model(self) -> "ModelSettings":
+        if self.training.objective.makes != "model":
+            raise ValueError("training.objective: makes a guide; use psld train_guide")
         return self
 
     def with_process(self, process: ProcessSettings | None) -> "ModelSettings":
@@ -200,19 +200,30 @@ class GuideModelSettings(TrainedSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _network_is_a_guide(cls, content: Any) -> Any:
-        if isinstance(content, dict) and isinstance(content.get("network"), dict):
-            content = content | {"network": {"kind": "ncsnpp-guide"} | content["network"]}
+    def _parts_are_of_guides(cls, content: Any) -> Any:
+        """Take a network without a kind as the shipped guide's, and a model's objectives as those
+        of a guide that sees the same."""
+        if not isinstance(content, dict):
+            return content
+        content = dict(content)
+        if isinstance(network := content.get("network"), dict):
+            content["network"] = {"kind": "ncsnpp-guide"} | network
+        if isinstance(training := content.get("training"), dict):
+            kind = training.get("objective", "epsilon")
+            kind = kind.get("kind") if isinstance(kind, dict) and len(kind) == 1 else kind
+            if kind in GUIDES:
+                content["training"] = training | {"objective": GUIDES[kind]}
         return content
 
     @model_validator(mode="after")
-    def _has_classes(self) -> "GuideModelSettings":
-        if self.dataset.num_classes < 2:
-            raise ValueError(
-                f"dataset {self.dataset.name} has no classes to tell apart "
-                f"(dataset.num_classes is {self.dataset.num_classes})"
-            )
+    def _makes_a_guide(self) -> "GuideModelSettings":
+        if self.training.objective.makes != "guide":
+            raise ValueError("training.objective: makes a model; use psld train")
         return self
+
+
+GUIDES = {"epsilon": "guide", "denoiser": "image-guide"}
+"""The objectives of guides that see what these objectives of models see."""
 
 
 class WandbSettings(Settings):

@@ -19,7 +19,7 @@ from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.networks.settings import GuideSettings, NetworkSettings
 from psld.training.batches import Batches, Labels
 from psld.training.loop import Meter, optimize
-from psld.training.model import build, build_process, objective
+from psld.training.model import build, build_process, loss_of
 from psld.training.ranks import Ranks
 from psld.training.settings import ModelSettings, TrainedSettings
 from psld.training.state import TrainingState
@@ -97,15 +97,15 @@ def check_training(
         kernels: what the third step launches, within 5 %.
     """
     process, training = build_process(settings), settings.training
-    loss_of, images = objective(settings, process), random_images()
+    minimized, images = loss_of(settings, process), random_images()
     labels = classes_of(settings)
     ranks = Ranks(0, 1, CUDA)
-    batches = Batches(images, True, loss_of.noising, training, ranks, labels)
+    batches = Batches(images, True, minimized.noising, training, ranks, labels)
     state = TrainingState(build(settings, process).to(CUDA), training)
     called, meter = forward_pass(state.network.train(), training.precision), Meter(ranks)
 
     def step() -> None:
-        loss, norm = optimize(state, called, loss_of, batches.draw(state.step), training)
+        loss, norm = optimize(state, called, minimized, batches.draw(state.step), training)
         meter.add(state.step, loss, norm)
 
     for _ in range(2):
@@ -113,7 +113,7 @@ def check_training(
     gpu.reset()
     before = gpu.live
     step()
-    noise = (loss_of.noising.blocks + loss_of.noising.auxiliary) * images[0].nbytes * 4
+    noise = (minimized.noising.blocks + minimized.noising.auxiliary) * images[0].nbytes * 4
     each = noise + bytes_of_image + 1 + 8 * bool(labels)  # with its flip and label
     check_quiet(gpu, "training/batches.py", training.batch_size * each)
     assert gpu.live == before, f"memory kept: {gpu.live - before} bytes"

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-import psld.training.run as training_run
 from psld.data.store import ImageStore, from_uint8, write_store
 from psld.diffusion.loss import GuideLoss, NoisyStates
 from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
+from psld.training import previews
 from psld.training.batches import Batch, Batches, Labels
 from psld.training.loop import StopRequest, train
 from psld.training.manifest import HISTORY, TrainingHistory, WandbRun
-from psld.training.run import BINS, accuracy_by_time, as_logged
+from psld.training.model import facts_of
+from psld.training.previews import BINS, accuracy_by_time, as_logged
 from psld.training.settings import GuideModelSettings
 from psld.training.state import Checkpoints, TrainingState
 from tests.commands import TINY, call, run_directory, succeeded
@@ -118,22 +119,24 @@ def guide_settings(process: dict, **training) -> GuideModelSettings:
     )
 
 
+def accuracy_of(settings: GuideModelSettings, store: ImageStore, network) -> list[float]:
+    return accuracy_by_time(facts_of(settings, vp_sde()), network, network, store)
+
+
 def test_accuracy_falls_from_certainty_to_chance_as_the_noise_grows(store):
     settings = guide_settings({"kind": "vp-sde"})
     network = Oracle().eval()
-    accuracies = accuracy_by_time(settings, vp_sde(), store, network)
+    accuracies = accuracy_of(settings, store, network)
     assert len(accuracies) == BINS
     assert accuracies[0] == 1
     assert accuracies[-1] == pytest.approx(0.5, abs=0.12)
     assert max(after - before for before, after in pairwise(accuracies)) < 0.1
-    assert accuracies == accuracy_by_time(settings, vp_sde(), store, network), (
-        "always the same noise"
-    )
+    assert accuracies == accuracy_of(settings, store, network), "always the same noise"
 
 
 def test_each_accuracy_is_of_its_own_range_of_times(store):
     network = Oracle()
-    accuracy_by_time(guide_settings({"kind": "vp-sde"}, time_eps=0.02), vp_sde(), store, network)
+    accuracy_of(guide_settings({"kind": "vp-sde"}, time_eps=0.02), store, network)
     times = torch.cat(network.times).reshape(BINS, 300)
     for index, own in enumerate(times):
         assert own.min() >= max(index / BINS, 0.02)
@@ -144,21 +147,21 @@ def test_each_accuracy_is_of_its_own_range_of_times(store):
 
 def test_the_accuracy_is_of_images_from_the_whole_split(tmp_path, monkeypatch):
     """A split that is sorted by class; without images to test, that of the training."""
-    monkeypatch.setattr(training_run, "TEST_IMAGES", 4)
+    monkeypatch.setattr(previews, "TEST_IMAGES", 4)
     images = np.repeat(np.array([0, 224], np.uint8), 50)[:, None, None, None]
     images = np.broadcast_to(images, (100, 1, 8, 8))
     labels = np.repeat([0, 1], 50)
     write_store(tmp_path / "x.h5", (1, 8, 8), {"train": 100, "test": 0}, labels, 2, [images])
     store = ImageStore.open(tmp_path / "x.h5")
-    assert training_run.split_of_accuracy(store) == "train"
+    assert previews.split_of_accuracy(store) == "train"
 
     class Bright(Oracle):
         def forward(self, z, t):
             return super().forward(z, t) * 0 + torch.tensor([0.0, 1.0])
 
     settings = guide_settings({"kind": "vp-sde"})
-    assert accuracy_by_time(settings, vp_sde(), store, Bright()) == [0.5] * BINS
-    right = accuracy_by_time(settings, vp_sde(), store, Oracle())
+    assert accuracy_of(settings, store, Bright()) == [0.5] * BINS
+    right = accuracy_of(settings, store, Oracle())
     assert right[0] == 1
 
 

@@ -10,11 +10,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-import psld.training.run as training_run
 from psld.diffusion.denoiser import SeesImages
 from psld.networks.forward import Denoiser
+from psld.training import previews
 from psld.training.manifest import FILES, ModelManifest, make_way, read_manifest
-from psld.training.model import build, build_process, forward_flops, load_model, on_states
+from psld.training.model import build, build_process, facts_of, forward_flops, load_model
 from psld.training.settings import ModelSettings
 from psld.utils.errors import UserError
 from psld.utils.tensors import save_tensors
@@ -126,7 +126,7 @@ def test_a_network_of_states_and_one_of_images(training, inputs, outputs):
         assert (network.sigma_min, network.sigma_max) == (0.01, 50)
         assert float(network.deviation) == pytest.approx(0.3)
     z = torch.randn(2, 6, 8, 8)
-    eps = on_states(own, process, network)(z, torch.tensor([0.5, 0.9]))
+    eps = own.training.objective.eps(network, process)(z, torch.tensor([0.5, 0.9]))
     assert eps.shape == (2, 3 * process.predicted_blocks, 8, 8)
     with pytest.raises(UserError, match="the network has no classes"):
         build(settings(**training), process)(x, torch.ones(2), label)
@@ -136,8 +136,8 @@ def test_a_network_of_states_and_one_of_images(training, inputs, outputs):
 def test_a_preview_has_the_same_noise_each_time_and_another_for_another_seed(
     kind, tmp_path, monkeypatch
 ):
-    few = training_run.PREVIEW_SAMPLER.model_copy(update={"steps": 3})
-    monkeypatch.setattr(training_run, "PREVIEW_SAMPLER", few)
+    few = previews.SAMPLER.model_copy(update={"steps": 3})
+    monkeypatch.setattr(previews, "SAMPLER", few)
     own = settings(objective=kind)
     process = build_process(own)
     torch.manual_seed(0)
@@ -145,9 +145,9 @@ def test_a_preview_has_the_same_noise_each_time_and_another_for_another_seed(
 
     def preview(name: str, seed: int) -> bytes:
         training = own.training.model_copy(update={"seed": seed})
-        given = own.model_copy(update={"training": training})
+        facts = facts_of(own.model_copy(update={"training": training}), process)
         picture = tmp_path / f"{name}.png"
-        training_run.preview_samples(given, process, network, picture)
+        own.training.objective.preview(facts, network, None, picture)
         with Image.open(picture) as image:
             assert image.size == (8 * 68 + 4, 8 * 68 + 4), "8 samples in a row"
             return image.tobytes()
@@ -161,7 +161,7 @@ def test_guides_of_states_and_of_images_give_logits_of_states():
         own = guide_settings(CLD, **training)
         process = build_process(own)
         guide = build(own, process)
-        logits = on_states(own, process, guide)
+        logits = own.training.objective.logits(guide, process)
         assert logits(z, t).shape == (3, 2)
         assert isinstance(logits, SeesImages) is bool(training)
 

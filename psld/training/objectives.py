@@ -1,0 +1,258 @@
+"""Objectives: what a training minimizes, of what its network sees. They make a model or a guide.
+
+No torch: the mathematics is in `psld.diffusion.loss`.
+"""
+
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from psld.config.parts import Part
+from psld.data.settings import DatasetSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from psld.data.store import ImageStore
+    from psld.diffusion.loss import Batch, Noising
+    from psld.diffusion.process import LinearProcess
+    from psld.diffusion.samplers import SamplerSettings
+    from psld.diffusion.score import Network
+    from psld.diffusion.settings import ProcessSettings
+    from psld.training.settings import LoopSettings
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an objective may depend on besides its own settings; a batch has them as `facts`."""
+
+    training: "LoopSettings"
+    dataset: DatasetSettings
+    process: "LinearProcess"
+    deviation: float = 1.0
+    """s: that of the training images around their mean, if the objective `needs_deviation`."""
+
+
+OPTIONAL = frozenset({"noise_law", "time_eps", "weighting", "label_dropout"})
+"""The settings of a training that not every objective uses."""
+
+
+class Objective(Part):
+    """What a training minimizes. By default its network predicts the noise of a process's states.
+
+    class Absolute(Objective):
+        def loss(self, module, batch):
+            z, t = batch.noisy()
+            return (module(z, t) - batch.target).abs().mean()
+    """
+
+    noun = "objective"
+
+    kind: str = "epsilon"
+
+    makes: ClassVar[Literal["model", "guide"]] = "model"
+    uses: ClassVar[Set[str]] = OPTIONAL
+    """Those of `OPTIONAL` that decide the weights."""
+    sees_images: ClassVar[bool] = False
+    """True if the network sees images with noise, y = x₀ + σ n, and so serves every process."""
+    needs_deviation: ClassVar[bool] = False
+
+    def in_identity(self) -> Any:
+        """Return what decides the weights, for JSON."""
+        return self.identity()
+
+    def check_recipe(self, training: "LoopSettings") -> None:
+        """Raise ValueError, with the key, for settings of the training that do not fit."""
+        if training.noise_law and getattr(training, "weighting", "fid") == "nll":
+            raise ValueError("weighting=nll is a mean over uniform times; set noise_law to null")
+
+    def check_dataset(self, training: "LoopSettings", dataset: DatasetSettings) -> None:
+        """Raise ValueError, with the key, for a dataset that does not fit."""
+        dropout = getattr(training, "label_dropout", None)
+        if dropout is not None and dataset.num_classes < 1:
+            raise ValueError(
+                f"training.label_dropout makes the model class-conditional, but dataset "
+                f"{dataset.name} has no classes (dataset.num_classes is 0); set it to null"
+            )
+
+    def channels(self, dataset: DatasetSettings, process: "LinearProcess") -> tuple[int, int]:
+        """Return the numbers of channels of what the network sees, and of what it gives."""
+        return process.blocks * dataset.channels, process.predicted_blocks * dataset.channels
+
+    def wrap(self, network: "nn.Module", facts: Facts) -> "nn.Module":
+        """Return the module that is trained and saved, around a network."""
+        return network
+
+    def noising(self, facts: Facts) -> "Noising":
+        """Return what the network sees of an image."""
+        from psld.diffusion.loss import NoisyStates
+
+        return NoisyStates(facts.process, facts.training.time_eps, facts.training.noise_law)
+
+    def loss(self, module: "nn.Module", batch: "Batch") -> "Tensor":
+        """Return the loss of a batch, a scalar, from the module, which may be compiled or parallel.
+
+        `batch` (`psld.diffusion.loss.Batch`) has the images `x0`, N×C×H×W; `noisy()`, what the
+        network sees, and its times; `target`, the noise in the predicted blocks; `labels`, if the
+        model has classes; and `facts`.
+        """
+        raise NotImplementedError
+
+    def eps(self, module: "Network", process: "LinearProcess") -> "Network":
+        """Return ε(z, t), or ε(z, t, label), of a process, from the module that was trained."""
+        return module
+
+    def check(self, sampler: "SamplerSettings", process: "ProcessSettings") -> None:
+        """Raise UserError if a sampler cannot sample such a model."""
+
+    def preview(
+        self, facts: Facts, module: "nn.Module", store: "ImageStore", picture: "Path"
+    ) -> dict[str, float]:
+        """Preview the averaged module: write a picture, and return numbers for the history."""
+        from psld.training.previews import write_samples
+
+        write_samples(facts, self.eps(module, facts.process), module, picture)
+        return {}
+
+    def measured(self, facts: Facts, module: "nn.Module", store: "ImageStore") -> dict[str, Any]:
+        """Return what the manifest says of the trained module."""
+        return {}
+
+
+class Epsilon(Objective):
+    """The network predicts the noise ε of a process's states (paper, Eq. 10)."""
+
+    def in_identity(self):
+        return None  # as before there were others
+
+    def loss(self, module, batch):
+        from psld.diffusion.loss import EpsilonLoss
+
+        facts = batch.facts
+        return EpsilonLoss(facts.process, facts.training.weighting, batch.noising)(module, batch)
+
+
+class Denoiser(Objective):
+    """The network predicts the image of an image with noise, D(y; σ), in EDM's preconditioning."""
+
+    kind: str = "denoiser"
+
+    uses = frozenset({"noise_law", "label_dropout"})
+    sees_images = True
+    needs_deviation = True
+
+    def in_identity(self):
+        return self.kind
+
+    def check_recipe(self, training):
+        if training.weighting != "fid":
+            raise ValueError("weighting is for objective=epsilon; a denoiser has EDM's")
+
+    def channels(self, dataset, process):
+        return dataset.channels, dataset.channels
+
+    def wrap(self, network, facts):
+        from psld.networks.forward import Denoiser as Preconditioned
+
+        law = facts.training.noise_law
+        return Preconditioned(network, facts.deviation, law.low, law.high)
+
+    def noising(self, facts):
+        from psld.diffusion.loss import NoisyImages
+
+        return NoisyImages(facts.training.noise_law)
+
+    def loss(self, module, batch):
+        from psld.diffusion.loss import DenoiserLoss
+
+        return DenoiserLoss(batch.noising, batch.facts.deviation)(module, batch)
+
+    def eps(self, module, process):
+        from psld.diffusion.denoiser import SeesImages
+
+        return SeesImages(process, module, gives_image=True)
+
+
+class Guide(Objective):
+    """The network recognizes the class of a process's states, for guidance by it."""
+
+    kind: str = "guide"
+
+    makes = "guide"
+    uses = frozenset({"noise_law", "time_eps"})
+
+    def in_identity(self):
+        return None
+
+    def check_dataset(self, training, dataset):
+        if dataset.num_classes < 2:
+            raise ValueError(
+                f"dataset {dataset.name} has no classes to tell apart "
+                f"(dataset.num_classes is {dataset.num_classes})"
+            )
+
+    def channels(self, dataset, process):
+        return process.blocks * dataset.channels, dataset.num_classes
+
+    def loss(self, module, batch):
+        from psld.diffusion.loss import GuideLoss
+
+        return GuideLoss(batch.noising)(module, batch)
+
+    def logits(self, module: "Network", process: "LinearProcess") -> "Network":
+        """Return the logits of the classes, N×K, of states and times of a process."""
+        return module
+
+    def preview(self, facts, module, store, picture):
+        from psld.training.previews import accuracy_by_time, as_logged
+
+        logits = self.logits(module, facts.process)
+        return as_logged(accuracy_by_time(facts, logits, module, store))
+
+    def measured(self, facts, module, store):
+        from psld.training.previews import accuracy_by_time, split_of_accuracy
+
+        accuracies = accuracy_by_time(facts, self.logits(module, facts.process), module, store)
+        shown, split = ", ".join(f"{a:.2f}" for a in accuracies), split_of_accuracy(store)
+        print(f"accuracy on the {split} split, from little to much noise: {shown}")
+        return {"accuracy_by_time": accuracies}
+
+
+class ImageGuide(Guide):
+    """The network recognizes the class of an image with noise, and so guides every process."""
+
+    kind: str = "image-guide"
+
+    uses = frozenset({"noise_law"})
+    sees_images = True
+
+    def in_identity(self):
+        return "denoiser"
+
+    def channels(self, dataset, process):
+        return dataset.channels, dataset.num_classes
+
+    def noising(self, facts):
+        from psld.diffusion.loss import NoisyImages
+
+        return NoisyImages(facts.training.noise_law)
+
+    def logits(self, module, process):
+        from psld.diffusion.denoiser import SeesImages
+
+        return SeesImages(process, module, gives_image=False)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of one training: a function of the module and a batch."""
+
+    objective: Objective
+    facts: Facts
+    noising: "Noising"
+
+    def __call__(self, module: "nn.Module", batch: "Batch") -> "Tensor":
+        batch = replace(batch, noising=self.noising, facts=self.facts)
+        return self.objective.loss(module, batch)

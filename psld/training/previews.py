@@ -1,0 +1,87 @@
+"""Previews of a training: a model's samples, a guide's accuracy by noise level.
+
+They always have the same noise.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from psld.data.store import ImageStore, from_uint8, to_uint8
+from psld.diffusion.loop import sample
+from psld.diffusion.samplers import EMSettings
+from psld.diffusion.score import Network, NetworkScore
+from psld.utils.device import device_of
+from psld.utils.randomness import Stream, generator
+
+if TYPE_CHECKING:
+    from psld.training.objectives import Facts
+
+SAMPLES = 64
+SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
+
+BINS = 10
+"""Noise levels: ranges of the forward time of equal length, from 0 to 1."""
+TEST_IMAGES = 1000
+"""The largest number of images for the accuracy, spread evenly over the split."""
+BATCH = 250
+
+
+def write_samples(facts: "Facts", eps: Network, module: nn.Module, picture: Path) -> None:
+    """Write samples of ε(z, t) to a picture; of a class-conditional one, without a class."""
+    from psld.data.images import save_images  # Most commands make no preview.
+
+    device, dataset, process = device_of(module), facts.dataset, facts.process
+    stream = generator(device, facts.training.seed, Stream.PREVIEW)
+    shape = (process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
+
+    def noise(z: Tensor) -> Tensor:
+        return torch.randn(z.shape, generator=stream, device=device)
+
+    start = process.prior(noise(torch.empty(SAMPLES, *shape)))
+    score = NetworkScore(eps, batch_size=SAMPLES)
+    z = sample(process, SAMPLER, score, start, noise, silent=True)
+    images = to_uint8(z[:, : dataset.channels])
+    save_images(images.cpu().numpy(), picture)
+
+
+def split_of_accuracy(store: ImageStore) -> Literal["test", "train"]:
+    return "test" if store.splits["test"] else "train"
+
+
+@torch.no_grad()
+def accuracy_by_time(
+    facts: "Facts", logits: Network, module: nn.Module, store: ImageStore
+) -> list[float]:
+    """The share of images whose class is recognized at a time in [i/10, (i + 1)/10], for each i.
+
+    The images come from the test split, or from the training split if there is no other.
+    """
+    split = split_of_accuracy(store)
+    count = store.splits[split]
+    chosen = np.linspace(0, count - 1, min(TEST_IMAGES, count)).astype(int)
+    device, process, training = device_of(module), facts.process, facts.training
+    x0 = from_uint8(torch.from_numpy(store.images(split)[chosen])).to(device)
+    labels = torch.from_numpy(store.labels(split)[chosen]).to(device)
+    accuracies = []
+    for index in range(BINS):
+        stream = generator("cpu", training.seed, Stream.PREVIEW, index)
+        t = (index + torch.rand(len(x0), dtype=torch.float64, generator=stream)) / BINS
+        t = t.clamp(min=training.time_eps)
+        answers = []
+        for x, time in zip(x0.split(BATCH), t.split(BATCH), strict=True):
+            shape = (len(x), process.blocks * x.shape[1], *x.shape[2:])
+            eps, auxiliary = torch.randn((2, *shape), generator=stream).to(x)
+            z = process.perturb(x, time, eps, auxiliary[:, x.shape[1] :])
+            answers.append(logits(z, time.to(z)).argmax(dim=1))
+        accuracies.append((torch.cat(answers) == labels).double().mean().item())
+    return accuracies
+
+
+def as_logged(accuracies: list[float]) -> dict[str, float]:
+    """The mean over all noise levels, and each accuracy by its range of times."""
+    by_range = {f"accuracy/t{i / BINS:g}-{(i + 1) / BINS:g}": a for i, a in enumerate(accuracies)}
+    return {"accuracy": sum(accuracies) / BINS, **by_range}
