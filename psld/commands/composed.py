@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from omegaconf import DictConfig
 
 from psld.commands.command import Command
 from psld.config.compose import (
-    compose_content,
     compose_whole,
     content_of,
     for_hydra,
@@ -36,7 +36,16 @@ from psld.config.compose import (
     refusing,
 )
 from psld.config.locations import CONFIGS, config_file
-from psld.config.settings import Settings, parse, quoted, value_in, without
+from psld.config.settings import (
+    Settings,
+    key_of,
+    parse,
+    question,
+    quoted,
+    unknown_key,
+    value_in,
+    without,
+)
 from psld.grid.cache import words_of
 from psld.utils.errors import PSLDError, RunError, UserError, explained, text_of
 from psld.utils.files import make_private
@@ -47,18 +56,28 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validate
 
 def composed_settings(command: Command, words: list[str]) -> Settings:
     """Return the settings that Hydra composes from words without flags."""
-    overrides = overrides_of(command, words)
-    content = compose_content(command.name, overrides, command.where)
-    try:
-        return parse(command.kind, content, command.where)
-    except UserError as error:  # The chosen config has the unknown key, unless a word adds it.
-        for group, _, name in (word.partition("=") for word in overrides):
-            folder, _, place = group.rpartition("@")
-            is_its_key = f"unknown key {place}." in str(error) and "+" not in "".join(overrides)
-            if is_its_key and config_file(folder or place, name):
-                wrong = str(error).removeprefix(f"{command.where}: ")
-                raise UserError(f"configs/{folder or place}/{name}.yaml: {wrong}") from None
-        raise
+    with refusing(command.where):
+        content = content_of(composed(command, overrides_of(command, words)), command.where)
+    return parse(command.kind, content, command.where)
+
+
+def composed(command: Command, overrides: list[str]) -> DictConfig:
+    """Return the config of a command with these overrides, and with Hydra's own part.
+
+    Raises UserError for a key that the command's settings do not have, and names the chosen config
+    that has it, unless a word does.
+    """
+    config = compose_whole(command.name, overrides, command.where)
+    content, place = own_part(config, resolve=False), command.where
+    if (key := unknown_key(command.kind, content)) is None:
+        return config
+    for word in () if key in map(key_of, overrides) else overrides:
+        group, _, name = word.partition("=")
+        folder = group.partition("@")[0]
+        if key.startswith(f"{key_of(word)}.") and config_file(folder, name):
+            place = f"configs/{folder}/{name}.yaml"
+    asked = question(command.kind, content, key)
+    raise UserError(f"{place}: unknown key {key}{asked}; the command's --help lists them")
 
 
 def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:
@@ -70,8 +89,9 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
     if hydra := [word for word in overrides if word.startswith("hydra")]:
         raise UserError(f"{hydra[0]}: a setting of sweeps; give --multirun, too")
     with refusing(command.where):
-        config = compose_whole(command.name, overrides_of(command, overrides), command.where)
-        content = own_part(config)
+        content = own_part(composed(command, overrides_of(command, overrides)))
+        with suppress(UserError):  # with the defaults of the classes, unless something is missing
+            content = parse(command.kind, content, command.where).model_dump(mode="json")
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")
 
 
@@ -145,7 +165,7 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         overrides = for_hydra(overrides)
         words = [word for word in overrides if not word.startswith("hydra")]
         parsed = OverridesParser.create().parse_overrides(words)
-        swept = [each.get_key_element() for each in parsed if each.is_sweep_override()]
+        swept = [each.get_key_element().lstrip("+") for each in parsed if each.is_sweep_override()]
         hydra: Any = GlobalHydra.instance().hydra
         hydra.config_loader = Loader(hydra.config_loader.get_search_path())
         batches = hydra.multirun(command.name, run_job, overrides)

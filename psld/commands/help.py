@@ -13,7 +13,6 @@ import yaml
 from psld.commands.command import Command
 from psld.config.locations import config_names
 from psld.config.settings import Settings, group_of
-from psld.utils.errors import UserError
 
 WIDTH = 100
 
@@ -36,25 +35,23 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
         else:
             usage = command.usage
             title = f"Settings and their defaults; {MISSING} has to be given:"
-            lines = _lines(command.kind, {}, "")
+            lines = _lines(command.kind, {})
         return "\n\n".join([usage, description.strip(), title, "\n".join(lines)])
     from omegaconf import OmegaConf
 
-    from psld.commands.composed import overrides_of, split_flags
-    from psld.config.compose import compose_whole
+    from psld.commands.composed import composed, overrides_of, split_flags
 
-    overrides = overrides_of(command, split_flags(words)[1])
-    composed = compose_whole(command.name, overrides, command.where)
-    content = cast(dict[str, Any], OmegaConf.to_container(composed))
+    config = composed(command, overrides_of(command, split_flags(words)[1]))
+    content = cast(dict[str, Any], OmegaConf.to_container(config))
     del content["hydra"]
-    choices = [*_choices(composed.hydra.runtime.choices)]
+    choices = [*_choices(config.hydra.runtime.choices)]
     about = f"Choices; {program} GROUP=CHOICE --help shows the settings of another:"
     parts = [
         command.usage,
         description.strip(),
         *([about, "\n".join(choices)] if choices else []),
         f"Settings and their values (configs/{command.name}.yaml); {MISSING} has to be given:",
-        "\n".join(_lines(command.kind, content, f"{command.where}: ")),
+        "\n".join(_lines(command.kind, content)),
         f"{program} --cfg job prints the settings for the overrides given with it.",
     ]
     return "\n\n".join(parts)
@@ -69,11 +66,7 @@ def _choices(chosen: dict[str, str]) -> Iterator[str]:
             yield _filled(f"{group}: {listed}", 2, 8)
 
 
-def _lines(
-    kind: type[Settings], values: dict[str, Any], where: str, indent: int = 2
-) -> Iterator[str]:
-    if unknown := values.keys() - kind.model_fields:
-        raise UserError(f"{where}unknown key {', '.join(sorted(unknown))}")
+def _lines(kind: type[Settings], values: dict[str, Any], indent: int = 2) -> Iterator[str]:
     texts = descriptions(kind)
     for key, field in kind.model_fields.items():
         if field.exclude_if:  # The digest of code, which is found, not given.
@@ -87,7 +80,7 @@ def _lines(
         if key in texts:
             yield _filled(texts[key], indent + 6, indent + 6)
         if group is not None:
-            yield from _lines(group, content, f"{where}{key}: ", indent + 2)
+            yield from _lines(group, content, indent + 2)
 
 
 def _filled(text: str, first: int, rest: int) -> str:
@@ -105,7 +98,9 @@ def descriptions(kind: type[Settings]) -> dict[str, str]:
         definition: Any = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         for field, text in pairwise(definition.body):
             match field, text:
-                case ast.AnnAssign(target=ast.Name(key)), ast.Expr(ast.Constant(str(words))):
+                case ast.AnnAssign(target=ast.Name(key)), ast.Expr(ast.Constant(str(words))) if (
+                    key in kind.model_fields and not kind.model_fields[key].exclude_if
+                ):
                     found[key] = " ".join(words.split())
     return found
 

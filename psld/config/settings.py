@@ -5,7 +5,7 @@ modules imports torch, because every Snakemake process reads them and must start
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +186,7 @@ def _complaints(
         where = f"{key}: " if key else ""
         match detail["type"]:
             case "extra_forbidden":
-                complaints.append(f"unknown key {key}{_meant(kind, content, key)}")
+                complaints.append(f"unknown key {key}{question(kind, content, key)}")
             case "missing":
                 complaints.append(f"{key} is missing")
             case "value_error":
@@ -216,16 +216,38 @@ def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
     return None
 
 
-def _meant(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
-    """Return a question about the setting whose name is most like that of an unknown key."""
-    *groups, last = key.split(".")
-    for group in groups:
-        field = kind.model_fields.get(group)
-        found = field and group_of(field, content[group])
-        if found is None:
-            return ""
-        kind, content = found, content[group]
-    return meant(last, kind.model_fields, prefix="".join(f"{group}." for group in groups))
+def groups_in(
+    kind: type[Settings], content: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, type[Settings], Mapping[str, Any]]]:
+    """Yield the name, the class and the content of settings and of all groups in them."""
+    yield prefix, kind, content
+    for name, field in kind.model_fields.items():
+        if group := group_of(field, content.get(name)):
+            yield from groups_in(group, content[name], f"{prefix}.{name}".lstrip("."))
+
+
+def unknown_key(kind: type[Settings], content: Mapping[str, Any]) -> str | None:
+    """Return the first key of a content, groups included, that the class does not have."""
+    for prefix, group, values in groups_in(kind, content):
+        if unknown := sorted(values.keys() - group.model_fields - {"free"}):
+            return f"{prefix}.{unknown[0]}".lstrip(".")
+    return None
+
+
+def question(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
+    """Return a question about the setting that is meant by an unknown key; empty without one."""
+    place, dot, last = key.rpartition(".")
+    groups = {prefix: group for prefix, group, _ in groups_in(kind, content)}
+    if place not in groups:
+        return ""
+    if asked := meant(last, groups[place].model_fields, prefix=f"{place}{dot}"):
+        return asked
+    names = (f"{prefix}.{name}" for prefix in groups for name in groups[prefix].model_fields)
+    if asked := meant(key, [name for name in names if name.endswith(f".{key}")], cutoff=0):
+        return asked
+    outer, _, name = place.rpartition(".")
+    is_chosen = {"kind", "integrator"} & groups[place].model_fields.keys()
+    return f" (with another {f'{name}@' * bool(outer)}{place}=…?)" if is_chosen else ""
 
 
 def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str:

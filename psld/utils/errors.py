@@ -201,7 +201,7 @@ def text_of(error: Exception) -> str:
         return line
     text = one_line(str(error) or str(error.__cause__ or ""))
     if type(error).__name__ == "OverrideParseException":
-        word = one_line(cast(Any, error).override)
+        word = one_line(cast(Any, error).override).removeprefix("++")
         key, _, value = word.partition("=")
         bare = value.strip("'\"")
         if not re.search(r"[^\w.-]", value, re.ASCII):
@@ -211,32 +211,11 @@ def text_of(error: Exception) -> str:
         group, name, rest = choice.groups()
         known = ", ".join(rest.partition(" Config search path")[0].split())
         return f"{group}={name}: no such {group}; there are: {known}"
-    unknown = re.search(r"Could not override '(\S+)'\. (?:No match.*\. )?To append .*", text)
-    if unknown is None:
-        text = text.partition(" To append to your default list ")[0]
-        text = text.removeprefix("ValueError raised while resolving interpolation: ")
-        return re.sub(r" full_key: (\S+) object_type=\w+$", r" (\1)", text)
-    known = f"no setting is called {unknown[1]}{_meant(unknown[1], error)}"
-    return f"{text[: unknown.start()]}{known}; the command's --help lists them"
-
-
-def _meant(key: str, error: Exception) -> str:
-    """Return a question about the setting of the config whose name is most like a wrong key's."""
-    if error.__cause__ is None:  # The key is a group of configs, which this command does not use.
-        return ""
-    from omegaconf import OmegaConf
-
-    config = cast(Any, error.__cause__).parent_node._get_root()
-    values = dict(entries_of(cast(dict[str, Any], OmegaConf.to_container(config))))
-    same = [name for name in values if name.endswith(f".{key}")]
-    group = key.rpartition(".")[0]
-    kind = values.get(group, "")  # None is a group of which nothing is chosen
-    asked = meant(key, same or values, cutoff=0 if same else 0.8)
-    has_choice = kind is None or (isinstance(kind, dict) and "kind" in kind)
-    if has_choice and asked in ("", f" (is {group} meant?)"):
-        outer, _, last = group.rpartition(".")
-        return f" (with another {last}@{group}=…?)" if outer else f" (with another {group}=…?)"
-    return asked
+    if unknown := re.search(r"Could not override '(\S+)'\. No match", text):
+        return f"no setting is called {unknown[1]}; the command's --help lists them"
+    text = text.partition(" To append to your default list ")[0]
+    text = text.removeprefix("ValueError raised while resolving interpolation: ")
+    return re.sub(r" full_key: (\S+) object_type=\w+$", r" (\1)", text)
 
 
 def meant(word: str, names: Iterable[str], prefix: str = "", cutoff: float = 0.7) -> str:

@@ -32,8 +32,7 @@ def test_a_command_prints_its_config_and_does_nothing(words, tmp_path):
 @pytest.mark.parametrize("words", EVERY, ids=" ".join)
 def test_every_command_refuses_an_unknown_key(words, tmp_path):
     name, *rest = words
-    complaint = "unknown key seeed" if name in OF_GRIDS else "no setting is called seeed"
-    refused(call(tmp_path, name, "seeed=3", *rest), 2, complaint)
+    refused(call(tmp_path, name, "seeed=3", *rest), 2, "unknown key seeed")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -41,7 +40,10 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
     ("words", "complaint"),
     [
         # A key that is like another one.
-        ("train process.gama=1", "called process.gama (is process.gamma meant?); the command's"),
+        (
+            "train process.gama=1",
+            "unknown key process.gama (is process.gamma meant?); the command's",
+        ),
         ("train --cfg job process.gama=1", "process.gama (is process.gamma meant?);"),
         ("train proces=cld", "proces (is process meant?);"),
         ("sample steps=5", "steps (is sampler.steps meant?);"),
@@ -143,7 +145,7 @@ def test_an_output_that_cannot_be_made_is_one_line(tmp_path, digits):
 def test_a_process_of_its_own_prints_the_same_line(tmp_path):
     """No word of Hydra's, no traceback, nothing on stdout, nothing written."""
     finished = run(tmp_path, command("train", "training.steps=0", "+training.speed=3"))
-    line = refused(finished, 2, "training.steps", "unknown key training.speed")
+    line = refused(finished, 2, "unknown key training.speed")
     assert line.startswith("error: psld train: ")
     assert finished.stdout == ""
     assert list(tmp_path.iterdir()) == []

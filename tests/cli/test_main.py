@@ -148,14 +148,13 @@ def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):
     ("words", "complaint"),
     [
         ("sample sampler=none", "sampler=none: no such sampler"),
-        ("sample sampler=rk45 sampler.steps=5", "no setting is called sampler.steps"),
+        ("sample sampler=rk45 sampler.steps=5", "unknown key sampler.steps"),
         (
             "sample sampler.guidance.label=3",
-            "called sampler.guidance.label (with another guidance@sampler.guidance=…?)",
+            "unknown key sampler.guidance.label (with another guidance@sampler.guidance=…?)",
         ),
         ("train process=vp-sde process.gamma=0.02", "process.gamma (with another process=…?)"),
-        ("train eta=1", "no setting is called eta; the command's --help lists them"),
-        ("train_guide network=demo", "psld train_guide: network: unknown key progressive_out"),
+        ("train eta=1", "unknown key eta; the command's --help lists them"),
         ("train --halp", "--halp"),
     ],
 )

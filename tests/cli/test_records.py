@@ -106,7 +106,7 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path, mo
         ("train model=none/psld", "configs/grid/none.yaml: no such grid; there are: demo, "),
         ("train_guide guide=mine/psld", "no such guide in configs/grid/mine.yaml; there are: g"),
         ("sample cell=mine/psld/em-11", "no such cell (is psld/em-10 meant?)"),
-        ("sample cell=mine/psld/em-10 seeed=3", "no setting is called seeed (is seed meant?);"),
+        ("sample cell=mine/psld/em-10 seeed=3", "unknown key seeed (is seed meant?);"),
         ("sample cell=mine/psld/em-10 seed=3", "missing: output=…"),
         ("evaluate_cell cell=mine/psld/em-10 seed=3", "seed=3: the grid decides this for cell"),
         ("evaluate_cell cell=mine/psld/em-10 'keep=a b'", "only these can be given, without quot"),
