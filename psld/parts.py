@@ -5,15 +5,20 @@ from psld.data.settings import Images, Source
 from psld.diffusion.samplers import SamplerSettings as Sampler
 from psld.diffusion.samplers import TimeGridSampler
 from psld.networks.settings import Network
+from psld.training.objectives import Denoiser, Epsilon, Guide, Objective
 from psld.training.recipe import Average, Logger, Optimizer, Schedule
 
 __all__ = [
     "FREE",
     "Average",
+    "Denoiser",
+    "Epsilon",
+    "Guide",
     "Images",
     "Logger",
     "Network",
     "Neutral",
+    "Objective",
     "Optimizer",
     "Sampler",
     "Schedule",

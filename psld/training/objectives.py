@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from psld.config.parts import Part
 from psld.data.settings import DatasetSettings
+from psld.training.recipe import naming
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -255,4 +256,8 @@ class Loss:
 
     def __call__(self, module: "nn.Module", batch: "Batch") -> "Tensor":
         batch = replace(batch, noising=self.noising, facts=self.facts)
-        return self.objective.loss(module, batch)
+        with naming("training.objective", self.objective, "loss"):
+            loss = self.objective.loss(module, batch)
+            if self.objective.code and getattr(loss, "shape", None) != ():
+                raise TypeError(f"a tensor without dimensions is needed, not {type(loss).__name__}")
+            return loss

@@ -13,6 +13,7 @@ from torch import nn
 
 from psld.config.parts import check_known, save_code, with_code_of
 from psld.data.store import ImageStore
+from psld.diffusion.loss import Batch
 from psld.networks.forward import enough_threads
 from psld.training.batches import Batches, Labels
 from psld.training.loggers import fed
@@ -26,6 +27,7 @@ from psld.training.manifest import (
     write_history,
     write_manifest,
 )
+from psld.training.micro_batch import left_as_it_was
 from psld.training.mixture import deviation
 from psld.training.model import (
     build,
@@ -35,6 +37,7 @@ from psld.training.model import (
     save_weights,
     seconds_per_image,
 )
+from psld.training.objectives import Loss
 from psld.training.ranks import Ranks, join_ranks, rank_of_environment
 from psld.training.settings import Trained
 from psld.training.state import Checkpoints, TrainingState
@@ -73,6 +76,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     loss = loss_of(settings, process, spread)
     torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
     network = build(settings, process, spread)
+    try_once(loss, network, labels)
 
     def preview(module: nn.Module, picture: Path) -> dict[str, float]:
         return objective.preview(loss.facts, module, store, picture)
@@ -147,6 +151,21 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             done = "wrote" if publish(run, Path(settings.output)) else "nothing new for"
             print(f"{done} {settings.output}; its run directory is {run}")
         return state.history[-1]["loss"]
+
+
+def try_once(loss: Loss, module: nn.Module, labels: Labels | None) -> None:
+    """Raise UserError if an objective of one's own has no loss of two images."""
+    if not loss.objective.code:
+        return
+    size, noising = loss.facts.dataset.image_size, loss.noising
+    with torch.random.fork_rng(devices=[]), left_as_it_was(module):
+        x0, *noise = (
+            torch.randn(2, blocks * loss.facts.dataset.channels, size, size)
+            for blocks in (1, noising.blocks, noising.auxiliary)
+        )
+        t = noising.levels(torch.rand(2, dtype=torch.float64))
+        classes = torch.zeros(2, dtype=torch.int64) if labels else None
+        loss(module, Batch(x0, t, noise[0], noise[1] if noising.auxiliary else None, classes))
 
 
 def labels_of(settings: Trained, store: ImageStore) -> Labels | None:

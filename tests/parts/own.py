@@ -59,3 +59,27 @@ def edit(file: Path, old: str, new: str) -> None:
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new))
+
+
+OBJECTIVES = '''
+from psld.parts import Denoiser, Objective
+
+
+class Absolute(Objective):
+    """|ε_θ − ε|^p."""
+
+    power: float = 1.0
+    """p."""
+
+    def loss(self, module, batch):
+        z, t = batch.noisy()
+        return ((module(z, t) - batch.target).abs() ** self.power).mean()
+
+
+class AbsoluteImage(Denoiser):
+    """|D − x₀|."""
+
+    def loss(self, module, batch):
+        y, sigma = batch.noisy()
+        return (module(y, sigma) - batch.x0).abs().mean()
+'''

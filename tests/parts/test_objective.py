@@ -1,0 +1,79 @@
+"""An objective of one's own: trained, sampled, resumed to the bit, and refused."""
+
+import pytest
+from safetensors.torch import load_file
+
+from psld.config.kinds import SHIPPED
+from psld.training.objectives import Objective
+from tests.commands import TINY, call, refused, succeeded
+from tests.parts.own import OBJECTIVES, edit, write
+from tests.training.small import check_equal
+
+RECIPE = (*TINY, "training.steps=6", "training.checkpoint_every=3")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path, losses=OBJECTIVES)
+
+
+@pytest.mark.parametrize("kind", SHIPPED["objective"])
+def test_a_shipped_one_is_read_from_its_text_and_from_what_it_writes(kind):
+    made = Objective.model_validate(kind)
+    assert Objective.model_validate(made.model_dump()) == made
+    assert made.code is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [("Absolute", ("sampler.steps=3",)), ("AbsoluteImage", ("sampler.steps=3",))],
+)
+def test_it_trains_and_its_model_is_sampled(kind, sampler, folder, digits):
+    words = (f"training.objective=losses:{kind}", f"data={digits}", "name=mine", *RECIPE)
+    succeeded(call(folder, "train", *words))
+    sample = ("model=by-hand/mine", "output=samples", "shard_size=2", *sampler)
+    assert "shard 0: 2 images, NFE 3" in succeeded(call(folder, "sample", *sample)).stdout
+
+
+def test_it_goes_on_to_the_bit(folder, digits):
+    words = ("training.objective=losses:Absolute", f"data={digits}", "name=mine", *RECIPE)
+    succeeded(call(folder, "train", *words))
+    [run] = (folder / "runs").iterdir()
+    whole = load_file(run / "model/weights.safetensors")
+    for file in ("checkpoints/checkpoint-00000006.safetensors", "model/manifest.json"):
+        (run / file).unlink()
+    assert "going on from step 3" in succeeded(call(folder, "train", *words)).stdout
+    check_equal(load_file(run / "model/weights.safetensors"), whole)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("return 3.0", "losses:Absolute: loss: TypeError: a tensor without dimensions is needed"),
+        ("return batch.x0", "a tensor without dimensions is needed, not Tensor"),
+        ("return batch.y0", "losses:Absolute: loss: AttributeError"),
+    ],
+)
+def test_a_wrong_loss_is_one_line_before_the_training(loss, message, folder, digits):
+    edit(
+        folder / "losses.py",
+        "return ((module(z, t) - batch.target).abs() ** self.power).mean()",
+        loss,
+    )
+    words = ("training.objective=losses:Absolute", f"data={digits}", *RECIPE)
+    refused(call(folder, "train", *words), 2, "training.objective: ", message)
+    assert not (folder / "runs").exists()
+
+
+def test_a_setting_is_part_of_what_decides_the_weights(folder, digits):
+    words = ("training.objective=losses:Absolute", f"data={digits}", "name=mine", *RECIPE)
+    succeeded(call(folder, "train", *words))
+    again = succeeded(call(folder, "train", *words, "training.objective.power=2"))
+    assert "replaces the weights of another training" in again.stdout
+
+
+def test_a_guide_s_objective_makes_no_model(folder, digits):
+    words = (f"data={digits}", *RECIPE)
+    refused(call(folder, "train", "training.objective=guide", *words), 2, "use psld train_guide")
+    guide = ("train_guide", "training.objective=losses:Absolute", f"data={digits}")
+    refused(call(folder, *guide), 2, "training.objective: makes a model; use psld train")
