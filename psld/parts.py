@@ -2,6 +2,7 @@
 
 from psld.config.settings import FREE, Neutral
 from psld.data.settings import Images, Source
+from psld.diffusion.guidance import Guidance, Label, Mask
 from psld.diffusion.samplers import SamplerSettings as Sampler
 from psld.diffusion.samplers import TimeGridSampler
 from psld.networks.settings import Network
@@ -13,9 +14,12 @@ __all__ = [
     "Average",
     "Denoiser",
     "Epsilon",
+    "Guidance",
     "Guide",
     "Images",
+    "Label",
     "Logger",
+    "Mask",
     "Network",
     "Neutral",
     "Objective",

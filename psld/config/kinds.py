@@ -3,6 +3,7 @@
 SAMPLERS = "psld.diffusion.samplers"
 SOURCES = "psld.data.sources"
 RECIPE = "psld.training.recipe"
+GUIDANCE = "psld.sampling.guidance"
 
 OBJECTIVES = "psld.training.objectives"
 
@@ -12,8 +13,18 @@ SHIPPED: dict[str, dict[str, str]] = {
         "sscs": f"{SAMPLERS}:SSCSSettings",
         "rk45": f"{SAMPLERS}:RK45Settings",
         "multistep": f"{SAMPLERS}:MultistepSettings",
-        "gddim": f"{SAMPLERS}:GDDIMSettings",
-        "conjugate": f"{SAMPLERS}:ConjugateSettings",
+        "gddim": "psld.paper.samplers:GDDIMSettings",
+        "conjugate": "psld.paper.samplers:ConjugateSettings",
+    },
+    "guidance": {
+        "none": "psld.diffusion.guidance:NoGuidance",
+        "classifier": f"{GUIDANCE}:ClassifierGuidance",
+        "classifier-free": f"{GUIDANCE}:ClassifierFreeGuidance",
+        "inpainting": f"{GUIDANCE}:InpaintingGuidance",
+    },
+    "mask": {
+        "halves": f"{GUIDANCE}:HalvesMask",
+        "digits": "psld.paper.masks:DigitsMask",
     },
     "objective": {
         "epsilon": f"{OBJECTIVES}:Epsilon",
@@ -46,5 +57,5 @@ SHIPPED: dict[str, dict[str, str]] = {
     "logger": {},
 }
 
-GROUPS = {"network": "kind", "sampler": "integrator"}
+GROUPS = {"network": "kind", "sampler": "integrator", "guidance": "kind", "mask": "kind"}
 """The groups of configs whose files are parts, with the key of the kind."""

@@ -23,7 +23,7 @@ from pydantic import (
 from psld.config.kinds import SHIPPED
 from psld.config.settings import Neutral, S, Settings
 from psld.utils.code import check_named, find_code, find_version, load_class, name_of, trust
-from psld.utils.errors import UserError, meant
+from psld.utils.errors import PSLDError, UserError, meant, text_of
 
 
 class Part(Settings):
@@ -92,6 +92,9 @@ class Part(Settings):
 class UnknownPart:
     """A part of one's own whose code is not here: it can be compared and shown, but not built."""
 
+    evaluations = None
+    """Of a network: only its code says how many a sampler or a guidance takes."""
+
     def identity(self) -> dict[str, Any]:
         content = cast(Part, self).model_dump(mode="json")
         content.pop("free", None)
@@ -134,7 +137,7 @@ def importing_nothing() -> Iterator[None]:
 
 def with_code_of(copies: str | Path, settings: S) -> S:
     """Return settings whose parts are known also by the copies of their code in a folder."""
-    if any(isinstance(part, UnknownPart) for part in parts_in(settings)):
+    if is_unknown(settings):
         trust(copies)
         return type(settings).model_validate(settings.model_dump())
     return settings
@@ -145,6 +148,23 @@ def check_known(*settings: Settings) -> None:
     for part in parts_in(settings):
         if isinstance(part, UnknownPart):
             raise UserError(part.missing)
+
+
+def is_unknown(settings: Settings) -> bool:
+    """Check if settings have a part whose code is not here."""
+    return any(isinstance(part, UnknownPart) for part in parts_in(settings))
+
+
+@contextmanager
+def naming(part: Part, key: str, method: str) -> Iterator[None]:
+    """Turn an error in the code of a part of one's own into a UserError with its key and kind."""
+    try:
+        yield
+    except Exception as error:
+        if not part.code or isinstance(error, PSLDError):
+            raise
+        what = f"{key}: {getattr(part, part.KEY)}: {method}"
+        raise UserError(f"{what}: {type(error).__name__}: {text_of(error)}") from None
 
 
 def save_code(settings: Settings, folder: str | Path) -> None:

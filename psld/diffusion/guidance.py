@@ -1,10 +1,20 @@
-"""Settings of guidance, checked without torch: to a class, and to known pixels."""
+"""Guidance and masks as parts: what steers samples, and which of their pixels are known."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from textwrap import shorten
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
-from psld.config.settings import Settings
+from psld.config.parts import Part
+from psld.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from psld.diffusion.process import LinearProcess
+    from psld.diffusion.score import Batching, Guide, Score
 
 
 def _check_classes(label: object) -> object:
@@ -19,58 +29,134 @@ Label = Annotated[int | str | tuple[int | str, ...], BeforeValidator(_check_clas
 length; or `cycle`, the list of all classes."""
 
 
-class NoGuidance(Settings):
+class Mask(Part):
+    """The known pixels of images whose holes a sampler fills in."""
+
+    noun = "mask"
+
+    kind: str
+    """The kind of mask."""
+
+    datasets: ClassVar[tuple[str, ...]] = ()
+    """The prepared datasets that it reads, by name; psld sample can give it `mnist`."""
+
+    def draw(self, indices: range, image_size: int, mnist: str | None) -> "np.ndarray":
+        """Return the masks of images, N×H×W with H = W = image_size: 1 is known, 0 is the hole.
+
+        Image i has the same mask in every call. `mnist`: the prepared MNIST, if `datasets` has it.
+        """
+        raise NotImplementedError
+
+
+class Guidance(Part):
+    """What steers the samples of a model: a change of the score, or pixels that are known.
+
+    A guidance of one's own overrides `build`, and the others as it needs them.
+    """
+
+    noun = "guidance"
+
+    kind: str
+    """The kind of guidance."""
+
+    evaluations: ClassVar[int] = 1
+    """Evaluations of the network for one of the score."""
+    needs_guide: ClassVar[bool] = False
+    """True if `build` takes the logits of a guide (psld train_guide)."""
+
+    is_none: ClassVar[bool] = False
+    """True if the samples are those of the model alone."""
+
+    @property
+    def asks_for_classes(self) -> bool:
+        """True with a field `label: Label`, the classes of the samples."""
+        return hasattr(self, "label")
+
+    @property
+    def holes(self) -> tuple[str, Mask] | None:
+        """The split whose images the samples fill in, and the mask; None without known pixels."""
+        return None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it needs, keys of psld sample: `guide`, `data`, the datasets of masks."""
+        guide = ("guide",) if self.needs_guide else ()
+        return (*guide, "data", *self.holes[1].datasets) if self.holes else guide
+
+    def check(self, sampler: Any, model: Any, guide: Any) -> None:
+        """Raise UserError if a model cannot be sampled so; asked before anything is sampled.
+
+        Args:
+            sampler: its settings, of which this is the guidance.
+            model: the settings of the model's training (`psld.training.settings.ModelSettings`).
+            guide: those of the guide's training, or None.
+        """
+
+    def classes(self, dataset: Any, class_names: Sequence[str]) -> list[int]:
+        """Return the classes that the samples get in turn; none without a field `label`.
+
+        Args:
+            dataset: the settings of the model's dataset (`psld.data.settings.DatasetSettings`).
+            class_names: by number; none where no model is loaded.
+
+        Raises UserError for a class that the dataset does not have.
+        """
+        label = getattr(self, "label", None)
+        return [] if label is None else _in_turn(label, dataset, class_names)
+
+    def build(
+        self,
+        process: "LinearProcess",
+        eps: "Callable[..., Tensor]",
+        batching: "Batching",
+        labels: "Tensor | None",
+        logits: "Guide | None",
+    ) -> "Score":
+        """Return the score of one shard of images, which counts evaluations of the network.
+
+        `psld.diffusion.score` has what it is made of, such as `GuidedScore`, which adds a gradient.
+
+        Args:
+            process: the forward process.
+            eps: the network ε(z, t), or with classes also ε(z, t, label), of N×kC×H×W and N times.
+            batching: evaluates functions of the shard's images in parts.
+            labels: the class of each image, N; None without classes.
+            logits: the guide's logits(z, t), N×classes, if it needs one.
+        """
+        from psld.diffusion.score import NetworkScore
+
+        return NetworkScore(eps, batching)
+
+
+class NoGuidance(Guidance):
     """Plain samples of the model; a class-conditional model samples without a class."""
 
-    kind: Literal["none"] = "none"
+    is_none = True
+
+    kind: str = "none"
 
 
-class ClassifierGuidance(Settings):
-    """Guidance by a noise-conditional guide: its gradient is added to the score (paper, Eq. 13)."""
-
-    kind: Literal["classifier"]
-    scale: float = Field(gt=0)
-    """Factor of ∇ log p(y | z_t): 1 is Bayes' rule; more gives purer classes and less variety."""
-    label: Label
-    """The class of the samples by number or name, a list of classes, or `cycle`."""
-    official_time: bool = False
-    """Give the guide the reverse time 1 − t, as the official code does when sampling."""
-
-
-class ClassifierFreeGuidance(Settings):
-    """Guidance of a class-conditional model, away from its own prediction without a class."""
-
-    kind: Literal["classifier-free"]
-    scale: float = Field(gt=0)
-    """ε = ε(∅) + scale · (ε(y) − ε(∅)): 1 is the model's own conditional distribution."""
-    label: Label
-    """The class of the samples by number or name, a list of classes, or `cycle`."""
-
-
-class HalvesMask(Settings):
-    """Holes of half an image."""
-
-    kind: Literal["halves"]
-    missing: Literal["left", "right", "top", "bottom", "cycle"]
-    """The hole; `cycle` takes the four sides in turn, image by image."""
-
-
-class DigitsMask(Settings):
-    """Holes in the shape of digits: MNIST's training digit i in image i, as in the paper."""
-
-    kind: Literal["digits"]
-
-
-class InpaintingGuidance(Settings):
-    """Inpainting: sample i fills in the hole in image i of a split."""
-
-    kind: Literal["inpainting"]
-    split: Literal["train", "test"]
-    """The images to fill in. A cell has no more samples than the split has images."""
-    mask: Annotated[HalvesMask | DigitsMask, Field(discriminator="kind")]
-
-
-GuidanceSettings = Annotated[
-    NoGuidance | ClassifierGuidance | ClassifierFreeGuidance | InpaintingGuidance,
-    Field(discriminator="kind"),
-]
+def _in_turn(label: Label, dataset: Any, class_names: Sequence[str]) -> list[int]:
+    if not dataset.num_classes:
+        raise UserError(f"guidance needs classes, and dataset {dataset.name} has none")
+    if label == "cycle":
+        return list(range(dataset.num_classes))
+    classes = []
+    for each in label if isinstance(label, tuple | list) else (label,):
+        number = class_names.index(each) if each in class_names else each
+        name = str(each)
+        if number == each and name in class_names and class_names.index(name) != each:
+            other = "".join(class_names[cast(int, each) :][:1]) or "no class"
+            named = class_names.index(name)
+            readings = f"{each} is the name of number {named}, and the number of {other}"
+            raise UserError(
+                f"sampler.guidance.label: {readings}; give the name in quotes: '{each}'"
+            )
+        if number not in range(dataset.num_classes):
+            names = shorten(", ".join(class_names), 200, placeholder=" …") or "names unknown here"
+            raise UserError(
+                f"sampler.guidance.label: dataset {dataset.name} has no class {each}; there are 0 "
+                f"to {dataset.num_classes - 1}, and cycle ({names})"
+            )
+        classes.append(number)
+    return classes

@@ -6,6 +6,7 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
+from psld.config.parts import naming
 from psld.diffusion.integrators import EulerMaruyama, Inpainting, Noise, ProbabilityFlow
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
@@ -80,8 +81,9 @@ def path(
     silent: bool = False,
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield forward time and state at the start and after each step; arguments as in `sample`."""
-    integrator = sampler.build(process, z.device, inpainting)
-    replaced = integrator.replacement_times or []
+    with naming(sampler, "sampler", "build"):
+        integrator = sampler.build(process, z.device, inpainting)
+        replaced = integrator.replacement_times or []
     if expect := getattr(noise, "expect", None):
         expect(integrator.draws + (1 + len(replaced) if inpainting else 0))
     final_time = next(t for t in reversed(integrator.ends) if t > 0)
@@ -92,7 +94,11 @@ def path(
     steps = Progress("sampling", "step", len(integrator.ends), silent=silent, leave=False)
     with closing(steps):
         for index, end in enumerate(steps.over(integrator.ends)):
-            z = integrator.step(index, z, score, noise)
+            with naming(sampler, "sampler", "step"):
+                stepped = integrator.step(index, z, score, noise)
+                if stepped.shape != z.shape:
+                    raise ValueError(f"gives a tensor {tuple(stepped.shape)} for {tuple(z.shape)}")
+            z = stepped
             if replacement and replaced:
                 z = replacement.noisy(index + 1, z, noise)
             yield end, z

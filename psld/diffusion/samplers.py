@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from psld.config.parts import Part
 from psld.config.settings import Neutral
-from psld.diffusion.guidance import GuidanceSettings, InpaintingGuidance, NoGuidance
+from psld.diffusion.guidance import Guidance, NoGuidance
 from psld.diffusion.settings import ProcessSettings
 from psld.utils.errors import UserError
 
@@ -44,7 +44,7 @@ class SamplerSettings(Part):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network; a guide, the state and all coefficients stay in fp32. On a GPU,
     networks in fp32, guides included, multiply with TF32's ten bits, except under rk45."""
-    guidance: GuidanceSettings = NoGuidance()
+    guidance: Guidance = NoGuidance()
     """The guidance of the samples, if any."""
 
     @property
@@ -54,7 +54,7 @@ class SamplerSettings(Part):
 
     @property
     def asks_for_classes(self) -> bool:
-        return hasattr(self.guidance, "label")
+        return self.guidance.asks_for_classes
 
     @property
     def evaluations(self) -> int | None:
@@ -107,11 +107,13 @@ class TimeGridSampler(SamplerSettings):
 
     @property
     def evaluations(self):
-        return self.steps * (2 if self.guidance.kind == "classifier-free" else 1)
+        each = self.guidance.evaluations
+        return each and self.steps * each
 
     @property
     def grid_steps(self) -> int:
-        """K: the steps of the time grid. An integrator that evaluates twice in each has fewer."""
+        """K: the steps of the time grid. An integrator that evaluates at both ends of a step has
+        half as many, rounded up: its last step may be one of Euler's, from its first end alone."""
         return self.steps - 1 if self.denoise else self.steps
 
     def time_grid(self, process: "LinearProcess") -> "torch.Tensor":
@@ -133,8 +135,9 @@ class TimeGridSampler(SamplerSettings):
     def noise_levels(self, process):
         if not self.steps:
             return inf, 0.0
-        # Without `denoise` the end of the last step is not evaluated.
-        low, high = process.noise_level(self.time_grid(process)[[-1 - (not self.denoise), 0]])
+        last_is_evaluated = self.denoise or self.steps >= 2 * self.grid_steps
+        ends = [-1 if last_is_evaluated else -2, 0]
+        low, high = process.noise_level(self.time_grid(process)[ends])
         return float(low), float(high)
 
     @model_validator(mode="after")
@@ -144,7 +147,7 @@ class TimeGridSampler(SamplerSettings):
                 f"steps is {self.steps}; at least 2 are needed, or 0 for images of start=mixture "
                 "or gaussian without the network"
             )
-        if self.starts_from_data and isinstance(self.guidance, InpaintingGuidance):
+        if self.starts_from_data and self.guidance.holes:
             raise ValueError(
                 f"start={self.start} draws images that know nothing of the known pixels; use "
                 "start=prior for inpainting"
@@ -169,7 +172,7 @@ class TimeGridSampler(SamplerSettings):
 class EMSettings(TimeGridSampler):
     """Euler–Maruyama on the reverse SDE."""
 
-    integrator: Literal["em"]
+    integrator: str = "em"
 
     def build(self, process, device, inpainting=None):
         from psld.diffusion.integrators import EulerMaruyama
@@ -180,7 +183,7 @@ class EMSettings(TimeGridSampler):
 class SSCSSettings(TimeGridSampler):
     """The symmetric splitting CLD sampler (SSCS) of the reverse SDE; it needs momentum."""
 
-    integrator: Literal["sscs"]
+    integrator: str = "sscs"
 
     def check_process(self, process):
         if process.blocks == 1:
@@ -196,7 +199,7 @@ class SSCSSettings(TimeGridSampler):
 class RK45Settings(SamplerSettings):
     """A sampler of the probability-flow ODE with adaptive steps: Dormand–Prince 5(4)."""
 
-    integrator: Literal["rk45"]
+    integrator: str = "rk45"
     tolerance: float = Field(gt=0, lt=1)
     """Relative and absolute error tolerance."""
 
@@ -209,7 +212,7 @@ class RK45Settings(SamplerSettings):
 
     @model_validator(mode="after")
     def _suits_adaptive_steps(self) -> "RK45Settings":
-        if isinstance(self.guidance, InpaintingGuidance):
+        if self.guidance.holes:
             raise ValueError(NO_INPAINTING)
         if self.precision == "bf16":
             raise ValueError(
@@ -228,7 +231,7 @@ NO_INPAINTING = (
 class MultistepSettings(TimeGridSampler):
     """The exponential multistep sampler in whitened coordinates, for few evaluations."""
 
-    integrator: Literal["multistep"]
+    integrator: str = "multistep"
     """Past predictions of the image are extrapolated; the rest of a step is exact."""
     root: Literal["flow", "straight"] = "straight"
     """`straight`: only one combination of the blocks depends on the image; `flow`: the coordinates
@@ -256,37 +259,3 @@ class MultistepSettings(TimeGridSampler):
         if self.eta_interval and not 0 <= self.eta_interval[0] < self.eta_interval[1]:
             raise ValueError(f"eta_interval must be two rising numbers, got {self.eta_interval}")
         return self
-
-
-class GDDIMSettings(TimeGridSampler):
-    """Generalized DDIM (Zhang, Tao and Chen, ICLR 2023): a baseline."""
-
-    integrator: Literal["gddim"]
-    """ε in the coordinates of the flow root, extrapolated in t; the drift is exact."""
-    order: int = Field(2, ge=1, le=4)
-    """Evaluations that a step uses; the first steps use fewer."""
-    power: Power = 2.0
-    """p of the strides `power` (2 is gDDIM's grid) and `edm`; the others ignore it."""
-
-    def build(self, process, device, inpainting=None):
-        from psld.diffusion.baselines import GDDIM
-
-        return GDDIM(process, self.time_grid(process), device, self.order)
-
-
-class ConjugateSettings(TimeGridSampler):
-    """A conjugate integrator (Pandey, Rudolph and Mandt, 2310.07894): a baseline of order 1."""
-
-    integrator: Literal["conjugate"]
-    """Euler steps in coordinates A z with Ȧ = A (B − F)."""
-    conjugation: Literal["identity", "ones"] = "identity"
-    """B: strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
-    strength: float = Field(0.0, ge=-100, le=100)
-    """λ of the paper, which searches for it at each number of evaluations; 0 is the exponential
-    integrator."""
-
-    def build(self, process, device, inpainting=None):
-        from psld.diffusion.baselines import ConjugateIntegrator
-
-        grid = self.time_grid(process)
-        return ConjugateIntegrator(process, grid, device, self.conjugation, self.strength)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from psld.config.parts import Part, naming
 from psld.diffusion.matrices import mix
 from psld.utils.errors import is_out_of_memory
 
@@ -150,7 +151,31 @@ class ClassifierFreeScore:
         return mix(matrix, self.batched(eps, z, self.labels))
 
 
-class ClassifierGuidedScore:
+class GuidedScore:
+    """A score with a gradient, s(z, t) + scale · g(z, t)."""
+
+    def __init__(
+        self, score: Score, gradient: Callable[[Tensor, float], Tensor], scale: float = 1.0
+    ) -> None:
+        """`gradient`: g(z, t) at one forward time, with respect to the state, N×kC×H×W."""
+        self.score = score
+        self.gradient = gradient
+        self.scale = scale
+
+    @property
+    def evaluations(self) -> int:
+        return self.score.evaluations
+
+    def __call__(
+        self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
+    ) -> Tensor:
+        gradient = self.gradient(z, t)
+        if projection is not None:
+            gradient = mix(projection, gradient)
+        return self.score(z, t, matrix, projection) + self.scale * gradient
+
+
+class ClassifierGuidedScore(GuidedScore):
     """The classifier-guided score (paper, Eq. 13), s(z, t) + scale · ∇_z log p(y | z_t).
 
     The gradient is with respect to the whole state, position and momentum.
@@ -171,29 +196,42 @@ class ClassifierGuidedScore:
             official_time: give the guide the reverse time 1 − t, as the official code does. Guides
                 are trained on forward times.
         """
+        batched = batching(batch_size)
+
+        def gradient(z: Tensor, t: float) -> Tensor:
+            logits = at_time(guide, 1 - t if official_time else t)
+            return batched(partial(_class_gradient, logits), z, labels)
+
+        super().__init__(score, gradient, scale)
+
+
+@torch.enable_grad()
+def _class_gradient(logits: Callable[[Tensor], Tensor], z: Tensor, labels: Tensor) -> Tensor:
+    z = z.detach().requires_grad_()
+    chosen = logits(z).log_softmax(dim=-1).gather(1, labels[:, None])
+    return torch.autograd.grad(chosen.sum(), z)[0]
+
+
+class CheckedScore:
+    """The score that a guidance of one's own gives: its errors name the guidance."""
+
+    def __init__(self, guidance: Part, score: Score, blocks: int) -> None:
+        """`blocks`: k, of the states."""
+        self.guidance = guidance
         self.score = score
-        self.guide = guide
-        self.labels = labels
-        self.scale = scale
-        self.batched = batching(batch_size)
-        self.official_time = official_time
+        self.blocks = blocks
 
     @property
     def evaluations(self) -> int:
-        return self.score.evaluations
+        with naming(self.guidance, "sampler.guidance", "evaluations"):
+            return self.score.evaluations
 
     def __call__(
         self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
     ) -> Tensor:
-        logits = at_time(self.guide, 1 - t if self.official_time else t)
-        gradient = self.batched(partial(self._gradient, logits), z, self.labels)
-        if projection is not None:
-            gradient = mix(projection, gradient)
-        return self.score(z, t, matrix, projection) + self.scale * gradient
-
-    @staticmethod
-    @torch.enable_grad()
-    def _gradient(logits: Callable[[Tensor], Tensor], z: Tensor, labels: Tensor) -> Tensor:
-        z = z.detach().requires_grad_()
-        chosen = logits(z).log_softmax(dim=-1).gather(1, labels[:, None])
-        return torch.autograd.grad(chosen.sum(), z)[0]
+        needed = (len(z), len(matrix) * z.shape[1] // self.blocks, *z.shape[2:])
+        with naming(self.guidance, "sampler.guidance", "score"):
+            result = self.score(z, t, matrix, projection)
+            if result.shape != needed:
+                raise ValueError(f"gives a tensor {tuple(result.shape)}; {needed} is needed")
+        return result

@@ -7,7 +7,6 @@ from typing import Any
 
 from psld.config.settings import parse, quoted
 from psld.data.settings import DatasetSettings
-from psld.diffusion.guidance import DigitsMask, InpaintingGuidance
 from psld.diffusion.samplers import SamplerSettings
 from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler, Start, dataset_digest
 from psld.grid.schema import GridFile, seeded
@@ -93,11 +92,8 @@ class Cell:
     @property
     def datasets(self) -> dict[str, str]:
         """The prepared datasets that its sampler reads: `data` to inpaint, `mnist` for masks."""
-        guidance = self.sampler.settings.guidance
-        if not isinstance(guidance, InpaintingGuidance):
-            return {}
-        masks = {"mnist": "data/mnist.h5"} if isinstance(guidance.mask, DigitsMask) else {}
-        return {"data": self.model.settings.data} | masks
+        paths = {"data": self.model.settings.data, "mnist": "data/mnist.h5"}
+        return {key: paths[key] for key in self.sampler.settings.guidance.files if key in paths}
 
     @property
     def networks(self) -> tuple[Model | Guide, ...]:

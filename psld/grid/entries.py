@@ -254,7 +254,7 @@ class Entry:
 
     @property
     def is_inpainted(self) -> bool:
-        return any(cell.sampler.settings.guidance.kind == "inpainting" for cell in self.by_cell)
+        return any(cell.sampler.settings.guidance.holes for cell in self.by_cell)
 
     @property
     def nfe(self) -> float | None:

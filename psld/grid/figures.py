@@ -117,11 +117,10 @@ class GridFigure:
         if self.kind != "samples":
             return CAPTIONS[self.name if self.kind == "plot" else self.kind]
         first = f"{self.title}: the first samples, not chosen"
-        match self.cell.sampler.guidance:
-            case "inpainting":
-                return f"{first}, between the images with the hole in blue and the originals."
-            case "classifier" | "classifier-free":
-                return f"{first}. A row for each class asked for, and one of training images."
+        if self.cell.sampler.settings.guidance.holes:
+            return f"{first}, between the images with the hole in blue and the originals."
+        if self.cell.sampler.settings.asks_for_classes:
+            return f"{first}. A row for each class asked for, and one of training images."
         return f"{first}. The same positions start {_SAME_START}. Below them are training images."
 
 
@@ -188,7 +187,7 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
         yield f"models/{dataset}", f"{dataset} · {cells[0].in_words[1]}", _in_words(cells)[1]
     for model in models:
         shown = [cell for cell in _first_cells(grid) if cell.model.name == model]
-        unguided = [cell for cell in shown if cell.sampler.guidance == "none"]
+        unguided = [cell for cell in shown if not cell.sampler.is_guided]
         unguided.sort(key=lambda cell: (families.index(cell.sampler.family), _cost(cell)))
         yield f"samplers/{model}", *_in_words(unguided)
 
@@ -281,7 +280,7 @@ def _line_groups(
     groups: dict[tuple[str, str, int, str], LineGroup] = {}
     for entry in entries:
         cell = entry.cell
-        if cell.sampler.guidance == "none":
+        if not cell.sampler.is_guided:
             key = (cell.model.dataset, entry.shown.metric, entry.samples, panel(cell))
             group = groups.setdefault(key, LineGroup(*key))
             group.lines.setdefault(line(cell), []).append(entry)

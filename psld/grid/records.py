@@ -127,8 +127,8 @@ class Sampler(Settings):
     guide: str | None
 
     @property
-    def guidance(self) -> str:
-        return self.settings.guidance.kind
+    def is_guided(self) -> bool:
+        return not self.settings.guidance.is_none
 
     @property
     def budget_in_words(self) -> str:

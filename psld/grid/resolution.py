@@ -9,7 +9,6 @@ from typing import Any
 from psld.config.compose import compose_content, without_environment
 from psld.config.settings import parse, quoted, updated
 from psld.data.settings import PrepareSettings
-from psld.diffusion.guidance import ClassifierGuidance, DigitsMask
 from psld.grid.cells import Grid, start_name
 from psld.grid.figures import PLOTS
 from psld.grid.records import Dataset, Features, Guide, Model, Sampler, Start
@@ -114,7 +113,7 @@ class _Resolver:
         content = updated(content, [entry.spending(budget)])
         sampler = named_in(content, where).sampler
         run = {key: content[key] for key in SamplingRun.model_fields}
-        guided = isinstance(sampler.guidance, ClassifierGuidance)
+        guided = sampler.guidance.needs_guide
         if guided and entry.guide not in self.file.guides:
             raise UserError(
                 f"{self.path}: samplers.{family}.guide: no guide {entry.guide!r}; "
@@ -206,8 +205,7 @@ class _Resolver:
                         f"{where}: its dataset is not prepared as configs/dataset/{own.name}.yaml "
                         "says; make a config of its own for it"
                     )
-        masks = [getattr(each.settings.guidance, "mask", None) for each in samplers.values()]
-        if any(isinstance(mask, DigitsMask) for mask in masks):
+        if any("mnist" in each.settings.guidance.files for each in samplers.values()):
             datasets["mnist"] = self._dataset("mnist", str(self.path))
         return datasets
 

@@ -142,7 +142,7 @@ NUMBER_KINDS: dict[Show, NumberKind] = {
     "class_accuracy": NumberKind(
         lambda result: cast(Estimate, result.class_accuracy),
         fits=lambda sampler, metric: (
-            hasattr(sampler.guidance, "label") and metric.extractor.kind == "classifier"
+            sampler.asks_for_classes and metric.extractor.kind == "classifier"
         ),
         needs="samples guided to a class and a metric with a classifier",
     ),

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, _foreach_copy_, _foreach_lerp_, nn  # pyright: ignore[reportPrivateImportUsage]
 from torch.func import functional_call
 
+from psld.config.parts import naming
 from psld.networks.settings import Network
-from psld.utils.errors import UserError, text_of
+from psld.utils.errors import UserError
 
 Precision = Literal["fp32", "bf16"]
 
@@ -53,12 +54,8 @@ def build(
 
     Raises UserError if a part of one's own gives no module, or another shape.
     """
-    try:
+    with naming(part, "network", "build"):
         network: Any = part.build(in_channels, out_channels, image_size, num_classes)
-    except Exception as error:
-        if not part.code or isinstance(error, UserError):
-            raise
-        raise UserError(f"network: {part.kind}: build: {_reason(error)}") from None
     if not isinstance(network, nn.Module):
         made = type(network).__name__
         raise UserError(f"network: {part.kind}: build returns {made}, not a torch.nn.Module")
@@ -94,23 +91,17 @@ def _output_shape(
 ) -> tuple[int, ...]:
     """Return the shape that a network gives for zeros, with and without labels."""
     mode, zeros = network.training, torch.zeros(shape)
+    what = f"for z of {'×'.join(map(str, shape))}"
     try:
-        with torch.random.fork_rng(devices=[]):
+        with naming(part, "network", what), torch.random.fork_rng(devices=[]):
             network.eval()
             given = {tuple(network(zeros, torch.full((2,), 0.5)).shape)}
             for label in labels:
                 classes = torch.full((2,), label)
                 given.add(tuple(network(zeros, torch.full((2,), 0.5), classes).shape))
             return max(given)
-    except Exception as error:
-        what = f"network: {part.kind}: for z of {'×'.join(map(str, shape))}"
-        raise UserError(f"{what}: {_reason(error)}") from None
     finally:
         network.train(mode)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {text_of(error)}"
 
 
 @contextmanager

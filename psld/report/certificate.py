@@ -33,7 +33,7 @@ from psld.metrics.evaluation import Loaded, recompute
 from psld.metrics.features import Gathered, Reference, load_kept
 from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
 from psld.metrics.results import NUMBER_KINDS, CellResults
-from psld.sampling.settings import ShardRecord, classes_in_turn
+from psld.sampling.settings import ShardRecord
 from psld.utils.errors import PSLDError, UserError, reraise_fault
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json, write_text
 
@@ -244,11 +244,10 @@ def _recomputed(
 
 def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
     """Check that the samples were guided to the classes that the sampler names, if any."""
-    label = getattr(cell.sampler.settings.guidance, "label", None)
     stated = [] if labels is None else labels.tolist()
-    if label is None:
+    classes = cell.sampler.settings.guidance.classes(cell.model.settings.dataset, ())
+    if not classes:
         return not stated
-    classes = classes_in_turn(label, cell.model.settings.dataset, ())
     return stated == [classes[i % len(classes)] for i in range(len(stated))]
 
 

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from psld.data.images import tiled
 from psld.data.store import ImageStore
-from psld.diffusion.guidance import InpaintingGuidance
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
 from psld.metrics.results import CellResults
@@ -55,13 +54,13 @@ def _real_rows(figure: GridFigure, columns: int = COLUMNS) -> list[np.ndarray]:
 
 def _originals(cell: Cell, shard: Shard) -> np.ndarray | None:
     """Return the images whose holes the first shard of a cell fills in; None without inpainting."""
-    data, guidance = cell.datasets.get("data"), cell.sampler.settings.guidance
-    if data is None or not isinstance(guidance, InpaintingGuidance):
+    data, holes = cell.datasets.get("data"), cell.sampler.settings.guidance.holes
+    if data is None or not holes:
         return None
     store = ImageStore.open(data)
     if store.digest != shard.origin.dataset_digest:
         raise UserError(f"{cell.folder}: fills in images of another {data}; sample it again")
-    return store.images(guidance.split)[: len(shard.images)]
+    return store.images(holes[0])[: len(shard.images)]
 
 
 def draw_shard(

@@ -17,6 +17,7 @@ from psld.sampling.sample import ImageSampler, with_start
 from psld.training.mixture import SamplerStart, measure_start
 from psld.training.settings import Start
 from psld.utils.device import device_of
+from psld.utils.errors import UserError
 
 WHITE = 10.0
 """The noise level from which images are as good as white noise, of any mean and covariance."""
@@ -66,6 +67,8 @@ class ForeignNetwork:
 
         Without images, a start at a level is that of white noise.
         """
+        if settings.asks_for_classes:
+            raise UserError("sampler.guidance: the network has no classes; bind one to it")
         process, device = every_block(process), device_of(self.network)
         start = None
         if isinstance(settings, TimeGridSampler) and settings.starts_from_data:

@@ -9,31 +9,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from psld.config.parts import naming
 from psld.data.store import ImageStore, to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
-from psld.diffusion.guidance import ClassifierFreeGuidance, ClassifierGuidance, InpaintingGuidance
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
-from psld.diffusion.score import (
-    Batching,
-    ClassifierFreeScore,
-    ClassifierGuidedScore,
-    Network,
-    NetworkScore,
-    Score,
-)
+from psld.diffusion.score import Batching, CheckedScore, Network, Score
 from psld.diffusion.time_grid import level_range
 from psld.networks.forward import enough_threads, forward_pass
-from psld.sampling.inpainting import known_pixels, masks_digest
+from psld.sampling.inpainting import known_pixels
 from psld.sampling.named import as_words
 from psld.sampling.settings import (
     CellSettings,
@@ -65,10 +57,9 @@ def origin_of(
 
     `start_sha256`: the digest of its start; None for the prior.
     """
-    guidance, process = cell.sampler.guidance, None
+    process = None
     if model.settings.serves_every_process:
         process = (cell.process or model.settings.process).model_dump(mode="json")
-    mask = guidance.mask if isinstance(guidance, InpaintingGuidance) else None
     sampler = sampler_content(cell.sampler)
     words = as_words("sampler", sampler) + as_words("process", process or {})
     return ShardOrigin(
@@ -80,8 +71,8 @@ def origin_of(
         index=0,
         size=cell.shard_size,
         guide_sha256=guide and guide.weights_sha256,
-        dataset_digest=ImageStore.open(cast(str, cell.data)).digest if mask else None,
-        masks_digest=masks_digest(mask, cell.mnist) if mask else None,
+        dataset_digest=cell.data and ImageStore.open(cell.data).digest,
+        masks_digest=cell.mnist and ImageStore.open(cell.mnist).digest,
         words=(*words, f"seed={cell.seed}"),
     )
 
@@ -173,7 +164,7 @@ def sample_shard(
     started = time.monotonic()
     indices = range(origin.index * origin.size, (origin.index + 1) * origin.size)
     inpainting = None
-    if isinstance(cell.sampler.guidance, InpaintingGuidance):
+    if cell.sampler.guidance.holes:
         inpainting = known_pixels(cell, model, origin, indices, sampler.device)
         indices = indices[: len(inpainting.images)]  # fewer at the end of the split
     x, labels, nfe = sampler.sample(indices, (cell.seed, origin.index), inpainting)
@@ -225,15 +216,11 @@ class ImageSampler:
 
     def _score(self, labels: Tensor | None) -> Score:
         """Return the score of images of these classes, N, which counts its evaluations."""
-        plain = NetworkScore(self.eps, self.batching)
-        if labels is None:
-            return plain
         guidance = self.settings.guidance
-        if isinstance(guidance, ClassifierFreeGuidance):
-            return ClassifierFreeScore(self.eps, labels, guidance.scale, self.batching)
-        guidance, logits = cast(ClassifierGuidance, guidance), cast(Network, self.logits)
-        options = guidance.scale, self.batching, guidance.official_time
-        return ClassifierGuidedScore(plain, logits, labels, *options)
+        with naming(guidance, "sampler.guidance", "build"):
+            given = self.process, self.eps, self.batching, labels, self.logits
+            score = guidance.build(*given)
+        return CheckedScore(guidance, score, self.process.blocks) if guidance.code else score
 
     def sample(
         self,

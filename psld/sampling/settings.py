@@ -3,20 +3,12 @@
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from textwrap import shorten
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from psld.config.parts import is_unknown
 from psld.config.settings import FREE, Settings, read_record, write_record
-from psld.data.settings import DatasetSettings
-from psld.diffusion.guidance import (
-    ClassifierFreeGuidance,
-    ClassifierGuidance,
-    DigitsMask,
-    InpaintingGuidance,
-    Label,
-)
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.training.settings import GuideModelSettings, ModelSettings
@@ -62,19 +54,13 @@ class CellSettings(Settings):
     @model_validator(mode="after")
     def _guidance_has_its_files(self) -> "CellSettings":
         guidance = self.sampler.guidance
-        inpaints = isinstance(guidance, InpaintingGuidance)
-        needs = {
-            "guide": isinstance(guidance, ClassifierGuidance),
-            "data": inpaints,
-            "mnist": inpaints and isinstance(guidance.mask, DigitsMask),
-        }
         if self.start and not self.sampler.starts_from_data:
             raise ValueError("start: the sampler starts from the prior; set it to null")
-        for key, needed in needs.items():
-            path = getattr(self, key)
+        for key in ("guide", "data", "mnist"):
+            path, needed = getattr(self, key), key in guidance.files
             if needed and path is None:
                 raise ValueError(f"{key}: sampler.guidance needs it; it is null")
-            if path is not None and not needed:
+            if path is not None and not needed and not is_unknown(guidance):
                 raise ValueError(f"{key}: sampler.guidance has no use for {path}; set it to null")
         return self
 
@@ -151,75 +137,9 @@ def check_fit(
             f"sampler.final_time: {sampler.final_time:g} is before the first time that the network "
             f"was trained for (training.time_eps); use {first:g} or more"
         )
-    classes: list[int] = []
-    match sampler.guidance:
-        case ClassifierGuidance(label=label):
-            classes = classes_in_turn(label, model.dataset, class_names)
-            _check_guide(guide, model, sampler.guidance.official_time)
-        case ClassifierFreeGuidance(label=label):
-            if not model.num_classes and sampler.evaluations != 0:
-                raise UserError(
-                    "classifier-free guidance needs a class-conditional model; train one with "
-                    "training.label_dropout=0.1, or give a guide"
-                )
-            classes = classes_in_turn(label, model.dataset, class_names)
+    classes = sampler.guidance.classes(model.dataset, class_names)
+    sampler.guidance.check(sampler, model, guide)
     return classes
-
-
-def classes_in_turn(
-    label: Label, dataset: DatasetSettings, class_names: Sequence[str]
-) -> list[int]:
-    """Return the classes that the samples get in turn. Raises UserError for an unknown one."""
-    if not dataset.num_classes:
-        raise UserError(f"guidance needs classes, and dataset {dataset.name} has none")
-    if label == "cycle":
-        return list(range(dataset.num_classes))
-    classes = []
-    for each in label if isinstance(label, tuple) else (label,):
-        number = class_names.index(each) if each in class_names else each
-        name = str(each)
-        if number == each and name in class_names and class_names.index(name) != each:
-            other = "".join(class_names[cast(int, each) :][:1]) or "no class"
-            named = class_names.index(name)
-            readings = f"{each} is the name of number {named}, and the number of {other}"
-            raise UserError(
-                f"sampler.guidance.label: {readings}; give the name in quotes: '{each}'"
-            )
-        if number not in range(dataset.num_classes):
-            names = shorten(", ".join(class_names), 200, placeholder=" …") or "names unknown here"
-            raise UserError(
-                f"sampler.guidance.label: dataset {dataset.name} has no class {each}; there are 0 "
-                f"to {dataset.num_classes - 1}, and cycle ({names})"
-            )
-        classes.append(number)
-    return classes
-
-
-def _check_guide(
-    guide: GuideModelSettings | None, model: ModelSettings, official_time: bool
-) -> None:
-    """Check that the guide was trained on the model's dataset, noised by the model's process."""
-    if guide is None:
-        raise UserError("guidance by a guide needs one (psld train_guide)")
-    for key in ("name", "channels", "image_size", "num_classes"):
-        theirs, ours = getattr(guide.dataset, key), getattr(model.dataset, key)
-        if theirs != ours:
-            raise UserError(
-                f"the guide was trained with dataset.{key} {theirs}, the model with {ours}; train "
-                "a guide on the model's dataset"
-            )
-    if not guide.serves_every_process and guide.process != model.process:
-        raise UserError(
-            "the guide was trained on images noised by another process than the model's; "
-            "train one with the model's process"
-        )
-    if official_time and guide.serves_every_process:
-        raise UserError("sampler.guidance.official_time: this guide takes noise levels, not times")
-    if official_time and guide.network.takes_logarithm:
-        raise UserError(
-            "sampler.guidance.official_time: this guide embeds the logarithm of the time, and "
-            "the reverse time begins at 0; use a guide with network.embedding=positional"
-        )
 
 
 class SampledShard(Settings):

@@ -1,26 +1,22 @@
 """Shared parts of sampler tests: networks of known data, and responses of samplers to noise."""
 
-from typing import get_args
-
 import torch
 
+from psld.config.kinds import SHIPPED
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import (
-    ConjugateSettings,
     EMSettings,
-    GDDIMSettings,
     MultistepSettings,
     RK45Settings,
-    SamplerSettings,
     SSCSSettings,
 )
 from psld.diffusion.score import NetworkScore
+from psld.paper.samplers import ConjugateSettings, GDDIMSettings
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import normal, times
 
-UNION, _ = get_args(SamplerSettings)
-KINDS = {get_args(k.model_fields["integrator"].annotation)[0]: k for k in get_args(UNION)}
-"""The settings of all samplers, by integrator."""
+KINDS = tuple(SHIPPED["sampler"])
+"""The kinds of all samplers."""
 MIXTURE = Mixture(weights=(0.4, 0.6), means=(-0.6, 0.5), deviations=(0.3, 0.2))
 
 

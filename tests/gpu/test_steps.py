@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from psld.diffusion.loop import sample
 from psld.diffusion.loss import EpsilonLoss, NoisyStates
 from psld.diffusion.samplers import (
-    ConjugateSettings,
     EMSettings,
-    GDDIMSettings,
     MultistepSettings,
     RK45Settings,
     SamplerSettings,
@@ -26,6 +24,7 @@ from psld.diffusion.score import NetworkScore
 from psld.networks.forward import forward_pass
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
+from psld.paper.samplers import ConjugateSettings, GDDIMSettings
 from psld.training import batches as batches_module
 from psld.training.batches import Batches
 from psld.training.loop import Meter, accumulate_gradient, optimize

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from psld.data.store import ImageStore, from_uint8, write_store
-from psld.diffusion.guidance import DigitsMask, HalvesMask
+from psld.paper.masks import DigitsMask
+from psld.sampling.guidance import HalvesMask
 from psld.sampling.inpainting import draw_masks, known_pixels
 from psld.sampling.sample import origin_of
 from psld.sampling.settings import ShardRecord
