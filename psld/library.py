@@ -153,7 +153,8 @@ class LoadedModel(Model):
             raw: return float32 instead of bytes: images on [−1, 1], not clipped.
             progress: show a bar, in notebooks as a widget; in a log, a line every 30 s.
             options: other settings of the sampler, such as striding or tolerance: numbers,
-                booleans, lists, None. A string is read as on the command line.
+                booleans, lists, None. A string is read as on the command line. A guidance of your
+                own is guidance="mine:Pull" or guidance={"kind": "mine:Pull", "strength": 2}.
 
         Returns:
             uint8 n×C×H×W on the CPU; float32 if raw.

@@ -26,7 +26,6 @@ from psld.utils.errors import RunError, UserError
 from tests.commands import TINY, call, run, succeeded
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import phase_space, vp_sde
-from tests.diffusion.sampling import KINDS
 from tests.hub import empty_hub
 from tests.workflow.project import REPOSITORY
 
@@ -379,9 +378,8 @@ def zeroing(x: torch.Tensor) -> torch.Tensor:
 EVERY_LEVEL = ((1, 8, 8), 0, float("inf"))
 
 
-@pytest.mark.parametrize("sampler", KINDS)
-def test_a_network_may_change_its_input(sampler):
-    options = {"sampler": sampler, "raw": True} | ({} if sampler == "rk45" else {"steps": 4})
+def test_a_network_may_change_its_input():
+    options = {"sampler": "em", "raw": True, "steps": 4}
     process, shape = phase_space(0.02), (3, 1, 8, 8)
     networks = [Own(function).eval() for function in (half, zeroing)]
     one, other = (psld.sample(process, network, shape, **options) for network in networks)

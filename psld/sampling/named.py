@@ -73,6 +73,11 @@ def named_sampler(
     Raises UserError for unknown names and impossible values.
     """
     options = options if steps is None else {"steps": steps, **options}
+    options = {
+        f"{key}.{name}" if name else key: each
+        for key, value in options.items()
+        for name, each in (value.items() if isinstance(value, Mapping) else [("", value)])
+    }
     words = [*overrides, *as_words("sampler", options)]
     try:
         return compose_named([f"sampler={name}", *words], call).sampler

@@ -11,14 +11,12 @@ from psld.sampling.sample import cell_sampler, origin_of, sample_shard
 from psld.sampling.settings import SampleSettings
 from psld.sampling.shards import Shard
 from psld.training.model import Model, load_model
-from tests.diffusion.sampling import KINDS
 
 CPU = torch.device("cpu")
 SIZE = 8
-SAMPLERS = {name: (f"sampler={name}", "sampler.steps=6") for name in KINDS} | {
+SAMPLERS = {
     "em": ("sampler=em", "sampler.steps=6", "sampler.striding=quadratic"),
-    "rk45": ("sampler=rk45", "sampler.tolerance=3e-2"),
-    "multistep": ("sampler=multistep", "sampler.steps=6", "sampler.eta=1"),
+    "sscs": ("sampler=sscs", "sampler.steps=6"),
 }
 
 

@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from psld.diffusion.integrators import Inpainting
-from psld.diffusion.loop import sample
-from psld.diffusion.score import NetworkScore
 from psld.utils import randomness
 from psld.utils.randomness import (
     MOST_THREADS,
@@ -19,8 +16,6 @@ from psld.utils.randomness import (
     generator,
     stream_seed,
 )
-from tests.diffusion.processes import phase_space
-from tests.diffusion.sampling import conjugate, gddim, multistep, rk45, sde
 
 CPU = torch.device("cpu")
 SHAPE = (50, 2, 8, 8)
@@ -134,33 +129,6 @@ def test_as_many_threads_draw_as_there_are_cores_and_memory(monkeypatch):
     assert found == {1: 1, 4: 3, 64: MOST_THREADS}
     assert drawing_threads(gpu, (1000, 6, 128, 128)) == 5, "2 GiB"
     assert drawing_threads(CPU, SHAPE) == 1
-
-
-SDE = {"striding": "uniform", "steps": 4}
-SAMPLERS = [sde("em", **SDE), sde("sscs", **SDE, denoise=False), gddim(4), conjugate(4), rk45(1e-2)]
-SAMPLERS += [multistep(6, eta=1.0, eta_interval=(0.1, 1.0))]
-
-
-@pytest.mark.parametrize("settings", SAMPLERS, ids=lambda settings: settings.integrator)
-def test_a_sampler_tells_how_many_draws_it_takes(settings):
-    """Also when it inpaints."""
-
-    class Noise:
-        told = taken = 0
-
-        def expect(self, draws):
-            self.told = draws
-
-        def __call__(self, z):
-            self.taken += 1
-            return torch.zeros_like(z)
-
-    process, z = phase_space(0.02), torch.zeros(1, 2, 4, 4)
-    known = Inpainting(process, z[:, :1], z[:, :1])
-    for inpainting in (None, known) if settings.integrator != "rk45" else (None,):
-        noise = Noise()
-        sample(process, settings, NetworkScore(lambda z, t: z, 1), z, noise, inpainting)
-        assert noise.told == noise.taken
 
 
 def test_an_error_in_the_thread_is_raised_where_the_noise_is_taken(monkeypatch):
