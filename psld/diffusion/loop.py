@@ -94,7 +94,10 @@ def path(
     steps = Progress("sampling", "step", len(integrator.ends), silent=silent, leave=False)
     with closing(steps):
         for index, end in enumerate(steps.over(integrator.ends)):
-            with naming(sampler, "sampler", "step"):
+            with (
+                naming(sampler.guidance, "sampler.guidance", "score"),
+                naming(sampler, "sampler", "step"),
+            ):
                 stepped = integrator.step(index, z, score, noise)
                 if stepped.shape != z.shape:
                     raise ValueError(f"gives a tensor {tuple(stepped.shape)} for {tuple(z.shape)}")

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from psld.config.parts import Part, naming
 from psld.diffusion.matrices import mix
 from psld.utils.errors import is_out_of_memory
 
@@ -210,28 +209,3 @@ def _class_gradient(logits: Callable[[Tensor], Tensor], z: Tensor, labels: Tenso
     z = z.detach().requires_grad_()
     chosen = logits(z).log_softmax(dim=-1).gather(1, labels[:, None])
     return torch.autograd.grad(chosen.sum(), z)[0]
-
-
-class CheckedScore:
-    """The score that a guidance of one's own gives: its errors name the guidance."""
-
-    def __init__(self, guidance: Part, score: Score, blocks: int) -> None:
-        """`blocks`: k, of the states."""
-        self.guidance = guidance
-        self.score = score
-        self.blocks = blocks
-
-    @property
-    def evaluations(self) -> int:
-        with naming(self.guidance, "sampler.guidance", "evaluations"):
-            return self.score.evaluations
-
-    def __call__(
-        self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
-    ) -> Tensor:
-        needed = (len(z), len(matrix) * z.shape[1] // self.blocks, *z.shape[2:])
-        with naming(self.guidance, "sampler.guidance", "score"):
-            result = self.score(z, t, matrix, projection)
-            if result.shape != needed:
-                raise ValueError(f"gives a tensor {tuple(result.shape)}; {needed} is needed")
-        return result

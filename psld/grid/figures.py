@@ -187,7 +187,7 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
         yield f"models/{dataset}", f"{dataset} · {cells[0].in_words[1]}", _in_words(cells)[1]
     for model in models:
         shown = [cell for cell in _first_cells(grid) if cell.model.name == model]
-        unguided = [cell for cell in shown if not cell.sampler.is_guided]
+        unguided = [cell for cell in shown if cell.sampler.settings.guidance.is_none]
         unguided.sort(key=lambda cell: (families.index(cell.sampler.family), _cost(cell)))
         yield f"samplers/{model}", *_in_words(unguided)
 
@@ -280,7 +280,7 @@ def _line_groups(
     groups: dict[tuple[str, str, int, str], LineGroup] = {}
     for entry in entries:
         cell = entry.cell
-        if not cell.sampler.is_guided:
+        if cell.sampler.settings.guidance.is_none:
             key = (cell.model.dataset, entry.shown.metric, entry.samples, panel(cell))
             group = groups.setdefault(key, LineGroup(*key))
             group.lines.setdefault(line(cell), []).append(entry)

@@ -127,10 +127,6 @@ class Sampler(Settings):
     guide: str | None
 
     @property
-    def is_guided(self) -> bool:
-        return not self.settings.guidance.is_none
-
-    @property
     def budget_in_words(self) -> str:
         fixed = hasattr(self.settings, "steps")
         return f"{self.budget} steps" if fixed else f"tolerance {self.budget}"

@@ -224,7 +224,7 @@ def earlier_throughput(grid: Grid, work: Work) -> tuple[float | None, float | No
                 train_seconds += manifest.seconds * manifest.ranks
     for entry in distances(grid):
         for cell, result in entry.read().by_cell.items():
-            if cell.model in work.trained and not cell.sampler.is_guided and result.nfe:
+            if cell.model in work.trained and cell.sampler.settings.guidance.is_none and result.nfe:
                 size = cell.options.shard_size
                 sampled += shards_needed(result.samples, size) * size * result.nfe
                 sample_seconds += result.sampling_seconds

@@ -22,7 +22,7 @@ from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
-from psld.diffusion.score import Batching, CheckedScore, Network, Score
+from psld.diffusion.score import Batching, Network, Score
 from psld.diffusion.time_grid import level_range
 from psld.networks.forward import enough_threads, forward_pass
 from psld.sampling.inpainting import known_pixels
@@ -216,11 +216,9 @@ class ImageSampler:
 
     def _score(self, labels: Tensor | None) -> Score:
         """Return the score of images of these classes, N, which counts its evaluations."""
-        guidance = self.settings.guidance
+        guidance, given = self.settings.guidance, (self.process, self.eps, self.batching)
         with naming(guidance, "sampler.guidance", "build"):
-            given = self.process, self.eps, self.batching, labels, self.logits
-            score = guidance.build(*given)
-        return CheckedScore(guidance, score, self.process.blocks) if guidance.code else score
+            return guidance.build(*given, labels, self.logits)
 
     def sample(
         self,
@@ -258,7 +256,8 @@ class ImageSampler:
                 z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
-        return z[:, :channels], labels, score.evaluations
+        with naming(self.settings.guidance, "sampler.guidance", "score"):
+            return z[:, :channels], labels, score.evaluations
 
 
 def with_start(

@@ -29,7 +29,7 @@ NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 COPIES = "parts"
 """The folder, in a run directory and next to weights, with the code of their parts, by digest."""
 
-MAKE_IMAGES = ("data", "diffusion", "networks", "sampling", "training")
+MAKE_IMAGES = ("data", "diffusion", "networks", "paper", "sampling", "training")
 """The rooms of psld whose code decides weights and images; that of numbers is in `metrics`, too."""
 
 _trusted: list[Path] = []
