@@ -23,7 +23,7 @@ from pydantic import (
 from psld.config.kinds import SHIPPED
 from psld.config.settings import Neutral, S, Settings
 from psld.utils.code import check_named, find_code, find_version, load_class, name_of, trust
-from psld.utils.errors import PSLDError, UserError, meant, text_of
+from psld.utils.errors import PSLDError, UserError, explained, meant, text_of
 
 
 class Part(Settings):
@@ -156,15 +156,18 @@ def is_unknown(settings: Settings) -> bool:
 
 
 @contextmanager
-def naming(part: Part, key: str, method: str) -> Iterator[None]:
-    """Turn an error in the code of a part of one's own into a UserError with its key and kind."""
+def naming(key: str, part: Part, call: str) -> Iterator[None]:
+    """Turn an exception in a call of a part of one's own into a UserError that names all three.
+
+    Errors that need no traceback, such as those of a full memory, stay what they are.
+    """
     try:
         yield
     except Exception as error:
-        if not part.code or isinstance(error, PSLDError):
+        if part.code is None or isinstance(error, PSLDError) or explained(error):
             raise
-        what = f"{key}: {getattr(part, part.KEY)}: {method}"
-        raise UserError(f"{what}: {type(error).__name__}: {text_of(error)}") from None
+        reason = f"{type(error).__name__}: {text_of(error)}"
+        raise UserError(f"{key}: {getattr(part, part.KEY)}: {call}: {reason}") from error
 
 
 def save_code(settings: Settings, folder: str | Path) -> None:

@@ -81,7 +81,7 @@ def path(
     silent: bool = False,
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield forward time and state at the start and after each step; arguments as in `sample`."""
-    with naming(sampler, "sampler", "build"):
+    with naming("sampler", sampler, "build"):
         integrator = sampler.build(process, z.device, inpainting)
         replaced = integrator.replacement_times or []
     if expect := getattr(noise, "expect", None):
@@ -95,8 +95,8 @@ def path(
     with closing(steps):
         for index, end in enumerate(steps.over(integrator.ends)):
             with (
-                naming(sampler.guidance, "sampler.guidance", "score"),
-                naming(sampler, "sampler", "step"),
+                naming("sampler.guidance", sampler.guidance, "score"),
+                naming("sampler", sampler, "step"),
             ):
                 stepped = integrator.step(index, z, score, noise)
                 if stepped.shape != z.shape:

@@ -54,7 +54,7 @@ def build(
 
     Raises UserError if a part of one's own gives no module, or another shape.
     """
-    with naming(part, "network", "build"):
+    with naming("network", part, "build"):
         network: Any = part.build(in_channels, out_channels, image_size, num_classes)
     if not isinstance(network, nn.Module):
         made = type(network).__name__
@@ -93,7 +93,7 @@ def _output_shape(
     mode, zeros = network.training, torch.zeros(shape)
     what = f"for z of {'×'.join(map(str, shape))}"
     try:
-        with naming(part, "network", what), torch.random.fork_rng(devices=[]):
+        with naming("network", part, what), torch.random.fork_rng(devices=[]):
             network.eval()
             given = {tuple(network(zeros, torch.full((2,), 0.5)).shape)}
             for label in labels:

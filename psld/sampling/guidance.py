@@ -15,9 +15,9 @@ class ClassifierGuidance(Guidance):
     needs_guide = True
 
     kind: str = "classifier"
-    scale: float = Field(gt=0)
+    scale: float = Field(5.0, gt=0)
     """Factor of ∇ log p(y | z_t): 1 is Bayes' rule; more gives purer classes and less variety."""
-    label: Label
+    label: Label = "cycle"
     """The class of the samples by number or name, a list of classes, or `cycle`."""
     official_time: bool = False
     """Give the guide the reverse time 1 − t, as the official code does when sampling."""
@@ -61,9 +61,9 @@ class ClassifierFreeGuidance(Guidance):
     evaluations = 2
 
     kind: str = "classifier-free"
-    scale: float = Field(gt=0)
+    scale: float = Field(2.0, gt=0)
     """ε = ε(∅) + scale · (ε(y) − ε(∅)): 1 is the model's own conditional distribution."""
-    label: Label
+    label: Label = "cycle"
     """The class of the samples by number or name, a list of classes, or `cycle`."""
 
     def check(self, sampler: Any, model: ModelSettings, guide: Any) -> None:
@@ -79,24 +79,11 @@ class ClassifierFreeGuidance(Guidance):
         return ClassifierFreeScore(eps, labels, self.scale, batching)
 
 
-class InpaintingGuidance(Guidance):
-    """Inpainting: sample i fills in the hole in image i of a split."""
-
-    kind: str = "inpainting"
-    split: Literal["train", "test"]
-    """The images to fill in. A cell has no more samples than the split has images."""
-    mask: Mask
-
-    @property
-    def holes(self):
-        return self.split, self.mask
-
-
 class HalvesMask(Mask):
     """Holes of half an image."""
 
     kind: str = "halves"
-    missing: Literal["left", "right", "top", "bottom", "cycle"]
+    missing: Literal["left", "right", "top", "bottom", "cycle"] = "cycle"
     """The hole; `cycle` takes the four sides in turn, image by image."""
 
     def draw(self, indices, image_size, mnist):
@@ -104,13 +91,23 @@ class HalvesMask(Mask):
 
         sides = ("left", "right", "top", "bottom") if self.missing == "cycle" else (self.missing,)
         known = np.ones((len(indices), image_size, image_size), np.uint8)
-        half = image_size // 2
-        holes = {
-            "left": np.s_[:, :half],
-            "right": np.s_[:, image_size - half :],
-            "top": np.s_[:half],
-            "bottom": np.s_[image_size - half :],
-        }
         for mask, index in zip(known, indices, strict=True):
-            mask[holes[sides[index % len(sides)]]] = 0
+            side, half = sides[index % len(sides)], image_size // 2
+            rows_or_columns = mask.T if side in ("left", "right") else mask
+            first = 0 if side in ("left", "top") else image_size - half
+            rows_or_columns[first : first + half] = 0
         return known
+
+
+class InpaintingGuidance(Guidance):
+    """Inpainting: sample i fills in the hole in image i of a split."""
+
+    kind: str = "inpainting"
+    split: Literal["train", "test"] = "test"
+    """The images to fill in. A cell has no more samples than the split has images."""
+    mask: Mask = HalvesMask()
+    """The holes."""
+
+    @property
+    def holes(self):
+        return self.split, self.mask

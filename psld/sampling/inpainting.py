@@ -21,7 +21,7 @@ def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -
     `mnist` is the prepared MNIST, for masks of its digits. Raises UserError for a mask of one's own
     that gives something else.
     """
-    with naming(mask, "sampler.guidance.mask", "draw"):
+    with naming("sampler.guidance.mask", mask, "draw"):
         drawn = np.asarray(mask.draw(indices, image_size, mnist))
         if drawn.shape != (needed := (len(indices), image_size, image_size)):
             raise ValueError(f"gives an array {drawn.shape}; {needed} is needed")

@@ -217,7 +217,7 @@ class ImageSampler:
     def _score(self, labels: Tensor | None) -> Score:
         """Return the score of images of these classes, N, which counts its evaluations."""
         guidance, given = self.settings.guidance, (self.process, self.eps, self.batching)
-        with naming(guidance, "sampler.guidance", "build"):
+        with naming("sampler.guidance", guidance, "build"):
             return guidance.build(*given, labels, self.logits)
 
     def sample(
@@ -256,7 +256,7 @@ class ImageSampler:
                 z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
-        with naming(self.settings.guidance, "sampler.guidance", "score"):
+        with naming("sampler.guidance", self.settings.guidance, "score"):
             return z[:, :channels], labels, score.evaluations
 
 

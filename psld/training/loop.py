@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from psld.config.parts import naming
 from psld.diffusion.loss import LossOf
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
@@ -19,7 +20,6 @@ from psld.training.manifest import preview_path, write_history
 from psld.training.micro_batch import accumulate_gradient, largest_micro_batch, left_as_it_was
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
-from psld.training.recipe import naming
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from psld.training.state import Checkpoints, History, TrainingState
 from psld.utils.device import peak_flops

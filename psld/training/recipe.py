@@ -1,7 +1,6 @@
 """Optimizers, schedules, averages and loggers: the parts of a training's loop. No torch."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import cos, pi, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,25 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import Field
 
 from psld.config.parts import Part
-from psld.utils.errors import PSLDError, UserError, explained, text_of
 
 if TYPE_CHECKING:
     from torch import nn, optim
-
-
-@contextmanager
-def naming(key: str, part: Part, call: str) -> Iterator[None]:
-    """Turn an exception in a call of a part of one's own into a UserError that names all three.
-
-    Errors that need no traceback, such as those of a full memory, stay what they are.
-    """
-    try:
-        yield
-    except Exception as error:
-        if part.code is None or isinstance(error, PSLDError) or explained(error):
-            raise
-        reason = f"{type(error).__name__}: {text_of(error)}"
-        raise UserError(f"{key}: {getattr(part, part.KEY)}: {call}: {reason}") from error
 
 
 class Optimizer(Part):

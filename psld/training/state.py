@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from psld.config.parts import naming
 from psld.training.manifest import CheckpointFiles
-from psld.training.recipe import Average, Averaging, Optimizer, naming
+from psld.training.recipe import Average, Averaging, Optimizer
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import retried_in_slurm

@@ -154,7 +154,8 @@ def _read(root: Path, module: str) -> Code:
     while waiting:
         name = waiting.pop()
         file = _file(root, name)
-        if file is None or name in trees or (is_installed and name.partition(".")[0] != top):
+        first = name.partition(".")[0]
+        if file is None or name in trees or first == "psld" or (is_installed and first != top):
             continue
         content = file.read_bytes()
         trees[name] = tree = _parsed(content, _shown(root, file))

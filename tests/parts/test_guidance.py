@@ -16,7 +16,7 @@ from psld.data.store import write_store
 from psld.diffusion.guidance import Guidance, Mask
 from psld.diffusion.score import Batching
 from psld.sampling.inpainting import draw_masks
-from psld.sampling.named import Named
+from psld.sampling.named import Named, compose_named
 from psld.sampling.sample import ImageSampler
 from psld.sampling.settings import CellSettings, sampler_content
 from psld.sampling.shards import Shard
@@ -122,6 +122,17 @@ def test_the_contract_of_a_mask(folder, kind):
         np.testing.assert_array_equal(np.concatenate(parts), whole)
         masks.append(whole)
     assert all(np.array_equal(each, masks[0]) for each in masks)
+
+
+@pytest.mark.parametrize(
+    ("noun", "kind"), [(n, kind) for n in ("guidance", "mask") for kind in SHIPPED[n]]
+)
+def test_defaults_are_those_of_the_config(noun, kind):
+    place = {"guidance": "", "mask": ".mask"}[noun]
+    words = ["guidance@sampler.guidance=inpainting", f"{noun}@sampler.guidance{place}={kind}"]
+    named = compose_named(words[noun == "guidance" :], "test").sampler.guidance
+    part = named if noun == "guidance" else named.mask
+    assert part == type(part).model_validate({})
 
 
 # --- one's own ------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         (f"npz={__file__}/x.npz", "test_sample_errors.py is no folder that you may write to"),
         # By a guide.
         (GUIDED, "guide: sampler.guidance needs it"),
-        ("sampler.guidance=classifier", "a group of settings; is guidance@sampler.guidance=class"),
+        ("sampler.guidance=classifier", "guide: sampler.guidance needs it; it is null"),
         ("guide=GUIDE", "guide: sampler.guidance has no use for"),
         (f"{GUIDED} guide=MODEL", "not the manifest of a guide, but of a model"),
         (f"{GUIDED} guide=absent", "absent/manifest.json: no such file"),
