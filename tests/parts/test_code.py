@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from psld.networks.settings import Network
 from psld.utils.code import Code, find_code, find_version, load_class, package_code, trust
 from psld.utils.errors import UserError
 from tests.parts.own import edit, with_network, write
@@ -138,3 +139,12 @@ def test_package_code_is_kept_and_is_of_its_rooms(folder):
     assert len([*(folder / ".cache" / "code").iterdir()]) == 1
     package_code.cache_clear()
     assert package_code("diffusion") == digest != package_code("data")
+
+
+def test_psld_next_to_it_is_no_code_of_ones_own(folder):
+    """As in a checkout: parts there subclass the classes of the psld that runs."""
+    (folder / "psld").mkdir()
+    write(folder / "psld", __init__="", parts="raise SystemExit")
+    code = code_of("mynets")
+    assert [*code.files] == ["mylayers.py", "mynets.py"]
+    assert issubclass(load_class("mynets:Mixer", code), Network)

@@ -15,6 +15,7 @@ from psld.config.settings import parse
 from psld.data.store import write_store
 from psld.diffusion.guidance import Guidance, Mask
 from psld.diffusion.score import Batching
+from psld.grid.cache import load_grid
 from psld.sampling.inpainting import draw_masks
 from psld.sampling.named import Named, compose_named
 from psld.sampling.sample import ImageSampler
@@ -155,6 +156,32 @@ def test_a_guidance_of_ones_own_by_the_command_and_in_the_library(folder, vp_sde
         edited = (*EM, *words, "sampler.guidance.strength=1")
         refused(call(folder, "sample", *edited), 2, "made by another sampler_digest")
     assert means[-0.9] < -0.5 < 0.5 < means[0.9]
+
+
+def test_in_a_grid_its_cells_change_with_its_code(folder):
+    (folder / "configs/grid").mkdir(parents=True)
+    (folder / "configs/grid/own.yaml").write_text(
+        """
+        metric: fd-pixels
+        samples: 10
+        shard_size: 10
+        batch_size: 10
+        gallery: pull-3
+        models: {m: ["training.steps=6"]}
+        samplers: {pull: {overrides: [sampler=em, guidance@sampler.guidance=mine:Pull,
+          sampler.guidance.strength=3], budget: sampler.steps}}
+        tables: {t: {title: t, headings: [m], cell: {sampler: pull, model: m},
+          columns: [{label: "3", budget: "3"}], rows: [{label: [m]}]}}
+        """
+    )
+    digests = []
+    for edited in ((), ("\n\n\nclass", "\n\n\n# A comment.\nclass"), ("/ z[0, 0]", "* z[0, 0]")):
+        if edited:
+            edit(folder / "mine.py", *edited)
+        [cell] = load_grid("own").cells.values()
+        assert (cell.sampler.settings.guidance.strength, cell.datasets) == (3, {})
+        digests.append(cell.digest)
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_a_mask_of_ones_own_by_the_command(folder, model, digits):
