@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from textwrap import shorten
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BeforeValidator
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from psld.diffusion.process import LinearProcess
-    from psld.diffusion.score import Batching, Guide, Score
+    from psld.diffusion.score import Batching, Score
 
 
 def _check_classes(label: object) -> object:
@@ -73,7 +73,7 @@ class Guidance(Part):
         return hasattr(self, "label")
 
     @property
-    def holes(self) -> tuple[str, Mask] | None:
+    def holes(self) -> tuple[Literal["train", "test"], Mask] | None:
         """The split whose images the samples fill in, and the mask; None without known pixels."""
         return None
 
@@ -109,8 +109,8 @@ class Guidance(Part):
         process: "LinearProcess",
         eps: "Callable[..., Tensor]",
         batching: "Batching",
-        labels: "Tensor | None",
-        logits: "Guide | None",
+        labels: Any,
+        logits: Any,
     ) -> "Score":
         """Return the score of one shard of images, which counts evaluations of the network.
 
@@ -120,8 +120,8 @@ class Guidance(Part):
             process: the forward process.
             eps: the network ε(z, t), or with classes also ε(z, t, label), of N×kC×H×W and N times.
             batching: evaluates functions of the shard's images in parts.
-            labels: the class of each image, N; None without classes.
-            logits: the guide's logits(z, t), N×classes, if it needs one.
+            labels: the class of each image, a tensor of N; None without classes.
+            logits: the guide's logits(z, t), a function to N×classes; None if it needs no guide.
         """
         from psld.diffusion.score import NetworkScore
 

@@ -1,5 +1,7 @@
 """The paper's masks, in the shape of digits. No torch."""
 
+from typing import cast
+
 from psld.diffusion.guidance import Mask
 
 
@@ -19,7 +21,7 @@ class DigitsMask(Mask):
 
         from psld.data.store import ImageStore
 
-        digits = ImageStore.open(mnist).images("train")
+        digits = ImageStore.open(cast(str, mnist)).images("train")
         nearest = ((np.arange(image_size) + 0.5) * digits.shape[-1] / image_size).astype(int)
         chosen = digits[np.array(indices) % len(digits), 0]
         return chosen[:, nearest[:, None], nearest] == 0

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from psld.config.parts import naming
-from psld.data.store import ImageStore, from_uint8
+from psld.data.store import ImageStore, Split, from_uint8
 from psld.diffusion.guidance import Mask
 from psld.diffusion.integrators import Inpainting
 from psld.sampling.settings import CellSettings
@@ -38,7 +38,7 @@ def known_pixels(
     Raises UserError if none exists, or if they are not those of the origin.
     """
     dataset = model.settings.dataset
-    split, mask = cast(tuple[str, Mask], cell.sampler.guidance.holes)
+    split, mask = cast(tuple[Split, Mask], cell.sampler.guidance.holes)
     store = ImageStore.open_for(cast(str, cell.data), dataset)
     images = store.images(split)
     if indices.start >= len(images):
