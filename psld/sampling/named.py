@@ -85,7 +85,7 @@ def named_sampler(
         plain = type(compose_named([f"sampler={name}"], call).sampler).model_fields
         unknown = [key for key in options if key.partition(".")[0] not in plain]
         if unknown and "meant?" not in str(error):
-            taken = ", ".join(key for key in plain if key not in ("integrator", "guidance"))
+            taken = ", ".join(key for key in plain if key not in ("code", "integrator", "guidance"))
             raise UserError(f"{name} takes no {unknown[0]}; it takes {taken}") from None
         raise
 
