@@ -29,14 +29,14 @@ class Batch:
     eps: Tensor
     auxiliary_eps: Tensor | None
     labels: Tensor | None = None
-    noising: "Noising | None" = None
-    """What the network sees of the images."""
+    noising: Any = None
+    """What the network sees of the images: a `Noising`."""
     facts: Any = None
     """What a training's objective may depend on (`psld.training.objectives.Facts`)."""
 
     def noisy(self) -> tuple[Tensor, Tensor]:
         """Return what the network sees, N×C'×H×W, and its times or noise levels, N."""
-        return cast("Noising", self.noising)(self)
+        return self.noising(self)
 
     @property
     def target(self) -> Tensor:

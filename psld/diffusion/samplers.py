@@ -61,6 +61,11 @@ class SamplerSettings(Part):
         """Network evaluations per image; None for a sampler that chooses its steps."""
         return None
 
+    @property
+    def cost(self) -> float:
+        """A number that grows with the work: figures draw samplers of a family by it."""
+        return float(self.evaluations or 0)
+
     def check_process(self, process: "ProcessSettings | LinearProcess") -> None:
         """Raise UserError if the sampler cannot sample this kind of process."""
 
@@ -202,6 +207,10 @@ class RK45Settings(SamplerSettings):
     integrator: str = "rk45"
     tolerance: float = Field(gt=0, lt=1)
     """Relative and absolute error tolerance."""
+
+    @property
+    def cost(self):
+        return 1 / self.tolerance
 
     def build(self, process, device, inpainting=None):
         from psld.diffusion.integrators import ProbabilityFlow

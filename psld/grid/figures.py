@@ -12,7 +12,6 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, Literal
 
-from psld.diffusion.samplers import RK45Settings
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
@@ -188,7 +187,9 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
     for model in models:
         shown = [cell for cell in _first_cells(grid) if cell.model.name == model]
         unguided = [cell for cell in shown if cell.sampler.settings.guidance.is_none]
-        unguided.sort(key=lambda cell: (families.index(cell.sampler.family), _cost(cell)))
+        unguided.sort(
+            key=lambda cell: (families.index(cell.sampler.family), cell.sampler.settings.cost)
+        )
         yield f"samplers/{model}", *_in_words(unguided)
 
 
@@ -287,12 +288,6 @@ def _line_groups(
     # Groups with the same axis stand next to each other, all in the tables' order.
     axes = [group.axis for group in groups.values()]
     return sorted(groups.values(), key=lambda group: axes.index(group.axis))
-
-
-def _cost(cell: Cell) -> float:
-    """Return a number that grows with the cost of the budget."""
-    sampler = cell.sampler.settings
-    return 1 / sampler.tolerance if isinstance(sampler, RK45Settings) else sampler.steps
 
 
 def trained_models(grid: Grid) -> list[str]:

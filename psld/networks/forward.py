@@ -65,12 +65,12 @@ def build(
         if gives_logits and given == (2, out_channels, *pixels):
             network = PixelMean(network)
         elif given != (needed := (2, out_channels, *(() if gives_logits else pixels))):
-            shapes = ("×".join(map(str, shape)) for shape in (given, needed))
-            raise UserError(
-                f"network: {part.kind}: gives {{}} for 2 images; {{}} is needed".format(*shapes)
-            )
-    network.in_shape, network.num_classes = (in_channels, image_size, image_size), num_classes
-    network.in_bfloat16, network.takes_logarithm = part.in_bfloat16, part.takes_logarithm
+            got, right = ("×".join(map(str, shape)) for shape in (given, needed))
+            raise UserError(f"network: {part.kind}: gives {got} for 2 images; {right} is needed")
+    facts = {"in_shape": (in_channels, image_size, image_size), "num_classes": num_classes}
+    facts |= {name: getattr(part, name) for name in ("in_bfloat16", "takes_logarithm")}
+    for name, fact in facts.items():
+        setattr(network, name, fact)
     return network
 
 

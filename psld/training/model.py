@@ -45,7 +45,7 @@ def facts_of(settings: TrainedSettings, process: LinearProcess, deviation: float
 
     `deviation`: s of a new denoiser; weights on disk have their own.
     """
-    return Facts(settings.training, settings.dataset, process, deviation)
+    return Facts(cast(Any, settings.training), settings.dataset, process, deviation)
 
 
 def build(
@@ -193,7 +193,7 @@ def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
     network = build(settings, build_process(settings))
 
     def seconds(count: int) -> float:
-        images, levels = torch.zeros(count, *network.in_shape), torch.ones(count)
+        images, levels = torch.zeros(count, *cast(Any, network.in_shape)), torch.ones(count)
         started = time.process_time()
         network(images, levels).sum().backward()
         return time.process_time() - started

@@ -5,11 +5,10 @@ No torch: the mathematics is in `psld.diffusion.loss`.
 
 from collections.abc import Set
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from psld.config.parts import Part
+from psld.config.parts import Part, naming
 from psld.data.settings import DatasetSettings
-from psld.training.recipe import naming
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,19 +20,24 @@ if TYPE_CHECKING:
     from psld.diffusion.process import LinearProcess
     from psld.diffusion.samplers import SamplerSettings
     from psld.diffusion.score import Network
-    from psld.diffusion.settings import ProcessSettings
-    from psld.training.settings import LoopSettings
+    from psld.diffusion.settings import NoiseLaw, ProcessSettings
+    from psld.training.settings import LoopSettings, TrainingSettings
 
 
 @dataclass(frozen=True)
 class Facts:
     """What an objective may depend on besides its own settings; a batch has them as `facts`."""
 
-    training: "LoopSettings"
+    training: "TrainingSettings"
     dataset: DatasetSettings
     process: "LinearProcess"
     deviation: float = 1.0
     """s: that of the training images around their mean, if the objective `needs_deviation`."""
+
+    @property
+    def law(self) -> "NoiseLaw":
+        """The law of the noise levels of an objective that sees images."""
+        return cast("NoiseLaw", self.training.noise_law)
 
 
 OPTIONAL = frozenset({"noise_law", "time_eps", "weighting", "label_dropout"})
@@ -125,7 +129,7 @@ class Objective(Part):
 class Epsilon(Objective):
     """The network predicts the noise ε of a process's states (paper, Eq. 10)."""
 
-    def in_identity(self):
+    def in_identity(self) -> Any:
         return None  # as before there were others
 
     def loss(self, module, batch):
@@ -144,11 +148,11 @@ class Denoiser(Objective):
     sees_images = True
     needs_deviation = True
 
-    def in_identity(self):
+    def in_identity(self) -> Any:
         return self.kind
 
     def check_recipe(self, training):
-        if training.weighting != "fid":
+        if getattr(training, "weighting", "fid") != "fid":
             raise ValueError("weighting is for objective=epsilon; a denoiser has EDM's")
 
     def channels(self, dataset, process):
@@ -157,13 +161,12 @@ class Denoiser(Objective):
     def wrap(self, network, facts):
         from psld.networks.forward import Denoiser as Preconditioned
 
-        law = facts.training.noise_law
-        return Preconditioned(network, facts.deviation, law.low, law.high)
+        return Preconditioned(network, facts.deviation, facts.law.low, facts.law.high)
 
     def noising(self, facts):
         from psld.diffusion.loss import NoisyImages
 
-        return NoisyImages(facts.training.noise_law)
+        return NoisyImages(facts.law)
 
     def loss(self, module, batch):
         from psld.diffusion.loss import DenoiserLoss
@@ -184,7 +187,7 @@ class Guide(Objective):
     makes = "guide"
     uses = frozenset({"noise_law", "time_eps"})
 
-    def in_identity(self):
+    def in_identity(self) -> Any:
         return None
 
     def check_dataset(self, training, dataset):
@@ -229,7 +232,7 @@ class ImageGuide(Guide):
     uses = frozenset({"noise_law"})
     sees_images = True
 
-    def in_identity(self):
+    def in_identity(self) -> Any:
         return "denoiser"
 
     def channels(self, dataset, process):
@@ -238,7 +241,7 @@ class ImageGuide(Guide):
     def noising(self, facts):
         from psld.diffusion.loss import NoisyImages
 
-        return NoisyImages(facts.training.noise_law)
+        return NoisyImages(facts.law)
 
     def logits(self, module, process):
         from psld.diffusion.denoiser import SeesImages

@@ -222,8 +222,8 @@ def _shape(node: Any) -> Any:
 
 
 def _is_text(node: Any) -> bool:
-    is_constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    return is_constant and isinstance(node.value.value, str)
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _is_class(node: ast.AST) -> bool:

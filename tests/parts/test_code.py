@@ -1,6 +1,7 @@
 """The code of parts of one's own: its digest, its versions, what is not imported."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,10 @@ from tests.parts.own import edit, with_network, write
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    """A folder with modules; Python's path has no folder of an earlier test."""
     monkeypatch.chdir(tmp_path)
+    path = [each for each in sys.path if not Path(each, "mynets.py").exists()]
+    monkeypatch.setattr(sys, "path", path)
     return with_network(tmp_path)
 
 
