@@ -265,7 +265,10 @@ def gamma_lines(grid: Grid) -> list[LineGroup]:
         settings = model.identity() | {"process": model.process.model_dump(mode="json")}
         if settings["process"].pop("gamma", None) is not None:
             alike.setdefault(digest_of(settings), set()).add(name)
-    groups, entries = [], sorted(distances(grid), key=lambda entry: _cost(entry.cell))
+    groups, entries = (
+        [],
+        sorted(distances(grid), key=lambda entry: entry.cell.sampler.settings.cost),
+    )
     for models in alike.values():
         shown = [entry for entry in entries if entry.cell.model.name in models]
         for group in _line_groups(shown, SAMPLER, BUDGET):
