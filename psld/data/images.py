@@ -7,11 +7,11 @@ import os
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -260,13 +260,18 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
             image = central_square(image).resize((side, side), Image.Resampling.LANCZOS)
         return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)[None]
 
+    def whole(parts: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+        yield from (part for part in parts if part[1].size)
+        refuse(broken)
+
+    # At an error, closing drops the pictures that are not begun, for which the pool would wait.
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        closing(cast(Generator, pool.map(pixels, names))) as arrays,
         closing(Progress(f"reading {path}", "image", len(names), silent=silent)) as progress,
     ):
-        arrays = list(progress.over(pool.map(pixels, names)))
-    refuse(broken)
-    return _one_size(path, zip(names, arrays, strict=True))
+        parts = progress.over(zip(names, arrays, strict=True))
+        return _one_size(path, whole(parts))
 
 
 def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -1,12 +1,14 @@
 """The shipped configs: each composes, and its objects can be built."""
 
+import re
+
 import pytest
 import torch
 import yaml
 
 from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS
-from psld.config.settings import Settings, parse
+from psld.config.settings import Settings, group_of, parse
 from psld.metrics.classifier import FeatureClassifier, ImageShape
 from psld.training.model import build
 from tests.cli.settings import KINDS
@@ -83,3 +85,40 @@ def test_every_option_of_every_group_composes_and_can_be_built(command, group, o
             assert sum(p.numel() for p in network.parameters()) > 1e4
         case "dataset" | "metric" if option != "folder":
             assert getattr(settings, group).name == option
+
+
+NAMES = {"kind", "integrator"}
+"""The names of parts, which a config may say even if they are the default."""
+
+
+def repeated(kind: type[Settings], content: dict) -> list[str]:
+    """The keys of a config whose values are those of the class, which need not be said."""
+    found = []
+    for key, value in content.items():
+        field = kind.model_fields[key]
+        if (group := group_of(field, value)) and isinstance(value, dict):
+            found += [f"{key}.{inner}" for inner in repeated(group, value) if inner not in NAMES]
+        elif not field.is_required() and as_json(field.default) == as_json(value):
+            found.append(key)
+    return found
+
+
+def as_json(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [as_json(each) for each in value]
+    number = isinstance(value, str) and re.fullmatch(r"[\d.]+(e-?\d+)?", value)
+    return float(value) if number else value
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_a_config_says_what_differs_from_the_class(path):
+    """One that inherits another may say again what the class says."""
+    content, group = yaml.safe_load(path.read_text()), path.parent.name
+    fields = {**KINDS["sample"].model_fields, **KINDS["train"].model_fields}
+    fields |= KINDS["reference"].model_fields
+    if group in fields and group != "wandb" and "defaults" not in content:
+        kind = group_of(fields[group], content)
+        assert kind, path
+        if path.stem.startswith("guide-") and group == "training":
+            kind = KINDS["train_guide"].model_fields["training"].annotation
+        assert set(repeated(kind, content)) <= NAMES

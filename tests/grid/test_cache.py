@@ -34,7 +34,7 @@ def test_the_cache_answers_until_a_config_changes(configs, monkeypatch):
         composes = "psld.grid.resolution.compose_content"
         patch.setattr(composes, lambda *_: pytest.fail("Hydra composes"))
         assert content(load(configs)) == content(first)
-    edited(configs, "training/demo.yaml", "seed: 0", "seed: 3")
+    edited(configs, "training/demo.yaml", "steps: 1200", "steps: 1200\nseed: 3")
     assert load(configs).models["psld"].settings.training.seed == 3
     edited(configs, "grid/demo.yaml", "[process=vp-sde]", "[process=vp-sde, training.seed=5]")
     of_another = changed("models/vp-sde", {"of": "demo"})

@@ -16,6 +16,7 @@ from psld.grid.schema import GridFile
 from psld.grid.tables import Shown
 from psld.report.plan import gigaflops, jobs_by_stage, work_by_network
 from psld.training.model import build
+from psld.training.objectives import Denoiser
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from tests.grid.paper import (
     ABLATIONS,
@@ -247,7 +248,7 @@ def test_they_are_the_ablations_with_another_objective(folder, paper):
         assert grid.samplers[name].settings == paper.samplers[name].settings
     for trained, ablation in ABLATIONS.items():
         denoiser, own = grid.models[trained].settings, paper.models[ablation].settings
-        changed = {"objective": "denoiser", "noise_law": NoiseLaw()}
+        changed = {"objective": Denoiser(), "noise_law": NoiseLaw()}
         assert denoiser.training == own.training.model_copy(update=changed)
         assert (denoiser.dataset, denoiser.network) == (own.dataset, own.network)
     assert jobs_by_stage(grid)["train"] == len(ABLATIONS)

@@ -71,7 +71,10 @@ def test_a_change_of_the_grid_changes_its_rehearsal(mine_file):
     [
         ({"rehearses": "none"}, r"none\.yaml: no such grid"),
         ({"rehearses": "small"}, r"small\.yaml is itself a rehearsal"),
-        ({"models": ["network.width=8"]}, r"small\.yaml: models\.\S+: .* called network\.width"),
+        (
+            {"models": ["network.width=8"]},
+            r"small\.yaml: models\.\S+: unknown key network\.width",
+        ),
         ({"budgets": {"sampler.steps": 1}}, r"small\.yaml: sampler \S+: sampler"),
         ({"samples": 0}, "samples: Input should be greater than or equal to 3"),
         ({"tables": {}}, "unknown key tables"),

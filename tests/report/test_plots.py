@@ -13,6 +13,7 @@ from PIL import Image
 
 from psld.report.plots import MAX_POINTS, draw_plot, looks_of, thinned
 from psld.training.manifest import write_history
+from psld.training.objectives import Denoiser
 from tests.commands import call, refused, succeeded
 from tests.report.conftest import MEASURED
 from tests.results import write_result
@@ -156,7 +157,7 @@ def test_training_curves_of_the_models_that_have_been_trained(folder, grid):
 
 def test_losses_of_noise_and_of_images_have_panels_of_their_own(folder, grid):
     trained = grid.models["low"]
-    recipe = trained.settings.training.model_copy(update={"objective": "denoiser"})
+    recipe = trained.settings.training.model_copy(update={"objective": Denoiser()})
     settings = trained.settings.model_copy(update={"training": recipe})
     models = grid.models | {"low": trained.model_copy(update={"settings": settings})}
     for name in ("low", "high"):

@@ -75,7 +75,7 @@ def test_times_are_those_of_the_settings(begun, words, low, high):
     _, batch, loss_of = begun(*words)
     t = batch.t
     if low is None:
-        levels = loss_of.process.noise_level(t)
+        levels = loss_of.facts.process.noise_level(t)
         assert float(levels.min()) == pytest.approx(0.5, rel=1e-6)
         assert float(levels.max()) == pytest.approx(2, rel=1e-6)
     else:
@@ -91,7 +91,7 @@ def test_the_loss_is_weighted_as_the_settings_say(begun):
         state, batch, loss_of = begun(f"training.weighting={weighting}", "training.time_eps=0.1")
         costs[weighting] = float(loss_of(state.network, batch))
     assert costs["fid"] == pytest.approx(1, rel=0.05)
-    process, t = loss_of.process, batch.t
+    process, t = loss_of.facts.process, batch.t
     weight = process.diffusion(t) @ process.score_matrix(t)
     expected = float(weight.square().sum(dim=(1, 2)).mean())
     assert costs["nll"] == pytest.approx(expected, rel=0.05)

@@ -71,7 +71,7 @@ def test_the_training_takes_minutes_of_this_machine(tmp_path, monkeypatch, step,
     said = succeeded(call(tmp_path, "init", "mine")).stdout
     assert said.startswith(f"{steps:,} training steps take {time}")
     model = load_grid_in(tmp_path / "mine").models["denoiser"].settings
-    assert (model.training.steps, model.training.objective) == (steps, "denoiser")
+    assert (model.training.steps, model.training.objective.kind) == (steps, "denoiser")
 
 
 def test_an_interrupted_init_leaves_nothing(tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_a_network_that_cannot_be_downloaded_ends_a_run_before_its_trainings(min
     metric = (SHIPPED / "configs/metric/fid.yaml").read_text()
     path = mine.folder / "configs/metric/fid.yaml"
     path.parent.mkdir()
-    path.write_text(metric.replace("weights: null", "weights: absent.pth"))
+    path.write_text(metric.replace("kind: inception", "kind: inception\n  weights: absent.pth"))
     assert mine.plan("mine")["train"] == 1
     mine.run("data/mine.h5")
     said = mine.snakemake("mine")
