@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psld.metrics.blocks import assign_blocks, distinct_numbers, share_estimate
 from psld.metrics.distances import frechet_estimate, memorization, recall
 from psld.metrics.estimate import (
     Difference,
@@ -25,12 +26,7 @@ from psld.metrics.estimate import (
     t_quantile,
     unpaired_difference,
 )
-from psld.metrics.features import (
-    FeatureStatistics,
-    assign_blocks,
-    distinct_numbers,
-    share_estimate,
-)
+from psld.metrics.features import FeatureStatistics
 
 D = 64
 MEAN = 0.1

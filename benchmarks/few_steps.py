@@ -46,7 +46,8 @@ from psld.metrics.estimate import (
     spread,
     unpaired_difference,
 )
-from psld.metrics.features import Extractor, FeatureStatistics, batches_of, gather
+from psld.metrics.extraction import FeatureExtractor, batches_of, gather
+from psld.metrics.features import FeatureStatistics
 from psld.sampling.named import named_process
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.start import find_start
@@ -113,7 +114,7 @@ class Reference:
         return features_of(self.extractor, images)
 
 
-def features_of(extractor: Extractor, images: np.ndarray) -> Tensor:
+def features_of(extractor: FeatureExtractor, images: np.ndarray) -> Tensor:
     batches = batches_of(images, BATCH)
     return gather(extractor, batches, "features", len(images), silent=True).values
 

@@ -34,7 +34,8 @@ from benchmarks.few_steps import EM, features_of, images_of
 from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore, from_uint8
 from psld.metrics.distances import frechet_distance, memorization, nearest
-from psld.metrics.features import Extractor, FeatureStatistics
+from psld.metrics.extraction import FeatureExtractor
+from psld.metrics.features import FeatureStatistics
 from psld.training.mixture import passes_over
 from psld.utils.errors import UserError, in_one_line
 
@@ -50,7 +51,9 @@ Numbers = tuple[float, float, float, float]
 class Reference:
     """The training images of a dataset, and some of its test images, drawn at random."""
 
-    def __init__(self, store: ImageStore, flip: bool, extractor: Extractor, images: int) -> None:
+    def __init__(
+        self, store: ImageStore, flip: bool, extractor: FeatureExtractor, images: int
+    ) -> None:
         self.extractor = extractor
         train, test = store.images("train"), store.images("test")
         if not len(test):

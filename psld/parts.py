@@ -5,6 +5,7 @@ from psld.data.settings import Images, Source
 from psld.diffusion.guidance import Guidance, Label, Mask
 from psld.diffusion.samplers import SamplerSettings as Sampler
 from psld.diffusion.samplers import TimeGridSampler
+from psld.metrics.settings import Extractor, Measure
 from psld.networks.settings import Network
 from psld.training.objectives import Denoiser, Epsilon, Guide, Objective
 from psld.training.recipe import Average, Logger, Optimizer, Schedule
@@ -14,12 +15,14 @@ __all__ = [
     "Average",
     "Denoiser",
     "Epsilon",
+    "Extractor",
     "Guidance",
     "Guide",
     "Images",
     "Label",
     "Logger",
     "Mask",
+    "Measure",
     "Network",
     "Neutral",
     "Objective",

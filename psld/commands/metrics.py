@@ -5,8 +5,8 @@ from typing import Any
 
 from psld.commands.main import entry_point
 from psld.metrics import evaluation
-from psld.metrics.classifier import make_extractor
 from psld.metrics.estimate import EXTRAPOLATED_FROM, Interval, combined
+from psld.metrics.extractor_folder import make_extractor
 from psld.metrics.reference_folder import make_reference
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import (
@@ -25,16 +25,16 @@ from psld.utils.device import use_device
     job="extractor_job",
 )
 def train_extractor(settings: TrainExtractorSettings) -> None:
-    """Train the feature classifier of a dataset.
+    """Train the extractor of a dataset, such as its feature classifier.
 
         psld train_extractor dataset=digits metric=fd-classifier
 
     Writes OUTPUT/weights.safetensors and, last, OUTPUT/manifest.json.
     """
     manifest = make_extractor(settings)
-    test = manifest.test_accuracy
-    on_test = "" if test is None else f", {test:.1%} on test"
-    print(f"wrote {settings.output}: accuracy {manifest.train_accuracy:.1%} on train{on_test}")
+    accuracies = {"train": manifest.train_accuracy, "test": manifest.test_accuracy}
+    shares = [f"{each:.1%} on {split}" for split, each in accuracies.items() if each is not None]
+    print(f"wrote {settings.output}{': accuracy ' * bool(shares)}{', '.join(shares)}")
 
 
 @entry_point(

@@ -1,5 +1,6 @@
 """The shipped parts: MODULE:CLASS of each kind, by noun. A module is imported when it is used."""
 
+METRICS = "psld.metrics.settings"
 SAMPLERS = "psld.diffusion.samplers"
 SOURCES = "psld.data.sources"
 RECIPE = "psld.training.recipe"
@@ -31,6 +32,21 @@ SHIPPED: dict[str, dict[str, str]] = {
         "denoiser": f"{OBJECTIVES}:Denoiser",
         "guide": f"{OBJECTIVES}:Guide",
         "image-guide": f"{OBJECTIVES}:ImageGuide",
+    },
+    "extractor": {
+        "inception": f"{METRICS}:InceptionSettings",
+        "classifier": f"{METRICS}:ClassifierSettings",
+        "dinov2": f"{METRICS}:DINOv2Settings",
+        "efficientnet-lite0": f"{METRICS}:EfficientNetSettings",
+        "pixels": f"{METRICS}:PixelSettings",
+    },
+    "measure": {
+        "frechet": f"{METRICS}:FrechetSettings",
+        "kernel": f"{METRICS}:KernelSettings",
+        "inception-score": f"{METRICS}:InceptionScoreSettings",
+        "precision": f"{METRICS}:PrecisionSettings",
+        "recall": f"{METRICS}:RecallSettings",
+        "memorization": f"{METRICS}:MemorizationSettings",
     },
     "network": {
         "ncsnpp": "psld.networks.settings:NetworkSettings",

@@ -1,5 +1,6 @@
 """The entries of a table: where they stand, our numbers with their intervals, and verdicts."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -230,6 +231,29 @@ class Entry:
             drawn = compared(a, b, times)
         others = {name: times * value for name, value in other.by_training.items()}
         return drawn.retrained(self.by_training, others)
+
+    @property
+    def loss(self) -> float | None:
+        """A number that is smaller for a better entry; None if no values are better."""
+        value, floor = cast(float, self.value), self.results[0].floor
+        match self.measurement.metric.better:
+            case "smaller":
+                return value
+            case "larger":
+                return -value
+            case "floor" if floor is not None:
+                return abs(value - floor)
+        return None
+
+    def worse_than(self, best: "Entry") -> Difference:
+        """Return the difference of the losses of two entries, of either sign."""
+        floor, values = self.results[0].floor, (cast(float, e.value) for e in (self, best))
+        if self.measurement.metric.better != "floor" or floor is None:
+            return self.minus(best)
+        if math.prod(value - floor for value in values) >= 0:
+            return self.minus(best)
+        both = self.minus(best, -1.0)  # (a − floor) − (floor − b)
+        return both._replace(value=both.value - 2 * floor)
 
     @property
     def _noise(self) -> set[tuple[int, int, int]]:

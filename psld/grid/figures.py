@@ -153,7 +153,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         if len(cells) > 1:
             yield GridFigure(name, "comparison", title, ("Samples", "Side by side"), cells)
     for cell in _first_cells(grid):
-        if any(m.metric.measure.kind == "memorization" for m in cell.measurements):
+        if any(m.metric.measure.finds_nearest for m in cell.measurements):
             name, category = f"nearest/{cell.name}", ("Samples", "Nearest training images")
             shown = " · ".join(cell.in_words)
             title = f"{shown}: the samples nearest to training images, above these"

@@ -168,7 +168,7 @@ class _Resolver:
         features = {}
         for dataset, name in pairs:
             reference, extractor = self._reference(dataset, name), None
-            if reference.metric.extractor.kind == "classifier":
+            if reference.metric.extractor.trains:
                 where = f"{self.path}: metric {name}"
                 words = [f"dataset={dataset}", f"metric={name}"]
                 content = self.compose("train_extractor", words, where)
@@ -226,8 +226,8 @@ class _Resolver:
                 raise UserError(f"{self.path}: cell {cell.name}: {error}") from None
             dataset = cell.model.settings.dataset
             for measurement in cell.measurements:
-                trains = measurement.metric.extractor.kind == "classifier"
-                if trains and dataset.num_classes < 2:
+                classifies = measurement.metric.extractor.classifies
+                if classifies and dataset.num_classes < 2:
                     raise UserError(
                         f"{self.path}: cell {cell.name}: {measurement.metric.name} needs labels "
                         f"for its classifier, and dataset {dataset.name} has none; use metric: fid"

@@ -70,11 +70,9 @@ def ranked(entries: Sequence[Entry]) -> list[Entry]:
         if entry.by_cell and entry.show == "value":
             groups.setdefault(entry.axis, []).append(entry)
     ranks = {}
-    for (_, measurement), alike in groups.items():
-        better = measurement.metric.better
-        if better and len(alike) > 1:
-            extreme = max if better == "larger" else min
-            best = extreme(alike, key=attrgetter("value"))
+    for alike in groups.values():
+        if len(alike) > 1 and alike[0].loss is not None:
+            best = min(alike, key=attrgetter("loss"))
             ranks |= {entry: _rank(entry, best, len(alike) - 1) for entry in alike}
     return [replace(entry, rank=ranks.get(entry)) for entry in entries]
 
@@ -82,7 +80,7 @@ def ranked(entries: Sequence[Entry]) -> list[Entry]:
 def _rank(entry: Entry, best: Entry, comparisons: int) -> Rank:
     if entry.number == best.number:
         return Rank("best")
-    difference = entry.minus(best)
+    difference = entry.worse_than(best)
     p_value = min(1.0, comparisons * difference.p_value)
     name = "not best" if p_value < 1 - CONFIDENCE else "perhaps best"
     return Rank(name, p_value, difference.paired)

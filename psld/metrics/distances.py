@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from psld.metrics.estimate import Estimate
-from psld.metrics.features import (
+from psld.metrics.blocks import (
     BLOCKS,
     Blocks,
-    FeatureStatistics,
     assign_blocks,
-    finite,
     jackknife,
     share_estimate,
     with_and_without,
 )
+from psld.metrics.estimate import Estimate
+from psld.metrics.features import FeatureStatistics, finite
 from psld.utils.errors import UserError
 
 SEED = 2020

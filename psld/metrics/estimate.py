@@ -163,6 +163,16 @@ class Estimate(Settings):
         return Interval(p, min(low, p), max(high, p))  # ends at p = 0 and 1, up to rounding
 
 
+class Measured(NamedTuple):
+    """What a measure finds; a result has these fields."""
+
+    estimate: Estimate
+    void: str | None = None
+    """The reason why the value has no meaning; None if it has one."""
+    nearest: list[tuple[int, int]] | None = None
+    """The nearest pairs of sample and training image."""
+
+
 def t_quantile(freedom: float, p: float = 1 - CONFIDENCE) -> float:
     """Return the t with P(|T| > t) = p for Student's T with `freedom` degrees; p = 5 %."""
     # Importing SciPy takes a quarter of a second, and reading results does not need it.

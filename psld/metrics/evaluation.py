@@ -13,23 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psld.config.parts import UnknownPart
 from psld.config.settings import MadeRecord, write_record
-from psld.metrics import distances
-from psld.metrics.estimate import Estimate
-from psld.metrics.features import (
-    BLOCKS,
-    Cost,
-    Features,
-    FeatureStatistics,
-    Gathered,
-    Reference,
-    batches_of,
-    distinct_numbers,
-    extract,
-    finite,
-    save_kept,
-    share_estimate,
-)
+from psld.metrics.blocks import BLOCKS, distinct_numbers, share_estimate
+from psld.metrics.estimate import Estimate, Measured
+from psld.metrics.extraction import batches_of, extract, naming
+from psld.metrics.features import Device, Features, FeatureStatistics, Reference
+from psld.metrics.kept import Cost, Gathered, save_kept
 from psld.metrics.reference_folder import (
     Basis,
     ReferenceManifest,
@@ -49,16 +39,11 @@ from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 from psld.utils.progress import Progress
 
-NEAREST_PAIRS = 8
-"""The number of nearest pairs of sample and training image in a result."""
-
 NUMBERS = {"estimate", "void", "nearest", "class_accuracy", "floor", "noise"}
 """The fields of a cell's result that are computed from features."""
 
 START_FACTS = {"start_sha256", "gaussians"}
 """The fields of a cell's result about the start of its samples."""
-
-Device = torch.device | str
 
 
 class Source(NamedTuple):
@@ -106,17 +91,17 @@ def evaluate(
 
     def numbers(measurement: Measurement, device: Device) -> dict[str, Any]:
         reference = bases[measurement.metric.features].reference
+        stated = every[measurement]
         if reference and gathered.has(measurement):
-            return _numbers(gathered, measurement, reference, device)
-        values = cast(CellResult, every[measurement]).model_dump(include=NUMBERS)
+            return _numbers(gathered, measurement, reference, device, stated)
+        values = cast(CellResult, stated).model_dump(include=NUMBERS)
         if reference and gathered.recomputes(measurement):
             values |= scale(measurement.metric, reference, device)
-            images = reference.split(measurement.metric.reference_split).total
             moments = gathered.moments[measurement.group]
-            values["estimate"]["value"] = distances.frechet_distance(moments, images)
+            values["estimate"]["value"] = value(measurement.metric, moments, reference, device)
         return values
 
-    found = {m: numbers(m, device) for m in measurements if m.metric.measure.kind != "frechet"}
+    found = {m: numbers(m, device) for m in measurements if not m.metric.measure.of_moments}
     give_back(torch.device(device))
     kept = save_kept(Path(output).with_suffix(".safetensors"), gathered, keep) if output else None
     made, results = {"kept_sha256": kept, **provenance("metrics")}, []
@@ -167,24 +152,25 @@ def _gathered(
 
 
 def _numbers(
-    gathered: Gathered, measurement: Measurement, reference: Reference, device: Device
+    gathered: Gathered,
+    measurement: Measurement,
+    reference: Reference,
+    device: Device,
+    stated: CellResult | None,
 ) -> dict[str, Any]:
     """Return the fields of a result that are computed from features."""
     metric = measurement.metric
     samples = gathered.samples[measurement.group]
-    numbers: dict[str, Any] = {"nearest": None, "class_accuracy": None}
-    numbers |= scale(metric, reference, device)
-    if metric.measure.kind == "memorization":
-        memorized = measure_memorization(metric, samples, reference, device)
-        if memorized.void and samples.numbers is not None:  # images of others
-            raise UserError(f"{metric.name}: {memorized.void}")
-        numbers |= {"estimate": memorized.share, "void": memorized.void}
-        numbers["nearest"] = memorized.pairs(NEAREST_PAIRS)
-    else:
-        numbers["estimate"] = measure(metric, samples, reference, device)
+    measured = measure_all(metric, samples, reference, device)
+    numbers = {"class_accuracy": None, **scale(metric, reference, device), **measured._asdict()}
     if samples.numbers is not None:  # images of others
+        if measured.void:
+            raise UserError(f"{metric.name}: {measured.void}")
         numbers["reference_estimate"] = measure_reference(metric, samples, reference, device)
-    if gathered.labels is not None and metric.extractor.kind == "classifier":
+    classifies = metric.extractor.classifies
+    if stated and isinstance(metric.extractor, UnknownPart):
+        classifies = stated.class_accuracy is not None
+    if gathered.labels is not None and classifies:
         answers = cast(Tensor, samples.logits).argmax(dim=1)
         numbers["class_accuracy"] = share_estimate(answers == gathered.labels[: len(samples)])
     return numbers
@@ -201,22 +187,20 @@ def measure(
 
     Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
     """
-    settings, cut = metric.measure, samples.blocks(blocks)
-    if settings.kind == "memorization":
-        return measure_memorization(metric, samples, reference, device, blocks).share
-    if settings.kind == "inception-score":
-        if samples.logits is None:
-            raise UserError(f"{metric.name}: the extractor gives no logits")
-        splits = min(settings.splits, max(1, len(samples) // 2))  # a rehearsal has few samples
-        return distances.inception_score(finite(samples.logits), splits, cut)
-    x, images = samples.on(device), reference.split(metric.reference_split)
-    if settings.kind == "frechet":
-        return distances.frechet_estimate(x, images.total, cut)
-    y = images.on(device)
-    if settings.kind == "kernel":
-        return distances.kernel_distance(x, y, settings.subsets, settings.subset_size, cut)
-    share = {"precision": distances.precision, "recall": distances.recall}[settings.kind]
-    return share(x, y, settings.neighbors, cut)
+    return measure_all(metric, samples, reference, device, blocks).estimate
+
+
+def measure_all(
+    metric: MetricSettings,
+    samples: Features,
+    reference: Reference,
+    device: Device = "cpu",
+    blocks: int = BLOCKS,
+) -> Measured:
+    """Return all that `measure` finds. Raises as it does."""
+    reference = reference._replace(compared=metric.reference_split)
+    with naming(metric.measure, "measure"):
+        return metric.measure.measure(samples, reference, samples.blocks(blocks), device)
 
 
 def measure_reference(
@@ -225,32 +209,27 @@ def measure_reference(
     """Compute a metric with the interval for other images of the reference, of the same samples.
 
     It is `measure` with the two sets exchanged, which changes no distance, and makes precision
-    recall. None for statistics, for metrics without a reference, and for memorization.
+    recall. None for statistics, and for measures that cannot be exchanged.
     """
-    exchanged = {"precision": "recall", "recall": "precision", "frechet": None, "kernel": None}
-    settings, images = metric.measure, reference.split(metric.reference_split)
-    if settings.kind not in exchanged or isinstance(images, FeatureStatistics):
+    exchanged, images = metric.measure.exchanged, reference.split(metric.reference_split)
+    if exchanged is None or isinstance(images, FeatureStatistics):
         return None
     if images.numbers is None:  # a dataset's, of which only the features were kept
         images = replace(images, numbers=distinct_numbers(images.values.numpy()))
-    if kind := exchanged[settings.kind]:
-        settings = settings.model_copy(update={"kind": kind})
-    metric = metric.model_copy(update={"measure": settings, "reference_split": "train"})
+    metric = metric.model_copy(update={"measure": exchanged, "reference_split": "train"})
     return measure(metric, images, Reference(samples, None, None), device)
 
 
-def measure_memorization(
+def value(
     metric: MetricSettings,
-    samples: Features,
+    images: Features | FeatureStatistics,
     reference: Reference,
     device: Device = "cpu",
-    blocks: int = BLOCKS,
-) -> distances.Memorization:
-    """Compute memorization with the distances behind it. Raises as `measure` does."""
-    images = (samples, reference.train, reference.split("test"))
-    quantile = cast(Any, metric.measure).quantile
-    x, train, test = (each.on(device) for each in images)
-    return distances.memorization(x, train, test, quantile, samples.blocks(blocks))
+) -> float:
+    """Compute a metric without its interval; of measures `of_moments` from statistics, too."""
+    reference = reference._replace(compared=metric.reference_split)
+    with naming(metric.measure, "measure"):
+        return metric.measure.scale(images, reference, device)
 
 
 def scale(
@@ -261,18 +240,9 @@ def scale(
     Each is None without such images. The floor is of all images of the split: a Fréchet distance or
     recall compares only with cells of as many.
     """
-
-    def value(images: Features | None) -> float | None:
-        if images is None:
-            return None
-        if metric.measure.kind == "frechet":
-            split = reference.split(metric.reference_split)
-            return distances.frechet_distance(images.total, split.total)
-        # The interval does not count, so the fewest blocks are enough.
-        return measure(metric, images, reference, device, blocks=2).value
-
-    held_out = reference.train if metric.reference_split == "test" else reference.test
-    return {"floor": value(cast(Features | None, held_out)), "noise": value(reference.noise)}
+    held_out = reference._replace(compared=metric.reference_split).held_out
+    pairs = (("floor", held_out), ("noise", reference.noise))
+    return {name: images and value(metric, images, reference, device) for name, images in pairs}
 
 
 # -- the cells of a grid --------------------------------------------------------------------------

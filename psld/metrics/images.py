@@ -3,38 +3,31 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
+from psld.config.kinds import SHIPPED
 from psld.config.settings import parse
 from psld.data.images import check_images, located, read_images, read_npz, shards_in, size_text
-from psld.metrics import evaluation
-from psld.metrics.classifier import load_classifier, read_extractor_manifest
+from psld.metrics import evaluation, extraction
+from psld.metrics.blocks import distinct_numbers
 from psld.metrics.distances import frechet_distance
 from psld.metrics.evaluation import Source
-from psld.metrics.features import (
-    Extractor,
-    FeatureStatistics,
-    Reference,
-    batches_of,
-    distinct_numbers,
-    gather,
-)
+from psld.metrics.extraction import FeatureExtractor, batches_of, gather
+from psld.metrics.extractor_folder import load_trained, read_extractor_manifest
+from psld.metrics.features import FeatureStatistics, Reference
 from psld.metrics.reference_folder import (
     FEATURES,
     Basis,
     extractor_for,
     folder_basis,
     prepared_shape,
-    published_extractor,
     real_batches,
 )
 from psld.metrics.results import CellResult, CellResults
-from psld.metrics.settings import ExtractorSettings, Measurement, MetricSettings
+from psld.metrics.settings import Extractor, Measurement, MetricSettings
 from psld.sampling.shards import Shard
 from psld.utils.device import all_bits, choose_device
 from psld.utils.errors import UserError, as_psld_errors
@@ -51,18 +44,19 @@ Images = str | Path | np.ndarray
 """A path that `read_images` reads, or uint8 N×C×H×W."""
 
 
-def load_extractor(name: str | Path, device: str = "auto") -> Extractor:
+def load_extractor(name: str | Path, device: str = "auto") -> FeatureExtractor:
     """Load a feature extractor.
 
         extractor = psld.load_extractor("features/digits/fd-classifier")
 
-    `name` is a folder that psld train_extractor wrote, or a published network: `inception` (of
-    FID), `dinov2`, `efficientnet-lite0`. Raises UserError if a file is missing or damaged.
+    `name` is a folder that psld train_extractor wrote, or an extractor that needs no training:
+    `inception` (of FID), `dinov2`, `efficientnet-lite0`, `pixels`, or MODULE:CLASS of your own.
+    Raises UserError if a file is missing or damaged.
     """
-    if str(name) in ("inception", "dinov2", "efficientnet-lite0"):
-        settings: Any = TypeAdapter(ExtractorSettings).validate_python({"kind": str(name)})
-        return published_extractor(settings, choose_device(device))
-    return load_classifier(name, choose_device(device))
+    if not Path(name).exists() and (str(name) in SHIPPED["extractor"] or ":" in str(name)):
+        part = parse(Extractor, {"kind": str(name)}, "load_extractor()")
+        return extraction.load_extractor(part, choose_device(device))
+    return load_trained(name, choose_device(device))
 
 
 @as_psld_errors()
@@ -133,7 +127,10 @@ def evaluate(
 
 @as_psld_errors()
 def distance(
-    images: Tensor, reference: Tensor, extractor: Extractor | str | Path, progress: bool = False
+    images: Tensor,
+    reference: Tensor,
+    extractor: FeatureExtractor | str | Path,
+    progress: bool = False,
 ) -> float:
     """Return the Fréchet distance between two sets of images in an extractor's features.
 
@@ -144,7 +141,7 @@ def distance(
     Args:
         images, reference: uint8 N×C×H×W and M×C×H×W.
         extractor: from `load_extractor`, or what it takes, or any object with the attributes of
-            psld.metrics.features.Extractor.
+            psld.metrics.extraction.FeatureExtractor.
 
     Raises UserError if the images do not suit the extractor or a set has fewer than two, and
     RunError if a feature is not finite.
@@ -199,7 +196,7 @@ def evaluate_images(
     measurements, bases = [], {}
     for metric in composed:
         folder = extractor if len(composed) == 1 else None
-        if metric.extractor.kind == "classifier":
+        if metric.extractor.trains:
             folder = extractor or (dataset and f"features/{dataset}/{metric.features}")
             if folder:  # Its manifest has the settings that it was trained with.
                 trained = read_extractor_manifest(folder).extractor
@@ -210,9 +207,9 @@ def evaluate_images(
             if (expected := bases[name].shape) not in (None, shape):
                 sizes = size_text(shape), size_text(expected)
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
-        needs_test = metric.measure.kind == "memorization" or metric.reference_split == "test"
+        needs_test = metric.measure.needs_test or metric.reference_split == "test"
         if needs_test and bases[name].reference.test is None:
-            option = "" if metric.extractor.kind == "classifier" else " extractor=null"
+            option = "" if metric.extractor.trains else " extractor=null"
             raise UserError(
                 f"metric={metric.name}: compares with test images, and the reference has none; if "
                 f"the dataset has a test split, run psld reference dataset=NAME "
@@ -262,10 +259,10 @@ def _basis(
         statistics = FeatureStatistics.of_moments(mean, covariance)
         return Basis(Reference(statistics, None, None), lambda _: facts, network)
     images = _read(reference, silent, image_size)[1]
-    features = gather(network, real_batches(images, metric), "reference", len(images), silent)
-    features = replace(features, numbers=_numbers(path or "reference", images))
+    gathered = gather(network, real_batches(images, metric), "reference", len(images), silent)
+    gathered = replace(gathered, numbers=_numbers(path or "reference", images))
     facts |= {"reference_samples": len(images), "reference_sha256": _digest(images)}
-    return Basis(Reference(features, None, None), lambda _: facts, network, images.shape[1:])
+    return Basis(Reference(gathered, None, None), lambda _: facts, network, images.shape[1:])
 
 
 def read_statistics(path: Path) -> dict[str, np.ndarray] | None:

@@ -25,7 +25,6 @@ from torch_fidelity.interpolate_compat_tensorflow import (
 from torchvision.models import VisionTransformer
 
 from psld.metrics.features import digest_of_weights
-from psld.metrics.settings import DINOv2Settings
 from psld.utils.errors import UserError
 from psld.utils.files import regular_file
 
@@ -33,29 +32,32 @@ SIDE = 224
 """Pixels along a side of the resized images of DINOv2 and EfficientNet."""
 
 
-class _Published:
-    """A network on its device, with the digest of its architecture and weights."""
+class _Published(nn.Module):
+    """A network on its device, with the digest of its architecture and published weights."""
 
     def __init__(
         self,
         network: nn.Module,
         architecture: str,
         weights: Mapping[str, Tensor],
-        device: torch.device | str,
+        device: torch.device,
     ) -> None:
-        self.device = torch.device(device)
+        super().__init__()
         # CPUs convolve faster with the channels innermost.
-        layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format
-        network = cast(Any, network).to(self.device, memory_format=layout)
-        self._network: Any = network.eval().requires_grad_(False)
-        self.digest = digest_of_weights(architecture, weights)
+        layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
+        self.network: Any = cast(Any, network).to(device, memory_format=layout)
+        self._digest = digest_of_weights(architecture, weights)
+
+    def digest(self) -> str:
+        """Return the digest of the weights as they are published, not as they are named here."""
+        return self._digest
 
     def _rgb(self, images: Tensor) -> Tensor:
-        """Return images on the device as N×3×H×W. Raises UserError unless uint8 N×{1,3}×H×W."""
+        """Return images as N×3×H×W. Raises UserError unless uint8 N×{1,3}×H×W."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             found = f"{images.dtype} {tuple(images.shape)}"
             raise UserError(f"the extractor takes uint8 images N×3×H×W or N×1×H×W, not {found}")
-        return images.expand(-1, 3, -1, -1).to(self.device)
+        return images.expand(-1, 3, -1, -1)
 
 
 def _load_network(
@@ -89,17 +91,16 @@ def _load_network(
         ) from error
 
 
-class InceptionExtractor(_Published):
+class InceptionNetwork(_Published):
     """The 2048 pooled features of FID, and 1008 logits without bias, as in torch-fidelity."""
 
-    def __init__(self, weights: str | Path | None, device: torch.device | str = "cpu") -> None:
+    def __init__(self, weights: str | Path | None, device: torch.device) -> None:
         """Load or download torch-fidelity's weights. Raises UserError as `_load_network`."""
         network, state = _load_network("Inception", weights, URL_INCEPTION_V3, Inception, device)
         super().__init__(network, "torch-fidelity inception-v3-compat 2048", state, device)
 
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self._network(self._rgb(images))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network(self._rgb(images))
 
 
 class Inception(FeatureExtractorInceptionV3):
@@ -133,31 +134,30 @@ DINOV2_SIZES = {
 """File, width, depth and heads of the published networks."""
 
 
-class DINOv2Extractor(_Published):
+class DINOv2Network(_Published):
     """The class token of DINOv2, for images resized and normalized as in torch-fidelity; no logits.
 
     torch-fidelity 0.4 loads the network by torch.hub, which downloads and runs code, and it accepts
     no path. So the network is torchvision's, and its weights are read as tensors.
     """
 
-    def __init__(self, settings: DINOv2Settings, device: torch.device | str = "cpu") -> None:
+    def __init__(self, size: str, weights: str | Path | None, device: torch.device) -> None:
         """Load or download Meta's weights. Raises UserError as `_load_network`."""
-        file, width, depth, heads = DINOV2_SIZES[settings.size]
+        file, width, depth, heads = DINOV2_SIZES[size]
         url = DINOV2_URL.format(file)
         build = partial(vision_transformer, width=width, depth=depth, heads=heads)
-        network, state = _load_network("DINOv2", settings.weights, url, build, device)
+        network, state = _load_network("DINOv2", weights, url, build, device)
         super().__init__(network, f"DINOv2 {file} {SIDE}", state, device)
         # Made here: a copy to a GPU holds up the host.
         self._mean, self._deviation = (
-            255 * torch.tensor(values, device=self.device)[:, None, None]
+            255 * torch.tensor(values, device=device)[:, None, None]
             for values in (DINOV2_MEAN, DINOV2_DEVIATION)
         )
 
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> tuple[Tensor, None]:
+    def forward(self, images: Tensor) -> tuple[Tensor, None]:
         x = self._rgb(images).float()
         x = interpolate_bilinear_2d_like_tensorflow1x(x, size=(SIDE, SIDE), align_corners=False)
-        return self._network((x - self._mean) / self._deviation), None
+        return self.network((x - self._mean) / self._deviation), None
 
 
 PATCH = 14
@@ -228,14 +228,14 @@ EFFICIENTNET_MEAN, EFFICIENTNET_DEVIATION = 127.0, 128.0
 """The normalization of pixel values in training, according to the TensorFlow original."""
 
 
-class EfficientNetExtractor(_Published):
+class EfficientNetNetwork(_Published):
     """The 1280 pooled features of EfficientNet-Lite0, and its 1000 logits of ImageNet's classes.
 
     Use it on machines that can download only packages. Its distances order models much as FID does
     but are not comparable with FID. An image takes about 25 ms of one CPU core.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device) -> None:
         """Load network and weights from their two packages. Raises UserError without them."""
         try:
             # An optional extra: most metrics do not need it.
@@ -251,26 +251,25 @@ class EfficientNetExtractor(_Published):
             network.load_state_dict(state)
         super().__init__(network, f"efficientnet-lite0 bicubic {SIDE}", state, device)
 
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # The activations of two images stay in the caches of a CPU.
-        size = 2 if self.device.type == "cpu" else len(images)
+        size = 2 if images.device.type == "cpu" else len(images)
         features = torch.cat([self._pooled(part) for part in images.split(size)])
-        return features, self._network._fc(features)
+        return features, self.network._fc(features)
 
     def _pooled(self, images: Tensor) -> Tensor:
         x = self._rgb(images).float()
         x = interpolate(x, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
         x = (x - EFFICIENTNET_MEAN) / EFFICIENTNET_DEVIATION
-        return self._network.extract_features(x).mean(dim=(2, 3))
+        return self.network.extract_features(x).mean(dim=(2, 3))
 
 
-class PixelExtractor(_Published):
+class Pixels(_Published):
     """The pixels themselves, N×(C·side²) from 0 to 1; larger images are averaged to 16×16."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__(nn.Flatten(), "pixels of at most 16×16", {}, device)
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, None]:
+    def forward(self, images: Tensor) -> tuple[Tensor, None]:
         side = min(16, images.shape[-1])
-        return self._network(adaptive_avg_pool2d(images.to(self.device) / 255, side)), None
+        return self.network(adaptive_avg_pool2d(images / 255, side)), None

@@ -14,18 +14,10 @@ from torch import Tensor
 
 from psld.config.settings import MadeRecord, read_record, write_record
 from psld.data.store import ImageStore, to_uint8, truncated
-from psld.metrics.classifier import load_classifier, read_extractor_manifest
-from psld.metrics.features import Extractor, Features, Reference, batches_of, gather
-from psld.metrics.settings import (
-    ClassifierSettings,
-    DINOv2Settings,
-    EfficientNetSettings,
-    ExtractorSettings,
-    InceptionSettings,
-    MetricSettings,
-    PixelSettings,
-    ReferenceSettings,
-)
+from psld.metrics.extraction import FeatureExtractor, batches_of, gather, load_extractor
+from psld.metrics.extractor_folder import load_trained, read_extractor_manifest
+from psld.metrics.features import Device, Features, Reference
+from psld.metrics.settings import Extractor, MetricSettings, ReferenceSettings
 from psld.training.manifest import ModelManifest
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
@@ -42,7 +34,7 @@ NOISE_SAMPLES = 10_000
 class ReferenceManifest(MadeRecord):
     """The record of a reference: its extractor and its data."""
 
-    extractor: ExtractorSettings
+    extractor: Extractor
     truncated_reference: bool
     """True if the real images were truncated as samples are."""
     dataset: str
@@ -103,17 +95,17 @@ def extractor_for(
     metric: MetricSettings,
     folder: str | Path | None,
     dataset_digest: str,
-    device: torch.device | str = "cpu",
-) -> Extractor:
-    """Load the extractor of a metric: the classifier in `folder`, or a published network.
+    device: Device = "cpu",
+) -> FeatureExtractor:
+    """Load the extractor of a metric: the trained one in `folder`, or another.
 
     Raises UserError if the folder is missing, damaged, or not of these settings and of the data
     with this digest, and if published weights cannot be loaded.
     """
     settings = metric.extractor
-    if not isinstance(settings, ClassifierSettings):
+    if not settings.trains:
         if folder is None:
-            return published_extractor(settings, device)
+            return load_extractor(settings, device)
         raise UserError(f"extractor={folder}: metric {metric.name} needs none; set extractor=null")
     if folder is None:
         raise UserError(
@@ -128,30 +120,11 @@ def extractor_for(
         )
     if trained.dataset_digest != dataset_digest:
         raise UserError(f"{folder}: trained on other data of {trained.dataset}; train it again")
-    return load_classifier(folder, device)
-
-
-def published_extractor(
-    settings: InceptionSettings | DINOv2Settings | EfficientNetSettings | PixelSettings,
-    device: torch.device | str = "cpu",
-) -> Extractor:
-    """Load a published network. Raises UserError if its weights cannot be loaded."""
-    # Importing torch-fidelity takes seconds, and classifiers do not need it.
-    from psld.metrics import published
-
-    match settings:
-        case InceptionSettings():
-            return published.InceptionExtractor(settings.weights, device)
-        case DINOv2Settings():
-            return published.DINOv2Extractor(settings, device)
-        case EfficientNetSettings():
-            return published.EfficientNetExtractor(device)
-        case PixelSettings():
-            return published.PixelExtractor(device)
+    return load_trained(folder, device)
 
 
 def features_of_splits(
-    extractor: Extractor, store: ImageStore, metric: MetricSettings
+    extractor: FeatureExtractor, store: ImageStore, metric: MetricSettings
 ) -> dict[str, Features]:
     """Extract the features of each split that the dataset has."""
     return {
@@ -234,7 +207,7 @@ class Basis(NamedTuple):
     """None if its features are missing."""
     facts: Callable[[str], dict[str, Any]]
     """The fields of a result about the reference, by split."""
-    extractor: Extractor | None = None
+    extractor: FeatureExtractor | None = None
     """None if the features of the images are known."""
     shape: tuple[int, ...] | None = None
     """C×H×W of the reference's images, if they are known."""

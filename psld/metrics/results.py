@@ -141,9 +141,7 @@ NUMBER_KINDS: dict[Show, NumberKind] = {
     "nfe": NumberKind(lambda result: result.nfe, decimals=0, from_features=False),
     "class_accuracy": NumberKind(
         lambda result: cast(Estimate, result.class_accuracy),
-        fits=lambda sampler, metric: (
-            sampler.asks_for_classes and metric.extractor.kind == "classifier"
-        ),
+        fits=lambda sampler, metric: sampler.asks_for_classes and metric.extractor.classifies,
         needs="samples guided to a class and a metric with a classifier",
     ),
 }

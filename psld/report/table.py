@@ -9,6 +9,7 @@ from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
+from typing import cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from tabulate import tabulate
@@ -27,6 +28,7 @@ RANKS = {"best": " ★", "perhaps best": " ≈"}
 WORDS: dict[str | None, tuple[str, str, str]] = {
     "smaller": ("nearest to the data", "nearer to the data", "farther"),
     "larger": ("best", "better", "worse"),
+    "floor": ("nearest to real images", "nearer to real images", "farther"),
 }
 """By which values of a metric are better."""
 STARTS = {"gaussian": " from one Gaussian", "mixture": " from the mixture"}
@@ -226,16 +228,17 @@ def _few_against_more(best: Entry, alike: Sequence[Entry]) -> str:
 
     The network is that of the best entry. Of each other sampler, the most evaluations count.
     """
-    smaller, name = best.measurement.metric.better == "smaller", best.cell.model.name
+    name = best.cell.model.name
     same = [entry for entry in alike if entry.nfe == 0 or entry.cell.model.name == name]
     same.sort(key=attrgetter("nfe"))
     most = {entry.nfe and entry.shown.sampler: entry for entry in same}  # 0: the start alone
     for few in (entry for entry in same if entry.nfe):
         better, untold, worse = [], [], []
         for other in (e for sampler, e in most.items() if sampler != few.shown.sampler):
-            difference = few.minus(other)
+            difference = few.worse_than(other)
             told = len(alike) * len(most) * difference.p_value < 1 - CONFIDENCE
-            found = (better if (difference.value < 0) == smaller else worse) if told else untold
+            is_better = cast(float, few.loss) < cast(float, other.loss)
+            found = (better if is_better else worse) if told else untold
             found.append(other)
         if any(other.nfe > few.nfe for other in better):
             break

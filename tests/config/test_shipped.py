@@ -9,7 +9,7 @@ import yaml
 from psld.config.compose import compose_content
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, group_of, parse
-from psld.metrics.classifier import FeatureClassifier, ImageShape
+from psld.metrics.classifier import ImageShape
 from psld.training.model import build
 from tests.cli.settings import KINDS
 from tests.diffusion.processes import phase_space
@@ -69,7 +69,7 @@ def test_every_option_of_every_group_composes_and_can_be_built(command, group, o
     match group:
         case "metric" if settings.metric.extractor.kind == "classifier":
             shape = ImageShape(channels=1, image_size=8, num_classes=10)
-            FeatureClassifier(settings.metric.extractor, shape)
+            settings.metric.extractor.build_trained(shape)
         case "sampler":
             sampler = settings.sampler
             if option == "few":  # Its level comes from the model.

@@ -18,7 +18,7 @@ from psld.grid.rows import all_entries, as_csv, read_table
 from psld.grid.rows import ranked as with_ranks
 from psld.grid.tables import Band
 from psld.metrics.results import CellResult
-from psld.metrics.settings import MemorizationSettings, NeighborSettings
+from psld.metrics.settings import MemorizationSettings, PrecisionSettings
 from tests.results import cell_result, grid_content, write_grid, write_result
 
 GRID = grid_content("""
@@ -336,10 +336,19 @@ def test_entries_that_cannot_be_told_from_the_best_are_perhaps_the_best(grid):
 def test_the_best_is_the_smallest_or_largest_and_memorization_has_none(grid):
     values = {"psld/em-10": 2.0, "psld/sscs-10": 9.0}
     assert [rank.name for rank in ranked(grid, values)] == ["best", "not best"]
-    shares = {"measure": NeighborSettings(kind="precision")}
+    shares = {"measure": PrecisionSettings(), "better": "larger"}
     assert [rank.name for rank in ranked(grid, values, **shares)] == ["not best", "best"]
-    memorized = {"measure": MemorizationSettings(kind="memorization")}
+    memorized = {"measure": MemorizationSettings(), "better": None}
     assert ranked(grid, values, **memorized) == [None, None]
+
+
+def test_the_best_is_the_nearest_to_the_floor(grid):
+    """Which is 0.321 here. On both sides of it, the distances from it are compared."""
+    values = {"psld/em-10": 2.0, "psld/sscs-10": 0.3, "vp-sde/em-10": 0.36}
+    ranks = ranked(grid, values, better="floor")
+    assert [rank.name for rank in ranks] == ["not best", "best", "perhaps best"]
+    [_, _, across] = ranked(grid, values | {"vp-sde/em-10": 0.642 - 0.3}, better="floor")
+    assert across.p_value == 1, "equally far"
 
 
 def test_only_entries_of_one_dataset_metric_and_number_of_samples_are_ranked(grid, rows):

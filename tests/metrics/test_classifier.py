@@ -7,19 +7,20 @@ from sklearn.datasets import load_digits
 
 from psld.metrics import classifier
 from psld.metrics.classifier import (
-    ClassifierExtractor,
-    FeatureClassifier,
     ImageShape,
-    accuracy,
     shifted,
-    train_classifier,
 )
-from psld.metrics.features import batches_of, gather
+from psld.metrics.extraction import FeatureExtractor, batches_of, gather
+from psld.metrics.extractor_folder import accuracy
 from psld.metrics.settings import ClassifierSettings
 from psld.utils.errors import RunError, UserError
 
 QUICK = ClassifierSettings(kind="classifier", width=4, features=8, steps=3, batch_size=16)
-DIGITS = ImageShape(channels=1, image_size=8, num_classes=10)
+
+
+def train(settings: ClassifierSettings, images: np.ndarray, labels: np.ndarray) -> FeatureExtractor:
+    arrays = (torch.from_numpy(np.array(each)) for each in (images, labels))
+    return FeatureExtractor(settings, settings.train(*arrays, torch.device("cpu")), "cpu")
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -30,10 +31,10 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def trained() -> ClassifierExtractor:
+def trained() -> FeatureExtractor:
     images, labels = digits()
     settings = ClassifierSettings(kind="classifier", steps=100)
-    return train_classifier(settings, DIGITS, images[:1000], labels[:1000])
+    return train(settings, images[:1000], labels[:1000])
 
 
 def test_features_are_standardized_over_the_training_images(trained):
@@ -58,11 +59,11 @@ def test_logits_belong_to_the_features(trained):
 def test_the_seed_decides_and_the_callers_generator_is_left_alone():
     images, labels = digits()
     torch.manual_seed(1)
-    first = train_classifier(QUICK, DIGITS, images, labels)
+    first = train(QUICK, images, labels)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    again = train_classifier(QUICK, DIGITS, images, labels)
-    other = train_classifier(QUICK.model_copy(update={"seed": 1}), DIGITS, images, labels)
+    again = train(QUICK, images, labels)
+    other = train(QUICK.model_copy(update={"seed": 1}), images, labels)
     assert first.digest == again.digest != other.digest
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -71,7 +72,7 @@ def test_the_seed_decides_the_batches_too(monkeypatch):
     monkeypatch.setattr(classifier, "stream_seed", lambda seed, *stream: 0)  # equal first weights
     images, labels = digits()
     settings = [QUICK.model_copy(update={"seed": seed}) for seed in (0, 1)]
-    first, second = (train_classifier(each, DIGITS, images, labels) for each in settings)
+    first, second = (train(each, images, labels) for each in settings)
     assert first.digest != second.digest
 
 
@@ -90,7 +91,7 @@ def test_the_learning_rate_rises_and_falls_and_each_step_has_its_own_gradient(mo
     images, labels = digits()
     quick = QUICK.model_copy(update={"steps": 10, "learning_rate": 1e-6, "shift": 0})
     same = np.repeat(images[:1], 16, axis=0), np.repeat(labels[:1], 16)
-    train_classifier(quick, DIGITS, *same)
+    train(quick, *same)
     assert len(rates) == 10
     assert (rates[0], max(rates)) == (pytest.approx(1e-6 / 25), pytest.approx(1e-6))
     assert rates.index(max(rates)) == 2, "three tenths of the steps rise"
@@ -110,7 +111,7 @@ def test_cudnn_is_deterministic_while_a_classifier_trains():
 def test_each_setting_of_a_training_changes_its_weights(key):
     images, labels = digits()
     changed = QUICK.model_copy(update={key: 2 * getattr(QUICK, key)})
-    digests = {train_classifier(each, DIGITS, images, labels).digest for each in (QUICK, changed)}
+    digests = {train(each, images, labels).digest for each in (QUICK, changed)}
     assert len(digests) == 2
 
 
@@ -126,7 +127,7 @@ def test_the_accuracy_is_the_share_of_right_labels_for_any_batch_size(trained):
 def test_images_are_halved_to_four_pixels_and_channels_doubled_twice():
     """Weights of earlier trainings have these shapes."""
     shape = ImageShape(channels=3, image_size=36, num_classes=7)
-    weights = FeatureClassifier(QUICK, shape).state_dict()
+    weights = QUICK.build_trained(shape).state_dict()
     convolutions = [each.shape for each in weights.values() if each.ndim == 4]
     widths = [(4, 3), (8, 4), (8, 8), (16, 8), (16, 16), (16, 16), (16, 16), (16, 16), (16, 16)]
     assert convolutions == [(*pair, 3, 3) for pair in widths]
@@ -137,8 +138,7 @@ def test_images_are_halved_to_four_pixels_and_channels_doubled_twice():
 def test_any_shape_of_image(channels, size):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (40, channels, size, size), dtype=np.uint8)
-    shape = ImageShape(channels=channels, image_size=size, num_classes=3)
-    extractor = train_classifier(QUICK, shape, images, random.integers(0, 3, 40))
+    extractor = train(QUICK, images, random.integers(0, 3, 40))
     features, logits = extractor(torch.from_numpy(images[:2]))
     assert (features.shape, logits.shape) == ((2, 8), (2, 3))
 
@@ -153,7 +153,7 @@ def test_divergence_is_a_run_error():
     images, labels = digits()
     settings = QUICK.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(RunError, match="learning_rate"):
-        train_classifier(settings, DIGITS, images, labels)
+        train(settings, images, labels)
 
 
 def test_shifts_move_whole_images_and_repeat_the_border():

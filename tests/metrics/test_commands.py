@@ -10,10 +10,10 @@ import torch
 from psld.config.compose import compose_content
 from psld.config.settings import parse, write_record
 from psld.data.store import Described, ImageStore, truncated, write_store
-from psld.metrics.classifier import read_extractor_manifest
 from psld.metrics.distances import frechet_distance
 from psld.metrics.evaluation import scale
-from psld.metrics.features import batches_of, gather
+from psld.metrics.extraction import batches_of, gather
+from psld.metrics.extractor_folder import read_extractor_manifest
 from psld.metrics.reference_folder import (
     extractor_for,
     features_of_splits,
@@ -70,7 +70,7 @@ def test_the_reference_gives_the_metric_its_scale(made):
     folder = made / "features" / "digits" / "fd-classifier"
     reference, manifest = load_reference(folder / "reference")
     assert manifest.images == {"train": 1437, "test": 360, "noise": 1437}
-    assert [len(part) for part in reference] == [1437, 360, 1437]
+    assert [len(part) for part in reference[:3]] == [1437, 360, 1437]
     assert manifest.extractor_digest == read_extractor_manifest(folder).digest
     assert manifest.extractor_test_accuracy == read_extractor_manifest(folder).test_accuracy
     floor, noise = scale(METRIC, reference).values()

@@ -12,10 +12,10 @@ import yaml
 
 from psld.config.settings import parse
 from psld.metrics import evaluation
-from psld.metrics.classifier import ClassifierExtractor
 from psld.metrics.distances import frechet_distance
 from psld.metrics.evaluation import measure, scale
-from psld.metrics.features import load_kept
+from psld.metrics.extraction import FeatureExtractor
+from psld.metrics.kept import load_kept
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResult, CellResults
 from psld.metrics.settings import MetricSettings
@@ -122,7 +122,7 @@ def test_each_metric_of_a_cell_is_that_of_an_evaluation_of_it_alone(project):
 def test_the_gpu_is_given_back_before_the_long_work_of_the_cpu(project, monkeypatch):
     """Without the networks, whose memory others need, and after all that computes on it."""
     happened, alive, measured = [], weakref.WeakSet(), evaluation._numbers
-    create = ClassifierExtractor.__init__
+    create = FeatureExtractor.__init__
 
     def created(self, *given):
         create(self, *given)
@@ -132,7 +132,7 @@ def test_the_gpu_is_given_back_before_the_long_work_of_the_cpu(project, monkeypa
         happened.append(measurement.metric.measure.kind)
         return measured(gathered, measurement, *given)
 
-    monkeypatch.setattr(ClassifierExtractor, "__init__", created)
+    monkeypatch.setattr(FeatureExtractor, "__init__", created)
     monkeypatch.setattr(evaluation, "_numbers", noted)
     monkeypatch.setattr(evaluation, "give_back", lambda _: happened.append(len(alive)))
     succeeded(call(project, "evaluate_cell", CELL))

@@ -8,22 +8,12 @@ import pytest
 import torch
 
 from psld.config.settings import parse
+from psld.metrics.blocks import assign_blocks, distinct_numbers, share_estimate
 from psld.metrics.distances import inception_score
 from psld.metrics.evaluation import Source, evaluate, measure
-from psld.metrics.features import (
-    Cost,
-    Features,
-    FeatureStatistics,
-    Gathered,
-    Reference,
-    assign_blocks,
-    batches_of,
-    digest_of_weights,
-    distinct_numbers,
-    load_kept,
-    save_kept,
-    share_estimate,
-)
+from psld.metrics.extraction import batches_of
+from psld.metrics.features import Features, FeatureStatistics, Reference, digest_of_weights
+from psld.metrics.kept import Cost, Gathered, load_kept, save_kept
 from psld.metrics.reference_folder import Basis
 from psld.metrics.results import CellResult
 from psld.metrics.settings import Measurement, MetricSettings

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
+from psld.metrics.blocks import BLOCKS, block_index
 from psld.metrics.distances import frechet_distance, frechet_estimate
-from psld.metrics.features import BLOCKS, FeatureStatistics, block_index
+from psld.metrics.features import FeatureStatistics
 from psld.utils.errors import UserError
 
 

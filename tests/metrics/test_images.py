@@ -17,7 +17,8 @@ from PIL import Image
 import psld
 from psld.data.store import ImageStore
 from psld.metrics.distances import frechet_estimate
-from psld.metrics.features import gather, load_kept
+from psld.metrics.extraction import gather
+from psld.metrics.kept import load_kept
 from psld.metrics.reference_folder import load_reference
 from psld.metrics.results import CellResults
 from psld.sampling.shards import Shard, ShardOrigin, shard_path

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from psld.metrics.blocks import block_index, share_estimate
 from psld.metrics.distances import (
     inception_score,
     kernel_distance,
@@ -12,9 +13,6 @@ from psld.metrics.distances import (
     recall,
 )
 from psld.metrics.estimate import Estimate, t_quantile
-from psld.metrics.evaluation import measure
-from psld.metrics.features import Features, Reference, block_index, share_estimate
-from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
 
 BLOCKS = 5
@@ -132,15 +130,6 @@ def test_too_few_samples_are_user_errors():
         recall(few, few, neighbors=5, blocks=2)
     with pytest.raises(UserError, match="use fewer splits"):
         inception_score(few, splits=8, blocks=2)
-
-
-def test_a_measure_that_nothing_computes_is_no_other_one():
-    kinds = {"extractor": {"kind": "pixels"}, "measure": {"kind": "precision"}}
-    metric = MetricSettings(name="precision-pixels", **kinds)
-    density = metric.measure.model_copy(update={"kind": "density"})
-    x = Features(normal(60, 4))
-    with pytest.raises(KeyError, match="density"):
-        measure(metric.model_copy(update={"measure": density}), x, Reference(x, None, None))
 
 
 TRAIN, TEST, NEW = normal(500, 4), normal(1000, 4, seed=1), normal(400, 4, seed=2)

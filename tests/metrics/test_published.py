@@ -14,15 +14,13 @@ from torch.nn import functional
 from psld.config.settings import parse
 from psld.metrics import published
 from psld.metrics.distances import frechet_distance, inception_score
-from psld.metrics.features import batches_of, gather
+from psld.metrics.extraction import FeatureExtractor, batches_of, gather, load_extractor
 from psld.metrics.published import (
-    DINOv2Extractor,
-    InceptionExtractor,
     positions,
     vision_transformer,
 )
 from psld.metrics.reference_folder import extractor_for
-from psld.metrics.settings import DINOv2Settings, MetricSettings
+from psld.metrics.settings import DINOv2Settings, InceptionSettings, MetricSettings
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
 from tests.metrics.random_networks import AsDataset, images, random_dinov2, write_random_inception
@@ -39,17 +37,21 @@ def inception_weights(tmp_path_factory) -> Path:
     return write_random_inception(tmp_path_factory.mktemp("inception") / "random.pth")
 
 
-def small_dinov2(path: Path) -> DINOv2Extractor:
-    return DINOv2Extractor(DINOv2Settings(kind="dinov2", size="small", weights=str(path)))
+def small_dinov2(path: Path) -> FeatureExtractor:
+    return load_extractor(DINOv2Settings(size="small", weights=str(path)))
+
+
+def inception_of(path: Path | None) -> FeatureExtractor:
+    return load_extractor(InceptionSettings(weights=path and str(path)))
 
 
 @pytest.fixture(scope="module")
-def inception(inception_weights) -> InceptionExtractor:
-    return InceptionExtractor(inception_weights)
+def inception(inception_weights) -> FeatureExtractor:
+    return inception_of(inception_weights)
 
 
 @pytest.fixture(scope="module")
-def dinov2(tmp_path_factory) -> DINOv2Extractor:
+def dinov2(tmp_path_factory) -> FeatureExtractor:
     path = tmp_path_factory.mktemp("dinov2") / "dinov2_vits14_pretrain.pth"
     torch.save(random_dinov2(384, 12), path)
     return small_dinov2(path)
@@ -99,7 +101,7 @@ def test_inceptions_metrics_of_shards_are_torch_fidelitys(inception, inception_w
 
 def test_dinov2s_distance_is_torch_fidelitys(dinov2, monkeypatch):
     """torch-fidelity asks torch.hub for the network, which here hands it ours."""
-    hub = SimpleNamespace(load=lambda *_: dinov2._network)
+    hub = SimpleNamespace(load=lambda *_: dinov2.network.network)
     monkeypatch.setattr("torch_fidelity.feature_extractor_dinov2.torch.hub", hub)
     samples, reference = images(3, 256, seed=1), images(2, 160, seed=2)
     theirs = torch_fidelitys(samples, reference, feature_extractor="dinov2-vit-s-14")
@@ -193,8 +195,8 @@ def test_missing_damaged_and_foreign_weights_say_what_to_get(inception_weights, 
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     for load, file, names in (
-        (InceptionExtractor, "weights-inception-2015-12-05-6726825d", ("missing", "cut", "list")),
-        (InceptionExtractor, "weights-inception-2015-12-05-6726825d", ("foreign",)),
+        (inception_of, "weights-inception-2015-12-05-6726825d", ("missing", "cut", "list")),
+        (inception_of, "weights-inception-2015-12-05-6726825d", ("foreign",)),
         (small_dinov2, "https://.*dinov2_vits14_pretrain", ("missing", "foreign")),
     ):
         for name in names:
@@ -218,21 +220,21 @@ class Touch:
 def test_nothing_in_the_weights_is_executed(tmp_path):
     torch.save({"fc.bias": Touch(tmp_path / "executed")}, tmp_path / "evil.pth")
     with pytest.raises(UserError, match="UnpicklingError"):
-        InceptionExtractor(tmp_path / "evil.pth")
+        inception_of(tmp_path / "evil.pth")
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     with pytest.raises(UserError, match=r"pipe\.pth: a pipe or a device"):
-        InceptionExtractor(tmp_path / "pipe.pth")
+        inception_of(tmp_path / "pipe.pth")
 
 
 def test_without_network_the_error_says_which_file_goes_where(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(published, "DINOV2_URL", "http://127.0.0.1:9/{0}_pretrain.pth")
     with pytest.raises(UserError, match="URLError") as caught:
-        DINOv2Extractor(DINOv2Settings(kind="dinov2"))
+        load_extractor(DINOv2Settings())
     place = tmp_path / "hub" / "checkpoints" / "dinov2_vitl14_pretrain.pth"
     assert str(place) in str(caught.value)
     assert "use the metric fd-pixels" in str(caught.value)
@@ -246,13 +248,13 @@ def test_a_download_is_checked_and_kept(inception, inception_weights, monkeypatc
     name = f"weights-{sha256_of_file(tmp_path / 'reversed.pth')[:8]}.pth"
     (tmp_path / name).hardlink_to(tmp_path / "reversed.pth")
     monkeypatch.setattr(published, "URL_INCEPTION_V3", (tmp_path / name).as_uri())
-    assert InceptionExtractor(None).digest == inception.digest
+    assert inception_of(None).digest == inception.digest
     assert (tmp_path / "home" / "hub" / "checkpoints" / name).is_file()
     (tmp_path / "weights-00000000.pth").hardlink_to(inception_weights)
     wrong = (tmp_path / "weights-00000000.pth").as_uri()
     monkeypatch.setattr(published, "URL_INCEPTION_V3", wrong)
     with pytest.raises(UserError, match="invalid hash value"):
-        InceptionExtractor(None)
+        inception_of(None)
 
 
 def test_efficientnet_needs_its_packages(monkeypatch):

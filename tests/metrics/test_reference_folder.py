@@ -116,7 +116,7 @@ def test_noise_is_quantized_as_samples_are_and_real_images_if_it_is_asked_for():
 def test_features_come_back_and_serve_a_measure(tmp_path):
     write(tmp_path, train=TRAIN, test=TEST, noise=NOISE)
     reference, manifest = load_reference(tmp_path)
-    for part, expected in zip(reference, (TRAIN, TEST, NOISE), strict=True):
+    for part, expected in zip(reference[:3], (TRAIN, TEST, NOISE), strict=True):
         assert torch.equal(part.values, expected.values)
     assert torch.equal(reference.noise.logits, NOISE.logits)
     assert manifest.images == {"train": 200, "test": 60, "noise": 50}

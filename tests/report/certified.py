@@ -15,7 +15,8 @@ from psld.config.settings import write_record
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.metrics.evaluation import recompute
-from psld.metrics.features import Cost, Features, Gathered, save_kept
+from psld.metrics.features import Features
+from psld.metrics.kept import Cost, Gathered, save_kept
 from psld.metrics.reference_folder import ReferenceManifest, save_features
 from psld.metrics.results import CellResults
 from psld.report.certificate import INDEX

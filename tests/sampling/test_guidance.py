@@ -11,7 +11,7 @@ import psld
 from benchmarks.settings import compose_model
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.metrics.classifier import load_classifier
+from psld.metrics.extractor_folder import load_trained
 from psld.metrics.results import CellResults
 from psld.sampling.named import compose_named
 from psld.sampling.settings import check_fit
@@ -61,7 +61,7 @@ def test_classifier_free_samples_and_their_recognized_share(conditional_model, f
     metric = ("metric=fd-classifier", f"extractor={features}", f"reference={features}/reference")
     evaluation = ("images=cell", *metric, f"samples={samples}", "output=result.json")
     succeeded(call(tmp_path, "evaluate", *evaluation))
-    extractor = load_classifier(features)
+    extractor = load_trained(features)
     images = torch.from_numpy(np.concatenate([shard.images for shard in shards])[:samples])
     answers = extractor(images)[1].argmax(dim=1).numpy()
     labels = np.arange(samples) % 10

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from psld.metrics.classifier import read_extractor_manifest
+from psld.metrics.extractor_folder import read_extractor_manifest
 from psld.metrics.images import compose_metric
 from psld.metrics.reference_folder import folder_basis
 from psld.sampling.shards import Shard, shard_path

@@ -25,12 +25,13 @@ def note_datasets(grid):
 
 
 def load_networks(features):
-    """Load the published networks whose weights are downloaded, so that none is missing after the trainings."""
-    extractors = [each.reference.metric.extractor for each in features]
-    for extractor in {each for each in extractors if hasattr(each, "weights")}:
-        from psld.metrics.reference_folder import published_extractor  # imports torch
+    """Try the extractors whose weights are downloaded or yours, so that none fails after the trainings."""
+    tried = {(each.reference.metric.extractor, each.reference.dataset) for each in features}
+    for extractor, dataset in tried:
+        if extractor.downloads and not extractor.trains:
+            from psld.metrics.extraction import try_extractor  # imports torch
 
-        published_extractor(extractor)
+            try_extractor(extractor, dataset.channels, dataset.image_size)
 
 
 with in_one_line():

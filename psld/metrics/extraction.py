@@ -1,0 +1,123 @@
+"""From images to features: extractors on their device, and the features of many images."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from psld.config.parts import Part
+from psld.diffusion.score import Batching
+from psld.metrics.features import Device, Features, digest_of_weights
+from psld.metrics.settings import Extractor
+from psld.utils.device import all_bits
+from psld.utils.errors import PSLDError, UserError, is_out_of_memory, text_of
+from psld.utils.progress import Progress
+
+
+@contextmanager
+def naming(part: Part, call: str) -> Iterator[None]:
+    """Turn an exception in a part of one's own into a UserError with its key and kind."""
+    try:
+        yield
+    except Exception as error:
+        if not part.code or is_out_of_memory(error):
+            raise
+        what = text_of(error) if isinstance(error, PSLDError) else f"{call}: {reason_of(error)}"
+        where = f"metric.{part.noun}: {getattr(part, part.KEY)}: "
+        raise UserError(where + what.removeprefix(where)) from None
+
+
+def reason_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
+class FeatureExtractor:
+    """An extractor on its device. Equal digests mean equal features, up to rounding."""
+
+    def __init__(self, part: Extractor, network: Any, device: Device) -> None:
+        """`network`: of `part.build` or `part.train`. Raises UserError if it is none of these."""
+        self.part, self.device = part, torch.device(device)
+        settings = json.dumps(part.identity(), sort_keys=True)
+        self.architecture: str = getattr(network, "architecture", settings)
+        with naming(part, "digest"):
+            if isinstance(network, nn.Module):
+                network = network.to(self.device).eval().requires_grad_(False)
+                own = getattr(network, "digest", None)
+            elif callable(network):
+                own = getattr(network, "digest", part.digest)
+            else:
+                made = type(network).__name__
+                raise UserError(f"build returns {made}, no torch.nn.Module and no function")
+            self.network = network
+            weights = network.state_dict() if own is None else {}
+            self.digest = own() if own else digest_of_weights(self.architecture, weights)
+            if not isinstance(self.digest, str):
+                raise UserError(f"digest is {self.digest!r}, no text")
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map uint8 images N×C×H×W on any device → float32 features N×d and logits N×classes.
+
+        The logits are None if the network is not a classifier. Raises UserError if it gives
+        something else.
+        """
+        with naming(self.part, f"for images of {'×'.join(map(str, images.shape))}"):
+            found = self.network(images.to(self.device))
+            pair = found if isinstance(found, tuple) else (found, None)
+            for each in pair:
+                if each is not None and not (each.ndim == 2 and len(each) == len(images)):
+                    raise UserError(f"gives {tuple(each.shape)}, not features N×d, or a pair")
+            features, logits = (each if each is None else each.float() for each in pair)
+            return features, logits
+
+
+def load_extractor(part: Extractor, device: Device = "cpu") -> FeatureExtractor:
+    """Build an extractor that is not trained here. Raises UserError if its weights are missing."""
+    with naming(part, "build"):
+        return FeatureExtractor(part, part.build(torch.device(device)), device)
+
+
+def try_extractor(part: Extractor, channels: int, image_size: int) -> None:
+    """Raise UserError if an extractor cannot be built or, one of one's own, fails on images."""
+    extractor = load_extractor(part)
+    if part.code:
+        extractor(torch.zeros(2, channels, image_size, image_size, dtype=torch.uint8))
+
+
+def batches_of(images: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+    """Cut a uint8 array or memory map N×C×H×W into batches, each read when needed."""
+    for start in range(0, len(images), batch_size):
+        yield torch.from_numpy(np.array(images[start : start + batch_size]))
+
+
+def gather(
+    extractor: FeatureExtractor,
+    batches: Iterable[Tensor],
+    description: str,
+    total: int,
+    silent: bool = False,
+) -> Features:
+    """Gather the features, and logits if any, of `total` uint8 images, with their progress."""
+    with closing(Progress(description, "image", total, silent=silent)) as progress:
+        return extract(extractor, batches, progress)
+
+
+@all_bits()
+def extract(extractor: FeatureExtractor, batches: Iterable[Tensor], progress: Progress) -> Features:
+    """Gather the features, and logits if any, of uint8 images, as a part of some progress.
+
+    A GPU is waited for at the end only: the next batch is read while this one is computed. If
+    memory runs out, batches are halved.
+    """
+    parts, memory = [], Batching()
+    for batch in batches:
+        if extractor.device.type == "cuda":
+            batch = batch.pin_memory().to(extractor.device, non_blocking=True)
+        with torch.autocast(extractor.device.type, enabled=False):
+            parts += (Features(*found) for found in memory.parts(extractor, batch))
+        progress.update(len(batch))
+    return Features.joined(parts)
