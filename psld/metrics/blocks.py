@@ -1,5 +1,6 @@
 """The blocks of samples, and the jackknife that leaves them out in turn."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -55,9 +56,9 @@ def distinct_numbers(rows: np.ndarray) -> Tensor:
     return torch.tensor([numbers.setdefault(digest, len(numbers)) for digest in digests])
 
 
-def jackknife(values: Tensor, blocks: Blocks, **kind: Any) -> Estimate:
+def jackknife(values: Iterable[Any], blocks: Blocks, **kind: Any) -> Estimate:
     """Return the estimate of a metric of this kind from its values with and without each block."""
-    value, *without_block = values.tolist()
+    value, *without_block = map(float, values)
     return Estimate(
         value=value,
         samples=len(blocks.block),

@@ -105,6 +105,6 @@ def load_trained(folder: str | Path, device: Device = "cpu") -> FeatureExtractor
     part = manifest.extractor
     stored = read_tensors(Path(folder) / WEIGHTS, "weights", REMEDY, manifest.digest)
     with naming(part, "build_trained"):
-        network = part.build_trained(manifest.shape)
+        network = part.build_trained(manifest.shape, torch.device(device))
         network.load_state_dict(stored.tensors())
         return FeatureExtractor(part, network, device)

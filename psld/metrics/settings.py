@@ -68,14 +68,12 @@ class Extractor(_Named):
         """
         raise NotImplementedError
 
-    def build_trained(self, shape: "ImageShape") -> "nn.Module":
+    def build_trained(self, shape: "ImageShape", device: "torch.device") -> "nn.Module":
         """Return the module of an extractor that `trains`, whose weights are then loaded.
 
-        By default `build` on the CPU; override it if the module depends on the images' shape.
+        By default that of `build`; override it if the module depends on the images' shape.
         """
-        import torch
-
-        return cast(Any, self.build(torch.device("cpu")))
+        return cast(Any, self.build(device))
 
     def train(self, images: "Tensor", labels: "Tensor", device: "torch.device") -> "nn.Module":
         """Return a trained module, which is called like one of `build`.
@@ -126,7 +124,7 @@ class ClassifierSettings(Extractor):
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the batches and the shifts."""
 
-    def build_trained(self, shape):
+    def build_trained(self, shape, device):
         from psld.metrics.classifier import FeatureClassifier
 
         return FeatureClassifier(shape, self.width, self.features)
@@ -228,14 +226,11 @@ class Measure(_Named):
         `psld.metrics.blocks.jackknife` makes an estimate of the values with all samples and without
         each block, B + 1; `share_estimate` of n booleans, for a share of the samples.
         """
-        import torch
-
         from psld.metrics.blocks import jackknife
 
         block = blocks.block.to(samples.device)
         parts = [samples, *(samples[block != j] for j in range(blocks.count))]
-        values = [float(self.value(part, reference)) for part in parts]
-        return jackknife(torch.tensor(values, dtype=torch.float64), blocks)
+        return jackknife([self.value(part, reference) for part in parts], blocks)
 
     def measure(
         self, samples: "Features", reference: "Reference", blocks: "Blocks", device: "Device"

@@ -69,7 +69,7 @@ def test_every_option_of_every_group_composes_and_can_be_built(command, group, o
     match group:
         case "metric" if settings.metric.extractor.kind == "classifier":
             shape = ImageShape(channels=1, image_size=8, num_classes=10)
-            settings.metric.extractor.build_trained(shape)
+            settings.metric.extractor.build_trained(shape, torch.device("cpu"))
         case "sampler":
             sampler = settings.sampler
             if option == "few":  # Its level comes from the model.

@@ -127,7 +127,7 @@ def test_the_accuracy_is_the_share_of_right_labels_for_any_batch_size(trained):
 def test_images_are_halved_to_four_pixels_and_channels_doubled_twice():
     """Weights of earlier trainings have these shapes."""
     shape = ImageShape(channels=3, image_size=36, num_classes=7)
-    weights = QUICK.build_trained(shape).state_dict()
+    weights = QUICK.build_trained(shape, torch.device("cpu")).state_dict()
     convolutions = [each.shape for each in weights.values() if each.ndim == 4]
     widths = [(4, 3), (8, 4), (8, 8), (16, 8), (16, 16), (16, 16), (16, 16), (16, 16), (16, 16)]
     assert convolutions == [(*pair, 3, 3) for pair in widths]
