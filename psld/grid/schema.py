@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from psld.config.settings import FREE, Settings
-from psld.grid.tables import Claim, Part, Shown, Table
+from psld.grid.tables import Claim, MetricName, Part, Shown, Table
 from psld.training.manifest import noted_checkpoint
 
 NAME = re.compile(
@@ -136,8 +136,9 @@ class GridFile(Settings):
     """The question that the grid answers, in a few sentences for readers of the page."""
     defaults: Words = ()
     """Overrides that all models share."""
-    metric: str = Field(min_length=1)
-    """The metric of all entries that set no other, by its name in configs/metric."""
+    metric: MetricName = Field(min_length=1)
+    """The metric of all entries that set no other: its name in configs/metric, or
+    MEASURE@EXTRACTOR, each a kind or such a name."""
     samples: int = Field(ge=3)
     """Samples per cell, unless a table sets another number. Fewer than 3 have no interval."""
     shard_size: int = Field(ge=1)

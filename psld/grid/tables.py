@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterable
 from itertools import product
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from psld.config.settings import Settings
 from psld.metrics.results import NUMBER_KINDS, Show
+from psld.utils.errors import UserError
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -25,6 +26,21 @@ def fill(content: Any, values: dict[str, str]) -> Any:
     return content
 
 
+def _metric_name(word: str) -> str:
+    if "@" not in word or PLACEHOLDER.search(word):
+        return word
+    from psld.metrics.named import metric_name  # It imports Hydra.
+
+    try:
+        return metric_name(word)
+    except UserError as error:
+        raise ValueError(f"{error}".removeprefix("metric=")) from None
+
+
+MetricName = Annotated[str, AfterValidator(_metric_name)]
+"""A config of configs/metric, or MEASURE@EXTRACTOR, of which the name is taken."""
+
+
 class Part(Settings):
     """The part of what an entry shows that its table, its row or its column gives."""
 
@@ -35,7 +51,7 @@ class Part(Settings):
     """Steps or tolerance: the value of the family's budget key."""
     samples: int | None = Field(default=None, ge=3)
     """The number of images that are measured, the first ones of each seed."""
-    metric: str | None = None
+    metric: MetricName | None = None
     show: Show | None = None
     """The kind of number; the metric's value by default."""
 
@@ -47,7 +63,7 @@ class Shown(Settings):
     sampler: str
     budget: str
     samples: int
-    metric: str
+    metric: MetricName
     show: Show
 
     @property

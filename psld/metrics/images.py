@@ -96,7 +96,8 @@ def evaluate(
         images: uint8 N×C×H×W, or a path that `load_images` reads.
         reference: the same; the name of a prepared dataset, whose features are kept; an .npz of
             statistics (mu, sigma); or a folder that psld reference wrote.
-        metric: a config in configs/metric, such as fid, kid or fd-classifier.
+        metric: a config in configs/metric, such as fid, kid or fd-classifier; or MEASURE@EXTRACTOR,
+            each a kind or such a config: recall@pixels, kid@fd-dinov2.
         extractor: a folder that psld train_extractor wrote, for metrics with a classifier; None:
             that of the dataset.
         image_size: as in `load_images`, of both.
@@ -176,6 +177,9 @@ def evaluate_images(
     The arguments are those of `EvaluateImagesSettings`. Raises UserError if files are missing or
     damaged, or if there are too few images, or of another size than those of the reference.
     """
+    # Hydra takes a third of a second to import, and no job of a model's cell needs it.
+    from psld.metrics.named import compose_metric
+
     composed = [compose_metric(name) for name in metrics]  # refuses a wrong name before the work
     if dataset and not is_dataset(dataset):
         missing = f"dataset={dataset}: no data/{dataset}.h5"
@@ -221,15 +225,6 @@ def evaluate_images(
 def is_dataset(name: str) -> bool:
     """Check if a dataset of this name was prepared here, or has features."""
     return Path(f"data/{name}.h5").exists() or Path(f"features/{name}").exists()
-
-
-def compose_metric(name: str) -> MetricSettings:
-    """Return the metric of configs/metric/NAME.yaml. Raises UserError if there is none."""
-    # Hydra takes a third of a second to import, and no job of a model's cell needs it.
-    from psld.config.compose import compose_content
-
-    content = compose_content("reference", [f"metric={name}"], f"metric={name}")
-    return parse(MetricSettings, content["metric"], f"metric={name}")
 
 
 def _basis(

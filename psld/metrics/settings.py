@@ -209,6 +209,11 @@ class Measure(_Named):
     names: ClassVar[dict[str, str]] = {}
     """Names that are reserved for the features of an extractor, by its word."""
 
+    def name_with(self, extractor: Extractor) -> str:
+        """Return the honest name of a metric of this measure and an extractor."""
+        word = extractor.in_names
+        return self.names.get(word, f"{self.in_names}-{word}")
+
     @property
     def exchanged(self) -> "Measure | None":
         """The measure that is this one if samples and reference change places. Its blocks then give
@@ -413,8 +418,12 @@ class MetricSettings(Settings):
         the measure (fd: Fréchet distance, kd: kernel distance) with the extractor, as in
         `fd-dinov2`, `kd-classifier` and `precision-inception`.
         """
-        measure, extractor = self.measure, self.extractor.in_names
-        return measure.names.get(extractor, f"{measure.in_names}-{extractor}")
+        return self.measure.name_with(self.extractor)
+
+    @property
+    def suffix(self) -> str:
+        """The rest of its name, with a dash; empty without one."""
+        return self.name.removeprefix(self.honest_name)
 
     @model_validator(mode="before")
     @classmethod
@@ -497,7 +506,8 @@ class EvaluateImagesSettings(Settings):
     """A folder or zip archive of pictures, an .npz with uint8 N×H×W×C, a folder of shards, or a
     prepared dataset, .h5."""
     metric: tuple[str, ...] = Field(("fid",), min_length=1)
-    """Configs in configs/metric: fid, or several, [fid,kid]."""
+    """Configs in configs/metric: fid, or several, [fid,kid]; or MEASURE@EXTRACTOR, each a kind or
+    such a config: recall@pixels, mymeasures:Mine@fd-dinov2."""
     dataset: str | None = None
     """The prepared dataset to compare with, data/NAME.h5; psld reference keeps its features."""
     reference: str | None = None

@@ -216,7 +216,8 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
     counts = sum(tables.values(), start=Counter())
     for basis, what in ((UNKNOWN, "numbers"), (MOMENTS, "intervals")):
         if count := sum(n for each, n in counts.items() if each.startswith(basis)):
-            missing.append(f"{count} {what} cannot be recomputed: evaluate with keep=2048")
+            own = " (a measure that is not psld's never is)"
+            missing.append(f"{count} {what} cannot be recomputed: evaluate with keep=2048{own}")
     for (folder, _), (features, manifest) in loaded.items():
         alike = [each for each in references if each[1].kind == manifest.kind]
         found = [d for yours in alike for d in reference_differences(yours, features, manifest)]

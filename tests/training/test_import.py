@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from psld.metrics.extractor_folder import read_extractor_manifest
-from psld.metrics.images import compose_metric
+from psld.metrics.named import compose_metric
 from psld.metrics.reference_folder import folder_basis
 from psld.sampling.shards import Shard, shard_path
 from psld.training.manifest import ModelManifest, read_manifest

@@ -50,7 +50,7 @@ note_left_out(GRIDS.broken)
 wildcard_constraints:
     grid="|".join(GRIDS.files),
     dataset="|".join(map(re.escape, config_names("dataset"))),
-    features="|".join(map(re.escape, config_names("metric"))),
+    features=r"[^/]+",
     start=r"[^/]+",
     model=r"[^/]+",
     guide=r"[^/]+",

@@ -1,0 +1,73 @@
+"""Metrics by their names: a config of configs/metric, or MEASURE@EXTRACTOR."""
+
+from hydra.core.config_store import ConfigStore
+
+from psld.config.compose import compose_content
+from psld.config.locations import config_file
+from psld.config.settings import parse
+from psld.metrics.settings import Extractor, FrechetSettings, Measure, MetricSettings
+from psld.utils.errors import UserError
+
+REMEDY = "write a config of your own for it, with a suffix in its name"
+
+_stored: dict[str, tuple[str, MetricSettings]] = {}
+"""The metrics that have no file, with their words, by their names."""
+
+
+def compose_metric(word: str) -> MetricSettings:
+    """Return the metric of a config or of MEASURE@EXTRACTOR. Raises UserError if there is none."""
+    where, name = f"metric={word}", metric_name(word)
+    content = compose_content("reference", [f"metric={name}"], where)
+    return parse(MetricSettings, content["metric"], where)
+
+
+def metric_name(word: str) -> str:
+    """Return the name of a metric; by that of MEASURE@EXTRACTOR, Hydra finds it without a file.
+
+    Each side is a kind, or a config whose part is meant. The name is honest, with the suffixes of
+    these configs; the features are those of the Fréchet distance with this extractor, or of the
+    config. A config of this name is meant if it agrees, and gives the options of a kind of measure.
+
+    Raises UserError if a side is neither, if they do not fit, or if the name is another metric's.
+    """
+    measure, at, extractor = word.partition("@")
+    if not at:
+        return word
+    where, suffix = f"metric={word}", ""
+    if config_file("metric", extractor):
+        base = compose_metric(extractor)
+    else:
+        part = parse(Extractor, {"kind": extractor}, where)
+        name = FrechetSettings().name_with(part)
+        base = MetricSettings(name=name, features=name, extractor=part)
+        if config_file("metric", name):
+            base = compose_metric(name)
+        else:
+            _store(base, f"frechet@{extractor}")
+    if config_file("metric", measure):
+        source = compose_metric(measure)
+        chosen, suffix = source.measure, source.suffix
+    else:
+        chosen = parse(Measure, {"kind": measure}, where)
+    name = chosen.name_with(base.extractor) + suffix + base.suffix
+    known = compose_metric(name) if (file := config_file("metric", name)) else None
+    if known and known.measure.kind == measure and not config_file("metric", measure):
+        chosen = known.measure
+    content = {"name": name, "measure": chosen.model_dump(mode="json")}
+    meant = parse(MetricSettings, base.model_dump(mode="json") | content, where)
+    if known is None:
+        _store(meant, word)
+    elif known.identity() != meant.identity() | {"features": known.features}:
+        raise UserError(f"{where}: {file} has this name and other settings; {REMEDY}")
+    return name
+
+
+def _store(metric: MetricSettings, word: str) -> None:
+    """Let Hydra find a metric. Raises UserError if one of another word has its name."""
+    other, known = _stored.get(metric.name, (word, metric))
+    if other != word and known.identity() != metric.identity():
+        wrong = f"{other} has the same name, {metric.name}, and other settings"
+        raise UserError(f"metric={word}: {wrong}; {REMEDY}")
+    _stored[metric.name] = word, metric
+    content = metric.model_dump(mode="json", exclude={"better"})
+    ConfigStore.instance().store(metric.name, content, group="metric")

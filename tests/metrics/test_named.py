@@ -1,0 +1,62 @@
+"""MEASURE@EXTRACTOR: each side a kind or a config, and the metric that it stands for."""
+
+import pytest
+
+from psld.grid.tables import Part, merged
+from psld.metrics.named import compose_metric, metric_name
+from psld.utils.errors import UserError
+
+PAIRS = {
+    "frechet@inception": "fid",
+    "kid@fid": "kid",
+    "kernel@inception": "kid",
+    "fid@fid-test": "fid-test",
+    "inception-score@inception": "inception-score",
+    "inception-score-few@fid": "inception-score-few",
+    "frechet@classifier": "fd-classifier",
+    "kernel@classifier": "kd-classifier",
+    "fid@fd-classifier-small": "fd-classifier-small",
+    "recall@fd-dinov2": "recall-dinov2",
+    "memorization@pixels": "memorization-pixels",
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_pair_is_the_metric_of_its_file(pair):
+    assert metric_name(pair) == PAIRS[pair]
+    assert compose_metric(pair).identity() == compose_metric(PAIRS[pair]).identity()
+
+
+def test_a_pair_without_a_file_has_an_honest_name_and_shares_features():
+    metric = compose_metric("precision@fid-test")
+    assert (metric.name, metric.features) == ("precision-inception-test", "fid-train")
+    assert (metric.reference_split, metric.truncated_reference) == ("test", True)
+    metric = compose_metric("kernel@pixels")
+    assert (metric.name, metric.features, metric.better) == ("kd-pixels", "fd-pixels", "smaller")
+    with pytest.raises(UserError, match="kernel@pixels has the same name, kd-pixels, and other"):
+        metric_name("kd-classifier@pixels")
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("recal@pixels", r"no measure 'recal' \(is recall meant\?\); there are: frechet, "),
+        ("recall@pixel", r"no extractor 'pixel' \(is pixels meant\?\); there are: inception, "),
+        ("recall@nowhere:Net", "nowhere:Net: no module nowhere"),
+        ("inception-score@pixels", r"inception-score needs extractor\.kind inception"),
+        ("memorization@fid-test", "memorization: set reference_split to train"),
+        ("kid@classifier", r"kd-classifier\.yaml has this name and other settings; write a config"),
+    ],
+)
+def test_a_wrong_pair_is_one_line(pair, said):
+    with pytest.raises(UserError, match=f"^metric={pair}: .*{said}"):
+        metric_name(pair)
+
+
+def test_grids_take_pairs_also_with_placeholders():
+    common = Part(model="m", sampler="s", budget=1, samples=9, show="value")
+    for word, name in (("recall@pixels", "recall-pixels"), ("{m}@fid", "kid")):
+        shown = merged((common, Part(metric=word)), {"m": "kernel"}, "here")
+        assert shown.metric == name
+    with pytest.raises(ValueError, match="recall@pixel: no extractor"):
+        Part(metric="recall@pixel")
