@@ -24,9 +24,9 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.gpu import Row, measurements
+from psld.evaluation.results import CellResults
 from psld.grid.cache import load_grid
 from psld.grid.rows import cells_behind, entries_in
-from psld.metrics.results import CellResults
 from psld.utils.device import device_name, use_device
 from psld.utils.files import write_json
 from tests.workflow.project import Project

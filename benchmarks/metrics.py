@@ -9,8 +9,8 @@ import time
 import torch
 
 from psld.config.settings import parse
-from psld.metrics.evaluation import measure
 from psld.metrics.features import Features, Reference
+from psld.metrics.measure import measure
 from psld.metrics.settings import MetricSettings
 
 MEASURES = {

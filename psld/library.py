@@ -17,7 +17,7 @@ from psld.diffusion.denoiser import SeesImages, StraightDenoiser
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Batching
-from psld.metrics.images import distance, evaluate, load_extractor, load_images
+from psld.evaluation.images import distance, evaluate, load_extractor, load_images
 from psld.networks.forward import forward_pass
 from psld.sampling.foreign import ForeignNetwork
 from psld.sampling.named import (

@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from psld.config.settings import DIGEST, parse, write_record
+from psld.evaluation.results import CellResult, CellResults
+from psld.evaluation.settings import Measurement
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.metrics.estimate import Estimate
-from psld.metrics.results import CellResult, CellResults
-from psld.metrics.settings import Measurement
 from psld.training.manifest import Imported, ModelManifest, write_manifest
 from psld.utils.files import digest_of, write_text
 from psld.utils.tensors import load_tensors

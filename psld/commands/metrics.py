@@ -4,17 +4,17 @@ import math
 from typing import Any
 
 from psld.commands.main import entry_point
-from psld.metrics import evaluation
-from psld.metrics.estimate import EXTRAPOLATED_FROM, Interval, combined
-from psld.metrics.extractor_folder import make_extractor
-from psld.metrics.reference_folder import make_reference
-from psld.metrics.results import CellResult, CellResults
-from psld.metrics.settings import (
+from psld.evaluation import evaluation
+from psld.evaluation.extractor_folder import make_extractor
+from psld.evaluation.reference_folder import make_reference
+from psld.evaluation.results import CellResult, CellResults
+from psld.evaluation.settings import (
     EvaluateImagesSettings,
     EvaluateSettings,
     ReferenceSettings,
     TrainExtractorSettings,
 )
+from psld.metrics.estimate import EXTRAPOLATED_FROM, Interval, combined
 from psld.utils.device import use_device
 
 
@@ -81,7 +81,7 @@ def evaluate(settings: EvaluateImagesSettings) -> None:
     psld evaluate images=mine/pictures reference=downloads/statistics.npz     # mu and sigma
     """
     # Pictures need Pillow, and cells do not.
-    from psld.metrics import images
+    from psld.evaluation import images
 
     content: dict[str, Any] = settings.model_dump() | {"device": use_device(settings.device)}
     metrics = content.pop("metric")

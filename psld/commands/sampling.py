@@ -1,7 +1,7 @@
 """Commands of a trained model: its samples, and its likelihood."""
 
 from psld.commands.main import entry_point
-from psld.metrics.settings import LikelihoodCommandSettings
+from psld.evaluation.settings import LikelihoodCommandSettings
 from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings
 from psld.training.hub import fetched
@@ -36,7 +36,7 @@ def likelihood(settings: LikelihoodCommandSettings) -> None:
     prior. Momentum is drawn K times (`draws`), and the number is then an upper bound on the bits.
     The network computes in fp32.
     """
-    from psld.metrics.likelihood import measure_likelihood  # Jobs that sample do without it.
+    from psld.evaluation.likelihood import measure_likelihood  # Jobs that sample do without it.
 
     local = settings.model_copy(update={"model": str(fetched(settings.model))})
     result = measure_likelihood(local)

@@ -8,10 +8,11 @@ from typing import Any
 from psld.config.settings import parse, quoted
 from psld.data.settings import DatasetSettings
 from psld.diffusion.samplers import SamplerSettings
+from psld.evaluation.settings import EvaluateSettings, Measurement
 from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler, Start, dataset_digest
 from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Shown
-from psld.metrics.settings import EvaluateSettings, Measurement, MetricSettings
+from psld.metrics.settings import MetricSettings
 from psld.sampling.named import as_words
 from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed
 from psld.training.settings import start_file

@@ -8,6 +8,15 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple, cast, get_args
 
+from psld.evaluation.results import (
+    NUMBER_KINDS,
+    CellResults,
+    ModelResult,
+    Show,
+    place_in_band,
+    samples_to_decide,
+)
+from psld.evaluation.settings import Measurement
 from psld.grid.cells import Cell
 from psld.grid.tables import Band, Row, Shown
 from psld.metrics.estimate import (
@@ -21,15 +30,6 @@ from psld.metrics.estimate import (
     spread,
     unpaired_difference,
 )
-from psld.metrics.results import (
-    NUMBER_KINDS,
-    CellResults,
-    ModelResult,
-    Show,
-    place_in_band,
-    samples_to_decide,
-)
-from psld.metrics.settings import Measurement
 
 LEAST_TRAININGS = 3
 """The fewest trainings for a verdict that is not of these weights alone."""

@@ -11,8 +11,8 @@ from psld.config.settings import S, Settings
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
+from psld.evaluation.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.grid.schema import Origin
-from psld.metrics.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.sampling.settings import SamplingRun
 from psld.training.manifest import GuideManifest, ModelManifest, TrainedManifest, read_manifest
 from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings

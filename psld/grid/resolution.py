@@ -9,13 +9,14 @@ from typing import Any
 from psld.config.compose import compose_content, without_environment
 from psld.config.settings import parse, quoted, updated
 from psld.data.settings import PrepareSettings
+from psld.evaluation.results import NUMBER_KINDS
+from psld.evaluation.settings import ReferenceSettings, TrainExtractorSettings
 from psld.grid.cells import Grid, start_name
 from psld.grid.figures import PLOTS
 from psld.grid.records import Dataset, Features, Guide, Model, Sampler, Start
 from psld.grid.rows import entries_in
 from psld.grid.schema import GridFile, check_name
-from psld.metrics.results import NUMBER_KINDS
-from psld.metrics.settings import MetricSettings, ReferenceSettings, TrainExtractorSettings
+from psld.metrics.settings import MetricSettings
 from psld.sampling.named import named_in
 from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings

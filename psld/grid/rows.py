@@ -11,12 +11,12 @@ from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
+from psld.evaluation.results import Show
+from psld.evaluation.settings import Measurement
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry, Rank
 from psld.grid.tables import RECORDED, Column, Row, Shown, Table
 from psld.metrics.estimate import CONFIDENCE, Difference, holm
-from psld.metrics.results import Show
-from psld.metrics.settings import Measurement
 from psld.sampling.settings import sampler_content
 
 

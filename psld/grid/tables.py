@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 from pydantic import AfterValidator, Field, model_validator
 
 from psld.config.settings import Settings
-from psld.metrics.results import NUMBER_KINDS, Show
+from psld.evaluation.results import NUMBER_KINDS, Show
 from psld.utils.errors import UserError
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")

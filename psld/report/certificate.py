@@ -24,16 +24,16 @@ from torch import Tensor
 from psld.config.locations import config_file, config_names
 from psld.config.parts import importing_nothing
 from psld.config.settings import write_record
+from psld.evaluation.evaluation import Loaded, recompute
+from psld.evaluation.kept import Gathered, load_kept
+from psld.evaluation.reference_folder import FEATURES, ReferenceManifest, load_reference
+from psld.evaluation.results import NUMBER_KINDS, CellResults
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
 from psld.grid.records import Guide, Model
 from psld.grid.rows import as_csv, parts_of, read_table
-from psld.metrics.evaluation import Loaded, recompute
 from psld.metrics.features import Reference
-from psld.metrics.kept import Gathered, load_kept
-from psld.metrics.reference_folder import FEATURES, ReferenceManifest, load_reference
-from psld.metrics.results import NUMBER_KINDS, CellResults
 from psld.sampling.settings import ShardRecord
 from psld.utils.errors import PSLDError, UserError, reraise_fault
 from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json, write_text

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from psld.data.images import tiled
 from psld.data.store import ImageStore
+from psld.evaluation.results import CellResults
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
-from psld.metrics.results import CellResults
 from psld.report.plots import HOLE_COLOR, PAGE_WIDTH, draw_plot
 from psld.sampling.settings import records_of
 from psld.sampling.shards import Shard, read_shard, shard_path

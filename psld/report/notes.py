@@ -6,10 +6,10 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import cast
 
+from psld.evaluation.results import CellResult
 from psld.grid.entries import Entry, Status
 from psld.grid.tables import Table
 from psld.metrics.estimate import CONFIDENCE
-from psld.metrics.results import CellResult
 from psld.sampling.settings import gaussians
 from psld.utils.code import MAKE_IMAGES, package_code
 
@@ -71,7 +71,10 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
 
 def made_by_other_code(results: Iterable[CellResult]) -> Iterable[str]:
     """Say how many models and cells were made by other code than that of psld here."""
-    trains, measures = package_code(*MAKE_IMAGES), package_code(*MAKE_IMAGES, "metrics")
+    trains, measures = (
+        package_code(*MAKE_IMAGES),
+        package_code(*MAKE_IMAGES, "evaluation", "metrics"),
+    )
     results = list(results)
     models = {r.model.weights_sha256: r.model.code for r in results if r.model}
     cells = {r.kept_sha256: r.code for r in results}

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import yaml
 from PIL import Image
 
+from psld.evaluation.results import CellResults, ModelResult
 from psld.grid.cells import Grid
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.rows import read_claims, read_table
-from psld.metrics.results import CellResults, ModelResult
 from psld.report.notes import scales
 from psld.report.table import (
     TEMPLATES,

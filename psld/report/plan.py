@@ -11,12 +11,12 @@ import torch
 from tabulate import tabulate
 
 from psld.config.settings import Settings, value_in
+from psld.evaluation.results import CellResults
 from psld.grid.cache import code_digest
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
-from psld.metrics.results import CellResults
 from psld.report.notes import made_by_other_code
 from psld.sampling.settings import shards_needed
 from psld.training.model import build, forward_flops, seconds_per_image

@@ -18,10 +18,10 @@ import wandb_workspaces.reports.v2 as reports
 from wandb_workspaces.reports.v2.interface import Layout, OrderBy, PanelGrid, Report, Runset
 
 from psld.data.images import tiled
+from psld.evaluation.results import CellResults, ModelResult
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import all_figures
 from psld.grid.rows import csv_line, paper_values, read_table
-from psld.metrics.results import CellResults, ModelResult
 from psld.report.table import table_text
 from psld.sampling.shards import Shard, shard_path
 from psld.training.manifest import HISTORY, WANDB, TrainingHistory, is_exported

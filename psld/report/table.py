@@ -14,12 +14,12 @@ from typing import cast
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from tabulate import tabulate
 
+from psld.evaluation.results import NUMBER_KINDS
 from psld.grid.cells import Grid
 from psld.grid.entries import LEAST_TRAININGS, STATUSES, Entry, Status
 from psld.grid.rows import ANSWERS, Comparison, as_csv, ranked, read_claims, read_table
 from psld.grid.tables import Table
 from psld.metrics.estimate import CONFIDENCE
-from psld.metrics.results import NUMBER_KINDS
 from psld.report.notes import MARKS, MISSING, notes, scales
 from psld.utils.errors import one_line
 from psld.utils.files import write_text

@@ -2,7 +2,7 @@
 
 import pytest
 
-from psld.metrics.settings import EvaluateSettings
+from psld.evaluation.settings import EvaluateSettings
 from psld.sampling.settings import SampleSettings
 from psld.utils.errors import UserError
 from tests.grid.mine import load, with_models, workflow_of

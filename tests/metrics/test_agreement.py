@@ -8,9 +8,9 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from psld.config.settings import parse
-from psld.metrics.evaluation import measure
 from psld.metrics.extraction import batches_of, gather
 from psld.metrics.features import Reference
+from psld.metrics.measure import measure
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import RunError
 from tests.metrics.random_networks import AsDataset, images

@@ -5,13 +5,13 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from psld.evaluation.extractor_folder import accuracy
 from psld.metrics import classifier
 from psld.metrics.classifier import (
     ImageShape,
     shifted,
 )
 from psld.metrics.extraction import FeatureExtractor, batches_of, gather
-from psld.metrics.extractor_folder import accuracy
 from psld.metrics.settings import ClassifierSettings
 from psld.utils.errors import RunError, UserError
 

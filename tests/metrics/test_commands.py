@@ -10,17 +10,17 @@ import torch
 from psld.config.compose import compose_content
 from psld.config.settings import parse, write_record
 from psld.data.store import Described, ImageStore, truncated, write_store
-from psld.metrics.distances import frechet_distance
-from psld.metrics.evaluation import scale
-from psld.metrics.extraction import batches_of, gather
-from psld.metrics.extractor_folder import read_extractor_manifest
-from psld.metrics.reference_folder import (
+from psld.evaluation.extractor_folder import read_extractor_manifest
+from psld.evaluation.reference_folder import (
     extractor_for,
     features_of_splits,
     load_reference,
     noise_images,
 )
-from psld.metrics.settings import ReferenceSettings
+from psld.evaluation.settings import ReferenceSettings
+from psld.metrics.distances import frechet_distance
+from psld.metrics.extraction import batches_of, gather
+from psld.metrics.measure import scale
 from tests.commands import call, refused, succeeded
 from tests.results import weights_digest
 

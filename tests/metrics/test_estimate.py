@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import t
 
+from psld.evaluation.results import place_in_band, samples_to_decide
 from psld.metrics.distances import frechet_distance, frechet_estimate
 from psld.metrics.estimate import (
     Difference,
@@ -22,7 +23,6 @@ from psld.metrics.estimate import (
     unpaired_difference,
 )
 from psld.metrics.features import FeatureStatistics
-from psld.metrics.results import place_in_band, samples_to_decide
 from psld.utils.errors import UserError
 from tests.metrics.test_frechet import gather, gaussian
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from psld.config.settings import parse
-from psld.metrics import evaluation
+from psld.evaluation import evaluation
+from psld.evaluation.kept import load_kept
+from psld.evaluation.reference_folder import load_reference
+from psld.evaluation.results import CellResult, CellResults
 from psld.metrics.distances import frechet_distance
-from psld.metrics.evaluation import measure, scale
 from psld.metrics.extraction import FeatureExtractor
-from psld.metrics.kept import load_kept
-from psld.metrics.reference_folder import load_reference
-from psld.metrics.results import CellResult, CellResults
+from psld.metrics.measure import measure, scale
 from psld.metrics.settings import MetricSettings
 from psld.sampling.shards import Shard
 from psld.utils.errors import UserError

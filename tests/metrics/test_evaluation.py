@@ -8,15 +8,17 @@ import pytest
 import torch
 
 from psld.config.settings import parse
+from psld.evaluation.evaluation import Source, evaluate
+from psld.evaluation.kept import Cost, Gathered, load_kept, save_kept
+from psld.evaluation.reference_folder import Basis
+from psld.evaluation.results import CellResult
+from psld.evaluation.settings import Measurement
 from psld.metrics.blocks import assign_blocks, distinct_numbers, share_estimate
 from psld.metrics.distances import inception_score
-from psld.metrics.evaluation import Source, evaluate, measure
 from psld.metrics.extraction import batches_of
 from psld.metrics.features import Features, FeatureStatistics, Reference, digest_of_weights
-from psld.metrics.kept import Cost, Gathered, load_kept, save_kept
-from psld.metrics.reference_folder import Basis
-from psld.metrics.results import CellResult
-from psld.metrics.settings import Measurement, MetricSettings
+from psld.metrics.measure import measure
+from psld.metrics.settings import MetricSettings
 from psld.sampling.shards import Shard, ShardOrigin
 from psld.utils.errors import UserError
 from tests.data.formats import random_images

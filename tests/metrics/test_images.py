@@ -16,11 +16,11 @@ from PIL import Image
 
 import psld
 from psld.data.store import ImageStore
+from psld.evaluation.kept import load_kept
+from psld.evaluation.reference_folder import load_reference
+from psld.evaluation.results import CellResults
 from psld.metrics.distances import frechet_estimate
 from psld.metrics.extraction import gather
-from psld.metrics.kept import load_kept
-from psld.metrics.reference_folder import load_reference
-from psld.metrics.results import CellResults
 from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from psld.utils.errors import UserError
 from psld.utils.tensors import save_tensors

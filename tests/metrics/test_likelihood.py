@@ -13,9 +13,9 @@ from scipy import stats
 from psld.config.settings import load_record
 from psld.data.store import ImageStore, write_store
 from psld.diffusion.likelihood import bits_per_dimension, dequantize
-from psld.metrics import likelihood
-from psld.metrics.likelihood import LikelihoodResult, measure_part
-from psld.metrics.settings import LikelihoodCommandSettings
+from psld.evaluation import likelihood
+from psld.evaluation.likelihood import LikelihoodResult, measure_part
+from psld.evaluation.settings import LikelihoodCommandSettings
 from psld.training.model import Model, load_model
 from psld.utils.randomness import Stream, stream_seed
 from tests.commands import TINY, call, refused, succeeded

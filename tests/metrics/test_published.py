@@ -12,6 +12,7 @@ import torch_fidelity
 from torch.nn import functional
 
 from psld.config.settings import parse
+from psld.evaluation.reference_folder import extractor_for
 from psld.metrics import published
 from psld.metrics.distances import frechet_distance, inception_score
 from psld.metrics.extraction import FeatureExtractor, batches_of, gather, load_extractor
@@ -19,7 +20,6 @@ from psld.metrics.published import (
     positions,
     vision_transformer,
 )
-from psld.metrics.reference_folder import extractor_for
 from psld.metrics.settings import DINOv2Settings, InceptionSettings, MetricSettings
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file

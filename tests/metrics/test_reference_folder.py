@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from psld.config.settings import parse, write_record
-from psld.metrics.evaluation import measure, scale
-from psld.metrics.features import Features, Reference
-from psld.metrics.reference_folder import (
+from psld.evaluation.reference_folder import (
     ReferenceManifest,
     check_reference,
     load_reference,
@@ -17,6 +15,8 @@ from psld.metrics.reference_folder import (
     real_batches,
     save_features,
 )
+from psld.metrics.features import Features, Reference
+from psld.metrics.measure import measure, scale
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
 from tests.metrics.test_frechet import random_features

@@ -3,7 +3,8 @@
 import pytest
 
 from psld.config.settings import parse
-from psld.metrics.settings import Measurement, MetricSettings
+from psld.evaluation.settings import Measurement
+from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from psld.config.settings import write_record
+from psld.evaluation.evaluation import recompute
+from psld.evaluation.kept import Cost, Gathered, save_kept
+from psld.evaluation.reference_folder import ReferenceManifest, save_features
+from psld.evaluation.results import CellResults
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
-from psld.metrics.evaluation import recompute
 from psld.metrics.features import Features
-from psld.metrics.kept import Cost, Gathered, save_kept
-from psld.metrics.reference_folder import ReferenceManifest, save_features
-from psld.metrics.results import CellResults
 from psld.report.certificate import INDEX
 from psld.sampling.settings import SampledShard, ShardRecord
 from tests.commands import call, succeeded

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from psld.config.settings import write_record
-from psld.metrics.results import NUMBER_KINDS, CellResults
+from psld.evaluation.results import NUMBER_KINDS, CellResults
 from psld.report import certificate as certificates
 from psld.report.certificate import INDEX, differences
 from psld.utils.tensors import load_tensors, save_tensors

@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from psld.diffusion.samplers import TimeGridSampler
+from psld.evaluation.kept import Gathered, load_kept, save_kept
 from psld.grid.cache import load_grid
 from psld.metrics.features import Features
-from psld.metrics.kept import Gathered, load_kept, save_kept
 from psld.report.certificate import equal_features, rows_of
 from psld.training.manifest import note_checkpoint
 from psld.utils.errors import UserError

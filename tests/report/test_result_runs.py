@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from psld.evaluation.results import CellResults
 from psld.grid.cells import Grid
-from psld.metrics.results import CellResults
 from psld.report.sync import SIDE, ResultRun, result_runs
 from psld.sampling.shards import Shard, shard_path
 from tests.commands import call, succeeded

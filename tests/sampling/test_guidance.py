@@ -11,8 +11,8 @@ import psld
 from benchmarks.settings import compose_model
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.metrics.extractor_folder import load_trained
-from psld.metrics.results import CellResults
+from psld.evaluation.extractor_folder import load_trained
+from psld.evaluation.results import CellResults
 from psld.sampling.named import compose_named
 from psld.sampling.settings import check_fit
 from psld.sampling.shards import Shard

@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from psld.metrics.extractor_folder import read_extractor_manifest
+from psld.evaluation.extractor_folder import read_extractor_manifest
+from psld.evaluation.reference_folder import folder_basis
 from psld.metrics.named import compose_metric
-from psld.metrics.reference_folder import folder_basis
 from psld.sampling.shards import Shard, shard_path
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import load_model

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from psld.config.locations import CONFIGS
+from psld.evaluation.results import CellResult
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.entries import Entry
 from psld.grid.figures import all_figures
 from psld.grid.rows import distances
-from psld.metrics.results import CellResult
 from tests.browser import in_a_browser, shown
 from tests.commands import call, succeeded
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from psld.config.settings import write_record
+from psld.evaluation.results import NUMBER_KINDS, CellResult, CellResults, NumberKind
 from psld.grid.rows import read_table
-from psld.metrics.results import NUMBER_KINDS, CellResult, CellResults, NumberKind
 from psld.report.notes import scales
 from psld.report.table import table_text
 from tests.commands import call, refused, succeeded

@@ -12,10 +12,11 @@ from pydantic import Field
 
 from psld.config.settings import MadeRecord, read_record, write_record
 from psld.data.store import ImageStore
+from psld.evaluation.settings import TrainExtractorSettings
 from psld.metrics.classifier import ImageShape, deterministic
 from psld.metrics.extraction import FeatureExtractor, batches_of, naming
 from psld.metrics.features import Device
-from psld.metrics.settings import Extractor, TrainExtractorSettings
+from psld.metrics.settings import Extractor
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.tensors import read_tensors, save_tensors
@@ -60,7 +61,7 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
         **accuracies,
         seconds=round(seconds, 3),
         device=device_name(device),
-        **provenance("metrics"),
+        **provenance("evaluation", "metrics"),
     )
     write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
     return manifest

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from psld.config.settings import MadeRecord, read_record, write_record
 from psld.data.store import ImageStore, to_uint8, truncated
+from psld.evaluation.extractor_folder import load_trained, read_extractor_manifest
+from psld.evaluation.settings import ReferenceSettings
 from psld.metrics.extraction import FeatureExtractor, batches_of, gather, load_extractor
-from psld.metrics.extractor_folder import load_trained, read_extractor_manifest
 from psld.metrics.features import Device, Features, Reference
-from psld.metrics.settings import Extractor, MetricSettings, ReferenceSettings
+from psld.metrics.settings import Extractor, MetricSettings
 from psld.training.manifest import ModelManifest
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
@@ -85,7 +86,7 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
         extractor_digest=extractor.digest,
         extractor_test_accuracy=read_extractor_manifest(folder).test_accuracy if folder else None,
         device=device_name(extractor.device),
-        **provenance("metrics"),
+        **provenance("evaluation", "metrics"),
     )
     write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
     return manifest

@@ -11,14 +11,10 @@ from torch import Tensor
 from psld.config.kinds import SHIPPED
 from psld.config.settings import parse
 from psld.data.images import check_images, located, read_images, read_npz, shards_in, size_text
-from psld.metrics import evaluation, extraction
-from psld.metrics.blocks import distinct_numbers
-from psld.metrics.distances import frechet_distance
-from psld.metrics.evaluation import Source
-from psld.metrics.extraction import FeatureExtractor, batches_of, gather
-from psld.metrics.extractor_folder import load_trained, read_extractor_manifest
-from psld.metrics.features import FeatureStatistics, Reference
-from psld.metrics.reference_folder import (
+from psld.evaluation import evaluation
+from psld.evaluation.evaluation import Source
+from psld.evaluation.extractor_folder import load_trained, read_extractor_manifest
+from psld.evaluation.reference_folder import (
     FEATURES,
     Basis,
     extractor_for,
@@ -26,8 +22,14 @@ from psld.metrics.reference_folder import (
     prepared_shape,
     real_batches,
 )
-from psld.metrics.results import CellResult, CellResults
-from psld.metrics.settings import Extractor, Measurement, MetricSettings
+from psld.evaluation.results import CellResult, CellResults
+from psld.evaluation.settings import Measurement
+from psld.metrics import extraction
+from psld.metrics.blocks import distinct_numbers
+from psld.metrics.distances import frechet_distance
+from psld.metrics.extraction import FeatureExtractor, batches_of, gather
+from psld.metrics.features import FeatureStatistics, Reference
+from psld.metrics.settings import Extractor, MetricSettings
 from psld.sampling.shards import Shard
 from psld.utils.device import all_bits, choose_device
 from psld.utils.errors import UserError, as_psld_errors

@@ -12,9 +12,9 @@ from psld.data.store import ImageStore
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.likelihood import Likelihood, bits_per_dimension, dequantize, log_likelihood
 from psld.diffusion.time_grid import level_range
+from psld.evaluation.results import Weights
+from psld.evaluation.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.metrics.estimate import spread
-from psld.metrics.results import Weights
-from psld.metrics.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.training.manifest import ModelManifest, read_manifest
 from psld.training.model import Model, load_model
 from psld.utils.device import device_name, provenance, use_device
@@ -100,7 +100,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
         device=device_name(device),
         dataset_digest=store.digest,
         model=Weights(**manifest.identity()),
-        **provenance("metrics"),
+        **provenance("evaluation", "metrics"),
     )
     write_record(settings.output, result)
     return result

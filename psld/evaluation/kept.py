@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from psld.config.parts import UnknownPart
+from psld.evaluation.settings import Measurement
 from psld.metrics.features import Features, FeatureStatistics
-from psld.metrics.settings import Measurement
 from psld.utils.errors import UserError
 from psld.utils.tensors import read_tensors, save_tensors
 
