@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from psld.config.parts import naming
 from psld.config.settings import MadeRecord, read_record, write_record
 from psld.data.store import ImageStore
 from psld.evaluation.settings import TrainExtractorSettings
 from psld.metrics.classifier import ImageShape, deterministic
-from psld.metrics.extraction import FeatureExtractor, batches_of, naming
+from psld.metrics.extraction import KEY, FeatureExtractor, batches_of
 from psld.metrics.features import Device
 from psld.metrics.settings import Extractor
 from psld.utils.device import device_name, provenance, use_device
@@ -43,7 +44,7 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
     # All images are moved to the device at once.
     images, labels = (torch.from_numpy(np.array(each)).to(device) for each in data["train"])
     started = time.monotonic()
-    with torch.random.fork_rng(devices=[]), deterministic(), naming(part, "train"):
+    with torch.random.fork_rng(devices=[]), deterministic(), naming(KEY, part, "train"):
         torch.manual_seed(0)
         extractor = FeatureExtractor(part, part.train(images, labels, device), device)
     seconds = time.monotonic() - started
@@ -105,7 +106,7 @@ def load_trained(folder: str | Path, device: Device = "cpu") -> FeatureExtractor
     manifest = read_extractor_manifest(folder)
     part = manifest.extractor
     stored = read_tensors(Path(folder) / WEIGHTS, "weights", REMEDY, manifest.digest)
-    with naming(part, "build_trained"):
+    with naming(KEY, part, "build_trained"):
         network = part.build_trained(manifest.shape, torch.device(device))
         network.load_state_dict(stored.tensors())
         return FeatureExtractor(part, network, device)

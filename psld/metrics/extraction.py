@@ -2,37 +2,23 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.config.parts import Part
+from psld.config.parts import naming
+from psld.data.images import size_text
 from psld.diffusion.score import Batching
 from psld.metrics.features import Device, Features, digest_of_weights
 from psld.metrics.settings import Extractor
 from psld.utils.device import all_bits
-from psld.utils.errors import PSLDError, UserError, is_out_of_memory, text_of
+from psld.utils.errors import UserError
 from psld.utils.progress import Progress
 
-
-@contextmanager
-def naming(part: Part, call: str) -> Iterator[None]:
-    """Turn an exception in a part of one's own into a UserError with its key and kind."""
-    try:
-        yield
-    except Exception as error:
-        if not part.code or is_out_of_memory(error):
-            raise
-        what = text_of(error) if isinstance(error, PSLDError) else f"{call}: {reason_of(error)}"
-        where = f"metric.{part.noun}: {getattr(part, part.KEY)}: "
-        raise UserError(where + what.removeprefix(where)) from None
-
-
-def reason_of(error: Exception) -> str:
-    return f"{type(error).__name__}: {text_of(error)}"
+KEY = "metric.extractor"
 
 
 class FeatureExtractor:
@@ -43,20 +29,18 @@ class FeatureExtractor:
         self.part, self.device = part, torch.device(device)
         settings = json.dumps(part.identity(), sort_keys=True)
         self.architecture: str = getattr(network, "architecture", settings)
-        with naming(part, "digest"):
-            if isinstance(network, nn.Module):
-                network = network.to(self.device).eval().requires_grad_(False)
-                own = getattr(network, "digest", None)
-            elif callable(network):
-                own = getattr(network, "digest", part.digest)
-            else:
-                made = type(network).__name__
-                raise UserError(f"build returns {made}, no torch.nn.Module and no function")
-            self.network = network
+        if isinstance(network, nn.Module):
+            network = network.to(self.device).eval().requires_grad_(False)
+            own = getattr(network, "digest", None)
+        elif callable(network):
+            own = getattr(network, "digest", part.digest)
+        else:
+            made = f"{type(network).__name__}, no torch.nn.Module and no function"
+            raise UserError(f"{KEY}: {part.kind}: build returns {made}")
+        self.network = network
+        with naming(KEY, part, "digest"):
             weights = network.state_dict() if own is None else {}
-            self.digest = own() if own else digest_of_weights(self.architecture, weights)
-            if not isinstance(self.digest, str):
-                raise UserError(f"digest is {self.digest!r}, no text")
+            self.digest = str(own()) if own else digest_of_weights(self.architecture, weights)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -65,19 +49,19 @@ class FeatureExtractor:
         The logits are None if the network is not a classifier. Raises UserError if it gives
         something else.
         """
-        with naming(self.part, f"for images of {'×'.join(map(str, images.shape))}"):
+        with naming(KEY, self.part, f"for images of {size_text(images.shape)}"):
             found = self.network(images.to(self.device))
-            pair = found if isinstance(found, tuple) else (found, None)
-            for each in pair:
-                if each is not None and not (each.ndim == 2 and len(each) == len(images)):
-                    raise UserError(f"gives {tuple(each.shape)}, not features N×d, or a pair")
-            features, logits = (each if each is None else each.float() for each in pair)
-            return features, logits
+            features, logits = found if isinstance(found, tuple) else (found, None)
+            for each in (features,) if logits is None else (features, logits):
+                if each.ndim != 2 or len(each) != len(images):
+                    gives = f"gives {size_text(each.shape)}, not N×d for N images"
+                    raise UserError(f"{KEY}: {self.part.kind}: {gives}")
+            return features.float(), None if logits is None else logits.float()
 
 
 def load_extractor(part: Extractor, device: Device = "cpu") -> FeatureExtractor:
     """Build an extractor that is not trained here. Raises UserError if its weights are missing."""
-    with naming(part, "build"):
+    with naming(KEY, part, "build"):
         return FeatureExtractor(part, part.build(torch.device(device)), device)
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from psld.config.parts import naming
 from psld.metrics.blocks import BLOCKS, distinct_numbers
 from psld.metrics.estimate import Estimate, Measured
-from psld.metrics.extraction import naming
 from psld.metrics.features import Device, Features, FeatureStatistics, Reference
 from psld.metrics.settings import MetricSettings
 
@@ -32,7 +32,7 @@ def measure_all(
 ) -> Measured:
     """Return all that `measure` finds. Raises as it does."""
     reference = reference._replace(compared=metric.reference_split)
-    with naming(metric.measure, "measure"):
+    with naming("metric.measure", metric.measure, "measure"):
         return metric.measure.measure(samples, reference, samples.blocks(blocks), device)
 
 
@@ -61,7 +61,7 @@ def value(
 ) -> float:
     """Compute a metric without its interval; of measures `of_moments` from statistics, too."""
     reference = reference._replace(compared=metric.reference_split)
-    with naming(metric.measure, "measure"):
+    with naming("metric.measure", metric.measure, "measure"):
         return metric.measure.scale(images, reference, device)
 
 

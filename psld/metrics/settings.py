@@ -81,7 +81,8 @@ class Extractor(_Named):
 
     def digest(self) -> str:
         """Return a text that differs if the features of a function differ. Modules need none."""
-        raise UserError("build returns a function, whose features need a digest(); define it")
+        wrong = "build returns a function, whose features need a digest(); define it"
+        raise UserError(f"metric.extractor: {self.kind}: {wrong}")
 
 
 class InceptionSettings(Extractor):
