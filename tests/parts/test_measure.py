@@ -1,0 +1,247 @@
+"""Measures and extractors as parts: each shipped one, the same in a file outside, one's own."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from psld.config.kinds import SHIPPED
+from psld.config.parts import UnknownPart, importing_nothing
+from psld.config.settings import parse
+from psld.metrics.extraction import FeatureExtractor, load_extractor
+from psld.metrics.features import Features, Reference
+from psld.metrics.measure import measure_all, measure_reference, scale
+from psld.metrics.named import compose_metric
+from psld.metrics.settings import MetricSettings
+from psld.parts import Extractor, Measure
+from psld.utils.errors import UserError
+from tests.commands import call, refused, succeeded
+from tests.parts.conftest import shipped_classes
+
+MODULE = '''
+"""Measures and extractors of mine."""
+import torch
+from torch import nn
+
+from psld.parts import Extractor, Measure
+
+
+class MeanShift(Measure):
+    """The squared distance of the means."""
+
+    word = "md"
+    better = "smaller"
+
+    factor: float = 1.0
+    """Multiplies it."""
+
+    def value(self, samples, reference):
+        return self.factor * (samples.mean(0) - reference.mean(0)).square().sum()
+
+
+class Rows(Extractor):
+    """The mean brightness of the rows."""
+
+    word = "rows"
+
+    def build(self, device):
+        return lambda images: images.float().mean(dim=(1, 3)) / 255
+
+    def digest(self):
+        return "rows"
+
+
+class Trained(Extractor):
+    """A linear map that is trained to tell the classes."""
+
+    word = "trained"
+    trains = True
+    classifies = True
+
+    def build(self, device):
+        return Net().to(device)
+
+    def train(self, images, labels, device):
+        net = self.build(device)
+        optimizer = torch.optim.Adam(net.parameters(), 0.02)
+        for _ in range(20):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(images)[1], labels).backward()
+            optimizer.step()
+        return net
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 6), nn.Linear(6, 10)
+
+    def forward(self, images):
+        features = self.body(images.flatten(1).float() / 255)
+        return features, self.head(features)
+'''
+HEADER = """
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from psld.config.settings import FREE
+from psld.metrics.settings import NEAREST_PAIRS, Extractor, Measure, Measured, NeighborSettings
+from psld.utils.errors import UserError
+"""
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch) -> Path:
+    """The working folder, with one's own parts and the shipped ones, moved."""
+    classes = [*shipped_classes("measure"), *shipped_classes("extractor")]
+    kindless = (re.sub(r"    kind: .*\n", "", inspect.getsource(kind)) for kind in classes)
+    (tmp_path / "movedmetrics.py").write_text("\n\n".join([HEADER, *kindless]))
+    (tmp_path / "mymetrics.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def moved(noun: str, kind: str) -> str:
+    return f"movedmetrics:{SHIPPED[noun][kind].partition(':')[2]}"
+
+
+def checked(noun: type, kind: str):
+    """Read, written and read again it is the same, also without its code; a wrong key is named."""
+    part = noun.model_validate(kind)
+    content = json.loads(json.dumps(part.model_dump(mode="json")))
+    assert noun.model_validate(content) == part
+    with importing_nothing():
+        unknown = noun.model_validate(content)
+    assert isinstance(unknown, UnknownPart) == (":" in kind)
+    assert unknown.identity() == part.identity()
+    with pytest.raises(UserError, match="unknown key nonsense"):
+        parse(noun, {"kind": kind, "nonsense": 1}, "test")
+    return part
+
+
+def normal(n: int, seed: int) -> Features:
+    random = torch.Generator().manual_seed(seed)
+    return Features(*(torch.randn(n, 4, generator=random) for _ in range(2)))
+
+
+SAMPLES, REFERENCE = normal(60, 0), Reference(normal(80, 1), normal(70, 2), normal(90, 3))
+
+
+def found(part: Measure):
+    extractor = (part.extractors or ("pixels",))[0]
+    name = part.name_with(Extractor.model_validate(extractor))
+    content = {"name": name, "extractor": extractor, "measure": part.model_dump()}
+    metric = parse(MetricSettings, content, "metric")
+    assert metric.better == part.better
+    other = measure_reference(metric, SAMPLES, REFERENCE)
+    return measure_all(metric, SAMPLES, REFERENCE), scale(metric, REFERENCE), other
+
+
+@pytest.mark.parametrize("kind", SHIPPED["measure"])
+def test_a_shipped_measure_and_its_class_in_a_file_outside(outside, kind):
+    shipped, own = (checked(Measure, each) for each in (kind, moved("measure", kind)))
+    results, floor, other = found(shipped)
+    assert found(own) == (results, floor, other)
+    assert set(floor) == {"floor", "noise"}
+    assert len(results.estimate.without_block) == 20
+    assert (results.nearest is not None) == shipped.finds_nearest
+
+
+def test_a_measure_of_ones_own_has_a_jackknife(outside):
+    part = checked(Measure, "mymetrics:MeanShift")
+    (estimate, _, _), _, other = found(part)
+    block = SAMPLES.blocks(20).block
+    for j, without in enumerate(estimate.without_block):
+        rest = part.value(SAMPLES.values[block != j], REFERENCE.train.values)
+        assert without == pytest.approx(float(rest))
+    assert other is None
+
+
+IMAGES = torch.randint(256, (30, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+LABELS = torch.arange(30) % 10
+QUICK = {"classifier": {"steps": 2}}
+
+
+@pytest.mark.parametrize("kind", ["classifier", "pixels", "mymetrics:Rows", "mymetrics:Trained"])
+def test_an_extractor_gives_features_of_any_batch_and_a_digest(outside, kind):
+    kinds = [kind] if ":" in kind else [kind, moved("extractor", kind)]
+    values = []
+    for each in kinds:
+        part = checked(Extractor, each)
+        part = Extractor.model_validate({"kind": each, **QUICK.get(kind, {})})
+
+        def made(part=part):
+            if not part.trains:
+                return load_extractor(part)
+            torch.manual_seed(0)
+            cpu = torch.device("cpu")
+            return FeatureExtractor(part, part.train(IMAGES, LABELS, cpu), cpu)
+
+        extractor = made()
+        assert made().digest == extractor.digest
+        features, logits = extractor(IMAGES)
+        torch.testing.assert_close(features[3:5], extractor(IMAGES[3:5])[0])
+        assert (logits is not None) == part.classifies
+        assert features.dtype == torch.float32
+        values.append(features)
+    assert all(torch.equal(values[0], each) for each in values)
+
+
+def test_shipped_extractors_are_read_and_written(outside):
+    for kind in SHIPPED["extractor"]:
+        shipped, own = (checked(Extractor, each) for each in (kind, moved("extractor", kind)))
+        assert {*shipped.identity()} | {"code"} == {*own.identity()}
+
+
+def test_from_the_command_line(outside, digits):
+    """An interval, a trained extractor by its folder, and an edit that makes other features."""
+    (outside / "data").mkdir()
+    (outside / "data/digits.h5").symlink_to(digits)
+    words = ("images=data/digits.h5", "dataset=digits", "samples=90")
+    said = succeeded(call(outside, "evaluate", *words, "metric=mymetrics:MeanShift@mymetrics:Rows"))
+    assert re.match(r"md-rows of 90 images: 0\.0\d+ ± 0\.0\d+\n", said.stdout)
+    config = "name: fd-trained\nfeatures: fd-trained\nextractor: {kind: mymetrics:Trained}\n"
+    (outside / "configs/metric").mkdir(parents=True)
+    (outside / "configs/metric/fd-trained.yaml").write_text(config)
+    metric = compose_metric("recall@mymetrics:Trained")
+    assert (metric.name, metric.features) == ("recall-trained", "fd-trained")
+    said = succeeded(call(outside, "train_extractor", "metric=fd-trained")).stdout
+    assert re.search(r"accuracy [3-9]\d\.\d% on train, [3-9]\d\.\d% on test", said)
+    text = MODULE.replace('"A linear', '"A (linear')
+    (outside / "mymetrics.py").write_text(text)
+    said = succeeded(call(outside, "evaluate", *words, "metric=recall@mymetrics:Trained")).stdout
+    assert said.startswith("recall-trained of 90 images: ")
+    (outside / "mymetrics.py").write_text(text.replace("range(20)", "range(3)"))
+    said = refused(call(outside, "reference", "metric=fd-trained"), 2)
+    assert "trained with metric.extractor=" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("return lambda images: images", "return 3 #", "build returns int, no torch.nn.Module"),
+        ("def digest(self)", "def digestt(self)", "build returns a function, whose features need"),
+        ("mean(dim=(1, 3))", "mean(dim=3)", "gives 64×1×8, not N×d for N images"),
+        ("mean(dim=(1, 3))", "mean(dim=7)", "for images of 64×1×8×8: IndexError"),
+        ("return self.factor *", "return None #", "MeanShift: measure: TypeError"),
+        ("self.factor *", "float('nan') *", "MeanShift: measure: ValidationError"),
+        ("class MeanShift(Measure)", "class MeanShift", "does not subclass psld.parts.Measure"),
+        ("return self", "return self.", "mymetrics.py, line 19: no Python"),
+    ],
+)
+def test_a_wrong_part_is_one_line(outside, digits, old, new, said):
+    text = MODULE.replace(old, new)
+    assert text != MODULE
+    (outside / "mymetrics.py").write_text(text)
+    (outside / "data").mkdir()
+    (outside / "data/digits.h5").symlink_to(digits)
+    words = ("images=data/digits.h5", "dataset=digits", "samples=90", "output=x.json")
+    word = "metric=mymetrics:MeanShift@mymetrics:Rows"
+    line = refused(call(outside, "evaluate", *words, word), 2)
+    assert said in line
+    assert "mymetrics" in line
+    assert not (outside / "x.json").exists()
