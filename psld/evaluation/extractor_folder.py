@@ -5,10 +5,12 @@ A folder has `weights.safetensors` and, written last, `manifest.json`.
 
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from psld.config.parts import naming
 from psld.config.settings import MadeRecord, read_record, write_record
@@ -72,8 +74,10 @@ def accuracy(
     extractor: FeatureExtractor, images: np.ndarray, labels: np.ndarray, batch_size: int
 ) -> float:
     """Return the fraction of uint8 `images` that are classified as their label."""
-    answers = [extractor(batch)[1].argmax(dim=1) for batch in batches_of(images, batch_size)]
-    right = torch.cat(answers).cpu() == torch.from_numpy(np.array(labels, dtype=np.int64))
+    logits = [cast(Tensor, extractor(batch)[1]) for batch in batches_of(images, batch_size)]
+    right = torch.cat(logits).argmax(dim=1).cpu() == torch.from_numpy(
+        np.array(labels, dtype=np.int64)
+    )
     return right.double().mean().item()
 
 

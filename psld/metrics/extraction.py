@@ -37,9 +37,9 @@ class FeatureExtractor:
         else:
             made = f"{type(network).__name__}, no torch.nn.Module and no function"
             raise UserError(f"{KEY}: {part.kind}: build returns {made}")
-        self.network = network
+        self.network: Any = network
         with naming(KEY, part, "digest"):
-            weights = network.state_dict() if own is None else {}
+            weights = self.network.state_dict() if own is None else {}
             self.digest = str(own()) if own else digest_of_weights(self.architecture, weights)
 
     @torch.inference_mode()
@@ -50,8 +50,8 @@ class FeatureExtractor:
         something else.
         """
         with naming(KEY, self.part, f"for images of {size_text(images.shape)}"):
-            found = self.network(images.to(self.device))
-            features, logits = found if isinstance(found, tuple) else (found, None)
+            found: Any = self.network(images.to(self.device))
+            features, logits = found if type(found) is tuple else (found, None)
             for each in (features,) if logits is None else (features, logits):
                 if each.ndim != 2 or len(each) != len(images):
                     gives = f"gives {size_text(each.shape)}, not N×d for N images"

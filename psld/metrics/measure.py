@@ -75,4 +75,4 @@ def scale(
     """
     held_out = reference._replace(compared=metric.reference_split).held_out
     pairs = (("floor", held_out), ("noise", reference.noise))
-    return {name: images and value(metric, images, reference, device) for name, images in pairs}
+    return {name: value(metric, x, reference, device) if x else None for name, x in pairs}

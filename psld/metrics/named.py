@@ -39,7 +39,7 @@ def metric_name(word: str) -> str:
     else:
         part = parse(Extractor, {"kind": extractor}, where)
         name = FrechetSettings().name_with(part)
-        base = MetricSettings(name=name, features=name, extractor=part)
+        base = parse(MetricSettings, {"name": name, "extractor": part.model_dump()}, where)
         if config_file("metric", name):
             base = compose_metric(name)
         else:

@@ -382,7 +382,8 @@ class MemorizationSettings(Measure):
         from psld.metrics.distances import memorization
 
         images = samples, reference.train, reference.split("test")
-        found = memorization(*(each.on(device) for each in images), self.quantile, blocks)
+        samples, train, test = (each.on(device) for each in images)
+        found = memorization(samples, train, test, self.quantile, blocks)
         return Measured(found.share, found.void, found.pairs(NEAREST_PAIRS))
 
 
