@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.config.parts import UnknownPart
+from psld.config.parts import UnknownPart, check_known
 from psld.config.settings import MadeRecord, write_record
 from psld.evaluation.kept import Cost, Gathered, save_kept
 from psld.evaluation.reference_folder import (
@@ -29,7 +29,7 @@ from psld.evaluation.settings import EvaluateSettings, Measurement
 from psld.metrics.blocks import share_estimate
 from psld.metrics.extraction import batches_of, extract
 from psld.metrics.features import Device, Features, Reference
-from psld.metrics.measure import measure_all, measure_reference, scale, value
+from psld.metrics.measure import measure, measure_reference, scale, value
 from psld.sampling.sample import origin_of
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, read_shards
@@ -161,7 +161,7 @@ def _numbers(
     """Return the fields of a result that are computed from features."""
     metric = measurement.metric
     samples = gathered.samples[measurement.group]
-    measured = measure_all(metric, samples, reference, device)
+    measured = measure(metric, samples, reference, device)
     numbers = {"class_accuracy": None, **scale(metric, reference, device), **measured._asdict()}
     if samples.numbers is not None:  # images of others
         if measured.void:
@@ -184,6 +184,7 @@ def evaluate_cell(settings: EvaluateSettings) -> CellResults:
 
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
+    check_known(*(measurement.metric for measurement in settings.measurements))
     model = read_manifest(settings.model, ModelManifest)
     source = _source(settings, model, _start_facts(settings, model))
     device, bases = use_device(settings.device), {}

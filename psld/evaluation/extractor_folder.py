@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from psld.config.parts import naming
+from psld.config.parts import check_known, naming
 from psld.config.settings import MadeRecord, read_record, write_record
 from psld.data.store import ImageStore
 from psld.evaluation.settings import TrainExtractorSettings
@@ -33,6 +33,7 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
     """Train the extractor of a dataset and write its folder. Raises UserError without labels."""
     store, name = ImageStore.open_for(settings.data, settings.dataset), settings.dataset.name
     part = settings.metric.extractor
+    check_known(settings.metric)
     if not part.trains:
         wrong = f"the extractor of {settings.metric.name} is not trained here"
         raise UserError(f"metric: {wrong}; use metric=fd-classifier")

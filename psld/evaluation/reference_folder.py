@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psld.config.parts import check_known
 from psld.config.settings import MadeRecord, read_record, write_record
 from psld.data.store import ImageStore, to_uint8, truncated
 from psld.evaluation.extractor_folder import load_trained, read_extractor_manifest
@@ -66,6 +67,7 @@ class ReferenceManifest(MadeRecord):
 def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
     """Extract the features of a dataset's images, and of noise, and write them with a manifest."""
     metric, folder = settings.metric, settings.extractor
+    check_known(settings.metric)
     store = ImageStore.open_for(settings.data, settings.dataset)
     if store.splits[(split := metric.reference_split)] == 0:
         raise UserError(f"{settings.data}: no {split} images; set metric.reference_split")

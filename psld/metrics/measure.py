@@ -15,22 +15,11 @@ def measure(
     reference: Reference,
     device: Device = "cpu",
     blocks: int = BLOCKS,
-) -> Estimate:
+) -> Measured:
     """Compute a metric with its interval from `blocks` blocks of the samples.
 
     Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
     """
-    return measure_all(metric, samples, reference, device, blocks).estimate
-
-
-def measure_all(
-    metric: MetricSettings,
-    samples: Features,
-    reference: Reference,
-    device: Device = "cpu",
-    blocks: int = BLOCKS,
-) -> Measured:
-    """Return all that `measure` finds. Raises as it does."""
     reference = reference._replace(compared=metric.reference_split)
     with naming("metric.measure", metric.measure, "measure"):
         return metric.measure.measure(samples, reference, samples.blocks(blocks), device)
@@ -50,7 +39,7 @@ def measure_reference(
     if images.numbers is None:  # a dataset's, of which only the features were kept
         images = replace(images, numbers=distinct_numbers(images.values.numpy()))
     metric = metric.model_copy(update={"measure": exchanged, "reference_split": "train"})
-    return measure(metric, images, Reference(samples, None, None), device)
+    return measure(metric, images, Reference(samples, None, None), device).estimate
 
 
 def value(

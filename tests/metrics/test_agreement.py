@@ -87,7 +87,7 @@ def test_every_metric_from_one_pass_is_torch_fidelitys(theirs):
         gather(network, batches_of(x, 70), "images", len(x)) for x in (SAMPLES, REFERENCE)
     )
     whole = Reference(reference, None, reference)
-    estimates = {name: measure(setting(name), samples, whole) for name in MEASURES}
+    estimates = {name: measure(setting(name), samples, whole).estimate for name in MEASURES}
     values = {name: estimate.value for name, estimate in estimates.items()}
     assert values == {
         "fid": pytest.approx(theirs["frechet_inception_distance"], rel=1e-5),

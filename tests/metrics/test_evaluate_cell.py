@@ -155,7 +155,7 @@ def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
         metric = parse(MetricSettings, result.metric, name)
         reference, made = load_reference(project / f"features/digits/{metric.features}/reference")
         assert made.features_sha256 == result.reference_sha256
-        again = measure(metric, kept.samples[metric.features, result.samples], reference)
+        again = measure(metric, kept.samples[metric.features, result.samples], reference).estimate
         assert again.value == pytest.approx(result.value, rel=1e-9)
         assert again.without_block == pytest.approx(result.estimate.without_block, rel=1e-9)
         wanted = {"floor": result.floor, "noise": result.noise}

@@ -87,6 +87,10 @@ def measured(
     return list(found.results), extractor
 
 
+def value_of(*given: object, **blocks: int) -> float:
+    return measure(*given, **blocks).estimate.value
+
+
 def values_of(images: np.ndarray) -> Features:
     return Features(*Pixels()(torch.from_numpy(images)))
 
@@ -101,7 +105,7 @@ def test_each_measurement_is_of_its_first_images_and_costs_their_shards():
     assert sum(extractor.sizes) == 45, "no image beyond the last is read"
     reference = Reference(TRAIN, TEST, NOISE)
     for each, result in zip(several, results, strict=True):
-        expected = measure(each.metric, values_of(IMAGES[: each.samples]), reference)
+        expected = measure(each.metric, values_of(IMAGES[: each.samples]), reference).estimate
         assert result.estimate.value == pytest.approx(expected.value, rel=1e-9)
         assert result.samples == each.samples
         assert result.record == each.digest("of r")
@@ -149,14 +153,14 @@ def test_real_images_and_noise_give_each_metric_its_scale(kind):
     [result], _ = measured([Measurement(metric=metric(kind), samples=60)], [IMAGES])
     reference = Reference(TRAIN, TEST, NOISE)
     for found, images in ((result.floor, TEST), (result.noise, NOISE)):
-        assert found == pytest.approx(measure(metric(kind), images, reference, blocks=2).value)
+        assert found == pytest.approx(value_of(metric(kind), images, reference, blocks=2))
     assert (result.nearest is not None) == (kind == "memorization")
     assert result.reference_estimate is None
     if kind != "memorization":
         tested = metric(kind, reference_split="test")
         [result], _ = measured([Measurement(metric=tested, samples=60)], [IMAGES])
-        assert result.floor == pytest.approx(measure(tested, TRAIN, reference, blocks=2).value)
-        assert result.value == pytest.approx(measure(tested, values_of(IMAGES), reference).value)
+        assert result.floor == pytest.approx(value_of(tested, TRAIN, reference, blocks=2))
+        assert result.value == pytest.approx(value_of(tested, values_of(IMAGES), reference))
         assert result.held_out == "training split"
 
 
@@ -183,7 +187,7 @@ def test_memorization_has_no_reverse_and_scores_of_few_samples_have_fewer_splits
     for count in (60, 7):
         few = values_of(IMAGES[:count])
         expected = inception_score(few.logits, splits=min(10, count // 2))
-        assert measure(score, few, Reference(TRAIN, TEST, NOISE)).value == expected.value
+        assert measure(score, few, Reference(TRAIN, TEST, NOISE)).estimate.value == expected.value
 
 
 @pytest.mark.parametrize("kind", ["frechet", "precision", "recall"])
@@ -198,7 +202,7 @@ def test_other_images_of_the_reference_are_the_reverse_comparison(kind):
     assert result.estimate.copies == 30
     reverse = {"precision": "recall", "recall": "precision"}.get(kind, kind)
     samples = replace(values_of(copied), numbers=None)
-    expected = measure(metric(reverse), TRAIN, Reference(samples, None, None))
+    expected = measure(metric(reverse), TRAIN, Reference(samples, None, None)).estimate
     assert result.reference_estimate.value == pytest.approx(expected.value)
     assert result.reference_estimate.block_samples == expected.block_samples
     assert result.reference_estimate.value == pytest.approx(result.value)

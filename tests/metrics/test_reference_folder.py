@@ -120,8 +120,8 @@ def test_features_come_back_and_serve_a_measure(tmp_path):
         assert torch.equal(part.values, expected.values)
     assert torch.equal(reference.noise.logits, NOISE.logits)
     assert manifest.images == {"train": 200, "test": 60, "noise": 50}
-    assert measure(METRIC, TRAIN, reference).value == 1
-    assert measure(METRIC, TEST, reference).value == pytest.approx(0.1)
+    assert measure(METRIC, TRAIN, reference).estimate.value == 1
+    assert measure(METRIC, TEST, reference).estimate.value == pytest.approx(0.1)
     assert scale(METRIC, reference) == {"floor": pytest.approx(0.1), "noise": 0}
 
 
@@ -130,7 +130,7 @@ def test_a_distance_is_to_the_images_of_its_split(split, images):
     content = {"name": "fd-classifier", "extractor": {"kind": "classifier"}}
     metric = parse(MetricSettings, content | {"reference_split": split}, "metric")
     reference = Reference(TRAIN, TEST, NOISE)
-    assert measure(metric, images, reference).value == pytest.approx(0, abs=1e-9)
+    assert measure(metric, images, reference).estimate.value == pytest.approx(0, abs=1e-9)
     floor, noise = scale(metric, reference).values()
     assert 0.01 < floor < noise
 

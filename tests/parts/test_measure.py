@@ -13,9 +13,11 @@ import torch
 from psld.config.kinds import SHIPPED
 from psld.config.parts import UnknownPart, importing_nothing
 from psld.config.settings import parse
+from psld.evaluation.evaluation import evaluate_cell
+from psld.grid.cache import load_grid
 from psld.metrics.extraction import FeatureExtractor, load_extractor
 from psld.metrics.features import Features, Reference
-from psld.metrics.measure import measure_all, measure_reference, scale
+from psld.metrics.measure import measure, measure_reference, scale
 from psld.metrics.named import compose_metric
 from psld.metrics.settings import MetricSettings
 from psld.parts import Extractor, Measure
@@ -140,7 +142,7 @@ def found(part: Measure):
     metric = parse(MetricSettings, content, "metric")
     assert metric.better == part.better
     other = measure_reference(metric, SAMPLES, REFERENCE)
-    return measure_all(metric, SAMPLES, REFERENCE), scale(metric, REFERENCE), other
+    return measure(metric, SAMPLES, REFERENCE), scale(metric, REFERENCE), other
 
 
 @pytest.mark.parametrize("kind", SHIPPED["measure"])
@@ -294,3 +296,7 @@ def test_in_a_grid_its_certificate_and_where_the_file_is_missing(outside, digits
     assert "mine-all: 2 not recomputed, 2 recomputed from features" in said.stdout
     assert "4 numbers in all, 0 differences" in said.stdout
     assert "2 numbers cannot be recomputed: " in said.stderr
+    with importing_nothing():
+        job = load_grid("mine").cells["psld/em-3"].evaluate_job
+    with pytest.raises(UserError, match="mymetrics:Rows: its file is missing or has changed"):
+        evaluate_cell(job.settings)
