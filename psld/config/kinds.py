@@ -5,7 +5,6 @@ SAMPLERS = "psld.diffusion.samplers"
 SOURCES = "psld.data.sources"
 RECIPE = "psld.training.recipe"
 GUIDANCE = "psld.sampling.guidance"
-
 OBJECTIVES = "psld.training.objectives"
 
 SHIPPED: dict[str, dict[str, str]] = {

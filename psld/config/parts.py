@@ -185,11 +185,8 @@ def parts_in(settings: Any) -> list[Part]:
         return own + [part for _, value in settings for part in parts_in(value)]
     if isinstance(settings, list | tuple):
         return [part for each in settings for part in parts_in(each)]
-    return (
-        [part for each in settings.values() for part in parts_in(each)]
-        if isinstance(settings, dict)
-        else []
-    )
+    inner = settings.values() if isinstance(settings, dict) else ()
+    return [part for each in inner for part in parts_in(each)]
 
 
 @cache
@@ -222,7 +219,9 @@ def _own(noun: type[Part], name: str, digest: str | None) -> type[Part]:
 
 def _checked(noun: type[Part], name: str, kind: Any) -> type[Part]:
     if not (isinstance(kind, type) and issubclass(kind, noun)):
-        raise UserError(f"{name}: no {noun.noun}: it does not subclass psld.parts.{noun.__name__}")
+        raise UserError(
+            f"{name}: no {noun.noun}: it does not subclass psld.parts.{noun.noun.capitalize()}"
+        )
     return kind
 
 
