@@ -28,6 +28,7 @@ Program = Callable[[Any], Any]
 
 COMMANDS = {
     "init": "project",
+    "check": "check",
     "prepare": "project",
     "train": "training",
     "train_guide": "training",

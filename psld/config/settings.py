@@ -220,6 +220,8 @@ def groups_in(
     kind: type[Settings], content: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, type[Settings], Mapping[str, Any]]]:
     """Yield the name, the class and the content of settings and of all groups in them."""
+    with suppress(ValueError):  # of no part
+        kind = kind.class_for(content)
     yield prefix, kind, content
     for name, field in kind.model_fields.items():
         if group := group_of(field, content.get(name)):
@@ -246,7 +248,7 @@ def question(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
     if asked := meant(key, [name for name in names if name.endswith(f".{key}")], cutoff=0):
         return asked
     outer, _, name = place.rpartition(".")
-    is_chosen = {"kind", "integrator"} & groups[place].model_fields.keys()
+    is_chosen = place and {"kind", "integrator"} & groups[place].model_fields.keys()
     return f" (with another {f'{name}@' * bool(outer)}{place}=…?)" if is_chosen else ""
 
 

@@ -1,0 +1,169 @@
+"""The command that tries a part of one's own before anything is trained, sampled or measured."""
+
+import ast
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from psld import parts
+from psld.commands.main import entry_point
+from psld.config.parts import Part, naming
+from psld.config.settings import Settings, parse
+from psld.utils.code import find_code
+from psld.utils.errors import UserError
+
+
+class CheckSettings(Settings, extra="allow"):
+    """Settings of `psld check`; the others are those of the part."""
+
+    part: str
+    """The part, MODULE:CLASS."""
+
+
+@entry_point("check", CheckSettings, bare="part", has_config=False)
+def check(settings: CheckSettings) -> None:
+    """Check a part of your own: that it is read, written and built, and does what its noun asks.
+
+        psld check mynets:Mixer
+        psld check mynets:Mixer width=128
+
+    The first thing that is wrong is an error. It takes seconds, and writes nothing.
+    """
+    name = settings.part
+    noun = _noun_of(name)
+    content = {noun.KEY: name, **(settings.model_extra or {})}
+    part = parse(noun, content, f"psld check {name}")
+    code = find_code(name.partition(":")[0])
+    files = code.files if code else {}
+    print(f"{name}: a part for {noun.noun}; its code {str(part.code)[:12]}: {', '.join(files)}")
+    for file, source in files.items():
+        if _imports_torch(ast.parse(source)):
+            late = "every job that reads its settings starts a second later; import it in build"
+            print(f"{file}: imports torch at its top: {late}")
+    again = parse(noun, part.model_dump(mode="json"), f"psld check {name}: read again")
+    if again != part or again.identity() != part.identity():
+        raise UserError(f"{name}: what it writes is read as another part; see its validators")
+    print("what it writes is read as the same part")
+    torch.manual_seed(0)
+    for done in TRIALS.get(noun.noun, lambda _: iter(()))(part):
+        print(done)
+
+
+def _noun_of(name: str) -> type[Part]:
+    nouns = [each for each in vars(parts).values() if isinstance(each, type)]
+    for noun in (each for each in nouns if issubclass(each, Part) and "noun" in vars(each)):
+        try:
+            noun.class_for({noun.KEY: name})
+            return noun
+        except ValueError as error:
+            if "it does not subclass" not in (wrong := str(error)):
+                raise UserError(wrong) from None
+    raise UserError(f"{name}: subclasses no base class of psld.parts")
+
+
+def _imports_torch(tree: ast.Module) -> bool:
+    names = [a.name for node in tree.body if isinstance(node, ast.Import) for a in node.names]
+    names += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return "torch" in {name.partition(".")[0] for name in names}
+
+
+# -- what each noun asks ---------------------------------------------------------------------------
+
+
+def _network(part: Any) -> Iterator[str]:
+    from psld.networks.forward import build
+
+    network, (x, t) = build(part, 2, 2, 16), (torch.randn(3, 2, 16, 16), torch.rand(3))
+    weights = sum(each.numel() for each in network.parameters())
+    yield f"takes 2×16×16 and gives the same; {weights:,} weights"
+    with torch.no_grad():
+        together, alone = network.eval()(x, t)[:1], network(x[:1], t[:1])
+    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
+        raise UserError(f"network: {part.kind}: an image changes with those beside it")
+    yield "an image does not depend on those beside it"
+    network.train()(x, t).square().mean().backward()
+    if not any(each.grad is not None for each in network.parameters()):
+        raise UserError(f"network: {part.kind}: no weight gets a gradient")
+
+
+def _optimizer(part: Any) -> Iterator[str]:
+    from psld.training.state import build_optimizer, pack
+
+    network = nn.Linear(3, 3)
+    optimizer = build_optimizer(part, network)
+    with naming("training.optimizer", part, "step"):
+        for _ in range(2):
+            network(torch.ones(1, 3)).sum().backward()
+            optimizer.step()
+    with naming("training.optimizer", part, "its state"):
+        pack(optimizer.state_dict(), "optimizer", {})
+    yield "takes steps, and a checkpoint can hold its state"
+
+
+def _schedule(part: Any) -> Iterator[str]:
+    factors = [part.factor(step, 1000) for step in (0, 1, 500, 999)]
+    if not all(math.isfinite(each) and each >= 0 for each in factors):
+        raise UserError(f"training.schedule: {part.kind}: gives {factors} in 1,000 steps")
+    yield f"its factors in 1,000 steps: {', '.join(f'{each:.3g}' for each in factors)}"
+
+
+def _average(part: Any) -> Iterator[str]:
+    from psld.training.state import build_average
+
+    network = nn.Linear(3, 3)
+    average = build_average(part, network)
+    with torch.no_grad(), naming("training.average", part, "update"):
+        average.update(network)
+    yield "averages a network"
+
+
+def _sampler(part: Any) -> Iterator[str]:
+    from psld.diffusion.loop import sample
+    from psld.diffusion.score import NetworkScore
+    from psld.diffusion.settings import PSLDSettings
+
+    process = PSLDSettings(kind="psld", gamma=0.02, mass_inverse=4, kappa=0.04).build()
+    score = NetworkScore(lambda z, t: z, batch_size=4)
+    start = process.prior(torch.randn(4, 2, 8, 8))
+    z = sample(process, part, score, start, torch.randn_like, silent=True)
+    if not bool(z.isfinite().all()):
+        raise UserError(f"sampler: {part.integrator}: NaN or infinity in samples of one Gaussian")
+    stated = "" if part.evaluations is None else f", {part.evaluations} stated"
+    yield f"samples one Gaussian as PSLD: {score.evaluations} evaluations{stated}"
+
+
+def _source(part: Any) -> Iterator[str]:
+    from psld.data.images import as_image
+
+    with naming("dataset.source", part, "open"):
+        images = part.open()
+        for split in ("train", "test"):
+            for picture, label in list(getattr(images, split)[:3]):
+                made = picture() if callable(picture) else picture
+                as_image(made, f"dataset.source: {part.kind}: {split} (class {label})")
+    yield f"has {len(images.train):,} pictures for training, {len(images.test):,} for testing"
+
+
+def _extractor(part: Any) -> Iterator[str]:
+    if part.trains:
+        return
+    with naming("metric.extractor", part, "build"):
+        features = part.build(torch.device("cpu"))(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
+        values = features[0] if isinstance(features, tuple) else features
+        if values.ndim != 2 or len(values) != 4:
+            raise ValueError(f"gives {tuple(values.shape)} for 4 images, not (4, features)")
+    yield f"gives {values.shape[1]} features of an image"
+
+
+TRIALS: dict[str, Callable[[Any], Iterator[str]]] = {
+    "network": _network,
+    "optimizer": _optimizer,
+    "schedule": _schedule,
+    "average": _average,
+    "sampler": _sampler,
+    "source": _source,
+    "extractor": _extractor,
+}
