@@ -1,0 +1,143 @@
+"""A grid all of whose parts are of one's own, in a folder outside: Snakemake from data to page."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.commands import call, succeeded
+from tests.parts.own import HEUN, LAYERS, NETWORK, OBJECTIVES, edit, write
+from tests.workflow.project import Project
+
+SOURCE = """
+import numpy as np
+
+from psld.parts import Images, Source
+
+
+class Waves(Source):
+    count: int = 60
+
+    def open(self):
+        wave = np.sin(np.arange(8) + np.arange(self.count)[:, None])
+        rows = np.uint8(127 * (wave + 1))[:, None].repeat(8, axis=1)
+        pairs = [(each, 0) for each in rows] + [(each.T, 1) for each in rows]
+        return Images(train=pairs[::2], test=pairs[1::2], class_names=("a", "b"))
+"""
+MEASURED = """
+from psld.parts import Extractor
+
+
+class Corners(Extractor):
+    downloads = False
+
+    def build(self, device):
+        return lambda images: images.float()[:, :, ::7, ::7].flatten(1) / 255
+
+    def digest(self):
+        return "corners"
+"""
+DATASET = """
+name: waves
+channels: 1
+image_size: 8
+num_classes: 2
+flip: false
+filter: null
+source: {kind: "mysource:Waves"}
+"""
+GRID = """
+metric: "frechet@measured:Corners"
+samples: 20
+shard_size: 10
+batch_size: 10
+gallery: heun-5
+defaults: [dataset=waves, process=psld, training.steps=8, training.checkpoint_every=4,
+  training.preview_every=null, wandb.mode=disabled]
+models:
+  own: ["network=mynets:Mixer", "training.objective=losses:Absolute",
+    "training.optimizer=mine:Plain", "training.schedule=mine:Halves", training.schedule.every=3,
+    "training.average=mine:Polyak", "logger=mine:Lines"]
+  plain: [network=demo]
+samplers:
+  heun: {overrides: ["sampler=mysampler:Heun", sampler.striding=edm], budget: sampler.steps}
+  em: {overrides: [sampler=em], budget: sampler.steps}
+tables:
+  parts:
+    title: Parts
+    headings: [model]
+    cell: {budget: 5}
+    columns: [{label: heun, sampler: heun}, {label: em, sampler: em}]
+    rows: [{label: [own], model: own}, {label: [plain], model: plain}]
+"""
+
+pytestmark = pytest.mark.slow
+
+
+class Outside(Project):
+    @property
+    def environment(self) -> dict[str, str]:
+        repository = Path(__file__).parents[2]
+        return {**super().environment, "PYTHONPATH": str(repository)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Outside:
+    folder = tmp_path_factory.mktemp("outside") / "mine"
+    succeeded(call(folder.parent, "init", "mine"))
+    (folder / "configs/grid/mine.yaml").unlink()
+    (folder / "configs/dataset/mine.yaml").unlink()
+    write(folder, mynets=NETWORK, mylayers=LAYERS, losses=OBJECTIVES, mysampler=HEUN)
+    write(folder, mysource=SOURCE, measured=MEASURED)
+    shutil.copy(Path(__file__).with_name("mine.py"), folder)
+    (folder / "configs/dataset/waves.yaml").write_text(DATASET)
+    (folder / "configs/grid/own.yaml").write_text(GRID)
+    project = Outside(folder)
+    project.run("own")
+    return project
+
+
+@pytest.fixture
+def project(made, tmp_path) -> Outside:
+    copy = Outside(tmp_path / "copy")
+    shutil.copytree(made.folder, copy.folder, symlinks=True)
+    return copy
+
+
+def test_the_table_has_its_numbers_and_the_logger_its_lines(made):
+    table = (made.folder / "results/tables/own/parts.md").read_text()
+    assert "| own " in table.replace("**", "")
+    assert "–" not in table.split("\n\n")[1]
+    assert (made.folder / "log.txt").read_text() == "own 0 4\nown 0 8\nown 0 None\n"
+    assert (made.folder / "results/own.html").exists()
+
+
+def test_an_edited_comment_makes_nothing_again(project):
+    for file in ("mynets", "mylayers", "losses", "mysampler", "mysource", "measured", "mine"):
+        path = project.folder / f"{file}.py"
+        path.write_text("# A comment.\n" + path.read_text())
+    assert project.plan("own") == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "again"),
+    [
+        ("mylayers", "padding=1", "padding='same'", {"train": 1, "sample": 2, "evaluate": 2}),
+        ("mysampler", "+ slope) / 2", "+ slope) * 0.5", {"sample": 2, "evaluate": 2}),
+        ("measured", "/ 255", "/ 256", {"reference": 1, "evaluate": 4}),
+    ],
+)
+def test_an_edit_makes_again_what_depends_on_it(project, file, old, new, again):
+    edit(project.folder / f"{file}.py", old, new)
+    planned = project.plan("own")
+    assert {rule: planned.get(rule) for rule in again} == again
+    others = {"prepare", "train", "reference", "sample"} - again.keys()
+    assert not others & planned.keys()
+
+
+def test_it_is_verified_where_the_files_are_missing(made, tmp_path):
+    certificate = made.folder / "results/certificates/own.zip"
+    shutil.copy(certificate, tmp_path)
+    finished = call(tmp_path, "verify", "own.zip")
+    assert "0 differences" in finished.stdout
+    assert finished.returncode in (0, 3), finished.stderr
