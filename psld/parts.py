@@ -1,4 +1,13 @@
-"""What a part of one's own is made of: the base class of each noun (docs/extending.md)."""
+"""The base class of each noun, for parts of one's own in files of one's own (docs/extending.md).
+
+class Mixer(Network):                   # mynets.py: psld train network=mynets:Mixer
+    width: int = 64
+
+    def build(self, in_channels, out_channels, image_size, num_classes):
+        ...                             # a torch.nn.Module, called with (z, t)
+
+`FREE` and `Neutral` mark fields that do not decide a result.
+"""
 
 from psld.config.settings import FREE, Neutral
 from psld.data.settings import Images, Source

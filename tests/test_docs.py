@@ -47,7 +47,7 @@ class Page:
 
 PAGES = [
     Page("docs/cluster.md", grids=("demo", "paper")),
-    Page("docs/extending.md", flowers),
+    Page("docs/extending.md"),
     Page("docs/pictures.md", flowers, grids=()),
     Page("docs/results.md", results, grids=()),
     Page("docs/sweeps.md", grids=()),
