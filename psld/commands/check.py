@@ -125,7 +125,8 @@ def _sampler(part: Any) -> Iterator[str]:
     from psld.diffusion.score import NetworkScore
     from psld.diffusion.settings import PSLDSettings
 
-    process = PSLDSettings(kind="psld", gamma=0.02, mass_inverse=4, kappa=0.04).build()
+    recipe = {"kind": "psld", "gamma": 0.02, "mass_inverse": 4, "kappa": 0.04}
+    process = parse(PSLDSettings, recipe, "process").build()
     score = NetworkScore(lambda z, t: z, batch_size=4)
     start = process.prior(torch.randn(4, 2, 8, 8))
     z = sample(process, part, score, start, torch.randn_like, silent=True)
