@@ -148,7 +148,7 @@ def test_settings_of_a_sampler_are_values_of_python(model):
     [
         ({"sampler": "nosuch"}, "sampler=nosuch: no such sampler; there are: .*multistep"),
         ({"steps": 1}, "sampler: steps is 1; at least 2 are needed, or 0"),
-        ({"step": 3}, r"no setting is called step \(is steps meant\?\)"),
+        ({"step": 3}, r"unknown key step \(is steps meant\?\)"),
         ({"speed": 3}, "multistep takes no speed; it takes final_time, .*order, eta,"),
         (
             {"sampler": "rk45", "steps": 5},

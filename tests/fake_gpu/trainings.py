@@ -36,5 +36,5 @@ TRAININGS = {
     "bf16": settings_of(*MODEL, precision="bf16"),
     "classes": settings_of(*MODEL, label_dropout=0.1),
     "denoiser": settings_of(*MODEL, objective="denoiser"),
-    "guide": settings_of(GuideModelSettings, GuideSettings),
+    "guide": settings_of(GuideModelSettings, GuideSettings, objective="guide"),
 }

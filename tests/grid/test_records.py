@@ -93,7 +93,7 @@ def test_a_cell(demo):
     kept |= {f"run.{key}" for key in ("batch_size", "compile", "device")}
     assert undecided(cell.sampler, lambda own: replace(cell, sampler=own).digest) == kept
     [measurement] = cell.measurements
-    kept = {"metric.batch_size"}
+    kept = {"metric.batch_size", "metric.better"}  # its measure says which way is better
     assert (
         undecided(measurement, lambda own: replace(cell, measurements=(own,)).evaluation_digest)
         == kept

@@ -115,7 +115,7 @@ def test_numbers_do_not_depend_on_the_batch_size(model, tens):
         ("start_time=1e-6", ("start_time: 1e-06 is before", "1e-05 or more")),
         ("images=2000", ("images: the test split of", "not 2000")),
         ("output=result", ("output",)),
-        ("precision=bf16", ("no setting is called precision",)),
+        ("precision=bf16", ("unknown key precision",)),
     ],
 )
 def test_bad_settings_are_refused(model, digits, tmp_path, given, words):
