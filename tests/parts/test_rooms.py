@@ -1,0 +1,41 @@
+"""No module outside of a part's own asks for its class: such a question is a method of its noun."""
+
+import re
+from pathlib import Path
+
+from psld.config.kinds import SHIPPED
+
+PACKAGE = Path(__file__).parents[2] / "psld"
+EXCEPTIONS = {
+    ("diffusion/samplers.py", "NoGuidance"): "the default of a field",
+    ("training/settings.py", "Epsilon"): "the default of a field",
+    ("training/settings.py", "Adam"): "the default of a field",
+    ("training/settings.py", "Constant"): "the default of a field",
+    ("training/settings.py", "ExponentialAverage"): "what ema_decay is short for",
+    ("metrics/named.py", "FrechetSettings"): "the measure of a metric without one",
+    ("training/previews.py", "EMSettings"): "the sampler of previews",
+    ("networks/ncsnpp.py", "NetworkSettings"): "the module of these settings",
+    ("networks/ncsnpp.py", "GuideSettings"): "the module of these settings",
+    ("parts.py", "Denoiser"): "a base class of one's own",
+    ("parts.py", "Epsilon"): "a base class of one's own",
+    ("parts.py", "Guide"): "a base class of one's own",
+}
+
+
+def named() -> set[tuple[str, str]]:
+    """Each file that names the class of a shipped part of another file, with the class."""
+    found = set()
+    classes = [name.split(":") for kinds in SHIPPED.values() for name in kinds.values()]
+    for path in sorted(PACKAGE.rglob("*.py")):
+        file, text = path.relative_to(PACKAGE).as_posix(), path.read_text()
+        for module, name in classes:
+            own = module.removeprefix("psld.").replace(".", "/") + ".py"
+            imported = rf"from {re.escape(module)} import [^\n(]*\b{name}\b"
+            several = rf"from {re.escape(module)} import \([^)]*\b{name}\b"
+            if file != own and (re.search(imported, text) or re.search(several, text)):
+                found.add((file, name))
+    return found
+
+
+def test_no_other_module_names_a_part():
+    assert named() == EXCEPTIONS.keys()
