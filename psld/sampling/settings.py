@@ -131,6 +131,7 @@ def check_fit(
     Raises UserError if the sampler cannot sample the model, or the guide cannot guide it.
     """
     sampler.check_process(model.process)
+    model.training.objective.check(sampler, model.process)
     first = model.training.time_eps
     if sampler.final_time < first and not model.serves_every_process:
         raise UserError(

@@ -77,3 +77,15 @@ def test_a_guide_s_objective_makes_no_model(folder, digits):
     refused(call(folder, "train", "training.objective=guide", *words), 2, "use psld train_guide")
     guide = ("train_guide", "training.objective=losses:Absolute", f"data={digits}")
     refused(call(folder, *guide), 2, "training.objective: makes a model; use psld train")
+
+
+def test_it_may_refuse_a_sampler(folder, digits):
+    refusal = (
+        "def check(self, sampler, process):\n        raise UserError('only few')\n\n    def loss("
+    )
+    text = (folder / "losses.py").read_text().replace("def loss(", refusal, 1)
+    (folder / "losses.py").write_text("from psld.utils.errors import UserError\n" + text)
+    words = ("training.objective=losses:Absolute", f"data={digits}", "name=mine", *RECIPE)
+    succeeded(call(folder, "train", *words))
+    sample = ("model=by-hand/mine", "output=samples", "shard_size=2", "sampler.steps=3")
+    refused(call(folder, "sample", *sample), 2, "only few")
