@@ -105,7 +105,7 @@ def test_the_classifier_is_accurate(results):
 
 def test_guided_samples_are_of_their_class(results):
     guided = {entry: r for entry, r in results.items() if r.class_accuracy is not None}
-    kinds = {entry.cell.sampler.guidance for entry in guided}
+    kinds = {entry.cell.sampler.settings.guidance.kind for entry in guided}
     assert kinds == {"classifier", "classifier-free"}
     assert min(result.class_accuracy.value for result in guided.values()) >= 0.9
 

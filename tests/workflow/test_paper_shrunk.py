@@ -79,7 +79,7 @@ def kind(cell: Cell, metric: str = "") -> tuple[str, ...]:
     """Dataset, integrator, striding, guidance and metric, which a cell that is only shown lacks."""
     sampler = cell.sampler.settings
     striding = getattr(sampler, "striding", "")
-    return cell.model.dataset, sampler.integrator, striding, cell.sampler.guidance, metric
+    return cell.model.dataset, sampler.integrator, striding, sampler.guidance.kind, metric
 
 
 def one_of_each_kind(grid: Grid) -> list[Entry]:
