@@ -58,7 +58,9 @@ def project(tmp_path_factory) -> Project:
     write_random_inception(project.folder / "inception.pth")
     for metric in (project.folder / "configs" / "metric").glob("fid*.yaml"):
         text = metric.read_text()
-        metric.write_text(text.replace("weights: null", "weights: inception.pth"))
+        metric.write_text(
+            text.replace("kind: inception", "kind: inception\n  weights: inception.pth")
+        )
     # Meta's large network has a gigabyte of weights.
     small = {metric: f"{metric}-small" for metric in ("fd-dinov2", "memorization-dinov2")}
     for name in REHEARSALS.values():
