@@ -34,6 +34,7 @@ from psld.sampling.sample import origin_of
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
+from psld.utils.code import MEASURE
 from psld.utils.device import give_back, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -104,7 +105,7 @@ def evaluate(
     found = {m: numbers(m, device) for m in measurements if not m.metric.measure.of_moments}
     give_back(torch.device(device))
     kept = save_kept(Path(output).with_suffix(".safetensors"), gathered, keep) if output else None
-    made, results = {"kept_sha256": kept, **provenance("evaluation", "metrics")}, []
+    made, results = {"kept_sha256": kept, **provenance(*MEASURE)}, []
     for measurement in measurements:
         metric, stated = measurement.metric, every[measurement]
         basis = bases[metric.features]

@@ -20,6 +20,7 @@ from psld.metrics.classifier import ImageShape, deterministic
 from psld.metrics.extraction import KEY, FeatureExtractor, batches_of
 from psld.metrics.features import Device
 from psld.metrics.settings import Extractor
+from psld.utils.code import MEASURE
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.tensors import read_tensors, save_tensors
@@ -65,7 +66,7 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
         **accuracies,
         seconds=round(seconds, 3),
         device=device_name(device),
-        **provenance("evaluation", "metrics"),
+        **provenance(*MEASURE),
     )
     write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
     return manifest

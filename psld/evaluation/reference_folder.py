@@ -21,6 +21,7 @@ from psld.metrics.extraction import FeatureExtractor, batches_of, gather, load_e
 from psld.metrics.features import Device, Features, Reference
 from psld.metrics.settings import Extractor, MetricSettings
 from psld.training.manifest import ModelManifest
+from psld.utils.code import MEASURE
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.tensors import grouped, read_tensors, save_tensors
@@ -88,7 +89,7 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
         extractor_digest=extractor.digest,
         extractor_test_accuracy=read_extractor_manifest(folder).test_accuracy if folder else None,
         device=device_name(extractor.device),
-        **provenance("evaluation", "metrics"),
+        **provenance(*MEASURE),
     )
     write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
     return manifest

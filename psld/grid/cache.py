@@ -8,11 +8,8 @@ cache as it is.
 import errno
 import hashlib
 import os
-import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ from psld.config.parts import parts_in
 from psld.grid.cells import Grid
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Job
-from psld.utils.code import find_code
+from psld.utils.code import code_digest, find_code
 from psld.utils.errors import UserError, meant
 from psld.utils.files import write_text
 
@@ -46,16 +43,14 @@ def load_grid(name: str) -> Grid:
     Raises UserError, with file and key, for anything that does not resolve.
     """
     path = grid_path(name)
-    known, parts, grid = _read(name)
-    configs = _digest(parts)
-    if grid is None or known != configs:
+    (known, grid), configs = _read(name), _digest()
+    if grid is None or known != configs or not _has_code_of_now(grid):
         from psld.grid.resolution import resolve
 
         grid = resolve(name, read_grid_file(path), path)
-        text, own = grid_as_json(grid), _own_parts(grid)
-        header = " ".join([configs if own == parts else _digest(own), _sha256(text), *own])
+        text = grid_as_json(grid)
         try:
-            write_text(CACHE / f"{name}.json", f"{header}\n{text}")
+            write_text(CACHE / f"{name}.json", f"{configs} {_sha256(text)}\n{text}")
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise  # Who only reads needs no cache.
@@ -75,7 +70,7 @@ def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
     Raises UserError if there is no such record, or if the grid has changed since it was planned.
     """
     grid_name, _, record_name = name.partition("/")
-    grid = _read(grid_name)[2] if planned else None
+    grid = _read(grid_name)[1] if planned else None
     if grid and (record := getattr(grid, RECORDS[key]).get(record_name)):
         job = getattr(record, kind)
         if job.digest == planned:
@@ -124,45 +119,33 @@ def grid_from_json(text: str) -> Grid:
         ) from None
 
 
-def _read(name: str) -> tuple[str, list[str], Grid | None]:
-    """Return the digest of the configs of a cached grid, its parts of one's own, and the grid, up
-    to date or not."""
+def _read(name: str) -> tuple[str, Grid | None]:
+    """Return the digest of the configs of a cached grid, and the grid, up to date or not."""
     try:
         header, _, text = (CACHE / f"{name}.json").read_text("utf-8").partition("\n")
-        configs, sha256, *parts = header.split(" ")
-        return configs, parts, grid_from_json(text) if sha256 == _sha256(text) else None
+        configs, sha256 = header.split(" ")
+        return configs, grid_from_json(text) if sha256 == _sha256(text) else None
     except (OSError, ValueError, UserError):
-        return "", [], None
+        return "", None
 
 
-def _own_parts(grid: Grid) -> list[str]:
-    """Return MODULE:CLASS of all parts of one's own in a grid."""
+def _has_code_of_now(grid: Grid) -> bool:
+    """Check if the parts of one's own in a grid have the code that their files have now."""
     records = (grid.models, grid.guides, grid.samplers, grid.metrics, grid.datasets)
     parts = (part for each in records for record in each.values() for part in parts_in(record))
-    return sorted({getattr(part, part.KEY) for part in parts if part.code})
+    known = {(getattr(part, part.KEY).partition(":")[0], part.code) for part in parts if part.code}
+    now = ((find_code(module), digest) for module, digest in known)
+    return all(code and code.digest == digest for code, digest in now)
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _digest(parts: Iterable[str]) -> str:
-    """Return a digest of the package's code, of all configs, and of parts of one's own."""
+def _digest() -> str:
+    """Return a digest of the code and of all configs."""
     digest = hashlib.sha256(code_digest().encode())
-    for part in parts:
-        code = find_code(part.partition(":")[0])
-        digest.update(f"{part}={code and code.digest}\0".encode())
     for place, file in config_files().items():
         with suppress(FileNotFoundError, PermissionError):  # One that decides nothing here.
             digest.update(os.fsencode(place) + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-@cache
-def code_digest(*parts: str) -> str:
-    """Return the digest of Python's version and of the code, or of these parts of the package."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256(sys.version.encode())
-    for file in sorted(root.rglob("*.py")):
-        if file.relative_to(root).as_posix().startswith(parts or ""):
-            digest.update(file.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from psld.grid.entries import Entry, Status
 from psld.grid.tables import Table
 from psld.metrics.estimate import CONFIDENCE
 from psld.sampling.settings import gaussians
-from psld.utils.code import MAKE_IMAGES, package_code
+from psld.utils.code import MAKE_IMAGES, MEASURE, package_code
 
 MISSING = "–"
 LISTED = 5  # the most names that a note lists
@@ -73,7 +73,7 @@ def made_by_other_code(results: Iterable[CellResult]) -> Iterable[str]:
     """Say how many models and cells were made by other code than that of psld here."""
     trains, measures = (
         package_code(*MAKE_IMAGES),
-        package_code(*MAKE_IMAGES, "evaluation", "metrics"),
+        package_code(*MAKE_IMAGES, *MEASURE),
     )
     results = list(results)
     models = {r.model.weights_sha256: r.model.code for r in results if r.model}

@@ -12,7 +12,6 @@ from tabulate import tabulate
 
 from psld.config.settings import Settings, value_in
 from psld.evaluation.results import CellResults
-from psld.grid.cache import code_digest
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
@@ -21,6 +20,7 @@ from psld.report.notes import made_by_other_code
 from psld.sampling.settings import shards_needed
 from psld.training.model import build, forward_flops, seconds_per_image
 from psld.training.settings import TRAIN_FACTOR, GuideModelSettings, ModelSettings
+from psld.utils.code import code_digest
 from psld.utils.files import digest_of, write_text
 from psld.utils.progress import about
 

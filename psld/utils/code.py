@@ -29,8 +29,11 @@ NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 COPIES = "parts"
 """The folder, in a run directory and next to weights, with the code of their parts, by digest."""
 
+PACKAGE = Path(__file__).parents[1]
 MAKE_IMAGES = ("data", "diffusion", "networks", "paper", "sampling", "training")
-"""The rooms of psld whose code decides weights and images; that of numbers is in `metrics`, too."""
+"""The rooms of psld whose code decides weights and images."""
+MEASURE = ("evaluation", "metrics")
+"""Those that decide numbers, too."""
 
 _trusted: list[Path] = []
 
@@ -103,7 +106,8 @@ def load_class(name: str, code: Code) -> type:
     file = _file(code.root, module)
     where = _shown(code.root, file) if file else module
     tree = _parsed(code.files[str(file.relative_to(code.root))], where) if file else None
-    if class_name not in [each.name for each in getattr(tree, "body", ()) if _is_class(each)]:
+    classes = (each for each in getattr(tree, "body", ()) if isinstance(each, ast.ClassDef))
+    if class_name not in [each.name for each in classes]:
         raise UserError(f"{where}: defines no class {class_name}")
     try:
         return getattr(_Version(code).load(module), class_name)
@@ -118,23 +122,35 @@ def name_of(kind: type) -> str:
 
 
 @cache
-def package_code(*rooms: str) -> str:
-    """Return the digest of these rooms of psld, such as `training`, noted with what they make.
+def code_digest(*rooms: str) -> str:
+    """Return the digest of Python's version and of the files of psld, or of some of its rooms."""
+    digest = hashlib.sha256(sys.version.encode())
+    for file in _files_of(rooms):
+        digest.update(file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
-    It is kept in .cache/code, because to parse the files takes half a second.
+
+@cache
+def package_code(*rooms: str) -> str:
+    """Return the digest of the code of some rooms of psld, noted with what they make.
+
+    Unlike `code_digest` it stays if a comment changes. It is kept in .cache/code, because to parse
+    the files takes half a second.
     """
-    root = Path(__file__).parents[1]
-    files = sorted(file for room in rooms for file in (root / room).rglob("*.py"))
-    contents = {str(file.relative_to(root)): file.read_bytes() for file in files}
-    known = hashlib.sha256(b"\0".join(contents.values())).hexdigest()
-    kept = Path(".cache/code", f"{known}-{sys.version_info.minor}")
+    kept = Path(".cache/code", code_digest(*rooms))
     with suppress(OSError, ValueError):
         if re.fullmatch("[0-9a-f]{64}", text := kept.read_text("utf-8")):
             return text
-    digest = _digest({name: ast.parse(content) for name, content in contents.items()})
+    trees = {file.relative_to(PACKAGE): ast.parse(file.read_bytes()) for file in _files_of(rooms)}
+    digest = _digest({str(name): tree for name, tree in trees.items()})
     with suppress(OSError):
         write_text(kept, digest)
     return digest
+
+
+def _files_of(rooms: Sequence[str]) -> list[Path]:
+    folders = [PACKAGE / room for room in rooms] or [PACKAGE]
+    return sorted(file for folder in folders for file in folder.rglob("*.py"))
 
 
 # -- finding and reading ---------------------------------------------------------------------------
@@ -148,8 +164,9 @@ def _file(root: Path, module: str) -> Path | None:
 
 
 def _read(root: Path, module: str) -> Code:
-    """Read a module and all that it imports of the same folder; of an installed one, package."""
-    is_installed = str(root) in {*map(_resolved, site.getsitepackages()), _resolved(_user_site())}
+    """Read a module, and what it imports of its folder; of an installed one, of its package."""
+    installed = (*site.getsitepackages(), site.getusersitepackages())
+    is_installed = root in (Path(folder).resolve() for folder in installed)
     top, trees, files, waiting = module.partition(".")[0], {}, {}, [module]
     while waiting:
         name = waiting.pop()
@@ -170,14 +187,6 @@ def _read(root: Path, module: str) -> Code:
 def _digest(trees: Mapping[str, ast.AST]) -> str:
     shapes = json.dumps({name: _shape(trees[name]) for name in sorted(trees)})
     return hashlib.sha256(shapes.encode()).hexdigest()
-
-
-def _resolved(path: str) -> str:
-    return str(Path(path).resolve())
-
-
-def _user_site() -> str:
-    return site.getusersitepackages()
 
 
 def _shown(root: Path, file: Path) -> str:
@@ -224,10 +233,6 @@ def _shape(node: Any) -> Any:
 def _is_text(node: Any) -> bool:
     value = node.value if isinstance(node, ast.Expr) else None
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
-
-
-def _is_class(node: ast.AST) -> bool:
-    return isinstance(node, ast.ClassDef)
 
 
 # -- importing -------------------------------------------------------------------------------------

@@ -3,14 +3,12 @@
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
 
-from psld.grid import cache
 from psld.grid.figures import all_figures, trained_models
 from psld.grid.rows import paper_values
 from psld.report.plan import (
@@ -23,6 +21,7 @@ from psld.report.plan import (
     work_by_network,
 )
 from psld.training.model import build
+from psld.utils import code
 from tests.commands import call, succeeded
 from tests.grid.mine import file_with
 from tests.results import write_model_manifest, write_result
@@ -116,20 +115,20 @@ def test_a_count_is_kept_until_the_code_of_its_network_changes(
     tmp_path, monkeypatch, demo, edited, counts
 ):
     package = shutil.copytree(
-        Path(cache.__file__).parents[1],
+        code.PACKAGE,
         tmp_path / "psld",
         ignore=lambda _, names: [name for name in names if "." in name and name[-3:] != ".py"],
     )
-    monkeypatch.setattr(cache, "__file__", str(package / "grid" / "cache.py"))
+    monkeypatch.setattr(code, "PACKAGE", package)
     monkeypatch.chdir(tmp_path)
     counted = []
     monkeypatch.setattr("psld.report.plan._flops", count := Mock(return_value=7 * 10**9))
     trained = demo.models["cld"]
     for text in ("", "", "EDITED = True\n"):
         (package / edited).write_text((package / edited).read_text() + text)
-        cache.code_digest.cache_clear()
+        code.code_digest.cache_clear()
         counted.append(gigaflops(trained))
-    cache.code_digest.cache_clear()
+    code.code_digest.cache_clear()
     assert (counted, count.call_count) == ([7, 7, 7], counts)
 
 

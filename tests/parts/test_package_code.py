@@ -5,10 +5,10 @@ import pytest
 from psld.evaluation.results import CellResult, Weights
 from psld.report.notes import made_by_other_code
 from psld.training.manifest import read_manifest
-from psld.utils.code import MAKE_IMAGES, package_code
+from psld.utils.code import MAKE_IMAGES, MEASURE, package_code
 from tests.commands import call, succeeded
 
-TRAINS, MEASURES = package_code(*MAKE_IMAGES), package_code(*MAKE_IMAGES, "evaluation", "metrics")
+TRAINS, MEASURES = package_code(*MAKE_IMAGES), package_code(*MAKE_IMAGES, *MEASURE)
 
 
 def result(cell: str, code: str | None, trained_by: str | None, weights: str = "w") -> CellResult:
