@@ -265,10 +265,8 @@ def gamma_lines(grid: Grid) -> list[LineGroup]:
         settings = model.identity() | {"process": model.process.model_dump(mode="json")}
         if settings["process"].pop("gamma", None) is not None:
             alike.setdefault(digest_of(settings), set()).add(name)
-    groups, entries = (
-        [],
-        sorted(distances(grid), key=lambda entry: entry.cell.sampler.settings.cost),
-    )
+    groups = []
+    entries = sorted(distances(grid), key=lambda entry: entry.cell.sampler.settings.cost)
     for models in alike.values():
         shown = [entry for entry in entries if entry.cell.model.name in models]
         for group in _line_groups(shown, SAMPLER, BUDGET):

@@ -47,10 +47,12 @@ OPTIONAL = frozenset({"noise_law", "time_eps", "weighting", "label_dropout"})
 class Objective(Part):
     """What a training minimizes. By default its network predicts the noise of a process's states.
 
-    class Absolute(Objective):
-        def loss(self, module, batch):
-            z, t = batch.noisy()
-            return (module(z, t) - batch.target).abs().mean()
+    This one needs no more:
+
+        class Absolute(Objective):
+            def loss(self, module, batch):
+                z, t = batch.noisy()
+                return (module(z, t) - batch.target).abs().mean()
     """
 
     noun = "objective"
@@ -63,6 +65,7 @@ class Objective(Part):
     sees_images: ClassVar[bool] = False
     """True if the network sees images with noise, y = x₀ + σ n, and so serves every process."""
     needs_deviation: ClassVar[bool] = False
+    """True if `facts` have the deviation of the training images, which takes a pass over them."""
 
     def in_identity(self) -> Any:
         """Return what decides the weights, for JSON."""
@@ -84,7 +87,8 @@ class Objective(Part):
 
     def channels(self, dataset: DatasetSettings, process: "LinearProcess") -> tuple[int, int]:
         """Return the numbers of channels of what the network sees, and of what it gives."""
-        return process.blocks * dataset.channels, process.predicted_blocks * dataset.channels
+        blocks = (1, 1) if self.sees_images else (process.blocks, process.predicted_blocks)
+        return blocks[0] * dataset.channels, blocks[1] * dataset.channels
 
     def wrap(self, network: "nn.Module", facts: Facts) -> "nn.Module":
         """Return the module that is trained and saved, around a network."""
@@ -92,8 +96,10 @@ class Objective(Part):
 
     def noising(self, facts: Facts) -> "Noising":
         """Return what the network sees of an image."""
-        from psld.diffusion.loss import NoisyStates
+        from psld.diffusion.loss import NoisyImages, NoisyStates
 
+        if self.sees_images:
+            return NoisyImages(facts.law)
         return NoisyStates(facts.process, facts.training.time_eps, facts.training.noise_law)
 
     def loss(self, module: "nn.Module", batch: "Batch") -> "Tensor":
@@ -107,7 +113,14 @@ class Objective(Part):
 
     def eps(self, module: "Network", process: "LinearProcess") -> "Network":
         """Return ε(z, t), or ε(z, t, label), of a process, from the module that was trained."""
-        return module
+        return self._of_states(module, process, gives_image=True)
+
+    def _of_states(
+        self, module: "Network", process: "LinearProcess", gives_image: bool
+    ) -> "Network":
+        from psld.diffusion.denoiser import SeesImages
+
+        return SeesImages(process, module, gives_image=gives_image) if self.sees_images else module
 
     def check(self, sampler: "SamplerSettings", process: "ProcessSettings") -> None:
         """Raise UserError if a sampler cannot sample such a model."""
@@ -155,28 +168,15 @@ class Denoiser(Objective):
         if getattr(training, "weighting", "fid") != "fid":
             raise ValueError("weighting is for objective=epsilon; a denoiser has EDM's")
 
-    def channels(self, dataset, process):
-        return dataset.channels, dataset.channels
-
     def wrap(self, network, facts):
         from psld.networks.forward import Denoiser as Preconditioned
 
         return Preconditioned(network, facts.deviation, facts.law.low, facts.law.high)
 
-    def noising(self, facts):
-        from psld.diffusion.loss import NoisyImages
-
-        return NoisyImages(facts.law)
-
     def loss(self, module, batch):
         from psld.diffusion.loss import DenoiserLoss
 
         return DenoiserLoss(batch.noising, batch.facts.deviation)(module, batch)
-
-    def eps(self, module, process):
-        from psld.diffusion.denoiser import SeesImages
-
-        return SeesImages(process, module, gives_image=True)
 
 
 class Guide(Objective):
@@ -198,7 +198,7 @@ class Guide(Objective):
             )
 
     def channels(self, dataset, process):
-        return process.blocks * dataset.channels, dataset.num_classes
+        return super().channels(dataset, process)[0], dataset.num_classes
 
     def loss(self, module, batch):
         from psld.diffusion.loss import GuideLoss
@@ -207,7 +207,7 @@ class Guide(Objective):
 
     def logits(self, module: "Network", process: "LinearProcess") -> "Network":
         """Return the logits of the classes, N×K, of states and times of a process."""
-        return module
+        return self._of_states(module, process, gives_image=False)
 
     def preview(self, facts, module, store, picture):
         from psld.training.previews import accuracy_by_time, as_logged
@@ -234,19 +234,6 @@ class ImageGuide(Guide):
 
     def in_identity(self) -> Any:
         return "denoiser"
-
-    def channels(self, dataset, process):
-        return dataset.channels, dataset.num_classes
-
-    def noising(self, facts):
-        from psld.diffusion.loss import NoisyImages
-
-        return NoisyImages(facts.law)
-
-    def logits(self, module, process):
-        from psld.diffusion.denoiser import SeesImages
-
-        return SeesImages(process, module, gives_image=False)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""A training from its settings to its files, and its previews.
-
-A preview shows a model's samples, or a guide's accuracy by noise level, always with the same noise.
-"""
+"""A training from its settings to its files."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
