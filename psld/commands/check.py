@@ -1,16 +1,14 @@
 """The command that tries a part of one's own before anything is trained, sampled or measured."""
 
 import ast
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from psld import parts
 from psld.commands.main import entry_point
-from psld.config.parts import Part, naming
+from psld.config.parts import naming, noun_of
 from psld.config.settings import Settings, parse
 from psld.utils.code import find_code
 from psld.utils.errors import UserError
@@ -33,12 +31,12 @@ def check(settings: CheckSettings) -> None:
     The first thing that is wrong is an error. It takes seconds, and writes nothing.
     """
     name = settings.part
-    noun = _noun_of(name)
+    noun = noun_of(name)
     content = {noun.KEY: name, **(settings.model_extra or {})}
     part = parse(noun, content, f"psld check {name}")
     code = find_code(name.partition(":")[0])
     files = code.files if code else {}
-    print(f"{name}: a part for {noun.noun}; its code {str(part.code)[:12]}: {', '.join(files)}")
+    print(f"{name}: {noun.noun}; its code {str(part.code)[:12]}: {', '.join(files)}")
     for file, source in files.items():
         if _imports_torch(ast.parse(source)):
             late = "every job that reads its settings starts a second later; import it in build"
@@ -48,20 +46,11 @@ def check(settings: CheckSettings) -> None:
         raise UserError(f"{name}: what it writes is read as another part; see its validators")
     print("what it writes is read as the same part")
     torch.manual_seed(0)
-    for done in TRIALS.get(noun.noun, lambda _: iter(()))(part):
+    if noun.noun not in TRIALS:
+        print(f"not called: a {noun.noun} needs a model or data")
+        return
+    for done in TRIALS[noun.noun](part):
         print(done)
-
-
-def _noun_of(name: str) -> type[Part]:
-    nouns = [each for each in vars(parts).values() if isinstance(each, type)]
-    for noun in (each for each in nouns if issubclass(each, Part) and "noun" in vars(each)):
-        try:
-            noun.class_for({noun.KEY: name})
-            return noun
-        except ValueError as error:
-            if "it does not subclass" not in (wrong := str(error)):
-                raise UserError(wrong) from None
-    raise UserError(f"{name}: subclasses no base class of psld.parts")
 
 
 def _imports_torch(tree: ast.Module) -> bool:
@@ -82,9 +71,10 @@ def _network(part: Any) -> Iterator[str]:
     with torch.no_grad():
         together, alone = network.eval()(x, t)[:1], network(x[:1], t[:1])
     if not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
-        raise UserError(f"network: {part.kind}: an image changes with those beside it")
-    yield "an image does not depend on those beside it"
-    network.train()(x, t).square().mean().backward()
+        raise UserError(f"network: {part.kind}: an image depends on the others of its batch")
+    yield "an image does not depend on the others of its batch"
+    with naming("network", part, "backward"):
+        network.train()(x, t).square().mean().backward()
     if not any(each.grad is not None for each in network.parameters()):
         raise UserError(f"network: {part.kind}: no weight gets a gradient")
 
@@ -104,10 +94,12 @@ def _optimizer(part: Any) -> Iterator[str]:
 
 
 def _schedule(part: Any) -> Iterator[str]:
-    factors = [part.factor(step, 1000) for step in (0, 1, 500, 999)]
-    if not all(math.isfinite(each) and each >= 0 for each in factors):
-        raise UserError(f"training.schedule: {part.kind}: gives {factors} in 1,000 steps")
-    yield f"its factors in 1,000 steps: {', '.join(f'{each:.3g}' for each in factors)}"
+    from psld.training.loop import check_schedule
+    from psld.training.settings import LoopSettings
+
+    check_schedule(LoopSettings(steps=1000, batch_size=1, schedule=part))
+    factors = ", ".join(f"{part.factor(step, 1000):.3g}" for step in (0, 1, 500, 999))
+    yield f"its factors at steps 0, 1, 500 and 999 of 1,000: {factors}"
 
 
 def _average(part: Any) -> Iterator[str]:
@@ -137,26 +129,24 @@ def _sampler(part: Any) -> Iterator[str]:
 
 
 def _source(part: Any) -> Iterator[str]:
-    from psld.data.images import as_image
+    from psld.data.preparation import open_source, read_picture
 
-    with naming("dataset.source", part, "open"):
-        images = part.open()
-        for split in ("train", "test"):
-            for picture, label in list(getattr(images, split)[:3]):
-                made = picture() if callable(picture) else picture
-                as_image(made, f"dataset.source: {part.kind}: {split} (class {label})")
-    yield f"has {len(images.train):,} pictures for training, {len(images.test):,} for testing"
+    images = open_source(part)
+    sizes = {"train": len(images.train), "test": len(images.test)}
+    for split, size in sizes.items():
+        for i in range(min(size, 3)):
+            read_picture(part, images, split, i)
+    yield f"has {sizes['train']:,} pictures for training, {sizes['test']:,} for testing"
 
 
 def _extractor(part: Any) -> Iterator[str]:
+    from psld.metrics.extraction import load_extractor
+
     if part.trains:
+        yield "not called: it is trained on a dataset"
         return
-    with naming("metric.extractor", part, "build"):
-        features = part.build(torch.device("cpu"))(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
-        values = features[0] if isinstance(features, tuple) else features
-        if values.ndim != 2 or len(values) != 4:
-            raise ValueError(f"gives {tuple(values.shape)} for 4 images, not (4, features)")
-    yield f"gives {values.shape[1]} features of an image"
+    features, _ = load_extractor(part)(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
+    yield f"gives {features.shape[1]} features of an image"
 
 
 TRIALS: dict[str, Callable[[Any], Iterator[str]]] = {

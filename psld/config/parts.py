@@ -143,6 +143,11 @@ def with_code_of(copies: str | Path, settings: S) -> S:
     return settings
 
 
+def noun_of(name: str) -> type[Part]:
+    """Return the noun of the class MODULE:CLASS. Raises UserError if it is no part."""
+    return next(kind for kind in _own(Part, name, None).__mro__ if "noun" in vars(kind))
+
+
 def check_known(*settings: Settings) -> None:
     """Raise UserError for a part whose code is not here."""
     for part in parts_in(settings):
@@ -219,9 +224,8 @@ def _own(noun: type[Part], name: str, digest: str | None) -> type[Part]:
 
 def _checked(noun: type[Part], name: str, kind: Any) -> type[Part]:
     if not (isinstance(kind, type) and issubclass(kind, noun)):
-        raise UserError(
-            f"{name}: no {noun.noun}: it does not subclass psld.parts.{noun.noun.capitalize()}"
-        )
+        base = "a class of psld.parts" if noun is Part else f"psld.parts.{noun.noun.capitalize()}"
+        raise UserError(f"{name}: no {noun.noun}: it does not subclass {base}")
     return kind
 
 

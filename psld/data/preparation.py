@@ -167,6 +167,25 @@ def open_source(source: Source) -> Images:
     return images
 
 
+_asking = Lock()
+
+
+def read_picture(source: Source, images: Images, split: str, i: int) -> tuple[Image.Image, int]:
+    """Return a picture of a source and its label. Raises UserError for what `Images` excludes.
+
+    Of several threads, one at a time asks for a pair; the picture is read by each.
+    """
+    with _saying(source, f"{split} picture {i}") as where:
+        with _asking:
+            pair = getattr(images, split)[i]
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            wrong = f"a {type(pair).__name__}; right is a pair (picture, label)"
+            raise UserError(f"{where}: {wrong}")
+        picture, label = pair
+        label = _checked_label(label, len(images.class_names), where)
+        return as_image(picture() if callable(picture) else picture, where), label
+
+
 def _checked_label(label: Any, classes: int, where: str) -> int:
     with suppress(TypeError):
         if 0 <= index(label) < max(classes, 1):
@@ -188,21 +207,13 @@ def _blocks(
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
     count, train_size = len(labels), len(images.train)
     blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    asking = Lock()
     broken: list[str] = []
 
     def read(number: int) -> Image.Image:
-        name, i = ("train", number) if number < train_size else ("test", number - train_size)
-        with _saying(settings.source, f"{name} picture {i}") as where:
-            with asking:
-                pair = getattr(images, name)[i]
-            if not (isinstance(pair, tuple | list) and len(pair) == 2):
-                wrong = f"a {type(pair).__name__}; right is a pair (picture, label)"
-                raise UserError(f"{where}: {wrong}")
-            picture, label = pair
-            label = _checked_label(label, len(images.class_names), where)
-            labels[number] = label if settings.num_classes else 0
-            return as_image(picture() if callable(picture) else picture, where)
+        split, i = ("train", number) if number < train_size else ("test", number - train_size)
+        image, label = read_picture(settings.source, images, split, i)
+        labels[number] = label if settings.num_classes else 0
+        return image
 
     def decoded(block: range) -> tuple[np.ndarray, list[str]]:
         pixels, found = np.empty((len(block), channels, side, side), np.uint8), []

@@ -49,7 +49,7 @@ def folder(tmp_path):
         (("mynets:Mixer",), "mynets.py: imports torch at its top"),
         (("mynets:Mixer", "width=4"), "158 weights"),
         (("mysam:Own", "striding=edm", "steps=7"), "7 evaluations, 7 stated"),
-        (("rest:Half",), "its factors in 1,000 steps: 0.5, 0.5, 0.5, 0.5"),
+        (("rest:Half",), "at steps 0, 1, 500 and 999 of 1,000: 0.5, 0.5, 0.5, 0.5"),
     ],
 )
 def test_it_tries_what_the_noun_asks(words, says, folder):
@@ -64,12 +64,15 @@ def test_a_sampler_imports_torch_when_it_is_built(folder):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("mynets:Net",), "mynets:Net: subclasses no base class of psld.parts"),
+        (
+            ("mynets:Net",),
+            "mynets:Net: no part: it does not subclass a class of psld.parts",
+        ),
         (("absent:Net",), "no module absent"),
         (("mysam:Own",), "steps is missing"),
         (("mynets:Mixer", "widht=3"), "unknown key widht (is width meant?)"),
-        (("rest:Broken",), "training.schedule: rest:Broken: gives [nan"),
-        (("rest:Empty",), "dataset.source: rest:Empty: train (class 0)"),
+        (("rest:Broken",), "training.schedule: rest:Broken: the factor of step 0 is nan"),
+        (("rest:Empty",), "dataset.source: rest:Empty: train picture 0: a str; right is"),
     ],
 )
 def test_what_is_wrong_is_one_line(words, says, folder):
@@ -78,4 +81,4 @@ def test_what_is_wrong_is_one_line(words, says, folder):
 
 def test_a_network_that_mixes_images_is_found(folder):
     edit(folder / "mynets.py", "h = self.a(z)", "h = self.a(z - z.mean())")
-    refused(call(folder, "check", "mynets:Mixer"), 2, "an image changes with those beside it")
+    refused(call(folder, "check", "mynets:Mixer"), 2, "an image depends on the others of its batch")
