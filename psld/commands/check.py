@@ -97,7 +97,8 @@ def _schedule(part: Any) -> Iterator[str]:
     from psld.training.loop import check_schedule
     from psld.training.settings import LoopSettings
 
-    check_schedule(LoopSettings(steps=1000, batch_size=1, schedule=part))
+    recipe = {"steps": 1000, "batch_size": 1, "schedule": part}
+    check_schedule(parse(LoopSettings, recipe, "training"))
     factors = ", ".join(f"{part.factor(step, 1000):.3g}" for step in (0, 1, 500, 999))
     yield f"its factors at steps 0, 1, 500 and 999 of 1,000: {factors}"
 

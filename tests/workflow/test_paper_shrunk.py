@@ -38,7 +38,9 @@ def write_sources(downloads: Path) -> None:
     cifar = {f"class {i % 10}/{i}.png": encode(random_images(32, 32, 3, seed=i)) for i in range(60)}
     write_zip(downloads / "cifar10.zip", cifar)
     write_zip(downloads / "celeba" / "img_align_celeba.zip", celeba_files(20))
-    write_files(downloads / "afhqv2", afhq_files(train=4, test=4))
+    names = afhq_files(train=4, test=4, size=1)  # A start takes ten different images.
+    animals = {name: encode(random_images(64, 64, 3, seed=i)) for i, name in enumerate(names)}
+    write_files(downloads / "afhqv2", animals)
     digits = random_images(20, 28, 28), np.arange(20, dtype=np.uint8) % 10
     write_files(downloads / "mnist", idx_files(digits, digits))
 
