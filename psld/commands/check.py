@@ -39,7 +39,9 @@ def check(settings: CheckSettings) -> None:
     print(f"{name}: {noun.noun}; its code {str(part.code)[:12]}: {', '.join(files)}")
     for file, source in files.items():
         if _imports_torch(ast.parse(source)):
-            late = "every job that reads its settings starts a second later; import it in build"
+            late = (
+                "every job that reads its settings starts a second or two later; import it in build"
+            )
             print(f"{file}: imports torch at its top: {late}")
     again = parse(noun, part.model_dump(mode="json"), f"psld check {name}: read again")
     if again != part or again.identity() != part.identity():

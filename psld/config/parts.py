@@ -39,6 +39,9 @@ class Part(Settings):
     """The key of the kind."""
     noun: ClassVar[str] = "part"
     """A key of `psld.config.kinds.SHIPPED`, which the class of a noun gives."""
+    needs_kind: ClassVar[bool] = True
+    """Settings without a kind are refused: a word below a part that a config names by a text alone
+    would leave them so, and they would be those of another part."""
 
     code: str | None = Field(default=None, exclude_if=lambda code: code is None)
     """The digest of the code of a part of one's own; it is found, not given."""
@@ -49,7 +52,8 @@ class Part(Settings):
         if "noun" not in vars(cls):
             return cls
         content = {cls.KEY: content} if isinstance(content, str) else content
-        kind, shipped = content.get(cls.KEY, cls.model_fields[cls.KEY].default), SHIPPED[cls.noun]
+        default = None if content and cls.needs_kind else cls.model_fields[cls.KEY].default
+        kind, shipped = content.get(cls.KEY, default), SHIPPED[cls.noun]
         if isinstance(kind, str) and kind in shipped:
             return _shipped(shipped[kind])
         known = f"there are: {', '.join([*shipped, 'MODULE:CLASS of your own'])}"

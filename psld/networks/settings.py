@@ -18,6 +18,7 @@ class Network(Part):
     """A network of noisy images: of a process's states, or of images with noise (a denoiser)."""
 
     noun = "network"
+    needs_kind = False  # Configs of NCSN++ say none.
 
     kind: Annotated[str, Neutral("ncsnpp")] = "ncsnpp"
     """The kind of network."""

@@ -87,7 +87,7 @@ def test_a_checkpoint_of_adam_without_a_structure_is_read(tmp_path):
 def test_only_another_optimizer_than_the_papers_is_in_the_identity(outside):
     assert "optimizer" not in recipe().identity()
     assert recipe(optimizer="adam").identity() == recipe().identity()
-    changed = recipe(optimizer={"betas": [0.9, 0.99]}).identity()["optimizer"]
+    changed = recipe(optimizer={"kind": "adam", "betas": [0.9, 0.99]}).identity()["optimizer"]
     assert changed == {"kind": "adam", "betas": [0.9, 0.99], "eps": 1e-8}
     assert recipe(optimizer="adamw").identity()["optimizer"]["weight_decay"] == 0.01
     with pytest.raises(ValueError, match="is adam meant"):
@@ -200,3 +200,17 @@ def test_a_killed_training_of_own_parts_resumes_to_the_bit(digits, outside, tmp_
     succeeded(call(outside, "train", *words, "runs=whole", "output=other"))
     weights = [(outside / name / "weights.safetensors").read_bytes() for name in ("model", "other")]
     assert weights[0] == weights[1]
+
+
+def test_a_word_below_a_text_of_a_config_does_not_change_the_kind(digits, outside):
+    """A config's text is replaced by the word's setting; no other optimizer takes its place."""
+    (outside / "configs/training").mkdir(parents=True)
+    shipped = "defaults: [demo, _self_]\n"
+    (outside / "configs/training/mine.yaml").write_text(f"{shipped}optimizer: adamw\n")
+    words = ("training=mine", "training.optimizer.betas=[0.5,0.9]", "training.steps=2")
+    line = refused(call(outside, "train", f"data={digits}", *words), 2)
+    assert "training.optimizer: kind is missing; there are: adam, adamw" in line
+    given = ("training.optimizer.betas=[0.5,0.9]", "training.optimizer=adamw", *words[2:])
+    succeeded(call(outside, "train", f"data={digits}", "name=x", *given))
+    manifest = (outside / "models/by-hand/x/manifest.json").read_text()
+    assert '"kind": "adamw"' in manifest
