@@ -93,6 +93,8 @@ def check_named(name: str) -> None:
         raise UserError(f"{name}: not MODULE:CLASS, such as mynets:Mixer for a class in mynets.py")
     if top in sys.stdlib_module_names:
         raise UserError(f"{name}: {top} is of Python's own library; name a module of yours")
+    if top == "psld":
+        raise UserError(f"{name}: psld's own parts go by a kind, such as ncsnpp, not by a class")
     if top == "__main__":
         raise UserError(f"{name}: a class of a notebook or a script; put it into a file of its own")
 

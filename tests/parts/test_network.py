@@ -91,6 +91,7 @@ def test_only_read_it_is_unknown_and_has_its_identity(folder, training, monkeypa
         ("network=mynets:Mixed", r"network: mynets\.py: defines no class Mixed"),
         ("network=nonets:Mixer", r"network: nonets:Mixer: no module nonets"),
         ("network=os:Mixer", r"network: os:Mixer: os is of Python's own library"),
+        ("network=psld.networks.settings:NetworkSettings", r"psld.s own parts go by a kind"),
         (
             "network=mynets:Net",
             r"mynets:Net: no network: it does not subclass psld\.parts",
