@@ -45,9 +45,11 @@ def main() -> None:
             whole = path.read_text()
             path.write_text(planted(whole, **faults[name]))
             package, room = Path(file).parts[:2]
-            tests = options.tests or [f"tests/{room if package == 'psld' else package}"]
+            own = Path("tests", room if package == "psld" else package)
+            first = [str(f) for f in [own / f"test_{path.stem}.py"] if Path(folder, f).exists()]
+            tests = options.tests or [*first, str(own)]
             done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-x", "-q", "-m", FAST, *tests],
+                [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-m", FAST, *tests],
                 **{"cwd": folder, "env": {**os.environ, "PYTHONPATH": folder}},
                 **{"capture_output": True, "text": True},
             )
