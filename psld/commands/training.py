@@ -4,9 +4,9 @@ from psld.cluster.job import requeued_when_stopped
 from psld.commands.main import entry_point
 from psld.config.locations import config_names
 from psld.grid.cache import load_grid
+from psld.paper.checkpoints import import_files, import_weights
 from psld.sampling.settings import gaussians
 from psld.training.manifest import note_checkpoint
-from psld.training.official import import_files, import_weights
 from psld.training.run import run_training
 from psld.training.settings import (
     ImportFilesSettings,

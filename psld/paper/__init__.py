@@ -1,1 +1,1 @@
-"""What only the paper and its authors' code need, as parts: nothing imports it by name."""
+"""What only the paper and its authors' code need: parts, and the import of their checkpoints."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from psld.networks.ncsnpp import Encoder, NCSNpp, NCSNppGuide
-from psld.networks.official import from_official, read_checkpoint
-from tests.networks.official_options import settings_from_spec
+from psld.paper.parameters import from_official, read_checkpoint
+from tests.paper.official_options import settings_from_spec
 from tests.reference import load, reference_files
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}

@@ -7,13 +7,13 @@ import torch
 
 from psld.diffusion.loss import EpsilonLoss
 from psld.networks.ncsnpp import NCSNpp
-from psld.networks.official import from_official
+from psld.paper.parameters import from_official
 from psld.training.batches import Batch
 from psld.training.loop import optimize
 from psld.training.settings import TrainingSettings
 from psld.training.state import TrainingState
 from tests.diffusion.processes import phase_space, vp_sde
-from tests.networks.official_options import settings_from_spec
+from tests.paper.official_options import settings_from_spec
 from tests.reference import load, mass_inverse, reference_files
 
 

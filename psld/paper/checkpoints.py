@@ -16,7 +16,7 @@ import torch
 
 from psld.data.store import ImageStore
 from psld.networks.ncsnpp import Encoder
-from psld.networks.official import check_finite, from_official, official_shapes, read_checkpoint
+from psld.paper.parameters import check_finite, from_official, official_shapes, read_checkpoint
 from psld.training.manifest import (
     MANIFEST,
     Imported,

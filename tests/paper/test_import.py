@@ -19,7 +19,7 @@ from psld.utils.errors import UserError
 from psld.utils.files import read_json, sha256_of_file
 from tests.commands import call, files_below, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
-from tests.networks.official_options import settings_from_spec
+from tests.paper.official_options import settings_from_spec
 from tests.reference import DEFAULT, load, reference_files
 from tests.results import sealed
 from tests.workflow.project import Project

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from psld.networks.ncsnpp import Encoder, NCSNpp, NCSNppGuide
-from psld.networks.official import from_official, official_parameters
 from psld.networks.settings import NetworkSettings
+from psld.paper.parameters import from_official, official_parameters
 from psld.utils.errors import UserError
 from tests.networks.networks import (
     EVERY_OPTION,
@@ -18,8 +18,8 @@ from tests.networks.networks import (
     small_guide,
     unsettled,
 )
-from tests.networks.official_options import settings_from_spec
 from tests.networks.plain_ncsnpp import plain_ncsnpp
+from tests.paper.official_options import settings_from_spec
 
 
 @EVERY_OPTION

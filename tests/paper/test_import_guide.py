@@ -14,8 +14,8 @@ from psld.training.model import load_guide
 from psld.utils.files import read_json, write_text
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
+from tests.paper.test_import import dataset_of, network_of, overrides, prepare, process_of
 from tests.reference import load, reference_files
-from tests.training.test_import import dataset_of, network_of, overrides, prepare, process_of
 from tests.workflow.project import GRID
 
 CONFIGS = Path(__file__).parents[1] / "workflow" / "configs"

@@ -6,7 +6,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from psld.networks.official import read_checkpoint
+from psld.paper.parameters import read_checkpoint
 from psld.utils.errors import UserError
 from tests.reference import DEFAULT
 

@@ -11,8 +11,8 @@ import yaml
 
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
-from psld.training.official import Trained, described, shapes_of
-from psld.training.official import recognize as recognized
+from psld.paper.checkpoints import Trained, described, shapes_of
+from psld.paper.checkpoints import recognize as recognized
 from psld.training.settings import TrainSettings
 from psld.utils.files import read_json
 from tests.commands import call, refused, succeeded
