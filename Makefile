@@ -40,7 +40,7 @@ demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate; tables, figure
 check-demo: $(INSTALLED) ## Check what the demo has made; its page and tables in a browser, if chromium is there
 	$(RUN) python -m pytest tests/workflow/check_demo.py
 
-small: $(INSTALLED) ## Run the paper in small, on Fashion-MNIST at 16×16: docs/small.md
+small: $(INSTALLED) ## Run the paper in small, on Fashion-MNIST at 16×16: docs/notes/small.md
 	@$(SNAKEMAKE) small $(LOGGER)
 	@$(SNAKEMAKE) small-seeds $(LOGGER)
 	@$(MAKE) --no-print-directory report answer GRID=small

@@ -36,7 +36,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from benchmarks.few_steps import words
 from psld.config.settings import parse
 from psld.diffusion.loop import sample
 from psld.diffusion.matrices import mix
@@ -207,6 +206,12 @@ def cells(sampler: Sampler) -> list[str]:
     parts = [distance(own[-1].images, exact[-1].images), steps[-1], distance(last, truth)]
     order = sampler.order([run.evaluations for run in exact], steps)
     return [*row, *(f"{part:.2g}" for part in parts), "–" if math.isnan(order) else f"{order:.1f}"]
+
+
+def words(text: str) -> tuple[str, dict[str, str]]:
+    """Return the name and the options of "NAME KEY=VALUE …"."""
+    name, *options = text.split()
+    return name, dict(word.split("=", 1) for word in options)
 
 
 def sampler_of(text: str, process: LinearProcess, data: Mixture, steps: Sequence[int]) -> Sampler:

@@ -1,18 +1,37 @@
-"""Benchmarks on a tiny model, on wrong folders, and the planted faults."""
+"""The benchmarks in tiny, their table, and the planted faults."""
 
 import json
+import re
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-import torch
 
-import psld
-from benchmarks import faults, few_steps, peers, start
-from psld.data.store import ImageStore
+from benchmarks import faults
 
-ON_A_FOLDER = ("denoiser_options", "few_steps", "fitted_levels", "noise_levels", "peers", "start")
+FOLDER = Path(faults.__file__).parent
+HELPERS = ("__init__", "gpu", "settings", "timing")
+
+
+def once(
+    name: str, ours: Callable[[], object], baseline: Callable[[], object], repeats: int = 1
+) -> None:
+    print(name, repeats, ours(), baseline())
+
+
+TINY = {
+    "exact": (["--sampler", "em", "--steps", "5"], {"IMAGES": 256}),
+    "grid": (["1", "1", "10"], {}),
+    "metrics": (["--samples=60", "--reference=60", "--features=8", "--classes=4"], {}),
+    "noise": ([], {"SHAPE": (2, 1, 8, 8), "STEPS": 2, "compare": once}),
+    "sampling": ([], {"IMAGES": 2, "STEPS": 2, "compare": once}),
+    "startup": ([], {"COMMANDS": {}, "REPEATS": 1}),
+    "step": ([], {"LARGE": [], "compare": once, "cpu_seconds": lambda *_: 1}),
+    "store": ([], {"IMAGES": 100, "BATCH": 50, "compare": once}),
+}
+"""The words and constants with which a benchmark takes seconds; others have a test of their own."""
 
 
 def run(monkeypatch, name: str, *words: str) -> None:
@@ -20,73 +39,36 @@ def run(monkeypatch, name: str, *words: str) -> None:
     import_module(f"benchmarks.{name}").main()
 
 
-@pytest.fixture
-def folder(digits, model, features, tmp_path) -> Path:
-    """A folder in which a grid has run."""
-    ran = {"data": digits.parent, "models/tiny/psld": model, "features/digits/tiny": features}
-    for name, made in ran.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).symlink_to(made)
-    return tmp_path
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in ("grid", "startup"))) for n in TINY],
+)
+def test_a_benchmark_prints_what_it_measured(name, monkeypatch, capsys):
+    words, constants = TINY[name]
+    for constant, value in constants.items():
+        monkeypatch.setattr(f"benchmarks.{name}.{constant}", value)
+    run(monkeypatch, name, *words)
+    assert re.search(r"\d", capsys.readouterr().out)
 
 
-def test_the_table_has_the_start_alone_next_to_samplers(folder, monkeypatch, capsys):
-    monkeypatch.setattr(start, "SAMPLERS", start.SAMPLERS[:2] + start.SAMPLERS[-2:])
-    words = ["--metric", "tiny", "--images", "20", "--seeds", "2"]
-    run(monkeypatch, "start", str(folder), "tiny/psld", *words)
-    lines = capsys.readouterr().out.splitlines()
-    cells = ([cell.strip() for cell in line.split("|")] for line in lines if line[:1] == "|")
-    rows = {name: rest for _, name, *rest, _ in cells}
-    assert rows["20 test images"][2:4] == ["1.00", "1.00"]
-    assert rows["em striding=quadratic, 100"][1] == "1.00"
-    alone, few = rows["few, 0"], rows["few, 6"]
-    assert all(" ± " in cell for cell in (alone[0], *alone[2:]))
-    # A network that has hardly learned anything makes the images of the start worse.
-    assert float(alone[1]) < float(few[1])
+def test_the_stages_of_a_run_are_added_up(tmp_path, monkeypatch, capsys):
+    for n, times in enumerate(((0, 3), (1, 2))):
+        job = {"rule": "sample", "shellcmd": n, "starttime": times[0], "endtime": times[1]}
+        path = tmp_path / ".snakemake/metadata" / str(n)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(job))
+    run(monkeypatch, "stages", str(tmp_path))
+    assert capsys.readouterr().out.splitlines()[1].split() == ["sample", "2", "4.0", "0.0", "3.0"]
 
 
-def test_cells_from_another_start_are_measured_again(folder, monkeypatch):
-    class Nothing:
-        def distances(self, cell: few_steps.Cell, images: object) -> few_steps.Cell:
-            return cell
-
-    monkeypatch.chdir(folder)
-    measured = few_steps.Measured(folder / "models/tiny", "tiny", Nothing())
-    samplers = ("few", "em start=mixture", "em striding=quadratic")
-    few, em, prior = (measured.one("psld", sampler, 4, 0).start for sampler in samplers)
-    assert few == em != prior == ""
+def test_the_table_names_the_benchmarks_that_there_are():
+    named = re.findall(r"^\| `(?:python -m benchmarks\.|make gpu-)(\w+)", readme(), re.MULTILINE)
+    programs = {path.stem for path in FOLDER.glob("*.py")} - {*HELPERS}
+    assert {"gpu_hour" if name == "hour" else name for name in named} == programs
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_copies_of_training_images_are_seen(digits, features, flip):
-    store = ImageStore.open(digits)
-    reference = start.Reference(store, flip, psld.load_extractor(features), 100)
-    copies = torch.tensor(store.images("train")[:300])
-    _, nearest, closest, memorized = reference.numbers(copies)
-    assert (nearest, closest, memorized) == (pytest.approx(0, abs=1e-6), 0, 1)
-    _, nearest, closest, memorized = reference.numbers(reference.test)
-    assert (nearest, closest) == (1, 1)
-    assert memorized < 0.1
-    mirrored = reference.numbers(copies.flip(-1))[1]
-    assert mirrored < 1e-6 if flip else mirrored > 1
-
-
-def test_samplers_of_others_begin_at_our_start(model, monkeypatch):
-    monkeypatch.setattr(peers, "SAMPLES", 20)
-    images = peers.Subject(model).images("iPNDM", "our start", 3, 0)
-    assert images.shape == (20, 1, 8, 8)
-    assert images.float().std() > 0
-
-
-@pytest.mark.parametrize("name", ON_A_FOLDER)
-def test_a_wrong_folder_is_one_line(name, tmp_path, monkeypatch, capsys):
-    words = ("tiny/psld",) if name == "start" else ()
-    with pytest.raises(SystemExit) as ended:
-        run(monkeypatch, name, str(tmp_path / "nowhere"), *words)
-    error = capsys.readouterr().err
-    assert ended.value.code == 2
-    assert error.startswith(f"error: {tmp_path / 'nowhere'}")
-    assert error.count("\n") == 1
+def readme() -> str:
+    return (FOLDER / "README.md").read_text()
 
 
 def test_every_fault_has_its_place_in_the_code():
