@@ -36,7 +36,6 @@ SHIPPED: dict[str, dict[str, str]] = {
         "inception": f"{METRICS}:InceptionSettings",
         "classifier": f"{METRICS}:ClassifierSettings",
         "dinov2": f"{METRICS}:DINOv2Settings",
-        "efficientnet-lite0": f"{METRICS}:EfficientNetSettings",
         "pixels": f"{METRICS}:PixelSettings",
     },
     "measure": {
@@ -52,9 +51,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "ncsnpp-guide": "psld.networks.settings:GuideSettings",
     },
     "source": {
-        "digits": "psld.data.installed:Digits",
-        "photos": "psld.data.installed:Photos",
-        "emoji": "psld.data.installed:Emoji",
+        "digits": f"{SOURCES}:Digits",
         "mnist": f"{SOURCES}:MNIST",
         "fashion-mnist": f"{SOURCES}:FashionMNIST",
         "cifar10": f"{SOURCES}:CIFAR10",

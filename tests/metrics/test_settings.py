@@ -23,8 +23,8 @@ def metric(name: str, kind: str, **more: object) -> MetricSettings:
         ("classifier", "kernel", "kd-classifier"),
         ("dinov2", "frechet", "fd-dinov2"),
         ("dinov2", "precision", "precision-dinov2"),
-        ("efficientnet-lite0", "frechet", "fd-efficientnet-lite0"),
-        ("efficientnet-lite0", "memorization", "memorization-efficientnet-lite0"),
+        ("studies.untouched.parts:EfficientNet", "frechet", "fd-efficientnet-lite0"),
+        ("dinov2", "memorization", "memorization-dinov2"),
         ("pixels", "frechet", "fd-pixels"),
     ],
 )

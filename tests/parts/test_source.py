@@ -21,14 +21,13 @@ from tests.data.formats import (
     idx_files,
     random_images,
     write_cifar10,
-    write_emoji_font,
     write_files,
 )
 
 DATASET = {"name": "mine", "channels": 1, "image_size": 8, "flip": False, "filter": "box"}
-CLASSES = {"digits": 10, "photos": 2, "emoji": 1, "mnist": 10, "fashion-mnist": 10, "cifar10": 10}
+CLASSES = {"digits": 10, "mnist": 10, "fashion-mnist": 10, "cifar10": 10}
 CLASSES |= {"celeba": 0, "afhqv2": 3, "folder": 2}
-OPTIONS = {"photos": {"side": 100}, "folder": {"test_fraction": 0.5}}
+OPTIONS = {"folder": {"test_fraction": 0.5}}
 
 
 def dataset(kind, source, **changes):
@@ -42,20 +41,15 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     digits = random_images(3, 28, 28), np.arange(3, dtype=np.uint8)
     pictures = {f"{name}/{i}.png": encode(random_images(9, 9)) for name in "ab" for i in range(4)}
-    listed = b"# group: Faces\n1F600 ; fully-qualified\n263A FE0F ; fully-qualified\n"
     files = {
         "mnist": idx_files(digits, digits),
         "fashion-mnist": idx_files(digits, digits),
         "celeba": celeba_files(2),
         "afhqv2": afhq_files(train=2, test=1, size=16),
         "folder": pictures,
-        "emoji/unicode/emoji": {"emoji-test.txt": listed},
     }
     for folder, contents in files.items():
         write_files(tmp_path / folder, contents)
-    font = tmp_path / "emoji/fonts/truetype/noto/NotoColorEmoji.ttf"
-    font.parent.mkdir(parents=True)
-    write_emoji_font(font, dict(zip("😀☺", random_images(2, 128, 136, 3), strict=True)))
     batches = [random_images(2, 3072)] * 6
     names = [f"{i}" for i in range(10)]
     write_cifar10(tmp_path / "cifar10", batches, [np.arange(2)] * 6, names, monkeypatch)

@@ -114,7 +114,7 @@ def test_a_network_that_cannot_be_downloaded_ends_a_run_before_its_trainings(min
     assert said.returncode == 2
     line = said.stdout.splitlines()[-1]
     assert line.startswith("error: no weights of Inception from absent.pth (")
-    assert "use the metric fd-pixels, or fd-efficientnet-lite0 (pip install" in line
+    assert "use the metric fd-pixels or, with two classes or more, fd-classifier" in line
     assert mine.files("logs", "models") == [mine.folder / "logs/prepare/mine.log"]
 
 

