@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
     """Run a command with `--cfg job`, which prints its settings, or `--multirun`, a sweep."""
     flags, overrides = split_flags(words)
     if "--multirun" in flags:
-        sweep(command, main, overrides_of(command, overrides, is_sweep=True))
+        sweep(command, main, overrides_of(command, overrides))
         return
     if hydra := [word for word in overrides if word.startswith("hydra")]:
         raise UserError(f"{hydra[0]}: a setting of sweeps; give --multirun, too")
@@ -95,7 +95,7 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")
 
 
-def overrides_of(command: Command, words: list[str], is_sweep: bool = False) -> list[str]:
+def overrides_of(command: Command, words: list[str]) -> list[str]:
     """Return the overrides of a command's config.
 
     The words come after those of the grid whose record they name, or after the dataset that is
@@ -108,10 +108,7 @@ def overrides_of(command: Command, words: list[str], is_sweep: bool = False) -> 
         if not command.changeable:
             key = command.record
             raise UserError(f"{key}={name}: the grid decides everything; leave {key} out")
-        grids = words_of(command.record, name)
-        if is_sweep:  # A sweep that starts from a grid's model is not part of the grid.
-            grids = without(grids, "grid_name")
-        return over(grids, without(words, command.record))
+        return over(words_of(command.record, name), without(words, command.record))
     data = value_in(words, "data")
     is_described = "dataset" in command.kind.model_fields and value_in(words, "dataset") is None
     if data is None or not is_described:
@@ -149,14 +146,14 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
     failures: list[PSLDError] = []
 
     def run_job(config: DictConfig) -> float | None:
-        chosen = HydraConfig.get()
-        searched = dict.fromkeys([*(chosen.sweeper.get("params") or {}), *swept])
-        job = name_job(config, chosen.overrides.task, [*map(str, searched)])
-        print(f"{job}:", flush=True)
+        job = f"job {HydraConfig.get().job.num}"
         # Collect errors: Hydra adds a line of its own to an error that passes through it.
         try:
+            content = content_of(config, command.where)
+            job = content.get("name") or job
+            print(f"{job}:", flush=True)
             # A sweeper that optimizes takes what main returns: a loss, a metric.
-            return main(parse(command.kind, content_of(config, command.where), command.where))
+            return main(parse(command.kind, content, command.where))
         except Exception as error:
             failures.append(failure_of(job, error))
         return None
@@ -165,33 +162,23 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         overrides = for_hydra(overrides)
         words = [word for word in overrides if not word.startswith("hydra")]
         parsed = OverridesParser.create().parse_overrides(words)
-        swept = [each.get_key_element().lstrip("+") for each in parsed if each.is_sweep_override()]
+        swept = [key_of(each.get_key_element()) for each in parsed if each.is_sweep_override()]
+        if "name" in command.kind.model_fields:
+            check_named(words, swept)
         hydra: Any = GlobalHydra.instance().hydra
         hydra.config_loader = Loader(hydra.config_loader.get_search_path())
-        batches = hydra.multirun(command.name, run_job, overrides)
-    jobs = [job for batch in batches or () for job in batch]  # none of a sweeper that optimizes
-    if losses := [(job.return_value, job.cfg.name) for job in jobs if job.return_value is not None]:
-        print("last losses, to be compared within one process and network:")
-        print("\n".join(f"{loss:.4g}  {name}" for loss, name in sorted(losses)))
+        hydra.multirun(command.name, run_job, overrides)
     if failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
 
 
-def name_job(config: DictConfig, overrides: Iterable[str], swept: list[str]) -> str:
-    """Name a training after its swept values, group the trainings of the sweep, return the name.
-
-    A swept value that equals the name (`process=psld`) is not repeated.
-    """
-    name = config.get("name") or ""
-    words = (each.lstrip("+").partition("=") for each in overrides)
-    values = {key: value for key, _, value in words}
-    labels = [f"{_leaf(key)}-{_plain(values[key])}" for key in swept if values[key] != name]
-    name = "-".join([name, *labels] if name else labels)
-    if "name" in config:
-        config.name = name
-    if "grid_name" in config and "grid_name" not in values and swept:
-        config.grid_name = "-".join(["sweep", *map(_leaf, swept)])
-    return name or "job"
+def check_named(words: list[str], swept: list[str]) -> None:
+    """Raise UserError if trainings of a sweep have one name, so that each replaces the others."""
+    own = {key_of(word): word for word in words if key_of(word) in ("name", "output")}
+    changed = swept if "name" in own else [key for key in swept if key != "process"]
+    if changed and not any("${" in word or key in swept for key, word in own.items()):
+        key = changed[0] if "." in changed[0] else f"hydra:runtime.choices.{changed[0]}"
+        raise UserError(f"name: give each job of the sweep its own, such as 'name=mine-${{{key}}}'")
 
 
 def failure_of(name: str, error: Exception) -> PSLDError:
@@ -244,12 +231,3 @@ class Announcement(Callback):
             on_slurm = launcher._target_.endswith("SlurmLauncher")
             stay = "; Ctrl-C leaves them in the queue" if on_slurm else ""
             print(f"the output of the sweep's jobs: {config.hydra.sweep.dir}{stay}", flush=True)
-
-
-def _leaf(key: str) -> str:
-    return re.split(r"[.@/]", key)[-1].lstrip("+")
-
-
-def _plain(value: str) -> str:
-    """Return a value as a part of a file name that Hydra accepts without quotes."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", value.replace("+", "")).strip("_")

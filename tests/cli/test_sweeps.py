@@ -1,4 +1,4 @@
-"""Sweeps by hand: names, folders and groups of their jobs, and errors before any job starts."""
+"""Sweeps by hand: names and folders of their jobs, what they return, errors before any starts."""
 
 import json
 import os
@@ -24,6 +24,9 @@ def folder(tmp_path, digits) -> Path:
     for path in digits.parent.glob("digits.*"):
         (tmp_path / path.name).symlink_to(path)
     return tmp_path
+
+
+BY_SEED = ("name=psld-seed-${training.seed}", "training.seed=1,2")
 
 
 def sweep(folder: Path, *overrides: str) -> Finished:
@@ -52,67 +55,57 @@ def losses(monkeypatch) -> list[float | None]:
 
 
 def test_each_job_has_the_name_of_what_it_does_and_returns_its_last_loss(folder, losses):
-    said = succeeded(sweep(folder, "process.gamma=0,0.01", "runs=elsewhere")).stdout
+    name = "name=psld-gamma-${process.gamma}"
+    said = succeeded(sweep(folder, name, "process.gamma=0,0.01", "runs=elsewhere")).stdout
     assert list(manifests(folder)) == ["psld-gamma-0", "psld-gamma-0.01"]
     for (name, manifest), loss in zip(manifests(folder).items(), losses, strict=True):
-        assert (manifest["name"], manifest["grid"]) == (name, "sweep-gamma")
+        assert (manifest["name"], manifest["grid"]) == (name, "by-hand")
         assert manifest["run"].startswith(f"elsewhere/{name}-")
         assert manifest["settings"]["process"]["gamma"] == float(name.removeprefix("psld-gamma-"))
+        assert f"{name}:" in said.splitlines()
         history = json.loads((folder / "models/by-hand" / name / "history.json").read_text())
         assert history["entries"][-1]["loss"] == loss
-    both = sorted(zip(losses, manifests(folder), strict=True))
-    assert said.splitlines()[-2:] == [f"{loss:.4g}  {name}" for loss, name in both]
     (left,) = (folder / "elsewhere" / "sweeps").iterdir()
     assert [path.name for path in left.iterdir()] == ["multirun.yaml"], "all that Hydra leaves"
     (left / "multirun.yaml").unlink()
     assert {path.name for path in folder.iterdir() if path.suffix == ""} == {"elsewhere", "models"}
 
 
-@pytest.mark.parametrize(
-    ("overrides", "names"),
-    [
-        (["process=vp-sde,cld"], ["cld", "vp-sde"]),
-        (["process=cld", "training.seed=range(2)"], ["cld-seed-0", "cld-seed-1"]),
-        (
-            ["process.gamma=0,1", "training.seed=2,3"],
-            [f"psld-gamma-{gamma}-seed-{seed}" for gamma in (0, 1) for seed in (2, 3)],
-        ),
-        (["name=mine", "process.gamma=0,1e-3"], ["mine-gamma-0", "mine-gamma-0.001"]),
-        (["name=a,b"], ["a", "b"]),
-        (["wandb.project='Γ','b'"], ["psld-project-", "psld-project-b"]),
-        (
-            ["network.channel_multipliers=[1,2],[1,1]"],
-            ["psld-channel_multipliers-1_1", "psld-channel_multipliers-1_2"],
-        ),
-    ],
-)
-def test_names(folder, monkeypatch, overrides, names):
-    jobs = []
-    skip = lambda settings, *_: jobs.append(settings) or 0.0  # noqa: E731
-    monkeypatch.setattr("psld.commands.training.run_training", skip)
-    succeeded(sweep(folder, "grid_name=mine", *overrides))
-    assert sorted(job.output for job in jobs) == [f"models/by-hand/{name}" for name in names]
-    assert sorted(job.name for job in jobs) == names
-    assert {job.grid_name for job in jobs} == {"mine"}
-
-
 # --- what is wrong --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["training.seed=1,2"], "such as 'name=mine-${training.seed}'"),
+        (["name=mine", "process=cld,psld"], "such as 'name=mine-${hydra:runtime.choices.process}'"),
+        (["process=cld,psld", "process.gamma=0,1"], "such as 'name=mine-${process.gamma}'"),
+    ],
+)
+def test_jobs_that_would_replace_each_other_are_refused(folder, overrides, said):
+    refused(sweep(folder, *overrides), 2, "name: give each job of the sweep its own", said)
+    assert manifests(folder) == {}
+
+
+def test_processes_have_their_own_names(folder):
+    succeeded(sweep(folder, "process=vp-sde,cld", "training.steps=1"))
+    assert list(manifests(folder)) == ["cld", "vp-sde"]
+
+
 def test_a_wrong_job_is_one_line(folder, monkeypatch):
-    finished = sweep(folder, "process.gamma=much,0")
+    finished = sweep(folder, "name=psld-${process.gamma}", "process.gamma=much,0")
     assert finished.returncode == 2
     first, last = finished.stderr.splitlines()
-    assert first.startswith("error: psld-gamma-much: psld train: process.gamma")
+    assert first.startswith("error: psld-much: psld train: process.gamma")
     assert last == "error: 1 of the sweep's jobs failed"
-    assert list(manifests(folder)) == ["psld-gamma-0"], "the others go on"
+    assert list(manifests(folder)) == ["psld-0"], "the others go on"
     refused(sweep(folder, "process=absent,cld"), 2, "absent")
-    wrong = sweep(folder, "process.gama=1,2").stderr.splitlines()
+    wrong = sweep(folder, "name=a,b", "process.gama=1").stderr.splitlines()
     assert [line.endswith("process.gama (is process.gamma meant?)") for line in wrong[:2]] == [
         True
     ] * 2
     monkeypatch.setenv("PATH", "/nowhere")
-    without_slurm = sweep(folder, "hydra/launcher=submitit_slurm", "training.seed=1,2")
+    without_slurm = sweep(folder, "hydra/launcher=submitit_slurm", *BY_SEED)
     refused(without_slurm, 2, "no sbatch here")
 
 
@@ -127,12 +120,12 @@ def test_a_signal_ends_the_whole_sweep(folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("psld.training.run.Log", Interrupting)
-        interrupted = sweep(folder, "training.seed=1,2", "training.checkpoint_every=1")
+        interrupted = sweep(folder, *BY_SEED, "training.checkpoint_every=1")
     assert interrupted.returncode == 130
     assert interrupted.stderr.startswith("error: psld-seed-1: stopped by SIGINT")
     assert interrupted.stderr.count("\n") == 1
     assert manifests(folder) == {}
-    succeeded(sweep(folder, "training.seed=1,2"))
+    succeeded(sweep(folder, *BY_SEED))
     assert list(manifests(folder)) == ["psld-seed-1", "psld-seed-2"]
 
 
@@ -143,12 +136,13 @@ def test_a_signal_ends_the_whole_sweep(folder):
 def test_jobs_in_processes_of_their_own(folder):
     """One of the first three fails; the same sweep again does the rest."""
     words = ("--multirun", "hydra/launcher=submitit_local", *RECIPE, "training.steps=20")
+    words += ("name=psld-${training.learning_rate}",)
     finished = run(folder, command("train", *words, "training.learning_rate=1e30,1e-3,2e-3"))
     assert finished.returncode == 1
     last = finished.stderr.splitlines()[-1]
-    assert last.startswith("error: a job of the sweep failed: psld-learning_rate-1e30: ")
+    assert last.startswith("error: a job of the sweep failed: psld-1e+30: ")
     assert "Traceback" not in finished.stderr
-    names = ["psld-learning_rate-0.001", "psld-learning_rate-0.002"]
+    names = ["psld-0.001", "psld-0.002"]
     assert list(manifests(folder)) == names
     [pickles] = (folder / "runs/sweeps").iterdir()
     assert pickles.stat().st_mode & 0o777 == 0o700, "only the user may write what jobs run"

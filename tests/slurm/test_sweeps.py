@@ -10,7 +10,7 @@ from psld.utils.files import read_json
 from tests.commands import command
 from tests.slurm.training import RECIPE, STEPS, Training
 
-SEEDS = "training.seed=1,2"
+SEEDS = "training.seed=1,2", "name=psld-seed-${training.seed}"
 DISTURBED, NAME = "training.seed=2", "psld-seed-2"
 
 
@@ -18,7 +18,7 @@ class Sweep(Training):
     """Two trainings on one rank each, the jobs of one array."""
 
     def command(self, *where: str, recipe: tuple[str, ...] = RECIPE) -> list[str]:
-        launcher = ("--multirun", "hydra/launcher=submitit_slurm", SEEDS)
+        launcher = ("--multirun", "hydra/launcher=submitit_slurm", *SEEDS)
         return command("train", *launcher, *where, *recipe, f"data={self.data}")
 
     def begun_by_name(self) -> dict[str, list[int]]:
