@@ -23,7 +23,7 @@ from psld.metrics.settings import Extractor
 from psld.utils.code import MEASURE
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
-from psld.utils.tensors import read_tensors, save_tensors
+from psld.utils.tensors import load_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
 MANIFEST = "manifest.json"
@@ -111,7 +111,7 @@ def load_trained(folder: str | Path, device: Device = "cpu") -> FeatureExtractor
     """Load the trained extractor of a folder. Raises UserError if it is missing or damaged."""
     manifest = read_extractor_manifest(folder)
     part = manifest.extractor
-    stored = read_tensors(Path(folder) / WEIGHTS, "weights", REMEDY, manifest.digest)
+    stored = load_tensors(Path(folder) / WEIGHTS, "weights", REMEDY, manifest.digest)
     with naming(KEY, part, "build_trained"):
         network = part.build_trained(manifest.shape, torch.device(device))
         network.load_state_dict(stored.tensors())

@@ -11,7 +11,7 @@ from psld.config.parts import UnknownPart
 from psld.evaluation.settings import Measurement
 from psld.metrics.features import Features, FeatureStatistics
 from psld.utils.errors import UserError
-from psld.utils.tensors import read_tensors, save_tensors
+from psld.utils.tensors import load_tensors, save_tensors
 
 
 class Cost(NamedTuple):
@@ -77,7 +77,7 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
 
     Raises UserError if the file is missing or damaged, or has another number of features.
     """
-    stored = read_tensors(path, "evaluation", "evaluate the cell again", sha256)
+    stored = load_tensors(path, "evaluation", "evaluate the cell again", sha256)
     tensors = stored.tensors()
     labels = tensors.pop("labels", None)
     groups: dict[tuple[str, int], dict[str, Tensor]] = {}

@@ -24,7 +24,7 @@ from psld.training.manifest import ModelManifest
 from psld.utils.code import MEASURE
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
-from psld.utils.tensors import grouped, read_tensors, save_tensors
+from psld.utils.tensors import grouped, load_tensors, save_tensors
 
 FEATURES = "features.safetensors"
 MANIFEST = "manifest.json"
@@ -170,7 +170,7 @@ def read_reference_manifest(folder: str | Path) -> ReferenceManifest:
 def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
     """Read a reference. Raises UserError if a file is missing, damaged or foreign."""
     manifest, path = read_reference_manifest(folder), Path(folder) / FEATURES
-    stored = read_tensors(path, "features", REMEDY, manifest.features_sha256)
+    stored = load_tensors(path, "features", REMEDY, manifest.features_sha256)
     parts = {part: Features(**each) for part, each in grouped(stored.tensors()).items()}
     return Reference(parts["train"], parts.get("test"), parts.get("noise")), manifest
 

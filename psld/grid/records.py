@@ -17,7 +17,7 @@ from psld.sampling.settings import SamplingRun
 from psld.training.manifest import GuideManifest, ModelManifest, TrainedManifest, read_manifest
 from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of, retried_in_slurm
+from psld.utils.files import digest_of
 
 
 class Job(NamedTuple, Generic[S]):
@@ -83,7 +83,6 @@ class _Trained(Origin):
         """Read the manifest in its folder. Raises UserError if it is missing or damaged."""
         return read_manifest(self.folder, self.kind)
 
-    @retried_in_slurm
     def check(self) -> None:
         """Raise UserError if the network in its folder has other settings or another dataset.
 
@@ -148,10 +147,10 @@ class Start(Settings):
 
     def check(self) -> None:
         """Raise UserError if the start that is there was fitted in another way."""
-        from psld.utils.tensors import read_tensors  # Snakemake reads no arrays.
+        from psld.utils.tensors import load_tensors  # Snakemake reads no arrays.
 
         if Path(self.file).exists():
-            made = read_tensors(self.file, "start", "make it again (psld start)").origin
+            made = load_tensors(self.file, "start", "make it again (psld start)").origin
             if made.get("settings") != self.settings.start.model_dump(mode="json"):
                 raise UserError(
                     f"{self.file}: fitted with other settings than configs/start.yaml has; delete "

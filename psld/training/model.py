@@ -26,7 +26,7 @@ from psld.training.start import find_start
 from psld.utils.code import COPIES
 from psld.utils.device import device_of, provenance
 from psld.utils.errors import UserError
-from psld.utils.tensors import read_tensors, save_tensors
+from psld.utils.tensors import load_tensors, save_tensors
 
 WEIGHTS = "weights.safetensors"
 
@@ -212,7 +212,7 @@ def _load_weights(
     """Load weights into a network that will not be trained."""
     command = "psld train" if manifest.kind == "model" else "psld train_guide"
     path, remedy = folder / WEIGHTS, f"train the {manifest.kind} ({command}), or import it"
-    stored = read_tensors(path, "weights", remedy, manifest.weights_sha256)
+    stored = load_tensors(path, "weights", remedy, manifest.weights_sha256)
     settings = manifest.settings.identity()
     if stored.origin.get("model", settings) != settings:  # an import does not state it
         raise UserError(f"{path}: trained with other settings than its manifest says; {remedy}")

@@ -16,7 +16,6 @@ from psld.diffusion.gaussian import GaussianData
 from psld.training.mixture import SamplerStart, measure_start
 from psld.training.settings import StartSettings, start_file
 from psld.utils.errors import UserError
-from psld.utils.files import retried_in_slurm
 from psld.utils.tensors import load_tensors, save_tensors
 
 KIND = "start"
@@ -90,7 +89,6 @@ def find_start(
     )
 
 
-@retried_in_slurm
 def load_start(path: str | Path, dataset: DatasetSettings, wanted: dict[str, Any]) -> SamplerStart:
     """Read a start, and draw an image of the dataset's shape from it.
 

@@ -14,7 +14,6 @@ from psld.training.manifest import CheckpointFiles
 from psld.training.recipe import Average, Averaging, Optimizer
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import retried_in_slurm
 from psld.utils.tensors import grouped, load_tensors, save_tensors
 
 KEPT = 2
@@ -184,7 +183,6 @@ class Checkpoints(CheckpointFiles):
         for step in self.steps()[:-KEPT]:
             self.path(step).unlink(missing_ok=True)
 
-    @retried_in_slurm
     def restore(self, state: TrainingState, step: int) -> None:
         """Load the checkpoint of this step; do nothing for step 0.
 

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import atomic_path, digest_of, regular_file, retried_in_slurm
+from psld.utils.files import atomic_path, digest_of, regular_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,10 +117,6 @@ def load_tensors(path: str | Path, kind: str, remedy: str, sha256: str | None = 
     if sha256 not in (None, stored.sha256):
         raise UserError(f"{path}: not the {kind} file that was recorded; {remedy}")
     return stored
-
-
-read_tensors = retried_in_slurm(load_tensors)
-"""`load_tensors` of a file that must be there: a Slurm job waits for another node's file."""
 
 
 def grouped(tensors: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
