@@ -34,13 +34,6 @@ class Hub(ThreadingHTTPServer):
         """The commits of each, from the first to the last, by their hashes."""
         self.status = 200
         """Answer this to all requests, if it is another one; 0 answers nothing."""
-        self.speaks = threading.Event()
-        """Not set: requests are accepted, and get no answer."""
-        self.speaks.set()
-        self.nonsense: Any = None
-        """Answer this to requests about a model, if it is not None."""
-        self.answers_with: str | None = None
-        """The commit whose files are sent, whichever is asked for."""
 
     def newest(self, repository: str) -> str:
         return list(self.repositories[repository])[-1]
@@ -57,7 +50,6 @@ class _Requests(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        self.server.speaks.wait()
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         lines = [json.loads(line) for line in body.splitlines()]
         path = urlsplit(self.path).path
@@ -81,7 +73,6 @@ class _Requests(BaseHTTPRequestHandler):
             self.answer({"commitUrl": f"{self.server.url}/{match[1]}", "commitOid": commit})
 
     def do_GET(self) -> None:
-        self.server.speaks.wait()
         path = unquote(urlsplit(self.path).path)
         pattern = r"(?:/api/models)?/([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.*))?)?"
         repository, what, revision, name = re.fullmatch(pattern, path).groups()
@@ -94,7 +85,6 @@ class _Requests(BaseHTTPRequestHandler):
             self.answer({"error": "not found"}, 404, {"X-Error-Code": "RevisionNotFound"})
         else:
             commit = self.server.newest(repository) if revision in (None, "main") else revision
-            commit = self.server.answers_with or commit
             self.show(what, repository, commit, name)
 
     do_HEAD = do_GET  # noqa: N815
@@ -108,8 +98,6 @@ class _Requests(BaseHTTPRequestHandler):
             sizes = {name: len(content) for name, content in files.items()}
             entry = {"type": "file", "oid": "0" * 40}
             self.answer([{**entry, "path": name, "size": size} for name, size in sizes.items()])
-        elif self.server.nonsense is not None:
-            self.answer(self.server.nonsense)
         else:
             siblings = [{"rfilename": name} for name in files]
             self.answer({"id": repository, "sha": commit, "siblings": siblings, "tags": []})
@@ -152,8 +140,7 @@ def empty_hub(cache: Path) -> Iterator[Hub]:
     from huggingface_hub import constants
 
     server.repositories.clear()
-    server.status, server.answers_with, server.nonsense = 200, None, None
+    server.status = 200
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
         yield server
-    server.speaks.set()
