@@ -32,10 +32,10 @@ $(INSTALLED): pyproject.toml
 	.venv/bin/python -m pip install --editable '.[dev]'
 	touch $@
 
-demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate; tables, figures, page, report
+demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate; tables, figures, page
 	@test -e results/demo.html || echo "About 5 minutes on 2 idle cores, half of it 5 trainings; watch: tail -f logs/train/demo/*.log"
 	@$(SNAKEMAKE) demo $(LOGGER)
-	@$(MAKE) --no-print-directory report answer GRID=demo
+	@$(MAKE) --no-print-directory answer GRID=demo
 
 check-demo: $(INSTALLED) ## Check what the demo has made; its page and tables in a browser, if chromium is there
 	$(RUN) python -m pytest tests/workflow/check_demo.py
@@ -43,8 +43,8 @@ check-demo: $(INSTALLED) ## Check what the demo has made; its page and tables in
 small: $(INSTALLED) ## Run the paper in small, on Fashion-MNIST at 16×16: docs/notes/small.md
 	@$(SNAKEMAKE) small $(LOGGER)
 	@$(SNAKEMAKE) small-seeds $(LOGGER)
-	@$(MAKE) --no-print-directory report answer GRID=small
-	@$(MAKE) --no-print-directory report answer GRID=small-seeds
+	@$(MAKE) --no-print-directory answer GRID=small
+	@$(MAKE) --no-print-directory answer GRID=small-seeds
 
 answer: $(INSTALLED) ## Say what came out of GRID, in a sentence for each table
 	@$(RUN) psld page grid_name=$(GRID)
@@ -55,7 +55,7 @@ results: $(INSTALLED) ## Print the tables of GRID
 	@echo "Tables: results/tables/$(GRID)/   Pictures: results/figures/$(GRID)/"
 	@echo "To read: results/$(GRID).html (psld page grid_name=$(GRID) makes it from the cells run so far)"
 
-report: results/$(GRID)-report.html ## Make the self-contained HTML report of GRID
+report: results/$(GRID)-report.html ## Make the report of Snakemake for GRID, in one file
 
 results/$(GRID)-report.html: $(INSTALLED) $(wildcard results/tables/$(GRID)/*.html results/figures/$(GRID)/*.png results/figures/$(GRID)/*/*.png)
 	@$(RUN) psld plan grid_name=$(GRID) list=cells >/dev/null

@@ -3,9 +3,6 @@
 The page is looked at in a real browser.
 """
 
-import base64
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -27,7 +24,6 @@ ROOT = CONFIGS.parent
 RESULTS = ROOT / "results"
 TABLES = RESULTS / "tables" / "demo"
 FIGURES = RESULTS / "figures" / "demo"
-REPORT = RESULTS / "demo-report.html"
 
 FAR_BELOW_NOISE = 1 / 3
 """Distances of good samples, as a part of the distance of pure noise."""
@@ -84,17 +80,6 @@ def test_every_picture_can_be_looked_at(grid):
             shades = image.convert("L").getextrema()
             assert shades == (0, 255), f"{path}: neither empty nor of one color"
         assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")
-
-
-def test_the_report_shows_every_table_and_picture_as_it_is_now(grid):
-    content = re.search(r"var results = (\{.*?\});?\s*</script>", REPORT.read_text(), re.DOTALL)
-    shown = json.loads(content[1])
-    expected = [TABLES / f"{table}.html" for table in grid.file.tables]
-    expected += pictures_of(grid)
-    assert set(shown) == {str(path.relative_to(ROOT)) for path in expected}
-    for path in expected:
-        encoded = shown[str(path.relative_to(ROOT))]["data_uri"].partition("base64,")[2]
-        assert base64.b64decode(encoded) == path.read_bytes(), f"the report shows another {path}"
 
 
 def test_the_classifier_is_accurate(results):
@@ -169,7 +154,6 @@ def test_the_page_is_shown_whole(grid, tmp_path, width):
 
 
 @in_a_browser
-@pytest.mark.parametrize("page", [PAGE, REPORT], ids=["page", "report"])
-def test_a_page_fetches_nothing(tmp_path, page):
-    fetched = shown(page, 1440, tmp_path)["fetched"]
+def test_the_page_fetches_nothing(tmp_path):
+    fetched = shown(PAGE, 1440, tmp_path)["fetched"]
     assert [address for address in fetched if not address.startswith("data:")] == []
