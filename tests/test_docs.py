@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from tests.data.formats import encode, random_images, write_files
+from tests.data.formats import encode, random_images, write_files, write_shards
 from tests.workflow.project import REPOSITORY, Project
 
 
@@ -47,7 +47,7 @@ class Page:
 
 PAGES = [
     Page("docs/cluster.md", grids=("demo", "paper")),
-    Page("docs/extending.md"),
+    Page("docs/extending.md", lambda folder: write_shards(folder / "downloads" / "shards")),
     Page("docs/pictures.md", flowers, grids=()),
     Page("docs/results.md", results, grids=()),
     Page("docs/sweeps.md", grids=()),

@@ -56,6 +56,8 @@ SHIPPED: dict[str, dict[str, str]] = {
         "fashion-mnist": f"{SOURCES}:FashionMNIST",
         "cifar10": f"{SOURCES}:CIFAR10",
         "folder": f"{SOURCES}:Folder",
+        "array": f"{SOURCES}:Array",
+        "datasets": f"{SOURCES}:HuggingFace",
         "celeba": "psld.paper.sources:CelebA",
         "afhqv2": "psld.paper.sources:AFHQv2",
     },

@@ -205,31 +205,38 @@ def _blocks(
     channels, side, hashes = settings.channels, settings.image_size, []
     size = max(1, BLOCK_BYTES // (channels * side**2))
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-    count, train_size = len(labels), len(images.train)
-    blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    broken: list[str] = []
+    train_size, broken = len(images.train), []
+    splits: dict[str, Any] = {"train": images.train, "test": images.test}
+    blocks = [
+        (name, range(start, min(start + size, len(split))))
+        for name, split in splits.items()
+        for start in range(0, len(split), size)
+    ]
 
-    def read(number: int) -> Image.Image:
-        split, i = ("train", number) if number < train_size else ("test", number - train_size)
-        image, label = read_picture(settings.source, images, split, i)
-        labels[number] = label if settings.num_classes else 0
-        return image
-
-    def decoded(block: range) -> tuple[np.ndarray, list[str]]:
-        pixels, found = np.empty((len(block), channels, side, side), np.uint8), []
-        for i, number in enumerate(block):
+    def decoded(block: tuple[str, range]) -> tuple[np.ndarray, list[str]]:
+        (name, numbers), found = block, []
+        split, first = splits[name], train_size if name == "test" else 0
+        if getattr(split, "shape", None) == (side, side, channels):
+            with _saying(settings.source, f"{name} pictures from {numbers.start} on") as where:
+                for number, label in zip(numbers, split.labels[numbers], strict=True):
+                    label = _checked_label(label, len(images.class_names), where)
+                    labels[first + number] = label if settings.num_classes else 0
+                return np.ascontiguousarray(split.pixels(numbers).transpose(0, 3, 1, 2)), []
+        pixels = np.empty((len(numbers), channels, side, side), np.uint8)
+        for i, number in enumerate(numbers):
             try:
-                image = read(number)
+                image, label = read_picture(settings.source, images, name, number)
             except BrokenPicture as error:
                 broken.append(str(error))
                 continue
+            labels[first + number] = label if settings.num_classes else 0
             pixels[i] = to_pixels(image, channels, side, settings.filter)
             found += conversions(image, channels, side)
         return pixels, found
 
     with (
         ThreadPoolExecutor(threads) as pool,
-        closing(Progress(f"preparing {settings.name}", "image", count)) as progress,
+        closing(Progress(f"preparing {settings.name}", "image", len(labels))) as progress,
     ):
         for start in range(0, len(blocks), 2 * threads):  # Bounds the memory.
             for pixels, found in pool.map(decoded, blocks[start : start + 2 * threads]):

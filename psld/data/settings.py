@@ -25,6 +25,9 @@ class Images:
 
     `psld prepare` asks for each pair once, for one at a time and in any order. It calls functions
     in several threads at once, and holds a few pictures: reading belongs into a function.
+
+    A sequence with `shape`, H×W×C of each of its pictures, also has them many at once, by
+    `pixels(range)`, uint8 n×H×W×C, and `labels`: so those of the dataset's own size are read.
     """
 
     train: Sequence[tuple[Any, int]]

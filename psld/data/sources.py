@@ -1,12 +1,14 @@
-"""Published datasets, and any folder of pictures.
+"""Published datasets, any folder of pictures, arrays, and datasets of Hugging Face.
 
 Snakemake reads their settings, so numpy, Pillow and torchvision are imported by what needs them.
 """
 
 import gzip
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -17,7 +19,8 @@ from pydantic import Field
 
 from psld.config.settings import FREE
 from psld.data.settings import Images, Root, Source
-from psld.utils.errors import RunError, UserError, reraise_fault
+from psld.utils.errors import RunError, UserError, reraise_fault, text_of
+from psld.utils.files import regular_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -230,10 +233,7 @@ class Folder(Source):
             label = classes.index(parts[name][0]) if classes else 0
             return partial(tree.square, name), label
 
-        # The names with the smallest hashes are held out. The choice does not depend on the order
-        # of the names, and new pictures move few old ones.
-        by_hash = sorted(parts, key=lambda name: hashlib.sha256(bytes_of(name)).digest())
-        held_out = set(by_hash[: round(self.test_fraction * len(parts))])
+        held_out = _held_out(parts, self.test_fraction)
         train = [picture(name) for name in parts if name not in held_out]
         test = [picture(name) for name in sorted(held_out)]
         class_names = tuple(bytes_of(name).decode(errors="replace") for name in classes)
@@ -243,3 +243,192 @@ class Folder(Source):
         from psld.data.images import FileTree
 
         return FileTree(Path(self.root)).listing()
+
+
+def _held_out(names: Iterable[str], fraction: float) -> set[str]:
+    """Choose the names with the smallest hashes.
+
+    The choice does not depend on the order of the names, and new ones move few old ones.
+    """
+    from psld.data.images import bytes_of
+
+    by_hash = sorted(names, key=lambda name: hashlib.sha256(bytes_of(name)).digest())
+    return set(by_hash[: round(fraction * len(by_hash))])
+
+
+# -- numbered images: arrays, and datasets of Hugging Face -----------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows(Sequence):
+    """Pairs (picture, label) of some rows; those of an array can be taken many at once."""
+
+    read: Callable[[Any], Any]
+    """Returns the picture of a row; if all have one `shape`, H×W×C, also those of many rows."""
+    rows: "np.ndarray"
+    labels: "np.ndarray"
+    shape: tuple[int, ...] | None = None
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.read(self.rows[index]), self.labels[index]
+
+    def pixels(self, indices: range) -> "np.ndarray":
+        """Return many pictures, uint8 n×H×W×C."""
+        return self.read(self.rows[indices.start : indices.stop]).reshape(-1, *(self.shape or ()))
+
+
+class Numbered(Source):
+    """Images with numbers, some of which may be held out."""
+
+    path: Root
+    test_fraction: float = Field(0.0, ge=0, lt=1)
+    """The part of the images that is held out for the test split, chosen by their numbers."""
+
+    def seen(self):
+        files = [each.stat() for each in (regular_file(self.path), *Path(self.path).rglob("*"))]
+        newest = datetime.fromtimestamp(max(each.st_mtime for each in files))
+        return f"{sum(each.st_size for each in files):,} bytes, {newest:%Y-%m-%d %H:%M:%S}"
+
+    def in_test(self, count: int) -> "np.ndarray":
+        """Return booleans of so many images: those that are held out."""
+        import numpy as np
+
+        held_out = _held_out(map(str, range(count)), self.test_fraction)
+        return np.array([f"{i}" in held_out for i in range(count)])
+
+    def classes(self, labels: "np.ndarray", count: int) -> tuple[str, ...]:
+        """Return the names of numbered classes. Raises UserError unless the labels are numbers."""
+        fits = labels.shape == (count,) and labels.dtype.kind in "iu"
+        if not fits or labels.min() < 0 or labels.max() >= count:
+            ends = f" from {labels.min()} to {labels.max()}" if fits else ""
+            right = f"{count:,} integers from 0, as of np.unique(labels, return_inverse=True)[1]"
+            found = f"{labels.dtype}{ends} of shape {labels.shape}"
+            raise UserError(f"{self.path}: the labels are {found}; right is {right}")
+        return tuple(map(str, range(int(labels.max()) + 1)))
+
+
+class Array(Numbered):
+    """The central squares of images in an array, uint8 N×H×W or N×H×W×C.
+
+    An .npy is read part by part. An .npz has them as `arr_0` and, if there are classes, `labels`.
+    """
+
+    kind: str = "array"
+
+    def open(self):
+        import numpy as np
+
+        from psld.data.images import IMAGES, read_npz
+
+        path, labels = regular_file(self.path), None
+        if path.suffix == ".npz":
+            arrays = read_npz(path, [IMAGES, "labels"]) or read_npz(path, [IMAGES])
+            if not arrays:
+                raise UserError(f"{path}: no {IMAGES} in it; save the images under this name")
+            images, labels = (*arrays, None)[:2]
+            opened = partial(np.asarray, images)
+        else:
+            try:
+                images = np.load(path, mmap_mode="r")
+            except Exception as error:  # What something else wrote can raise nearly any.
+                reraise_fault(error, path)
+                raise UserError(f"{path}: not a whole .npy of numbers ({error})") from None
+            # A map of its own for each part: the pages of one map would stay in memory.
+            order = "F" if np.isfortran(images) else "C"
+            opened = partial(np.memmap, path, np.uint8, "r", images.offset, images.shape, order)
+        _check_array(images, path)
+        count, height, width, *channels = images.shape
+        names = () if labels is None else self.classes(labels, count)
+        labels = np.zeros(count, int) if labels is None else labels
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+
+        def read(rows: Any) -> "np.ndarray":
+            return np.asarray(opened()[:, top : top + side, left : left + side][rows])
+
+        shape, in_test = (side, side, *(channels or [1])), self.in_test(count)
+        splits = (Rows(read, np.flatnonzero(s), labels[s], shape) for s in (~in_test, in_test))
+        return Images(*splits, names)
+
+
+def _check_array(images: "np.ndarray", path: Path) -> None:
+    """Raise UserError unless these are images, with what makes images of them."""
+    if images.dtype.name == "uint8" and images.ndim in (3, 4) and images.size:
+        if images.ndim == 3 or images.shape[3] in (1, 3, 4):
+            return
+        how = "if the channels come first, x.transpose(0, 2, 3, 1)"
+    elif images.dtype.kind in "biuf" and images.size:
+        low, high = float(images[:1000].min()), float(images[:1000].max())
+        to_bytes = "127.5 * (x + 1)" if low < 0 else "255 * x" if high <= 1 else "x"
+        how = f"of numbers from {low:g} to {high:g}, np.uint8(np.round({to_bytes}))"
+    else:
+        how = "N > 0"
+    right = f"uint8 N×H×W or N×H×W×C with 1, 3 or 4 channels; {how}"
+    raise UserError(f"{path}: {images.dtype} of {images.shape}; right is {right}")
+
+
+class HuggingFace(Numbered):
+    """The central squares of the pictures in a dataset of Hugging Face's library `datasets`.
+
+    That is a folder of `save_to_disk`, a parquet file, or a folder of them. A split `test` is the
+    test split. Of parquet files, `datasets` keeps a copy in its cache.
+    """
+
+    kind: str = "datasets"
+    image: str = "image"
+    """The column of pictures."""
+    label: str = "label"
+    """The column of classes, if there is one."""
+
+    def open(self):
+        import datasets
+        import numpy as np
+
+        path = regular_file(self.path)
+        try:
+            if any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
+                loaded: Any = datasets.load_from_disk(str(path))
+            else:
+                files = {"data_dir" if path.is_dir() else "data_files": str(path)}
+                loaded = datasets.load_dataset("parquet", **files)
+        except Exception as error:  # Damaged files can raise nearly any.
+            reraise_fault(error, path)
+            wrong = "neither a folder of save_to_disk nor whole parquet files"
+            raise UserError(f"{path}: {wrong} ({text_of(error)})") from None
+        splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+        taken = [splits[name] for name in ("train", "test") if name in splits]
+        if "train" not in splits or (self.test_fraction and len(taken) > 1):
+            right = "train is needed, and with dataset.source.test_fraction no test"
+            raise UserError(f"{path}: its splits are {', '.join(splits)}; {right}")
+        data = datasets.concatenate_datasets(taken).with_format(None)
+        count, types, names = len(data), data.features, ()
+        in_test = np.arange(count) >= len(taken[0]) if len(taken) > 1 else self.in_test(count)
+        labels = np.array(data[self.label][:] if self.label in types else [0] * count)
+        if self.label in types:
+            names = getattr(types[self.label], "names", None) or self.classes(labels, count)
+        try:
+            pictures = data.select_columns(self.image)
+            pictures = pictures.cast_column(self.image, datasets.Image(decode=False))
+        except Exception as error:  # The column is missing, or of another type.
+            reraise_fault(error, path)
+            wrong = f"no pictures in a column {self.image}; its columns are {', '.join(types)}"
+            right = "dataset.source.image=NAME, or data.cast_column(NAME, datasets.Image())"
+            raise UserError(f"{path}: {wrong}; right is {right}") from None
+
+        def read(row: int) -> partial:
+            return partial(_picture, pictures[int(row)][self.image], f"{path}: picture {row}")
+
+        splits = (Rows(read, np.flatnonzero(s), labels[s]) for s in (~in_test, in_test))
+        return Images(*splits, tuple(names))
+
+
+def _picture(file: dict[str, Any] | None, where: str) -> Any:
+    """Return the central square of a picture, a file's bytes or its path."""
+    from psld.data.images import BrokenPicture, central_square, decode
+
+    if not file:
+        raise BrokenPicture(f"{where}: no picture")
+    return central_square(decode(file["bytes"] or Path(file["path"]).read_bytes(), where))

@@ -33,6 +33,7 @@ EXTRAS = {
     },
     "wandb": {"wandb", "wandb_workspaces"},
     "hub": {"huggingface_hub"},
+    "datasets": {"datasets"},
 }
 """The packages that `pip install psld` does not bring, by the extra that does."""
 

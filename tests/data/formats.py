@@ -60,12 +60,20 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> Path:
 
 def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return path
+
+
+def write_shards(folder: Path) -> None:
+    """Two tar files as webdataset writes them, of six pictures in three classes each."""
+    for shard in range(2):
+        pictures = {f"{i}.png": encode(random_images(9, 9, 3, seed=i)) for i in range(6)}
+        classes = {f"{i}.cls": b"%d" % (i % 3) for i in range(6)}
+        write_tar(folder / f"{shard:03d}.tar", dict(sorted((pictures | classes).items())))
 
 
 def idx(array: np.ndarray) -> bytes:

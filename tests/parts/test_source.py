@@ -6,6 +6,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from psld.config.kinds import SHIPPED
 from psld.config.settings import parse
@@ -26,8 +27,14 @@ from tests.data.formats import (
 
 DATASET = {"name": "mine", "channels": 1, "image_size": 8, "flip": False, "filter": "box"}
 CLASSES = {"digits": 10, "mnist": 10, "fashion-mnist": 10, "cifar10": 10}
-CLASSES |= {"celeba": 0, "afhqv2": 3, "folder": 2}
-OPTIONS = {"folder": {"test_fraction": 0.5}}
+CLASSES |= {"celeba": 0, "afhqv2": 3, "folder": 2, "array": 2, "datasets": 2}
+OPTIONS = {
+    "folder": {"test_fraction": 0.5},
+    "array": {"test_fraction": 0.5, "path": "array.npz"},
+    "datasets": {"test_fraction": 0.5, "path": "saved"},
+}
+YOURS = ("folder", "array", "datasets")
+"""The kinds whose place decides what is prepared."""
 
 
 def dataset(kind, source, **changes):
@@ -53,6 +60,7 @@ def files(tmp_path, monkeypatch):
     batches = [random_images(2, 3072)] * 6
     names = [f"{i}" for i in range(10)]
     write_cifar10(tmp_path / "cifar10", batches, [np.arange(2)] * 6, names, monkeypatch)
+    np.savez("array.npz", arr_0=random_images(8, 9, 9), labels=np.arange(8) % 2)
     for module in {name.partition(":")[0] for name in SHIPPED["source"].values()}:
         code = inspect.getsource(import_module(module))
         (tmp_path / f"{module.replace('.', '_')}.py").write_text(code)
@@ -61,6 +69,12 @@ def files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", SHIPPED["source"])
 def test_a_shipped_source_and_its_class_in_a_file_outside(files, kind):
+    if kind == "datasets":
+        library = pytest.importorskip("datasets")
+        pixels = [Image.fromarray(each) for each in random_images(8, 9, 9)]
+        types = {"image": library.Image(), "label": library.ClassLabel(names=["a", "b"])}
+        columns = {"image": pixels, "label": [0, 1] * 4}
+        library.Dataset.from_dict(columns, library.Features(types)).save_to_disk("saved")
     outside = SHIPPED["source"][kind].replace(".", "_")
     root = {"root": kind} if (files / kind).exists() else {}
     made = {}
@@ -71,11 +85,11 @@ def test_a_shipped_source_and_its_class_in_a_file_outside(files, kind):
         saved = json.loads(json.dumps(settings.model_dump(mode="json")))
         assert parse(DatasetSettings, saved, "test") == settings
         assert saved == parse(DatasetSettings, saved, "test").model_dump(mode="json")
-        # where and how it is found decides nothing, but for a folder
-        places = {"root": "elsewhere", "download": False}
+        # where and how it is found decides nothing, but for data of one's own
+        places = {"root": "elsewhere", "path": "elsewhere", "download": False}
         given = {key: places[key] for key in places if hasattr(settings.source, key)}
         other = dataset(kind, source | given, name="other", flip=True)
-        assert (other.preparation() == settings.preparation()) == (kind != "folder")
+        assert (other.preparation() == settings.preparation()) == (kind not in YOURS)
         with pytest.raises(UserError, match=r"^test: unknown key dataset\.source\.rot"):
             parse(PrepareSettings, {"dataset": saved | {"source": source | {"rot": 1}}}, "test")
         made[each] = prepare_dataset(settings, files / f"{len(made)}.h5")

@@ -36,7 +36,7 @@ COMES_WITH = {
 """Packages that the code imports and another package brings along."""
 
 
-OPTIONAL = EXTRAS["hub"] | {"submitit"}
+OPTIONAL = EXTRAS["datasets"] | EXTRAS["hub"] | {"submitit"}
 """Packages that the code imports only where a user names what needs them: submitit, for sweeps."""
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

@@ -1,0 +1,247 @@
+"""Data as people have it: arrays in .npy and .npz, and datasets of Hugging Face."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from psld.config.settings import parse
+from psld.data import preparation
+from psld.data.preparation import prepare_dataset
+from psld.data.settings import DatasetSettings
+from psld.data.sources import Rows
+from psld.data.store import ImageStore
+from psld.utils.errors import UserError
+from tests.commands import call, refused, succeeded
+from tests.data.formats import encode, random_images, write_shards
+from tests.workflow.project import REPOSITORY
+
+DATASET = {"name": "mine", "channels": 3, "image_size": 8, "flip": False, "filter": None}
+PIXELS = random_images(50, 8, 8, 3)
+LABELS = np.arange(50) % 3
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def prepare(source, classes=0, **changes):
+    content = DATASET | {"num_classes": classes, "source": source} | changes
+    record = prepare_dataset(parse(DatasetSettings, content, "test"), Path("mine.h5"), replace=True)
+    return record, ImageStore.open("mine.h5")
+
+
+@pytest.fixture(params=["whole", "by picture"])
+def at_once(request, monkeypatch):
+    """Prepare arrays as wholes, and picture by picture; both in blocks of seven."""
+    monkeypatch.setattr(preparation, "BLOCK_BYTES", 7 * 8 * 8 * 3)
+    if request.param == "by picture":
+        monkeypatch.setattr(Rows, "shape", property(lambda _: None, lambda *_: None), raising=False)
+
+
+def test_an_array_becomes_a_dataset(at_once):
+    np.save("x.npy", PIXELS)
+    np.save("fortran.npy", np.asfortranarray(PIXELS))
+    np.savez("plain.npz", arr_0=PIXELS)
+    np.savez("xy.npz", arr_0=PIXELS, labels=LABELS.astype(np.uint8))
+    digests = set()
+    for path in ("x.npy", "fortran.npy", "plain.npz", "xy.npz"):
+        classes = 3 if path == "xy.npz" else 0
+        record, store = prepare({"kind": "array", "test_fraction": 0.2, "path": path}, classes)
+        assert (record["splits"], record["converted"]) == ({"train": 40, "test": 10}, {})
+        assert record["class_names"] == ["0", "1", "2"][:classes]
+        pixels = store.images("all").transpose(0, 2, 3, 1)
+        places = [int(np.flatnonzero((each == PIXELS).all((1, 2, 3)))[0]) for each in pixels]
+        assert places == [*sorted(places[:40]), *sorted(places[40:])]
+        assert sorted(places) == list(range(50))
+        assert store.labels("all").tolist() == (classes > 0) * LABELS[places].tolist() or [0] * 50
+        digests.add(store.digest)
+    assert len(digests) == 2, "with classes and without"
+
+
+def test_what_is_converted_is_counted():
+    wide = random_images(6, 8, 12)
+    np.save("gray.npy", wide)
+    record, store = prepare({"kind": "array", "path": "gray.npy"})
+    assert record["converted"] == {"gray, made RGB": 6}
+    assert (store.images("train") == wide[:, None, :, 2:10]).all(), "the central squares"
+    record, store = prepare({"kind": "array", "path": "gray.npy"}, channels=1)
+    assert record["converted"] == {}
+    assert (store.images("train") == wide[:, None, :, 2:10]).all()
+    np.save("twice.npy", np.concatenate([PIXELS, PIXELS]))
+    source = {"kind": "array", "path": "twice.npy", "test_fraction": 0.3}
+    assert "test image that is also a training image" in prepare(source)[0]["converted"]
+
+
+def test_many_images_take_the_memory_of_few(monkeypatch):
+    """Only blocks of the file are in memory, and no picture is made of one."""
+    taken, read = [], Rows.pixels
+    monkeypatch.setattr(Rows, "pixels", lambda *a: taken.append(a[1]) or read(*a))
+    monkeypatch.setattr(preparation, "as_image", None)
+    monkeypatch.setattr(preparation, "BLOCK_BYTES", 10 * 8 * 8 * 3)
+    np.save("x.npy", PIXELS)
+    prepare({"kind": "array", "path": "x.npy"})
+    assert sorted(map(len, taken)) == [10] * 5
+
+
+RIGHT = "uint8 N×H×W or N×H×W×C with 1, 3 or 4 channels"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        (
+            PIXELS / 255,
+            None,
+            f"x.npz: float64 of (50, 8, 8, 3); right is {RIGHT}; of numbers from 0 to 1, "
+            "np.uint8(np.round(255 * x))",
+        ),
+        (PIXELS / 127.5 - 1, None, "of numbers from -1 to 1, np.uint8(np.round(127.5 * (x + 1)))"),
+        (PIXELS.astype(int), None, "x.npz: int64 of (50, 8, 8, 3); right is "),
+        (PIXELS.transpose(0, 3, 1, 2), None, "if the channels come first, x.transpose(0, 2, 3, 1)"),
+        (PIXELS[..., :2], None, f"x.npz: uint8 of (50, 8, 8, 2); right is {RIGHT}"),
+        (PIXELS.reshape(50, -1), None, f"x.npz: uint8 of (50, 192); right is {RIGHT}"),
+        (PIXELS[:0], None, f"x.npz: uint8 of (0, 8, 8, 3); right is {RIGHT}; N > 0"),
+        (PIXELS.astype(object), None, "x.npz: not a whole .npz of arrays (it has pickled objects"),
+        (PIXELS, LABELS / 1, "x.npz: the labels are float64 of shape (50,); right is 50 integers "),
+        (PIXELS, LABELS[1:], "the labels are int64 of shape (49,); right is 50 integers from 0"),
+        (PIXELS, LABELS - 1, "the labels are int64 from -1 to 1 of shape (50,); right is 50 inte"),
+        (PIXELS, LABELS + 99, "from 99 to 101 of shape (50,); right is 50 integers from 0, as of"),
+        (PIXELS, np.eye(3)[LABELS], "float64 of shape (50, 3); right is 50 integers from 0"),
+        (PIXELS, LABELS.astype(str), "from 0, as of np.unique(labels, return_inverse=True)[1]"),
+    ],
+)
+def test_arrays_that_are_no_images_are_one_line(images, labels, says, folder):
+    np.savez("x.npz", arr_0=images, **({} if labels is None else {"labels": labels}))
+    words = ("dataset=folder", "dataset.name=mine", "dataset.source=array")
+    done = call(folder, "prepare", *words, "dataset.source.path=x.npz")
+    refused(done, 2, says)
+    assert not list(folder.glob("data/*")), "nothing half written"
+
+
+def test_files_that_are_no_arrays_are_one_line(folder):
+    np.save("x.npy", PIXELS)
+    whole = (folder / "x.npy").read_bytes()
+    (folder / "cut.npy").write_bytes(whole[:-1])
+    (folder / "text.npy").write_text("hello")
+    np.savez("other.npz", x=PIXELS)
+    for name, says in {
+        "cut.npy": "cut.npy: not a whole .npy of numbers (",
+        "text.npy": "text.npy: not a whole .npy of numbers (",
+        "other.npz": "other.npz: no arr_0 in it; save the images under this name",
+        "absent.npy": "No such file or directory: 'absent.npy'",
+    }.items():
+        with pytest.raises(UserError, match=r"^[^\n]*$") as found:
+            prepare({"kind": "array", "path": name})
+        assert says in str(found.value)
+
+
+def test_the_tar_files_of_the_page_on_extending_become_a_dataset(folder):
+    page = (REPOSITORY / "docs/extending.md").read_text()
+    code = re.search(r"^```python\n# tars\.py\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)[1]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    (folder / "tars.py").write_text(code)
+    write_shards(folder / "shards")
+    source = {"kind": "tars:Tars", "path": "shards"}
+    record, store = prepare(source, classes=3, filter="box")
+    assert (record["splits"], record["class_names"]) == ({"train": 12, "test": 0}, ["0", "1", "2"])
+    assert store.labels("train").tolist() == [0, 1, 2] * 4
+
+
+# --- datasets -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(folder, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
+    library = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
+    return library
+
+
+def rows_of(library):
+    pictures = [Image.fromarray(each) for each in PIXELS[:8]]
+    names = library.ClassLabel(names=["cat", "dog", "emu"])
+    types = library.Features({"img": library.Image(), "label": names})
+    return library.Dataset.from_dict({"img": pictures, "label": LABELS[:8]}, types)
+
+
+def test_each_form_of_a_dataset_of_hugging_face(library, folder):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = rows_of(library)
+    rows.with_format("numpy").save_to_disk("one")
+    library.DatasetDict(train=rows, test=rows.select([0]), more=rows).save_to_disk("split")
+    (folder / "hub/data").mkdir(parents=True)
+    rows.to_parquet("hub/data/train-00000-of-00001.parquet")
+    rows.select([0]).to_parquet("hub/data/test-00000-of-00001.parquet")
+    rows.to_parquet("x.parquet")
+    bare = {"img": [encode(each) for each in PIXELS[:8]], "label": LABELS[:8]}
+    pq.write_table(pa.table(bare), "bare.parquet")
+    for path, tests in {"one": 0, "split": 1, "hub": 1, "x.parquet": 0, "bare.parquet": 0}.items():
+        source = {"kind": "datasets", "path": path, "image": "img"}
+        record, store = prepare(source, classes=3)
+        assert record["splits"] == {"train": 8, "test": tests}, path
+        assert (store.images("train") == PIXELS[:8].transpose(0, 3, 1, 2)).all()
+        assert store.labels("all").tolist() == [*LABELS[:8].tolist(), *([0] * tests)]
+        bare = path == "bare.parquet"
+        assert record["class_names"] == (["0", "1", "2"] if bare else ["cat", "dog", "emu"])
+    source = {"kind": "datasets", "path": "one", "image": "img", "test_fraction": 0.25}
+    assert prepare(source)[0]["splits"] == {"train": 6, "test": 2}
+
+
+def test_wrong_datasets_are_one_line(library, folder):
+    rows = rows_of(library).add_column("name", list("abcdefgh")).add_column("size", [1.5] * 8)
+    rows.to_parquet("x.parquet")
+    library.DatasetDict(train=rows, test=rows).save_to_disk("split")
+    library.DatasetDict(a=rows, b=rows).save_to_disk("odd")
+    (folder / "empty").mkdir()
+    (folder / "cut.parquet").write_bytes((folder / "x.parquet").read_bytes()[:99])
+    own = {"path": "x.parquet", "image": "img"}
+    no_column = "x.parquet: no pictures in a column {}; its columns are img, label, name, size; "
+    for source, says in (
+        ({"path": "x.parquet"}, f"{no_column.format('image')}right is dataset.source.image=NAME"),
+        (own | {"image": "size"}, no_column.format("size")),
+        (
+            own | {"label": "name"},
+            "x.parquet: the labels are <U1 of shape (8,); right is 8 integers",
+        ),
+        (own | {"label": "size"}, "x.parquet: the labels are float64 of shape (8,); right is 8"),
+        (own | {"path": "split", "test_fraction": 0.1}, "split: its splits are train, test; train"),
+        ({"path": "odd"}, "odd: its splits are a, b; train is needed"),
+        ({"path": "empty"}, "empty: neither a folder of save_to_disk nor whole parquet files ("),
+        ({"path": "cut.parquet"}, "cut.parquet: neither a folder of save_to_disk nor whole parq"),
+        ({"path": "absent"}, "No such file or directory: 'absent'"),
+    ):
+        with pytest.raises(UserError, match=r"^[^\n]*$") as found:
+            prepare({"kind": "datasets", **source})
+        assert says in str(found.value)
+
+
+def test_broken_pictures_of_a_dataset_are_listed(library):
+    pictures = [{"bytes": encode(each), "path": None} for each in PIXELS[:3]]
+    pictures[1] = None
+    pictures[2]["bytes"] = pictures[2]["bytes"][:60]
+    types = library.Features({"image": library.Image()})
+    library.Dataset.from_dict({"image": pictures}, types).save_to_disk("broken")
+    with pytest.raises(UserError, match=r"^broken: picture 1: no picture; broken: picture 2: b"):
+        prepare({"kind": "datasets", "path": "broken"})
+
+
+def test_the_library_is_an_extra(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    (folder / "x").mkdir()
+    with pytest.raises(UserError, match=r"not installed; pip install 'psld\[datasets\]'"):
+        prepare({"kind": "datasets", "path": "x"})
+
+
+def test_the_command_takes_an_array(folder):
+    np.save("x.npy", PIXELS)
+    words = ("dataset=folder", "dataset.name=mine", "dataset.image_size=8")
+    own = ("dataset.source=array", "dataset.source.path=x.npy", "dataset.source.test_fraction=0.2")
+    said = succeeded(call(folder, "prepare", *words, *own)).stdout
+    assert "50 images of 3×8×8 (40 train, 10 test)" in said
