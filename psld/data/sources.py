@@ -328,7 +328,7 @@ class Array(Numbered):
             arrays = read_npz(path, [IMAGES, "labels"]) or read_npz(path, [IMAGES])
             if not arrays:
                 raise UserError(f"{path}: no {IMAGES} in it; save the images under this name")
-            images, labels = (*arrays, None)[:2]
+            images, labels = arrays[0], arrays[1] if len(arrays) > 1 else None
             opened = partial(np.asarray, images)
         else:
             try:
@@ -350,8 +350,8 @@ class Array(Numbered):
             return np.asarray(opened()[:, top : top + side, left : left + side][rows])
 
         shape, in_test = (side, side, *(channels or [1])), self.in_test(count)
-        splits = (Rows(read, np.flatnonzero(s), labels[s], shape) for s in (~in_test, in_test))
-        return Images(*splits, names)
+        splits = [Rows(read, np.flatnonzero(s), labels[s], shape) for s in (~in_test, in_test)]
+        return Images(splits[0], splits[1], names)
 
 
 def _check_array(images: "np.ndarray", path: Path) -> None:
@@ -384,7 +384,7 @@ class HuggingFace(Numbered):
     """The column of classes, if there is one."""
 
     def open(self):
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
         import numpy as np
 
         path = regular_file(self.path)
@@ -421,8 +421,8 @@ class HuggingFace(Numbered):
         def read(row: int) -> partial:
             return partial(_picture, pictures[int(row)][self.image], f"{path}: picture {row}")
 
-        splits = (Rows(read, np.flatnonzero(s), labels[s]) for s in (~in_test, in_test))
-        return Images(*splits, tuple(names))
+        rows = [Rows(read, np.flatnonzero(s), labels[s]) for s in (~in_test, in_test)]
+        return Images(rows[0], rows[1], tuple(names))
 
 
 def _picture(file: dict[str, Any] | None, where: str) -> Any:
