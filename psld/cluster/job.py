@@ -1,9 +1,9 @@
-"""Inside a job: its end with its Snakemake; a training's ranks in Slurm, and the lives of its job.
+"""Inside a job: its end with its Snakemake; a launch's ranks in Slurm, and the lives of its job.
 
 Snakemake names the folder of its run in the variable PSLD_RUN (`psld.cluster.head`), and holds the
 kernel lock `alive` in it. Kernel locks end with their holders, even after kill -9.
 
-A training's job in Slurm lives until its time limit, a preemption or a lost node ends it, and then
+A launch's job in Slurm lives until its time limit, a preemption or a lost node ends it, and then
 it runs again. Before a time limit or a preemption, it requeues itself. The number of lives has no
 limit as long as each of them makes progress.
 """
@@ -18,12 +18,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
-from psld.utils.errors import RunError, Stopped
-from psld.utils.files import read_json, write_json
+from psld.utils.environment import rank_of_environment
+from psld.utils.errors import RunError, Stopped, in_one_line
+from psld.utils.files import STEP, read_json, saved_step, write_json
+from psld.utils.locks import sole_holder
 
 RUN = "PSLD_RUN"
 """The environment variable with the folder of the run that started this process."""
@@ -69,13 +73,55 @@ def _end(run: str, alive: int, is_launcher: bool) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_rank(words: list[str]) -> None:
-    """Run `psld WORD …` as one rank of a job."""
+def run_rank(words: list[str], run: str | None, done: str | None) -> None:
+    """Run `psld WORD …`, or a program that makes the file `done`, as one rank of a job."""
     requeue_when_warned()
     # Without core binding, ranks that each use all cores are very slow.
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    if run and done:
+        with in_one_line():
+            run_program(words, Path(run), Path(done))
+        return
     sys.argv = ["psld", *words]
     runpy.run_module("psld", run_name="__main__", alter_sys=True)
+
+
+def run_program(words: list[str], run: Path, done: Path) -> None:
+    """Run a program that goes on where its last life has saved, as one rank or on this machine.
+
+    Slurm's warning, SIGTERM and Ctrl-C reach it as one SIGTERM; a second Ctrl-C kills it.
+
+    Raises Stopped if it ended after that without `done`, and RunError if it failed, or if `done` is
+    missing on this machine: in Slurm, the launcher looks for it.
+    """
+    stops: list[int] = []
+    with requeued_when_stopped() as begin, ExitStack() as stack:
+        if rank_of_environment() == 0:
+            waiting = f"{run}: another program is running there; waiting for its end"
+            stack.enter_context(sole_holder(run / "lock", waiting))
+            begin(run, saved_step(run))
+
+        # Slurm warns every process of a job, and an unexpected warning would end the program.
+        ignore = partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN)
+        program = subprocess.Popen(words, start_new_session=True, preexec_fn=ignore)
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            if not stops or number == signal.SIGINT:
+                with suppress(ProcessLookupError):
+                    os.killpg(program.pid, signal.SIGKILL if stops else signal.SIGTERM)
+            stops.append(number)
+
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, stop)
+        code = program.wait()
+        if stops and not done.exists():
+            raise Stopped(stops[0], saved_step(run))
+    if code:
+        how = f"exit code {code}" if code > 0 else f"signal {-code}"
+        raise RunError(f"{words[0]}: ended with {how}; its output says why")
+    if "SLURM_JOB_ID" not in os.environ and not done.exists():
+        raise RunError(f"{words[0]}: ended with exit code 0, but without {done}")
 
 
 @contextmanager
@@ -148,7 +194,13 @@ def begin_life(run: Path, step: int) -> None:
     begun = lives.get(job, [])
     if begun[-FRUITLESS_LIVES:] == [step] * FRUITLESS_LIVES:
         raise RunError(
-            f"{run}: no progress in {FRUITLESS_LIVES} lives, which began at step {step} and saved "
-            "no checkpoint; save more often (training.checkpoint_every) or ask for more time"
+            f"{run}: no progress in {FRUITLESS_LIVES} lives, which began at step {step} ({STEP}) "
+            "and saved no more; save more often (training.checkpoint_every) or ask for more time"
         )
     write_json(file, {**lives, job: [*begun, step]})
+
+
+if __name__ == "__main__":
+    end_with_snakemake("")
+    with in_one_line():
+        run_program(sys.argv[3:], Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,15 +1,18 @@
-"""The launcher: submit a training as one Slurm job, wait for it, and find it again after a kill.
+"""The launcher: submit one Slurm job, wait for what it makes, and find it again after a kill.
 
-The files of a launch are in RUNS/launches/NAME-DIGEST, one folder per output folder:
+The files of a launch are in RUNS/launches/NAME-DIGEST, one folder per output:
 
     lock                  held by the waiting launcher, until its process ends in any way; so is
                           launcher.lock in the run directory, which two outputs may share
-    launch.json           the run directory of the job that trains, until it is canceled
+    launch.json           the run directory of the job, until it is canceled; for a program of
+                          yours, also its words
     JOB_submission.sh     sbatch's script; submitit's pickle is next to it
     JOB_RANK_log.out/err  a rank's output
 """
 
 import os
+import re
+import shlex
 import signal
 import sys
 import time
@@ -21,73 +24,84 @@ from typing import NoReturn
 from psld.cluster import slurm
 from psld.cluster.job import run_rank
 from psld.cluster.settings import LaunchSettings
-from psld.training.manifest import (
-    CheckpointFiles,
-    checkpoint_folder,
-    is_exported,
-    note_replaced,
-    publish,
-)
+from psld.training.manifest import MANIFEST, export_folder, note_replaced, publish
 from psld.utils.errors import RunError, UserError
-from psld.utils.files import LATE_SECONDS, digest_of, make_private, read_json, write_json
+from psld.utils.files import (
+    LATE_SECONDS,
+    STEP,
+    digest_of,
+    make_private,
+    read_json,
+    saved_step,
+    write_json,
+)
 from psld.utils.locks import sole_holder, take_gpus, visible_gpus
 
 SETTLED_SECONDS = 20
 """Seconds that a job must have ended, if Slurm may requeue it: after the loss of a node."""
 FRUITLESS_JOBS = 2
-"""Lost jobs in a row that may save no checkpoint. A job that fails must have saved one."""
+"""Lost jobs in a row that may save nothing. A job that fails must have saved a step."""
 
 
 class Launcher:
     def __init__(self, settings: LaunchSettings, run: Path, output: Path) -> None:
-        """`run` is the training's run directory; `output` receives the model."""
+        """`run` is the run directory; `output` receives the model, or is the file `done`."""
         self.settings = settings
         self.run = run
         self.output = output
-        self.name = f"{output.name}-{digest_of(str(output.resolve()))[:12]}"
-        """The name of this training's jobs, by which they are found."""
-        self.folder = run.parent.resolve() / "launches" / self.name
+        self.is_program = settings.done is not None
+        self.done = output if self.is_program else export_folder(run) / MANIFEST
+        """The file that is there at the end."""
+        self.words = shlex.join([str(run), *(settings.command if self.is_program else [])])
+        """What the job of an earlier launcher must be the same in, to be this one's."""
+        label = "-".join(output.parts[-2:]) if self.is_program else output.name
+        digest = digest_of(str(output.resolve()))[:12]
+        self.name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', label)}-{digest}"
+        """The name of this launch's jobs, by which they are found."""
+        runs = run if self.is_program else run.parent
+        self.folder = runs.resolve() / "launches" / self.name
         self.record = self.folder / "launch.json"
         self.job = ""
         """The number of the latest job; empty until sbatch has answered."""
         self.step = 0
-        """The step of the newest checkpoint when that job was submitted or found."""
+        """The steps that were saved when that job was submitted or found."""
         self.fruitless = 0
-        """Jobs in a row that have saved no checkpoint."""
+        """Jobs in a row that have saved nothing."""
         self.in_charge = False
-        """False while another launcher waits for this training."""
+        """False while another launcher waits for the same."""
 
-    def train(self) -> None:
-        """Return when `output` holds the model.
+    def finish(self) -> None:
+        """Return when `output` is there.
 
-        Raises RunError if the training fails, is canceled, or makes no progress, and UserError if
-        other users may change the launch's folder.
+        Raises RunError if the job fails, is canceled, or makes no progress, and UserError if other
+        users may change the launch's folder.
         """
         make_private(self.folder)  # The job reads a pickle in it only if nobody else may enter.
         with ExitStack() as stack:
             for lock in (self.folder / "lock", self.run / "launcher.lock"):
-                waiting = f"launch: another launcher waits for this training ({lock})"
+                waiting = f"launch: another launcher waits for the same ({lock})"
                 stack.enter_context(sole_holder(lock, waiting))
             self.in_charge = True
-            if is_exported(self.run):
+            if self.done.exists() and not self.is_program:
                 note_replaced(self.run, self.output)
             self._attach()
-            while not is_exported(self.run):
+            while not self.done.exists():
                 state = self._wait()
-                if not self._is_trained(state):
+                if not self._is_done(state):
                     self._replace_job(state)
-            publish(self.run, self.output)
+            if not self.is_program:
+                publish(self.run, self.output)
             say(f"{self.output} is there")
 
     def cancel(self) -> None:
-        """Cancel the training's jobs, which may take a while to end. Raises Unreachable."""
+        """Cancel the launch's jobs, which may take a while to end. Raises Unreachable."""
         slurm.cancel_jobs_named(self.name)
         self.record.unlink(missing_ok=True)
 
     def _attach(self) -> None:
         """Return to the job of an earlier launcher, or submit one."""
         active = self._active_jobs()
-        if active and self.record.exists() and read_json(self.record, str) == str(self.run):
+        if active and self.record.exists() and read_json(self.record, str) == self.words:
             # A launcher that was killed right after sbatch has not written the job's command.
             self._take(active[0])
             say(f"back to job {self.job}")
@@ -97,8 +111,8 @@ class Launcher:
             slurm.until_answered(self.cancel, say)
             while self._active_jobs():  # They must not write to the same output.
                 time.sleep(1)
-        if not is_exported(self.run):
-            write_json(self.record, str(self.run))
+        if not self.done.exists():
+            write_json(self.record, self.words)
             self._submit()
 
     def _active_jobs(self) -> list[str]:
@@ -122,13 +136,10 @@ class Launcher:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _take(self, job: str) -> None:
-        """Make a job in Slurm the one that trains."""
-        ensure_command(self.settings.command, job, self.folder)
+        """Make a job in Slurm the one that is waited for."""
+        ensure_command(self.settings, job, self.folder)
         self.job = job
-        self.step = self._newest_step()
-
-    def _newest_step(self) -> int:
-        return CheckpointFiles(checkpoint_folder(self.run)).newest()
+        self.step = saved_step(self.run)
 
     def _wait(self) -> str:
         """Print the first rank's output until the job has ended; return the job's state."""
@@ -151,10 +162,10 @@ class Launcher:
             time.sleep(pause)
             pause = min(pause * 1.3, 15.0)
 
-    def _is_trained(self, state: str) -> bool:
-        """Check if the model is there, after it had time to appear here."""
+    def _is_done(self, state: str) -> bool:
+        """Check if the last file is there, after it had time to appear here."""
         deadline = time.monotonic() + (LATE_SECONDS if state == "COMPLETED" else 0)
-        while not (is_there := is_exported(self.run)) and time.monotonic() < deadline:
+        while not (is_there := self.done.exists()) and time.monotonic() < deadline:
             time.sleep(1)
         return is_there
 
@@ -165,7 +176,10 @@ class Launcher:
             raise RunError(f"job {job} was canceled; run the same command again to go on")
         if state == "OUT_OF_MEMORY":
             raise RunError(f"job {job} ran out of memory; ask for more (mem_mb)")
-        has_progressed = self._newest_step() > self.step
+        if state == "COMPLETED":
+            logs = f"its logs: {self.folder}/{job}_*"
+            raise RunError(f"job {job} ended with exit code 0, but without {self.done}; {logs}")
+        has_progressed = saved_step(self.run) > self.step
         self.fruitless = 0 if has_progressed else self.fruitless + 1
         for log in sorted(self.folder.glob(f"{job}_*_log.err")):
             text = "\n".join(log.read_text(errors="replace").splitlines()[-100:])
@@ -173,8 +187,8 @@ class Launcher:
                 print(f"--- {log}\n{text}\n---", flush=True)
         if self.fruitless > (0 if state == "FAILED" else FRUITLESS_JOBS):
             raise RunError(
-                f"job {job} ended as {state} and has saved no checkpoint; see above and "
-                f"{self.folder}/{job}_*"
+                f"job {job} ended as {state} and has saved no checkpoint ({self.run / STEP} has "
+                f"not grown); see above and {self.folder}/{job}_*"
             )
         say(f"job {job} was lost ({state}); the next one goes on from the last checkpoint")
         self._submit()
@@ -203,17 +217,17 @@ def submit(settings: LaunchSettings, name: str, folder: Path) -> str:
     executor.update_parameters(job_name=name, **settings.options())
     try:
         with slurm.environment_without(slurm.INHERITED):
-            return executor.submit(run_rank, settings.command).job_id
+            return executor.submit(run_rank, settings.command, settings.runs, settings.done).job_id
     except FailedJobError as error:
         answer = " ".join(str(error).split())
         if any(sign in answer for sign in slurm.NO_ANSWER):
             raise slurm.Unreachable(answer) from None
-        asked = settings.model_dump(exclude={"command"}, exclude_none=True)
+        asked = settings.model_dump(exclude={"command", "done", "runs"}, exclude_none=True)
         options = " ".join(f"{key}={value}" for key, value in asked.items())
         raise UserError(f"launch: {answer}; the options were {options}") from None
 
 
-def ensure_command(words: list[str], job: str, folder: Path) -> None:
+def ensure_command(settings: LaunchSettings, job: str, folder: Path) -> None:
     """Write the pickle that the job's ranks wait for, if submitit did not.
 
     submitit writes it after sbatch has answered. If there was no answer, or the launcher was
@@ -223,15 +237,15 @@ def ensure_command(words: list[str], job: str, folder: Path) -> None:
 
     pickled = JobPaths(folder, job).submitted_pickle
     if not pickled.exists():
-        DelayedSubmission(run_rank, words).dump(pickled)
+        DelayedSubmission(run_rank, settings.command, settings.runs, settings.done).dump(pickled)
 
 
 def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
-    """Replace this process by the training, or by torchrun with one process per rank.
+    """Replace this process by the command, or by torchrun with one process per rank.
 
     It keeps the GPUs and the number of threads that this process was given, or as many of the GPUs
-    as share a batch equally. Several ranks wait for GPUs that other trainings, or samplings, on
-    this machine use.
+    as share a training's batch equally. Several ranks, and programs of yours, wait for GPUs that
+    others on this machine use.
     """
     if settings.nodes > 1:
         raise UserError(
@@ -240,19 +254,24 @@ def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
         )
     if settings.detach:
         raise UserError(
-            "launch: detach=true needs Slurm; on this machine a training ends with this"
+            "launch: detach=true needs Slurm; on this machine the command ends with this"
         )
     gpus = visible_gpus()
     equal = next(n for n in range(len(gpus) or 1, 0, -1) if batch_size % n == 0)
     ranks = settings.tasks_per_node or equal
     if not settings.tasks_per_node and equal < len(gpus):
         say(f"{equal} of {len(gpus)} GPUs train, because they share {batch_size} images equally")
-    if 1 < ranks <= len(gpus):
-        # A single rank chooses a GPU itself.
+    fewest = 1 if settings.done else 2  # A training with a single rank chooses a GPU itself.
+    if fewest <= ranks <= len(gpus):
         taken = take_gpus(list(gpus.values()), ranks, past_exec=True)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(list(gpus)[i] for i in taken)
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-    command = [*(torchrun if ranks > 1 else ()), "psld", *settings.command]
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    if settings.done:
+        torchrun = [sys.executable, "-m", *torchrun, "--no-python"]
+        words = [*(torchrun if ranks > 1 else ()), *settings.command]
+        command = ["psld.cluster.job", str(settings.runs), settings.done, *words]
+    else:
+        command = [*((*torchrun, "-m") if ranks > 1 else ()), "psld", *settings.command]
     sys.stdout.flush()
     with slurm.environment_without(slurm.SURROUNDING):
         os.execv(sys.executable, [sys.executable, "-m", *command])

@@ -1,6 +1,6 @@
-"""Settings of `psld launch`: where and how a training runs, but not what is trained.
+"""Settings of `psld launch`: where and how a command runs.
 
-They have the names of the resources in TRAINING_JOB (workflow/rules/common.smk), which sets them.
+Most have the names of the resources in TRAINING_JOB (workflow/rules/common.smk), which sets them.
 """
 
 import shlex
@@ -18,10 +18,15 @@ SET_BY_LAUNCH = {
 
 
 class LaunchSettings(Settings):
-    """The resources of a training's job and the place where it runs."""
+    """The resources of a job and the place where it runs."""
 
     command: list[str] = Field(min_length=1)
-    """The words after `--`: the command that each rank runs."""
+    """The words after `--`, which each rank runs: `train …`, or with `done` any program."""
+    done: str | None = None
+    """The file that a program of yours makes at its end."""
+    runs: str | None = None
+    """The program's run directory: its launches, and the file `step` in which it may write a
+    number, the steps that it has saved. Without this file it has no progress, and two lives."""
     where: Literal["auto", "slurm", "here"] = "auto"
     """`auto`: as a Slurm job if there is sbatch, else in processes of this machine."""
     nodes: int = Field(1, ge=1)
@@ -35,9 +40,10 @@ class LaunchSettings(Settings):
     mem_mb: int | None = Field(None, ge=1)
     """Memory per node. None: the partition's default."""
     runtime: int = Field(60, ge=1)
-    """Time limit, in minutes, of one life; the training goes on in the next."""
+    """Time limit, in minutes, of one life; the command goes on in the next."""
     warning_seconds: int = Field(120, ge=1)
-    """Seconds from the warning, at which the job saves a checkpoint, to its time limit."""
+    """Seconds from the warning, at which the job saves a checkpoint, to its time limit. A program
+    of yours gets SIGTERM."""
     slurm_partition: str | None = None
     slurm_account: str | None = None
     slurm_additional_parameters: str | None = None
@@ -53,6 +59,8 @@ class LaunchSettings(Settings):
 
     @model_validator(mode="after")
     def _values_fit(self) -> "LaunchSettings":
+        if (self.done is None) != (self.runs is None):
+            raise ValueError("done: give done=FILE runs=FOLDER for a program, none for a training")
         if any(not name or name.startswith("-") for name in self.additional_options):
             raise ValueError(
                 "slurm_additional_parameters: options without dashes, `name=value` or `name`; got "

@@ -24,6 +24,7 @@ from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from psld.training.state import Checkpoints, History, TrainingState
 from psld.utils.device import peak_flops
 from psld.utils.errors import RunError, Stopped, UserError, ignored
+from psld.utils.files import STEP, write_text
 from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, stream_seed
 
@@ -55,6 +56,7 @@ class Log:
 
     def save(self, history: History) -> None:
         """Write the history of a checkpoint."""
+        write_text(self.run / STEP, f"{history[-1]['step']}\n")
         write_history(self.run, history)
         for log in self.live:
             log(history)

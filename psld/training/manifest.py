@@ -7,11 +7,9 @@ The history and the previews in the run directory are the only source of its run
 training logs from them if it is online, and `psld wandb sync` uploads from them.
 """
 
-import re
 import secrets
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -110,30 +108,6 @@ def write_manifest(folder: str | Path, manifest: TrainedManifest) -> None:
 
 def export_folder(run: Path) -> Path:
     return run / "model"
-
-
-def checkpoint_folder(run: Path) -> Path:
-    return run / "checkpoints"
-
-
-@dataclass(frozen=True)
-class CheckpointFiles:
-    """The checkpoints of one run directory: checkpoint-00005000.safetensors and so on."""
-
-    folder: Path
-
-    def path(self, step: int) -> Path:
-        return self.folder / f"checkpoint-{step:08d}.safetensors"
-
-    def steps(self) -> list[int]:
-        """The steps of all checkpoints, ascending."""
-        pattern = r"checkpoint-(\d+)\.safetensors"
-        names = (re.fullmatch(pattern, path.name) for path in self.folder.glob("checkpoint-*"))
-        return sorted(int(name[1]) for name in names if name)
-
-    def newest(self) -> int:
-        """The step of the newest checkpoint; 0 if there is none."""
-        return max(self.steps(), default=0)
 
 
 def is_exported(run: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -14,14 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from psld.utils.device import use_device
-from psld.utils.errors import UserError
+from psld.utils.environment import rank_of_environment
 
-if TYPE_CHECKING:
-    from submitit import JobEnvironment
-
-TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-PORTS = range(20_000, 32_000)
-"""Below the ports of outgoing connections, which may be taken at any time."""
 WAIT_TIMEOUT = timedelta(days=7)
 """The longest wait of a rank for others that prepare the first step, preview or save. The leading
 rank may wait for another training to end before it joins."""
@@ -97,28 +91,6 @@ class Ranks:
             world._get_backend(self.device)._set_default_timeout(EXCHANGE_TIMEOUT)
 
 
-def rank_of_environment() -> int:
-    """Return this process's rank, from the variables of torchrun (RANK, …); 0 for a lone process.
-
-    In a job of submitit, first set these variables. Raises UserError for a part of them.
-    """
-    if "SUBMITIT_EXECUTOR" in os.environ:
-        # Only jobs of submitit pay for its import.
-        from submitit import JobEnvironment
-        from submitit.helpers import TorchDistributedEnvironment
-
-        os.environ["MASTER_PORT"] = str(meeting_port(JobEnvironment()))
-        # LOCAL_RANK chooses the GPU. CUDA_VISIBLE_DEVICES stays as the scheduler set it.
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-    place = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if place != ("0", "1") and (missing := [name for name in TORCHRUN if name not in os.environ]):
-        raise UserError(
-            f"RANK={place[0]}, WORLD_SIZE={place[1]}: set in this shell, but {missing[0]} is not; "
-            "unset RANK WORLD_SIZE, or start the ranks with psld launch"
-        )
-    return int(place[0])
-
-
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
     """Join the ranks of the environment, or be the only one.
@@ -144,9 +116,3 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     yield ranks
     ranks.barrier()
     dist.destroy_process_group()
-
-
-def meeting_port(job: "JobEnvironment") -> int:
-    """The ranks' port. Neighboring jobs, and the lives of one job, have different ports."""
-    lives = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    return PORTS[(int(job.raw_job_id) + 101 * lives) % len(PORTS)]

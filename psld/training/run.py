@@ -17,7 +17,6 @@ from psld.training.loggers import fed
 from psld.training.loop import Log, StopRequest, check_schedule, train
 from psld.training.manifest import (
     WandbRun,
-    checkpoint_folder,
     export_folder,
     note_replaced,
     publish,
@@ -35,10 +34,11 @@ from psld.training.model import (
     seconds_per_image,
 )
 from psld.training.objectives import Loss
-from psld.training.ranks import Ranks, join_ranks, rank_of_environment
+from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import Trained
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name
+from psld.utils.environment import rank_of_environment
 from psld.utils.errors import UserError
 from psld.utils.files import write_json
 from psld.utils.locks import sole_holder
@@ -85,7 +85,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             stack.enter_context(sole_holder(run / "lock", waiting))
         ranks = stack.enter_context(join_ranks(settings.device))
         state = TrainingState(network.to(ranks.device), training)
-        checkpoints = Checkpoints(checkpoint_folder(run))
+        checkpoints = Checkpoints(run / "checkpoints")
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         checkpoints.restore(state, newest)

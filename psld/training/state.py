@@ -1,8 +1,11 @@
 """The state of a training, and the checkpoints that hold it."""
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -10,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from psld.config.parts import naming
-from psld.training.manifest import CheckpointFiles
 from psld.training.recipe import Average, Averaging, Optimizer
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
@@ -170,8 +172,24 @@ def as_stored(loaded: Any, stored: Any) -> Any:
     return stored
 
 
-class Checkpoints(CheckpointFiles):
-    """The checkpoints of a training, written and read."""
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of a training, in one folder: checkpoint-00005000.safetensors and so on."""
+
+    folder: Path
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"checkpoint-{step:08d}.safetensors"
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, ascending."""
+        pattern = r"checkpoint-(\d+)\.safetensors"
+        names = (re.fullmatch(pattern, path.name) for path in self.folder.glob("checkpoint-*"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint; 0 if there is none."""
+        return max(self.steps(), default=0)
 
     def save(self, state: TrainingState) -> None:
         """Write a checkpoint, then remove those that are not among the newest."""

@@ -23,6 +23,9 @@ from psld.utils.errors import DISK_ERRORS, UserError, reraise_fault
 LATE_SECONDS = 60
 """The longest time for another node's write to appear here, on a shared file system."""
 
+STEP = "step"
+"""In a run directory: the number of steps that are saved, from which a life goes on."""
+
 _HOST = platform.node()
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -171,6 +174,15 @@ def _finite(number: str) -> float:
     if not math.isfinite(value := float(number)):
         raise ValueError(f"it has the number {number[:20]}")
     return value
+
+
+def saved_step(run: Path) -> int:
+    """Return the number in a run's file `step`; 0 without one. Raises UserError if it has none."""
+    file = run / STEP
+    text = file.read_text("utf-8", "replace").strip() if file.exists() else ""
+    if text and not (text.isascii() and text.isdigit()):
+        raise UserError(f"{file}: holds {text[:20]!r}, not the number of steps that are saved")
+    return int(text or 0)
 
 
 def sha256_of_file(path: str | Path) -> str:

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,7 @@ from psld.cluster.job import (
 )
 from psld.utils.errors import RunError, Stopped
 from psld.utils.files import read_json
+from tests.cluster.runs import until
 
 THIS_LIFE = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptTime=2026-01-02T11:00:00"
 AT_ONCE = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptTime=2026-01-02T10:00:00"
@@ -128,6 +131,68 @@ def test_a_job_that_gets_nowhere_gives_up_and_another_begins_from_nothing(tmp_pa
     assert read_json(tmp_path / "lives.json") == {"42": begun, "43": [90]}
 
 
+# --- a program of yours ---------------------------------------------------------------------------
+
+SAVES = """
+import signal, sys, time
+from pathlib import Path
+run = Path("runs")
+if (run / "step").exists():
+    sys.exit(Path("DONE").write_text("ok") - 2)
+def save(*_):
+    (run / "step").write_text("7")
+    sys.exit(3)  # A stopped program may end as it likes.
+signal.signal(signal.SIGTERM, save)
+Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def test_a_warned_program_saves_and_its_job_is_queued_again_and_goes_on(
+    commands, tmp_path, monkeypatch
+):
+    """Slurm warns all processes; what the program gets is SIGTERM."""
+    commands.answer("scontrol")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job, "rank_of_environment", lambda: 0)
+    words = [sys.executable, "-c", SAVES]
+
+    def warn() -> None:
+        until(Path("ready").exists)
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+        for pid in (*map(int, children.split()), os.getpid()):
+            os.kill(pid, signal.SIGUSR2)
+
+    threading.Thread(target=warn).start()
+    with pytest.raises(SystemExit) as ended:
+        run_rank(words, "runs", "DONE")
+    assert ended.value.code == 128 + signal.SIGUSR2
+    assert "requeue 42" in commands.calls("scontrol")
+    run_rank(words, "runs", "DONE")
+    assert Path("DONE").exists()
+    assert read_json("runs/lives.json") == {"42": [0, 7]}
+
+
+def test_a_program_that_fails_or_saves_nothing_in_its_lives_is_one_line(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job, "rank_of_environment", lambda: 0)
+    said = []
+    for _ in range(FRUITLESS_LIVES + 1):
+        with pytest.raises(SystemExit) as ended:
+            run_rank([sys.executable, "-c", "exit(5)"], "runs", "DONE")
+        assert ended.value.code == 1
+        said.append(capsys.readouterr().err)
+    failed = f"error: {sys.executable}: ended with exit code 5; its output says why\n"
+    assert said[:-1] == [failed] * FRUITLESS_LIVES
+    assert said[-1].startswith("error: runs: no progress in 2 lives, which began at step 0")
+    Path("runs/step").write_text("epoch 3")
+    with pytest.raises(SystemExit):
+        run_rank(["true"], "runs", "DONE")
+    assert "error: runs/step: holds 'epoch 3'" in capsys.readouterr().err
+
+
 # --- ranks ----------------------------------------------------------------------------------------
 
 
@@ -145,7 +210,7 @@ def test_what_a_rank_runs_with(monkeypatch, chosen, threads):
         seen.append((sys.argv[1:], os.environ["OMP_NUM_THREADS"], is_warned))
 
     monkeypatch.setattr("psld.commands.main.main", look)
-    run_rank(["train", "name=x", "a b"])
+    run_rank(["train", "name=x", "a b"], None, None)
     assert seen == [(["train", "name=x", "a b"], threads, True)]
 
 

@@ -33,7 +33,10 @@ def unwilling(slurm, signals, resolved, tmp_path) -> Commands:
     [
         ((), ["usage: psld launch KEY=VALUE … -- COMMAND …"]),
         (("train", "model=demo/cld"), ["unknown key model"]),
-        (("--", "sample"), ["train or train_guide, not sample"]),
+        (("--", "sample"), ["train or train_guide, not sample", "done=FILE runs=FOLDER"]),
+        (("done=x", "--", "train"), ["psld launch: done", "done=FILE runs=FOLDER"]),
+        (("runs=x", "--", "train"), ["psld launch: done", "done=FILE runs=FOLDER"]),
+        (("done=x", "runs=y", "--", "pyhton", "mine.py"), ["launch: pyhton: no such program"]),
         ((*TRAINING, "training.steps=0"), ["psld train: training.steps"]),
         ((*TRAINING, "network.channel_multipliers=[1,1,1,1,1]"), ["cannot be halved 4 times"]),
         (("--", "train", "model=demo/cdl"), ["no such model", "cld"]),

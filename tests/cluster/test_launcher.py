@@ -11,6 +11,7 @@ from psld.cluster import launcher as launching
 from psld.cluster.launcher import Launcher
 from psld.training.manifest import FILES, export_folder
 from psld.utils.errors import RunError, UserError
+from psld.utils.files import saved_step
 from tests.cluster.commands import Commands
 from tests.cluster.launching import launch_settings
 from tests.commands import TINY, command, run_directory, started
@@ -60,18 +61,14 @@ def test_what_is_there_is_taken(slurm, launcher, monkeypatch, state, late):
     """However the job came to its end afterwards, and where its nodes' files are seen late."""
     monkeypatch.setattr(launching, "LATE_SECONDS", 60)
     ends(slurm, state, {export_folder(launcher.run) / name: name for name in FILES}, late)
-    launcher.train()
+    launcher.finish()
     assert len(slurm.calls("sbatch")) == 1
     assert {path.name for path in launcher.output.iterdir()} == set(FILES)
 
 
 def test_a_launcher_sees_the_checkpoints_of_a_training(model):
     """It ends a job that has saved none."""
-    run = run_directory(model.parent)
-    assert Launcher(launch_settings(), run, model)._newest_step() == 30
-
-
-CHECKPOINT = "checkpoints/checkpoint-00000049.safetensors"
+    assert saved_step(run_directory(model.parent)) == 30
 
 
 @pytest.mark.parametrize(
@@ -83,6 +80,7 @@ CHECKPOINT = "checkpoints/checkpoint-00000049.safetensors"
         ("NODE_FAIL", True, 4, "job 42 ended as NODE_FAIL and has saved no checkpoint"),
         ("CANCELLED", False, 1, "job 42 was canceled"),
         ("OUT_OF_MEMORY", True, 1, "job 42 ran out of memory"),
+        ("COMPLETED", True, 1, r"job 42 ended with exit code 0, but without .*model/manifest.json"),
     ],
 )
 def test_a_lost_job_is_followed_by_another_if_it_has_made_progress(
@@ -92,10 +90,10 @@ def test_a_lost_job_is_followed_by_another_if_it_has_made_progress(
     texts = {"0": "fine", "1": "ValueError: nothing"}
     written = {launcher.folder / f"42_{rank}_log.err": text for rank, text in texts.items()}
     if progress:
-        written[launcher.run / CHECKPOINT] = "saved"
+        written[launcher.run / "step"] = "49"
     ends(slurm, state, written, late=False)
     with pytest.raises(RunError, match=complaint):
-        launcher.train()
+        launcher.finish()
     assert len(slurm.calls("sbatch")) == jobs
     shown = capsys.readouterr().out
     assert shown.count("ValueError: nothing") == (jobs if "checkpoint" in complaint else 0)
@@ -133,9 +131,9 @@ def test_a_job_of_an_sbatch_that_did_not_answer_has_its_command(slurm, launcher)
 
     launcher._wait = wait
     with pytest.raises(Waits):
-        launcher.train()
+        launcher.finish()
     assert launcher.job == "42"
-    assert pickle.loads((folder / "42_submitted.pkl").read_bytes()).args == (["train"],)
+    assert pickle.loads((folder / "42_submitted.pkl").read_bytes()).args == (["train"], None, None)
 
 
 def test_a_second_output_of_a_run_waits_for_the_first(slurm, tmp_path, digits):
@@ -159,10 +157,10 @@ def test_only_the_user_may_write_to_the_folder_of_a_launch(slurm, launcher):
     launcher.folder.mkdir(parents=True)
     launcher.folder.chmod(0o770)
     with pytest.raises(UserError, match=r"other users may write to it.*chmod 700"):
-        launcher.train()
+        launcher.finish()
     assert slurm.calls("sbatch") == []
     launcher.folder.rmdir()
-    launcher.train()
+    launcher.finish()
     assert launcher.folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -173,7 +171,7 @@ def test_a_refusal_ends_the_launcher_and_leaves_the_job(slurm, launcher, monkeyp
     asked = f"[ -e {slurm.folder}/sbatch.calls ] || exit 0\n" if afterwards else ""
     slurm.answer("squeue", first=asked + refused)
     with pytest.raises(RunError, match=r"Protocol authentication error.*left as they are"):
-        launcher.train()
+        launcher.finish()
     assert len(slurm.calls("sbatch")) == afterwards
     assert slurm.calls("scancel") == []
 
@@ -182,11 +180,11 @@ def test_only_the_end_of_a_long_error_is_shown(slurm, launcher, capsys):
     long = launcher.folder / "42_0_log.err"
     ends(slurm, "FAILED", {long: "Error: the first\n" + 98 * "line\n" + "the last"}, late=False)
     with pytest.raises(RunError, match="ended as FAILED"):
-        launcher.train()
+        launcher.finish()
     assert "Error: the first" in capsys.readouterr().out, "a hundred lines"
     ends(slurm, "FAILED", {long: "Error: the first\n" + 99 * "an error\n" + "the last"}, late=False)
     with pytest.raises(RunError, match="ended as FAILED"):
-        launcher.train()
+        launcher.finish()
     shown = capsys.readouterr().out
     assert "the last" in shown
     assert "Error: the first" not in shown

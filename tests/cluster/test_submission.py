@@ -66,17 +66,17 @@ def test_the_job_finds_its_command_and_its_logs(submitted, tmp_path):
     job, script = submitted()
     assert f"{tmp_path}/%j_%t_log.out" in script
     content = pickle.loads((tmp_path / f"{job}_submitted.pkl").read_bytes())
-    assert (content.function, content.args) == (run_rank, (["train", "name=x"],))
+    assert (content.function, content.args) == (run_rank, (["train", "name=x"], None, None))
 
 
 def test_a_job_without_its_command_gets_it(submitted, tmp_path):
     """Where sbatch did not answer, or the launcher was killed before submitit had its answer."""
     submitted()
     for job in ("42", "43"):
-        ensure_command(["train", "name=y"], job, tmp_path)
+        ensure_command(launch_settings(command=("train", "name=y")), job, tmp_path)
     pickles = [(tmp_path / f"{job}_submitted.pkl").read_bytes() for job in (42, 43)]
     arguments = [pickle.loads(content).args for content in pickles]
-    assert arguments == [(["train", "name=x"],), (["train", "name=y"],)]
+    assert [words for words, *_ in arguments] == [["train", "name=x"], ["train", "name=y"]]
 
 
 @pytest.mark.parametrize("name", ["two words", "it's", 'a "b"', "$(id) `id` $HOME; & *", "ü"])

@@ -14,7 +14,7 @@ def test_killed_while_the_job_waits_and_again_while_it_runs(training):
     with training.launched(HELD) as first:
         training.says("is pending")
         with training.launched(HELD) as second:
-            training.says("another launcher waits for this training")
+            training.says("another launcher waits for the same")
             first.kill()
             training.says(f"back to job {training.job}")
             training.cluster.run("scontrol", "release", training.job)

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
 import torch
 
 from psld.training.manifest import HISTORY, TrainingHistory
+from tests.commands import command
 from tests.slurm.training import EVERY, STEPS, Training
 
 
@@ -128,3 +130,42 @@ def test_a_controller_that_is_down_for_half_a_minute(training, undisturbed):
     assert "asking again until it answers" in printed
     check_same_weights(training, undisturbed)
     check_one_job(training, None, 0)
+
+
+COUNTS = """
+import os, signal, sys, time
+from pathlib import Path
+run, rank, stops = Path("runs/mine"), os.environ["RANK"], []
+signal.signal(signal.SIGTERM, lambda *_: stops.append(1))
+saved = run / f"rank-{rank}"
+step = int(saved.read_text()) if saved.exists() else 0
+print("rank", rank, "of", os.environ["WORLD_SIZE"], "goes on from", step, flush=True)
+while step < 100:
+    step += 1
+    time.sleep(0.1)
+    if stops:
+        time.sleep(2)  # Slurm leaves it time to save.
+        saved.write_text(str(step))
+        if rank == "0":
+            (run / "step").write_text(str(step))
+        sys.exit(1)
+if rank == "0":
+    Path("DONE").touch()
+"""
+
+
+def test_a_program_of_ones_own_is_preempted(training, monkeypatch):
+    (training.folder / "count.py").write_text(COUNTS)
+    where = ("slurm_partition=low", "slurm_additional_parameters=signal=USR2@60", "nodes=2")
+    words = ("done=DONE", "runs=runs/mine", "mem_mb=500", "warning_seconds=60", *where)
+    launch = command("launch", *words, "--", sys.executable, "count.py")
+    monkeypatch.setattr(training, "command", lambda: launch)
+    with training.launched() as launcher:
+        training.says("rank 0 of 2 goes on from 0")
+        asked = ("--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null")
+        training.cluster.run("sbatch", *asked, "--wrap=sleep 2")
+        training.finishes(launcher)
+    check_one_job(training, "PREEMPTED", 1)
+    first, second = training.begun()
+    assert first < second < 100
+    assert f"rank 0 of 2 goes on from {second}" in training.log.read_text()

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from psld.training import ranks as ranks_module
-from psld.training.ranks import join_ranks, meeting_port
+from psld.training.ranks import join_ranks
 from psld.utils.device import tf32_in_use
+from psld.utils.environment import TORCHRUN, meeting_port
 from psld.utils.errors import UserError
 from psld.utils.tensors import grouped
 from tests.commands import TINY, call, command, run, run_directory, succeeded
@@ -89,7 +90,7 @@ def test_neighbouring_jobs_and_lives_meet_at_different_ports(monkeypatch):
 @pytest.fixture
 def group(monkeypatch) -> Mock:
     """Stands in for torch.distributed: this process is rank 1 of 2, on the second GPU."""
-    for name, value in zip(ranks_module.TORCHRUN, ("1", "1", "2", "localhost", "0"), strict=True):
+    for name, value in zip(TORCHRUN, ("1", "1", "2", "localhost", "0"), strict=True):
         monkeypatch.setenv(name, value)
     group = Mock(ReduceOp=torch.distributed.ReduceOp)
     monkeypatch.setattr(ranks_module, "dist", group)

@@ -1,0 +1,41 @@
+"""The place of a process among the ranks of a job, from environment variables. No torch."""
+
+import os
+from typing import TYPE_CHECKING
+
+from psld.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from submitit import JobEnvironment
+
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+PORTS = range(20_000, 32_000)
+"""Below the ports of outgoing connections, which may be taken at any time."""
+
+
+def rank_of_environment() -> int:
+    """Return this process's rank, from the variables of torchrun (RANK, …); 0 for a lone process.
+
+    In a job of submitit, first set these variables. Raises UserError for a part of them.
+    """
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        # Only jobs of submitit pay for its import.
+        from submitit import JobEnvironment
+        from submitit.helpers import TorchDistributedEnvironment
+
+        os.environ["MASTER_PORT"] = str(meeting_port(JobEnvironment()))
+        # LOCAL_RANK chooses the GPU. CUDA_VISIBLE_DEVICES stays as the scheduler set it.
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    place = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if place != ("0", "1") and (missing := [name for name in TORCHRUN if name not in os.environ]):
+        raise UserError(
+            f"RANK={place[0]}, WORLD_SIZE={place[1]}: set in this shell, but {missing[0]} is not; "
+            "unset RANK WORLD_SIZE, or start the ranks with psld launch"
+        )
+    return int(place[0])
+
+
+def meeting_port(job: "JobEnvironment") -> int:
+    """The ranks' port. Neighboring jobs, and the lives of one job, have different ports."""
+    lives = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    return PORTS[(int(job.raw_job_id) + 101 * lives) % len(PORTS)]
