@@ -30,6 +30,13 @@ def flowers(folder: Path) -> None:
         write_files(folder / "downloads" / "flowers" / kind, pictures)
 
 
+def folders(folder: Path) -> None:
+    """Two folders of pictures of one size."""
+    for seed, (name, count) in enumerate({"mine": 40, "theirs": 60}.items()):
+        pictures = random_images(count, 8, 8, seed=seed)
+        write_files(folder / name, {f"{i}.png": encode(each) for i, each in enumerate(pictures)})
+
+
 def results(folder: Path) -> None:
     """A grid called demo that has been run: the tiny one of the tests."""
     (folder / "configs/grid/tiny.yaml").rename(folder / "configs/grid/demo.yaml")
@@ -48,6 +55,7 @@ class Page:
 PAGES = [
     Page("docs/cluster.md", grids=("demo", "paper")),
     Page("docs/extending.md", lambda folder: write_shards(folder / "downloads" / "shards")),
+    Page("docs/measure.md", folders, grids=()),
     Page("docs/pictures.md", flowers, grids=()),
     Page("docs/results.md", results, grids=()),
     Page("docs/sweeps.md", grids=()),
