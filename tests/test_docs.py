@@ -56,9 +56,9 @@ PAGES = [
     Page("docs/cluster.md", grids=("demo", "paper")),
     Page("docs/extending.md", lambda folder: write_shards(folder / "downloads" / "shards")),
     Page("docs/measure.md", folders, grids=()),
-    Page("docs/pictures.md", flowers, grids=()),
+    Page("docs/research.md", flowers, grids=()),
     Page("docs/results.md", results, grids=()),
-    Page("docs/sweeps.md", grids=()),
+    Page("docs/usage.md", flowers, grids=()),
 ]
 
 
@@ -70,12 +70,13 @@ INSTEAD = {
         r"""python -c "from psld.config.compose import compose_whole as c; c('\1', ['\2'], '')" """
     ),
     r"(s(batch|run|cancel|queue|info|acct)|tmux)\b.*": ":",
-    # It downloads Inception; its model is not trained; it needs another package.
-    r"(snakemake .* mine)": r"\1 --dry-run",
+    # These download Inception, or take minutes; models are not trained; it needs another package.
+    r"(snakemake .* (mine(/\S+)?|study))": r"\1 --dry-run",
     r"psld sample model=models/mine/.*": ":",
     r"psld .* hydra/sweeper=optuna .*": ":",
     # They need an account.
     r"(wandb login|(make|psld wandb) (sync|dashboard))\b.*": ":",
+    r"(rm -r|torchrun) .*": ":",
     r"cp -r ~/photos pictures": "cp -r ../downloads/flowers pictures",
     r"source .venv/bin/activate": ":",  # set up already
 }
