@@ -199,7 +199,12 @@ def test_a_page_does_what_it_says(page, tmp_path):
         "README.md",
         "CHANGELOG.md",
         "CONTRIBUTING.md",
-        *sorted(str(page.relative_to(REPOSITORY)) for page in REPOSITORY.glob("docs/**/*.md")),
+        "benchmarks/README.md",
+        *sorted(
+            str(page.relative_to(REPOSITORY))
+            for folder in ("docs", "studies")
+            for page in REPOSITORY.glob(f"{folder}/**/*.md")
+        ),
     ],
 )
 def test_links_lead_to_files_and_headings(page):
