@@ -4,7 +4,6 @@ A fence has one of these types; any other type on a page that is listed here is 
 
     sh                  commands, run in a copy of the project, fence by fence
     yaml, python        a file, if the first line is a comment with its path; otherwise an excerpt
-    diff                a change of the file that the first line names
     text                what a command prints, or a sketch
 """
 
@@ -54,7 +53,10 @@ class Page:
 
 PAGES = [
     Page("docs/cluster.md", grids=("demo", "paper")),
-    Page("docs/extending.md", lambda folder: write_shards(folder / "downloads" / "shards")),
+    Page(
+        "docs/examples.md", lambda folder: write_shards(folder / "downloads" / "shards"), grids=()
+    ),
+    Page("docs/extending.md"),
     Page("docs/measure.md", folders, grids=()),
     Page("docs/research.md", flowers, grids=()),
     Page("docs/results.md", results, grids=()),
@@ -101,7 +103,7 @@ class Fence:
     def path(self) -> str | None:
         """The file that the first line names."""
         named = re.match(r"# ([\w./-]+\.\w+)\n", self.text)
-        return named[1] if named and self.language in ("yaml", "python", "diff") else None
+        return named[1] if named and self.language in ("yaml", "python") else None
 
     @property
     def script(self) -> str:
@@ -114,8 +116,7 @@ def fences_of(text: str) -> list[Fence]:
     fences = [Fence(*found) for found in re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.S | re.M)]
     assert text.count("```") == 2 * len(fences), "a fence begins and ends at the start of a line"
     for fence in fences:
-        assert fence.language in ("sh", "yaml", "python", "diff", "text"), fence
-        assert fence.path or fence.language != "diff", f"a change of what?\n{fence.text}"
+        assert fence.language in ("sh", "yaml", "python", "text"), fence
         is_output = fence.language == "text"
         assert not (is_output and COMMAND.search(fence.text)), f"commands are sh:\n{fence.text}"
     return fences
@@ -127,17 +128,6 @@ def runs_instead(line: str) -> str:
         if re.fullmatch(pattern, command):
             return re.sub(pattern, instead, command)
     return line
-
-
-def change(text: str, diff: str) -> str:
-    """The text after the change; each hunk (between lines of @@) has one place."""
-    for hunk in re.split(r"^@@.*\n", diff, flags=re.MULTILINE):
-        lines = hunk.splitlines(keepends=True)
-        old = "".join(line[1:] for line in lines if line[:1] != "+")
-        new = "".join(line[1:] for line in lines if line[:1] != "-")
-        assert text.count(old) == 1, f"this stands there {text.count(old)} times:\n{old}"
-        text = text.replace(old, new)
-    return text
 
 
 class Reader:
@@ -157,8 +147,6 @@ class Reader:
         path = self.place / fence.path if fence.path else None
         if fence.language == "sh":
             self.run(fence.script)
-        elif path and fence.language == "diff":
-            path.write_text(change(path.read_text(), fence.text.partition("\n")[2]))
         elif path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(fence.text)
