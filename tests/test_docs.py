@@ -75,6 +75,7 @@ INSTEAD = {
     # These download Inception, or take minutes; models are not trained; it needs another package.
     r"(snakemake .* (mine(/\S+)?|study))": r"\1 --dry-run",
     r"psld sample model=models/mine/.*": ":",
+    r"psld tabulate grid_name=(mine|study)": ":",
     r"psld .* hydra/sweeper=optuna .*": ":",
     # They need an account.
     r"(wandb login|(make|psld wandb) (sync|dashboard))\b.*": ":",
