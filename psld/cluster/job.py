@@ -96,9 +96,13 @@ def run_program(words: list[str], run: Path, done: Path) -> None:
     """
     stops: list[int] = []
     with requeued_when_stopped() as begin, ExitStack() as stack:
-        if rank_of_environment() == 0:
+        leads = rank_of_environment() == 0
+        if leads:
             waiting = f"{run}: another program is running there; waiting for its end"
             stack.enter_context(sole_holder(run / "lock", waiting))
+        if done.exists():  # Slurm may run a job again that was preempted before its end.
+            return
+        if leads:
             begin(run, saved_step(run))
 
         # Slurm warns every process of a job, and an unexpected warning would end the program.

@@ -44,9 +44,6 @@ def launch(settings: LaunchSettings) -> None:
         if shutil.which(command) is None:
             raise UserError(f"launch: {command}: no such program")
         run, output = Path(settings.runs), Path(settings.done)
-        if output.exists():
-            say(f"{output} is there")
-            return
     elif command not in TRAININGS:
         program = "another program needs done=FILE runs=FOLDER"
         raise UserError(f"launch: after -- comes train or train_guide, not {command}; {program}")

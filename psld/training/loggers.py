@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+from psld.training.manifest import HISTORY, TrainingHistory
 from psld.training.recipe import Logger
 from psld.training.settings import RunSettings
-from psld.utils.errors import one_line
+from psld.utils.errors import UserError, one_line
 
 PATIENCE = 5.0
 """Seconds that a call of a logger may take."""
@@ -57,8 +58,12 @@ def fed(
 ) -> Iterator[Callable[[list[dict[str, float]]], None]]:
     """Start a logger, and yield a function of the history that gives it the new entries.
 
-    At the end, wait for what it still has to log.
+    A training that was killed repeats steps that it has logged; history.json has them until it is
+    written again. At the end, wait for what the logger still has to log.
     """
+    with suppress(UserError):  # a new training
+        written = TrainingHistory.read(run / HISTORY).entries
+        from_step = max([from_step, *(entry.step for entry in written)])
     worker, last = _Worker(logger, run, settings, from_step), from_step
     worker.start()
 
@@ -68,7 +73,7 @@ def fed(
             for entry in history:
                 if entry["step"] > last:
                     worker.queue.put(dict(entry))
-            last = history[-1]["step"]
+            last = max(last, history[-1]["step"])
 
     try:
         yield feed

@@ -34,6 +34,9 @@ STOP_EVERY = 10
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """From a scheduler, from the keyboard, and from Slurm before a time limit or a preemption."""
 
+LIVE_SECONDS = 2.0
+"""The least time between two writes of the history, if there is no checkpoint."""
+
 SHOWN = {
     "loss": "loss {:.4f}",
     "images_per_second": "{:.0f} images/s",
@@ -53,13 +56,21 @@ class Log:
     """Of the averaged network: returns numbers, and may write a picture to the path."""
     live: list[Callable[[History], None]] = field(default_factory=list)
     """Called with the history when it has been written."""
+    due: float = 0.0
+    """The time from which the history may be written without a checkpoint."""
 
-    def save(self, history: History) -> None:
-        """Write the history of a checkpoint."""
-        write_text(self.run / STEP, f"{history[-1]['step']}\n")
+    def save(self, history: History, has_checkpoint: bool) -> None:
+        """Write the history if it is due, or if a checkpoint was saved."""
+        begun = time.monotonic()
+        if has_checkpoint:
+            write_text(self.run / STEP, f"{history[-1]['step']}\n")
+        elif begun < self.due:
+            return
         write_history(self.run, history)
         for log in self.live:
             log(history)
+        took = time.monotonic() - begun
+        self.due = begun + max(LIVE_SECONDS, 100 * took)  # 1 % of the time at most
 
 
 def train(
@@ -133,7 +144,8 @@ def train(
             state.seconds = earlier_seconds + time.monotonic() - started
             if ranks.leads:
                 checkpoints.save(state)
-                log.save(state.history)
+        if (logging or stopping) and ranks.leads:
+            log.save(state.history, bool(saving or stopping))
         if previewing or saving or stopping:
             ranks.barrier()  # nccl would not let the others wait in the next step.
         if logging:

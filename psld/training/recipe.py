@@ -183,8 +183,8 @@ class Logger(Part):
         """Begin to log; return a function of each entry of the history, and last of None.
 
         An entry has `step`, `time` (Unix, in seconds), `loss`, `grad_norm`, `learning_rate`, …, as
-        in history.json. The entries since the last checkpoint come together once it is written, so
-        a training that is killed and resumed logs no step twice. Only the leading rank logs.
+        in history.json. They come every `log_every` steps, at most every two seconds, together. A
+        training that is killed and resumed logs no step twice. Only the leading rank logs.
 
         All calls are made in a thread, for which the training does not wait. An exception, or more
         than five seconds in one call, ends the logger with a printed line.
@@ -192,6 +192,6 @@ class Logger(Part):
         Args:
             run: the run directory; previews/STEP.png are pictures.
             settings: of the training (`psld.training.settings.RunSettings`).
-            from_step: the step from which the training goes on; 0 for a new one.
+            from_step: the last step that was logged before; 0 for a new training.
         """
         raise NotImplementedError

@@ -106,7 +106,7 @@ def live_run(run: Path) -> Iterator[Callable[[object], None]]:
     Raises UserError if nobody is logged in.
     """
     check_login()
-    queue: SimpleQueue[int | None] = SimpleQueue()  # None for each checkpoint, last the exit code
+    queue: SimpleQueue[int | None] = SimpleQueue()  # None for new entries, last the exit code
 
     def upload() -> None:
         try:

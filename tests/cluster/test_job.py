@@ -168,8 +168,9 @@ def test_a_warned_program_saves_and_its_job_is_queued_again_and_goes_on(
         run_rank(words, "runs", "DONE")
     assert ended.value.code == 128 + signal.SIGUSR2
     assert "requeue 42" in commands.calls("scontrol")
-    run_rank(words, "runs", "DONE")
-    assert Path("DONE").exists()
+    for _ in range(2):  # Slurm may run it once more after its end.
+        run_rank(words, "runs", "DONE")
+        assert Path("DONE").exists()
     assert read_json("runs/lives.json") == {"42": [0, 7]}
 
 

@@ -2,12 +2,18 @@
 
 import json
 import shutil
+import sys
+from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 
 from psld.training import loggers
+from psld.training.manifest import write_history
 from tests.commands import TINY, call, refused, run_directory, succeeded
+from tests.test_docs import fences_of
 from tests.training.test_settings import train_settings
+from tests.workflow.project import REPOSITORY
 
 WORDS = (*TINY, "training.steps=8", "training.checkpoint_every=4", "training.log_every=2")
 
@@ -28,9 +34,11 @@ def test_a_logger_gets_each_entry_once_also_over_a_resumption(train, outside):
     run = run_directory(outside)
     (run / "checkpoints/checkpoint-00000008.safetensors").unlink()
     shutil.rmtree(run / "model")
+    entries = json.loads((run / "history.json").read_text())["entries"]
+    write_history(run, entries[:3])  # as after a kill between two checkpoints, at step 6
     train("logger=mine:Lines")
     more = (outside / "log.txt").read_text().removeprefix(logged)
-    assert more == "".join(f"psld 4 {step}\n" for step in (6, 8, None))
+    assert more == "".join(f"psld 6 {step}\n" for step in (8, None))
     history = json.loads((run / "history.json").read_text())["entries"]
     assert [entry["step"] for entry in history] == [2, 4, 6, 8]
 
@@ -62,3 +70,29 @@ def test_a_logger_decides_no_weights(outside):
 def test_a_wrong_logger_is_refused_before_the_training(digits, outside, word, said):
     refused(call(outside, "train", *WORDS, f"data={digits}", word), 2, "logger", said)
     assert not (outside / "runs").exists()
+
+
+def test_the_pages_tensorboard(train, outside, monkeypatch):
+    """The class of docs/examples.md, with what it calls of the package."""
+    calls = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            calls.append(folder)
+
+        def add_scalar(self, *given):
+            calls.append(given)
+
+        def flush(self):
+            calls.append("flush")
+
+    package = SimpleNamespace(SummaryWriter=SummaryWriter)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
+    page = (REPOSITORY / "docs/examples.md").read_text()
+    [own] = [each for each in fences_of(page) if each.path == "boards.py"]
+    (outside / own.path).write_text(own.text)
+    train("logger=boards:TensorBoard")
+    run = run_directory(outside)
+    entries = json.loads((run / "history.json").read_text())["entries"]
+    drawn = [[(*item, each["step"], each["time"]) for item in each.items()] for each in entries]
+    assert calls == [f"boards/{run.name}", *chain(*([*each, "flush"] for each in drawn)), "flush"]

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from psld.training.manifest import HISTORY, TrainingHistory
+from psld.utils.files import read_json
 from tests.commands import command
-from tests.slurm.training import EVERY, STEPS, Training
+from tests.slurm.training import EVERY, RECIPE, STEPS, Training
 
 
 def check_same_weights(training: Training, undisturbed: Training) -> None:
@@ -72,13 +73,49 @@ def test_time_limit_three_times(training, undisturbed):
     assert all(step % EVERY for step in training.begun()[1:4]), "each warning saved a checkpoint"
 
 
-def test_requeue_by_an_administrator(training, undisturbed):
-    with training.launched() as launcher:
+OWN = """
+from pathlib import Path
+from psld.parts import Logger, Network, Schedule
+
+class Same(Network):
+    def build(self, in_channels, out_channels, image_size, num_classes):
+        from psld.networks.settings import NetworkSettings
+        same = NetworkSettings(base_channels=8, channel_multipliers=(1, 2), blocks_per_level=1,
+            block="ddpm", embedding="fourier", fourier_scale=1.0, resample_with_conv=False,
+            progressive_input="residual")
+        return same.build(in_channels, out_channels, image_size, num_classes)
+
+class Flat(Schedule):
+    def factor(self, step, steps):
+        return 1
+
+class Steps(Logger):
+    def start(self, run, settings, from_step):
+        def log(entry):
+            with Path("steps.txt").open("a") as file:
+                file.write(f"{entry['step']}\\n" if entry else "")
+        return log
+"""
+PARTS = ("network=own:Same", "training.schedule=own:Flat", "logger=own:Steps")
+
+
+def test_requeue_by_an_administrator_with_parts_of_ones_own(training, undisturbed):
+    """Their network is the one of the others; each step is logged once."""
+    (training.folder / "own.py").write_text(OWN)
+    recipe = (*(word for word in RECIPE if not word.startswith("network.")), *PARTS)
+    with training.launched(recipe=recipe) as launcher:
         training.reaches(150)
         training.cluster.run("scontrol", "requeue", training.job)
         training.finishes(launcher)
     check_same_weights(training, undisturbed)
     check_one_job(training, "REQUEUED", 1)
+    steps = [int(line) for line in (training.folder / "steps.txt").read_text().split()]
+    assert steps == sorted(set(steps))
+    assert {*range(50, STEPS + 1, 50)} <= set(steps)
+    assert (
+        read_json(training.folder / "model/manifest.json")["settings"]["network"]["kind"]
+        == "own:Same"
+    )
 
 
 def test_a_killed_rank(training, undisturbed):
@@ -166,6 +203,6 @@ def test_a_program_of_ones_own_is_preempted(training, monkeypatch):
         training.cluster.run("sbatch", *asked, "--wrap=sleep 2")
         training.finishes(launcher)
     check_one_job(training, "PREEMPTED", 1)
-    first, second = training.begun()
+    first, second, *_ = training.begun()
     assert first < second < 100
     assert f"rank 0 of 2 goes on from {second}" in training.log.read_text()

@@ -68,7 +68,7 @@ class Recorder:
         self.logged: dict[int, dict[str, float]] = {}
         self.previews: list[int] = []
 
-    def save(self, history: History) -> None:
+    def save(self, history: History, _has_checkpoint: bool) -> None:
         steps = [int(entry["step"]) for entry in history]
         assert steps == sorted(set(steps))
         self.logged = dict(zip(steps, history, strict=True))

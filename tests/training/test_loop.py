@@ -28,6 +28,7 @@ from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.state import Checkpoints
 from psld.utils.errors import RunError, Stopped
+from psld.utils.files import saved_step
 from tests.diffusion.processes import phase_space, vp_sde
 from tests.training.small import (
     ONE_RANK,
@@ -224,7 +225,7 @@ def test_other_ranks_wait_while_the_leading_one_previews_and_saves(tmp_path):
             events.append(f"preview {picture.stem}")
             return {}
 
-        def save(self, history):
+        def save(self, history, _has_checkpoint):
             events.append(f"saved {len(history)}")
 
     settings = recipe(steps=6, checkpoint_every=6, log_every=6, preview_every=4)
@@ -232,7 +233,7 @@ def test_other_ranks_wait_while_the_leading_one_previews_and_saves(tmp_path):
     state, checkpoints = tiny_state(PROCESS, settings), Checkpoints(tmp_path)
     batches, loss_of = batches_of(PROCESS, settings), EpsilonLoss(PROCESS)
     train(state, batches, loss_of, settings, ranks, checkpoints, Slow(), StopRequest())
-    assert events == ["all wait", "preview 4", "all wait", "saved 2", "all wait"]
+    assert events == ["all wait", "preview 4", "saved 1", "all wait", "saved 2", "all wait"]
 
 
 def test_memory_and_utilization_of_a_gpu_are_logged(tmp_path, monkeypatch, capsys):
@@ -297,11 +298,11 @@ def test_the_speed_is_that_of_the_steps_since_the_last_time(monkeypatch):
 
 
 def test_previews_and_checkpoints_are_in_the_time_but_not_in_the_speed(tmp_path, monkeypatch):
-    """Over all lives: a step takes a second here, a preview and a checkpoint 100."""
+    """Over all lives: a step takes a second here, a preview and what is written 100."""
     clock, changes = Clock(monkeypatch), {"log_every": 2, "micro_batch": 4, "checkpoint_every": 4}
     monkeypatch.setattr(Recorder, "preview", clock.takes(100, lambda *_: {}))
     monkeypatch.setattr(Recorder, "save", clock.takes(100, Recorder.save))
-    for steps, seconds in ((6, 206), (9, 309)):
+    for steps, seconds in ((6, 406), (9, 509)):
         settings = recipe(steps=steps, preview_every=5, **changes)
         batches = batches_of(PROCESS, settings)
         batches.draw = clock.takes(1, batches.draw)
@@ -317,8 +318,26 @@ def test_the_history_is_written_and_then_shown(tmp_path):
         shown.extend(TrainingHistory.read(tmp_path / "history.json").entries)
 
     log = Log(tmp_path, preview=lambda *_: {}, live=[live])
-    log.save([{"step": 3, "time": 1.0, "loss": 0.5}])
+    log.save([{"step": 3, "time": 1.0, "loss": 0.5}], True)
     assert [(entry.step, entry.loss) for entry in shown] == [(3, 0.5)]
+
+
+def test_the_history_is_live_in_a_hundredth_of_the_time_and_checkpoints_are_progress(
+    tmp_path, monkeypatch
+):
+    """A write takes nothing here, and the one of step 3 half a second."""
+    clock, shown = Clock(monkeypatch), []
+
+    def live(history) -> None:
+        shown.append(history[-1]["step"])
+        clock.now += 0.5 * (shown[-1] == 3)
+
+    log = Log(tmp_path, preview=lambda *_: {}, live=[live])
+    for step, at in enumerate((0, 1.9, 2, 2.1, 51, 53)):
+        clock.now = 1000 + at
+        log.save([{"step": step, "time": 1.0, "loss": 0.5}], step == 3)
+    assert shown == [0, 2, 3, 5]
+    assert saved_step(tmp_path) == 3
 
 
 class StopAt(StopRequest):
