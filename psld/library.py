@@ -1,7 +1,8 @@
 """The library: the work of the commands, as functions on tensors."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from torch.fx import GraphModule
 from psld.config.settings import quoted
 from psld.data.images import save_images
 from psld.data.store import to_uint8
-from psld.diffusion.denoiser import SeesImages, StraightDenoiser
+from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
+from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
 from psld.diffusion.score import Batching
+from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.evaluation.images import distance, evaluate, load_extractor, load_images
 from psld.networks.forward import forward_pass
-from psld.sampling.foreign import ForeignNetwork
 from psld.sampling.named import (
     NamedProcess,
     check_numbers,
@@ -31,8 +34,9 @@ from psld.sampling.named import (
 )
 from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
-from psld.training.mixture import FEWEST_IMAGES
+from psld.training.mixture import FEWEST_IMAGES, SamplerStart, measure_start
 from psld.training.model import Model, build_process, load_guide, load_model
+from psld.training.settings import Start
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError, as_psld_errors
 from psld.utils.randomness import ShardNoise
@@ -61,6 +65,8 @@ ENDS = {"levels", "final_time"}
 """The options that decide a sampler's smallest noise level."""
 BATCH = 250
 """The default number of images per network evaluation."""
+WHITE = 10.0
+"""The noise level from which images are as good as white noise, of any mean and covariance."""
 
 
 @as_psld_errors()
@@ -181,8 +187,71 @@ class LoadedModel(Model):
         return _images(sampled, n, seed, inpainting, raw, progress)
 
 
-class ForeignDenoiser(ForeignNetwork):
-    """Somebody's network D(y, σ) as the network of every process; see `from_denoiser`."""
+@dataclass(frozen=True)
+class ForeignDenoiser:
+    """Somebody's network D(y, σ) as the network of every process; see `from_denoiser`.
+
+    Images are N×C×H×W, on [−1, 1]; `sigma_min` to `sigma_max` are the noise levels that it takes.
+    """
+
+    network: nn.Module
+    shape: tuple[int, int, int]
+    sigma_min: float
+    sigma_max: float
+    images: Tensor | None
+
+    def __repr__(self) -> str:
+        size, levels = "×".join(map(str, self.shape)), f"{self.sigma_min:g} to {self.sigma_max:g}"
+        kind = type(self.network).__name__
+        return f"<{type(self).__name__} {kind}: every process, {size}, noise levels {levels}>"
+
+    @cached_property
+    def start(self) -> SamplerStart | None:
+        """The start of samplers; None without images."""
+        if self.images is None:
+            return None
+        return measure_start(self.images.numpy(), device_of(self.network), Start())
+
+    def _fitted(self, sampler: SamplerSettings, process: LinearProcess) -> SamplerSettings:
+        """Return a sampler with the noise levels that the network takes.
+
+        In place of the prior it begins at `sigma_max`, as samplers of such networks do, if that
+        hides the images.
+        """
+        low, high = level_range(process, sampler.final_time)
+        fits: dict[str, object] = {}
+        if not sampler.starts_from_data and WHITE <= self.sigma_max < high:
+            fits |= {"start": "gaussian", "start_level": self.sigma_max}
+        if low < self.sigma_min:
+            level = torch.tensor([self.sigma_min], dtype=torch.float64)
+            fits["final_time"] = float(time_of_noise_level(process, level, sampler.final_time))
+        return sampler.model_copy(update=fits)
+
+    def _sampler(
+        self, process: LinearProcess, settings: SamplerSettings, batch_size: int
+    ) -> ImageSampler:
+        """Return how images are sampled. Raises UserError for noise levels that it does not take.
+
+        Without images, a start at a level is that of white noise.
+        """
+        if settings.asks_for_classes:
+            raise UserError("sampler.guidance: the network has no classes; bind one to it")
+        process, device = every_block(process), device_of(self.network)
+        start = None
+        if isinstance(settings, TimeGridSampler) and settings.starts_from_data:
+            start = self.start
+            if start is None and settings.evaluations and settings.start_level == self.sigma_max:
+                start = _white(self.shape)
+        settings, gaussian = with_start(settings, process, start, device, self.sigma_max)
+        other = (
+            "give images= and sample with few, or sigma_min=0 and sigma_max=inf if the network "
+            "takes any level"
+        )
+        levels = settings.noise_levels(process)
+        check_levels(levels, self.sigma_min, self.sigma_max, "network", other)
+        eps = SeesImages(process, forward_pass(self.network, settings.precision), gives_image=True)
+        given = process, settings, eps, self.network, self.shape, Batching(batch_size)
+        return ImageSampler(*given, gaussian=gaussian)
 
     @in_words_of_the_call("eps()")
     def eps(self, process: AnyProcess = "psld") -> SeesImages:
@@ -215,8 +284,8 @@ class ForeignDenoiser(ForeignNetwork):
         name = sampler or ("few" if few else "multistep")
         chosen = named_sampler(CALL, name, steps, options)
         if sampler is None and inpainting is None and ENDS.isdisjoint(options):
-            chosen = self.fitted(chosen, built)
-        sampled = self.sampler(built, chosen, batch_size)
+            chosen = self._fitted(chosen, built)
+        sampled = self._sampler(built, chosen, batch_size)
         return _images(sampled, n, seed, inpainting, raw, progress)
 
 
@@ -351,6 +420,13 @@ def _images(
         inpainting = Inpainting(how.process, images, mask)
     x, *_ = how.sample(range(n), (seed, 0), inpainting, silent=not shown)
     return x.cpu() if raw else to_uint8(x).cpu()
+
+
+def _white(shape: tuple[int, int, int]) -> SamplerStart:
+    """Return the start of images of mean 0 and variance 1, at a level that is given."""
+    values, one = torch.Size(shape).numel(), torch.ones(1, dtype=torch.float32)
+    moments = one.new_zeros(1, values), torch.eye(values, 1).to(one), one[None, None], one
+    return SamplerStart(GaussianData.one(shape, *moments), one)
 
 
 def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoiser | nn.Module:
