@@ -12,7 +12,6 @@ Slurm have other names and go on; their launchers return to them. Local jobs end
 """
 
 import atexit
-import ctypes
 import fcntl
 import os
 import platform
@@ -22,7 +21,7 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
@@ -32,8 +31,6 @@ from psld.cluster.slurm import active_jobs_named, cancel_jobs_named
 from psld.config.settings import Settings, read_record, write_record
 from psld.utils.errors import PSLDError, RunError, in_one_line
 from psld.utils.locks import held_if_free
-
-PR_SET_PDEATHSIG = 1
 
 
 class Run(Settings):
@@ -106,7 +103,6 @@ def _begin(folder: Path) -> None:
         runs = filter(None, map(read_run, folder.glob("*/")))
         who = next((f" (process {run.pid} on {run.host})" for run in runs), "")
         raise RunError(f"{place}: another Snakemake{who} runs here; wait for its end, or end it")
-    _end_with_make()
     for earlier in folder.glob("*/"):
         _end_slurm_jobs(earlier)
         # Its jobs look for it by its name. NFS keeps a file in it while one of them has it open.
@@ -175,13 +171,3 @@ def _end_slurm_jobs(folder: Path) -> None:
             f"jobs of the last run may still be in Slurm: {error}; run the command on a machine "
             f"that reaches Slurm, or delete {folder}"
         ) from None
-
-
-def _end_with_make() -> None:
-    """Die when `make` is killed: the next `make` must not find this run still going."""
-    parent = os.getppid()
-    with suppress(OSError):
-        if Path(f"/proc/{parent}/comm").read_text().strip() in ("make", "gmake"):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # It was killed a moment ago.
-                os.kill(os.getpid(), signal.SIGKILL)

@@ -298,13 +298,6 @@ class LinearProcess:
         """Return G(t), N×k×k, the symmetric root of 2 β(t) D."""
         return (2 * self.beta(t))[:, None, None].sqrt() * semidefinite_root(self.D)
 
-    def forward_step(self, start: Times, end: Times) -> tuple[Tensor, Tensor]:
-        """Return (Φ, L), both N×k×k: with ξ ~ N(0, I), z at `end` is Φ z + L ξ from z at `start`.
-
-        Φ = exp(−(D + Q) S⁻¹ B),      L Lᵀ = S − Φ S Φᵀ,      B = ∫ β from `start` to `end`
-        """
-        return self._step(self._forward, self.beta.integral(end) - self.beta.integral(start))
-
     def reverse_linear_step(self, start: Times, end: Times) -> tuple[Tensor, Tensor]:
         """Solve the linear part of SSCS exactly from forward time `start` down to `end` < `start`.
 

@@ -20,7 +20,6 @@ Numbers are those of YAML 1.1: `1e-3` has no dot, so it is a text, and stands in
 written; `1.0e-3` is a number, and stands there as 0.001.
 """
 
-import re
 from collections.abc import Iterator
 from itertools import product
 from math import prod
@@ -32,9 +31,12 @@ from pydantic import Field
 
 from psld.config.locations import config_file, config_names
 from psld.config.settings import Settings, parse
-from psld.grid.schema import MOST, GridFile, check_name
+from psld.grid.schema import GridFile, check_name
 from psld.grid.tables import PLACEHOLDER, fill
 from psld.utils.errors import UserError
+
+MOST = 10_000
+"""The most entries that a name with placeholders may stand for."""
 
 
 class Rehearsal(Settings):
@@ -124,13 +126,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, and half a character, which no file can have."""
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
-        if re.search("[\ud800-\udfff]", node.value):
-            problem = f"{node.value!a} is not Unicode"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-        return super().construct_scalar(node)
+    """Refuses a key that is there twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         # Before the keys of `<<` are added, which the mapping's own keys replace.
@@ -239,6 +235,6 @@ def _combinations(name: str, lists: dict[str, list[str]], where: str) -> Iterato
             raise UserError(f"{where}: {name}: no list {placeholder!r}; there are: {known}")
     chosen = [lists[placeholder] for placeholder in placeholders]
     if (size := prod(map(len, chosen))) > MOST:
-        raise UserError(f"{where}: {name}: stands for {size}; a grid has at most {MOST}")
+        raise UserError(f"{where}: {name}: stands for {size}; at most {MOST} are possible")
     for values in product(*chosen):
         yield dict(zip(placeholders, values, strict=True))

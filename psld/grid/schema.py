@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import chain
-from math import prod
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -22,8 +21,6 @@ NAME = re.compile(
 )
 """Names in paths and command lines, where Hydra must not read them as a number or as nothing.
 Snakemake takes a file that ends with one character 20 times for an endless recursion."""
-MOST = 10_000
-"""The largest number of a grid's models, and of its cells in tables: Snakemake reads all grids."""
 SHARDS = 100_000
 """The largest number of a cell's shards: their files have five digits."""
 
@@ -168,17 +165,6 @@ class GridFile(Settings):
     @property
     def figure_cells(self) -> list[tuple[str, str]]:
         return [(figure, cell) for figure, cells in self.figures.items() for cell in cells]
-
-    @model_validator(mode="after")
-    def _is_not_too_large(self) -> "GridFile":
-        entries = sum(len(table.rows) * len(table.columns) for table in self.tables.values())
-        compared = sum(prod(map(len, claim.over.values())) for claim in self.claims)
-        seeds = max(1, len(self.seeds.training)) * max(1, len(self.seeds.sampling))
-        sizes = {"models": len(self.models), "tables": entries, "claims": compared}
-        for kind, size in sizes.items():
-            if size * seeds > MOST:
-                raise ValueError(f"{kind}: {size * seeds} with all seeds; at most {MOST}")
-        return self
 
     @model_validator(mode="after")
     def _entries_are_cells(self) -> "GridFile":

@@ -2,14 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from itertools import pairwise
-from operator import itemgetter
 from typing import cast
 
 from psld.evaluation.results import CellResult
 from psld.grid.entries import Entry, Status
 from psld.grid.tables import Table
-from psld.metrics.estimate import CONFIDENCE
 from psld.sampling.settings import gaussians
 from psld.utils.code import MAKE_IMAGES, MEASURE, package_code
 
@@ -57,8 +54,6 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
     weights = [r.model.imported for entry in entries for r in entry.results]
     if files := {w.sha256: f"{w.file} (SHA-256 {w.sha256})" for w in weights if w}:
         yield f"² Imported weights, not trained here: {'; '.join(files.values())}."
-    if alike := [pair for column in zip(*rows, strict=True) for pair in _alike(column)]:
-        yield f"✓ for both, bands that overlap, and no difference left: {'; '.join(alike)}."
     if counts["undecided"]:
         note = f"{counts['undecided']} of {len(entries)} entries are undecided (?)"
         needs = Counter(entry.needs for entry in entries)
@@ -119,15 +114,3 @@ def scales(entries: list[Entry]) -> Iterable[str]:
 
 def _significant(number: float) -> str:
     return f"{float(f'{number:.3g}'):,}".removesuffix(".0")
-
-
-def _alike(column: Iterable[Entry]) -> Iterable[str]:
-    """Yield pairs with neighboring numbers of the paper that their verdicts do not tell apart."""
-    agreeing = [e for e in column if " ✓" in MARKS.get(e.status, "") and e.show == "value"]
-    bands = [(cast(float, e.paper), cast(float, e.width), e) for e in agreeing]
-    for (x, v, a), (y, w, b) in pairwise(sorted(bands, key=itemgetter(0))):
-        if 0 < y - x <= v + w and a.measurement == b.measurement:
-            p_value = a.minus(b).p_value
-            if p_value >= 1 - CONFIDENCE:
-                names = " and ".join(" ".join(entry.row.label) for entry in (a, b))
-                yield f"{names} in {a.column} (p = {p_value:.1g})"

@@ -52,14 +52,6 @@ note("ended")
 """
 
 
-MAKEFILE = """
-SHELL := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
-demo:
-\t@PATH="$$PATH" $(SNAKEMAKE)
-"""
-
-
 class Folder:
     """A working directory with one rule, whose job waits for the file `go` or for GO."""
 
@@ -76,11 +68,11 @@ class Folder:
         return [*snakemake, "--config", f"job={self.job}"]
 
     @contextlib.contextmanager
-    def started(self, command: list[str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    def started(self) -> Iterator[subprocess.Popen[str]]:
         """Snakemake, in a process group that ends with the test."""
         with (self.path / "first.log").open("w") as log:
             process = subprocess.Popen(
-                command or self.command,
+                self.command,
                 cwd=self.path,
                 env=self.environment,
                 stdout=log,
@@ -98,12 +90,10 @@ class Folder:
                     os.kill(pid, signal.SIGKILL)
             process.wait()
 
-    def run(
-        self, *options: str, go: bool = True, command: list[str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *options: str, go: bool = True) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to its end; its job does not wait if told so."""
         return subprocess.run(
-            command or [*self.command, *options],
+            [*self.command, *options],
             cwd=self.path,
             env={**self.environment, **({"GO": "1"} if go else {})},
             capture_output=True,
@@ -145,10 +135,10 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def killed(folder: Folder, command: list[str] | None = None) -> contextlib.ExitStack:
+def killed(folder: Folder) -> contextlib.ExitStack:
     """A run whose first process was killed while its job runs, which ends a while later."""
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(folder.started(command))
+        process = stack.enter_context(folder.started())
         wait(lambda: folder.pids("began"), process)
         process.kill()
         process.wait()

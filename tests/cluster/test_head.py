@@ -13,7 +13,7 @@ from snakemake.scheduling.job_scheduler import JobScheduler
 from psld.cluster import head
 from psld.config.settings import write_record
 from psld.utils.errors import RunError
-from tests.cluster.runs import MAKEFILE, Folder, is_running, killed, until, wait
+from tests.cluster.runs import Folder, is_running, killed, until, wait
 from tests.commands import command, refused, run
 
 KEEP = """
@@ -97,15 +97,6 @@ def test_two_at_once(folder):
         (folder.path / "go").touch()
         assert first.wait(timeout=30) == 0, (folder.path / "first.log").read_text()
     assert folder.names() == ["began", "ended"]
-
-
-def test_make_killed_alone(folder):
-    (folder.path / "Makefile").write_text(MAKEFILE)
-    make = ["make", "demo", f"SNAKEMAKE={' '.join(folder.command[:-1])} 'job={folder.job}'"]
-    with killed(folder, make):
-        again = folder.run(command=make)
-    assert again.returncode == 0, again.stderr
-    assert sorted(folder.names()) == ["began", "began", "ended", "terminated"]
 
 
 def test_a_copy_of_the_working_directory_leaves_the_original_alone(folder):

@@ -119,15 +119,6 @@ def test_linear_half_step_keeps_the_stationary_distribution():
     torch.testing.assert_close(after[0], process.S, atol=1e-8, rtol=0)
 
 
-def test_a_forward_step_leads_from_one_kernel_to_the_next(process):
-    start, end = times(0.1, 0.4), times(0.3, 1.0)
-    phi, factor = process.forward_step(start, end)
-    mean = (phi @ process.image_mean(start)[..., None])[..., 0]
-    covariance = phi @ process.image_covariance(start) @ phi.mT + factor @ factor.mT
-    torch.testing.assert_close(mean, process.image_mean(end), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(covariance, process.image_covariance(end), rtol=0, atol=1e-8)
-
-
 def test_mix_acts_on_blocks():
     matrix = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
     x, m = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)

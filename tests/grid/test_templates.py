@@ -84,7 +84,7 @@ def test_a_table_may_be_a_template_around_others():
         ({"models": {"a{seed}": [], "a1": []}}, "mine: models: two are called a1"),
         (
             {"lists": {k: [*range(10)] for k in "abcde"}, "models": {"{a}{b}{c}{d}{e}": []}},
-            "mine: models: {a}{b}{c}{d}{e}: stands for 100000; a grid has at most 10000",
+            "mine: models: {a}{b}{c}{d}{e}: stands for 100000; at most 10000 are possible",
         ),
     ],
 )

@@ -1,16 +1,13 @@
 """The entries of a table: verdicts, ranks, scales, and the results that they show."""
 
 import shutil
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from psld.config.settings import write_record
 from psld.evaluation.results import NUMBER_KINDS, CellResult, CellResults, NumberKind
-from psld.grid.rows import read_table
 from psld.report.notes import scales
-from psld.report.table import table_text
 from tests.commands import call, refused, succeeded
 from tests.report.tables.conftest import (
     MEASURED,
@@ -77,21 +74,6 @@ def test_a_difference_that_is_not_significant_is_marked(folder, grid):
     assert printed(folder, row=1) == "7.10 ± 1.07 (9.00, -1.90 ✗¹)"
     write_result(folder, grid, "psld/em-10", value=7.1, error=0.7)
     assert printed(folder, row=1) == "7.10 ± 1.47 ≈ (9.00, -1.90 ?)"
-
-
-def test_a_table_says_where_both_rows_agree_and_no_difference_is_left(folder, grid):
-    """Two ✓ in bands that overlap do not show the paper's difference."""
-
-    def notes(psld: float) -> str:
-        write_result(folder, grid, "psld/em-10", value=psld, error=0.01)
-        table, rows = grid.file.tables["mine"], read_table(grid, "mine")
-        rows[1][0] = replace(rows[1][0], paper=2.14)
-        return " ".join(table_text(table, rows).notes)
-
-    left = "no difference left: EM CLD and EM PSLD #1_a in 10 (p = 1)"
-    assert left in notes(2.0625)
-    assert "no difference left" not in notes(2.1), "0.04 apart, and each within its band"
-    assert "no difference left" not in notes(4.0)
 
 
 def test_a_small_scale_is_not_printed_as_0(grid, folder):
