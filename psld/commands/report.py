@@ -15,6 +15,7 @@ from psld.commands.main import entry_point
 from psld.config.settings import Settings
 from psld.grid.cache import load_grid
 from psld.grid.figures import all_figures
+from psld.grid.rows import read_tables
 from psld.utils.errors import NotComparedError, RunError, UserError, one_line
 from psld.utils.files import sha256_of_file, write_text
 
@@ -143,7 +144,7 @@ def page(settings: OutputSettings) -> None:
     grid = load_grid(settings.grid_name)
     output = settings.output or grid.page
     write_text(output, results_page(grid))
-    for answer, name in answers(grid).items():
+    for answer, name in answers(read_tables(grid)).items():
         print(f"{grid.file.tables[name].title}\n    {answer}")
     print(f"Page: {output}")
 

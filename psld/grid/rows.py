@@ -63,6 +63,11 @@ def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[Entry]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
+def read_tables(grid: Grid, root: Path = Path()) -> dict[str, list[list[Entry]]]:
+    """Return all entries of all tables."""
+    return {name: read_table(grid, name, root) for name in grid.file.tables}
+
+
 def ranked(entries: Sequence[Entry]) -> list[Entry]:
     """Compare entries of the same metric, dataset and number of samples with the best of them."""
     groups: dict[tuple[str, Measurement], list[Entry]] = {}

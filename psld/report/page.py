@@ -14,7 +14,7 @@ from PIL import Image
 from psld.evaluation.results import CellResults, ModelResult
 from psld.grid.cells import Grid
 from psld.grid.figures import FIRST, GridFigure, all_figures
-from psld.grid.rows import read_claims, read_table
+from psld.grid.rows import read_claims, read_tables
 from psld.report.notes import scales
 from psld.report.table import (
     TEMPLATES,
@@ -61,7 +61,7 @@ class Picture(NamedTuple):
 
 def results_page(grid: Grid) -> str:
     """Return the page: what was asked, what came out, the tables and figures that exist."""
-    tables = {name: read_table(grid, name) for name in grid.file.tables}
+    tables = read_tables(grid)
     entries = [entry for rows in tables.values() for row in rows for entry in row]
     results = [result for entry in entries for result in entry.results]
     texts = {name: table_text(grid.file.tables[name], rows) for name, rows in tables.items()}
@@ -74,7 +74,7 @@ def results_page(grid: Grid) -> str:
         compared=sum(e.paper is not None and e.status != "literature" for e in entries),
         summary=summary(grid, tables),
         claims=claims_text(read_claims(grid)),
-        answers=answers(grid),
+        answers=answers(tables),
         facts=_facts(grid),
         legend=[*LEGEND, *scales(entries)],
         tables=texts,

@@ -1,6 +1,6 @@
 """The parts of a grid, its cost in GPU hours by `FORMULA`, and its time on one core."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,6 +13,7 @@ from tabulate import tabulate
 from psld.config.settings import Settings, value_in
 from psld.evaluation.results import CellResults
 from psld.grid.cells import Grid
+from psld.grid.entries import Entry
 from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
@@ -157,9 +158,9 @@ def cost(grid: Grid, tflops: float | None) -> str:
     per_image = {network: gigaflops(work.trained[0]) for network, work in works.items()}
     flops = {n: work.flops(per_image[n]) for n, work in works.items()}
     total = sum(flops.values())
-    rows, hours = [], []
+    rows, hours, measured = [], [], [entry.read() for entry in distances(grid)]
     for network, work in works.items():
-        train, sample = earlier_throughput(grid, work)
+        train, sample = earlier_throughput(measured, work)
         fast = tflops and 1e3 * tflops / per_image[network]
         training = _hours(work.training_images, train or (fast and fast / TRAIN_FACTOR))
         slowed = 0 if sample else 5 * work.adaptive
@@ -213,7 +214,7 @@ def _hours(images: float, per_second: float | None) -> float | None:
     return None if per_second is None else images / per_second / 3600
 
 
-def earlier_throughput(grid: Grid, work: Work) -> tuple[float | None, float | None]:
+def earlier_throughput(measured: Sequence[Entry], work: Work) -> tuple[float | None, float | None]:
     """Return images/s of a network's earlier runs, per GPU: a training step, and an evaluation."""
     trained = train_seconds = sampled = sample_seconds = 0.0
     for record in work.trained:
@@ -222,8 +223,8 @@ def earlier_throughput(grid: Grid, work: Work) -> tuple[float | None, float | No
             if manifest.seconds and manifest.images_seen and manifest.ranks:
                 trained += manifest.images_seen
                 train_seconds += manifest.seconds * manifest.ranks
-    for entry in distances(grid):
-        for cell, result in entry.read().by_cell.items():
+    for entry in measured:
+        for cell, result in entry.by_cell.items():
             if cell.model in work.trained and cell.sampler.settings.guidance.is_none and result.nfe:
                 size = cell.options.shard_size
                 sampled += shards_needed(result.samples, size) * size * result.nfe

@@ -17,7 +17,7 @@ from tabulate import tabulate
 from psld.evaluation.results import NUMBER_KINDS
 from psld.grid.cells import Grid
 from psld.grid.entries import LEAST_TRAININGS, STATUSES, Entry, Status
-from psld.grid.rows import ANSWERS, Comparison, as_csv, ranked, read_claims, read_table
+from psld.grid.rows import ANSWERS, Comparison, as_csv, ranked, read_claims, read_table, read_tables
 from psld.grid.tables import Table
 from psld.metrics.estimate import CONFIDENCE
 from psld.report.notes import MARKS, MISSING, notes, scales
@@ -291,17 +291,17 @@ def write_table(grid: Grid, name: str, output: str) -> None:
     write_text(f"{output}.html", TEMPLATES.get_template("table.html").render(text=text))
 
 
-def answers(grid: Grid) -> dict[str, str]:
-    """Return the sentences of a grid, each with the name of the first table that it is of."""
+def answers(tables: dict[str, list[list[Entry]]]) -> dict[str, str]:
+    """Return the sentences of tables, each with the name of the first table that it is of."""
     found: dict[str, str] = {}
-    for name in grid.file.tables:
-        found.setdefault(sentence(chain.from_iterable(read_table(grid, name))), name)
+    for name, rows in tables.items():
+        found.setdefault(sentence(chain.from_iterable(rows)), name)
     return {text: name for text, name in found.items() if text}
 
 
 def print_tables(grid: Grid, root: Path = Path(), with_summary: bool = True) -> None:
     """Print the tables of a grid with results below `root`, its claims, and a summary."""
-    tables = {name: read_table(grid, name, root) for name in grid.file.tables}
+    tables = read_tables(grid, root)
     texts = [table_text(grid.file.tables[name], rows) for name, rows in tables.items()]
     for text in texts:
         print(markdown(replace(text, alone=[])))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from psld.grid.figures import all_figures, trained_models
-from psld.grid.rows import paper_values
+from psld.grid.rows import distances, paper_values
 from psld.report.plan import (
     Work,
     cost,
@@ -136,10 +136,11 @@ def test_earlier_runs_are_measurements_per_gpu(folder, demo):
     write_model_manifest(folder, demo, "cld", images_seen=6000, seconds=10.0, ranks=2)
     cell = next(cell for cell in demo.measured_cells if cell.model.name == "cld")
     write_result(folder, demo, cell.name, value=1.0, nfe=40.0, sampling_seconds=20.0)
-    earlier = earlier_throughput(demo, Work([demo.models["cld"], demo.models["vp-sde"]]))
+    measured = [entry.read() for entry in distances(demo)]
+    earlier = earlier_throughput(measured, Work([demo.models["cld"], demo.models["vp-sde"]]))
     assert earlier == (6000 / 20, 1000 * 40 / 20)
     write_model_manifest(folder, demo, "cld", seconds=None, ranks=None)  # imported
-    assert earlier_throughput(demo, Work([demo.models["cld"]]))[0] is None
+    assert earlier_throughput(measured, Work([demo.models["cld"]]))[0] is None
 
 
 @pytest.mark.parametrize(
