@@ -27,6 +27,8 @@ FEWEST, MOST = 2000, 5000
 class InitSettings(Settings):
     folder: Path
     """Path of the new folder."""
+    part: bool = False
+    """Write mynet.py, too: a network of your own, to begin with."""
 
 
 @entry_point("init", InitSettings, bare="folder", has_config=False)
@@ -34,6 +36,7 @@ def init(settings: InitSettings) -> None:
     """Make a folder for a project of your own: Snakefile, profiles, an example grid, a README.
 
         psld init mine
+        psld init mine part=true
 
     The folder must be new or empty. The rules and all other configs stay in the package. The grid
     trains for as many steps as this machine takes in a few minutes, which is measured now.
@@ -47,6 +50,8 @@ def init(settings: InitSettings) -> None:
     with TemporaryDirectory(prefix=".psld-", dir=folder) as temporary, chdir(temporary):
         shutil.copytree(SHIPPED / "workflow/project", "new")
         shutil.copytree(SHIPPED / "profiles", "new/profiles")
+        if settings.part:
+            shutil.copy(SHIPPED / "workflow/part/mynet.py", "new")
         os.chdir("new")
         trained = load_grid("mine").models["denoiser"].settings
         step = trained.training.batch_size * seconds_per_image(trained)

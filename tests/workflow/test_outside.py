@@ -74,6 +74,12 @@ def test_the_training_takes_minutes_of_this_machine(tmp_path, monkeypatch, step,
     assert (model.training.steps, model.training.objective.kind) == (steps, "denoiser")
 
 
+def test_init_writes_a_part_to_begin_with(tmp_path):
+    succeeded(call(tmp_path, "init", "mine", "part=true"))
+    page = Path(__file__).parents[2] / "docs/research.md"
+    assert (tmp_path / "mine/mynet.py").read_text() in page.read_text(), "the page shows it"
+
+
 def test_an_interrupted_init_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(_: object) -> float:
         raise KeyboardInterrupt
@@ -85,7 +91,7 @@ def test_an_interrupted_init_leaves_nothing(tmp_path, monkeypatch):
     succeeded(call(tmp_path / "mine", "init", "."))
     made = {path.name for path in (tmp_path / "mine").iterdir()}
     assert made >= {"Snakefile", "README.md", "configs", "profiles"}
-    assert not [name for name in made if name.startswith(".psld")]
+    assert not {name for name in made if name.startswith(".psld")} | made & {"mynet.py"}
 
 
 def test_a_run_names_a_dataset_whose_pictures_have_changed(mine):
