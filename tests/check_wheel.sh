@@ -80,6 +80,8 @@ import psld
 images = psld.load("models/by-hand/digits").sample(4, sampler="coarse", seed=1)
 assert images.shape == (4, 1, 8, 8), images.shape
 PYTHON
+psld init study part=true
+(cd study && psld check mynet:Plain && psld plan grid_name=mine >plan && test -s plan)
 echo "the wheel works"
 USE
 use() {
