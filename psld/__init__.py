@@ -26,6 +26,7 @@ __all__ = [
     "load_extractor",
     "load_images",
     "sample",
+    "save",
     "save_images",
 ]
 

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from psld.config.settings import quoted
+from psld.config.parts import save_code
+from psld.config.settings import parse, quoted
 from psld.data.images import save_images
-from psld.data.store import to_uint8
+from psld.data.store import ImageStore, to_uint8
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
 from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.integrators import Inpainting
@@ -34,11 +37,20 @@ from psld.sampling.named import (
 )
 from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
+from psld.training.manifest import make_way, write_history, write_manifest
 from psld.training.mixture import FEWEST_IMAGES, SamplerStart, measure_start
-from psld.training.model import Model, build_process, load_guide, load_model
-from psld.training.settings import Start
+from psld.training.model import (
+    Model,
+    build,
+    build_process,
+    describe,
+    load_guide,
+    load_model,
+    save_weights,
+)
+from psld.training.settings import ModelSettings, Start, TrainSettings
 from psld.utils.device import choose_device, device_of
-from psld.utils.errors import UserError, as_psld_errors
+from psld.utils.errors import UserError, as_psld_errors, text_of
 from psld.utils.randomness import ShardNoise
 from psld.utils.tensors import array_of
 
@@ -52,6 +64,7 @@ __all__ = [
     "load_extractor",
     "load_images",
     "sample",
+    "save",
     "save_images",
 ]
 
@@ -98,6 +111,63 @@ def load(
     return LoadedModel(**vars(load_model(fetched(folder), choose_device(device), **options)))
 
 
+@as_psld_errors()
+def save(
+    folder: str | Path,
+    network: nn.Module,
+    settings: ModelSettings | Sequence[str],
+    history: Sequence[dict[str, float]] = (),
+    replace: bool = False,
+) -> None:
+    """Write a network that was trained in Python into the folder of a model.
+
+        model = psld.load("models/demo/psld-0.02")
+        model.network.requires_grad_(True)                  # then train it on
+        psld.save("models/mine/tuned", model.network, model.settings)
+
+    Args:
+        folder: receives what psld train writes; commands take it, and so does `load`.
+        network: in evaluation mode, such as `ema.network`; what `psld.training.model.build` makes
+            of the settings, with other weights.
+        settings: those of the training, or words as of psld train: ["dataset=digits",
+            "network=mynets:Mixer", "training.steps=400"]. If the dataset is prepared, its digest is
+            noted: it has the images of the training.
+        history: entries with step, time and loss, for the curve of the training.
+        replace: replace a model in the folder.
+
+    Raises UserError if the folder has a model, or the settings do not make this network.
+    """
+    _check_network(network)
+    folder, call, device = Path(folder), "save()", device_of(network)
+    if isinstance(settings, ModelSettings):
+        data = f"data/{settings.dataset.name}.h5"
+        names = {"name": folder.name, "grid_name": "by-hand", "data": data, "output": f"{folder}"}
+        content = {**names, "runs": "runs", "device": "auto", "wandb": {}, **dict(settings)}
+    else:
+        from psld.config.compose import compose_content
+
+        content = compose_content("train", [f"name={folder.name}", *settings], call)
+    run = parse(TrainSettings, content, call)
+    built = build(run, build_process(run)).to(device).eval()
+    z = torch.linspace(-1, 1, 2 * prod(cast(Any, built.in_shape)), device=device)
+    inputs = z.view(2, *cast(Any, built.in_shape)), torch.tensor([0.3, 0.7], device=device)
+    try:
+        built.load_state_dict(network.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(built(*inputs), network(*inputs))
+    except (RuntimeError, AssertionError) as error:
+        reason = shorten(text_of(error), 200, placeholder=" …")
+        raise UserError(f"{call}: the settings make another network ({reason})") from None
+    store = ImageStore.open_for(run.data, run.dataset) if Path(run.data).exists() else None
+    make_way(folder, "", replace)
+    save_code(run, folder)
+    if history:
+        write_history(folder, list(history))
+    sha256 = save_weights(folder, network, run.origin(store.digest if store else None))
+    steps = run.training.steps
+    write_manifest(folder, describe(run, network, store, steps, weights_sha256=sha256))
+
+
 class LoadedModel(Model):
     """A trained model on its device, ready to sample.
 
@@ -125,6 +195,7 @@ class LoadedModel(Model):
         label: int | str | Sequence[int | str] | None = None,
         guide: str | Path | None = None,
         scale: float | None = None,
+        trust: bool = False,
         process: AnyProcess | None = None,
         inpainting: KnownPixels | None = None,
         batch_size: int = BATCH,
@@ -151,6 +222,7 @@ class LoadedModel(Model):
                 `few` with 0 steps.
             guide: folder of a guide.
             scale: strength of the guidance by label or guide; None uses the default.
+            trust: as in `load`, for the code of the guide.
             process: the process to sample a denoiser as: a LinearProcess, the name of a config in
                 configs/process, or {name: settings}. None: that of its training.
             inpainting: the known pixels: images, float n×C×H×W in [−1, 1], and a mask, n×1×H×W,
@@ -169,17 +241,10 @@ class LoadedModel(Model):
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
             RunError: an image is not finite.
         """
-        overrides = []
-        if guide is not None or label is not None:
-            kind = "classifier-free" if guide is None else "classifier"
-            overrides.append(f"guidance@sampler.guidance={kind}")
-            label = quoted(label) if isinstance(label, str) else label
-            guidance = {"guidance.label": label, "guidance.scale": scale}
-            options = {key: v for key, v in guidance.items() if v is not None} | options
-        elif scale is not None:
-            raise UserError("scale is the strength of guidance; give a label or a guide")
-        chosen = named_sampler(CALL, sampler, steps, options, overrides)
-        loaded = None if guide is None else load_guide(guide, self.device)
+        kind = "classifier-free" if guide is None else "classifier"
+        guided = guide is not None or label is not None
+        chosen = _named_sampler(sampler, steps, options, kind if guided else None, label, scale)
+        loaded = None if guide is None else load_guide(guide, self.device, trust)
         named = None if process is None else named_process(CALL, process)
         settings = self.settings.with_process(named)
         model = replace(self, settings=settings, process=build_process(settings))
@@ -348,6 +413,8 @@ def sample(
     sampler: str = "multistep",
     steps: int | None = None,
     seed: int | None = 0,
+    label: int | Sequence[int] | None = None,
+    scale: float | None = None,
     inpainting: KnownPixels | None = None,
     batch_size: int = BATCH,
     raw: bool = False,
@@ -364,6 +431,8 @@ def sample(
         network: ε(z, t): states N×kC×H×W and forward times N → predicted noise. In training mode it
             is refused: call its eval() first.
         shape: of the images, n×C×H×W.
+        label: a class by number, or a list of which image i gets entry i mod its length. The
+            network is then ε(z, t, label), of N classes, or of None for no class.
 
     Other arguments, result and errors are those of `LoadedModel.sample`.
     """
@@ -371,16 +440,38 @@ def sample(
         raise UserError(f"process is {process!r}; a LinearProcess is needed")
     _check_network(network)
     n, channels, height, width = checked_shape(CALL, shape, "n×C×H×W")
-    chosen = named_sampler(CALL, sampler, steps, options)
+    classes = [] if label is None else [label] if isinstance(label, int) else list(label)
+    for each in classes:
+        check_numbers(CALL, 0, label=each)
+    kind = "classifier-free" if label is not None else None
+    chosen = _named_sampler(sampler, steps, options, kind, label, scale)
     called = forward_pass(network, chosen.precision)
 
-    def eps(z: Tensor, t: Tensor) -> Tensor:
-        return process.checked(called(z.clone(), t), z)  # The network may change its input.
+    def eps(z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
+        return process.checked(called(z.clone(), t, *label), z)  # The network may change its input.
 
     image = (channels, height, width)
     chosen, _ = with_start(chosen, process, None, device_of(network))
-    sampled = ImageSampler(process, chosen, eps, network, image, Batching(batch_size))
+    sampled = ImageSampler(process, chosen, eps, network, image, Batching(batch_size), classes)
     return _images(sampled, n, seed, inpainting, raw, progress)
+
+
+def _named_sampler(
+    name: str,
+    steps: int | None,
+    options: dict[str, object],
+    guidance: str | None,
+    label: int | str | Sequence[int | str] | None,
+    scale: float | None,
+) -> SamplerSettings:
+    """Return the settings of a sampler that a call names, with guidance of this kind."""
+    if guidance is None and scale is not None:
+        raise UserError("scale is the strength of guidance; give a label or a guide")
+    label = quoted(label) if isinstance(label, str) else label
+    given = {"guidance.label": label, "guidance.scale": scale}
+    options = {key: value for key, value in given.items() if value is not None} | options
+    overrides = [f"guidance@sampler.guidance={guidance}"] if guidance else []
+    return named_sampler(CALL, name, steps, options, overrides)
 
 
 def _check_network(network: nn.Module) -> None:

@@ -1,8 +1,9 @@
 """Images of others, measured: `psld.evaluate`, `psld.distance`, and `psld evaluate images=`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,15 @@ Images = str | Path | np.ndarray
 """A path that `read_images` reads, or uint8 N×C×H×W."""
 
 
+class Given(Extractor):
+    """An extractor that `evaluate` gets as an object."""
+
+    kind: str = "given"
+
+    def digest(self):
+        return self.kind  # Nothing of it is kept.
+
+
 def load_extractor(name: str | Path, device: str = "auto") -> FeatureExtractor:
     """Load a feature extractor.
 
@@ -82,7 +92,7 @@ def evaluate(
     reference: Tensor | str | Path,
     metric: str = "fid",
     *,
-    extractor: str | Path | None = None,
+    extractor: str | Path | FeatureExtractor | Callable[[Tensor], Any] | None = None,
     image_size: int | None = None,
     device: str = "auto",
     progress: bool = False,
@@ -101,7 +111,8 @@ def evaluate(
         metric: a config in configs/metric, such as fid, kid or fd-classifier; or MEASURE@EXTRACTOR,
             each a kind or such a config: recall@pixels, kid@fd-dinov2.
         extractor: a folder that psld train_extractor wrote, for metrics with a classifier; None:
-            that of the dataset.
+            that of the dataset. Or, in place of the metric's, one of `load_extractor`, a module or
+            a function: uint8 N×C×H×W on the device → float features N×d.
         image_size: as in `load_images`, of both.
 
     Returns:
@@ -114,14 +125,14 @@ def evaluate(
     """
     if not isinstance(metric, str):
         raise UserError(f"evaluate(): metric is {metric!r}; the name of one metric is needed")
-    if extractor is not None and not isinstance(extractor, str | Path):
-        raise UserError("evaluate(): extractor is the folder of an extractor, not the loaded one")
     first, second = (
         each if isinstance(each, str | Path) else array_of(each, name)
         for name, each in (("images", images), ("reference", reference))
     )
     options = {"extractor": extractor, "image_size": image_size, "silent": not progress}
     options["device"] = choose_device(device)
+    if extractor is not None and not isinstance(extractor, str | Path | FeatureExtractor):
+        options["extractor"] = FeatureExtractor(Given(), extractor, options["device"])
     if isinstance(second, str) and not Path(second).exists() and is_dataset(second):
         options["dataset"], second = second, None
     with all_bits():
@@ -167,7 +178,7 @@ def evaluate_images(
     reference: Images | None,
     *,
     dataset: str | None = None,
-    extractor: str | Path | None = None,
+    extractor: str | Path | FeatureExtractor | None = None,
     image_size: int | None = None,
     samples: int | None = None,
     output: str | None = None,
@@ -183,6 +194,8 @@ def evaluate_images(
     from psld.metrics.named import compose_metric
 
     composed = [compose_metric(name) for name in metrics]  # refuses a wrong name before the work
+    if isinstance(extractor, FeatureExtractor):
+        composed = [metric.with_extractor(extractor.part) for metric in composed]
     if dataset and not is_dataset(dataset):
         missing = f"dataset={dataset}: no data/{dataset}.h5"
         raise UserError(f"{missing}; run psld prepare dataset={dataset}")
@@ -202,7 +215,7 @@ def evaluate_images(
     measurements, bases = [], {}
     for metric in composed:
         folder = extractor if len(composed) == 1 else None
-        if metric.extractor.trains:
+        if metric.extractor.trains and not isinstance(extractor, FeatureExtractor):
             folder = extractor or (dataset and f"features/{dataset}/{metric.features}")
             if folder:  # Its manifest has the settings that it was trained with.
                 trained = read_extractor_manifest(folder).extractor
@@ -233,7 +246,7 @@ def _basis(
     metric: MetricSettings,
     reference: Images | None,
     dataset: str | None,
-    extractor: str | Path | None,
+    extractor: str | Path | FeatureExtractor | None,
     image_size: int | None,
     device: torch.device,
     silent: bool,
@@ -246,7 +259,8 @@ def _basis(
     if path and (path / FEATURES).exists():
         shape = prepared_shape(path, dataset)
         return folder_basis(metric, path, extractor, device)._replace(shape=shape)
-    trained = read_extractor_manifest(extractor) if extractor else None
+    is_folder = isinstance(extractor, str | Path)
+    trained = read_extractor_manifest(extractor) if is_folder else None
     network = extractor_for(metric, extractor, trained.dataset_digest if trained else "", device)
     facts = {"extractor_test_accuracy": trained and trained.test_accuracy}
     if moments := read_statistics(path) if path else None:

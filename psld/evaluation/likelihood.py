@@ -75,7 +75,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     # In a random order, because a split may be sorted by class.
     chosen = np.random.default_rng(0).permutation(len(images))[: settings.images]
     device = use_device(settings.device)
-    model = load_model(settings.model, device, settings.process)
+    model = load_model(settings.model, device, settings.process, trust=settings.trust)
     if every:
         law = model.settings.law
         check_levels(level_range(model.process, settings.start_time), law.low, law.high)

@@ -97,16 +97,18 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
 
 def extractor_for(
     metric: MetricSettings,
-    folder: str | Path | None,
+    folder: str | Path | FeatureExtractor | None,
     dataset_digest: str,
     device: Device = "cpu",
 ) -> FeatureExtractor:
-    """Load the extractor of a metric: the trained one in `folder`, or another.
+    """Load the extractor of a metric: the trained one in `folder`, or another; a loaded one is it.
 
     Raises UserError if the folder is missing, damaged, or not of these settings and of the data
     with this digest, and if published weights cannot be loaded.
     """
     settings = metric.extractor
+    if isinstance(folder, FeatureExtractor):
+        return folder
     if not settings.trains:
         if folder is None:
             return load_extractor(settings, device)
@@ -220,7 +222,7 @@ class Basis(NamedTuple):
 def folder_basis(
     metric: MetricSettings,
     folder: str | Path,
-    extractor: str | Path | None,
+    extractor: str | Path | FeatureExtractor | None,
     device: torch.device,
     model: ModelManifest | None = None,
 ) -> Basis:

@@ -147,6 +147,8 @@ class LikelihoodCommandSettings(LikelihoodSettings):
 
     model: str
     """A trained model: its folder, GRID/MODEL for models/GRID/MODEL, or hf://USER/NAME@COMMIT."""
+    trust: bool = False
+    """As of `psld sample`: import the code next to the weights, parts/. Read it before."""
     data: str | None
     """The prepared dataset, HDF5; null: the file in data/ with the name of the model's dataset."""
     output: str = Field(pattern=r"\.json$")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from psld.config.parts import Part, UnknownPart
-from psld.config.settings import FREE, Settings
+from psld.config.settings import FREE, Settings, parse
 from psld.metrics.estimate import Estimate, Measured
 from psld.utils.errors import UserError
 
@@ -409,6 +409,12 @@ class MetricSettings(Settings):
     def suffix(self) -> str:
         """The rest of its name, with a dash; empty without one."""
         return self.name.removeprefix(self.honest_name)
+
+    def with_extractor(self, extractor: Extractor) -> Self:
+        """Return the metric in other features. Raises UserError if its measure needs its own."""
+        name = self.measure.name_with(extractor)
+        content = dict(self) | {"name": name, "features": name, "extractor": extractor}
+        return parse(type(self), content, name)
 
     @model_validator(mode="before")
     @classmethod

@@ -178,7 +178,7 @@ def make_way(folder: str | Path, sha256: str, replace: bool) -> None:
     if there and not replace:
         origin = f"the checkpoint {there.imported.file}" if there.imported else "a training here"
         raise UserError(f"{folder}: has weights from {origin}; replace=true replaces them")
-    for name in FILES:
+    for name in reversed(FILES):
         (Path(folder) / name).unlink(missing_ok=True)
 
 

@@ -266,7 +266,7 @@ class RunSettings(TrainedSettings):
         kind = ModelSettings if isinstance(self, ModelSettings) else GuideModelSettings
         return kind(**{key: getattr(self, key) for key in kind.model_fields})
 
-    def origin(self, dataset_digest: str) -> dict[str, Any]:
+    def origin(self, dataset_digest: str | None) -> dict[str, Any]:
         """Return all that decides the weights."""
         return {"model": self.model().identity(), "dataset": dataset_digest}
 

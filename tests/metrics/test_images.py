@@ -142,6 +142,38 @@ def test_other_images_and_statistics_are_references(folder):
     refused(finished, 2, "statistics (mu, sigma), enough for Fréchet distances alone")
 
 
+def test_an_extractor_may_be_an_object(folder):
+    with chdir(folder):
+        loaded = psld.load_extractor("features/digits/fd-classifier")
+        by_folder = psld.evaluate("noisy.npz", "digits", "fd-classifier")
+        by_object = psld.evaluate("noisy.npz", "digits", "fd-classifier", extractor=loaded)
+        for key in ("value", "interval", "extrapolated", "reference_estimate", "noise"):
+            assert getattr(by_object, key) == getattr(by_folder, key), key
+
+        def rows(images):
+            return images.float().mean(dim=(1, 3)) / 255
+
+        result = psld.evaluate("noisy.npz", "digits", "fid", extractor=rows)
+        pair = (rows(psld.load_images(each)).double().T for each in ("noisy.npz", "digits"))
+        one, other = pair
+        shift = (one.mean(1) - other.mean(1)).square().sum()
+        product = torch.linalg.eigvals(one.cov() @ other.cov()).real.clamp(min=0).sqrt().sum()
+        expected = shift + one.cov().trace() + other.cov().trace() - 2 * product
+        assert result.value == pytest.approx(float(expected), rel=1e-4)
+        assert result.metric["name"] == "fd-given"
+        assert 0 < result.interval.half_width < result.value
+        module = torch.nn.Flatten()
+        assert psld.evaluate("noisy.npz", "digits", "recall-classifier", extractor=module).value > 0
+        for wrong, said in (
+            (3, "metric.extractor: given: build returns int, no torch.nn.Module and no function"),
+            (lambda images: images, "metric.extractor: given: gives 64×1×8×8, not N×d"),
+        ):
+            with pytest.raises(UserError, match=said):
+                psld.evaluate("noisy.npz", "digits", extractor=wrong)
+        with pytest.raises(UserError, match=r"needs extractor\.kind inception"):
+            psld.evaluate("noisy.npz", "digits", "inception-score", extractor=rows)
+
+
 COPIES = {"one after the other": np.tile(np.arange(40), 10), "next to it": np.arange(40).repeat(10)}
 
 

@@ -1,0 +1,143 @@
+"""Networks that were trained in Python: `psld.save`, and what commands make of them."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import psld
+from psld.training.manifest import HISTORY, read_manifest
+from psld.utils.errors import UserError
+from tests.commands import TINY, call, command, refused, run, succeeded
+from tests.hub import empty_hub
+from tests.parts.own import LAYERS, NETWORK
+
+WORDS = ["network=mynets:Mixer", "network.width=4", "training.steps=7", "training.batch_size=3"]
+
+
+@pytest.fixture
+def folder(tmp_path, digits, monkeypatch) -> Path:
+    """The working folder, with a network of one's own and the prepared digits."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mynets.py").write_text(NETWORK)
+    (tmp_path / "mylayers.py").write_text(LAYERS)
+    (tmp_path / "data").mkdir()
+    for end in ("h5", "json", "digest"):
+        shutil.copy(digits.with_suffix(f".{end}"), tmp_path / f"data/digits.{end}")
+    return tmp_path
+
+
+@pytest.fixture
+def network(folder):
+    from mynets import Net
+
+    torch.manual_seed(0)
+    return Net(2, 2, 4).eval()
+
+
+def test_a_network_of_ones_own_is_a_model_for_commands(folder, network, tmp_path_factory):
+    history = [{"step": 7, "time": 1.5, "loss": 0.5}]
+    psld.save("models/mine/net", network, WORDS, history)
+    model = psld.load("mine/net")
+    manifest, digest = read_manifest("models/mine/net"), (folder / "data/digits.digest").read_text()
+    assert (manifest.name, manifest.step, manifest.images_seen) == ("net", 7, 21)
+    assert manifest.dataset_digest == digest.strip()
+    assert json.loads(Path("models/mine/net", HISTORY).read_text())["entries"] == history
+    words = {"sampler": "em", "steps": 3}
+    images = psld.sample(model.process, network, (4, 1, 8, 8), **words)
+    assert torch.equal(model.sample(4, **words), images)
+    # Elsewhere its code has to be trusted.
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(folder / "models", elsewhere / "models")
+    shutil.copytree(folder / "data", elsewhere / "data")
+    sample = ("sample", "model=mine/net", "sampler=em", "sampler.steps=3", "shard_size=4")
+    succeeded(call(elsewhere, *sample, "output=samples", "npz=x.npz", "trust=true"))
+    assert torch.equal(psld.load_images(elsewhere / "x.npz"), images)
+    measure = ("likelihood", "model=mine/net", "images=2", "tolerance=0.1", "output=nll.json")
+    said = run(elsewhere, command(*measure))  # Another process, which trusts none.
+    refused(said, 2, "trust=true runs the copy in models/mine/net/parts")
+    succeeded(call(elsewhere, *measure, "trust=true"))
+    with empty_hub(folder):
+        succeeded(call(folder, "push", "models/mine/net", "me/net"))
+
+
+def test_the_code_of_a_guide_is_trusted_by_a_word(folder, model, tmp_path_factory):
+    words = (*TINY, "network=mynets:Mixer", "training.steps=1", "data=data/digits.h5")
+    words = [word for word in words if not word.startswith("network.")]
+    succeeded(call(folder, "train_guide", *words, "output=guide", "device=cpu"))
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree("guide", elsewhere / "guide")
+    shutil.copytree(model, elsewhere / "model")
+    program = (
+        "import psld; model = psld.load('model'); options = dict(sampler='em', steps=2, label=3)\n"
+        "try: model.sample(2, guide='guide', **options)\n"
+        "except psld.library.UserError as error: print(error)\n"
+        "print(model.sample(2, guide='guide', **options, trust=True).shape)"
+    )
+    refusal, shape = succeeded(run(elsewhere, [sys.executable, "-c", program])).stdout.splitlines()
+    assert "trust=true runs the copy in guide/parts: read it before" in refusal
+    assert shape == "torch.Size([2, 1, 8, 8])"
+
+
+def test_a_model_that_was_trained_on_keeps_its_settings(folder, model):
+    loaded = psld.load(model)
+    before = read_manifest(model)
+    with torch.no_grad():
+        next(loaded.network.parameters()).add_(1)
+    psld.save("mine", loaded.network, loaded.settings)
+    after = read_manifest("mine")
+    assert (after.settings, after.dataset_digest) == (before.settings, before.dataset_digest)
+    assert after.weights_sha256 != before.weights_sha256
+    assert not Path("mine", HISTORY).exists()
+
+
+def test_what_cannot_be_saved_is_one_line_and_changes_nothing(folder, network):
+    def refused(said, *given, **options):
+        with pytest.raises(UserError, match=rf"^[^\n]*{said}[^\n]*$"):
+            psld.save("mine", *given, **options)
+
+    psld.save("mine", network, WORDS)
+    files = {path: path.read_bytes() for path in Path("mine").rglob("*.*")}
+    refused("mine: has weights from a training here; replace=true replaces them", network, WORDS)
+    refused("the settings make another network .*a.weight", network, [*WORDS, "network.width=5"])
+    refused(r"save\(\): unknown key network\.widht", network, [*WORDS, "network.widht=5"])
+    refused("in training mode", type(network)(2, 2, 4), WORDS)
+    refused("network is 3; a torch.nn.Module is needed", 3, WORDS)
+
+    class Other(type(network)):
+        def forward(self, z, t):
+            return 2 * super().forward(z, t)
+
+    refused("the settings make another network .*not close", Other(2, 2, 4).eval(), WORDS)
+    assert {path: path.read_bytes() for path in Path("mine").rglob("*.*")} == files
+    psld.save("mine", network, [*WORDS, "training.steps=8"], replace=True)
+    assert read_manifest("mine").step == 8
+
+
+def test_classes_of_a_network_of_ones_own(folder):
+    class Conditional(torch.nn.Module):
+        def forward(self, z, t, label=None):
+            seen.append(label)
+            return z / 2 if label is None else z / 2 + label[:, None, None, None]
+
+    from psld.diffusion.settings import PSLDSettings
+
+    process, network, seen = PSLDSettings(kind="psld", gamma=0.02).build(), Conditional().eval(), []
+    given = {"sampler": "em", "steps": 4, "raw": True}
+
+    def sampled(n=3, **options):
+        return psld.sample(process, network, (n, 1, 8, 8), **given, **options)
+
+    plain, mixed = sampled(), sampled(label=[0, 2], scale=1.0)
+    assert torch.equal(mixed[1], sampled(label=2, scale=1.0)[1])
+    assert torch.equal(mixed[0], plain[0]), "class 0 changes nothing here"
+    assert not torch.allclose(mixed[1], plain[1])
+    assert not torch.allclose(mixed[1], sampled(label=2, scale=2.0)[1])
+    assert next(each.tolist() for each in seen if each is not None) == [0, 2, 0]
+    for wrong, said in (({"label": "two"}, "label is 't'"), ({"scale": 2}, "give a label")):
+        with pytest.raises(UserError, match=said):
+            sampled(**wrong)
