@@ -161,8 +161,7 @@ def save(
     store = ImageStore.open_for(run.data, run.dataset) if Path(run.data).exists() else None
     make_way(folder, "", replace)
     save_code(run, folder)
-    if history:
-        write_history(folder, list(history))
+    write_history(folder, list(history))
     sha256 = save_weights(folder, network, run.origin(store.digest if store else None))
     steps = run.training.steps
     write_manifest(folder, describe(run, network, store, steps, weights_sha256=sha256))

@@ -22,6 +22,7 @@ from psld.diffusion.likelihood import log_likelihood
 from psld.diffusion.loss import Batch, EpsilonLoss
 from psld.diffusion.process import LinearProcess
 from psld.networks.forward import enough_threads
+from psld.training.batches import Batches
 from psld.utils.errors import RunError, UserError
 from tests.commands import TINY, call, run, succeeded
 from tests.diffusion.mixture import Mixture
@@ -32,6 +33,12 @@ from tests.workflow.project import REPOSITORY
 PAGE = (REPOSITORY / "docs" / "library.md").read_text()
 
 SECTIONS = dict(re.findall(r"^## (.*?)\n.*?^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
+
+NEEDS = {
+    "Export to ONNX": ("onnxruntime", "onnxscript"),
+    "Run a scheduler of diffusers": ("diffusers",),
+}
+"""The packages that a section needs, and psld does not."""
 
 MADE = {
     "Sample from a model": "sixteen.png",
@@ -50,6 +57,9 @@ def folder(digits, starts, model, features, tmp_path_factory) -> Path:
     succeeded(call(folder, "train", *denoiser, "output=models/demo/denoiser-psld"))
     shutil.copytree(model, folder / "models" / "demo" / "psld-0.02")
     shutil.copytree(features, folder / "features" / "digits" / "fd-classifier")
+    (folder / "data").mkdir()
+    for end in (".h5", ".json"):
+        shutil.copy(digits.with_suffix(end), folder / "data")
     return folder
 
 
@@ -61,13 +71,41 @@ def test_every_section_has_code():
 def test_a_section_runs(section, folder, tmp_path):
     names = {}  # of this section alone
     with contextlib.chdir(folder), contextlib.ExitStack() as stack:
-        if section == "Models that travel":
+        if section in ("Models that travel", *NEEDS):  # diffusers imports the Hub's library
             stack.enter_context(empty_hub(tmp_path))
+        for package in NEEDS.get(section, ()):
+            pytest.importorskip(package)
+        if section == "Models that travel":
             succeeded(call(folder, *re.search(r"^psld (push [^#]*)", PAGE, re.M)[1].split()))
         exec(SECTIONS[section], names)
     assert "images" not in names or names["images"].isfinite().all()
     if section in MADE:
         assert (folder / MADE[section]).stat().st_size > 100
+
+
+def test_the_loop_of_the_page_resumes_to_the_bit(digits, tmp_path):
+    assert SECTIONS["The training loop"].count("\n") <= 50
+    weights, draw = [], Batches.draw
+
+    def killed(batches: Batches, step: int) -> Batch:
+        if step == 13:
+            raise KeyboardInterrupt
+        return draw(batches, step)
+
+    for folder in (tmp_path / "whole", tmp_path / "killed"):
+        (folder / "data").mkdir(parents=True)
+        for end in (".h5", ".json"):
+            shutil.copy(digits.with_suffix(end), folder / "data")
+        with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+            if folder.name == "killed":
+                patch.setattr(Batches, "draw", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    exec(SECTIONS["The training loop"], {})
+                patch.undo()
+            exec(SECTIONS["The training loop"], names := {})
+            assert len(names["state"].history) == 2
+            weights.append(psld.load("mine/loop").weights_sha256)
+    assert weights[0] == weights[1]
 
 
 class Perfect(nn.Module):

@@ -17,6 +17,7 @@ from psld.data.store import ImageStore
 from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_shards
+from tests.hub import empty_hub
 from tests.workflow.project import REPOSITORY
 
 DATASET = {"name": "mine", "channels": 3, "image_size": 8, "flip": False, "filter": None}
@@ -158,8 +159,8 @@ def test_the_tar_files_of_the_page_on_extending_become_a_dataset(folder):
 
 @pytest.fixture
 def library(folder, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
-    library = pytest.importorskip("datasets")
+    with empty_hub(folder):  # Its library, which this one imports, reads the address once.
+        library = pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
     return library
 
