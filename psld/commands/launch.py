@@ -14,6 +14,7 @@ from psld.cluster.launcher import Launcher, run_here, say
 from psld.cluster.settings import LaunchSettings
 from psld.commands.command import Command
 from psld.commands.main import entry_point, settings_of
+from psld.training.init import with_sources
 from psld.training.settings import Trained, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 
@@ -48,7 +49,7 @@ def launch(settings: LaunchSettings) -> None:
         program = "another program needs done=FILE runs=FOLDER"
         raise UserError(f"launch: after -- comes train or train_guide, not {command}; {program}")
     else:
-        training = cast(Trained, settings_of(TRAININGS[command], words))
+        training = with_sources(cast(Trained, settings_of(TRAININGS[command], words)))
         digest = Path(training.data).with_suffix(".digest")
         if not (digest.exists() and Path(training.data).exists()):
             raise UserError(

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from psld.config.kinds import SHIPPED
-from psld.config.settings import Neutral, S, Settings
+from psld.config.settings import Neutral, S, Settings, groups_of
 from psld.utils.code import check_named, find_code, find_version, load_class, name_of, trust
 from psld.utils.errors import PSLDError, UserError, explained, meant, text_of
 
@@ -189,13 +189,7 @@ def save_code(settings: Settings, folder: str | Path) -> None:
 
 def parts_in(settings: Any) -> list[Part]:
     """Return all parts in settings, in groups and lists too, outer ones first."""
-    if isinstance(settings, Settings):
-        own = [settings] if isinstance(settings, Part) else []
-        return own + [part for _, value in settings for part in parts_in(value)]
-    if isinstance(settings, list | tuple):
-        return [part for each in settings for part in parts_in(each)]
-    inner = settings.values() if isinstance(settings, dict) else ()
-    return [part for each in inner for part in parts_in(each)]
+    return groups_of(Part, settings)
 
 
 @cache

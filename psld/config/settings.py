@@ -117,6 +117,16 @@ def _identity(value: Any, content: Any) -> Any:
     return content
 
 
+def groups_of(kind: type[S], settings: Any) -> list[S]:
+    """Return all groups of a class in settings, in groups and lists too, outer ones first."""
+    if isinstance(settings, Settings):
+        own = [settings] if isinstance(settings, kind) else []
+        return own + [group for _, value in settings for group in groups_of(kind, value)]
+    inner = settings.values() if isinstance(settings, dict) else settings
+    inner = inner if isinstance(settings, dict | list | tuple) else ()
+    return [group for each in inner for group in groups_of(kind, each)]
+
+
 NO_NUMBER = PydanticCustomError("boolean", "A boolean is no number")
 
 

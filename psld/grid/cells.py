@@ -243,7 +243,9 @@ class Grid:
             overrides, trained = self.file.overrides(name), self.models[name]
         else:
             overrides, trained = self.file.guides[name].overrides, self.guides[name]
-        return [*overrides, f"name={name}", f"grid_name={trained.settings.grid_name}"]
+        init = getattr(trained.settings, "init", None)  # by hand: of what is in its folder
+        source = [f"init.model={quoted(init.model.name)}"] if init else []
+        return [*overrides, *source, f"name={name}", f"grid_name={trained.settings.grid_name}"]
 
     def gallery(self, model: str) -> Cell:
         return self.cells[f"{model}/{self.file.gallery}"]

@@ -3,17 +3,20 @@
 What decides the result has a digest; how the job runs (paths, device, batch size) has none.
 """
 
+import os
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import ClassVar, Generic, NamedTuple
 
-from psld.config.settings import S, Settings
+from psld.config.reads import Read
+from psld.config.settings import S, Settings, groups_of
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.evaluation.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.grid.schema import Origin
 from psld.sampling.settings import SamplingRun
+from psld.training.init import with_sources
 from psld.training.manifest import GuideManifest, ModelManifest, TrainedManifest, read_manifest
 from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
@@ -79,12 +82,18 @@ class _Trained(Origin):
     def job(self) -> Job:
         return Job(self.settings, self.digest)
 
+    @property
+    def reads(self) -> list[str]:
+        """The files of other jobs that decide its weights besides the dataset."""
+        return [each.file for each in groups_of(Read, self.settings)]
+
     def read_manifest(self) -> TrainedManifest:
         """Read the manifest in its folder. Raises UserError if it is missing or damaged."""
         return read_manifest(self.folder, self.kind)
 
     def check(self) -> None:
-        """Raise UserError if the network in its folder has other settings or another dataset.
+        """Raise UserError if the network in its folder has other settings or another dataset, or
+        if the model from which its training started has other weights now.
 
         Of an imported network, the dataset may not be known.
         """
@@ -94,6 +103,11 @@ class _Trained(Origin):
         wrong = [key for key in mine | stated if mine.get(key) != stated.get(key)]
         if None not in (images, found.dataset_digest) and images != found.dataset_digest:
             wrong.append(f"images ({data})")
+        if self.reads and not found.imported and all(map(os.path.exists, self.reads)):
+            read = {each.content for each in groups_of(Read, found.settings)}
+            for now in groups_of(Read, with_sources(self.settings)):
+                if now.content not in read:
+                    wrong.append(f"source ({now.name} has other weights now)")
         if wrong:
             raise UserError(
                 f"{self.manifest}: of another network, by its {', '.join(wrong)}; put the grid's "

@@ -2,23 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from psld.config.compose import compose_content, without_environment
+from psld.config.reads import finding
 from psld.config.settings import parse, quoted, updated
 from psld.data.settings import PrepareSettings
 from psld.evaluation.results import NUMBER_KINDS
 from psld.evaluation.settings import ReferenceSettings, TrainExtractorSettings
 from psld.grid.cells import Grid, start_name
 from psld.grid.figures import PLOTS
+from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Dataset, Features, Guide, Model, Sampler, Start
 from psld.grid.rows import entries_in
 from psld.grid.schema import GridFile, check_name
 from psld.metrics.settings import MetricSettings
 from psld.sampling.named import named_in
 from psld.sampling.settings import SamplingRun, check_fit
+from psld.training.init import check_alike
 from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 
@@ -45,6 +49,8 @@ class _Resolver:
     path: Path
     composed: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
     """Contents by the name of their config and overrides; Hydra takes 0.1 s for each."""
+    begun: dict[str, Model | None] = field(default_factory=dict)
+    """The models by name; None for those that are being resolved, the inner ones last."""
 
     def compose(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
         key = (name, *overrides)
@@ -65,13 +71,45 @@ class _Resolver:
         return grid
 
     def models(self) -> dict[str, Model]:
-        models = {}
-        for name, entry in self.file.trainings.items():
-            where, grid = f"{self.path}: models.{name}", entry.of or self.name
-            content = self.compose("train", self.file.overrides(name), where)
-            settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
-            models[name] = Model(settings=settings, **entry.model_dump(exclude={"overrides"}))
+        models = {name: self.model(name) for name in self.file.trainings}
+        by_folder = {model.folder: model for model in models.values()}
+        for name, model in models.items():
+            init = model.settings.init
+            try:
+                if init and init.model.name in by_folder:  # not one of another grid
+                    check_alike(model.settings, by_folder[init.model.name].settings)
+            except UserError as error:
+                raise UserError(f"{self.path}: models.{name}: {error}") from None
         return {name: self._with_shared_weights(model, models) for name, model in models.items()}
+
+    def model(self, name: str) -> Model:
+        """Return a model, after those that its training reads. Raises UserError for a circle."""
+        if model := self.begun.get(name):
+            return model
+        entry = self.file.trainings[name]
+        where, grid = f"{self.path}: models.{name}", entry.of or self.name
+        if name in self.begun:
+            begun = [each for each in self.begun if self.begun[each] is None]
+            circle = " → ".join([*begun[begun.index(name) :], name])
+            raise UserError(f"{where}.starts_from: a circle: {circle}")
+        self.begun[name] = None
+        content = self.compose("train", self.file.overrides(name), where)
+        with finding(partial(self._find, where, entry.of)):
+            settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
+        record = Model(settings=settings, **entry.model_dump(exclude={"overrides", "starts_from"}))
+        self.begun[name] = record
+        return record
+
+    def _find(self, where: str, of: str | None, noun: str, content: dict[str, Any]) -> dict:
+        """Return the content of a `Read` of a model of this grid, or of the one that trains it."""
+        name, grid = content["name"], self
+        if of:
+            grid = _Resolver(of, read_grid_file(grid_path(of)), grid_path(of))
+        if name not in (trainings := grid.file.trainings):
+            known = f"no {noun} {name!r} in {grid.path}; there are: {', '.join(trainings)}"
+            raise UserError(f"{where}: {known}")
+        source = grid.model(trainings[name].weights or name)
+        return content | {"name": source.folder, "digest": source.digest}
 
     def _with_shared_weights(self, model: Model, models: dict[str, Model]) -> Model:
         """Return a model with the folder of the weights that it shares.

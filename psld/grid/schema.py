@@ -85,6 +85,8 @@ class TrainedEntry(Origin):
     """A model or guide of a grid; a plain list gives the overrides of one without a checkpoint."""
 
     overrides: Words = ()
+    starts_from: str | None = Field(default=None, exclude_if=lambda name: name is None)
+    """The model of this grid from whose weights its training starts."""
 
     @model_validator(mode="before")
     @classmethod
@@ -202,17 +204,21 @@ class GridFile(Settings):
         for kind, names in (named | {"table": self.tables, "figure": self.figures}).items():
             for name in names:
                 check_name(kind, name)
-        others = [name for name, guide in self.guides.items() if guide.of or guide.weights]
-        if others:
-            raise ValueError(
-                f"guides.{others[0]}: `of` and `weights` are for models; give the overrides"
-            )
+        for name, guide in self.guides.items():
+            if guide.of or guide.weights or guide.starts_from:
+                only = "`of`, `weights` and `starts_from` are for models; give the overrides"
+                raise ValueError(f"guides.{name}: {only}")
         for name, entry in self.models.items():
             if entry.weights and entry.checkpoint:
                 raise ValueError(f"models.{name}: weights and checkpoint: give one of them")
             if entry.weights:
                 trained = [each for each in self.models if not self.models[each].weights]
                 _check_known(f"models.{name}.weights: unknown model", entry.weights, trained)
+            if entry.starts_from and (entry.weights or entry.checkpoint):
+                raise ValueError(f"models.{name}: starts_from is for a model that is trained here")
+            if entry.starts_from:
+                where = f"models.{name}.starts_from: unknown model"
+                _check_known(where, entry.starts_from, self.models)
         return self
 
     @model_validator(mode="after")
@@ -241,16 +247,26 @@ class GridFile(Settings):
     def replicates(self, model: str) -> dict[str, TrainedEntry]:
         """Return a model with each seed with which the grid trains it, by name."""
         entry, seeds = self.models[model], self.seeds.training
-        trained = self.models[entry.weights] if entry.weights else entry
-        if trained.checkpoint or trained.of or not seeds:
+        if not self._has_seeds(model):
             return {model: entry}
+
+        def of_seed(other: str | None, seed: int) -> str | None:
+            return seeded(other, seed, seeds[0]) if other and self._has_seeds(other) else other
+
         return {
             seeded(model, seed, seeds[0]): TrainedEntry(
-                weights=entry.weights and seeded(entry.weights, seed, seeds[0]),
+                weights=of_seed(entry.weights, seed),
+                starts_from=of_seed(entry.starts_from, seed),
                 overrides=(*entry.overrides, *([] if entry.weights else [f"training.seed={seed}"])),
             )
             for seed in seeds
         }
+
+    def _has_seeds(self, model: str) -> bool:
+        """Check if a model is trained here, with each of the seeds."""
+        entry = self.models[model]
+        trained = self.models[entry.weights] if entry.weights else entry
+        return bool(self.seeds.training) and not (trained.checkpoint or trained.of)
 
     def cell_keys(self, shown: Shown) -> list[tuple[str, str, int]]:
         """Return model, sampler with budget, and sampling seed of each cell of an entry."""
@@ -289,7 +305,8 @@ class GridFile(Settings):
             shared = self.overrides(entry.weights)
             kept = (word for word in shared if not word.startswith(("process=", "process.")))
             return (*kept, *entry.overrides)
-        return entry.overrides if entry.of else (*self.defaults, *entry.overrides)
+        init = [f"init.model={entry.starts_from}"] if entry.starts_from else []
+        return entry.overrides if entry.of else (*self.defaults, *entry.overrides, *init)
 
     @cached_property
     def budgets(self) -> dict[str, tuple[str, str]]:

@@ -51,9 +51,12 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
             f"Band (✓ ✗): {band.absolute:g} or {band.relative:.0%} of the paper's value, whichever "
             f"is wider (network evaluations: {band.relative:.0%}). {band.reason}"
         )
-    weights = [r.model.imported for entry in entries for r in entry.results]
+    models = [r.model for entry in entries for r in entry.results]
+    weights = [model.imported for model in models]
     if files := {w.sha256: f"{w.file} (SHA-256 {w.sha256})" for w in weights if w}:
         yield f"² Imported weights, not trained here: {'; '.join(files.values())}."
+    if sources := {m.name: f"{m.name} from {m.init.model}" for m in models if m.init}:
+        yield f"Trained from the weights of other models: {_listed([*sources.values()], ', ')}."
     if counts["undecided"]:
         note = f"{counts['undecided']} of {len(entries)} entries are undecided (?)"
         needs = Counter(entry.needs for entry in entries)

@@ -12,7 +12,7 @@ import shutil
 from contextlib import suppress
 from filecmp import cmpfiles
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import ConfigDict
 
@@ -24,13 +24,20 @@ from psld.config.settings import (
     with_digest,
     write_record,
 )
-from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
+from psld.training.settings import (
+    GuideModelSettings,
+    Init,
+    ModelSettings,
+    RunSettings,
+    TrainedSettings,
+)
 from psld.utils.code import COPIES
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json, write_json, write_text
 
 MANIFEST = "manifest.json"
-FILES = ("weights.safetensors", "history.json", MANIFEST)
+WEIGHTS = "weights.safetensors"
+FILES = (WEIGHTS, "history.json", MANIFEST)
 """The manifest is written last: if it exists, so do the others."""
 NOTE = "checkpoint.txt"
 """In the folder of a grid's model: the path of the checkpoint that is imported for it."""
@@ -43,6 +50,19 @@ class Imported(Settings):
     sha256: str
     weights: Literal["ema", "online"]
     """The moving average, or the network as it was trained."""
+
+
+class Initial(Settings):
+    """The model from whose weights a training started."""
+
+    model: str
+    """GRID/MODEL, a folder, or an address on the Hub."""
+    weights_sha256: str
+
+    @classmethod
+    def of(cls, init: Init) -> "Initial":
+        name, content = init.model.name.removeprefix("models/"), cast(str, init.model.content)
+        return cls(model=name, weights_sha256=content)
 
 
 class TrainedManifest(MadeRecord, extra="ignore"):
@@ -66,11 +86,13 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     """Images at once on a rank; null: its whole part of the batch."""
     run: str | None = None
     imported: Imported | None = None
+    init: Initial | None = None
+    """Null for a training from random weights."""
     weights_sha256: str
 
     def identity(self) -> dict[str, Any]:
         """The part that is copied into the results of these weights."""
-        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported", "code"}
+        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported", "init", "code"}
         return {**self.model_dump(include=kept), "settings": self.settings.identity()}
 
 

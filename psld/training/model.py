@@ -18,7 +18,7 @@ from psld.diffusion.score import Network
 from psld.diffusion.settings import ProcessSettings, PSLDSettings
 from psld.networks import forward
 from psld.networks.forward import enough_threads
-from psld.training.manifest import GuideManifest, M, ModelManifest, read_manifest
+from psld.training.manifest import WEIGHTS, GuideManifest, M, ModelManifest, read_manifest
 from psld.training.mixture import SamplerStart
 from psld.training.objectives import Facts, Loss
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
@@ -27,8 +27,6 @@ from psld.utils.code import COPIES
 from psld.utils.device import device_of, provenance
 from psld.utils.errors import UserError
 from psld.utils.tensors import load_tensors, save_tensors
-
-WEIGHTS = "weights.safetensors"
 
 TIMED, MOST_TIMED = 0.5, 64
 """Seconds, and the most images, of a measurement of speed."""

@@ -66,6 +66,9 @@ class Objective(Part):
     """True if the network sees images with noise, y = x₀ + σ n, and so serves every process."""
     needs_deviation: ClassVar[bool] = False
     """True if `facts` have the deviation of the training images, which takes a pass over them."""
+    of_data: ClassVar[Set[str]] = frozenset()
+    """Buffers of the module that the training images decide: they stay if a training starts from
+    a model of other images."""
 
     def in_identity(self) -> Any:
         """Return what decides the weights, for JSON."""
@@ -160,6 +163,7 @@ class Denoiser(Objective):
     uses = frozenset({"noise_law", "label_dropout"})
     sees_images = True
     needs_deviation = True
+    of_data = frozenset({"deviation"})
 
     def in_identity(self) -> Any:
         return self.kind

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -13,9 +14,11 @@ from psld.data.store import ImageStore
 from psld.diffusion.loss import Batch
 from psld.networks.forward import enough_threads
 from psld.training.batches import Batches, Labels
+from psld.training.init import take_weights, with_sources
 from psld.training.loggers import fed
 from psld.training.loop import Log, StopRequest, check_schedule, train
 from psld.training.manifest import (
+    Initial,
     WandbRun,
     export_folder,
     note_replaced,
@@ -35,7 +38,7 @@ from psld.training.model import (
 )
 from psld.training.objectives import Loss
 from psld.training.ranks import Ranks, join_ranks
-from psld.training.settings import Trained
+from psld.training.settings import Trained, TrainSettings
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name
 from psld.utils.environment import rank_of_environment
@@ -60,6 +63,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     `on_start` gets the run directory and the first step, on the leading rank. Return the last loss
     of the history.
     """
+    settings = with_sources(settings)
     store = ImageStore.open_for(settings.data, settings.dataset)
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
     run = Path(settings.runs) / settings.run_name(store.digest)
@@ -73,6 +77,12 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     loss = loss_of(settings, process, spread)
     torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
     network = build(settings, process, spread)
+    init = settings.init if isinstance(settings, TrainSettings) else None
+    checkpoints = Checkpoints(run / "checkpoints")
+    if init and not checkpoints.newest():
+        taken = take_weights(network, cast(TrainSettings, settings))
+        if rank_of_environment() == 0:
+            print(taken, flush=True)
     try_once(loss, network, labels)
 
     def preview(module: nn.Module, picture: Path) -> dict[str, float]:
@@ -85,7 +95,6 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             stack.enter_context(sole_holder(run / "lock", waiting))
         ranks = stack.enter_context(join_ranks(settings.device))
         state = TrainingState(network.to(ranks.device), training)
-        checkpoints = Checkpoints(run / "checkpoints")
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         checkpoints.restore(state, newest)
@@ -138,6 +147,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                 ranks=ranks.world,
                 run=str(run),
                 micro_batch=state.micro_batch,
+                init=init and Initial.of(init),
                 weights_sha256=weights_sha256,
                 **objective.measured(loss.facts, network, store),
             )

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from psld.config.settings import FREE, Name, Neutral, Settings
+from psld.config.reads import ModelRead, Read
+from psld.config.settings import FREE, Name, Neutral, Settings, groups_of
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import NoiseLaw, ProcessSettings
 from psld.networks.settings import Network
@@ -164,10 +165,23 @@ class TrainedSettings(Settings):
         return cast(NoiseLaw, self.training.noise_law)
 
 
+class Init(Settings):
+    """The model from whose weights a training starts."""
+
+    model: ModelRead
+    """GRID/MODEL, its folder, or hf://OWNER/NAME@COMMIT; its weights are in the identity."""
+    take: Literal["all", "fitting"] = "all"
+    """`fitting`: take the weights that have the same names and shapes here, and print the others.
+    `all`: refuse a model with others."""
+
+
 class ModelSettings(TrainedSettings):
     """A model: a network that predicts a process's noise."""
 
     training: TrainingSettings
+    init: Annotated[Init | None, Neutral(None)] = None
+    """The model from whose weights the training starts: init.model=GRID/MODEL, a folder, or
+    hf://OWNER/NAME@COMMIT. With init.take=fitting the others may have other shapes. Null: none."""
 
     @model_validator(mode="after")
     def _makes_a_model(self) -> "ModelSettings":
@@ -268,7 +282,9 @@ class RunSettings(TrainedSettings):
 
     def origin(self, dataset_digest: str | None) -> dict[str, Any]:
         """Return all that decides the weights."""
-        return {"model": self.model().identity(), "dataset": dataset_digest}
+        origin = {"model": self.model().identity(), "dataset": dataset_digest}
+        read = [each.content for each in groups_of(Read, self)]
+        return origin | ({"reads": read} if read else {})
 
     def run_name(self, dataset_digest: str) -> str:
         """The run directory's name. Trainings with the same weights share a run directory."""

@@ -16,6 +16,7 @@ from psld.grid.cells import Grid
 from psld.grid.records import Dataset
 from psld.grid.rows import cells_behind, entries_in
 from psld.training.recipe import ExponentialAverage
+from psld.training.settings import Init
 from tests.grid.digests import DIGESTS, GRIDS, differences, digests_of
 from tests.grid.mine import file_with
 
@@ -42,7 +43,8 @@ def another(key: str, value: Any) -> Any:
             return 2 * value or 1
         case tuple():
             return (*value, 1)
-    return {"micro_batch": 1, "average": ExponentialAverage()}.get(key, "another")
+    others = {"micro_batch": 1, "average": ExponentialAverage(), "init": Init(model="other")}
+    return others.get(key, "another")
 
 
 def undecided(settings: BaseModel, digest: Callable[[Any], str]) -> set[str]:

@@ -6,11 +6,12 @@
 # no Slurm.
 
 
-# Reads: data/DATASET.h5.  Makes: a model's EMA weights, its history and its manifest.
+# Reads: data/DATASET.h5, and a model to start from.  Makes: a model's EMA weights, history and manifest.
 rule train:
     input:
         images=lambda w: ancient(GRIDS.model(w).settings.data),
         digest=lambda w: GRIDS.model(w).dataset_digest,
+        reads=lambda w: GRIDS.model(w).reads,
     output:
         weights="models/{model}/weights.safetensors",
         history="models/{model}/history.json",

@@ -1,0 +1,66 @@
+"""What a training reads of other trainings: by name, and by digests that are found, not given.
+
+In a grid, the identity has the digest of a record, which is known before anything is made; by hand,
+that of what lies on disk. What is trained has the latter in its origin.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from psld.config.settings import FREE, Settings
+
+Find = Callable[[str, dict[str, Any]], dict[str, Any]]
+"""Returns the content of a `Read`, with digests, for its noun and a content with its name."""
+
+_find: ContextVar[Find | None] = ContextVar("_find", default=None)
+
+
+@contextmanager
+def finding(find: Find) -> Iterator[None]:
+    """Let `find` complete each `Read` of the settings that are checked meanwhile."""
+    token = _find.set(find)
+    try:
+        yield
+    finally:
+        _find.reset(token)
+
+
+class Read(Settings):
+    """Something that a training reads, by its name; a text is a name. A part may have such a field.
+
+    The rule of a grid's training has its `file` as an input.
+    """
+
+    noun: ClassVar[str]
+
+    name: Annotated[str, FREE]
+    digest: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
+    """Of its record in a grid; by hand of its content."""
+    content: Annotated[str | None, FREE] = Field(default=None, exclude_if=lambda text: text is None)
+    """The digest of what the training has read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_found(cls, content: Any) -> Any:
+        content = {"name": content} if isinstance(content, str) else content
+        find, named = _find.get(), isinstance(content, Mapping) and content.get("name")
+        return find(cls.noun, dict(content)) if find and isinstance(named, str) else content
+
+    @property
+    def file(self) -> str:
+        """The file that is written last when it is made."""
+        raise NotImplementedError
+
+
+class ModelRead(Read):
+    """A model: GRID/MODEL, its folder, or hf://OWNER/NAME@COMMIT. In a grid: the grid's MODEL."""
+
+    noun = "model"
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}/manifest.json"

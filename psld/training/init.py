@@ -1,0 +1,93 @@
+"""Starting from a model: the first weights of a training are those of the model. No torch."""
+
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from psld.config.reads import Read, finding
+from psld.config.settings import groups_of
+from psld.training.hub import fetched
+from psld.training.manifest import WEIGHTS, ModelManifest, read_manifest
+from psld.training.settings import Init, ModelSettings, Trained, TrainSettings
+from psld.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+T = TypeVar("T", bound=Trained)
+
+
+def read_source(name: str) -> tuple[Path, ModelManifest]:
+    """Return folder and manifest of a model that a training reads.
+
+    Raises UserError if it is not there; RunError if the Hub cannot be reached.
+    """
+    try:
+        folder = fetched(name)
+        return folder, read_manifest(folder)
+    except UserError as error:
+        raise UserError(f"{error}; this training reads it, so train it first") from None
+
+
+def with_sources(settings: T) -> T:
+    """Return settings with the digests of what they read, as it is now. Raises as `read_source`."""
+    if not groups_of(Read, settings):
+        return settings
+
+    def find(noun: str, content: dict[str, Any]) -> dict[str, Any]:
+        there = read_source(content["name"])[1].weights_sha256
+        return {"digest": there} | content | {"content": there}
+
+    with finding(find):
+        return type(settings).model_validate(settings.model_dump())
+
+
+def check_alike(mine: ModelSettings, source: ModelSettings) -> None:
+    """Raise UserError if the source is a model of another kind, unless what fits is taken."""
+    if mine.init is None or mine.init.take == "fitting":
+        return
+    objectives = (each.training.objective.kind for each in (mine, source))
+    networks = (getattr(each.network, each.network.KEY) for each in (mine, source))
+    classes = mine.num_classes, source.num_classes
+    pairs = {"network": networks, "training.objective": objectives, "number of classes": classes}
+    for key, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise UserError(
+                f"init.model: its {key} is {theirs}, not {ours}; init.take=fitting takes what fits"
+            )
+
+
+def take_weights(module: "nn.Module", settings: TrainSettings) -> str:
+    """Load the weights of the model from which a training starts; return what is (not) taken.
+
+    Raises UserError for a model of another kind, or of other shapes, unless what fits is taken;
+    and if nothing fits.
+    """
+    from psld.utils.tensors import load_tensors  # Snakemake reads no arrays.
+
+    init = cast(Init, settings.init)
+    name, take = init.model.name, init.take
+    folder, manifest = read_source(name)
+    if folder.resolve() == Path(settings.output).resolve():
+        raise UserError(f"init.model={name}: the new weights would replace it; give another output")
+    check_alike(settings, manifest.settings)
+    path, sha256 = folder / WEIGHTS, init.model.content
+    theirs = load_tensors(path, "weights", "train it again", sha256).tensors()
+    ours, of_data = module.state_dict(), settings.training.objective.of_data
+    fitting = {
+        key: tensor
+        for key, tensor in theirs.items()
+        if key in ours and ours[key].shape == tensor.shape and key not in of_data
+    }
+    others = [key for key in ours | theirs if key not in {*fitting, *of_data}]
+    if not fitting or (others and take == "all"):
+        there, here = (_shape(each.get(others[0])) for each in (theirs, ours))
+        remedy = "init.take=fitting takes what fits" if fitting else "nothing in it fits"
+        raise UserError(f"init.model={name}: {others[0]}: {there} there, {here} here; {remedy}")
+    module.load_state_dict(fitting, strict=False)
+    rest = f"; not taken, or new: {', '.join(others)}" if others else ""
+    return shorten(f"starting from {name}{rest}", 1000, placeholder=" …")
+
+
+def _shape(tensor: "Tensor | None") -> str:
+    return "missing" if tensor is None else str(tuple(tensor.shape))

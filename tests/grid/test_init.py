@@ -1,0 +1,80 @@
+"""Models of a grid that start from another one: their order, identity, inputs and errors."""
+
+import pytest
+
+from psld.grid.cache import find_job, words_of
+from psld.utils.errors import UserError
+from tests.grid.mine import load, with_models
+
+TUNED = {"starts_from": "base", "overrides": ["process=psld", "training.steps=3"]}
+MODELS = {"tuned": TUNED, "base": ["process=psld"]}
+
+
+def test_the_identity_has_the_record_of_the_source(configs):
+    models = load(configs, with_models(MODELS)).models
+    assert models["tuned"].settings.model().identity()["init"] == {
+        "model": {"digest": models["base"].digest},
+        "take": "all",
+    }
+    assert models["tuned"].reads == ["models/mine/base/manifest.json"]
+    assert models["base"].reads == []
+    other = load(configs, with_models(MODELS | {"base": ["process=psld", "training.seed=1"]}))
+    assert other.models["tuned"].digest != models["tuned"].digest
+    parts = {"starts_from": "base", "overrides": [*TUNED["overrides"], "init.take=fitting"]}
+    fitting = load(configs, with_models(MODELS | {"tuned": parts})).models["tuned"]
+    assert fitting.settings.init.take == "fitting"
+    assert fitting.digest != models["tuned"].digest
+
+
+def test_chains_seeds_shared_weights_and_other_grids(configs):
+    denoiser = ["process=psld", "training.objective=denoiser"]
+    models = MODELS | {
+        "base": denoiser,
+        "tuned": {"starts_from": "as-cld", "overrides": denoiser},
+        "last": {"starts_from": "tuned", "overrides": [*denoiser, "training.steps=2"]},
+        "as-cld": {"weights": "base", "overrides": ["process=cld"]},
+    }
+    grid = load(configs, with_models(models) | {"seeds": {"training": [0, 7]}})
+    sources = {name: each.settings.init for name, each in grid.models.items()}
+    named = {name: init and init.model.name for name, init in sources.items()}
+    assert named["tuned-seed7"] == "models/mine/base-seed7"
+    assert named["last-seed7"] == "models/mine/tuned-seed7"
+    assert named["last"] == "models/mine/tuned"
+    assert sources["last"].model.digest == grid.models["tuned"].digest
+    (configs / "grid/other.yaml").write_text((configs / "grid/mine.yaml").read_text())
+    again = load(configs, with_models({"last": {"of": "other"}, "psld": ["process=psld"]}))
+    assert again.models["last"].digest == grid.models["last"].digest
+    assert again.models["last"].reads == ["models/other/tuned/manifest.json"]
+
+
+def test_a_training_that_is_changed_by_hand_starts_from_the_same_model(configs):
+    load(configs, with_models(MODELS))
+    assert "init.model='models/mine/base'" in words_of("model", "mine/tuned")
+    settings = find_job("model", "mine/tuned", None, "job").settings
+    assert settings.init.model.name == "models/mine/base"
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"base": TUNED | {"starts_from": "tuned"}}, "starts_from: a circle: tuned → base → tuned"),
+        ({"base": TUNED}, "models.base.starts_from: a circle: base → base"),
+        ({"tuned": TUNED | {"starts_from": "bas"}}, "unknown model 'bas'; there are: tuned, base"),
+        ({"tuned": TUNED | {"checkpoint": "x.ckpt"}}, "is for a model that is trained here"),
+        ({"tuned": [*TUNED["overrides"], "init.model=x/y"]}, "models.tuned: no model 'x/y' in"),
+        (
+            {"base": ["process=psld", "training.objective=denoiser"]},
+            "models.tuned: init.model: its training.objective is denoiser, not epsilon; init.take=",
+        ),
+        (
+            {"base": ["process=psld", "training.label_dropout=0.1"]},
+            "models.tuned: init.model: its number of classes is 10, not 0; init.take=fitting",
+        ),
+    ],
+)
+def test_bad_sources(configs, entries, said):
+    with pytest.raises(UserError) as error:
+        load(configs, with_models(MODELS | entries))
+    assert said in str(error.value)
+    assert "mine.yaml" in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,151 @@
+"""Trainings by hand that start from the weights of a model."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import psld.training.loop as loop
+from psld.data.store import ImageStore, write_store
+from psld.training.manifest import read_manifest
+from psld.utils.errors import RunError
+from tests.commands import TINY, call, files_below, refused, succeeded
+
+STEPS = ("training.steps=6", "training.checkpoint_every=3")
+SLOW = "training.learning_rate=1e-9"
+
+
+def train(folder: Path, digits: Path, *words: str):
+    return call(folder, "train", *TINY, *STEPS, f"data={digits}", *words)
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"models/by-hand/{name}/weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def made(digits, tmp_path_factory) -> Path:
+    """A folder with the model by-hand/base, of one process, and a denoiser."""
+    folder = tmp_path_factory.mktemp("sources")
+    succeeded(train(folder, digits, "name=base"))
+    succeeded(train(folder, digits, "name=denoiser", "training.objective=denoiser"))
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Path:
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+def test_it_starts_from_the_weights_and_so_does_the_average(folder, digits):
+    """With a decay near one the average stays there. The place of the source decides nothing."""
+    slow = ("training.ema_decay=0.999999", "name=tuned")
+    succeeded(train(folder, digits, *slow, "init.model=by-hand/base"))
+    base, tuned = weights(folder, "base"), weights(folder, "tuned")
+    for name in base:
+        torch.testing.assert_close(tuned[name], base[name], rtol=0, atol=1e-4)
+    manifest = read_manifest(folder / "models/by-hand/tuned")
+    source = read_manifest(folder / "models/by-hand/base")
+    assert manifest.init.model_dump() == {
+        "model": "by-hand/base",
+        "weights_sha256": source.weights_sha256,
+    }
+    shutil.copytree(folder / "models/by-hand/base", folder / "elsewhere")
+    again = succeeded(train(folder, digits, *slow, "init.model=elsewhere")).stdout
+    assert "training" not in again.partition(";")[0]
+    assert len(list(folder.glob("runs/tuned-*"))) == 1
+
+
+def test_a_source_that_was_trained_again_makes_its_descendant_again(folder, digits):
+    words = ("name=tuned", "init.model=by-hand/base")
+    succeeded(train(folder, digits, *words))
+    first = read_manifest(folder / "models/by-hand/tuned")
+    succeeded(train(folder, digits, "name=base", "training.seed=1"))
+    assert "replaces the weights" in succeeded(train(folder, digits, *words)).stdout
+    second = read_manifest(folder / "models/by-hand/tuned")
+    assert second.weights_sha256 != first.weights_sha256
+    source = read_manifest(folder / "models/by-hand/base")
+    assert second.init.weights_sha256 == source.weights_sha256 != first.init.weights_sha256
+
+
+def test_it_resumes_to_the_bit(folder, digits, monkeypatch):
+    """Without the weights of its source, which only the first life reads."""
+    words = ("init.model=by-hand/base", "name=tuned")
+    succeeded(train(folder, digits, *words))
+    whole = weights(folder, "tuned")
+    shutil.rmtree(folder / "models/by-hand/tuned")
+    for run in folder.glob("runs/tuned-*"):
+        shutil.rmtree(run)
+    draw, drawn = loop.optimize, []
+
+    def stop_at_five(*given):
+        drawn.append(1)
+        if len(drawn) == 5:
+            raise RunError("stopped")
+        return draw(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "optimize", stop_at_five)
+        refused(train(folder, digits, *words), 1, "stopped")
+    (folder / "models/by-hand/base/weights.safetensors").unlink()
+    finished = succeeded(train(folder, digits, *words))
+    assert "going on from step 3" in finished.stdout
+    assert "starting from" not in finished.stdout
+    resumed = weights(folder, "tuned")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_what_fits_is_taken_and_the_rest_is_named(folder, digits):
+    words = ("init.model=by-hand/base", "name=other", "process=vp-sde", SLOW)
+    line = refused(train(folder, digits, *words), 2, "init.model=by-hand/base: stem.weight: (8, 2,")
+    assert "(8, 1, 3, 3) here; init.take=fitting takes what fits" in line
+    assert not (folder / "models/by-hand/other").exists()
+    said = succeeded(train(folder, digits, *words, "init.take=fitting")).stdout.splitlines()[0]
+    assert said.startswith("starting from by-hand/base; not taken, or new: stem.weight, ")
+    left = said.partition("new: ")[2].split(", ")
+    base, other = weights(folder, "base"), weights(folder, "other")
+    for name in base.keys() - {*left}:
+        torch.testing.assert_close(other[name], base[name], rtol=0, atol=1e-6)
+    assert all(base[name].shape != other[name].shape for name in left)
+
+
+def test_a_denoiser_keeps_the_deviation_of_its_own_images(folder, digits):
+    store = ImageStore.open(digits)
+    images, labels = store.images("all") // 4, store.labels("all")
+    data = folder / "dark.h5"
+    digest = write_store(data, store.shape, store.splits, labels, store.num_classes, [images])
+    data.with_suffix(".digest").write_text(f"{digest}\n")
+    shutil.copy(digits.with_suffix(".json"), data.with_suffix(".json"))
+    words = ("name=dark", "training.objective=denoiser", "init.model=by-hand/denoiser")
+    succeeded(train(folder, data, *words, SLOW))
+    source, dark = weights(folder, "denoiser"), weights(folder, "dark")
+    assert float(dark.pop("deviation")) < 0.5 * float(source.pop("deviation"))
+    for name in source:
+        torch.testing.assert_close(dark[name], source[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["init.model=by-hand/bas"], "by-hand/bas: no such model (is models/by-hand/base meant?)"),
+        (["init.model=by-hand/base", "training.objective=denoiser"], "objective is epsilon, not d"),
+        (["init.model=by-hand/base", "training.label_dropout=0.1"], "of classes is 0, not 10"),
+        (["init.model=by-hand/base", "network.base_channels=16"], "(8,) there, (16,) here; init.t"),
+        (["init.model=by-hand/base", "name=base"], "would replace it; give another output"),
+        (["init.take=fitting"], "init.model is missing"),
+        (["init.model=by-hand/base", "init.take=some"], "init.take: Input should be 'all' or"),
+    ],
+)
+def test_bad_sources_are_refused_in_one_line(folder, digits, words, said):
+    before = files_below(folder)
+    refused(train(folder, digits, "name=tuned", *words), 2, said)
+    assert files_below(folder) == before
+
+
+def test_damaged_weights_are_refused(folder, digits):
+    """Also whole ones of another training, under the manifest of the first."""
+    file = folder / "models/by-hand/base/weights.safetensors"
+    shutil.copy(folder / "models/by-hand/denoiser/weights.safetensors", file)
+    refused(train(folder, digits, "init.model=by-hand/base"), 2, "not the weights file that was")
