@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, cast
 
 WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
-WRONG_PLACES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+WRONG_PLACES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOEXEC}
 
 MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
 """The error numbers of a machine or a file system that fails."""

@@ -70,6 +70,14 @@ def test_one_that_ends_otherwise_is_one_line(folder, program, complaint):
     refused(run(folder, launch(program=("-c", program))), 1, complaint)
 
 
+def test_a_script_that_does_not_name_its_shell_is_one_line(folder):
+    script = folder / "script"
+    script.write_text("true\n")
+    script.chmod(0o755)
+    words = command("launch", "done=DONE", "runs=runs", "--", "./script")
+    refused(run(folder, words), 2, "Exec format error: './script'")
+
+
 def test_several_ranks_have_the_usual_variables(folder):
     (folder / "go").touch()
     printed = succeeded(run(folder, launch("tasks_per_node=2"))).stdout
