@@ -9,6 +9,7 @@ class Mixer(Network):                   # mynets.py: psld train network=mynets:M
 `FREE` and `Neutral` mark fields that do not decide a result.
 """
 
+from psld.config.reads import ModelRead
 from psld.config.settings import FREE, Neutral
 from psld.data.settings import Images, Source
 from psld.diffusion.guidance import Guidance, Label, Mask
@@ -32,6 +33,7 @@ __all__ = [
     "Logger",
     "Mask",
     "Measure",
+    "ModelRead",
     "Network",
     "Neutral",
     "Objective",

@@ -100,9 +100,7 @@ class UnknownPart:
     """Of a network: only its code says how many a sampler or a guidance takes."""
 
     def identity(self) -> dict[str, Any]:
-        content = cast(Part, self).model_dump(mode="json")
-        content.pop("free", None)
-        return _without_nulls(content)
+        return _deciding(cast(Part, self).model_dump(mode="json"))
 
     def build(self, *_: Any, **__: Any) -> Any:
         """Raise UserError."""
@@ -120,10 +118,10 @@ class UnknownPart:
         )
 
 
-def _without_nulls(content: Any) -> Any:
+def _deciding(content: Any) -> Any:
     if isinstance(content, dict):
-        return {k: _without_nulls(v) for k, v in content.items() if v is not None}
-    return [_without_nulls(each) for each in content] if isinstance(content, list) else content
+        return {k: _deciding(v) for k, v in content.items() if v is not None and k != "free"}
+    return [_deciding(each) for each in content] if isinstance(content, list) else content
 
 
 _imports_nothing = ContextVar("_imports_nothing", default=False)

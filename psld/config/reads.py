@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from psld.config.settings import FREE, Settings
 
@@ -47,8 +47,17 @@ class Read(Settings):
     @classmethod
     def _is_found(cls, content: Any) -> Any:
         content = {"name": content} if isinstance(content, str) else content
-        find, named = _find.get(), isinstance(content, Mapping) and content.get("name")
-        return find(cls.noun, dict(content)) if find and isinstance(named, str) else content
+        if not isinstance(content, Mapping):
+            return content
+        content = {**content.get("free", {}), **{k: v for k, v in content.items() if k != "free"}}
+        find = _find.get()
+        return find(cls.noun, content) if find and isinstance(content.get("name"), str) else content
+
+    @model_serializer(mode="wrap")
+    def _with_free_apart(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As in `Part`: whoever lacks the class of a part has to know what decides."""
+        content = dump(self)
+        return {"free": {key: content.pop(key) for key in self.free() & content.keys()}, **content}
 
     @property
     def file(self) -> str:

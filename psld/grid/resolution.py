@@ -91,7 +91,7 @@ class _Resolver:
         if name in self.begun:
             begun = [each for each in self.begun if self.begun[each] is None]
             circle = " → ".join([*begun[begun.index(name) :], name])
-            raise UserError(f"{where}.starts_from: a circle: {circle}")
+            raise UserError(f"{where}: a circle: {circle}")
         self.begun[name] = None
         content = self.compose("train", self.file.overrides(name), where)
         with finding(partial(self._find, where, entry.of)):

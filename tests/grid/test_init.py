@@ -57,8 +57,8 @@ def test_a_training_that_is_changed_by_hand_starts_from_the_same_model(configs):
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ({"base": TUNED | {"starts_from": "tuned"}}, "starts_from: a circle: tuned → base → tuned"),
-        ({"base": TUNED}, "models.base.starts_from: a circle: base → base"),
+        ({"base": TUNED | {"starts_from": "tuned"}}, "a circle: tuned → base → tuned"),
+        ({"base": TUNED}, "models.base: a circle: base → base"),
         ({"tuned": TUNED | {"starts_from": "bas"}}, "unknown model 'bas'; there are: tuned, base"),
         ({"tuned": TUNED | {"checkpoint": "x.ckpt"}}, "is for a model that is trained here"),
         ({"tuned": [*TUNED["overrides"], "init.model=x/y"]}, "models.tuned: no model 'x/y' in"),

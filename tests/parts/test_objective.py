@@ -4,11 +4,38 @@ import pytest
 from safetensors.torch import load_file
 
 from psld.config.kinds import SHIPPED
+from psld.config.parts import importing_nothing
+from psld.grid.records import Model
+from psld.training.manifest import read_manifest
 from psld.training.objectives import Objective
+from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
+from tests.grid.mine import load, with_models
 from tests.parts.own import OBJECTIVES, edit, write
 from tests.training.small import check_equal
 
+TAUGHT = """
+from functools import cache
+
+import psld
+import torch
+from psld.parts import ModelRead, Objective
+
+
+@cache
+def network(name):
+    return psld.load(name).network
+
+
+class Taught(Objective):
+    teacher: ModelRead
+
+    def loss(self, module, batch):
+        z, t = batch.noisy()
+        with torch.no_grad():
+            target = network(self.teacher.name)(z, t)
+        return (module(z, t) - target).square().mean()
+"""
 RECIPE = (*TINY, "training.steps=6", "training.checkpoint_every=3")
 
 
@@ -89,3 +116,42 @@ def test_it_may_refuse_a_sampler(folder, digits):
     succeeded(call(folder, "train", *words))
     sample = ("model=by-hand/mine", "output=samples", "shard_size=2", "sampler.steps=3")
     refused(call(folder, "sample", *sample), 2, "only few")
+
+
+def test_it_may_read_a_model(digits, tmp_path):
+    """Other weights of the model under the same name are another training."""
+    folder, base = write(tmp_path, taught=TAUGHT), (f"data={digits}", "name=base", *RECIPE)
+    succeeded(call(folder, "train", *base))
+    words = ("training.objective=taught:Taught", f"data={digits}", "name=mine", *RECIPE)
+    teacher = "training.objective.teacher=by-hand/base"
+    refused(call(folder, "train", *words), 2, "training.objective.teacher is missing")
+    refused(call(folder, "train", *words, f"{teacher}s"), 2, "by-hand/bases: no such model")
+    succeeded(call(folder, "train", *words, teacher))
+    first = read_manifest(folder / "models/by-hand/mine")
+    with importing_nothing():  # as psld verify does
+        unknown = read_manifest(folder / "models/by-hand/mine")
+    assert unknown.settings.identity() == first.settings.identity()
+    succeeded(call(folder, "train", *base, "training.seed=1"))
+    assert "replaces" in succeeded(call(folder, "train", *words, teacher)).stdout
+    second = read_manifest(folder / "models/by-hand/mine")
+    digests = [each.settings.identity()["training"]["objective"] for each in (first, second)]
+    assert digests[0]["teacher"] != digests[1]["teacher"]
+
+
+def test_in_a_grid_it_reads_a_model_of_the_grid(tmp_path, monkeypatch):
+    monkeypatch.chdir(write(tmp_path, taught=TAUGHT))
+    (tmp_path / "configs/grid").mkdir(parents=True)
+
+    def models(**models: list[str]) -> dict[str, Model]:
+        return load(tmp_path / "configs", with_models(models)).models
+
+    def taught(by: str) -> list[str]:
+        objective = ("training.objective=taught:Taught", f"training.objective.teacher={by}")
+        return ["process=psld", *objective]
+
+    records = models(mine=taught("base"), base=["process=psld"])
+    objective = records["mine"].settings.model().identity()["training"]["objective"]
+    assert objective["teacher"] == {"digest": records["base"].digest}
+    assert records["mine"].reads == ["models/mine/base/manifest.json"]
+    with pytest.raises(UserError, match="a circle: mine → base → mine"):
+        models(mine=taught("base"), base=taught("mine"))
