@@ -14,7 +14,7 @@ from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
 from psld.report.plots import HOLE_COLOR, PAGE_WIDTH, draw_plot
 from psld.sampling.settings import records_of
-from psld.sampling.shards import Shard, shard_path
+from psld.sampling.shards import Shard, read_shard, shard_path
 from psld.utils.errors import UserError
 
 ROWS, COLUMNS = 12, 16  # most rows of the images of a shard, and images per row
@@ -41,7 +41,7 @@ def draw_figure(grid: Grid, name: str) -> Figure:
             return _draw_comparison(figure)
         case "nearest":
             return _draw_nearest(figure)
-    shard = Shard.load(shard_path(figure.cell.folder, 0))
+    shard = read_shard(shard_path(figure.cell.folder, 0))
     return draw_shard(shard, figure.title, _originals(figure.cell, shard), _real_rows(figure))
 
 
@@ -108,7 +108,7 @@ def _draw_comparison(figure: GridFigure) -> Figure:
         path = shard_path(cell.folder, 0)
         # A record says that its shards are there, even if they are not visible here yet.
         if path.exists() or records_of(path.parent, 0):
-            shards[label] = Shard.load(path)
+            shards[label] = read_shard(path)
     if not shards:
         grid = next(iter(figure.cells.values())).grid
         raise UserError(f"samples/{grid}: no samples of figure {figure.name} yet")
@@ -127,7 +127,7 @@ def _draw_nearest(figure: GridFigure) -> Figure:
         raise UserError(f"{cell.result}: not evaluated yet")
     train = ImageStore.open(cell.model.settings.data).images("train")
     places = [divmod(sample, cell.options.shard_size) for sample, _ in result.nearest]
-    shards = {index: Shard.load(shard_path(cell.folder, index)) for index in dict(places)}
+    shards = {index: read_shard(shard_path(cell.folder, index)) for index in dict(places)}
     samples = [shards[index].images[row] for index, row in places]
     images = np.stack([*samples, *(train[image] for _, image in result.nearest)])
     return draw_images(images, len(places), figure.title, ["sample", REAL])

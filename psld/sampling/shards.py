@@ -105,6 +105,10 @@ def shard_path(folder: str | Path, index: int) -> Path:
     return Path(folder) / f"{index:05d}.safetensors"
 
 
+read_shard = retried_in_slurm(Shard.load)
+"""`Shard.load` of a shard that has been sampled: a Slurm job waits for another node's file."""
+
+
 def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
     """Read a shard.
 
