@@ -10,9 +10,9 @@ import torch
 
 import psld
 from psld.sampling.shards import Shard
-from psld.training.manifest import FILES
+from psld.training.manifest import FILES, read_manifest
 from psld.utils.errors import RunError, UserError
-from tests.commands import call, refused, succeeded
+from tests.commands import TINY, call, refused, succeeded
 from tests.hub import Hub, empty_hub
 
 FEW = {"sampler": "few", "steps": 2}
@@ -64,6 +64,15 @@ def test_a_pushed_model_is_loaded_and_sampled_like_the_local_one(hub, folder, vp
     assert psld.load(address).weights_sha256 == local.weights_sha256
     hub.status = 500
     assert psld.load(address).weights_sha256 == local.weights_sha256, "from the cache"
+
+
+def test_a_training_starts_from_a_model_of_the_hub(hub, folder, digits):
+    address = push(folder)
+    words = (*TINY, f"data={digits}", "training.steps=1", "name=tuned", f"init.model={address}")
+    assert f"starting from {address}\n" in succeeded(call(folder, "train", *words)).stdout
+    sha256 = read_manifest(folder / "models/mine/psld").weights_sha256
+    init = read_manifest(folder / "models/by-hand/tuned").init
+    assert init.model_dump() == {"model": address, "weights_sha256": sha256}
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "history.json"])

@@ -8,6 +8,7 @@ import pytest
 from psld.grid.rows import read_table
 from psld.grid.tables import RECORDED
 from psld.report import table as formats
+from psld.report.page import results_page
 from psld.report.table import limit_text, our_text, table_text
 from tests.report.conftest import Page
 from tests.report.tables.conftest import (
@@ -49,6 +50,18 @@ def test_a_start_from_the_training_images_is_said(folder, grid):
         write_result(folder, grid, cell, value=value, error=error, **made)
     note = "Starts from 4 to 32 Gaussians of the training images: em, sscs."
     assert note in tabulate(folder)["md"]
+
+
+def test_a_model_that_started_from_another_is_said_on_table_and_page(folder, grid):
+    for cell in ("psld/em-10", "psld/sscs-20"):
+        made, (value, error) = made_with(grid, cell), MEASURED[cell]
+        made["model"] |= {"init": {"model": "mine/base", "weights_sha256": "1" * 64}, "step": 9}
+        write_result(folder, grid, cell, value=value, error=error, **made)
+    note = "Trained from the weights of other models: psld from mine/base."
+    assert note in tabulate(folder)["md"]
+    page = results_page(grid)
+    assert note in page
+    assert "<td>9 from mine/base</td>" in page
 
 
 def test_csv_holds_what_is_known_of_each_entry(folder):
