@@ -129,9 +129,8 @@ def save(
         folder: receives what psld train writes; commands take it, and so does `load`.
         network: in evaluation mode, such as `ema.network`; what `psld.training.model.build` makes
             of the settings, with other weights.
-        settings: those of the training, or words as of psld train: ["dataset=digits",
-            "network=mynets:Mixer", "training.steps=400"]. If the dataset is prepared, its digest is
-            noted: it has the images of the training.
+        settings: those of the training, or words of psld train: ["dataset=digits",
+            "network=mynets:Mixer", "training.steps=400"]. A prepared dataset's digest is noted.
         history: entries with step, time and loss, for the curve of the training.
         replace: replace a model in the folder.
 
@@ -240,9 +239,16 @@ class LoadedModel(Model):
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
             RunError: an image is not finite.
         """
-        kind = "classifier-free" if guide is None else "classifier"
-        guided = guide is not None or label is not None
-        chosen = _named_sampler(sampler, steps, options, kind if guided else None, label, scale)
+        overrides = []
+        if guide is not None or label is not None:
+            kind = "classifier-free" if guide is None else "classifier"
+            overrides.append(f"guidance@sampler.guidance={kind}")
+            label = quoted(label) if isinstance(label, str) else label
+            guidance = {"guidance.label": label, "guidance.scale": scale}
+            options = {key: v for key, v in guidance.items() if v is not None} | options
+        elif scale is not None:
+            raise UserError("scale is the strength of guidance; give a label or a guide")
+        chosen = named_sampler(CALL, sampler, steps, options, overrides)
         loaded = None if guide is None else load_guide(guide, self.device, trust)
         named = None if process is None else named_process(CALL, process)
         settings = self.settings.with_process(named)
@@ -442,8 +448,12 @@ def sample(
     classes = [] if label is None else [label] if isinstance(label, int) else list(label)
     for each in classes:
         check_numbers(CALL, 0, label=each)
-    kind = "classifier-free" if label is not None else None
-    chosen = _named_sampler(sampler, steps, options, kind, label, scale)
+    if label is not None:
+        strength = {} if scale is None else {"scale": scale}
+        options["guidance"] = {"kind": "classifier-free", "label": classes, **strength}
+    elif scale is not None:
+        raise UserError("scale is the strength of guidance; give a label")
+    chosen = named_sampler(CALL, sampler, steps, options)
     called = forward_pass(network, chosen.precision)
 
     def eps(z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
@@ -453,24 +463,6 @@ def sample(
     chosen, _ = with_start(chosen, process, None, device_of(network))
     sampled = ImageSampler(process, chosen, eps, network, image, Batching(batch_size), classes)
     return _images(sampled, n, seed, inpainting, raw, progress)
-
-
-def _named_sampler(
-    name: str,
-    steps: int | None,
-    options: dict[str, object],
-    guidance: str | None,
-    label: int | str | Sequence[int | str] | None,
-    scale: float | None,
-) -> SamplerSettings:
-    """Return the settings of a sampler that a call names, with guidance of this kind."""
-    if guidance is None and scale is not None:
-        raise UserError("scale is the strength of guidance; give a label or a guide")
-    label = quoted(label) if isinstance(label, str) else label
-    given = {"guidance.label": label, "guidance.scale": scale}
-    options = {key: value for key, value in given.items() if value is not None} | options
-    overrides = [f"guidance@sampler.guidance={guidance}"] if guidance else []
-    return named_sampler(CALL, name, steps, options, overrides)
 
 
 def _check_network(network: nn.Module) -> None:

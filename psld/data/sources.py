@@ -259,6 +259,13 @@ def _held_out(names: Iterable[str], fraction: float) -> set[str]:
 # -- numbered images: arrays, and datasets of Hugging Face -----------------------------------------
 
 
+AS_BYTES = (
+    "uint8 N×H×W or N×H×W×C with 1, 3 or 4 channels: of numbers in [0, 1] "
+    "np.uint8(np.round(255 * x)), in [−1, 1] np.uint8(np.round(127.5 * (x + 1))), with the "
+    "channels first x.transpose(0, 2, 3, 1)"
+)
+
+
 @dataclass(frozen=True)
 class Rows(Sequence):
     """Pairs (picture, label) of some rows; those of an array can be taken many at once."""
@@ -267,7 +274,7 @@ class Rows(Sequence):
     """Returns the picture of a row; if all have one `shape`, H×W×C, also those of many rows."""
     rows: "np.ndarray"
     labels: "np.ndarray"
-    shape: tuple[int, ...] | None = None
+    shape: tuple[int, ...] = ()
 
     def __len__(self):
         return len(self.rows)
@@ -277,7 +284,7 @@ class Rows(Sequence):
 
     def pixels(self, indices: range) -> "np.ndarray":
         """Return many pictures, uint8 n×H×W×C."""
-        return self.read(self.rows[indices.start : indices.stop]).reshape(-1, *(self.shape or ()))
+        return self.read(self.rows[indices.start : indices.stop]).reshape(-1, *self.shape)
 
 
 class Numbered(Source):
@@ -339,7 +346,9 @@ class Array(Numbered):
             # A map of its own for each part: the pages of one map would stay in memory.
             order = "F" if np.isfortran(images) else "C"
             opened = partial(np.memmap, path, np.uint8, "r", images.offset, images.shape, order)
-        _check_array(images, path)
+        wrong = images.dtype.name != "uint8" or images.ndim not in (3, 4) or not images.size
+        if wrong or images.shape[3:] not in ((), (1,), (3,), (4,)):
+            raise UserError(f"{path}: {images.dtype} of {images.shape}; right is {AS_BYTES}")
         count, height, width, *channels = images.shape
         names = () if labels is None else self.classes(labels, count)
         labels = np.zeros(count, int) if labels is None else labels
@@ -352,22 +361,6 @@ class Array(Numbered):
         shape, in_test = (side, side, *(channels or [1])), self.in_test(count)
         splits = [Rows(read, np.flatnonzero(s), labels[s], shape) for s in (~in_test, in_test)]
         return Images(splits[0], splits[1], names)
-
-
-def _check_array(images: "np.ndarray", path: Path) -> None:
-    """Raise UserError unless these are images, with what makes images of them."""
-    if images.dtype.name == "uint8" and images.ndim in (3, 4) and images.size:
-        if images.ndim == 3 or images.shape[3] in (1, 3, 4):
-            return
-        how = "if the channels come first, x.transpose(0, 2, 3, 1)"
-    elif images.dtype.kind in "biuf" and images.size:
-        low, high = float(images[:1000].min()), float(images[:1000].max())
-        to_bytes = "127.5 * (x + 1)" if low < 0 else "255 * x" if high <= 1 else "x"
-        how = f"of numbers from {low:g} to {high:g}, np.uint8(np.round({to_bytes}))"
-    else:
-        how = "N > 0"
-    right = f"uint8 N×H×W or N×H×W×C with 1, 3 or 4 channels; {how}"
-    raise UserError(f"{path}: {images.dtype} of {images.shape}; right is {right}")
 
 
 class HuggingFace(Numbered):
@@ -409,14 +402,12 @@ class HuggingFace(Numbered):
         labels = np.array(data[self.label][:] if self.label in types else [0] * count)
         if self.label in types:
             names = getattr(types[self.label], "names", None) or self.classes(labels, count)
-        try:
-            pictures = data.select_columns(self.image)
-            pictures = pictures.cast_column(self.image, datasets.Image(decode=False))
-        except Exception as error:  # The column is missing, or of another type.
-            reraise_fault(error, path)
-            wrong = f"no pictures in a column {self.image}; its columns are {', '.join(types)}"
+        if self.image not in types:
             right = "dataset.source.image=NAME, or data.cast_column(NAME, datasets.Image())"
-            raise UserError(f"{path}: {wrong}; right is {right}") from None
+            wrong = f"no column {self.image} of pictures, but {', '.join(types)}"
+            raise UserError(f"{path}: {wrong}; right is {right}")
+        pictures = data.select_columns(self.image)
+        pictures = pictures.cast_column(self.image, datasets.Image(decode=False))
 
         def read(row: int) -> partial:
             return partial(_picture, pictures[int(row)][self.image], f"{path}: picture {row}")

@@ -259,8 +259,7 @@ def _basis(
     if path and (path / FEATURES).exists():
         shape = prepared_shape(path, dataset)
         return folder_basis(metric, path, extractor, device)._replace(shape=shape)
-    is_folder = isinstance(extractor, str | Path)
-    trained = read_extractor_manifest(extractor) if is_folder else None
+    trained = read_extractor_manifest(extractor) if isinstance(extractor, str | Path) else None
     network = extractor_for(metric, extractor, trained.dataset_digest if trained else "", device)
     facts = {"extractor_test_accuracy": trained and trained.test_accuracy}
     if moments := read_statistics(path) if path else None:

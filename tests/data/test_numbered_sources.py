@@ -90,24 +90,16 @@ def test_many_images_take_the_memory_of_few(monkeypatch):
     assert sorted(map(len, taken)) == [10] * 5
 
 
-RIGHT = "uint8 N×H×W or N×H×W×C with 1, 3 or 4 channels"
-
-
 @pytest.mark.parametrize(
     ("images", "labels", "says"),
     [
-        (
-            PIXELS / 255,
-            None,
-            f"x.npz: float64 of (50, 8, 8, 3); right is {RIGHT}; of numbers from 0 to 1, "
-            "np.uint8(np.round(255 * x))",
-        ),
-        (PIXELS / 127.5 - 1, None, "of numbers from -1 to 1, np.uint8(np.round(127.5 * (x + 1)))"),
-        (PIXELS.astype(int), None, "x.npz: int64 of (50, 8, 8, 3); right is "),
-        (PIXELS.transpose(0, 3, 1, 2), None, "if the channels come first, x.transpose(0, 2, 3, 1)"),
-        (PIXELS[..., :2], None, f"x.npz: uint8 of (50, 8, 8, 2); right is {RIGHT}"),
-        (PIXELS.reshape(50, -1), None, f"x.npz: uint8 of (50, 192); right is {RIGHT}"),
-        (PIXELS[:0], None, f"x.npz: uint8 of (0, 8, 8, 3); right is {RIGHT}; N > 0"),
+        (PIXELS / 255, None, "x.npz: float64 of (50, 8, 8, 3); right is uint8 N×H×W or N×H×W×C "),
+        (PIXELS / 255, None, "of numbers in [0, 1] np.uint8(np.round(255 * x)), in [−1, 1] np.uin"),
+        (PIXELS.astype(int), None, "x.npz: int64 of (50, 8, 8, 3); right is uint8 "),
+        (PIXELS.transpose(0, 3, 1, 2), None, "the channels first x.transpose(0, 2, 3, 1)"),
+        (PIXELS[..., :2], None, "x.npz: uint8 of (50, 8, 8, 2); right is "),
+        (PIXELS.reshape(50, -1), None, "x.npz: uint8 of (50, 192); right is "),
+        (PIXELS[:0], None, "x.npz: uint8 of (0, 8, 8, 3); right is "),
         (PIXELS.astype(object), None, "x.npz: not a whole .npz of arrays (it has pickled objects"),
         (PIXELS, LABELS / 1, "x.npz: the labels are float64 of shape (50,); right is 50 integers "),
         (PIXELS, LABELS[1:], "the labels are int64 of shape (49,); right is 50 integers from 0"),
@@ -203,10 +195,10 @@ def test_wrong_datasets_are_one_line(library, folder):
     (folder / "empty").mkdir()
     (folder / "cut.parquet").write_bytes((folder / "x.parquet").read_bytes()[:99])
     own = {"path": "x.parquet", "image": "img"}
-    no_column = "x.parquet: no pictures in a column {}; its columns are img, label, name, size; "
+    no_column = "x.parquet: no column image of pictures, but img, label, name, size; right is data"
     for source, says in (
-        ({"path": "x.parquet"}, f"{no_column.format('image')}right is dataset.source.image=NAME"),
-        (own | {"image": "size"}, no_column.format("size")),
+        ({"path": "x.parquet"}, f"{no_column}set.source.image=NAME, or data.cast_column("),
+        (own | {"image": "size"}, "dataset.source: datasets: open: "),
         (
             own | {"label": "name"},
             "x.parquet: the labels are <U1 of shape (8,); right is 8 integers",
