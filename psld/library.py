@@ -1,6 +1,6 @@
 """The library: the work of the commands, as functions on tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -445,10 +445,11 @@ def sample(
         raise UserError(f"process is {process!r}; a LinearProcess is needed")
     _check_network(network)
     n, channels, height, width = checked_shape(CALL, shape, "n×C×H×W")
-    classes = [] if label is None else [label] if isinstance(label, int) else list(label)
-    for each in classes:
-        check_numbers(CALL, 0, label=each)
+    classes: list[int] = []
     if label is not None:
+        classes = list(label) if isinstance(label, Iterable) else [label]
+        for each in classes:
+            check_numbers(CALL, 0, label=each)
         strength = {} if scale is None else {"scale": scale}
         options["guidance"] = {"kind": "classifier-free", "label": classes, **strength}
     elif scale is not None:

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -133,7 +134,7 @@ def test_classes_of_a_network_of_ones_own(folder):
         return psld.sample(process, network, (n, 1, 8, 8), **given, **options)
 
     plain, mixed = sampled(), sampled(label=[0, 2], scale=1.0)
-    assert torch.equal(mixed[1], sampled(label=2, scale=1.0)[1])
+    assert torch.equal(mixed[1], sampled(label=np.int64(2), scale=1.0)[1])
     assert torch.equal(mixed[0], plain[0]), "class 0 changes nothing here"
     assert not torch.allclose(mixed[1], plain[1])
     assert not torch.allclose(mixed[1], sampled(label=2, scale=2.0)[1])
