@@ -61,7 +61,7 @@ def test_a_network_of_ones_own_is_a_model_for_commands(folder, network, tmp_path
     measure = ("likelihood", "model=mine/net", "images=2", "tolerance=0.1", "output=nll.json")
     said = run(elsewhere, command(*measure))  # Another process, which trusts none.
     refused(said, 2, "trust=true runs the copy in models/mine/net/parts")
-    succeeded(call(elsewhere, *measure, "trust=true"))
+    succeeded(run(elsewhere, command(*measure, "trust=true")))
     with empty_hub(folder):
         succeeded(call(folder, "push", "models/mine/net", "me/net"))
 
