@@ -9,7 +9,7 @@ class Mixer(Network):                   # mynets.py: psld train network=mynets:M
 `FREE` and `Neutral` mark fields that do not decide a result.
 """
 
-from psld.config.reads import ModelRead
+from psld.config.reads import CellRead, ModelRead
 from psld.config.settings import FREE, Neutral
 from psld.data.settings import Images, Source
 from psld.diffusion.guidance import Guidance, Label, Mask
@@ -23,6 +23,7 @@ from psld.training.recipe import Average, Logger, Optimizer, Schedule
 __all__ = [
     "FREE",
     "Average",
+    "CellRead",
     "Denoiser",
     "Epsilon",
     "Extractor",

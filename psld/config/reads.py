@@ -30,10 +30,7 @@ def finding(find: Find) -> Iterator[None]:
 
 
 class Read(Settings):
-    """Something that a training reads, by its name; a text is a name. A part may have such a field.
-
-    The rule of a grid's training has its `file` as an input.
-    """
+    """Something that a training reads, by its name; a text is a name. A part may have one, too."""
 
     noun: ClassVar[str]
 
@@ -42,6 +39,8 @@ class Read(Settings):
     """Of its record in a grid; by hand of its content."""
     content: Annotated[str | None, FREE] = Field(default=None, exclude_if=lambda text: text is None)
     """The digest of what the training has read."""
+    files: Annotated[tuple[str, ...], FREE] = Field(default=(), exclude_if=lambda files: not files)
+    """In a grid, the files that are written last when it is made: inputs of the training's rule."""
 
     @model_validator(mode="before")
     @classmethod
@@ -59,17 +58,15 @@ class Read(Settings):
         content = dump(self)
         return {"free": {key: content.pop(key) for key in self.free() & content.keys()}, **content}
 
-    @property
-    def file(self) -> str:
-        """The file that is written last when it is made."""
-        raise NotImplementedError
-
 
 class ModelRead(Read):
     """A model: GRID/MODEL, its folder, or hf://OWNER/NAME@COMMIT. In a grid: the grid's MODEL."""
 
     noun = "model"
 
-    @property
-    def file(self) -> str:
-        return f"{self.name}/manifest.json"
+
+class CellRead(Read):
+    """The samples of a cell: their folder, samples/GRID/MODEL/SAMPLER-BUDGET. In a grid: the grid's
+    MODEL/SAMPLER-BUDGET, a cell of a table."""
+
+    noun = "cell"

@@ -85,7 +85,7 @@ class _Trained(Origin):
     @property
     def reads(self) -> list[str]:
         """The files of other jobs that decide its weights besides the dataset."""
-        return [each.file for each in groups_of(Read, self.settings)]
+        return [file for each in groups_of(Read, self.settings) for file in each.files]
 
     def read_manifest(self) -> TrainedManifest:
         """Read the manifest in its folder. Raises UserError if it is missing or damaged."""
@@ -93,7 +93,7 @@ class _Trained(Origin):
 
     def check(self) -> None:
         """Raise UserError if the network in its folder has other settings or another dataset, or
-        if the model from which its training started has other weights now.
+        if what its training has read has changed.
 
         Of an imported network, the dataset may not be known.
         """
@@ -107,7 +107,7 @@ class _Trained(Origin):
             read = {each.content for each in groups_of(Read, found.settings)}
             for now in groups_of(Read, with_sources(self.settings)):
                 if now.content not in read:
-                    wrong.append(f"source ({now.name} has other weights now)")
+                    wrong.append(f"source ({now.name} has changed)")
         if wrong:
             raise UserError(
                 f"{self.manifest}: of another network, by its {', '.join(wrong)}; put the grid's "

@@ -12,8 +12,8 @@ from psld.config.reads import finding
 from psld.config.settings import parse, quoted, updated
 from psld.data.settings import PrepareSettings
 from psld.evaluation.results import NUMBER_KINDS
-from psld.evaluation.settings import ReferenceSettings, TrainExtractorSettings
-from psld.grid.cells import Grid, start_name
+from psld.evaluation.settings import Measurement, ReferenceSettings, TrainExtractorSettings
+from psld.grid.cells import Cell, Grid, start_name
 from psld.grid.figures import PLOTS
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Dataset, Features, Guide, Model, Sampler, Start
@@ -101,15 +101,33 @@ class _Resolver:
         return record
 
     def _find(self, where: str, of: str | None, noun: str, content: dict[str, Any]) -> dict:
-        """Return the content of a `Read` of a model of this grid, or of the one that trains it."""
+        """Return the content of a `Read` of a record of this grid, or of the one that trains it."""
         name, grid = content["name"], self
         if of:
             grid = _Resolver(of, read_grid_file(grid_path(of)), grid_path(of))
-        if name not in (trainings := grid.file.trainings):
-            known = f"no {noun} {name!r} in {grid.path}; there are: {', '.join(trainings)}"
-            raise UserError(f"{where}: {known}")
-        source = grid.model(trainings[name].weights or name)
-        return content | {"name": source.folder, "digest": source.digest}
+        if noun == "cell" and (cell := grid.measured_cell(name)):
+            return content | {"name": cell.folder, "digest": cell.digest, "files": cell.records}
+        if noun == "model" and (entry := grid.file.trainings.get(name)):
+            source = grid.model(entry.weights or name)
+            found = {"digest": source.digest, "files": (source.manifest,)}
+            return content | {"name": source.folder} | found
+        known = ", ".join(grid.file.trainings) if noun == "model" else "those of its tables"
+        raise UserError(f"{where}: no {noun} {name!r} in {grid.path}; there are: {known}")
+
+    def measured_cell(self, name: str) -> Cell | None:
+        """Return a cell of a table, MODEL/SAMPLER-BUDGET, with the grid's seed."""
+        model, _, sampler = name.partition("/")
+        key = model, sampler, self.file.seed
+        shown = [each for each in self.file.cells_shown if key in self.file.cell_keys(each)]
+        if not shown:
+            return None
+        record = self._sampler(sampler, *self.file.budgets[sampler])
+        guide = self.guides()[record.guide] if record.guide else None
+        metrics = tuple(
+            Measurement(metric=self._metric(s.metric), samples=s.samples) for s in shown
+        )
+        networks = self.model(model), record, guide
+        return Cell(self.name, *networks, None, self.file.seed, self.file, metrics, {})
 
     def _with_shared_weights(self, model: Model, models: dict[str, Model]) -> Model:
         """Return a model with the folder of the weights that it shares.

@@ -1,5 +1,6 @@
 """Starting from a model: the first weights of a training are those of the model. No torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -10,6 +11,7 @@ from psld.training.hub import fetched
 from psld.training.manifest import WEIGHTS, ModelManifest, read_manifest
 from psld.training.settings import Init, ModelSettings, Trained, TrainSettings
 from psld.utils.errors import UserError
+from psld.utils.files import digest_of, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,16 +32,37 @@ def read_source(name: str) -> tuple[Path, ModelManifest]:
 
 
 def with_sources(settings: T) -> T:
-    """Return settings with the digests of what they read, as it is now. Raises as `read_source`."""
+    """Return settings with the digests of what they read, as it is now.
+
+    Raises UserError if it is not there; RunError if the Hub cannot be reached.
+    """
     if not groups_of(Read, settings):
         return settings
 
     def find(noun: str, content: dict[str, Any]) -> dict[str, Any]:
-        there = read_source(content["name"])[1].weights_sha256
+        if noun == "model":
+            there = read_source(content["name"])[1].weights_sha256
+        else:
+            there = digest_of(_shards_in(content["name"], content.get("files")))
         return {"digest": there} | content | {"content": there}
 
     with finding(find):
         return type(settings).model_validate(settings.model_dump())
+
+
+def _shards_in(folder: str, records: Sequence[str] | None) -> list[tuple[int, str]]:
+    """Return the numbers and digests of a cell's shards, by these records, or all in the folder.
+
+    Raises UserError if there are none, or if they are damaged.
+    """
+    files = [*map(Path, records)] if records else [*Path(folder).glob("*-*.json")]
+    if not (files and all(file.exists() for file in files)):
+        raise UserError(f"{folder}: no samples of a cell; this training reads them, so sample it")
+    try:
+        shards = (each for file in files for each in read_json(file, dict)["shards"])
+        return sorted({(each["index"], each["digest"]) for each in shards})
+    except (LookupError, TypeError):
+        raise UserError(f"{folder}: not the records of a cell's shards; sample it again") from None
 
 
 def check_alike(mine: ModelSettings, source: ModelSettings) -> None:

@@ -19,7 +19,7 @@ from functools import cache
 
 import psld
 import torch
-from psld.parts import ModelRead, Objective
+from psld.parts import CellRead, ModelRead, Objective
 
 
 @cache
@@ -35,6 +35,14 @@ class Taught(Objective):
         with torch.no_grad():
             target = network(self.teacher.name)(z, t)
         return (module(z, t) - target).square().mean()
+
+
+class Pairs(Objective):
+    cell: CellRead
+
+    def loss(self, module, batch):
+        z, t = batch.noisy()
+        return (module(z, t) - batch.target).square().mean()
 """
 RECIPE = (*TINY, "training.steps=6", "training.checkpoint_every=3")
 
@@ -155,3 +163,36 @@ def test_in_a_grid_it_reads_a_model_of_the_grid(tmp_path, monkeypatch):
     assert records["mine"].reads == ["models/mine/base/manifest.json"]
     with pytest.raises(UserError, match="a circle: mine → base → mine"):
         models(mine=taught("base"), base=taught("mine"))
+
+
+def test_it_may_read_a_cell(digits, tmp_path):
+    """Other samples in the same folder are another training; other records of the same are not."""
+    folder = write(tmp_path, taught=TAUGHT)
+    succeeded(call(folder, "train", f"data={digits}", "name=base", *RECIPE))
+    sample = ("model=by-hand/base", "shard_size=2", "sampler.steps=2", "output=pairs")
+    words = ("training.objective=taught:Pairs", f"data={digits}", "name=mine", *RECIPE)
+    words = (*words, "training.objective.cell=pairs")
+    refused(call(folder, "train", *words), 2, "pairs: no samples of a cell")
+    succeeded(call(folder, "sample", *sample, "shards=2"))
+    succeeded(call(folder, "train", *words))
+    for first in ("first=0", "first=1"):
+        succeeded(call(folder, "sample", *sample, first, "shards=1"))
+    assert "nothing new" in succeeded(call(folder, "train", *words)).stdout
+    succeeded(call(folder, "sample", *sample, "shards=3"))
+    assert "replaces the weights" in succeeded(call(folder, "train", *words)).stdout
+
+
+def test_in_a_grid_it_reads_a_cell_of_the_grid(tmp_path, monkeypatch):
+    monkeypatch.chdir(write(tmp_path, taught=TAUGHT))
+    (tmp_path / "configs/grid").mkdir(parents=True)
+    pairs = ["training.objective=taught:Pairs", "training.objective.cell=base/em-20"]
+    models = {"mine": ["process=psld", *pairs], "base": ["process=psld"]}
+    grid = load(tmp_path / "configs", with_models(models))
+    cell, mine = grid.cells["base/em-20"], grid.models["mine"]
+    objective = mine.settings.model().identity()["training"]["objective"]
+    assert objective["cell"] == {"digest": cell.digest}
+    assert mine.settings.training.objective.cell.name == cell.folder
+    assert mine.reads == cell.records != []
+    models["mine"][-1] = "training.objective.cell=base/em-21"
+    with pytest.raises(UserError, match=r"models\.mine: no cell 'base/em-21' in"):
+        load(tmp_path / "configs", with_models(models))

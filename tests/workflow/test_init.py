@@ -42,7 +42,7 @@ def test_a_source_that_was_trained_again_makes_its_descendant_again(fresh):
     assert weights(f"{SOURCE}/manifest.json")[0] != source
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     line = refused(psld("sample", "cell=tiny/psld/em-3", "first=0", "shards=1"), 2)
-    assert f"its source ({SOURCE} has other weights now)" in line
+    assert f"its source ({SOURCE} has changed)" in line
 
     file.touch()
     assert fresh.plan(TARGET) == {"train": 1}
