@@ -23,6 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
 from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from psld.commands.command import Command
@@ -163,10 +164,11 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         words = [word for word in overrides if not word.startswith("hydra")]
         parsed = OverridesParser.create().parse_overrides(words)
         swept = [key_of(each.get_key_element()) for each in parsed if each.is_sweep_override()]
-        if "name" in command.kind.model_fields:
-            check_named(words, swept)
         hydra: Any = GlobalHydra.instance().hydra
         hydra.config_loader = Loader(hydra.config_loader.get_search_path())
+        if "name" in command.kind.model_fields:
+            sweeper = hydra.compose_config(command.name, overrides, RunMode.MULTIRUN).hydra.sweeper
+            check_named(words, [*swept, *map(key_of, sweeper.get("params") or {})])
         hydra.multirun(command.name, run_job, overrides)
     if failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")

@@ -68,7 +68,10 @@ def test_each_job_has_the_name_of_what_it_does_and_returns_its_last_loss(folder,
     (left,) = (folder / "elsewhere" / "sweeps").iterdir()
     assert [path.name for path in left.iterdir()] == ["multirun.yaml"], "all that Hydra leaves"
     (left / "multirun.yaml").unlink()
-    assert {path.name for path in folder.iterdir() if path.suffix == ""} == {"elsewhere", "models"}
+    assert {path.name for path in folder.iterdir() if path.is_dir()} - {".cache"} == {
+        "elsewhere",
+        "models",
+    }
 
 
 # --- what is wrong --------------------------------------------------------------------------------
@@ -80,9 +83,13 @@ def test_each_job_has_the_name_of_what_it_does_and_returns_its_last_loss(folder,
         (["training.seed=1,2"], "such as 'name=mine-${training.seed}'"),
         (["name=mine", "process=cld,psld"], "such as 'name=mine-${hydra:runtime.choices.process}'"),
         (["process=cld,psld", "process.gamma=0,1"], "such as 'name=mine-${process.gamma}'"),
+        (["hydra/sweeper=seeds"], "such as 'name=mine-${training.seed}'"),
     ],
 )
 def test_jobs_that_would_replace_each_other_are_refused(folder, overrides, said):
+    sweeper = folder / "configs/hydra/sweeper/seeds.yaml"
+    sweeper.parent.mkdir(parents=True)
+    sweeper.write_text("defaults: [basic]\nparams: {+training.seed: '1,2'}\n")
     refused(sweep(folder, *overrides), 2, "name: give each job of the sweep its own", said)
     assert manifests(folder) == {}
 
@@ -113,8 +120,8 @@ def test_a_signal_ends_the_whole_sweep(folder):
     """And the jobs go on when it is given again."""
 
     class Interrupting(Log):
-        def save(self, history):
-            super().save(history)
+        def save(self, *given):
+            super().save(*given)
             if signal.getsignal(signal.SIGINT) != signal.default_int_handler:  # not a second time
                 os.kill(os.getpid(), signal.SIGINT)
 
