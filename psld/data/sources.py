@@ -303,8 +303,10 @@ class Numbered(Source):
         """Return booleans of so many images: those that are held out."""
         import numpy as np
 
-        held_out = _held_out(map(str, range(count)), self.test_fraction)
-        return np.array([f"{i}" in held_out for i in range(count)])
+        in_test = np.zeros(count, bool)
+        if self.test_fraction:  # Of many images, the hashes take seconds.
+            in_test[[*map(int, _held_out(map(str, range(count)), self.test_fraction))]] = True
+        return in_test
 
     def classes(self, labels: "np.ndarray", count: int) -> tuple[str, ...]:
         """Return the names of numbered classes. Raises UserError unless the labels are numbers."""
@@ -339,7 +341,7 @@ class Array(Numbered):
             opened = partial(np.asarray, images)
         else:
             try:
-                images = np.load(path, mmap_mode="r")
+                images = np.lib.format.open_memmap(path, mode="r")
             except Exception as error:  # What something else wrote can raise nearly any.
                 reraise_fault(error, path)
                 raise UserError(f"{path}: not a whole .npy of numbers ({error})") from None

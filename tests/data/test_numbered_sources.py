@@ -1,6 +1,7 @@
 """Data as people have it: arrays in .npy and .npz, and datasets of Hugging Face."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from psld.config.settings import parse
-from psld.data import preparation
+from psld.data import preparation, sources
 from psld.data.preparation import prepare_dataset
 from psld.data.settings import DatasetSettings
 from psld.data.sources import Rows
@@ -60,7 +61,8 @@ def test_an_array_becomes_a_dataset(at_once):
         places = [int(np.flatnonzero((each == PIXELS).all((1, 2, 3)))[0]) for each in pixels]
         assert places == [*sorted(places[:40]), *sorted(places[40:])]
         assert sorted(places) == list(range(50))
-        assert store.labels("all").tolist() == (classes > 0) * LABELS[places].tolist() or [0] * 50
+        labels = LABELS[places].tolist() if classes else [0] * 50
+        assert store.labels("all").tolist() == labels
         digests.add(store.digest)
     assert len(digests) == 2, "with classes and without"
 
@@ -80,8 +82,9 @@ def test_what_is_converted_is_counted():
 
 
 def test_many_images_take_the_memory_of_few(monkeypatch):
-    """Only blocks of the file are in memory, and no picture is made of one."""
+    """Only blocks are in memory, no picture is made, and no number hashed if none is held out."""
     taken, read = [], Rows.pixels
+    monkeypatch.setattr(sources, "hashlib", None)
     monkeypatch.setattr(Rows, "pixels", lambda *a: taken.append(a[1]) or read(*a))
     monkeypatch.setattr(preparation, "as_image", None)
     monkeypatch.setattr(preparation, "BLOCK_BYTES", 10 * 8 * 8 * 3)
@@ -123,9 +126,11 @@ def test_files_that_are_no_arrays_are_one_line(folder):
     (folder / "cut.npy").write_bytes(whole[:-1])
     (folder / "text.npy").write_text("hello")
     np.savez("other.npz", x=PIXELS)
+    shutil.copy("other.npz", "renamed.npy")
     for name, says in {
         "cut.npy": "cut.npy: not a whole .npy of numbers (",
         "text.npy": "text.npy: not a whole .npy of numbers (",
+        "renamed.npy": "renamed.npy: not a whole .npy of numbers (",
         "other.npz": "other.npz: no arr_0 in it; save the images under this name",
         "absent.npy": "No such file or directory: 'absent.npy'",
     }.items():
