@@ -1,6 +1,6 @@
 """The library: the work of the commands, as functions on tensors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from psld.config.parts import save_code
-from psld.config.settings import parse, quoted
+from psld.config.reads import Read
+from psld.config.settings import groups_of, parse, quoted
 from psld.data.images import save_images
 from psld.data.store import ImageStore, to_uint8
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
@@ -25,7 +25,7 @@ from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
 from psld.diffusion.score import Batching
 from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.evaluation.images import distance, evaluate, load_extractor, load_images
-from psld.networks.forward import forward_pass
+from psld.networks.forward import check_network, forward_pass
 from psld.sampling.named import (
     NamedProcess,
     check_numbers,
@@ -37,7 +37,8 @@ from psld.sampling.named import (
 )
 from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
-from psld.training.manifest import make_way, write_history, write_manifest
+from psld.training.init import with_sources
+from psld.training.manifest import Initial, TrainingHistory, make_way, write_history, write_manifest
 from psld.training.mixture import FEWEST_IMAGES, SamplerStart, measure_start
 from psld.training.model import (
     Model,
@@ -115,7 +116,7 @@ def load(
 def save(
     folder: str | Path,
     network: nn.Module,
-    settings: ModelSettings | Sequence[str],
+    settings: ModelSettings | Sequence[str] | str,
     history: Sequence[dict[str, float]] = (),
     replace: bool = False,
 ) -> None:
@@ -126,7 +127,8 @@ def save(
         psld.save("models/mine/tuned", model.network, model.settings)
 
     Args:
-        folder: receives what psld train writes; commands take it, and so does `load`.
+        folder: receives what psld train writes; commands take it, and so does `load`. Tables
+            say that the weights were saved from Python.
         network: in evaluation mode, such as `ema.network`; what `psld.training.model.build` makes
             of the settings, with other weights.
         settings: those of the training, or words of psld train: ["dataset=digits",
@@ -134,9 +136,10 @@ def save(
         history: entries with step, time and loss, for the curve of the training.
         replace: replace a model in the folder.
 
-    Raises UserError if the folder has a model, or the settings do not make this network.
+    Raises UserError if the folder has a model, the settings do not make this network, the model of
+    their `init` is missing, or the history is none. Then nothing is changed.
     """
-    _check_network(network)
+    check_network(network)
     folder, call, device = Path(folder), "save()", device_of(network)
     if isinstance(settings, ModelSettings):
         data = f"data/{settings.dataset.name}.h5"
@@ -145,8 +148,15 @@ def save(
     else:
         from psld.config.compose import compose_content
 
-        content = compose_content("train", [f"name={folder.name}", *settings], call)
+        words = [settings] if isinstance(settings, str) else settings
+        if not (isinstance(words, Sequence) and all(isinstance(word, str) for word in words)):
+            wrong = f"{call}: settings is a {type(settings).__name__}"
+            raise UserError(f"{wrong}; a model's settings or words of psld train are needed")
+        content = compose_content("train", [f"name={folder.name}", *words], call)
+    entries = parse(TrainingHistory, {"entries": history}, f"{call}: history").entries
     run = parse(TrainSettings, content, call)
+    if not all(read.content for read in groups_of(Read, run)):  # Those of a model have it.
+        run = with_sources(run)
     built = build(run, build_process(run)).to(device).eval()
     z = torch.linspace(-1, 1, 2 * prod(cast(Any, built.in_shape)), device=device)
     inputs = z.view(2, *cast(Any, built.in_shape)), torch.tensor([0.3, 0.7], device=device)
@@ -160,10 +170,10 @@ def save(
     store = ImageStore.open_for(run.data, run.dataset) if Path(run.data).exists() else None
     make_way(folder, "", replace)
     save_code(run, folder)
-    write_history(folder, list(history))
+    write_history(folder, [entry.model_dump() for entry in entries])
     sha256 = save_weights(folder, network, run.origin(store.digest if store else None))
-    steps = run.training.steps
-    write_manifest(folder, describe(run, network, store, steps, weights_sha256=sha256))
+    facts = {"init": run.init and Initial.of(run.init), "saved": True, "weights_sha256": sha256}
+    write_manifest(folder, describe(run, network, store, run.training.steps, **facts))
 
 
 class LoadedModel(Model):
@@ -241,6 +251,7 @@ class LoadedModel(Model):
         """
         overrides = []
         if guide is not None or label is not None:
+            _check_only_label(options)
             kind = "classifier-free" if guide is None else "classifier"
             overrides.append(f"guidance@sampler.guidance={kind}")
             label = quoted(label) if isinstance(label, str) else label
@@ -394,7 +405,7 @@ def from_denoiser(
             them (`sampler="few"`, the default with images), fitted at the first use, at a level up
             to `sigma_max`.
     """
-    _check_network(network)
+    check_network(network)
     channels, height, width = checked_shape("from_denoiser()", shape, "C×H×W")
     image = (channels, height, width)
     numbers = isinstance(sigma_min, Real) and isinstance(sigma_max, Real)
@@ -443,10 +454,12 @@ def sample(
     """
     if not isinstance(process, LinearProcess):
         raise UserError(f"process is {process!r}; a LinearProcess is needed")
-    _check_network(network)
+    check_network(network)
     n, channels, height, width = checked_shape(CALL, shape, "n×C×H×W")
     classes: list[int] = []
     if label is not None:
+        _check_only_label(options)
+        label = label.tolist() if isinstance(label, Tensor) else label
         classes = list(label) if isinstance(label, Iterable) else [label]
         for each in classes:
             check_numbers(CALL, 0, label=each)
@@ -458,7 +471,12 @@ def sample(
     called = forward_pass(network, chosen.precision)
 
     def eps(z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
-        return process.checked(called(z.clone(), t, *label), z)  # The network may change its input.
+        try:
+            return process.checked(called(z.clone(), t, *label), z)  # It may change its input.
+        except (TypeError, IndexError) as error:
+            if not label:
+                raise
+            raise UserError(f"label: the network does not take it ({text_of(error)})") from error
 
     image = (channels, height, width)
     chosen, _ = with_start(chosen, process, None, device_of(network))
@@ -466,25 +484,17 @@ def sample(
     return _images(sampled, n, seed, inpainting, raw, progress)
 
 
-def _check_network(network: nn.Module) -> None:
-    """Raise UserError unless a network is a module that always gives the same images."""
-    if not isinstance(network, nn.Module):
-        raise UserError(f"network is {network!r}; a torch.nn.Module is needed")
-    parts = set(network.modules())
-    # An exported network is in training mode, whatever it was exported from.
-    parts -= {one for graph in parts if isinstance(graph, GraphModule) for one in graph.modules()}
-    if any(one.training and not list(one.children()) for one in parts):
-        raise UserError(
-            "the network is in training mode, where dropout and batch norm change the images; call "
-            "its eval() first"
-        )
+def _check_only_label(options: Mapping[str, object]) -> None:
+    """Raise UserError if there is a guidance next to a label or a guide, which choose one."""
+    if "guidance" in options:
+        raise UserError("guidance: a label or a guide chooses one; give either")
 
 
 def _images(
     how: ImageSampler, n: int, seed: int | None, known: KnownPixels | None, raw: bool, shown: bool
 ) -> Tensor:
     """Sample n images, with the known pixels if there are any."""
-    _check_network(how.network)
+    check_network(how.network)
     check_numbers(CALL, 1, n=n, batch_size=how.batching.size)
     seed = checked_seed(CALL, seed)
     inpainting = None

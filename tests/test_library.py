@@ -202,6 +202,7 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"n": "3"}, "n is '3'; a whole number is needed"),
         ({"scale": 3}, "scale is the strength of guidance; give a label or a guide"),
         ({"label": True}, "label: a class is a number or a name, and several are a list; got True"),
+        ({"label": 3, "guidance": "mine:Pull"}, "guidance: a label or a guide chooses one"),
         ({"eta": object()}, "eta: <object .* is no number, boolean, text or list"),
         (
             {"label": 3},

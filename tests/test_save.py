@@ -42,10 +42,12 @@ def network(folder):
 
 def test_a_network_of_ones_own_is_a_model_for_commands(folder, network, tmp_path_factory):
     history = [{"step": 7, "time": 1.5, "loss": 0.5}]
-    psld.save("models/mine/net", network, WORDS, history)
+    given = [history[0] | {"loss": torch.tensor(0.5)}]
+    psld.save("models/mine/net", network, WORDS, given)
     model = psld.load("mine/net")
     manifest, digest = read_manifest("models/mine/net"), (folder / "data/digits.digest").read_text()
     assert (manifest.name, manifest.step, manifest.images_seen) == ("net", 7, 21)
+    assert manifest.identity()["saved"]
     assert manifest.dataset_digest == digest.strip()
     assert json.loads(Path("models/mine/net", HISTORY).read_text())["entries"] == history
     words = {"sampler": "em", "steps": 3}
@@ -87,6 +89,7 @@ def test_the_code_of_a_guide_is_trusted_by_a_word(folder, model, tmp_path_factor
 def test_a_model_that_was_trained_on_keeps_its_settings(folder, model):
     loaded = psld.load(model)
     before = read_manifest(model)
+    assert "saved" not in before.model_dump()
     with torch.no_grad():
         next(loaded.network.parameters()).add_(1)
     psld.save("mine", loaded.network, loaded.settings)
@@ -94,6 +97,17 @@ def test_a_model_that_was_trained_on_keeps_its_settings(folder, model):
     assert (after.settings, after.dataset_digest) == (before.settings, before.dataset_digest)
     assert after.weights_sha256 != before.weights_sha256
     assert json.loads(Path("mine", HISTORY).read_text())["entries"] == []
+
+
+def test_the_model_that_a_saved_one_started_from_is_noted(folder, network):
+    psld.save("models/mine/base", network, WORDS)
+    psld.save("models/mine/next", network, [*WORDS, "init.model=mine/base"])
+    base, after = (read_manifest(f"models/mine/{name}") for name in ("base", "next"))
+    assert (after.init.model, after.init.weights_sha256) == ("mine/base", base.weights_sha256)
+    shutil.rmtree("models/mine/base")
+    loaded = psld.load("mine/next")
+    psld.save("again", loaded.network, loaded.settings)
+    assert read_manifest("again").init == after.init
 
 
 def test_what_cannot_be_saved_is_one_line_and_changes_nothing(folder, network):
@@ -114,6 +128,15 @@ def test_what_cannot_be_saved_is_one_line_and_changes_nothing(folder, network):
             return 2 * super().forward(z, t)
 
     refused("the settings make another network .*not close", Other(2, 2, 4).eval(), WORDS)
+    absent = [*WORDS, "init.model=absent"]
+    refused("absent: no such model .*; this training reads it", network, absent, replace=True)
+    for entry, said in (
+        ({"step": 1}, r"save\(\): history: entries\.0\.time is missing"),
+        ({"step": 1, "time": 1, "loss": torch.nan}, "loss: Input should be a finite number"),
+    ):
+        refused(said, network, WORDS, history=[entry], replace=True)
+    refused("settings is a NoneType; a model's settings or words of psld train", network, None)
+    refused("the settings make another network", network, "dataset=digits")
     assert {path: path.read_bytes() for path in Path("mine").rglob("*.*")} == files
     psld.save("mine", network, [*WORDS, "training.steps=8"], replace=True)
     assert read_manifest("mine").step == 8
@@ -134,7 +157,8 @@ def test_classes_of_a_network_of_ones_own(folder):
         return psld.sample(process, network, (n, 1, 8, 8), **given, **options)
 
     plain, mixed = sampled(), sampled(label=[0, 2], scale=1.0)
-    assert torch.equal(mixed[1], sampled(label=np.int64(2), scale=1.0)[1])
+    for two in (np.int64(2), torch.tensor(2), torch.tensor([2])):
+        assert torch.equal(mixed[1], sampled(label=two, scale=1.0)[1])
     assert torch.equal(mixed[0], plain[0]), "class 0 changes nothing here"
     assert not torch.allclose(mixed[1], plain[1])
     assert not torch.allclose(mixed[1], sampled(label=2, scale=2.0)[1])
@@ -142,3 +166,12 @@ def test_classes_of_a_network_of_ones_own(folder):
     for wrong, said in (({"label": "two"}, "label is 't'"), ({"scale": 2}, "give a label")):
         with pytest.raises(UserError, match=said):
             sampled(**wrong)
+    with pytest.raises(UserError, match="guidance: a label or a guide chooses one; give either"):
+        sampled(label=1, guidance={"kind": "classifier-free", "label": 2})
+    for forward, said in (
+        (lambda z, t: z, r"takes 2 positional arguments but 3 were given"),
+        (lambda z, t, label: z if label is None else z[:, label + 9], "out of"),
+    ):
+        network.forward = forward
+        with pytest.raises(UserError, match=rf"label: the network does not take it \(.*{said}"):
+            sampled(label=1)

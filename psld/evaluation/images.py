@@ -1,13 +1,14 @@
 """Images of others, measured: `psld.evaluate`, `psld.distance`, and `psld evaluate images=`."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from psld.config.kinds import SHIPPED
 from psld.config.settings import parse
@@ -31,6 +32,7 @@ from psld.metrics.distances import frechet_distance
 from psld.metrics.extraction import FeatureExtractor, batches_of, gather
 from psld.metrics.features import FeatureStatistics, Reference
 from psld.metrics.settings import Extractor, MetricSettings
+from psld.networks.forward import check_network
 from psld.sampling.shards import Shard
 from psld.utils.device import all_bits, choose_device
 from psld.utils.errors import UserError, as_psld_errors
@@ -111,8 +113,8 @@ def evaluate(
         metric: a config in configs/metric, such as fid, kid or fd-classifier; or MEASURE@EXTRACTOR,
             each a kind or such a config: recall@pixels, kid@fd-dinov2.
         extractor: a folder that psld train_extractor wrote, for metrics with a classifier; None:
-            that of the dataset. Or, in place of the metric's, one of `load_extractor`, a module or
-            a function: uint8 N×C×H×W on the device → float features N×d.
+            that of the dataset. Or, in place of the metric's, one of `load_extractor`, a module in
+            evaluation mode or a function: uint8 N×C×H×W on the device → float features N×d.
         image_size: as in `load_images`, of both.
 
     Returns:
@@ -131,6 +133,9 @@ def evaluate(
     )
     options = {"extractor": extractor, "image_size": image_size, "silent": not progress}
     options["device"] = choose_device(device)
+    if isinstance(extractor, nn.Module):
+        check_network(extractor, "extractor")
+        extractor = deepcopy(extractor)  # The caller's may be trained on.
     if extractor is not None and not isinstance(extractor, str | Path | FeatureExtractor):
         options["extractor"] = FeatureExtractor(Given(), extractor, options["device"])
     if isinstance(second, str) and not Path(second).exists() and is_dataset(second):

@@ -29,6 +29,8 @@ class Weights(Settings, extra="ignore"):
     """The checkpoint that they come from; null for a training."""
     init: Initial | None = None
     """The model from which the training started."""
+    saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
+    """True if `psld.save` wrote them: no command trained them."""
     code: str | None = None
     """The digest of the code of psld that trained them."""
     settings: dict[str, Any]

@@ -32,10 +32,11 @@ class FeatureExtractor:
         if isinstance(network, nn.Module):
             network = network.to(self.device).eval().requires_grad_(False)
             own = getattr(network, "digest", None)
-        elif callable(network):
+        elif callable(network) and not isinstance(network, type):
             own = getattr(network, "digest", part.digest)
         else:
-            made = f"{type(network).__name__}, no torch.nn.Module and no function"
+            made = network if isinstance(network, type) else type(network).__name__
+            made = f"{made}, no torch.nn.Module and no function"
             raise UserError(f"{KEY}: {part.kind}: build returns {made}")
         self.network: Any = network
         with naming(KEY, part, "digest"):
@@ -51,10 +52,13 @@ class FeatureExtractor:
         """
         with naming(KEY, self.part, f"for images of {size_text(images.shape)}"):
             found: Any = self.network(images.to(self.device))
-            features, logits = found if type(found) is tuple else (found, None)
+            pair: Any = found if type(found) is tuple and len(found) == 2 else (found, None)
+            features, logits = pair
             for each in (features,) if logits is None else (features, logits):
-                if each.ndim != 2 or len(each) != len(images):
-                    gives = f"gives {size_text(each.shape)}, not N×d for N images"
+                is_tensor = isinstance(each, Tensor)
+                if not is_tensor or each.ndim != 2 or len(each) != len(images):
+                    what = size_text(each.shape) if is_tensor else f"a {type(each).__name__}"
+                    gives = f"gives {what}, not N×d for N images"
                     raise UserError(f"{KEY}: {self.part.kind}: {gives}")
             return features.float(), None if logits is None else logits.float()
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, _foreach_copy_, _foreach_lerp_, nn  # pyright: ignore[reportPrivateImportUsage]
 from torch.func import functional_call
+from torch.fx import GraphModule
 
 from psld.config.parts import naming
 from psld.networks.settings import Network
@@ -18,6 +19,20 @@ Precision = Literal["fp32", "bf16"]
 
 WORK_OF_A_THREAD = 1e9
 """Parameters × pixels × images of a network evaluation for which a CPU thread is worth starting."""
+
+
+def check_network(network: nn.Module, name: str = "network") -> None:
+    """Raise UserError unless a network is a module that always gives the same."""
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{name} is {network!r}; a torch.nn.Module is needed")
+    parts = set(network.modules())
+    # An exported network is in training mode, whatever it was exported from.
+    parts -= {one for graph in parts if isinstance(graph, GraphModule) for one in graph.modules()}
+    if any(one.training and not list(one.children()) for one in parts):
+        raise UserError(
+            f"the {name} is in training mode, where dropout and batch norm change what it gives; "
+            "call its eval() first"
+        )
 
 
 def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = False) -> nn.Module:

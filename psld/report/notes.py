@@ -57,6 +57,8 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         yield f"² Imported weights, not trained here: {'; '.join(files.values())}."
     if sources := {m.name: f"{m.name} from {m.init.model}" for m in models if m.init}:
         yield f"Trained from the weights of other models: {_listed([*sources.values()], ', ')}."
+    if saved := sorted({model.name for model in models if model.saved}):
+        yield f"Saved from Python (psld.save), not trained by a command: {_listed(saved, ', ')}."
     if counts["undecided"]:
         note = f"{counts['undecided']} of {len(entries)} entries are undecided (?)"
         needs = Counter(entry.needs for entry in entries)

@@ -14,7 +14,7 @@ from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from psld.config.settings import (
     MadeRecord,
@@ -88,12 +88,15 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     imported: Imported | None = None
     init: Initial | None = None
     """Null for a training from random weights."""
+    saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
+    """True if `psld.save` wrote the weights: no command trained them."""
     weights_sha256: str
 
     def identity(self) -> dict[str, Any]:
         """The part that is copied into the results of these weights."""
-        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported", "init", "code"}
-        return {**self.model_dump(include=kept), "settings": self.settings.identity()}
+        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported", "init", "saved"}
+        content = self.model_dump(include={*kept, "code"})
+        return {**content, "settings": self.settings.identity()}
 
 
 class ModelManifest(TrainedManifest):

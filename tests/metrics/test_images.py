@@ -142,6 +142,15 @@ def test_other_images_and_statistics_are_references(folder):
     refused(finished, 2, "statistics (mu, sigma), enough for Fréchet distances alone")
 
 
+class Scaled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        return images.flatten(1) * self.scale
+
+
 def test_an_extractor_may_be_an_object(folder):
     with chdir(folder):
         loaded = psld.load_extractor("features/digits/fd-classifier")
@@ -162,10 +171,14 @@ def test_an_extractor_may_be_an_object(folder):
         assert result.value == pytest.approx(float(expected), rel=1e-4)
         assert result.metric["name"] == "fd-given"
         assert 0 < result.interval.half_width < result.value
-        module = torch.nn.Flatten()
+        module = Scaled().eval()
         assert psld.evaluate("noisy.npz", "digits", "recall-classifier", extractor=module).value > 0
+        assert module.scale.requires_grad, "the caller's module is not frozen"
         for wrong, said in (
             (3, "metric.extractor: given: build returns int, no torch.nn.Module and no function"),
+            (Scaled, "given: build returns <class '.*Scaled'>, no torch.nn.Module and no function"),
+            (Scaled().train(), r"the extractor is in training mode, .* call its eval\(\) first"),
+            (lambda images: (images.flatten(1),), "extractor: given: gives a tuple, not N×d"),
             (lambda images: images, "metric.extractor: given: gives 64×1×8×8, not N×d"),
         ):
             with pytest.raises(UserError, match=said):

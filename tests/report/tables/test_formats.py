@@ -64,6 +64,15 @@ def test_a_model_that_started_from_another_is_said_on_table_and_page(folder, gri
     assert "<td>9 from mine/base</td>" in page
 
 
+def test_weights_that_no_command_trained_are_said(folder, grid):
+    made, (value, error) = made_with(grid, "psld/em-10"), MEASURED["psld/em-10"]
+    made["model"] |= {"saved": True}
+    write_result(folder, grid, "psld/em-10", value=value, error=error, **made)
+    note = "Saved from Python (psld.save), not trained by a command: psld."
+    assert note in tabulate(folder)["md"]
+    assert note in results_page(grid)
+
+
 def test_csv_holds_what_is_known_of_each_entry(folder):
     lines = records(folder)
     assert tuple(lines[0]) == (*GRID["tables"]["mine"]["headings"], *RECORDED)
