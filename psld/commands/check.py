@@ -40,7 +40,7 @@ def check(settings: CheckSettings) -> None:
     for file, source in files.items():
         if _imports_torch(ast.parse(source)):
             late = (
-                "every job that reads its settings starts a second or two later; import it in build"
+                "jobs that only read settings start a second later; a large grid wants it in build"
             )
             print(f"{file}: imports torch at its top: {late}")
     again = parse(noun, part.model_dump(mode="json"), f"psld check {name}: read again")
@@ -49,7 +49,7 @@ def check(settings: CheckSettings) -> None:
     print("what it writes is read as the same part")
     torch.manual_seed(0)
     if noun.noun not in TRIALS:
-        print(f"not called: a {noun.noun} needs a model or data")
+        print(f"not called: it is a part ({noun.noun}) that needs a model or data")
         return
     for done in TRIALS[noun.noun](part):
         print(done)

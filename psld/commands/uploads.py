@@ -37,8 +37,8 @@ def push(settings: PushSettings) -> None:
     from psld.training import hub
     from psld.training.manifest import read_manifest
 
-    folder, repository = settings.folder, settings.repository
-    model = load(folder, "cpu")
+    model, repository = load(settings.folder, "cpu"), settings.repository
+    folder = model.folder
     start = model.start.path if settings.start else None
     card = model_card(read_manifest(folder), repository, settings.license, start)
     print(f'psld.load("hf://{repository}@{hub.push(folder, repository, card, start)}")')

@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from psld.config.kinds import GROUPS
 from psld.utils.errors import UserError, meant
 from psld.utils.files import digest_of, read_json, retried_in_slurm, write_json
 
@@ -259,7 +260,8 @@ def question(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
         return asked
     outer, _, name = place.rpartition(".")
     is_chosen = place and {"kind", "integrator"} & groups[place].model_fields.keys()
-    return f" (with another {f'{name}@' * bool(outer)}{place}=…?)" if is_chosen else ""
+    group = f"{name}@" if outer and name in GROUPS else ""
+    return f" (with another {group}{place}=…?)" if is_chosen else ""
 
 
 def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str:

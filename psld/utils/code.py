@@ -114,7 +114,10 @@ def load_class(name: str, code: Code) -> type:
     try:
         return getattr(_Version(code).load(module), class_name)
     except Exception as error:
-        raise UserError(f"{where}: {type(error).__name__}: {text_of(error)}") from None
+        text = f"{type(error).__name__}: {text_of(error)}"
+        if field := re.search(r"non-annotated attribute was detected: `(\w+) = ", text):
+            text = f"{field[1]}: a setting needs a type, such as {field[1]}: int = 8"
+        raise UserError(f"{where}: {text}") from None
 
 
 def name_of(kind: type) -> str:

@@ -195,6 +195,14 @@ def explained(error: Exception) -> tuple[int, str] | None:
     return None
 
 
+ALSO = {
+    "metric": ["MEASURE@EXTRACTOR, such as kernel@pixels"],
+    "network": ["MODULE:CLASS of your own"],
+    "sampler": ["MODULE:CLASS of your own"],
+}
+"""What a word for a group may be besides the name of a config."""
+
+
 def text_of(error: Exception) -> str:
     """Return an error as one line, without Hydra's advice that does not apply here."""
     if line := missing_extra(error):
@@ -209,8 +217,9 @@ def text_of(error: Exception) -> str:
         return f"{word}: cannot be read; put a text in quotes, e.g. '{key}=\"{bare}\"'"
     if choice := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text):
         group, name, rest = choice.groups()
-        known = ", ".join(rest.partition(" Config search path")[0].split())
-        return f"{group}={name}: no such {group}; there are: {known}"
+        known = [*rest.partition(" Config search path")[0].split(), *ALSO.get(group, ())]
+        asked = meant(name, known)
+        return f"{group}={name}: no such {group}{asked}; there are: {', '.join(known)}"
     if unknown := re.search(r"Could not override '(\S+)'\. No match", text):
         return f"no setting is called {unknown[1]}; the command's --help lists them"
     text = text.partition(" To append to your default list ")[0]

@@ -80,6 +80,7 @@ def test_the_model_says_what_it_is(finished, digits):
         "lock",
         "model",
         "settings.json",
+        "step",
     }
     model = load_model(finished / "model", torch.device("cpu"))
     assert manifest["parameters"] == sum(p.numel() for p in model.network.parameters())
