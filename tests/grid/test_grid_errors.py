@@ -30,7 +30,7 @@ def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> Non
     [
         ("smaples", 3, "unknown key smaples"),
         ("samples", 2, "samples: Input should be greater than or equal to 3"),
-        ("metric", "fd", "metric=fd: no such metric \\(is fid meant\\?\\); there are: .*fd-classifier,"),
+        ("metric", "fd", r"no such metric \(is fid meant\?\); there are: .*fd-classifier,"),
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
         ("labels", {"pdls": "PSLD"}, "unknown model or sampler 'pdls'; there are: vp-sde, psld"),
         ("labels", {"psld": "vp-sde"}, "labels: two are called 'vp-sde'"),
