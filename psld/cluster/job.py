@@ -89,17 +89,19 @@ def run_rank(words: list[str], run: str | None, done: str | None) -> None:
 def run_program(words: list[str], run: Path, done: Path) -> None:
     """Run a program that goes on where its last life has saved, as one rank or on this machine.
 
-    Slurm's warning, SIGTERM and Ctrl-C reach it as one SIGTERM; a second Ctrl-C kills it.
+    Slurm's warning, SIGTERM and Ctrl-C reach it as one SIGTERM; a second Ctrl-C kills it. Behind a
+    shell, which then ends at once, it has GRACE_SECONDS to save.
 
     Raises Stopped if it ended after that without `done`, and RunError if it failed, or if `done` is
     missing on this machine: in Slurm, the launcher looks for it.
     """
     stops: list[int] = []
+    locks: list[int] = []
     with requeued_when_stopped() as begin, ExitStack() as stack:
         leads = rank_of_environment() == 0
         if leads:
             waiting = f"{run}: another program is running there; waiting for its end"
-            stack.enter_context(sole_holder(run / "lock", waiting))
+            locks = [stack.enter_context(sole_holder(run / "lock", waiting))]
         if done.exists():  # Slurm may run a job again that was preempted before its end.
             return
         if leads:
@@ -107,7 +109,12 @@ def run_program(words: list[str], run: Path, done: Path) -> None:
 
         # Slurm warns every process of a job, and an unexpected warning would end the program.
         ignore = partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN)
-        program = subprocess.Popen(words, start_new_session=True, preexec_fn=ignore)
+        program = subprocess.Popen(
+            words,
+            start_new_session=True,
+            preexec_fn=ignore,
+            pass_fds=locks,  # It holds the lock until its end, also if this process is killed
+        )
 
         def stop(number: int, _frame: FrameType | None) -> None:
             if not stops or number == signal.SIGINT:
@@ -118,7 +125,11 @@ def run_program(words: list[str], run: Path, done: Path) -> None:
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, stop)
-        code = program.wait()
+        code, ended = program.wait(), time.monotonic()
+        with suppress(ProcessLookupError):
+            while stops and time.monotonic() < ended + GRACE_SECONDS:
+                os.killpg(program.pid, 0)
+                time.sleep(0.1)
         if stops and not done.exists():
             raise Stopped(stops[0], saved_step(run))
     if code:

@@ -15,8 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from psld.utils.errors import UserError
 from psld.utils.files import make_private
 
@@ -25,27 +23,40 @@ WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def sole_holder(path: Path, waiting: str) -> Iterator[None]:
-    """Hold the lock; if another process holds it, print `waiting` and wait until it is free."""
-    with held_if_free(path) as is_held:
-        if is_held:
-            yield
-            return
-    print(waiting, flush=True)
-    with _lock(path).acquire(poll_interval=1):
-        yield
+def sole_holder(path: Path, waiting: str) -> Iterator[int]:
+    """Hold the lock; if another process holds it, print `waiting` and wait until it is free.
+
+    Yields its descriptor. The lock lasts until all processes that inherit it have ended, too.
+    """
+    with _opened(path) as descriptor:
+        if not _is_locked(descriptor, path):
+            print(waiting, flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
 
 
 @contextmanager
 def held_if_free(path: Path) -> Iterator[bool]:
     """Hold the lock if it is free; yield True if it is held, False if another process has it."""
+    with _opened(path) as descriptor:
+        yield _is_locked(descriptor, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        yield False
-        return
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
@@ -53,15 +64,7 @@ def held_if_free(path: Path) -> Iterator[bool]:
             f"{path}: this file system gives no locks ({error.strerror}); put runs, or the "
             "checkout, on one that does (Lustre: mounted with -o flock)"
         ) from None
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-def _lock(path: Path) -> FileLock:
-    # No fallback to a plain file, which would outlive its holder.
-    return FileLock(path, fallback_to_soft=False)
+    return True
 
 
 # -- the GPUs of this machine, shared out among processes within CUDA_VISIBLE_DEVICES
