@@ -1,20 +1,24 @@
 """Loggers at work: each in a thread of its own, for which a training does not wait."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from psld.training.manifest import HISTORY, TrainingHistory
 from psld.training.recipe import Logger
 from psld.training.settings import RunSettings
-from psld.utils.errors import UserError, one_line
+from psld.training.state import History
+from psld.utils.errors import one_line
+from psld.utils.files import saved_step, write_text
 
 PATIENCE = 5.0
 """Seconds that a call of a logger may take."""
+
+LOGGED = "logged"
+"""In a run directory: the last step that the loggers were given."""
 
 
 class _Worker(Thread):
@@ -54,30 +58,36 @@ class _Worker(Thread):
 
 @contextmanager
 def fed(
-    logger: Logger, run: Path, settings: RunSettings, from_step: int
-) -> Iterator[Callable[[list[dict[str, float]]], None]]:
-    """Start a logger, and yield a function of the history that gives it the new entries.
+    loggers: Sequence[Logger], run: Path, settings: RunSettings, history: History
+) -> Iterator[Callable[[History], None]]:
+    """Start loggers, and yield a function of the history that gives them the new entries.
 
-    A training that was killed repeats steps that it has logged; history.json has them until it is
-    written again. At the end, wait for what the logger still has to log.
+    They get those that the history has already, too. A training that was killed repeats steps, so
+    a file in the run directory has the last step that was given. At the end, wait for what the
+    loggers still have to log.
     """
-    with suppress(UserError):  # a new training
-        written = TrainingHistory.read(run / HISTORY).entries
-        from_step = max([from_step, *(entry.step for entry in written)])
-    worker, last = _Worker(logger, run, settings, from_step), from_step
-    worker.start()
+    last = saved_step(run, LOGGED)
+    workers = [_Worker(logger, run, settings, last) for logger in loggers]
+    for worker in workers:
+        worker.start()
 
-    def feed(history: list[dict[str, float]]) -> None:
+    def feed(history: History) -> None:
         nonlocal last
-        if not worker.hangs():
-            for entry in history:
-                if entry["step"] > last:
+        new = [entry for entry in history if entry["step"] > last]
+        if workers and new:
+            last = int(new[-1]["step"])
+            write_text(run / LOGGED, f"{last}\n")
+        for worker in workers:
+            if not worker.hangs():
+                for entry in new:
                     worker.queue.put(dict(entry))
-            last = max(last, history[-1]["step"])
 
     try:
+        feed(history)
         yield feed
     finally:
-        worker.queue.put(None)
-        while worker.is_alive() and not worker.hangs():
-            worker.join(0.05)
+        for worker in workers:
+            worker.queue.put(None)
+        for worker in workers:
+            while worker.is_alive() and not worker.hangs():
+                worker.join(0.05)

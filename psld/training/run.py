@@ -21,6 +21,7 @@ from psld.training.manifest import (
     Initial,
     WandbRun,
     export_folder,
+    is_exported,
     note_replaced,
     publish,
     write_history,
@@ -128,12 +129,14 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                     from psld.training.wandb_runs import live_run  # takes a second to import
 
                     log.live.append(stack.enter_context(live_run(run)))
-                for logger in settings.logger:
-                    log.live.append(stack.enter_context(fed(logger, run, settings, state.step)))
+                loggers = fed(settings.logger, run, settings, state.history)
+                log.live.append(stack.enter_context(loggers))
             train(state, batches, loss, training, ranks, checkpoints, log, stop)
             if ranks.leads and batches.resident is None:
                 _check_again(store, run)
             batches.close()
+        elif ranks.leads and not is_exported(run):  # A kill has come after the last checkpoint.
+            stack.enter_context(fed(settings.logger, run, settings, state.history))
         if ranks.leads:
             folder, network = export_folder(run), state.average.network
             weights_sha256 = save_weights(folder, network, settings.origin(store.digest))

@@ -32,15 +32,24 @@ def test_a_logger_gets_each_entry_once_also_over_a_resumption(train, outside):
     assert logged == "".join(f"psld 0 {step}\n" for step in (2, 4, 6, 8, None))
     assert (outside / "other.txt").read_text() == logged
     run = run_directory(outside)
-    (run / "checkpoints/checkpoint-00000008.safetensors").unlink()
-    shutil.rmtree(run / "model")
     entries = json.loads((run / "history.json").read_text())["entries"]
-    write_history(run, entries[:3])  # as after a kill between two checkpoints, at step 6
-    train("logger=mine:Lines")
-    more = (outside / "log.txt").read_text().removeprefix(logged)
-    assert more == "".join(f"psld 6 {step}\n" for step in (8, None))
-    history = json.loads((run / "history.json").read_text())["entries"]
-    assert [entry["step"] for entry in history] == [2, 4, 6, 8]
+    for given, checkpoint, rest in (
+        (6, 4, (8, None)),  # killed twice, the first time after step 6
+        (2, 4, (4, 6, 8, None)),  # killed when a checkpoint was there, but not its history
+        (4, 8, (6, 8, None)),
+    ):
+        (run / "logged").write_text(f"{given}\n")
+        if checkpoint == 4:
+            (run / "checkpoints/checkpoint-00000008.safetensors").unlink()
+        write_history(run, entries[: checkpoint // 2])
+        shutil.rmtree(run / "model")
+        (outside / "log.txt").unlink()
+        train("logger=mine:Lines")
+        assert (outside / "log.txt").read_text() == "".join(f"psld {given} {s}\n" for s in rest)
+        history = json.loads((run / "history.json").read_text())["entries"]
+        assert [entry["step"] for entry in history] == [2, 4, 6, 8]
+    train("logger=mine:Lines")  # It is complete, and so is its log.
+    assert (outside / "log.txt").read_text() == "psld 4 6\npsld 4 8\npsld 4 None\n"
 
 
 @pytest.mark.parametrize("at", ["start", "entry", "end"])
