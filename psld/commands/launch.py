@@ -45,6 +45,8 @@ def launch(settings: LaunchSettings) -> None:
         if shutil.which(command) is None:
             raise UserError(f"launch: {command}: no such program")
         run, output = Path(settings.runs), Path(settings.done)
+        if output.is_dir():
+            raise UserError(f"launch: done={output}: is a folder; give a file that {command} makes")
     elif command not in TRAININGS:
         program = "another program needs done=FILE runs=FOLDER"
         raise UserError(f"launch: after -- comes train or train_guide, not {command}; {program}")

@@ -67,14 +67,14 @@ def ignored(_number: int, _frame: FrameType | None) -> None:
 
 
 class Stopped(RunError):
-    """A signal ended a training, after a checkpoint. The exit code is a shell's, 128 + signal."""
+    """A signal ended a training or a program. The exit code is a shell's, 128 + signal."""
 
     def __init__(self, number: int, step: int) -> None:
         self.signal = signal.Signals(number)
         self.exit_code = 128 + number
+        saved = f"step {step} is saved" if step else "no step is saved"
         super().__init__(
-            f"stopped by {self.signal.name} at step {step}, after a checkpoint; "
-            "run the same command again to go on"
+            f"stopped by {self.signal.name}; {saved}; run the same command again to go on"
         )
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import stat
 import time
 from collections import Counter
@@ -176,12 +177,16 @@ def _finite(number: str) -> float:
     return value
 
 
-def saved_step(run: Path) -> int:
-    """Return the number in a run's file `step`; 0 without one. Raises UserError if it has none."""
-    file = run / STEP
+def saved_step(run: Path, name: str = STEP) -> int:
+    """Return the number in a run's file `step`, or in another one; 0 without it.
+
+    Something else in the file is said in a line and counts as 0.
+    """
+    file = run / name
     text = file.read_text("utf-8", "replace").strip() if file.exists() else ""
-    if text and not (text.isascii() and text.isdigit()):
-        raise UserError(f"{file}: holds {text[:20]!r}, not the number of steps that are saved")
+    if not re.fullmatch("[0-9]{0,18}", text):
+        print(f"{file}: holds {text[:20]!r}, not a number of steps; it counts as 0", flush=True)
+        return 0
     return int(text or 0)
 
 

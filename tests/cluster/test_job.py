@@ -1,6 +1,7 @@
 """Inside a training's job: its ranks, the requeue of a warned job, and its lives."""
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -140,6 +141,7 @@ run = Path("runs")
 if (run / "step").exists():
     sys.exit(Path("DONE").write_text("ok") - 2)
 def save(*_):
+    time.sleep(0.5)
     (run / "step").write_text("7")
     sys.exit(3)  # A stopped program may end as it likes.
 signal.signal(signal.SIGTERM, save)
@@ -151,11 +153,11 @@ time.sleep(60)
 def test_a_warned_program_saves_and_its_job_is_queued_again_and_goes_on(
     commands, tmp_path, monkeypatch
 ):
-    """Slurm warns all processes; what the program gets is SIGTERM."""
+    """Slurm warns all processes; what the program gets is SIGTERM, and so does its shell."""
     commands.answer("scontrol")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(job, "rank_of_environment", lambda: 0)
-    words = [sys.executable, "-c", SAVES]
+    words = ["/bin/sh", "-c", f"{shlex.join([sys.executable, '-c', SAVES])}; true"]
 
     def warn() -> None:
         until(Path("ready").exists)
@@ -188,10 +190,13 @@ def test_a_program_that_fails_or_saves_nothing_in_its_lives_is_one_line(
     failed = f"error: {sys.executable}: ended with exit code 5; its output says why\n"
     assert said[:-1] == [failed] * FRUITLESS_LIVES
     assert said[-1].startswith("error: runs: no progress in 2 lives, which began at step 0")
-    Path("runs/step").write_text("epoch 3")
-    with pytest.raises(SystemExit):
-        run_rank(["true"], "runs", "DONE")
-    assert "error: runs/step: holds 'epoch 3'" in capsys.readouterr().err
+    for wrong in ("epoch 3", "9" * 5000):
+        Path("runs/step").write_text(wrong)
+        with pytest.raises(SystemExit):
+            run_rank(["true"], "runs", "DONE")
+        printed = capsys.readouterr()
+        assert printed.out.startswith(f"runs/step: holds {wrong[:20]!r}, not a number of steps; ")
+        assert printed.err == said[-1], "it counts as 0"
 
 
 # --- ranks ----------------------------------------------------------------------------------------

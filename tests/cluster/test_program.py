@@ -1,5 +1,6 @@
 """A program of one's own that is launched: on this machine, and as a job."""
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ from pathlib import Path
 saved, stops = Path("runs/step"), []
 signal.signal(signal.SIGTERM, lambda *_: stops.append(1))
 step = int(saved.read_text()) if saved.exists() else 0
-print("from step", step, os.environ.get("RANK"), *sys.argv[1:], flush=True)
+begun = ["from step", step, os.environ.get("RANK"), *sys.argv[1:]]
+print(" ".join(map(str, begun)) + "\\n", end="", flush=True)  # one write: ranks share the pipe
 while step < 5 or not Path("go").exists():
     step += 1
     saved.write_text(str(step))
@@ -48,8 +50,7 @@ def test_it_is_stopped_and_goes_on_and_is_not_run_again(folder):
             assert "another program is running there" in second.stdout.readline()
             first.send_signal(signal.SIGTERM)
             _, complaint = first.communicate(timeout=60)
-            step = int((folder / "runs" / "step").read_text())
-            assert f"error: stopped by SIGTERM at step {step}, " in complaint
+            [step] = re.findall(r"error: stopped by SIGTERM; step (\d+) is saved; ", complaint)
             assert first.returncode == 128 + signal.SIGTERM
             (folder / "go").touch()
             printed, complaint = second.communicate(timeout=60)
@@ -58,16 +59,32 @@ def test_it_is_stopped_and_goes_on_and_is_not_run_again(folder):
     assert succeeded(run(folder, launch())).stdout == ""
 
 
+def test_after_a_kill_of_the_launch_another_one_waits_for_the_program(folder):
+    with started(folder, launch()) as first:
+        assert first.stdout.readline() == "from step 0 None\n"
+        first.kill()
+        with started(folder, launch()) as second:
+            assert "another program is running there" in second.stdout.readline()
+            (folder / "go").touch()
+            assert second.communicate(timeout=60) == ("", "")
+
+
 @pytest.mark.parametrize(
-    ("program", "complaint"),
+    ("program", "exit_code", "complaint"),
     [
-        ("pass", "ended with exit code 0, but without DONE"),
-        ("exit(3)", "ended with exit code 3"),
-        ("import os; os.kill(os.getpid(), 9)", "ended with signal 9"),
+        ("pass", 1, "ended with exit code 0, but without DONE"),
+        ("exit(3)", 1, "ended with exit code 3"),
+        ("import os; os.kill(os.getpid(), 9)", 1, "ended with signal 9"),
+        ("import os; os.kill(os.getppid(), 15); input()", 143, "SIGTERM; no step is saved; "),
     ],
 )
-def test_one_that_ends_otherwise_is_one_line(folder, program, complaint):
-    refused(run(folder, launch(program=("-c", program))), 1, complaint)
+def test_one_that_ends_otherwise_is_one_line(folder, program, exit_code, complaint):
+    refused(run(folder, launch(program=("-c", program))), exit_code, complaint)
+
+
+def test_a_folder_is_not_what_it_makes(folder):
+    (folder / "DONE").mkdir()
+    refused(run(folder, launch()), 2, "launch: done=DONE: is a folder; give a file")
 
 
 def test_a_script_that_does_not_name_its_shell_is_one_line(folder):

@@ -42,5 +42,5 @@ def check_end(ended: Finished, number: int) -> None:
     assert ended.returncode == 128 + number, ended.stderr
     expected = {signal.SIGTERM: "", signal.SIGINT: "error: interrupted\n"}[number]
     if ended.stderr != expected:
-        assert ended.stderr.startswith(f"error: stopped by {signal.Signals(number).name} at step ")
+        assert ended.stderr.startswith(f"error: stopped by {signal.Signals(number).name}; step ")
         assert ended.stderr.count("\n") == 1

@@ -131,8 +131,8 @@ def test_killed_stopped_and_resumed(training, uninterrupted, tmp_path):
             assert not (tmp_path / "models").exists()
             printed, complaints = third.communicate(timeout=300)
     ended = subprocess.CompletedProcess(logged, process.returncode, stderr=errors)
-    line = refused(ended, 128 + signal.SIGTERM, "stopped by SIGTERM at step ", "to go on")
-    stopped_at = int(re.search(r"at step (\d+), after a checkpoint", line)[1])
+    line = refused(ended, 128 + signal.SIGTERM, "stopped by SIGTERM; step ", "to go on")
+    stopped_at = int(re.search(r"step (\d+) is saved", line)[1])
     assert 3 * EVERY <= stopped_at < STEPS
     assert third.returncode == 0, complaints
     assert f"going on from step {stopped_at}: " in printed
