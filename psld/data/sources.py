@@ -387,7 +387,7 @@ class HuggingFace(Numbered):
             if any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
                 loaded: Any = datasets.load_from_disk(str(path))
             else:
-                files = {"data_dir" if path.is_dir() else "data_files": str(path)}
+                files: Any = {"data_dir" if path.is_dir() else "data_files": str(path)}
                 loaded = datasets.load_dataset("parquet", **files)
         except Exception as error:  # Damaged files can raise nearly any.
             reraise_fault(error, path)
