@@ -38,7 +38,7 @@ from psld.sampling.named import (
 from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
 from psld.training.init import with_sources
-from psld.training.manifest import Initial, TrainingHistory, make_way, write_history, write_manifest
+from psld.training.manifest import TrainingHistory, make_way, write_history, write_manifest
 from psld.training.mixture import FEWEST_IMAGES, SamplerStart, measure_start
 from psld.training.model import (
     Model,
@@ -172,7 +172,7 @@ def save(
     save_code(run, folder)
     write_history(folder, [entry.model_dump() for entry in entries])
     sha256 = save_weights(folder, network, run.origin(store.digest if store else None))
-    facts = {"init": run.init and Initial.of(run.init), "saved": True, "weights_sha256": sha256}
+    facts = {"saved": True, "weights_sha256": sha256}
     write_manifest(folder, describe(run, network, store, run.training.steps, **facts))
 
 

@@ -103,7 +103,7 @@ def test_the_model_that_a_saved_one_started_from_is_noted(folder, network):
     psld.save("models/mine/base", network, WORDS)
     psld.save("models/mine/next", network, [*WORDS, "init.model=mine/base"])
     base, after = (read_manifest(f"models/mine/{name}") for name in ("base", "next"))
-    assert (after.init.model, after.init.weights_sha256) == ("mine/base", base.weights_sha256)
+    assert after.init == {"model": "mine/base", "weights_sha256": base.weights_sha256}
     shutil.rmtree("models/mine/base")
     loaded = psld.load("mine/next")
     psld.save("again", loaded.network, loaded.settings)

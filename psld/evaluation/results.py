@@ -12,7 +12,7 @@ from psld.config.settings import MadeRecord, Settings, read_record
 from psld.diffusion.samplers import SamplerSettings
 from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
 from psld.metrics.settings import MetricSettings
-from psld.training.manifest import Imported, Initial
+from psld.training.manifest import Imported
 
 Show = Literal["value", "nfe", "class_accuracy"]
 """What an entry of a table shows; NUMBER_KINDS describes each."""
@@ -27,8 +27,8 @@ class Weights(Settings, extra="ignore"):
     step: int | None
     imported: Imported | None = None
     """The checkpoint that they come from; null for a training."""
-    init: Initial | None = None
-    """The model from which the training started."""
+    init: dict[str, str] | None = None
+    """The model from which the training started, and its `weights_sha256`."""
     saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
     """True if `psld.save` wrote them: no command trained them."""
     code: str | None = None

@@ -55,7 +55,7 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
     weights = [model.imported for model in models]
     if files := {w.sha256: f"{w.file} (SHA-256 {w.sha256})" for w in weights if w}:
         yield f"² Imported weights, not trained here: {'; '.join(files.values())}."
-    if sources := {m.name: f"{m.name} from {m.init.model}" for m in models if m.init}:
+    if sources := {m.name: f"{m.name} from {m.init['model']}" for m in models if m.init}:
         yield f"Trained from the weights of other models: {_listed([*sources.values()], ', ')}."
     if saved := sorted({model.name for model in models if model.saved}):
         yield f"Saved from Python (psld.save), not trained by a command: {_listed(saved, ', ')}."

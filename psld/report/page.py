@@ -143,7 +143,7 @@ def _origins(results: Sequence[ModelResult]) -> Iterator[TableText]:
     weights = (each for result in results for each in (result.model, result.guide) if each)
     for each in weights:
         steps = "" if each.step is None else str(each.step)
-        steps += f" from {each.init.model}" if each.init else ""
+        steps += f" from {each.init['model']}" if each.init else ""
         facts = [each.settings["dataset"]["name"], steps, each.weights_sha256]
         settings = dict(each.settings)
         if settings["training"].get("objective") == "denoiser":
@@ -214,8 +214,8 @@ def _card_facts(manifest: ModelManifest) -> Iterator[tuple[str, str | None]]:
     condition = "class-conditional" if settings.num_classes else "unconditional"
     yield "network", f"{manifest.parameters:,} parameters, {condition}"
     yield "training", ", ".join(filter(None, training))
-    init = manifest.init
-    yield "started from", init and f"{init.model}, SHA-256 of the weights {init.weights_sha256}"
+    if init := manifest.init:
+        yield "started from", "{model}, SHA-256 of the weights {weights_sha256}".format(**init)
     source = imported and f"{imported.file} ({imported.weights}), SHA-256 {imported.sha256}"
     yield "imported from a checkpoint of the official code", source
     yield "SHA-256 of the weights", manifest.weights_sha256

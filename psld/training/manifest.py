@@ -12,7 +12,7 @@ import shutil
 from contextlib import suppress
 from filecmp import cmpfiles
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -26,7 +26,6 @@ from psld.config.settings import (
 )
 from psld.training.settings import (
     GuideModelSettings,
-    Init,
     ModelSettings,
     RunSettings,
     TrainedSettings,
@@ -52,19 +51,6 @@ class Imported(Settings):
     """The moving average, or the network as it was trained."""
 
 
-class Initial(Settings):
-    """The model from whose weights a training started."""
-
-    model: str
-    """GRID/MODEL, a folder, or an address on the Hub."""
-    weights_sha256: str
-
-    @classmethod
-    def of(cls, init: Init) -> "Initial":
-        name, content = init.model.name.removeprefix("models/"), cast(str, init.model.content)
-        return cls(model=name, weights_sha256=content)
-
-
 class TrainedManifest(MadeRecord, extra="ignore"):
     """The record of trained weights: their settings, data and origin."""
 
@@ -86,17 +72,23 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     """Images at once on a rank; null: its whole part of the batch."""
     run: str | None = None
     imported: Imported | None = None
-    init: Initial | None = None
-    """Null for a training from random weights."""
     saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
     """True if `psld.save` wrote the weights: no command trained them."""
     weights_sha256: str
 
+    @property
+    def init(self) -> dict[str, str] | None:
+        """Name and digest of the weights from which the training started; None if random."""
+        if (init := getattr(self.settings, "init", None)) is None:
+            return None
+        name = init.model.name.removeprefix("models/")
+        return {"model": name, "weights_sha256": init.model.content}
+
     def identity(self) -> dict[str, Any]:
         """The part that is copied into the results of these weights."""
-        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported", "init", "saved"}
-        content = self.model_dump(include={*kept, "code"})
-        return {**content, "settings": self.settings.identity()}
+        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported", "saved", "code"}
+        settings = self.settings.identity()
+        return {**self.model_dump(include=kept), "init": self.init, "settings": settings}
 
 
 class ModelManifest(TrainedManifest):

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
@@ -18,7 +17,6 @@ from psld.training.init import take_weights, with_sources
 from psld.training.loggers import fed
 from psld.training.loop import Log, StopRequest, check_schedule, train
 from psld.training.manifest import (
-    Initial,
     WandbRun,
     export_folder,
     is_exported,
@@ -39,7 +37,7 @@ from psld.training.model import (
 )
 from psld.training.objectives import Loss
 from psld.training.ranks import Ranks, join_ranks
-from psld.training.settings import Trained, TrainSettings
+from psld.training.settings import Trained
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name
 from psld.utils.environment import rank_of_environment
@@ -78,10 +76,9 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     loss = loss_of(settings, process, spread)
     torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
     network = build(settings, process, spread)
-    init = settings.init if isinstance(settings, TrainSettings) else None
     checkpoints = Checkpoints(run / "checkpoints")
-    if init and not checkpoints.newest():
-        taken = take_weights(network, cast(TrainSettings, settings))
+    if settings.init is not None and not checkpoints.newest():
+        taken = take_weights(network, settings)
         if rank_of_environment() == 0:
             print(taken, flush=True)
     try_once(loss, network, labels)
@@ -150,7 +147,6 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                 ranks=ranks.world,
                 run=str(run),
                 micro_batch=state.micro_batch,
-                init=init and Initial.of(init),
                 weights_sha256=weights_sha256,
                 **objective.measured(loss.facts, network, store),
             )

@@ -1,7 +1,7 @@
 """Settings of trainings: dataset, process, network and recipe of a model or guide. No torch."""
 
 from contextlib import suppress
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -142,13 +142,15 @@ class TrainedSettings(Settings):
 
         The source of a dataset decides its file, and not more. A network that serves every process
         is trained without the process, and an objective without the settings that it does not use.
+        The short forms of shipped objectives are not for classes of one's own below them.
         """
         content, objective = super().identity(), self.training.objective
         del content["dataset"]["source"]
         if objective.sees_images:
             del content["process"]
         unused = OPTIONAL - objective.uses
-        training = content["training"] | {"objective": objective.in_identity()}
+        decides = objective.identity() if objective.code else objective.in_identity()
+        training = content["training"] | {"objective": decides}
         content["training"] = {
             key: each for key, each in training.items() if each is not None and key not in unused
         }
@@ -212,6 +214,8 @@ class ModelSettings(TrainedSettings):
 class GuideModelSettings(TrainedSettings):
     """A noise-conditional guide: it recognizes the class of an image with a process's noise."""
 
+    init: ClassVar[None] = None
+
     @model_validator(mode="before")
     @classmethod
     def _parts_are_of_guides(cls, content: Any) -> Any:
@@ -225,7 +229,7 @@ class GuideModelSettings(TrainedSettings):
         if isinstance(training := content.get("training"), dict):
             kind = training.get("objective", "epsilon")
             kind = kind.get("kind") if isinstance(kind, dict) and len(kind) == 1 else kind
-            if kind in GUIDES:
+            if isinstance(kind, str) and kind in GUIDES:
                 content["training"] = training | {"objective": GUIDES[kind]}
         return content
 

@@ -23,12 +23,12 @@ def test_a_source_that_was_trained_again_makes_its_descendant_again(fresh):
 
     def weights(manifest: str) -> dict:
         content = json.loads((fresh.folder / manifest).read_text())
-        return content["weights_sha256"], content["init"]
+        return content["weights_sha256"], content["settings"]["init"]
 
     fresh.edit(GRID, "  psld: [process=psld]", TUNED)
     fresh.run(TARGET)
     source, _ = weights(f"{SOURCE}/manifest.json")
-    assert weights(TARGET)[1] == {"model": "tiny/vp-sde", "weights_sha256": source}
+    assert weights(TARGET)[1]["model"]["free"]["content"] == source
     assert fresh.plan(TARGET) == {}
 
     # Other weights of the same settings, because rounding and dropout are others. First with the
@@ -47,5 +47,6 @@ def test_a_source_that_was_trained_again_makes_its_descendant_again(fresh):
     file.touch()
     assert fresh.plan(TARGET) == {"train": 1}
     fresh.run(TARGET)
-    assert weights(TARGET)[1]["weights_sha256"] == weights(f"{SOURCE}/manifest.json")[0]
+    source, _ = weights(f"{SOURCE}/manifest.json")
+    assert weights(TARGET)[1]["model"]["free"]["content"] == source
     assert fresh.plan(TARGET) == {}
