@@ -154,7 +154,10 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
         "claims": [],
     }
     for trained in (*content["models"].values(), *content["guides"].values()):
-        trained |= {"overrides": [*trained["overrides"], *rehearsal.models]}
+        words = trained["overrides"]
+        if trained["of"]:  # The grid has no model from which it starts.
+            words = [word for word in words if not word.startswith("init.")]
+        trained |= {"overrides": [*words, *rehearsal.models]}
         trained |= {"checkpoint": None, "of": None}
     for sampler in content["samplers"].values():
         sampler["spends"] = rehearsal.budgets.get(sampler["budget"])

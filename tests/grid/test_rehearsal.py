@@ -37,6 +37,15 @@ def write(mine_file: Path, **changes: Any) -> None:
     mine_file.with_name("small.yaml").write_text(yaml.safe_dump(REHEARSAL | changes))
 
 
+def test_a_model_of_another_grid_is_rehearsed_without_its_source(mine_file):
+    content = changed("models/tuned", {"starts_from": "psld", "overrides": ["process=psld"]})
+    mine_file.with_name("other.yaml").write_text(yaml.safe_dump(content))
+    mine_file.write_text(yaml.safe_dump(changed("models/tuned", {"of": "other"})))
+    write(mine_file)
+    assert load_grid("mine").models["tuned"].settings.init.model.name == "models/other/psld"
+    assert load_grid("small").models["tuned"].settings.init is None
+
+
 def test_a_rehearsal_has_every_model_and_cell_and_is_small(mine_file):
     write(mine_file)
     small, whole = load_grid("small"), load_grid("mine")
