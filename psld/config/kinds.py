@@ -71,5 +71,8 @@ SHIPPED: dict[str, dict[str, str]] = {
     "logger": {},
 }
 
+OF_A_TRAINING = ("network", "objective", "optimizer", "schedule", "average", "logger")
+"""The nouns whose parts may read a model or the samples of a cell (`psld.config.reads`)."""
+
 GROUPS = {"network": "kind", "sampler": "integrator", "guidance": "kind", "mask": "kind"}
 """The groups of configs whose files are parts, with the key of the kind."""

@@ -20,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from psld.config.kinds import SHIPPED
+from psld.config.kinds import OF_A_TRAINING, SHIPPED
+from psld.config.reads import Read
 from psld.config.settings import Neutral, S, Settings, groups_of
 from psld.utils.code import check_named, find_code, find_version, load_class, name_of, trust
 from psld.utils.errors import PSLDError, UserError, explained, meant, text_of
@@ -79,6 +80,13 @@ class Part(Settings):
             rest = {key: value for key, value in content.items() if key not in ("free", "code")}
             content = {**free, **rest, cls.KEY: name_of(cls), "code": _code_of(cls)}
         return check(content)
+
+    @model_validator(mode="after")
+    def _reads_in_a_training(self) -> Self:
+        if self.noun not in OF_A_TRAINING and (reads := groups_of(Read, self)):
+            kind = getattr(self, self.KEY)
+            raise ValueError(f"{kind}: reads a {reads[0].noun}; only a part of a training may")
+        return self
 
     @model_serializer(mode="wrap")
     def _with_free_apart(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -4,7 +4,7 @@ In a grid, the identity has the digest of a record, which is known before anythi
 that of what lies on disk. What is trained has the latter in its origin.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar
@@ -44,13 +44,20 @@ class Read(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_found(cls, content: Any) -> Any:
-        content = {"name": content} if isinstance(content, str) else content
-        if not isinstance(content, Mapping):
-            return content
-        content = {**content.get("free", {}), **{k: v for k, v in content.items() if k != "free"}}
+    def _is_found(cls, given: Any) -> Any:
+        """Take a name alone, or what was written: there, the name is among what is free."""
+        if isinstance(given, cls):
+            return given
+        content = {"name": given} if isinstance(given, str) else given
+        match content:
+            case {"free": {"name": str()}} if content.keys() <= {"free", "digest"}:
+                content = content["free"] | {k: v for k, v in content.items() if k != "free"}
+            case {"name": str(name)} if name and len(content) == 1:
+                pass
+            case _:
+                raise ValueError(f"the name of a {cls.noun} is needed, not {given!r}")
         find = _find.get()
-        return find(cls.noun, content) if find and isinstance(content.get("name"), str) else content
+        return find(cls.noun, content) if find else content
 
     @model_serializer(mode="wrap")
     def _with_free_apart(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

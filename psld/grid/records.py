@@ -3,7 +3,6 @@
 What decides the result has a digest; how the job runs (paths, device, batch size) has none.
 """
 
-import os
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import ClassVar, Generic, NamedTuple
@@ -16,7 +15,7 @@ from psld.diffusion.settings import ProcessSettings
 from psld.evaluation.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.grid.schema import Origin
 from psld.sampling.settings import SamplingRun
-from psld.training.init import with_sources
+from psld.training.init import are_there, changed_sources
 from psld.training.manifest import GuideManifest, ModelManifest, TrainedManifest, read_manifest
 from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
@@ -103,11 +102,9 @@ class _Trained(Origin):
         wrong = [key for key in mine | stated if mine.get(key) != stated.get(key)]
         if None not in (images, found.dataset_digest) and images != found.dataset_digest:
             wrong.append(f"images ({data})")
-        if self.reads and not found.imported and all(map(os.path.exists, self.reads)):
-            read = {each.content for each in groups_of(Read, found.settings)}
-            for now in groups_of(Read, with_sources(self.settings)):
-                if now.content not in read:
-                    wrong.append(f"source ({now.name} has changed)")
+        if not found.imported and are_there(self.settings):
+            changed = changed_sources(self.settings, found.settings)
+            wrong += [f"source ({name} has changed)" for name in changed]
         if wrong:
             raise UserError(
                 f"{self.manifest}: of another network, by its {', '.join(wrong)}; put the grid's "

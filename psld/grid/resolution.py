@@ -1,6 +1,7 @@
 """Resolve a grid file: compose with Hydra all that it names, and check that the parts fit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -49,8 +50,9 @@ class _Resolver:
     path: Path
     composed: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
     """Contents by the name of their config and overrides; Hydra takes 0.1 s for each."""
-    begun: dict[str, Model | None] = field(default_factory=dict)
-    """The models by name; None for those that are being resolved, the inner ones last."""
+    known: dict[str, Model] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)
+    """The models and guides that are being resolved, the inner ones last."""
 
     def compose(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
         key = (name, *overrides)
@@ -84,21 +86,27 @@ class _Resolver:
 
     def model(self, name: str) -> Model:
         """Return a model, after those that its training reads. Raises UserError for a circle."""
-        if model := self.begun.get(name):
+        if model := self.known.get(name):
             return model
         entry = self.file.trainings[name]
         where, grid = f"{self.path}: models.{name}", entry.of or self.name
-        if name in self.begun:
-            begun = [each for each in self.begun if self.begun[each] is None]
-            circle = " → ".join([*begun[begun.index(name) :], name])
-            raise UserError(f"{where}: a circle: {circle}")
-        self.begun[name] = None
-        content = self.compose("train", self.file.overrides(name), where)
-        with finding(partial(self._find, where, entry.of)):
+        with self._reading(where, name, entry.of):
+            content = self.compose("train", self.file.overrides(name), where)
             settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
         record = Model(settings=settings, **entry.model_dump(exclude={"overrides", "starts_from"}))
-        self.begun[name] = record
+        self.known[name] = record
         return record
+
+    @contextmanager
+    def _reading(self, where: str, name: str, of: str | None = None) -> Iterator[None]:
+        """Complete meanwhile what a training reads. Raises UserError if it is of a circle."""
+        if name in self.begun:
+            circle = " → ".join([*self.begun[self.begun.index(name) :], name])
+            raise UserError(f"{where}: a circle: {circle}")
+        self.begun.append(name)
+        with finding(partial(self._find, where, of)):
+            yield
+        self.begun.pop()
 
     def _find(self, where: str, of: str | None, noun: str, content: dict[str, Any]) -> dict:
         """Return the content of a `Read` of a record of this grid, or of the one that trains it."""
@@ -122,7 +130,7 @@ class _Resolver:
         if not shown:
             return None
         record = self._sampler(sampler, *self.file.budgets[sampler])
-        guide = self.guides()[record.guide] if record.guide else None
+        guide = self.guide(record.guide) if record.guide else None
         metrics = tuple(
             Measurement(metric=self._metric(s.metric), samples=s.samples) for s in shown
         )
@@ -151,14 +159,16 @@ class _Resolver:
         return model.model_copy(update={"settings": settings})
 
     def guides(self) -> dict[str, Guide]:
-        guides = {}
-        for name, entry in self.file.guides.items():
-            where = f"{self.path}: guides.{name}"
+        return {name: self.guide(name) for name in self.file.guides}
+
+    def guide(self, name: str) -> Guide:
+        """Return a guide, after what its training reads. Raises UserError for a circle."""
+        where, entry = f"{self.path}: guides.{name}", self.file.guides[name]
+        with self._reading(where, f"guides.{name}"):
             content = self.compose("train_guide", entry.overrides, where)
             content = content | in_grid("guides", self.name, name)
             settings = parse(TrainGuideSettings, content, where)
-            guides[name] = Guide(settings=settings, checkpoint=entry.checkpoint)
-        return guides
+        return Guide(settings=settings, checkpoint=entry.checkpoint)
 
     def samplers(self) -> dict[str, Sampler]:
         """Return the samplers by FAMILY-BUDGET. The budget is a value in a family's settings."""

@@ -11,6 +11,7 @@ from psld.training.settings import STARTS
 from psld.utils import VERSION
 from psld.utils.code import COPIES
 from psld.utils.errors import RunError, UserError, meant
+from psld.utils.files import retried_in_slurm
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -38,6 +39,7 @@ def fetched(model: str | Path) -> Path:
         return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=files))
 
 
+@retried_in_slurm
 def _folder(model: Path) -> Path:
     """Return the folder of a model by its path or its name GRID/MODEL."""
     if not (model / MANIFEST).exists():

@@ -1,5 +1,7 @@
 """Starting from a model: the first weights of a training are those of the model. No torch."""
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -9,21 +11,26 @@ from psld.config.reads import Read, finding
 from psld.config.settings import groups_of
 from psld.training.hub import fetched
 from psld.training.manifest import WEIGHTS, ModelManifest, read_manifest
-from psld.training.settings import Init, ModelSettings, Trained, TrainSettings
+from psld.training.settings import Init, ModelSettings, TrainedSettings, TrainSettings
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of, read_json
+from psld.utils.files import digest_of, read_json, retried_in_slurm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-T = TypeVar("T", bound=Trained)
+T = TypeVar("T", bound=TrainedSettings)
+
+OF_A_COMMIT = re.compile(r"[^@]*@[0-9a-f]{7,40}")
 
 
 def read_source(name: str) -> tuple[Path, ModelManifest]:
     """Return folder and manifest of a model that a training reads.
 
-    Raises UserError if it is not there; RunError if the Hub cannot be reached.
+    Raises UserError if it is not there, or may be another one in the next life of the training;
+    RunError if the Hub cannot be reached.
     """
+    if name.startswith("hf://") and not OF_A_COMMIT.fullmatch(name):
+        raise UserError(f"{name}: changes; name the commit: {name.partition('@')[0]}@COMMIT")
     try:
         folder = fetched(name)
         return folder, read_manifest(folder)
@@ -50,6 +57,30 @@ def with_sources(settings: T) -> T:
         return type(settings).model_validate(settings.model_dump())
 
 
+def changed_sources(settings: TrainedSettings, made: TrainedSettings) -> list[str]:
+    """Return what has changed of what a training reads, and of what was read for that.
+
+    Args:
+        settings: with names of files that are there.
+        made: those of the weights that are there.
+    """
+    changed, read = [], {each.content for each in groups_of(Read, made)}
+    for now in groups_of(Read, with_sources(settings)):
+        if now.content not in read:
+            changed.append(now.name)
+        elif now.noun == "model":
+            source = read_source(now.name)[1].settings
+            changed += changed_sources(source, source) if are_there(source) else []
+    return changed
+
+
+def are_there(settings: TrainedSettings) -> bool:
+    """Check if all that a training of a grid reads is there."""
+    reads = groups_of(Read, settings)
+    return all(each.files and all(map(os.path.exists, each.files)) for each in reads)
+
+
+@retried_in_slurm
 def _shards_in(folder: str, records: Sequence[str] | None) -> list[tuple[int, str]]:
     """Return the numbers and digests of a cell's shards, by these records, or all in the folder.
 

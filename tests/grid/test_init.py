@@ -2,9 +2,12 @@
 
 import pytest
 
-from psld.grid.cache import find_job, words_of
+from psld.commands.main import program, settings_of
+from psld.training.init import with_sources
 from psld.utils.errors import UserError
+from psld.utils.files import digest_of
 from tests.grid.mine import load, with_models
+from tests.results import write_model_manifest
 
 TUNED = {"starts_from": "base", "overrides": ["process=psld", "training.steps=3"]}
 MODELS = {"tuned": TUNED, "base": ["process=psld"]}
@@ -48,10 +51,31 @@ def test_chains_seeds_shared_weights_and_other_grids(configs):
 
 
 def test_a_training_that_is_changed_by_hand_starts_from_the_same_model(configs):
+    """And is the same training, if nothing that decides is changed."""
     load(configs, with_models(MODELS))
-    assert "init.model='models/mine/base'" in words_of("model", "mine/tuned")
-    settings = find_job("model", "mine/tuned", None, "job").settings
-    assert settings.init.model.name == "models/mine/base"
+    train = program("train").command
+    grid, same, other = (
+        settings_of(train, ["model=mine/tuned", *words])
+        for words in ([], ["training.micro_batch=8"], ["init.model=models/mine/base"])
+    )
+    assert same.init == grid.init
+    assert same.identity() == grid.identity() != other.identity()
+    assert other.init.model.name == grid.init.model.name == "models/mine/base"
+
+
+def test_what_changed_is_noticed_at_any_depth(configs):
+    """base → tuned → last, of which base is trained again."""
+    last = TUNED | {"starts_from": "tuned"}
+    grid = load(configs, with_models(MODELS | {"last": last}))
+    models = grid.models
+    for name in ("base", "tuned", "last"):
+        settings = with_sources(models[name].settings).model()
+        weights = {"settings": settings, "weights_sha256": digest_of(name)}
+        write_model_manifest(configs.parent, grid, name, **weights)
+    models["last"].check()
+    write_model_manifest(configs.parent, grid, "base", weights_sha256=digest_of("again"))
+    with pytest.raises(UserError, match=r"its source \(models/mine/base has changed\);"):
+        models["last"].check()
 
 
 @pytest.mark.parametrize(

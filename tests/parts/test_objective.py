@@ -19,7 +19,7 @@ from functools import cache
 
 import psld
 import torch
-from psld.parts import CellRead, ModelRead, Objective
+from psld.parts import CellRead, Guidance, Guide, ModelRead, Objective
 
 
 @cache
@@ -35,6 +35,14 @@ class Taught(Objective):
         with torch.no_grad():
             target = network(self.teacher.name)(z, t)
         return (module(z, t) - target).square().mean()
+
+
+class Student(Guide):
+    teacher: ModelRead
+
+
+class Pull(Guidance):
+    teacher: ModelRead
 
 
 class Pairs(Objective):
@@ -163,6 +171,23 @@ def test_in_a_grid_it_reads_a_model_of_the_grid(tmp_path, monkeypatch):
     assert records["mine"].reads == ["models/mine/base/manifest.json"]
     with pytest.raises(UserError, match="a circle: mine → base → mine"):
         models(mine=taught("base"), base=taught("mine"))
+
+
+def test_a_part_of_a_guide_may_read_a_model_and_none_of_a_sampler(tmp_path, monkeypatch):
+    monkeypatch.chdir(write(tmp_path, taught=TAUGHT))
+    (tmp_path / "configs/grid").mkdir(parents=True)
+    content = with_models({"base": ["process=psld"]})
+    student = ["training.objective=taught:Student", "training.objective.teacher=base"]
+    content["guides"] = {"mine": ["dataset=digits", "process=psld", *student]}
+    grid = load(tmp_path / "configs", content)
+    objective = grid.guides["mine"].settings.model().identity()["training"]["objective"]
+    assert objective["teacher"] == {"digest": grid.models["base"].digest}
+    assert grid.guides["mine"].reads == ["models/mine/base/manifest.json"]
+    pull = ["guidance@sampler.guidance=taught:Pull", "sampler.guidance.teacher=base"]
+    em = content["samplers"]["em"]
+    content["samplers"] = content["samplers"] | {"em": em | {"overrides": ["sampler=em", *pull]}}
+    with pytest.raises(UserError, match="taught:Pull: reads a model; only a part of a training"):
+        load(tmp_path / "configs", content)
 
 
 def test_it_may_read_a_cell(digits, tmp_path):

@@ -1,6 +1,7 @@
 """Trainings by hand that start from the weights of a model."""
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,7 @@ def test_it_starts_from_the_weights_and_so_does_the_average(folder, digits):
         torch.testing.assert_close(tuned[name], base[name], rtol=0, atol=1e-4)
     manifest = read_manifest(folder / "models/by-hand/tuned")
     source = read_manifest(folder / "models/by-hand/base")
-    assert manifest.init.model_dump() == {
-        "model": "by-hand/base",
-        "weights_sha256": source.weights_sha256,
-    }
+    assert manifest.init == {"model": "by-hand/base", "weights_sha256": source.weights_sha256}
     shutil.copytree(folder / "models/by-hand/base", folder / "elsewhere")
     again = succeeded(train(folder, digits, *slow, "init.model=elsewhere")).stdout
     assert "training" not in again.partition(";")[0]
@@ -67,7 +65,8 @@ def test_a_source_that_was_trained_again_makes_its_descendant_again(folder, digi
     second = read_manifest(folder / "models/by-hand/tuned")
     assert second.weights_sha256 != first.weights_sha256
     source = read_manifest(folder / "models/by-hand/base")
-    assert second.init.weights_sha256 == source.weights_sha256 != first.init.weights_sha256
+    shas = [each.init["weights_sha256"] for each in (first, second)]
+    assert shas[1] == source.weights_sha256 != shas[0]
 
 
 def test_it_resumes_to_the_bit(folder, digits, monkeypatch):
@@ -136,12 +135,28 @@ def test_a_denoiser_keeps_the_deviation_of_its_own_images(folder, digits):
         (["init.model=by-hand/base", "name=base"], "would replace it; give another output"),
         (["init.take=fitting"], "init.model is missing"),
         (["init.model=by-hand/base", "init.take=some"], "init.take: Input should be 'all' or"),
+        (["init.model="], "train: init.model: the name of a model is needed, not ''"),
+        (["init.model=[base]"], "train: init.model: the name of a model is needed, not ['base']"),
+        (["init.model=null"], "train: init.model: the name of a model is needed, not None"),
+        (["init.model={name: by-hand/base, digest: abc}"], "the name of a model is needed, not {"),
+        (["init.model=hf://me/digits"], "name the commit: hf://me/digits@COMMIT"),
+        (["init.model=hf://me/digits@main"], "name the commit: hf://me/digits@COMMIT"),
     ],
 )
 def test_bad_sources_are_refused_in_one_line(folder, digits, words, said):
     before = files_below(folder)
     refused(train(folder, digits, "name=tuned", *words), 2, said)
     assert files_below(folder) == before
+
+
+def test_a_job_waits_for_the_folder_of_its_source(folder, digits, monkeypatch):
+    base = folder / "models/by-hand/base"
+    later = base.rename(folder / "later")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(time, "sleep", lambda _: later.exists() and later.rename(base))
+    said = succeeded(train(folder, digits, "name=tuned", "init.model=by-hand/base")).stdout
+    assert said.startswith("by-hand/base: no such model")
+    assert "waiting, another node" in said
 
 
 def test_damaged_weights_are_refused(folder, digits):

@@ -32,11 +32,12 @@ rule train:
         f"{LAUNCH} train model={{wildcards.model:q}} record={{params.record:q}} > {{log:q}} 2>&1"
 
 
-# Reads: data/DATASET.h5.  Makes: a guide's weights, its history and its manifest.
+# Reads: data/DATASET.h5, and what its parts read.  Makes: a guide's weights, history and manifest.
 rule train_guide:
     input:
         images=lambda w: ancient(GRIDS.guide(w).settings.data),
         digest=lambda w: GRIDS.guide(w).dataset_digest,
+        reads=lambda w: GRIDS.guide(w).reads,
     output:
         weights="guides/{guide}/weights.safetensors",
         history="guides/{guide}/history.json",
