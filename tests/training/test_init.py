@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import psld.training.loop as loop
 from psld.data.store import ImageStore, write_store
+from psld.training.init import read_source
 from psld.training.manifest import read_manifest
 from psld.utils.errors import RunError
 from tests.commands import TINY, call, files_below, refused, succeeded
@@ -149,14 +150,14 @@ def test_bad_sources_are_refused_in_one_line(folder, digits, words, said):
     assert files_below(folder) == before
 
 
-def test_a_job_waits_for_the_folder_of_its_source(folder, digits, monkeypatch):
+def test_a_job_waits_for_the_folder_of_its_source(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
     base = folder / "models/by-hand/base"
     later = base.rename(folder / "later")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(time, "sleep", lambda _: later.exists() and later.rename(base))
-    said = succeeded(train(folder, digits, "name=tuned", "init.model=by-hand/base")).stdout
-    assert said.startswith("by-hand/base: no such model")
-    assert "waiting, another node" in said
+    assert read_source("by-hand/base")[0] == Path("models/by-hand/base")
+    assert "by-hand/base: no such model" in capsys.readouterr().out
 
 
 def test_damaged_weights_are_refused(folder, digits):
