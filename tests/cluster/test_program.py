@@ -75,7 +75,11 @@ def test_after_a_kill_of_the_launch_another_one_waits_for_the_program(folder):
         ("pass", 1, "ended with exit code 0, but without DONE"),
         ("exit(3)", 1, "ended with exit code 3"),
         ("import os; os.kill(os.getpid(), 9)", 1, "ended with signal 9"),
-        ("import os; os.kill(os.getppid(), 15); input()", 143, "SIGTERM; no step is saved; "),
+        (
+            "import os, time; os.kill(os.getppid(), 15); time.sleep(60)",
+            143,
+            "SIGTERM; no step is saved; ",
+        ),
     ],
 )
 def test_one_that_ends_otherwise_is_one_line(folder, program, exit_code, complaint):
