@@ -61,10 +61,8 @@ def test_a_job_that_is_warned_goes_on(cluster, digits, tmp_path):
         cluster.run("scancel", "--signal=USR2", f"{array}_1")
         said = sweep.finishes(launcher)
     sweep.wait(lambda: not cluster.queue(), "end of the jobs")
-    place, losses, *named = said.splitlines()
+    [place] = said.splitlines()
     assert place.startswith("the output of the sweep's jobs: runs/sweeps/"), said
-    assert losses.startswith("last losses"), said
-    assert sorted(line.split()[1] for line in named) == ["psld-seed-1", "psld-seed-2"]
     first, second = sweep.begun_by_name().values()
     assert first == [0]
     assert len(second) == 2
