@@ -112,7 +112,7 @@ def check_alike(mine: ModelSettings, source: ModelSettings) -> None:
 
 
 def take_weights(module: "nn.Module", settings: TrainSettings) -> str:
-    """Load the weights of the model from which a training starts; return what is (not) taken.
+    """Load the weights of the model from which a training starts; return what differs from it.
 
     Raises UserError for a model of another kind, or of other shapes, unless what fits is taken;
     and if nothing fits.
@@ -139,8 +139,11 @@ def take_weights(module: "nn.Module", settings: TrainSettings) -> str:
         remedy = "init.take=fitting takes what fits" if fitting else "nothing in it fits"
         raise UserError(f"init.model={name}: {others[0]}: {there} there, {here} here; {remedy}")
     module.load_state_dict(fitting, strict=False)
-    rest = f"; not taken, or new: {', '.join(others)}" if others else ""
-    return shorten(f"starting from {name}{rest}", 1000, placeholder=" …")
+    before, now = (s.process.model_dump(mode="json") for s in (manifest.settings, settings))
+    differ = (key for key in before | now if before.get(key) != now.get(key))
+    rest = [f"process.{key} was {before.get(key)}, is {now.get(key)}" for key in differ]
+    rest += [f"not taken, or new: {', '.join(others)}"] if others else []
+    return shorten("; ".join([f"starting from {name}", *rest]), 1000, placeholder=" …")
 
 
 def _shape(tensor: "Tensor | None") -> str:

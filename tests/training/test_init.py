@@ -103,7 +103,9 @@ def test_what_fits_is_taken_and_the_rest_is_named(folder, digits):
     assert "(8, 1, 3, 3) here; init.take=fitting takes what fits" in line
     assert not (folder / "models/by-hand/other").exists()
     said = succeeded(train(folder, digits, *words, "init.take=fitting")).stdout.splitlines()[0]
-    assert said.startswith("starting from by-hand/base; not taken, or new: stem.weight, ")
+    assert said.startswith("starting from by-hand/base; process.")
+    assert "; process.kind was psld, is vp-sde; " in said
+    assert "; not taken, or new: stem.weight, " in said
     left = said.partition("new: ")[2].split(", ")
     base, other = weights(folder, "base"), weights(folder, "other")
     for name in base.keys() - {*left}:
