@@ -137,7 +137,7 @@ def save(
         replace: replace a model in the folder.
 
     Raises UserError if the folder has a model, the settings do not make this network, the model of
-    their `init` is missing, or the history is none. Then nothing is changed.
+    their `init` is missing, or the history lacks something. Then nothing is changed.
     """
     check_network(network)
     folder, call, device = Path(folder), "save()", device_of(network)

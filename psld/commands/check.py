@@ -39,9 +39,7 @@ def check(settings: CheckSettings) -> None:
     print(f"{name}: {noun.noun}; its code {str(part.code)[:12]}: {', '.join(files)}")
     for file, source in files.items():
         if _imports_torch(ast.parse(source)):
-            late = (
-                "jobs that only read settings start a second later; a large grid wants it in build"
-            )
+            late = "each job starts a second later; in a large grid, import it in build"
             print(f"{file}: imports torch at its top: {late}")
     again = parse(noun, part.model_dump(mode="json"), f"psld check {name}: read again")
     if again != part or again.identity() != part.identity():
@@ -49,7 +47,7 @@ def check(settings: CheckSettings) -> None:
     print("what it writes is read as the same part")
     torch.manual_seed(0)
     if noun.noun not in TRIALS:
-        print(f"not called: it is a part ({noun.noun}) that needs a model or data")
+        print("not called: that needs a model or data")
         return
     for done in TRIALS[noun.noun](part):
         print(done)

@@ -215,7 +215,7 @@ def _card_facts(manifest: ModelManifest) -> Iterator[tuple[str, str | None]]:
     yield "network", f"{manifest.parameters:,} parameters, {condition}"
     yield "training", ", ".join(filter(None, training))
     if init := manifest.init:
-        yield "started from", "{model}, SHA-256 of the weights {weights_sha256}".format(**init)
+        yield "started from", f"{init['model']}, SHA-256 of the weights {init['weights_sha256']}"
     source = imported and f"{imported.file} ({imported.weights}), SHA-256 {imported.sha256}"
     yield "imported from a checkpoint of the official code", source
     yield "SHA-256 of the weights", manifest.weights_sha256

@@ -217,9 +217,9 @@ def text_of(error: Exception) -> str:
         return f"{word}: cannot be read; put a text in quotes, e.g. '{key}=\"{bare}\"'"
     if choice := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text):
         group, name, rest = choice.groups()
-        known = [*rest.partition(" Config search path")[0].split(), *ALSO.get(group, ())]
-        asked = meant(name, known)
-        return f"{group}={name}: no such {group}{asked}; there are: {', '.join(known)}"
+        known = rest.partition(" Config search path")[0].split()
+        listed = ", ".join([*known, *ALSO.get(group, ())])
+        return f"{group}={name}: no such {group}{meant(name, known)}; there are: {listed}"
     if unknown := re.search(r"Could not override '(\S+)'\. No match", text):
         return f"no setting is called {unknown[1]}; the command's --help lists them"
     text = text.partition(" To append to your default list ")[0]

@@ -48,6 +48,12 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("train --cfg job process.gama=1", "process.gama (is process.gamma meant?);"),
         ("train proces=cld", "proces (is process meant?);"),
         ("sample steps=5", "steps (is sampler.steps meant?);"),
+        # A part inside a group is chosen by its field; one with a folder of configs, by @.
+        (
+            "prepare dataset=folder dataset.name=x dataset.source=array dataset.source.root=x",
+            "dataset.source.root (with another dataset.source=…?);",
+        ),
+        ("sample sampler.guidance.scale=2", "(with another guidance@sampler.guidance=…?);"),
         # No settings.
         ("train =", "psld train: "),
         ("train training.steps=[1", "psld train: "),

@@ -123,6 +123,13 @@ def test_a_wrong_build_is_one_line_before_the_training(folder, training, build):
     assert not (folder / "runs").exists()
 
 
+def test_a_setting_without_a_type_is_one_line(folder, training):
+    """By a message of pydantic, which says when it has changed."""
+    edit(folder / "mynets.py", "    width: int = 8", "    width = 8")
+    line = refused(call(folder, "train", *training), 2)
+    assert "mynets.py: width: a setting needs a type, such as width: int = 8" in line
+
+
 def test_help_shows_its_fields(folder, training):
     text = succeeded(call(folder, "train", "network=mynets:Mixer", "--help")).stdout
     assert "    width: 8\n          Channels.\n" in text

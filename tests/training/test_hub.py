@@ -33,7 +33,7 @@ def folder(model, tmp_path) -> Path:
 
 def push(folder: Path, *words: str) -> str:
     """Push a model and return the address that is printed."""
-    printed = succeeded(call(folder, "push", "models/mine/psld", "me/digits", *words)).stdout
+    printed = succeeded(call(folder, "push", "mine/psld", "me/digits", *words)).stdout
     return re.fullmatch(r'psld\.load\("(hf://me/digits@[0-9a-f]{40})"\)\n', printed)[1]
 
 
