@@ -43,7 +43,10 @@ def launch(settings: LaunchSettings) -> None:
     batch_size = 0  # all GPUs share it equally
     if settings.done and settings.runs:
         if shutil.which(command) is None:
-            raise UserError(f"launch: {command}: no such program")
+            wrong = "no such program"
+            if Path(command).is_file():
+                wrong = f"not executable; chmod +x it and write its path (./{Path(command).name})"
+            raise UserError(f"launch: {command}: {wrong}")
         run, output = Path(settings.runs), Path(settings.done)
         if output.is_dir():
             raise UserError(f"launch: done={output}: is a folder; give a file that {command} makes")

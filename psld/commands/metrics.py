@@ -14,7 +14,7 @@ from psld.evaluation.settings import (
     ReferenceSettings,
     TrainExtractorSettings,
 )
-from psld.metrics.estimate import EXTRAPOLATED_FROM, Interval, combined
+from psld.metrics.estimate import EXTRAPOLATED_FROM, TESTED_FROM, Interval, combined
 from psld.utils.device import use_device
 
 
@@ -110,6 +110,9 @@ def _lines(result: CellResult) -> list[str]:
     if result.void:
         return [f"{of}: no value: {result.void}"]
     lines = [f"{of}: {text(result.interval)}"]
+    if estimate.distinct < TESTED_FROM:
+        tested = f"intervals were tested from {TESTED_FROM} different images on"
+        lines.append(f"  do not trust ± of so few images: {tested}")
     if limit := result.extrapolated:
         lines.append(f"  of infinitely many: {text(limit)}")
     elif features and estimate.distinct < (least := EXTRAPOLATED_FROM * features):

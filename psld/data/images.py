@@ -218,7 +218,7 @@ def read_images(path: str | Path, silent: bool = False, side: int | None = None)
     if path.suffix == ".npz":
         arrays = read_npz(path, [IMAGES])
         if arrays is None:
-            raise UserError(f"{path}: no {IMAGES} in it; images are needed under this name")
+            raise no_images(path)
         check_images(arrays[0], "N×H×W×C", f"{path}: {IMAGES}")
         return np.ascontiguousarray(arrays[0].transpose(0, 3, 1, 2))
     if path.suffix in (".npy", ".pt", ".pth"):
@@ -316,6 +316,13 @@ def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray] | None:
         reraise_fault(error, path)
         reason = "it has pickled objects, which can run code" if "pickle" in str(error) else error
         raise UserError(f"{path}: not a whole .npz of arrays ({reason})") from None
+
+
+def no_images(path: str | Path) -> UserError:
+    """Return the error of a whole .npz without images, with what it has in their place."""
+    with np.load(path) as stored:
+        names = ", ".join(stored.files) or "nothing"
+    return UserError(f"{path}: no {IMAGES} in it, but {names:.100}; save the images as {IMAGES}")
 
 
 def write_npz(path: str | Path, images: np.ndarray) -> None:

@@ -5,6 +5,7 @@ Snakemake reads their settings, so numpy, Pillow and torchvision are imported by
 
 import gzip
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -226,7 +227,11 @@ class Folder(Source):
         parts = {name: PurePosixPath(name).parts for name in tree.picture_names()}
         while len({part[0] for part in parts.values()}) == 1 and min(map(len, parts.values())) > 2:
             parts = {name: part[1:] for name, part in parts.items()}
-        in_classes = all(len(part) > 1 for part in parts.values())
+        loose = sum(len(part) == 1 for part in parts.values())
+        in_classes = not loose
+        if 0 < loose < len(parts):
+            said = f"{loose} of {len(parts)} pictures lie in no subfolder, so there are no classes"
+            print(f"{self.root}: {said}", file=sys.stderr)
         classes = sorted({part[0] for part in parts.values()}) if in_classes else []
 
         def picture(name: str) -> tuple[partial, int]:
@@ -295,6 +300,8 @@ class Numbered(Source):
     """The part of the images that is held out for the test split, chosen by their numbers."""
 
     def seen(self):
+        if not Path(self.path).exists():
+            raise UserError(f"{self.path}: no such file or folder (dataset.source.path)")
         files = [each.stat() for each in (regular_file(self.path), *Path(self.path).rglob("*"))]
         newest = datetime.fromtimestamp(max(each.st_mtime for each in files))
         return f"{sum(each.st_size for each in files):,} bytes, {newest:%Y-%m-%d %H:%M:%S}"
@@ -330,13 +337,13 @@ class Array(Numbered):
     def open(self):
         import numpy as np
 
-        from psld.data.images import IMAGES, read_npz
+        from psld.data.images import IMAGES, no_images, read_npz
 
         path, labels = regular_file(self.path), None
         if path.suffix == ".npz":
             arrays = read_npz(path, [IMAGES, "labels"]) or read_npz(path, [IMAGES])
             if not arrays:
-                raise UserError(f"{path}: no {IMAGES} in it; save the images under this name")
+                raise no_images(path)
             images, labels = arrays[0], arrays[1] if len(arrays) > 1 else None
             opened = partial(np.asarray, images)
         else:

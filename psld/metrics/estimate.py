@@ -17,6 +17,8 @@ from psld.utils.errors import UserError
 CONFIDENCE = 0.95
 EXTRAPOLATED_FROM = 4
 """The fewest samples for each feature that are extrapolated to infinitely many."""
+TESTED_FROM = 50
+"""The fewest samples with which intervals were tested (docs/notes/intervals.md)."""
 SECOND_ORDER = 0.2
 """The bias of order 1/n² as a share of that of order 1/n, for one sample per feature. Chosen so
 that the intervals of independent features of equal size cover wherever they are given."""

@@ -184,7 +184,8 @@ def cost(grid: Grid, tflops: float | None) -> str:
     core = (
         f"On one core of this machine: {about(steps * seconds_per_image(least.settings))} for "
         f"trainings and samples, by a training step of {least.name} that was measured now. The "
-        "features of metrics come on top (FID: 0.2 seconds an image)."
+        "features of metrics (FID: 0.2 seconds an image) and the start of each job come on top: "
+        "some seconds, and on a cluster its wait in the queue."
     )
     return "\n\n".join([printed, FORMULA, f"All of it: {total * 1e9:.3g} FLOPs.", last, core])
 

@@ -37,6 +37,7 @@ def unwilling(slurm, signals, resolved, tmp_path) -> Commands:
         (("done=x", "--", "train"), ["psld launch: done", "done=FILE runs=FOLDER"]),
         (("runs=x", "--", "train"), ["psld launch: done", "done=FILE runs=FOLDER"]),
         (("done=x", "runs=y", "--", "pyhton", "mine.py"), ["launch: pyhton: no such program"]),
+        (("done=x", "runs=y", "--", "./fit.sh"), ["launch: ./fit.sh: not executable; chmod +x"]),
         ((*TRAINING, "training.steps=0"), ["psld train: training.steps"]),
         ((*TRAINING, "network.channel_multipliers=[1,1,1,1,1]"), ["cannot be halved 4 times"]),
         (("--", "train", "model=demo/cdl"), ["no such model", "cld"]),
@@ -46,6 +47,7 @@ def unwilling(slurm, signals, resolved, tmp_path) -> Commands:
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, tuple) else "",
 )
 def test_refused_before_anything_is_submitted(unwilling, tmp_path, given, words):
+    (tmp_path / "fit.sh").touch()
     refused(call(tmp_path, "launch", *given), 2, *words)
     assert unwilling.calls("sbatch") == unwilling.calls("squeue") == []
     assert not (tmp_path / "runs").exists()

@@ -88,7 +88,7 @@ def test_arrays_are_read_by_their_names(tmp_path):
     b, a = read_npz(tmp_path / "x.npz", ["b", "a"])
     assert (len(a), len(b)) == (3, 2)
     assert read_npz(tmp_path / "x.npz", ["a", "c"]) is None
-    with pytest.raises(UserError, match=r"x\.npz: no arr_0 in it; images are needed under this"):
+    with pytest.raises(UserError, match=r"x\.npz: no arr_0 in it, but a, b; save the images as"):
         read_images(tmp_path / "x.npz")
 
 

@@ -131,8 +131,8 @@ def test_files_that_are_no_arrays_are_one_line(folder):
         "cut.npy": "cut.npy: not a whole .npy of numbers (",
         "text.npy": "text.npy: not a whole .npy of numbers (",
         "renamed.npy": "renamed.npy: not a whole .npy of numbers (",
-        "other.npz": "other.npz: no arr_0 in it; save the images under this name",
-        "absent.npy": "No such file or directory: 'absent.npy'",
+        "other.npz": "other.npz: no arr_0 in it, but x; save the images as arr_0",
+        "absent.npy": "absent.npy: no such file or folder (dataset.source.path)",
     }.items():
         with pytest.raises(UserError, match=r"^[^\n]*$") as found:
             prepare({"kind": "array", "path": name})

@@ -172,6 +172,13 @@ def test_labels_are_zero_where_they_are_not_used(pictures, tmp_path):
     assert (store.num_classes, store.class_names) == (0, ())
 
 
+def test_pictures_next_to_the_folders_of_classes_are_counted(pictures, tmp_path, capsys):
+    shutil.copy(pictures / "a/004.png", pictures / "stray.png")
+    prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
+    said = f"{pictures}: 1 of 41 pictures lie in no subfolder, so there are no classes"
+    assert said in capsys.readouterr().err
+
+
 def test_the_number_of_classes_must_be_that_of_the_source(pictures, tmp_path):
     with pytest.raises(
         UserError, match=r"num_classes is 3, but the source folder has 2 classes \(a, b\)"

@@ -104,6 +104,8 @@ def test_what_is_printed(folder):
         f"  of infinitely many: {limit.value:.3f} ± {limit.half_width:.3f}",
         f"  with other images of the reference, too: {result.value:.3f} ± {both:.3f}",
     ]
+    few = succeeded(evaluate(folder, "noisy.npz", *FD, "samples=49")).stdout
+    assert "do not trust ± of so few images: intervals were tested from 50 different" in few
 
 
 def test_several_metrics_share_one_pass_and_one_file(folder):
