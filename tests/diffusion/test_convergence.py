@@ -72,7 +72,7 @@ class Heun:
 
 
 class HeunSettings(TimeGridSampler):
-    """As docs/extending.md says."""
+    """As docs/examples.md says."""
 
     integrator: str = "heun"
     striding: str = "quadratic"
