@@ -76,7 +76,6 @@ INSTEAD = {
     r"(snakemake .* (mine(/\S+)?|study))": r"\1 --dry-run",
     r"psld sample model=models/mine/.*": ":",
     r"psld tabulate grid_name=(mine|study)": ":",
-    r"psld .* hydra/sweeper=optuna .*": ":",
     # They need an account.
     r"(wandb login|(make|psld wandb) (sync|dashboard))\b.*": ":",
     r"(rm -r|torchrun) .*": ":",
