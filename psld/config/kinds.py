@@ -29,6 +29,7 @@ SHIPPED: dict[str, dict[str, str]] = {
     "objective": {
         "epsilon": f"{OBJECTIVES}:Epsilon",
         "denoiser": f"{OBJECTIVES}:Denoiser",
+        "distilled": "psld.sampling.distilled:Distilled",
         "guide": f"{OBJECTIVES}:Guide",
         "image-guide": f"{OBJECTIVES}:ImageGuide",
     },

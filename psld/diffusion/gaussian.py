@@ -270,11 +270,16 @@ class GaussianStart:
 
     @all_bits()
     def images(
-        self, noise: Tensor, labels: Tensor | None = None, which: Tensor | None = None
+        self,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        which: Tensor | None = None,
+        sigma: float = 0.0,
     ) -> Tensor:
-        """Return images from the law of the data, N×C×H×W, with the arguments of a call.
+        """Return y = x + σ n', N×C×H×W, with x from the law of the data.
 
-        Equal noise gives images that are similar to those in z.
+        The arguments are those of a call. At σ₀ it is the y of the call's z; at σ = 0, images that
+        are similar to those in z.
         """
         first = mix(self.turn, noise)[:, : self.data.shape[0]]
-        return self.data.draw(first, 0.0, labels, which)
+        return self.data.draw(first, sigma, labels, which)

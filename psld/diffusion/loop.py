@@ -86,7 +86,7 @@ def path(
         replaced = integrator.replacement_times or []
     if expect := getattr(noise, "expect", None):
         expect(integrator.draws + (1 + len(replaced) if inpainting else 0))
-    final_time = next(t for t in reversed(integrator.ends) if t > 0)
+    final_time = [*integrator.times[:1], *(t for t in integrator.ends if t > 0)][-1]
     replacement = inpainting and Replacement(inpainting, [process.T, *replaced, final_time])
     if replacement:
         z = replacement.noisy(0, z, noise)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,8 +103,19 @@ def noise_levels(law: NoiseLaw, uniform: Tensor) -> Tensor:
     return logarithm.exp().clamp(law.low, law.high)
 
 
-Noising = NoisyStates | NoisyImages
-"""What a network sees of an image."""
+class Noising(Protocol):
+    """What a network sees of an image."""
+
+    blocks: int
+    auxiliary: int
+
+    def levels(self, uniform: Tensor) -> Tensor:
+        """Return the times or noise levels of N uniform numbers, float64."""
+        ...
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what the network sees, N×C'×H×W, and its times or noise levels, N."""
+        ...
 
 
 class EpsilonLoss:

@@ -101,7 +101,7 @@ class LinearKernel:
 
     def _doublings(self, elapsed: Tensor) -> int:
         """Return how often the longest time is halved until 2‖A‖τ ≤ 1."""
-        longest = 2 * self.norm * float(elapsed.abs().max())
+        longest = 2 * self.norm * max(elapsed.abs().tolist(), default=0.0)
         return max(0, math.ceil(math.log2(longest))) if longest > 0 else 0
 
 

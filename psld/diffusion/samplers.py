@@ -5,7 +5,7 @@ A sampler is a class: its options, and `build`, which makes its integrator and n
 
 from itertools import pairwise
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -89,6 +89,9 @@ class SamplerSettings(Part):
 class TimeGridSampler(SamplerSettings):
     """The settings of samplers with a fixed time grid."""
 
+    predicts_images: ClassVar[bool] = False
+    """True if the last step gives the predicted image, which needs no step before."""
+
     striding: Literal["uniform", "quadratic", "power", "lambda", "edm"]
     """The time grid: `uniform` or `quadratic` in time, evenly spaced in t^(1/p) (`power`), in λ
     (`lambda`), or in σ_eff^(1/p) (`edm`). All but `uniform` put more steps near the data."""
@@ -96,8 +99,8 @@ class TimeGridSampler(SamplerSettings):
     """p of the strides `power` and `edm` (EDM's ρ: 7); the others ignore it."""
     steps: int = Field(ge=0, le=100_000)
     """N: evaluations of the score per image, including the final one. Each evaluates the network
-    once, or twice under classifier-free guidance. With a start from images, 0 gives draws from the
-    start's law: images without the network, whatever the other options are."""
+    once, or twice under classifier-free guidance (scale 1: once). With a start from images, 0 gives
+    draws from the start's law: images without the network, whatever the other options are."""
     start: Annotated[Literal["prior", "gaussian", "mixture"], Neutral("prior")] = "prior"
     """Where the sampler begins: the prior at T; or, at the noise level `start_level`, the Gaussian
     with the mean and covariance of the training images, or a mixture of Gaussians of them."""
@@ -147,10 +150,11 @@ class TimeGridSampler(SamplerSettings):
 
     @model_validator(mode="after")
     def _start_fits(self) -> "TimeGridSampler":
-        if self.steps == 1 or (self.steps == 0 and not self.starts_from_data):
+        once = self.starts_from_data and self.denoise and self.predicts_images
+        if (self.steps == 1 and not once) or (self.steps == 0 and not self.starts_from_data):
             raise ValueError(
                 f"steps is {self.steps}; at least 2 are needed, or 0 for images of start=mixture "
-                "or gaussian without the network"
+                "or gaussian without the network, or with multistep 1 for the image predicted there"
             )
         if self.starts_from_data and self.guidance.holes:
             raise ValueError(
@@ -239,6 +243,8 @@ NO_INPAINTING = (
 
 class MultistepSettings(TimeGridSampler):
     """The exponential multistep sampler in whitened coordinates, for few evaluations."""
+
+    predicts_images = True
 
     integrator: str = "multistep"
     """Past predictions of the image are extrapolated; the rest of a step is exact."""

@@ -124,7 +124,8 @@ class ClassifierFreeScore:
 
         ε = ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅))
 
-    A scale of 1 is the class-conditional score. Each call evaluates the network twice.
+    Each call evaluates the network twice. A scale of 1 is the class-conditional score, of one
+    evaluation.
     """
 
     def __init__(
@@ -140,10 +141,12 @@ class ClassifierFreeScore:
     def __call__(
         self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
     ) -> Tensor:
-        self.evaluations += 2
+        self.evaluations += 1 if self.scale == 1 else 2
         network = at_time(self.network, t)
 
         def eps(z: Tensor, labels: Tensor) -> Tensor:
+            if self.scale == 1:
+                return network(z, labels).to(z.dtype)
             plain, conditional = network(z, None), network(z, labels)
             return torch.lerp(plain.to(z.dtype), conditional.to(z.dtype), self.scale)
 

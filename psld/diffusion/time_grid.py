@@ -61,7 +61,7 @@ def time_grid(
         case _:  # edm
             levels = (low ** (1 / p) + (high ** (1 / p) - low ** (1 / p)) * remaining) ** p
     times = time_of_noise_level(process, levels, final)
-    times[0], times[-1] = first, final
+    times[-1], times[0] = final, first  # of one time alone, the first
     return times
 
 

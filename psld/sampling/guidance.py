@@ -58,13 +58,15 @@ class ClassifierGuidance(Guidance):
 class ClassifierFreeGuidance(Guidance):
     """Guidance of a class-conditional model, away from its own prediction without a class."""
 
-    evaluations = 2
-
     kind: str = "classifier-free"
     scale: float = Field(2.0, gt=0)
     """ε = ε(∅) + scale · (ε(y) − ε(∅)): 1 is the model's own conditional distribution."""
     label: Label = "cycle"
     """The class of the samples by number or name, a list of classes, or `cycle`."""
+
+    @property
+    def evaluations(self):
+        return 1 if self.scale == 1 else 2
 
     def check(self, sampler: Any, model: ModelSettings, guide: Any) -> None:
         if not model.num_classes and sampler.evaluations != 0:

@@ -100,7 +100,9 @@ def check_alike(mine: ModelSettings, source: ModelSettings) -> None:
     """Raise UserError if the source is a model of another kind, unless what fits is taken."""
     if mine.init is None or mine.init.take == "fitting":
         return
-    objectives = (each.training.objective.kind for each in (mine, source))
+    ours, theirs = (each.training.objective for each in (mine, source))
+    # A class below the source's, such as a student of a denoiser, makes the same module.
+    objectives = (theirs if isinstance(ours, type(theirs)) else ours).kind, theirs.kind
     networks = (getattr(each.network, each.network.KEY) for each in (mine, source))
     classes = mine.num_classes, source.num_classes
     pairs = {"network": networks, "training.objective": objectives, "number of classes": classes}

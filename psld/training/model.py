@@ -43,7 +43,9 @@ def facts_of(settings: TrainedSettings, process: LinearProcess, deviation: float
 
     `deviation`: s of a new denoiser; weights on disk have their own.
     """
-    return Facts(cast(Any, settings.training), settings.dataset, process, deviation)
+    init = getattr(settings, "init", None)
+    facts = cast(Any, settings.training), settings.dataset, process, deviation
+    return Facts(*facts, init and init.model.name)
 
 
 def build(

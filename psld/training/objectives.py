@@ -33,6 +33,8 @@ class Facts:
     process: "LinearProcess"
     deviation: float = 1.0
     """s: that of the training images around their mean, if the objective `needs_deviation`."""
+    init: str | None = None
+    """The name of the model from which the training starts."""
 
     @property
     def law(self) -> "NoiseLaw":

@@ -1,0 +1,56 @@
+"""One evaluation: the objective of a student, which learns where a sampler of its teacher ends.
+
+From a start near the data, the way of a deterministic sampler is short: the image x that it reaches
+is a function of the noisy image y at which it began. A copy of the denoiser learns this function at
+one noise level, σ₀ of the start. This is knowledge distillation (Luhman and Luhman, 2101.02388)
+from a nearer start than pure noise. No torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from psld.config.reads import CellRead
+from psld.training.objectives import Denoiser
+from psld.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from psld.sampling.pairs import Pairs
+
+
+class Distilled(Denoiser):
+    """‖D(y; σ₀) − x‖², a mean of elements, over the pairs of a cell. It starts from its teacher."""
+
+    kind: str = "distilled"
+
+    of_data = Denoiser.of_data | {"level"}
+
+    cell: CellRead
+    """Samples of the teacher, by sampler=few sampler.eta=0."""
+
+    def in_identity(self):
+        return self.identity()
+
+    def check(self, sampler, process):
+        how = [getattr(sampler, key, None) for key in ("start", "steps")]
+        if how not in (["mixture", 0], ["mixture", 1]):
+            raise UserError(
+                "sampler: a student knows one noise level, that of its start; use sampler=few "
+                "sampler.steps=1"
+            )
+
+    def wrap(self, network, facts):
+        from psld.sampling.pairs import Student
+
+        return Student(network, facts.deviation, facts.law.low, facts.law.high)
+
+    def noising(self, facts) -> "Pairs":
+        from psld.sampling.pairs import Pairs
+
+        return Pairs(self.cell.name, self.cell.files, facts)
+
+    def loss(self, module, batch):
+        x, seen = batch.noising.chosen(batch.t, batch.x0.device)
+        return (module(*seen) - x).square().mean()
+
+    def preview(self, facts, module, store, picture):
+        self.noising(facts).write_images(module, picture)
+        return {}

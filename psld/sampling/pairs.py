@@ -1,0 +1,159 @@
+"""What a student learns from, the pairs of a cell, and its network (`psld.sampling.distilled`)."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from psld.data.store import from_uint8, to_uint8
+from psld.diffusion.gaussian import GaussianStart
+from psld.diffusion.loss import Batch
+from psld.networks.forward import Denoiser
+from psld.sampling.named import named_in
+from psld.sampling.sample import cell_sampler, origin_of
+from psld.sampling.settings import CellSettings, ShardRecord
+from psld.sampling.shards import Shard, load_made_by, shard_path
+from psld.training.init import read_source
+from psld.training.model import load_model
+from psld.training.objectives import Facts
+from psld.utils.device import device_of
+from psld.utils.errors import UserError
+from psld.utils.randomness import ShardNoise
+
+CPU = torch.device("cpu")
+PREVIEWED = 64
+NEEDED = {"integrator": "multistep", "eta": 0, "root": "straight", "start": "mixture"}
+"""A sampler whose image is a function of y alone. With the root `flow`, or with η > 0, it is one of
+other noise, too."""
+
+
+class Pairs:
+    """The pairs (y, x) of a cell, as what a network sees (`psld.diffusion.loss.Noising`).
+
+    The images x are the cell's shards. The noisy images, y = x' + σ₀ n with x' from a mixture of
+    Gaussians of the training images, are drawn again: they follow from the cell's seed and the
+    number of the shard. A batch's uniform numbers choose pairs, in place of noise levels.
+    """
+
+    blocks, auxiliary = 0, 0  # It needs no other noise.
+
+    def __init__(self, folder: str, records: Sequence[str], facts: Facts) -> None:
+        """Read the shards that the records list, or all that the folder's records list.
+
+        Raises UserError if one is damaged; or if they are not of the model from which the training
+        starts, as it is now, of the start of its dataset, and of a deterministic sampler.
+        """
+        where = f"training.objective.cell: {folder}"
+        if facts.init is None:
+            raise UserError(
+                f"{where}: a student starts from the model of its cell; give init.model"
+            )
+        paths = [*map(Path, records)] or sorted(Path(folder).glob("*-*.json"))
+        digests = {s.index: s.digest for path in paths for s in ShardRecord.read(path).shards}
+        cell = cell_of(Shard.load(shard_path(folder, min(digests))), facts.init, where)
+        model = load_model(cell.model, CPU, cell.process)
+        sampler = cell_sampler(model, None, cell.sampler, batch_size=1)
+        origin = origin_of(cell, model, None, sampler.start_sha256)
+        law, channels = cast(GaussianStart, sampler.gaussian), sampler.shape[0]
+        self.level, images, labels, starts = law.sigma, [], [], []
+        for index, digest in sorted(digests.items()):
+            shard = load_made_by(shard_path(folder, index), origin.at(index))
+            if shard.digest() != digest:
+                raise UserError(f"{where}: shard {index} is another than its record says")
+            size, known = len(shard.images), () if shard.labels is None else (shard.labels,)
+            labels += map(torch.from_numpy, known)
+            states = (size, sampler.process.blocks * channels, *sampler.shape[1:])
+            with ShardNoise(cell.seed, index, states, CPU) as noise:
+                group = labels[-1] if labels else None
+                starts.append(law.images(noise(), group, noise.uniform(), law.sigma))
+            images.append(torch.from_numpy(shard.images))
+        self.pairs = [torch.cat(each) for each in (starts, images, labels) if each]
+
+    def levels(self, uniform: Tensor) -> Tensor:
+        """Return the numbers of pairs, float64, in place of noise levels."""
+        return (uniform * len(self.pairs[0])).floor()
+
+    def chosen(self, numbers: Tensor, device: torch.device) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the images x, N×C×H×W, and what the network sees: y, σ₀, and labels if any."""
+        if self.pairs[0].device != device:
+            self.pairs = [each.to(device) for each in self.pairs]
+        numbers = numbers.to(device, torch.int64, non_blocking=True)
+        y, x, *labels = (each[numbers] for each in self.pairs)
+        middle = from_uint8(x) + 1 / 255  # Bytes are truncated (`psld.data.store.to_uint8`).
+        return middle, (y, y.new_full((len(y),), self.level), *labels)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        _, (y, sigma, *_) = self.chosen(batch.t, batch.x0.device)
+        return y, sigma
+
+    def write_images(self, module: nn.Module, picture: Path) -> None:
+        """Write what a student makes of the first starts to a picture."""
+        from psld.data.images import save_images  # Most trainings make no preview.
+
+        _, seen = self.chosen(torch.arange(min(PREVIEWED, len(self.pairs[0]))), device_of(module))
+        save_images(to_uint8(module(*seen)).cpu().numpy(), picture)
+
+
+def cell_of(shard: Shard, model: str, where: str) -> CellSettings:
+    """Return the settings of a shard's cell, which stand in its words.
+
+    Raises UserError if its images are no function of y alone.
+    """
+    content: dict[str, dict[str, Any]] = {"sampler": {}, "process": {}}
+    for word in shard.origin.words:
+        key, _, value = word.partition("=")
+        group, _, name = key.partition(".")
+        if group in content and name not in ("start_of", "norms"):
+            with suppress(ValueError):  # A text is not quoted.
+                value = json.loads(value)
+            content[group][name] = value
+    named = named_in({key: each or None for key, each in content.items()}, where)
+    sampler, guidance = named.sampler, named.sampler.guidance
+    wrong = [key for key, needed in NEEDED.items() if getattr(sampler, key, None) != needed]
+    if not guidance.is_none and (guidance.holes or guidance.evaluations != 1):
+        wrong.append("guidance")
+    if wrong:
+        found = content["sampler"].get(wrong[0], "missing")
+        raise UserError(
+            f"{where}: sampler.{wrong[0]} is {found}, and a student learns "
+            "from images that their start decides: sample it with sampler=few sampler.eta=0, "
+            "without guidance, or classifier-free with scale=1"
+        )
+    return CellSettings(
+        model=str(read_source(model)[0]),
+        process=named.process,
+        sampler=sampler,
+        guide=None,
+        data=None,
+        mnist=None,
+        shard_size=shard.origin.size,
+        seed=shard.origin.seed,
+        device="cpu",
+    )
+
+
+class Student(Denoiser):
+    """A denoiser of one noise level: that of its last step in training."""
+
+    level: Tensor
+
+    def __init__(self, *given: Any) -> None:
+        """The arguments are those of `psld.networks.forward.Denoiser`."""
+        super().__init__(*given)
+        self.register_buffer("level", torch.zeros(()))
+
+    def forward(self, y: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """As in `psld.networks.forward.Denoiser`. Raises UserError for another noise level."""
+        highest = torch.as_tensor(sigma, dtype=torch.float32, device=self.level.device).max()
+        if self.training:
+            self.level.copy_(highest)
+        elif not torch.isclose(highest, self.level, rtol=1e-3):
+            raise UserError(
+                f"sampler: a student of the noise level {float(self.level):.4g} is asked for "
+                f"{float(highest):.4g}; its start is another (sampler.start_level, psld start)"
+            )
+        return super().forward(y, sigma, label)
