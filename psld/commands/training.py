@@ -110,6 +110,6 @@ def _import(settings: ImportModelSettings | ImportGuideSettings, checkpoint: str
     import_weights(settings)
     if settings.grid_name in config_names("grid"):
         file = load_grid(settings.grid_name).file
-        entries = file.trainings if isinstance(settings, ImportModelSettings) else file.guides
+        entries = file.trainings if settings.makes == "model" else file.guides
         if settings.name in entries and not entries[settings.name].checkpoint:
             note_checkpoint(settings.output, checkpoint)

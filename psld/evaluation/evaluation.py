@@ -244,9 +244,8 @@ def _start_facts(settings: EvaluateSettings, model: ModelManifest) -> dict[str, 
 def _source(settings: EvaluateSettings, model: ModelManifest, start: dict[str, Any]) -> Source:
     """Return the source of a cell, whose shards are read later; `start` has the START_FACTS."""
     guide = read_manifest(settings.guide, GuideManifest) if settings.guide else None
-    weights, process = model.identity(), None
-    if model.settings.serves_every_process:
-        process = settings.process or model.settings.process
+    weights, process = model.identity(), model.settings.sampled_as(settings.process)
+    if process:
         weights["settings"]["process"] = process.model_dump(mode="json")
     images = images_digest(
         digest_of(model.settings.identity()),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, cast
@@ -164,10 +165,16 @@ class CellResults(Settings):
 
     @classmethod
     def find(cls, path: str | Path, record: str) -> ModelResult | None:
-        """Read the result of a record; None if there is none yet."""
-        results = cls.read(path).results if Path(path).exists() else ()
-        found = (result for result in results if result.record == record)
-        return next(cast(Iterator[ModelResult], found), None)
+        """Return the result of a record; None if there is none yet. A file is read once."""
+        if not Path(path).exists():
+            return None
+        status = Path(path).stat()  # A file that is written again is another one.
+        return _by_record(path, status.st_dev, status.st_ino, status.st_mtime_ns).get(record)
+
+
+@cache
+def _by_record(path: str | Path, *_version: int) -> dict[str, ModelResult]:
+    return {each.record: cast(ModelResult, each) for each in CellResults.read(path).results}
 
 
 # -- bands -----------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Cell:
     @cached_property
     def digest(self) -> str:
         """The digest of what decides its images."""
-        guide, process = self.guide and self.guide.digest, self.model.sampled_as
+        guide, process = self.guide and self.guide.digest, self.model.settings.sampled_as()
         images = self.sampler.settings, self.seed, self.options.shard_size
         return images_digest(self.model.digest, guide, *images, process)
 
@@ -120,7 +120,7 @@ class Cell:
     def _images(self) -> dict[str, Any]:
         return {
             "model": self.model.folder,
-            "process": self.model.sampled_as,
+            "process": self.model.settings.sampled_as(),
             "sampler": self.sampler.settings,
             "start": self.start and self.start.file,
             "guide": self.guide and self.guide.folder,
@@ -132,7 +132,7 @@ class Cell:
     @property
     def words(self) -> list[str]:
         """The words from which psld sample composes its images; `output` is the user's."""
-        options, process = self.options, self.model.sampled_as
+        options, process = self.options, self.model.settings.sampled_as()
         family = options.samplers[self.sampler.family]
         words = [*family.overrides, family.spending(self.sampler.budget)]
         if process:

@@ -11,7 +11,6 @@ from psld.config.reads import Read
 from psld.config.settings import S, Settings, groups_of
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import SamplerSettings
-from psld.diffusion.settings import ProcessSettings
 from psld.evaluation.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.grid.schema import Origin
 from psld.sampling.settings import SamplingRun
@@ -115,11 +114,6 @@ class _Trained(Origin):
 class Model(_Trained):
     kind = ModelManifest
     settings: TrainSettings
-
-    @property
-    def sampled_as(self) -> ProcessSettings | None:
-        """The process that a denoiser is sampled as; None for a network of one process."""
-        return self.settings.process if self.settings.serves_every_process else None
 
 
 class Guide(_Trained):

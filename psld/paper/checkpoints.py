@@ -31,7 +31,6 @@ from psld.training.settings import (
     ImportGuideSettings,
     ImportModelSettings,
     Trained,
-    TrainSettings,
 )
 from psld.utils.errors import UserError
 
@@ -41,9 +40,8 @@ def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
 
     Raises UserError, with a list, if any are missing, unexpected, of the wrong shape or not finite.
     """
-    is_model = isinstance(settings, ImportModelSettings)
     # The official code keeps no moving average of a guide.
-    chosen = settings.weights if is_model else "online"
+    chosen = settings.weights if isinstance(settings, ImportModelSettings) else "online"
     path = settings.checkpoint
     checkpoint = read_checkpoint(path)
     network = build(settings, build_process(settings))
@@ -141,7 +139,7 @@ def checkpoints_in(paths: Sequence[str]) -> list[Path]:
 
 def shapes_of(settings: Trained) -> Shapes:
     """Return the shapes of a model's or guide's official parameters; empty if there are none."""
-    if settings.serves_every_process or getattr(settings, "num_classes", 0):
+    if settings.serves_every_process or settings.num_classes:
         return {}
     process = build_process(settings)
     with torch.device("meta"):
@@ -171,7 +169,7 @@ def recognize(path: Path, layouts: Sequence[tuple[Shapes, Trained]]) -> Recogniz
             f"fits {_words(fits)}: Γ is not in the weights; move it into a folder gamma=Γ, or name "
             "one (psld import_model FILE model=GRID/MODEL)"
         )
-    is_model = isinstance(fits[0], TrainSettings)
+    is_model = fits[0].makes == "model"
     check_finite(checkpoint.weights("ema" if is_model else "online"))  # as the import will
     return Recognized(fits[0], path, checkpoint.sha256, checkpoint.step, gamma)
 
@@ -229,8 +227,7 @@ def described(file: Recognized) -> str:
 
 def word_for(settings: Trained) -> str:
     """Return the word that names a model or guide on a command line, such as model=paper/x."""
-    key = "model" if isinstance(settings, TrainSettings) else "guide"
-    return f"{key}={settings.grid_name}/{settings.name}"
+    return f"{settings.makes}={settings.grid_name}/{settings.name}"
 
 
 def _words(fits: Iterable[Trained]) -> str:

@@ -57,10 +57,8 @@ def origin_of(
 
     `start_sha256`: the digest of its start; None for the prior.
     """
-    process = None
-    if model.settings.serves_every_process:
-        process = (cell.process or model.settings.process).model_dump(mode="json")
-    sampler = sampler_content(cell.sampler)
+    sampler, denoised_as = sampler_content(cell.sampler), model.settings.sampled_as(cell.process)
+    process = denoised_as and denoised_as.model_dump(mode="json")
     words = as_words("sampler", sampler) + as_words("process", process or {})
     return ShardOrigin(
         weights_sha256=model.weights_sha256,

@@ -264,7 +264,7 @@ class WandbRun(Settings):
             id=earlier.id if earlier else f"{run.name}-{secrets.token_hex(3)}",
             name=settings.name,
             group=settings.grid_name,
-            job_type="train" if isinstance(settings, ModelSettings) else "train_guide",
+            job_type=settings.command,
             project=settings.wandb.project,
             entity=settings.wandb.entity,
         )

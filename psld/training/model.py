@@ -53,13 +53,12 @@ def build(
 ) -> nn.Module:
     """Build the module that is trained: a network with the channels that its objective says."""
     objective, facts = settings.training.objective, facts_of(settings, process, deviation)
-    classes = settings.num_classes if isinstance(settings, ModelSettings) else 0
     network = forward.build(
         settings.network,
         *objective.channels(settings.dataset, process),
         settings.dataset.image_size,
-        classes,
-        gives_logits=objective.makes == "guide",
+        settings.num_classes,
+        gives_logits=settings.makes == "guide",
     )
     module = objective.wrap(network, facts)
     for name in ("in_shape", "num_classes", "in_bfloat16"):
@@ -210,8 +209,8 @@ def _load_weights(
     network: nn.Module, folder: Path, manifest: ModelManifest | GuideManifest
 ) -> None:
     """Load weights into a network that will not be trained."""
-    command = "psld train" if manifest.kind == "model" else "psld train_guide"
-    path, remedy = folder / WEIGHTS, f"train the {manifest.kind} ({command}), or import it"
+    how = f"(psld {manifest.settings.command}), or import it"
+    path, remedy = folder / WEIGHTS, f"train the {manifest.kind} {how}"
     stored = load_tensors(path, "weights", remedy, manifest.weights_sha256)
     settings = manifest.settings.identity()
     if stored.origin.get("model", settings) != settings:  # an import does not state it
@@ -237,7 +236,7 @@ def describe(
     **more: Any,
 ) -> ModelManifest | GuideManifest:
     """Return the manifest of a network's weights, trained on a dataset that may not be prepared."""
-    kind = ModelManifest if isinstance(settings, ModelSettings) else GuideManifest
+    kind = ModelManifest if settings.makes == "model" else GuideManifest
     return kind(
         name=settings.name,
         grid=settings.grid_name,

@@ -177,7 +177,7 @@ def try_once(loss: Loss, module: nn.Module, labels: Labels | None) -> None:
 def labels_of(settings: Trained, store: ImageStore) -> Labels | None:
     """Return the classes of the training images, if the network gives or takes them."""
     dropout = getattr(settings.training, "label_dropout", None) or 0.0
-    if settings.training.objective.makes == "guide" or dropout:
+    if settings.makes == "guide" or dropout:
         return Labels(store.labels("train"), store.num_classes, dropout)
     return None
 

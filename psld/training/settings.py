@@ -126,6 +126,9 @@ class TrainingSettings(LoopSettings):
 class TrainedSettings(Settings):
     """Everything that decides the weights of a network."""
 
+    makes: ClassVar[Literal["model", "guide"]] = "model"
+    """Its objective has to make the same."""
+
     dataset: DatasetSettings
     process: ProcessSettings
     network: Network
@@ -133,8 +136,12 @@ class TrainedSettings(Settings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainedSettings":
+        objective = self.training.objective
         self.network.check_image_size(self.dataset.image_size)
-        self.training.objective.check_dataset(self.training, self.dataset)
+        objective.check_dataset(self.training, self.dataset)
+        if objective.makes != self.makes:
+            other = "train" if self.makes == "guide" else "train_guide"
+            raise ValueError(f"training.objective: makes a {objective.makes}; use psld {other}")
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -157,6 +164,11 @@ class TrainedSettings(Settings):
         return content
 
     @property
+    def command(self) -> str:
+        """The command of psld that trains it."""
+        return "train" if self.makes == "model" else "train_guide"
+
+    @property
     def serves_every_process(self) -> bool:
         """True if the network sees images with noise, and `process` is only the default."""
         return self.training.objective.sees_images
@@ -165,6 +177,11 @@ class TrainedSettings(Settings):
     def law(self) -> NoiseLaw:
         """The noise levels in the training of a network that serves every process."""
         return cast(NoiseLaw, self.training.noise_law)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that the network takes as input; 0 if it takes none."""
+        return 0
 
 
 class Init(Settings):
@@ -185,11 +202,9 @@ class ModelSettings(TrainedSettings):
     """The model from whose weights the training starts: init.model=GRID/MODEL, a folder, or
     hf://OWNER/NAME@COMMIT. With init.take=fitting the others may have other shapes. Null: none."""
 
-    @model_validator(mode="after")
-    def _makes_a_model(self) -> "ModelSettings":
-        if self.training.objective.makes != "model":
-            raise ValueError("training.objective: makes a guide; use psld train_guide")
-        return self
+    def sampled_as(self, process: ProcessSettings | None = None) -> ProcessSettings | None:
+        """Return the process that a denoiser is sampled as, by default its own; None for others."""
+        return (process or self.process) if self.serves_every_process else None
 
     def with_process(self, process: ProcessSettings | None) -> "ModelSettings":
         """Return the settings as a model of another process; None changes nothing.
@@ -206,14 +221,14 @@ class ModelSettings(TrainedSettings):
         return self.model_copy(update={"process": process})
 
     @property
-    def num_classes(self) -> int:
-        """The number of classes that the network takes as input; 0 if unconditional."""
+    def num_classes(self):
         return 0 if self.training.label_dropout is None else self.dataset.num_classes
 
 
 class GuideModelSettings(TrainedSettings):
     """A noise-conditional guide: it recognizes the class of an image with a process's noise."""
 
+    makes = "guide"
     init: ClassVar[None] = None
 
     @model_validator(mode="before")
@@ -232,12 +247,6 @@ class GuideModelSettings(TrainedSettings):
             if isinstance(kind, str) and kind in GUIDES:
                 content["training"] = training | {"objective": GUIDES[kind]}
         return content
-
-    @model_validator(mode="after")
-    def _makes_a_guide(self) -> "GuideModelSettings":
-        if self.training.objective.makes != "guide":
-            raise ValueError("training.objective: makes a model; use psld train")
-        return self
 
 
 GUIDES = {"epsilon": "guide", "denoiser": "image-guide"}

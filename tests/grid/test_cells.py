@@ -76,7 +76,10 @@ def test_the_words_of_a_cell_compose_it(demo, name):
     cell = replace(cell, options=cell.options.model_copy(update={"batch_size": 7}))
     content = compose_content("sample", [*cell.words, "output=x"], name)
     named = named_in(content, name)
-    assert (named.sampler, named.process) == (cell.sampler.settings, cell.model.sampled_as)
+    assert (named.sampler, named.process) == (
+        cell.sampler.settings,
+        cell.model.settings.sampled_as(),
+    )
     keys = ("model", "guide", "shard_size", "batch_size", "shards", "seed")
     job = cell.sample_job.settings
     assert {key: content[key] for key in keys} == {key: getattr(job, key) for key in keys}
