@@ -49,16 +49,17 @@ class Launcher:
         self.settings = settings
         self.run = run
         self.output = output
-        self.is_program = settings.done is not None
-        self.done = output if self.is_program else export_folder(run) / MANIFEST
-        """The file that is there at the end."""
-        self.words = shlex.join([str(run), *(settings.command if self.is_program else [])])
+        self.done = export_folder(run) / MANIFEST
+        """The file that is there at the end; of a training, in its run directory."""
+        words, label, runs = [str(run)], output.name, run.parent
+        if settings.done:  # a program of yours
+            self.done = output
+            words, label, runs = [*words, *settings.command], "-".join(output.parts[-2:]), run
+        self.words = shlex.join(words)
         """What the job of an earlier launcher must be the same in, to be this one's."""
-        label = "-".join(output.parts[-2:]) if self.is_program else output.name
         digest = digest_of(str(output.resolve()))[:12]
         self.name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', label)}-{digest}"
         """The name of this launch's jobs, by which they are found."""
-        runs = run if self.is_program else run.parent
         self.folder = runs.resolve() / "launches" / self.name
         self.record = self.folder / "launch.json"
         self.job = ""
@@ -82,14 +83,15 @@ class Launcher:
                 waiting = f"launch: another launcher waits for the same ({lock})"
                 stack.enter_context(sole_holder(lock, waiting))
             self.in_charge = True
-            if self.done.exists() and not self.is_program:
+            is_training = self.done != self.output
+            if is_training and self.done.exists():
                 note_replaced(self.run, self.output)
             self._attach()
             while not self.done.exists():
                 state = self._wait()
                 if not self._is_done(state):
                     self._replace_job(state)
-            if not self.is_program:
+            if is_training:
                 publish(self.run, self.output)
             say(f"{self.output} is there")
 

@@ -23,12 +23,10 @@ from psld.utils.errors import UserError
 def read_own_pickles_only() -> None:
     """Make submitit read pickles with `load_own`, in this process and in the jobs it submits."""
     utils.pickle_load = load_own
+    words = [sys.executable, "-u", "-m", "psld.cluster.pickles"]
+    command = property(lambda executor: shlex.join([*words, str(executor.folder)]))
     for executor in (LocalExecutor, SlurmExecutor):
-        cast(Any, executor)._submitit_command_str = property(_command)
-
-
-def _command(executor: LocalExecutor | SlurmExecutor) -> str:
-    return shlex.join([sys.executable, "-u", "-m", "psld.cluster.pickles", str(executor.folder)])
+        cast(Any, executor)._submitit_command_str = command
 
 
 def load_own(path: str | Path) -> Any:

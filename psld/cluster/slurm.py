@@ -129,13 +129,12 @@ def jobs_named(name: str) -> dict[str, Job]:
     jobs = [re.fullmatch(r"(\d+) +([A-Z_]+)(?: +(.*))?", line, re.ASCII) for line in lines]
     if not all(jobs):
         raise Unreachable(f"squeue answered {shorten(answer, 80)!r}")
-    return {job[1]: Job(job[2], _why_waiting(job[2], job[3] or "")) for job in jobs if job}
-
-
-def _why_waiting(state: str, reason: str) -> str:
-    waits = state == "PENDING" and reason != "None"
-    # A list of missing nodes follows the comma; it changes all the time.
-    return reason.partition(",")[0] if waits else ""
+    found = {}
+    for number, state, reason in (job.groups("") for job in jobs if job):
+        waits = state == "PENDING" and reason != "None"
+        # A list of missing nodes follows the comma; it changes all the time.
+        found[number] = Job(state, reason.partition(",")[0] if waits else "")
+    return found
 
 
 def active_jobs_named(name: str) -> list[str]:

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any, NoReturn, cast
 
 from psld.cluster.job import end_with_snakemake
@@ -107,14 +107,11 @@ def _run(name: str, *words: str) -> None:
 
 
 def program(command: str) -> Program:
-    return getattr(_imported(COMMANDS[command]), _function(command))
-
-
-def _imported(module: str) -> ModuleType:
-    """Import a module of commands without the search for garbage, which imports do not leave."""
+    """Import a command without the search for garbage, which imports do not leave."""
     gc.disable()
     try:
-        return importlib.import_module(f"psld.commands.{module}")
+        module = importlib.import_module(f"psld.commands.{COMMANDS[command]}")
+        return getattr(module, _function(command))
     finally:
         if not gc.get_freeze_count():  # tests call several commands in one process
             gc.freeze()

@@ -56,7 +56,8 @@ class Part(Settings):
         default = None if content and cls.needs_kind else cls.model_fields[cls.KEY].default
         kind, shipped = content.get(cls.KEY, default), SHIPPED[cls.noun]
         if isinstance(kind, str) and kind in shipped:
-            return _shipped(shipped[kind])
+            module, _, name = shipped[kind].partition(":")
+            return getattr(import_module(module), name)
         known = f"there are: {', '.join([*shipped, 'MODULE:CLASS of your own'])}"
         if not isinstance(kind, str):
             raise ValueError(f"{cls.KEY} is missing; {known}")
@@ -196,12 +197,6 @@ def save_code(settings: Settings, folder: str | Path) -> None:
 def parts_in(settings: Any) -> list[Part]:
     """Return all parts in settings, in groups and lists too, outer ones first."""
     return groups_of(Part, settings)
-
-
-@cache
-def _shipped(name: str) -> type[Part]:
-    module, _, kind = name.partition(":")
-    return getattr(import_module(module), kind)
 
 
 _classes: dict[tuple[str, str], type[Part]] = {}

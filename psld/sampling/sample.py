@@ -22,7 +22,7 @@ from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
-from psld.diffusion.score import Batching, Network, Score
+from psld.diffusion.score import Batching, Network
 from psld.diffusion.time_grid import level_range
 from psld.networks.forward import enough_threads, forward_pass
 from psld.sampling.inpainting import known_pixels
@@ -205,19 +205,6 @@ class ImageSampler:
     def device(self) -> torch.device:
         return device_of(self.network)
 
-    def _start(self, noise: ShardNoise, labels: Tensor | None) -> Tensor:
-        """Return states at the sampler's first time, N×kC×H×W; without evaluations, images."""
-        if self.gaussian is None:
-            return self.process.prior(noise())
-        draw = self.gaussian.images if self.settings.evaluations == 0 else self.gaussian
-        return draw(noise(), labels, noise.uniform())
-
-    def _score(self, labels: Tensor | None) -> Score:
-        """Return the score of images of these classes, N, which counts its evaluations."""
-        guidance, given = self.settings.guidance, (self.process, self.eps, self.batching)
-        with naming("sampler.guidance", guidance, "build"):
-            return guidance.build(*given, labels, self.logits)
-
     def sample(
         self,
         indices: range,
@@ -245,16 +232,22 @@ class ImageSampler:
         if self.classes:
             turns = [self.classes[i % len(self.classes)] for i in indices]
             labels = torch.tensor(turns, device=self.device)
-        score = self._score(labels)
+        guidance, without = self.settings.guidance, self.settings.evaluations == 0
+        with naming("sampler.guidance", guidance, "build"):
+            score = guidance.build(self.process, self.eps, self.batching, labels, self.logits)
         threads = enough_threads(self.network, min(count, self.batching.size), height * width)
         states = (count, self.process.blocks * channels, height, width)
         with threads, ShardNoise(*key, states, self.device) as noise:
-            z = self._start(noise, labels)
-            if self.settings.evaluations != 0:
+            if self.gaussian is None:
+                z = self.process.prior(noise())
+            else:
+                draw = self.gaussian.images if without else self.gaussian
+                z = draw(noise(), labels, noise.uniform())
+            if not without:
                 z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
-        with naming("sampler.guidance", self.settings.guidance, "score"):
+        with naming("sampler.guidance", guidance, "score"):
             return z[:, :channels], labels, score.evaluations
 
 
