@@ -39,7 +39,6 @@ from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
 from psld.training.init import with_sources
 from psld.training.manifest import TrainingHistory, make_way, write_history, write_manifest
-from psld.training.mixture import FEWEST_IMAGES, SamplerStart, measure_start
 from psld.training.model import (
     Model,
     build,
@@ -50,6 +49,7 @@ from psld.training.model import (
     save_weights,
 )
 from psld.training.settings import ModelSettings, Start, TrainSettings
+from psld.training.start import FEWEST_IMAGES, SamplerStart, measure_start
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError, as_psld_errors, text_of
 from psld.utils.randomness import ShardNoise

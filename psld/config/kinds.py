@@ -4,7 +4,7 @@ METRICS = "psld.metrics.settings"
 SAMPLERS = "psld.diffusion.samplers"
 SOURCES = "psld.data.sources"
 RECIPE = "psld.training.recipe"
-GUIDANCE = "psld.sampling.guidance"
+GUIDANCE = "psld.diffusion.guidance"
 OBJECTIVES = "psld.training.objectives"
 
 SHIPPED: dict[str, dict[str, str]] = {
@@ -17,7 +17,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "conjugate": "psld.paper.samplers:ConjugateSettings",
     },
     "guidance": {
-        "none": "psld.diffusion.guidance:NoGuidance",
+        "none": f"{GUIDANCE}:NoGuidance",
         "classifier": f"{GUIDANCE}:ClassifierGuidance",
         "classifier-free": f"{GUIDANCE}:ClassifierFreeGuidance",
         "inpainting": f"{GUIDANCE}:InpaintingGuidance",

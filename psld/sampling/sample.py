@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from psld.config.parts import naming
-from psld.data.store import ImageStore, to_uint8
+from psld.data.store import ImageStore, Split, from_uint8, to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
+from psld.diffusion.guidance import Mask
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
@@ -25,7 +27,6 @@ from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
 from psld.diffusion.score import Batching, Network
 from psld.diffusion.time_grid import level_range
 from psld.networks.forward import enough_threads, forward_pass
-from psld.sampling.inpainting import known_pixels
 from psld.sampling.named import as_words
 from psld.sampling.settings import (
     CellSettings,
@@ -38,8 +39,8 @@ from psld.sampling.settings import (
 )
 from psld.sampling.shards import OtherOriginError, Shard, ShardOrigin, load_made_by, shard_path
 from psld.training.manifest import GuideManifest, ModelManifest
-from psld.training.mixture import SamplerStart
 from psld.training.model import Guide, Model, load_guide, load_model
+from psld.training.start import SamplerStart
 from psld.utils.code import MAKE_IMAGES, package_code
 from psld.utils.device import device_name, device_of, use_device
 from psld.utils.errors import RunError, UserError
@@ -176,6 +177,47 @@ def sample_shard(
         labels=None if labels is None else labels.cpu().numpy(),
         masks=None if inpainting is None else inpainting.mask[:, 0].byte().cpu().numpy(),
     )
+
+
+def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -> np.ndarray:
+    """Return the masks of some images, uint8 N×H×W: 1 for a known pixel, 0 in the hole.
+
+    `mnist` is the prepared MNIST, for masks of its digits. Raises UserError for a mask of one's own
+    that gives something else.
+    """
+    with naming("sampler.guidance.mask", mask, "draw"):
+        drawn = np.asarray(mask.draw(indices, image_size, mnist))
+        if drawn.shape != (needed := (len(indices), image_size, image_size)):
+            raise ValueError(f"gives an array {drawn.shape}; {needed} is needed")
+        if not np.isin(drawn, (0, 1)).all():
+            raise ValueError("gives other numbers than 0 and 1")
+    return drawn.astype(np.uint8)
+
+
+def known_pixels(
+    cell: CellSettings, model: Model, origin: ShardOrigin, indices: range, device: torch.device
+) -> Inpainting:
+    """Return the images of the split at these indices, as far as they exist, and their masks.
+
+    Raises UserError if none exists, or if they are not those of the origin.
+    """
+    dataset = model.settings.dataset
+    split, mask = cast(tuple[Split, Mask], cell.sampler.guidance.holes)
+    store = ImageStore.open_for(cast(str, cell.data), dataset)
+    images = store.images(split)
+    if indices.start >= len(images):
+        raise UserError(
+            f"shard {indices.start // cell.shard_size}: begins at image {indices.start}, but "
+            f"the {split} split of {cell.data} has {len(images)}; "
+            "ask for no more samples than images"
+        )
+    indices = indices[: len(images) - indices.start]
+    drawn = torch.from_numpy(draw_masks(mask, indices, dataset.image_size, cell.mnist))
+    read = (store.digest, cell.mnist and ImageStore.open(cell.mnist).digest)
+    if read != (origin.dataset_digest, origin.masks_digest):
+        raise UserError(f"{cell.data}, or the masks: replaced while they were read; sample again")
+    known = torch.from_numpy(images[indices.start : indices.stop].copy()).to(device)
+    return Inpainting(model.process, from_uint8(known), drawn[:, None].to(device))
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,9 @@ from psld.diffusion.settings import ProcessSettings, PSLDSettings
 from psld.networks import forward
 from psld.networks.forward import enough_threads
 from psld.training.manifest import WEIGHTS, GuideManifest, M, ModelManifest, read_manifest
-from psld.training.mixture import SamplerStart
 from psld.training.objectives import Facts, Loss
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
-from psld.training.start import find_start
+from psld.training.start import SamplerStart, find_start
 from psld.utils.code import COPIES
 from psld.utils.device import device_of, provenance
 from psld.utils.errors import UserError

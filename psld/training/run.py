@@ -26,7 +26,6 @@ from psld.training.manifest import (
     write_manifest,
 )
 from psld.training.micro_batch import left_as_it_was
-from psld.training.mixture import deviation
 from psld.training.model import (
     build,
     build_process,
@@ -38,6 +37,7 @@ from psld.training.model import (
 from psld.training.objectives import Loss
 from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import Trained
+from psld.training.start import deviation
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name
 from psld.utils.environment import rank_of_environment

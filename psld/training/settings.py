@@ -336,7 +336,7 @@ class ImportGuideSettings(TrainGuideSettings, ImportSettings):
 
 
 class Start(Settings):
-    """How the start of samplers is fitted to training images (`psld.training.mixture`)."""
+    """How the start of samplers is fitted to training images (`psld.training.start`)."""
 
     components: tuple[Annotated[int, Field(ge=2)], ...] = (2, 4, 8, 16, 32)
     """The numbers K of Gaussians of which the best is taken, besides one."""

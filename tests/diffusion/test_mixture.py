@@ -9,9 +9,9 @@ import torch
 
 from psld.diffusion.gaussian import GaussianData, GaussianStart
 from psld.diffusion.matrices import mix
-from psld.training import mixture
-from psld.training.mixture import SamplerStart, measure_start, with_mixture
+from psld.training import start as starts
 from psld.training.settings import Start
+from psld.training.start import SamplerStart, measure_start, with_mixture
 from tests.diffusion.mixture import component, posterior_mean
 from tests.diffusion.processes import EVERY_KIND, normal, times
 from tests.diffusion.test_gaussian import SHAPE, D, in_parts, measured
@@ -204,7 +204,7 @@ def clusters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def started(monkeypatch, x: torch.Tensor, components: tuple[int, ...], **options) -> SamplerStart:
     """The start of images whose bytes are the integers nearest to 6 x + 128."""
-    monkeypatch.setattr(mixture, "from_uint8", lambda images: (images.float() - 128) / 6)
+    monkeypatch.setattr(starts, "from_uint8", lambda images: (images.float() - 128) / 6)
     images = (6 * x + 128).round().clamp(0, 255).byte().numpy()
     how = Start(components=components, directions=(10,))
     return measure_start(images, torch.device("cpu"), how, **options)
@@ -244,7 +244,7 @@ def test_a_few_images_are_no_component(few):
 @pytest.mark.parametrize(("few", "components"), [(4, 1), (40, 2)])
 def test_a_component_of_the_last_fit_has_enough_images_too(monkeypatch, few, components):
     """It is a fit to all images, and K was chosen with a part of them."""
-    monkeypatch.setattr(mixture, "_best", lambda *_: (2, 3))
+    monkeypatch.setattr(starts, "_best", lambda *_: (2, 3))
     x = torch.cat([normal(200, *SHAPE, seed=4).float(), clusters(3 * few)[0][::3]])
     passes = in_parts(x, torch.zeros(len(x), dtype=torch.long))
     data = with_mixture(GaussianData.measure(passes, 0), passes, Start())

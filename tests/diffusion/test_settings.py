@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmarks.settings import compose_model
+from psld.diffusion.guidance import ClassifierGuidance
 from psld.diffusion.settings import RecipeSettings, VPSDESettings
-from psld.sampling.guidance import ClassifierGuidance
 from psld.sampling.named import compose_named
 from psld.utils.errors import UserError
 from tests.diffusion.processes import vp_sde

@@ -16,9 +16,8 @@ from psld.data.store import write_store
 from psld.diffusion.guidance import Guidance, Mask
 from psld.diffusion.score import Batching
 from psld.grid.cache import load_grid
-from psld.sampling.inpainting import draw_masks
 from psld.sampling.named import Named, compose_named
-from psld.sampling.sample import ImageSampler
+from psld.sampling.sample import ImageSampler, draw_masks
 from psld.sampling.settings import CellSettings, sampler_content
 from psld.sampling.shards import Shard
 from psld.utils.errors import UserError

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from psld.diffusion.gaussian import GaussianStart
+from psld.diffusion.guidance import ClassifierFreeGuidance, ClassifierGuidance
 from psld.diffusion.loop import sample
 from psld.diffusion.score import Batching, ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
-from psld.sampling.guidance import ClassifierFreeGuidance, ClassifierGuidance
 from psld.sampling.sample import ImageSampler
 from psld.utils.errors import RunError
 from psld.utils.randomness import ShardNoise

@@ -7,8 +7,8 @@ from psld.data.store import ImageStore
 from psld.diffusion.loss import NoisyImages
 from psld.diffusion.settings import NoiseLaw
 from psld.training.batches import Batches
-from psld.training.mixture import deviation, measure_start
 from psld.training.settings import Start
+from psld.training.start import deviation, measure_start
 from tests.diffusion.mixture import dense
 from tests.training.small import ONE_RANK, random_images, recipe
 

@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 import psld
 from psld.data.images import save_images
 from psld.data.store import from_uint8
-from psld.training.mixture import SamplerStart, different_images, measure_start
 from psld.training.settings import Start
+from psld.training.start import SamplerStart, different_images, measure_start
 from psld.utils.errors import UserError
 from psld.utils.tensors import load_tensors, save_tensors
 from tests.commands import TINY, call, refused, succeeded
@@ -229,8 +229,8 @@ def test_steps_0_with_a_class_need_a_law_of_each_class(project):
 @pytest.mark.parametrize("flip", [False, True])
 def test_images_that_the_fit_leaves_out_are_no_fewer_than_ten(flip, monkeypatch):
     """The mean of all images and that of the mixture give the sum of those that it has not seen."""
-    monkeypatch.setattr("psld.training.mixture.MOST_IMAGES", 200)
-    monkeypatch.setattr("psld.training.mixture._best", lambda *_: (2, 20))
+    monkeypatch.setattr("psld.training.start.MOST_IMAGES", 200)
+    monkeypatch.setattr("psld.training.start._best", lambda *_: (2, 20))
     count = 201 if not flip else 101
     images = pictures(count + 400)
     start = measure_start(images[:count], CPU, Start(), flip=flip).data
