@@ -5,8 +5,7 @@ from typing import Any
 
 from psld.commands.main import entry_point
 from psld.evaluation import evaluation
-from psld.evaluation.extractor_folder import make_extractor
-from psld.evaluation.reference_folder import make_reference
+from psld.evaluation.folders import make_extractor, make_reference
 from psld.evaluation.results import CellResult, CellResults
 from psld.evaluation.settings import (
     EvaluateImagesSettings,

@@ -13,8 +13,8 @@ SHIPPED: dict[str, dict[str, str]] = {
         "sscs": f"{SAMPLERS}:SSCSSettings",
         "rk45": f"{SAMPLERS}:RK45Settings",
         "multistep": f"{SAMPLERS}:MultistepSettings",
-        "gddim": "psld.paper.samplers:GDDIMSettings",
-        "conjugate": "psld.paper.samplers:ConjugateSettings",
+        "gddim": "psld.paper.parts:GDDIMSettings",
+        "conjugate": "psld.paper.parts:ConjugateSettings",
     },
     "guidance": {
         "none": f"{GUIDANCE}:NoGuidance",
@@ -24,7 +24,7 @@ SHIPPED: dict[str, dict[str, str]] = {
     },
     "mask": {
         "halves": f"{GUIDANCE}:HalvesMask",
-        "digits": "psld.paper.masks:DigitsMask",
+        "digits": "psld.paper.parts:DigitsMask",
     },
     "objective": {
         "epsilon": f"{OBJECTIVES}:Epsilon",
@@ -59,8 +59,8 @@ SHIPPED: dict[str, dict[str, str]] = {
         "folder": f"{SOURCES}:Folder",
         "array": f"{SOURCES}:Array",
         "datasets": f"{SOURCES}:HuggingFace",
-        "celeba": "psld.paper.sources:CelebA",
-        "afhqv2": "psld.paper.sources:AFHQv2",
+        "celeba": "psld.paper.parts:CelebA",
+        "afhqv2": "psld.paper.parts:AFHQv2",
     },
     "optimizer": {"adam": f"{RECIPE}:Adam", "adamw": f"{RECIPE}:AdamW"},
     "schedule": {

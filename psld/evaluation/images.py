@@ -15,13 +15,14 @@ from psld.config.settings import parse
 from psld.data.images import check_images, located, read_images, read_npz, shards_in, size_text
 from psld.evaluation import evaluation
 from psld.evaluation.evaluation import Source
-from psld.evaluation.extractor_folder import load_trained, read_extractor_manifest
-from psld.evaluation.reference_folder import (
+from psld.evaluation.folders import (
     FEATURES,
     Basis,
     extractor_for,
     folder_basis,
+    load_trained,
     prepared_shape,
+    read_extractor_manifest,
     real_batches,
 )
 from psld.evaluation.results import CellResult, CellResults

@@ -1,32 +1,24 @@
-"""NCSN++, the score network of the paper (Song et al., 2021, appendix H), and its guide."""
+"""NCSN++, the score network of the paper (Song et al., 2021, appendix H), its guide, and layers."""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import conv2d, conv_transpose2d, scaled_dot_product_attention, silu
 
-from psld.networks.layers import (
-    Attention,
-    Combine,
-    ResidualBlock,
-    TimeEmbedding,
-    add_shortcut,
-    conv3x3,
-    downsampling,
-    downsampling_conv,
-    group_norm,
-    upsampling,
-    upsampling_conv,
-)
 from psld.utils.errors import UserError
 
 if TYPE_CHECKING:
     from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
+
+NETWORK_IN_NETWORK_SCALE = 0.1  # of the initial weights of the layers that NCSN++ calls NIN
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 class Encoder(nn.Module):
@@ -315,3 +307,273 @@ def resampling_layer(
 def resampled(layer: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
     """Apply a resampling layer; only a residual block takes the time embedding."""
     return layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
+
+
+# -- layers ---------------------------------------------------------------------------------------
+
+
+def conv3x3(
+    in_channels: int, out_channels: int, scale: float = 1.0, stride: int = 1, padding: int = 1
+) -> nn.Conv2d:
+    return initialized(nn.Conv2d(in_channels, out_channels, 3, stride, padding), scale)
+
+
+def conv1x1(in_channels: int, out_channels: int, scale: float = 1.0) -> nn.Conv2d:
+    return initialized(nn.Conv2d(in_channels, out_channels, 1), scale)
+
+
+def linear(in_features: int, out_features: int, scale: float = 1.0) -> nn.Linear:
+    return initialized(nn.Linear(in_features, out_features), scale)
+
+
+def initialized(layer: Layer, scale: float = 1.0) -> Layer:
+    """Draw weights from U(−a, a), a² = 3·scale / mean(fan in, fan out), and set the bias to 0.
+
+    Scale 0 means 1e-10, so a branch that ends in such a layer adds almost nothing at first.
+    """
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalization: at least four channels a group, at most 32 groups.
+
+    Raises UserError if the groups would not have the same size.
+    """
+    groups = min(channels // 4, 32)
+    if channels % groups:
+        raise UserError(
+            f"network: base_channels and channel_multipliers give a layer of {channels} channels, "
+            f"which cannot be normalized in {groups} groups; use a base_channels divisible by 32"
+        )
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def add_shortcut(shortcut: Tensor, branch: Tensor, rescale: bool) -> Tensor:
+    """shortcut + branch, divided by √2 if `rescale`, so that the variance does not grow."""
+    total = shortcut + branch
+    return total * math.sqrt(0.5) if rescale else total
+
+
+# -- halving and doubling an image ----------------------------------------------------------------
+#
+# The FIR filter is StyleGAN's `upfirdn2d` with the two-dimensional kernel k ⊗ k, applied to each
+# channel separately, by ordinary convolutions.
+
+
+def downsampling(settings: EncoderSettings) -> nn.Module:
+    """B×C×H×W → B×C×H/2×W/2."""
+    if settings.resampling == "plain":
+        return nn.AvgPool2d(2)
+    return FIRFilter(settings.fir_kernel, padding=len(settings.fir_kernel) - 2, stride=2)
+
+
+def upsampling(settings: EncoderSettings) -> nn.Module:
+    """B×C×H×W → B×C×2H×2W."""
+    if settings.resampling == "plain":
+        return nn.Upsample(scale_factor=2, mode="nearest")
+    return FIRUpsampling(settings.fir_kernel)
+
+
+def downsampling_conv(
+    settings: EncoderSettings, in_channels: int, out_channels: int
+) -> nn.Sequential:
+    """B×in×H×W → B×out×H/2×W/2."""
+    before: nn.Module = FIRFilter(settings.fir_kernel, padding=len(settings.fir_kernel))
+    if settings.resampling == "plain":
+        # As 'SAME' padding in TensorFlow: only the right and lower edges are padded.
+        before = nn.ZeroPad2d((0, 1, 0, 1))
+    conv = conv3x3(in_channels, out_channels, stride=2, padding=0)
+    return nn.Sequential(OrderedDict(before=before, conv=conv))
+
+
+def upsampling_conv(settings: EncoderSettings, in_channels: int, out_channels: int) -> nn.Module:
+    """B×in×H×W → B×out×2H×2W."""
+    if settings.resampling == "fir":
+        return FIRUpsamplingConv(settings.fir_kernel, in_channels, out_channels)
+    conv = conv3x3(in_channels, out_channels)
+    return nn.Sequential(OrderedDict(before=upsampling(settings), conv=conv))
+
+
+def _kernel(taps: Sequence[float]) -> Tensor:
+    """The kernel k ⊗ k / (Σk)², shape 1×1×K×K."""
+    kernel = torch.tensor(taps, dtype=torch.float32)
+    kernel = torch.outer(kernel, kernel)
+    return (kernel / kernel.sum())[None, None]
+
+
+class FIRFilter(nn.Module):
+    """Filter each channel with `padding` zeros in all, and keep every `stride`-th value.
+
+    Half of the zeros lie on each side; of an odd number, one more on the left and upper sides.
+    """
+
+    def __init__(self, taps: Sequence[float], padding: int, stride: int = 1, gain: float = 1.0):
+        super().__init__()
+        self.stride = stride
+        self.padding = padding
+        # The flip turns conv2d, which is a correlation, into a convolution.
+        self.kernel = nn.Buffer(gain * _kernel(taps).flip(2, 3), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        lost = self.kernel.shape[-1] - self.padding
+        height, width = ((size - lost) // self.stride + 1 for size in x.shape[2:])
+        weight = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
+        left = (self.padding + 1) // 2
+        y = conv2d(x, weight, stride=self.stride, padding=left, groups=channels)
+        # Cut the excess of an odd padding on the right and lower sides.
+        return y[..., :height, :width]
+
+
+class FIRUpsampling(nn.Module):
+    """Put a zero after each value, in both directions, and filter with gain 4."""
+
+    def __init__(self, taps: Sequence[float]):
+        super().__init__()
+        self.cut = (len(taps) - 2) // 2
+        self.kernel = nn.Buffer(4 * _kernel(taps), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels, height, width = x.shape[1:]
+        weight = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
+        y = conv_transpose2d(x, weight, stride=2, padding=self.cut, groups=channels)
+        # A filter of odd length gives one value more.
+        return y[..., : 2 * height, : 2 * width]
+
+
+class FIRUpsamplingConv(nn.Module):
+    """Put a zero after each value, convolve with 3×3 weights, filter with gain 4, add a bias."""
+
+    def __init__(self, taps: Sequence[float], in_channels: int, out_channels: int):
+        super().__init__()
+        conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, bias=False)
+        self.conv = initialized(conv)
+        # The convolution gives 2H + 1 values, so the filter needs K − 2 zeros to give 2H.
+        self.filter = FIRFilter(taps, padding=len(taps) - 2, gain=4.0)
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.filter(self.conv(x)) + self.bias[:, None, None]
+
+
+# -- blocks ---------------------------------------------------------------------------------------
+
+
+class PositionalEmbedding(nn.Module):
+    """t ↦ (sin ωt, cos ωt) with frequencies ω from 1 down to 1/10000, in `channels` values.
+
+    As in the paper's models, t is not multiplied by the number of steps, which DDPM does.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        half = channels // 2
+        decay = torch.arange(half, dtype=torch.float32) * (-math.log(10000) / (half - 1))
+        self.frequencies = nn.Buffer(torch.exp(decay), persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t.float()[:, None] * self.frequencies
+        return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """t ↦ (sin 2πw log t, cos 2πw log t) with w ~ N(0, scale²), drawn once and never trained."""
+
+    def __init__(self, channels: int, scale: float):
+        super().__init__()
+        self.frequencies = nn.Buffer(torch.randn(channels) * scale)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = torch.log(t.float())[:, None] * self.frequencies * (2 * math.pi)
+        return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    """Forward times t ∈ (0, 1], shape (B,) ↦ (B, 4·base_channels), for every residual block."""
+
+    def __init__(self, settings: EncoderSettings):
+        super().__init__()
+        base = settings.base_channels
+        if settings.embedding == "fourier":
+            self.embedding, channels = FourierEmbedding(base, settings.fourier_scale), 2 * base
+        else:
+            self.embedding, channels = PositionalEmbedding(base), base
+        self.linear1 = linear(channels, 4 * base)
+        self.linear2 = linear(4 * base, 4 * base)
+
+    def forward(self, t: Tensor) -> Tensor:
+        # The features are at least float32; the weights may have another precision.
+        features = self.embedding(t).to(self.linear1.weight.dtype)
+        return self.linear2(silu(self.linear1(features)))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions, the time embedding between them, plus a shortcut.
+
+    With `resample`, branch and shortcut are both resampled, as in BigGAN.
+    """
+
+    def __init__(
+        self,
+        settings: EncoderSettings,
+        in_channels: int,
+        out_channels: int,
+        resample: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.rescale = settings.skip_rescale
+        self.norm1 = group_norm(in_channels)
+        self.resample = resample or nn.Identity()
+        self.conv1 = conv3x3(in_channels, out_channels)
+        self.time = linear(4 * settings.base_channels, out_channels)
+        self.norm2 = group_norm(out_channels)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.conv2 = conv3x3(out_channels, out_channels, settings.init_scale)
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels or resample is not None:
+            scale = 1.0 if settings.block == "biggan" else NETWORK_IN_NETWORK_SCALE
+            self.shortcut = conv1x1(in_channels, out_channels, scale)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x: B×C×H×W; embedding: B×(4·base_channels), its activation already applied."""
+        h, x = self.resample(silu(self.norm1(x))), self.resample(x)
+        h = self.conv1(h) + self.time(embedding)[:, :, None, None]
+        h = self.dropout(silu(self.norm2(h)))
+        return add_shortcut(self.shortcut(x), self.conv2(h), self.rescale)
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels, with one head, plus a shortcut."""
+
+    def __init__(self, settings: EncoderSettings, channels: int):
+        super().__init__()
+        self.rescale = settings.skip_rescale
+        self.norm = group_norm(channels)
+        self.query = linear(channels, channels, NETWORK_IN_NETWORK_SCALE)
+        self.key = linear(channels, channels, NETWORK_IN_NETWORK_SCALE)
+        self.value = linear(channels, channels, NETWORK_IN_NETWORK_SCALE)
+        self.out = linear(channels, channels, settings.init_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = self.norm(x).flatten(2).transpose(1, 2)  # B×HW×C
+        query, key, value = self.query(pixels), self.key(pixels), self.value(pixels)
+        # Fused attention kernels expect B×heads×HW×C.
+        mixed = scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])
+        branch = self.out(mixed[:, 0]).transpose(1, 2).reshape(x.shape)
+        return add_shortcut(x, branch, self.rescale)
+
+
+class Combine(nn.Module):
+    """Join the input pyramid, through a 1×1 convolution, to the features of its level."""
+
+    def __init__(self, pyramid_channels: int, channels: int, concatenate: bool):
+        super().__init__()
+        self.conv = conv1x1(pyramid_channels, channels)
+        self.concatenate = concatenate
+
+    def forward(self, pyramid: Tensor, h: Tensor) -> Tensor:
+        joined = self.conv(pyramid)
+        return torch.cat([joined, h], dim=1) if self.concatenate else joined + h

@@ -15,14 +15,16 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor, nn
 
-from psld.networks.layers import (
+from psld.networks.ncsnpp import (
     Attention,
     Combine,
+    Encoder,
     FIRUpsamplingConv,
     FourierEmbedding,
+    NCSNpp,
+    NCSNppGuide,
     ResidualBlock,
 )
-from psld.networks.ncsnpp import Encoder, NCSNpp, NCSNppGuide
 from psld.networks.settings import EncoderSettings
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.tensors import check_archive

@@ -24,9 +24,8 @@ from torch import Tensor
 from psld.config.locations import config_file, config_names
 from psld.config.parts import importing_nothing
 from psld.config.settings import write_record
-from psld.evaluation.evaluation import Loaded, recompute
-from psld.evaluation.kept import Gathered, load_kept
-from psld.evaluation.reference_folder import FEATURES, ReferenceManifest, load_reference
+from psld.evaluation.evaluation import Gathered, Loaded, load_kept, recompute
+from psld.evaluation.folders import FEATURES, ReferenceManifest, load_reference
 from psld.evaluation.results import NUMBER_KINDS, CellResults
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid

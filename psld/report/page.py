@@ -15,7 +15,6 @@ from psld.evaluation.results import CellResults, ModelResult
 from psld.grid.cells import Grid
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.rows import read_claims, read_tables
-from psld.report.notes import scales
 from psld.report.table import (
     TEMPLATES,
     TableText,
@@ -23,6 +22,7 @@ from psld.report.table import (
     claims_text,
     limit_text,
     markdown,
+    scales,
     summary,
     table_text,
 )

@@ -17,7 +17,7 @@ from psld.grid.entries import Entry
 from psld.grid.figures import all_figures
 from psld.grid.records import Guide, Model
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
-from psld.report.notes import made_by_other_code
+from psld.report.table import made_by_other_code
 from psld.sampling.settings import shards_needed
 from psld.training.model import build, forward_flops, seconds_per_image
 from psld.training.settings import TRAIN_FACTOR, GuideModelSettings, ModelSettings

@@ -8,7 +8,7 @@ import pytest
 from psld.data.images import FileTree
 from psld.data.preparation import open_source
 from psld.data.sources import Folder
-from psld.paper.sources import AFHQv2, CelebA
+from psld.paper.parts import AFHQv2, CelebA
 from psld.utils.errors import UserError
 from tests.data.formats import (
     afhq_files,

@@ -11,7 +11,7 @@ from psld.diffusion.samplers import (
     SSCSSettings,
 )
 from psld.diffusion.score import NetworkScore
-from psld.paper.samplers import ConjugateSettings, GDDIMSettings
+from psld.paper.parts import ConjugateSettings, GDDIMSettings
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import normal, times
 

@@ -7,7 +7,7 @@ from psld.config.settings import parse
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.samplers import EMSettings, MultistepSettings
 from psld.diffusion.time_grid import time_grid, time_of_noise_level
-from psld.paper.samplers import ConjugateSettings, GDDIMSettings
+from psld.paper.parts import ConjugateSettings, GDDIMSettings
 from psld.utils.errors import UserError
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, phase_space, times
 from tests.diffusion.sampling import multistep, rk45

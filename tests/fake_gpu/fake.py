@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from psld.networks import layers
+from psld.networks import ncsnpp
 from tests.fake_gpu.memory import PeakMemory
 
 CUDA = torch.device("cuda:0")
@@ -245,7 +245,7 @@ class FakeGPU(PeakMemory):
                 swap(one, other)
 
         yield torch.utils, {"swap_tensors": swapped}
-        plain = layers.scaled_dot_product_attention
+        plain = ncsnpp.scaled_dot_product_attention
 
         def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             """A GPU has fused kernels; this build would choose plain matrix products."""
@@ -254,4 +254,4 @@ class FakeGPU(PeakMemory):
             fused = torch.ops.aten._scaled_dot_product_efficient_attention
             return fused(query, key, value, None, True)[0]
 
-        yield layers, {"scaled_dot_product_attention": attention}
+        yield ncsnpp, {"scaled_dot_product_attention": attention}

@@ -7,7 +7,7 @@ from torch import Tensor
 from psld.diffusion import loop
 from psld.diffusion.integrators import EulerMaruyama
 from psld.diffusion.loss import EpsilonLoss, NoisyStates
-from psld.networks import layers
+from psld.networks import ncsnpp
 from psld.training import batches
 from psld.training.loop import Meter
 from psld.utils import randomness
@@ -54,7 +54,7 @@ TRAINING_FAULTS = {
     "pageable memory": (batches, "pinned", lambda tensor, _: tensor.clone(), "blocking copies"),
     "a copy that blocks": (Tensor, "to", blocking, "blocking copies"),
     "gradients kept": (torch.optim.Adam, "zero_grad", lambda *_, **__: None, "kernels"),
-    "a split kernel": (layers, "silu", lambda x: x * x.sigmoid(), "kernels"),
+    "a split kernel": (ncsnpp, "silu", lambda x: x * x.sigmoid(), "kernels"),
 }
 """Where to change what to what, and a word of what is found."""
 

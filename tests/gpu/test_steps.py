@@ -24,7 +24,7 @@ from psld.diffusion.score import NetworkScore
 from psld.networks.forward import forward_pass
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
-from psld.paper.samplers import ConjugateSettings, GDDIMSettings
+from psld.paper.parts import ConjugateSettings, GDDIMSettings
 from psld.training import batches as batches_module
 from psld.training.batches import Batches
 from psld.training.loop import Meter, accumulate_gradient, optimize

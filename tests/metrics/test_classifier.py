@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from psld.evaluation.extractor_folder import accuracy
+from psld.evaluation.folders import accuracy
 from psld.metrics import classifier
 from psld.metrics.classifier import (
     ImageShape,

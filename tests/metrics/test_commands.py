@@ -10,12 +10,12 @@ import torch
 from psld.config.compose import compose_content
 from psld.config.settings import parse, write_record
 from psld.data.store import Described, ImageStore, truncated, write_store
-from psld.evaluation.extractor_folder import read_extractor_manifest
-from psld.evaluation.reference_folder import (
+from psld.evaluation.folders import (
     extractor_for,
     features_of_splits,
     load_reference,
     noise_images,
+    read_extractor_manifest,
 )
 from psld.evaluation.settings import ReferenceSettings
 from psld.metrics.distances import frechet_distance

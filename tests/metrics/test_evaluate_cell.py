@@ -12,8 +12,8 @@ import yaml
 
 from psld.config.settings import parse
 from psld.evaluation import evaluation
-from psld.evaluation.kept import load_kept
-from psld.evaluation.reference_folder import load_reference
+from psld.evaluation.evaluation import load_kept
+from psld.evaluation.folders import load_reference
 from psld.evaluation.results import CellResult, CellResults
 from psld.metrics.distances import frechet_distance
 from psld.metrics.extraction import FeatureExtractor

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from psld.config.settings import parse
-from psld.evaluation.evaluation import Source, evaluate
-from psld.evaluation.kept import Cost, Gathered, load_kept, save_kept
-from psld.evaluation.reference_folder import Basis
+from psld.evaluation.evaluation import Cost, Gathered, Source, evaluate, load_kept, save_kept
+from psld.evaluation.folders import Basis
 from psld.evaluation.results import CellResult
 from psld.evaluation.settings import Measurement
 from psld.metrics.blocks import assign_blocks, distinct_numbers, share_estimate

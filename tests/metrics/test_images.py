@@ -16,8 +16,8 @@ from PIL import Image
 
 import psld
 from psld.data.store import ImageStore
-from psld.evaluation.kept import load_kept
-from psld.evaluation.reference_folder import load_reference
+from psld.evaluation.evaluation import load_kept
+from psld.evaluation.folders import load_reference
 from psld.evaluation.results import CellResults
 from psld.metrics.distances import frechet_estimate
 from psld.metrics.extraction import gather

@@ -11,7 +11,7 @@ import torch_fidelity
 from torch.nn import functional
 
 from psld.config.settings import parse
-from psld.evaluation.reference_folder import extractor_for
+from psld.evaluation.folders import extractor_for
 from psld.metrics import published
 from psld.metrics.distances import frechet_distance, inception_score
 from psld.metrics.extraction import FeatureExtractor, batches_of, gather, load_extractor

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from psld.config.settings import parse, write_record
-from psld.evaluation.reference_folder import (
+from psld.evaluation.folders import (
     ReferenceManifest,
     check_reference,
     load_reference,

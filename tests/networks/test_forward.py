@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from psld.networks.forward import Denoiser, enough_threads, forward_pass
-from psld.networks.layers import PositionalEmbedding
-from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
+from psld.networks.ncsnpp import NCSNpp, NCSNppGuide, PositionalEmbedding
 from tests.networks.networks import SIZE, images_and_times, small, small_guide, unsettled
 
 FIR = {"resampling": "fir", "embedding": "fourier", "progressive_input": "residual"}

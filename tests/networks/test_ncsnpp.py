@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from psld.networks.layers import TimeEmbedding, group_norm
-from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
+from psld.networks.ncsnpp import NCSNpp, NCSNppGuide, TimeEmbedding, group_norm
 from psld.utils.errors import UserError
 from tests.networks.networks import (
     EVERY_OPTION,

@@ -9,8 +9,7 @@ import pytest
 import torch
 import yaml
 
-from psld.evaluation.extractor_folder import read_extractor_manifest
-from psld.evaluation.reference_folder import folder_basis
+from psld.evaluation.folders import folder_basis, read_extractor_manifest
 from psld.metrics.named import compose_metric
 from psld.sampling.shards import Shard, shard_path
 from psld.training.manifest import ModelManifest, read_manifest

@@ -3,7 +3,7 @@
 import pytest
 
 from psld.evaluation.results import CellResult, Weights
-from psld.report.notes import made_by_other_code
+from psld.report.table import made_by_other_code
 from psld.training.manifest import read_manifest
 from psld.utils.code import MAKE_IMAGES, MEASURE, package_code
 from tests.commands import call, succeeded

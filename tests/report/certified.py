@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from psld.config.settings import write_record
-from psld.evaluation.evaluation import recompute
-from psld.evaluation.kept import Cost, Gathered, save_kept
-from psld.evaluation.reference_folder import ReferenceManifest, save_features
+from psld.evaluation.evaluation import Cost, Gathered, recompute, save_kept
+from psld.evaluation.folders import ReferenceManifest, save_features
 from psld.evaluation.results import CellResults
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid

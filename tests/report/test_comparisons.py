@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from psld.diffusion.samplers import TimeGridSampler
-from psld.evaluation.kept import Gathered, load_kept, save_kept
+from psld.evaluation.evaluation import Gathered, load_kept, save_kept
 from psld.grid.cache import load_grid
 from psld.metrics.features import Features
 from psld.report.certificate import equal_features, rows_of

@@ -11,7 +11,7 @@ import psld
 from benchmarks.settings import compose_model
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.evaluation.extractor_folder import load_trained
+from psld.evaluation.folders import load_trained
 from psld.evaluation.results import CellResults
 from psld.sampling.named import compose_named
 from psld.sampling.settings import check_fit

@@ -7,7 +7,7 @@ from PIL import Image
 
 from psld.data.store import ImageStore, from_uint8, write_store
 from psld.diffusion.guidance import HalvesMask
-from psld.paper.masks import DigitsMask
+from psld.paper.parts import DigitsMask
 from psld.sampling.sample import draw_masks, known_pixels, origin_of
 from psld.sampling.settings import ShardRecord
 from psld.sampling.shards import Shard, read_shards

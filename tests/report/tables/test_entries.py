@@ -7,7 +7,7 @@ import pytest
 
 from psld.config.settings import write_record
 from psld.evaluation.results import NUMBER_KINDS, CellResult, CellResults, NumberKind
-from psld.report.notes import scales
+from psld.report.table import scales
 from tests.commands import call, refused, succeeded
 from tests.report.tables.conftest import (
     MEASURED,

@@ -1,13 +1,74 @@
-"""The paper's published sets of pictures: CelebA and AFHQv2."""
+"""The parts that only the paper and its rivals need: samplers, masks and sets of pictures."""
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal, cast
+
+from pydantic import Field
 
 from psld.config.settings import FREE
 from psld.data.settings import Images, Root, Source
+from psld.diffusion.guidance import Mask
+from psld.diffusion.samplers import Power, TimeGridSampler
 from psld.utils.errors import UserError
+
+
+class GDDIMSettings(TimeGridSampler):
+    """Generalized DDIM (Zhang, Tao and Chen, ICLR 2023): a baseline."""
+
+    integrator: str = "gddim"
+    """ε in the coordinates of the flow root, extrapolated in t; the drift is exact."""
+    order: int = Field(2, ge=1, le=4)
+    """Evaluations that a step uses; the first steps use fewer."""
+    power: Power = 2.0
+    """p of the strides `power` (2 is gDDIM's grid) and `edm`; the others ignore it."""
+
+    def build(self, process, device, inpainting=None):
+        from psld.paper.integrators import GDDIM
+
+        return GDDIM(process, self.time_grid(process), device, self.order)
+
+
+class ConjugateSettings(TimeGridSampler):
+    """A conjugate integrator (Pandey, Rudolph and Mandt, 2310.07894): a baseline of order 1."""
+
+    integrator: str = "conjugate"
+    """Euler steps in coordinates A z with Ȧ = A (B − F)."""
+    conjugation: Literal["identity", "ones"] = "identity"
+    """B: strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
+    strength: float = Field(0.0, ge=-100, le=100)
+    """λ of the paper, which searches for it at each number of evaluations; 0 is the exponential
+    integrator."""
+
+    def build(self, process, device, inpainting=None):
+        from psld.paper.integrators import ConjugateIntegrator
+
+        grid = self.time_grid(process)
+        return ConjugateIntegrator(process, grid, device, self.conjugation, self.strength)
+
+
+class DigitsMask(Mask):
+    """Holes in the shape of digits: MNIST's training digit i in image i, as in the paper.
+
+    Every pixel of the stroke, even a faint one, is in the hole, as in the official code. Digits are
+    resized to the nearest pixel as in Pillow.
+    """
+
+    datasets = ("mnist",)
+
+    kind: str = "digits"
+
+    def draw(self, indices, image_size, mnist):
+        import numpy as np
+
+        from psld.data.store import ImageStore
+
+        digits = ImageStore.open(cast(str, mnist)).images("train")
+        nearest = ((np.arange(image_size) + 0.5) * digits.shape[-1] / image_size).astype(int)
+        chosen = digits[np.array(indices) % len(digits), 0]
+        return chosen[:, nearest[:, None], nearest] == 0
+
 
 AFHQV2_CLASSES = ("dog", "cat", "wild")
 """In the order of the official PSLD code, so that labels agree with its classifiers."""
