@@ -40,7 +40,7 @@ from psld.training.hub import fetched
 from psld.training.init import with_sources
 from psld.training.manifest import TrainingHistory, make_way, write_history, write_manifest
 from psld.training.model import (
-    Model,
+    TrainedModel,
     build,
     build_process,
     describe,
@@ -176,7 +176,7 @@ def save(
     write_manifest(folder, describe(run, network, store, run.training.steps, **facts))
 
 
-class LoadedModel(Model):
+class LoadedModel(TrainedModel):
     """A trained model on its device, ready to sample.
 
         model = psld.load("models/demo/psld-0.02", device="cpu")
@@ -522,7 +522,9 @@ def _white(shape: tuple[int, int, int]) -> SamplerStart:
     return SamplerStart(GaussianData.one(shape, *moments), one)
 
 
-def denoiser(model: Model, n: int | None = None, seed: int = 0) -> StraightDenoiser | nn.Module:
+def denoiser(
+    model: TrainedModel, n: int | None = None, seed: int = 0
+) -> StraightDenoiser | nn.Module:
     """Return a trained model as the denoiser D(y; σ) = E[x₀ | y = x₀ + σ noise].
 
     Use it with samplers that are written for denoisers:

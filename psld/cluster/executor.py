@@ -39,7 +39,7 @@ from psld.cluster.slurm import (
     FINAL,
     GONE,
     NO_ANSWER,
-    Job,
+    SlurmJob,
     Unreachable,
     cancel_jobs_named,
     jobs_named,
@@ -150,7 +150,7 @@ class Executor(SlurmExecutor):
         with exit code 1, and its jobs in Slurm go on.
         """
 
-        def ask() -> dict[str, Job]:
+        def ask() -> dict[str, SlurmJob]:
             if not self.wait:
                 raise RunError("Snakemake ends")
             return jobs_named(self.run_uuid)

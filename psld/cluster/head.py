@@ -33,7 +33,7 @@ from psld.utils.errors import PSLDError, RunError, in_one_line
 from psld.utils.locks import held_if_free
 
 
-class Run(Settings):
+class SnakemakeRun(Settings):
     """A run of Snakemake that executes rules."""
 
     inode: int
@@ -109,7 +109,7 @@ def _begin(folder: Path) -> None:
         shutil.rmtree(earlier.rename(earlier.with_suffix(".old")), ignore_errors=True)
     _folder = folder.resolve() / uuid.uuid4().hex
     _folder.mkdir()
-    run = Run(inode=_folder.stat().st_ino, pid=os.getpid(), host=platform.node())
+    run = SnakemakeRun(inode=_folder.stat().st_ino, pid=os.getpid(), host=platform.node())
     write_record(_folder / "run.json", run)
     alive = _held.enter_context((_folder / "alive").open("w"))
     fcntl.flock(alive, fcntl.LOCK_EX)
@@ -141,7 +141,7 @@ def _update(**changes: Any) -> None:
         write_record(_folder / "run.json", run.model_copy(update=changes))
 
 
-def read_run(folder: Path) -> Run | None:
+def read_run(folder: Path) -> SnakemakeRun | None:
     """Read the record of a run.
 
     Return None if there is none, because the run was killed at its start, or if it is of another
@@ -150,7 +150,7 @@ def read_run(folder: Path) -> Run | None:
     record = folder / "run.json"
     if not record.exists():
         return None
-    run = read_record(Run, record, f"{record}: damaged, or of another version; delete it")
+    run = read_record(SnakemakeRun, record, f"{record}: damaged, or of another version; delete it")
     return run if run.inode == folder.stat().st_ino else None
 
 

@@ -147,11 +147,11 @@ class Launcher:
         """Print the first rank's output until the job has ended; return the job's state."""
         log = self.folder / f"{self.job}_0_log.out"
         position = log.stat().st_size if log.exists() else 0
-        last = slurm.Job("", "")
+        last = slurm.SlurmJob("", "")
         since, pause = time.monotonic(), 1.0
         while True:
             jobs = slurm.until_answered(partial(slurm.jobs_named, self.name), say)
-            job = jobs.get(self.job, slurm.Job(slurm.GONE, ""))
+            job = jobs.get(self.job, slurm.SlurmJob(slurm.GONE, ""))
             position = print_added(log, position)
             if job.state != last.state:
                 since, pause = time.monotonic(), 1.0

@@ -61,7 +61,7 @@ INHERITED = rf"{SURROUNDING}|{RUN}$|\w+_DEVICES$|GPU_DEVICE|\w+_THREADS$|TE?MP(D
 """These, and those of a surrounding shell or Snakemake rule that sbatch would pass on to a job."""
 
 
-class Job(NamedTuple):
+class SlurmJob(NamedTuple):
     """A job as the controller describes it."""
 
     state: str
@@ -118,7 +118,7 @@ def available() -> bool:
     return "configuration source" not in ping.stderr
 
 
-def jobs_named(name: str) -> dict[str, Job]:
+def jobs_named(name: str) -> dict[str, SlurmJob]:
     """Return this user's jobs of that name, until the controller forgets them. Raises Unreachable.
 
     The controller answers this. Not every cluster has accounting, and it is minutes late.
@@ -133,7 +133,7 @@ def jobs_named(name: str) -> dict[str, Job]:
     for number, state, reason in (job.groups("") for job in jobs if job):
         waits = state == "PENDING" and reason != "None"
         # A list of missing nodes follows the comma; it changes all the time.
-        found[number] = Job(state, reason.partition(",")[0] if waits else "")
+        found[number] = SlurmJob(state, reason.partition(",")[0] if waits else "")
     return found
 
 

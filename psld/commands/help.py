@@ -44,7 +44,12 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
     config = composed(command, overrides_of(command, split_flags(words)[1]))
     content = cast(dict[str, Any], OmegaConf.to_container(config))
     del content["hydra"]
-    choices = [*_choices(config.hydra.runtime.choices)]
+    choices = []
+    for group, choice in reversed(config.hydra.runtime.choices.items()):
+        if not group.startswith("hydra/"):  # such as `sampler` or `guidance@sampler.guidance`
+            names = config_names(group.partition("@")[0])
+            listed = ", ".join(f"{name} (chosen)" if name == choice else name for name in names)
+            choices.append(_filled(f"{group}: {listed}", 2, 8))
     about = f"Choices; {program} GROUP=CHOICE --help shows the settings of another:"
     parts = [
         command.usage,
@@ -55,15 +60,6 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
         f"{program} --cfg job prints the settings for the overrides given with it.",
     ]
     return "\n\n".join(parts)
-
-
-def _choices(chosen: dict[str, str]) -> Iterator[str]:
-    """List the configs of each group, such as `sampler` or `guidance@sampler.guidance`."""
-    for group, choice in reversed(chosen.items()):
-        if not group.startswith("hydra/"):
-            names = config_names(group.partition("@")[0])
-            listed = ", ".join(f"{name} (chosen)" if name == choice else name for name in names)
-            yield _filled(f"{group}: {listed}", 2, 8)
 
 
 def _lines(kind: type[Settings], values: dict[str, Any], indent: int = 2) -> Iterator[str]:

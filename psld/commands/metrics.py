@@ -17,12 +17,7 @@ from psld.metrics.estimate import EXTRAPOLATED_FROM, TESTED_FROM, Interval, comb
 from psld.utils.device import use_device
 
 
-@entry_point(
-    "train_extractor",
-    TrainExtractorSettings,
-    record="features",
-    job="extractor_job",
-)
+@entry_point("train_extractor", TrainExtractorSettings, record="features", job="extractor_job")
 def train_extractor(settings: TrainExtractorSettings) -> None:
     """Train the extractor of a dataset, such as its feature classifier.
 
@@ -36,12 +31,7 @@ def train_extractor(settings: TrainExtractorSettings) -> None:
     print(f"wrote {settings.output}{': accuracy ' * bool(shares)}{', '.join(shares)}")
 
 
-@entry_point(
-    "reference",
-    ReferenceSettings,
-    record="features",
-    job="reference_job",
-)
+@entry_point("reference", ReferenceSettings, record="features", job="reference_job")
 def reference(settings: ReferenceSettings) -> None:
     """Compute the reference of a dataset: the features of its images, and of noise for the scale.
 
@@ -56,13 +46,7 @@ def reference(settings: ReferenceSettings) -> None:
     print(f"wrote {settings.output}: features of images: {counts}")
 
 
-@entry_point(
-    "evaluate_cell",
-    EvaluateSettings,
-    record="cell",
-    job="evaluate_job",
-    has_config=False,
-)
+@entry_point("evaluate_cell", EvaluateSettings, record="cell", job="evaluate_job", has_config=False)
 def evaluate_cell(settings: EvaluateSettings) -> None:
     """Measure the samples of a grid's cell with 95 % intervals, from one pass for all metrics.
 

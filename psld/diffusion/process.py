@@ -307,10 +307,8 @@ class LinearProcess:
         Returns:
             (Φ, L), both N×k×k: z ← Φ z + L ξ with ξ standard normal.
         """
-        return self._step(self._reversed, self.beta.integral(start) - self.beta.integral(end))
-
-    def _step(self, kernel: LinearKernel, elapsed: Tensor) -> tuple[Tensor, Tensor]:
-        phi, covariance = kernel.moments(elapsed)
+        elapsed = self.beta.integral(start) - self.beta.integral(end)
+        phi, covariance = self._reversed.moments(elapsed)
         return phi, self._factorize(self._regularized(covariance))
 
     def _regularized(self, covariance: Tensor) -> Tensor:

@@ -39,18 +39,13 @@ class WhiteningRoot:
         self.kind = kind
         log_times = torch.linspace(0, math.log(final_time), FRAMES, dtype=torch.float64)
         self.times = log_times.exp()
-        self.frames = self._tabulated()
-        """U at `times`, FRAMES×k×k."""
-
-    def _tabulated(self) -> Tensor:
-        frame = torch.eye(self.process.blocks, dtype=torch.float64)
-        if self.kind == "straight":
-            frame = _frame_along(self.process.whitened_mean(self.times[:1])[0])
-        frames = [frame]
+        frames = [torch.eye(process.blocks, dtype=torch.float64)]
+        if kind == "straight":
+            frames = [_frame_along(process.whitened_mean(self.times[:1])[0])]
         for turn in self._turn(self.times[:-1], self.times[1:]):
-            frame = turn @ frame
-            frames.append(frame)
-        return torch.stack(frames)
+            frames.append(turn @ frames[-1])
+        self.frames = torch.stack(frames)
+        """U at `times`, FRAMES×k×k."""
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return R̃ at N forward times."""

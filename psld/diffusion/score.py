@@ -20,7 +20,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 ClassNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """ε(z, t, label); the label None means no class."""
 
-Guide = Callable[[Tensor, Tensor], Tensor]
+Logits = Callable[[Tensor, Tensor], Tensor]
 """Logits(z, t): N×kC×H×W states and N times → N×classes."""
 
 
@@ -186,7 +186,7 @@ class ClassifierGuidedScore(GuidedScore):
     def __init__(
         self,
         score: Score,
-        guide: Guide,
+        guide: Logits,
         labels: Tensor,
         scale: float,
         batch_size: int | Batching,

@@ -94,7 +94,7 @@ class Gathered:
         }
 
 
-class Source(NamedTuple):
+class MeasuredImages(NamedTuple):
     """What is measured: images, or what an evaluation has kept of them."""
 
     facts: dict[str, Any]
@@ -115,7 +115,7 @@ class Source(NamedTuple):
 
 
 def evaluate(
-    source: Source,
+    source: MeasuredImages,
     bases: dict[str, Basis],
     measurements: Sequence[Measurement],
     device: Device = "cpu",
@@ -170,7 +170,7 @@ def evaluate(
 
 
 def _gathered(
-    source: Source, bases: Mapping[str, Basis], measurements: Sequence[Measurement]
+    source: MeasuredImages, bases: Mapping[str, Basis], measurements: Sequence[Measurement]
 ) -> Gathered:
     """Read each image once, and extract its features with each extractor."""
     found: dict[str, list[Features]] = {name: [] for name in bases}
@@ -324,7 +324,9 @@ def _start_facts(settings: EvaluateSettings, model: ModelManifest) -> dict[str, 
     return {"start_sha256": start.sha256, "gaussians": start.data.components()[0]}
 
 
-def _source(settings: EvaluateSettings, model: ModelManifest, start: dict[str, Any]) -> Source:
+def _source(
+    settings: EvaluateSettings, model: ModelManifest, start: dict[str, Any]
+) -> MeasuredImages:
     """Return the source of a cell, whose shards are read later; `start` has the START_FACTS."""
     guide = read_manifest(settings.guide, GuideManifest) if settings.guide else None
     weights, process = model.identity(), model.settings.sampled_as(settings.process)
@@ -351,4 +353,4 @@ def _source(settings: EvaluateSettings, model: ModelManifest, start: dict[str, A
         origin = origin_of(settings, model, guide, start["start_sha256"])
         yield from read_shards(settings.shards, samples, origin)
 
-    return Source(facts, lambda reference: images, shards())
+    return MeasuredImages(facts, lambda reference: images, shards())

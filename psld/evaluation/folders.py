@@ -89,10 +89,8 @@ def accuracy(
 ) -> float:
     """Return the fraction of uint8 `images` that are classified as their label."""
     logits = [cast(Tensor, extractor(batch)[1]) for batch in batches_of(images, batch_size)]
-    right = torch.cat(logits).argmax(dim=1).cpu() == torch.from_numpy(
-        np.array(labels, dtype=np.int64)
-    )
-    return right.double().mean().item()
+    right = torch.cat(logits).argmax(dim=1).cpu().numpy() == labels
+    return float(right.mean())
 
 
 class ExtractorManifest(MadeRecord):

@@ -14,7 +14,7 @@ from psld.config.kinds import SHIPPED
 from psld.config.settings import parse
 from psld.data.images import check_images, located, read_images, read_npz, shards_in, size_text
 from psld.evaluation import evaluation
-from psld.evaluation.evaluation import Source
+from psld.evaluation.evaluation import MeasuredImages
 from psld.evaluation.folders import (
     FEATURES,
     Basis,
@@ -211,7 +211,7 @@ def evaluate_images(
         raise UserError(f"{where}: {len(whole)} images; at least {least} are needed")
     whole = whole[:samples]
     sha256, shape = _digest(whole), whole.shape[1:]
-    source = Source(
+    source = MeasuredImages(
         facts={"images": path, "images_sha256": sha256},
         digest=lambda compared: digest_of(["images", path or sha256, dataset or compared]),
         parts=shards or [whole],

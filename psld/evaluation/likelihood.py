@@ -16,7 +16,7 @@ from psld.evaluation.results import Weights
 from psld.evaluation.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.metrics.estimate import spread
 from psld.training.manifest import ModelManifest, read_manifest
-from psld.training.model import Model, load_model
+from psld.training.model import TrainedModel, load_model
 from psld.utils.code import MEASURE
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
@@ -108,7 +108,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
 
 
 def measure_part(
-    model: Model,
+    model: TrainedModel,
     images: np.ndarray,
     settings: LikelihoodCommandSettings,
     first: int,

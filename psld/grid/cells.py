@@ -10,7 +10,17 @@ from psld.config.settings import groups_in, parse, quoted
 from psld.data.settings import DatasetSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.evaluation.settings import EvaluateSettings, Measurement
-from psld.grid.records import Dataset, Features, Guide, Job, Model, Sampler, Start, dataset_digest
+from psld.grid.records import (
+    DatasetRecord,
+    FeaturesRecord,
+    GuideRecord,
+    Job,
+    ModelRecord,
+    SamplerRecord,
+    StartRecord,
+    TrainedRecord,
+    dataset_digest,
+)
 from psld.grid.schema import GridFile, seeded
 from psld.grid.tables import Shown
 from psld.metrics.settings import MetricSettings
@@ -26,15 +36,15 @@ class Cell:
     """A cell of a grid: a model, a sampler with its budget, a seed, and what is measured."""
 
     grid: str
-    model: Model
-    sampler: Sampler
-    guide: Guide | None
-    start: Start | None
+    model: ModelRecord
+    sampler: SamplerRecord
+    guide: GuideRecord | None
+    start: StartRecord | None
     """The start of its sampler; None for the prior."""
     seed: int
     options: GridFile
     measurements: tuple[Measurement, ...]
-    features: dict[str, Features]
+    features: dict[str, FeaturesRecord]
     """The features of its measurements, by the name that the metrics share."""
 
     @cached_property
@@ -98,11 +108,11 @@ class Cell:
         return {key: paths[key] for key in self.sampler.settings.guidance.files if key in paths}
 
     @property
-    def networks(self) -> tuple[Model | Guide, ...]:
+    def networks(self) -> tuple[TrainedRecord, ...]:
         return (self.model, self.guide) if self.guide else (self.model,)
 
     @property
-    def _uses(self) -> tuple[Model | Guide | Start, ...]:
+    def _uses(self) -> tuple[TrainedRecord | StartRecord, ...]:
         return (*self.networks, self.start) if self.start else self.networks
 
     @property
@@ -193,15 +203,15 @@ class Grid:
 
     name: str
     file: GridFile
-    models: dict[str, Model]
-    guides: dict[str, Guide]
-    samplers: dict[str, Sampler]
+    models: dict[str, ModelRecord]
+    guides: dict[str, GuideRecord]
+    samplers: dict[str, SamplerRecord]
     """By FAMILY-BUDGET."""
     metrics: dict[str, MetricSettings]
-    datasets: dict[str, Dataset]
-    features: dict[str, Features]
+    datasets: dict[str, DatasetRecord]
+    features: dict[str, FeaturesRecord]
     """By DATASET/FEATURES."""
-    starts: dict[str, Start] = field(default_factory=dict)
+    starts: dict[str, StartRecord] = field(default_factory=dict)
     """By DATASET[-flip][-classes]."""
 
     @cached_property

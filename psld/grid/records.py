@@ -26,7 +26,7 @@ class Job(NamedTuple, Generic[S]):
 
     settings: S
     digest: str
-    uses: "tuple[_Trained | Start, ...]" = ()
+    uses: "tuple[TrainedRecord | StartRecord, ...]" = ()
 
     def check(self) -> None:
         """Raise UserError if a network or start that is there is not that of its record."""
@@ -38,7 +38,7 @@ def dataset_digest(data: str) -> str:
     return str(PurePath(data).with_suffix(".digest"))
 
 
-class Dataset(Settings):
+class DatasetRecord(Settings):
     settings: PrepareSettings
 
     @property
@@ -46,7 +46,7 @@ class Dataset(Settings):
         return Job(self.settings, digest_of(self.settings.dataset.preparation()))
 
 
-class _Trained(Origin):
+class TrainedRecord(Origin):
     """A network of a grid: trained, or imported from an official checkpoint."""
 
     kind: ClassVar[type[TrainedManifest]]
@@ -111,19 +111,19 @@ class _Trained(Origin):
             )
 
 
-class Model(_Trained):
+class ModelRecord(TrainedRecord):
     kind = ModelManifest
     settings: TrainSettings
 
 
-class Guide(_Trained):
+class GuideRecord(TrainedRecord):
     """A noise-conditional classifier that steers samplers."""
 
     kind = GuideManifest
     settings: TrainGuideSettings
 
 
-class Sampler(Settings):
+class SamplerRecord(Settings):
     family: str
     budget: str
     settings: SamplerSettings
@@ -136,7 +136,7 @@ class Sampler(Settings):
         return f"{self.budget} steps" if fixed else f"tolerance {self.budget}"
 
 
-class Start(Settings):
+class StartRecord(Settings):
     """The start of samplers, of all models of a dataset with the same flips."""
 
     settings: StartSettings
@@ -163,7 +163,7 @@ class Start(Settings):
                 )
 
 
-class Features(Settings):
+class FeaturesRecord(Settings):
     """The features in which the samples of a dataset are compared with its images."""
 
     reference: ReferenceSettings

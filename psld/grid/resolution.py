@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ from psld.evaluation.settings import Measurement, ReferenceSettings, TrainExtrac
 from psld.grid.cells import Cell, Grid, start_name
 from psld.grid.figures import PLOTS
 from psld.grid.reading import grid_path, read_grid_file
-from psld.grid.records import Dataset, Features, Guide, Model, Sampler, Start
+from psld.grid.records import (
+    DatasetRecord,
+    FeaturesRecord,
+    GuideRecord,
+    ModelRecord,
+    SamplerRecord,
+    StartRecord,
+)
 from psld.grid.rows import entries_in
 from psld.grid.schema import GridFile, check_name
 from psld.metrics.settings import MetricSettings
@@ -50,7 +57,7 @@ class _Resolver:
     path: Path
     composed: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
     """Contents by the name of their config and overrides; Hydra takes 0.1 s for each."""
-    known: dict[str, Model] = field(default_factory=dict)
+    known: dict[str, ModelRecord] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
     """The models and guides that are being resolved, the inner ones last."""
 
@@ -61,18 +68,18 @@ class _Resolver:
         return self.composed[key]
 
     def grid(self) -> Grid:
-        models, guides, samplers = self.models(), self.guides(), self.samplers()
-        datasets, metrics = self.datasets(models, guides, samplers), self.metrics()
-        features, starts = self.features(models, metrics), self.starts(models, samplers)
-        records = models, guides, samplers, metrics, datasets, features, starts
-        grid = Grid(self.name, self.file, *records)
+        named = self.models, self.guides, self.samplers
+        datasets, metrics = self.datasets(), self.metrics
+        others = metrics, datasets, self.features(), self.starts()
+        grid = Grid(self.name, self.file, *named, *others)
         if taken := PLOTS.keys() & self.file.figures:
             raise UserError(f"{self.path}: figures.{min(taken)}: a plot of the grid has this name")
         self._check_cells(grid)
         self._check_tables(grid)
         return grid
 
-    def models(self) -> dict[str, Model]:
+    @cached_property
+    def models(self) -> dict[str, ModelRecord]:
         models = {name: self.model(name) for name in self.file.trainings}
         by_folder = {model.folder: model for model in models.values()}
         for name, model in models.items():
@@ -82,9 +89,10 @@ class _Resolver:
                     check_alike(model.settings, by_folder[init.model.name].settings)
             except UserError as error:
                 raise UserError(f"{self.path}: models.{name}: {error}") from None
-        return {name: self._with_shared_weights(model, models) for name, model in models.items()}
+        shared = {n: models[each.weights] for n, each in models.items() if each.weights}
+        return models | {name: self._sharing(models[name], shared[name]) for name in shared}
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str) -> ModelRecord:
         """Return a model, after those that its training reads. Raises UserError for a circle."""
         if model := self.known.get(name):
             return model
@@ -93,9 +101,9 @@ class _Resolver:
         with self._reading(where, name, entry.of):
             content = self.compose("train", self.file.overrides(name), where)
             settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
-        record = Model(settings=settings, **entry.model_dump(exclude={"overrides", "starts_from"}))
-        self.known[name] = record
-        return record
+        origin = entry.model_dump(exclude={"overrides", "starts_from"})
+        self.known[name] = ModelRecord(settings=settings, **origin)
+        return self.known[name]
 
     @contextmanager
     def _reading(self, where: str, name: str, of: str | None = None) -> Iterator[None]:
@@ -137,14 +145,12 @@ class _Resolver:
         networks = self.model(model), record, guide
         return Cell(self.name, *networks, None, self.file.seed, self.file, metrics, {})
 
-    def _with_shared_weights(self, model: Model, models: dict[str, Model]) -> Model:
+    def _sharing(self, model: ModelRecord, trained: ModelRecord) -> ModelRecord:
         """Return a model with the folder of the weights that it shares.
 
         Raises UserError if they are not those of a denoiser, or if another training is needed.
         """
-        if model.weights is None:
-            return model
-        where, trained = f"{self.path}: models.{model.name}.weights", models[model.weights]
+        where = f"{self.path}: models.{model.name}.weights"
         if not trained.settings.serves_every_process:
             raise UserError(
                 f"{where}: {trained.name} is a network of one process; only a denoiser "
@@ -158,23 +164,25 @@ class _Resolver:
         settings = model.settings.model_copy(update={"output": trained.folder})
         return model.model_copy(update={"settings": settings})
 
-    def guides(self) -> dict[str, Guide]:
+    @cached_property
+    def guides(self) -> dict[str, GuideRecord]:
         return {name: self.guide(name) for name in self.file.guides}
 
-    def guide(self, name: str) -> Guide:
+    def guide(self, name: str) -> GuideRecord:
         """Return a guide, after what its training reads. Raises UserError for a circle."""
         where, entry = f"{self.path}: guides.{name}", self.file.guides[name]
         with self._reading(where, f"guides.{name}"):
             content = self.compose("train_guide", entry.overrides, where)
             content = content | in_grid("guides", self.name, name)
             settings = parse(TrainGuideSettings, content, where)
-        return Guide(settings=settings, checkpoint=entry.checkpoint)
+        return GuideRecord(settings=settings, checkpoint=entry.checkpoint)
 
-    def samplers(self) -> dict[str, Sampler]:
+    @cached_property
+    def samplers(self) -> dict[str, SamplerRecord]:
         """Return the samplers by FAMILY-BUDGET. The budget is a value in a family's settings."""
         return {name: self._sampler(name, *each) for name, each in self.file.budgets.items()}
 
-    def _sampler(self, name: str, family: str, budget: str) -> Sampler:
+    def _sampler(self, name: str, family: str, budget: str) -> SamplerRecord:
         where, entry = f"{self.path}: sampler {name}", self.file.samplers[family]
         content = self.compose("sample", [*entry.overrides, "model=x", "output=x"], where)
         content = updated(content, [entry.spending(budget)])
@@ -191,7 +199,7 @@ class _Resolver:
                 f"{self.path}: samplers.{family}.guide: nothing is guided by it; add "
                 "guidance@sampler.guidance=classifier to the overrides"
             )
-        return Sampler(
+        return SamplerRecord(
             family=family,
             budget=budget,
             settings=sampler,
@@ -199,6 +207,7 @@ class _Resolver:
             guide=entry.guide,
         )
 
+    @cached_property
     def metrics(self) -> dict[str, MetricSettings]:
         names = dict.fromkeys(shown.metric for shown in self.file.cells_shown)
         return {name: self._metric(name) for name in names}
@@ -211,9 +220,10 @@ class _Resolver:
                 f"{metric.name}"
             )
         if metric.features != name:
-            references = (self._reference("digits", each) for each in (metric.features, name))
-            shared, own = (Features(reference=r, extractor=None).reference_job for r in references)
-            if shared.digest != own.digest:
+            both = (self._reference("digits", each) for each in (metric.features, name))
+            records = (FeaturesRecord(reference=each, extractor=None) for each in both)
+            shared, own = (each.reference_job.digest for each in records)
+            if shared != own:
                 raise UserError(
                     f"{self.path}: metric {name}: configs/metric/{name}.yaml: features: "
                     f"{metric.features} has another extractor; set features: {name}"
@@ -224,11 +234,9 @@ class _Resolver:
         where, words = f"{self.path}: metric {metric}", [f"dataset={dataset}", f"metric={metric}"]
         return parse(ReferenceSettings, self.compose("reference", words, where), where)
 
-    def features(
-        self, models: dict[str, Model], metrics: dict[str, MetricSettings]
-    ) -> dict[str, Features]:
+    def features(self) -> dict[str, FeaturesRecord]:
         pairs = dict.fromkeys(
-            (models[model].dataset, metrics[shown.metric].features)
+            (self.models[model].dataset, self.metrics[shown.metric].features)
             for shown in self.file.cells_shown
             for model in self.file.replicates(shown.model)
         )
@@ -242,28 +250,26 @@ class _Resolver:
                 extractor = parse(TrainExtractorSettings, content, where)
             else:
                 reference = reference.model_copy(update={"extractor": None})
-            features[f"{dataset}/{name}"] = Features(reference=reference, extractor=extractor)
+            features[f"{dataset}/{name}"] = FeaturesRecord(reference=reference, extractor=extractor)
         return features
 
-    def starts(self, models: dict[str, Model], samplers: dict[str, Sampler]) -> dict[str, Start]:
+    def starts(self) -> dict[str, StartRecord]:
         """Return the starts that models of this grid may need; cells have those of their own."""
         starts = {}
-        for model, sampler in product(models.values(), samplers.values()):
+        for model, sampler in product(self.models.values(), self.samplers.values()):
             name = start_name(dataset := model.settings.dataset, sampler.settings)
             if name and name not in starts:
                 words = [f"dataset={dataset.name}", f"data={quoted(model.settings.data)}"]
                 content = self.compose("start", words, where := f"{self.path}: start {name}")
                 asked = {"dataset": dataset, "classes": sampler.settings.asks_for_classes}
                 content = content | asked
-                starts[name] = Start(settings=parse(StartSettings, content, where))
+                starts[name] = StartRecord(settings=parse(StartSettings, content, where))
         return starts
 
-    def datasets(
-        self, models: dict[str, Model], guides: dict[str, Guide], samplers: dict[str, Sampler]
-    ) -> dict[str, Dataset]:
+    def datasets(self) -> dict[str, DatasetRecord]:
         """Return all datasets by name, each prepared once, from configs/dataset."""
         datasets = {}
-        for key, trained in (("models", models), ("guides", guides)):
+        for key, trained in (("models", self.models), ("guides", self.guides)):
             for name, record in trained.items():
                 own, where = record.settings.dataset, f"{self.path}: {key}.{name}"
                 dataset = datasets[own.name] = self._dataset(own.name, where)
@@ -272,17 +278,17 @@ class _Resolver:
                         f"{where}: its dataset is not prepared as configs/dataset/{own.name}.yaml "
                         "says; make a config of its own for it"
                     )
-        if any("mnist" in each.settings.guidance.files for each in samplers.values()):
+        if any("mnist" in each.settings.guidance.files for each in self.samplers.values()):
             datasets["mnist"] = self._dataset("mnist", str(self.path))
         return datasets
 
-    def _dataset(self, name: str, where: str) -> Dataset:
+    def _dataset(self, name: str, where: str) -> DatasetRecord:
         try:
             check_name("dataset", name)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
         content = self.compose("prepare", [f"dataset={name}"], where)
-        return Dataset(settings=parse(PrepareSettings, content, where))
+        return DatasetRecord(settings=parse(PrepareSettings, content, where))
 
     def _check_cells(self, grid: Grid) -> None:
         for cell in grid.cells.values():

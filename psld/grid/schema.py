@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from psld.config.settings import FREE, Settings
-from psld.grid.tables import Claim, MetricName, Part, Shown, Table
+from psld.grid.tables import Claim, EntryPart, MetricName, Shown, Table
 from psld.training.manifest import noted_checkpoint
 
 NAME = re.compile(
@@ -295,8 +295,8 @@ class GridFile(Settings):
         return [claim.pairs(self._defaults) for claim in self.claims]
 
     @property
-    def _defaults(self) -> Part:
-        return Part(metric=self.metric, samples=self.samples, show="value")
+    def _defaults(self) -> EntryPart:
+        return EntryPart(metric=self.metric, samples=self.samples, show="value")
 
     def overrides(self, model: str) -> tuple[str, ...]:
         """Return all overrides of a model; those of another grid's model are already complete."""

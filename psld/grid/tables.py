@@ -41,7 +41,7 @@ MetricName = Annotated[str, AfterValidator(_metric_name)]
 """A config of configs/metric, or MEASURE@EXTRACTOR, of which the name is taken."""
 
 
-class Part(Settings):
+class EntryPart(Settings):
     """The part of what an entry shows that its table, its row or its column gives."""
 
     model: str | None = None
@@ -72,7 +72,7 @@ class Shown(Settings):
         return f"{self.model}/{self.sampler}-{self.budget}"
 
 
-class Line(Part):
+class Line(EntryPart):
     fields: dict[str, str] = Field(default_factory=dict)
     """Values for {placeholders} in the other texts of its entries."""
 
@@ -91,7 +91,7 @@ class Row(Line):
     """A result of another paper: printed, never run."""
 
 
-def merged(parts: Iterable[Part], fields: dict[str, str], where: str) -> Shown:
+def merged(parts: Iterable[EntryPart], fields: dict[str, str], where: str) -> Shown:
     """Return what some parts show together; the last one counts. Raises ValueError if one lacks."""
     keys = list(Shown.model_fields)
     values = {key: v for part in parts for key in keys if (v := getattr(part, key)) is not None}
@@ -144,18 +144,18 @@ class Table(Settings):
     footnotes: tuple[str, ...] = ()
     band: Band | None = None
     """The allowed difference from the paper's values."""
-    cell: Part = Part()
+    cell: EntryPart = EntryPart()
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
 
-    def shown(self, defaults: Part) -> list[list[Shown]]:
+    def shown(self, defaults: EntryPart) -> list[list[Shown]]:
         """Return what the entries show, row by row. Raises ValueError if one names no cell."""
 
         def entry(row: Row, column: Column) -> Shown:
             parts = (defaults, self.cell, row, column)
             if row.literature:
                 show: Show = next(part.show for part in reversed(parts) if part.show)
-                return cast(Shown, Part(show=show))
+                return cast(Shown, EntryPart(show=show))
             where = f"table {self.title!r}, row {row.label}, column {column.label}"
             return merged(parts, row.fields | column.fields, where)
 
@@ -186,14 +186,14 @@ class Claim(Settings):
     """
 
     claim: str
-    smaller: Part
-    larger: Part
+    smaller: EntryPart
+    larger: EntryPart
     times: float = Field(1.0, gt=0)
     """Multiplies the larger number: 1.1 claims "not worse by more than 10 %", .5 "at most half"."""
-    cell: Part = Part()
+    cell: EntryPart = EntryPart()
     over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
 
-    def pairs(self, defaults: Part) -> list[tuple[str, Shown, Shown]]:
+    def pairs(self, defaults: EntryPart) -> list[tuple[str, Shown, Shown]]:
         """Return the values of each comparison's lists, and both sides, the smaller one first.
 
         Raises ValueError if the sides cannot be compared.

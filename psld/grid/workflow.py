@@ -11,7 +11,7 @@ from psld.grid.cache import CACHE, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
 from psld.grid.reading import grid_path, read_grid_file
-from psld.grid.records import Dataset, Features, Guide, Model, Start
+from psld.grid.records import DatasetRecord, FeaturesRecord, GuideRecord, ModelRecord, StartRecord
 from psld.grid.rows import cells_behind, entries_in
 from psld.grid.schema import GridFile
 from psld.utils.errors import UserError, meant
@@ -72,11 +72,11 @@ class Workflow:
         names = self.files.keys() | self.broken.keys()
         return "demo" if "demo" in names else min(names)
 
-    def model(self, wildcards: Any) -> Model:
+    def model(self, wildcards: Any) -> ModelRecord:
         grid, _, name = wildcards.model.partition("/")
         return self.grids[grid].models[name]
 
-    def guide(self, wildcards: Any) -> Guide:
+    def guide(self, wildcards: Any) -> GuideRecord:
         grid, _, name = wildcards.guide.partition("/")
         return self.grids[grid].guides[name]
 
@@ -86,14 +86,14 @@ class Workflow:
     def figure(self, wildcards: Any) -> GridFigure:
         return all_figures(self.grids[wildcards.grid])[wildcards.figure]
 
-    def dataset(self, wildcards: Any) -> Dataset:
+    def dataset(self, wildcards: Any) -> DatasetRecord:
         return self._with("datasets", wildcards.dataset).datasets[wildcards.dataset]
 
-    def reference(self, wildcards: Any) -> Features:
+    def reference(self, wildcards: Any) -> FeaturesRecord:
         name = f"{wildcards.dataset}/{wildcards.features}"
         return self._with("features", name).features[name]
 
-    def start(self, wildcards: Any) -> Start:
+    def start(self, wildcards: Any) -> StartRecord:
         return self._with("starts", wildcards.start).starts[wildcards.start]
 
     def word(self, kind: Shared, name: str) -> str:

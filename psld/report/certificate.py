@@ -30,7 +30,7 @@ from psld.evaluation.results import NUMBER_KINDS, CellResults
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
-from psld.grid.records import Guide, Model
+from psld.grid.records import TrainedRecord
 from psld.grid.rows import as_csv, parts_of, read_table
 from psld.metrics.features import Reference
 from psld.sampling.settings import ShardRecord
@@ -312,7 +312,7 @@ def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed"
         yield f"{key} is {_text(stated)}, {word} {_text(right)}"
 
 
-def manifest_differences(network: Model | Guide) -> Iterator[str]:
+def manifest_differences(network: TrainedRecord) -> Iterator[str]:
     """Yield where a manifest differs from the grid; an import has the steps of its checkpoint."""
     found, settings = network.read_manifest(), network.settings
     steps = found.step if found.imported else settings.training.steps

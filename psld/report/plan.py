@@ -15,7 +15,7 @@ from psld.evaluation.results import CellResults
 from psld.grid.cells import Grid
 from psld.grid.entries import Entry
 from psld.grid.figures import all_figures
-from psld.grid.records import Guide, Model
+from psld.grid.records import TrainedRecord
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
 from psld.report.table import made_by_other_code
 from psld.sampling.settings import shards_needed
@@ -45,7 +45,7 @@ UNKNOWN = "GPU hours are unknown (?) where nothing has been run: add sustained_t
 
 @dataclass
 class Work:
-    trained: list[Model | Guide] = field(default_factory=list)
+    trained: list[TrainedRecord] = field(default_factory=list)
     training_images: int = 0
     evaluations: float = 0
     """Images × network evaluations, over all samples; a guide and its gradient count as two."""
@@ -112,7 +112,7 @@ def jobs_by_stage(grid: Grid) -> dict[str, int]:
     return {stage: number for stage, number in jobs.items() if number}
 
 
-def _network(trained: Model | Guide) -> tuple[Settings, int, int]:
+def _network(trained: TrainedRecord) -> tuple[Settings, int, int]:
     """Return what decides the FLOPs of a network."""
     settings = trained.settings
     return settings.network, settings.dataset.image_size, settings.dataset.channels
@@ -130,7 +130,7 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
     for trained, overrides in (*models, *guides):
         name = value_in(overrides, "network") or "default"
         if name in works:
-            kind = "guide " if isinstance(trained, Guide) else ""
+            kind = "guide " if trained.settings.makes == "guide" else ""
             name = f"{name} ({kind}{trained.name})"
         work = works.setdefault(names.setdefault(_network(trained), name), Work())
         work.trained.append(trained)
@@ -190,7 +190,7 @@ def cost(grid: Grid, tflops: float | None) -> str:
     return "\n\n".join([printed, FORMULA, f"All of it: {total * 1e9:.3g} FLOPs.", last, core])
 
 
-def gigaflops(trained: Model | Guide) -> float:
+def gigaflops(trained: TrainedRecord) -> float:
     """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
     settings = trained.settings.model()
     content = [settings.model_dump(mode="json"), code_digest(*CODE), torch.__version__]

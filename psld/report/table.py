@@ -263,19 +263,17 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
 
 def made_by_other_code(results: Iterable[CellResult]) -> Iterable[str]:
     """Say how many models and cells were made by other code than that of psld here."""
-    trains, measures = (
-        package_code(*MAKE_IMAGES),
-        package_code(*MAKE_IMAGES, *MEASURE),
-    )
-    results = list(results)
-    models = {r.model.weights_sha256: r.model.code for r in results if r.model}
-    cells = {r.kept_sha256: r.code for r in results}
-    pairs = (("model", models, trains), ("cell", cells, measures))
-    others = (
-        (kind, sum(code not in (None, now) for code in codes.values()))
-        for kind, codes, now in pairs
-    )
-    if counts := [f"{count} {kind}{'s' * (count > 1)}" for kind, count in others if count]:
+    models, cells = {}, {}
+    for result in results:
+        cells[result.kept_sha256] = result.code
+        if result.model:
+            models[result.model.weights_sha256] = result.model.code
+    counts = []
+    for what, codes, rooms in (("model", models, ()), ("cell", cells, MEASURE)):
+        known = None, package_code(*MAKE_IMAGES, *rooms)
+        if count := sum(code not in known for code in codes.values()):
+            counts.append(f"{count} {what}{'s' * (count > 1)}")
+    if counts:
         yield f"Made by other code of psld than that here: {', '.join(counts)}."
 
 

@@ -39,7 +39,7 @@ from psld.sampling.settings import (
 )
 from psld.sampling.shards import OtherOriginError, Shard, ShardOrigin, load_made_by, shard_path
 from psld.training.manifest import GuideManifest, ModelManifest
-from psld.training.model import Guide, Model, load_guide, load_model
+from psld.training.model import TrainedGuide, TrainedModel, load_guide, load_model
 from psld.training.start import SamplerStart
 from psld.utils.code import MAKE_IMAGES, package_code
 from psld.utils.device import device_name, device_of, use_device
@@ -50,8 +50,8 @@ from psld.utils.randomness import ShardNoise
 
 def origin_of(
     cell: CellSettings,
-    model: Model | ModelManifest,
-    guide: Guide | GuideManifest | None,
+    model: TrainedModel | ModelManifest,
+    guide: TrainedGuide | GuideManifest | None,
     start_sha256: str | None = None,
 ) -> ShardOrigin:
     """Return the origin of a cell's shard 0; those of other shards differ in the index alone.
@@ -118,7 +118,7 @@ def sample_range(settings: SampleSettings) -> Path:
     return ShardRecord(shards=tuple(records)).write(settings.output)
 
 
-def load_cell(settings: SampleSettings) -> tuple[Model, "ImageSampler", ShardOrigin]:
+def load_cell(settings: SampleSettings) -> tuple[TrainedModel, "ImageSampler", ShardOrigin]:
     """Load what samples a cell, once for all of its shards, and the origin of shard 0."""
     device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device, settings.process, settings.start, settings.trust)
@@ -129,7 +129,7 @@ def load_cell(settings: SampleSettings) -> tuple[Model, "ImageSampler", ShardOri
 
 
 def sample_shards(
-    settings: SampleSettings, model: Model, sampler: "ImageSampler", expected: ShardOrigin
+    settings: SampleSettings, model: TrainedModel, sampler: "ImageSampler", expected: ShardOrigin
 ) -> Iterator[tuple[Shard, bool]]:
     """Yield each shard of the range, and True if it was made now, not found whole.
 
@@ -157,7 +157,7 @@ def sample_shards(
 
 
 def sample_shard(
-    cell: CellSettings, model: Model, sampler: "ImageSampler", origin: ShardOrigin
+    cell: CellSettings, model: TrainedModel, sampler: "ImageSampler", origin: ShardOrigin
 ) -> Shard:
     """Sample all images of one shard."""
     started = time.monotonic()
@@ -195,7 +195,11 @@ def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -
 
 
 def known_pixels(
-    cell: CellSettings, model: Model, origin: ShardOrigin, indices: range, device: torch.device
+    cell: CellSettings,
+    model: TrainedModel,
+    origin: ShardOrigin,
+    indices: range,
+    device: torch.device,
 ) -> Inpainting:
     """Return the images of the split at these indices, as far as they exist, and their masks.
 
@@ -326,8 +330,8 @@ def with_start(
 
 
 def cell_sampler(
-    model: Model,
-    guide: Guide | None,
+    model: TrainedModel,
+    guide: TrainedGuide | None,
     sampler: SamplerSettings,
     batch_size: int,
     *,

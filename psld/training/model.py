@@ -72,7 +72,7 @@ def loss_of(settings: TrainedSettings, process: LinearProcess, deviation: float 
 
 
 @dataclass(frozen=True)
-class Model:
+class TrainedModel:
     """A trained model, ready to sample."""
 
     settings: ModelSettings
@@ -117,7 +117,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Guide:
+class TrainedGuide:
     """A trained guide, ready to steer a sampler."""
 
     settings: GuideModelSettings
@@ -135,7 +135,7 @@ def load_model(
     process: ProcessSettings | None = None,
     start: str | Path | None = None,
     trust: bool = False,
-) -> Model:
+) -> TrainedModel:
     """Read a model, as a network of another process than its training's if one is given.
 
     Its parameters are frozen; `network.requires_grad_(True)` trains it on. `start` is the file of
@@ -151,15 +151,15 @@ def load_model(
     network = build(settings, built).to(device)
     _load_weights(network, Path(folder), manifest)
     facts = manifest.weights_sha256, Path(folder), manifest.class_names, manifest.dataset_digest
-    return Model(settings, built, network, *facts, start and str(start))
+    return TrainedModel(settings, built, network, *facts, start and str(start))
 
 
-def load_guide(folder: str | Path, device: torch.device, trust: bool = False) -> Guide:
+def load_guide(folder: str | Path, device: torch.device, trust: bool = False) -> TrainedGuide:
     """Read a guide, as `load_model` reads a model."""
     manifest = _with_its_code(read_manifest(folder, GuideManifest), folder, trust)
     network = build(manifest.settings, build_process(manifest.settings)).to(device)
     _load_weights(network, Path(folder), manifest)
-    return Guide(manifest.settings, network, manifest.weights_sha256)
+    return TrainedGuide(manifest.settings, network, manifest.weights_sha256)
 
 
 def _with_its_code(manifest: M, folder: str | Path, trust: bool) -> M:

@@ -83,9 +83,6 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             print(taken, flush=True)
     try_once(loss, network, labels)
 
-    def preview(module: nn.Module, picture: Path) -> dict[str, float]:
-        return objective.preview(loss.facts, module, store, picture)
-
     with ExitStack() as stack:
         # The leading rank takes the lock before it joins: nccl would not let the others wait.
         if rank_of_environment() == 0:
@@ -112,7 +109,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         if state.step < training.steps:
             stop = stack.enter_context(StopRequest())
             batches = Batches(images, settings.dataset.flip, loss.noising, training, ranks, labels)
-            log = Log(run, preview)
+            log = Log(run, lambda net, file: objective.preview(loss.facts, net, store, file))
             if ranks.leads:
                 what = f"{settings.output} for {training.steps} steps"
                 print(f"training {what} on {device_name(ranks.device)}, in {run}{time}", flush=True)

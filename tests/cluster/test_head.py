@@ -121,7 +121,7 @@ def left(tmp_path) -> Path:
 
 def record(path: Path, **fields: str) -> None:
     run = {"inode": path.stat().st_ino, "pid": 1, "host": "here", "slurm_name": "psld-7"}
-    write_record(path / "run.json", head.Run(**(run | fields)))
+    write_record(path / "run.json", head.SnakemakeRun(**(run | fields)))
 
 
 def test_the_run_of_a_copied_folder_is_no_run(left, commands):

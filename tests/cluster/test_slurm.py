@@ -5,7 +5,7 @@ import time
 import pytest
 
 from psld.cluster import slurm
-from psld.cluster.slurm import Job, Refused, Unreachable, until_answered
+from psld.cluster.slurm import Refused, SlurmJob, Unreachable, until_answered
 from psld.utils.errors import RunError
 
 AWAY = "slurm_load_jobs error: Unable to contact slurm controller\n(connect failure)\n"
@@ -39,7 +39,7 @@ def test_jobs_of_a_name(commands):
         "7 OUT_OF_MEMORY": ("OUT_OF_MEMORY", ""),
     }
     commands.answer("squeue", "\n".join(answers) + "\n")
-    expected = {answer.split()[0]: Job(*job) for answer, job in answers.items()}
+    expected = {answer.split()[0]: SlurmJob(*job) for answer, job in answers.items()}
     assert slurm.jobs_named("model-12") == expected
     assert slurm.active_jobs_named("model-12") == ["22", "5", "4", "3", "1"], "the newest first"
     assert set(commands.calls("squeue")) == {

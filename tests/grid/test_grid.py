@@ -5,7 +5,7 @@ import pytest
 from psld.config.settings import parse
 from psld.grid.cache import load_grid
 from psld.grid.schema import GridFile, seeded
-from psld.grid.tables import Claim, Part, Table
+from psld.grid.tables import Claim, EntryPart, Table
 from tests.grid.mine import CONTENT, TEXT, changed, load
 
 
@@ -80,7 +80,7 @@ def test_a_key_replaces_that_of_a_merged_mapping(configs):
 
 def test_a_column_prevails_over_its_row_and_a_side_over_its_claim():
     cell = {"model": "a", "sampler": "em", "budget": 1}
-    defaults = Part(metric="fid", samples=4, show="value")
+    defaults = EntryPart(metric="fid", samples=4, show="value")
     row = {"label": ["r"], "budget": 2, "samples": 6}
     lines = {"columns": [{"label": "c", "budget": 3}], "rows": [row]}
     table = Table.model_validate({"title": "T", "headings": ["m"], "cell": cell, **lines})

@@ -10,7 +10,7 @@ from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.entries import Entry
 from psld.grid.reading import grid_path, read_grid_file
-from psld.grid.records import Guide, Model
+from psld.grid.records import GuideRecord, ModelRecord
 from psld.grid.rows import all_entries, entries_in
 from psld.grid.schema import GridFile
 from psld.grid.tables import Shown
@@ -143,12 +143,14 @@ def test_networks_have_the_paper_s_sizes(paper, parameters):
     sizes: dict[str, set[float]] = {}
     for network, work in work_by_network(paper).items():
         for model in work.trained:
-            if isinstance(model, Model):
+            if isinstance(model, ModelRecord):
                 sizes.setdefault(network, set()).add(round(parameters[model.name] / 1e6, 2))
     assert sizes == SIZES
 
 
-def recipe(trained: Model | Guide, overrides: tuple[str, ...], name: str) -> LoopSettings:
+def recipe(
+    trained: ModelRecord | GuideRecord, overrides: tuple[str, ...], name: str
+) -> LoopSettings:
     """The training settings of a model or guide, after its length and batch are checked."""
     [chosen] = [o[9:] for o in overrides if o.startswith("training=")]
     batch, epochs, learning_rate, dropout = TRAININGS[chosen]

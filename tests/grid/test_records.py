@@ -13,7 +13,7 @@ from psld.config.settings import Neutral
 from psld.diffusion.samplers import EMSettings
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
-from psld.grid.records import Dataset
+from psld.grid.records import DatasetRecord
 from psld.grid.rows import cells_behind, entries_in
 from psld.training.recipe import ExponentialAverage
 from psld.training.settings import Init
@@ -70,7 +70,10 @@ def test_a_dataset(paper):
     settings = paper.datasets["cifar10"].settings
     kept = {"output", "replace", "dataset.name", "dataset.flip"}
     kept |= {"dataset.source.root", "dataset.source.download"}
-    assert undecided(settings, lambda own: Dataset.model_construct(settings=own).job.digest) == kept
+    assert (
+        undecided(settings, lambda own: DatasetRecord.model_construct(settings=own).job.digest)
+        == kept
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from psld.config.settings import parse
-from psld.evaluation.evaluation import Cost, Gathered, Source, evaluate, load_kept, save_kept
+from psld.evaluation.evaluation import (
+    Cost,
+    Gathered,
+    MeasuredImages,
+    evaluate,
+    load_kept,
+    save_kept,
+)
 from psld.evaluation.folders import Basis
 from psld.evaluation.results import CellResult
 from psld.evaluation.settings import Measurement
@@ -79,7 +86,7 @@ def measured(
 ) -> tuple[list[CellResult], Pixels]:
     extractor = Pixels()
     basis = Basis(Reference(TRAIN, TEST, NOISE), lambda split: FACTS, extractor)
-    source = Source({}, lambda reference: f"of {reference}", parts, silent=True)
+    source = MeasuredImages({}, lambda reference: f"of {reference}", parts, silent=True)
     output = given.pop("output", None)
     source = source._replace(**given)
     found = evaluate(source, {"fd-classifier": basis}, measurements, output=output)
@@ -218,7 +225,7 @@ def test_what_is_kept_gives_the_same_results_without_images(tmp_path):
     assert again == stated
     assert extractor.sizes == []
     basis = Basis(None, lambda split: FACTS)
-    source = Source({}, lambda reference: f"of {reference}", [], kept=kept, stated=stated)
+    source = MeasuredImages({}, lambda reference: f"of {reference}", [], kept=kept, stated=stated)
     assert list(evaluate(source, {"fd-classifier": basis}, several).results) == stated
 
 

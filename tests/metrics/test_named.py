@@ -2,7 +2,7 @@
 
 import pytest
 
-from psld.grid.tables import Part, merged
+from psld.grid.tables import EntryPart, merged
 from psld.metrics.named import compose_metric, metric_name
 from psld.utils.errors import UserError
 
@@ -54,9 +54,9 @@ def test_a_wrong_pair_is_one_line(pair, said):
 
 
 def test_grids_take_pairs_also_with_placeholders():
-    common = Part(model="m", sampler="s", budget=1, samples=9, show="value")
+    common = EntryPart(model="m", sampler="s", budget=1, samples=9, show="value")
     for word, name in (("recall@pixels", "recall-pixels"), ("{m}@fid", "kid")):
-        shown = merged((common, Part(metric=word)), {"m": "kernel"}, "here")
+        shown = merged((common, EntryPart(metric=word)), {"m": "kernel"}, "here")
         assert shown.metric == name
     with pytest.raises(ValueError, match="recall@pixel: no extractor"):
-        Part(metric="recall@pixel")
+        EntryPart(metric="recall@pixel")

@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 
 from psld.config.kinds import SHIPPED
 from psld.config.parts import importing_nothing
-from psld.grid.records import Model
+from psld.grid.records import ModelRecord
 from psld.training.manifest import read_manifest
 from psld.training.objectives import Objective
 from psld.utils.errors import UserError
@@ -159,7 +159,7 @@ def test_in_a_grid_it_reads_a_model_of_the_grid(tmp_path, monkeypatch):
     monkeypatch.chdir(write(tmp_path, taught=TAUGHT))
     (tmp_path / "configs/grid").mkdir(parents=True)
 
-    def models(**models: list[str]) -> dict[str, Model]:
+    def models(**models: list[str]) -> dict[str, ModelRecord]:
         return load(tmp_path / "configs", with_models(models)).models
 
     def taught(by: str) -> list[str]:
