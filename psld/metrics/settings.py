@@ -129,8 +129,7 @@ class ClassifierSettings(Extractor):
     def train(self, images, labels, device):
         from psld.metrics.classifier import train_classifier
 
-        options = self.model_dump(exclude={"kind", "code"})
-        return train_classifier(images, labels, device, **options)
+        return train_classifier(images, labels, device, self)
 
 
 class DINOv2Settings(Extractor):

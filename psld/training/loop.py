@@ -3,7 +3,8 @@
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -11,19 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from psld.config.parts import naming
 from psld.diffusion.loss import LossOf
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
 from psld.training.manifest import preview_path, write_history
-from psld.training.micro_batch import accumulate_gradient, largest_micro_batch, left_as_it_was
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
 from psld.training.state import Checkpoints, History, TrainingState
 from psld.utils.device import peak_flops
-from psld.utils.errors import RunError, Stopped, UserError, ignored
+from psld.utils.errors import RunError, Stopped, UserError, ignored, is_out_of_memory
 from psld.utils.files import STEP, write_text
 from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, stream_seed
@@ -200,6 +201,83 @@ def check_schedule(settings: LoopSettings) -> None:
     steps = settings.steps
     for step in sorted({*(steps * i // 1000 for i in range(1000)), steps - 1}):
         learning_rate(settings, step)
+
+
+# -- micro-batches: the gradient of a batch in several passes, of as many images as memory takes --
+
+
+def accumulate_gradient(
+    network: nn.Module, loss_of: LossOf, batch: Batch, micro_batch: int | None
+) -> Tensor:
+    """Add the gradient of the batch's mean loss, micro-batch by micro-batch; return the loss.
+
+    Ranks exchange gradients once, with the last micro-batch.
+    """
+    total = torch.zeros((), device=batch.x0.device)
+    parts = list(batch.split(micro_batch or len(batch.x0)))
+    parallel = network if isinstance(network, DistributedDataParallel) else None
+    for part in parts:
+        with parallel.no_sync() if parallel and part is not parts[-1] else nullcontext():
+            share = loss_of(network, part) * (len(part.x0) / len(batch.x0))
+            share.backward()
+        total += share.detach()
+    return total
+
+
+def largest_micro_batch(network: nn.Module, loss_of: LossOf, batch: Batch, ranks: Ranks) -> int:
+    """Return the largest part of the batch whose gradient fits into the memory of every rank.
+
+    It is found by trying, with half as many images after each failure on any rank.
+
+    Args:
+        network: without the exchange of gradients, because a rank that fails would leave the others
+            waiting there.
+        batch: the rank's part of a batch.
+
+    Raises RunError if not even one image fits.
+    """
+    images = len(batch.x0)
+    while ranks.largest(int(not _fits(network, loss_of, batch, images, 2 + (ranks.world > 1)))):
+        torch.cuda.empty_cache()
+        if images == 1:
+            raise RunError("out of memory with one image at once; use a larger GPU")
+        smaller = next(size for size in range(images // 2, 0, -1) if len(batch.x0) % size == 0)
+        if ranks.leads:
+            print(f"out of memory with {images} images at once; trying {smaller}", flush=True)
+        images = smaller
+    return images
+
+
+def _fits(network: nn.Module, loss_of: LossOf, batch: Batch, images: int, later: int) -> bool:
+    """Check if the gradient of so many images can be computed next to what later steps hold.
+
+    `later`: its size over that of the parameters: two moments, and the exchange between ranks.
+    """
+    try:
+        with left_as_it_was(network):
+            held = [torch.empty_like(each) for each in network.parameters() for _ in range(later)]
+            accumulate_gradient(network, loss_of, next(batch.split(images)), images)
+            del held
+        return True
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+
+
+@contextmanager
+def left_as_it_was(network: nn.Module) -> Iterator[None]:
+    """Undo what a pass that trains nothing leaves in a network: gradients and new buffers."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        network.zero_grad(set_to_none=True)
+        for buffer, value in zip(network.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+
+# -- what the loop reads -------------------------------------------------------------------------
 
 
 class Meter:

@@ -15,7 +15,7 @@ from psld.networks.forward import enough_threads
 from psld.training.batches import Batches, Labels
 from psld.training.init import take_weights, with_sources
 from psld.training.loggers import fed
-from psld.training.loop import Log, StopRequest, check_schedule, train
+from psld.training.loop import Log, StopRequest, check_schedule, left_as_it_was, train
 from psld.training.manifest import (
     WandbRun,
     export_folder,
@@ -25,7 +25,6 @@ from psld.training.manifest import (
     write_history,
     write_manifest,
 )
-from psld.training.micro_batch import left_as_it_was
 from psld.training.model import (
     build,
     build_process,

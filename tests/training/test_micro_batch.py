@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from psld.diffusion import loss
-from psld.training.micro_batch import largest_micro_batch
+from psld.training.loop import largest_micro_batch
 from psld.utils.errors import RunError
 from tests.commands import TINY, call, refused, succeeded
 from tests.training.small import ONE_RANK
