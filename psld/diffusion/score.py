@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -153,16 +154,14 @@ class ClassifierFreeScore:
         return mix(matrix, self.batched(eps, z, self.labels))
 
 
+@dataclass
 class GuidedScore:
     """A score with a gradient, s(z, t) + scale · g(z, t)."""
 
-    def __init__(
-        self, score: Score, gradient: Callable[[Tensor, float], Tensor], scale: float = 1.0
-    ) -> None:
-        """`gradient`: g(z, t) at one forward time, with respect to the state, N×kC×H×W."""
-        self.score = score
-        self.gradient = gradient
-        self.scale = scale
+    score: Score
+    gradient: Callable[[Tensor, float], Tensor]
+    """g(z, t) at one forward time, with respect to the state, N×kC×H×W."""
+    scale: float = 1.0
 
     @property
     def evaluations(self) -> int:

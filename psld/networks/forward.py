@@ -89,12 +89,16 @@ def build(
     return network
 
 
-class PixelMean(nn.Module):
-    """The logits of a network of maps: their mean over the pixels."""
+class Around(nn.Module):
+    """A module around a network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+
+
+class PixelMean(Around):
+    """The logits of a network of maps: their mean over the pixels."""
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         return self.network(z, t).mean(dim=(2, 3))
@@ -137,19 +141,15 @@ def enough_threads(
         torch.set_num_threads(before)
 
 
-class UnderAutocast(nn.Module):
+class UnderAutocast(Around):
     """A network under autocast; coefficients, states and loss outside of it stay in float32."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
 
     def forward(self, z: Tensor, *conditions: Tensor | None) -> Tensor:
         with torch.autocast(z.device.type, torch.bfloat16):
             return self.network(z, *conditions)
 
 
-class InBfloat16(nn.Module):
+class InBfloat16(Around):
     """A network whose weights and activations are bfloat16; its own weights stay float32.
 
     Under autocast, norms on a GPU would return float32, and each weight would be cast by a kernel
@@ -160,10 +160,6 @@ class InBfloat16(nn.Module):
     TOGETHER = 32
     """Weights that are cast at once. Ranks exchange the gradients of some while the others are
     computed (unless the network is compiled), so not all together."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         names, weights = zip(*self.network.named_parameters(), strict=True)

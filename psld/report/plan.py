@@ -20,7 +20,7 @@ from psld.grid.rows import cells_behind, distances, entries_in, paper_values
 from psld.report.table import made_by_other_code
 from psld.sampling.settings import shards_needed
 from psld.training.model import build, forward_flops, seconds_per_image
-from psld.training.settings import TRAIN_FACTOR, GuideModelSettings, ModelSettings
+from psld.training.settings import TRAIN_FACTOR
 from psld.utils.code import code_digest
 from psld.utils.files import digest_of, write_text
 from psld.utils.progress import about
@@ -196,17 +196,13 @@ def gigaflops(trained: TrainedRecord) -> float:
     content = [settings.model_dump(mode="json"), code_digest(*CODE), torch.__version__]
     file = COUNTED / digest_of(content)
     if not file.exists():
-        flops = _flops(settings)
+        process = settings.process.build()
+        with torch.device("meta"):
+            flops = forward_flops(build(settings, process).eval())
         with suppress(OSError):  # Who only reads keeps nothing.
             write_text(file, str(flops))
         return flops / 1e9
     return int(file.read_text()) / 1e9
-
-
-def _flops(settings: ModelSettings | GuideModelSettings) -> int:
-    process = settings.process.build()
-    with torch.device("meta"):
-        return forward_flops(build(settings, process).eval())
 
 
 def _hours(images: float, per_second: float | None) -> float | None:

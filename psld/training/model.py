@@ -112,8 +112,7 @@ class TrainedModel:
 
         Raises UserError if it is missing, damaged, or of other images.
         """
-        places = self.start_file, self.folder, device_of(self.network)
-        return find_start(self.settings.dataset, self.dataset_digest, classes, *places)
+        return find_start(self, classes, self.start_file, self.folder, device_of(self.network))
 
 
 @dataclass(frozen=True)

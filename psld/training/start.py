@@ -9,8 +9,9 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +26,10 @@ from psld.utils.device import all_bits
 from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
 from psld.utils.tensors import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from psld.training.manifest import ModelManifest
+    from psld.training.model import TrainedModel
 
 KIND = "start"
 CPU = torch.device("cpu")
@@ -79,8 +84,7 @@ def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
 
 
 def find_start(
-    dataset: DatasetSettings,
-    digest: str | None,
+    model: "TrainedModel | ModelManifest",
     classes: bool,
     file: str | Path | None = None,
     folder: Path = Path(),
@@ -91,14 +95,13 @@ def find_start(
     It is read from `file`, if one is given; or else from starts/ here or in the model's folder.
     If there is none, or only one of other images, it is made of data/DATASET.h5.
 
-    Args:
-        dataset, digest: the images of the model's training; None takes those of data/DATASET.h5, if
-            it is there.
-        classes: ask for the law of each class, too.
+    Without the digest of the images of the training, those of data/DATASET.h5 are taken for them.
+    `classes` asks for the law of each class, too.
 
     Raises UserError if the file is missing, damaged, malformed, or of other images; without a file,
     if the dataset is not here, either.
     """
+    dataset, digest = model.settings.dataset, model.dataset_digest
     own, data, reasons = start_file(dataset, classes), Path(f"data/{dataset.name}.h5"), []
     here = ImageStore.open(data).digest if data.exists() else None
     wanted = {"dataset": digest or here, "flip": dataset.flip, "classes": classes or None}
@@ -163,35 +166,26 @@ def different_images(images: np.ndarray) -> np.ndarray:
     return np.fromiter(first.values(), np.int64)
 
 
-def passes_over(
-    images: np.ndarray,
-    labels: np.ndarray,
-    device: torch.device,
-    flip: bool,
-    chosen: np.ndarray | None = None,
-) -> Passes:
-    """Return a function that yields images, or those of the chosen indices, in parts on the device.
+def views_of(
+    images: np.ndarray, labels: np.ndarray, device: torch.device, flip: bool, chosen: np.ndarray
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the images of the chosen indices, and their labels, in parts on the device.
 
     With `flip`, an image has two views, itself and its mirror image, because a network sees both.
     """
-
-    def passes() -> Iterator[tuple[Tensor, Tensor]]:
-        indices = np.arange(len(images)) if chosen is None else chosen
-        size = max(1, CHUNK // images[0].size)
-        for first in range(0, len(indices), size):
-            part = indices[first : first + size]
-            x = from_uint8(torch.from_numpy(images[part]).to(device))
-            views = (x, x.flip(-1)) if flip else (x,)
-            yield torch.stack(views, dim=1), torch.from_numpy(labels[part]).to(device)
-
-    return passes
+    size = max(1, CHUNK // images[0].size)
+    for first in range(0, len(chosen), size):
+        part = chosen[first : first + size]
+        x = from_uint8(torch.from_numpy(images[part]).to(device))
+        views = (x, x.flip(-1)) if flip else (x,)
+        yield torch.stack(views, dim=1), torch.from_numpy(labels[part]).to(device)
 
 
 def deviation(store: ImageStore, flip: bool) -> float:
     """Return the deviation of the training images around their mean, pixel by pixel."""
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
-    given = store.images("train"), store.labels("train"), torch.device("cpu"), flip
-    for part, _ in passes_over(*given)():
+    images, labels = store.images("train"), store.labels("train")
+    for part, _ in views_of(images, labels, CPU, flip, np.arange(len(images))):
         x = part.double().flatten(0, 1)
         total, squares, count = total + x.sum(0), squares + x.square().sum(0), count + len(x)
     variance = float((squares / count - (total / count).square()).mean())
@@ -237,7 +231,7 @@ def measure_start(
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     if num_classes and np.bincount(labels[chosen], minlength=num_classes).min() < FEWEST_IMAGES:
         num_classes = 0
-    passes = passes_over(images, labels, device, flip, chosen)
+    passes = partial(views_of, images, labels, device, flip, chosen)
     one = GaussianData.measure(passes, num_classes)
     data = with_mixture(one, passes, how)
     several = (data.weights > 0).sum(1) > 1

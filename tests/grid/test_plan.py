@@ -122,7 +122,7 @@ def test_a_count_is_kept_until_the_code_of_its_network_changes(
     monkeypatch.setattr(code, "PACKAGE", package)
     monkeypatch.chdir(tmp_path)
     counted = []
-    monkeypatch.setattr("psld.report.plan._flops", count := Mock(return_value=7 * 10**9))
+    monkeypatch.setattr("psld.report.plan.forward_flops", count := Mock(return_value=7 * 10**9))
     trained = demo.models["cld"]
     for text in ("", "", "EDITED = True\n"):
         (package / edited).write_text((package / edited).read_text() + text)
