@@ -49,11 +49,7 @@ class Neutral:
     value: Any
 
 
-class Free:
-    """The class of `FREE`."""
-
-
-FREE = Free()
+FREE = object()
 """Annotates a setting of how a job runs: `device: Annotated[str, FREE]`. All others decide the
 result, unless they are neutral."""
 

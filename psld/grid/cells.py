@@ -21,8 +21,7 @@ from psld.grid.records import (
     TrainedRecord,
     dataset_digest,
 )
-from psld.grid.schema import GridFile, seeded
-from psld.grid.tables import Shown
+from psld.grid.schema import GridFile, Shown, seeded
 from psld.metrics.settings import MetricSettings
 from psld.sampling.named import as_words
 from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed

@@ -31,8 +31,7 @@ from pydantic import Field
 
 from psld.config.locations import config_file, config_names
 from psld.config.settings import Settings, parse
-from psld.grid.schema import GridFile, check_name
-from psld.grid.tables import PLACEHOLDER, fill
+from psld.grid.schema import PLACEHOLDER, GridFile, check_name, fill
 from psld.utils.errors import UserError
 
 MOST = 10_000

@@ -15,7 +15,7 @@ from psld.evaluation.results import Show
 from psld.evaluation.settings import Measurement
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry, Rank
-from psld.grid.tables import RECORDED, Column, Row, Shown, Table
+from psld.grid.schema import RECORDED, Column, Row, Shown, Table
 from psld.metrics.estimate import CONFIDENCE, Difference, holm
 from psld.sampling.settings import sampler_content
 

@@ -67,12 +67,9 @@ def search_path() -> Iterator[Path]:
     yield from dict.fromkeys(Path(entry or ".").resolve() for entry in (".", *sys.path))
 
 
-def find_code(module: str, root: Path | None = None) -> Code | None:
-    """Return the code of a module in one folder, or in the first of the path that has it.
-
-    Raises UserError if a file is no Python.
-    """
-    for folder in (root,) if root else search_path():
+def find_code(module: str) -> Code | None:
+    """Return the code of a module. Raises UserError if a file is no Python."""
+    for folder in search_path():
         if _file(folder, module):
             return _read(folder, module)
     return None

@@ -17,7 +17,7 @@ from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry, Rank
 from psld.grid.rows import all_entries, as_csv, read_table
 from psld.grid.rows import ranked as with_ranks
-from psld.grid.tables import Band
+from psld.grid.schema import Band
 from psld.metrics.settings import MemorizationSettings, PrecisionSettings
 from tests.results import cell_result, grid_content, write_grid, write_result
 

@@ -4,8 +4,7 @@ import pytest
 
 from psld.config.settings import parse
 from psld.grid.cache import load_grid
-from psld.grid.schema import GridFile, seeded
-from psld.grid.tables import Claim, EntryPart, Table
+from psld.grid.schema import Claim, EntryPart, GridFile, Table, seeded
 from tests.grid.mine import CONTENT, TEXT, changed, load
 
 

@@ -12,8 +12,7 @@ from psld.grid.entries import Entry
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import GuideRecord, ModelRecord
 from psld.grid.rows import all_entries, entries_in
-from psld.grid.schema import GridFile
-from psld.grid.tables import Shown
+from psld.grid.schema import GridFile, Shown
 from psld.report.plan import gigaflops, jobs_by_stage, work_by_network
 from psld.training.model import build
 from psld.training.objectives import Denoiser

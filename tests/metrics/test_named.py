@@ -2,7 +2,7 @@
 
 import pytest
 
-from psld.grid.tables import EntryPart, merged
+from psld.grid.schema import EntryPart, merged
 from psld.metrics.named import compose_metric, metric_name
 from psld.utils.errors import UserError
 

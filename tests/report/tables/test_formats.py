@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from psld.grid.rows import read_table
-from psld.grid.tables import RECORDED
+from psld.grid.schema import RECORDED
 from psld.report import table as formats
 from psld.report.page import results_page
 from psld.report.table import limit_text, our_text, table_text
