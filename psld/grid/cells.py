@@ -268,7 +268,7 @@ class Grid:
         return [*overrides, *reads, f"name={name}", f"grid_name={trained.settings.grid_name}"]
 
     def gallery(self, model: str) -> Cell:
-        return self.cells[f"{model}/{self.file.gallery}"]
+        return self.cells[f"{model}/{self.file.models[model].gallery or self.file.gallery}"]
 
     @cached_property
     def digest(self) -> str:
@@ -282,7 +282,8 @@ class Grid:
         for entry in self.file.cells_shown:
             for key in self.file.cell_keys(entry):
                 measured.setdefault(key, {})[self.measurement(entry)] = None
-        galleries = (f"{model}/{self.file.gallery}" for model in self.file.models)
+        models = self.file.models.items()
+        galleries = (f"{name}/{model.gallery or self.file.gallery}" for name, model in models)
         for name in (*galleries, *(cell for _, cell in self.file.figure_cells)):
             model, sampler = name.split("/")
             measured.setdefault((model, sampler, self.file.seed), {})

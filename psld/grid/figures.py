@@ -181,7 +181,8 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
     """
     models, families = list(grid.file.models), list(grid.file.samplers)
     for dataset in dict.fromkeys(grid.models[name].dataset for name in models):
-        alike = [name for name in models if grid.models[name].dataset == dataset]
+        shared = (name for name in models if grid.file.models[name].gallery is None)
+        alike = [name for name in shared if grid.models[name].dataset == dataset]
         cells = [grid.gallery(name) for name in alike]
         yield f"models/{dataset}", f"{dataset} · {cells[0].in_words[1]}", _in_words(cells)[1]
     for model in models:

@@ -101,7 +101,7 @@ class _Resolver:
         with self._reading(where, name, entry.of):
             content = self.compose("train", self.file.overrides(name), where)
             settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
-        origin = entry.model_dump(exclude={"overrides", "starts_from"})
+        origin = entry.model_dump(exclude={"overrides", "starts_from", "gallery"})
         self.known[name] = ModelRecord(settings=settings, **origin)
         return self.known[name]
 
@@ -118,7 +118,11 @@ class _Resolver:
 
     def _find(self, where: str, of: str | None, noun: str, content: dict[str, Any]) -> dict:
         """Return the content of a `Read` of a record of this grid, or of the one that trains it."""
-        name, grid = content["name"], self
+        # With several trainings, each reads those of its own seed.
+        name, grid = (
+            self.file.with_seed(content["name"], self.file.seed_of.get(self.begun[-1])),
+            self,
+        )
         if of:
             grid = _Resolver(of, read_grid_file(grid_path(of)), grid_path(of))
         if noun == "cell" and (cell := grid.measured_cell(name)):

@@ -88,6 +88,8 @@ class TrainedEntry(Origin):
     overrides: Words = ()
     starts_from: str | None = Field(default=None, exclude_if=lambda name: name is None)
     """The model of this grid from whose weights its training starts."""
+    gallery: Annotated[str | None, FREE] = Field(default=None, exclude_if=lambda name: name is None)
+    """The sampler of its images, if it is not that of the grid's `gallery`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -401,7 +403,9 @@ class GridFile(Settings):
                     f"the samplers are: {', '.join(self.samplers)}"
                 )
             _check_known(f"figures.{figure}: unknown model", model, self.models)
-        _check_known("gallery: no cell has the sampler", self.gallery, self.budgets)
+        galleries = {f"models.{name}.gallery": each.gallery for name, each in self.models.items()}
+        for key, sampler in ({"gallery": self.gallery} | galleries).items():
+            _check_known(f"{key}: no cell has the sampler", sampler or self.gallery, self.budgets)
         return self
 
     @model_validator(mode="after")
@@ -456,18 +460,28 @@ class GridFile(Settings):
         entry, seeds = self.models[model], self.seeds.training
         if not self._has_seeds(model):
             return {model: entry}
-
-        def of_seed(other: str | None, seed: int) -> str | None:
-            return seeded(other, seed, seeds[0]) if other and self._has_seeds(other) else other
-
         return {
             seeded(model, seed, seeds[0]): TrainedEntry(
-                weights=of_seed(entry.weights, seed),
-                starts_from=of_seed(entry.starts_from, seed),
+                weights=entry.weights and self.with_seed(entry.weights, seed),
+                starts_from=entry.starts_from and self.with_seed(entry.starts_from, seed),
                 overrides=(*entry.overrides, *([] if entry.weights else [f"training.seed={seed}"])),
             )
             for seed in seeds
         }
+
+    def with_seed(self, name: str, seed: int | None) -> str:
+        """Return the name of a model, or MODEL/SAMPLER-BUDGET, in the training with a seed."""
+        model, slash, sampler = name.partition("/")
+        if seed is None or model not in self.models or not self._has_seeds(model):
+            return name
+        return seeded(model, seed, self.seeds.training[0]) + slash + sampler
+
+    @cached_property
+    def seed_of(self) -> dict[str, int]:
+        """The training seed of each model with several, by its name with the seed."""
+        models = [model for model in self.models if self._has_seeds(model)]
+        pairs = product(models, self.seeds.training)
+        return {seeded(model, seed, self.seeds.training[0]): seed for model, seed in pairs}
 
     def _has_seeds(self, model: str) -> bool:
         """Check if a model is trained here, with each of the seeds."""

@@ -137,23 +137,19 @@ def cell_of(shard: Shard, model: str, where: str) -> CellSettings:
 
 
 class Student(Denoiser):
-    """A denoiser of one noise level: that of its last step in training."""
+    """A denoiser of one noise level, that of its training: a buffer."""
 
     level: Tensor
+
+    sigma_min = property(lambda self: float(self.level), lambda self, _: None)  # not the teacher's
+    sigma_max = sigma_min
 
     def __init__(self, *given: Any) -> None:
         """The arguments are those of `psld.networks.forward.Denoiser`."""
         super().__init__(*given)
         self.register_buffer("level", torch.zeros(()))
 
-    def forward(self, y: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        """As in `psld.networks.forward.Denoiser`. Raises UserError for another noise level."""
-        highest = torch.as_tensor(sigma, dtype=torch.float32, device=self.level.device).max()
+    def forward(self, y: Tensor, sigma: Any, label: Tensor | None = None) -> Tensor:
         if self.training:
-            self.level.copy_(highest)
-        elif not torch.isclose(highest, self.level, rtol=1e-3):
-            raise UserError(
-                f"sampler: a student of the noise level {float(self.level):.4g} is asked for "
-                f"{float(highest):.4g}; its start is another (sampler.start_level, psld start)"
-            )
+            self.level.copy_(sigma.max())
         return super().forward(y, sigma, label)

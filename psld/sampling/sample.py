@@ -357,8 +357,10 @@ def cell_sampler(
     sampler, gaussian = with_start(sampler, *given, classes=classes)
     for name, trained in ("denoiser", model), ("guide", guide):
         if trained and trained.settings.serves_every_process:
-            law = trained.settings.law
-            check_levels(sampler.noise_levels(process), law.low, law.high, name)
+            law, network = trained.settings.law, trained.network
+            low = getattr(network, "sigma_min", law.low)  # A student has one level.
+            high = getattr(network, "sigma_max", law.high)
+            check_levels(sampler.noise_levels(process), low, high, name)
     return ImageSampler(
         process=process,
         settings=sampler,

@@ -73,8 +73,20 @@ def test_figures_name_what_their_cells_share_in_the_title_and_the_rest_at_the_ro
 
 
 def test_figures_decide_no_number(grid):
-    file = grid.file.model_copy(update={"gallery": "em-20", "figures": {}})
+    models = {
+        k: each.model_copy(update={"gallery": "em-10"}) for k, each in grid.file.models.items()
+    }
+    file = grid.file.model_copy(update={"gallery": "em-20", "figures": {}, "models": models})
     assert parts_of(replace(grid, file=file)) == parts_of(grid)
+
+
+def test_a_model_may_have_a_gallery_of_its_own(grids):
+    figures = all_figures(grids["demo"])
+    [student], *_ = figures["samples/student"].cells.values(), figures["models/digits"].cells
+    assert student.name == "student/few-1"
+    assert {each.model.name for each in figures["models/digits"].cells.values()} == {
+        name for name in grids["demo"].models if name != "student"
+    }
 
 
 def test_plots_have_the_models_in_their_panels_if_these_are_fewer(grid):

@@ -32,6 +32,7 @@ def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> Non
         ("samples", 2, "samples: Input should be greater than or equal to 3"),
         ("metric", "fd", r"no such metric \(is fid meant\?\); there are: .*fd-classifier,"),
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
+        ("models/psld", {"gallery": "few-1"}, r"models\.psld\.gallery: no cell has .* 'few-1'"),
         ("labels", {"pdls": "PSLD"}, "unknown model or sampler 'pdls'; there are: vp-sde, psld"),
         ("labels", {"psld": "vp-sde"}, "labels: two are called 'vp-sde'"),
         ("models/psld", ["process=psld", "process.gama=1"], "psld: .*is process.gamma meant"),

@@ -21,7 +21,7 @@ def made(*files: str) -> Callable[[str], set[str]]:
 
 def test_grids_tables_and_figures_are_targets(workflow, demo):
     targets = workflow.targets
-    figures = {"demo-guide", "demo-classifier-free", "demo-inpainting-images", "figure3-cifar10"}
+    figures = {"demo-guide", "demo-inpainting-images", "figure3-cifar10"}
     assert {"demo", "paper", *demo.file.tables, *figures, "table1"} <= set(targets)
     assert not [name for name in targets if "/" in name], "no cell"
     table, figure = "results/tables/demo/demo-steps", "results/figures/demo/demo-guide"

@@ -219,6 +219,9 @@ def test_in_a_grid_it_reads_a_cell_of_the_grid(tmp_path, monkeypatch):
     assert objective["cell"] == {"digest": cell.digest}
     assert mine.settings.training.objective.cell.name == cell.folder
     assert mine.reads == cell.records != []
+    seeds = load(tmp_path / "configs", with_models(models) | {"seeds": {"training": [0, 1]}})
+    assert seeds.models["mine-seed1"].reads == seeds.cells["base-seed1/em-20"].records, "its own"
+    assert seeds.models["mine"].reads == cell.records
     models["mine"][-1] = "training.objective.cell=base/em-21"
     with pytest.raises(UserError, match=r"models\.mine: no cell 'base/em-21' in"):
         load(tmp_path / "configs", with_models(models))

@@ -89,7 +89,7 @@ def test_it_learns_and_is_sampled_in_one_evaluation_as_every_process(folder, mon
     student = psld.load("models/by-hand/student")
     for process in (None, "vp-sde"):
         assert student.sample(3, sampler="few", steps=1, process=process).shape == (3, 1, 8, 8)
-    with pytest.raises(UserError, match=r"student of the noise level 0\.5 is asked for 0\.7"):
+    with pytest.raises(UserError, match=r"levels are 0\.7 to 0\.7, and the denoiser takes 0\.5"):
         student.sample(3, sampler="few", steps=1, start_level=0.7)
     for options in (
         {"sampler": "em"},
