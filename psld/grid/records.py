@@ -133,7 +133,8 @@ class SamplerRecord(Settings):
     @property
     def budget_in_words(self) -> str:
         fixed = hasattr(self.settings, "steps")
-        return f"{self.budget} steps" if fixed else f"tolerance {self.budget}"
+        steps = "step" if self.budget == "1" else "steps"
+        return f"{self.budget} {steps}" if fixed else f"tolerance {self.budget}"
 
 
 class StartRecord(Settings):
