@@ -17,11 +17,12 @@ from psld.utils.randomness import ShardNoise
 
 CPU = torch.device("cpu")
 SHAPE, STEPS = (250, 6, 32, 32), 10
+SIDE = 1024  # of the matrices whose products stand in for the network
 
 
 def main() -> None:
     """Draw noise for 250 CIFAR-10 images with momentum; matrix products simulate the network."""
-    weights, z = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    weights, z = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
 
     def network() -> Tensor:
         for _ in range(40):

@@ -22,9 +22,11 @@ def test_every_evaluation_has_a_frame_and_the_end_is_the_samples(
     monkeypatch.chdir(starts)
     folder, output = request.getfixturevalue(trained), tmp_path / "noise.webp"
     monkeypatch.setattr(sys, "argv", ["animation", str(folder), str(output)])
+    monkeypatch.setattr(animation, "IMAGES", 4)
+    monkeypatch.setattr(animation, "COLUMNS", 2)
     animation.main()
     assert output.stat().st_size <= animation.LARGEST
-    frames, images = frames_of(output), psld.load(folder).sample(12, sampler="few", steps=3)
+    frames, images = frames_of(output), psld.load(folder).sample(4, sampler="few", steps=3)
     sheet = tiled(images.numpy(), animation.COLUMNS).astype(float)
     height, width, _ = sheet.shape
     assert frames[0].shape[1] == blocks * (width + animation.GAP) - animation.GAP

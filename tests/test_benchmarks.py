@@ -25,7 +25,7 @@ TINY = {
     "exact": (["--sampler", "em", "--steps", "5"], {"IMAGES": 256}),
     "grid": (["1", "1", "10"], {}),
     "metrics": (["--samples=60", "--reference=60", "--features=8", "--classes=4"], {}),
-    "noise": ([], {"SHAPE": (2, 1, 8, 8), "STEPS": 2, "compare": once}),
+    "noise": ([], {"SHAPE": (2, 1, 8, 8), "STEPS": 2, "SIDE": 8, "compare": once}),
     "sampling": ([], {"IMAGES": 2, "STEPS": 2, "compare": once}),
     "startup": ([], {"COMMANDS": {}, "REPEATS": 1}),
     "step": ([], {"LARGE": [], "compare": once, "cpu_seconds": lambda *_: 1}),

@@ -1,6 +1,7 @@
 """The record of a start: what it says of single images, what decides it, how it is found."""
 
 import json
+import shutil
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from sklearn.datasets import load_digits
 
 import psld
+from psld.config.locations import CONFIGS
 from psld.data.images import save_images
 from psld.data.store import from_uint8
 from psld.training.settings import Start
 from psld.training.start import SamplerStart, different_images, measure_start
 from psld.utils.errors import UserError
 from psld.utils.tensors import load_tensors, save_tensors
-from tests.commands import TINY, call, refused, succeeded
+from tests.commands import COARSE, TINY, call, refused, succeeded
 
 CPU = torch.device("cpu")
 FEW = ("sampler=few", "shard_size=2", "output=x")
@@ -108,17 +111,21 @@ def test_copies_and_mirror_images_are_one_image():
 
 
 @pytest.fixture
-def project(tmp_path, digits, monkeypatch) -> Path:
-    """A folder with the prepared digits and a model of them, but no start."""
+def project(tmp_path, digits, model, monkeypatch) -> Path:
+    """A folder with the prepared digits and a model of them, but no start; one is made quickly."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/digits.h5").symlink_to(digits)
-    succeeded(call(tmp_path, "train", *TINY, "training.steps=2", "output=model"))
+    shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("starts"))
+    usual = yaml.safe_load((CONFIGS / "start.yaml").read_text())
+    (tmp_path / "configs").mkdir()
+    coarse = usual | {"start": usual["start"] | COARSE}
+    (tmp_path / "configs/start.yaml").write_text(yaml.safe_dump(coarse, sort_keys=False))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_a_start_is_made_once_for_all_models_when_it_is_needed(project):
-    assert not list(project.glob("**/start*"))
+    assert not list(project.glob("**/starts"))
     assert "fitting a mixture" in succeeded(call(project, "sample", "model=model", *FEW)).stdout
     made = (project / "starts/digits.safetensors").read_bytes()
     other = ("process=vp-sde", "training.steps=2", "output=other")
