@@ -39,7 +39,7 @@ def folders(folder: Path) -> None:
 def results(folder: Path) -> None:
     """A grid called demo that has been run: the tiny one of the tests."""
     (folder / "configs/grid/tiny.yaml").rename(folder / "configs/grid/demo.yaml")
-    Project(folder).run("demo")
+    Project(folder).run_in_one_process("demo")
 
 
 @dataclass(frozen=True)

@@ -54,16 +54,8 @@ def check_equal(project: Path, finished: Path, stage: Stage) -> None:
             assert other.result(project) == other.result(finished), other.name
 
 
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def cut_in_half(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 def flipped(path: Path) -> None:
-    """Flip a bit in some bytes all over the file. (Fuzzing flips each alone.)"""
+    """Flip a bit in some bytes all over the file. (Fuzzing flips each alone, cuts and empties.)"""
     content = bytearray(path.read_bytes())
     for part in (1, 3, 5):
         content[part * len(content) // 6] ^= 1
@@ -92,7 +84,7 @@ def as_other_version(path: Path) -> None:
             path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [emptied, cut_in_half, flipped, as_other_version])
+@pytest.mark.parametrize("damage", [flipped, as_other_version])
 def test_damaged_input(project, finished, stage: Stage, damage: Callable[[Path], None]):
     for name in stage.inputs:
         check_damaged(project, finished, stage, name, damage)
@@ -111,7 +103,7 @@ def other(finished) -> Path:
 
 
 def test_input_replaced_while_it_is_read(other, project, finished, stage: Stage):
-    """When the command opens any file, all inputs are replaced by those of the other project.
+    """When the command opens an input, all inputs are replaced by those of the other project.
 
     The result is that of the one or of the other, or a refusal in one line.
     """
@@ -138,19 +130,18 @@ def test_input_replaced_while_it_is_read(other, project, finished, stage: Stage)
 
 
 class Opened:
-    """The number of files of the project that were opened, from the first input on."""
+    """The number of times that inputs were opened."""
 
     count = 0
 
 
 @contextlib.contextmanager
 def replaced(project: Path, other: Path, stage: Stage, position: int) -> Iterator[Opened]:
-    """Replace all inputs before the file with this number is opened."""
+    """Replace all inputs before one is opened for the time with this number."""
     opened, names = Opened(), {project / name for name in stage.inputs}
 
     def see(path: object) -> None:
-        path = Path(str(path)).absolute()
-        if path not in names and not (opened.count and path.is_relative_to(project)):
+        if Path(str(path)).absolute() not in names:
             return
         if opened.count == position:
             for name in [*stage.inputs, *([DIGEST] if MODEL.keys() & stage.inputs.keys() else [])]:

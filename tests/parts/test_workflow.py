@@ -93,7 +93,7 @@ def made(tmp_path_factory) -> Outside:
     (folder / "configs/dataset/waves.yaml").write_text(DATASET)
     (folder / "configs/grid/own.yaml").write_text(GRID)
     project = Outside(folder)
-    project.run("own")
+    project.run_in_one_process("own")
     return project
 
 
