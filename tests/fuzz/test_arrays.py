@@ -8,7 +8,7 @@ import json
 import struct
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 
 from psld.data.store import ImageStore, write_store
 from psld.sampling.shards import Shard, ShardOrigin
@@ -28,6 +28,8 @@ def test_arrays(place):
     whole = path.read_bytes()
 
     @given(damaged(whole))
+    @example(b"")
+    @example(whole[: len(whole) // 2])
     def check(content):
         path.write_bytes(content)
         read = answer(lambda: load_tensors(path, "shard", "again"), str(path))
@@ -82,6 +84,8 @@ def test_datasets(place):
     whole = path.read_bytes()
 
     @given(damaged(whole))
+    @example(b"")
+    @example(whole[: len(whole) // 2])
     def check(content):
         path.write_bytes(content)
         found = answer(read, str(path))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from psld.cluster.job import begin_life
@@ -53,6 +53,8 @@ def test_records(name, corrected, project, place):
     changes = changed(json.loads(whole)).map(as_written).map(str.encode)
 
     @given(changes if corrected else st.one_of(damaged(whole), changes))
+    @example(b"")
+    @example(whole[: len(whole) // 2])
     def check(content):
         file.write_bytes(content)
         found = answer(lambda: read(file), str(file))

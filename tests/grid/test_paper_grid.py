@@ -216,6 +216,7 @@ def test_a_dry_run_lists_the_whole_paper_in_seconds(paper, project):
     assert after.ru_utime - before.ru_utime < 30
 
 
+@pytest.mark.slow
 def test_each_table_and_figure_is_a_target(project):
     """A job samples ten shards of 1,000 images, or what is left of an inpainted split."""
     targets = ("table4", "table7", "figure3-cifar10")

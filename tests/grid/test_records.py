@@ -145,7 +145,14 @@ def test_an_option_added_to_a_sampler_changes_no_cell_that_does_not_use_it(demo)
     assert digest(0.5) != cell.digest
 
 
-@pytest.fixture(scope="module", params=GRIDS)
+LIKE_OTHERS = ("denoiser-rehearsal", "digits-denoiser", "rehearsal", "small-denoiser")
+"""Grids that are resolved as others are, each in seconds."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(g, marks=[pytest.mark.slow] * (g in LIKE_OTHERS)) for g in GRIDS],
+)
 def own_grid(request, resolved) -> Grid:
     """A grid of the project."""
     with contextlib.chdir(resolved):

@@ -244,6 +244,7 @@ def test_reference_checkpoint_through_the_workflow(tmp_path, path):
     assert project.plan(record) == {}, "nothing is imported twice"
 
 
+@pytest.mark.slow
 def test_a_model_whose_checkpoint_is_missing_is_not_trained(project):
     (project.folder / "files" / OFFICIAL_NAME).unlink()
     done = project.snakemake("--dry-run", "models/tiny/official/manifest.json")

@@ -84,14 +84,12 @@ def test_a_terminal_gets_bars(folder):
 
 
 def test_a_file_gets_lines_with_the_time_left_and_the_log(folder):
+    """The first say how long it takes and where to watch, the last what came out."""
     printed = in_a_file(folder)
     assert "about 1 min left, 3 jobs; logs/train/demo/one.log: step 7 of 9\n" in printed
     assert "Total Progress" not in printed
     assert "Select jobs to execute" not in printed
-
-
-def test_the_first_words_are_how_long_and_where_to_watch_and_the_last_what_came_out(folder):
-    first, *_, last, where = in_a_file(folder).splitlines()
+    first, *_, last, where = printed.splitlines()
     assert first.startswith("About 5 minutes on 2 idle cores, half of it 5 trainings; watch: tail")
     assert last == "psld page grid_name=demo"
     assert where.startswith("Tables: make results")

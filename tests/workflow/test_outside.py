@@ -9,7 +9,6 @@ import pytest
 
 from psld.config.locations import SHIPPED
 from psld.grid.cache import load_grid
-from psld.grid.cells import Grid
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
 from tests.workflow.project import Project
@@ -41,11 +40,6 @@ class Outside(Project):
         return {**super().environment, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 
 
-def load_grid_in(folder: Path) -> Grid:
-    with contextlib.chdir(folder):
-        return load_grid("mine")
-
-
 @pytest.fixture
 def mine(tmp_path) -> Outside:
     succeeded(call(tmp_path, "init", "mine"))
@@ -60,18 +54,25 @@ def test_init_makes_a_project_for_own_pictures_and_own_rules(mine):
     planned = mine.run("--dry-run", "mine/denoiser/few-4", "summary")
     jobs = dict(re.findall(r"^(train|sample|summary) +(\d)$", planned, re.MULTILINE))
     assert jobs == {"train": "1", "sample": "3", "summary": "1"}
+    # The rules are a module of another workflow.
+    (mine.folder / "other.smk").write_text(MODULE)
+    result = "results/cells/mine/denoiser/few-4.json"
+    assert mine.plan("--snakefile", "other.smk", result) == CELL
 
 
-@pytest.mark.parametrize(
-    ("step", "steps", "time"),
-    [(0.16, 3000, "about 8 minutes"), (3.6, 2000, "about 2 hours"), (1e-3, 5000, "about 5 sec")],
-)
-def test_the_training_takes_minutes_of_this_machine(tmp_path, monkeypatch, step, steps, time):
-    monkeypatch.setattr("psld.training.model.seconds_per_image", lambda network: step / 64 - 1e-9)
-    said = succeeded(call(tmp_path, "init", "mine")).stdout
-    assert said.startswith(f"{steps:,} training steps take {time}")
-    model = load_grid_in(tmp_path / "mine").models["denoiser"].settings
-    assert (model.training.steps, model.training.objective.kind) == (steps, "denoiser")
+def test_the_training_takes_minutes_of_this_machine(tmp_path, monkeypatch):
+    for step, steps, time in (
+        *((3.6, 2000, "about 2 hours"), (1e-3, 5000, "about 5 sec")),
+        (0.16, 3000, "about 8 minutes"),
+    ):
+        seconds = step / 64 - 1e-9
+        monkeypatch.setattr("psld.training.model.seconds_per_image", lambda network, s=seconds: s)
+        said = succeeded(call(tmp_path, "init", f"mine-{steps}")).stdout
+        assert said.startswith(f"{steps:,} training steps take {time}")
+    grid = next((tmp_path / "mine-3000/configs/grid").iterdir()).stem
+    with contextlib.chdir(tmp_path / "mine-3000"):
+        model = load_grid(grid).models["denoiser"].settings
+    assert (model.training.steps, model.training.objective.kind) == (3000, "denoiser")
 
 
 def test_init_writes_a_part_to_begin_with(tmp_path):
@@ -94,21 +95,12 @@ def test_an_interrupted_init_leaves_nothing(tmp_path, monkeypatch):
     assert not {name for name in made if name.startswith(".psld")} | made & {"mynet.py"}
 
 
-def test_a_run_names_a_dataset_whose_pictures_have_changed(mine):
-    """It plans nothing: everything would be made again."""
-    write_files(mine.folder / "pictures", {f"{i}.png": encode(PICTURE) for i in range(20)})
-    mine.run("data/mine.h5")
-    write_files(mine.folder / "pictures", {"new.png": encode(PICTURE)})
-    output = mine.run("--dry-run", "data/mine.h5")
-    said = r"changed since it was prepared \(20 pictures, .*; now 21 pictures, .*\)\. To take"
-    assert re.search(f"{said} what is there now: psld prepare dataset=mine replace=true", output)
-    assert "Nothing to be done" in output
-    succeeded(call(mine.folder, "prepare", "dataset=mine", "replace=true"))
-    assert "since it was prepared" not in mine.run("--dry-run", "data/mine.h5")
-
-
 def test_a_network_that_cannot_be_downloaded_ends_a_run_before_its_trainings(mine):
-    """Not its plan, nor a run that measures nothing new."""
+    """Not its plan, nor a run that measures nothing new.
+
+    And a run names a dataset whose pictures have changed. It plans nothing: everything would be
+    made again.
+    """
     write_files(mine.folder / "pictures", {f"{i}.png": encode(PICTURE) for i in range(20)})
     metric = (SHIPPED / "configs/metric/fid.yaml").read_text()
     path = mine.folder / "configs/metric/fid.yaml"
@@ -123,11 +115,13 @@ def test_a_network_that_cannot_be_downloaded_ends_a_run_before_its_trainings(min
     assert "use the metric fd-pixels or, with two classes or more, fd-classifier" in line
     assert mine.files("logs", "models") == [mine.folder / "logs/prepare/mine.log"]
 
-
-def test_the_rules_are_a_module_of_another_workflow(mine):
-    (mine.folder / "other.smk").write_text(MODULE)
-    result = "results/cells/mine/denoiser/few-4.json"
-    assert mine.plan("--snakefile", "other.smk", result) == CELL
+    write_files(mine.folder / "pictures", {"new.png": encode(PICTURE)})
+    output = mine.run("--dry-run", "data/mine.h5")
+    said = r"changed since it was prepared \(20 pictures, .*; now 21 pictures, .*\)\. To take"
+    assert re.search(f"{said} what is there now: psld prepare dataset=mine replace=true", output)
+    assert "Nothing to be done" in output
+    succeeded(call(mine.folder, "prepare", "dataset=mine", "replace=true"))
+    assert "since it was prepared" not in mine.run("--dry-run", "data/mine.h5")
 
 
 def test_init_refuses_a_folder_with_files(tmp_path):

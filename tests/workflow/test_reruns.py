@@ -108,24 +108,31 @@ NUMBER = (GRID, LAST_ROW, LAST_ROW.replace("model:", "paper: [3.0, 20], model:")
             [FEWER, NUMBER],
             {"evaluate": 2, "tabulate": 2, "page": 1, "certify": 1},
             id="fewer samples of a cell: the same shards; a number of the paper's: its table",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(DIGITS, "flip: false", "flip: true")],
             MODELS,
             id="what training does with the images: all models",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
-            [(DIGITS, "image_size: 8", "image_size: 4")], WHOLE_GRID, id="the images: everything"
+            [(DIGITS, "image_size: 8", "image_size: 4")],
+            WHOLE_GRID,
+            id="the images: everything",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(GRID, "shard_size: 5", "shard_size: 2")],
             {**SAMPLES, "sample": 20},
             id="the shards: all sampling",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}')],
             {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 3, "page": 1, "certify": 1},
             id="more cells: these cells, and a plot over their budgets",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(GRID, "seed: 0", "seed: 1")],
