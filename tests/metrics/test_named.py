@@ -9,11 +9,8 @@ from psld.utils.errors import UserError
 PAIRS = {
     "frechet@inception": "fid",
     "kid@fid": "kid",
-    "kernel@inception": "kid",
     "fid@fid-test": "fid-test",
-    "inception-score@inception": "inception-score",
     "inception-score-few@fid": "inception-score-few",
-    "frechet@classifier": "fd-classifier",
     "kernel@classifier": "kd-classifier",
     "fid@fd-classifier-small": "fd-classifier-small",
     "recall@fd-dinov2": "recall-dinov2",

@@ -140,7 +140,7 @@ def test_gradients_are_clipped_to_their_norm(tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_loss_decreases(tmp_path, precision):
-    settings = recipe(steps=60, learning_rate=3e-3, precision=precision, log_every=20)
+    settings = recipe(steps=30, learning_rate=3e-3, precision=precision, log_every=10)
     state, computed = tiny_state(PROCESS, settings), set()
     state.network.register_forward_hook(lambda *call: computed.add(call[2].dtype))
     _, _, log = run(tmp_path, settings, state=state)

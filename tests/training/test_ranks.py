@@ -27,6 +27,7 @@ SETTINGS = (
 )
 
 
+@pytest.mark.slow
 def test_two_ranks_train_what_one_trains(digits, tmp_path):
     """The same global batch, dropout off: weights, average and optimiser agree to rounding."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
