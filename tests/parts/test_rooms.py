@@ -16,6 +16,8 @@ EXCEPTIONS = {
     ("training/previews.py", "EMSettings"): "the sampler of previews",
     ("networks/ncsnpp.py", "NetworkSettings"): "the module of these settings",
     ("networks/ncsnpp.py", "GuideSettings"): "the module of these settings",
+    ("metrics/classifier.py", "ClassifierSettings"): "the module of these settings",
+    ("sampling/distilled.py", "Denoiser"): "its base class",
     ("parts.py", "Denoiser"): "a base class of one's own",
     ("parts.py", "Epsilon"): "a base class of one's own",
     ("parts.py", "Guide"): "a base class of one's own",
