@@ -91,12 +91,15 @@ def test_the_classifier_is_accurate(results):
 def test_guided_samples_are_of_their_class(results):
     guided = {entry: r for entry, r in results.items() if r.class_accuracy is not None}
     kinds = {entry.cell.sampler.settings.guidance.kind for entry in guided}
-    assert kinds == {"classifier", "classifier-free"}
+    assert kinds == {"classifier"}
     assert min(result.class_accuracy.value for result in guided.values()) >= 0.9
 
 
 def test_good_samplers_are_far_better_than_noise(grid, results):
-    good = {entry: r for entry, r in results.items() if (steps_of(entry) or 40) >= 40}
+    def is_good(entry: Entry) -> bool:
+        return entry.cell.model.name == "student" or (steps_of(entry) or 40) >= 40
+
+    good = {entry: r for entry, r in results.items() if is_good(entry)}
     assert {entry.cell.model.name for entry in good} == set(grid.models)
     limits = {entry.cell.name: (r.value, FAR_BELOW_NOISE * r.noise) for entry, r in good.items()}
     assert {cell: pair for cell, pair in limits.items() if pair[0] >= pair[1]} == {}
@@ -129,7 +132,8 @@ def test_more_steps_are_not_worse(grid, results):
 
 def test_the_start_has_most_of_the_gain_and_few_and_the_student_that_of_the_evaluations(results):
     """What README and docs/samplers.md say of digits."""
-    of = {entry.cell.name.removeprefix("denoiser-psld/"): r.value for entry, r in results.items()}
+    thousand = {e: r.value for e, r in results.items() if e.measurement.samples == 1000}
+    of = {e.cell.name.removeprefix("denoiser-psld/"): value for e, value in thousand.items()}
     prior, hundred, three = (of[name] for name in ("em-quadratic-40", "em-mixture-100", "few-3"))
     assert max(hundred, three) < 0.4 * prior
     assert abs(three - hundred) < 0.1 * prior
