@@ -136,8 +136,8 @@ def code_digest(*rooms: str) -> str:
 def package_code(*rooms: str) -> str:
     """Return the digest of the code of some rooms of psld, noted with what they make.
 
-    Unlike `code_digest` it stays if a comment changes. It is kept in .cache/code, because to parse
-    the files takes half a second.
+    Unlike `code_digest` it stays if a comment changes. Where grids are kept, in .cache, it is too,
+    because to parse the files takes half a second.
     """
     kept = Path(".cache/code", code_digest(*rooms))
     with suppress(OSError, ValueError):
@@ -145,8 +145,9 @@ def package_code(*rooms: str) -> str:
             return text
     trees = {file.relative_to(PACKAGE): ast.parse(file.read_bytes()) for file in _files_of(rooms)}
     digest = _digest({str(name): tree for name, tree in trees.items()})
-    with suppress(OSError):
-        write_text(kept, digest)
+    if kept.parents[1].is_dir():
+        with suppress(OSError):
+            write_text(kept, digest)
     return digest
 
 
