@@ -140,6 +140,10 @@ def test_nothing_runs_without_the_class(folder):
 def test_package_code_is_kept_and_is_of_its_rooms(folder):
     package_code.cache_clear()
     digest = package_code("diffusion")
+    assert not (folder / ".cache").exists(), "a folder without grids"
+    (folder / ".cache").mkdir()
+    package_code.cache_clear()
+    assert package_code("diffusion") == digest
     assert len([*(folder / ".cache" / "code").iterdir()]) == 1
     package_code.cache_clear()
     assert package_code("diffusion") == digest != package_code("data")
