@@ -543,6 +543,8 @@ def denoiser(
     """
     network, dataset = model.network, model.settings.dataset
     if model.settings.serves_every_process:
+        if len({*model.levels}) == 1:
+            raise UserError("denoiser(): a student knows one noise level; take its teacher")
         return network
     if n is None and model.process.blocks > 1:
         raise UserError("denoiser(): this model has momentum to draw: give n, the images per call")

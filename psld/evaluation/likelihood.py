@@ -77,8 +77,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     device = use_device(settings.device)
     model = load_model(settings.model, device, settings.process, trust=settings.trust)
     if every:
-        law = model.settings.law
-        check_levels(level_range(model.process, settings.start_time), law.low, law.high)
+        check_levels(level_range(model.process, settings.start_time), *model.levels)
     started, bits, evaluations = time.monotonic(), [], 0
     for first in range(0, len(chosen), TOGETHER):
         part = images[chosen[first : first + TOGETHER]]

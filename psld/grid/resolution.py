@@ -33,6 +33,7 @@ from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.init import check_alike
 from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
+from psld.utils.files import digest_of
 
 
 def resolve(name: str, file: GridFile, path: Path) -> Grid:
@@ -119,14 +120,13 @@ class _Resolver:
     def _find(self, where: str, of: str | None, noun: str, content: dict[str, Any]) -> dict:
         """Return the content of a `Read` of a record of this grid, or of the one that trains it."""
         # With several trainings, each reads those of its own seed.
-        name, grid = (
-            self.file.with_seed(content["name"], self.file.seed_of.get(self.begun[-1])),
-            self,
-        )
+        seed = self.file.seed_of.get(self.begun[-1])
+        name, grid = self.file.with_seed(content["name"], seed), self
         if of:
             grid = _Resolver(of, read_grid_file(grid_path(of)), grid_path(of))
         if noun == "cell" and (cell := grid.measured_cell(name)):
-            return content | {"name": cell.folder, "digest": cell.digest, "files": cell.records}
+            digest = digest_of([cell.digest, cell.shards])  # The digest of a cell has no number.
+            return content | {"name": cell.folder, "digest": digest, "files": cell.records}
         if noun == "model" and (entry := grid.file.trainings.get(name)):
             source = grid.model(entry.weights or name)
             found = {"digest": source.digest, "files": (source.manifest,)}

@@ -8,6 +8,8 @@ from a nearer start than pure noise. No torch.
 
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from psld.config.reads import CellRead
 from psld.training.objectives import Denoiser
 from psld.utils.errors import UserError
@@ -21,20 +23,26 @@ class Distilled(Denoiser):
 
     kind: str = "distilled"
 
+    uses = frozenset({"label_dropout"})
     of_data = Denoiser.of_data | {"level"}
 
     cell: CellRead
     """Samples of the teacher, by sampler=few sampler.eta=0."""
+    first: int = Field(default=0, ge=0)
+    """The first shard that is learned. Equal seeds and numbers of shards have equal noise, so leave
+    out as many as are measured of the student: else these are starts that it has seen."""
 
     def in_identity(self):
         return self.identity()
 
     def check(self, sampler, process):
+        guidance = sampler.guidance
+        plain = guidance.is_none or (guidance.asks_for_classes and guidance.evaluations == 1)
         how = [getattr(sampler, key, None) for key in ("start", "steps")]
-        if how not in (["mixture", 0], ["mixture", 1]):
+        if how not in (["mixture", 0], ["mixture", 1]) or guidance.needs_guide or not plain:
             raise UserError(
-                "sampler: a student knows one noise level, that of its start; use sampler=few "
-                "sampler.steps=1"
+                "sampler: a student knows one noise level, that of its start, and no guidance; use "
+                "sampler=few sampler.steps=1, with classes classifier-free guidance of scale 1"
             )
 
     def wrap(self, network, facts):
@@ -45,12 +53,11 @@ class Distilled(Denoiser):
     def noising(self, facts) -> "Pairs":
         from psld.sampling.pairs import Pairs
 
-        return Pairs(self.cell.name, self.cell.files, facts)
+        return Pairs(self.cell.name, self.cell.files, self.first, facts)
 
     def loss(self, module, batch):
         x, seen = batch.noising.chosen(batch.t, batch.x0.device)
         return (module(*seen) - x).square().mean()
 
     def preview(self, facts, module, store, picture):
-        self.noising(facts).write_images(module, picture)
-        return {}
+        return {}  # The usual preview starts from the prior.

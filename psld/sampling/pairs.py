@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from psld.data.store import from_uint8, to_uint8
+from psld.data.store import from_uint8
 from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.loss import Batch
 from psld.networks.forward import Denoiser
@@ -20,15 +20,14 @@ from psld.sampling.shards import Shard, load_made_by, shard_path
 from psld.training.init import read_source
 from psld.training.model import load_model
 from psld.training.objectives import Facts
-from psld.utils.device import device_of
 from psld.utils.errors import UserError
 from psld.utils.randomness import ShardNoise
 
 CPU = torch.device("cpu")
-PREVIEWED = 64
-NEEDED = {"integrator": "multistep", "eta": 0, "root": "straight", "start": "mixture"}
-"""A sampler whose image is a function of y alone. With the root `flow`, or with η > 0, it is one of
-other noise, too."""
+NEEDED = {"integrator": "multistep", "eta": 0, "root": "straight", "denoise": True}
+NEEDED |= {"start": "mixture", "levels": None}
+"""A sampler whose image is a function of y alone. With the root `flow`, with η > 0, or without the
+last prediction, it is one of other noise, too."""
 
 
 class Pairs:
@@ -41,11 +40,11 @@ class Pairs:
 
     blocks, auxiliary = 0, 0  # It needs no other noise.
 
-    def __init__(self, folder: str, records: Sequence[str], facts: Facts) -> None:
+    def __init__(self, folder: str, records: Sequence[str], first: int, facts: Facts) -> None:
         """Read the shards that the records list, or all that the folder's records list.
 
         Raises UserError if one is damaged; or if they are not of the model from which the training
-        starts, as it is now, of the start of its dataset, and of a deterministic sampler.
+        starts, as it is now, of its dataset and the start of that, and of a deterministic sampler.
         """
         where = f"training.objective.cell: {folder}"
         if facts.init is None:
@@ -53,20 +52,34 @@ class Pairs:
                 f"{where}: a student starts from the model of its cell; give init.model"
             )
         paths = [*map(Path, records)] or sorted(Path(folder).glob("*-*.json"))
-        digests = {s.index: s.digest for path in paths for s in ShardRecord.read(path).shards}
+        listed = {s.index: s.digest for path in paths for s in ShardRecord.read(path).shards}
+        digests = {index: listed[index] for index in sorted(listed) if index >= first}
+        if not digests:
+            raise UserError(f"training.objective.first: {folder} has no shard {first}")
         cell = cell_of(Shard.load(shard_path(folder, min(digests))), facts.init, where)
         model = load_model(cell.model, CPU, cell.process)
+        ours, theirs = facts.dataset, model.settings.dataset
+        if (ours.preparation(), ours.flip) != (theirs.preparation(), theirs.flip):
+            raise UserError(f"{where}: its teacher is of dataset {theirs.name}, not {ours.name}")
         sampler = cell_sampler(model, None, cell.sampler, batch_size=1)
+        if model.settings.num_classes and not sampler.classes:
+            raise UserError(
+                f"{where}: the network takes classes; sample its teacher with classifier-free "
+                "guidance of scale 1"
+            )
         origin = origin_of(cell, model, None, sampler.start_sha256)
         law, channels = cast(GaussianStart, sampler.gaussian), sampler.shape[0]
         self.level, images, labels, starts = law.sigma, [], [], []
-        for index, digest in sorted(digests.items()):
-            shard = load_made_by(shard_path(folder, index), origin.at(index))
+        for index, digest in digests.items():
+            try:
+                shard = load_made_by(shard_path(folder, index), origin.at(index))
+            except UserError as error:
+                raise UserError(f"training.objective.cell: {error}") from None
             if shard.digest() != digest:
                 raise UserError(f"{where}: shard {index} is another than its record says")
-            size, known = len(shard.images), () if shard.labels is None else (shard.labels,)
+            known = () if shard.labels is None else (shard.labels,)
             labels += map(torch.from_numpy, known)
-            states = (size, sampler.process.blocks * channels, *sampler.shape[1:])
+            states = (len(shard.images), sampler.process.blocks * channels, *sampler.shape[1:])
             with ShardNoise(cell.seed, index, states, CPU) as noise:
                 group = labels[-1] if labels else None
                 starts.append(law.images(noise(), group, noise.uniform(), law.sigma))
@@ -90,13 +103,6 @@ class Pairs:
         _, (y, sigma, *_) = self.chosen(batch.t, batch.x0.device)
         return y, sigma
 
-    def write_images(self, module: nn.Module, picture: Path) -> None:
-        """Write what a student makes of the first starts to a picture."""
-        from psld.data.images import save_images  # Most trainings make no preview.
-
-        _, seen = self.chosen(torch.arange(min(PREVIEWED, len(self.pairs[0]))), device_of(module))
-        save_images(to_uint8(module(*seen)).cpu().numpy(), picture)
-
 
 def cell_of(shard: Shard, model: str, where: str) -> CellSettings:
     """Return the settings of a shard's cell, which stand in its words.
@@ -114,10 +120,11 @@ def cell_of(shard: Shard, model: str, where: str) -> CellSettings:
     named = named_in({key: each or None for key, each in content.items()}, where)
     sampler, guidance = named.sampler, named.sampler.guidance
     wrong = [key for key, needed in NEEDED.items() if getattr(sampler, key, None) != needed]
-    if not guidance.is_none and (guidance.holes or guidance.evaluations != 1):
+    plain = guidance.asks_for_classes and guidance.evaluations == 1 and not guidance.needs_guide
+    if not guidance.is_none and not plain:
         wrong.append("guidance")
     if wrong:
-        found = content["sampler"].get(wrong[0], "missing")
+        found = content["sampler"].get(wrong[0]) or getattr(sampler, wrong[0], "missing")
         raise UserError(
             f"{where}: sampler.{wrong[0]} is {found}, and a student learns "
             "from images that their start decides: sample it with sampler=few sampler.eta=0, "

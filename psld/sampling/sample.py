@@ -302,12 +302,14 @@ def with_start(
     process: LinearProcess,
     start: SamplerStart | None,
     device: torch.device,
+    lowest: float = 0.0,
     highest: float = math.inf,
     classes: Sequence[int] = (),
 ) -> tuple[SamplerSettings, GaussianStart | None]:
     """Return a sampler with the level of its start, and the start; None is the prior.
 
-    A level that the model gives, for samples of these classes, is at most `highest`.
+    A level that the start gives, for samples of these classes, is at least `lowest`, and at most
+    `highest`.
 
     Raises UserError if the sampler needs a start and there is none.
     """
@@ -322,7 +324,7 @@ def with_start(
     mixture = sampler.start == "mixture"
     if level is None:
         _, last = level_range(process, sampler.final_time)
-        level = min(start.level(mixture, classes), highest, last)
+        level = max(lowest, min(start.level(mixture, classes), highest, last))
     if not sampler.levels:
         sampler = sampler.model_copy(update={"start_level": level})
     data = start.data if mixture else start.data.as_one()
@@ -353,14 +355,16 @@ def cell_sampler(
             "sampler.guidance: a class has fewer than ten different training images, so the start "
             "has no law of each class, and with steps=0 there is no network that knows them"
         )
-    given = process, start, device_of(called)
+    low, high = model.levels if model.settings.serves_every_process else (0.0, math.inf)
+    ends = (low, high) if low == high else ()  # A student has one level, whatever the start's is.
+    given = process, start, device_of(called), *ends
     sampler, gaussian = with_start(sampler, *given, classes=classes)
-    for name, trained in ("denoiser", model), ("guide", guide):
-        if trained and trained.settings.serves_every_process:
-            law, network = trained.settings.law, trained.network
-            low = getattr(network, "sigma_min", law.low)  # A student has one level.
-            high = getattr(network, "sigma_max", law.high)
-            check_levels(sampler.noise_levels(process), low, high, name)
+    if model.settings.serves_every_process:
+        words = ("student", "leave out sampler.start_level") if ends else ()
+        check_levels(sampler.noise_levels(process), low, high, *words)
+    if guide and guide.settings.serves_every_process:
+        law = guide.settings.law
+        check_levels(sampler.noise_levels(process), law.low, law.high, "guide")
     return ImageSampler(
         process=process,
         settings=sampler,

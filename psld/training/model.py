@@ -102,6 +102,14 @@ class TrainedModel:
         """Return ε(z, t) of the model's process; `network` is its network as it is called."""
         return self.settings.training.objective.eps(network or self.network, self.process)
 
+    @property
+    def levels(self) -> tuple[float, float]:
+        """The lowest and the highest noise level of a network of images; a student has one."""
+        law = self.settings.law
+        ends = ("sigma_min", law.low), ("sigma_max", law.high)
+        low, high = (float(getattr(self.network, name, level)) for name, level in ends)
+        return low, high
+
     @cached_property
     def start(self) -> SamplerStart:
         """The start of samplers; see `start_for`."""

@@ -74,7 +74,7 @@ def drawing_threads(device: torch.device, shape: tuple[int, ...]) -> int:
     """
     if device.type != "cuda":
         return 1
-    return max(1, min(cores() - 1, MOST_THREADS, AHEAD_BYTES // (4 * math.prod(shape))))
+    return max(1, min(cores() - 1, MOST_THREADS, AHEAD_BYTES // max(1, 4 * math.prod(shape))))
 
 
 class Prefetch(Generic[T]):

@@ -216,7 +216,10 @@ def test_in_a_grid_it_reads_a_cell_of_the_grid(tmp_path, monkeypatch):
     grid = load(tmp_path / "configs", with_models(models))
     cell, mine = grid.cells["base/em-20"], grid.models["mine"]
     objective = mine.settings.model().identity()["training"]["objective"]
-    assert objective["cell"] == {"digest": cell.digest}
+    more = load(tmp_path / "configs", with_models(models) | {"samples": 200})
+    assert more.cells["base/em-20"].digest == cell.digest, "which has no number of samples"
+    assert more.models["mine"].digest != mine.digest, "what is read has one"
+    assert objective["cell"].keys() == {"digest"}
     assert mine.settings.training.objective.cell.name == cell.folder
     assert mine.reads == cell.records != []
     seeds = load(tmp_path / "configs", with_models(models) | {"seeds": {"training": [0, 1]}})

@@ -1,6 +1,7 @@
 """A student of a denoiser: its pairs, its training from a cell, its one evaluation, refusals."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,21 +18,25 @@ from tests.commands import TINY, call, refused, succeeded
 from tests.training.small import check_equal
 
 CPU = torch.device("cpu")
-TEACHER = (*TINY, "training.objective=denoiser", "process=psld", "training.label_dropout=0.2")
+TEACHER = (*TINY, "training.objective=denoiser", "process=psld")
 PAIRS = ("sampler=few", "sampler.eta=0", "shard_size=6", "shards=2", "seed=3", "device=cpu")
 CLASSES = ("guidance@sampler.guidance=classifier-free", "sampler.guidance.label=[2,5]")
+PLAIN = (*CLASSES, "sampler.guidance.scale=1")
+ONCE = {"sampler": "few", "steps": 1}
 
 
 @pytest.fixture(scope="module")
 def made(digits, starts, tmp_path_factory) -> Path:
-    """A folder with a small class-conditional denoiser and two cells of its samples."""
+    """A folder with two small denoisers, one with classes, and a cell of samples of each."""
     folder = tmp_path_factory.mktemp("teacher")
     shutil.copytree(starts / "starts", folder / "starts")
     (folder / "data").mkdir()
     (folder / "data/digits.h5").symlink_to(digits)
-    succeeded(call(folder, "train", *TEACHER, "training.steps=30", "name=teacher"))
+    succeeded(call(folder, "train", *TEACHER, "training.steps=20", "name=teacher"))
+    labelled = ("training.label_dropout=0.2", "training.steps=20", "name=labelled")
+    succeeded(call(folder, "train", *TEACHER, *labelled))
     sample(folder, "plain")
-    sample(folder, "classes", *CLASSES, "sampler.guidance.scale=1", "process=vp-sde")
+    sample(folder, "classes", *PLAIN, "process=vp-sde", teacher="labelled")
     return folder
 
 
@@ -40,77 +45,76 @@ def folder(made, tmp_path) -> Path:
     return shutil.copytree(made, tmp_path / "copy", symlinks=True)
 
 
-def sample(folder: Path, cell: str, *words: str, steps: int = 1) -> None:
-    given = (*PAIRS, f"sampler.steps={steps}", "model=by-hand/teacher", f"output={cell}")
+def sample(folder: Path, cell: str, *words: str, steps: int = 1, teacher: str = "teacher") -> None:
+    given = (*PAIRS, f"sampler.steps={steps}", f"model=by-hand/{teacher}", f"output={cell}")
     succeeded(call(folder, "sample", *given, *words))
 
 
-def train(folder: Path, cell: str = "plain", *words: str, teacher: str = "by-hand/teacher"):
+def train(folder: Path, cell: str = "plain", *words: str, teacher: str = "teacher"):
     objective = f"training.objective={{kind: distilled, cell: {cell}}}"
-    given = (
-        *TEACHER,
-        objective,
-        *([f"init.model={teacher}"] if teacher else []),
-        "training.steps=6",
-    )
-    given = (*given, "training.checkpoint_every=3", "name=student")
+    given = [*TEACHER, objective, "training.steps=6", "training.checkpoint_every=3", "name=student"]
+    given += [f"init.model=by-hand/{teacher}"] if teacher else []
+    given += ["training.label_dropout=0.2"] if teacher == "labelled" else []
     return call(folder, "train", *given, *words)
 
 
-@pytest.mark.parametrize("cell", ["plain", "classes"])
-def test_a_pair_is_a_start_and_what_the_sampler_makes_of_it(cell, made, monkeypatch):
+@pytest.mark.parametrize(("cell", "teacher"), [("plain", "teacher"), ("classes", "labelled")])
+def test_a_pair_is_a_start_and_what_the_sampler_makes_of_it(cell, teacher, made, monkeypatch):
     """Of one evaluation: the prediction at the start."""
     monkeypatch.chdir(made)
-    teacher = load_model("models/by-hand/teacher", CPU)
-    facts = facts_of(teacher.settings, teacher.process)
-    pairs = Pairs(cell, (), facts.__class__(**vars(facts) | {"init": "by-hand/teacher"}))
-    uniform = torch.tensor([0.0, 0.3, 0.6, 0.999999])
-    x, (y, sigma, *labels) = pairs.chosen(pairs.levels(uniform), CPU)
+    model = load_model(f"models/by-hand/{teacher}", CPU)
+    facts = replace(facts_of(model.settings, model.process), init=f"by-hand/{teacher}")
+    pairs = Pairs(cell, (), 0, facts)
+    chosen = pairs.levels(torch.tensor([0.0, 0.3, 0.6, 0.999999]))
+    x, (y, sigma, *labels) = pairs.chosen(chosen, CPU)
     assert [each.tolist() for each in labels] == ([] if cell == "plain" else [[2, 5, 5, 5]])
-    level = teacher.start_for(bool(labels)).level(classes=[2, 5] if labels else [])
+    level = model.start_for(bool(labels)).level(classes=[2, 5] if labels else [])
     assert sigma.unique().tolist() == [pytest.approx(level)]
-    torch.testing.assert_close(
-        x, teacher.network(y, sigma, *labels).clamp(-1, 1), rtol=0, atol=0.009
-    )
-    images = torch.cat(
-        [torch.from_numpy(Shard.load(f"{cell}/0000{i}.safetensors").images) for i in (0, 1)]
-    )
-    assert to_uint8(x).equal(images[[0, 3, 7, 11]])
+    predicted = model.network(y, sigma, *labels).clamp(-1, 1)
+    torch.testing.assert_close(x, predicted, rtol=0, atol=0.009)
+    shards = [Shard.load(f"{cell}/0000{i}.safetensors").images for i in (0, 1)]
+    assert to_uint8(x).equal(torch.cat([*map(torch.from_numpy, shards)])[[0, 3, 7, 11]])
+    later, _ = Pairs(cell, (), 1, facts).chosen(torch.tensor([1, 5]), CPU)
+    assert later.equal(x[2:]), "from the second shard on"
+    with pytest.raises(UserError, match=rf"training\.objective\.first: {cell} has no shard 2"):
+        Pairs(cell, (), 2, facts)
 
 
 def test_it_learns_and_is_sampled_in_one_evaluation_as_every_process(folder, monkeypatch):
-    assert (
-        "starting from by-hand/teacher\n"
-        in succeeded(train(folder, "plain", "training.preview_every=3")).stdout
-    )
-    [run] = folder.glob("runs/student-*")
-    assert len([*run.glob("previews/*")]) == 2
+    trained = succeeded(train(folder, "plain", "training.preview_every=3"))
+    assert "starting from by-hand/teacher\n" in trained.stdout
     monkeypatch.chdir(folder)
     student = psld.load("models/by-hand/student")
     for process in (None, "vp-sde"):
-        assert student.sample(3, sampler="few", steps=1, process=process).shape == (3, 1, 8, 8)
-    with pytest.raises(UserError, match=r"levels are 0\.7 to 0\.7, and the denoiser takes 0\.5"):
-        student.sample(3, sampler="few", steps=1, start_level=0.7)
-    for options in (
-        {"sampler": "em"},
-        {"sampler": "few"},
-        {"sampler": "few", "start": "gaussian", "steps": 1},
-    ):
-        with pytest.raises(UserError, match="one noise level, that of its start; use sampler=few"):
+        assert student.sample(3, **ONCE, process=process).shape == (3, 1, 8, 8)
+    with pytest.raises(UserError, match=r"0\.7 to 0\.7, and the student takes 0\.5\d* .*leave out"):
+        student.sample(3, **ONCE, start_level=0.7)
+    for options in ({"sampler": "em"}, {"sampler": "few"}, ONCE | {"start": "gaussian"}):
+        with pytest.raises(UserError, match="one noise level, that of its start, and no guidance"):
             student.sample(3, **options)
+    with pytest.raises(UserError, match="a student knows one noise level; take its teacher"):
+        psld.denoiser(student)
+    likelihood = (
+        "likelihood",
+        "model=by-hand/student",
+        "data=data/digits.h5",
+        "output=likelihood.json",
+    )
+    refused(call(folder, *likelihood), 2, "its noise levels are", "the denoiser takes 0.5")
 
 
-def test_with_classes_it_takes_one_evaluation_too(folder):
-    succeeded(train(folder, "classes"))
+def test_with_classes_it_takes_one_evaluation_too_and_no_other_guidance(folder):
+    succeeded(train(folder, "classes", teacher="labelled"))
     words = (
         "model=by-hand/student",
         "sampler=few",
         "sampler.steps=1",
-        "output=out",
         "shard_size=2",
+        "output=out",
     )
-    guided = (*words, *CLASSES, "sampler.guidance.scale=1")
-    assert "shard 0: 2 images, NFE 1" in succeeded(call(folder, "sample", *guided)).stdout
+    one = (*words, *PLAIN[:1], "sampler.guidance.label=3", "sampler.guidance.scale=1")
+    assert "shard 0: 2 images, NFE 1" in succeeded(call(folder, "sample", *one)).stdout
+    refused(call(folder, "sample", *words, *CLASSES), 2, "and no guidance; use")
 
 
 def test_it_goes_on_to_the_bit(folder):
@@ -124,24 +128,31 @@ def test_it_goes_on_to_the_bit(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "wrong"),
+    ("words", "wrong", "teacher"),
     [
-        (["sampler.eta=1"], "sampler.eta is 1.0"),
-        (["sampler.root=flow"], "sampler.root is flow"),
-        (["sampler=multistep", "sampler.eta=0"], "sampler.start is missing"),
-        ([*CLASSES], "sampler.guidance is {'kind': 'classifier-free'"),
+        (["sampler.eta=1"], "sampler.eta is 1.0", "teacher"),
+        (["sampler.root=flow"], "sampler.root is flow", "teacher"),
+        (["sampler.denoise=false"], "sampler.denoise is False", "teacher"),
+        (["sampler=multistep", "sampler.eta=0"], "sampler.start is prior", "teacher"),
+        ([*CLASSES], "sampler.guidance is {'kind': 'classifier-free'", "labelled"),
     ],
 )
-def test_samples_that_their_start_does_not_decide_are_refused(words, wrong, folder):
-    sample(folder, "other", *words, steps=2)
-    refused(train(folder, "other"), 2, f"training.objective.cell: other: {wrong}", "sampler.eta=0")
+def test_samples_that_their_start_does_not_decide_are_refused(words, wrong, teacher, folder):
+    sample(folder, "other", *words, steps=2, teacher=teacher)
+    said = f"training.objective.cell: other: {wrong}", "sampler.eta=0"
+    refused(train(folder, "other", teacher=teacher), 2, *said)
     assert not [*folder.glob("runs/student-*")]
 
 
-def test_samples_of_other_weights_or_of_another_start_are_refused(folder):
+def test_samples_of_another_dataset_start_or_teacher_are_refused(folder):
     refused(train(folder, teacher=""), 2, "starts from the model of its cell", "init.model")
+    flipped = train(folder, "plain", "dataset.flip=true")
+    refused(flipped, 2, "training.objective.cell: plain: its teacher is of dataset digits")
+    sample(folder, "unlabelled", teacher="labelled")
+    refused(train(folder, "unlabelled", teacher="labelled"), 2, "the network takes classes")
     succeeded(call(folder, "start", "start.directions=[10]", "output=starts/digits.safetensors"))
-    refused(train(folder), 2, "plain/00000.safetensors", "another start_sha256")
+    place = "training.objective.cell: plain/00000.safetensors"
+    refused(train(folder), 2, place, "another start_sha256")
     succeeded(call(folder, "train", *TEACHER, "training.steps=3", "name=teacher"))
-    refused(train(folder), 2, "plain/00000.safetensors", "another weights_sha256")
+    refused(train(folder), 2, place, "another weights_sha256")
     refused(train(folder, "nothing"), 2, "nothing: no samples of a cell")

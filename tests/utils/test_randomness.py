@@ -128,6 +128,7 @@ def test_as_many_threads_draw_as_there_are_cores_and_memory(monkeypatch):
         found[cores] = drawing_threads(gpu, SHAPE)
     assert found == {1: 1, 4: 3, 64: MOST_THREADS}
     assert drawing_threads(gpu, (1000, 6, 128, 128)) == 5, "2 GiB"
+    assert drawing_threads(gpu, (64, 0, 8, 8)) == MOST_THREADS, "no noise"
     assert drawing_threads(CPU, SHAPE) == 1
 
 
