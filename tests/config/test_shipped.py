@@ -19,6 +19,7 @@ REQUIRED = {"sample": ("model=x", "output=x")}
 FITTING = {
     "folder": ("dataset.name=x", "dataset.source.root=x"),
     "small-32": ("dataset=fashion-mnist",),
+    "student": ("training.objective.cell=pairs",),
     "paper": ("training.steps=1", "training.batch_size=1"),
 }
 """What else must be said where an option is chosen."""

@@ -29,7 +29,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
     [
         ("sampler.steps=1", "sampler…steps is 1; at least 2 are needed, or 0 for"),
         ("sampler.steps=0", "sampler…steps is 0; at least 2 are needed, or 0 for"),
-        ("sampler=few sampler.steps=1", "sampler…steps is 1; at least 2 are needed, or 0 for"),
+        ("sampler=few sampler.steps=1 sampler.denoise=false", "sampler…steps is 1; at least 2 are"),
         ("sampler.striding=cubic", "sampler.striding…'uniform'…'quadratic'"),
         ("sampler.final_time=1e-6", "sampler.final_time: 1e-06 is before…1e-05 or more"),
         ("+sampler.tolerance=1e-3", "unknown key sampler.tolerance"),
