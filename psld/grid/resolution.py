@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from psld.config.compose import compose_content, without_environment
-from psld.config.reads import finding
-from psld.config.settings import parse, quoted, updated
+from psld.config.reads import CellRead, finding
+from psld.config.settings import groups_of, parse, quoted, updated
 from psld.data.settings import PrepareSettings
 from psld.evaluation.results import NUMBER_KINDS
 from psld.evaluation.settings import Measurement, ReferenceSettings, TrainExtractorSettings
@@ -61,6 +61,8 @@ class _Resolver:
     known: dict[str, ModelRecord] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
     """The models and guides that are being resolved, the inner ones last."""
+    cells_read: dict[str, SamplerRecord] = field(default_factory=dict)
+    """The samplers of cells that trainings read, by their folders."""
 
     def compose(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
         key = (name, *overrides)
@@ -102,6 +104,11 @@ class _Resolver:
         with self._reading(where, name, entry.of):
             content = self.compose("train", self.file.overrides(name), where)
             settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
+        try:
+            for read in groups_of(CellRead, settings.training.objective):
+                settings.training.objective.check_cell(self.cells_read[read.name].settings)
+        except UserError as error:
+            raise UserError(f"{where}: training.objective.cell: {error}") from None
         origin = entry.model_dump(exclude={"overrides", "starts_from", "gallery"})
         self.known[name] = ModelRecord(settings=settings, **origin)
         return self.known[name]
@@ -125,6 +132,7 @@ class _Resolver:
         if of:
             grid = _Resolver(of, read_grid_file(grid_path(of)), grid_path(of))
         if noun == "cell" and (cell := grid.measured_cell(name)):
+            self.cells_read[cell.folder] = cell.sampler
             digest = digest_of([cell.digest, cell.shards])  # The digest of a cell has no number.
             return content | {"name": cell.folder, "digest": digest, "files": cell.records}
         if noun == "model" and (entry := grid.file.trainings.get(name)):

@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from psld.config.reads import CellRead
+from psld.diffusion.guidance import Guidance
 from psld.training.objectives import Denoiser
 from psld.utils.errors import UserError
 
 if TYPE_CHECKING:
     from psld.sampling.pairs import Pairs
+
+NEEDED = {"integrator": "multistep", "eta": 0, "root": "straight", "denoise": True}
+NEEDED |= {"start": "mixture", "levels": None}
+"""A sampler whose image is a function of y alone. With the root `flow`, with η > 0, or without the
+last prediction, it is one of other noise, too."""
 
 
 class Distilled(Denoiser):
@@ -35,11 +41,19 @@ class Distilled(Denoiser):
     def in_identity(self):
         return self.identity()
 
+    def check_cell(self, sampler):
+        wrong = [key for key, needed in NEEDED.items() if getattr(sampler, key, None) != needed]
+        wrong += [] if _is_plain(sampler.guidance) else ["guidance"]
+        if wrong:
+            raise UserError(
+                f"sampler.{wrong[0]} is {getattr(sampler, wrong[0], 'missing')}, and a student "
+                "learns from images that their start decides: sample them with sampler=few "
+                "sampler.eta=0, without guidance, or classifier-free with scale=1"
+            )
+
     def check(self, sampler, process):
-        guidance = sampler.guidance
-        plain = guidance.is_none or (guidance.asks_for_classes and guidance.evaluations == 1)
         how = [getattr(sampler, key, None) for key in ("start", "steps")]
-        if how not in (["mixture", 0], ["mixture", 1]) or guidance.needs_guide or not plain:
+        if how not in (["mixture", 0], ["mixture", 1]) or not _is_plain(sampler.guidance):
             raise UserError(
                 "sampler: a student knows one noise level, that of its start, and no guidance; use "
                 "sampler=few sampler.steps=1, with classes classifier-free guidance of scale 1"
@@ -53,7 +67,7 @@ class Distilled(Denoiser):
     def noising(self, facts) -> "Pairs":
         from psld.sampling.pairs import Pairs
 
-        return Pairs(self.cell.name, self.cell.files, self.first, facts)
+        return Pairs(self.cell, self.first, facts, self.check_cell)
 
     def loss(self, module, batch):
         x, seen = batch.noising.chosen(batch.t, batch.x0.device)
@@ -61,3 +75,9 @@ class Distilled(Denoiser):
 
     def preview(self, facts, module, store, picture):
         return {}  # The usual preview starts from the prior.
+
+
+def _is_plain(guidance: Guidance) -> bool:
+    """Check if the samples are those of the network, without a class or with its own of one."""
+    own = guidance.asks_for_classes and guidance.evaluations == 1 and not guidance.needs_guide
+    return guidance.is_none or own

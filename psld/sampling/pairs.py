@@ -1,7 +1,7 @@
 """What a student learns from, the pairs of a cell, and its network (`psld.sampling.distilled`)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -9,9 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from psld.config.reads import CellRead
 from psld.data.store import from_uint8
 from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.loss import Batch
+from psld.diffusion.samplers import SamplerSettings
 from psld.networks.forward import Denoiser
 from psld.sampling.named import named_in
 from psld.sampling.sample import cell_sampler, origin_of
@@ -24,10 +26,8 @@ from psld.utils.errors import UserError
 from psld.utils.randomness import ShardNoise
 
 CPU = torch.device("cpu")
-NEEDED = {"integrator": "multistep", "eta": 0, "root": "straight", "denoise": True}
-NEEDED |= {"start": "mixture", "levels": None}
-"""A sampler whose image is a function of y alone. With the root `flow`, with η > 0, or without the
-last prediction, it is one of other noise, too."""
+
+Check = Callable[[SamplerSettings], None]
 
 
 class Pairs:
@@ -40,12 +40,17 @@ class Pairs:
 
     blocks, auxiliary = 0, 0  # It needs no other noise.
 
-    def __init__(self, folder: str, records: Sequence[str], first: int, facts: Facts) -> None:
-        """Read the shards that the records list, or all that the folder's records list.
+    def __init__(self, read: CellRead, first: int, facts: Facts, check: Check) -> None:
+        """Read the shards that the cell's records list, or all that its folder's records list.
+
+        Args:
+            first: the first shard.
+            check: raises UserError for a sampler from whose samples a student cannot learn.
 
         Raises UserError if one is damaged; or if they are not of the model from which the training
         starts, as it is now, of its dataset and the start of that, and of a deterministic sampler.
         """
+        folder, records = read.name, read.files
         where = f"training.objective.cell: {folder}"
         if facts.init is None:
             raise UserError(
@@ -56,7 +61,7 @@ class Pairs:
         digests = {index: listed[index] for index in sorted(listed) if index >= first}
         if not digests:
             raise UserError(f"training.objective.first: {folder} has no shard {first}")
-        cell = cell_of(Shard.load(shard_path(folder, min(digests))), facts.init, where)
+        cell = cell_of(check, Shard.load(shard_path(folder, min(digests))), facts.init, where)
         model = load_model(cell.model, CPU, cell.process)
         ours, theirs = facts.dataset, model.settings.dataset
         if (ours.preparation(), ours.flip) != (theirs.preparation(), theirs.flip):
@@ -104,10 +109,10 @@ class Pairs:
         return y, sigma
 
 
-def cell_of(shard: Shard, model: str, where: str) -> CellSettings:
+def cell_of(check: Check, shard: Shard, model: str, where: str) -> CellSettings:
     """Return the settings of a shard's cell, which stand in its words.
 
-    Raises UserError if its images are no function of y alone.
+    Raises UserError if a student cannot learn from it.
     """
     content: dict[str, dict[str, Any]] = {"sampler": {}, "process": {}}
     for word in shard.origin.words:
@@ -118,22 +123,14 @@ def cell_of(shard: Shard, model: str, where: str) -> CellSettings:
                 value = json.loads(value)
             content[group][name] = value
     named = named_in({key: each or None for key, each in content.items()}, where)
-    sampler, guidance = named.sampler, named.sampler.guidance
-    wrong = [key for key, needed in NEEDED.items() if getattr(sampler, key, None) != needed]
-    plain = guidance.asks_for_classes and guidance.evaluations == 1 and not guidance.needs_guide
-    if not guidance.is_none and not plain:
-        wrong.append("guidance")
-    if wrong:
-        found = content["sampler"].get(wrong[0]) or getattr(sampler, wrong[0], "missing")
-        raise UserError(
-            f"{where}: sampler.{wrong[0]} is {found}, and a student learns "
-            "from images that their start decides: sample it with sampler=few sampler.eta=0, "
-            "without guidance, or classifier-free with scale=1"
-        )
+    try:
+        check(named.sampler)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     return CellSettings(
         model=str(read_source(model)[0]),
         process=named.process,
-        sampler=sampler,
+        sampler=named.sampler,
         guide=None,
         data=None,
         mnist=None,

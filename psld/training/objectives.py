@@ -130,6 +130,9 @@ class Objective(Part):
     def check(self, sampler: "SamplerSettings", process: "ProcessSettings") -> None:
         """Raise UserError if a sampler cannot sample such a model."""
 
+    def check_cell(self, sampler: "SamplerSettings") -> None:
+        """Raise UserError if it cannot learn from a cell, which it reads, by this sampler."""
+
     def preview(
         self, facts: Facts, module: "nn.Module", store: "ImageStore", picture: "Path"
     ) -> dict[str, float]:
