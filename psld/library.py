@@ -323,7 +323,8 @@ class ForeignDenoiser:
             start = self.start
             if start is None and settings.evaluations and settings.start_level == self.sigma_max:
                 start = _white(self.shape)
-        settings, gaussian = with_start(settings, process, start, device, self.sigma_max)
+        given = settings, process, start, device
+        settings, gaussian = with_start(*given, highest=self.sigma_max)
         other = (
             "give images= and sample with few, or sigma_min=0 and sigma_max=inf if the network "
             "takes any level"

@@ -302,6 +302,7 @@ def with_start(
     process: LinearProcess,
     start: SamplerStart | None,
     device: torch.device,
+    *,
     lowest: float = 0.0,
     highest: float = math.inf,
     classes: Sequence[int] = (),
@@ -356,9 +357,10 @@ def cell_sampler(
             "has no law of each class, and with steps=0 there is no network that knows them"
         )
     low, high = model.levels if model.settings.serves_every_process else (0.0, math.inf)
-    ends = (low, high) if low == high else ()  # A student has one level, whatever the start's is.
-    given = process, start, device_of(called), *ends
-    sampler, gaussian = with_start(sampler, *given, classes=classes)
+    given = process, start, device_of(called)
+    # A student has one level, whatever the start's is.
+    ends = {"lowest": low, "highest": high} if low == high else {}
+    sampler, gaussian = with_start(sampler, *given, **ends, classes=classes)
     if model.settings.serves_every_process:
         words = ("student", "leave out sampler.start_level") if ends else ()
         check_levels(sampler.noise_levels(process), low, high, *words)
