@@ -53,6 +53,17 @@ def test_moments_of_all_images_and_of_each_class():
         torch.testing.assert_close(dense(data, group), covariance(part), atol=0.02, rtol=0)
 
 
+def test_a_class_of_few_images_keeps_one_unit_of_all_images():
+    """C_g = (Σ over its images + C_0) / (n_g + 1), which for all images is C_0."""
+    x, labels = drawn()
+    x, labels = x[:40], (torch.arange(40) < 4).long()
+    data = GaussianData.measure(in_parts(x, labels), 2)
+    whole, few = covariance(x), covariance(x[:4])
+    assert float(dense(data, 0).trace()) == pytest.approx(float(whole.trace()), rel=1e-3)
+    expected = (4 * few + whole).trace() / 5
+    assert float(dense(data, 2).trace()) == pytest.approx(float(expected), rel=1e-3)
+
+
 def test_a_basis_that_is_searched_for_is_that_of_the_leading_eigenvectors(monkeypatch):
     monkeypatch.setattr(gaussian, "LARGEST_RANK", 6)
     scale = torch.cat([torch.tensor([3.0, 2.5, 2.0, 1.5, 1.2, 1.0]), torch.full((18,), 0.2)])
