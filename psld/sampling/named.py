@@ -4,7 +4,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import index
 from typing import Any, cast
 
@@ -13,6 +13,8 @@ from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.utils.errors import UserError, as_psld_errors
 
+NOTED = ("norms", "start_of")
+"""What a sampler's content says besides its settings (`psld.sampling.settings.sampler_content`)."""
 MOST = 10**12
 """The largest number of images, or of anything else that a call counts."""
 
@@ -138,6 +140,19 @@ def as_words(key: str, settings: Mapping[str, object]) -> list[str]:
             raise UserError(wrong) from None
         words.append(f"{key}.{name}={value if isinstance(value, str) else text}")
     return words
+
+
+def named_by_words(words: Sequence[str], where: str) -> Named:
+    """Return the sampler and the process in a shard's words, which `as_words` wrote."""
+    content: dict[str, dict[str, Any]] = {"sampler": {}, "process": {}}
+    for word in words:
+        key, _, value = word.partition("=")
+        group, _, name = key.partition(".")
+        if group in content and name not in NOTED:
+            with suppress(ValueError):  # A text is not quoted.
+                value = json.loads(value)
+            content[group][name] = value
+    return named_in({group: each or None for group, each in content.items()}, where)
 
 
 @contextmanager

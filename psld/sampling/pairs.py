@@ -1,8 +1,6 @@
 """What a student learns from, the pairs of a cell, and its network (`psld.sampling.distilled`)."""
 
-import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +13,7 @@ from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.loss import Batch
 from psld.diffusion.samplers import SamplerSettings
 from psld.networks.forward import Denoiser
-from psld.sampling.named import named_in
+from psld.sampling.named import named_by_words
 from psld.sampling.sample import cell_sampler, origin_of
 from psld.sampling.settings import CellSettings, ShardRecord
 from psld.sampling.shards import Shard, load_made_by, shard_path
@@ -114,15 +112,7 @@ def cell_of(check: Check, shard: Shard, model: str, where: str) -> CellSettings:
 
     Raises UserError if a student cannot learn from it.
     """
-    content: dict[str, dict[str, Any]] = {"sampler": {}, "process": {}}
-    for word in shard.origin.words:
-        key, _, value = word.partition("=")
-        group, _, name = key.partition(".")
-        if group in content and name not in ("start_of", "norms"):
-            with suppress(ValueError):  # A text is not quoted.
-                value = json.loads(value)
-            content[group][name] = value
-    named = named_in({key: each or None for key, each in content.items()}, where)
+    named = named_by_words(shard.origin.words, where)
     try:
         check(named.sampler)
     except UserError as error:
