@@ -18,8 +18,14 @@ from psld.utils.errors import UserError
 if TYPE_CHECKING:
     from psld.sampling.pairs import Pairs
 
-NEEDED = {"integrator": "multistep", "eta": 0, "root": "straight", "denoise": True}
-NEEDED |= {"start": "mixture", "levels": None}
+NEEDED = {
+    "integrator": "multistep",
+    "start": "mixture",
+    "levels": None,
+    "root": "straight",
+    "eta": 0,
+    "denoise": True,
+}
 """A sampler whose image is a function of y alone. With the root `flow`, with η > 0, or without the
 last prediction, it is one of other noise, too."""
 

@@ -358,12 +358,10 @@ def cell_sampler(
         )
     low, high = model.levels if model.settings.serves_every_process else (0.0, math.inf)
     given = process, start, device_of(called)
-    # A student has one level, whatever the start's is.
-    ends = {"lowest": low, "highest": high} if low == high else {}
-    sampler, gaussian = with_start(sampler, *given, **ends, classes=classes)
+    sampler, gaussian = with_start(sampler, *given, lowest=low, highest=high, classes=classes)
     if model.settings.serves_every_process:
-        words = ("student", "leave out sampler.start_level") if ends else ()
-        check_levels(sampler.noise_levels(process), low, high, *words)
+        student = ("student", "leave out sampler.start_level") if low == high else ()
+        check_levels(sampler.noise_levels(process), low, high, *student)
     if guide and guide.settings.serves_every_process:
         law = guide.settings.law
         check_levels(sampler.noise_levels(process), law.low, law.high, "guide")
