@@ -30,9 +30,6 @@ TINY = (
 )
 """A training of milliseconds a step, whatever the demo's settings are."""
 
-COARSE = {"components": [4], "directions": [10]}
-"""The settings of a start that takes a tenth of the time of the usual ones."""
-
 Finished = subprocess.CompletedProcess[str]
 
 

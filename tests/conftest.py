@@ -17,7 +17,7 @@ import pytest
 
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
-from tests.commands import COARSE, TINY, call, succeeded
+from tests.commands import TINY, call, succeeded
 from tests.shared import Once, once_for_all_workers
 
 # A shell starts what stands before `&` with Ctrl-C ignored, and so would all that tests start.
@@ -57,9 +57,8 @@ def starts(digits, once) -> Path:
     """A folder with the starts of the digits, of all and of each class, in starts/."""
 
     def fill(folder: Path) -> None:
-        coarse = [f"start.{key}={value}" for key, value in COARSE.items()]
         for classes in ("false", "true"):
-            succeeded(call(folder, "start", f"data={digits}", f"classes={classes}", *coarse))
+            succeeded(call(folder, "start", f"data={digits}", f"classes={classes}"))
 
     return once("starts", fill)
 

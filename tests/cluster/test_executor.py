@@ -182,12 +182,13 @@ def test_a_controller_that_is_away_loses_no_job(slurm, folder, tmp_path):
     assert len(slurm.calls("sbatch")) == 1, "of those that were answered"
 
 
-def test_a_job_that_has_ended_without_its_output_has_failed(keeping, folder):
+@pytest.mark.parametrize(("listed", "state"), [("0 TIMEOUT None", "TIMEOUT"), ("", "GONE")])
+def test_a_job_that_has_ended_without_its_output_has_failed(keeping, folder, listed, state):
     """A job is GONE if Slurm has forgotten it, and its output is not there or older."""
-    keeping.answer("squeue")
+    keeping.answer("squeue", listed)
     ended = folder.run()
     assert ended.returncode == 1
-    assert "Slurm job 0 ended as GONE" in ended.stderr
+    assert f"Slurm job 0 ended as {state}" in ended.stderr
 
 
 # --- the ends of jobs, without a run of Snakemake -------------------------------------------------

@@ -38,6 +38,7 @@ def test_a_killed_run_goes_on_at_once_and_its_job_ends(folder):
     assert sorted(folder.names()) == ["began", "began", "ended", "terminated"]
     assert f"terminated {first}" in folder.events()
     assert (folder.path / "made").read_text() == str(second)
+    assert "Nothing to be done" in folder.run().stderr
 
 
 def test_a_folder_that_the_file_system_keeps_stops_no_run(folder):

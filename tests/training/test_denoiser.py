@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,9 +13,8 @@ from psld.diffusion.process import LinearBeta
 from psld.diffusion.settings import VPSDESettings
 from psld.sampling.shards import Shard
 from psld.training.model import load_model
-from psld.training.settings import Start
 from psld.utils.errors import UserError
-from tests.commands import COARSE, TINY, call, refused, succeeded
+from tests.commands import TINY, call, refused, succeeded
 from tests.diffusion.processes import normal, phase_space
 from tests.diffusion.sampling import KINDS
 from tests.sampling.test_foreign import Noted
@@ -39,12 +37,6 @@ def folder(digits, starts, tmp_path_factory):
     succeeded(call(folder, "train", *DENOISER, *given))
     shutil.copytree(starts, folder / "model", dirs_exist_ok=True)
     return folder
-
-
-@pytest.fixture
-def coarse_start(monkeypatch) -> None:
-    """The start of given images has the settings of the folder's."""
-    monkeypatch.setattr("psld.library.Start", partial(Start, **COARSE))
 
 
 # --- a trained denoiser -----------------------------------------------------------------------
@@ -144,9 +136,7 @@ def test_somebody_elses_denoiser_is_sampled_as_every_process(folder):
 
 
 @pytest.mark.parametrize("process", ["cld", "vp-sde"])
-def test_the_default_asks_a_denoiser_for_levels_that_it_takes(
-    folder, digits, process, coarse_start
-):
+def test_the_default_asks_a_denoiser_for_levels_that_it_takes(folder, digits, process):
     """It begins at 80 in place of 150 to 258, where images are as good as noise."""
     network, asked = psld.load(folder / "model").network, []
     network.register_forward_hook(lambda _, given, out: asked.append(float(given[1][0])))
@@ -184,7 +174,7 @@ def test_the_noise_that_a_denoiser_of_somebody_else_predicts(folder):
     assert repr(theirs).startswith("<ForeignDenoiser Denoiser: every process, 1×8×8, noise levels")
 
 
-def test_four_evaluations_start_from_the_moments_of_given_images(folder, digits, coarse_start):
+def test_four_evaluations_start_from_the_moments_of_given_images(folder, digits):
     ours, few = psld.load(folder / "model"), {"sampler": "few", "steps": 4, "process": "vp-sde"}
     seen = torch.from_numpy(ImageStore.open(digits).images("train").copy())
     edm = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0.002, sigma_max=80, images=seen)

@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from sklearn.datasets import load_digits
 
 import psld
-from psld.config.locations import CONFIGS
 from psld.data.images import save_images
 from psld.data.store import from_uint8
 from psld.training.settings import Start
 from psld.training.start import SamplerStart, different_images, measure_start
 from psld.utils.errors import UserError
 from psld.utils.tensors import load_tensors, save_tensors
-from tests.commands import COARSE, TINY, call, refused, succeeded
+from tests.commands import TINY, call, refused, succeeded
 
 CPU = torch.device("cpu")
 FEW = ("sampler=few", "shard_size=2", "output=x")
@@ -112,14 +110,10 @@ def test_copies_and_mirror_images_are_one_image():
 
 @pytest.fixture
 def project(tmp_path, digits, model, monkeypatch) -> Path:
-    """A folder with the prepared digits and a model of them, but no start; one is made quickly."""
+    """A folder with the prepared digits and a model of them, but no start."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/digits.h5").symlink_to(digits)
     shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("starts"))
-    usual = yaml.safe_load((CONFIGS / "start.yaml").read_text())
-    (tmp_path / "configs").mkdir()
-    coarse = usual | {"start": usual["start"] | COARSE}
-    (tmp_path / "configs/start.yaml").write_text(yaml.safe_dump(coarse, sort_keys=False))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
