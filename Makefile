@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate; tables, figures, page
-	@test -e results/demo.html || echo "About 5 minutes on 2 idle cores, half of it 5 trainings; watch: tail -f logs/train/demo/*.log"
+	@test -e results/demo.html || echo "About 10 minutes on 2 cores, half of it 5 trainings; watch: tail -f logs/train/demo/*.log"
 	@$(SNAKEMAKE) demo $(LOGGER)
 	@$(MAKE) --no-print-directory answer GRID=demo
 

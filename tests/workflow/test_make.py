@@ -90,12 +90,12 @@ def test_a_file_gets_lines_with_the_time_left_and_the_log(folder):
     assert "Total Progress" not in printed
     assert "Select jobs to execute" not in printed
     first, *_, last, where = printed.splitlines()
-    assert first.startswith("About 5 minutes on 2 idle cores, half of it 5 trainings; watch: tail")
+    assert first.startswith("About 10 minutes on 2 cores, half of it 5 trainings; watch: tail")
     assert last == "psld page grid_name=demo"
     assert where.startswith("Tables: make results")
     again = in_a_file(folder)
     assert "Nothing to be done" in again
-    assert "About 5 minutes" not in again
+    assert "About 10 minutes" not in again
 
 
 def test_a_failed_job_is_shown_with_its_log(folder):
