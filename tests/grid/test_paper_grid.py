@@ -105,7 +105,7 @@ def printed(file: GridFile) -> dict[Shown, float]:
 
 @pytest.mark.parametrize(("name", "against"), [("paper", CONTRADICTED), ("paper-seeds", AGAIN)])
 def test_the_paper_s_own_numbers_support_all_claims_but_those(name, against):
-    """docs/reproduction.md says where the paper contradicts itself."""
+    """docs/notes/paper.md says where the paper contradicts itself."""
     file = read_grid_file(grid_path(name))
     numbers, contradicted = printed(file), []
     for claim, pairs in zip(file.claims, file.pairs, strict=True):
