@@ -49,6 +49,8 @@ class Page:
     """What the reader has already."""
     grids: tuple[str, ...] = ("demo",)
     """The grids of the project that the page is about: those of the paper take seconds to parse."""
+    then: str | None = None
+    """A page that goes on in the same folder."""
 
 
 PAGES = [
@@ -59,7 +61,7 @@ PAGES = [
     Page("docs/extending.md"),
     Page("docs/measure.md", folders, grids=()),
     Page("docs/research.md", flowers, grids=()),
-    Page("docs/results.md", results, grids=()),
+    Page("docs/results.md", results, grids=(), then="docs/certificates.md"),
     Page("docs/usage.md", flowers, grids=()),
 ]
 
@@ -68,8 +70,9 @@ INSTEAD = {
     # These need a cluster, or take GPUs.
     r"(snakemake .*profiles/slurm.*)": r"\1 --dry-run",
     r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)": r"\1 --dry-run",
-    r"psld (\w+) --multirun (hydra/launcher=site) .*": (
-        r"""python -c "from psld.config.compose import compose_whole as c; c('\1', ['\2'], '')" """
+    r"psld train --multirun (hydra/launcher=submitit_slurm( hydra\S+)+) .*": (
+        r"python -c 'from psld.config.compose import compose_whole as whole; "
+        r"""whole("train", "\1".split(), "")' """
     ),
     r"(s(batch|run|cancel|queue|info|acct)|tmux)\b.*": ":",
     # These download Inception, or take minutes; models are not trained; it needs another package.
@@ -211,4 +214,5 @@ def anchors_of(text: str) -> set[str]:
 
 
 def text_of(page: Page) -> str:
-    return (REPOSITORY / page.name).read_text()
+    names = page.name, page.then
+    return "\n".join((REPOSITORY / name).read_text() for name in names if name)

@@ -42,7 +42,6 @@ NEEDS = {
 
 MADE = {
     "Sample from a model": "sixteen.png",
-    "Define a process": "underdamped.png",
     "Write an integrator": "mine.png",
 }
 """The files that a section leaves."""
