@@ -14,7 +14,7 @@ include: "workflow/psld.smk"
 
 rule default:
     input:
-        lambda w: GRIDS.target_files(GRIDS.default),
+        lambda w: GRIDS.target_files("demo"),
     localrule: True
 
 

@@ -71,8 +71,9 @@ INSTEAD = {
     r"(snakemake .*profiles/slurm.*)": r"\1 --dry-run",
     r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)": r"\1 --dry-run",
     r"psld train --multirun (hydra/launcher=submitit_slurm( hydra\S+)+) .*": (
-        r"python -c 'from psld.config.compose import compose_whole as whole; "
-        r"""whole("train", "\1".split(), "")' """
+        r"python -c 'import hydra, psld.config.compose as own; "
+        r'hydra.initialize_config_dir(str(own.CONFIGS), version_base="1.3"); '
+        r"""hydra.compose("train", "\1".split())' """
     ),
     r"(s(batch|run|cancel|queue|info|acct)|tmux)\b.*": ":",
     # These download Inception, or take minutes; models are not trained; it needs another package.

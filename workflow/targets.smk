@@ -31,7 +31,8 @@ report: "report/workflow.rst"
 
 with in_one_line():
     check_place(Path(".snakemake/psld").absolute())
-    note_left_out(GRIDS.leave_out_taken({rule.name for rule in workflow.rules}))
+
+GRIDS.rules = {rule.name for rule in workflow.rules}
 
 
 for target in GRIDS.targets:
@@ -57,7 +58,7 @@ def asked_targets():
     files = [each for each in inputs if isinstance(each, str)]  # others are functions
     for file in files:
         GRIDS.grid_of(file)
-    return [] if files else [GRIDS.default]
+    return [] if files else ["demo"]
 
 
 # Snakemake would report a wrong target as an error of the rules. `all` is the paper.
@@ -65,7 +66,6 @@ with in_one_line():
     CELLS = GRIDS.check_targets(
         asked_targets(),
         makers_of=lambda file: {rule.name for rule in workflow.rules if rule.is_producer(file)},
-        rules={rule.name for rule in workflow.rules},
     )
 
 # The name of each cell is a target. Only the cells that are asked for get a rule, because a grid

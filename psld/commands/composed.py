@@ -28,7 +28,7 @@ from omegaconf import DictConfig
 
 from psld.commands.command import Command
 from psld.config.compose import (
-    compose_whole,
+    Composer,
     content_of,
     for_hydra,
     name_dataset,
@@ -63,12 +63,12 @@ def composed_settings(command: Command, words: list[str]) -> Settings:
 
 
 def composed(command: Command, overrides: list[str]) -> DictConfig:
-    """Return the config of a command with these overrides, and with Hydra's own part.
+    """Return the config of a command with these overrides.
 
     Raises UserError for a key that the command's settings do not have, and names the chosen config
     that has it, unless a word does.
     """
-    config = compose_whole(command.name, overrides, command.where)
+    config = Composer().config(command.name, overrides, command.where)
     content, place = own_part(config, resolve=False), command.where
     if (key := unknown_key(command.kind, content)) is None:
         return config

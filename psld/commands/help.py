@@ -41,7 +41,8 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
 
     from psld.commands.composed import composed, overrides_of, split_flags
 
-    config = composed(command, overrides_of(command, split_flags(words)[1]))
+    words = [word for word in split_flags(words)[1] if not word.startswith("hydra")]  # of sweeps
+    config = composed(command, overrides_of(command, words))
     content = cast(dict[str, Any], OmegaConf.to_container(config))
     del content["hydra"]
     choices = []

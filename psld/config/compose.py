@@ -1,4 +1,7 @@
-"""Compose settings with Hydra, from the folders of configs, as a command does."""
+"""Compose settings with Hydra, from the folders of configs, as a command does.
+
+This file depends on the inside of Hydra 1.3; tests/config/test_shipped.py says when it has changed.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,14 +10,20 @@ from operator import itemgetter
 from typing import Any, cast
 
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.defaults_list import create_defaults_list
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -53,22 +62,51 @@ def refusing(where: str) -> Iterator[None]:
         raise UserError(f"{where}: not a setting ({text_of(error)})") from None
 
 
-def compose_whole(name: str, overrides: Sequence[str], where: str) -> DictConfig:
-    """Return a user's or a shipped NAME.yaml with these overrides and with Hydra's own part.
+class Composer:
+    """Composes configs as Hydra does, but without its own part, which takes most of its time.
 
-    Raises UserError, prefixed by `where`, if it does not compose.
+    It reads each file once, so it is for as long as no file changes.
     """
-    GlobalHydra.instance().clear()
-    with refusing(where), initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(name, overrides=for_hydra(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(config)  # `${hydra:…}` is of this config.
-    return config
+
+    def __init__(self) -> None:
+        setup_globals()
+        self._loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
+        self._files = CachingConfigRepository(self._loader.repository)
+        self._contents: dict[tuple[str, ...], dict[str, Any]] = {}
+        nothing = ConfigResult("psld", "", OmegaConf.create(), {"package": None}, defaults_list=[])
+        self._files.cache["config_path=command_line"] = nothing  # It is for Hydra's own part.
+
+    def config(self, name: str, overrides: Sequence[str], where: str) -> DictConfig:
+        """Return a user's or a shipped NAME.yaml with these overrides.
+
+        Raises UserError, prefixed by `where`, if it does not compose.
+        """
+        with refusing(where):
+            parsed = OverridesParser.create().parse_overrides(for_hydra(overrides))
+            self._loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
+            chosen = create_defaults_list(
+                self._files, name, parsed, prepend_hydra=False, skip_missing=False
+            )
+            config = self._loader._compose_config_from_defaults_list(chosen.defaults, self._files)
+            self._loader._apply_overrides_to_config(chosen.config_overrides, config)
+        choices = {"runtime": {"choices": chosen.overrides.known_choices}}
+        HydraConfig.instance().cfg = config  # `${hydra:runtime.choices.GROUP}` is of this config.
+        config["hydra"] = choices
+        return config
+
+    def content(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
+        """Return its resolved content. Raises UserError, also if something is missing."""
+        key = name, *overrides
+        if key not in self._contents:
+            with refusing(where):
+                content = content_of(self.config(name, overrides, where), where)
+            self._contents[key] = content
+        return self._contents[key]
 
 
 def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
-    """Return the resolved content of configs/NAME.yaml with these overrides, like the above."""
-    with refusing(where):
-        return content_of(compose_whole(name, overrides, where), where)
+    """Return the resolved content of a user's or a shipped NAME.yaml with these overrides."""
+    return Composer().content(name, overrides, where)
 
 
 def for_hydra(words: Sequence[str]) -> list[str]:
@@ -158,5 +196,5 @@ def content_of(config: DictConfig, where: str) -> dict[str, Any]:
 
 def own_part(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
     """Return the content of a config without Hydra's part; what is missing is `???`."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return cast(dict[str, Any], OmegaConf.to_container(own, resolve=resolve))
+    content = cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
+    return {key: value for key, value in content.items() if key != "hydra"}

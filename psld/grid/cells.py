@@ -271,12 +271,6 @@ class Grid:
         return self.cells[f"{model}/{self.file.models[model].gallery or self.file.gallery}"]
 
     @cached_property
-    def digest(self) -> str:
-        """The digest of everything that decides the grid's results."""
-        digests = [(cell.digest, cell.evaluation_digest) for cell in self.cells.values()]
-        return digest_of([self.file.model_dump(mode="json"), digests])
-
-    @cached_property
     def _cells_by_key(self) -> dict[tuple[str, str, int], Cell]:
         measured: dict[tuple[str, str, int], dict[Measurement, None]] = {}
         for entry in self.file.cells_shown:

@@ -1,6 +1,6 @@
 """Resolve a grid file: compose with Hydra all that it names, and check that the parts fit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from psld.config.compose import compose_content, without_environment
+from psld.config.compose import Composer, without_environment
 from psld.config.reads import CellRead, finding
 from psld.config.settings import groups_of, parse, quoted, updated
 from psld.data.settings import PrepareSettings
@@ -56,19 +56,12 @@ class _Resolver:
     name: str
     file: GridFile
     path: Path
-    composed: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
-    """Contents by the name of their config and overrides; Hydra takes 0.1 s for each."""
+    composer: Composer = field(default_factory=Composer)
     known: dict[str, ModelRecord] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
     """The models and guides that are being resolved, the inner ones last."""
     cells_read: dict[str, SamplerRecord] = field(default_factory=dict)
     """The samplers of cells that trainings read, by their folders."""
-
-    def compose(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
-        key = (name, *overrides)
-        if key not in self.composed:
-            self.composed[key] = compose_content(name, overrides, where)
-        return self.composed[key]
 
     def grid(self) -> Grid:
         named = self.models, self.guides, self.samplers
@@ -102,7 +95,7 @@ class _Resolver:
         entry = self.file.trainings[name]
         where, grid = f"{self.path}: models.{name}", entry.of or self.name
         with self._reading(where, name, entry.of):
-            content = self.compose("train", self.file.overrides(name), where)
+            content = self.composer.content("train", self.file.overrides(name), where)
             settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
         try:
             for read in groups_of(CellRead, settings.training.objective):
@@ -127,8 +120,8 @@ class _Resolver:
     def _find(self, where: str, of: str | None, noun: str, content: dict[str, Any]) -> dict:
         """Return the content of a `Read` of a record of this grid, or of the one that trains it."""
         # With several trainings, each reads those of its own seed.
-        seed = self.file.seed_of.get(self.begun[-1])
-        name, grid = self.file.with_seed(content["name"], seed), self
+        seeds = {each: seed for names in self.file.names.values() for seed, each in names.items()}
+        name, grid = self.file.with_seed(content["name"], seeds.get(self.begun[-1])), self
         if of:
             grid = _Resolver(of, read_grid_file(grid_path(of)), grid_path(of))
         if noun == "cell" and (cell := grid.measured_cell(name)):
@@ -184,7 +177,7 @@ class _Resolver:
         """Return a guide, after what its training reads. Raises UserError for a circle."""
         where, entry = f"{self.path}: guides.{name}", self.file.guides[name]
         with self._reading(where, f"guides.{name}"):
-            content = self.compose("train_guide", entry.overrides, where)
+            content = self.composer.content("train_guide", entry.overrides, where)
             content = content | in_grid("guides", self.name, name)
             settings = parse(TrainGuideSettings, content, where)
         return GuideRecord(settings=settings, checkpoint=entry.checkpoint)
@@ -196,7 +189,7 @@ class _Resolver:
 
     def _sampler(self, name: str, family: str, budget: str) -> SamplerRecord:
         where, entry = f"{self.path}: sampler {name}", self.file.samplers[family]
-        content = self.compose("sample", [*entry.overrides, "model=x", "output=x"], where)
+        content = self.composer.content("sample", [*entry.overrides, "model=x", "output=x"], where)
         content = updated(content, [entry.spending(budget)])
         sampler = named_in(content, where).sampler
         run = {key: content[key] for key in SamplingRun.model_fields}
@@ -244,13 +237,13 @@ class _Resolver:
 
     def _reference(self, dataset: str, metric: str) -> ReferenceSettings:
         where, words = f"{self.path}: metric {metric}", [f"dataset={dataset}", f"metric={metric}"]
-        return parse(ReferenceSettings, self.compose("reference", words, where), where)
+        return parse(ReferenceSettings, self.composer.content("reference", words, where), where)
 
     def features(self) -> dict[str, FeaturesRecord]:
         pairs = dict.fromkeys(
             (self.models[model].dataset, self.metrics[shown.metric].features)
             for shown in self.file.cells_shown
-            for model in self.file.replicates(shown.model)
+            for model in self.file.names[shown.model].values()
         )
         features = {}
         for dataset, name in pairs:
@@ -258,7 +251,7 @@ class _Resolver:
             if reference.metric.extractor.trains:
                 where = f"{self.path}: metric {name}"
                 words = [f"dataset={dataset}", f"metric={name}"]
-                content = self.compose("train_extractor", words, where)
+                content = self.composer.content("train_extractor", words, where)
                 extractor = parse(TrainExtractorSettings, content, where)
             else:
                 reference = reference.model_copy(update={"extractor": None})
@@ -272,7 +265,9 @@ class _Resolver:
             name = start_name(dataset := model.settings.dataset, sampler.settings)
             if name and name not in starts:
                 words = [f"dataset={dataset.name}", f"data={quoted(model.settings.data)}"]
-                content = self.compose("start", words, where := f"{self.path}: start {name}")
+                content = self.composer.content(
+                    "start", words, where := f"{self.path}: start {name}"
+                )
                 asked = {"dataset": dataset, "classes": sampler.settings.asks_for_classes}
                 content = content | asked
                 starts[name] = StartRecord(settings=parse(StartSettings, content, where))
@@ -299,7 +294,7 @@ class _Resolver:
             check_name("dataset", name)
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
-        content = self.compose("prepare", [f"dataset={name}"], where)
+        content = self.composer.content("prepare", [f"dataset={name}"], where)
         return DatasetRecord(settings=parse(PrepareSettings, content, where))
 
     def _check_cells(self, grid: Grid) -> None:

@@ -446,7 +446,7 @@ class GridFile(Settings):
     def _seeds_fit(self) -> "GridFile":
         if self.seeds.sampling[:1] not in ((), (self.seed,)):
             raise ValueError(f"seeds.sampling: its first is seed, which is {self.seed}")
-        names = Counter(name for model in self.models for name in self.replicates(model))
+        names = Counter(chain.from_iterable(each.values() for each in self.names.values()))
         if twice := [name for name, times in names.items() if times > 1]:
             raise ValueError(f"seeds.training: two models are called {twice[0]}")
         return self
@@ -455,50 +455,43 @@ class GridFile(Settings):
         """Return what figures call a model or a sampler."""
         return self.labels.get(name, name)
 
-    def replicates(self, model: str) -> dict[str, TrainedEntry]:
-        """Return a model with each seed with which the grid trains it, by name."""
-        entry, seeds = self.models[model], self.seeds.training
-        if not self._has_seeds(model):
-            return {model: entry}
-        return {
-            seeded(model, seed, seeds[0]): TrainedEntry(
-                weights=entry.weights and self.with_seed(entry.weights, seed),
-                starts_from=entry.starts_from and self.with_seed(entry.starts_from, seed),
-                overrides=(*entry.overrides, *([] if entry.weights else [f"training.seed={seed}"])),
-            )
-            for seed in seeds
-        }
+    @cached_property
+    def names(self) -> dict[str, dict[int | None, str]]:
+        """The names of each model by training seed; None: it is not trained with the grid's."""
+        names, seeds = {}, self.seeds.training
+        for model, entry in self.models.items():
+            trained = self.models[entry.weights] if entry.weights else entry
+            has_seeds = seeds and not (trained.checkpoint or trained.of)
+            several = {seed: seeded(model, seed, seeds[0]) for seed in seeds}
+            names[model] = several if has_seeds else {None: model}
+        return names
 
     def with_seed(self, name: str, seed: int | None) -> str:
         """Return the name of a model, or MODEL/SAMPLER-BUDGET, in the training with a seed."""
         model, slash, sampler = name.partition("/")
-        if seed is None or model not in self.models or not self._has_seeds(model):
-            return name
-        return seeded(model, seed, self.seeds.training[0]) + slash + sampler
-
-    @cached_property
-    def seed_of(self) -> dict[str, int]:
-        """The training seed of each model with several, by its name with the seed."""
-        models = [model for model in self.models if self._has_seeds(model)]
-        pairs = product(models, self.seeds.training)
-        return {seeded(model, seed, self.seeds.training[0]): seed for model, seed in pairs}
-
-    def _has_seeds(self, model: str) -> bool:
-        """Check if a model is trained here, with each of the seeds."""
-        entry = self.models[model]
-        trained = self.models[entry.weights] if entry.weights else entry
-        return bool(self.seeds.training) and not (trained.checkpoint or trained.of)
-
-    def cell_keys(self, shown: Shown) -> list[tuple[str, str, int]]:
-        """Return model, sampler with budget, and sampling seed of each cell of an entry."""
-        sampler, models = f"{shown.sampler}-{shown.budget}", self.replicates(shown.model)
-        seeds = self.seeds.sampling or (self.seed,)
-        return [(model, sampler, seed) for model in models for seed in seeds]
+        return self.names.get(model, {}).get(seed, model) + slash + sampler
 
     @cached_property
     def trainings(self) -> dict[str, TrainedEntry]:
         """All models with all their seeds, by name."""
-        return dict(chain.from_iterable(self.replicates(m).items() for m in self.models))
+        trainings = {}
+        for model, entry in self.models.items():
+            for seed, name in self.names[model].items():
+                weights, source = (
+                    each and self.with_seed(each, seed)
+                    for each in (entry.weights, entry.starts_from)
+                )
+                own = [] if seed is None or weights else [f"training.seed={seed}"]
+                changes = {"weights": weights, "starts_from": source}
+                changes["overrides"] = (*entry.overrides, *own)
+                trainings[name] = entry.model_copy(update=changes)
+        return trainings
+
+    def cell_keys(self, shown: Shown) -> list[tuple[str, str, int]]:
+        """Return model, sampler with budget, and sampling seed of each cell of an entry."""
+        models, sampler = self.names[shown.model].values(), f"{shown.sampler}-{shown.budget}"
+        seeds = self.seeds.sampling or (self.seed,)
+        return [(model, sampler, seed) for model in models for seed in seeds]
 
     @cached_property
     def shown(self) -> dict[str, list[list[Shown]]]:

@@ -1,7 +1,7 @@
 """All grids for the rules of the workflow: the records behind wildcards, and the targets."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -52,6 +52,8 @@ class Workflow:
     grids: dict[str, Grid]
     broken: dict[str, UserError] = field(default_factory=dict)
     """The errors of the files that cannot be read."""
+    rules: Set[str] = frozenset()
+    """The names of rules, which are no names of grids, tables and figures for Snakemake."""
 
     @classmethod
     def load(cls, seen: Callable[[Grid], None] | None = None) -> "Workflow":
@@ -65,12 +67,6 @@ class Workflow:
             except OSError as error:  # It has just gone, or nobody may read it.
                 broken[name] = UserError(f"configs/grid/{name}.yaml: {error.strerror}")
         return cls(files, Resolved(seen), broken)
-
-    @property
-    def default(self) -> str:
-        """The grid that is made without a target: not the paper, which takes weeks of GPU time."""
-        names = self.files.keys() | self.broken.keys()
-        return "demo" if "demo" in names else min(names)
 
     def model(self, wildcards: Any) -> ModelRecord:
         grid, _, name = wildcards.model.partition("/")
@@ -155,27 +151,40 @@ class Workflow:
     # -- targets ----------------------------------------------------------------------------------
 
     @cached_property
+    def owners(self) -> dict[str, list[str]]:
+        """The grids that have a table or a figure of each name."""
+        owners: dict[str, list[str]] = {}
+        for grid, file in self.files.items():
+            for name in file.tables | file.figures:
+                owners.setdefault(name, []).append(grid)
+        return owners
+
+    @cached_property
     def targets(self) -> dict[str, str]:
-        """The names of all grids, tables and figures, each with that of its grid."""
-        names = ((grid, (grid, *file.tables, *file.figures)) for grid, file in self.files.items())
-        return {target: grid for grid, targets in names for target in targets}
+        """The names of all grids, tables and figures, each with that of its grid.
+
+        Of several grids, such as a copy, it is the one with which the name begins, or else none.
+        """
+        targets = {}
+        for name, grids in self.owners.items():
+            meant = [grid for grid in grids if name.startswith(grid)] or grids
+            targets |= {name: meant[0]} if len(meant) == 1 else {}
+        targets |= {grid: grid for grid in self.files}
+        return {name: grid for name, grid in targets.items() if name not in self.rules}
 
     def target_files(self, target: str) -> list[str]:
         """The final files of a table, of a figure, or of a grid."""
         grid = self.grids[self.targets[target]]
-        if target in grid.file.tables:
+        if target != grid.name and target in grid.file.tables:
             return grid.table_files(target)
-        if target in grid.file.figures:
+        if target != grid.name:
             return grid.figure_files(target)
         tables = [file for table in grid.file.tables for file in grid.table_files(table)]
         figures = grid.figure_files(*all_figures(grid))
         return [grid.page, *tables, *figures, *grid.results, grid.certificate]
 
     def check_targets(
-        self,
-        words: Iterable[str],
-        makers_of: Callable[[str], Set[str]],
-        rules: Collection[str] = (),
+        self, words: Iterable[str], makers_of: Callable[[str], Set[str]]
     ) -> dict[str, str]:
         """Resolve the grids of targets; return the results of those that are measured cells.
 
@@ -184,21 +193,23 @@ class Workflow:
 
         Args:
             makers_of: returns the rules that make a file. It does not check the names in its path.
-            rules: the names of all rules; `all` makes the paper.
         """
         results = {}
         for asked in words:
-            if asked in self.broken and asked not in rules:
-                raise self.broken[asked]
-            word = "paper" if asked == "all" and asked in rules else asked
+            if asked in self.rules and asked != "all":
+                continue
+            word = "paper" if asked in self.rules else asked
             grid = self.grid_of(word)
-            if word in self.targets or word in rules:
+            if word in self.targets:
                 continue
             if grid and (cell := grid.cells.get(word.removeprefix(f"{grid.name}/"))):
                 if not cell.measurements:
                     records = " ".join(cell.records)
                     raise UserError(f"{word}: in no table, so it has no result; images: {records}")
                 results[word] = cell.result
+            elif word in self.owners:
+                place = " or ".join(f"results/*/{owner}/{word}.*" for owner in self.owners[word])
+                raise UserError(f"{word}: a name in several grids; name a file, {place}")
             elif not (makers := makers_of(word)):
                 cells = [f"{grid.name}/{cell.name}" for cell in grid.measured_cells] if grid else []
                 raise UserError(
@@ -223,25 +234,3 @@ class Workflow:
                     raise self.broken[name]
                 return self.grids[name]
         return self.grids[self.targets[word]] if word in self.targets else None
-
-    def leave_out_taken(self, rules: Set[str]) -> list[str]:
-        """Leave out each grid with a name, for a target, that is taken; return their names.
-
-        A copied grid has the names of another's tables: they are of the grid that they begin with.
-        """
-
-        def is_copy(grid: str) -> bool:
-            return not any(name.startswith(grid) for name in self.files[grid].tables)
-
-        taken, left_out = {*rules, *self.files}, []
-        for grid in sorted(self.files, key=is_copy):
-            tables, figures = self.files[grid].tables.keys(), self.files[grid].figures.keys()
-            if wrong := (taken & (tables | figures)) | (tables & figures) | ({grid} & rules):
-                self.broken[grid] = UserError(
-                    f"configs/grid/{grid}.yaml: {min(wrong)}: the name is taken by another table, "
-                    "figure, grid or rule; rename it"
-                )
-                del self.files[grid]
-                left_out.append(grid)
-            taken |= tables | figures
-        return left_out

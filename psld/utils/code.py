@@ -35,6 +35,7 @@ MAKE_IMAGES = ("data", "diffusion", "networks", "paper", "sampling", "training")
 MEASURE = ("evaluation", "metrics")
 """Those that decide numbers, too."""
 
+_PREFIX = "psld_part_"
 _trusted: list[Path] = []
 
 
@@ -60,6 +61,61 @@ class Code:
         """Copy the files into a folder's copies."""
         for name, content in self.files.items():
             write_text(Path(folder, COPIES, self.digest, name), content.decode())
+
+    def load(self, module: str) -> ModuleType:
+        """Import a module of the code, once. Each version of a code has modules of its own, which
+        import each other, and else what all import."""
+        package = f"{_PREFIX}{self.digest[:16]}"
+        full = f"{package}.{module}"
+        if full in sys.modules:
+            return sys.modules[full]
+        parent, _, leaf = module.rpartition(".")
+        above = self.load(parent) if self._has(parent) else None
+        path = self.root / self.file_of(module)
+        loaded = ModuleType(full)
+        loaded.__file__ = str(path)
+        loaded.__package__ = f"{package}.{parent}".rstrip(".")
+        if path.name == "__init__.py":
+            loaded.__package__, loaded.__path__ = full, [str(path.parent)]
+        vars(loaded)["__builtins__"] = {**vars(builtins), "__import__": self._import}
+        sys.modules[full] = loaded
+        try:
+            exec(compile(self.files[self.file_of(module)], path, "exec"), vars(loaded))
+        except BaseException:
+            del sys.modules[full]
+            raise
+        if above:
+            setattr(above, leaf, loaded)
+        return loaded
+
+    def file_of(self, module: str) -> str:
+        """Return the path of a module below the root."""
+        plain = module.replace(".", "/") + ".py"
+        return plain if plain in self.files else module.replace(".", "/") + "/__init__.py"
+
+    def _has(self, module: str) -> bool:
+        return self.file_of(module) in self.files
+
+    def _import(
+        self,
+        name: str,
+        namespace: Mapping[str, Any] | None = None,
+        local: Mapping[str, Any] | None = None,
+        fromlist: Sequence[str] = (),
+        level: int = 0,
+    ) -> ModuleType:
+        """What an import statement of these modules calls."""
+        module = name
+        if level:
+            package = (namespace or {})["__package__"]
+            module = resolve_name("." * level + name, package).partition(".")[2]
+        if not self._has(module):
+            return builtins.__import__(name, namespace, local, fromlist, level)
+        found = self.load(module)
+        for each in fromlist or ():
+            if self._has(f"{module}.{each}"):
+                self.load(f"{module}.{each}")
+        return found if fromlist else self.load(module.partition(".")[0])
 
 
 def search_path() -> Iterator[Path]:
@@ -102,14 +158,13 @@ def load_class(name: str, code: Code) -> type:
     Nothing is imported unless the module's syntax tree defines the class.
     """
     module, _, class_name = name.partition(":")
-    file = _file(code.root, module)
-    where = _shown(code.root, file) if file else module
-    tree = _parsed(code.files[str(file.relative_to(code.root))], where) if file else None
-    classes = (each for each in getattr(tree, "body", ()) if isinstance(each, ast.ClassDef))
-    if class_name not in [each.name for each in classes]:
+    file = code.file_of(module)
+    where = _shown(code.root, code.root / file)
+    nodes = _parsed(code.files[file], where).body
+    if class_name not in [node.name for node in nodes if isinstance(node, ast.ClassDef)]:
         raise UserError(f"{where}: defines no class {class_name}")
     try:
-        return getattr(_Version(code).load(module), class_name)
+        return getattr(code.load(module), class_name)
     except Exception as error:
         text = f"{type(error).__name__}: {text_of(error)}"
         if field := re.search(r"non-annotated attribute was detected: `(\w+) = ", text):
@@ -236,72 +291,3 @@ def _shape(node: Any) -> Any:
 def _is_text(node: Any) -> bool:
     value = node.value if isinstance(node, ast.Expr) else None
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
-
-
-# -- importing -------------------------------------------------------------------------------------
-
-_PREFIX = "psld_part_"
-
-
-@dataclass(frozen=True)
-class _Version:
-    """The modules of one version of a code: they import each other, and else what all import."""
-
-    code: Code
-
-    @property
-    def name(self) -> str:
-        return f"{_PREFIX}{self.code.digest[:16]}"
-
-    def load(self, module: str) -> ModuleType:
-        full = f"{self.name}.{module}"
-        if full in sys.modules:
-            return sys.modules[full]
-        parent, _, leaf = module.rpartition(".")
-        above = self.load(parent) if parent and self._has(parent) else None
-        file = self._file(module)
-        loaded = ModuleType(full)
-        loaded.__file__ = str(self.code.root / file)
-        loaded.__package__ = f"{self.name}.{parent}".rstrip(".")
-        if file.name == "__init__.py":
-            loaded.__package__, loaded.__path__ = full, [str(self.code.root / file.parent)]
-        vars(loaded)["__builtins__"] = {**vars(builtins), "__import__": self._import}
-        sys.modules[full] = loaded
-        try:
-            source = self.code.files[str(file)]
-            exec(compile(source, loaded.__file__, "exec"), vars(loaded))
-        except BaseException:
-            del sys.modules[full]
-            raise
-        if above:
-            setattr(above, leaf, loaded)
-        return loaded
-
-    def _file(self, module: str) -> Path:
-        path = Path(*module.split("."))
-        plain = path.with_name(f"{path.name}.py")
-        return plain if str(plain) in self.code.files else path / "__init__.py"
-
-    def _has(self, module: str) -> bool:
-        return bool(module) and str(self._file(module)) in self.code.files
-
-    def _import(
-        self,
-        name: str,
-        namespace: Mapping[str, Any] | None = None,
-        local: Mapping[str, Any] | None = None,
-        fromlist: Sequence[str] = (),
-        level: int = 0,
-    ) -> ModuleType:
-        """What an import statement of these modules calls."""
-        module = name
-        if level:
-            package = (namespace or {})["__package__"]
-            module = resolve_name("." * level + name, package).removeprefix(f"{self.name}.")
-        if not self._has(module):
-            return builtins.__import__(name, namespace, local, fromlist, level)
-        found = self.load(module)
-        for each in fromlist or ():
-            if self._has(f"{module}.{each}"):
-                self.load(f"{module}.{each}")
-        return found if fromlist else self.load(module.partition(".")[0])

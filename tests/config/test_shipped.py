@@ -5,8 +5,11 @@ import re
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
-from psld.config.compose import compose_content
+from psld.config.compose import compose_content, for_hydra
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, group_of, parse
 from psld.metrics.classifier import ImageShape
@@ -62,6 +65,25 @@ def composed(command: str, group: str, option: str) -> Settings:
         more = more or (f"dataset={known.get(name, 'digits')}",)
     content = compose_content(command, [where, *more, *REQUIRED.get(command, ())], where=where)
     return parse(KINDS[command], content, where=where)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train", "process=cld network=small network.width=3 training.optimizer=adamw name=x"),
+        ("train_guide", "training=guide-demo training.optimizer.beta1=0.5 +training.seed=3"),
+        ("sample", "guidance@sampler.guidance=classifier sampler=few model=x output=y guide=z"),
+        ("reference", "metric=kid dataset=cifar10 metric.measure.subsets=3"),
+    ],
+)
+def test_what_is_composed_is_what_hydra_composes(command, words):
+    """psld.config.compose uses the inside of Hydra 1.3: if this fails, Hydra has changed."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(command, for_hydra(words.split()), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    keys = [key for key in config if key != "hydra"]
+    whole = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
+    assert list(compose_content(command, words.split(), "test").items()) == list(whole.items())
 
 
 @pytest.mark.parametrize(("command", "group", "option"), CHOICES)

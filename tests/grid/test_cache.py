@@ -31,7 +31,7 @@ def edited(configs: Path, file: str, old: str, new: str) -> None:
 def test_the_cache_answers_until_a_config_changes(configs, monkeypatch):
     first = load(configs)
     with monkeypatch.context() as patch:
-        composes = "psld.grid.resolution.compose_content"
+        composes = "psld.config.compose.Composer.content"
         patch.setattr(composes, lambda *_: pytest.fail("Hydra composes"))
         assert content(load(configs)) == content(first)
     edited(configs, "training/demo.yaml", "steps: 1200", "steps: 1200\nseed: 3")

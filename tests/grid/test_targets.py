@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -37,9 +38,11 @@ def test_grids_tables_and_figures_are_targets(workflow, demo):
     assert {f"{table}.csv", "results/figures/demo/samples/cld.png"} < set(whole)
 
 
-def test_a_cell_is_a_target_if_it_is_asked_for(workflow):
+def test_a_cell_is_a_target_if_it_is_asked_for(grids):
     words = ["all", "demo", "demo-steps", "x/own.txt", "demo/cld/em-quadratic-40"]
-    results = workflow.check_targets(words, made("x/own.txt"), {"all"})
+    workflow = workflow_of(grids)
+    workflow.rules = {"all"}
+    results = workflow.check_targets(words, made("x/own.txt"))
     assert results == {"demo/cld/em-quadratic-40": CELL}
 
 
@@ -83,28 +86,23 @@ def test_files_that_grids_share_are_of_some_grid(workflow):
         workflow.check_targets([file], made(file))  # by a rule of the user's
 
 
-@pytest.mark.parametrize(
-    "taken", ["train", "all", "paper", "demo", "table1", "figure2-cld", "demo-guide"]
-)
-def test_a_grid_whose_names_are_taken_is_left_out(grids, demo, taken):
-    tables = demo.file.tables | {taken: demo.file.tables["demo-steps"]}
-    workflow = workflow_of({**grids, "demo": file_with(demo, tables=tables)})
-    assert workflow.leave_out_taken({"train", "all"}) in (["demo"], ["paper"])
-    [(left_out, error)] = workflow.broken.items()
-    assert f"configs/grid/{left_out}.yaml: {taken}: the name is taken" in str(error)
-    with pytest.raises(UserError, match="the name is taken"):
-        workflow.check_targets([left_out], made())
-
-
-def test_a_copy_and_a_grid_with_the_name_of_a_rule_stop_no_other(grids, demo):
-    named = dict.fromkeys(("a-copy", "all", "train"), demo)
-    workflow = workflow_of(named | grids)
-    assert set(workflow.leave_out_taken({"train", "all"})) == set(named)
-    assert set(workflow.targets.values()) == {"demo", "paper"}
-    assert workflow.check_targets(["demo", "demo-steps"], made()) == {}
-    with pytest.raises(UserError, match=r"a-copy\.yaml: .*: the name is taken"):
-        workflow.check_targets(["a-copy"], made(), {"train", "all"})
-    assert workflow.check_targets(["all"], made(), {"train", "all"}) == {}, "the paper"
+def test_a_copy_runs_and_takes_no_name(grids, demo, paper):
+    """Nor does a table with the name of a rule or of a grid, or a grid with that of a rule."""
+    tables = demo.file.tables | dict.fromkeys(("train", "paper"), demo.file.tables["demo-steps"])
+    copied = {"a-copy": file_with(demo, tables=tables), "all": demo, "b-copy": paper}
+    copies = {name: replace(grid, name=name) for name, grid in copied.items()}
+    plain, workflow = workflow_of(grids), workflow_of(copies | grids)
+    workflow.rules = {"train", "all"}
+    names = {"a-copy": "a-copy", "b-copy": "b-copy"}
+    of_paper = {*paper.file.tables, *paper.file.figures}
+    kept = {name: grid for name, grid in plain.targets.items() if name not in of_paper}
+    assert workflow.targets == kept | names, "no name begins with `paper`"
+    for name in ("paper", "demo", "demo-steps", "demo-guide"):
+        assert workflow.target_files(name) == plain.target_files(name)
+    assert "results/tables/a-copy/demo-steps.md" in workflow.target_files("a-copy")
+    assert workflow.check_targets(["all", "train", "a-copy", "demo-steps"], made()) == {}
+    with pytest.raises(UserError, match=r"table1: a name in several grids; .*/paper/table1\."):
+        workflow.check_targets(["table1"], made())
 
 
 def test_a_dataset_is_of_the_grid_that_was_asked_for(configs):
@@ -131,7 +129,6 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     with pytest.raises(UserError, match="no grid has these datasets; psld prepare makes them"):
         workflow.check_targets(["data/nothing.h5"], lambda _: {"prepare"})
     assert not workflow.grids, "nothing is resolved before it is asked for"
-    assert workflow.default == "demo"
     workflow.check_targets(["demo", "steps", "demo/psld/em-10"], made())
     assert list(workflow.grids) == ["demo"]
     # A model, or a dataset, of another grid may have its name.
@@ -139,11 +136,10 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     others = ["demo/psld/em-10", "results/cells/demo/psld/em-10.json"]
     others += ["models/demo/psld/manifest.json", "data/digits.h5"]
     workflow.check_targets(others, made(*others))
+    workflow.rules = {"all"}
     with pytest.raises(UserError, match=r"paper\.yaml: "):
-        workflow.check_targets(["all"], made(), ["all"])
+        workflow.check_targets(["all"], made())
     below = ("models/draft/mine/manifest.json", "results/tables/draft/t.md")
     for word in ("draft", "draft/mine/em-10", "results/draft.html", *below):
         with pytest.raises(UserError, match=r"draft\.yaml: not valid YAML"):
             workflow.check_targets([word], made())
-    (configs / "grid/demo.yaml").write_text("half: written")
-    assert Workflow.load().default == "demo", "never another grid, which may take weeks"

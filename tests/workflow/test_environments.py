@@ -1,4 +1,4 @@
-"""The agreement of pyproject.toml, environment.yml and envs/*.yaml with the code's imports."""
+"""The agreement of pyproject.toml, environment.yml and envs/psld.yaml with the code's imports."""
 
 import re
 import sys
@@ -8,14 +8,13 @@ from itertools import chain
 from pathlib import Path
 
 import grimp
-import pytest
 import yaml
 
 from psld.commands.main import COMMANDS
 from psld.utils.errors import EXTRAS
 from tests.workflow.project import REPOSITORY
 
-ENVS = sorted((REPOSITORY / "envs").glob("*.yaml"))
+ENVIRONMENT = REPOSITORY / "envs/psld.yaml"
 RULES = sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))
 
 PYPI_NAMES = {
@@ -78,11 +77,6 @@ def test_environment_yml_is_pyproject():
     assert conda(REPOSITORY / "environment.yml") == pyproject()
 
 
-@pytest.mark.parametrize("path", ENVS, ids=lambda path: path.stem)
-def test_the_environment_of_a_stage_is_part_of_it(path):
-    assert conda(path).items() <= conda(REPOSITORY / "environment.yml").items()
-
-
 IMPORTS = grimp.build_graph("psld", include_external_packages=True, cache_dir=None)
 
 
@@ -100,30 +94,14 @@ def distribution_of(package: str) -> str:
     return COMES_WITH.get(name, name)
 
 
-def commands_by_environment() -> list[tuple[str, str]]:
-    """Each command of a rule, and the environment that the rule runs it in."""
-    found = []
-    for path in RULES:
-        for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
-            [(launched, command)] = re.findall(r"(python -m psld|{LAUNCH}) (\w+)", rule)
-            [environment] = re.findall(r"envs/(\w+)\.yaml", rule)
-            found.append((command, environment))
-            if launched == "{LAUNCH}":
-                found.append(("launch", environment))
-    return found
-
-
-@pytest.mark.parametrize(("command", "environment"), commands_by_environment())
-def test_an_environment_has_what_its_commands_import(command, environment):
-    needed = needed_by(f"psld.commands.{COMMANDS[command]}") | needed_by("psld.commands.main")
-    if environment != "evaluate":  # Others read an extractor's settings, and build none.
-        needed.remove("torch-fidelity")
-    assert needed <= set(conda(REPOSITORY / "envs" / f"{environment}.yaml"))
-
-
-def test_every_environment_is_used():
-    used = {environment for _, environment in commands_by_environment()}
-    assert {path.stem for path in ENVS} == used
+def test_the_environment_of_the_rules_has_what_their_commands_import():
+    rules = [r for path in RULES for r in re.split(r"^rule ", path.read_text(), flags=re.M)[1:]]
+    assert rules
+    assert all('conda:\n        "../../envs/psld.yaml"' in rule for rule in rules)
+    commands = {"launch"}.union(*(re.findall(r"(?:m psld|LAUNCH}) (\w+)", rule) for rule in rules))
+    needed = set().union(*(needed_by(f"psld.commands.{COMMANDS[each]}") for each in commands))
+    assert needed <= conda(ENVIRONMENT).keys()
+    assert conda(ENVIRONMENT).items() <= conda(REPOSITORY / "environment.yml").items()
 
 
 def test_pyproject_has_what_the_code_imports():

@@ -5,8 +5,10 @@ import sys
 
 from psld.config.locations import config_names
 from psld.grid.records import dataset_digest
+from psld.grid.rows import parts_of
 from psld.grid.workflow import Workflow
 from psld.utils.errors import in_one_line
+from psld.utils.files import digest_of
 
 NOTED = set()
 
@@ -38,13 +40,9 @@ with in_one_line():
     GRIDS = Workflow.load(seen=note_datasets if workflow.is_main_process else None)
 
 
-def note_left_out(names):
-    if workflow.is_main_process:
-        for name in names:
-            print(f"grid {name} is left out: {GRIDS.broken[name]}", file=sys.stderr)
-
-
-note_left_out(GRIDS.broken)
+if workflow.is_main_process:
+    for name, error in GRIDS.broken.items():
+        print(f"grid {name} is left out: {error}", file=sys.stderr)
 
 
 wildcard_constraints:

@@ -16,7 +16,7 @@ rule prepare:
     log:
         "logs/prepare/{dataset}.log",
     conda:
-        "../../envs/prepare.yaml"
+        "../../envs/psld.yaml"
     params:
         dataset=lambda w, output: GRIDS.word("datasets", w.dataset),
         record=lambda w: GRIDS.dataset(w).job.digest,
@@ -35,7 +35,7 @@ rule train_extractor:
     log:
         "logs/train_extractor/{dataset}-{features}.log",
     conda:
-        "../../envs/evaluate.yaml"
+        "../../envs/psld.yaml"
     params:
         features=lambda w, output: GRIDS.word("features", f"{w.dataset}/{w.features}"),
         record=lambda w: GRIDS.reference(w).extractor_job.digest,
@@ -55,7 +55,7 @@ rule reference:
     log:
         "logs/reference/{dataset}-{features}.log",
     conda:
-        "../../envs/evaluate.yaml"
+        "../../envs/psld.yaml"
     params:
         features=lambda w, output: GRIDS.word("features", f"{w.dataset}/{w.features}"),
         record=lambda w: GRIDS.reference(w).reference_job.digest,

@@ -23,7 +23,7 @@ rule train:
     priority: 100
     localrule: True
     conda:
-        "../../envs/train.yaml"
+        "../../envs/psld.yaml"
     resources:
         **TRAINING_JOB,
     params:
@@ -49,7 +49,7 @@ rule train_guide:
     priority: 100
     localrule: True
     conda:
-        "../../envs/train.yaml"
+        "../../envs/psld.yaml"
     resources:
         **TRAINING_JOB,
     params:
@@ -72,7 +72,7 @@ rule import_model:
     wildcard_constraints:
         model=GRIDS.pattern("models", imported=True),
     conda:
-        "../../envs/train.yaml"
+        "../../envs/psld.yaml"
     params:
         record=lambda w: GRIDS.model(w).digest,
     shell:
@@ -94,7 +94,7 @@ rule import_guide:
     wildcard_constraints:
         guide=GRIDS.pattern("guides", imported=True),
     conda:
-        "../../envs/train.yaml"
+        "../../envs/psld.yaml"
     params:
         record=lambda w: GRIDS.guide(w).digest,
     shell:

@@ -13,7 +13,7 @@ rule evaluate:
     log:
         "logs/evaluate/{grid}/{model}/{sampler}.log",
     conda:
-        "../../envs/evaluate.yaml"
+        "../../envs/psld.yaml"
     params:
         cell="{grid}/{model}/{sampler}",
         record=lambda w: GRIDS.cell(w).evaluation_digest,
@@ -36,7 +36,7 @@ rule tabulate:
     log:
         "logs/tabulate/{grid}/{table}.log",
     conda:
-        "../../envs/figure.yaml"
+        "../../envs/psld.yaml"
     params:
         table=lambda w: GRIDS.table_content(w),
     shell:
@@ -60,7 +60,7 @@ rule figure:
     log:
         "logs/figure/{grid}/{figure}.log",
     conda:
-        "../../envs/figure.yaml"
+        "../../envs/psld.yaml"
     params:
         content=lambda w: GRIDS.figure(w).content,
         caption=lambda w: GRIDS.figure(w).caption,
@@ -77,7 +77,7 @@ rule page:
     log:
         "logs/page/{grid}.log",
     conda:
-        "../../envs/figure.yaml"
+        "../../envs/psld.yaml"
     params:
         asked=lambda w: GRIDS.grids[w.grid].file.model_dump(include={"title", "question", "claims"}),
     shell:
@@ -93,8 +93,8 @@ rule certify:
     log:
         "logs/certify/{grid}.log",
     conda:
-        "../../envs/figure.yaml"
+        "../../envs/psld.yaml"
     params:
-        content=lambda w: GRIDS.grids[w.grid].digest,
+        content=lambda w: digest_of(parts_of(GRIDS.grids[w.grid])),
     shell:
         "python -m psld certify grid_name={wildcards.grid:q} output={output:q} > {log:q} 2>&1"

@@ -8,7 +8,7 @@ rule start:
     log:
         "logs/start/{start}.log",
     conda:
-        "../../envs/train.yaml"
+        "../../envs/psld.yaml"
     params:
         start=lambda w, output: GRIDS.word("starts", w.start),
         record=lambda w: GRIDS.start(w).job.digest,
@@ -33,7 +33,7 @@ rule sample:
     log:
         "logs/sample/{grid}/{model}/{sampler}/{first}-{last}.log",
     conda:
-        "../../envs/sample.yaml"
+        "../../envs/psld.yaml"
     params:
         cell="{grid}/{model}/{sampler}",
         record=lambda w: GRIDS.cell(w).digest,
