@@ -90,8 +90,9 @@ class Composer:
             config = self._loader._compose_config_from_defaults_list(chosen.defaults, self._files)
             self._loader._apply_overrides_to_config(chosen.config_overrides, config)
         choices = {"runtime": {"choices": chosen.overrides.known_choices}}
-        HydraConfig.instance().cfg = config  # `${hydra:runtime.choices.GROUP}` is of this config.
         config["hydra"] = choices
+        # `${hydra:runtime.choices.GROUP}` is of this config.
+        cast(Any, HydraConfig.instance()).cfg = config
         return config
 
     def content(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:

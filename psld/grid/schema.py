@@ -477,13 +477,12 @@ class GridFile(Settings):
         trainings = {}
         for model, entry in self.models.items():
             for seed, name in self.names[model].items():
-                weights, source = (
-                    each and self.with_seed(each, seed)
-                    for each in (entry.weights, entry.starts_from)
-                )
-                own = [] if seed is None or weights else [f"training.seed={seed}"]
-                changes = {"weights": weights, "starts_from": source}
-                changes["overrides"] = (*entry.overrides, *own)
+                own = [] if seed is None or entry.weights else [f"training.seed={seed}"]
+                changes = {
+                    "weights": entry.weights and self.with_seed(entry.weights, seed),
+                    "starts_from": entry.starts_from and self.with_seed(entry.starts_from, seed),
+                    "overrides": (*entry.overrides, *own),
+                }
                 trainings[name] = entry.model_copy(update=changes)
         return trainings
 
