@@ -14,7 +14,7 @@ include: "workflow/psld.smk"
 
 rule default:
     input:
-        lambda w: GRIDS.target_files("demo"),
+        lambda w: GRIDS.target_files(GRIDS.default),
     localrule: True
 
 

@@ -58,7 +58,7 @@ def asked_targets():
     files = [each for each in inputs if isinstance(each, str)]  # others are functions
     for file in files:
         GRIDS.grid_of(file)
-    return [] if files else ["demo"]
+    return [] if files else [GRIDS.default]
 
 
 # Snakemake would report a wrong target as an error of the rules. `all` is the paper.

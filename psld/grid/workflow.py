@@ -68,6 +68,12 @@ class Workflow:
                 broken[name] = UserError(f"configs/grid/{name}.yaml: {error.strerror}")
         return cls(files, Resolved(seen), broken)
 
+    @property
+    def default(self) -> str:
+        """The grid that is made without a target: not the paper, which takes weeks of GPU time."""
+        names = self.files.keys() | self.broken.keys()
+        return "demo" if "demo" in names else min(names)
+
     def model(self, wildcards: Any) -> ModelRecord:
         grid, _, name = wildcards.model.partition("/")
         return self.grids[grid].models[name]

@@ -129,6 +129,7 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     with pytest.raises(UserError, match="no grid has these datasets; psld prepare makes them"):
         workflow.check_targets(["data/nothing.h5"], lambda _: {"prepare"})
     assert not workflow.grids, "nothing is resolved before it is asked for"
+    assert workflow.default == "demo"
     workflow.check_targets(["demo", "steps", "demo/psld/em-10"], made())
     assert list(workflow.grids) == ["demo"]
     # A model, or a dataset, of another grid may have its name.
@@ -143,3 +144,5 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     for word in ("draft", "draft/mine/em-10", "results/draft.html", *below):
         with pytest.raises(UserError, match=r"draft\.yaml: not valid YAML"):
             workflow.check_targets([word], made())
+    (configs / "grid/demo.yaml").write_text("half: written")
+    assert Workflow.load().default == "demo", "never another grid, which may take weeks"
