@@ -66,7 +66,9 @@ def test_every_section_has_code():
     assert len(SECTIONS) == PAGE.count("\n## ") == PAGE.count("```python")
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize(
+    "section", [pytest.param(s, marks=[pytest.mark.slow] * ("Export" in s)) for s in SECTIONS]
+)
 def test_a_section_runs(section, folder, tmp_path):
     names = {}  # of this section alone
     with contextlib.chdir(folder), contextlib.ExitStack() as stack:

@@ -79,6 +79,7 @@ def test_a_network_of_ones_own_is_a_model_for_commands(folder, network, tmp_path
         succeeded(call(folder, "push", "models/mine/net", "me/net"))
 
 
+@pytest.mark.slow
 def test_the_code_of_a_guide_is_trusted_by_a_word(folder, model, tmp_path_factory):
     words = (*TINY, "network=mynets:Mixer", "training.steps=1", "data=data/digits.h5")
     words = [word for word in words if not word.startswith("network.")]

@@ -74,6 +74,7 @@ def test_jobs_run_in_a_folder_of_any_name(slurm, folder, tmp_path):
     assert list(tmp_path.rglob("expanded")) == []
 
 
+@pytest.mark.slow
 def test_as_many_local_jobs_run_at_once_as_the_profile_says(slurm, folder):
     """Each waits for all. Snakemake has a thread for each core of this machine, and five more."""
     count = 5 + os.cpu_count() + 2
@@ -134,6 +135,7 @@ def test_a_refusal_of_slurm_ends_snakemake_and_leaves_the_jobs(keeping, folder, 
     assert head.read_run(left).slurm_name, "the next run cancels them"
 
 
+@pytest.mark.slow
 def test_jobs_of_a_killed_run_have_left_slurm_before_the_next_writes(
     keeping, folder, tmp_path, monkeypatch
 ):
@@ -162,6 +164,7 @@ def test_jobs_of_a_killed_run_have_left_slurm_before_the_next_writes(
 AWAY = "Unable to contact slurm controller (connect failure)"
 
 
+@pytest.mark.slow
 def test_a_controller_that_is_away_loses_no_job(slurm, folder, tmp_path):
     """It answers no submission and seven questions; later, it loses a node, and forgets the job."""
     quick = "Executor._pause = lambda self, seconds: time.sleep(min(seconds, 0.2))"

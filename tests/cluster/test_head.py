@@ -27,6 +27,7 @@ os.rmdir = rmdir
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_at_once_and_its_job_ends(folder):
     folder.job += " slow"
     with killed(folder):
@@ -59,6 +60,7 @@ def test_a_folder_that_the_file_system_keeps_stops_no_run(folder):
     assert (folder.path / "Snakefile").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["train stubborn", "launch"])
 def test_a_job_that_ignores_the_request_is_killed_and_a_launcher_gets_none(folder, job):
     """At SIGTERM a launcher would cancel its training in Slurm."""
@@ -99,6 +101,7 @@ def test_two_at_once(folder):
     assert folder.names() == ["began", "ended"]
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_working_directory_leaves_the_original_alone(folder):
     with folder.started() as process:
         wait(lambda: folder.pids("began"), process)

@@ -92,13 +92,27 @@ def project(made, tmp_path) -> Path:
     return shutil.copytree(made, tmp_path / "project")
 
 
+@pytest.fixture(scope="module")
+def evaluated_once(made, tmp_path_factory) -> Path:
+    """The same, whose cell is evaluated, with what the command said in `said`."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("evaluated") / "project")
+    (folder / "said").write_text(succeeded(call(folder, "evaluate_cell", CELL)).stdout)
+    return folder
+
+
+@pytest.fixture
+def evaluated(evaluated_once, tmp_path) -> Path:
+    """A copy of it to damage."""
+    return shutil.copytree(evaluated_once, tmp_path / "project")
+
+
 def results(folder: Path, file: str = RESULT) -> dict[str, CellResult]:
     return {one.metric["name"]: one for one in CellResults.read(folder / file).results}
 
 
-def test_each_metric_of_a_cell_is_that_of_an_evaluation_of_it_alone(project):
+def test_each_metric_of_a_cell_is_that_of_an_evaluation_of_it_alone(evaluated):
     """With its own number of samples."""
-    said = succeeded(call(project, "evaluate_cell", CELL)).stdout
+    project, said = evaluated, (evaluated / "said").read_text()
     together = results(project)
     assert together.keys() == METRICS.keys()
     assert re.findall(r"^(\S+ of \d+ images): \S+ ± ", said, re.MULTILINE) == [
@@ -140,9 +154,9 @@ def test_the_gpu_is_given_back_before_the_long_work_of_the_cpu(project, monkeypa
     assert happened == [*on_gpu, 0, *on_cpu]
 
 
-def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
+def test_a_cell_keeps_what_its_metrics_were_computed_from(evaluated):
     """Every number can be computed again, without images and networks."""
-    succeeded(call(project, "evaluate_cell", CELL))
+    project = evaluated
     kept_file = project / "results/cells/mine/psld/em-3.safetensors"
     (digest,) = {result.kept_sha256 for result in results(project).values()}
     kept = load_kept(kept_file, digest)
@@ -172,21 +186,20 @@ def test_a_cell_keeps_what_its_metrics_were_computed_from(project):
         load_kept(kept_file, digest)
 
 
-def test_memorization_names_its_nearest_pairs(project):
-    succeeded(call(project, "evaluate_cell", CELL))
-    found = results(project)
+def test_memorization_names_its_nearest_pairs(evaluated):
+    found = results(evaluated)
     assert found["fd-classifier-train"].nearest is None
     pairs = found["memorization-classifier-train"].nearest
     assert len(pairs) == len({sample for sample, _ in pairs}) == 8
     assert all(sample < 25 and image < 1437 for sample, image in pairs)
-    succeeded(call(project, "figure", "grid_name=mine", "figure=nearest/psld/em-3"))
-    assert (project / "results/figures/mine/nearest/psld/em-3.png").stat().st_size > 1000
+    succeeded(call(evaluated, "figure", "grid_name=mine", "figure=nearest/psld/em-3"))
+    assert (evaluated / "results/figures/mine/nearest/psld/em-3.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("how", ["flipped", "deleted"])
-def test_a_shard_that_does_not_serve_is_noticed_and_made_again_alone(project, how):
+def test_a_shard_that_does_not_serve_is_noticed_and_made_again_alone(evaluated, how):
     """Evaluation removes the record of its range; the command of that range makes what lacks."""
-    succeeded(call(project, "evaluate_cell", CELL))
+    project = evaluated
     value = results(project)["fd-classifier-train"].value
     (project / RESULT).unlink()
     folder = project / "samples/mine/psld/em-3"
@@ -264,9 +277,9 @@ def test_shards_and_references_that_do_not_belong_to_the_cell(project):
     assert not (project / RESULT).exists()
 
 
-def test_results_of_other_records_are_named(project):
+def test_results_of_other_records_are_named(evaluated):
     """Two result files that were swapped, and those of the grid before it was changed."""
-    succeeded(call(project, "evaluate_cell", CELL))
+    project = evaluated
     own = succeeded(call(project, "tabulate", "grid_name=mine")).stdout
     assert "Of other records" not in own
     write_yaml(project / "configs/grid/mine.yaml", GRID | {"seed": 1})
