@@ -34,3 +34,10 @@ def test_a_command_imports_what_it_needs(tmp_path, resolved):
     for (line, needed), found in zip(NEEDED.items(), imported, strict=True):
         assert found <= needed, line
     assert "numpy" in imported[-1], "it is noticed"
+
+
+def test_the_files_of_all_grids_are_read_without_hydra(tmp_path):
+    """Each process of Snakemake reads them, in each job."""
+    read = "from psld.grid.workflow import Workflow as w; print(not w.load().broken)"
+    code = f"import sys; {read}; print({SLOW!r} & set(sys.modules))"
+    assert succeeded(run(tmp_path, [sys.executable, "-c", code])).stdout == "True\nset()\n"
