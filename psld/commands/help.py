@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -37,27 +37,22 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
             title = f"Settings and their defaults; {MISSING} has to be given:"
             lines = _lines(command.kind, {})
         return "\n\n".join([usage, description.strip(), title, "\n".join(lines)])
-    from omegaconf import OmegaConf
-
-    from psld.commands.composed import composed, overrides_of, split_flags
+    from psld.commands.composed import composed, overrides_of, own_part, split_flags
 
     words = [word for word in split_flags(words)[1] if not word.startswith("hydra")]  # of sweeps
     config = composed(command, overrides_of(command, words))
-    content = cast(dict[str, Any], OmegaConf.to_container(config))
-    del content["hydra"]
     choices = []
     for group, choice in reversed(config.hydra.runtime.choices.items()):
-        if not group.startswith("hydra/"):  # such as `sampler` or `guidance@sampler.guidance`
-            names = config_names(group.partition("@")[0])
-            listed = ", ".join(f"{name} (chosen)" if name == choice else name for name in names)
-            choices.append(_filled(f"{group}: {listed}", 2, 8))
+        names = config_names(group.partition("@")[0])  # `sampler`, `guidance@sampler.guidance`
+        listed = ", ".join(f"{name} (chosen)" if name == choice else name for name in names)
+        choices.append(_filled(f"{group}: {listed}", 2, 8))
     about = f"Choices; {program} GROUP=CHOICE --help shows the settings of another:"
     parts = [
         command.usage,
         description.strip(),
         *([about, "\n".join(choices)] if choices else []),
         f"Settings and their values (configs/{command.name}.yaml); {MISSING} has to be given:",
-        "\n".join(_lines(command.kind, content)),
+        "\n".join(_lines(command.kind, own_part(config, resolve=False))),
         f"{program} --cfg job prints the settings for the overrides given with it.",
     ]
     return "\n\n".join(parts)

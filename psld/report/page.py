@@ -29,22 +29,6 @@ from psld.report.table import (
 from psld.training.manifest import ModelManifest
 from psld.utils.errors import UserError
 
-LEGEND = (
-    "± half of the 95 % interval. It covers other samples of the same weights, and training again "
-    "where SD stands next to it, but not other images of the reference. SD: the standard deviation "
-    "over trainings. min: the smallest value of all seeds.",
-    "★ the best of its column as measured. ★ and ≈ mark a set that contains the best with 95 % "
-    "(Bonferroni's correction for the column), as far as ± covers. Compared at equal numbers of "
-    "samples, paired where both draw the same noise: then even a small difference from ★ is found, "
-    "and a better number has no mark next to a worse one with ≈.",
-    "In brackets: the paper's value and the difference (ours minus the paper's). ✓ the whole 95 % "
-    "interval is within the band of the table; ✗ all of it is outside; ? undecided. ¹ For these "
-    "weights: fewer than three trainings do not show how much another one changes. ² For imported "
-    "weights, which were not trained here.",
-    "– not run, or no such number. † From other papers, as printed in this one; not run here.",
-)
-"""What the marks in the tables mean; docs/results.md has more."""
-
 MOST_PIXELS = 1600
 FEW_COLORS = 1024
 """A picture with at most as many colors is a drawing or gray; one with more has photographs."""
@@ -76,7 +60,7 @@ def results_page(grid: Grid) -> str:
         claims=claims_text(read_claims(grid)),
         answers=answers(tables),
         facts=_facts(grid),
-        legend=[*LEGEND, *scales(entries)],
+        scales=list(scales(entries)),
         tables=texts,
         limits={name: limit_text(grid.file.tables[name], rows) for name, rows in tables.items()},
         first=pictures.pop(FIRST, []),
