@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 from psld.config.locations import config_file, config_names
-from psld.grid.cache import CACHE, load_grid
+from psld.grid.cache import load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
 from psld.grid.reading import grid_path, read_grid_file
@@ -110,14 +110,12 @@ class Workflow:
         dataset = re.sub("(/.*|(-flip)?(-classes)?)$", "", name)
         naming = {grid for grid, file in self.files.items() if dataset in repr(file)}
 
-        def cost(grid: str) -> tuple[bool, bool, bool]:
-            cached = (CACHE / f"{grid}.json").exists()
-            return grid not in self.grids, grid not in naming, not cached
+        def is_unlikely(grid: str) -> tuple[bool, bool]:
+            return grid not in self.grids, grid not in naming
 
-        for grid in sorted(self.files, key=cost):
-            known = grid in self.grids or grid in naming
-            if not known and not config_file("dataset", dataset):
-                break  # Resolving all grids takes a minute.
+        for grid in sorted(self.files, key=is_unlikely):
+            if all(is_unlikely(grid)) and not config_file("dataset", dataset):
+                break  # Resolving all grids takes long.
             try:
                 if name in getattr(self.grids[grid], kind):
                     return self.grids[grid]
