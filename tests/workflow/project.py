@@ -122,17 +122,17 @@ class Project:
         assert done.returncode == 0, done.stdout
         return done.stdout
 
-    def run_in_one_process(self, target: str) -> None:
-        """Make a target as `run` does, without a second of imports for each of its jobs.
+    def run_in_one_process(self, *targets: str) -> None:
+        """Make targets as `run` does, without seconds of imports for each of their jobs.
 
         One process runs the commands of a dry run; Snakemake then takes note of what they made.
         """
-        planned = self.run("--dry-run", "--printshellcmds", target)
+        planned = self.run("--dry-run", "--printshellcmds", *targets)
         jobs = re.findall(r"^Shell command: python -m (psld .*) > \S+ 2>&1$", planned, re.MULTILINE)
         lines = [re.sub("launch .* -- ", "", job) for job in jobs]
         commands = [sys.executable, "-c", IN_TURN, *lines]
         subprocess.run(commands, cwd=self.folder, env=self.environment, check=True)
-        self.run("--touch", "--forceall", target)
+        self.run("--touch", "--forceall", *targets)
 
     def plan(self, *arguments: str) -> dict[str, int]:
         """The number of jobs of each stage that a dry run lists."""

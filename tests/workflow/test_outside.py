@@ -46,6 +46,7 @@ def mine(tmp_path) -> Outside:
     return Outside(tmp_path / "mine")
 
 
+@pytest.mark.slow
 def test_init_makes_a_project_for_own_pictures_and_own_rules(mine):
     mine.edit("Snakefile", "# Rules of your own go here.", OWN_RULE)
     mine.edit("Snakefile", '"results/mine.html"', '"notes.txt", "results/mine.html"')
@@ -96,6 +97,7 @@ def test_an_interrupted_init_leaves_nothing(tmp_path, monkeypatch):
     assert not {name for name in made if name.startswith(".psld")} | made & {"mynet.py"}
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_downloaded_ends_a_run_before_its_trainings(mine):
     """Not its plan, nor a run that measures nothing new.
 

@@ -1,5 +1,7 @@
 """Snakemake's plan before anything exists, and its errors for an invalid grid."""
 
+import pytest
+
 from tests.commands import read_only
 from tests.workflow.project import GRID, RULES, WHOLE_GRID
 
@@ -33,6 +35,7 @@ def test_a_cell_alone_needs_its_own_chain_only(fresh):
     assert "MissingRule" not in unknown.stdout
 
 
+@pytest.mark.slow
 def test_no_job_of_a_grid_imports_hydra(finished_once):
     """One process has run all stages, from the first to the last file."""
     imported = set((finished_once.folder / "modules.txt").read_text().split())

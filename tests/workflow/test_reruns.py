@@ -11,6 +11,8 @@ from psld.data.store import ImageStore, write_store
 from tests.results import sealed
 from tests.workflow.project import GRID, WHOLE_GRID
 
+pytestmark = pytest.mark.slow
+
 RESULTS = {"evaluate": 4, "tabulate": 2, "page": 1, "certify": 1}
 SAMPLES = {"sample": 8, **RESULTS, "figure": 5}
 MODELS = {"train": 2, **SAMPLES, "figure": 6}
@@ -106,55 +108,46 @@ NUMBER = (GRID, LAST_ROW, LAST_ROW.replace("model:", "paper: [3.0, 20], model:")
             [FEWER, NUMBER],
             {"evaluate": 2, "tabulate": 2, "page": 1, "certify": 1},
             id="fewer samples of a cell: the same shards; a number of the paper's: its table",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(DIGITS, "flip: false", "flip: true")],
             MODELS,
             id="what training does with the images: all models",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(DIGITS, "image_size: 8", "image_size: 4")],
             WHOLE_GRID,
             id="the images: everything",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(GRID, "shard_size: 5", "shard_size: 2")],
             {**SAMPLES, "sample": 20},
             id="the shards: all sampling",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}')],
             {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 3, "page": 1, "certify": 1},
             id="more cells: these cells, and a plot over their budgets",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(GRID, "seed: 0", "seed: 1")],
             SAMPLES,
             id="the seed: all sampling",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(GRID, "defaults:", "question: Which one?\ndefaults:")],
             {"page": 1, "certify": 1},
             id="the question: the page",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(GRID, COLUMN, COLUMN.replace("}", ", show: nfe}"))],
             {"tabulate": 1, "page": 1, "certify": 1},
             id="another kind of number: its table",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             [(GRID, f"{VP_SDE}\n{PSLD}", f"{PSLD}\n{VP_SDE}")],
             {"figure": 2, "page": 1},
             id="the order of the models: pictures that show both",
-            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -165,19 +158,17 @@ def test_a_change_reruns_what_depends_on_it(finished, edits, plan):
     assert finished.plan("tiny") == plan
 
 
-@pytest.mark.slow
 def test_a_number_of_the_papers_reruns_the_plot_that_shows_it(finished):
     """Not the other one, of the trainings."""
     finished.edit(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}')
-    finished.run("tiny")
+    finished.run_in_one_process("tiny")
     first_row = '- {label: "4", budget: 4}\n    rows:\n      - {label: [VP-SDE], '
     finished.edit(GRID, first_row, f"{first_row}paper: [3.0, 2.0], ")
     assert finished.plan("tiny") == {"tabulate": 1, "figure": 1, "page": 1, "certify": 1}
 
 
-@pytest.mark.slow
 def test_another_dataset_is_taken_up_by_one_run(finished):
     finished.edit("configs/dataset/digits.yaml", "image_size: 8", "image_size: 4")
     finished.edit("configs/dataset/digits.yaml", "filter: null", "filter: box")
-    finished.run("tiny")
-    assert finished.plan("tiny") == {}
+    finished.run("tiny/psld/em-3")
+    assert finished.plan("tiny/psld/em-3") == {}

@@ -62,6 +62,7 @@ def rules() -> list[str]:
     return [r for file in files for r in re.findall(r"^rule (\w+):", file.read_text(), re.M)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", rules())
 def test_every_job_asks_for_what_the_profile_says(asked, rule):
     profile = read("profiles/slurm/config.yaml")
@@ -72,6 +73,7 @@ def test_every_job_asks_for_what_the_profile_says(asked, rule):
         assert job.items() >= expected.items()
 
 
+@pytest.mark.slow
 def test_the_launcher_of_a_training_understands_what_it_is_given(planned):
     launches = [c for job in planned for c in re.findall(r"psld launch (.*?) > logs", job)]
     assert len(launches) > 5
@@ -98,6 +100,7 @@ def test_the_shell_command_of_every_rule_quotes_what_it_is_given():
         assert [name for name in given if not name.endswith(":q")] == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_may_have_any_name(planned):
     imports = [words for job in planned for words in re.findall(r"python -m psld import_.*", job)]
     assert len(imports) == 2
