@@ -72,6 +72,8 @@ class Composer:
         setup_globals()
         self._loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
         self._files = CachingConfigRepository(self._loader.repository)
+        # In place of a copy, which would not have a part that a later word names.
+        self._files.delegate = self._loader.repository
         self._contents: dict[tuple[str, ...], dict[str, Any]] = {}
         nothing = ConfigResult("psld", "", OmegaConf.create(), {"package": None}, defaults_list=[])
         self._files.cache["config_path=command_line"] = nothing  # It is for Hydra's own part.
