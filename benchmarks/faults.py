@@ -1,12 +1,13 @@
 """Plant small faults in the code, one at a time, and say which of them the tests notice.
 
-    python -m benchmarks.faults                                                # all: hours
+    python -m benchmarks.faults                                                # all
     python -m benchmarks.faults M15 M16 --tests tests/metrics/test_estimate.py
 
-faults.json has for each fault its file, the old and the new text, and what it is. `nth` counts from
-0 if the old text is there several times. A fault is planted in a clone of the last commit, where
-the fast tests of its room, tests/PACKAGE, have to fail. Where code has moved, write it again:
-tests/test_benchmarks.py names those whose old text is gone.
+faults.json has for each fault its file, the old and the new text, what it is, and the test that
+noticed it last, which is run first. `nth` counts from 0 if the old text is there several times. A
+fault is planted in a clone of the last commit, where a fast test of its room, tests/PACKAGE, has to
+fail. Where code has moved, write the fault again: tests/test_benchmarks.py names those whose old
+text is gone.
 """
 
 import argparse
@@ -15,7 +16,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 FAULTS = Path(__file__).with_suffix(".json")
 ROOT = Path(__file__).parents[1]
@@ -31,32 +36,68 @@ def planted(text: str, old: str, new: str, nth: int | None = None) -> str:
     return old.join(before) + new + old.join(after)
 
 
+def noticed_by(fault: dict[str, Any], folder: Path, tests: list[str]) -> str | None:
+    """Return the test that fails with a fault in a clone; None if all pass."""
+    path = folder / fault["file"]
+    whole = path.read_text()
+    place = {key: fault[key] for key in ("old", "new", "nth") if key in fault}
+    path.write_text(planted(whole, **place))
+    package, room = Path(fault["file"]).parts[:2]
+    own = Path("tests", room if package == "psld" else package)
+    first = [fault.get("test"), str(own / f"test_{path.stem}.py"), str(own)]
+    try:
+        for test in tests or first:
+            if not test or not (folder / test.partition("::")[0]).exists():
+                continue
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-m", FAST, test],
+                **{"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(folder)}},
+                **{"capture_output": True, "text": True},
+            )
+            failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+            if done.returncode == 1 and failed:
+                return failed[0].removeprefix("FAILED ").partition(" - ")[0]
+        return None
+    finally:
+        path.write_text(whole)
+
+
+def in_clones(count: int, function: Callable[[str, Path], None], names: list[str]) -> None:
+    """Call a function with each name and a clone of the last commit, in so many threads."""
+    clones: SimpleQueue[Path] = SimpleQueue()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(count) as threads:
+        for number in range(count):
+            clones.put(clone := Path(folder, str(number)))
+            subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+
+        def call(name: str) -> None:
+            clone = clones.get()
+            try:
+                function(name, clone)
+            finally:
+                clones.put(clone)
+
+        list(threads.map(call, names))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("faults", nargs="*", help="names in faults.json; default: all")
-    parser.add_argument("--tests", nargs="*", help="default: those of the fault's room")
+    parser.add_argument("--tests", nargs="*", default=[], help="default: those of the fault's room")
     options, faults = parser.parse_args(), json.loads(FAULTS.read_text())
     survived = []
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
-        for name in options.faults or faults:
-            what, file = (faults[name].pop(key) for key in ("what", "file"))
-            path = Path(folder, file)
-            whole = path.read_text()
-            path.write_text(planted(whole, **faults[name]))
-            package, room = Path(file).parts[:2]
-            own = Path("tests", room if package == "psld" else package)
-            first = [str(f) for f in [own / f"test_{path.stem}.py"] if Path(folder, f).exists()]
-            tests = options.tests or [*first, str(own)]
-            done = subprocess.run(
-                [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-m", FAST, *tests],
-                **{"cwd": folder, "env": {**os.environ, "PYTHONPATH": folder}},
-                **{"capture_output": True, "text": True},
-            )
-            path.write_text(whole)
-            survived += [name] if done.returncode != 1 else []
-            found = [line for line in done.stdout.splitlines() if line.startswith("FAILED")][:1]
-            print(name, *(found or ["SURVIVED"]), f"({what})", flush=True)
+
+    def plant(name: str, clone: Path) -> None:
+        fault = faults[name]
+        test = noticed_by(fault, clone, options.tests)
+        print(name, test or "SURVIVED", f"({fault['what']})", flush=True)
+        if test:
+            fault["test"] = test
+            FAULTS.write_text(json.dumps(faults, indent=1, ensure_ascii=False) + "\n")
+        else:
+            survived.append(name)
+
+    in_clones(os.cpu_count() or 1, plant, options.faults or list(faults))
     sys.exit(f"survived: {' '.join(survived)}" if survived else 0)
 
 

@@ -1,20 +1,27 @@
-"""The overhead of the training loop over a network's forward and backward pass, and of its draws.
+"""The overhead of the training loop over plain loops of torch.
 
-python -m benchmarks.step
+    python -m benchmarks.step
+
+Of the demo's network and of a large one: a step against forward and backward alone, and the share
+of a step that draws its batch. Of a network of one's own: a step against the same step as one would
+write it by hand, with its own draws, Adam, clipping and average.
 """
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from benchmarks.settings import compose_model
 from benchmarks.timing import compare
 from psld.diffusion.loss import EpsilonLoss, NoisyStates
+from psld.parts import Network
 from psld.training.batches import Batches
 from psld.training.loop import optimize
-from psld.training.model import build
+from psld.training.model import build, loss_of
 from psld.training.ranks import Ranks
 from psld.training.state import TrainingState
 
@@ -26,6 +33,7 @@ def main() -> None:
     measure(
         "39M, 16 images", [*LARGE, "training.batch_size=16", "training.micro_batch=16"], repeats=3
     )
+    own_network("a network of one's own", repeats=7)
 
 
 def measure(name: str, overrides: list[str], repeats: int) -> None:
@@ -39,11 +47,11 @@ def measure(name: str, overrides: list[str], repeats: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     ranks = Ranks(0, 1, torch.device("cpu"))
     batches = Batches(images, False, NoisyStates(process), model.training, ranks)
-    loss_of = EpsilonLoss(process)
+    loss = EpsilonLoss(process)
     z, t = torch.randn(size, *network.in_shape), torch.rand(size)
 
     def step() -> None:
-        optimize(state, network, loss_of, batches.draw(state.step), model.training)
+        optimize(state, network, loss, batches.draw(state.step), model.training)
 
     def bare() -> None:
         network(z, t).square().mean().backward()
@@ -52,6 +60,75 @@ def measure(name: str, overrides: list[str], repeats: int) -> None:
     step_seconds = cpu_seconds(step, repeats)
     draw_seconds = cpu_seconds(lambda: batches._draw_on_host(0), 20)
     print(f"{name}: {draw_seconds / step_seconds:.2%} of a step's CPU time draw its batch")
+
+
+class Patches(Network):
+    """A transformer of patches; its classes as a user would write them."""
+
+    width: int = 256
+    depth: int = 6
+
+    def build(self, in_channels, out_channels, image_size, num_classes):
+        return Transformer(in_channels, out_channels, image_size // 4, self.width, self.depth)
+
+
+class Transformer(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, side: int, width: int, depth: int):
+        super().__init__()
+        self.into = nn.Conv2d(in_channels, width, 4, 4)
+        self.place = nn.Parameter(torch.randn(1, side**2, width) / 8)
+        self.level = nn.Linear(1, width)
+        layers = [
+            nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, batch_first=True, norm_first=True)
+            for _ in range(depth)
+        ]
+        self.layers = nn.Sequential(*layers)
+        self.out = nn.ConvTranspose2d(width, out_channels, 4, 4)
+
+    def forward(self, y: Tensor, t: Tensor) -> Tensor:
+        tokens = self.into(y).flatten(2).transpose(1, 2) + self.place
+        hidden = self.layers(tokens + self.level(t[:, None])[:, None])
+        side = y.shape[-1] // 4
+        return self.out(hidden.transpose(1, 2).unflatten(2, (side, side)))
+
+
+def own_network(name: str, repeats: int) -> None:
+    """Compare steps of a denoiser with those of a loop written by hand."""
+    words = ["network=benchmarks.step:Patches", "training.objective=denoiser", "dataset=cifar10"]
+    words += ["training.batch_size=64", "training.micro_batch=64", "dataset.flip=false"]
+    model = compose_model(words, "benchmarks.step")
+    training, process, deviation = model.training, model.process.build(), 0.5
+    network, loss = build(model, process, deviation), loss_of(model, process, deviation)
+    images = np.random.default_rng(0).integers(0, 256, (2000, 3, 32, 32), dtype=np.uint8)
+    state, ranks = TrainingState(network, training), Ranks(0, 1, torch.device("cpu"))
+    batches = Batches(images, False, loss.noising, training, ranks)
+    millions = sum(each.numel() for each in network.parameters()) / 1e6
+
+    def step() -> None:
+        optimize(state, network, loss, batches.draw(state.step), training)
+
+    plain, average = deepcopy(network), deepcopy(network)
+    adam = torch.optim.Adam(plain.parameters(), lr=1e-4, fused=True)
+    tensors, (center, width) = (
+        torch.from_numpy(images),
+        (loss.facts.law.center, loss.facts.law.width),
+    )
+
+    def by_hand() -> None:
+        x0 = tensors[torch.randint(len(tensors), (64,))].float() / 127.5 - 1
+        sigma = (center + width * torch.randn(64)).exp()
+        noise = sigma[:, None, None, None] * torch.randn_like(x0)
+        weight = (sigma**2 + 0.25) / (sigma**2 * 0.25)
+        error = plain(x0 + noise, sigma) - x0
+        (weight[:, None, None, None] * error**2).mean().backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        adam.step()
+        adam.zero_grad()
+        with torch.no_grad():
+            torch._foreach_lerp_([*average.parameters()], [*plain.parameters()], 1e-4)
+
+    plain.train(), network.train()
+    compare(f"{name} ({millions:.1f}M): a step against one by hand", step, by_hand, repeats)
 
 
 def cpu_seconds(action: Callable[[], object], repeats: int) -> float:
