@@ -63,7 +63,8 @@ class Read(Settings):
     def _with_free_apart(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As in `Part`: whoever lacks the class of a part has to know what decides."""
         content = dump(self)
-        return {"free": {key: content.pop(key) for key in self.free() & content.keys()}, **content}
+        free = sorted(self.free() & content.keys())
+        return {"free": {key: content.pop(key) for key in free}, **content}
 
 
 class ModelRead(Read):
