@@ -18,14 +18,12 @@ from psld.utils.progress import Progress
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The log-likelihoods of a batch, and their cost."""
+    """The log-likelihoods of a batch, and their cost: each evaluation takes `probes` gradients."""
 
     log_likelihood: Tensor
     """log p(x) of each image, or the bound on it, in nats, float64, N."""
     evaluations: int
     """Network evaluations per image and momentum draw."""
-    gradients: int
-    """Vector-Jacobian products per image and momentum draw: evaluations × probes."""
 
 
 def log_likelihood(
@@ -108,7 +106,6 @@ def log_likelihood(
     return Likelihood(
         log_likelihood=ratio.view(-1, draws).logsumexp(dim=1) - math.log(draws),
         evaluations=evaluations,
-        gradients=evaluations * probes,
     )
 
 

@@ -138,7 +138,6 @@ def test_costs_are_counted():
 
     found = log_likelihood(process, counted, images, drawn(), probes=3, draws=4, tolerance=1e-2)
     assert found.evaluations == len(calls)
-    assert found.gradients == 3 * len(calls)
     assert set(calls) == {2}, "one block has no momentum to draw"
     process = phase_space(0.02)
     network = DATA.network(process)
