@@ -239,9 +239,9 @@ class ClassifierFreeGuidance(Guidance):
             )
 
     def build(self, process, eps, batching, labels, logits):
-        from psld.diffusion.score import ClassifierFreeScore
+        from psld.diffusion.score import NetworkScore
 
-        return ClassifierFreeScore(eps, labels, self.scale, batching)
+        return NetworkScore(eps, batching, labels, self.scale)
 
 
 class HalvesMask(Mask):

@@ -106,36 +106,24 @@ def batching(size: int | Batching) -> Batching:
 
 
 class NetworkScore:
-    """The score of an ε-network, −L⁻ᵀ ε(z, t), evaluated in batches of the shard."""
+    """The score of an ε-network, −L⁻ᵀ ε, evaluated in batches of the shard.
 
-    def __init__(self, network: Network, batch_size: int | Batching) -> None:
-        self.network = network
-        self.batched = batching(batch_size)
-        self.evaluations = 0
+    With one label y per image it is the classifier-free guided score (Ho and Salimans, 2022),
 
-    def __call__(
-        self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
-    ) -> Tensor:
-        self.evaluations += 1
-        return mix(matrix, self.batched(at_time(self.network, t), z).to(z.dtype))
+        ε = ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅)),
 
-
-class ClassifierFreeScore:
-    """The classifier-free guided score (Ho and Salimans, 2022), with one label y per image:
-
-        ε = ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅))
-
-    Each call evaluates the network twice. A scale of 1 is the class-conditional score, of one
-    evaluation.
+    of two evaluations of the network; a scale of 1 is the class-conditional score, of one.
     """
 
     def __init__(
-        self, network: ClassNetwork, labels: Tensor, scale: float, batch_size: int | Batching
+        self,
+        network: Network | ClassNetwork,
+        batch_size: int | Batching,
+        labels: Tensor | None = None,
+        scale: float = 1.0,
     ) -> None:
         """`labels`: the class of each image of the shard, N."""
-        self.network = network
-        self.labels = labels
-        self.scale = scale
+        self.network, self.labels, self.scale = network, labels, scale
         self.batched = batching(batch_size)
         self.evaluations = 0
 
@@ -145,13 +133,14 @@ class ClassifierFreeScore:
         self.evaluations += 1 if self.scale == 1 else 2
         network = at_time(self.network, t)
 
-        def eps(z: Tensor, labels: Tensor) -> Tensor:
+        def eps(z: Tensor, *label: Tensor) -> Tensor:
+            found = network(z, *label).to(z.dtype)
             if self.scale == 1:
-                return network(z, labels).to(z.dtype)
-            plain, conditional = network(z, None), network(z, labels)
-            return torch.lerp(plain.to(z.dtype), conditional.to(z.dtype), self.scale)
+                return found
+            return torch.lerp(network(z, None).to(z.dtype), found, self.scale)
 
-        return mix(matrix, self.batched(eps, z, self.labels))
+        labels = () if self.labels is None else (self.labels,)
+        return mix(matrix, self.batched(eps, z, *labels))
 
 
 @dataclass

@@ -10,7 +10,7 @@ from psld.diffusion.denoiser import (
     prediction_coefficients,
 )
 from psld.diffusion.matrices import mix
-from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
+from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
 from psld.utils.errors import UserError
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import EVERY_KIND, NOISY_POSITION, normal, recipe, times
@@ -132,7 +132,7 @@ def test_classifier_free_guidance_extrapolates_the_image(process):
 
     def predicted(scale):
         labels = torch.zeros(6, dtype=torch.long)
-        score = ClassifierFreeScore(network, labels, scale, batch_size=4)
+        score = NetworkScore(network, 4, labels, scale)
         image = DataPrediction(process, times(t), CPU)(0, z, score)
         assert score.evaluations == (1 if scale == 1 else 2)
         return image

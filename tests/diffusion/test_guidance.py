@@ -9,7 +9,7 @@ from torch import Tensor
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings, RK45Settings, SSCSSettings
-from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
+from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import phase_space, times, vp_sde
 from tests.diffusion.sampling import gaussian, marginal
@@ -110,7 +110,7 @@ def test_classifier_free_guidance_goes_from_no_class_past_the_class():
     minus_one = -torch.ones(1, 1)
     for scale in (0.5, 1, 3):
         for batch_size in (2, 5):
-            score = ClassifierFreeScore(network, labels, scale, batch_size)
+            score = NetworkScore(network, batch_size, labels, scale)
             expected = -(z + scale * labels[:, None, None, None])
             torch.testing.assert_close(score(z, 0.5, minus_one), expected)
             assert score.evaluations == (1 if scale == 1 else 2)

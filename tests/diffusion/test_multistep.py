@@ -12,7 +12,7 @@ from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import path, sample
 from psld.diffusion.matrices import mix
 from psld.diffusion.multistep import ExponentialScheme
-from psld.diffusion.score import ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
+from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, phase_space, times, vp_sde
 from tests.diffusion.sampling import (
     MIXTURE,
@@ -255,11 +255,10 @@ def test_a_guide_steers_to_its_class(name):
 def test_classifier_free_guidance_of_scale_1_is_the_class_s_own_in_as_many_evaluations():
     process = phase_space(0.02)
     networks = {None: MIXTURE.network(process), 1: gaussian(0.1, mean=0.6).network(process)}
-    score = ClassifierFreeScore(
+    score = NetworkScore(
         lambda z, t, label: networks[None if label is None else 1](z, t),
-        torch.ones(64, dtype=torch.long),
-        1.0,
         batch_size=16,
+        labels=torch.ones(64, dtype=torch.long),
     )
     start = process.prior(normal(64, 2, 1, 1))
     images = sample(process, multistep(15), score, start, None)[:, :1]

@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from psld.diffusion.score import (
-    Batching,
-    ClassifierFreeScore,
-    ClassifierGuidedScore,
-    NetworkScore,
-)
+from psld.diffusion.score import Batching, ClassifierGuidedScore, NetworkScore
 
 Z = torch.randn(20, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(20) % 3
@@ -37,8 +32,8 @@ def scores(memory: Memory, batch_size):
     plain = NetworkScore(memory.network, batching)
     return {
         "plain": plain,
-        "classifier-free": ClassifierFreeScore(
-            lambda z, t, label: memory.network(z, t), LABELS, 2.0, batching
+        "classifier-free": NetworkScore(
+            lambda z, t, label: memory.network(z, t), batching, LABELS, 2.0
         ),
         "classifier": ClassifierGuidedScore(plain, memory.guide, LABELS, 1.5, batching),
     }

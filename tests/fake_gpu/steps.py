@@ -7,13 +7,7 @@ import torch
 from psld.diffusion import loop
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.samplers import SamplerSettings
-from psld.diffusion.score import (
-    Batching,
-    ClassifierFreeScore,
-    ClassifierGuidedScore,
-    NetworkScore,
-    Score,
-)
+from psld.diffusion.score import Batching, ClassifierGuidedScore, NetworkScore, Score
 from psld.networks.forward import forward_pass
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.networks.settings import GuideSettings, NetworkSettings
@@ -50,7 +44,7 @@ def guided(guidance: str) -> Guided:
         case "bf16":
             return Guided(NetworkScore(forward_pass(network, "bf16"), batching))
         case "classifier-free":
-            return Guided(ClassifierFreeScore(network, classes, 2.0, batching))
+            return Guided(NetworkScore(network, batching, classes, 2.0))
         case "classifier":
             guide = NCSNppGuide(GuideSettings(**ENCODER), 16, 6, 10)
             guide = guide.to(CUDA).eval()

@@ -9,7 +9,7 @@ from torch import nn
 from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.guidance import ClassifierFreeGuidance, ClassifierGuidance
 from psld.diffusion.loop import sample
-from psld.diffusion.score import Batching, ClassifierFreeScore, ClassifierGuidedScore, NetworkScore
+from psld.diffusion.score import Batching, ClassifierGuidedScore, NetworkScore
 from psld.sampling.sample import ImageSampler
 from psld.utils.errors import RunError
 from psld.utils.randomness import ShardNoise
@@ -59,7 +59,7 @@ def test_guidance_without_a_guide_has_its_scale_and_classes_in_turn(scale):
     settings = EM.model_copy(update={"guidance": free})
     x, labels, nfe = image_sampler(settings=settings, classes=(2, 0, 3)).sample(range(7, 12), KEY)
     assert labels.tolist() == [0, 3, 2, 0, 3], "image i of the cell has entry i mod 3"
-    torch.testing.assert_close(x, by_hand(ClassifierFreeScore(eps, labels, scale, 5)))
+    torch.testing.assert_close(x, by_hand(NetworkScore(eps, 5, labels, scale)))
     assert nfe == settings.evaluations == (4 if scale == 1 else 8)
 
 
@@ -84,7 +84,7 @@ def test_a_start_from_images_takes_labels_noise_and_components(steps):
     settings = multistep(steps, **choice)
     x, *_ = image_sampler(settings=settings, gaussian=start, classes=(1, 0)).sample(range(5), KEY)
     if steps:
-        score = ClassifierFreeScore(eps, labels, 1.0, 5)
+        score = NetworkScore(eps, 5, labels)
         begun = lambda noise: start(noise(), labels, noise.uniform())  # noqa: E731
         expected = by_hand(score, settings, begun)
     else:
