@@ -82,10 +82,9 @@ def build(
         elif given != (needed := (2, out_channels, *(() if gives_logits else pixels))):
             got, right = ("×".join(map(str, shape)) for shape in (given, needed))
             raise UserError(f"network: {part.kind}: gives {got} for 2 images; {right} is needed")
-    facts = {"in_shape": (in_channels, image_size, image_size), "num_classes": num_classes}
-    facts |= {name: getattr(part, name) for name in ("in_bfloat16", "takes_logarithm")}
-    for name, fact in facts.items():
-        setattr(network, name, fact)
+    noted: Any = network
+    noted.in_shape = (in_channels, image_size, image_size)
+    noted.in_bfloat16, noted.takes_logarithm = part.in_bfloat16, part.takes_logarithm
     return network
 
 
@@ -237,8 +236,8 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network, self.sigma_min, self.sigma_max = network, sigma_min, sigma_max
         self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32))
-        self.in_shape, self.num_classes = network.in_shape, network.num_classes
-        self.in_bfloat16, self.of_logarithm = network.in_bfloat16, network.takes_logarithm
+        self.in_shape, self.in_bfloat16 = network.in_shape, network.in_bfloat16
+        self.of_logarithm = network.takes_logarithm
 
     def round_sigma(self, sigma: float | Tensor) -> Tensor:
         """Return σ as it is: the network takes any."""

@@ -59,9 +59,8 @@ def build(
         settings.num_classes,
         gives_logits=settings.makes == "guide",
     )
-    module = objective.wrap(network, facts)
-    for name in ("in_shape", "num_classes", "in_bfloat16"):
-        setattr(module, name, getattr(network, name))
+    module: Any = objective.wrap(network, facts)
+    module.in_shape, module.in_bfloat16 = network.in_shape, network.in_bfloat16
     return module
 
 
