@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from psld.diffusion.denoiser import guide_input
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.settings import NoiseLaw
@@ -39,9 +37,17 @@ class Batch:
         return self.noising(self)
 
     @property
+    def label(self) -> tuple[Tensor, ...]:
+        """The further arguments of a network: the labels, if classes are used."""
+        return () if self.labels is None else (self.labels,)
+
+    @property
     def target(self) -> Tensor:
         """The noise ε in the blocks that a network of the process's states predicts."""
-        channels, predicted = self.x0.shape[1], self.facts.process.predicted
+        return self.target_of(self.facts.process)
+
+    def target_of(self, process: LinearProcess) -> Tensor:
+        channels, predicted = self.x0.shape[1], process.predicted
         return self.eps[:, predicted.start * channels : predicted.stop * channels]
 
     def split(self, size: int) -> Iterator["Batch"]:
@@ -141,47 +147,12 @@ class EpsilonLoss:
 
     def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
         z, time = self.noising(batch)
-        channels = batch.x0.shape[1]
-        predicted = self.process.predicted
-        target = batch.eps[:, predicted.start * channels : predicted.stop * channels]
-        label = () if batch.labels is None else (batch.labels,)
-        error = self.process.checked(network(z, time, *label), z) - target
+        target = batch.target_of(self.process)
+        error = self.process.checked(network(z, time, *batch.label), z) - target
         if self.weighting == "fid":
             return error.square().mean()
         weight = self.process.diffusion(batch.t) @ self.process.score_matrix(batch.t)
         return self.process.blocks * mix(weight, error).square().mean()
-
-
-class DenoiserLoss:
-    """The loss λ(σ) ‖D(y; σ) − x₀‖², λ = (σ² + s²) / (σ s)², as a mean of elements.
-
-    The weight (Karras et al., 2022, Table 1) makes every level of images with mean 0 cost 1 before
-    the first step. Those of other images cost up to 1 + |mean|²/s² per value at high levels.
-    """
-
-    def __init__(self, noising: NoisyImages, deviation: float) -> None:
-        """`deviation`: s, as in `psld.networks.forward.Denoiser`."""
-        self.noising, self.variance = noising, deviation**2
-
-    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
-        y, sigma = self.noising(batch)
-        label = () if batch.labels is None else (batch.labels,)
-        weight = (sigma.square() + self.variance) / (sigma.square() * self.variance)
-        error = network(y, sigma, *label) - batch.x0
-        return (weight[:, None, None, None] * error.square()).mean()
-
-
-class GuideLoss:
-    """The mean of −log p(class | z_t, t), or of −log p(class | y, σ), over images."""
-
-    def __init__(self, noising: Noising) -> None:
-        self.noising = noising
-
-    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
-        x, time = self.noising(batch)
-        if isinstance(self.noising, NoisyImages):
-            x, time = guide_input(x, time)
-        return cross_entropy(network(x, time).float(), cast(Tensor, batch.labels))
 
 
 LossOf = Callable[[nn.Module, Batch], Tensor]

@@ -1,6 +1,6 @@
 """Objectives: what a training minimizes, of what its network sees. They make a model or a guide.
 
-No torch: the mathematics is in `psld.diffusion.loss`.
+No torch at the top: each process of Snakemake reads them.
 """
 
 from collections.abc import Set
@@ -183,13 +183,17 @@ class Denoiser(Objective):
         return Preconditioned(network, facts.deviation, facts.law.low, facts.law.high)
 
     def loss(self, module, batch):
-        from psld.diffusion.loss import DenoiserLoss
-
-        return DenoiserLoss(batch.noising, batch.facts.deviation)(module, batch)
+        (y, sigma), variance = batch.noisy(), batch.facts.deviation**2
+        weight = (sigma.square() + variance) / (sigma.square() * variance)
+        error = module(y, sigma, *batch.label) - batch.x0
+        return (weight[:, None, None, None] * error.square()).mean()
 
 
 class Guide(Objective):
-    """The network recognizes the class of a process's states, for guidance by it."""
+    """The network recognizes the class of a process's states, for guidance by it.
+
+    The loss is the mean of −log p(class | z_t, t), or of −log p(class | y, σ), over images.
+    """
 
     kind: str = "guide"
 
@@ -210,9 +214,12 @@ class Guide(Objective):
         return super().channels(dataset, process)[0], dataset.num_classes
 
     def loss(self, module, batch):
-        from psld.diffusion.loss import GuideLoss
+        from torch.nn.functional import cross_entropy
 
-        return GuideLoss(batch.noising)(module, batch)
+        from psld.diffusion.denoiser import guide_input
+
+        seen = guide_input(*batch.noisy()) if self.sees_images else batch.noisy()
+        return cross_entropy(module(*seen).float(), cast(Any, batch.labels))
 
     def logits(self, module: "Network", process: "LinearProcess") -> "Network":
         """Return the logits of the classes, N×K, of states and times of a process."""

@@ -1,20 +1,15 @@
 """The losses against their definitions, image by image in float64."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from psld.diffusion.loss import (
-    Batch,
-    DenoiserLoss,
-    EpsilonLoss,
-    GuideLoss,
-    NoisyImages,
-    NoisyStates,
-    noise_levels,
-)
+from psld.diffusion.loss import Batch, EpsilonLoss, NoisyImages, NoisyStates, noise_levels
 from psld.diffusion.settings import NoiseLaw
-from psld.networks.forward import Denoiser
+from psld.networks.forward import Denoiser as Preconditioned
+from psld.training.objectives import Denoiser, Guide, ImageGuide, Loss
 from tests.diffusion.processes import normal, phase_space, vp_sde
 from tests.training.small import tiny_network
 
@@ -137,7 +132,8 @@ def test_the_loss_is_that_of_a_preconditioned_network_with_unit_weight():
         eps=normal(6, 1, 8, 8, seed=1),
         auxiliary_eps=None,
     )
-    loss = DenoiserLoss(NoisyImages(LAW), s)(Denoiser(network, s, 0, 1000).double(), batch)
+    loss_of = Loss(Denoiser(), SimpleNamespace(deviation=s), NoisyImages(LAW))
+    loss = loss_of(Preconditioned(network, s, 0, 1000).double(), batch)
     sigma = batch.t[:, None, None, None]
     y, total = batch.x0 + sigma * batch.eps, sigma**2 + s**2
     target = (batch.x0 - s**2 / total * y) * total.sqrt() / (sigma * s)
@@ -153,16 +149,16 @@ def test_a_guide_s_loss_is_the_mean_negative_log_probability(sees):
     """Of states at their time, or of scaled images at σ^¼."""
     process, seen = PROCESSES["psld"], []
     x0, t, eps, _ = draws(process)
-    noising = NoisyStates(process)
+    loss_of = Loss(Guide(), None, NoisyStates(process))
     if sees == "images":
-        eps, noising = eps[:, :CHANNELS], NoisyImages(LAW)
+        eps, loss_of = eps[:, :CHANNELS], Loss(ImageGuide(), None, NoisyImages(LAW))
     labels, chosen = torch.tensor([0, 2, 1, 1, 0, 2]), torch.randn(6, 3, dtype=torch.float64)
 
     def guide(z, time):
         seen.extend((z, time))
         return chosen
 
-    found = GuideLoss(noising)(guide, Batch(x0, t, eps, None, labels))
+    found = loss_of(guide, Batch(x0, t, eps, None, labels))
     logits = chosen.float()
     expected = -(logits - logits.exp().sum(1, keepdim=True).log())[one_hot(labels) == 1].mean()
     torch.testing.assert_close(found, expected)

@@ -1,6 +1,7 @@
 """Batches: a function of only (seed, step), split among the ranks; the labels of their images."""
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor
 
 from psld.data.store import from_uint8
-from psld.diffusion.loss import DenoiserLoss, EpsilonLoss, NoisyImages, NoisyStates
+from psld.diffusion.loss import EpsilonLoss, NoisyImages, NoisyStates
 from psld.diffusion.settings import NoiseLaw
 from psld.training.batches import Batch, Batches, Labels
+from psld.training.objectives import Denoiser, Loss
 from psld.training.ranks import Ranks
 from psld.utils.errors import UserError
 from tests.diffusion.processes import phase_space, vp_sde
@@ -210,7 +212,7 @@ def test_the_network_is_told_the_labels_of_its_batch():
     batch = labelled().draw(0)
     EpsilonLoss(PROCESSES["hsm"])(network, batch)
     image = replace(batch, eps=batch.eps[:, :1])
-    DenoiserLoss(NoisyImages(NoiseLaw()), 0.5)(network, image)
+    Loss(Denoiser(), SimpleNamespace(deviation=0.5), NoisyImages(NoiseLaw()))(network, image)
     for labels in seen:
         assert torch.equal(labels, batch.labels)
     assert len(seen) == 2

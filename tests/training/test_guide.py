@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from psld.data.store import ImageStore, from_uint8, write_store
-from psld.diffusion.loss import GuideLoss, NoisyStates
+from psld.diffusion.loss import NoisyStates
 from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
 from psld.training import previews
@@ -17,6 +17,7 @@ from psld.training.batches import Batch, Batches, Labels
 from psld.training.loop import StopRequest, train
 from psld.training.manifest import HISTORY, TrainingHistory, WandbRun
 from psld.training.model import facts_of
+from psld.training.objectives import Guide, Loss
 from psld.training.previews import BINS, accuracy_by_time, as_logged
 from psld.training.settings import GuideModelSettings
 from psld.training.state import Checkpoints, TrainingState
@@ -68,7 +69,8 @@ def test_the_loss_is_the_mean_negative_log_probability(process):
     batch = Batch(x0, t, eps, auxiliary, torch.from_numpy(labels))
     probabilities = Oracle()(process.perturb(x0, t, eps, auxiliary), t).softmax(dim=1)
     expected = -torch.log(probabilities[torch.arange(6), torch.from_numpy(labels)]).mean()
-    torch.testing.assert_close(GuideLoss(NoisyStates(process))(Oracle(), batch), expected)
+    found = Loss(Guide(), None, NoisyStates(process))(Oracle(), batch)
+    torch.testing.assert_close(found, expected)
 
 
 def test_it_learns_to_tell_classes_apart_in_noise(tmp_path):
@@ -80,7 +82,7 @@ def test_it_learns_to_tell_classes_apart_in_noise(tmp_path):
     )
     state = TrainingState(NCSNppGuide(small, 8, process.blocks, num_classes=2), settings)
     batches = Batches(images, False, NoisyStates(process), settings, ONE_RANK, Labels(labels, 2))
-    log, loss_of = Recorder(), GuideLoss(NoisyStates(process))
+    log, loss_of = Recorder(), Loss(Guide(), None, NoisyStates(process))
     checkpoints = Checkpoints(tmp_path)
     train(state, batches, loss_of, settings, ONE_RANK, checkpoints, log, StopRequest())
     little = torch.full((64,), 0.05, dtype=torch.float64)
