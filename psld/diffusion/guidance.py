@@ -211,11 +211,10 @@ class ClassifierGuidance(Guidance):
             )
 
     def build(self, process, eps, batching, labels, logits):
-        from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
+        from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
 
-        plain = NetworkScore(eps, batching)
-        options = self.scale, batching, self.official_time
-        return ClassifierGuidedScore(plain, logits, labels, *options)
+        gradient = class_gradient(logits, labels, batching, self.official_time)
+        return GuidedScore(NetworkScore(eps, batching), gradient, self.scale)
 
 
 class ClassifierFreeGuidance(Guidance):

@@ -165,34 +165,25 @@ class GuidedScore:
         return self.score(z, t, matrix, projection) + self.scale * gradient
 
 
-class ClassifierGuidedScore(GuidedScore):
-    """The classifier-guided score (paper, Eq. 13), s(z, t) + scale · ∇_z log p(y | z_t).
+def class_gradient(
+    guide: Logits, labels: Tensor, batch_size: int | Batching, official_time: bool = False
+) -> Callable[[Tensor, float], Tensor]:
+    """Return ∇_z log p(y | z_t), the gradient of guidance by a guide (paper, Eq. 13).
 
-    The gradient is with respect to the whole state, position and momentum.
+    It is with respect to the whole state, position and momentum.
+
+    Args:
+        labels: the class y of each image of the shard, N.
+        official_time: give the guide the reverse time 1 − t, as the official code does. Guides are
+            trained on forward times.
     """
+    batched = batching(batch_size)
 
-    def __init__(
-        self,
-        score: Score,
-        guide: Logits,
-        labels: Tensor,
-        scale: float,
-        batch_size: int | Batching,
-        official_time: bool = False,
-    ) -> None:
-        """
-        Args:
-            labels: the class of each image of the shard, N.
-            official_time: give the guide the reverse time 1 − t, as the official code does. Guides
-                are trained on forward times.
-        """
-        batched = batching(batch_size)
+    def gradient(z: Tensor, t: float) -> Tensor:
+        logits = at_time(guide, 1 - t if official_time else t)
+        return batched(partial(_class_gradient, logits), z, labels)
 
-        def gradient(z: Tensor, t: float) -> Tensor:
-            logits = at_time(guide, 1 - t if official_time else t)
-            return batched(partial(_class_gradient, logits), z, labels)
-
-        super().__init__(score, gradient, scale)
+    return gradient
 
 
 @torch.enable_grad()

@@ -11,7 +11,7 @@ from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import sample
 from psld.diffusion.matrices import mix
 from psld.diffusion.roots import WhiteningRoot
-from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
+from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, phase_space, times, vp_sde
 from tests.diffusion.sampling import (
     MIXTURE,
@@ -165,9 +165,8 @@ def test_baselines_follow_a_guide(name, settings):
         ratio = (logs[0] - logs[1])[:, None] - 50
         return torch.cat([ratio, torch.log1p(-ratio.exp())], dim=1)
 
-    score = ClassifierGuidedScore(
-        NetworkScore(plain, batch_size=32), guide, torch.zeros(32, dtype=torch.long), 1.0, 32
-    )
+    gradient = class_gradient(guide, torch.zeros(32, dtype=torch.long), 32)
+    score = GuidedScore(NetworkScore(plain, batch_size=32), gradient)
     z = process.prior(normal(32, process.blocks, 1, 1))
     guided = sample(process, settings, score, z, None)[:, :1]
     alone = sample(process, settings, NetworkScore(target, batch_size=32), z, None)[:, :1]

@@ -10,7 +10,7 @@ from psld.diffusion.denoiser import (
     prediction_coefficients,
 )
 from psld.diffusion.matrices import mix
-from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
+from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
 from psld.utils.errors import UserError
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import EVERY_KIND, NOISY_POSITION, normal, recipe, times
@@ -113,13 +113,9 @@ def test_a_guide_moves_the_image_as_bayes_rule_does(process):
     t = 0.4
     z = normal(16, process.blocks, 1, 1)
     mixture = Mixture(weights=(0.5, 0.5), means=tuple(POINTS.tolist()), deviations=(1e-6, 1e-6))
-    score = ClassifierGuidedScore(
-        NetworkScore(mixture.network(process), batch_size=5),
-        lambda z, _: posterior(process, z, t).log(),
-        labels=torch.ones(16, dtype=torch.long),
-        scale=1.0,
-        batch_size=5,
-    )
+    guide, labels = lambda z, _: posterior(process, z, t).log(), torch.ones(16, dtype=torch.long)
+    plain = NetworkScore(mixture.network(process), batch_size=5)
+    score = GuidedScore(plain, class_gradient(guide, labels, batch_size=5))
     found = DataPrediction(process, times(t), CPU)(0, z, score)
     torch.testing.assert_close(found, POINTS[1] + 0 * found, atol=1e-4, rtol=0)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings, RK45Settings, SSCSSettings
-from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
+from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import phase_space, times, vp_sde
 from tests.diffusion.sampling import gaussian, marginal
@@ -54,7 +54,7 @@ def test_the_score_of_all_and_the_exact_guide_make_the_score_of_a_class(process)
     noisy = torch.diagonal(process.D) > 0
     z, labels = states(process, 20), torch.arange(20) % 2
     plain, guide = score_of(process, BOTH), exact_guide(process)
-    guided = ClassifierGuidedScore(plain, guide, labels, scale=1, batch_size=3)
+    guided = GuidedScore(plain, class_gradient(guide, labels, batch_size=3))
     for t in (0.05, 0.4, 1.0):
         matrix = process.score_matrix(times(t))[0]
         for label, mean in enumerate((-MEAN, MEAN)):
@@ -72,7 +72,7 @@ def test_the_score_of_all_and_the_exact_guide_make_the_score_of_a_class(process)
 def test_guided_samples_have_the_distribution_of_their_class(process, sampler):
     process, count = PROCESSES[process], 3000
     plain, labels = score_of(process, BOTH), torch.arange(count) % 2
-    score = ClassifierGuidedScore(plain, exact_guide(process), labels, scale=1, batch_size=count)
+    score = GuidedScore(plain, class_gradient(exact_guide(process), labels, batch_size=count))
     random = torch.Generator().manual_seed(1)
     noise = lambda z: torch.randn(z.shape, generator=random)  # noqa: E731
     x = sample(process, SAMPLERS[sampler], score, states(process, count), noise)[:, 0].flatten()
@@ -93,9 +93,8 @@ def test_the_official_code_hands_the_guide_the_reverse_time():
 
     z, plain = torch.zeros(4, 2, 1, 1), NetworkScore(lambda z, t: z, batch_size=4)
     for official_time in (False, True):
-        score = ClassifierGuidedScore(
-            plain, guide, torch.zeros(4, dtype=torch.int64), 1, 2, official_time
-        )
+        labels = torch.zeros(4, dtype=torch.int64)
+        score = GuidedScore(plain, class_gradient(guide, labels, 2, official_time))
         score(z, 0.25, torch.eye(2))
     assert seen == [0.25, 0.25, 0.75, 0.75]
 

@@ -12,7 +12,7 @@ from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import path, sample
 from psld.diffusion.matrices import mix
 from psld.diffusion.multistep import ExponentialScheme
-from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
+from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
 from tests.diffusion.processes import EVERY_KIND, THREE_ORDERS, normal, phase_space, times, vp_sde
 from tests.diffusion.sampling import (
     MIXTURE,
@@ -237,13 +237,8 @@ def test_a_guide_steers_to_its_class(name):
         variance = 0.1**2 + process.noise_level(time) ** 2
         return torch.cat([-((y - mean) ** 2) / (2 * variance) for mean in (-0.6, 0.6)], dim=1)
 
-    score = ClassifierGuidedScore(
-        NetworkScore(network, batch_size=64),
-        guide,
-        torch.ones(256, dtype=torch.long),
-        1.0,
-        batch_size=64,
-    )
+    gradient = class_gradient(guide, torch.ones(256, dtype=torch.long), batch_size=64)
+    score = GuidedScore(NetworkScore(network, batch_size=64), gradient)
     start = process.prior(normal(256, process.blocks, 1, 1))
     images = sample(process, multistep(20, final_time=1e-3), score, start, None)[:, 0]
     assert (images > 0).all()

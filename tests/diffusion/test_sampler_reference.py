@@ -7,7 +7,7 @@ import torch
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings, RK45Settings
-from psld.diffusion.score import ClassifierGuidedScore, NetworkScore
+from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
 from tests.diffusion.processes import phase_space, vp_sde
 from tests.diffusion.sampling import sde
 from tests.reference import load, mass_inverse, reference_files
@@ -88,14 +88,10 @@ def test_guided_reference(path):
     def guide(u, t):
         return torch.tanh(u.flatten(1) @ weights.T) + t[:, None]
 
-    score = ClassifierGuidedScore(
-        NetworkScore(stand_in(process.predicted, z.shape[1] // process.blocks), batch_size=2),
-        guide,
-        labels=torch.full((len(z),), int(v["label"])),
-        scale=float(v["temp"]),
-        batch_size=2,
-        official_time=True,
-    )
+    network = stand_in(process.predicted, z.shape[1] // process.blocks)
+    labels = torch.full((len(z),), int(v["label"]))
+    gradient = class_gradient(guide, labels, batch_size=2, official_time=True)
+    score = GuidedScore(NetworkScore(network, batch_size=2), gradient, scale=float(v["temp"]))
     queue, noise = replay(v["noise"])
     result = sample(process, em_settings(v), score, z, noise)
     assert next(queue, None) is None, "not all of the official noise was used"

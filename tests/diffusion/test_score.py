@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from psld.diffusion.score import Batching, ClassifierGuidedScore, NetworkScore
+from psld.diffusion.score import Batching, GuidedScore, NetworkScore, class_gradient
 
 Z = torch.randn(20, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(20) % 3
@@ -35,7 +35,7 @@ def scores(memory: Memory, batch_size):
         "classifier-free": NetworkScore(
             lambda z, t, label: memory.network(z, t), batching, LABELS, 2.0
         ),
-        "classifier": ClassifierGuidedScore(plain, memory.guide, LABELS, 1.5, batching),
+        "classifier": GuidedScore(plain, class_gradient(memory.guide, LABELS, batching), 1.5),
     }
 
 

@@ -7,7 +7,7 @@ import torch
 from psld.diffusion import loop
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.samplers import SamplerSettings
-from psld.diffusion.score import Batching, ClassifierGuidedScore, NetworkScore, Score
+from psld.diffusion.score import Batching, GuidedScore, NetworkScore, Score, class_gradient
 from psld.networks.forward import forward_pass
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.networks.settings import GuideSettings, NetworkSettings
@@ -48,7 +48,7 @@ def guided(guidance: str) -> Guided:
         case "classifier":
             guide = NCSNppGuide(GuideSettings(**ENCODER), 16, 6, 10)
             guide = guide.to(CUDA).eval()
-            return Guided(ClassifierGuidedScore(plain, guide, classes, 2.0, batching))
+            return Guided(GuidedScore(plain, class_gradient(guide, classes, batching), 2.0))
         case "inpainting":
             images, mask = torch.zeros(48, 3, 16, 16), torch.ones(48, 1, 16, 16)
             return Guided(plain, Inpainting(PROCESS, images.to(CUDA), mask.to(CUDA)))
