@@ -1,4 +1,4 @@
-"""Images in files: pictures in folders and zip archives, an .npz, shards, a prepared dataset."""
+"""Images in files: pictures in folders and zip archives, an .npz, a prepared dataset."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ from psld.data.store import ImageStore
 from psld.utils.errors import UserError, as_psld_errors, reraise_fault
 from psld.utils.files import atomic_path, check_place, files_below, regular_file
 from psld.utils.progress import Progress
-from psld.utils.tensors import Stored, array_of, digest_of_arrays, load_tensors
+from psld.utils.tensors import array_of, digest_of_arrays
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # Of the suffixes, and often found under them. Pillow runs programs to read some of the rest.
@@ -207,8 +207,8 @@ def located(path: str | Path) -> Path:
 def read_images(path: str | Path, silent: bool = False, side: int | None = None) -> np.ndarray:
     """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the names or of the array.
 
-    `psld.load_images` has the forms of the path; `side` resizes pictures. Raises UserError if there
-    are none, a file is damaged, or the images differ in size.
+    `psld.load_images` has the forms of the path, besides shards; `side` resizes pictures. Raises
+    UserError if there are none, a file is damaged, or the images differ in size.
     """
     path = located(path)
     if side and path.suffix in (".h5", ".npz"):
@@ -226,23 +226,7 @@ def read_images(path: str | Path, silent: bool = False, side: int | None = None)
             f"{path}: not a form of images that is read; write them as uint8 N×H×W×C with "
             f"np.savez('images.npz', {IMAGES}=…)"
         )
-    if shards := shards_in(path):
-        return _one_size(path, ((name, each.arrays["images"]) for name, each in shards.items()))
     return _read_pictures(path, silent, side)
-
-
-def shards_in(path: Path) -> dict[str, Stored]:
-    """Read the shards in a folder, by name, if any. Raises UserError if they are of two cells."""
-    files = sorted(path.glob("[0-9]*.safetensors"))  # none below a file
-    shards = {str(file): load_tensors(file, "shard", "sample it again") for file in files}
-    own = {"index": None, "words": None}
-    origins = {name: each.origin["origin"] | own for name, each in shards.items()}
-    for name, origin in origins.items():
-        first = origins[str(files[0])]
-        if origin != first:
-            keys = ", ".join(key for key in origin if origin[key] != first.get(key))
-            raise UserError(f"{name}: made by another {keys} than {files[0]}; take them apart")
-    return shards
 
 
 def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:

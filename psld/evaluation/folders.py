@@ -125,7 +125,7 @@ def load_trained(folder: str | Path, device: Device = "cpu") -> FeatureExtractor
     with naming(KEY, part, "build_trained"):
         network = part.build_trained(manifest.shape, torch.device(device))
         network.load_state_dict(stored.tensors())
-        return FeatureExtractor(part, network, device)
+        return FeatureExtractor(part, network, device, manifest.test_accuracy)
 
 
 # -- references -----------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
         images={name: len(features) for name, features in parts.items()},
         features_sha256=save_features(settings.output, parts, origin),
         extractor_digest=extractor.digest,
-        extractor_test_accuracy=read_extractor_manifest(folder).test_accuracy if folder else None,
+        extractor_test_accuracy=extractor.test_accuracy,
         device=device_name(extractor.device),
         **provenance(*MEASURE),
     )
@@ -195,13 +195,13 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
 def extractor_for(
     metric: MetricSettings,
     folder: str | Path | FeatureExtractor | None,
-    dataset_digest: str,
+    dataset_digest: str | None = None,
     device: Device = "cpu",
 ) -> FeatureExtractor:
     """Load the extractor of a metric: the trained one in `folder`, or another; a loaded one is it.
 
     Raises UserError if the folder is missing, damaged, or not of these settings and of the data
-    with this digest, and if published weights cannot be loaded.
+    with this digest (None: of any), and if published weights cannot be loaded.
     """
     settings = metric.extractor
     if isinstance(folder, FeatureExtractor):
@@ -221,7 +221,7 @@ def extractor_for(
             f"{folder}: trained with metric.extractor={trained.extractor!r}, but the metric "
             f"asks for {settings!r}; train it again"
         )
-    if trained.dataset_digest != dataset_digest:
+    if dataset_digest not in (None, trained.dataset_digest):
         raise UserError(f"{folder}: trained on other data of {trained.dataset}; train it again")
     return load_trained(folder, device)
 

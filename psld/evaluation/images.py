@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from psld.config.kinds import SHIPPED
 from psld.config.settings import parse
-from psld.data.images import check_images, located, read_images, read_npz, shards_in, size_text
+from psld.data.images import check_images, located, read_images, read_npz, size_text
 from psld.evaluation import evaluation
 from psld.evaluation.evaluation import MeasuredImages
 from psld.evaluation.folders import (
@@ -47,7 +47,7 @@ ROUNDING = 1e-6
 """The rounding of a published covariance, as a share of its largest number or eigenvalue."""
 
 Images = str | Path | np.ndarray
-"""A path that `read_images` reads, or uint8 N×C×H×W."""
+"""A path that `load_images` reads, or uint8 N×C×H×W."""
 
 
 class Given(Extractor):
@@ -265,9 +265,8 @@ def _basis(
     if path and (path / FEATURES).exists():
         shape = prepared_shape(path, dataset)
         return folder_basis(metric, path, extractor, device)._replace(shape=shape)
-    trained = read_extractor_manifest(extractor) if isinstance(extractor, str | Path) else None
-    network = extractor_for(metric, extractor, trained.dataset_digest if trained else "", device)
-    facts = {"extractor_test_accuracy": trained and trained.test_accuracy}
+    network = extractor_for(metric, extractor, device=device)
+    facts: dict[str, Any] = {"extractor_test_accuracy": network.test_accuracy}
     if moments := read_statistics(path) if path else None:
         sha256 = digest_of_arrays("statistics", moments, {})
         facts |= {"reference_samples": None, "reference_sha256": sha256}
@@ -314,10 +313,15 @@ def _read(
     if isinstance(images, np.ndarray):
         check_images(images, "N×C×H×W", "images")
         return None, images, []
-    shards = [Shard.of(*each) for each in shards_in(located(images)).items()]
-    if shards:
-        return str(images), np.concatenate([shard.images for shard in shards]), shards
-    return str(images), read_images(images, silent, image_size), []
+    files = sorted(located(images).glob("[0-9]*.safetensors"))  # none below a file
+    if not files:
+        return str(images), read_images(images, silent, image_size), []
+    shards = [Shard.load(file) for file in files]
+    first, *others = (shard.origin.at(0).model_dump() for shard in shards)
+    for file, origin in zip(files[1:], others, strict=True):
+        if keys := ", ".join(key for key in origin if origin[key] != first[key]):
+            raise UserError(f"{file}: made by another {keys} than {files[0]}; take them apart")
+    return str(images), np.concatenate([shard.images for shard in shards]), shards
 
 
 def _numbers(where: Path | str, images: np.ndarray) -> torch.Tensor:

@@ -24,9 +24,14 @@ KEY = "metric.extractor"
 class FeatureExtractor:
     """An extractor on its device. Equal digests mean equal features, up to rounding."""
 
-    def __init__(self, part: Extractor, network: Any, device: Device) -> None:
-        """`network`: of `part.build` or `part.train`. Raises UserError if it is none of these."""
-        self.part, self.device = part, torch.device(device)
+    def __init__(
+        self, part: Extractor, network: Any, device: Device, test_accuracy: float | None = None
+    ) -> None:
+        """`network`: of `part.build` or `part.train`. Raises UserError if it is none of these.
+
+        `test_accuracy`: of a classifier that was trained on a dataset with a test split.
+        """
+        self.part, self.device, self.test_accuracy = part, torch.device(device), test_accuracy
         settings = json.dumps(part.identity(), sort_keys=True)
         self.architecture: str = getattr(network, "architecture", settings)
         if isinstance(network, nn.Module):

@@ -12,7 +12,7 @@ from psld.config.settings import Settings
 from psld.sampling.settings import records_of, shards_needed
 from psld.utils.errors import UserError
 from psld.utils.files import retried_in_slurm
-from psld.utils.tensors import Stored, digest_of_arrays, load_tensors, save_tensors
+from psld.utils.tensors import digest_of_arrays, load_tensors, save_tensors
 
 KIND = "shard"
 REMEDY = "sample it again (psld sample)"
@@ -90,11 +90,7 @@ class Shard:
     @classmethod
     def load(cls, path: str | Path) -> "Shard":
         """Read a shard. Raises UserError if it is missing, damaged or not a shard."""
-        return cls.of(path, load_tensors(path, KIND, REMEDY))
-
-    @classmethod
-    def of(cls, path: str | Path, stored: Stored) -> "Shard":
-        """Return the shard in a file of this content. Raises UserError if it is not one."""
+        stored = load_tensors(path, KIND, REMEDY)
         try:
             return cls(**stored.arrays, **stored.origin)
         except (ValidationError, TypeError):

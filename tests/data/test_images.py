@@ -17,14 +17,9 @@ from psld.data.images import (
 )
 from psld.data.store import write_store
 from psld.utils.errors import UserError
-from psld.utils.tensors import save_tensors
 from tests.data.formats import encode, random_images, write_files, write_zip
 
 IMAGES = random_images(5, 3, 4, 4)
-
-
-def write_shard(path, images, **origin):
-    save_tensors(path, "shard", {"images": images}, {"origin": {"seed": 0, "index": 0} | origin})
 
 
 def test_each_form_gives_the_same_images(tmp_path, monkeypatch):
@@ -34,14 +29,11 @@ def test_each_form_gives_the_same_images(tmp_path, monkeypatch):
     write_zip(tmp_path / "pictures.zip", files)
     write_npz(tmp_path / "images.npz", IMAGES)
     np.testing.assert_array_equal(np.load("images.npz")["arr_0"], IMAGES.transpose(0, 2, 3, 1))
-    for index, part in enumerate((IMAGES[:2], IMAGES[2:])):
-        path = tmp_path / "samples" / f"{index:05d}.safetensors"
-        write_shard(path, part, index=index, words=[index])
     (tmp_path / "data").mkdir()
     splits, more = {"train": 5, "test": 2}, random_images(2, 3, 4, 4, seed=1)
     labels = np.zeros(7, np.int64)
     write_store(tmp_path / "data/mine.h5", (3, 4, 4), splits, labels, 0, [IMAGES, more])
-    for name in ("pictures", "pictures.zip", "images.npz", "samples", "mine", "data/mine.h5"):
+    for name in ("pictures", "pictures.zip", "images.npz", "mine", "data/mine.h5"):
         np.testing.assert_array_equal(read_images(name), IMAGES)
     with pytest.raises(UserError, match=r"yours: no such file or folder, .* data/yours\.h5"):
         located("yours")
@@ -90,14 +82,6 @@ def test_arrays_are_read_by_their_names(tmp_path):
     assert read_npz(tmp_path / "x.npz", ["a", "c"]) is None
     with pytest.raises(UserError, match=r"x\.npz: no arr_0 in it, but a, b; save the images as"):
         read_images(tmp_path / "x.npz")
-
-
-def test_shards_of_two_cells_are_not_one_set_of_images(tmp_path):
-    write_shard(tmp_path / "00000.safetensors", IMAGES)
-    write_shard(tmp_path / "00001.safetensors", IMAGES, seed=1, index=1)
-    said = r"00001\.safetensors: made by another seed than .*00000\.safetensors; take them apart"
-    with pytest.raises(UserError, match=said):
-        read_images(tmp_path)
 
 
 def test_a_folder_of_pictures_is_of_one_source(tmp_path):

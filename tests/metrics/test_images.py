@@ -23,7 +23,6 @@ from psld.metrics.distances import frechet_estimate
 from psld.metrics.extraction import gather
 from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from psld.utils.errors import UserError
-from psld.utils.tensors import save_tensors
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
 from tests.metrics.random_networks import write_random_inception
@@ -411,8 +410,8 @@ def test_bad_statistics_are_refused(folder):
 
 def test_shards_of_two_cells_are_not_mixed(tmp_path):
     for index, seed in enumerate((0, 1)):
-        origin = {"weights_sha256": "w", "seed": seed, "index": index, "size": 4}
-        arrays = {"images": np.zeros((4, 1, 8, 8), np.uint8)}
-        save_tensors(tmp_path / f"{index:05}.safetensors", "shard", arrays, {"origin": origin})
+        of = {"weights_sha256": "w", "sampler_digest": "s", "seed": seed, "index": index, "size": 4}
+        shard = Shard(np.zeros((4, 1, 8, 8), np.uint8), ShardOrigin(**of), 20, 1.5, "CPU")
+        shard.save(shard_path(tmp_path, index))
     with pytest.raises(UserError, match=r"00001\.safetensors: made by another seed than .*00000"):
         psld.load_images(tmp_path)
