@@ -24,8 +24,8 @@ from psld.data.store import to_uint8
 from psld.diffusion.loop import path
 from psld.diffusion.matrices import mix
 from psld.diffusion.score import NetworkScore
+from psld.sampling.model import cell_sampler
 from psld.sampling.named import named_sampler
-from psld.sampling.sample import cell_sampler
 from psld.utils.files import atomic_path
 from psld.utils.randomness import ShardNoise
 

@@ -1,7 +1,7 @@
 """The library: the work of the commands, as functions on tensors."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from numbers import Real
@@ -14,20 +14,29 @@ from torch import Tensor, nn
 
 from psld.config.parts import save_code
 from psld.config.reads import Read
-from psld.config.settings import groups_of, parse, quoted
+from psld.config.settings import groups_of, parse
 from psld.data.images import save_images
-from psld.data.store import ImageStore, to_uint8
+from psld.data.store import ImageStore
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
 from psld.diffusion.gaussian import GaussianData
-from psld.diffusion.integrators import Inpainting
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
 from psld.diffusion.score import Batching
 from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.evaluation.images import distance, evaluate, load_extractor, load_images
 from psld.networks.forward import check_network, forward_pass
+from psld.sampling.model import (
+    BATCH,
+    CALL,
+    AnyProcess,
+    ImageSampler,
+    KnownPixels,
+    LoadedModel,
+    load_model,
+    with_start,
+)
 from psld.sampling.named import (
-    NamedProcess,
+    by_class,
     check_numbers,
     checked_seed,
     checked_shape,
@@ -35,19 +44,10 @@ from psld.sampling.named import (
     named_process,
     named_sampler,
 )
-from psld.sampling.sample import ImageSampler, cell_sampler, with_start
 from psld.training.hub import fetched
 from psld.training.init import with_sources
-from psld.training.manifest import TrainingHistory, make_way, write_history, write_manifest
-from psld.training.model import (
-    TrainedModel,
-    build,
-    build_process,
-    describe,
-    load_guide,
-    load_model,
-    save_weights,
-)
+from psld.training.manifest import TrainingHistory, make_way, write_history
+from psld.training.model import build, build_process, write_model
 from psld.training.settings import ModelSettings, Start, TrainSettings
 from psld.training.start import FEWEST_IMAGES, SamplerStart, measure_start
 from psld.utils.device import choose_device, device_of
@@ -69,16 +69,8 @@ __all__ = [
     "save_images",
 ]
 
-KnownPixels = tuple[Tensor, Tensor]
-"""Images and a mask, 1 for a known pixel."""
-
-AnyProcess = NamedProcess | LinearProcess
-
-CALL = "sample()"
 ENDS = {"levels", "final_time"}
 """The options that decide a sampler's smallest noise level."""
-BATCH = 250
-"""The default number of images per network evaluation."""
 WHITE = 10.0
 """The noise level from which images are as good as white noise, of any mean and covariance."""
 
@@ -89,7 +81,7 @@ def load(
     device: str = "auto",
     start: str | Path | None = None,
     trust: bool = False,
-) -> "LoadedModel":
+) -> LoadedModel:
     """Load a trained model.
 
         model = psld.load("models/demo/psld-0.02")
@@ -108,8 +100,7 @@ def load(
         UserError: a file is missing, damaged or not a model's, or the device does not exist.
         RunError: the Hub cannot be reached.
     """
-    options: dict[str, Any] = {"start": start, "trust": trust}
-    return LoadedModel(**vars(load_model(fetched(folder), choose_device(device), **options)))
+    return load_model(fetched(folder), choose_device(device), start=start, trust=trust)
 
 
 @as_psld_errors()
@@ -171,101 +162,7 @@ def save(
     make_way(folder, "", replace)
     save_code(run, folder)
     write_history(folder, [entry.model_dump() for entry in entries])
-    sha256 = save_weights(folder, network, run.origin(store.digest if store else None))
-    facts = {"saved": True, "weights_sha256": sha256}
-    write_manifest(folder, describe(run, network, store, run.training.steps, **facts))
-
-
-class LoadedModel(TrainedModel):
-    """A trained model on its device, ready to sample.
-
-        model = psld.load("models/demo/psld-0.02", device="cpu")
-        model.device, model.process, model.network, model.settings.training
-
-    `settings` are dataset, process, network and training recipe; `process` is the forward process;
-    `network` is ε(z, t): states N×kC×H×W and forward times N → predicted noise. That of a denoiser
-    is D(y, σ). `eps()` is ε(z, t) of both. `start` has the mixture of the training images:
-    `sampler="few"` begins at σ₀ = `start.level()`; `start.data.draw(noise, σ₀)` draws there.
-    """
-
-    @property
-    def device(self) -> torch.device:
-        return device_of(self.network)
-
-    @in_words_of_the_call(CALL)
-    def sample(
-        self,
-        n: int,
-        *,
-        sampler: str = "multistep",
-        steps: int | None = None,
-        seed: int | None = 0,
-        label: int | str | Sequence[int | str] | None = None,
-        guide: str | Path | None = None,
-        scale: float | None = None,
-        trust: bool = False,
-        process: AnyProcess | None = None,
-        inpainting: KnownPixels | None = None,
-        batch_size: int = BATCH,
-        raw: bool = False,
-        progress: bool = False,
-        **options: object,
-    ) -> Tensor:
-        """Sample n images.
-
-            images = model.sample(16, sampler="sscs", steps=40, striding="quadratic")
-            threes = model.sample(16, label=3, guide="guides/demo/psld-0.02")
-            images = denoiser.sample(16, process={"psld": {"gamma": 0.25}}, sampler="few", steps=4)
-
-        Args:
-            sampler: name of a config in configs/sampler, shipped or your own.
-            steps: evaluations of the score per image; None uses the sampler's default. Each
-                evaluates the network once, or twice under classifier-free guidance. With few, 0
-                draws from its start alone.
-            seed: equal seeds give equal images, up to rounding, on any device; None is a random
-                one, which is printed. Image i is that of psld sample, up to its shard_size, and
-                does not depend on n, but for rk45, whose steps all images share.
-            label: a class by number or name, a list of which image i gets entry i mod its length,
-                or `cycle`, the list of all classes; needs a guide, a class-conditional model, or
-                `few` with 0 steps.
-            guide: folder of a guide.
-            scale: strength of the guidance by label or guide; None uses the default.
-            trust: as in `load`, for the code of the guide.
-            process: the process to sample a denoiser as: a LinearProcess, the name of a config in
-                configs/process, or {name: settings}. None: that of its training.
-            inpainting: the known pixels: images, float n×C×H×W in [−1, 1], and a mask, n×1×H×W,
-                1 for a known pixel, else 0; not for rk45 and not from the Gaussian start.
-            batch_size: images per network evaluation; changes only speed and memory.
-            raw: return float32 instead of bytes: images on [−1, 1], not clipped.
-            progress: show a bar, in notebooks as a widget; in a log, a line every 30 s.
-            options: other settings of the sampler, such as striding or tolerance: numbers,
-                booleans, lists, None. A string is read as on the command line. A guidance of your
-                own is guidance="mine:Pull" or guidance={"kind": "mine:Pull", "strength": 2}.
-
-        Returns:
-            uint8 n×C×H×W on the CPU; float32 if raw.
-
-        Raises:
-            UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
-            RunError: an image is not finite.
-        """
-        overrides = []
-        if guide is not None or label is not None:
-            _check_only_label(options)
-            kind = "classifier-free" if guide is None else "classifier"
-            overrides.append(f"guidance@sampler.guidance={kind}")
-            label = quoted(label) if isinstance(label, str) else label
-            guidance = {"guidance.label": label, "guidance.scale": scale}
-            options = {key: v for key, v in guidance.items() if v is not None} | options
-        elif scale is not None:
-            raise UserError("scale is the strength of guidance; give a label or a guide")
-        chosen = named_sampler(CALL, sampler, steps, options, overrides)
-        loaded = None if guide is None else load_guide(guide, self.device, trust)
-        named = None if process is None else named_process(CALL, process)
-        settings = self.settings.with_process(named)
-        model = replace(self, settings=settings, process=build_process(settings))
-        sampled = cell_sampler(model, loaded, chosen, batch_size)
-        return _images(sampled, n, seed, inpainting, raw, progress)
+    write_model(folder, run, network, store, run.training.steps, saved=True)
 
 
 @dataclass(frozen=True)
@@ -368,7 +265,7 @@ class ForeignDenoiser:
         if sampler is None and inpainting is None and ENDS.isdisjoint(options):
             chosen = self._fitted(chosen, built)
         sampled = self._sampler(built, chosen, batch_size)
-        return _images(sampled, n, seed, inpainting, raw, progress)
+        return sampled.images(n, seed, inpainting, raw, progress)
 
 
 @in_words_of_the_call("from_denoiser()")
@@ -407,7 +304,7 @@ def from_denoiser(
             to `sigma_max`.
     """
     check_network(network)
-    channels, height, width = checked_shape("from_denoiser()", shape, "C×H×W")
+    channels, height, width = checked_shape(shape, "C×H×W")
     image = (channels, height, width)
     numbers = isinstance(sigma_min, Real) and isinstance(sigma_max, Real)
     if not (numbers and 0 <= sigma_min < sigma_max):
@@ -456,19 +353,15 @@ def sample(
     if not isinstance(process, LinearProcess):
         raise UserError(f"process is {process!r}; a LinearProcess is needed")
     check_network(network)
-    n, channels, height, width = checked_shape(CALL, shape, "n×C×H×W")
-    classes: list[int] = []
+    n, channels, height, width = checked_shape(shape, "n×C×H×W")
+    classes: list[int] | None = None
     if label is not None:
-        _check_only_label(options)
         label = label.tolist() if isinstance(label, Tensor) else label
         classes = list(label) if isinstance(label, Iterable) else [label]
         for each in classes:
-            check_numbers(CALL, 0, label=each)
-        strength = {} if scale is None else {"scale": scale}
-        options["guidance"] = {"kind": "classifier-free", "label": classes, **strength}
-    elif scale is not None:
-        raise UserError("scale is the strength of guidance; give a label")
-    chosen = named_sampler(CALL, sampler, steps, options)
+            check_numbers(0, label=each)
+    words, options = by_class(classes, False, scale, options)
+    chosen = named_sampler(CALL, sampler, steps, options, words)
     called = forward_pass(network, chosen.precision)
 
     def eps(z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
@@ -481,39 +374,9 @@ def sample(
 
     image = (channels, height, width)
     chosen, _ = with_start(chosen, process, None, device_of(network))
-    sampled = ImageSampler(process, chosen, eps, network, image, Batching(batch_size), classes)
-    return _images(sampled, n, seed, inpainting, raw, progress)
-
-
-def _check_only_label(options: Mapping[str, object]) -> None:
-    """Raise UserError if there is a guidance next to a label or a guide, which choose one."""
-    if "guidance" in options:
-        raise UserError("guidance: a label or a guide chooses one; give either")
-
-
-def _images(
-    how: ImageSampler, n: int, seed: int | None, known: KnownPixels | None, raw: bool, shown: bool
-) -> Tensor:
-    """Sample n images, with the known pixels if there are any."""
-    check_network(how.network)
-    check_numbers(CALL, 1, n=n, batch_size=how.batching.size)
-    seed = checked_seed(CALL, seed)
-    inpainting = None
-    if known is not None:
-        if not isinstance(known, tuple) or not all(isinstance(each, Tensor) for each in known):
-            raise UserError("inpainting is two tensors: (images, mask)")
-        images, mask = (each.to(how.device) for each in known)
-        shape = (n, *how.shape)
-        if images.shape != shape or mask.shape not in (shape, (n, 1, *shape[2:])):
-            wrong = f"images of {tuple(images.shape)} and a mask of {tuple(mask.shape)}"
-            raise UserError(f"inpainting has {wrong}, not {shape} and {(n, 1, *shape[2:])}")
-        if not images.is_floating_point():
-            raise UserError("inpainting has bytes; its images are floats in [−1, 1]: x / 127.5 - 1")
-        if how.gaussian:
-            raise UserError("inpainting starts from the prior; use another sampler than few")
-        inpainting = Inpainting(how.process, images, mask)
-    x, *_ = how.sample(range(n), (seed, 0), inpainting, silent=not shown)
-    return x.cpu() if raw else to_uint8(x).cpu()
+    how = Batching(batch_size), classes or ()
+    sampled = ImageSampler(process, chosen, eps, network, image, *how)
+    return sampled.images(n, seed, inpainting, raw, progress)
 
 
 def _white(shape: tuple[int, int, int]) -> SamplerStart:
@@ -523,8 +386,9 @@ def _white(shape: tuple[int, int, int]) -> SamplerStart:
     return SamplerStart(GaussianData.one(shape, *moments), one)
 
 
+@in_words_of_the_call("denoiser()")
 def denoiser(
-    model: TrainedModel, n: int | None = None, seed: int = 0
+    model: LoadedModel, n: int | None = None, seed: int = 0
 ) -> StraightDenoiser | nn.Module:
     """Return a trained model as the denoiser D(y; σ) = E[x₀ | y = x₀ + σ noise].
 
@@ -545,15 +409,15 @@ def denoiser(
     network, dataset = model.network, model.settings.dataset
     if model.settings.serves_every_process:
         if len({*model.levels}) == 1:
-            raise UserError("denoiser(): a student knows one noise level; take its teacher")
+            raise UserError("a student knows one noise level; take its teacher")
         return network
     if n is None and model.process.blocks > 1:
-        raise UserError("denoiser(): this model has momentum to draw: give n, the images per call")
+        raise UserError("this model has momentum to draw: give n, the images per call")
     n = 1 if n is None else n
-    check_numbers("denoiser()", 1, n=n)
-    seed = checked_seed("denoiser()", seed)
+    check_numbers(1, n=n)
+    seed = checked_seed(seed)
     size = dataset.image_size
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
-    with ShardNoise(seed, 0, shape, device_of(network)) as noise:
+    with ShardNoise(seed, 0, shape, model.device) as noise:
         frozen = noise()
     return StraightDenoiser(model.process, network, frozen)

@@ -319,8 +319,9 @@ def _start_facts(settings: EvaluateSettings, model: ModelManifest) -> dict[str, 
         return dict.fromkeys(START_FACTS)
     from psld.training.start import find_start  # Most cells start from the prior.
 
+    images = model.settings.dataset, model.dataset_digest
     places = settings.start, Path(settings.model)
-    start = find_start(model, settings.sampler.asks_for_classes, *places)
+    start = find_start(*images, settings.sampler.asks_for_classes, *places)
     return {"start_sha256": start.sha256, "gaussians": start.data.components()[0]}
 
 

@@ -15,8 +15,8 @@ from psld.diffusion.time_grid import level_range
 from psld.evaluation.results import Weights
 from psld.evaluation.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.metrics.estimate import spread
+from psld.sampling.model import LoadedModel, load_model
 from psld.training.manifest import ModelManifest, read_manifest
-from psld.training.model import TrainedModel, load_model
 from psld.utils.code import MEASURE
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
@@ -107,7 +107,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
 
 
 def measure_part(
-    model: TrainedModel,
+    model: LoadedModel,
     images: np.ndarray,
     settings: LikelihoodCommandSettings,
     first: int,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -23,9 +23,8 @@ from psld.training.manifest import (
     make_way,
     note_checkpoint,
     noted_checkpoint,
-    write_manifest,
 )
-from psld.training.model import build, build_process, describe, save_weights
+from psld.training.model import build, build_process, write_model
 from psld.training.settings import (
     ImportFilesSettings,
     ImportGuideSettings,
@@ -57,11 +56,7 @@ def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
     make_way(settings.output, checkpoint.sha256, settings.replace)
     step = checkpoint.step
     imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
-    source = imported.model_dump(exclude={"file"})
-    weights_sha256 = save_weights(settings.output, network, source)
-    facts: dict[str, Any] = {"imported": imported, "weights_sha256": weights_sha256}
-    manifest = describe(settings, network, store, step, **facts)
-    write_manifest(settings.output, manifest)
+    write_model(settings.output, settings, network, store, step, imported=imported)
     print(f"wrote {settings.output}: {chosen} weights, step {step}")
 
 

@@ -1,1 +1,1 @@
-"""Sampling of cells: their shards of images, guided or inpainted, and denoisers of others."""
+"""Loaded models and their samples: cells in shards, guided or inpainted; students of a cell."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from operator import index
 from typing import Any, cast
 
-from psld.config.settings import Settings, parse
+from psld.config.settings import Settings, parse, quoted
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.utils.errors import UserError, as_psld_errors
@@ -92,7 +92,27 @@ def named_sampler(
         raise
 
 
-def check_numbers(call: str, least: int, **given: Any) -> None:
+def by_class(
+    label: Any, by_guide: bool, scale: float | None, options: Mapping[str, Any]
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the words and options of guidance to classes, by a guide or without; none without it.
+
+    Raises UserError for a scale without one, and if there is a guidance already.
+    """
+    if label is None and not by_guide:
+        if scale is not None:
+            raise UserError("scale is the strength of guidance; give a label or a guide")
+        return [], {**options}
+    if "guidance" in options:
+        raise UserError("guidance: a label or a guide chooses one; give either")
+    label = quoted(label) if isinstance(label, str) else label
+    given = {"guidance.label": label, "guidance.scale": scale}
+    kind = "classifier" if by_guide else "classifier-free"
+    words = [f"guidance@sampler.guidance={kind}"]
+    return words, {key: each for key, each in given.items() if each is not None} | {**options}
+
+
+def check_numbers(least: int, **given: Any) -> None:
     """Raise UserError if an argument is no whole number of at least `least`."""
     for name, value in given.items():
         try:
@@ -100,14 +120,14 @@ def check_numbers(call: str, least: int, **given: Any) -> None:
         except TypeError:
             number = None
         if number is None or isinstance(value, bool):
-            raise UserError(f"{call}: {name} is {value!r}; a whole number is needed")
+            raise UserError(f"{name} is {value!r}; a whole number is needed")
         if number < least:
-            raise UserError(f"{call}: {name} is {value}; at least {least} is needed")
+            raise UserError(f"{name} is {value}; at least {least} is needed")
         if least and number > MOST:
-            raise UserError(f"{call}: {name} is {value}; at most {MOST:,} are possible")
+            raise UserError(f"{name} is {value}; at most {MOST:,} are possible")
 
 
-def checked_shape(call: str, shape: Sequence[int], form: str) -> tuple[int, ...]:
+def checked_shape(shape: Sequence[int], form: str) -> tuple[int, ...]:
     """Return a shape of this form, such as C×H×W. Raises UserError if it is not."""
     names = form.split("×")
     try:
@@ -115,17 +135,17 @@ def checked_shape(call: str, shape: Sequence[int], form: str) -> tuple[int, ...]
     except TypeError:
         sizes = ()
     if len(sizes) != len(names):
-        raise UserError(f"{call}: shape is {shape!r}; {form} is needed")
-    check_numbers(call, 1, **dict(zip(names, sizes, strict=True)))
+        raise UserError(f"shape is {shape!r}; {form} is needed")
+    check_numbers(1, **dict(zip(names, sizes, strict=True)))
     return tuple(map(int, sizes))
 
 
-def checked_seed(call: str, seed: int | None) -> int:
+def checked_seed(seed: int | None) -> int:
     """Return the seed; None is a random one, which is printed. Raises UserError for others."""
     if seed is None:
         seed = secrets.randbits(31)
-        print(f"{call}: seed={seed}", flush=True)
-    check_numbers(call, 0, seed=seed)
+        print(f"seed={seed}", flush=True)
+    check_numbers(0, seed=seed)
     return index(seed)
 
 

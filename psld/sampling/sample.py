@@ -3,54 +3,47 @@
 The noise of a shard is the same bytes on every machine, and threads draw it ahead of time.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import shorten
 from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from psld.config.parts import naming
 from psld.data.store import ImageStore, Split, from_uint8, to_uint8
-from psld.diffusion.denoiser import check_levels
-from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.guidance import Mask
 from psld.diffusion.integrators import Inpainting
-from psld.diffusion.loop import sample
-from psld.diffusion.process import LinearProcess
-from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
-from psld.diffusion.score import Batching, Network
-from psld.diffusion.time_grid import level_range
-from psld.networks.forward import enough_threads, forward_pass
+from psld.sampling.model import (
+    ImageSampler,
+    LoadedModel,
+    TrainedGuide,
+    cell_sampler,
+    load_guide,
+    load_model,
+)
 from psld.sampling.named import as_words
 from psld.sampling.settings import (
     CellSettings,
     SampledShard,
     SampleSettings,
     ShardRecord,
-    check_fit,
     gaussians,
     sampler_content,
 )
 from psld.sampling.shards import OtherOriginError, Shard, ShardOrigin, load_made_by, shard_path
 from psld.training.manifest import GuideManifest, ModelManifest
-from psld.training.model import TrainedGuide, TrainedModel, load_guide, load_model
-from psld.training.start import SamplerStart
 from psld.utils.code import MAKE_IMAGES, package_code
-from psld.utils.device import device_name, device_of, use_device
-from psld.utils.errors import RunError, UserError
+from psld.utils.device import device_name, use_device
+from psld.utils.errors import UserError
 from psld.utils.files import check_place, digest_of
-from psld.utils.randomness import ShardNoise
 
 
 def origin_of(
     cell: CellSettings,
-    model: TrainedModel | ModelManifest,
+    model: LoadedModel | ModelManifest,
     guide: TrainedGuide | GuideManifest | None,
     start_sha256: str | None = None,
 ) -> ShardOrigin:
@@ -118,7 +111,7 @@ def sample_range(settings: SampleSettings) -> Path:
     return ShardRecord(shards=tuple(records)).write(settings.output)
 
 
-def load_cell(settings: SampleSettings) -> tuple[TrainedModel, "ImageSampler", ShardOrigin]:
+def load_cell(settings: SampleSettings) -> tuple[LoadedModel, ImageSampler, ShardOrigin]:
     """Load what samples a cell, once for all of its shards, and the origin of shard 0."""
     device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device, settings.process, settings.start, settings.trust)
@@ -129,7 +122,7 @@ def load_cell(settings: SampleSettings) -> tuple[TrainedModel, "ImageSampler", S
 
 
 def sample_shards(
-    settings: SampleSettings, model: TrainedModel, sampler: "ImageSampler", expected: ShardOrigin
+    settings: SampleSettings, model: LoadedModel, sampler: ImageSampler, expected: ShardOrigin
 ) -> Iterator[tuple[Shard, bool]]:
     """Yield each shard of the range, and True if it was made now, not found whole.
 
@@ -157,7 +150,7 @@ def sample_shards(
 
 
 def sample_shard(
-    cell: CellSettings, model: TrainedModel, sampler: "ImageSampler", origin: ShardOrigin
+    cell: CellSettings, model: LoadedModel, sampler: ImageSampler, origin: ShardOrigin
 ) -> Shard:
     """Sample all images of one shard."""
     started = time.monotonic()
@@ -196,7 +189,7 @@ def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -
 
 def known_pixels(
     cell: CellSettings,
-    model: TrainedModel,
+    model: LoadedModel,
     origin: ShardOrigin,
     indices: range,
     device: torch.device,
@@ -222,158 +215,3 @@ def known_pixels(
         raise UserError(f"{cell.data}, or the masks: replaced while they were read; sample again")
     known = torch.from_numpy(images[indices.start : indices.stop].copy()).to(device)
     return Inpainting(model.process, from_uint8(known), drawn[:, None].to(device))
-
-
-@dataclass(frozen=True)
-class ImageSampler:
-    """All that decides how images are sampled but their noise, resolved once."""
-
-    process: LinearProcess
-    settings: SamplerSettings
-    """With the level of its start."""
-    eps: Callable[..., Tensor]
-    """The process's ε(z, t)."""
-    network: nn.Module
-    """That ε evaluates."""
-    shape: tuple[int, int, int]
-    """C×H×W of an image."""
-    batching: Batching
-    classes: Sequence[int] = ()
-    """The classes that the images get in turn; none without guidance."""
-    logits: Network | None = None
-    """Those of the guide, for states of the process."""
-    gaussian: GaussianStart | None = None
-    """The start, unless it is the prior."""
-    start_sha256: str | None = None
-    """The digest of the file of that start."""
-
-    @property
-    def device(self) -> torch.device:
-        return device_of(self.network)
-
-    def sample(
-        self,
-        indices: range,
-        key: tuple[int, int],
-        inpainting: Inpainting | None = None,
-        silent: bool = False,
-    ) -> tuple[Tensor, Tensor | None, int]:
-        """Sample the images with these indices in a cell.
-
-        The noise is drawn for all of them at each step, so an image depends neither on the batch
-        size nor on the worker, nor, up to rounding, on the device.
-
-        Args:
-            key: seed and shard of their noise.
-            silent: show no progress.
-
-        Returns:
-            The images, N×C×H×W in about [−1, 1]; the class that each was guided to, if any; and the
-            number of network evaluations per image.
-
-        Raises:
-            RunError: an image is not finite.
-        """
-        labels, count, (channels, height, width) = None, len(indices), self.shape
-        if self.classes:
-            turns = [self.classes[i % len(self.classes)] for i in indices]
-            labels = torch.tensor(turns, device=self.device)
-        guidance, without = self.settings.guidance, self.settings.evaluations == 0
-        with naming("sampler.guidance", guidance, "build"):
-            score = guidance.build(self.process, self.eps, self.batching, labels, self.logits)
-        threads = enough_threads(self.network, min(count, self.batching.size), height * width)
-        states = (count, self.process.blocks * channels, height, width)
-        with threads, ShardNoise(*key, states, self.device) as noise:
-            if self.gaussian is None:
-                z = self.process.prior(noise())
-            else:
-                draw = self.gaussian.images if without else self.gaussian
-                z = draw(noise(), labels, noise.uniform())
-            if not without:
-                z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
-        if not torch.isfinite(z).all():
-            raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
-        with naming("sampler.guidance", guidance, "score"):
-            return z[:, :channels], labels, score.evaluations
-
-
-def with_start(
-    sampler: SamplerSettings,
-    process: LinearProcess,
-    start: SamplerStart | None,
-    device: torch.device,
-    *,
-    lowest: float = 0.0,
-    highest: float = math.inf,
-    classes: Sequence[int] = (),
-) -> tuple[SamplerSettings, GaussianStart | None]:
-    """Return a sampler with the level of its start, and the start; None is the prior.
-
-    A level that the start gives, for samples of these classes, is at least `lowest`, and at most
-    `highest`.
-
-    Raises UserError if the sampler needs a start and there is none.
-    """
-    if not isinstance(sampler, TimeGridSampler) or not sampler.starts_from_data:
-        return sampler, None
-    if start is None:
-        raise UserError(
-            "sampler.start: the training images are known for models in a folder (psld.load), and "
-            "for psld.from_denoiser(…, images=…), alone; use start=prior, such as sampler=multistep"
-        )
-    level = sampler.levels[0] if sampler.levels else sampler.start_level
-    mixture = sampler.start == "mixture"
-    if level is None:
-        _, last = level_range(process, sampler.final_time)
-        level = max(lowest, min(start.level(mixture, classes), highest, last))
-    if not sampler.levels:
-        sampler = sampler.model_copy(update={"start_level": level})
-    data = start.data if mixture else start.data.as_one()
-    return sampler, GaussianStart(process, data.to(device), level, sampler.final_time)
-
-
-def cell_sampler(
-    model: TrainedModel,
-    guide: TrainedGuide | None,
-    sampler: SamplerSettings,
-    batch_size: int,
-    *,
-    compile: bool = False,
-) -> ImageSampler:
-    """Resolve how a cell is sampled, and read its start; `compile` as in `forward_pass`.
-
-    Raises UserError if the sampler cannot sample the model, or the guide cannot guide it; if there
-    is no start of the model's dataset; or if its denoiser or the guide was not trained for the
-    sampler's noise levels.
-    """
-    process, dataset = model.process, model.settings.dataset
-    shape = (dataset.channels, dataset.image_size, dataset.image_size)
-    classes = check_fit(sampler, model.settings, guide and guide.settings, model.class_names)
-    called = forward_pass(model.network, sampler.precision, compile=compile)
-    start = model.start_for(sampler.asks_for_classes) if sampler.starts_from_data else None
-    if start and classes and sampler.evaluations == 0 and not start.data.has_classes:
-        raise UserError(
-            "sampler.guidance: a class has fewer than ten different training images, so the start "
-            "has no law of each class, and with steps=0 there is no network that knows them"
-        )
-    low, high = model.levels if model.settings.serves_every_process else (0.0, math.inf)
-    given = process, start, device_of(called)
-    sampler, gaussian = with_start(sampler, *given, lowest=low, highest=high, classes=classes)
-    if model.settings.serves_every_process:
-        student = ("student", "leave out sampler.start_level") if low == high else ()
-        check_levels(sampler.noise_levels(process), low, high, *student)
-    if guide and guide.settings.serves_every_process:
-        law = guide.settings.law
-        check_levels(sampler.noise_levels(process), law.low, law.high, "guide")
-    return ImageSampler(
-        process=process,
-        settings=sampler,
-        eps=model.eps(called),
-        network=called,
-        shape=shape,
-        batching=Batching(batch_size),
-        classes=classes,
-        logits=guide and guide.logits(process),
-        gaussian=gaussian,
-        start_sha256=start and start.sha256,
-    )

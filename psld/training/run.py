@@ -23,16 +23,8 @@ from psld.training.manifest import (
     note_replaced,
     publish,
     write_history,
-    write_manifest,
 )
-from psld.training.model import (
-    build,
-    build_process,
-    describe,
-    loss_of,
-    save_weights,
-    seconds_per_image,
-)
+from psld.training.model import build, build_process, loss_of, seconds_per_image, write_model
 from psld.training.objectives import Loss
 from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import Trained
@@ -132,8 +124,11 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             stack.enter_context(fed(settings.logger, run, settings, state.history))
         if ranks.leads:
             folder, network = export_folder(run), state.average.network
-            weights_sha256 = save_weights(folder, network, settings.origin(store.digest))
-            manifest = describe(
+            save_code(settings, folder)
+            for place in (run, folder):  # A kill may have come after the last checkpoint.
+                write_history(place, state.history)
+            write_model(
+                folder,
                 settings,
                 network,
                 store,
@@ -143,13 +138,8 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                 ranks=ranks.world,
                 run=str(run),
                 micro_batch=state.micro_batch,
-                weights_sha256=weights_sha256,
                 **objective.measured(loss.facts, network, store),
             )
-            save_code(settings, folder)
-            for place in (run, folder):  # A kill may have come after the last checkpoint.
-                write_history(place, state.history)
-            write_manifest(folder, manifest)
             done = "wrote" if publish(run, Path(settings.output)) else "nothing new for"
             print(f"{done} {settings.output}; its run directory is {run}")
         return state.history[-1]["loss"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +26,6 @@ from psld.utils.device import all_bits
 from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
 from psld.utils.tensors import load_tensors, save_tensors
-
-if TYPE_CHECKING:
-    from psld.training.manifest import ModelManifest
-    from psld.training.model import TrainedModel
 
 KIND = "start"
 CPU = torch.device("cpu")
@@ -84,24 +80,24 @@ def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
 
 
 def find_start(
-    model: "TrainedModel | ModelManifest",
+    dataset: DatasetSettings,
+    digest: str | None,
     classes: bool,
     file: str | Path | None = None,
     folder: Path = Path(),
     device: torch.device = CPU,
 ) -> SamplerStart:
-    """Return the start of a model.
+    """Return the start of a model, from the dataset of its training.
 
     It is read from `file`, if one is given; or else from starts/ here or in the model's folder.
     If there is none, or only one of other images, it is made of data/DATASET.h5.
 
-    Without the digest of the images of the training, those of data/DATASET.h5 are taken for them.
+    Without the digest of these images, those of data/DATASET.h5 are taken for them.
     `classes` asks for the law of each class, too.
 
     Raises UserError if the file is missing, damaged, malformed, or of other images; without a file,
     if the dataset is not here, either.
     """
-    dataset, digest = model.settings.dataset, model.dataset_digest
     own, data, reasons = start_file(dataset, classes), Path(f"data/{dataset.name}.h5"), []
     here = ImageStore.open(data).digest if data.exists() else None
     wanted = {"dataset": digest or here, "flip": dataset.flip, "classes": classes or None}

@@ -16,7 +16,7 @@ from psld.diffusion.likelihood import bits_per_dimension, dequantize
 from psld.evaluation import likelihood
 from psld.evaluation.likelihood import LikelihoodResult, measure_part
 from psld.evaluation.settings import LikelihoodCommandSettings
-from psld.training.model import TrainedModel, load_model
+from psld.sampling.model import LoadedModel, load_model
 from psld.utils.randomness import Stream, stream_seed
 from tests.commands import TINY, call, refused, succeeded
 from tests.diffusion.sampling import gaussian
@@ -39,7 +39,7 @@ DEFAULTS = {
 }
 
 
-def bits_of(model: TrainedModel, images: np.ndarray, first: int, **given: object) -> np.ndarray:
+def bits_of(model: LoadedModel, images: np.ndarray, first: int, **given: object) -> np.ndarray:
     """The bits per dimension of some images, which begin at the place `first`."""
     settings = LikelihoodCommandSettings(**(DEFAULTS | given))
     part = measure_part(model, np.array(images), settings, first, CPU)

@@ -11,9 +11,9 @@ import yaml
 
 from psld.evaluation.folders import folder_basis, read_extractor_manifest
 from psld.metrics.named import compose_metric
+from psld.sampling.model import load_model
 from psld.sampling.shards import Shard, shard_path
 from psld.training.manifest import ModelManifest, read_manifest
-from psld.training.model import load_model
 from psld.utils.errors import UserError
 from psld.utils.files import read_json, sha256_of_file
 from tests.commands import call, files_below, refused, succeeded

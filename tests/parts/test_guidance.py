@@ -16,8 +16,9 @@ from psld.data.store import write_store
 from psld.diffusion.guidance import Guidance, Mask
 from psld.diffusion.score import Batching
 from psld.grid.cache import load_grid
+from psld.sampling.model import ImageSampler
 from psld.sampling.named import Named, compose_named
-from psld.sampling.sample import ImageSampler, draw_masks
+from psld.sampling.sample import draw_masks
 from psld.sampling.settings import CellSettings, sampler_content
 from psld.sampling.shards import Shard
 from psld.utils.errors import UserError

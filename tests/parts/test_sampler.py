@@ -14,8 +14,8 @@ from psld.diffusion.loop import sample
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import Batching, NetworkScore
 from psld.networks.forward import forward_pass
+from psld.sampling.model import ImageSampler
 from psld.sampling.named import Named
-from psld.sampling.sample import ImageSampler
 from psld.sampling.settings import sampler_content
 from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded

@@ -7,10 +7,10 @@ import torch
 
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.sampling.sample import cell_sampler, origin_of, sample_shard
+from psld.sampling.model import LoadedModel, cell_sampler, load_model
+from psld.sampling.sample import origin_of, sample_shard
 from psld.sampling.settings import SampleSettings
 from psld.sampling.shards import Shard
-from psld.training.model import TrainedModel, load_model
 
 CPU = torch.device("cpu")
 SIZE = 8
@@ -26,7 +26,7 @@ def settings(model, *overrides: str) -> SampleSettings:
     return parse(SampleSettings, content, "test")
 
 
-def sample(model, *overrides: str, loaded: TrainedModel | None = None) -> Shard:
+def sample(model, *overrides: str, loaded: LoadedModel | None = None) -> Shard:
     """The first shard of the settings' range."""
     given = settings(model, *overrides)
     loaded = loaded or load_model(model, CPU)

@@ -9,8 +9,8 @@ from torch import nn
 from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.guidance import ClassifierFreeGuidance, ClassifierGuidance
 from psld.diffusion.loop import sample
-from psld.diffusion.score import Batching, ClassifierGuidedScore, NetworkScore
-from psld.sampling.sample import ImageSampler
+from psld.diffusion.score import Batching, GuidedScore, NetworkScore, class_gradient
+from psld.sampling.model import ImageSampler
 from psld.utils.errors import RunError
 from psld.utils.randomness import ShardNoise
 from tests.diffusion.processes import phase_space
@@ -70,7 +70,7 @@ def test_guidance_by_a_guide_has_its_scale_and_time(scale, official_time):
     sampler = image_sampler(settings=settings, classes=(1,), logits=logits)
     x, labels, nfe = sampler.sample(range(5), KEY)
     plain = NetworkScore(eps, 5)
-    score = ClassifierGuidedScore(plain, logits, labels, scale, 5, official_time)
+    score = GuidedScore(plain, class_gradient(logits, labels, 5, official_time), scale)
     torch.testing.assert_close(x, by_hand(score))
     assert (labels.tolist(), nfe) == ([1] * 5, 4)
 

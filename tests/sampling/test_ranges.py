@@ -9,7 +9,7 @@ from PIL import Image
 import psld
 import psld.sampling.sample as sampling
 from psld.sampling.shards import Shard, shard_path
-from psld.utils.errors import UserError
+from psld.utils.errors import RunError, UserError
 from psld.utils.files import read_json
 from tests.commands import call, files_below, refused, succeeded
 from tests.sampling.cells import SIZE, names_in
@@ -103,7 +103,7 @@ def test_a_failed_range_keeps_the_shards_before_the_failure(model, tmp_path, mon
     def fail_at_two(settings, model, guide, origin, *rest):
         shard = make(settings, model, guide, origin, *rest)
         if origin.index == 2:
-            raise sampling.RunError("shard 2: the sampler produced NaN or infinity")
+            raise RunError("shard 2: the sampler produced NaN or infinity")
         return shard
 
     monkeypatch.setattr(sampling, "sample_shard", fail_at_two)

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 import psld.sampling.sample as sampling
+from psld.sampling.model import load_model
 from psld.sampling.settings import sampler_content
 from psld.sampling.shards import Shard
-from psld.training.model import load_model
 from psld.utils.files import digest_of
 from tests.commands import call, succeeded
 from tests.results import weights_digest

@@ -125,12 +125,12 @@ def test_laws_are_named_by_their_gaussians():
 
 
 def test_numbers_of_a_call():
-    check_numbers("f()", 1, n=1)
+    check_numbers(1, n=1)
     for wrong, said in ((0, "at least 1"), (True, "a whole number"), (1.5, "a whole number")):
-        with pytest.raises(UserError, match=rf"^f\(\): n is {wrong}; {said} is needed"):
-            check_numbers("f()", 1, n=wrong)
-    assert checked_seed("f()", 3) == 3
-    assert checked_seed("f()", None) != checked_seed("f()", None)
+        with pytest.raises(UserError, match=rf"^n is {wrong}; {said} is needed"):
+            check_numbers(1, n=wrong)
+    assert checked_seed(3) == 3
+    assert checked_seed(None) != checked_seed(None)
 
 
 def test_settings_of_a_call_are_words_of_a_command():
@@ -157,10 +157,10 @@ def test_a_process_is_a_name_or_a_name_with_settings():
 
 
 def test_a_shape_of_a_call():
-    assert checked_shape("f()", [np.int64(1), 8, 8], "C×H×W") == (1, 8, 8)
+    assert checked_shape([np.int64(1), 8, 8], "C×H×W") == (1, 8, 8)
     for wrong, said in (((1, 8), "C×H×W is needed"), (8, "C×H×W is needed"), ((1, 0, 8), "H is 0")):
         with pytest.raises(UserError, match=said):
-            checked_shape("f()", wrong, "C×H×W")
+            checked_shape(wrong, "C×H×W")
 
 
 def test_errors_name_the_arguments_of_a_call():

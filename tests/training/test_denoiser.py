@@ -11,8 +11,8 @@ import psld
 from psld.data.store import ImageStore
 from psld.diffusion.process import LinearBeta
 from psld.diffusion.settings import VPSDESettings
+from psld.sampling.model import load_model
 from psld.sampling.shards import Shard
-from psld.training.model import load_model
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.diffusion.processes import normal, phase_space

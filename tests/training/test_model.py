@@ -12,9 +12,10 @@ from torch import nn
 
 from psld.diffusion.denoiser import SeesImages
 from psld.networks.forward import Denoiser
+from psld.sampling.model import load_model
 from psld.training import previews
 from psld.training.manifest import FILES, ModelManifest, make_way, read_manifest
-from psld.training.model import build, build_process, facts_of, forward_flops, load_model
+from psld.training.model import build, build_process, facts_of, forward_flops
 from psld.training.settings import ModelSettings
 from psld.utils.errors import UserError
 from psld.utils.tensors import save_tensors

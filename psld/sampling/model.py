@@ -1,0 +1,439 @@
+"""Models and guides that are loaded, and how their images are sampled."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from psld.config.parts import check_known, naming, with_code_of
+from psld.data.store import to_uint8
+from psld.diffusion.denoiser import check_levels
+from psld.diffusion.gaussian import GaussianStart
+from psld.diffusion.integrators import Inpainting
+from psld.diffusion.loop import sample
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
+from psld.diffusion.score import Batching, Network
+from psld.diffusion.settings import ProcessSettings, PSLDSettings
+from psld.diffusion.time_grid import level_range
+from psld.networks.forward import check_network, enough_threads, forward_pass
+from psld.sampling.named import (
+    NamedProcess,
+    by_class,
+    check_numbers,
+    checked_seed,
+    in_words_of_the_call,
+    named_process,
+    named_sampler,
+)
+from psld.sampling.settings import check_fit
+from psld.training.manifest import WEIGHTS, GuideManifest, M, ModelManifest, read_manifest
+from psld.training.model import build, build_process
+from psld.training.settings import GuideModelSettings, ModelSettings
+from psld.training.start import SamplerStart, find_start
+from psld.utils.code import COPIES
+from psld.utils.device import device_of
+from psld.utils.errors import RunError, UserError
+from psld.utils.randomness import ShardNoise
+from psld.utils.tensors import load_tensors
+
+KnownPixels = tuple[Tensor, Tensor]
+"""Images and a mask, 1 for a known pixel."""
+
+AnyProcess = NamedProcess | LinearProcess
+
+CALL = "sample()"
+BATCH = 250
+"""The default number of images per network evaluation."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model on its device, ready to sample.
+
+        model = psld.load("models/demo/psld-0.02", device="cpu")
+        model.device, model.process, model.network, model.settings.training
+
+    `eps()` is ε(z, t) of its process, of a denoiser, too.
+    """
+
+    settings: ModelSettings
+    """Those of the training; `process` may be another one if the network serves every process."""
+    process: LinearProcess
+    network: nn.Module
+    """ε(z, t): states N×kC×H×W and forward times N → predicted noise, or ε(z, t, label); a denoiser
+    is D(y, σ), or D(y, σ, label)."""
+    weights_sha256: str
+    folder: Path
+    class_names: tuple[str, ...] = ()
+    dataset_digest: str | None = None
+    """Of the training images; None for an imported model whose dataset was not prepared."""
+    start_file: str | None = None
+    """The file of its start; None finds it by the dataset."""
+
+    def __repr__(self) -> str:
+        data, own = self.settings.dataset, self.settings.process
+        friction = f" Γ = {own.gamma:g}" if isinstance(own, PSLDSettings) else ""
+        every = self.settings.serves_every_process
+        process = "every process" if every else f"{own.kind}{friction}"
+        size = f"{data.channels}×{data.image_size}×{data.image_size}"
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        facts = f"{process} on {data.name}, {size}, {count:,} parameters, {self.device}"
+        return f"<{type(self).__name__} {self.folder}: {facts}>"
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.network)
+
+    def eps(self, network: nn.Module | None = None) -> Network:
+        """Return ε(z, t) of the model's process; `network` is its network as it is called."""
+        return self.settings.training.objective.eps(network or self.network, self.process)
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """The lowest and the highest noise level of a network of images; a student has one."""
+        law = self.settings.law
+        ends = ("sigma_min", law.low), ("sigma_max", law.high)
+        low, high = (float(getattr(self.network, name, level)) for name, level in ends)
+        return low, high
+
+    @cached_property
+    def start(self) -> SamplerStart:
+        """The start of samplers, with the mixture of the training images: `sampler="few"` begins at
+        σ₀ = `start.level()`; `start.data.draw(noise, σ₀)` draws there."""
+        return self.start_for(classes=False)
+
+    def start_for(self, classes: bool) -> SamplerStart:
+        """Return the law of the training images, if `classes` of each class, too.
+
+        Raises UserError if it is missing, damaged, or of other images.
+        """
+        given = self.settings.dataset, self.dataset_digest, classes
+        return find_start(*given, self.start_file, self.folder, self.device)
+
+    @in_words_of_the_call(CALL)
+    def sample(
+        self,
+        n: int,
+        *,
+        sampler: str = "multistep",
+        steps: int | None = None,
+        seed: int | None = 0,
+        label: int | str | Sequence[int | str] | None = None,
+        guide: str | Path | None = None,
+        scale: float | None = None,
+        trust: bool = False,
+        process: AnyProcess | None = None,
+        inpainting: KnownPixels | None = None,
+        batch_size: int = BATCH,
+        raw: bool = False,
+        progress: bool = False,
+        **options: object,
+    ) -> Tensor:
+        """Sample n images.
+
+            images = model.sample(16, sampler="sscs", steps=40, striding="quadratic")
+            threes = model.sample(16, label=3, guide="guides/demo/psld-0.02")
+            images = denoiser.sample(16, process={"psld": {"gamma": 0.25}}, sampler="few", steps=4)
+
+        Args:
+            sampler: name of a config in configs/sampler, shipped or your own.
+            steps: evaluations of the score per image; None uses the sampler's default. Each
+                evaluates the network once, or twice under classifier-free guidance. With few, 0
+                draws from its start alone.
+            seed: equal seeds give equal images, up to rounding, on any device; None is a random
+                one, which is printed. Image i is that of psld sample, up to its shard_size, and
+                does not depend on n, but for rk45, whose steps all images share.
+            label: a class by number or name, a list of which image i gets entry i mod its length,
+                or `cycle`, the list of all classes; needs a guide, a class-conditional model, or
+                `few` with 0 steps.
+            guide: folder of a guide.
+            scale: strength of the guidance by label or guide; None uses the default.
+            trust: as in `load`, for the code of the guide.
+            process: the process to sample a denoiser as: a LinearProcess, the name of a config in
+                configs/process, or {name: settings}. None: that of its training.
+            inpainting: the known pixels: images, float n×C×H×W in [−1, 1], and a mask, n×1×H×W,
+                1 for a known pixel, else 0; not for rk45 and not from the Gaussian start.
+            batch_size: images per network evaluation; changes only speed and memory.
+            raw: return float32 instead of bytes: images on [−1, 1], not clipped.
+            progress: show a bar, in notebooks as a widget; in a log, a line every 30 s.
+            options: other settings of the sampler, such as striding or tolerance: numbers,
+                booleans, lists, None. A string is read as on the command line. A guidance of your
+                own is guidance="mine:Pull" or guidance={"kind": "mine:Pull", "strength": 2}.
+
+        Returns:
+            uint8 n×C×H×W on the CPU; float32 if raw.
+
+        Raises:
+            UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
+            RunError: an image is not finite.
+        """
+        words, options = by_class(label, guide is not None, scale, options)
+        chosen = named_sampler(CALL, sampler, steps, options, words)
+        loaded = None if guide is None else load_guide(guide, self.device, trust)
+        named = None if process is None else named_process(CALL, process)
+        settings = self.settings.with_process(named)
+        model = replace(self, settings=settings, process=build_process(settings))
+        sampled = cell_sampler(model, loaded, chosen, batch_size)
+        return sampled.images(n, seed, inpainting, raw, progress)
+
+
+@dataclass(frozen=True)
+class TrainedGuide:
+    """A trained guide, ready to steer a sampler."""
+
+    settings: GuideModelSettings
+    network: nn.Module
+    weights_sha256: str
+
+    def logits(self, process: LinearProcess) -> Network:
+        """Return the logits of states and times of a process."""
+        return cast(Any, self.settings.training.objective).logits(self.network, process)
+
+
+def load_model(
+    folder: str | Path,
+    device: torch.device,
+    process: ProcessSettings | None = None,
+    start: str | Path | None = None,
+    trust: bool = False,
+) -> LoadedModel:
+    """Read a model, as a network of another process than its training's if one is given.
+
+    Its parameters are frozen; `network.requires_grad_(True)` trains it on. `start` is the file of
+    its start; None finds it by the dataset of the training. `trust` imports the folder's own copy
+    of the code of its parts if that code is not here.
+
+    Raises UserError if a file is missing, damaged or foreign, if the code of a part is not here, or
+    if the network is of one process.
+    """
+    manifest, network = _loaded(folder, ModelManifest, device, trust)
+    settings = manifest.settings.with_process(process)
+    facts = manifest.weights_sha256, Path(folder), manifest.class_names, manifest.dataset_digest
+    return LoadedModel(settings, build_process(settings), network, *facts, start and str(start))
+
+
+def load_guide(folder: str | Path, device: torch.device, trust: bool = False) -> TrainedGuide:
+    """Read a guide, as `load_model` reads a model."""
+    manifest, network = _loaded(folder, GuideManifest, device, trust)
+    return TrainedGuide(cast(Any, manifest.settings), network, manifest.weights_sha256)
+
+
+def _loaded(
+    folder: str | Path, kind: type[M], device: torch.device, trust: bool
+) -> tuple[M, nn.Module]:
+    """Read a manifest of this kind, and its network with the weights, frozen and not training."""
+    manifest = read_manifest(folder, kind)
+    settings: Any = with_code_of(folder, manifest.settings) if trust else manifest.settings
+    try:  # Not of the optimizer: it is not needed any more.
+        check_known(settings.network, settings.training.objective)
+    except UserError as error:
+        text = f"{folder}: {error}"
+        if not trust and (Path(folder) / COPIES).exists():
+            text += f". trust=true runs the copy in {Path(folder, COPIES)}: read it before"
+        raise UserError(text) from None
+    path = Path(folder) / WEIGHTS
+    remedy = f"train the {settings.makes} (psld {settings.command}), or import it"
+    stored = load_tensors(path, "weights", remedy, manifest.weights_sha256)
+    if stored.origin.get("model", settings.identity()) != settings.identity():
+        raise UserError(f"{path}: trained with other settings than its manifest says; {remedy}")
+    network = build(settings, build_process(settings)).to(device)
+    try:
+        network.load_state_dict(stored.tensors())
+    except RuntimeError as error:
+        start = shorten(str(error), 200, placeholder=" …")  # it lists every name
+        raise UserError(f"{path}: does not fit the network of its manifest ({start})") from None
+    network = network.eval().requires_grad_(False)
+    return manifest.model_copy(update={"settings": settings}), network
+
+
+# -- all that decides how images are sampled but their noise, resolved once for many ---------------
+
+
+@dataclass(frozen=True)
+class ImageSampler:
+    """All that decides how images are sampled but their noise, resolved once."""
+
+    process: LinearProcess
+    settings: SamplerSettings
+    """With the level of its start."""
+    eps: Callable[..., Tensor]
+    """The process's ε(z, t)."""
+    network: nn.Module
+    """That ε evaluates."""
+    shape: tuple[int, int, int]
+    """C×H×W of an image."""
+    batching: Batching
+    classes: Sequence[int] = ()
+    """The classes that the images get in turn; none without guidance."""
+    logits: Network | None = None
+    """Those of the guide, for states of the process."""
+    gaussian: GaussianStart | None = None
+    """The start, unless it is the prior."""
+    start_sha256: str | None = None
+    """The digest of the file of that start."""
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.network)
+
+    def sample(
+        self,
+        indices: range,
+        key: tuple[int, int],
+        inpainting: Inpainting | None = None,
+        silent: bool = False,
+    ) -> tuple[Tensor, Tensor | None, int]:
+        """Sample the images with these indices in a cell.
+
+        The noise is drawn for all of them at each step, so an image depends neither on the batch
+        size nor on the worker, nor, up to rounding, on the device.
+
+        Args:
+            key: seed and shard of their noise.
+            silent: show no progress.
+
+        Returns:
+            The images, N×C×H×W in about [−1, 1]; the class that each was guided to, if any; and the
+            number of network evaluations per image.
+
+        Raises:
+            RunError: an image is not finite.
+        """
+        labels, count, (channels, height, width) = None, len(indices), self.shape
+        if self.classes:
+            turns = [self.classes[i % len(self.classes)] for i in indices]
+            labels = torch.tensor(turns, device=self.device)
+        guidance, without = self.settings.guidance, self.settings.evaluations == 0
+        with naming("sampler.guidance", guidance, "build"):
+            score = guidance.build(self.process, self.eps, self.batching, labels, self.logits)
+        threads = enough_threads(self.network, min(count, self.batching.size), height * width)
+        states = (count, self.process.blocks * channels, height, width)
+        with threads, ShardNoise(*key, states, self.device) as noise:
+            if self.gaussian is None:
+                z = self.process.prior(noise())
+            else:
+                draw = self.gaussian.images if without else self.gaussian
+                z = draw(noise(), labels, noise.uniform())
+            if not without:
+                z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
+        if not torch.isfinite(z).all():
+            raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
+        with naming("sampler.guidance", guidance, "score"):
+            return z[:, :channels], labels, score.evaluations
+
+    def images(
+        self, n: int, seed: int | None, known: KnownPixels | None, raw: bool, shown: bool
+    ) -> Tensor:
+        """Sample the first n images, with the known pixels if there are any, for a caller.
+
+        Return uint8, or float32 if `raw`, on the CPU. Raises UserError for wrong arguments.
+        """
+        check_network(self.network)
+        check_numbers(1, n=n, batch_size=self.batching.size)
+        seed = checked_seed(seed)
+        inpainting = None
+        if known is not None:
+            if not isinstance(known, tuple) or not all(isinstance(x, Tensor) for x in known):
+                raise UserError("inpainting is two tensors: (images, mask)")
+            images, mask = (each.to(self.device) for each in known)
+            shape, one = (n, *self.shape), (n, 1, *self.shape[1:])
+            if images.shape != shape or mask.shape not in (shape, one):
+                wrong = f"images of {tuple(images.shape)} and a mask of {tuple(mask.shape)}"
+                raise UserError(f"inpainting has {wrong}, not {shape} and {one}")
+            if not images.is_floating_point():
+                right = "floats in [−1, 1]: x / 127.5 - 1"
+                raise UserError(f"inpainting has bytes; its images are {right}")
+            if self.gaussian:
+                raise UserError("inpainting starts from the prior; use another sampler than few")
+            inpainting = Inpainting(self.process, images, mask)
+        x, *_ = self.sample(range(n), (seed, 0), inpainting, silent=not shown)
+        return x.cpu() if raw else to_uint8(x).cpu()
+
+
+def with_start(
+    sampler: SamplerSettings,
+    process: LinearProcess,
+    start: SamplerStart | None,
+    device: torch.device,
+    *,
+    lowest: float = 0.0,
+    highest: float = math.inf,
+    classes: Sequence[int] = (),
+) -> tuple[SamplerSettings, GaussianStart | None]:
+    """Return a sampler with the level of its start, and the start; None is the prior.
+
+    A level that the start gives, for samples of these classes, is at least `lowest`, and at most
+    `highest`.
+
+    Raises UserError if the sampler needs a start and there is none.
+    """
+    if not isinstance(sampler, TimeGridSampler) or not sampler.starts_from_data:
+        return sampler, None
+    if start is None:
+        raise UserError(
+            "sampler.start: the training images are known for models in a folder (psld.load), and "
+            "for psld.from_denoiser(…, images=…), alone; use start=prior, such as sampler=multistep"
+        )
+    level = sampler.levels[0] if sampler.levels else sampler.start_level
+    mixture = sampler.start == "mixture"
+    if level is None:
+        _, last = level_range(process, sampler.final_time)
+        level = max(lowest, min(start.level(mixture, classes), highest, last))
+    if not sampler.levels:
+        sampler = sampler.model_copy(update={"start_level": level})
+    data = start.data if mixture else start.data.as_one()
+    return sampler, GaussianStart(process, data.to(device), level, sampler.final_time)
+
+
+def cell_sampler(
+    model: LoadedModel,
+    guide: TrainedGuide | None,
+    sampler: SamplerSettings,
+    batch_size: int,
+    *,
+    compile: bool = False,
+) -> ImageSampler:
+    """Resolve how a cell is sampled, and read its start; `compile` as in `forward_pass`.
+
+    Raises UserError if the sampler cannot sample the model, or the guide cannot guide it; if there
+    is no start of the model's dataset; or if its denoiser or the guide was not trained for the
+    sampler's noise levels.
+    """
+    process, dataset = model.process, model.settings.dataset
+    shape = (dataset.channels, dataset.image_size, dataset.image_size)
+    classes = check_fit(sampler, model.settings, guide and guide.settings, model.class_names)
+    called = forward_pass(model.network, sampler.precision, compile=compile)
+    start = model.start_for(sampler.asks_for_classes) if sampler.starts_from_data else None
+    if start and classes and sampler.evaluations == 0 and not start.data.has_classes:
+        raise UserError(
+            "sampler.guidance: a class has fewer than ten different training images, so the start "
+            "has no law of each class, and with steps=0 there is no network that knows them"
+        )
+    low, high = model.levels if model.settings.serves_every_process else (0.0, math.inf)
+    given = process, start, device_of(called)
+    sampler, gaussian = with_start(sampler, *given, lowest=low, highest=high, classes=classes)
+    if model.settings.serves_every_process:
+        student = ("student", "leave out sampler.start_level") if low == high else ()
+        check_levels(sampler.noise_levels(process), low, high, *student)
+    if guide and guide.settings.serves_every_process:
+        law = guide.settings.law
+        check_levels(sampler.noise_levels(process), law.low, law.high, "guide")
+    return ImageSampler(
+        process=process,
+        settings=sampler,
+        eps=model.eps(called),
+        network=called,
+        shape=shape,
+        batching=Batching(batch_size),
+        classes=classes,
+        logits=guide and guide.logits(process),
+        gaussian=gaussian,
+        start_sha256=start and start.sha256,
+    )
