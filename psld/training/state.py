@@ -69,10 +69,14 @@ class TrainingState:
         parts = grouped(tensors)
         self.network.load_state_dict(parts["network"])
         self.average.network.load_state_dict(parts["ema"])
-        packed = json.loads(tensors["structure"].numpy().tobytes())
-        if (average := unpack(packed["average"], tensors)) is not None:
-            cast(Any, self.average).load_state_dict(average)
-        state = unpack(packed["optimizer"], tensors)
+        if "structure" in tensors:
+            packed = json.loads(tensors["structure"].numpy().tobytes())
+            state = unpack(packed["optimizer"], tensors)
+            if (average := unpack(packed["average"], tensors)) is not None:
+                cast(Any, self.average).load_state_dict(average)
+        else:  # as written before 1 December 2026: the moments of Adam
+            moments = {int(index): each for index, each in grouped(parts["optimizer"]).items()}
+            state = self.optimizer.state_dict() | {"state": moments}
         self.optimizer.load_state_dict(state)
         parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         for key, stored in state["state"].items():
