@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import initialize_config_dir
@@ -24,7 +24,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from psld.commands.command import Command
 from psld.config.compose import (
@@ -33,7 +33,6 @@ from psld.config.compose import (
     for_hydra,
     name_dataset,
     over,
-    own_part,
     refusing,
 )
 from psld.config.locations import CONFIGS, config_file
@@ -69,7 +68,7 @@ def composed(command: Command, overrides: list[str]) -> DictConfig:
     that has it, unless a word does.
     """
     config = Composer().config(command.name, overrides, command.where)
-    content, place = own_part(config, resolve=False), command.where
+    content, place = cast(dict[str, Any], OmegaConf.to_container(config)), command.where
     if (key := unknown_key(command.kind, content)) is None:
         return config
     for word in () if key in map(key_of, overrides) else overrides:
@@ -90,7 +89,8 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
     if hydra := [word for word in overrides if word.startswith("hydra")]:
         raise UserError(f"{hydra[0]}: a setting of sweeps; give --multirun, too")
     with refusing(command.where):
-        content = own_part(composed(command, overrides_of(command, overrides)))
+        config = composed(command, overrides_of(command, overrides))
+        content: Any = OmegaConf.to_container(config, resolve=True)
         with suppress(UserError):  # with the defaults of the classes, unless something is missing
             content = parse(command.kind, content, command.where).model_dump(mode="json")
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")

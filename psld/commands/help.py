@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -37,12 +37,16 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
             title = f"Settings and their defaults; {MISSING} has to be given:"
             lines = _lines(command.kind, {})
         return "\n\n".join([usage, description.strip(), title, "\n".join(lines)])
-    from psld.commands.composed import composed, overrides_of, own_part, split_flags
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from psld.commands.composed import composed, overrides_of, split_flags
 
     words = [word for word in split_flags(words)[1] if not word.startswith("hydra")]  # of sweeps
     config = composed(command, overrides_of(command, words))
+    content = cast(dict[str, Any], OmegaConf.to_container(config))
     choices = []
-    for group, choice in reversed(config.hydra.runtime.choices.items()):
+    for group, choice in reversed(HydraConfig.get().runtime.choices.items()):
         names = config_names(group.partition("@")[0])  # `sampler`, `guidance@sampler.guidance`
         listed = ", ".join(f"{name} (chosen)" if name == choice else name for name in names)
         choices.append(_filled(f"{group}: {listed}", 2, 8))
@@ -52,7 +56,7 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
         description.strip(),
         *([about, "\n".join(choices)] if choices else []),
         f"Settings and their values (configs/{command.name}.yaml); {MISSING} has to be given:",
-        "\n".join(_lines(command.kind, own_part(config, resolve=False))),
+        "\n".join(_lines(command.kind, content)),
         f"{program} --cfg job prints the settings for the overrides given with it.",
     ]
     return "\n\n".join(parts)

@@ -91,10 +91,9 @@ class Composer:
             )
             config = self._loader._compose_config_from_defaults_list(chosen.defaults, self._files)
             self._loader._apply_overrides_to_config(chosen.config_overrides, config)
-        choices = {"runtime": {"choices": chosen.overrides.known_choices}}
-        config["hydra"] = choices
         # `${hydra:runtime.choices.GROUP}` is of this config.
-        cast(Any, HydraConfig.instance()).cfg = config
+        choices = {"runtime": {"choices": chosen.overrides.known_choices}}
+        cast(Any, HydraConfig.instance()).cfg = OmegaConf.create({"hydra": choices})
         return config
 
     def content(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
@@ -187,17 +186,11 @@ def without_environment() -> Iterator[None]:
 
 
 def content_of(config: DictConfig, where: str) -> dict[str, Any]:
-    """Return the resolved content of a config without Hydra's own part.
+    """Return the resolved content of a config.
 
     Raises UserError, prefixed by `where`, if required values (`???`) are missing.
     """
-    entries = entries_of(own_part(config, resolve=False))
+    entries = entries_of(cast(dict[str, Any], OmegaConf.to_container(config)))
     if missing := [f"{key}=…" for key, value in entries if value == MISSING]:
         raise UserError(f"{where}: missing: {', '.join(missing)}")
-    return own_part(config)
-
-
-def own_part(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
-    """Return the content of a config without Hydra's part; what is missing is `???`."""
-    content = cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
-    return {key: value for key, value in content.items() if key != "hydra"}
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
