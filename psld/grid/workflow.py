@@ -25,21 +25,6 @@ SHARED_FILE = re.compile(
 Shared = Literal["datasets", "features", "starts"]
 
 
-class Resolved(dict[str, Grid]):
-    """The grids that were asked for: each is resolved, or read from the cache, on its first use."""
-
-    def __init__(self, seen: Callable[[Grid], None] | None) -> None:
-        """`seen` is called with each grid, once."""
-        super().__init__()
-        self.seen = seen
-
-    def __missing__(self, name: str) -> Grid:
-        self[name] = grid = load_grid(name)
-        if self.seen:
-            self.seen(grid)
-        return grid
-
-
 @dataclass
 class Workflow:
     """All grids. Methods that take a rule's wildcards return records.
@@ -49,9 +34,12 @@ class Workflow:
     """
 
     files: dict[str, GridFile]
-    grids: dict[str, Grid]
+    grids: dict[str, Grid] = field(default_factory=dict)
+    """Those that were asked for."""
     broken: dict[str, UserError] = field(default_factory=dict)
     """The errors of the files that cannot be read."""
+    seen: Callable[[Grid], None] | None = None
+    """Called with each grid, once."""
     rules: Set[str] = frozenset()
     """The names of rules, which are no names of grids, tables and figures for Snakemake."""
 
@@ -66,7 +54,7 @@ class Workflow:
                 broken[name] = error
             except OSError as error:  # It has just gone, or nobody may read it.
                 broken[name] = UserError(f"configs/grid/{name}.yaml: {error.strerror}")
-        return cls(files, Resolved(seen), broken)
+        return cls(files, broken=broken, seen=seen)
 
     @property
     def default(self) -> str:
@@ -74,19 +62,27 @@ class Workflow:
         names = self.files.keys() | self.broken.keys()
         return "demo" if "demo" in names else min(names)
 
+    def grid(self, name: str) -> Grid:
+        """Return a grid: it is resolved, or read from the cache, when it is asked for first."""
+        if name not in self.grids:
+            self.grids[name] = load_grid(name)
+            if self.seen:
+                self.seen(self.grids[name])
+        return self.grids[name]
+
     def model(self, wildcards: Any) -> ModelRecord:
         grid, _, name = wildcards.model.partition("/")
-        return self.grids[grid].models[name]
+        return self.grid(grid).models[name]
 
     def guide(self, wildcards: Any) -> GuideRecord:
         grid, _, name = wildcards.guide.partition("/")
-        return self.grids[grid].guides[name]
+        return self.grid(grid).guides[name]
 
     def cell(self, wildcards: Any) -> Cell:
-        return self.grids[wildcards.grid].cells[f"{wildcards.model}/{wildcards.sampler}"]
+        return self.grid(wildcards.grid).cells[f"{wildcards.model}/{wildcards.sampler}"]
 
     def figure(self, wildcards: Any) -> GridFigure:
-        return all_figures(self.grids[wildcards.grid])[wildcards.figure]
+        return all_figures(self.grid(wildcards.grid))[wildcards.figure]
 
     def dataset(self, wildcards: Any) -> DatasetRecord:
         return self._with("datasets", wildcards.dataset).datasets[wildcards.dataset]
@@ -117,8 +113,8 @@ class Workflow:
             if all(is_unlikely(grid)) and not config_file("dataset", dataset):
                 break  # Resolving all grids takes long.
             try:
-                if name in getattr(self.grids[grid], kind):
-                    return self.grids[grid]
+                if name in getattr(self.grid(grid), kind):
+                    return self.grid(grid)
             except UserError:
                 if grid in naming:
                     raise
@@ -138,17 +134,17 @@ class Workflow:
     # -- results ----------------------------------------------------------------------------------
 
     def table_results(self, wildcards: Any) -> list[str]:
-        grid = self.grids[wildcards.grid]
+        grid = self.grid(wildcards.grid)
         return sorted(cell.result for cell in cells_behind(entries_in(grid, wildcards.table)))
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
         """What decides a table besides its inputs: its texts, and what each entry shows."""
-        file, name = self.grids[wildcards.grid].file, wildcards.table
+        file, name = self.grid(wildcards.grid).file, wildcards.table
         entries = [[shown.model_dump() for shown in row] for row in file.shown[name]]
         return {"table": file.tables[name].model_dump(), "entries": entries}
 
     def page_parts(self, wildcards: Any) -> list[str]:
-        grid = self.grids[wildcards.grid]
+        grid = self.grid(wildcards.grid)
         pages = [f"{grid.table(name)}.html" for name in grid.file.tables]
         return [*pages, *grid.results, *grid.figure_files(*all_figures(grid))]
 
@@ -178,7 +174,7 @@ class Workflow:
 
     def target_files(self, target: str) -> list[str]:
         """The final files of a table, of a figure, or of a grid."""
-        grid = self.grids[self.targets[target]]
+        grid = self.grid(self.targets[target])
         if target != grid.name and target in grid.file.tables:
             return grid.table_files(target)
         if target != grid.name:
@@ -236,5 +232,5 @@ class Workflow:
             if re.fullmatch(rf"{below}|results/{place}\.html", word):
                 if name in self.broken:
                     raise self.broken[name]
-                return self.grids[name]
-        return self.grids[self.targets[word]] if word in self.targets else None
+                return self.grid(name)
+        return self.grid(self.targets[word]) if word in self.targets else None

@@ -26,7 +26,7 @@ def declared(workflow: Workflow, stage: Stage) -> list[str]:
         case "figure":
             return workflow.figure(wildcards).inputs
         case "certify":
-            return workflow.grids[wildcards.grid].results
+            return workflow.grid(wildcards.grid).results
         case "evaluate_cell":
             return workflow.cell(wildcards).records
     return []

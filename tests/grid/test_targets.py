@@ -110,7 +110,7 @@ def test_a_dataset_is_of_the_grid_that_was_asked_for(configs):
     (configs / "grid/demo.yaml").write_text(TEXT.replace("dataset=digits, ", ""))
     (configs / "grid/draft.yaml").write_text(TEXT.replace("process=vp-sde", "process=none"))
     workflow = Workflow.load()
-    assert workflow.grids["demo"]
+    assert workflow.grid("demo")
     assert workflow.word("datasets", "digits") == "demo/digits"
     assert list(workflow.grids) == ["demo"]
 

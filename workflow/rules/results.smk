@@ -79,7 +79,7 @@ rule page:
     conda:
         "../../envs/psld.yaml"
     params:
-        asked=lambda w: GRIDS.grids[w.grid].file.model_dump(include={"title", "question", "claims"}),
+        asked=lambda w: GRIDS.grid(w.grid).file.model_dump(include={"title", "question", "claims"}),
     shell:
         "python -m psld page grid_name={wildcards.grid:q} > {log:q} 2>&1"
 
@@ -87,7 +87,7 @@ rule page:
 # Reads: results, with what they were computed from.  Makes: the grid's certificate, a zip.
 rule certify:
     input:
-        lambda w: GRIDS.grids[w.grid].results,
+        lambda w: GRIDS.grid(w.grid).results,
     output:
         "results/certificates/{grid}.zip",
     log:
@@ -95,6 +95,6 @@ rule certify:
     conda:
         "../../envs/psld.yaml"
     params:
-        content=lambda w: digest_of(parts_of(GRIDS.grids[w.grid])),
+        content=lambda w: digest_of(parts_of(GRIDS.grid(w.grid))),
     shell:
         "python -m psld certify grid_name={wildcards.grid:q} output={output:q} > {log:q} 2>&1"
