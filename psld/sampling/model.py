@@ -185,8 +185,8 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class TrainedGuide:
-    """A trained guide, ready to steer a sampler."""
+class LoadedGuide:
+    """A trained guide on its device, ready to steer a sampler."""
 
     settings: GuideModelSettings
     network: nn.Module
@@ -219,10 +219,10 @@ def load_model(
     return LoadedModel(settings, build_process(settings), network, *facts, start and str(start))
 
 
-def load_guide(folder: str | Path, device: torch.device, trust: bool = False) -> TrainedGuide:
+def load_guide(folder: str | Path, device: torch.device, trust: bool = False) -> LoadedGuide:
     """Read a guide, as `load_model` reads a model."""
     manifest, network = _loaded(folder, GuideManifest, device, trust)
-    return TrainedGuide(cast(Any, manifest.settings), network, manifest.weights_sha256)
+    return LoadedGuide(cast(Any, manifest.settings), network, manifest.weights_sha256)
 
 
 def _loaded(
@@ -394,7 +394,7 @@ def with_start(
 
 def cell_sampler(
     model: LoadedModel,
-    guide: TrainedGuide | None,
+    guide: LoadedGuide | None,
     sampler: SamplerSettings,
     batch_size: int,
     *,

@@ -18,8 +18,8 @@ from psld.diffusion.guidance import Mask
 from psld.diffusion.integrators import Inpainting
 from psld.sampling.model import (
     ImageSampler,
+    LoadedGuide,
     LoadedModel,
-    TrainedGuide,
     cell_sampler,
     load_guide,
     load_model,
@@ -44,7 +44,7 @@ from psld.utils.files import check_place, digest_of
 def origin_of(
     cell: CellSettings,
     model: LoadedModel | ModelManifest,
-    guide: TrainedGuide | GuideManifest | None,
+    guide: LoadedGuide | GuideManifest | None,
     start_sha256: str | None = None,
 ) -> ShardOrigin:
     """Return the origin of a cell's shard 0; those of other shards differ in the index alone.
@@ -157,7 +157,7 @@ def sample_shard(
     indices = range(origin.index * origin.size, (origin.index + 1) * origin.size)
     inpainting = None
     if cell.sampler.guidance.holes:
-        inpainting = known_pixels(cell, model, origin, indices, sampler.device)
+        inpainting = known_pixels(cell, model, origin, indices)
         indices = indices[: len(inpainting.images)]  # fewer at the end of the split
     x, labels, nfe = sampler.sample(indices, (cell.seed, origin.index), inpainting)
     return Shard(
@@ -188,11 +188,7 @@ def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -
 
 
 def known_pixels(
-    cell: CellSettings,
-    model: LoadedModel,
-    origin: ShardOrigin,
-    indices: range,
-    device: torch.device,
+    cell: CellSettings, model: LoadedModel, origin: ShardOrigin, indices: range
 ) -> Inpainting:
     """Return the images of the split at these indices, as far as they exist, and their masks.
 
@@ -213,5 +209,5 @@ def known_pixels(
     read = (store.digest, cell.mnist and ImageStore.open(cell.mnist).digest)
     if read != (origin.dataset_digest, origin.masks_digest):
         raise UserError(f"{cell.data}, or the masks: replaced while they were read; sample again")
-    known = torch.from_numpy(images[indices.start : indices.stop].copy()).to(device)
-    return Inpainting(model.process, from_uint8(known), drawn[:, None].to(device))
+    known = torch.from_numpy(images[indices.start : indices.stop].copy()).to(model.device)
+    return Inpainting(model.process, from_uint8(known), drawn[:, None].to(model.device))

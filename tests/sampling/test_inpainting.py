@@ -67,10 +67,10 @@ def test_a_dataset_that_is_replaced_while_it_is_read_is_refused(model, digits):
     """Its images would be in shards that state the digest of the earlier one."""
     given, loaded = settings(model, *CELL, f"data={digits}"), load_model(model, CPU)
     origin = origin_of(given, loaded, None)
-    assert len(known_pixels(given, loaded, origin, range(2), CPU).images) == 2
+    assert len(known_pixels(given, loaded, origin, range(2)).images) == 2
     earlier = origin.model_copy(update={"dataset_digest": "0" * 64})
     with pytest.raises(UserError, match="replaced while they were read"):
-        known_pixels(given, loaded, earlier, range(2), CPU)
+        known_pixels(given, loaded, earlier, range(2))
 
 
 def test_the_images_and_masks_are_those_of_the_split_and_of_the_origin(model, digits, mnist):
@@ -82,26 +82,26 @@ def test_the_images_and_masks_are_those_of_the_split_and_of_the_origin(model, di
     assert origin.dataset_digest == store.digest
     assert origin.masks_digest == ImageStore.open(mnist).digest
     assert origin.guide_sha256 is origin.process_digest is origin.start_sha256 is None
-    known = known_pixels(cell, loaded, origin, range(3, 5), CPU)
+    known = known_pixels(cell, loaded, origin, range(3, 5))
     expected = from_uint8(torch.from_numpy(store.images("train")[3:5].copy()))
     assert torch.equal(known.images, expected)
     masks = draw_masks(DIGITS, range(3, 5), 8, str(mnist))
     np.testing.assert_array_equal(known.mask[:, 0], masks)
     earlier = origin.model_copy(update={"masks_digest": "0" * 64})
     with pytest.raises(UserError, match="or the masks: replaced while they were read"):
-        known_pixels(cell, loaded, earlier, range(2), CPU)
+        known_pixels(cell, loaded, earlier, range(2))
     count = store.splits["train"]
-    last = known_pixels(cell, loaded, origin, range(count - 1, count + 5), CPU)
+    last = known_pixels(cell, loaded, origin, range(count - 1, count + 5))
     assert len(last.images) == len(last.mask) == 1
     with pytest.raises(UserError, match=f"begins at image {count}, but the train split of"):
-        known_pixels(cell, loaded, origin, range(count, count + 2), CPU)
+        known_pixels(cell, loaded, origin, range(count, count + 2))
 
 
 def test_a_dataset_of_other_images_than_the_model_s_is_refused(model, mnist):
     cell = settings(model, *CELL, f"data={mnist}")
     loaded = load_model(model, CPU)
     with pytest.raises(UserError, match=r"mnist\.h5: .*has image_size 28"):
-        known_pixels(cell, loaded, origin_of(cell, loaded, None), range(2), CPU)
+        known_pixels(cell, loaded, origin_of(cell, loaded, None), range(2))
 
 
 def test_the_first_samples_are_cut_with_their_masks(cell):
