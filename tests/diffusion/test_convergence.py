@@ -15,7 +15,7 @@ DATA = gaussian(0.3**0.5)
 
 
 def order(process, integrator: str, striding: str) -> float:
-    steps = (100, 200)
+    steps = (60, 120)
     grids = [sde(integrator, striding=striding, steps=n) for n in steps]
     return fitted_order(steps, [error(process, settings, DATA) for settings in grids])
 
@@ -34,16 +34,13 @@ def test_splitting_converges_with_order_one_or_better(process, striding):
 
 def test_splitting_beats_euler_at_the_same_cost():
     process = phase_space(0.25)
-    for steps in (50, 100):
-        choice = {"striding": "quadratic", "steps": steps}
-        assert error(process, sde("sscs", **choice), DATA) < error(
-            process, sde("em", **choice), DATA
-        )
+    choice = {"striding": "quadratic", "steps": 50}
+    assert error(process, sde("sscs", **choice), DATA) < error(process, sde("em", **choice), DATA)
 
 
 @pytest.mark.parametrize("process", [vp_sde(), phase_space(0.02), phase_space(0.0)])
 def test_probability_flow_keeps_the_marginals(process):
-    settings = RK45Settings(integrator="rk45", tolerance=1e-8)
+    settings = RK45Settings(integrator="rk45", tolerance=1e-7)
     assert error(process, settings, DATA) < 1e-5
 
 

@@ -85,12 +85,12 @@ def test_orders_of_convergence_on_a_mixture(name, root, order, corrector, expect
                 n + 1, root=root, order=order, corrector=corrector, interpolation=interpolation
             ),
         )[:, :1]
-        for n in (20, 40, 80)
+        for n in (16, 32, 64)
     )
     assert math.log2(rms(coarse - middle) / rms(middle - fine)) > expected - 0.5
 
 
-@pytest.mark.parametrize("name", ["vp-sde", "psld-hsm-lower", "cld-hsm-lower", "third-hsm-upper"])
+@pytest.mark.parametrize("name", ["vp-sde", "psld-hsm-lower", "third-hsm-upper"])
 def test_the_flow_root_goes_where_rk45_goes_on_the_projected_noise(name):
     """For a network whose blocks of ε disagree about the image, before the denoising step."""
     process, perfect = EVERY_KIND[name], MIXTURE.network(EVERY_KIND[name])
@@ -110,9 +110,9 @@ def test_the_flow_root_goes_where_rk45_goes_on_the_projected_noise(name):
 
     choice = {"denoise": False, "final_time": 0.02}
     flow = end(process, multistep(120, root="flow", order=3, **choice), network)
-    exact = end(process, rk45(1e-5, **choice), projected)
+    exact = end(process, rk45(1e-4, **choice), projected)
     assert rms(flow - exact) < 1e-3
-    other = end(process, rk45(1e-5, **choice), network)
+    other = end(process, rk45(1e-4, **choice), network)
     if process.predicted_blocks > 1:
         assert rms(flow - other) > 10 * rms(flow - exact), "the projection does something here"
     else:
