@@ -28,7 +28,13 @@ SETTINGS = (
     f"training.log_every={EVERY}",
     "training.preview_every=80",
 )
-SHORT = (*SETTINGS, "training.steps=60", "training.preview_every=30")
+SHORT = (
+    *TINY,
+    "training.steps=12",
+    "training.checkpoint_every=4",
+    "training.log_every=4",
+    "training.preview_every=6",
+)
 
 
 @pytest.fixture
@@ -44,12 +50,12 @@ def test_a_training_that_is_not_online_imports_no_wandb(digits, tmp_path, monkey
     succeeded(call(tmp_path, "train", *SHORT, f"data={digits}", "wandb.mode=offline"))
     folder = run_directory(tmp_path)
     entries = TrainingHistory.read(folder / HISTORY).entries
-    assert [entry.step for entry in entries] == [20, 30, 40, 60]
+    assert [entry.step for entry in entries] == [4, 6, 8, 12]
     times = [before, *(entry.time for entry in entries), time.time()]
     assert times == sorted(times)
     assert WandbRun.read(folder).id.startswith(folder.name)
-    assert {path.name for path in folder.glob("previews/*")} == {"30.png", "60.png"}
-    assert Image.open(preview_path(folder, 30)).width == 8 * 68 + 4, "8 samples in a row"
+    assert {path.name for path in folder.glob("previews/*")} == {"6.png", "12.png"}
+    assert Image.open(preview_path(folder, 6)).width == 8 * 68 + 4, "8 samples in a row"
 
 
 def last_step(folder: Path) -> int:
@@ -118,8 +124,8 @@ def test_the_loop_never_waits_for_wandb(digits, tmp_path, monkeypatch):
         step = 0
 
         def log(self, values: dict, step: int, commit: bool) -> None:
-            if step == EVERY:
-                while last_step(tmp_path) < 60:
+            if step == 4:
+                while last_step(tmp_path) < 12:
                     time.sleep(0.01)
 
         def finish(self, exit_code: int | None = None) -> None:
