@@ -71,6 +71,7 @@ def test_bf16_leaves_nothing_in_fp32_and_casts_weights_together(kind):
     assert casts.together < len(list(network.parameters())) / 10, "there, and of gradients back"
 
 
+@pytest.mark.slow
 def test_compiled_networks_have_a_graph_for_each_number_of_images(monkeypatch):
     """One for any number would be slower, and with 4 and 2 images, torch would make that."""
     graphs = []
@@ -129,6 +130,7 @@ def test_bf16_takes_networks_of_others():
     assert forward_pass(torch.nn.Conv2d(3, 3, 1), "bf16")(image).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_a_denoiser_is_exported_for_any_number_of_images():
     network = unsettled(NETWORKS["denoiser"]()).eval()
     n, given = torch.export.Dim("n"), images_and_times(batch=4)

@@ -271,6 +271,7 @@ tables:
 """
 
 
+@pytest.mark.slow
 def test_in_a_grid_its_certificate_and_where_the_file_is_missing(outside, digits, tmp_path_factory):
     """Of an own measure, `verify` recomputes nothing; a distance of own features it does."""
     (outside / "configs/grid").mkdir(parents=True)
