@@ -26,7 +26,7 @@ class LaunchSettings(Settings):
     """The file that a program of yours makes at its end."""
     runs: str | None = None
     """The program's run directory: its launches, and the file `step` in which it may write a
-    number, the steps that it has saved. Without this file it has no progress, and two lives."""
+    number, the steps that it has saved. Without this file it has no progress, and two starts."""
     where: Literal["auto", "slurm", "here"] = "auto"
     """`auto`: as a Slurm job if there is sbatch, else in processes of this machine."""
     nodes: int = Field(1, ge=1)
@@ -40,7 +40,7 @@ class LaunchSettings(Settings):
     mem_mb: int | None = Field(None, ge=1)
     """Memory per node. None: the partition's default."""
     runtime: int = Field(60, ge=1)
-    """Time limit, in minutes, of one life; the command goes on in the next."""
+    """Time limit of the job, in minutes; then it is queued again, and the command goes on."""
     warning_seconds: int = Field(120, ge=1)
     """Seconds from the warning, at which the job saves a checkpoint, to its time limit. A program
     of yours gets SIGTERM."""
@@ -71,7 +71,7 @@ class LaunchSettings(Settings):
             raise ValueError(f"slurm_additional_parameters: leave out what a launch sets: {taken}")
         if self.warning_seconds >= 60 * self.runtime:
             raise ValueError(
-                f"warning_seconds: {self.warning_seconds} s before its end, a life of "
+                f"warning_seconds: {self.warning_seconds} s before its end, a job of "
                 f"{self.runtime} minutes has not begun; increase runtime or reduce warning_seconds"
             )
         return self

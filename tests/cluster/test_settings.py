@@ -83,7 +83,7 @@ def test_additional_options(words: str, options: dict[str, Any]):
         ("nodes=0", "nodes"),
         ("nodes=two", "nodes"),
         ("runtime=0", "runtime"),
-        ("warning_seconds=3600", "warning_seconds: 3600 s before its end, a life of 60 minutes"),
+        ("warning_seconds=3600", "warning_seconds: 3600 s before its end, a job of 60 minutes"),
         ("detach=perhaps", "detach"),
         ("slurm_additional_parameters=--exclusive", "without dashes"),
         ("slurm_additional_parameters=qos=a job_name=b", "leave out what a launch sets: job-name"),
@@ -105,7 +105,7 @@ def test_what_a_launch_sets_is_not_given_twice(name):
 def test_a_life_is_longer_than_its_warning():
     assert launch_settings("runtime=2", "warning_seconds=119").options()["signal_delay_s"] == 119
     assert launch_settings().options()["time"] == 60
-    with pytest.raises(UserError, match="a life of 2 minutes has not begun"):
+    with pytest.raises(UserError, match="a job of 2 minutes has not begun"):
         launch_settings("runtime=2", "warning_seconds=120")
 
 
