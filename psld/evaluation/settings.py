@@ -132,8 +132,8 @@ class LikelihoodSettings(Settings):
     """Random vectors of Hutchinson's estimate of the trace; each costs one gradient. With momentum
     take an even number, because pairs cancel most of the error."""
     draws: int = Field(ge=1)
-    """K: draws of the momentum for each image; the bound on the bits falls with K. No effect without
-    momentum, where the likelihood is no bound."""
+    """K: draws of the momentum for each image; the bound on the bits falls with K. No effect
+    without momentum, where the likelihood is no bound."""
     start_time: float = Field(gt=0, lt=1)
     """The time at which the flow starts from the images; not below the model's time_eps."""
     tolerance: float = Field(gt=0, lt=1)
