@@ -54,6 +54,8 @@ def noticed_by(fault: dict[str, Any], folder: Path, tests: list[str]) -> str | N
                 **{"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(folder)}},
                 **{"capture_output": True, "text": True},
             )
+            if done.returncode < 0:
+                sys.exit(f"{test}: killed by signal {-done.returncode}")
             failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
             if done.returncode == 1 and failed:
                 return failed[0].removeprefix("FAILED ").partition(" - ")[0]
