@@ -54,11 +54,13 @@ def noticed_by(fault: dict[str, Any], folder: Path, tests: list[str]) -> str | N
                 **{"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(folder)}},
                 **{"capture_output": True, "text": True},
             )
-            if done.returncode < 0:
-                sys.exit(f"{test}: killed by signal {-done.returncode}")
-            failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
-            if done.returncode == 1 and failed:
-                return failed[0].removeprefix("FAILED ").partition(" - ")[0]
+            failed = [
+                line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))
+            ]
+            if done.returncode in (1, 2) and failed:
+                return failed[0].split()[1]
+            if done.returncode not in (0, 5):  # 5: no test of these is a fast one
+                sys.exit(f"{test}: pytest ends with {done.returncode}: {done.stderr[-200:]}")
         return None
     finally:
         path.write_text(whole)
