@@ -58,8 +58,8 @@ def noticed_by(fault: dict[str, Any], folder: Path, tests: list[str]) -> str | N
                 line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))
             ]
             if done.returncode in (1, 2) and failed:
-                return failed[0].split()[1]
-            if done.returncode not in (0, 5):  # 5: no test of these is a fast one
+                return failed[0].partition(" ")[2].partition(" - ")[0]
+            if done.returncode not in (0, 4, 5):  # 4, 5: a renamed test, or no fast one
                 sys.exit(f"{test}: pytest ends with {done.returncode}: {done.stderr[-200:]}")
         return None
     finally:
