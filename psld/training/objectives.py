@@ -161,7 +161,12 @@ class Epsilon(Objective):
 
 
 class Denoiser(Objective):
-    """The network predicts the image of an image with noise, D(y; σ), in EDM's preconditioning."""
+    """The network predicts the image of an image with noise, D(y; σ), in EDM's preconditioning.
+
+    The loss is λ(σ) ‖D(y; σ) − x₀‖², λ = (σ² + s²) / (σ s)², as a mean of elements (Karras et al.,
+    2022, Table 1), with s = `facts.deviation`. This λ makes every level of images with mean 0 cost
+    1 before the first step; of other images, up to 1 + |mean|²/s² per value at high levels.
+    """
 
     kind: str = "denoiser"
 
