@@ -109,14 +109,11 @@ def own_network(name: str, repeats: int) -> None:
 
     plain, average = deepcopy(network), deepcopy(network)
     adam = torch.optim.Adam(plain.parameters(), lr=1e-4, fused=True)
-    tensors, (center, width) = (
-        torch.from_numpy(images),
-        (loss.facts.law.center, loss.facts.law.width),
-    )
+    tensors, law = torch.from_numpy(images), loss.facts.law
 
     def by_hand() -> None:
         x0 = tensors[torch.randint(len(tensors), (64,))].float() / 127.5 - 1
-        sigma = (center + width * torch.randn(64)).exp()
+        sigma = (law.center + law.width * torch.randn(64)).exp()
         noise = sigma[:, None, None, None] * torch.randn_like(x0)
         weight = (sigma**2 + 0.25) / (sigma**2 * 0.25)
         error = plain(x0 + noise, sigma) - x0
