@@ -21,7 +21,6 @@ from psld.evaluation.results import CellResult
 from psld.evaluation.settings import Measurement
 from psld.metrics.blocks import assign_blocks, distinct_numbers, share_estimate
 from psld.metrics.distances import inception_score
-from psld.metrics.extraction import batches_of
 from psld.metrics.features import Features, FeatureStatistics, Reference, digest_of_weights
 from psld.metrics.measure import measure
 from psld.metrics.settings import MetricSettings
@@ -129,16 +128,6 @@ def test_each_measurement_is_of_its_first_images_and_costs_their_shards():
     assert [result.class_accuracy for result in results] == [None] * 3
 
 
-def test_the_first_whole_shards_cost_nothing_of_the_next_one():
-    costs = [Cost(50, 10 * (i + 1), 2.0, f"CPU {i}") for i in range(3)]
-    gathered = Gathered({}, None, costs)
-    spent = [gathered.spent(samples) for samples in (50, 100, 101)]
-    assert [each["nfe"] for each in spent] == [10, 15, 20]
-    assert [each["sampling_seconds"] for each in spent] == [2, 4, 6]
-    assert spent[1]["sampling_device"] == "CPU 0, CPU 1"
-    assert Gathered({}, None, []).spent(50) == {}
-
-
 def test_guided_samples_are_counted_if_their_class_is_recognized():
     results, _ = measured(
         [
@@ -154,7 +143,7 @@ def test_guided_samples_are_counted_if_their_class_is_recognized():
     assert 0.1 < result.class_accuracy.value < 0.9
 
 
-@pytest.mark.parametrize("kind", ["frechet", "kernel", "precision", "recall", "memorization"])
+@pytest.mark.parametrize("kind", ["frechet", "kernel", "memorization"])
 def test_real_images_and_noise_give_each_metric_its_scale(kind):
     [result], _ = measured([Measurement(metric=metric(kind), samples=60)], [IMAGES])
     reference = Reference(TRAIN, TEST, NOISE)
@@ -246,16 +235,6 @@ def test_features_are_kept_up_to_a_number_of_them_and_come_back(tmp_path):
         load_kept(tmp_path / "x", save_kept(tmp_path / "x", wrong, 4))
     with pytest.raises(UserError, match="not the evaluation file that was recorded"):
         load_kept(tmp_path / "x", "another")
-
-
-def test_parts_of_features_are_joined_in_order_with_their_logits():
-    parts = [Features(TRAIN.values[i : i + 30], TRAIN.values[i : i + 30]) for i in (0, 30, 60)]
-    joined = Features.joined(parts)
-    assert torch.equal(joined.values, TRAIN.values)
-    assert torch.equal(joined.first(7).logits, TRAIN.values[:7])
-    assert Features.joined([Features(TRAIN.values)]).logits is None
-    batches = [batch.shape[0] for batch in batches_of(IMAGES, 25)]
-    assert batches == [25, 25, 10]
 
 
 def test_the_digest_of_weights_has_their_architecture():

@@ -102,8 +102,9 @@ def test_the_facts_of_a_result_are_those_of_its_split(tmp_path):
 
 def test_noise_is_quantized_as_samples_are_and_real_images_if_it_is_asked_for():
     [noise] = noise_images(500, (1, 8, 8), 500)
-    share = (noise == 0).double().mean().item()
-    assert share == pytest.approx(0.16, abs=0.01), "a sixth of N(0, 1) is below −1"
+    shares = [(noise == end).double().mean().item() for end in (0, 255)]
+    assert shares == pytest.approx([0.16, 0.159], abs=0.01), "a sixth of N(0, 1) is below −1"
+    assert torch.equal(torch.cat([*noise_images(500, (1, 8, 8), 70)]), noise)
     images = np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8)
     plain, truncated = (
         torch.cat([*real_batches(images, METRIC.model_copy(update=each))]).flatten()

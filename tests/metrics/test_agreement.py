@@ -102,7 +102,7 @@ def test_every_metric_from_one_pass_is_torch_fidelitys(theirs):
     assert 0.1 < values["recall-inception"] < 0.9
 
 
-@pytest.mark.parametrize("name", list(MEASURES))
+@pytest.mark.parametrize("name", ["fid", "kid", "inception-score"])
 def test_broken_features_are_a_run_error(name):
     samples = gather(SmallNetwork(), batches_of(SAMPLES, 70), "images", len(SAMPLES))
     samples.values[7, 2] = samples.logits[7, 2] = float("nan")

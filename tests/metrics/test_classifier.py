@@ -7,10 +7,7 @@ from sklearn.datasets import load_digits
 
 from psld.evaluation.folders import accuracy
 from psld.metrics import classifier
-from psld.metrics.classifier import (
-    ImageShape,
-    shifted,
-)
+from psld.metrics.classifier import ImageShape, shifted
 from psld.metrics.extraction import FeatureExtractor, batches_of, gather
 from psld.metrics.settings import ClassifierSettings
 from psld.utils.errors import RunError, UserError
@@ -33,7 +30,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def trained() -> FeatureExtractor:
     images, labels = digits()
-    settings = ClassifierSettings(kind="classifier", steps=100)
+    settings = ClassifierSettings(kind="classifier", steps=60)
     return train(settings, images[:1000], labels[:1000])
 
 
@@ -107,12 +104,12 @@ def test_cudnn_is_deterministic_while_a_classifier_trains():
     assert (cudnn.deterministic, cudnn.benchmark) == before
 
 
-@pytest.mark.parametrize("key", ["steps", "batch_size", "learning_rate", "shift"])
-def test_each_setting_of_a_training_changes_its_weights(key):
-    images, labels = digits()
-    changed = QUICK.model_copy(update={key: 2 * getattr(QUICK, key)})
-    digests = {train(each, images, labels).digest for each in (QUICK, changed)}
-    assert len(digests) == 2
+def test_each_setting_of_a_training_changes_its_weights():
+    digests = {train(QUICK, *digits()).digest}
+    for key in ("steps", "batch_size", "learning_rate", "shift"):
+        changed = QUICK.model_copy(update={key: 2 * getattr(QUICK, key)})
+        digests.add(train(changed, *digits()).digest)
+    assert len(digests) == 5
 
 
 def test_the_accuracy_is_the_share_of_right_labels_for_any_batch_size(trained):
@@ -134,13 +131,11 @@ def test_images_are_halved_to_four_pixels_and_channels_doubled_twice():
     assert [each.shape for each in weights.values() if each.ndim == 2] == [(8, 16 * 3**2), (7, 8)]
 
 
-@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 8), (3, 9), (1, 28), (3, 32)])
-def test_any_shape_of_image(channels, size):
+def test_images_of_colors_and_an_odd_size_have_features():
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (40, channels, size, size), dtype=np.uint8)
+    images = random.integers(0, 256, (40, 3, 9, 9), dtype=np.uint8)
     extractor = train(QUICK, images, random.integers(0, 3, 40))
-    features, logits = extractor(torch.from_numpy(images[:2]))
-    assert (features.shape, logits.shape) == ((2, 8), (2, 3))
+    assert [each.shape for each in extractor(torch.from_numpy(images[:2]))] == [(2, 8), (2, 3)]
 
 
 def test_other_images_are_user_errors(trained):

@@ -30,28 +30,19 @@ def random_features(n: int, d: int, seed: int) -> torch.Tensor:
     return torch.randn(n, d, generator=random) @ mixing + torch.randn(d, generator=random)
 
 
-def test_diagonal_gaussians():
-    """Σ (μ₁ − μ₂)² + (σ₁ − σ₂)²."""
-    a = gaussian([0.0, 1.0, 2.0], np.diag([1.0, 4.0, 9.0]))
-    b = gaussian([1.0, 1.0, 0.0], np.diag([4.0, 4.0, 0.25]))
-    expected = (1 + 0 + 4) + (1 - 2) ** 2 + 0 + (3 - 0.5) ** 2
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
-
-
 def test_covariances_that_do_not_commute():
     """In two dimensions Tr √(C₁C₂) = √(Tr(C₁C₂) + 2 √(det C₁ det C₂))."""
     c1 = np.array([[2.0, 0.9], [0.9, 1.0]])
     c2 = np.array([[0.5, -0.3], [-0.3, 3.0]])
     root = math.sqrt(np.trace(c1 @ c2) + 2 * math.sqrt(np.linalg.det(c1) * np.linalg.det(c2)))
-    expected = np.trace(c1) + np.trace(c2) - 2 * root
-    actual = frechet_distance(gaussian([0, 0], c1), gaussian([0, 0], c2))
+    expected = (1 - 3) ** 2 + 0.5**2 + np.trace(c1) + np.trace(c2) - 2 * root
+    actual = frechet_distance(gaussian([1, 0], c1), gaussian([3, 0.5], c2))
     assert actual == pytest.approx(expected, rel=1e-12)
 
 
-def test_zero_for_equal_statistics_and_symmetric_otherwise():
-    a, b = gather(random_features(300, 20, 1)), gather(random_features(200, 20, 2))
+def test_equal_statistics_have_distance_zero():
+    a = gather(random_features(300, 20, 1))
     assert 0 <= frechet_distance(a, a) < 1e-9
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
 
 
 def test_singular_covariances_in_closed_form():
@@ -63,7 +54,7 @@ def test_singular_covariances_in_closed_form():
     assert frechet_distance(a, constant) == pytest.approx(3 + u1 @ u1, rel=1e-9)
 
 
-@pytest.mark.parametrize(("n", "d", "rel"), [(2000, 64, 1e-9), (300, 200, 1e-6), (30, 100, 1e-6)])
+@pytest.mark.parametrize(("n", "d", "rel"), [(2000, 64, 1e-9), (30, 100, 1e-6)])
 def test_agrees_with_torch_fidelity(n, d, rel):
     """The last case is singular: there torch-fidelity's own rounding limits the agreement."""
     x, y = random_features(n, d, 1), random_features(n + 10, d, 2)
@@ -84,51 +75,24 @@ def test_different_extractors_and_single_images_are_user_errors():
 # -- statistics, whole and in blocks --------------------------------------------------------------
 
 
-def test_mean_and_covariance_are_numpys():
+def test_statistics_of_parts_add_up_in_any_order_and_are_numpys():
     x = random_features(500, 7, 0)
-    statistics = gather(x)
-    np.testing.assert_allclose(statistics.mean, x.double().mean(0), rtol=1e-12)
-    np.testing.assert_allclose(statistics.covariance, np.cov(x.double().numpy().T), rtol=1e-11)
-
-
-@pytest.mark.parametrize("cuts", [[1], [250], [1, 2, 3, 499], list(range(10, 500, 10))])
-def test_any_partition_in_any_order_agrees(cuts):
-    x = random_features(500, 7, 0)
-    parts = [gather(part) for part in x.tensor_split(cuts)]
+    parts = [gather(part) for part in x.tensor_split([1, 2, 3, 499])]
     for order in (parts, parts[::-1]):
         total = sum(order[1:], start=order[0])
         assert total.count == 500
-        np.testing.assert_allclose(total.covariance, gather(x).covariance, rtol=1e-11)
+        np.testing.assert_allclose(total.mean, x.double().mean(0), rtol=1e-12)
+        np.testing.assert_allclose(total.covariance, np.cov(x.double().numpy().T), rtol=1e-11)
+    assert [part.count for part in parts] == [1, 1, 1, 496, 1], "adding leaves the terms alone"
+    rest = gather(x[:499]).covariance
+    np.testing.assert_allclose((total - parts[-1]).covariance, rest, rtol=1e-10)
 
 
-def test_adding_leaves_the_terms_alone_and_subtracting_undoes_it():
-    a, b = gather(random_features(10, 7, 0)), gather(random_features(20, 7, 1))
-    whole = a + b
-    assert (whole.count, a.count, b.count) == (30, 10, 20)
-    np.testing.assert_allclose((whole - b).covariance, a.covariance, rtol=1e-10)
-
-
-def test_too_few_samples_are_user_errors():
-    with pytest.raises(UserError, match="at least 2"):
-        _ = gather(random_features(1, 7, 0)).covariance
-
-
-@pytest.mark.parametrize("n", [200, 1000, 50_000])
-def test_blocks_are_of_nearly_equal_size(n):
-    sizes = np.bincount(block_index(np.arange(n)), minlength=BLOCKS)
-    assert sizes.max() - sizes.min() <= 6
-
-
-@pytest.mark.parametrize("classes", [2, 10, 20, 100])
-def test_each_block_has_its_share_of_cycling_labels(classes):
-    index = np.arange(10_000)
-    for label in (0, 1):
-        counts = np.bincount(block_index(index[index % classes == label]), minlength=BLOCKS)
-        assert counts.max() - counts.min() <= 6
-
-
-def test_a_block_depends_on_the_index_alone():
-    assert np.array_equal(block_index(np.arange(500))[123:], block_index(np.arange(123, 500)))
+def test_blocks_are_of_nearly_equal_size_and_have_their_share_of_cycling_labels():
+    index = np.arange(50_000)
+    for chosen in (index[:200], index, index[:10_000][::10], index[:10_000][1::20]):
+        sizes = np.bincount(block_index(chosen), minlength=BLOCKS)
+        assert sizes.max() - sizes.min() <= 6
     assert block_index(np.array([10**12]))[0] in range(BLOCKS)
 
 

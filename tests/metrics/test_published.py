@@ -30,10 +30,6 @@ def inception_weights(tmp_path_factory) -> Path:
     return write_random_inception(tmp_path_factory.mktemp("inception") / "random.pth")
 
 
-def small_dinov2(path: Path) -> FeatureExtractor:
-    return load_extractor(DINOv2Settings(size="small", weights=str(path)))
-
-
 def inception_of(path: Path | None) -> FeatureExtractor:
     return load_extractor(InceptionSettings(weights=path and str(path)))
 
@@ -43,11 +39,12 @@ def inception(inception_weights) -> FeatureExtractor:
     return inception_of(inception_weights)
 
 
-@pytest.fixture(scope="module")
-def dinov2(tmp_path_factory) -> FeatureExtractor:
-    path = tmp_path_factory.mktemp("dinov2") / "dinov2_vits14_pretrain.pth"
-    torch.save(random_dinov2(384, 12), path)
-    return small_dinov2(path)
+@pytest.fixture
+def dinov2(tmp_path, monkeypatch) -> FeatureExtractor:
+    """A network of 48 features and two layers in place of the published one of 384 and twelve."""
+    monkeypatch.setitem(published.DINOV2_SIZES, "small", ("dinov2_vits14", 48, 2, 3))
+    torch.save(random_dinov2(48, 2), tmp_path / "dinov2.pth")
+    return load_extractor(DINOv2Settings(size="small", weights=str(tmp_path / "dinov2.pth")))
 
 
 def torch_fidelitys(samples: np.ndarray, reference: np.ndarray, **options: object) -> dict:
@@ -166,21 +163,34 @@ def test_gray_images_are_repeated_and_other_tensors_refused(name, request):
 # -- weights --------------------------------------------------------------------------------------
 
 
-def test_missing_damaged_and_foreign_weights_say_what_to_get(inception_weights, tmp_path):
-    (tmp_path / "cut.pth").write_bytes(inception_weights.read_bytes()[:1000])
+class Small(torch.nn.Linear):
+    """A network of 20 weights in place of Inception; its file is not of 90 MB."""
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        super().__init__(4, 4)
+        self.load_state_dict(state)
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch) -> Path:
+    """The file of a small network's weights."""
+    monkeypatch.setattr(published, "Inception", Small)
+    torch.save(torch.nn.Linear(4, 4).state_dict(), tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+def test_missing_damaged_and_foreign_weights_say_what_to_get(weights, tmp_path):
+    (tmp_path / "cut.pth").write_bytes(weights.read_bytes()[:1000])
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
-    for load, file, names in (
-        (inception_of, "weights-inception-2015-12-05-6726825d", ("missing", "cut", "list")),
-        (inception_of, "weights-inception-2015-12-05-6726825d", ("foreign",)),
-        (small_dinov2, "https://.*dinov2_vits14_pretrain", ("missing", "foreign")),
-    ):
-        for name in names:
-            path = tmp_path / f"{name}.pth"
-            with pytest.raises(UserError, match=rf"get .*{file}\.pth") as caught:
-                load(path)
-            assert str(path) in str(caught.value)
-            assert "\n" not in str(caught.value)
+    for name in ("missing", "cut", "foreign", "list"):
+        path = tmp_path / f"{name}.pth"
+        with pytest.raises(UserError, match=r"get .*weights-inception-.*-6726825d\.pth") as caught:
+            inception_of(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"get .*https://.*dinov2_vitl14_pretrain\.pth"):
+        load_extractor(DINOv2Settings(weights=str(tmp_path / "missing.pth")))
 
 
 class Touch:
@@ -216,18 +226,17 @@ def test_without_network_the_error_says_which_file_goes_where(monkeypatch, tmp_p
     assert "use the metric fd-pixels" in str(caught.value)
 
 
-def test_a_download_is_checked_and_kept(inception, inception_weights, monkeypatch, tmp_path):
+def test_a_download_is_checked_and_kept(weights, monkeypatch, tmp_path):
     """And the digest is that of the weights, in whatever order the file has them."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    state = torch.load(inception_weights, weights_only=True)
+    state = torch.load(weights, weights_only=True)
     torch.save(dict(reversed(state.items())), tmp_path / "reversed.pth")
     name = f"weights-{sha256_of_file(tmp_path / 'reversed.pth')[:8]}.pth"
-    (tmp_path / name).hardlink_to(tmp_path / "reversed.pth")
+    (tmp_path / "reversed.pth").rename(tmp_path / name)
     monkeypatch.setattr(published, "URL_INCEPTION_V3", (tmp_path / name).as_uri())
-    assert inception_of(None).digest == inception.digest
+    assert inception_of(None).digest == inception_of(weights).digest
     assert (tmp_path / "home" / "hub" / "checkpoints" / name).is_file()
-    (tmp_path / "weights-00000000.pth").hardlink_to(inception_weights)
-    wrong = (tmp_path / "weights-00000000.pth").as_uri()
+    wrong = weights.rename(tmp_path / "weights-00000000.pth").as_uri()
     monkeypatch.setattr(published, "URL_INCEPTION_V3", wrong)
     with pytest.raises(UserError, match="invalid hash value"):
         inception_of(None)
