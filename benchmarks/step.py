@@ -26,6 +26,8 @@ from psld.training.ranks import Ranks
 from psld.training.state import TrainingState
 
 LARGE = ["dataset=cifar10", "network=cifar10-ablation", "training=cifar10-ablation"]
+IMAGES = 64
+"""The batch of a network of one's own."""
 
 
 def main() -> None:
@@ -95,7 +97,8 @@ class Transformer(nn.Module):
 def own_network(name: str, repeats: int) -> None:
     """Compare steps of a denoiser with those of a loop written by hand."""
     words = ["network=benchmarks.step:Patches", "training.objective=denoiser", "dataset=cifar10"]
-    words += ["training.batch_size=64", "training.micro_batch=64", "dataset.flip=false"]
+    words += [f"training.batch_size={IMAGES}", f"training.micro_batch={IMAGES}"]
+    words += ["dataset.flip=false"]
     model = compose_model(words, "benchmarks.step")
     training, process, deviation = model.training, model.process.build(), 0.5
     network, loss = build(model, process, deviation), loss_of(model, process, deviation)
@@ -112,8 +115,8 @@ def own_network(name: str, repeats: int) -> None:
     tensors, law = torch.from_numpy(images), loss.facts.law
 
     def by_hand() -> None:
-        x0 = tensors[torch.randint(len(tensors), (64,))].float() / 127.5 - 1
-        sigma = (law.center + law.width * torch.randn(64)).exp()
+        x0 = tensors[torch.randint(len(tensors), (IMAGES,))].float() / 127.5 - 1
+        sigma = (law.center + law.width * torch.randn(IMAGES)).exp()
         noise = sigma[:, None, None, None] * torch.randn_like(x0)
         weight = (sigma**2 + 0.25) / (sigma**2 * 0.25)
         error = plain(x0 + noise, sigma) - x0

@@ -22,13 +22,13 @@ def once(
 
 
 TINY = {
-    "exact": (["--sampler", "em", "--steps", "5"], {"IMAGES": 256}),
+    "exact": (["--sampler", "em", "--steps", "5"], {"IMAGES": 64}),
     "grid": (["1", "1", "10"], {}),
     "metrics": (["--samples=60", "--reference=60", "--features=8", "--classes=4"], {}),
     "noise": ([], {"SHAPE": (2, 1, 8, 8), "STEPS": 2, "SIDE": 8, "compare": once}),
     "sampling": ([], {"IMAGES": 2, "STEPS": 2, "compare": once}),
     "startup": ([], {"COMMANDS": {}, "REPEATS": 1}),
-    "step": ([], {"LARGE": [], "compare": once, "cpu_seconds": lambda *_: 1}),
+    "step": ([], {"LARGE": [], "IMAGES": 4, "compare": once, "cpu_seconds": lambda *_: 1}),
     "store": ([], {"IMAGES": 100, "BATCH": 50, "compare": once}),
 }
 """The words and constants with which a benchmark takes seconds; others have a test of their own."""

@@ -40,11 +40,7 @@ NEEDS = {
 }
 """The packages that a section needs, and psld does not."""
 
-MADE = {
-    "Sample from a model": "sixteen.png",
-    "Write an integrator": "mine.png",
-}
-"""The files that a section leaves."""
+OWN_TESTS = ("The training loop", "Write an integrator")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +63,12 @@ def test_every_section_has_code():
 
 
 @pytest.mark.parametrize(
-    "section", [pytest.param(s, marks=[pytest.mark.slow] * ("Export" in s)) for s in SECTIONS]
+    "section",
+    [
+        pytest.param(section, marks=[pytest.mark.slow] * ("Export" in section))
+        for section in SECTIONS
+        if section not in OWN_TESTS
+    ],
 )
 def test_a_section_runs(section, folder, tmp_path):
     names = {}  # of this section alone
@@ -80,8 +81,8 @@ def test_a_section_runs(section, folder, tmp_path):
             succeeded(call(folder, *re.search(r"^psld (push [^#]*)", PAGE, re.M)[1].split()))
         exec(SECTIONS[section], names)
     assert "images" not in names or names["images"].isfinite().all()
-    if section in MADE:
-        assert (folder / MADE[section]).stat().st_size > 100
+    if section == "Sample from a model":
+        assert (folder / "sixteen.png").stat().st_size > 100
 
 
 def test_the_loop_of_the_page_resumes_to_the_bit(digits, tmp_path):
@@ -123,7 +124,7 @@ class Perfect(nn.Module):
         return self.eps(z, t)
 
 
-@pytest.mark.parametrize("process", [phase_space(0.02), phase_space(0.0), vp_sde()])
+@pytest.mark.parametrize("process", [phase_space(0.02), vp_sde()])
 def test_the_integrator_of_the_page_makes_images(process, model, tmp_path, monkeypatch):
     """On momentum, too, where Euler's steps grow."""
     network, threads = Perfect(process), torch.get_num_threads()
@@ -137,6 +138,7 @@ def test_the_integrator_of_the_page_makes_images(process, model, tmp_path, monke
     finally:
         torch.set_num_threads(threads)
     images = names["images"]
+    assert (tmp_path / "mine.png").stat().st_size > 100
     assert images.shape == (16, 1, 8, 8)
     assert images.abs().max() < 5
     spread = [torch.linspace(0.5 / n, 1 - 0.5 / n, n) for n in (32, 32)]
@@ -188,27 +190,15 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"sampler": "nosuch"}, "sampler=nosuch: no such sampler; there are: .*multistep"),
         ({"steps": 1}, "sampler: steps is 1; at least 2 are needed, or 0"),
         ({"step": 3}, r"unknown key step \(is steps meant\?\)"),
-        ({"speed": 3}, "multistep takes no speed; it takes final_time, .*order, eta,"),
-        (
-            {"sampler": "rk45", "steps": 5},
-            "rk45 takes no steps; it takes final_time, denoise, precision, tolerance$",
-        ),
+        ({"sampler": "rk45", "steps": 5}, "rk45 takes no steps; it takes final_time, denoise, "),
         ({"order": 9}, "order: Input should be less than or equal to 3"),
-        ({"batch_size": 0}, "batch_size is 0; at least 1 is needed"),
         ({"n": 0}, "n is 0; at least 1 is needed"),
-        ({"seed": -1}, "seed is -1; at least 0 is needed"),
-        ({"seed": "a"}, "seed is 'a'; a whole number is needed"),
         ({"seed": torch.tensor(0.5)}, r"seed is tensor\(0.5000\); a whole number is needed"),
         ({"n": 10**30}, f"n is {10**30}; at most 1,000,000,000,000 are possible"),
-        ({"n": "3"}, "n is '3'; a whole number is needed"),
         ({"scale": 3}, "scale is the strength of guidance; give a label or a guide"),
         ({"label": True}, "label: a class is a number or a name, and several are a list; got True"),
-        ({"label": 3, "guidance": "mine:Pull"}, "guidance: a label or a guide chooses one"),
         ({"eta": object()}, "eta: <object .* is no number, boolean, text or list"),
-        (
-            {"label": 3},
-            "classifier-free guidance needs a class-conditional model; .* or give a guide",
-        ),
+        ({"label": 3}, "classifier-free guidance needs a class-conditional model; .* a guide"),
         ({"sampler": "rk45", "precision": "bf16"}, "sampler: bf16 has an error above"),
     ],
 )
@@ -254,12 +244,6 @@ def test_a_small_network_computes_in_one_thread(model):
             assert torch.get_num_threads() == 3, "many images are worth them"
     finally:
         torch.set_num_threads(before)
-
-
-def test_a_network_by_hand_is_sampled_as_a_trained_model(model):
-    loaded = psld.load(model)
-    by_hand = psld.sample(loaded.process, loaded.network, (8, 1, 8, 8), **FEW, seed=2)
-    assert torch.equal(by_hand, loaded.sample(8, **FEW, seed=2))
 
 
 def test_known_pixels_are_kept(model):
@@ -344,11 +328,10 @@ def test_a_network_without_parameters_is_sampled():
     assert psld.sample(phase_space(0.02), network, (3, 1, 8, 8), **FEW).shape == (3, 1, 8, 8)
 
 
-@pytest.mark.parametrize("copies", [1, 4])
-def test_a_network_with_other_channels_is_refused(copies):
+def test_a_network_with_other_channels_is_refused():
     """Otherwise torch would use the one channel for both blocks, without an error."""
-    process, network = phase_space(0.02), Linear(copies).eval()
-    said = rf"predicts \(3, {copies}, 8, 8\) for states .*needs 2 channels: ε of 2 of 2 blocks"
+    process, network = phase_space(0.02), Linear(1).eval()
+    said = r"predicts \(3, 1, 8, 8\) for states .*needs 2 channels: ε of 2 of 2 blocks"
     with pytest.raises(UserError, match=rf"sample\(\): network: {said}"):
         psld.sample(process, network, (3, 1, 8, 8), **FEW)
     x, t = torch.zeros(3, 1, 8, 8), torch.full((3,), 0.5, dtype=torch.float64)
@@ -456,12 +439,7 @@ def test_a_network_in_training_mode_is_refused(model):
     ("wrong", "said"),
     [
         ({"network": half}, "network is <function half .*>; a torch.nn.Module is needed"),
-        (
-            {"sigma_min": float("nan")},
-            "sigma_min is nan and sigma_max is 80; numbers are needed, 0",
-        ),
-        ({"sigma_min": -1}, "sigma_min is -1 and"),
-        ({"sigma_min": 100}, "sigma_min is 100 and sigma_max is 80"),
+        ({"sigma_min": 100}, "sigma_min is 100 and sigma_max is 80; numbers are needed, 0"),
         ({"sigma_min": "0.1"}, "sigma_min is '0.1' and"),
         ({"images": "digits"}, "images: no array of images"),
     ],
@@ -472,14 +450,11 @@ def test_a_denoiser_that_cannot_be_one_is_refused(wrong, said):
         psld.from_denoiser(**given | wrong)
 
 
-@pytest.mark.parametrize(
-    ("prediction", "kind"), [((), "tuple"), (None, "NoneType"), (np.zeros((2, 2, 8, 8)), "ndarray")]
-)
-def test_a_prediction_that_is_no_tensor_is_named(prediction, kind):
-    network, process = Own(lambda _: prediction).eval(), phase_space(0.02)
-    with pytest.raises(UserError, match=rf"network: predicts a {kind} in place of a tensor for"):
+def test_a_prediction_that_is_no_tensor_is_named():
+    network, process = Own(lambda _: None).eval(), phase_space(0.02)
+    with pytest.raises(UserError, match="network: predicts a NoneType in place of a tensor for"):
         psld.sample(process, network, (2, 1, 8, 8), **FEW)
-    with pytest.raises(UserError, match=rf"denoiser: predicts a {kind} in place of a tensor for"):
+    with pytest.raises(UserError, match="denoiser: predicts a NoneType in place of a tensor for"):
         psld.from_denoiser(network, *EVERY_LEVEL).sample(2, **FEW)
 
 
@@ -518,18 +493,15 @@ def test_images_are_arrays_and_tensors_of_any_strides(features):
     )
 
 
-@pytest.mark.parametrize("wrong", [None, "text", [[1], [2, 3]], torch.zeros(9, 1, 8, 8)])
+@pytest.mark.parametrize("wrong", [None, [[1], [2, 3]]])
 def test_images_that_are_none_are_named(wrong, features, tmp_path):
     images = torch.randint(256, (9, 1, 8, 8), dtype=torch.uint8)
-    extractor = psld.load_extractor(features)
-    said = "(images: no array of images|the feature classifier takes uint8 images)"
-    with pytest.raises(UserError, match=f"^{said}"):
-        psld.distance(wrong, images, extractor)
+    with pytest.raises(UserError, match=r"^images: no array of images"):
+        psld.distance(wrong, images, psld.load_extractor(features))
     with pytest.raises(UserError, match=r"x\.png: "):
         psld.save_images(wrong, tmp_path / "x.png")
-    if not isinstance(wrong, str):  # a path
-        with pytest.raises(UserError, match=r"^(reference|images): "):
-            psld.evaluate(images, wrong, "fd-classifier", extractor=features)
+    with pytest.raises(UserError, match=r"^reference: no array"):
+        psld.evaluate(images, wrong, "fd-classifier", extractor=features)
 
 
 def test_floats_are_saved_as_the_refusal_says(tmp_path):
@@ -545,7 +517,6 @@ def test_floats_are_saved_as_the_refusal_says(tmp_path):
     "call",
     [
         lambda: psld.load("x" * 5000),
-        lambda: psld.load_images("x" * 5000),
         lambda: psld.evaluate("x" * 5000, "y", "fd-pixels"),
         lambda: psld.save_images(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), f"{'x' * 300}.png"),
         lambda: psld.load_images("/proc/self"),  # which changes while it is listed

@@ -131,7 +131,7 @@ def celeba_files(count: int, seed: int = 0) -> dict[str, bytes]:
     }
 
 
-def afhq_files(train: int, test: int, size: int = 512) -> dict[str, bytes]:
+def afhq_files(train: int, test: int, size: int) -> dict[str, bytes]:
     """PNGs of one colour for each class: cats red, dogs green, wild animals blue."""
     files = {}
     for split, count in (("train", train), ("test", test)):

@@ -1,5 +1,8 @@
 """Images that are read from, and written to, every form of file."""
 
+import os
+import pickle
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -64,7 +67,6 @@ def test_gray_pictures_among_colored_ones_become_colored(tmp_path):
     [
         ("x.npz", IMAGES, "arr_0: uint8 of 5×3×4×4; uint8 N×H×W×C, N > 0, with 1 or 3 channels"),
         ("x.npz", IMAGES.transpose(0, 2, 3, 1) / 1.0, "arr_0: float64 of 5×4×4×3"),
-        ("x.npz", IMAGES[0], "arr_0: uint8 of 3×4×4"),
         ("x.npz", np.array([None]), "pickled objects, which can run code"),
         ("x.npy", IMAGES, r"not a form of images that is read; .*np\.savez"),
     ],
@@ -73,6 +75,29 @@ def test_arrays_that_are_no_images(tmp_path, name, array, said):
     (np.savez if name == "x.npz" else np.save)(tmp_path / name, array)
     with pytest.raises(UserError, match=rf"{name}: .*{said}"):
         read_images(tmp_path / name)
+
+
+class Bomb:
+    """Ends the test run if it is unpickled."""
+
+    def __reduce__(self):
+        return exit, ("unpickled",)
+
+
+def test_files_that_are_no_arrays(tmp_path):
+    np.savez(tmp_path / "damaged.npz", arr_0=np.zeros((4, 8, 8, 1), np.uint8))
+    damaged = bytearray((tmp_path / "damaged.npz").read_bytes())
+    damaged[300] ^= 1
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Bomb()))
+    os.mkfifo(tmp_path / "pipe")
+    for name, said in {
+        "damaged.npz": r"not a whole \.npz of arrays \(.*CRC",
+        "pickle.npz": "pickled objects, which can run code",
+        "pipe": "a pipe or a device",
+    }.items():
+        with pytest.raises(UserError, match=rf"{name}: .*{said}"):
+            read_images(tmp_path / name)
 
 
 def test_arrays_are_read_by_their_names(tmp_path):

@@ -13,7 +13,7 @@ from psld.data import images as reading
 from psld.data.images import central_square, decode, save_images, to_channels
 from psld.data.preparation import FILTERS, conversions, to_pixels
 from psld.utils.errors import UserError
-from tests.data.formats import encode, random_images
+from tests.data.formats import random_images
 
 
 def test_box_filter_is_the_mean_of_each_cell():
@@ -96,12 +96,8 @@ def png(width: int, height: int) -> bytes:
     [
         (png(100_000, 100_000), "Image size .10000000000 pixels. exceeds"),
         (png(2**31 - 1, 2**31 - 1), ""),
-        (png(0, 8), ""),
         (png(100, 100), "image file is truncated"),
-        (b"", "not a picture"),
         (b"no picture at all", "not a picture"),
-        (encode(random_images(64, 64, 3), "jpeg")[:2000], ""),
-        (encode(random_images(64, 64, 3), "png")[:2000], ""),
     ],
 )
 def test_a_picture_that_cannot_be_decoded_is_broken(data, reason):
@@ -118,27 +114,25 @@ def test_the_upper_half_of_16_bits_is_read(kind):
     np.testing.assert_array_equal(np.asarray(image), [[0, 0, 1], [0x12, 255, 255]])
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("F", "tiff"), ("LAB", "tiff")])
-def test_a_mode_that_would_be_clipped_is_refused(mode, kind):
+def test_a_mode_that_would_be_clipped_is_refused():
     stream = io.BytesIO()
-    Image.new(mode, (8, 8)).save(stream, kind)
-    with pytest.raises(UserError, match=f"x: broken picture .mode {mode}, not 8 bits"):
+    Image.new("F", (8, 8)).save(stream, "tiff")
+    with pytest.raises(UserError, match=r"x: broken picture .mode F, not 8 bits"):
         decode(stream.getvalue(), "x")
 
 
-@pytest.mark.parametrize("kind", ["png", "gif", "webp", "tiff"])
+@pytest.mark.parametrize("kind", ["png", "gif"])
 def test_an_animation_is_its_first_frame(kind):
     frames = [Image.new("RGB", (8, 8), color) for color in ((255, 0, 0), (0, 255, 0))]
     stream = io.BytesIO()
-    options = {"lossless": True} if kind == "webp" else {}
-    frames[0].save(stream, kind, save_all=True, append_images=frames[1:], **options)
+    frames[0].save(stream, kind, save_all=True, append_images=frames[1:])
     shown = to_channels(decode(stream.getvalue(), "x"), 3)
     assert (np.asarray(shown) == [255, 0, 0]).all()
 
 
 def test_a_picture_of_another_size_ends_the_reading(tmp_path, monkeypatch):
     """It waits for the pictures that are being read, and for no others."""
-    save_images(np.zeros((300, 1, 8, 8), np.uint8), tmp_path / "pictures")
+    save_images(np.zeros((60, 1, 8, 8), np.uint8), tmp_path / "pictures")
     Image.new("L", (9, 8)).save(tmp_path / "pictures/00001.png")
     read = []
 
@@ -150,7 +144,7 @@ def test_a_picture_of_another_size_ends_the_reading(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "to_channels", to_channels)
     with pytest.raises(UserError, match=r"00001\.png has 8×9 pixels"):
         reading.read_images(tmp_path / "pictures")
-    assert len(read) < 100
+    assert len(read) < 30
 
 
 def test_no_images_are_refused(tmp_path):

@@ -17,7 +17,7 @@ from psld.data.settings import DatasetSettings, PrepareSettings
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
-from tests.commands import call, command, refused, run, succeeded
+from tests.commands import call, refused, succeeded
 from tests.data.formats import celeba_files, encode, random_images, write_files
 
 
@@ -94,6 +94,15 @@ def test_a_dataset_of_other_settings_or_images_is_replaced_on_request(pictures, 
     prepare_dataset(dataset(folder(pictures)), path)
 
 
+def test_a_preparation_depends_on_all_but_name_and_flips():
+    """And on the source's settings: tests/parts/test_source.py."""
+    settings = dataset(folder("x"))
+    changes = {"channels": 1, "image_size": 4, "num_classes": 2, "filter": None}
+    for key, value in (changes | {"name": "x", "flip": False}).items():
+        changed = settings.model_copy(update={key: value}).preparation()
+        assert (changed != settings.preparation()) == (key in changes)
+
+
 def prepared(pictures, tmp_path):
     """The record of a dataset in a grid, after its preparation."""
     source = dataset(folder(pictures), num_classes=2)
@@ -165,13 +174,6 @@ def test_what_is_held_out_comes_after_the_training_images(pictures, tmp_path):
         prepare_dataset(dataset(folder(one, test_fraction=0.9)), tmp_path / "one.h5")
 
 
-def test_labels_are_zero_where_they_are_not_used(pictures, tmp_path):
-    prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
-    store = ImageStore.open(tmp_path / "x.h5")
-    assert not store.labels("all").any()
-    assert (store.num_classes, store.class_names) == (0, ())
-
-
 def test_pictures_next_to_the_folders_of_classes_are_counted(pictures, tmp_path, capsys):
     shutil.copy(pictures / "a/004.png", pictures / "stray.png")
     prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
@@ -192,6 +194,9 @@ def test_a_class_has_no_name_that_asks_for_all_classes(pictures, tmp_path):
     with pytest.raises(UserError, match=r"a class is called cycle, which .* rename it"):
         prepare_dataset(dataset(folder(pictures), num_classes=2), tmp_path / "x.h5")
     prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
+    store = ImageStore.open(tmp_path / "x.h5")
+    assert not store.labels("all").any(), "they are not used"
+    assert (store.num_classes, store.class_names) == (0, ())
 
 
 def test_broken_pictures_stop_the_preparation_and_are_named_all_at_once(pictures, tmp_path):
@@ -245,7 +250,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path):
 
 
 def test_the_command_makes_three_files_and_prints_what_is_in_them(tmp_path):
-    result = succeeded(run(tmp_path, command("prepare")))
+    result = succeeded(call(tmp_path, "prepare"))
     assert result.stderr == ""
     assert result.stdout.endswith("\nclasses: 0 0, 1 1, 2 2, 3 3, 4 4, 5 5, 6 6, 7 7, 8 8, 9 9\n")
     assert "1,797 images of 1×8×8 (1,437 train, 360 test)" in result.stdout
@@ -292,7 +297,6 @@ def test_pictures_that_are_in_both_splits_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("+dataset.imagesize=8", "unknown key dataset.imagesize"),
         ("dataset.image_size=16", "dataset.filter"),
         ("dataset=celeba64", "img_align_celeba.zip"),
         ("dataset=folder", "dataset.name"),

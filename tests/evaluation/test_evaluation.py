@@ -19,9 +19,9 @@ from psld.evaluation.evaluation import (
 from psld.evaluation.folders import Basis
 from psld.evaluation.results import CellResult
 from psld.evaluation.settings import Measurement
-from psld.metrics.blocks import assign_blocks, distinct_numbers, share_estimate
+from psld.metrics.blocks import distinct_numbers, share_estimate
 from psld.metrics.distances import inception_score
-from psld.metrics.features import Features, FeatureStatistics, Reference, digest_of_weights
+from psld.metrics.features import Features, Reference
 from psld.metrics.measure import measure
 from psld.metrics.settings import MetricSettings
 from psld.sampling.shards import Shard, ShardOrigin
@@ -235,29 +235,3 @@ def test_features_are_kept_up_to_a_number_of_them_and_come_back(tmp_path):
         load_kept(tmp_path / "x", save_kept(tmp_path / "x", wrong, 4))
     with pytest.raises(UserError, match="not the evaluation file that was recorded"):
         load_kept(tmp_path / "x", "another")
-
-
-def test_the_digest_of_weights_has_their_architecture():
-    weights = {"a": torch.zeros(3)}
-    others = {"a": torch.ones(3)}, {"b": torch.zeros(3)}
-    digests = {digest_of_weights("one", weights), digest_of_weights("another", weights)}
-    assert len(digests | {digest_of_weights("one", each) for each in others}) == 4
-
-
-def test_published_moments_are_those_of_the_statistics():
-    mean, covariance = TRAIN.total.mean, TRAIN.total.covariance
-    moments = FeatureStatistics.of_moments(mean.float(), covariance.float())
-    torch.testing.assert_close(moments.mean, mean, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(moments.covariance, covariance, rtol=1e-6, atol=1e-6)
-    with pytest.raises(UserError, match=r"statistics \(mu, sigma\), enough for Fréchet"):
-        moments.on("cpu")
-
-
-def test_a_block_has_all_copies_of_an_image():
-    numbers = distinct_numbers(IMAGES[[0, 1, 0, 2, 1, 3, 4, 5]])
-    assert numbers.tolist() == [0, 1, 0, 2, 1, 3, 4, 5]
-    blocks = assign_blocks(numbers, 3)
-    assert blocks.copies == 2
-    assert blocks.block[0] == blocks.block[2]
-    assert blocks.block[1] == blocks.block[4]
-    assert assign_blocks(8, 3).copies == 0

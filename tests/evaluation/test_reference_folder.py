@@ -15,7 +15,7 @@ from psld.evaluation.folders import (
     real_batches,
     save_features,
 )
-from psld.metrics.features import Features, Reference
+from psld.metrics.features import Features
 from psld.metrics.measure import measure, scale
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
@@ -124,16 +124,6 @@ def test_features_come_back_and_serve_a_measure(tmp_path):
     assert measure(METRIC, TRAIN, reference).estimate.value == 1
     assert measure(METRIC, TEST, reference).estimate.value == pytest.approx(0.1)
     assert scale(METRIC, reference) == {"floor": pytest.approx(0.1), "noise": 0}
-
-
-@pytest.mark.parametrize(("split", "images"), [("train", TRAIN), ("test", TEST)])
-def test_a_distance_is_to_the_images_of_its_split(split, images):
-    content = {"name": "fd-classifier", "extractor": {"kind": "classifier"}}
-    metric = parse(MetricSettings, content | {"reference_split": split}, "metric")
-    reference = Reference(TRAIN, TEST, NOISE)
-    assert measure(metric, images, reference).estimate.value == pytest.approx(0, abs=1e-9)
-    floor, noise = scale(metric, reference).values()
-    assert 0.01 < floor < noise
 
 
 def test_without_a_test_split_there_is_no_floor(tmp_path):

@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from psld.metrics.blocks import BLOCKS, block_index
+from psld.config.settings import parse
+from psld.metrics.blocks import BLOCKS, assign_blocks, block_index, distinct_numbers
 from psld.metrics.distances import frechet_distance, frechet_estimate
-from psld.metrics.features import FeatureStatistics
+from psld.metrics.features import Features, FeatureStatistics, Reference, digest_of_weights
+from psld.metrics.measure import measure, scale
+from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
 
 
@@ -94,6 +97,45 @@ def test_blocks_are_of_nearly_equal_size_and_have_their_share_of_cycling_labels(
         sizes = np.bincount(block_index(chosen), minlength=BLOCKS)
         assert sizes.max() - sizes.min() <= 6
     assert block_index(np.array([10**12]))[0] in range(BLOCKS)
+
+
+def test_a_block_has_all_copies_of_an_image():
+    numbers = distinct_numbers(np.arange(6)[[0, 1, 0, 2, 1, 3, 4, 5], None])
+    assert numbers.tolist() == [0, 1, 0, 2, 1, 3, 4, 5]
+    blocks = assign_blocks(numbers, 3)
+    assert blocks.copies == 2
+    assert blocks.block[0] == blocks.block[2]
+    assert blocks.block[1] == blocks.block[4]
+    assert assign_blocks(8, 3).copies == 0
+
+
+def test_published_moments_are_those_of_the_statistics():
+    total = gather(random_features(80, 4, 1))
+    mean, covariance = total.mean, total.covariance
+    moments = FeatureStatistics.of_moments(mean.float(), covariance.float())
+    torch.testing.assert_close(moments.mean, mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(moments.covariance, covariance, rtol=1e-6, atol=1e-6)
+    with pytest.raises(UserError, match=r"statistics \(mu, sigma\), enough for Fréchet"):
+        moments.on("cpu")
+
+
+def test_the_digest_of_weights_has_their_architecture():
+    weights = {"a": torch.zeros(3)}
+    others = {"a": torch.ones(3)}, {"b": torch.zeros(3)}
+    digests = {digest_of_weights("one", weights), digest_of_weights("another", weights)}
+    assert len(digests | {digest_of_weights("one", each) for each in others}) == 4
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_distance_is_to_the_images_of_its_split(split):
+    content = {"name": "fd-classifier", "extractor": {"kind": "classifier"}}
+    metric = parse(MetricSettings, content | {"reference_split": split}, "metric")
+    train, other = random_features(200, 4, 1), random_features(60, 4, 1) + 0.1
+    reference = Reference(Features(train), Features(other), Features(train + 10))
+    images = getattr(reference, split)
+    assert measure(metric, images, reference).estimate.value == pytest.approx(0, abs=1e-9)
+    floor, noise = scale(metric, reference).values()
+    assert 0.01 < floor < noise
 
 
 def test_few_samples_fill_few_blocks_and_still_give_an_interval():
