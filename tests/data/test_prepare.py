@@ -46,22 +46,26 @@ def pictures(tmp_path):
     return write_files(tmp_path / "pictures", files)
 
 
-def test_pixels_are_the_resized_pictures(pictures, tmp_path):
-    settings = dataset(folder(pictures), num_classes=2)
+def test_pixels_are_the_resized_pictures_and_those_held_out_come_last(pictures, tmp_path):
+    settings = dataset(folder(pictures, test_fraction=0.25), num_classes=2)
     record = prepare_dataset(settings, tmp_path / "data" / "mine.h5")
-    store = ImageStore.open(tmp_path / "data" / "mine.h5")
-    names = sorted(pictures.rglob("*.png"))
-    for pixels, path in zip(store.images("train"), names, strict=True):
-        resized = Image.open(path).resize((8, 8), Image.Resampling.BOX)
-        np.testing.assert_array_equal(pixels, np.asarray(resized).transpose(2, 0, 1))
-    assert store.labels("train").tolist() == [0] * 20 + [1] * 20
-    store.images("all")
+    assert record["splits"] == {"train": 30, "test": 10}
+    store, source = ImageStore.open(tmp_path / "data" / "mine.h5"), open_source(settings.source)
+    for split in ("train", "test"):
+        pairs = getattr(source, split)
+        assert store.labels(split).tolist() == [label for _, label in pairs]
+        shrunk = [read().resize((8, 8), Image.Resampling.BOX) for read, _ in pairs]
+        expected = np.stack([np.asarray(image).transpose(2, 0, 1) for image in shrunk])
+        np.testing.assert_array_equal(store.images(split), expected)
     written = json.loads((tmp_path / "data" / "mine.json").read_text())
     assert written == {DIGEST: digest_of(record), **record}
     assert record["digest"] == store.digest
     assert record["shape"] == [40, 3, 8, 8]
-    assert record["class_names"] == ["a", "b"]
+    assert record["class_names"] == ["a", "b"] == [*store.class_names]
     assert record["settings"] == settings.model_dump(mode="json")
+    one = write_files(tmp_path / "one", {"1.png": encode(random_images(8, 8, 3))})
+    with pytest.raises(UserError, match="no training images are left"):
+        prepare_dataset(dataset(folder(one, test_fraction=0.9)), tmp_path / "one.h5")
 
 
 def test_preparing_again_gives_the_same_bytes(pictures, tmp_path, monkeypatch):
@@ -155,23 +159,6 @@ def test_notes_say_what_they_could_not_repair_and_are_silent_about_other_setting
     assert (tmp_path / "mine.digest").read_text() == "another\n"
     (tmp_path / "mine.h5").unlink()
     assert list(notes_on_prepared(name, settings)) == []
-
-
-def test_what_is_held_out_comes_after_the_training_images(pictures, tmp_path):
-    settings = dataset(folder(pictures, test_fraction=0.25), num_classes=2)
-    record = prepare_dataset(settings, tmp_path / "mine.h5")
-    assert record["splits"] == {"train": 30, "test": 10}
-    store, source = ImageStore.open(tmp_path / "mine.h5"), open_source(settings.source)
-    for split in ("train", "test"):
-        pictures = getattr(source, split)
-        assert store.labels(split).tolist() == [label for _, label in pictures]
-        shrunk = [read().resize((8, 8), Image.Resampling.BOX) for read, _ in pictures]
-        expected = np.stack([np.asarray(image).transpose(2, 0, 1) for image in shrunk])
-        np.testing.assert_array_equal(store.images(split), expected)
-    assert store.class_names == ("a", "b")
-    one = write_files(tmp_path / "one", {"1.png": encode(random_images(8, 8, 3))})
-    with pytest.raises(UserError, match="no training images are left"):
-        prepare_dataset(dataset(folder(one, test_fraction=0.9)), tmp_path / "one.h5")
 
 
 def test_pictures_next_to_the_folders_of_classes_are_counted(pictures, tmp_path, capsys):

@@ -120,17 +120,6 @@ def test_a_record_survives_json_and_refuses_nonsense():
         Estimate.model_validate(record.model_dump() | {"without_block": (1.0, 1.0)})
 
 
-def test_a_paired_difference_finds_what_an_unpaired_one_cannot():
-    """Two cells of the same noise: one is the other and a little more."""
-    x = draw(0, 1000)
-    a, b = estimate(1.01 * x), estimate(x)
-    paired, unpaired = paired_difference(a, b), unpaired_difference(a, b)
-    assert paired.value == pytest.approx(a.value - b.value)
-    assert paired.p_value < 1e-6
-    assert paired.interval.low < paired.value < paired.interval.high < 2 * paired.value
-    assert unpaired.p_value > 0.05
-
-
 def test_a_cell_is_compared_with_a_multiple_of_another():
     """Squared errors add: that of the multiple is times as large, with Welch's freedom of both."""
     random, times = np.random.default_rng(0), 3.0
