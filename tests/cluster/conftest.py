@@ -1,5 +1,6 @@
 """A PATH with stand-ins for Slurm's commands alone, and a folder in which Snakemake runs."""
 
+import contextlib
 import signal
 from collections.abc import Iterator
 
@@ -32,14 +33,20 @@ def slurm(commands) -> Commands:
     return commands
 
 
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Puts the handlers back that a test, or what it calls, has changed."""
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put the handlers of signals back that a test, or what it calls, has changed."""
     numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    with handlers_kept():
+        yield
 
 
 @pytest.fixture

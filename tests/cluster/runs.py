@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.commands import Finished, run
+
 SNAKEFILE = """
 from psld.cluster import slurm
 from psld.cluster.head import begin_run
@@ -110,6 +112,12 @@ class Folder:
 
     def names(self) -> list[str]:
         return [line.split()[0] for line in self.events()]
+
+
+def begun(folder: Path, before: str = "") -> Finished:
+    """Begin a run in a folder and end it, without the rest of Snakemake."""
+    code = f"{before}\nfrom psld.cluster.head import begin_run\nbegin_run()"
+    return run(folder, [sys.executable, "-c", code])
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -1,7 +1,7 @@
-"""Real runs of Snakemake in one working directory: killed, restarted, and two at once."""
+"""One run of Snakemake at a time in a folder, and what is left of those that were killed."""
 
+import fcntl
 import inspect
-import shutil
 import sys
 import threading
 from pathlib import Path
@@ -12,15 +12,15 @@ from snakemake.scheduling.job_scheduler import JobScheduler
 
 from psld.cluster import head
 from psld.config.settings import write_record
-from psld.utils.errors import RunError
-from tests.cluster.runs import Folder, is_running, killed, until, wait
-from tests.commands import command, refused, run
+from tests.cluster.commands import Commands
+from tests.cluster.runs import begun, is_running, killed, until, wait
+from tests.commands import command, refused, run, succeeded
 
 KEEP = """
 import errno, os
 remove = os.rmdir
 def rmdir(path, **options):
-    if "killed" in str(path):
+    if "kept" in str(path):
         raise OSError(errno.ENOTEMPTY, "Directory not empty")
     remove(path, **options)
 os.rmdir = rmdir
@@ -28,49 +28,21 @@ os.rmdir = rmdir
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_at_once_and_its_job_ends(folder):
-    folder.job += " slow"
+@pytest.mark.parametrize(
+    ("job", "end"), [("train slow", ["terminated"]), ("train stubborn", []), ("launch", [])]
+)
+def test_a_killed_run_goes_on_at_once_and_its_job_ends(folder, job, end):
+    """One that ignores the request is killed. A launcher gets none: at SIGTERM it would cancel its
+    training in Slurm."""
+    folder.job = f"{sys.executable} job.py {job}"
     with killed(folder):
-        again = folder.run()
-        assert again.returncode == 0, again.stderr
+        succeeded(folder.run())
         (folder.path / "saved").touch()
         first, second = folder.pids("began")
         until(lambda: not is_running(first))
-    assert sorted(folder.names()) == ["began", "began", "ended", "terminated"]
-    assert f"terminated {first}" in folder.events()
+    assert sorted(folder.names()) == ["began", "began", "ended", *end]
+    assert folder.pids("terminated") == [first for _ in end]
     assert (folder.path / "made").read_text() == str(second)
-    assert "Nothing to be done" in folder.run().stderr
-
-
-def test_a_folder_that_the_file_system_keeps_stops_no_run(folder):
-    """NFS keeps it while a job of the killed run has a file in it open. The job must not find it.
-
-    Nor does a link, which is of nobody.
-    """
-    left = folder.path / ".snakemake/psld/killed"
-    left.mkdir(parents=True)
-    (left / "alive").touch()
-    (left.parent / "link").symlink_to(folder.path)
-    text = (folder.path / "Snakefile").read_text()
-    (folder.path / "Snakefile").write_text(f"{KEEP}{text}")
-    ended = folder.run()
-    assert (ended.returncode, folder.names()) == (0, ["began", "ended"]), ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert not left.exists()
-    assert (folder.path / "Snakefile").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("job", ["train stubborn", "launch"])
-def test_a_job_that_ignores_the_request_is_killed_and_a_launcher_gets_none(folder, job):
-    """At SIGTERM a launcher would cancel its training in Slurm."""
-    folder.job = f"{sys.executable} job.py {job}"
-    with killed(folder):
-        again = folder.run()
-        assert again.returncode == 0, again.stderr
-        first, _ = folder.pids("began")
-        until(lambda: not is_running(first))
-    assert folder.names() == ["began", "began", "ended"]
 
 
 def test_a_job_of_a_run_that_was_cleared_away_does_nothing(tmp_path, monkeypatch):
@@ -84,93 +56,88 @@ def test_a_job_of_a_run_that_was_cleared_away_does_nothing(tmp_path, monkeypatch
 def test_two_at_once(folder):
     with folder.started() as first:
         wait(lambda: folder.pids("began"), first)
-        for _ in range(2):
-            second = folder.run()
-            assert second.returncode == 1
-            (error,) = [line for line in second.stderr.splitlines() if "rror" in line]
-            assert error.startswith(f"error: {folder.path}: another Snakemake (process {first.pid}")
-            assert "Traceback" not in second.stdout + second.stderr
-
-        dry = folder.run("--dry-run")
-        assert dry.returncode == 0, dry.stderr
-        assert "waiting" not in dry.stderr
-        assert folder.run("--list-rules").returncode == 0
-
+        second = folder.run()
+        assert second.returncode == 1
+        (error,) = [line for line in second.stderr.splitlines() if "rror" in line]
+        assert error.startswith(f"error: {folder.path}: another Snakemake (process {first.pid}")
+        assert "Traceback" not in second.stdout + second.stderr
+        assert "waiting" not in succeeded(folder.run("--dry-run")).stderr
         (folder.path / "go").touch()
         assert first.wait(timeout=30) == 0, (folder.path / "first.log").read_text()
     assert folder.names() == ["began", "ended"]
 
 
-@pytest.mark.slow
-def test_a_copy_of_the_working_directory_leaves_the_original_alone(folder):
-    with folder.started() as process:
-        wait(lambda: folder.pids("began"), process)
-        shutil.copytree(folder.path, folder.path.with_name("copy"))
-        copy = Folder(folder.path.with_name("copy"))
-        assert copy.run().returncode == 0
-        assert is_running(process.pid)
-        assert is_running(folder.pids("began")[0])
-    assert folder.names() == ["began"]
+# --- the beginning of a run -----------------------------------------------------------------------
 
 
 @pytest.fixture
-def left(tmp_path) -> Path:
-    """The folder of a run that was killed; its jobs in Slurm are called psld-7."""
-    path = tmp_path / "left"
-    path.mkdir()
-    record(path)
+def machine(commands) -> Commands:
+    """Without Slurm; its plugin of Snakemake asks where sacct is."""
+    commands.answer("which", exit_code=1)
+    return commands
+
+
+def leave(folder: Path, name: str, **fields: str | int) -> Path:
+    """Leave the folder of a run that was killed; its jobs in Slurm are called psld-7."""
+    path = folder / ".snakemake/psld" / name
+    path.mkdir(parents=True)
+    run = {"inode": path.stat().st_ino, "pid": 1, "host": "here", "slurm_name": "psld-7"}
+    write_record(path / "run.json", head.SnakemakeRun(**(run | fields)))
     return path
 
 
-def record(path: Path, **fields: str) -> None:
-    run = {"inode": path.stat().st_ino, "pid": 1, "host": "here", "slurm_name": "psld-7"}
-    write_record(path / "run.json", head.SnakemakeRun(**(run | fields)))
+def test_runs_that_have_left_nothing_in_slurm_are_cleared_away(machine, tmp_path):
+    """NFS keeps a folder while a job has a file in it open. The job must not find it.
+
+    The jobs of a copy are the original's. A link is of nobody.
+    """
+    left = [leave(tmp_path, "ended", end="normal"), leave(tmp_path, "local", slurm_name="")]
+    left += [leave(tmp_path, "copy", inode=1), leave(tmp_path, "kept", slurm_name="")]
+    left += [tmp_path / ".snakemake/psld" / name for name in ("unborn", "link")]
+    left[-2].mkdir()
+    left[-1].symlink_to(tmp_path)
+    (tmp_path / "Snakefile").touch()
+    assert "Slurm" not in succeeded(begun(tmp_path, KEEP)).stderr
+    assert not [path for path in left if path.exists()]
+    assert (tmp_path / "Snakefile").exists()
+    records = [*tmp_path.glob(".snakemake/psld/*/run.json")]
+    assert [head.read_run(path.parent).end for path in records if "kept" not in str(path)] == [
+        "normal"
+    ]
 
 
-def test_the_run_of_a_copied_folder_is_no_run(left, commands):
-    """Its jobs in Slurm are the original's."""
-    commands.answer("squeue", "42 RUNNING None\n")
-    assert head.read_run(left).slurm_name == "psld-7"
-    copy = shutil.copytree(left, left.with_name("copy"))
-    assert head.read_run(copy) is None
-    head._end_slurm_jobs(copy)
-    assert commands.calls("squeue") == commands.calls("scancel") == []
+def test_jobs_of_an_earlier_run_are_canceled_until_they_are_gone(machine, tmp_path):
+    leave(tmp_path, "left", end="interrupted")
+    machine.answer("scancel", first=f"echo >> {tmp_path}/asked; echo >> {tmp_path}/asked")
+    listed = (
+        f"[ $(/bin/cat {tmp_path}/asked 2>/dev/null | /usr/bin/wc -l) -ge 4 ] || echo 42 RUNNING"
+    )
+    machine.answer("squeue", first=listed)
+    said = succeeded(begun(tmp_path)).stderr
+    assert said.count("canceling what the last run left in Slurm: job 42\n") == 1
+    assert machine.calls("scancel") == ["--me --name=psld-7"] * 2
 
 
-def test_jobs_of_an_earlier_run_are_canceled_until_they_are_gone(
-    left, commands, monkeypatch, capsys
-):
-    commands.answer("scancel", first=f"echo >> {left}/asked; echo >> {left}/asked")
-    listed = f"[ $(/bin/cat {left}/asked 2>/dev/null | /usr/bin/wc -l) -ge 4 ] || echo 42 RUNNING"
-    commands.answer("squeue", first=listed)
-    monkeypatch.setattr(head.time, "sleep", lambda seconds: None)
-    head._end_slurm_jobs(left)
-    assert commands.calls("scancel") == ["--me --name=psld-7"] * 2
-    said = "canceling what the last run left in Slurm: job 42"
-    assert capsys.readouterr().err.count(said) == 1
+def test_a_machine_without_slurm_refuses_if_jobs_may_be_left(machine, tmp_path):
+    leave(tmp_path, "left")
+    words = ("may still be in Slurm: squeue: No such file", "or delete .snakemake/psld/left")
+    refused(begun(tmp_path), 1, *words)
 
 
-@pytest.mark.parametrize(
-    ("fields", "fails"),
-    [({}, True), ({"end": "normal"}, False), ({"slurm_name": ""}, False)],
-)
-def test_a_machine_without_slurm_refuses_if_jobs_may_be_left(left, commands, fields, fails):
-    record(left, **fields)
-    if fails:
-        with pytest.raises(RunError, match=rf"may still be in Slurm: squeue: .* or delete {left}"):
-            head._end_slurm_jobs(left)
-    else:
-        head._end_slurm_jobs(left)
+def test_a_second_run_is_refused_with_the_name_of_the_first(tmp_path):
+    place = leave(tmp_path, "first")
+    with (place.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(begun(tmp_path), 1, f"{tmp_path}: another Snakemake (process 1 on here) runs here")
+    assert place.exists()
 
 
-def test_a_damaged_record_of_a_run_is_bad_input(folder):
-    record = folder.path / ".snakemake/psld/killed/run.json"
-    record.parent.mkdir(parents=True)
-    record.write_text("{}")
-    ended = folder.run()
-    assert (ended.returncode, folder.names()) == (2, [])
-    assert "killed/run.json: damaged, or of another version; delete it" in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_a_damaged_record_of_a_run_is_bad_input(tmp_path):
+    (leave(tmp_path, "killed") / "run.json").write_text("{}")
+    refused(begun(tmp_path), 2, "killed/run.json: damaged, or of another version; delete it")
+
+
+# --- the inside of Snakemake ----------------------------------------------------------------------
 
 
 def test_the_scheduler_of_snakemake_looks_again_as_it_did():

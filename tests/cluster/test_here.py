@@ -24,8 +24,8 @@ def became(commands, monkeypatch, tmp_path):
     monkeypatch.setattr(locks, "GPU_LOCKS", tmp_path)
     monkeypatch.setattr(locks, "_held", {})
 
-    def run(*overrides):
-        run_here(launch_settings(*overrides, command=COMMAND), batch_size=128)
+    def run(*overrides, command=COMMAND):
+        run_here(launch_settings(*overrides, command=command), batch_size=128)
         [(program, arguments, environment)] = seen
         assert program == arguments[0] == sys.executable
         return arguments[1:], environment
@@ -53,8 +53,18 @@ def test_several_ranks_are_torchruns(became, monkeypatch, word, visible, ranks):
     assert not [name for name in environment if name.startswith("SLURM_")]
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_program_of_yours_is_run_by_one_process_that_saves_its_lives(became, ranks):
+    """Also where it has several ranks."""
+    words = ("done=DONE", "runs=runs", f"tasks_per_node={ranks}")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    torchrun = [sys.executable, *torchrun, "--no-python"] if ranks > 1 else []
+    arguments, _ = became(*words, command=("fit.sh", "--help"))
+    assert arguments == ["-m", "psld.cluster.job", "runs", "DONE", *torchrun, "fit.sh", "--help"]
+
+
 @pytest.mark.parametrize(
-    ("given", "gpus", "ranks"), [("", 3, 2), ("", 6, 4), ("", 7, 4), ("", 8, 8), ("6", 6, 6)]
+    ("given", "gpus", "ranks"), [("", 3, 2), ("", 7, 4), ("", 8, 8), ("6", 6, 6)]
 )
 def test_as_many_gpus_train_as_share_the_batch(became, monkeypatch, capsys, given, gpus, ranks):
     """Unless their number is given."""
@@ -69,7 +79,6 @@ def test_as_many_gpus_train_as_share_the_batch(became, monkeypatch, capsys, give
     [
         (2, "4,5,6", "4,5", ["4", "5"]),  # past the exec, so that other jobs take the others
         (1, "4,5,6", "4,5,6", []),  # The training chooses one.
-        (2, "", "", []),
         (2, "1", "1", []),
         (2, "0,3", "0,3", ["0", "3"]),
     ],

@@ -1,7 +1,6 @@
 """Inside a training's job: its ranks, the requeue of a warned job, and its lives."""
 
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -22,7 +21,6 @@ from psld.utils.errors import RunError, Stopped
 from psld.utils.files import read_json
 from tests.cluster.runs import until
 
-THIS_LIFE = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptTime=2026-01-02T11:00:00"
 AT_ONCE = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptTime=2026-01-02T10:00:00"
 EARLIER_LIFE = "JobId=42 PreemptTime=2026-01-02T09:00:00 StartTime=2026-01-02T10:00:00"
 NOT_PREEMPTED = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptEligibleTime=2026-01-02T10:00:00"
@@ -58,9 +56,7 @@ def warned(commands):
         (NOT_PREEMPTED, {}, ["requeue 42"]),
         (EARLIER_LIFE, {}, ["requeue 42"]),
         (UNKNOWN_START, {}, ["requeue 42"]),
-        ("", {}, ["requeue 42"]),
-        (AT_ONCE, {}, []),
-        (THIS_LIFE, {}, []),  # Slurm queues a preempted job itself.
+        (AT_ONCE, {}, []),  # Slurm queues a preempted job itself.
         (NOT_PREEMPTED, {"SLURM_PROCID": "1"}, []),
         # The array's last job has the array's number.
         (NOT_PREEMPTED, {"SLURM_ARRAY_JOB_ID": "42", "SLURM_ARRAY_TASK_ID": "3"}, ["requeue 42_3"]),
@@ -135,45 +131,46 @@ def test_a_job_that_gets_nowhere_gives_up_and_another_begins_from_nothing(tmp_pa
 # --- a program of yours ---------------------------------------------------------------------------
 
 SAVES = """
-import signal, sys, time
-from pathlib import Path
-run = Path("runs")
-if (run / "step").exists():
-    sys.exit(Path("DONE").write_text("ok") - 2)
-def save(*_):
-    time.sleep(0.5)
-    (run / "step").write_text("7")
-    sys.exit(3)  # A stopped program may end as it likes.
-signal.signal(signal.SIGTERM, save)
-Path("ready").touch()
-time.sleep(60)
+[ ! -e runs/step ] || { echo ok > DONE; exit; }
+trap '/bin/sleep 0.2; echo 7 > runs/step; exit 3' TERM
+: > ready
+while :; do /bin/sleep 0.05; done
 """
+"""A stopped program may end as it likes."""
 
 
-def test_a_warned_program_saves_and_its_job_is_queued_again_and_goes_on(
-    commands, tmp_path, monkeypatch
-):
-    """Slurm warns all processes; what the program gets is SIGTERM, and so does its shell."""
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_stopped_program_saves_and_goes_on(commands, tmp_path, monkeypatch, capsys, number):
+    """Slurm warns all processes, and the job is queued again. The other one is on this machine.
+
+    What the program gets is SIGTERM, and so does its shell, which then ends at once.
+    """
+    if is_here := number == signal.SIGTERM:
+        monkeypatch.delenv("SLURM_JOB_ID")
     commands.answer("scontrol")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(job, "rank_of_environment", lambda: 0)
-    words = ["/bin/sh", "-c", f"{shlex.join([sys.executable, '-c', SAVES])}; true"]
+    Path("save.sh").write_text(SAVES)
+    words = ["/bin/sh", "-c", "/bin/sh save.sh; true"]
 
-    def warn() -> None:
+    def stop() -> None:
         until(Path("ready").exists)
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-        for pid in (*map(int, children.split()), os.getpid()):
-            os.kill(pid, signal.SIGUSR2)
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        for pid in (*map(int, [] if is_here else children), os.getpid()):
+            os.kill(pid, number)
 
-    threading.Thread(target=warn).start()
+    threading.Thread(target=stop).start()
     with pytest.raises(SystemExit) as ended:
         run_rank(words, "runs", "DONE")
-    assert ended.value.code == 128 + signal.SIGUSR2
-    assert "requeue 42" in commands.calls("scontrol")
+    assert ended.value.code == 128 + number
+    said = "error: stopped by SIGTERM; step 7 is saved; " if is_here else ""
+    assert capsys.readouterr().err.startswith(said)
+    assert ("requeue 42" in commands.calls("scontrol")) != is_here
     for _ in range(2):  # Slurm may run it once more after its end.
         run_rank(words, "runs", "DONE")
         assert Path("DONE").exists()
-    assert read_json("runs/lives.json") == {"42": [0, 7]}
+    if not is_here:
+        assert read_json("runs/lives.json") == {"42": [0, 7]}
 
 
 def test_a_program_that_fails_or_saves_nothing_in_its_lives_is_one_line(
@@ -184,10 +181,10 @@ def test_a_program_that_fails_or_saves_nothing_in_its_lives_is_one_line(
     said = []
     for _ in range(FRUITLESS_LIVES + 1):
         with pytest.raises(SystemExit) as ended:
-            run_rank([sys.executable, "-c", "exit(5)"], "runs", "DONE")
+            run_rank(["/bin/sh", "-c", "exit 5"], "runs", "DONE")
         assert ended.value.code == 1
         said.append(capsys.readouterr().err)
-    failed = f"error: {sys.executable}: ended with exit code 5; its output says why\n"
+    failed = "error: /bin/sh: ended with exit code 5; its output says why\n"
     assert said[:-1] == [failed] * FRUITLESS_LIVES
     assert said[-1].startswith("error: runs: no progress in 2 lives, which began at step 0")
     for wrong in ("epoch 3", "9" * 5000):

@@ -1,14 +1,25 @@
 """A launcher's checks before submission, and its waiting, without torch."""
 
+import fcntl
+import itertools
+import os
+import pickle
 import re
 import shutil
 import signal
-import subprocess
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from psld.cluster.slurm import until_answered
 from tests.cluster.commands import Commands
+from tests.cluster.conftest import handlers_kept
+from tests.cluster.runs import until
 from tests.commands import TINY, call, command, refused, started
 
 TRAINING = ("--", "train", *TINY, "training.steps=3", "output=model")
@@ -31,23 +42,21 @@ def unwilling(slurm, signals, resolved, tmp_path) -> Commands:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ((), ["usage: psld launch KEY=VALUE … -- COMMAND …"]),
         (("train", "model=demo/cld"), ["unknown key model"]),
         (("--", "sample"), ["train or train_guide, not sample", "done=FILE runs=FOLDER"]),
         (("done=x", "--", "train"), ["psld launch: done", "done=FILE runs=FOLDER"]),
-        (("runs=x", "--", "train"), ["psld launch: done", "done=FILE runs=FOLDER"]),
         (("done=x", "runs=y", "--", "pyhton", "mine.py"), ["launch: pyhton: no such program"]),
-        (("done=x", "runs=y", "--", "./fit.sh"), ["launch: ./fit.sh: not executable; chmod +x"]),
+        (("done=x", "runs=y", "--", "./fit.py"), ["launch: ./fit.py: not executable; chmod +x"]),
         ((*TRAINING, "training.steps=0"), ["psld train: training.steps"]),
-        ((*TRAINING, "network.channel_multipliers=[1,1,1,1,1]"), ["cannot be halved 4 times"]),
-        (("--", "train", "model=demo/cdl"), ["no such model", "cld"]),
+        (("done=.", "runs=y", "--", "./fit.sh"), ["launch: done=.: is a folder; give a file"]),
         (("--", "train", "model=demo/cld", "record=x"), ["grid has changed", "not x"]),
         (("--", "train_guide", "network.widht=3"), ["train_guide", "widht"]),
     ],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, tuple) else "",
 )
 def test_refused_before_anything_is_submitted(unwilling, tmp_path, given, words):
-    (tmp_path / "fit.sh").touch()
+    (tmp_path / "fit.py").touch()
+    (tmp_path / "fit.sh").touch(0o755)
     refused(call(tmp_path, "launch", *given), 2, *words)
     assert unwilling.calls("sbatch") == unwilling.calls("squeue") == []
     assert not (tmp_path / "runs").exists()
@@ -79,31 +88,60 @@ def test_slurm_where_there_is_none(commands, tmp_path, digits):
     assert commands.calls("sbatch") == []
 
 
-@pytest.mark.parametrize("where", ["here", "auto"])
-@pytest.mark.parametrize("option", ["nodes=2", "detach=true"])
+@pytest.mark.parametrize(("where", "option"), [("here", "nodes=2"), ("auto", "detach=true")])
 def test_this_machine_is_one_node_and_runs_no_job(commands, tmp_path, digits, where, option):
     launch = ("launch", option, f"where={where}", *TRAINING, f"data={digits}")
     refused(call(tmp_path, *launch), 2, f"{option} needs Slurm")
 
 
-def waits(process: subprocess.Popen[str]) -> str:
-    """What a launcher has printed when it waits for its job."""
-    printed = ""
-    while "is pending" not in printed:
-        line = process.stdout.readline()
-        assert line, process.stderr.read()
-        printed += line
-    return printed
+# --- the waiting of a launcher in a process of its own -------------------------------------------
 
 
 def test_a_launcher_that_waits_is_light(slurm, tmp_path, digits):
     launch = command("launch", *TRAINING, f"data={digits}")
     with started(tmp_path, launch) as process:
-        assert "submitted job 42: 1 node(s) with 1 rank(s) each" in waits(process)
+        printed = "".join(itertools.takewhile(lambda line: "pending" not in line, process.stdout))
+        assert "submitted job 42: 1 node(s) with 1 rank(s) each" in printed, process.stderr.read()
         status = Path(f"/proc/{process.pid}/status").read_text()
         [peak_kb] = re.findall(r"VmHWM:\s+(\d+) kB", status)
         assert int(peak_kb) / 1000 < MEMORY_MB
         assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def test_ctrl_c_before_sbatch_has_answered(slurm, tmp_path, digits):
+    """The job is cancelled when there is one, not before."""
+    answered = slurm.folder / "answered"
+    slurm.answer("sbatch", "Submitted batch job 42\n", first=f"/bin/sleep 1; echo yes > {answered}")
+    slurm.answer("scancel", first=f"[ -e {answered} ] || exit 1")
+    with started(tmp_path, command("launch", *TRAINING, f"data={digits}")) as process:
+        until(lambda: slurm.calls("sbatch"))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (128 + signal.SIGINT, "")
+    assert "canceled the job" in out
+    assert len(slurm.calls("scancel")) == 1
+    assert list(tmp_path.glob("runs/launches/*/launch.json")) == []
+
+
+# --- and in this process, which gets a signal when the launcher waits ----------------------------
+
+
+@pytest.fixture
+def launched(slurm, signals, tmp_path, digits, monkeypatch) -> Callable[..., str]:
+    """Launches a training, whose launcher gets these signals when it waits; what it printed."""
+
+    def run(*words: str, numbers: tuple[int, ...] = (signal.SIGHUP,)) -> str:
+        send = partial(os.kill, os.getpid())
+        clock = SimpleNamespace(sleep=lambda _: [*map(send, numbers)], monotonic=time.monotonic)
+        monkeypatch.setattr("psld.cluster.launcher.time", clock)
+        options = [word for word in words if word.startswith("detach")]
+        training = (f"data={digits}", *(word for word in words if word not in options))
+        with handlers_kept():
+            ended = call(tmp_path, "launch", *options, *TRAINING, *training)
+        assert ended.returncode == 128 + numbers[-1], ended.stderr
+        return ended.stdout
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -115,43 +153,54 @@ def test_a_launcher_that_waits_is_light(slurm, tmp_path, digits):
         (signal.SIGINT, "true", False),
     ],
 )
-def test_a_signal_cancels_the_job_or_leaves_it(slurm, tmp_path, digits, number, detach, cancels):
-    launch = command("launch", f"detach={detach}", *TRAINING, f"data={digits}")
-    with started(tmp_path, launch) as process:
-        waits(process)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + number
-    assert err == ""
-    assert ("canceled the job" if cancels else "the job goes on") in out
+def test_a_signal_cancels_the_job_or_leaves_it(slurm, launched, tmp_path, number, detach, cancels):
+    printed = launched(f"detach={detach}", numbers=(number,))
+    assert ("canceled the job" if cancels else "the job goes on") in printed
     name = next((tmp_path / "runs" / "launches").iterdir()).name
     assert slurm.calls("scancel") == ([f"--me --name={name}"] if cancels else [])
 
 
-def test_a_launcher_under_nohup_stays_when_the_terminal_is_closed(slurm, tmp_path, digits):
-    nohup = ["/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "nohup"]
-    launch = command("launch", *TRAINING, f"data={digits}")
-    with started(tmp_path, nohup + launch) as process:
-        waits(process)
-        process.send_signal(signal.SIGHUP)
-        process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "SIGHUP" not in out
+def test_a_launcher_under_nohup_stays_when_the_terminal_is_closed(launched):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert "SIGHUP" not in launched(numbers=(signal.SIGHUP, signal.SIGTERM))
 
 
 def test_one_that_is_started_again_comes_back_and_with_other_settings_submits_another(
-    slurm, tmp_path, digits
+    slurm, launched
 ):
-    launch = command("launch", *TRAINING, f"data={digits}")
-    for said in ("submitted job 42", "back to job 42"):
-        with started(tmp_path, launch) as process:
-            assert said in waits(process)
-            process.kill()
+    assert "submitted job 42" in launched()
+    assert "back to job 42" in launched()
     assert len(slurm.calls("sbatch")) == 1
     slurm.answer("scancel", first=f"/bin/rm {slurm.folder}/sbatch.calls")
-    with started(tmp_path, [*launch, "training.steps=4"]) as process:
-        printed = waits(process)
+    printed = launched("training.steps=4")
     assert "waiting for the end of job 42: canceled, or of other settings" in printed
     assert "submitted job 42" in printed
     assert len(slurm.calls("scancel")) == 1
+
+
+def test_a_job_of_an_sbatch_that_did_not_answer_has_its_command(
+    slurm, launched, tmp_path, monkeypatch
+):
+    """It reached the controller, which has it in the queue when the launcher asks again."""
+    monkeypatch.setattr(until_answered, "__defaults__", (lambda seconds: None,))
+    slurm.answer("sbatch", stderr="sbatch: error: Socket timed out\n", exit_code=1)
+    assert "Socket timed out; asking again until it answers" in launched()
+    assert len(slurm.calls("sbatch")) == 1
+    [pickled] = tmp_path.glob("runs/launches/*/42_submitted.pkl")
+    words, run, done = pickle.loads(pickled.read_bytes()).args
+    assert (words[0], run, done) == ("train", None, None)
+
+
+def test_a_second_output_of_a_run_waits_for_the_first(slurm, launched, tmp_path):
+    """Instead of submitting a job that sits on its GPUs until the other has ended."""
+    launched("output=a")
+    [lock] = tmp_path.glob("runs/*/launcher.lock")
+    interrupt = partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        threading.Timer(0.5, interrupt).start()
+        printed = launched("output=b", numbers=(signal.SIGINT,))
+    assert "another launcher waits" in printed
+    assert "the other launcher goes on" in printed
+    assert len(slurm.calls("sbatch")) == 1
+    assert slurm.calls("scancel") == []

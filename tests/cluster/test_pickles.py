@@ -1,7 +1,6 @@
 """submitit's pickles run code: a job reads them only if nobody else can have written them."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from submitit.core.utils import DelayedSubmission
 
 from psld.cluster.pickles import load_own, read_own_pickles_only
 from psld.utils.errors import UserError
+from tests.commands import run
 
 MODES = [
     (0o775, 0o700, True),  # a launch in the runs of a group
@@ -31,14 +31,13 @@ def pickled(tmp_path: Path, above: int, mode: int) -> Path:
 
 
 @pytest.mark.parametrize(("above", "mode", "is_taken"), MODES)
-def test_a_job_runs_what_nobody_else_can_have_written(tmp_path, above, mode, is_taken):
+def test_a_pickle_is_read_if_nobody_else_can_have_written_it(tmp_path, above, mode, is_taken):
     file = pickled(tmp_path, above, mode)
-    command = [sys.executable, "-m", "psld.cluster.pickles", str(file.parent)]
-    job = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "42"}
-    ended = subprocess.run(command, env=os.environ | job, capture_output=True, text=True)
-    assert (tmp_path / "was-run").exists() == is_taken, ended.stderr
-    assert ended.returncode == (0 if is_taken else 1)
-    assert ("42_submitted.pkl: other users may have written it" in ended.stderr) != is_taken
+    if is_taken:
+        assert load_own(file).function is os.mkdir
+    else:
+        with pytest.raises(UserError, match="other users may have written it"):
+            load_own(file)
 
 
 def test_nobody_elses_pickle_is_read(tmp_path, monkeypatch):
@@ -46,6 +45,15 @@ def test_nobody_elses_pickle_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 12345)
     with pytest.raises(UserError, match="other users may have written it"):
         load_own(file)
+
+
+def test_a_job_does_not_run_what_others_can_have_written(tmp_path):
+    file = pickled(tmp_path, 0o775, 0o775)
+    job = ["env", "SUBMITIT_EXECUTOR=slurm", "SLURM_JOB_ID=42", sys.executable, "-m"]
+    ended = run(tmp_path, [*job, "psld.cluster.pickles", str(file.parent)])
+    assert ended.returncode == 1
+    assert f"\nerror: {file}: other users may have written it" in ended.stderr
+    assert not (tmp_path / "was-run").exists()
 
 
 def test_a_link_to_a_pickle_is_not_followed(tmp_path):

@@ -1,108 +1,73 @@
 """A program of one's own that is launched: on this machine, and as a job."""
 
-import re
-import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from psld.cluster import launcher as launching
+from psld.cluster.job import run_program
 from psld.cluster.launcher import Launcher
-from psld.utils.errors import RunError
+from psld.utils.errors import RunError, explained
 from tests.cluster.launching import launch_settings
-from tests.commands import command, refused, run, started, succeeded
+from tests.commands import command, run, started, succeeded
 
-COUNTS = """
-import os, signal, sys, time
+WAITS = """
+import os, sys, time
 from pathlib import Path
-saved, stops = Path("runs/step"), []
-signal.signal(signal.SIGTERM, lambda *_: stops.append(1))
-step = int(saved.read_text()) if saved.exists() else 0
-begun = ["from step", step, os.environ.get("RANK"), *sys.argv[1:]]
-print(" ".join(map(str, begun)) + "\\n", end="", flush=True)  # one write: ranks share the pipe
-while step < 5 or not Path("go").exists():
-    step += 1
-    saved.write_text(str(step))
-    if stops:
-        sys.exit()
+print("rank", os.environ.get("RANK"), *sys.argv[1:], flush=True)
+while not Path("go").exists():
     time.sleep(0.05)
 Path("DONE").touch()
 """
 
 
-def launch(*words: str, program: tuple[str, ...] = ("count.py",)) -> list[str]:
+def launch(*words: str) -> list[str]:
     options = ("done=DONE", "runs=runs", *words)
-    return command("launch", *options, "--", sys.executable, *program)
+    return command("launch", *options, "--", sys.executable, "wait.py", "--help")
 
 
 @pytest.fixture
 def folder(commands, tmp_path) -> Path:
-    (tmp_path / "count.py").write_text(COUNTS)
+    (tmp_path / "wait.py").write_text(WAITS)
     return tmp_path
 
 
-def test_it_is_stopped_and_goes_on_and_is_not_run_again(folder):
-    """Its `--help` is not that of the launch. A second launch waits for the end of the first."""
-    with started(folder, launch()) as first:
-        assert first.stdout.readline() == "from step 0 None\n"
-        with started(folder, launch(program=("count.py", "--help"))) as second:
-            assert "another program is running there" in second.stdout.readline()
-            first.send_signal(signal.SIGTERM)
-            _, complaint = first.communicate(timeout=60)
-            [step] = re.findall(r"error: stopped by SIGTERM; step (\d+) is saved; ", complaint)
-            assert first.returncode == 128 + signal.SIGTERM
-            (folder / "go").touch()
-            printed, complaint = second.communicate(timeout=60)
-    assert (second.returncode, complaint) == (0, "")
-    assert printed.startswith(f"from step {step} None --help\n")
-    assert succeeded(run(folder, launch())).stdout == ""
-
-
 def test_after_a_kill_of_the_launch_another_one_waits_for_the_program(folder):
+    """And does not run it again. Its `--help` is not that of the launch."""
     with started(folder, launch()) as first:
-        assert first.stdout.readline() == "from step 0 None\n"
+        assert first.stdout.readline() == "rank None --help\n"
         first.kill()
         with started(folder, launch()) as second:
             assert "another program is running there" in second.stdout.readline()
             (folder / "go").touch()
             assert second.communicate(timeout=60) == ("", "")
+    assert second.returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("program", "exit_code", "complaint"),
-    [
-        ("pass", 1, "ended with exit code 0, but without DONE"),
-        ("exit(3)", 1, "ended with exit code 3"),
-        ("import os; os.kill(os.getpid(), 9)", 1, "ended with signal 9"),
-        (
-            "import os, time; os.kill(os.getppid(), 15); time.sleep(60)",
-            143,
-            "SIGTERM; no step is saved; ",
-        ),
-    ],
-)
-def test_one_that_ends_otherwise_is_one_line(folder, program, exit_code, complaint):
-    refused(run(folder, launch(program=("-c", program))), exit_code, complaint)
-
-
-def test_a_folder_is_not_what_it_makes(folder):
-    (folder / "DONE").mkdir()
-    refused(run(folder, launch()), 2, "launch: done=DONE: is a folder; give a file")
-
-
-def test_a_script_that_does_not_name_its_shell_is_one_line(folder):
-    script = folder / "script"
-    script.write_text("true\n")
-    script.chmod(0o755)
-    words = command("launch", "done=DONE", "runs=runs", "--", "./script")
-    refused(run(folder, words), 2, "Exec format error: './script'")
-
-
+@pytest.mark.slow
 def test_several_ranks_have_the_usual_variables(folder):
     (folder / "go").touch()
     printed = succeeded(run(folder, launch("tasks_per_node=2"))).stdout
-    assert {line.split()[3] for line in printed.splitlines() if "from step" in line} == {"0", "1"}
+    ranks = {line.split()[1] for line in printed.splitlines() if line.startswith("rank")}
+    assert ranks == {"0", "1"}
+
+
+def test_one_that_ends_otherwise_is_one_line(commands, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def fails(*words: str) -> str:
+        with pytest.raises((RunError, OSError)) as caught:
+            run_program([*words], Path("runs"), Path("DONE"))
+        return explained(caught.value)
+
+    shell = ("/bin/sh", "-c")
+    assert fails(*shell, ":") == (1, "/bin/sh: ended with exit code 0, but without DONE")
+    assert fails(*shell, "kill -9 $$") == (1, "/bin/sh: ended with signal 9; its output says why")
+    script = Path("script")
+    script.write_text("true\n")
+    script.chmod(0o755)
+    assert fails("./script") == (2, "[Errno 8] Exec format error: './script'")
 
 
 def test_its_job_is_another_one_if_its_words_are_others(slurm, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The answers of Slurm's commands, also while the controller is unavailable."""
 
+import re
 import time
 
 import pytest
@@ -63,10 +64,7 @@ def test_a_job_is_active_until_it_has_ended(commands):
     assert slurm.active_jobs_named("x") == numbers
 
 
-@pytest.mark.parametrize(
-    "complaint",
-    [AWAY, "squeue: error: Socket timed out\n", "", "Could not establish a configuration source"],
-)
+@pytest.mark.parametrize("complaint", [AWAY, "", "Could not establish a configuration source"])
 def test_no_answer(commands, complaint):
     for name, ask in (
         ("squeue", lambda: slurm.jobs_named("x")),
@@ -79,13 +77,26 @@ def test_no_answer(commands, complaint):
         assert str(refused.value) == (" ".join(complaint.split()) or f"{name} failed")
 
 
-@pytest.mark.parametrize("sign", slurm.REFUSALS)
-def test_a_refusal(commands, sign):
+def test_a_refusal(commands):
     with pytest.raises(Refused, match="squeue: No such file or directory"):
         slurm.jobs_named("x")
-    commands.answer("squeue", stderr=f"squeue: error: {sign.capitalize()}!\n", exit_code=1)
-    with pytest.raises(Refused, match=f"squeue: error: {sign.capitalize()}!"):
-        slurm.jobs_named("x")
+    for complaint in (
+        "Protocol authentication error",
+        "Munge decode failed: Invalid credential",
+        "If munged is up, restart with --num-threads=10",
+        "Access/permission denied",
+        "Invalid user id: 1234",
+        "Invalid account or account/partition combination specified",
+        "No cluster hpc known by database.",
+        "Invalid cluster name",
+        "fatal: Unable to process configuration file",
+        "Incompatible versions of client and server code",
+        "squeue: invalid option -- me",
+        "squeue: unrecognized option --me",
+    ):
+        commands.answer("squeue", stderr=f"squeue: error: {complaint}\n", exit_code=1)
+        with pytest.raises(Refused, match=re.escape(f"squeue: error: {complaint}")):
+            slurm.jobs_named("x")
 
 
 @pytest.mark.parametrize(
