@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests import commands
 from tests.commands import Finished, files_below, succeeded
 from tests.faults.stages import RECORD, Stage, without_durations
 
@@ -23,10 +24,7 @@ def refused(finished: Finished, exit_code: int, *names: str) -> None:
 
     Some commands name the file before that line, in the list of what they do.
     """
-    assert finished.returncode == exit_code, finished.stderr
-    assert finished.stderr.startswith("error: "), finished.stderr
-    assert finished.stderr.count("\n") == 1, finished.stderr
-    said = finished.stdout + finished.stderr
+    said = finished.stdout + commands.refused(finished, exit_code)
     assert any(name in said for name in names), said
 
 
@@ -75,4 +73,4 @@ def _check_others(project: Path, stage: Stage, before: dict[str, bytes]) -> None
     )
     assert not [name for name, content in there.items() if was.get(name) != content]
     # The evaluation removes the record of shards that do not serve: the workflow makes them again.
-    assert was.keys() - there.keys() <= RECORD.keys()
+    assert was.keys() - there.keys() <= {RECORD}

@@ -16,15 +16,11 @@ from typing import NamedTuple
 
 from psld.commands.main import COMMANDS, main
 from tests.commands import Finished
-from tests.faults.stages import Stage
+from tests.faults.stages import STAGES, Stage
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    [
-        __name__,
-        *(f"psld.commands.{name}" for name in {*COMMANDS.values()}),
-        *(f"psld.report.{name}" for name in ("page", "certificate", "plots")),
-    ]
+    [__name__, *(f"psld.commands.{COMMANDS[stage.name]}" for stage in STAGES)]
 )
 
 

@@ -1,25 +1,20 @@
-"""The stages of a tiny project, one for each kind of file: what they read and what they make.
+"""The stages of a tiny project, one for each way of writing: what they read and what they make.
 
-The kinds are datasets (HDF5), checkpoints and weights, shards, results and features, pictures, and
-archives.
+One writes a file of tensors, one a record and what it was computed from, and one a folder, after
+checkpoints from which it goes on.
 """
 
 import json
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
 import yaml
 from safetensors.torch import load_file
 
 from psld.config.settings import DIGEST
-from psld.data.store import ImageStore
-from psld.report.certificate import INDEX
-from psld.sampling.shards import Shard
 from psld.utils.files import write_text
 from tests.commands import TINY, Finished, call, files_below, succeeded
 from tests.data.formats import encode, random_images, write_zip
@@ -50,7 +45,6 @@ shard_size: 3
 shards_per_job: 2
 batch_size: 3
 gallery: few-8
-figures: {shown: small/few-8}
 models: {small: [process=psld]}
 samplers: {few: {overrides: [sampler=few], budget: sampler.steps}}
 tables:
@@ -70,7 +64,7 @@ class Stage:
     name: str
     """Its command, one of COMMANDS."""
     inputs: dict[str, str]
-    """The files that it reads, and for each the command that makes it; `` for a user's own."""
+    """The files that it reads, and for each the command that makes it."""
     outputs: tuple[str, ...]
     """Patterns of the files that it makes; `*` stands for folders too."""
     work: tuple[str, ...] = ()
@@ -120,18 +114,8 @@ def without_durations(path: Path) -> Any:
     match path.suffix, path.parts[-2]:
         case ".json", _:
             return without(json.loads(path.read_bytes()), TIMED | DIGESTS_OF_TIMED)
-        case ".h5", _:
-            store = ImageStore.open(path)
-            return store.images("all").tobytes(), store.labels("all").tobytes()
-        case ".safetensors", "few-8":
-            return Shard.load(path).digest()
         case ".safetensors", "small" if "cells" in path.parts:
             return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
-        case ".zip", "certificates":
-            with TemporaryDirectory() as folder, ZipFile(path) as archive:
-                archive.extractall(folder)
-                names = [name for name in archive.namelist() if name != INDEX]
-                return {name: without_durations(Path(folder) / name) for name in names}
     return path.read_bytes()
 
 
@@ -150,8 +134,6 @@ COMMANDS = {
     "start": ("start=mine/tiny",),
     "sample": ("cell=mine/small/few-8", "shards=2"),
     "evaluate_cell": ("cell=mine/small/few-8",),
-    "figure": ("grid_name=mine", "figure=shown"),
-    "certify": ("grid_name=mine",),
 }
 """What makes the project, in this order, with the words after each command."""
 
@@ -169,28 +151,17 @@ REFERENCE = {
     for name in ("manifest.json", "features.safetensors")
 }
 SHARDS = {f"samples/mine/small/few-8/0000{i}.safetensors": "sample" for i in range(2)}
-RECORD = {"samples/mine/small/few-8/00000-00001.json": "sample"}
-RESULT = {"results/cells/mine/small/few-8.json": "evaluate_cell"}
-KEPT = {"results/cells/mine/small/few-8.safetensors": "evaluate_cell"}
+RECORD = "samples/mine/small/few-8/00000-00001.json"
 
 STAGES = (
-    Stage("prepare", {"pictures.zip": ""}, ("data/*",)),
-    Stage("train", DATA, ("models/mine/small/*",), ("runs/small-*/*",)),
     Stage("start", DATA, ("starts/*",)),
-    Stage("sample", MODEL | START, ("samples/mine/small/few-8/*",)),
     Stage(
         "evaluate_cell",
         SHARDS | REFERENCE | EXTRACTOR | USED | START,
         ("results/cells/mine/small/*",),
     ),
-    Stage("figure", {next(iter(SHARDS)): "sample"}, ("results/figures/mine/*",)),
-    Stage(
-        "certify",
-        RESULT | KEPT | REFERENCE | RECORD | {next(iter(MODEL)): "train"},
-        ("results/certificates/mine.zip",),
-    ),
+    Stage("train", DATA, ("models/mine/small/*",), ("runs/small-*/*",)),
 )
-"""Each reads what earlier ones made."""
 
 
 def make_project(folder: Path, seed: int = 0) -> None:

@@ -38,13 +38,10 @@ def check_damaged(
     refused(ended, 2, name, str(Path(name).parent))
     damaged = {**before, name: path.read_bytes()}
     check_nothing_lost(project, stage, damaged, finished)
-    if maker := stage.inputs[name]:
-        succeeded(call(project, maker, *COMMANDS[maker]))
-        check_equal(project, finished, stage)
-        before = files_below(project)
-    else:
-        path.write_bytes(before[name])
-    check_again(project, stage, before, finished)
+    maker = stage.inputs[name]
+    succeeded(call(project, maker, *COMMANDS[maker]))
+    check_equal(project, finished, stage)
+    check_again(project, stage, files_below(project), finished)
 
 
 def check_equal(project: Path, finished: Path, stage: Stage) -> None:
@@ -67,7 +64,7 @@ def as_other_version(path: Path) -> None:
     match path.suffix:
         case ".json":
             content = json.loads(path.read_bytes())
-            if path.name == "manifest.json" and "weights_sha256" in content:
+            if "weights_sha256" in content:
                 # A fact more is ignored, but not a setting more.
                 content["settings"]["added"] = 1
             path.write_text(sealed({**content, "added": 1}))
@@ -76,12 +73,6 @@ def as_other_version(path: Path) -> None:
                 file.attrs["format_version"] = 99
         case ".safetensors":
             save_tensors(path, "other", {"other": torch.zeros(1)}, {})
-        case ".zip":
-            content = bytearray(path.read_bytes())
-            for start in (b"PK\x01\x02", b"PK\x03\x04"):
-                place = content.index(start) + (6 if start == b"PK\x01\x02" else 4)
-                content[place] = 99  # the version of the format that is needed
-            path.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", [flipped, as_other_version])
@@ -109,11 +100,6 @@ def test_input_replaced_while_it_is_read(other, project, finished, stage: Stage)
     """
     results = [stage.result(folder) for folder in (finished, other)]
     assert results[0] != results[1]
-    if "figures" in stage.outputs[0]:  # It also shows training images, which stay.
-        for name in stage.inputs:
-            shutil.copyfile(other / name, project / name)
-        succeeded(stage.run(project))
-        results.append(stage.result(project))
     for position in range(100):
         shutil.rmtree(project)
         shutil.copytree(finished, project, symlinks=True)
