@@ -1,9 +1,11 @@
 """The GPUs of a machine, shared out among processes by locks."""
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
-import threading
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,16 +18,6 @@ from tests.cluster.conftest import commands  # noqa: F401
 
 TWO = "GPU 0: A100 (UUID: GPU-a)\nGPU 1: A100 (UUID: GPU-b)\n"
 
-TAKE = """
-import sys
-import threading
-from pathlib import Path
-from psld.utils import locks
-locks.GPU_LOCKS = Path(sys.argv[1])
-print(*locks.take_gpus(sys.argv[3:], int(sys.argv[2])), flush=True)
-sys.stdin.read()
-"""
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
@@ -34,57 +26,37 @@ def folder(tmp_path, monkeypatch) -> Path:
     return locks.GPU_LOCKS
 
 
-@pytest.fixture
-def job(folder):
-    """Starts a process that takes GPUs and keeps them until it is killed."""
-    processes = []
-
-    def start(count: int, among: str = "abc") -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", TAKE, str(folder), str(count), *among]
-        pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+@contextlib.contextmanager
+def used(folder: Path, *uuids: str) -> Iterator[None]:
+    """Other jobs, each of which has one of these GPUs until the end."""
+    with contextlib.ExitStack() as stack:
+        for uuid in uuids:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            lock = stack.enter_context((folder / f"{uuid}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
-def says(process: subprocess.Popen[str]) -> str:
-    """The next line of a process; it is killed if it says nothing for long."""
-    too_late = threading.Timer(20, process.kill)
-    too_late.start()
-    line = process.stdout.readline().strip()
-    too_late.cancel()
-    return line
+def test_each_job_has_a_gpu_of_its_own_and_waits_for_a_free_one(folder, monkeypatch, capsys):
+    """It holds none meanwhile: two that need several could wait for each other."""
+    for taken, free in ((), 0), (("a",), 1), (("a", "b"), 2):
+        with used(folder, *taken):
+            assert take_gpus(["a", "b", "c"]) == [free]
+            release_gpus()
+    assert capsys.readouterr().out == ""
+    jobs = contextlib.ExitStack()
+    jobs.enter_context(used(folder, "b"))
+    looks = []
 
+    def sleep(_: float) -> None:
+        looks.append(list(locks._held))
+        if len(looks) == 2:
+            jobs.close()
 
-def test_each_job_has_a_gpu_of_its_own_and_waits_for_a_free_one(job):
-    """Also after a kill of the holder."""
-    holders = []
-    for number in "012":
-        holders.append(job(1))
-        assert says(holders[-1]) == number
-    waiting = job(1)
-    assert says(waiting).startswith("waiting for a free GPU")
-    holders[1].kill()
-    assert says(waiting) == "1"
-
-
-def test_a_job_of_several_gpus_waits_and_holds_none_meanwhile(job):
-    first = job(2)
-    assert says(first) == "0 1"
-    several = job(3)
-    assert says(several) == "waiting for a free GPU"
-    single = job(1)
-    answer = says(single)
-    if answer.startswith("waiting"):  # The other looked just then if there are enough.
-        answer = says(single)
-    assert answer == "2", "the third is free while the other waits"
-    first.kill()
-    single.kill()
-    assert says(several) == "0 1 2"
+    monkeypatch.setattr(locks.time, "sleep", sleep)
+    assert take_gpus(["a", "b"], 2) == [0, 1]
+    assert looks == [[], []]
+    assert capsys.readouterr().out == "waiting for a free GPU\n"
 
 
 def test_a_process_keeps_its_gpu():
@@ -97,24 +69,17 @@ def test_a_process_keeps_its_gpu():
     assert list(locks._held) == ["a"]
 
 
-def test_a_gpu_that_is_given_back_is_another_s(job):
+def test_a_process_that_waits_for_more_keeps_what_it_had(folder, monkeypatch):
     take_gpus(["a"])
-    waiting = job(1, "a")
-    assert says(waiting).startswith("waiting for a free GPU")
-    release_gpus()
-    assert says(waiting) == "0"
-
-
-def test_a_process_that_waits_for_more_keeps_what_it_had(job, monkeypatch):
-    take_gpus(["a"])
-    assert says(job(1, "b")) == "0"
     monkeypatch.setattr(locks.time, "sleep", Mock(side_effect=TimeoutError))
-    with pytest.raises(TimeoutError):
+    with used(folder, "b"), pytest.raises(TimeoutError):
         take_gpus(["a", "b", "c"], 3)
     assert list(locks._held) == ["a"]
     assert take_gpus(["a", "c"], 2) == [0, 1]
     release_gpus()
     assert not locks._held
+    with used(folder, "a", "c"):
+        pass
 
 
 @pytest.mark.parametrize("past_exec", [False, True])
