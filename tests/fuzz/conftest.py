@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.report.certified import make_project
-
 # Machines are slow at times: `answer` limits the CPU time of an input, not the wall-clock time.
 ALWAYS = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 
@@ -17,14 +15,6 @@ settings.register_profile("fuzz", max_examples=2500, print_blob=True, **ALWAYS)
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("tests")
-
-
-@pytest.fixture(scope="package")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny grid with results, references and manifests."""
-    folder = tmp_path_factory.mktemp("project")
-    make_project(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

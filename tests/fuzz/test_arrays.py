@@ -1,8 +1,4 @@
-"""Files of arrays: our own safetensors, datasets. Damage never goes unnoticed.
-
-A second kind of input has the right digest: whoever wrote it can also write a digest. It may be
-refused or read, but is never a traceback, a hang, or something that is run.
-"""
+"""Files of arrays: our own safetensors, datasets. Damage never goes unnoticed."""
 
 import json
 import struct
@@ -11,14 +7,12 @@ import numpy as np
 from hypothesis import example, given
 
 from psld.data.store import ImageStore, write_store
-from psld.sampling.shards import Shard, ShardOrigin
 from psld.utils.tensors import digest_of_arrays, load_tensors, save_tensors
 from tests.fuzz.inputs import answer, changed, damaged
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (8, 1, 4, 4), dtype=np.uint8)
-ORIGIN = ShardOrigin(weights_sha256="a" * 64, sampler_digest="b" * 64, seed=0, index=0, size=8)
-HEADER = {"origin": ORIGIN.model_dump(), "nfe": 10, "seconds": 1.5, "device": "CPU"}
+HEADER = {"origin": {"weights_sha256": "a" * 64, "seed": 0}, "seconds": 1.5, "device": None}
 ARRAYS = {"images": IMAGES, "labels": np.arange(8)}
 
 
@@ -51,27 +45,6 @@ def test_headers_of_arrays(place):
         text = header.encode()
         path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + size :])
         answer(lambda: load_tensors(path, "shard", "again"), str(path))
-
-    check()
-
-
-def from_json(text: str) -> dict:
-    """A header with any content, which `save_tensors` takes."""
-    try:
-        content = json.loads(text)
-        json.dumps(content, allow_nan=False)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {"content": content}
-
-
-def test_shards_with_a_right_digest(place):
-    path = place / "x.safetensors"
-
-    @given(changed(HEADER))
-    def check(text):
-        save_tensors(path, "shard", ARRAYS, from_json(text))
-        answer(lambda: Shard.load(path), str(path))
 
     check()
 

@@ -1,6 +1,5 @@
-"""Grid files, the cache of grids: another text is another grid, or one line."""
+"""Grid files: another text is another grid, or one line."""
 
-import contextlib
 from pathlib import Path
 
 import pytest
@@ -8,11 +7,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psld.grid import cache
 from psld.grid.reading import read_grid_file
 from psld.utils.errors import UserError
 from tests.fuzz.inputs import answer, changed, damaged
-from tests.grid.mine import CONTENT, load
+from tests.grid.mine import CONTENT
 
 TEXTS = {
     "an endless alias": "models: &a {x: *a}\n",
@@ -53,20 +51,3 @@ def test_grids(path):
         answer(lambda: read_grid_file(path), str(path))
 
     check()
-
-
-def test_damaged_caches(place):
-    """A grid is right, or is not there; it is then resolved again."""
-    file = cache.CACHE / "mine.json"
-    with contextlib.chdir(place):
-        (place / "configs" / "grid").mkdir(parents=True)
-        right = cache.grid_as_json(load(place / "configs"))
-        whole = file.read_bytes()
-
-        @given(damaged(whole))
-        def check(content):
-            file.write_bytes(content)
-            *_, grid = answer(lambda: cache._read("mine"))
-            assert grid is None or cache.grid_as_json(grid) == right
-
-        check()

@@ -15,14 +15,14 @@ from psld.evaluation.results import CellResults
 from psld.training.manifest import read_manifest
 from psld.utils.files import read_json, write_json
 from tests.fuzz.inputs import answer, changed, damaged
-from tests.report.certified import MODEL, RESULT
-from tests.results import sealed
+from tests.grid.mine import CONTENT
+from tests.results import sealed, write_grid, write_model_manifest, write_result
 
-RECORDS: dict[str, Callable[[Path], Any]] = {
-    MODEL: lambda file: read_manifest(file.parent),
-    RESULT: CellResults.read,
+READERS: dict[str, Callable[[Path], Any]] = {
+    "model": lambda file: read_manifest(file.parent),
+    "result": CellResults.read,
 }
-"""Records with a digest, which all have one reader: what they say cannot change."""
+"""Of records with a digest, which all have one reader: what they say cannot change."""
 
 DIGITS = {
     **{"name": "x", "channels": 1, "image_size": 8, "num_classes": 10, "flip": False},
@@ -43,12 +43,20 @@ def with_right_digest(text: str) -> str:
         return text
 
 
-@pytest.mark.parametrize("corrected", [True, False])
-@pytest.mark.parametrize("name", RECORDS)
-def test_records(name, corrected, project, place):
+@pytest.fixture(scope="module")
+def records(place) -> dict[str, Path]:
+    grid = write_grid(place, CONTENT)
+    return {
+        "model": write_model_manifest(place, grid, "psld") / "manifest.json",
+        "result": write_result(place, grid, "psld/em-10", value=3.0),
+    }
+
+
+@pytest.mark.parametrize(("name", "corrected"), [("model", True), ("result", False)])
+def test_records(name, corrected, records, place):
     """With its digest corrected, a changed record is read as it is, or refused."""
-    read, whole = RECORDS[name], (project / name).read_bytes()
-    right, file = read(project / name), place / Path(name).name
+    read, whole = READERS[name], records[name].read_bytes()
+    right, file = read(records[name]), place / records[name].name
     as_written = with_right_digest if corrected else str
     changes = changed(json.loads(whole)).map(as_written).map(str.encode)
 
