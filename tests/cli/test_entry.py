@@ -11,29 +11,18 @@ import yaml
 from psld.commands.main import entry_point, run_command
 from psld.commands.report import OutputSettings
 from psld.utils.errors import RunError, UserError, explained
-from tests.cli.settings import COMPOSED, OF_GRIDS
 from tests.commands import TINY, call, command, refused, run, started, succeeded
 
-WORDS = {"wandb": ("wandb", "sync"), "verify": ("verify", "x.zip"), "launch": ("launch", "--", "x")}
-"""Commands that need a word more."""
 
-WITH_CONFIG = [*(WORDS.get(name, (name,)) for name in COMPOSED)]
-EVERY = [*WITH_CONFIG, *(WORDS.get(name, (name,)) for name in OF_GRIDS if name != "check")]
-"""All but `psld check`, whose other settings are those of the part that it names."""
-
-
-@pytest.mark.parametrize("words", WITH_CONFIG, ids=" ".join)
-def test_a_command_prints_its_config_and_does_nothing(words, tmp_path):
-    finished = succeeded(call(tmp_path, *words, "--cfg", "job"))
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [("train", "process"), ("sample", "sampler"), ("import_model x.ckpt", "network")],
+)
+def test_a_command_prints_its_config_and_does_nothing(words, key, tmp_path):
+    """Also one that lacks required settings, or that is given a word without a key."""
+    finished = succeeded(call(tmp_path, *words.split(), "--cfg", "job"))
     assert finished.stderr == ""
-    assert yaml.safe_load(finished.stdout)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("words", EVERY, ids=" ".join)
-def test_every_command_refuses_an_unknown_key(words, tmp_path):
-    name, *rest = words
-    refused(call(tmp_path, name, "seeed=3", *rest), 2, "unknown key seeed")
+    assert key in yaml.safe_load(finished.stdout)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -45,9 +34,9 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
             "train process.gama=1",
             "unknown key process.gama (is process.gamma meant?); the command's",
         ),
-        ("train --cfg job process.gama=1", "process.gama (is process.gamma meant?);"),
-        ("train proces=cld", "proces (is process meant?);"),
         ("sample steps=5", "steps (is sampler.steps meant?);"),
+        ("wandb seeed=3 sync", "psld wandb: unknown key seeed"),
+        ("launch seeed=3 -- x", "psld launch: unknown key seeed"),
         # A part inside a group is chosen by its field; one with a folder of configs, by @.
         (
             "prepare dataset=folder dataset.name=x dataset.source=array dataset.source.root=x",
@@ -56,52 +45,32 @@ def test_every_command_refuses_an_unknown_key(words, tmp_path):
         ("sample sampler.guidance.scale=2", "(with another guidance@sampler.guidance=…?);"),
         # No settings.
         ("train =", "psld train: "),
-        ("train training.steps=[1", "psld train: "),
         ("train ~absent", "absent"),
         ("train name=größe", "name=größe: cannot be read; put a text in quotes, e.g. 'name="),
-        ("train training..steps=3", "psld train: "),
-        ("plan speed=1", "psld plan: unknown key speed"),
         ("plan grid", "grid: not a setting KEY=VALUE"),
-        (
-            "wandb sync dashboard",
-            "dashboard: one word too many; usage: psld wandb KEY=VALUE … sync",
-        ),
         (
             "import_guide a b guide=demo/psld-0.02",
             "b: one word too many; usage: psld import_guide KEY=VALUE … CHECKPOINT",
         ),
-        ("init a b", "b: one word too many; usage: psld init KEY=VALUE … FOLDER"),
         ("page grid_name=", "configs/grid/.yaml: grid '': a name begins with a letter"),
         ("wandb upload", "verb: Input should be "),
         ("figure figure=nfe output=/tmp", "output: /tmp is a folder; add the file"),
-        ("page output=/tmp", "output: /tmp is a folder; add the file"),
         ("tabulate output=x", "output: is for one table; add table=NAME"),
         ("tabulate output=x/", "psld tabulate: output: x/ is a folder"),
         ("train hydra.run.dir=/proc/x", "hydra.run.dir=/proc/x: a setting of sweeps; give --multi"),
         # Missing ones.
-        ("sample", "psld sample: missing: model=…, output=…"),
-        ("sample model=x", "missing: output=…"),
+        ("sample model=x", "psld sample: missing: output=…"),
+        ("figure", "psld figure: figure is missing"),
+        ("wandb", "psld wandb: more words are needed; usage: psld wandb KEY=VALUE … sync|"),
         # A wrong folder.
         (
             "sample model=models/demo/cld output=x",
             "models/demo/cld: no such model; there is no folder models/ here; run it in the",
         ),
-        ("prepare dataset=folder", "dataset.name=…, dataset.source.root=…"),
-        ("figure", "psld figure: figure is missing"),
-        (
-            "wandb",
-            "psld wandb: more words are needed; usage: psld wandb KEY=VALUE … sync|",
-        ),
-        ("wandb grid_name=demo", "missing: verb=…"),
-        ("launch", "more words are needed; usage: psld launch KEY=VALUE … -- COMMAND …"),
-        ("launch nodes=2", "psld launch: command is missing"),
-        ("verify", "usage: psld verify KEY=VALUE … CERTIFICATE"),
         # Flags.
         ("train --speed", "--speed: no such flag; there are --help, --cfg job and --multirun"),
         ("tabulate --cfg job", "unrecognized arguments: --cfg"),
         ("train --cfg training.steps=3", "--cfg: no such flag"),
-        ("train -p process=vp-sde", "-p: no such flag"),
-        ("train --experimental-rerun config.pickle", "--experimental-rerun: no such flag"),
     ],
 )
 def test_wrong_words_are_one_line(tmp_path, words, complaint):
@@ -114,7 +83,7 @@ def test_no_tables_are_printed_where_no_result_is(tmp_path):
     refused(call(tmp_path, "tabulate"), 2, said)
 
 
-@pytest.mark.parametrize("value", ["~absent/nope", "/path (1)", "'/path (1)", "a: {b"])
+@pytest.mark.parametrize("value", ["/path (1)", "'/path (1)", "a: {b"])
 def test_a_text_that_needs_quotes_is_shown_with_them(tmp_path, value):
     prepare, word = ("prepare", "dataset=folder", "dataset.name=x"), f"dataset.source.root={value}"
     line = refused(call(tmp_path, *prepare, word), 2, word)
@@ -131,10 +100,10 @@ def test_a_path_may_begin_with_the_home(tmp_path, monkeypatch, word):
     refused(prepare, 2, f"{tmp_path}/nope: neither a folder")
 
 
-@pytest.mark.parametrize("flags", [["--multirun"], ["--cfg", "job"]])
 @pytest.mark.parametrize("value", ["inf", "9" * 5000, "[" * 500 + "]" * 500, "'", "[1]"])
-def test_an_impossible_value_is_refused_with_the_flags_of_hydra(tmp_path, flags, value):
-    refused(call(tmp_path, "train", *flags, f"process={value}"), 2, "psld train: ")
+def test_an_impossible_value_is_refused_with_the_flags_of_hydra(tmp_path, value):
+    for flags in ["--multirun"], ["--cfg", "job"]:
+        refused(call(tmp_path, "train", *flags, f"process={value}"), 2, "psld train: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,9 +120,9 @@ def test_an_output_that_cannot_be_made_is_one_line(tmp_path, digits):
 
 def test_a_process_of_its_own_prints_the_same_line(tmp_path):
     """No word of Hydra's, no traceback, nothing on stdout, nothing written."""
-    finished = run(tmp_path, command("train", "training.steps=0", "+training.speed=3"))
-    line = refused(finished, 2, "unknown key training.speed")
-    assert line.startswith("error: psld train: ")
+    finished = run(tmp_path, command("prepare", "dataset=digits", "+dataset.speed=3"))
+    line = refused(finished, 2, "unknown key dataset.speed")
+    assert line.startswith("error: psld prepare: ")
     assert finished.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -180,7 +149,6 @@ def failed(number: int) -> OSError:
         (RunError("NaN at step 3"), 1, "NaN at step 3"),
         (failed(errno.ENOSPC), 1, FULL.format("No space left on device")),
         (failed(errno.EDQUOT), 1, FULL.format("Disk quota exceeded")),
-        (failed(errno.EFBIG), 1, FULL.format("File too large")),
         (OSError(errno.ENOSPC, "Full"), 1, FULL.format("Full").replace("data/x.h5", "the disk")),
         (failed(errno.EROFS), 2, "[Errno 30] Read-only file system: 'data/x.h5'"),
         (failed(errno.EIO), 1, "[Errno 5] Input/output error: 'data/x.h5'; this machine or "),

@@ -1,7 +1,5 @@
 """Grids and configs of others in a sweep: Hydra calls what its own part names, so they set none."""
 
-import os
-import pickle
 from pathlib import Path
 
 import pytest
@@ -13,14 +11,7 @@ from tests.commands import TINY, call, refused, succeeded
 from tests.grid.mine import changed
 
 HUB = "{_target_: torch.hub.load, repo_or_dir: evil, model: x, source: local}"
-CALLS = {
-    "torch.hub": HUB,
-    "joblib": "{_target_: joblib.load, filename: evil/x.pkl}",
-    "torch": "{_target_: torch.load, f: evil/x.pkl, weights_only: false}",
-    "numpy": "{_target_: numpy.load, file: evil/x.pkl, allow_pickle: true}",
-    "pandas": "{_target_: pandas.read_pickle, filepath_or_buffer: evil/x.pkl}",
-}
-"""Functions that run code in a file, and that Hydra does not refuse to call."""
+"""Runs code of a folder; Hydra does not refuse to call it."""
 
 GLOBAL = "# @package _global_\n"
 COMMON = (CONFIGS / "command_line.yaml").read_text()
@@ -51,13 +42,6 @@ CONFIGS_OF_OTHERS = {
 }
 
 
-class Harmful:
-    """Unpickling it makes a folder."""
-
-    def __reduce__(self):
-        return os.mkdir, ("PWNED",)
-
-
 @pytest.fixture
 def folder(tmp_path, digits) -> Path:
     """A prepared dataset, and code of others."""
@@ -65,7 +49,6 @@ def folder(tmp_path, digits) -> Path:
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil/hubconf.py").write_text("import os; os.mkdir('PWNED')\ndef x(): pass\n")
-    (tmp_path / "evil/x.pkl").write_bytes(pickle.dumps(Harmful()))
     return tmp_path
 
 
@@ -81,9 +64,8 @@ def swept(folder: Path, configs: dict[str, str], *words: str) -> str:
     return refused(finished, 2, "sets Hydra's own part")
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_a_grid_runs_no_code(folder, name):
-    words = ["process=psld", f"+hydra.callbacks.x={CALLS[name]}"]
+def test_a_grid_runs_no_code(folder):
+    words = ["process=psld", f"+hydra.callbacks.x={HUB}"]
     grid = yaml.safe_dump(changed("models/psld", words))
     line = swept(folder, {"grid/mine": grid}, "model=mine/psld")
     assert "configs/grid/mine.yaml: models.psld.overrides.1: +hydra.callbacks.x=" in line
@@ -99,10 +81,9 @@ def test_a_config_runs_no_code(folder, name):
 def test_a_copy_of_the_shipped_config_of_all_commands_is_the_users_own(folder):
     (folder / "configs").mkdir()
     (folder / "configs/command_line.yaml").write_text(COMMON)
-    words = (*TINY, "data=digits.h5", "name=a,b", "training.steps=1")
+    words = (*TINY, "data=digits.h5", "name=a", "training.steps=1")
     succeeded(call(folder, "train", "--multirun", *words))
 
 
 def test_a_process_that_has_swept_composes_as_hydra_does():
-
     assert ConfigLoaderImpl._load_single_config.__module__ == ConfigLoaderImpl.__module__

@@ -1,6 +1,7 @@
 """The shipped configs: each composes, and its objects can be built."""
 
 import re
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,14 +10,16 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from psld.commands.main import COMMANDS as ALL
+from psld.commands.main import program
 from psld.config.compose import compose_content, for_hydra
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, group_of, parse
 from psld.metrics.classifier import ImageShape
 from psld.training.model import build
-from tests.cli.settings import KINDS
 from tests.diffusion.processes import phase_space
 
+KINDS = {name: program(name).command.kind for name in ALL}
 COMMANDS = ("prepare", "train", "train_guide", "sample", "reference", "train_extractor")
 REQUIRED = {"sample": ("model=x", "output=x")}
 FITTING = {
@@ -32,29 +35,21 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-def groups(command: str) -> list[str]:
-    """The config groups that a command chooses from."""
-    defaults = yaml.safe_load((CONFIGS / f"{command}.yaml").read_text())["defaults"]
-    chosen = [next(iter(default)) for default in defaults if isinstance(default, dict)]
-    return [group for group in chosen if (CONFIGS / group).is_dir()]
+def places() -> Iterator[tuple[str, str, str]]:
+    """Each option of each group, with a command that it is for.
 
-
-def fits(command: str, group: str, option: str) -> bool:
-    """A guide is no ε-network and has its own recipes; only one classifier is trained here."""
-    if command == "train_guide":
-        return option.startswith("guide-")
-    if command == "train_extractor" and group == "metric":
-        return option == "fd-classifier"
-    return not option.startswith("guide-")
-
-
-CHOICES = [
-    (command, group, option)
-    for command in COMMANDS
-    for group in groups(command)
-    for option in options(group)
-    if fits(command, group, option)
-]
+    A guide is no ε-network and has its own recipes; only one classifier is trained here.
+    """
+    seen = set()
+    for command in COMMANDS:
+        defaults = yaml.safe_load((CONFIGS / f"{command}.yaml").read_text())["defaults"]
+        for group in (next(iter(default)) for default in defaults if isinstance(default, dict)):
+            for option in options(group):
+                is_guide = option.startswith("guide-")
+                if (group, option) not in seen and is_guide == (command == "train_guide"):
+                    seen.add((group, option))
+                    yield command, group, option
+    yield "train_extractor", "metric", "fd-classifier"
 
 
 def composed(command: str, group: str, option: str) -> Settings:
@@ -86,7 +81,7 @@ def test_what_is_composed_is_what_hydra_composes(command, words):
     assert list(compose_content(command, words.split(), "test").items()) == list(whole.items())
 
 
-@pytest.mark.parametrize(("command", "group", "option"), CHOICES)
+@pytest.mark.parametrize(("command", "group", "option"), [*places()])
 def test_every_option_of_every_group_composes_and_can_be_built(command, group, option):
     settings = composed(command, group, option)
     match group:
