@@ -220,7 +220,8 @@ class Entry:
         """Return our number, also of counts, minus that of another entry or a multiple of it.
 
         It is paired by samples if both draw the same noise, whatever the sampler. With several
-        trainings, the error of training again is added.
+        trainings, the error of training again is added; a training is paired with the one whose
+        weights it began with.
         """
         a, b = self.drawn, other.drawn
         if a is None or b is None:
@@ -229,8 +230,8 @@ class Entry:
             paired = self._noise == other._noise and a.block_samples == b.block_samples
             compared = paired_difference if paired else unpaired_difference
             drawn = compared(a, b, times)
-        others = {name: times * value for name, value in other.by_training.items()}
-        return drawn.retrained(self.by_training, others)
+        others = {name: times * value for name, value in other._by_first_weights.items()}
+        return drawn.retrained(self._by_first_weights, others)
 
     @property
     def loss(self) -> float | None:
@@ -254,6 +255,16 @@ class Entry:
             return self.minus(best)
         both = self.minus(best, -1.0)  # (a − floor) − (floor − b)
         return both._replace(value=both.value - 2 * floor)
+
+    @property
+    def _by_first_weights(self) -> dict[str, float]:
+        """`by_training`, by the weights that each training began with, if none shares them."""
+        models = [result.model for result in self.results]
+        first = {m.weights_sha256: (m.init or {}).get("weights_sha256") for m in models}
+        began = {weights: before or weights for weights, before in first.items()}
+        if len({*began.values()}) < len(began):
+            return self.by_training
+        return {began[weights]: value for weights, value in self.by_training.items()}
 
     @property
     def _noise(self) -> set[tuple[int, int, int]]:

@@ -19,6 +19,7 @@ from psld.grid.rows import all_entries, as_csv, read_table
 from psld.grid.rows import ranked as with_ranks
 from psld.grid.schema import Band
 from psld.metrics.settings import MemorizationSettings, PrecisionSettings
+from psld.utils.files import digest_of
 from tests.results import cell_result, grid_content, write_grid, write_result
 
 GRID = grid_content("""
@@ -177,6 +178,27 @@ def test_trainings_are_paired_if_both_samplers_use_the_same(grid):
     sscs, em = results("sscs", 0.0), results("em", 0.5)
     assert em.minus(sscs).p_value < 0.01
     assert em.interval.half_width > 1
+
+    def tuned(teachers: dict[Cell, str]) -> Entry:
+        models = {
+            cell: result.model.model_copy(
+                update={
+                    "weights_sha256": digest_of(f"tuned {cell.model.folder}"),
+                    "init": {"model": "its teacher", "weights_sha256": teachers[cell]},
+                }
+            )
+            for cell, result in em.by_cell.items()
+        }
+        results = {
+            cell: result.model_copy(update={"model": models[cell]})
+            for cell, result in em.by_cell.items()
+        }
+        return replace(em, by_cell=results)
+
+    own = {cell: result.model.weights_sha256 for cell, result in em.by_cell.items()}
+    assert tuned(own).minus(sscs).p_value < 0.01, "each with the training that it began from"
+    assert len(tuned(dict.fromkeys(own, "one")).minus(sscs).errors) == 2
+    assert tuned(dict.fromkeys(own, "one")).minus(sscs).p_value > 0.1, "all from one"
 
 
 def test_seeds_of_an_inpainted_cell_share_its_images(grid):
