@@ -28,37 +28,24 @@ def test_empty_is_not_given():
 
 
 @pytest.mark.parametrize(
-    ("words", "ranks"),
+    ("words", "ranks", "cores"),
     [
-        ((), 1),
-        (("tasks_per_node=3",), 3),
-        (("gpus_per_node=4",), 4),
-        (("gres=gpu",), 1),
-        (("gres=gpu:a100",), 1),
-        (("gres=shard:9,gpu:2",), 2),
-        (("gres=gpu:a100:4,gpu:v100:2",), 6),
-        (("gres=gpu:4", "tasks_per_node=2"), 2),
+        ((), 1, 1),
+        (("tasks_per_node=3",), 3, 1),
+        (("gpus_per_node=4",), 4, 4),
+        (("gres=gpu",), 1, 4),
+        (("gres=gpu:a100",), 1, 4),
+        (("gres=shard:9,gpu:2",), 2, 4),
+        (("gres=gpu:a100:4,gpu:v100:2",), 6, 4),
+        (("gres=gpu:4", "tasks_per_node=2", "cpus_per_task=3"), 2, 3),
+        (("slurm_additional_parameters=gpus=2",), 1, 4),
+        (("slurm_additional_parameters=qos=gpus",), 1, 1),
     ],
 )
-def test_ranks_of_a_node(words, ranks):
-    assert launch_settings(*words).ranks_of_slurm_node == ranks
-
-
-@pytest.mark.parametrize(
-    ("words", "cores"),
-    [
-        ((), 1),
-        (("gpus_per_node=2",), 4),
-        (("gres=gpu:4",), 4),
-        (("gres=gpu", "cpus_per_task=2"), 2),
-        (("slurm_additional_parameters=gpus=2",), 4),
-        (("slurm_additional_parameters=qos=gpus",), 1),
-    ],
-)
-def test_cores_of_a_rank(words, cores):
+def test_ranks_of_a_node_and_the_cores_of_each(words, ranks, cores):
     """Several for a GPU, whose noise they draw."""
     options = launch_settings(*words).options()
-    assert options["cpus_per_task"] == cores
+    assert (options["ntasks_per_node"], options["cpus_per_task"]) == (ranks, cores)
     assert f"--cpus-per-task={cores}" in options["srun_args"]
 
 

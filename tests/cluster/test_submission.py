@@ -1,15 +1,13 @@
 """The arguments of sbatch, and the use of its answer."""
 
 import os
-import pickle
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from psld.cluster.job import run_rank
-from psld.cluster.launcher import ensure_command, submit
+from psld.cluster.launcher import submit
 from psld.cluster.slurm import Unreachable
 from psld.utils.errors import UserError
 from tests.cluster.launching import launch_settings
@@ -60,23 +58,6 @@ def test_nothing_else_is_asked_for(submitted):
     names = {option.partition("=")[0] for option in options_in(script)}
     always = {"cpus-per-task", "job-name", "nodes", "ntasks-per-node", "requeue", "signal", "time"}
     assert names == always | {"error", "open-mode", "output", "wckey"}, "those of submitit too"
-
-
-def test_the_job_finds_its_command_and_its_logs(submitted, tmp_path):
-    job, script = submitted()
-    assert f"{tmp_path}/%j_%t_log.out" in script
-    content = pickle.loads((tmp_path / f"{job}_submitted.pkl").read_bytes())
-    assert (content.function, content.args) == (run_rank, (["train", "name=x"], None, None))
-
-
-def test_a_job_without_its_command_gets_it(submitted, tmp_path):
-    """Where sbatch did not answer, or the launcher was killed before submitit had its answer."""
-    submitted()
-    for job in ("42", "43"):
-        ensure_command(launch_settings(command=("train", "name=y")), job, tmp_path)
-    pickles = [(tmp_path / f"{job}_submitted.pkl").read_bytes() for job in (42, 43)]
-    arguments = [pickle.loads(content).args for content in pickles]
-    assert [words for words, *_ in arguments] == [["train", "name=x"], ["train", "name=y"]]
 
 
 def test_a_folder_may_have_any_name(slurm, tmp_path):

@@ -86,7 +86,6 @@ def test_a_gpu_that_is_given_back_is_another_job_s(gpus, monkeypatch):
         ({}, 16, 0),
         ({"LOCAL_WORLD_SIZE": "8"}, 2, 1),
         ({"LOCAL_WORLD_SIZE": "5"}, 3, 0),
-        ({"LOCAL_WORLD_SIZE": "17"}, 1, 1),
         ({"SLURM_CPUS_PER_TASK": "40"}, 16, 0),
         ({"LOCAL_WORLD_SIZE": "4", "SLURM_CPUS_PER_TASK": "6"}, 6, 0),
     ],
