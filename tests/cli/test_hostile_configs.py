@@ -17,7 +17,6 @@ GLOBAL = "# @package _global_\n"
 COMMON = (CONFIGS / "command_line.yaml").read_text()
 CONFIGS_OF_OTHERS = {
     "a key": {"process/nice": f"{GLOBAL}hydra: {{callbacks: {{x: {HUB}}}}}"},
-    "a reference": {"process/nice": f"{GLOBAL}hydra: ${{x}}\nx: {{callbacks: {{x: {HUB}}}}}"},
     "its package": {"process/nice": f"# @package hydra\ncallbacks: {{x: {HUB}}}"},
     "a place": {
         "process/nice": "defaults: [psld, /other@_global_.hydra.callbacks.x: nice]",
@@ -26,10 +25,6 @@ CONFIGS_OF_OTHERS = {
     "a group": {
         "process/nice": f"{GLOBAL}defaults: [override /hydra/callbacks: nice]",
         "hydra/callbacks/nice": f"x: {HUB}",
-    },
-    "a launcher": {
-        "process/nice": f"{GLOBAL}defaults: [override /hydra/launcher: nice]",
-        "hydra/launcher/nice": HUB,
     },
     "the usual launcher": {
         "process/nice": "defaults: [psld]",
@@ -74,8 +69,7 @@ def test_a_grid_runs_no_code(folder):
 @pytest.mark.parametrize("name", CONFIGS_OF_OTHERS)
 def test_a_config_runs_no_code(folder, name):
     configs = CONFIGS_OF_OTHERS[name]
-    named = [*configs][0 if name == "a launcher" else -1]  # People may choose this one by name.
-    assert f"configs/{named}.yaml: sets" in swept(folder, configs, "process=nice")
+    assert f"configs/{[*configs][-1]}.yaml: sets" in swept(folder, configs, "process=nice")
 
 
 def test_a_copy_of_the_shipped_config_of_all_commands_is_the_users_own(folder):
