@@ -14,6 +14,7 @@ from psld.training.batches import Batches
 from psld.training.ranks import Ranks
 from psld.training.settings import TrainingSettings
 from psld.training.state import History, TrainingState
+from tests.commands import call, succeeded
 
 ONE_RANK = Ranks(rank=0, world=1, device=torch.device("cpu"))
 
@@ -25,6 +26,17 @@ def recipe(**changes) -> TrainingSettings:
 
 def random_images(count: int = 50, channels: int = 1) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, channels, 8, 8), dtype=np.uint8)
+
+
+def prepared(folder: Path, name: str, images: np.ndarray, counts: list[int], *more: str):
+    """Prepare images, of which the first counts[0] are of class 0 and so on; return the words."""
+    np.savez(
+        folder / f"{name}.npz", arr_0=images[:, 0], labels=np.repeat(range(len(counts)), counts)
+    )
+    source = f"dataset.source={{kind: array, path: {name}.npz, test_fraction: 0}}"
+    words = (source, f"dataset.name={name}", f"dataset.num_classes={len(counts)}", *more)
+    succeeded(call(folder, "prepare", *words))
+    return words
 
 
 def tiny_network(process: LinearProcess, channels: int = 1, dropout: float = 0.0) -> NCSNpp:

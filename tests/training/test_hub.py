@@ -97,7 +97,6 @@ def test_damage_is_noticed_on_both_ways(hub, folder, name):
     ("model", "status", "kind", "words"),
     [
         ("hf://me/a--b", 200, UserError, "hf://me/a--b: .*--"),
-        ("hf://me/nothing", 200, UserError, "hf://me/nothing: .*Not Found"),
         (f"hf://me/bert@{'0' * 40}", 200, UserError, "Revision Not Found"),
         ("hf://me/bert", 200, UserError, r"/bert/|models--me--bert.*manifest\.json: no such file"),
         ("hf://me/bert", 403, UserError, "hf://me/bert: .*403.*; log in .*HF_TOKEN"),

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from psld.diffusion.loss import EpsilonLoss
-from psld.networks.forward import forward_pass
 from psld.training import loop
 from psld.training.loop import (
     STOP_SIGNALS,
@@ -29,7 +28,7 @@ from psld.training.ranks import Ranks
 from psld.training.state import Checkpoints
 from psld.utils.errors import RunError, Stopped
 from psld.utils.files import saved_step
-from tests.diffusion.processes import phase_space, vp_sde
+from tests.diffusion.processes import phase_space
 from tests.training.small import (
     ONE_RANK,
     Recorder,
@@ -78,23 +77,17 @@ TWO_RANKS = TwoRanks(0, 2, ONE_RANK.device)
 
 
 def in_float64(batch):
-    auxiliary = batch.auxiliary_eps
-    return replace(
-        batch,
-        x0=batch.x0.double(),
-        eps=batch.eps.double(),
-        auxiliary_eps=None if auxiliary is None else auxiliary.double(),
-    )
+    names = ("x0", "eps", "auxiliary_eps")
+    return replace(batch, **{name: getattr(batch, name).double() for name in names})
 
 
-@pytest.mark.parametrize("weighting", ["fid", "nll"])
-@pytest.mark.parametrize("process", [PROCESS, phase_space(0.0, matching="dsm"), vp_sde()])
-def test_micro_batches_have_the_gradient_of_the_whole_batch(process, weighting):
+def test_micro_batches_have_the_gradient_of_the_whole_batch():
     # In float64, where the order of summation does not blur the comparison.
+    process = phase_space(0.0, matching="dsm")
     batch = in_float64(batches_of(process, recipe(batch_size=12)).draw(0))
-    loss_of = EpsilonLoss(process, weighting)
+    loss_of = EpsilonLoss(process, "nll")
     gradients, losses = [], []
-    for micro_batch in (None, 4, 5, 1):
+    for micro_batch in (None, 4, 5):
         network = tiny_network(process).double()
         losses.append(float(accumulate_gradient(network, loss_of, batch, micro_batch)))
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
@@ -138,13 +131,6 @@ def test_gradients_are_clipped_to_their_norm(tmp_path):
     assert min(values["grad_norm"] for values in log.logged.values()) > 0.01
 
 
-def test_the_loss_decreases(tmp_path):
-    settings = recipe(steps=30, learning_rate=3e-3, log_every=10)
-    _, _, log = run(tmp_path, settings)
-    losses = [values["loss"] for values in log.logged.values()]
-    assert losses[-1] < 0.8 * losses[0]
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_training_computes_in_its_precision_and_keeps_weights_in_fp32(tmp_path, precision):
     settings, computed = recipe(steps=1, precision=precision), set()
@@ -163,30 +149,16 @@ def test_a_training_compiles_its_network_if_it_is_asked_to(tmp_path, monkeypatch
     assert compiled == [state.network]
 
 
-def test_bf16_is_the_arithmetic_of_the_forward_pass():
-    batch = batches_of(PROCESS, recipe()).draw(0)
-    outputs, seen = {}, []
-    for precision in ("fp32", "bf16"):
-        network = tiny_network(PROCESS)
-        network.middle.block1.conv1.register_forward_hook(lambda *call: seen.append(call[2].dtype))
-        z = PROCESS.perturb(batch.x0, batch.t, batch.eps)
-        forward = forward_pass(network, precision)
-        outputs[precision] = forward(z, batch.t.float())
-    assert seen == [torch.float32, torch.bfloat16]
-    assert not torch.equal(outputs["fp32"], outputs["bf16"].float())
-    torch.testing.assert_close(outputs["bf16"].float(), outputs["fp32"], atol=0.1, rtol=0.1)
-
-
 # --- many steps ---------------------------------------------------------------------------------
 
 
 def test_what_is_logged_and_saved_when(tmp_path):
-    settings = recipe(steps=25, checkpoint_every=10, log_every=4, preview_every=9)
+    settings = recipe(steps=11, checkpoint_every=5, log_every=3, preview_every=4)
     state, checkpoints, log = run(tmp_path, settings)
-    assert state.step == 25
-    assert checkpoints.steps() == [20, 25]
-    assert sorted(log.logged) == [4, 8, 9, 10, 12, 16, 18, 20, 24, 25]
-    assert log.previews == [9, 18]
+    assert state.step == 11
+    assert checkpoints.steps() == [10, 11]
+    assert sorted(log.logged) == [3, 4, 5, 6, 8, 9, 10, 11]
+    assert log.previews == [4, 8]
     names = {"step", "time", "loss", "grad_norm", "learning_rate", "images_per_second"}
     for step, values in log.logged.items():
         assert values.keys() - names == ({"accuracy"} if step in log.previews else set())
@@ -196,7 +168,7 @@ def test_what_is_logged_and_saved_when(tmp_path):
 
 def test_the_average_is_that_of_the_weights_after_each_step(tmp_path):
     """θ̄ ← d θ̄ + (1 − d) θ, once a step; previews and exports are of this network."""
-    settings = recipe(steps=20, ema_decay=0.5, preview_every=20)
+    settings = recipe(steps=5, ema_decay=0.5, preview_every=5)
     state, seen = tiny_state(PROCESS, settings), []
     expected = parameters_of(state.network)
 
@@ -362,10 +334,9 @@ class StopAt(StopRequest):
         pass
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, precision):
-    """Dropout on. Where the lives end is no multiple of any other number of steps."""
-    settings = recipe(steps=12, checkpoint_every=5, log_every=4, precision=precision, micro_batch=4)
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
+    """Dropout on, in bf16. Where the lives end is no multiple of any other number of steps."""
+    settings = recipe(steps=8, checkpoint_every=5, log_every=4, precision="bf16", micro_batch=6)
     whole, *_ = run(tmp_path / "whole", settings)
     for life, stopped_at in ((3, 3), (4, 7)):
         with pytest.raises(Stopped, match=f"stopped by SIGUSR2; step {stopped_at} is saved"):
@@ -374,7 +345,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, precision):
     parts, _, log = run(tmp_path / "parts", settings)
     check_equal(parts.state_dict(), whole.state_dict())
     assert parts.seconds > 0
-    assert sorted(log.logged) == [3, 4, 5, 7, 8, 10, 12], "what earlier lives logged, too"
+    assert sorted(log.logged) == [3, 4, 5, 7, 8], "what earlier lives logged, too"
 
 
 def test_a_signal_in_the_last_step_changes_nothing(tmp_path):
@@ -401,12 +372,10 @@ def test_dropout_is_on_and_differs_by_step_rank_and_seed(tmp_path):
     assert len({*masked, *losses(0.1, rank=1), *losses(0.1, seed=1), *losses(0.0)}) == 10
 
 
-@pytest.mark.parametrize(
-    ("step", "factor", "kept"), [(0, math.nan, []), (0, math.inf, []), (7, math.nan, [5])]
-)
+@pytest.mark.parametrize(("step", "factor", "kept"), [(0, math.inf, []), (4, math.nan, [3])])
 def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, step, factor, kept):
     """It goes wrong between two readings; the error names the step and nothing newer is written."""
-    settings = recipe(steps=20, checkpoint_every=5, log_every=5)
+    settings = recipe(steps=9, checkpoint_every=3, log_every=3)
     plain = EpsilonLoss.__call__
     calls = iter(range(20))
 
@@ -420,24 +389,18 @@ def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, s
     checkpoints = Checkpoints(tmp_path / "bad")
     assert checkpoints.steps() == kept
     if kept:
-        good = run(tmp_path / "good", recipe(steps=5))[0].state_dict()
+        good = run(tmp_path / "good", recipe(steps=3))[0].state_dict()
         restored = tiny_state(PROCESS, settings, dropout=0.1)
         checkpoints.restore(restored, checkpoints.newest())
         check_equal(restored.state_dict(), good)
-
-
-def test_an_infinite_gradient_is_noticed_as_nan_is():
-    meter = Meter(ONE_RANK)
-    meter.add(3, torch.tensor(1.0), torch.tensor(math.inf))
-    meter.add(4, torch.tensor(1.0), torch.tensor(math.nan))
-    with pytest.raises(RunError, match="NaN or infinity in the loss at step 3;"):
-        meter.read(images_per_step=1)
 
 
 # --- signals, only while a training listens ------------------------------------------------------
 
 
 def test_a_signal_is_remembered_and_the_handlers_come_back():
+    """USR2 before a time limit, TERM from a scheduler, INT from the keyboard."""
+    assert {*STOP_SIGNALS} == {signal.SIGUSR2, signal.SIGTERM, signal.SIGINT}
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     with StopRequest() as stop:
         assert stop.number == 0

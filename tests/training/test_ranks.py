@@ -100,8 +100,11 @@ def group(monkeypatch) -> Mock:
 
 def test_gpus_exchange_gradients_by_nccl_and_numbers_by_gloo(gpus, group):  # noqa: F811
     """For days until the first step, and for minutes once all ranks are there."""
+    os.environ |= {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
     backend = group.group.WORLD._get_backend.return_value
     with join_ranks("auto") as ranks:
+        assert (ranks.rank, ranks.world) == (5, 8)
+        assert tf32_in_use() == (True, True)
         [[names], options] = group.init_process_group.call_args
         assert names == "cpu:gloo,cuda:nccl"
         assert options["device_id"] == ranks.device == torch.device("cuda:1")
@@ -131,13 +134,6 @@ def test_numbers_are_those_of_all_ranks(group):
         assert (ranks.rank, ranks.world, ranks.leads) == (1, 2, False)
         assert ranks.mean(torch.tensor([1.0, 3.0])).tolist() == [3.5, 5.5]
         assert ranks.largest(7) == 12
-
-
-def test_a_rank_takes_the_gpu_of_its_number_on_its_own_node(gpus, group):  # noqa: F811
-    os.environ |= {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
-    with join_ranks("auto") as ranks:
-        assert (ranks.rank, ranks.device) == (5, torch.device("cuda:1"))
-    assert tf32_in_use() == (True, True)
 
 
 def test_ranks_on_cpus_use_gloo_and_keep_their_patience(group):

@@ -12,7 +12,6 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from psld.training.loop import STOP_SIGNALS
 from psld.training.manifest import HISTORY, TrainingHistory
 from psld.training.state import Checkpoints
 from tests.commands import (
@@ -153,8 +152,3 @@ def check_history(folder: Path, stopped_at: int) -> None:
         assert entry.learning_rate == pytest.approx(1e-3)
     pictures = run_directory(folder).glob("previews/*.png")
     assert {int(path.stem) for path in pictures} == {60, 120}
-
-
-def test_stop_signals_are_those_of_clusters_and_people():
-    """USR2 before a time limit, TERM from a scheduler, INT from the keyboard."""
-    assert set(STOP_SIGNALS) == {signal.SIGUSR2, signal.SIGTERM, signal.SIGINT}

@@ -30,10 +30,10 @@ SETTINGS = (
 )
 SHORT = (
     *TINY,
-    "training.steps=12",
-    "training.checkpoint_every=4",
-    "training.log_every=4",
-    "training.preview_every=6",
+    "training.steps=6",
+    "training.checkpoint_every=2",
+    "training.log_every=2",
+    "training.preview_every=3",
 )
 
 
@@ -50,12 +50,12 @@ def test_a_training_that_is_not_online_imports_no_wandb(digits, tmp_path, monkey
     succeeded(call(tmp_path, "train", *SHORT, f"data={digits}", "wandb.mode=offline"))
     folder = run_directory(tmp_path)
     entries = TrainingHistory.read(folder / HISTORY).entries
-    assert [entry.step for entry in entries] == [4, 6, 8, 12]
+    assert [entry.step for entry in entries] == [2, 3, 4, 6]
     times = [before, *(entry.time for entry in entries), time.time()]
     assert times == sorted(times)
     assert WandbRun.read(folder).id.startswith(folder.name)
-    assert {path.name for path in folder.glob("previews/*")} == {"6.png", "12.png"}
-    assert Image.open(preview_path(folder, 6)).width == 8 * 68 + 4, "8 samples in a row"
+    assert {path.name for path in folder.glob("previews/*")} == {"3.png", "6.png"}
+    assert Image.open(preview_path(folder, 3)).width == 8 * 68 + 4, "8 samples in a row"
 
 
 def last_step(folder: Path) -> int:
@@ -124,8 +124,8 @@ def test_the_loop_never_waits_for_wandb(digits, tmp_path, monkeypatch):
         step = 0
 
         def log(self, values: dict, step: int, commit: bool) -> None:
-            if step == 4:
-                while last_step(tmp_path) < 12:
+            if step == 2:
+                while last_step(tmp_path) < 6:
                     time.sleep(0.01)
 
         def finish(self, exit_code: int | None = None) -> None:
@@ -218,11 +218,9 @@ REFUSED_AT_ONCE = [
     {"refuses": "/", "status": 401},
     pytest.param({"delay": 1e6}, marks=pytest.mark.slow),
     pytest.param({"refuses": "/", "status": 500}, marks=pytest.mark.slow),
-    pytest.param({"refuses": "/", "status": 429}, marks=pytest.mark.slow),
-    pytest.param({"delay": 0.7}, marks=pytest.mark.slow),
 ]
 REFUSED_LATER = [
-    *({"refuses": "file_stream", "status": status} for status in (500, 401)),
+    {"refuses": "file_stream", "status": 401},
     {"refuses": "PUT /file", "status": 500},
     {"delay": 1e6},
 ]
