@@ -1,25 +1,40 @@
-"""What holds for the settings of every part of a training's recipe."""
+"""What holds for the settings of every part."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from psld.config.parts import Part
+from psld.config.kinds import SHIPPED
+from psld.config.parts import Part, UnknownPart, importing_nothing
 from psld.config.settings import parse
-from psld.training.settings import TrainingSettings
 from psld.utils.errors import UserError
-from tests.training.small import recipe
+from tests.parts.own import moved
 
 
-def check_settings(noun: type[Part], kind: str) -> Part:
-    """Read, written and read again it is the same; a wrong key is named. Returns the defaults."""
-    part = noun.model_validate(kind)
-    again = noun.model_validate(json.loads(json.dumps(part.model_dump(mode="json"))))
-    assert again == part
-    assert again.identity() == part.identity() == noun.model_validate({"kind": kind}).identity()
-    assert part.identity()["kind"] == kind
+def check_settings(noun: type[Part], content: str | dict[str, Any]) -> Part:
+    """Read, written and read again it is the same, in any order of its keys, and also without its
+    code; a wrong key is named. Return the part."""
+    content = {noun.KEY: content} if isinstance(content, str) else content
+    part, kind = noun.model_validate(content), content[noun.KEY]
+    written = json.loads(json.dumps(part.model_dump(mode="json")))
+    assert noun.model_validate(written) == part
+    assert noun.model_validate(dict(reversed(content.items()))).identity() == part.identity()
+    assert part.identity()[noun.KEY] == kind
     assert ("code" in part.identity()) == (":" in kind)
-    wrong = recipe().model_dump() | {noun.noun: {"kind": kind, "nonsense": 1}}
-    with pytest.raises(UserError, match=rf"unknown key {noun.noun}\.nonsense"):
-        parse(TrainingSettings, wrong, "test")
+    with importing_nothing():
+        unknown = noun.model_validate(written)
+    assert isinstance(unknown, UnknownPart) == (":" in kind)
+    assert unknown.identity() == part.identity()
+    with pytest.raises(UserError, match=r"^test: unknown key nonsense"):
+        parse(noun, {**content, "nonsense": 1}, "test")
     return part
+
+
+def here_and_outside(folder: Path, noun: type[Part], kind: str, **options: Any) -> list[Part]:
+    """Check a part's settings and, of a shipped one, those of its class in a file outside."""
+    kinds, shipped = [kind], [*SHIPPED[noun.noun]]
+    if kind in shipped:
+        kinds.append(moved(folder, noun.noun)[shipped.index(kind)])
+    return [check_settings(noun, {noun.KEY: each, **options}) for each in kinds]

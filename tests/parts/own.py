@@ -1,6 +1,7 @@
 """Parts of a user's own, as files in an empty folder."""
 
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
@@ -126,7 +127,8 @@ def moved(folder: Path, noun: str) -> list[str]:
     modules = dict.fromkeys(module for module, _ in classes)
     texts = [f"from {module} import *" for module in modules]
     texts += [inspect.getsource(getattr(import_module(module), name)) for module, name in classes]
-    (folder / "moved.py").write_text("\n\n".join(texts))
+    kindless = re.sub(r"    kind: Literal.*\n", "", "\n\n".join(texts))
+    (folder / "moved.py").write_text(kindless)
     return [f"moved:{name}" for _, name in classes]
 
 
@@ -149,6 +151,7 @@ def edit(file: Path, old: str, new: str) -> None:
 
 OBJECTIVES = '''
 from psld.parts import Denoiser, Objective
+from psld.utils.errors import UserError
 
 
 class Absolute(Objective):
@@ -168,4 +171,8 @@ class AbsoluteImage(Denoiser):
     def loss(self, module, batch):
         y, sigma = batch.noisy()
         return (module(y, sigma) - batch.x0).abs().mean()
+
+    def check(self, sampler, process):
+        if sampler.integrator == "sscs":
+            raise UserError("not with sscs")
 '''

@@ -1,24 +1,18 @@
 """A network of one's own, from a file outside the checkout: by hand and in a grid."""
 
-import json
+import contextlib
 import re
 from pathlib import Path
 
 import pytest
 
 from psld.config.parts import UnknownPart, importing_nothing, parts_in
-from psld.diffusion.samplers import SamplerSettings
-from psld.grid.cache import load_grid
 from psld.training.manifest import read_manifest
 from tests.commands import call, command, refused, run, succeeded
-from tests.parts.own import edit, with_network, write
+from tests.grid.mine import load, with_models
+from tests.parts.own import GUIDANCE, edit, with_network, write
 
-RECIPE = (
-    "training.steps=6",
-    "training.checkpoint_every=3",
-    "training.preview_every=null",
-    "wandb.mode=disabled",
-)
+RECIPE = ("training.steps=1", "training.preview_every=null", "wandb.mode=disabled")
 
 
 @pytest.fixture
@@ -35,23 +29,20 @@ def train(folder: Path, *words: str) -> str:
     return succeeded(call(folder, "train", *words)).stdout
 
 
-def digest_of_weights(folder: Path) -> str:
-    return read_manifest(folder / "models/by-hand/mine").weights_sha256
-
-
-def test_width_and_kind_in_any_order(folder, training):
-    train(folder, "network.width=4", *training)
-    network = json.loads((folder / "models/by-hand/mine/manifest.json").read_text())["settings"]
-    assert (network["network"]["kind"], network["network"]["width"]) == ("mynets:Mixer", 4)
-
-
-def test_file_of_a_group_replaces_a_part(folder, training):
+def test_it_is_chosen_and_set_by_words_and_by_the_file_of_a_group(folder, training, monkeypatch):
     (folder / "configs/network").mkdir(parents=True)
     (folder / "configs/network/mixer.yaml").write_text("kind: mynets:Mixer\nwidth: 5\n")
-    train(folder, *training[1:], "network=mixer")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert read_manifest("models/by-hand/mine").settings.network.width == 5
+    monkeypatch.chdir(folder)
+    for words, width in (
+        (("network.width=4", *training), 4),
+        ((*training[1:], "network=mixer"), 5),
+    ):
+        train(folder, *words)
+        network = read_manifest("models/by-hand/mine").settings.network
+        assert (network.kind, network.width) == ("mynets:Mixer", width)
+    help_text = succeeded(call(folder, "train", "network=mynets:Mixer", "--help")).stdout
+    assert "    width: 8\n          Channels.\n" in help_text
+    assert "code:" not in help_text
 
 
 def test_an_edit_trains_again_and_a_comment_does_not(folder, training):
@@ -62,27 +53,25 @@ def test_an_edit_trains_again_and_a_comment_does_not(folder, training):
     assert "replaces the weights of another training" in train(folder, *training)
 
 
-def test_lives_and_samples_elsewhere_take_the_copy(folder, training, tmp_path_factory):
-    """After an edit, a training with the earlier code goes on, and its model is sampled."""
+def test_where_its_code_is_not_it_is_compared_and_sampled_if_it_is_trusted(
+    folder, training, tmp_path_factory, monkeypatch
+):
     train(folder, *training)
-    digest, elsewhere = digest_of_weights(folder), tmp_path_factory.mktemp("elsewhere")
+    with contextlib.chdir(folder):
+        known = read_manifest("models/by-hand/mine")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
     (folder / "models").rename(elsewhere / "models")
+    monkeypatch.chdir(elsewhere)
+    with importing_nothing():
+        unknown = read_manifest("models/by-hand/mine").settings
+    assert [part for part in parts_in(unknown) if isinstance(part, UnknownPart)]
+    assert unknown.identity() == known.settings.identity()
     words = ("model=by-hand/mine", "sampler.steps=3", "shard_size=2", "output=samples")
     line = refused(run(elsewhere, command("sample", *words)), 2)
     assert "by-hand/mine: mynets:Mixer: its file is missing or has changed" in line
     assert "trust=true runs the copy in models/by-hand/mine/parts" in line
     succeeded(call(elsewhere, "sample", *words, "trust=true"))
-    assert digest_of_weights(elsewhere) == digest
-
-
-def test_only_read_it_is_unknown_and_has_its_identity(folder, training, monkeypatch):
-    train(folder, *training)
-    monkeypatch.chdir(folder)
-    known = read_manifest("models/by-hand/mine").settings
-    with importing_nothing():
-        unknown = read_manifest("models/by-hand/mine").settings
-    assert [part for part in parts_in(unknown) if isinstance(part, UnknownPart)]
-    assert unknown.identity() == known.identity()
+    assert read_manifest("models/by-hand/mine").weights_sha256 == known.weights_sha256
 
 
 @pytest.mark.parametrize(
@@ -92,12 +81,8 @@ def test_only_read_it_is_unknown_and_has_its_identity(folder, training, monkeypa
         ("network=nonets:Mixer", r"network: nonets:Mixer: no module nonets"),
         ("network=os:Mixer", r"network: os:Mixer: os is of Python's own library"),
         ("network=psld.networks.settings:NetworkSettings", r"psld.s own parts go by a kind"),
-        (
-            "network=mynets:Net",
-            r"mynets:Net: no network: it does not subclass psld\.parts",
-        ),
+        ("network=mynets:Net", r"mynets:Net: no network: it does not subclass psld\.parts"),
         ("network.widht=3", r"unknown key network\.widht \(is network\.width meant\?\)"),
-        ("network.width=x", r"network\.width: .*valid integer"),
     ],
 )
 def test_a_typing_error_is_one_line(folder, training, word, message):
@@ -130,50 +115,23 @@ def test_a_setting_without_a_type_is_one_line(folder, training):
     assert "mynets.py: width: a setting needs a type, such as width: int = 8" in line
 
 
-def test_help_shows_its_fields(folder, training):
-    text = succeeded(call(folder, "train", "network=mynets:Mixer", "--help")).stdout
-    assert "    width: 8\n          Channels.\n" in text
-    assert "code:" not in text
-
-
-def test_sampler_of_ones_own_in_a_grid_changes_with_its_code(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    write(
-        folder,
-        mysamplers="""
-        from psld.parts import TimeGridSampler
-
-        class Slow(TimeGridSampler):
-            speed: int = 1
-        """,
-    )
-    content = {"integrator": "mysamplers:Slow", "striding": "edm", "steps": 4}
-    before = SamplerSettings.model_validate(content)
-    edit(folder / "mysamplers.py", "speed: int = 1", "speed: int = 1\n    '''About it.'''")
-    assert SamplerSettings.model_validate(content).identity() == before.identity()
-    edit(folder / "mysamplers.py", "(TimeGridSampler):", "(TimeGridSampler):\n    x: int = 0")
-    assert SamplerSettings.model_validate(content).code != before.code
-
-
-def test_grid_is_resolved_again_after_an_edit(folder, digits):
+def test_in_a_grid_models_and_cells_change_with_the_code_of_their_parts(folder, monkeypatch):
+    monkeypatch.chdir(write(folder, pull=GUIDANCE))
     (folder / "configs/grid").mkdir(parents=True)
-    (folder / "configs/grid/own.yaml").write_text(
-        """
-        metric: fd-pixels
-        samples: 10
-        shard_size: 10
-        batch_size: 10
-        gallery: em-3
-        models: {mine: ["network=mynets:Mixer", "training.steps=6"]}
-        samplers: {em: {overrides: [sampler=em], budget: sampler.steps}}
-        tables: {t: {title: t, headings: [m], cell: {sampler: em, model: mine},
-          columns: [{label: "3", budget: "3"}], rows: [{label: [m]}]}}
-        """
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        before = load_grid("own").models["mine"].digest
-        edit(folder / "mylayers.py", "\n", "\n# A comment.\n")
-        assert load_grid("own").models["mine"].digest == before
-        edit(folder / "mynets.py", "relu", "tanh")
-        assert load_grid("own").models["mine"].digest != before
+    content = with_models({"mine": ["network=mynets:Mixer"]})
+    pull = ["sampler=em", "guidance@sampler.guidance=pull:Pull", "sampler.guidance.strength=3"]
+    content["samplers"] = {"em": {"overrides": pull, "budget": "sampler.steps"}}
+
+    def digests(file: str, old: str, new: str) -> tuple[str, str]:
+        edit(folder / file, old, new)
+        grid = load(folder / "configs", content)
+        cell = grid.cells["mine/em-10"]
+        assert (cell.sampler.settings.guidance.strength, cell.datasets) == (3, {})
+        return grid.models["mine"].digest, cell.digest
+
+    model, cell = digests("mylayers.py", "\n", "\n# A comment.\n")
+    assert digests("pull.py", "\n\n\nclass", "\n\n\n# A comment.\nclass") == (model, cell)
+    same, other = digests("pull.py", "/ z[0, 0]", "* z[0, 0]")
+    assert (same, other != cell) == (model, True)
+    changed, changed_cell = digests("mynets.py", "relu", "tanh")
+    assert (changed != model, changed_cell != other) == (True, True)
