@@ -3,27 +3,12 @@
 import pytest
 
 from tests.commands import call, refused, succeeded
-from tests.parts.own import LAYERS, NETWORK, edit, write
+from tests.parts.own import edit, with_network
 
-SAMPLER = """
-from psld.parts import TimeGridSampler
-
-
-class Own(TimeGridSampler):
-    def build(self, process, device, inpainting=None):
-        from psld.diffusion.integrators import EulerMaruyama
-
-        return EulerMaruyama(process, self.time_grid(process), device)
-"""
-REST = """
+WRONG = """
 import math
 
-from psld.parts import Schedule, Source, Images
-
-
-class Half(Schedule):
-    def factor(self, step, steps):
-        return 0.5
+from psld.parts import Images, Schedule, Source
 
 
 class Broken(Schedule):
@@ -38,41 +23,35 @@ class Empty(Source):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return write(tmp_path, mynets=NETWORK, mylayers=LAYERS, mysam=SAMPLER, rest=REST)
+def folder(outside):
+    (outside / "wrong.py").write_text(WRONG)
+    return with_network(outside)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (("mynets:Mixer",), "takes 2×16×16 and gives the same; 314 weights"),
-        (("mynets:Mixer",), "mynets.py: imports torch at its top"),
         (("mynets:Mixer", "width=4"), "158 weights"),
-        (("mysam:Own", "striding=edm", "steps=7"), "7 evaluations, 7 stated"),
-        (("rest:Half",), "at steps 0, 1, 500 and 999 of 1,000: 0.5, 0.5, 0.5, 0.5"),
+        (("heun:Heun", "striding=edm", "steps=7"), "7 evaluations, 7 stated"),
+        (("mine:Halves", "every=400"), "at steps 0, 1, 500 and 999 of 1,000: 1, 1, 0.5, 0.25"),
     ],
 )
 def test_it_tries_what_the_noun_asks(words, says, folder):
-    assert says in succeeded(call(folder, "check", *words)).stdout
-
-
-def test_a_sampler_imports_torch_when_it_is_built(folder):
-    words = ("mysam:Own", "striding=edm", "steps=3")
-    assert "imports torch" not in succeeded(call(folder, "check", *words)).stdout
+    printed = succeeded(call(folder, "check", *words)).stdout
+    assert says in printed
+    assert ("py: imports torch at its top" in printed) is (words[0] != "heun:Heun")
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (
-            ("mynets:Net",),
-            "mynets:Net: no part: it does not subclass a class of psld.parts",
-        ),
+        (("mynets:Net",), "mynets:Net: no part: it does not subclass a class of psld.parts"),
         (("absent:Net",), "no module absent"),
-        (("mysam:Own",), "steps is missing"),
+        (("heun:Heun",), "steps is missing"),
         (("mynets:Mixer", "widht=3"), "unknown key widht (is width meant?)"),
-        (("rest:Broken",), "training.schedule: rest:Broken: the factor of step 0 is nan"),
-        (("rest:Empty",), "dataset.source: rest:Empty: train picture 0: a str; right is"),
+        (("wrong:Broken",), "training.schedule: wrong:Broken: the factor of step 0 is nan"),
+        (("wrong:Empty",), "dataset.source: wrong:Empty: train picture 0: a str; right is"),
     ],
 )
 def test_what_is_wrong_is_one_line(words, says, folder):

@@ -152,20 +152,15 @@ def test_a_network_of_somebody_else_has_no_classes(outside):
         theirs.sample(2, sampler="em", guidance={"kind": "classifier-free", **TO_CLASSES})
 
 
-MISTAKES = {
-    "return GuidedScore": ("return GildedScore", "build: NameError: name 'GildedScore'"),
-    "self.brightness - mean": ("1 / 0 * mean", "score: ZeroDivisionError: division by zero"),
-    "return pull": ("return pull[:1, :1].repeat(9, 1, 1, 1)", "score: RuntimeError: "),
-    "return GuidedScore(": ("return str(", "score: TypeError: 'str' object is not callable"),
-}
-
-
-@pytest.mark.parametrize("code", MISTAKES)
-def test_a_mistake_in_ones_own_guidance_is_one_line(outside, code):
-    wrong, message = MISTAKES[code]
+@pytest.mark.parametrize(
+    ("code", "wrong", "message"),
+    [
+        ("return GuidedScore", "return GildedScore", "build: NameError: name 'GildedScore'"),
+        ("return pull", "return pull[:1, :1].repeat(9, 1, 1, 1)", "score: RuntimeError: "),
+    ],
+)
+def test_a_mistake_in_ones_own_guidance_is_one_line(outside, code, wrong, message):
     edit(outside / "pull.py", code, wrong)
-    if "str(" in wrong:
-        edit(outside / "pull.py", ", gradient, self.strength", "")
     settings = parse(Named, {"sampler": cell({"kind": "pull:Pull"}).sampler, "process": None}, "x")
     with pytest.raises(UserError, match=rf"^sampler\.guidance: pull:Pull: {re.escape(message)}"):
         sampled(settings.sampler)

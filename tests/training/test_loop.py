@@ -55,22 +55,19 @@ def run(folder, settings, dropout=0.1, stop=None, state=None, batches=None, rank
 
 
 class TwoRanks(Ranks):
-    """The first of two ranks that do the same."""
+    """The first of two ranks; the other one's loss is three times as large."""
 
     def parallel(self, network):
         return network
 
     def mean(self, values):
-        return values
+        return 2 * values
 
     def largest(self, number):
         return number
 
     def share(self, tensors):
         """The other has the same."""
-
-
-TWO_RANKS = TwoRanks(0, 2, ONE_RANK.device)
 
 
 # --- one step -----------------------------------------------------------------------------------
@@ -106,28 +103,22 @@ def test_the_learning_rate_grows_linearly_and_stays():
     assert learning_rate(recipe(learning_rate=0.5, warmup_steps=0), 0) == 0.5
 
 
-def test_the_logged_rate_is_the_one_of_the_step(tmp_path):
-    settings, used = recipe(steps=4, warmup_steps=3, log_every=1), []
-    state = tiny_state(PROCESS, settings)
-    state.optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
-    _, _, log = run(tmp_path, settings, state=state)
-    assert used == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3])
-    assert [values["learning_rate"] for values in log.logged.values()] == used
+def test_rates_and_gradients_are_those_of_the_step(tmp_path):
+    """The reported norm is the one before it is clipped, the optimiser sees the one after."""
+    rates, norms = [], []
 
-
-def test_gradients_are_clipped_to_their_norm(tmp_path):
-    """The reported norm is the one before, the optimiser sees the one after."""
-    norms = []
-
-    def norm(optimizer, *_):
+    def look(optimizer, *_):
+        rates.append(optimizer.param_groups[0]["lr"])
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
         norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
 
-    settings = recipe(steps=3, grad_clip=1e-3, log_every=1)
+    settings = recipe(steps=4, warmup_steps=3, grad_clip=1e-3, log_every=1)
     state = tiny_state(PROCESS, settings)
-    state.optimizer.register_step_pre_hook(norm)
+    state.optimizer.register_step_pre_hook(look)
     _, _, log = run(tmp_path, settings, state=state)
-    assert norms == pytest.approx([1e-3] * 3, rel=1e-3)
+    assert rates == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3])
+    assert [values["learning_rate"] for values in log.logged.values()] == rates
+    assert norms == pytest.approx([1e-3] * 4, rel=1e-3)
     assert min(values["grad_norm"] for values in log.logged.values()) > 0.01
 
 
@@ -213,15 +204,19 @@ def test_other_ranks_wait_while_the_leading_one_previews_and_saves(tmp_path):
     assert events == ["all wait", "preview 4", "saved 1", "all wait", "saved 2", "all wait"]
 
 
-def test_memory_and_utilization_of_a_gpu_are_logged(tmp_path, monkeypatch, capsys):
-    """MFU: FLOPs of the steps over those that the card could do."""
+def test_memory_and_utilization_of_gpus_are_logged_and_the_mean_of_the_ranks(
+    tmp_path, monkeypatch, capsys
+):
+    """MFU: FLOPs of the steps over those that the cards could do."""
     monkeypatch.setattr(loop, "peak_flops", lambda device, precision: 1e12)
-    settings = recipe(steps=4, log_every=2, checkpoint_every=2)
-    for ranks in (ONE_RANK, TWO_RANKS):
-        state, _, log = run(tmp_path / f"{ranks.world}", settings, ranks=ranks)
+    settings, losses = recipe(steps=4, log_every=2, checkpoint_every=2), []
+    for ranks in (ONE_RANK, TwoRanks(0, 2, ONE_RANK.device)):
+        state, _, log = run(tmp_path / f"{ranks.world}", settings, 0.0, ranks=ranks)
+        losses.append([values["loss"] for values in log.logged.values()])
         for values in log.logged.values():
             flops = values["images_per_second"] * 3 * forward_flops(state.network)
             assert values["mfu"] == pytest.approx(flops / (ranks.world * 1e12))
+    assert losses[1] == pytest.approx([2 * loss for loss in losses[0]])
     assert capsys.readouterr().out.count(" images/s, MFU ") == 4
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 << 29)
     meter = Meter(ONE_RANK)
@@ -256,24 +251,6 @@ class Clock:
         return timed
 
 
-def test_the_speed_is_that_of_the_steps_since_the_last_time(monkeypatch):
-    clock = Clock(monkeypatch)
-
-    class Doubled(TwoRanks):
-        def mean(self, values):
-            return 2 * values
-
-    meter = Meter(Doubled(0, 2, ONE_RANK.device))
-    for steps, seconds in ((3, 2), (1, 4)):
-        for step in range(steps):
-            meter.add(step, torch.tensor(step + 1.0), torch.tensor(0.5))
-        clock.now += seconds
-        values = meter.read(images_per_step=8)
-        assert values["images_per_second"] == 8 * steps / seconds
-        assert values["loss"] == steps + 1, "the mean over the ranks"
-        assert values["grad_norm"] == 1
-
-
 def test_previews_and_checkpoints_are_in_the_time_but_not_in_the_speed(tmp_path, monkeypatch):
     """Over all lives: a step takes a second here, a preview and what is written 100."""
     clock, changes = Clock(monkeypatch), {"log_every": 2, "micro_batch": 4, "checkpoint_every": 4}
@@ -288,25 +265,14 @@ def test_previews_and_checkpoints_are_in_the_time_but_not_in_the_speed(tmp_path,
         assert state.seconds == seconds, "the last checkpoint is written at the end of this time"
 
 
-def test_the_history_is_written_and_then_shown(tmp_path):
-    shown = []
-
-    def live(history) -> None:
-        shown.extend(TrainingHistory.read(tmp_path / "history.json").entries)
-
-    log = Log(tmp_path, preview=lambda *_: {}, live=[live])
-    log.save([{"step": 3, "time": 1.0, "loss": 0.5}], True)
-    assert [(entry.step, entry.loss) for entry in shown] == [(3, 0.5)]
-
-
 def test_the_history_is_live_in_a_hundredth_of_the_time_and_checkpoints_are_progress(
     tmp_path, monkeypatch
 ):
-    """A write takes nothing here, and the one of step 3 half a second."""
+    """It is written, then shown. A write takes nothing here, but that of step 3 half a second."""
     clock, shown = Clock(monkeypatch), []
 
-    def live(history) -> None:
-        shown.append(history[-1]["step"])
+    def live(_) -> None:
+        shown.append(TrainingHistory.read(tmp_path / "history.json").entries[-1].step)
         clock.now += 0.5 * (shown[-1] == 3)
 
     log = Log(tmp_path, preview=lambda *_: {}, live=[live])
