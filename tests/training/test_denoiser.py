@@ -219,14 +219,8 @@ def test_a_denoiser_is_a_network_of_states_for_functions_of_states(folder):
 
 
 def test_the_likelihood_takes_it(folder):
-    given = (
-        "data=data/x.h5",
-        "split=train",
-        "images=2",
-        "tolerance=0.5",
-        "start_time=0.01",
-        "output=bits.json",
-    )
+    given = ("process=vp-sde", "data=data/x.h5", "split=train", "images=2", "output=bits.json")
+    given += ("tolerance=0.5", "start_time=0.01")
     succeeded(call(folder, "likelihood", "model=model", *given))
     assert np.isfinite(json.loads((folder / "bits.json").read_text())["bits_per_dimension"])
 

@@ -12,6 +12,7 @@ import pytest
 import wandb
 from PIL import Image
 
+from psld.training import previews
 from psld.training.manifest import HISTORY, TrainingHistory, WandbRun, preview_path
 from psld.training.state import Checkpoints
 from psld.training.wandb_runs import live_run, log_new_steps
@@ -46,6 +47,8 @@ def server() -> Iterator[WandbServer]:
 def test_a_training_that_is_not_online_imports_no_wandb(digits, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.delitem(sys.modules, "psld.training.wandb_runs", raising=False)
+    few = previews.SAMPLER.model_copy(update={"steps": 2})
+    monkeypatch.setattr(previews, "SAMPLER", few)
     before = time.time()
     succeeded(call(tmp_path, "train", *SHORT, f"data={digits}", "wandb.mode=offline"))
     folder = run_directory(tmp_path)
