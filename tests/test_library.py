@@ -305,44 +305,6 @@ def test_a_log_gets_lines_of_long_work(model, features, tmp_path, monkeypatch, c
     assert err == ""
 
 
-def test_an_image_that_is_no_number_is_an_error(model):
-    loaded = psld.load(model)
-    next(loaded.network.parameters()).fill_(float("nan"))
-    with pytest.raises(RunError, match="the sampler produced NaN or infinity"):
-        loaded.sample(2, **FEW)
-
-
-class Linear(nn.Module):
-    """A network without parameters that predicts this many copies of the first block."""
-
-    def __init__(self, copies: int) -> None:
-        super().__init__()
-        self.copies = copies
-
-    def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return z[:, :1].repeat(1, self.copies, 1, 1)
-
-
-def test_a_network_without_parameters_is_sampled():
-    network = Linear(2).eval()
-    assert psld.sample(phase_space(0.02), network, (3, 1, 8, 8), **FEW).shape == (3, 1, 8, 8)
-
-
-def test_a_network_with_other_channels_is_refused():
-    """Otherwise torch would use the one channel for both blocks, without an error."""
-    process, network = phase_space(0.02), Linear(1).eval()
-    said = r"predicts \(3, 1, 8, 8\) for states .*needs 2 channels: ε of 2 of 2 blocks"
-    with pytest.raises(UserError, match=rf"sample\(\): network: {said}"):
-        psld.sample(process, network, (3, 1, 8, 8), **FEW)
-    x, t = torch.zeros(3, 1, 8, 8), torch.full((3,), 0.5, dtype=torch.float64)
-    with pytest.raises(UserError, match=said):
-        EpsilonLoss(process)(network, Batch(x, t, torch.zeros(3, 2, 8, 8), None))
-    with pytest.raises(UserError, match=said):
-        log_likelihood(process, network, x, torch.randn_like)
-    with pytest.raises(UserError, match=said):
-        StraightDenoiser(process, network, x)(x, 1.0)
-
-
 def test_a_denoiser_is_for_its_number_of_images(model):
     denoise = psld.denoiser(psld.load(model), n=4)
     with pytest.raises(UserError, match=r"y is \(5, 1, 8, 8\), but this one is for \(4, 1, 8, 8\)"):
@@ -399,6 +361,21 @@ def zeroing(x: torch.Tensor) -> torch.Tensor:
 
 
 EVERY_LEVEL = ((1, 8, 8), 0, float("inf"))
+
+
+def test_a_network_with_other_channels_is_refused():
+    """Otherwise torch would use the one channel for both blocks, without an error."""
+    process, network = phase_space(0.02), Own(lambda z: z[:, :1]).eval()
+    said = r"predicts \(3, 1, 8, 8\) for states .*needs 2 channels: ε of 2 of 2 blocks"
+    with pytest.raises(UserError, match=rf"sample\(\): network: {said}"):
+        psld.sample(process, network, (3, 1, 8, 8), **FEW)
+    x, t = torch.zeros(3, 1, 8, 8), torch.full((3,), 0.5, dtype=torch.float64)
+    with pytest.raises(UserError, match=said):
+        EpsilonLoss(process)(network, Batch(x, t, torch.zeros(3, 2, 8, 8), None))
+    with pytest.raises(UserError, match=said):
+        log_likelihood(process, network, x, torch.randn_like)
+    with pytest.raises(UserError, match=said):
+        StraightDenoiser(process, network, x)(x, 1.0)
 
 
 def test_a_network_may_change_its_input():

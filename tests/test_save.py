@@ -71,7 +71,7 @@ def test_a_network_of_ones_own_is_a_model_for_commands(folder, network, tmp_path
     sample = ("sample", "model=mine/net", "sampler=em", "sampler.steps=3", "shard_size=4")
     succeeded(call(elsewhere, *sample, "output=samples", "npz=x.npz", "trust=true"))
     assert torch.equal(psld.load_images(elsewhere / "x.npz"), images)
-    measure = ("likelihood", "model=mine/net", "images=2", "tolerance=0.1", "output=nll.json")
+    measure = ("likelihood", "model=mine/net", "images=2", "tolerance=0.5", "output=nll.json")
     twice = run(elsewhere, [sys.executable, "-c", REFUSED_AND_TRUSTED, *measure])
     refused(twice, 0, "trust=true runs the copy in models/mine/net/parts")
     assert (elsewhere / "nll.json").exists()
