@@ -22,7 +22,7 @@ def once(
 
 
 TINY = {
-    "exact": (["--sampler", "em", "--steps", "5"], {"IMAGES": 64}),
+    "exact": (["--sampler", "em", "--steps", "5"], {"IMAGES": 64, "ORDER_STEPS": (10, 20)}),
     "grid": (["1", "1", "10"], {}),
     "metrics": (["--samples=60", "--reference=60", "--features=8", "--classes=4"], {}),
     "noise": ([], {"SHAPE": (2, 1, 8, 8), "STEPS": 2, "SIDE": 8, "compare": once}),
