@@ -1,10 +1,26 @@
-"""Intervals in bands, and the number of samples that decides."""
+"""What decides a result; intervals in bands, and the number of samples that decides."""
 
 import numpy as np
 import pytest
 
+from psld.config.settings import parse
 from psld.evaluation.results import place_in_band, samples_to_decide
+from psld.evaluation.settings import Measurement
 from psld.metrics.estimate import Interval
+from psld.metrics.settings import MetricSettings
+
+
+def test_a_result_depends_on_the_images_the_metric_and_their_number():
+    content = {"name": "fid", "extractor": {"kind": "inception"}}
+    fid = parse(MetricSettings, content, "metric")
+    base = Measurement(metric=fid, samples=100)
+    digests = {base.digest("a"), base.digest("b")}
+    digests.add(base.model_copy(update={"samples": 50}).digest("a"))
+    for changes in ({"truncated_reference": True}, {"reference_split": "test"}):
+        digests.add(Measurement(metric=fid.model_copy(update=changes), samples=100).digest("a"))
+    assert len(digests) == 5
+    faster = fid.model_copy(update={"batch_size": 7})
+    assert Measurement(metric=faster, samples=100).digest("a") in digests
 
 
 def test_an_interval_is_inside_or_outside_a_band_as_a_whole():

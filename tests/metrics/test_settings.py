@@ -4,7 +4,6 @@ import pytest
 
 from psld.config.kinds import SHIPPED
 from psld.config.settings import parse
-from psld.evaluation.settings import Measurement
 from psld.metrics.settings import Measure, MetricSettings
 from psld.utils.errors import UserError
 
@@ -65,15 +64,3 @@ def test_what_changes_speed_only_or_is_a_place_is_no_part_of_the_identity():
     training = {"kind": "classifier", "batch_size": 7}
     other = parse(MetricSettings, {"name": "fd-classifier", "extractor": training}, "metric")
     assert other.identity() != metric("fd-classifier", "classifier").identity()
-
-
-def test_a_result_depends_on_the_images_the_metric_and_their_number():
-    fid = metric("fid", "inception")
-    base = Measurement(metric=fid, samples=100)
-    digests = {base.digest("a"), base.digest("b")}
-    digests.add(base.model_copy(update={"samples": 50}).digest("a"))
-    for changes in ({"truncated_reference": True}, {"reference_split": "test"}):
-        digests.add(Measurement(metric=fid.model_copy(update=changes), samples=100).digest("a"))
-    assert len(digests) == 5
-    faster = fid.model_copy(update={"batch_size": 7})
-    assert Measurement(metric=faster, samples=100).digest("a") in digests
