@@ -75,8 +75,7 @@ def test_a_config_runs_no_code(folder, name):
 def test_a_copy_of_the_shipped_config_of_all_commands_is_the_users_own(folder):
     (folder / "configs").mkdir()
     (folder / "configs/command_line.yaml").write_text(COMMON)
-    words = (*TINY, "data=digits.h5", "name=a", "training.steps=1")
-    succeeded(call(folder, "train", "--multirun", *words))
+    succeeded(call(folder, "prepare", "--multirun", "dataset=digits", "output=again.h5"))
 
 
 def test_a_process_that_has_swept_composes_as_hydra_does():

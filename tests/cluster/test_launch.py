@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -179,7 +180,7 @@ def test_a_job_of_an_sbatch_that_did_not_answer_has_its_command(
     slurm, launched, tmp_path, monkeypatch
 ):
     """It reached the controller, which has it in the queue when the launcher asks again."""
-    monkeypatch.setattr(until_answered, "__defaults__", (lambda seconds: None,))
+    monkeypatch.setattr(until_answered, "__defaults__", (Mock(side_effect=[None]),))
     slurm.answer("sbatch", stderr="sbatch: error: Socket timed out\n", exit_code=1)
     assert "Socket timed out; asking again until it answers" in launched()
     assert len(slurm.calls("sbatch")) == 1
