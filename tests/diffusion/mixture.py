@@ -84,16 +84,3 @@ def component(law: GaussianData, group: int, k: int) -> tuple[Tensor, Tensor]:
     outside = torch.eye(len(V)) - V @ V.T
     covariance = outside @ dense(law, group) @ outside + V @ law.spreads[group, k] @ V.T
     return law.means[group] + V @ law.centers[group, k], covariance
-
-
-def posterior_mean(law: GaussianData, y: Tensor, sigma: float) -> Tensor:
-    """Return E[x₀ | y = x₀ + σ n], N×C×H×W, for the law of all images."""
-    flat, logits, means = y.flatten(1).double(), [], []
-    for k, weight in enumerate(law.weights[0]):
-        mean, covariance = (each.double() for each in component(law, 0, k))
-        total = covariance + sigma**2 * torch.eye(len(mean)).double()
-        noisy = torch.distributions.MultivariateNormal(mean, total)
-        logits.append(weight.log() + noisy.log_prob(flat))
-        means.append(mean + (flat - mean) @ torch.linalg.solve(total, covariance))
-    shares = torch.stack(logits).softmax(0)[..., None]
-    return (shares * torch.stack(means)).sum(0).to(y.dtype).view_as(y)

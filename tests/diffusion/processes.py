@@ -1,6 +1,5 @@
 """Processes of every kind: k = 1 to 4, HSM and DSM, both factors, full and partial prediction."""
 
-from itertools import product
 from pathlib import Path
 
 import torch
@@ -38,33 +37,20 @@ NOISY_POSITION = {
 """Changes of a recipe: critical damping with friction, and so noise, on the position alone."""
 
 
-def _every_kind() -> dict[str, LinearProcess]:
-    kinds = {"vp-sde": vp_sde(), "fourth": recipe("fourth-order")}
-    full_third = {"D": [[0.05, 0, 0], [0, 0.05, 0], [0, 0, 0.375]]}
-    two_noisy = {
-        "lower": {"D": [[0, 0, 0], [0, 0.2, 0], [0, 0, 0.375]]},
-        "upper": {"D": [[0.5, 0, 0], [0, 0.375, 0], [0, 0, 0]]},
-    }
-    for matching, factor in product(("hsm", "dsm"), ("lower", "upper")):
-        given = {"matching": matching, "factor": factor}
-        label = f"{matching}-{factor}"
-        kinds[f"psld-{label}"] = phase_space(0.02, **given)
-        kinds[f"cld-{label}"] = phase_space(0.0, **given)
-        kinds[f"third-full-{label}"] = recipe(**full_third, **given)
-        kinds[f"third-two-{label}"] = recipe(**two_noisy[factor], **given)
-        kinds[f"third-{label}"] = recipe(**given)
-    return kinds
-
-
-EVERY_KIND = _every_kind()
-"""By name. Partial prediction: cld, third and fourth with the lower factor (one block of two, of
-three, of four), third-two (two of three)."""
-
-THREE_ORDERS = {
-    "vp-sde": EVERY_KIND["vp-sde"],
-    "psld": EVERY_KIND["psld-hsm-lower"],
-    "third": EVERY_KIND["third-hsm-lower"],
+EVERY_KIND = {
+    "vp-sde": vp_sde(),
+    "psld": phase_space(0.02),
+    "psld-dsm-upper": phase_space(0.02, matching="dsm", factor="upper"),
+    "cld": phase_space(0.0),
+    "cld-dsm": phase_space(0.0, matching="dsm"),
+    "third": recipe(),
+    "third-upper": recipe(D=[[0.5, 0, 0], [0, 0.375, 0], [0, 0, 0]], factor="upper"),
+    "fourth": recipe("fourth-order"),
 }
+"""By name. The network predicts one block of two (cld), of three (third) or of four (fourth), or
+two of three (third-upper)."""
+
+THREE_ORDERS = ("vp-sde", "psld", "third")
 """One process of each k."""
 
 

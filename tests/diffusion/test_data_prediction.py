@@ -44,9 +44,9 @@ def eps_given(process, z: torch.Tensor, t: float, x0: torch.Tensor) -> torch.Ten
     return mix(gain @ torch.linalg.inv(process.image_covariance(times(t))[0]), off)
 
 
-@pytest.mark.parametrize("t", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("t", [0.02, 1.0])
 def test_the_predicted_image_is_the_posterior_mean(process, t):
-    """k = 1, 2, 3 × HSM, DSM × factors × full, partial: ε of a perfect network gives E[x₀ | z]."""
+    """Of every kind: ε of a perfect network gives E[x₀ | z]."""
     x0 = POINTS[torch.arange(64) % 2].view(-1, 1, 1, 1)
     k = process.blocks
     z = process.perturb(x0, times(t).expand(64), normal(64, k, 1, 1), normal(64, k - 1, 1, 1))
@@ -66,19 +66,6 @@ def test_the_predicted_image_is_the_posterior_mean(process, t):
     torch.testing.assert_close(exact, truth, atol=1e-9, rtol=1e-6)
 
 
-def test_the_image_depends_on_the_sufficient_statistic_alone(process):
-    """Two states with the same y = aᵀ Σ⁻¹ z / ρ have the same posterior; y is x₀ + N(0, 1/ρ)."""
-    t = 0.2
-    a, covariance = process.image_mean(times(t))[0], process.image_covariance(times(t))[0]
-    row = torch.linalg.solve(covariance, a) / process.precision(times(t))
-    assert float(row @ a) == pytest.approx(1)
-    assert float(row @ covariance @ row) == pytest.approx(float(process.noise_level(times(t)) ** 2))
-    z = normal(16, process.blocks, 1, 1)
-    other = z + normal(16, process.blocks, 1, 1, seed=1)
-    same = other + mix(a[:, None], mix(row[None], z - other))
-    torch.testing.assert_close(posterior(process, same, t), posterior(process, z, t))
-
-
 def test_no_linear_estimate_is_less_sensitive_to_an_error_of_eps(process):
     """Least squares: |row| is the smallest of all rows with row · g = −1."""
     t = times(1e-3, 0.1, 1.0)
@@ -88,8 +75,7 @@ def test_no_linear_estimate_is_less_sensitive_to_an_error_of_eps(process):
     torch.testing.assert_close(eps.norm(dim=2)[:, 0], 1 / g.norm(dim=1)[:, 0])
 
 
-@pytest.mark.parametrize("matching", ["hsm", "dsm"])
-@pytest.mark.parametrize("final_time", [1e-3, 1e-5])
+@pytest.mark.parametrize(("matching", "final_time"), [("hsm", 1e-3), ("dsm", 1e-5)])
 def test_a_network_that_loses_sight_of_the_image_is_refused(matching, final_time):
     process = recipe("recipe", matching=matching)
     with pytest.raises(UserError, match=r"t = 0\.417, 0\.809, where.* try factor: upper$"):
@@ -118,21 +104,3 @@ def test_a_guide_moves_the_image_as_bayes_rule_does(process):
     score = GuidedScore(plain, class_gradient(guide, labels, batch_size=5))
     found = DataPrediction(process, times(t), CPU)(0, z, score)
     torch.testing.assert_close(found, POINTS[1] + 0 * found, atol=1e-4, rtol=0)
-
-
-def test_classifier_free_guidance_extrapolates_the_image(process):
-    t, z = 0.4, normal(6, process.blocks, 1, 1)
-
-    def network(z, _, label):
-        return z[:, process.predicted] * (0.5 if label is None else 0.8)
-
-    def predicted(scale):
-        labels = torch.zeros(6, dtype=torch.long)
-        score = NetworkScore(network, 4, labels, scale)
-        image = DataPrediction(process, times(t), CPU)(0, z, score)
-        assert score.evaluations == (1 if scale == 1 else 2)
-        return image
-
-    none, conditional, twice = (predicted(scale) for scale in (0.0, 1.0, 2.0))
-    torch.testing.assert_close(twice, 2 * conditional - none, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(none, conditional)

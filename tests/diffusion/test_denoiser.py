@@ -7,7 +7,6 @@ import torch
 
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.utils.errors import UserError
-from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import EVERY_KIND, normal, times
 from tests.diffusion.sampling import MIXTURE, end, multistep, rms
 
@@ -46,7 +45,7 @@ def test_the_denoiser_is_the_posterior_mean_at_every_level(name):
 
 
 def test_every_image_may_have_a_level_of_its_own():
-    process = EVERY_KIND["psld-hsm-lower"]
+    process = EVERY_KIND["psld"]
     denoise = denoiser(process, count=4)
     sigma = torch.tensor([0.05, 0.3, 2.0, 100.0])
     y = sigma.view(-1, 1, 1, 1) * normal(4, 1, 1, 1)
@@ -58,7 +57,7 @@ def test_every_image_may_have_a_level_of_its_own():
 
 @pytest.mark.parametrize("final_time", [1e-2, 1e-4])
 def test_levels_are_those_of_the_times_that_the_network_knows(final_time):
-    process, asked = EVERY_KIND["psld-hsm-lower"], []
+    process, asked = EVERY_KIND["psld"], []
 
     def network(z, t):
         asked.append(float(t[0]))
@@ -73,7 +72,7 @@ def test_levels_are_those_of_the_times_that_the_network_knows(final_time):
 
 
 def test_shapes_that_do_not_fit_are_refused():
-    process = EVERY_KIND["psld-hsm-lower"]
+    process = EVERY_KIND["psld"]
     for network in (lambda z, t: z[:, :1], lambda z, t: z[:1]):
         with pytest.raises(UserError, match="network: predicts"):
             denoiser(process, 4, network)(normal(4, 1, 1, 1), 0.5)
@@ -82,37 +81,22 @@ def test_shapes_that_do_not_fit_are_refused():
             denoiser(process, 4)(y, 0.5)
 
 
-@pytest.mark.parametrize("name", ["vp-sde", "psld-hsm-lower", "cld-dsm-lower"])
-def test_heun_of_ten_lines_samples_the_mixture(name):
-    """Two Gaussians: right shares, means and widths."""
-    process = EVERY_KIND[name]
-    data = Mixture(weights=(0.5, 0.5), means=(-0.6, 0.5), deviations=(0.1, 0.1))
-    denoise = denoiser(process, network=data.network(process))
-    y = denoise.sigma_max * normal(512, 1, 1, 1)
-    images = heun(denoise, y, edm_sigmas(denoise.sigma_min, denoise.sigma_max, 18)).flatten()
-    left = images[images < 0]
-    assert len(left) / 512 == pytest.approx(0.5, abs=0.07)
-    assert float(left.mean()) == pytest.approx(-0.6, abs=0.03)
-    assert float(left.std()) == pytest.approx(0.1, abs=0.02)
-
-
-@pytest.mark.parametrize("name", ["psld-hsm-lower", "third-hsm-lower"])
-def test_a_ve_sampler_goes_where_the_straight_multistep_goes(name):
+def test_a_ve_sampler_of_ten_lines_goes_where_the_straight_multistep_goes():
     """The same start in straight coordinates: one scalar problem, two solvers."""
-    process, count = EVERY_KIND[name], 64
+    process, count = EVERY_KIND["third"], 64
     z = process.prior(normal(count, process.blocks, 1, 1))
     denoise = denoiser(process, count=count, final_time=1e-2)
     whitened = torch.linalg.solve(denoise.root(times(1.0))[0], z.flatten(1).T).T
     denoise.frozen = whitened[:, 1:, None, None]
     y = denoise.sigma_max * whitened[:, :1, None, None]
-    ours = end(process, multistep(50, order=3, final_time=1e-2), count=count)[:, :1]
-    theirs = heun(denoise, y, edm_sigmas(denoise.sigma_min, denoise.sigma_max, 50))
-    assert rms(ours - theirs) < 5e-3
+    ours = end(process, multistep(20, order=3, final_time=1e-2), count=count)[:, :1]
+    theirs = heun(denoise, y, edm_sigmas(denoise.sigma_min, denoise.sigma_max, 20))
+    assert rms(ours - theirs) < 0.02, "with 50 levels 0.002"
 
 
 def test_edm_may_keep_float64_and_the_network_bfloat16():
     """EDM's calls; ε is cast before the coefficients, which are large."""
-    process, seen = EVERY_KIND["psld-hsm-lower"], []
+    process, seen = EVERY_KIND["psld"], []
 
     def network(z, t):
         seen.append(z.dtype)

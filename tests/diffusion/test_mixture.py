@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import cache
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,7 +11,7 @@ from psld.diffusion.matrices import mix
 from psld.training import start as starts
 from psld.training.settings import Start
 from psld.training.start import SamplerStart, measure_start, with_mixture
-from tests.diffusion.mixture import component, posterior_mean
+from tests.diffusion.mixture import component
 from tests.diffusion.processes import EVERY_KIND, normal, times
 from tests.diffusion.test_gaussian import SHAPE, D, in_parts, measured
 
@@ -93,7 +92,7 @@ def test_images_of_several_classes_have_their_own_labels_and_components():
 
 def test_the_images_of_the_start_are_those_in_its_states():
     """With hardly any noise both are the same images."""
-    process, noise = EVERY_KIND["psld-hsm-upper"], normal(20, 4, 3, 4, seed=3).float()
+    process, noise = EVERY_KIND["psld-dsm-upper"], normal(20, 4, 3, 4, seed=3).float()
     start, which = GaussianStart(process, three(), 0.05, 1e-3), torch.linspace(0, 0.99, 20)
     z, t = start(noise, None, which), times(start.time)
     row = torch.linalg.solve(process.image_covariance(t)[0], process.image_mean(t)[0])[None]
@@ -147,50 +146,6 @@ def test_the_start_has_the_moments_of_the_process_in_each_component(name):
         expected = torch.kron(kernel, torch.eye(D, dtype=torch.float64))
         expected += torch.kron(torch.outer(a, a), covariance.double())
         torch.testing.assert_close((response.T @ response).double(), expected, atol=2e-3, rtol=2e-3)
-
-
-def line(weights, centers, deviations) -> GaussianData:
-    """A mixture in one dimension."""
-    w, m, s = (torch.tensor(each) for each in (weights, centers, deviations))
-    mean = (w * m).sum()
-    variance = (w * (s**2 + m**2)).sum() - mean**2
-    one = GaussianData.one(
-        (1, 1, 1), mean.view(1, 1), torch.ones(1, 1), variance.view(1, 1, 1), torch.zeros(1)
-    )
-    return replace(
-        one,
-        axes=torch.ones(1, 1, 1),
-        weights=w[None],
-        centers=(m - mean)[None, :, None],
-        spreads=(s**2)[None, :, None, None],
-    )
-
-
-@pytest.mark.parametrize("components", [1, 2])
-def test_the_divergence_of_two_laws_is_the_integral_of_the_gain(components):
-    """KL(p_σ₀ ‖ q_σ₀) = ∫_{σ₀}^∞ (E‖x − E_q[x|y]‖² − E‖x − E_p[x|y]‖²) σ⁻³ dσ (Verdú, 2010)."""
-    p = line((0.3, 0.5, 0.2), (-1.0, 0.2, 1.5), (0.2, 0.1, 0.3))
-    q = p.as_one() if components == 1 else line((0.5, 0.5), (-0.8, 0.7), (0.4, 0.6))
-    y = torch.linspace(-60, 60, 24_001).view(-1, 1, 1, 1)
-
-    def density(law: GaussianData, sigma: float) -> torch.Tensor:
-        parts = [component(law, 0, k) for k in range(law.weights.shape[1])]
-        mean, variance = (torch.stack(each).flatten().double() for each in zip(*parts, strict=True))
-        each = torch.distributions.Normal(mean, (variance + sigma**2).sqrt())
-        return (law.weights[0].double() * each.log_prob(y.double().flatten()[:, None]).exp()).sum(1)
-
-    width, start = 120 / 24_000, 0.4
-    levels = np.geomspace(start, 20, 80)
-    gains = []
-    for sigma in levels:
-        # E‖x − W(y)‖² − E‖x − D(y)‖² = E‖W(y) − D(y)‖², with D the posterior mean of p.
-        apart = (posterior_mean(p, y, sigma) - posterior_mean(q, y, sigma)).flatten().double()
-        gains.append(float((density(p, sigma) * apart.square()).sum()) * width / sigma**3)
-    integral = np.trapezoid(gains, levels)
-    at_p, at_q = (density(law, start).clamp(min=1e-300) for law in (p, q))
-    direct = float((at_p * (at_p / at_q).log()).sum()) * width
-    assert integral == pytest.approx(direct, rel=0.01, abs=1e-5)
-    assert direct > 0.01
 
 
 def clusters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -262,7 +217,8 @@ def test_mirror_images_are_seen_and_held_out_with_their_images(monkeypatch):
 
 
 def test_normal_images_are_one_gaussian():
-    x = normal(2_000, *SHAPE, seed=8).float()
+    x = normal(500, *SHAPE, seed=8).float()
     passes = in_parts(x, torch.zeros(len(x), dtype=torch.long))
-    data = with_mixture(GaussianData.measure(passes, 0), passes, Start())
+    how = Start(components=(2, 4), directions=(10,))
+    data = with_mixture(GaussianData.measure(passes, 0), passes, how)
     assert data.components() == [1]

@@ -33,8 +33,7 @@ def arguments(settings):
     return PROCESS, settings, NetworkScore(lambda z, _: z, batch_size=3), start, noise
 
 
-@pytest.mark.parametrize("denoise", [True, False])
-@pytest.mark.parametrize("integrator", ["em", "sscs"])
+@pytest.mark.parametrize(("integrator", "denoise"), [("em", True), ("sscs", False)])
 def test_a_path_has_a_state_at_every_time_of_the_grid(integrator, denoise):
     settings = sde(integrator, striding="quadratic", steps=6, denoise=denoise)
     given = arguments(settings)

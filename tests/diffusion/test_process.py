@@ -5,39 +5,26 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from psld.config.settings import parse
 from psld.diffusion.loss import NoisyStates
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearBeta, LinearProcess
-from psld.diffusion.settings import PSLDSettings, RecipeSettings, VPSDESettings
+from psld.diffusion.settings import RecipeSettings
 from psld.utils.errors import UserError
-from tests.diffusion.processes import NOISY_POSITION, phase_space, recipe, vp_sde
-
-THIRD_ORDER = RecipeSettings(
-    kind="recipe",
-    D=((0, 0, 0), (0, 0, 0), (0, 0, 1.5)),
-    Q=((0, -0.5, 0), (0.5, 0, -0.5), (0, 0.5, 0)),
-    S=(1.0, 0.25, 0.25),
-    initial_variance=(0.0, 0.01, 0.01),
-)
+from tests.diffusion.processes import NOISY_POSITION, phase_space, recipe, times, vp_sde
 
 PROCESSES = {
     "vp-sde": vp_sde(),
     "cld": phase_space(0.0),
-    "psld": phase_space(0.25),
-    "psld-dsm": phase_space(0.02, matching="dsm"),
-    "psld-upper": phase_space(0.02, factor="upper", beta_min=0.1, beta_max=14),
-    "third-order": THIRD_ORDER.build(),
+    "psld-dsm-upper": phase_space(
+        0.02, matching="dsm", factor="upper", beta_min=0.1, beta_max=14.0
+    ),
+    "third-dsm": recipe(matching="dsm"),
 }
 
 
 @pytest.fixture(params=PROCESSES, name="process")
 def _process(request) -> LinearProcess:
     return PROCESSES[request.param]
-
-
-def times(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def test_kernel_solves_the_moment_equations(process):
@@ -77,7 +64,7 @@ def test_only_needed_blocks_are_predicted():
     assert phase_space(0.0, factor="upper").predicted == slice(0, 2)
     assert phase_space(0.01).predicted == slice(0, 2)
     assert recipe("recipe", **NOISY_POSITION, factor="upper").predicted == slice(0, 1)
-    assert THIRD_ORDER.build().predicted == slice(2, 3)
+    assert recipe().predicted == slice(2, 3)
 
 
 def test_every_process_converges_to_its_stationary_distribution(process):
@@ -92,44 +79,19 @@ def test_every_process_converges_to_its_stationary_distribution(process):
     assert slow.transition(times(1.0)).abs().max() < 1e-6
 
 
-def test_perturbed_samples_have_the_kernel_s_moments(process):
-    generator = torch.Generator().manual_seed(0)
-    n, x0 = 200_000, 0.7
-    t = times(0.3).expand(n)
-    eps = torch.randn(n, process.blocks, 1, 1, generator=generator, dtype=torch.float64)
-    auxiliary = torch.randn(n, process.blocks - 1, 1, 1, generator=generator, dtype=torch.float64)
-    z = process.perturb(torch.full((n, 1, 1, 1), x0, dtype=torch.float64), t, eps, auxiliary)
-    z = z.flatten(1)
-    mean = process.transition(t[:1])[0][:, 0] * x0
-    covariance = process.covariance(t[:1])[0]
-    if process.needs_auxiliary_noise:  # drawn z₀ adds its own variance
-        phi = process.transition(t[:1])[0]
-        covariance = covariance + phi @ process.initial_covariance @ phi.T
-    torch.testing.assert_close(z.mean(0), mean, atol=0.01, rtol=0)
-    torch.testing.assert_close(
-        torch.cov(z.T).reshape(covariance.shape), covariance, atol=0.01, rtol=0
-    )
+def test_perturbed_images_have_the_kernel_s_moments(process):
+    """The response to unit noise, in which drawn z₀ has its part."""
+    t, units = times(0.3), 2 * process.blocks - 1
+    x0, noise = torch.full((units + 1, 1, 1, 1), 0.7).double(), torch.eye(units + 1, units)
+    eps, auxiliary = noise[..., None, None].double().split([process.blocks, process.blocks - 1], 1)
+    z = process.perturb(x0, t.expand(len(x0)), eps, auxiliary).flatten(1)
+    torch.testing.assert_close(z[-1], process.transition(t)[0][:, 0] * 0.7)
+    response = z[:-1] - z[-1]
+    torch.testing.assert_close(response.T @ response, process.image_covariance(t)[0])
 
 
-def test_linear_half_step_keeps_the_stationary_distribution():
-    """SSCS's linear half is the process with Q reversed, and has the same stationary law."""
-    process = phase_space(0.25)
-    phi, factor = process.reverse_linear_step(times(0.8), times(0.3))
-    after = phi @ process.S @ phi.mT + factor @ factor.mT
-    torch.testing.assert_close(after[0], process.S, atol=1e-8, rtol=0)
-
-
-def test_mix_acts_on_blocks():
-    matrix = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
-    x, m = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
-    mixed = mix(matrix, torch.cat([x, m], dim=1))
-    torch.testing.assert_close(mixed, torch.cat([x + 2 * m, -m], dim=1))
-    column = mix(matrix[:, :1], x)
-    torch.testing.assert_close(column, torch.cat([x, torch.zeros_like(x)], dim=1))
-
-
-@pytest.mark.parametrize("columns", [1, 2, 3, 8])
-def test_mix_never_rounds_a_state(columns):
+@pytest.mark.parametrize("columns", [1, 3])
+def test_mix_acts_on_blocks_and_never_rounds_a_state(columns):
     """Under autocast a matrix product would have three digits."""
     matrices, z = torch.randn(5, 2, columns), torch.randn(5, columns * 3, 4, 4)
     exact = torch.einsum("nij,njp->nip", matrices.double(), z.double().view(5, columns, -1))
@@ -146,26 +108,18 @@ def test_mix_never_rounds_a_state(columns):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"D": [[-1.0, 0], [0, 1]]}, "positive semi-definite"),
+        ({"D": [[-1e-3, 0], [0, 1]]}, "positive semi-definite"),
         ({"D": [[1.0, 1], [0, 1]]}, "symmetric"),
         ({"Q": [[0.0, 1], [1, 0]]}, "skew-symmetric"),
-        ({"S": [1.0, -1.0]}, "must be positive"),
         ({"D": [[0.0, 0], [0, 0]]}, r"does not converge to N\(0, S\)"),
-        ({"D": [[0.0, 0], [0, 1]], "Q": [[0.0, 0], [0, 0]]}, r"does not converge to N\(0, S\)"),
         ({"initial_variance": [0.1, 0.1]}, "0 for the image"),
         ({"S": [1.0, 0.25, 1.0]}, r"must be k×k .* got the shapes D \(2, 2\), .*S \(3,\)"),
-        ({"S": [[1.0, 0], [0, 0.25]]}, r"k variances, .*S \(2, 2\)"),
-        ({"initial_variance": [0.0, 1, 2]}, r"k variances, .*initial_variance \(3,\)"),
         ({"Q": [[0.0, -1], [1]]}, "must be numbers"),
         ({"S": [1.0, float("nan")]}, "must be finite"),
-        ({"S": [1.0, 1e300]}, "at most 1e\\+09"),
         ({"S": [1.0, 1e-300]}, "can be computed"),
-        ({"beta": LinearBeta(8.0, 1e300)}, "can be computed"),
-        ({"beta": LinearBeta(-8.0, 8.0)}, "must not be negative"),
         ({"beta": LinearBeta(8.0, float("nan"))}, "must not be negative"),
         ({"beta": 8.0}, r"beta is 8\.0; a schedule is needed: LinearBeta"),
         ({"beta": LinearBeta(0.1, 0.1)}, r"leaves 0\.98 of the image at its final time"),
-        ({"D": [[-1e-3, 0], [0, 1]]}, "positive semi-definite"),
         ({"S": [1.0, 0.0]}, "must be positive"),
         ({"S": [1.0, -1e300]}, "at most 1e\\+09"),
         ({"initial_variance": [0.0, -0.1]}, "not negative elsewhere"),
@@ -217,7 +171,7 @@ def test_one_block_has_no_auxiliary_noise_under_any_matching():
     assert NoisyStates(dsm).auxiliary == 0
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 4, 4), (3, 2, 1, 4), (3, 1, 4, 4), (3, 4, 4, 4)])
+@pytest.mark.parametrize("shape", [(1, 2, 4, 4), (3, 1, 4, 4)])
 def test_a_prediction_of_another_shape_is_refused(shape):
     """torch would broadcast some of them."""
     process, z = phase_space(0.02), torch.zeros(3, 2, 4, 4)
@@ -227,39 +181,23 @@ def test_a_prediction_of_another_shape_is_refused(shape):
 
 
 @pytest.mark.parametrize("time", [0.5, torch.tensor(0.5), torch.tensor([0.5])])
-def test_times_are_numbers_or_tensors_of_any_type(process, time):
+def test_times_are_numbers_or_tensors_of_any_type(time):
+    process = phase_space(0.02)
     for function in (process.transition, process.score_matrix, process.noise_level, process.drift):
         assert torch.equal(function(time), function(times(0.5)))
-
-
-def test_settings_give_the_paper_s_process():
-    settings = PSLDSettings(kind="psld", gamma=0.02)
-    process = settings.build()
-    torch.testing.assert_close(process.S, torch.diag(times(1, 0.25)))
-    torch.testing.assert_close(process.D, torch.diag(times(0.02, 0.25 * 4.02)) / 2)
-    assert VPSDESettings(kind="vp-sde").build().blocks == 1
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"S": [1.0, 0.25]}, "D must be 2×2"),
-        ({"Q": [[0, 1], [-1, 0]]}, "Q must be 3×3"),
         ({"D": [[0, 0, 0], [0, 0], [0, 0, 1]]}, "D must be 3×3"),
         ({"initial_variance": [0.0, 0.1]}, "initial_variance must have 3 entries"),
     ],
 )
 def test_matrices_of_the_wrong_shape_are_refused(change, said):
     with pytest.raises(UserError, match=said):
-        parse(RecipeSettings, THIRD_ORDER.model_dump() | change, "configs/process/recipe.yaml")
-
-
-def test_lists_and_tensors_make_the_same_process():
-    D, Q, S, start = [[0.0, 0.0], [0.0, 0.3]], [[0.0, -0.5], [0.5, 0.0]], [1.0, 0.25], [0.0, 0.01]
-    made = LinearProcess(D, Q, S, LinearBeta(8, 8), initial_variance=start)
-    tensors = (torch.tensor(values, dtype=torch.float64) for values in (D, Q, S))
-    same = LinearProcess(*tensors, LinearBeta(8, 8), initial_variance=times(*start))
-    assert torch.equal(made.covariance(times(0.1, 1)), same.covariance(times(0.1, 1)))
+        recipe(**change)
 
 
 def test_a_process_is_printed_in_one_line_with_what_it_was_made_from():

@@ -14,8 +14,9 @@ def pendulum(t, y):
     return np.stack([y[1], -np.sin(y[0]) + 30 * np.exp(-((40 * (t - 1)) ** 2))])
 
 
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-5, 1e-9])
-@pytest.mark.parametrize(("start", "end"), [(0.0, 7.0), (3.0, -2.0)])
+@pytest.mark.parametrize(
+    ("start", "end", "tolerance"), [(0.0, 7.0, 1e-5), (3.0, -2.0, 1e-9), (0.0, 7.0, 1e-2)]
+)
 def test_steps_are_those_of_scipy(start, end, tolerance):
     y = np.random.default_rng(0).standard_normal((2, 5))
     theirs = solve_ivp(
