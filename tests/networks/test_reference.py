@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from psld.networks.ncsnpp import Encoder, NCSNpp, NCSNppGuide
-from psld.paper.parameters import from_official, read_checkpoint
+from psld.paper.parameters import from_official
 from tests.paper.official_options import settings_from_spec
 from tests.reference import load, reference_files
 
@@ -26,16 +26,6 @@ def test_reference_network(path: Path):
     }
     network.load_state_dict(from_official(weights, network))
     np.testing.assert_allclose(output(network, vector), vector["y"], **TOLERANCE)
-
-
-@pytest.mark.parametrize("path", reference_files("checkpoint_*.ckpt"), ids=lambda path: path.stem)
-def test_reference_checkpoint(path: Path):
-    vector = load(path.with_suffix(".npz"))
-    checkpoint = read_checkpoint(path)
-    network = official_network(vector, is_guide=False)
-    for chosen in ("online", "ema"):
-        network.load_state_dict(from_official(checkpoint.weights(chosen), network))
-        np.testing.assert_allclose(output(network, vector), vector[f"y_{chosen}"], **TOLERANCE)
 
 
 def official_network(vector: dict[str, np.ndarray], is_guide: bool) -> Encoder:

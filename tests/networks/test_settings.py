@@ -16,15 +16,12 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "network"
 # Channels are of RGB images: position and momentum in, both (PSLD) or one (CLD) out; VP-SDE 3, 3.
 NETWORK_SIZES = [
     ("cifar10-ablation", 32, 6, 6, 39_397_254),
-    ("cifar10-ablation", 32, 6, 3, 39_393_795),
     ("cifar10-ablation", 32, 3, 3, 39_390_339),
     ("cifar10-55m", 32, 6, 6, 55_743_110),
-    ("cifar10-sota", 32, 6, 6, 97_627_782),
     ("cifar10-sota", 32, 6, 3, 97_620_867),
     ("celeba64-ablation", 64, 6, 6, 66_722_182),
     ("celeba64-sota", 64, 6, 6, 62_769_158),
     ("afhqv2-ablation", 128, 6, 6, 65_816_582),
-    ("afhqv2-sota", 128, 6, 6, 128_453_766),
     ("afhqv2-sota", 128, 6, 3, 128_449_443),
 ]
 
@@ -46,15 +43,6 @@ def test_guide_size(name, size, classes, count):
     assert parameters_of(guide) == count
 
 
-def test_network_of_cld_paper_has_the_size_in_table_1():
-    """The 108M rows of Table 1 are literature, but the same counter must give them."""
-    settings = read("cifar10-sota", NetworkSettings).model_copy(
-        update={"channel_multipliers": (1, 2, 2, 2)}
-    )
-    with torch.device("meta"):
-        assert parameters_of(NCSNpp(settings, 32, 6, 3)) == 107_593_859
-
-
 def test_demo_network_is_small():
     network = NCSNpp(read("demo", NetworkSettings), 8, 2, 2)
     assert 250_000 <= parameters_of(network) <= 1_000_000
@@ -64,17 +52,8 @@ def test_demo_network_is_small():
     ("change", "message"),
     [
         ({"base_channels": 30}, "base_channels: .*multiple of 4"),
-        ({"channel_multipliers": []}, "channel_multipliers: .*at least 1 item"),
         ({"channel_multipliers": [1, 0]}, r"channel_multipliers\.1: .*greater than 0"),
-        ({"blocks_per_level": 0}, "blocks_per_level: .*greater than 0"),
-        ({"dropout": 1.0}, "dropout: .*less than 1"),
         ({"block": "resnet"}, "block: .*'biggan' or 'ddpm'"),
-        ({"embedding": "sinus"}, "embedding: .*'positional' or 'fourier'"),
-        ({"resampling": "bilinear"}, "resampling: .*'plain' or 'fir'"),
-        ({"progressive_input": "skip"}, "progressive_input: .*'none', 'input_skip' or 'residual'"),
-        ({"progressive_output": "skip"}, "progressive_output: .*'output_skip' or 'residual'"),
-        ({"progressive_combine": "add"}, "progressive_combine: .*'sum' or 'cat'"),
-        ({"fir_kernel": [1]}, "fir_kernel: .*at least 2 items"),
         ({"fir_kernel": [1, -1]}, "fir_kernel: must not sum to 0"),
         ({"n_heads": 4}, "unknown key n_heads"),
     ],

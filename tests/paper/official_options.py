@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
+from psld.networks.ncsnpp import Encoder
 from psld.networks.settings import GuideSettings, NetworkSettings
+from psld.paper.parameters import official_parameters
 
 SPEC_KEYS = {
     "nf": "base_channels",
@@ -41,3 +45,40 @@ def settings_from_spec(spec: Mapping[str, Any]) -> NetworkSettings | GuideSettin
         return GuideSettings(**content)
     assert spec["name"] == "ncsnpp"
     return NetworkSettings(**content, progressive_output=spec.get("progressive", "none"))
+
+
+def spec_of(settings: NetworkSettings) -> dict[str, Any]:
+    """The official options of our settings, of a network from 2 to 2 channels."""
+    return {
+        "name": "ncsnpp",
+        "in_ch": 2,
+        "out_ch": 2,
+        "nonlinearity": "swish",
+        "nf": settings.base_channels,
+        "ch_mult": list(settings.channel_multipliers),
+        "num_res_blocks": settings.blocks_per_level,
+        "attn_resolutions": list(settings.attention_resolutions),
+        "dropout": settings.dropout,
+        "resamp_with_conv": settings.resample_with_conv,
+        "noise_cond": True,
+        "fir": settings.resampling == "fir",
+        "fir_kernel": list(settings.fir_kernel),
+        "skip_rescale": settings.skip_rescale,
+        "resblock_type": settings.block,
+        "progressive": settings.progressive_output,
+        "progressive_input": settings.progressive_input,
+        "progressive_combine": settings.progressive_combine,
+        "embedding_type": settings.embedding,
+        "init_scale": settings.init_scale,
+        "fourier_scale": settings.fourier_scale,
+    }
+
+
+def official(network: Encoder) -> dict[str, Tensor]:
+    """The network's weights by their official names, in the official layout."""
+    ours = network.state_dict()
+    return {
+        source.name: source.swapped(ours[name])
+        for name, source in official_parameters(network).items()
+        if name in ours
+    }

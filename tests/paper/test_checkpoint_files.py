@@ -67,15 +67,11 @@ def test_an_object_that_nothing_can_stand_in_for_is_named(tmp_path):
         read_checkpoint(path)
 
 
-def link_to_itself(path: pathlib.Path) -> None:
-    path.symlink_to(path.name)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda _: None, "no such file"),
-        (link_to_itself, "no such file"),
+        (lambda path: path.symlink_to(path.name), "no such file"),
         (pathlib.Path.mkdir, "a folder"),
         (os.mkfifo, "not a regular file"),
         (pathlib.Path.touch, "an empty file"),
@@ -94,7 +90,7 @@ def test_a_name_of_a_weight_that_is_no_text_is_refused(tmp_path):
         read_checkpoint(save(tmp_path / "a.ckpt", {1: torch.ones(1)}))
 
 
-@pytest.mark.parametrize("step", [-5, True, 10**400, "7"])
+@pytest.mark.parametrize("step", [-5, True])
 def test_a_step_that_is_no_number_of_steps_is_refused(tmp_path, step):
     state = {"score_fn.all_modules.0.b": torch.ones(1)}
     with pytest.raises(UserError, match=r"a\.ckpt: its global_step is not a number of training"):
@@ -102,17 +98,14 @@ def test_a_step_that_is_no_number_of_steps_is_refused(tmp_path, step):
 
 
 @pytest.mark.parametrize(
-    "weight",
+    ("prefix", "weight"),
     [
-        torch.ones(2, dtype=torch.int8),
-        torch.ones(2, dtype=torch.complex64),
-        torch.ones(2, device="meta"),
-        torch.ones(2).to_sparse(),
+        ("score_fn", torch.ones(2, dtype=torch.complex64)),
+        ("ema_score_fn", torch.ones(2, device="meta")),
+        ("ema_score_fn", torch.ones(2).to_sparse()),
     ],
-    ids=["int8", "complex", "meta", "sparse"],
 )
-@pytest.mark.parametrize("prefix", ["score_fn", "ema_score_fn"])
-def test_weights_that_are_no_floats_are_refused(tmp_path, weight, prefix):
+def test_weights_that_are_no_floats_are_refused(tmp_path, prefix, weight):
     """torch would cut them short, or drop their imaginary part."""
     names = ["score_fn.all_modules.0.b", "ema_score_fn.all_modules.0.b"]
     state = dict.fromkeys(names, torch.ones(2)) | {f"{prefix}.all_modules.0.b": weight}
@@ -120,7 +113,7 @@ def test_weights_that_are_no_floats_are_refused(tmp_path, weight, prefix):
         read_checkpoint(save(tmp_path / "a.ckpt", state))
 
 
-@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.01, 0.999])
 def test_file_cut_short(tmp_path, share):
     whole = CHECKPOINT.read_bytes()
     path = tmp_path / "cut.ckpt"
@@ -133,7 +126,6 @@ def test_file_cut_short(tmp_path, share):
     ("content", "message"),
     [
         ([1, 2], "no state_dict of tensors"),
-        ({"model": {}}, "no state_dict of tensors"),
         ({"state_dict": {"score_fn.a": 3}}, "no state_dict of tensors"),
         ({"state_dict": {"unet.a": torch.ones(1)}}, r"begins with score_fn\. or clf_fn\."),
     ],
