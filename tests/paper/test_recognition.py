@@ -16,6 +16,7 @@ from psld.paper.checkpoints import recognize as recognized
 from psld.training.settings import TrainSettings
 from psld.utils.files import read_json
 from tests.commands import call, refused, succeeded
+from tests.paper.test_import_guide import CONFIGS
 from tests.workflow.project import GRID, REPOSITORY, Project
 
 MODELS = {
@@ -50,21 +51,24 @@ def write_in_official_folders(grid: Grid, folder: Path) -> int:
     return len(records)
 
 
-@pytest.fixture
-def project(tmp_path) -> Project:
+@pytest.fixture(scope="module")
+def resolved(tmp_path_factory) -> Path:
     """The tests' grid with four models: one of each process, and two that differ in Γ alone."""
-    project = Project.create(tmp_path / "project")
-    path = project.folder / GRID
+    folder = tmp_path_factory.mktemp("resolved")
+    shutil.copytree(CONFIGS, folder / "configs")
+    path = folder / GRID
     grid = yaml.safe_load(path.read_text()) | {"models": MODELS}
     for table in grid["tables"].values():
         table["rows"] = [{"label": [name], "model": name} for name in MODELS]
     path.write_text(yaml.safe_dump(grid, sort_keys=False))
-    return project
+    grid_in(folder)
+    return folder
 
 
 @pytest.fixture
-def place(project) -> tuple[Path, Grid]:
-    return project.folder, grid_in(project.folder)
+def place(resolved, tmp_path) -> tuple[Path, Grid]:
+    folder = shutil.copytree(resolved, tmp_path / "project")
+    return folder, grid_in(folder)
 
 
 def grid_in(folder: Path, name: str = "tiny") -> Grid:
@@ -82,9 +86,9 @@ def checkpoints(grid: Grid) -> dict[str, str]:
     return {name: model.checkpoint for name, model in grid.models.items() if model.checkpoint}
 
 
-def test_recognized_models_are_imported_in_place_of_training(project):
-    folder = project.folder
-    count = write_in_official_folders(grid_in(folder), folder / "downloads")
+def test_recognized_models_are_imported_in_place_of_training(place):
+    folder, grid = place
+    count = write_in_official_folders(grid, folder / "downloads")
     _, *lines, last = recognize(folder)
     assert last == f"The workflow imports {count} of {count} in place of training."
     for i, (name, line) in enumerate(zip(MODELS, lines, strict=True)):
@@ -156,17 +160,6 @@ def test_a_later_import_takes_the_place_of_a_noted_checkpoint_only_if_it_is_near
         assert checkpoints(grid_in(folder)) == {"second": f"{name}.ckpt"}
 
 
-def test_weights_that_the_import_would_refuse_are_not_taken(place):
-    folder, grid = place
-    path = write_official(folder / "x.ckpt", grid.models["second"].settings)
-    content = torch.load(path)
-    broken = {name: weight * torch.nan for name, weight in content["state_dict"].items()}
-    torch.save(content | {"state_dict": broken}, path)
-    words = "x.ckpt: NaN or infinity in all_modules."
-    refused(call(folder, "import", "x.ckpt", "grid_name=tiny"), 2, words)
-    assert checkpoints(grid_in(folder)) == {}
-
-
 @pytest.mark.parametrize(
     ("dataset", "step", "warnings"),
     [
@@ -204,6 +197,10 @@ def test_one_line_says_why_nothing_is_taken(place):
     shutil.copytree(folder / "two", folder / "same/a")
     shutil.copytree(folder / "two", folder / "same/b")
     (folder / "cut.ckpt").write_bytes((folder / "two/x.ckpt").read_bytes()[:-100])
+    path = write_official(folder / "nan.ckpt", grid.models["second"].settings)
+    content = torch.load(path)
+    broken = {name: weight * torch.nan for name, weight in content["state_dict"].items()}
+    torch.save(content | {"state_dict": broken}, path)
     for name in ("empty", "latin"):
         (folder / name).mkdir()
     (folder / "latin/\udce4.ckpt").touch()  # a byte that is not UTF-8
@@ -211,6 +208,7 @@ def test_one_line_says_why_nothing_is_taken(place):
     for file, *words in (
         ("two/x.ckpt", "two/x.ckpt", fits, "psld import_model FILE model=GRID/MODEL"),
         ("cut.ckpt", "cut.ckpt: not a readable checkpoint"),
+        ("nan.ckpt", "nan.ckpt: NaN or infinity in all_modules."),
         ("none.ckpt", "none.ckpt: no such file"),
         ("empty", "empty: no *.ckpt in this folder"),
         ("latin", r"latin/\udce4.ckpt: an empty file"),
