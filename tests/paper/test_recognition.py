@@ -58,6 +58,7 @@ def resolved(tmp_path_factory) -> Path:
     shutil.copytree(CONFIGS, folder / "configs")
     path = folder / GRID
     grid = yaml.safe_load(path.read_text()) | {"models": MODELS}
+    grid["defaults"] += ["network.channel_multipliers=[1]", "network.attention_resolutions=[]"]
     for table in grid["tables"].values():
         table["rows"] = [{"label": [name], "model": name} for name in MODELS]
     path.write_text(yaml.safe_dump(grid, sort_keys=False))

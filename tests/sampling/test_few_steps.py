@@ -8,7 +8,7 @@ import torch
 import psld
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError
-from tests.commands import TINY, call, refused, succeeded
+from tests.commands import TINY, call, succeeded
 
 
 def test_a_sampler_of_plain_denoisers_runs_on_a_trained_network(model):
@@ -23,19 +23,11 @@ def test_a_sampler_of_plain_denoisers_runs_on_a_trained_network(model):
             y = y + (after - sigma) * (y - denoise(y, sigma)) / sigma
         images = denoise(y, denoise.sigma_min)
     whole = loaded.sample(
-        500, sampler="multistep", steps=8, raw=True,
+        200, sampler="multistep", steps=8, raw=True,
         order=1, eta=0, corrector="false", striding="edm",
     )  # fmt: skip
     assert images.isfinite().all()
     assert float(images.std()) == pytest.approx(float(whole.std()), rel=0.15)
-
-
-def test_guidance_moves_the_samples(conditional_model, guide):
-    model = psld.load(conditional_model)
-    options = {"sampler": "multistep", "steps": 6, "seed": 1}
-    plain = model.sample(8, **options)
-    for steering in ({"label": 3}, {"label": 3, "guide": guide, "scale": 5}):
-        assert not torch.equal(model.sample(8, **options, **steering), plain)
 
 
 def test_no_steps_are_draws_of_the_start_alone(conditional_model, tmp_path):
@@ -59,13 +51,6 @@ def test_no_steps_are_draws_of_the_start_alone(conditional_model, tmp_path):
     assert "NFE 0" in said
 
 
-def test_one_gaussian_of_a_model_is_not_its_mixture(conditional_model):
-    model, options = psld.load(conditional_model), {"sampler": "few", "steps": 0, "raw": True}
-    assert model.start.data.components()[0] > 1
-    mixture, one = (model.sample(8, **options, start=start) for start in ("mixture", "gaussian"))
-    assert not torch.allclose(mixture, one, atol=0.1)
-
-
 def test_a_class_is_drawn_from_the_start_of_any_model(model, conditional_model):
     """The law of each class belongs to the dataset, and no network is evaluated."""
     drawn, expected = (
@@ -75,14 +60,6 @@ def test_a_class_is_drawn_from_the_start_of_any_model(model, conditional_model):
     assert torch.equal(drawn, expected)
     with pytest.raises(UserError, match="needs a class-conditional model"):
         psld.load(model).sample(8, sampler="few", steps=2, label=3)
-
-
-def test_a_process_that_loses_sight_of_the_image_is_refused_in_one_line(digits, tmp_path):
-    tiny = (*TINY, "process=recipe", "training.steps=2", f"data={digits}", "output=model")
-    succeeded(call(tmp_path, "train", *tiny))
-    sampled = call(tmp_path, "sample", "model=model", "sampler=multistep", "output=cell")
-    refused(sampled, 2, "does not depend on the image at t = ", "try factor: upper")
-    assert not (tmp_path / "cell").exists()
 
 
 @pytest.mark.slow

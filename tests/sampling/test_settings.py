@@ -1,7 +1,5 @@
 """Digests of samples, and samplers, models and guides that do not fit each other."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
@@ -25,12 +23,10 @@ from psld.utils.errors import UserError
 from tests.diffusion.sampling import multistep
 
 
-@cache
 def sampler(words: str):
     return compose_named([*words.split()], "test").sampler
 
 
-@cache
 def guide(words: str) -> TrainGuideSettings:
     content = compose_content("train_guide", ["name=x", "grid_name=x", *words.split()], "test")
     return parse(TrainGuideSettings, content, "test")
@@ -67,13 +63,6 @@ def test_a_sampler_ends_where_the_network_was_trained_or_later():
     check_fit(multistep(5, final_time=1e-3), denoiser, None)
 
 
-def test_a_sampler_that_needs_momentum_is_refused_before_it_is_built():
-    sscs = sampler("sampler=sscs")
-    check_fit(sscs, compose_model(["process=cld"], "test"), None)
-    with pytest.raises(UserError, match="sscs needs a process with momentum"):
-        check_fit(sscs, compose_model(["process=vp-sde"], "test"), None)
-
-
 GUIDED = "guidance@sampler.guidance=classifier"
 
 
@@ -84,8 +73,9 @@ GUIDED = "guidance@sampler.guidance=classifier"
         ("", "process=vp-sde training.objective=denoiser", None),
         ("sampler.guidance.official_time=true", "network.embedding=positional", None),
         ("", "dataset.num_classes=9", "dataset.num_classes 9, the model with 10"),
-        ("", "dataset.channels=3", "dataset.channels 3, the model with 1"),
-        ("", "process.gamma=0.5", "noised by another process"),
+        ("", "dataset=fashion-mnist", "dataset.name fashion-mnist, the model with digits"),
+        ("", None, "guidance by a guide needs one"),
+        ("", "process.gamma=0.02", "noised by another process"),
         (
             "sampler.guidance.official_time=true",
             "training.objective=denoiser network.embedding=positional",
@@ -100,7 +90,7 @@ GUIDED = "guidance@sampler.guidance=classifier"
 )
 def test_a_guide_fits_its_model(words, guide_words, said):
     chosen = sampler(f"{GUIDED} {words}")
-    given = chosen, compose_model([], "test"), guide(guide_words)
+    given = chosen, compose_model([], "test"), None if guide_words is None else guide(guide_words)
     if said is None:
         assert check_fit(*given) == list(range(10)), "cycle is all classes"
         return
@@ -108,7 +98,13 @@ def test_a_guide_fits_its_model(words, guide_words, said):
         check_fit(*given)
 
 
-@pytest.mark.parametrize("label", [10, -1, "ten", "[3,10]"])
+def test_a_dataset_without_classes_has_no_guidance_to_one():
+    model = compose_model(["dataset=celeba64"], "test")
+    with pytest.raises(UserError, match="needs classes, and dataset celeba64 has none"):
+        check_fit(sampler(GUIDED), model, guide(""))
+
+
+@pytest.mark.parametrize("label", [10, "[3,ten]"])
 def test_a_class_that_the_dataset_does_not_have_is_named(label):
     model = compose_model(["training.label_dropout=0.1"], "test")
     free = "guidance@sampler.guidance=classifier-free sampler.guidance.label"

