@@ -1,5 +1,7 @@
 """Shared parts of sampler tests: networks of known data, and responses of samplers to noise."""
 
+from functools import partial
+
 import torch
 
 from psld.config.kinds import SHIPPED
@@ -9,6 +11,7 @@ from psld.diffusion.samplers import (
     MultistepSettings,
     RK45Settings,
     SSCSSettings,
+    TimeGridSampler,
 )
 from psld.diffusion.score import NetworkScore
 from psld.paper.parts import ConjugateSettings, GDDIMSettings
@@ -43,6 +46,12 @@ def conjugate(steps: int, **choice) -> ConjugateSettings:
 
 def rk45(tolerance: float = 1e-7, **choice) -> RK45Settings:
     return RK45Settings(integrator="rk45", tolerance=tolerance, **({"final_time": 1e-2} | choice))
+
+
+def on_grid(integrator: str, **choice) -> TimeGridSampler:
+    """A sampler with a time grid, by the name of its integrator."""
+    made = {"multistep": multistep, "gddim": gddim, "conjugate": conjugate}
+    return made.get(integrator, partial(sde, integrator))(**choice)
 
 
 def gaussian(deviation: float, mean: float = 0.0) -> Mixture:

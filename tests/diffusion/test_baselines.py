@@ -9,7 +9,7 @@ import torch
 from psld.diffusion.loop import sample
 from psld.diffusion.matrices import mix
 from psld.diffusion.roots import WhiteningRoot
-from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
+from psld.diffusion.score import NetworkScore
 from tests.diffusion.processes import EVERY_KIND, normal, phase_space, times
 from tests.diffusion.sampling import (
     conjugate,
@@ -120,33 +120,3 @@ def test_a_conjugate_step_by_hand(conjugation, strength):
     torch.testing.assert_close(integrator.weight[1].double(), expected, rtol=1e-4, atol=1e-5)
     moved = carried[0] @ (torch.eye(2).double() + (s - t) * B)
     torch.testing.assert_close(integrator.state[1].double(), moved, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [("psld", gddim(60)), ("cld", gddim(60)), ("cld-dsm", conjugate(100, strength=0))],
-)
-def test_baselines_follow_a_guide(name, settings):
-    """A guide with the gradient of a score shifts them as the shifted network does."""
-    process, wanted = EVERY_KIND[name], gaussian(0.2, mean=0.5)
-    plain, target = gaussian(0.4).network(process), wanted.network(process)
-
-    def guide(z, t):
-        """log p(z | wanted) − log p(z): Bayes' rule between two Gaussians."""
-        time = t[:1].double()
-        logs = []
-        for data in (wanted, gaussian(0.4)):
-            a = process.image_mean(time)[0]
-            covariance = process.image_covariance(time)[0]
-            covariance = covariance + data.deviations[0] ** 2 * torch.outer(a, a)
-            off = z.flatten(1) - data.means[0] * a
-            logs.append(-0.5 * (off @ torch.linalg.inv(covariance) * off).sum(dim=1))
-        ratio = (logs[0] - logs[1])[:, None] - 50
-        return torch.cat([ratio, torch.log1p(-ratio.exp())], dim=1)
-
-    gradient = class_gradient(guide, torch.zeros(32, dtype=torch.long), 32)
-    score = GuidedScore(NetworkScore(plain, batch_size=32), gradient)
-    z = process.prior(normal(32, process.blocks, 1, 1))
-    guided = sample(process, settings, score, z, None)[:, :1]
-    alone = sample(process, settings, NetworkScore(target, batch_size=32), z, None)[:, :1]
-    torch.testing.assert_close(guided, alone, rtol=0.03, atol=0.03)

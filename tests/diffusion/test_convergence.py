@@ -3,9 +3,8 @@
 import pytest
 
 from benchmarks import exact
-from benchmarks.exact import Ours, cells, distance, error, fitted_order, sampler_of
-from psld.diffusion.matrices import mix
-from psld.diffusion.samplers import RK45Settings, TimeGridSampler
+from benchmarks.exact import cells, distance, error, fitted_order, sampler_of
+from psld.diffusion.samplers import RK45Settings
 from psld.utils.errors import UserError
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import phase_space, times, vp_sde
@@ -38,59 +37,6 @@ def test_splitting_converges_with_order_one_or_better(process, striding):
 def test_probability_flow_keeps_the_marginals(process):
     settings = RK45Settings(integrator="rk45", tolerance=1e-7)
     assert error(process, settings, DATA) < 1e-5
-
-
-class Heun:
-    """Heun's method on the probability-flow ODE; a last step with one evaluation is Euler's."""
-
-    replacement_times, draws = None, 0
-
-    def __init__(self, process, grid, last):
-        self.process, self.last = process, last
-        self.times, self.ends = grid[:-1].tolist(), grid[1:].tolist()
-
-    def slope(self, t, z, score):
-        push = mix(
-            self.process.diffusion_squared(t)[0] / 2, score(z, t, self.process.score_matrix(t)[0])
-        )
-        return mix(self.process.drift(t)[0], z) - push
-
-    def step(self, index, z, score, noise):
-        start, end = self.times[index], self.ends[index]
-        slope = self.slope(start, z, score)
-        ahead = z + (end - start) * slope
-        if index == self.last:
-            return ahead
-        return z + (end - start) / 2 * (slope + self.slope(end, ahead, score))
-
-
-class HeunSettings(TimeGridSampler):
-    """As docs/examples.md says."""
-
-    integrator: str = "heun"
-    striding: str = "quadratic"
-    steps: int = 10
-
-    @property
-    def grid_steps(self):
-        return (self.steps - self.denoise + 1) // 2
-
-    def noise_levels(self, process):
-        low, high = process.noise_level(self.time_grid(process)[[-1, 0]])
-        return float(low), float(high)
-
-    def build(self, process, device, inpainting=None):
-        euler = (self.steps - self.denoise) % 2
-        return Heun(process, self.time_grid(process), self.grid_steps - 1 if euler else None)
-
-
-def test_a_sampler_with_two_evaluations_a_step_is_measured(few_images):
-    """The bench gives it levels; `steps` stays the number of its evaluations."""
-    sampler = Ours(gaussian(0.5), (20, 41, 80), vp_sde(), HeunSettings())
-    *errors, _, steps, _, order = cells(sampler)
-    assert not any("@" in text for text in errors)
-    assert float(steps) < 0.02
-    assert float(order) == pytest.approx(2, abs=0.3)
 
 
 @pytest.fixture

@@ -8,20 +8,22 @@ from torch import Tensor
 
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.samplers import EMSettings, RK45Settings, SSCSSettings
 from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
 from tests.diffusion.mixture import Mixture
 from tests.diffusion.processes import phase_space, times, vp_sde
-from tests.diffusion.sampling import gaussian, marginal
+from tests.diffusion.sampling import conjugate, gaussian, gddim, marginal, multistep, rk45, sde
 
 MEAN, VARIANCE = 0.8, 0.05
 """One pixel, two classes: x₀ ~ N(±MEAN, VARIANCE), so score and guide are known exactly."""
 
 PROCESSES = {"psld": phase_space(0.25), "cld": phase_space(0.0), "vp-sde": vp_sde()}
 SAMPLERS = {
-    "em": EMSettings(integrator="em", striding="quadratic", steps=60),
-    "sscs": SSCSSettings(integrator="sscs", striding="quadratic", steps=60),
-    "rk45": RK45Settings(integrator="rk45", tolerance=1e-3),
+    "em": sde("em", striding="quadratic", steps=60),
+    "sscs": sde("sscs", striding="quadratic", steps=60),
+    "rk45": rk45(1e-3, final_time=1e-3),
+    "multistep": multistep(20, final_time=1e-3, corrector=True),
+    "gddim": gddim(60, final_time=1e-3),
+    "conjugate": conjugate(100, strength=0, final_time=1e-3),
 }
 DEVIATION = VARIANCE**0.5
 BOTH = Mixture(weights=(0.5, 0.5), means=(-MEAN, MEAN), deviations=(DEVIATION, DEVIATION))
@@ -66,7 +68,16 @@ def test_the_score_of_all_and_the_exact_guide_make_the_score_of_a_class(process)
 
 
 @pytest.mark.parametrize(
-    ("process", "sampler"), [("psld", "sscs"), ("cld", "em"), ("vp-sde", "rk45")]
+    ("process", "sampler"),
+    [
+        ("psld", "sscs"),
+        ("cld", "em"),
+        ("vp-sde", "rk45"),
+        ("cld", "multistep"),
+        ("psld", "gddim"),
+        ("cld", "gddim"),
+        ("cld", "conjugate"),
+    ],
 )
 def test_guided_samples_have_the_distribution_of_their_class(process, sampler):
     process, count = PROCESSES[process], 2000
@@ -81,21 +92,6 @@ def test_guided_samples_have_the_distribution_of_their_class(process, sampler):
         error = 5 * math.sqrt(VARIANCE / len(own))
         assert float(own.mean()) == pytest.approx((2 * label - 1) * MEAN, abs=error + 0.02)
         assert float(own.var()) == pytest.approx(VARIANCE, rel=0.25)
-
-
-def test_the_official_code_hands_the_guide_the_reverse_time():
-    seen = []
-
-    def guide(z, t):
-        seen.append(t.unique().item())
-        return z.flatten(1)
-
-    z, plain = torch.zeros(4, 2, 1, 1), NetworkScore(lambda z, t: z, batch_size=4)
-    for official_time in (False, True):
-        labels = torch.zeros(4, dtype=torch.int64)
-        score = GuidedScore(plain, class_gradient(guide, labels, 2, official_time))
-        score(z, 0.25, torch.eye(2))
-    assert seen == [0.25, 0.25, 0.75, 0.75]
 
 
 def test_classifier_free_guidance_goes_from_no_class_past_the_class():

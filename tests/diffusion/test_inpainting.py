@@ -1,7 +1,5 @@
 """Inpainting: known pixels end as those of the image, unknown pixels as the data."""
 
-from functools import partial
-
 import pytest
 import torch
 
@@ -14,7 +12,7 @@ from psld.diffusion.samplers import EMSettings, RK45Settings
 from psld.diffusion.score import NetworkScore
 from psld.utils.errors import UserError
 from tests.diffusion.processes import phase_space, vp_sde
-from tests.diffusion.sampling import conjugate, gaussian, gddim, sde
+from tests.diffusion.sampling import gaussian, on_grid
 
 PROCESSES = {
     "psld": phase_space(0.25),
@@ -24,7 +22,15 @@ PROCESSES = {
 }
 
 
-@pytest.mark.parametrize(("name", "integrator"), [("cld", "em"), ("psld-dsm", "sscs")])
+@pytest.mark.parametrize(
+    ("name", "integrator"),
+    [
+        ("cld", "em"),
+        ("psld-dsm", "sscs"),
+        ("psld-dsm", "multistep"),
+        ("cld", "gddim"),
+    ],
+)
 def test_known_pixels_end_as_they_were_and_holes_as_the_data(name, integrator):
     """Known ones but for two levels of quantization; in the holes the data's own variance."""
     process, count, size = PROCESSES[name], 40, 8
@@ -34,7 +40,7 @@ def test_known_pixels_end_as_they_were_and_holes_as_the_data(name, integrator):
     known[::2, ..., : size // 2] = 0  # the left half is missing
     known[1::2, ..., size // 2 :, :] = 0  # the lower half is missing
     noise = lambda z: torch.randn(z.shape, generator=random)  # noqa: E731
-    settings = sde(integrator, striding="quadratic", steps=100)
+    settings = on_grid(integrator, striding="quadratic", steps=100, final_time=1e-3)
     z = sample(
         process,
         settings,
@@ -72,8 +78,7 @@ def test_known_pixels_get_the_noise_of_their_time_in_each_step(integrator):
     """After a step of EM and SSCS that of its start, after one of the others that of its end."""
     process, images = PROCESSES["psld"], 0.1 + 0.2 * torch.rand(2, 1, 4, 4)
     choice = {"steps": 5, "striding": "quadratic", "final_time": 1e-2}
-    settings = {"gddim": gddim, "conjugate": conjugate}.get(integrator, partial(sde, integrator))
-    settings = settings(**choice)
+    settings = on_grid(integrator, **choice)
     grid = settings.time_grid(process).tolist()
     drawn = [1.0, *(grid[:-1] if integrator in ("em", "sscs") else grid[1:])]
     known = Inpainting(process, images, torch.ones_like(images))

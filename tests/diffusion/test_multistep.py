@@ -8,15 +8,13 @@ import torch
 
 from benchmarks.exact import error, fitted_order
 from psld.diffusion.denoiser import DataPrediction, consistent_eps, prediction_coefficients
-from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import path, sample
 from psld.diffusion.matrices import mix
 from psld.diffusion.multistep import ExponentialScheme
-from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
-from tests.diffusion.processes import EVERY_KIND, normal, phase_space, recipe, times
+from psld.diffusion.score import NetworkScore
+from tests.diffusion.processes import EVERY_KIND, normal, phase_space, recipe
 from tests.diffusion.sampling import (
     MIXTURE,
-    Mixture,
     end,
     final_moments,
     gaussian,
@@ -214,59 +212,3 @@ def test_an_integrator_begins_again_with_each_sample():
             z = integrator.step(index, z, score, None)
         ends.append(z)
     assert torch.equal(*ends)
-
-
-@pytest.mark.parametrize("name", ["vp-sde", "cld"])
-def test_a_guide_steers_to_its_class(name):
-    """Two far classes and the exact guide: all samples are of the wanted one, as data are."""
-    process = EVERY_KIND[name]
-    classes = Mixture(weights=(0.5, 0.5), means=(-0.6, 0.6), deviations=(0.1, 0.1))
-    network = classes.network(process)
-
-    def guide(z, t):
-        time = t[:1].double()
-        a = process.image_mean(time)[0][:, None]
-        row = torch.linalg.solve(process.image_covariance(time)[0], a).T
-        y = mix(row / (row @ a), z).flatten(1)
-        variance = 0.1**2 + process.noise_level(time) ** 2
-        return torch.cat([-((y - mean) ** 2) / (2 * variance) for mean in (-0.6, 0.6)], dim=1)
-
-    gradient = class_gradient(guide, torch.ones(256, dtype=torch.long), batch_size=64)
-    score = GuidedScore(NetworkScore(network, batch_size=64), gradient)
-    start = process.prior(normal(256, process.blocks, 1, 1))
-    images = sample(process, multistep(20, final_time=1e-3), score, start, None)[:, 0]
-    assert (images > 0).all()
-    assert float(images.mean()) == pytest.approx(0.6, abs=0.03)
-    assert float(images.std()) == pytest.approx(0.1, abs=0.03)
-    assert score.evaluations == 20
-
-
-@pytest.mark.parametrize(
-    ("name", "root", "eta"), [("cld", "straight", 0.0), ("psld-dsm-upper", "flow", 1.0)]
-)
-def test_known_pixels_follow_the_kernel_and_end_as_they_were(name, root, eta):
-    """Left column known: it ends exact; the right one has the data's own moments."""
-    process, count = EVERY_KIND[name], 400
-    generator = torch.Generator().manual_seed(0)
-    noise = lambda z: torch.randn(z.shape, generator=generator).to(z)  # noqa: E731
-    images = 0.3 * normal(count, 1, 4, 2, seed=3)
-    mask = torch.tensor([1.0, 0.0]).expand(count, 1, 4, 2)
-    data = gaussian(0.3)
-    settings = multistep(40, root=root, eta=eta, order=2, corrector=True, final_time=1e-3)
-    score = NetworkScore(data.network(process), batch_size=count)
-    start = process.prior(normal(count, process.blocks, 4, 2))
-    known = Inpainting(process, images, mask)
-    states = list(path(process, settings, score, start, noise, known))
-    torch.testing.assert_close(states[-1][1][:, :1, :, 0], images[..., 0])
-    assert float(states[-1][1][:, 0, :, 1].std()) == pytest.approx(0.3, rel=0.1)
-    for t, z in states[:-1]:
-        whitened = (z - mix(process.image_mean(times(t))[0][:, None], images))[..., 0]
-        inverse = torch.linalg.inv(process.image_factor(times(t)))[0]
-        drawn = mix(inverse, whitened[..., None]).flatten(2).transpose(0, 1).flatten(1)
-        torch.testing.assert_close(
-            torch.cov(drawn).reshape(process.blocks, -1),
-            torch.eye(process.blocks, dtype=torch.float64),
-            atol=0.15,
-            rtol=0,
-        )
-    assert score.evaluations == 40

@@ -165,15 +165,6 @@ def test_a_step_does_not_depend_on_the_triangular_factor(name, root):
     torch.testing.assert_close(*found, rtol=1e-7, atol=1e-7)
 
 
-def test_the_two_roots_are_one_for_a_single_block():
-    flow, straight = (
-        step_coefficients(ExponentialScheme(vp_sde(), root, 1e-3, eta=0.5), 2)[2:]
-        for root in ("flow", "straight")
-    )
-    for found, expected in zip(flow, straight, strict=True):
-        torch.testing.assert_close(found.abs(), expected.abs())
-
-
 def test_order_one_is_ddim_for_a_single_block():
     """x_s = α_s x̂₀ + σ_s ε with ε = (x_t − α_t x̂₀)/σ_t."""
     process = vp_sde()
@@ -186,35 +177,21 @@ def test_order_one_is_ddim_for_a_single_block():
     torch.testing.assert_close(weights, alpha_s - alpha_t * sigma_s / sigma_t)
 
 
-def test_order_one_with_noise_is_the_ancestral_sampler_of_a_single_block():
-    """η = 1 is DDIM's η = 1 at order 1 for small steps: both have the reverse SDE's noise."""
-    process = vp_sde()
-    start, end = times(0.5), times(0.499)
-    scheme = ExponentialScheme(process, "straight", 1e-3, eta=1.0)
-    noise = float(scheme.noise_factor(start, end)[0, 0, 0])
-    sigma_t, sigma_s = (float(process.image_covariance(t)) ** 0.5 for t in (start, end))
-    alpha = float(process.image_mean(start) / process.image_mean(end))
-    ancestral = sigma_s / sigma_t * math.sqrt(1 - alpha**2)
-    assert noise == pytest.approx(ancestral, rel=0.02)
-
-
 def test_noise_acts_on_its_interval_of_levels_only():
+    """A step that begins above the interval gets the noise of its part inside."""
     process = phase_space(0.02)
-    always, inside, outside = (
-        ExponentialScheme(process, "straight", 1e-3, eta=1.0, eta_interval=levels)
-        for levels in (None, (0.02, 1.0), (50.0, 60.0))
+    inside, below, above = ((0.1, 0.05), (2e-3, 1e-3), (0.5, 0.05))
+    levels = [float(process.noise_level(times(t))) for t in (*inside, below[0])]
+    assert 1 > levels[0] > levels[1] > 0.02 > levels[2]
+    always, limited = (
+        [
+            ExponentialScheme(process, "straight", 1e-3, eta=1.0, eta_interval=interval)
+            .noise_factor(times(start), times(end))
+            .norm()
+            for start, end in (inside, below, above)
+        ]
+        for interval in (None, (0.02, 1.0))
     )
-    start, end = times(0.1), times(0.05)
-    assert 0.02 < float(process.noise_level(end)) < float(process.noise_level(start)) < 1
-    torch.testing.assert_close(
-        inside.noise_factor(start, end), always.noise_factor(start, end), rtol=1e-12, atol=0
-    )
-    assert outside.noise_factor(start, end).abs().max() == 0
-    assert always.noise_factor(start, end).abs().max() > 0
-    start, end = times(2e-3), times(1e-3)
-    assert float(process.noise_level(start)) < 0.02
-    assert inside.noise_factor(start, end).abs().max() == 0
-    assert always.noise_factor(start, end).abs().max() > 0
-    # A step that begins above the interval gets the noise of its part inside.
-    crossing = inside.noise_factor(times(0.5), times(0.05)).norm()
-    assert 0 < crossing < always.noise_factor(times(0.5), times(0.05)).norm()
+    assert float(limited[0]) == pytest.approx(float(always[0]), rel=1e-12)
+    assert limited[1] == 0 < always[1]
+    assert 0 < limited[2] < always[2]

@@ -1,21 +1,14 @@
 """Digests of samples, and samplers, models and guides that do not fit each other."""
 
-import numpy as np
 import pytest
-import torch
 
 from benchmarks.settings import compose_model
 from psld.config.compose import compose_content
 from psld.config.settings import parse
 from psld.sampling.named import (
-    as_words,
     check_numbers,
-    checked_seed,
-    checked_shape,
     compose_named,
-    in_words_of_the_call,
     named_process,
-    named_sampler,
 )
 from psld.sampling.settings import check_fit, gaussians, images_digest, sampler_content
 from psld.training.settings import TrainGuideSettings
@@ -120,28 +113,9 @@ def test_laws_are_named_by_their_gaussians():
     assert gaussians([8, 1, 32]) == "1 to 32 Gaussians"
 
 
-def test_numbers_of_a_call():
-    check_numbers(1, n=1)
-    for wrong, said in ((0, "at least 1"), (True, "a whole number"), (1.5, "a whole number")):
-        with pytest.raises(UserError, match=rf"^n is {wrong}; {said} is needed"):
-            check_numbers(1, n=wrong)
-    assert checked_seed(3) == 3
-    assert checked_seed(None) != checked_seed(None)
-
-
-def test_settings_of_a_call_are_words_of_a_command():
-    given = {"steps": 5, "levels": torch.tensor([2.0, 0.5]), "root": "flow", "corrector": False}
-    given |= {"eta_interval": np.array([0.1, 1.0]), "start_level": None}
-    assert as_words("sampler", given) == [
-        "sampler.steps=5",
-        "sampler.levels=[2.0, 0.5]",
-        "sampler.root=flow",
-        "sampler.corrector=false",
-        "sampler.eta_interval=[0.1, 1.0]",
-        "sampler.start_level=null",
-    ]
-    with pytest.raises(UserError, match=r"sampler\.eta: <object .* is no number, boolean, text"):
-        as_words("sampler", {"eta": object()})
+def test_a_truth_is_no_number_of_images():
+    with pytest.raises(UserError, match=r"^n is True; a whole number is needed"):
+        check_numbers(1, n=True)
 
 
 def test_a_process_is_a_name_or_a_name_with_settings():
@@ -150,26 +124,3 @@ def test_a_process_is_a_name_or_a_name_with_settings():
     for wrong in ({}, {"psld": {}, "cld": {}}, 3):
         with pytest.raises(UserError, match=r"process is a name or \{name: settings\}"):
             named_process("f()", wrong)
-
-
-def test_a_shape_of_a_call():
-    assert checked_shape([np.int64(1), 8, 8], "C×H×W") == (1, 8, 8)
-    for wrong, said in (((1, 8), "C×H×W is needed"), (8, "C×H×W is needed"), ((1, 0, 8), "H is 0")):
-        with pytest.raises(UserError, match=said):
-            checked_shape(wrong, "C×H×W")
-
-
-def test_errors_name_the_arguments_of_a_call():
-    said = "f(): sampler.integrator and sampler.guidance.scale, as sampler.steps; see --help"
-    with (
-        pytest.raises(UserError, match=r"^f\(\): sampler and scale, as steps; see --help$"),
-        in_words_of_the_call("f()"),
-    ):
-        raise UserError(said)
-
-
-def test_a_sampler_of_no_steps_is_named_with_its_steps():
-    assert named_sampler("f()", "few", 0, {}).steps == 0
-    assert named_sampler("f()", "em", None, {"steps": 7}).steps == 7
-    with pytest.raises(UserError, match=r"\border\b"):
-        named_sampler("f()", "em", 4, {"order": 2})
