@@ -66,7 +66,6 @@ def test_a_logger_that_fails_is_one_line(train, outside):
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("logger=mine:Odd", "mine:Odd: no logger: it does not subclass psld.parts.Logger"),
         ("logger=tensorboard", "no logger 'tensorboard'; there are: MODULE:CLASS of your own"),
         ("logger=[{kind: mine:Lines, fil: x}]", "unknown key logger.0.fil"),
     ],

@@ -192,7 +192,6 @@ def test_from_the_command_line(outside):
         ("mean(dim=(1, 3))", "mean(dim=3)", "gives 64×1×8, not N×d for N images"),
         ("mean(dim=(1, 3))", "mean(dim=7)", "for images of 64×1×8×8: IndexError"),
         ("self.factor *", "float('nan') *", "MeanShift: measure: ValidationError"),
-        ("class MeanShift(Measure)", "class MeanShift", "does not subclass psld.parts.Measure"),
     ],
 )
 def test_a_wrong_part_is_one_line(outside, old, new, said):

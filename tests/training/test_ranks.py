@@ -134,11 +134,7 @@ def test_numbers_are_those_of_all_ranks(group):
         assert (ranks.rank, ranks.world, ranks.leads) == (1, 2, False)
         assert ranks.mean(torch.tensor([1.0, 3.0])).tolist() == [3.5, 5.5]
         assert ranks.largest(7) == 12
-
-
-def test_ranks_on_cpus_use_gloo_and_keep_their_patience(group):
-    with join_ranks("cpu") as ranks:
-        [[backend], options] = group.init_process_group.call_args
-        assert (backend, options["device_id"]) == ("gloo", None)
         ranks.limit_exchanges()
+    [[backend], options] = group.init_process_group.call_args
+    assert (backend, options["device_id"]) == ("gloo", None)
     group.group.WORLD._get_backend.assert_not_called()

@@ -181,7 +181,7 @@ WRONG: list[tuple[str, Any]] = [
     ("made of another dataset", lambda stored: ({}, {"dataset": "0" * 64})),
     ("made of another flip", lambda stored: ({}, {"flip": True})),
     ("not a start", lambda stored: ({"levels": stored.arrays["levels"][0]}, {})),
-    ("not a start", lambda stored: ({"spreads": stored.arrays["spreads"] * np.nan}, {})),
+    ("not a start", lambda stored: ({"rests": stored.arrays["rests"] * np.nan}, {})),
     ("not a start", lambda stored: ({"means": np.zeros((1, 1, 9, 9), np.float32)}, {})),
 ]
 
