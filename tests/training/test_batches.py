@@ -1,5 +1,6 @@
 """Batches: a function of only (seed, step), split among the ranks; the labels of their images."""
 
+import threading
 from dataclasses import fields, replace
 from types import SimpleNamespace
 
@@ -88,19 +89,6 @@ def test_micro_batches_are_the_batch_in_parts(kind):
     check_same(batch, *parts)
 
 
-def test_threads_draw_the_same_batches_ahead_and_none_beyond_the_last_step(monkeypatch):
-    monkeypatch.setattr("psld.utils.randomness.drawing_threads", lambda *_: 3)
-    drawn, draw = [], Batches._draw_on_host
-    monkeypatch.setattr(
-        Batches, "_draw_on_host", lambda self, step: drawn.append(step) or draw(self, step)
-    )
-    ahead = batches("noise", steps=8)
-    found = [ahead.draw(step) for step in range(8)]
-    assert sorted(drawn) == list(range(8))
-    for step, batch in enumerate(found):
-        check_same(batch, batches("noise", steps=1).draw(step))
-
-
 def test_a_batch_that_the_ranks_cannot_share_is_refused():
     with pytest.raises(UserError, match=r"training\.batch_size: 12 .* shared equally by 5 ranks"):
         batches_of(HSM, recipe(), Ranks(0, 5, CPU))
@@ -186,10 +174,12 @@ def test_the_network_is_told_the_labels_of_its_batch():
 
 
 def test_closed_batches_let_go_of_the_images_and_end_their_threads():
-    drawn = batches("noise")
+    def threads() -> int:
+        return sum(thread.name.startswith("Batches.") for thread in threading.enumerate())
+
+    before, drawn = threads(), batches("noise")
     drawn.draw(0)
-    threads = drawn._drawn._pool._threads
-    assert any(thread.is_alive() for thread in threads)
+    assert threads() > before
     drawn.close()
-    assert not any(thread.is_alive() for thread in threads)
+    assert threads() == before
     assert drawn.resident is None
