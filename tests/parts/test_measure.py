@@ -1,26 +1,20 @@
 """Measures and extractors as parts: each shipped one, the same in a file outside, one's own."""
 
-import csv
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from psld.config.kinds import SHIPPED
-from psld.config.parts import importing_nothing
 from psld.config.settings import parse
-from psld.evaluation.evaluation import evaluate_cell
-from psld.grid.cache import load_grid
 from psld.metrics.extraction import FeatureExtractor, load_extractor
 from psld.metrics.features import Features, Reference
 from psld.metrics.measure import measure, measure_reference, scale
 from psld.metrics.named import compose_metric
 from psld.metrics.settings import MetricSettings
 from psld.parts import Extractor, Measure
-from psld.utils.errors import UserError
-from tests.commands import call, command, refused, run, succeeded
+from tests.commands import call, refused, succeeded
 from tests.parts.contract import check_settings, here_and_outside
 from tests.parts.own import write
 
@@ -202,53 +196,3 @@ def test_a_wrong_part_is_one_line(outside, old, new, said):
     word = "metric=mymetrics:MeanShift@mymetrics:Rows"
     refused(call(outside, "evaluate", *words, word), 2, "mymetrics", said)
     assert not (outside / "x.json").exists()
-
-
-GRID = """
-metric: mymetrics:MeanShift@mymetrics:Rows
-samples: 30
-shard_size: 15
-batch_size: 15
-gallery: em-3
-defaults: [dataset=digits, network=demo, training=demo, training.steps=2, network.base_channels=8,
-  training.preview_every=null, wandb.mode=disabled]
-models: {psld: [process=psld]}
-samplers: {em: {overrides: [sampler=em], budget: sampler.steps}}
-tables:
-  mine-all:
-    title: Mine
-    headings: [steps]
-    cell: {sampler: em, model: psld}
-    columns: [{label: shift}, {label: distance, metric: "frechet@mymetrics:Rows"}]
-    rows: [{label: ["3"], budget: 3}, {label: ["4"], budget: 4}]
-"""
-
-
-@pytest.mark.slow
-def test_in_a_grid_its_certificate_and_where_the_file_is_missing(outside, tmp_path_factory):
-    """Of an own measure, `verify` recomputes nothing; a distance of own features it does."""
-    (outside / "configs/grid").mkdir(parents=True)
-    (outside / "configs/grid/mine.yaml").write_text(GRID)
-    succeeded(call(outside, "train", "model=mine/psld"))
-    succeeded(call(outside, "reference", "features=mine/digits/fd-rows"))
-    for cell in ("cell=mine/psld/em-3", "cell=mine/psld/em-4"):
-        succeeded(call(outside, "sample", cell))
-        succeeded(call(outside, "evaluate_cell", cell))
-    succeeded(call(outside, "tabulate", "grid_name=mine", "table=mine-all"))
-    lines = list(csv.DictReader((outside / "results/tables/mine/mine-all.csv").open()))
-    assert [line["metric"] for line in lines] == ["md-rows", "fd-rows"] * 2
-    assert {line["rank"] for line in lines[::2]} <= {"best", "perhaps best", "not best"}
-    assert all(float(line["low"]) < float(line["ours"]) < float(line["high"]) for line in lines)
-    succeeded(call(outside, "page", "grid_name=mine"))
-    succeeded(call(outside, "certify", "grid_name=mine", "output=mine.zip"))
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    shutil.move(outside / "mine.zip", elsewhere)
-    said = run(elsewhere, command("verify", "mine.zip"))
-    assert said.returncode == 3, said.stderr
-    assert "mine-all: 2 not recomputed, 2 recomputed from features" in said.stdout
-    assert "4 numbers in all, 0 differences" in said.stdout
-    assert "2 numbers cannot be recomputed: " in said.stderr
-    with importing_nothing():
-        job = load_grid("mine").cells["psld/em-3"].evaluate_job
-    with pytest.raises(UserError, match="mymetrics:Rows: its file is missing or has changed"):
-        evaluate_cell(job.settings)

@@ -1,10 +1,15 @@
 """A grid all of whose parts are of one's own, in a folder outside: Snakemake from data to page."""
 
+import csv
 import shutil
 from pathlib import Path
 
 import pytest
 
+from psld.config.parts import importing_nothing
+from psld.evaluation.evaluation import evaluate_cell
+from psld.grid.cache import load_grid
+from psld.utils.errors import UserError
 from tests.commands import call, succeeded
 from tests.parts.own import HEUN, LAYERS, NETWORK, OBJECTIVES, edit, write
 from tests.workflow.project import Project
@@ -25,7 +30,15 @@ class Waves(Source):
         return Images(train=pairs[::2], test=pairs[1::2], class_names=("a", "b"))
 """
 MEASURED = """
-from psld.parts import Extractor
+from psld.parts import Extractor, Measure
+
+
+class MeanShift(Measure):
+    word = "md"
+    better = "smaller"
+
+    def value(self, samples, reference):
+        return (samples.mean(0) - reference.mean(0)).square().sum()
 
 
 class Corners(Extractor):
@@ -69,6 +82,12 @@ tables:
     cell: {budget: 5}
     columns: [{label: heun, sampler: heun}, {label: em, sampler: em}]
     rows: [{label: [own], model: own}, {label: [plain], model: plain}]
+  shifts:
+    title: Shifts
+    headings: [sampler]
+    cell: {budget: 5, model: plain}
+    columns: [{label: shift, metric: "measured:MeanShift@measured:Corners"}, {label: distance}]
+    rows: [{label: [heun], sampler: heun}, {label: [em], sampler: em}]
 """
 
 pytestmark = pytest.mark.slow
@@ -110,6 +129,10 @@ def test_the_table_has_its_numbers_and_the_logger_its_lines(made):
     assert "–" not in table.split("\n\n")[1]
     assert (made.folder / "log.txt").read_text() == "own 0 4\nown 0 8\nown 0 None\n"
     assert (made.folder / "results/own.html").exists()
+    lines = list(csv.DictReader((made.folder / "results/tables/own/shifts.csv").open()))
+    assert [line["metric"][:3] for line in lines] == ["md-", "fd-"] * 2
+    assert {line["rank"] for line in lines[::2]} <= {"best", "perhaps best", "not best"}
+    assert all(float(line["low"]) < float(line["ours"]) < float(line["high"]) for line in lines)
 
 
 def test_an_edited_comment_makes_nothing_again(project):
@@ -135,9 +158,17 @@ def test_an_edit_makes_again_what_depends_on_it(project, file, old, new, again):
     assert not others & planned.keys()
 
 
-def test_it_is_verified_where_the_files_are_missing(made, tmp_path):
+def test_it_is_verified_where_the_files_are_missing(made, tmp_path, monkeypatch):
+    """Of an own measure, nothing is recomputed; a distance of own features is."""
     certificate = made.folder / "results/certificates/own.zip"
     shutil.copy(certificate, tmp_path)
     finished = call(tmp_path, "verify", "own.zip")
-    assert "0 differences" in finished.stdout
-    assert finished.returncode in (0, 3), finished.stderr
+    assert finished.returncode == 3, finished.stderr
+    assert "shifts: 2 not recomputed, 2 recomputed from features" in finished.stdout
+    assert "8 numbers in all, 0 differences" in finished.stdout
+    assert "2 numbers cannot be recomputed: " in finished.stderr
+    monkeypatch.chdir(made.folder)
+    with importing_nothing():
+        job = load_grid("own").cells["own/heun-5"].evaluate_job
+    with pytest.raises(UserError, match="its file is missing or has changed"):
+        evaluate_cell(job.settings)
