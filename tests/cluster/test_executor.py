@@ -115,12 +115,15 @@ def test_an_interrupt_of_snakemake_ends_its_local_jobs_and_says_which_go_on(keep
     The plugin alone would end when it asks for the states of jobs next. sbatch may be under way.
     """
     (folder.path / "Snakefile").write_text(f"{SNAKEFILE.replace('rule made:', LOCAL_AND_SENT)}")
+    folder.job += " slow"
     folder.options += ["--psld-init-seconds-before-status-checks", "40"]
     keeping.answer("scancel", stderr="Socket timed out", exit_code=1)
     with folder.started() as process:
         wait(lambda: folder.pids("began") and keeping.calls("sbatch"), process)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        (folder.path / "saved").touch()
         assert process.wait(timeout=30) == 1
     assert folder.names() == ["began", "terminated"]
     [scancel] = keeping.calls("scancel")
