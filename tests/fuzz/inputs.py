@@ -27,10 +27,16 @@ MARK = "the place of a text"
 
 
 def damaged(content: bytes) -> st.SearchStrategy[bytes]:
-    """Replace some bytes by others, fewer or more; or cut the end off."""
-    new = st.tuples(st.integers(0, len(content)), st.integers(0, 40), st.binary(max_size=40))
-    changed = new.map(lambda each: content[: each[0]] + each[2] + content[each[0] + each[1] :])
-    return st.one_of(changed, changed, st.integers(0, len(content)).map(lambda end: content[:end]))
+    """Replace some bytes by as many others, or by fewer or more."""
+    places = st.integers(0, len(content))
+
+    def replaced(start: int, new: bytes, length: int | None = None) -> bytes:
+        end = start + (len(new) if length is None else length)
+        return content[:start] + new + content[end:]
+
+    equal = st.builds(replaced, places, st.binary(min_size=1, max_size=8))
+    other = st.builds(replaced, places, st.binary(max_size=40), st.integers(0, 40))
+    return st.one_of(equal, equal, other)
 
 
 def changed(content: Any) -> st.SearchStrategy[str]:

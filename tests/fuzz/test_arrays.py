@@ -11,7 +11,7 @@ from psld.utils.tensors import digest_of_arrays, load_tensors, save_tensors
 from tests.fuzz.inputs import answer, changed, damaged
 
 RANDOM = np.random.default_rng(0)
-IMAGES = RANDOM.integers(0, 256, (8, 1, 4, 4), dtype=np.uint8)
+IMAGES = RANDOM.integers(0, 256, (8, 1, 64, 64), dtype=np.uint8)
 HEADER = {"origin": {"weights_sha256": "a" * 64, "seed": 0}, "seconds": 1.5, "device": None}
 ARRAYS = {"images": IMAGES, "labels": np.arange(8)}
 
@@ -52,7 +52,7 @@ def test_headers_of_arrays(place):
 def test_datasets(place):
     path = place / "x.h5"
     splits = {"train": 5, "test": 3}
-    digest = write_store(path, (1, 4, 4), splits, np.arange(8) % 2, 2, [IMAGES])
+    digest = write_store(path, (1, 64, 64), splits, np.arange(8) % 2, 2, [IMAGES])
 
     whole = path.read_bytes()
 

@@ -130,7 +130,9 @@ def test_json_comes_back_and_has_neither_nan_nor_infinity(tmp_path):
     assert read_json(tmp_path / "x.json") == content
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"1e999", b"[NaN]"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\x00", b"1e999", b"[NaN]", b"9" * 5000, b"[" * 1500 + b"]" * 1500]
+)
 def test_damaged_and_missing_json_is_named(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.json: not valid JSON .* delete it and make it again"):
