@@ -1,20 +1,16 @@
-"""Functions that write stand-ins for a grid, its models, and the results of its cells."""
+"""Functions that write stand-ins for the models of a grid and the results of its cells."""
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from psld.config.settings import DIGEST, parse, write_record
 from psld.evaluation.results import CellResult, CellResults
 from psld.evaluation.settings import Measurement
-from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.metrics.estimate import Estimate
 from psld.training.manifest import Imported, ModelManifest, write_manifest
-from psld.utils.files import digest_of, write_text
+from psld.utils.files import digest_of
 from psld.utils.tensors import load_tensors
 
 SOFTWARE: dict[str, Any] = {"versions": {}, "precision": {}, "git_revision": None}
@@ -27,32 +23,6 @@ def sealed(content: dict[str, Any]) -> str:
     """Return the text of a changed record with the right digest."""
     content = {key: value for key, value in content.items() if key != DIGEST}
     return json.dumps({DIGEST: digest_of(content), **content})
-
-
-def grid_content(text: str) -> dict[str, Any]:
-    """Return the content of a grid of the digits with the entries of a YAML text."""
-    return {
-        "defaults": ["dataset=digits", "network=demo", "training=demo"],
-        "metric": "fd-classifier",
-        "samples": 100,
-        "shard_size": 50,
-        "batch_size": 50,
-        "gallery": "em-10",
-        **yaml.safe_load(text),
-    }
-
-
-def write_grid(folder: Path, content: dict[str, Any]) -> Grid:
-    """Make `mine` the grid of the folder's own configs, and load it."""
-    write_text(folder / "configs/grid/mine.yaml", yaml.safe_dump(content, sort_keys=False))
-    with contextlib.chdir(folder):
-        return load_grid("mine")
-
-
-def link_grid(project: Path, folder: Path) -> None:
-    """Link the configs of `project` and its cache into `folder`: resolving a grid takes seconds."""
-    for name in ("configs", ".cache"):
-        (folder / name).symlink_to(project / name)
 
 
 def made_with(grid: Grid, name: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""A small grid file, configs/grid/mine.yaml, and changes to it and to other grids."""
+"""Small grids, configs/grid/mine.yaml: their texts, their files, and changes to them."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.schema import GridFile
 from psld.grid.workflow import Workflow
+from psld.utils.files import write_text
+from tests.shared import Once
 
 TEXT = """
 defaults: [dataset=digits, network=demo, training=demo, training.steps=7]
@@ -74,3 +77,122 @@ def file_with(grid: Grid, **changes: Any) -> Grid:
 
 def workflow_of(grids: dict[str, Grid]) -> Workflow:
     return Workflow({name: grid.file for name, grid in grids.items()}, grids)
+
+
+# -- grids of other tables ------------------------------------------------------------------------
+
+COMMON: dict[str, Any] = yaml.safe_load("""
+defaults: [dataset=digits, network=demo, training=demo]
+metric: fd-classifier
+samples: 100
+shard_size: 50
+batch_size: 50
+gallery: em-10
+samplers:
+  em: {overrides: [sampler=em], budget: sampler.steps}
+  rk45: {overrides: [sampler=rk45], budget: sampler.tolerance}
+  sscs: {overrides: [sampler=sscs], budget: sampler.steps}
+  few: {overrides: [sampler=few], budget: sampler.steps}
+  free: {overrides: [sampler=em, guidance@sampler.guidance=classifier-free], budget: sampler.steps}
+  holes: {overrides: [sampler=em, guidance@sampler.guidance=inpainting], budget: sampler.steps}
+""")
+"""What grids share whose tables are of interest. Only the samplers of the tables are resolved."""
+
+
+def grid_content(text: str) -> dict[str, Any]:
+    """Return the content of a grid of the digits with the entries of a YAML text."""
+    return COMMON | yaml.safe_load(text)
+
+
+SHOWN = grid_content("""
+figures: {filled: cld/holes-10}
+models:
+  vp-sde: [process=vp-sde]
+  cld: [process=cld]
+  low: [process=psld, process.gamma=0.01]
+  high: [process=psld, process.gamma=0.25]
+  longer: [process=psld, process.gamma=0.01, training.steps=1300]
+tables:
+  mine:
+    title: "Mine: 50% & <more>"
+    caption: A caption_with an underscore.
+    headings: [sampler, model]
+    footnotes: [A note of the paper's.]
+    band: {absolute: 0.1, relative: 0.05, reason: Chosen for this test.}
+    cell: {sampler: em}
+    columns:
+      - {label: "20", budget: 20}
+      - {label: "10", budget: 10}
+      - {label: NFE at 10, budget: 10, show: nfe}
+    rows:
+      - {label: [EM, CLD], model: cld, paper: [4.0, 8.0, 10], source: V}
+      - {label: [EM, "low #1_a"], model: low}
+      - {label: [EM, high], model: high, paper: [3.0, 9.0, 10]}
+      - {label: [EM, VP-SDE], model: vp-sde}
+      - {label: [EM, "another's"], literature: true, paper: [3.17, null, 1000]}
+  few:
+    title: Fewer samples
+    headings: [model]
+    cell: {sampler: em, samples: 50}
+    columns: [{label: "20", budget: 20}]
+    rows: [{label: [CLD], model: cld, paper: [6.0]}]
+  ode:
+    title: ODE
+    headings: [model]
+    cell: {sampler: rk45, budget: 1e-2}
+    columns: [{label: distance}, {label: NFE, show: nfe}, {label: more, budget: 1e-3}]
+    rows: [{label: [CLD], model: cld, paper: [5.0, 80, 4.5]}]
+  holes:
+    title: Guided
+    headings: [model]
+    cell: {sampler: holes, budget: 10}
+    columns: [{label: distance}]
+    rows: [{label: [CLD], model: cld}]
+""")
+"""All that tables and figures may show. Its models low and high differ in Γ only."""
+
+SEEDED = grid_content("""
+shard_size: 100
+seeds: {training: [0, 1, 2], sampling: [0, 7]}
+figures: {mine-thirty: psld/em-30}
+models:
+  psld: [process=psld]
+  vp-sde: [process=vp-sde]
+  official: {overrides: [process=psld], checkpoint: official.ckpt}
+tables:
+  mine-all:
+    title: Mine
+    headings: [model]
+    cell: {sampler: em}
+    columns: [{label: "10", budget: 10}, {label: "20", budget: 20}]
+    rows: [{label: [PSLD], model: psld}, {label: [official], model: official}]
+  mine-samplers:
+    title: Samplers
+    headings: [sampler]
+    cell: {model: psld, budget: 10}
+    columns: [{label: "10"}]
+    rows: [{label: [SSCS], sampler: sscs}, {label: [Inpainted], sampler: holes}]
+""")
+"""Entries are means over three trainings and two seeds of the samples."""
+
+
+def write_grid(folder: Path, content: dict[str, Any]) -> Grid:
+    """Make `mine` the grid of the folder's own configs, and load it."""
+    write_text(folder / "configs/grid/mine.yaml", yaml.safe_dump(content, sort_keys=False))
+    return grid_in(folder)
+
+
+def grid_in(folder: Path) -> Grid:
+    with contextlib.chdir(folder):
+        return load_grid("mine")
+
+
+def written_once(once: Once, name: str, content: dict[str, Any]) -> Path:
+    """Return a folder in which a grid is `mine`; it is not to be changed."""
+    return once(f"grid-{name}", lambda folder: write_grid(folder, content))
+
+
+def link_grid(project: Path, folder: Path) -> None:
+    """Link the configs of `project` and its cache into `folder`: resolving a grid takes seconds."""
+    for name in ("configs", ".cache"):
+        (folder / name).symlink_to(project / name)

@@ -15,13 +15,13 @@ from psld.config.settings import write_record
 from psld.evaluation.evaluation import Cost, Gathered, recompute, save_kept
 from psld.evaluation.folders import ReferenceManifest, save_features
 from psld.evaluation.results import CellResults
-from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.metrics.features import Features
 from psld.report.certificate import INDEX
 from psld.sampling.settings import SampledShard, ShardRecord
 from tests.commands import call, succeeded
-from tests.results import SOFTWARE, cell_result, grid_content, write_grid, write_model_manifest
+from tests.grid.mine import grid_content, grid_in, write_grid
+from tests.results import SOFTWARE, cell_result, write_model_manifest
 
 GRID = grid_content("""
 samples: 60
@@ -29,14 +29,11 @@ shard_size: 30
 models:
   vp-sde: [process=vp-sde]
   classes: [process=psld, training.label_dropout=0.1]
-samplers:
-  em: {overrides: [sampler=em], budget: sampler.steps}
-  free: {overrides: [sampler=em, guidance@sampler.guidance=classifier-free], budget: sampler.steps}
 tables:
   mine:
     title: Mine
     headings: [model]
-    cell: {model: vp-sde}
+    cell: {model: vp-sde, sampler: em}
     band: {absolute: 0.1, relative: 0.05, reason: Chosen for this test.}
     columns:
       - {label: distance}
@@ -44,9 +41,9 @@ tables:
       - {label: recall, metric: recall-classifier}
       - {label: memorization, metric: memorization-classifier}
     rows:
-      - {label: [VP-SDE], sampler: em, budget: 10, paper: [2.0, 10, null, null]}
-      - {label: ["VP-SDE, 20"], sampler: em, budget: 20}
-      - {label: ["VP-SDE, 30"], sampler: em, budget: 30}
+      - {label: [VP-SDE], budget: 10, paper: [2.0, 10, null, null]}
+      - {label: ["VP-SDE, 20"], budget: 20}
+      - {label: ["VP-SDE, 30"], budget: 30}
   guided:
     title: Guided
     headings: [model]
@@ -151,8 +148,9 @@ def certify(folder: Path) -> bytes:
 
 
 def evaluate_again(folder: Path, cell: str, **options: int) -> None:
+    grid = grid_in(folder)
     with contextlib.chdir(folder):
-        evaluate(load_grid("mine"), cell, **options)
+        evaluate(grid, cell, **options)
 
 
 def entries_of(certificate: bytes) -> dict[str, bytes]:

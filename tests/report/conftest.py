@@ -1,8 +1,4 @@
-"""A grid with all the content of figures.
-
-Its three models differ only in Γ. The paper has numbers for some cells. Some cells are measured,
-others are missing.
-"""
+"""The grid SHOWN, of whose cells some are measured; pages; and a project with a certificate."""
 
 import shutil
 from html.parser import HTMLParser
@@ -14,90 +10,38 @@ import pytest
 
 from psld.grid.cells import Grid
 from psld.sampling.shards import Shard, ShardOrigin
+from tests.grid.mine import SHOWN, grid_in, link_grid, written_once
 from tests.report.certified import CERTIFICATE, certify, make_project
-from tests.results import grid_content, link_grid, write_grid, write_result
-
-GRID = grid_content("""
-figures: {filled: cld/free-10}
-models:
-  vp-sde: [process=vp-sde]
-  cld: [process=cld]
-  low: [process=psld, process.gamma=0.01]
-  high: [process=psld, process.gamma=0.25]
-  longer: [process=psld, process.gamma=0.01, training.steps=1300]
-samplers:
-  em: {overrides: [sampler=em], budget: sampler.steps}
-  rk45: {overrides: [sampler=rk45], budget: sampler.tolerance}
-  free: {overrides: [sampler=em, guidance@sampler.guidance=inpainting], budget: sampler.steps}
-tables:
-  mine:
-    title: Mine
-    headings: [model]
-    cell: {sampler: em}
-    columns:
-      - {label: "20", budget: 20}
-      - {label: "10", budget: 10}
-    rows:
-      - {label: [CLD], model: cld, paper: [4.0, 8.0]}
-      - {label: [low], model: low}
-      - {label: [high], model: high, paper: [null, 9.0]}
-      - {label: [VP-SDE], model: vp-sde}
-  few:
-    title: Fewer samples
-    headings: [model]
-    cell: {sampler: em, samples: 50}
-    columns:
-      - {label: "20", budget: 20}
-    rows:
-      - {label: [CLD], model: cld, paper: [6.0]}
-  ode:
-    title: ODE
-    headings: [model]
-    cell: {sampler: rk45, budget: 1e-2}
-    columns:
-      - {label: distance}
-      - {label: NFE, show: nfe}
-      - {label: more, budget: 1e-3}
-    rows:
-      - {label: [CLD], model: cld, paper: [5.0, 80, 4.5]}
-  holes:
-    title: Guided
-    headings: [model]
-    cell: {sampler: free, budget: 10}
-    columns:
-      - {label: distance}
-    rows:
-      - {label: [CLD], model: cld}
-""")
+from tests.results import write_result
 
 MEASURED = {
-    "cld/em-10": 8.5,
-    "cld/em-20": 4.25,
-    "low/em-10": 7.5,
-    "high/em-10": 9.5,
-    "vp-sde/em-20": 2.5,
-    "cld/rk45-1e-2": 5.5,
+    "cld/em-10": (8.5, 0.01),
+    "cld/em-20": (4.25, 0.01),
+    "low/em-10": (7.5, 0.1),
+    "high/em-10": (9.25, 0.01),
+    "vp-sde/em-20": (2.5, 0.01),
+    "cld/rk45-1e-2": (5.5, 0.01),
 }
-"""The distance of the cells that have been run; the others have not."""
+"""The distance and its standard error of the cells that have been run; the others have not."""
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory) -> Path:
-    """A folder whose own configs are GRID."""
-    return tmp_path_factory.mktemp("project")
+def project(once) -> Path:
+    """A folder whose own configs are SHOWN."""
+    return written_once(once, "shown", SHOWN)
 
 
 @pytest.fixture(scope="session")
 def grid(project) -> Grid:
-    return write_grid(project, GRID)
+    return grid_in(project)
 
 
 @pytest.fixture
 def folder(project, grid, tmp_path, monkeypatch) -> Path:
-    """The working directory, in which the commands read GRID and find the results of MEASURED."""
+    """The working directory, in which the commands read SHOWN and find the results of MEASURED."""
     link_grid(project, tmp_path)
-    for cell, value in MEASURED.items():
-        write_result(tmp_path, grid, cell, value=value, floor=0.3)
+    for cell, (value, error) in MEASURED.items():
+        write_result(tmp_path, grid, cell, value=value, error=error)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

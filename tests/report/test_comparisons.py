@@ -11,13 +11,13 @@ import yaml
 
 from psld.diffusion.samplers import TimeGridSampler
 from psld.evaluation.evaluation import Gathered, load_kept, save_kept
-from psld.grid.cache import load_grid
 from psld.metrics.features import Features
 from psld.report.certificate import equal_features, rows_of
 from psld.training.manifest import note_checkpoint
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
 from tests.commands import Finished, call, refused, succeeded
+from tests.grid.mine import grid_in, link_grid
 from tests.report.certified import (
     CELLS,
     KEPT,
@@ -34,7 +34,7 @@ from tests.report.certified import (
     reference_features,
     write_reference,
 )
-from tests.results import link_grid, sealed
+from tests.results import sealed
 
 
 @pytest.fixture
@@ -51,20 +51,20 @@ def compared(reader: Path, certificate: bytes, *words: str) -> Finished:
 
 
 def write_other_reference(folder: Path, parts: dict[str, Features], **fields: str) -> None:
+    grid = grid_in(folder)
     with contextlib.chdir(folder):
-        write_reference(load_grid("mine"), parts, **fields)
+        write_reference(grid, parts, **fields)
 
 
 def test_a_certificate_of_the_readers_own_grid_and_reference_has_no_differences(
     reader, certificate
 ):
     """Also if other tables, of cells that have not been run, are missing."""
-    for word in ("grid_name=mine", "reference=features/digits/fd-classifier/reference"):
-        printed = succeeded(compared(reader, certificate, word)).stdout
-        assert "and settings: 0 differences from yours, " in printed
-        assert f"{Path(REFERENCE).parent}: 0 differences from yours" in printed
-        assert f"theirs.zip: {MINE}\n" in printed
-        assert "equal features" not in printed
+    printed = succeeded(compared(reader, certificate, f"reference={Path(REFERENCE).parent}")).stdout
+    assert "and settings: 0 differences from yours, " in printed
+    assert f"{Path(REFERENCE).parent}: 0 differences from yours" in printed
+    assert f"theirs.zip: {MINE}\n" in printed
+    assert "equal features" not in printed
 
 
 def test_a_certificate_forged_with_the_projects_own_commands_is_refused_entry_by_entry(
@@ -153,16 +153,10 @@ def test_a_reference_may_differ_by_rounding_only(reader, certificate):
     refused(compared(reader, certificate), 2, "reference=features: no features.safetensors there")
 
 
-def test_an_import_that_is_not_in_the_readers_grid_is_a_difference(copied, reader):
-    note_checkpoint(copied / "models/mine/vp-sde", "/downloads/official.ckpt")
-    finished = compared(reader, certify(copied))
-    refused(finished, 1)
-    line = "grid.json: models.vp-sde.checkpoint is official.ckpt, in your grid absent\n"
-    assert line in finished.stdout
-
-
 def test_features_that_are_not_kept_are_neither_recomputed_nor_compared(copied, reader):
-    """The network evaluations are still recomputed."""
+    """The network evaluations are still recomputed. An import that is not in the reader's grid is
+    a difference.
+    """
     for seed, cell in enumerate(CELLS):
         evaluate_again(copied, cell, seed=seed, moments=False)
     finished = compared(reader, certify(copied))
@@ -170,6 +164,11 @@ def test_features_that_are_not_kept_are_neither_recomputed_nor_compared(copied, 
     refused(finished, 3, "8 numbers cannot be recomputed", "keep=", words)
     counts = "mine: 2 given by the sampler's settings, 6 not recomputed, 4 not run"
     assert f"theirs.zip: {counts}" in finished.stdout
+    note_checkpoint(copied / "models/mine/vp-sde", "/downloads/official.ckpt")
+    finished = compared(reader, certify(copied))
+    refused(finished, 1)
+    line = "grid.json: models.vp-sde.checkpoint is official.ckpt, in your grid absent\n"
+    assert line in finished.stdout
 
 
 def test_features_that_are_left_out_hide_no_other_number(copied, reader):

@@ -36,6 +36,10 @@ def points_of(figure: Figure, ours: bool = True) -> dict[str, dict[str, list]]:
     return {panel: lines for panel, lines in panels.items() if panel}
 
 
+def legend_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_ours_stand_over_their_network_evaluations_next_to_the_papers(grid):
     """An adaptive sampler's needs the paper's own count of evaluations, which 1e-3 lacks."""
     figure = draw_plot(grid, "nfe")
@@ -44,41 +48,37 @@ def test_ours_stand_over_their_network_evaluations_next_to_the_papers(grid):
             "vp-sde": [(20, 2.5)],
             "cld": [(10, 8.5), (20, 4.25)],
             "low": [(10, 7.5)],
-            "high": [(10, 9.5)],
+            "high": [(10, 9.25)],
         },
         "rk45": {"cld": [(81, 5.5)]},
     }
     assert points_of(figure, ours=False) == {
-        "em": {"cld": [(10, 8), (20, 4)], "high": [(10, 9)]},
+        "em": {"cld": [(10, 8), (20, 4)], "high": [(10, 9), (20, 3)]},
         "rk45": {"cld": [(80, 5)]},
     }
-    assert "hollow: the paper's" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "hollow: the paper's" in legend_of(figure)
+    first, second = figure.axes[:2]
+    assert first.get_ylim() == second.get_ylim(), "panels of one metric share their axis"
+    low, high = first.get_ylim()
+    assert low < 2.5 < 9.25 < high
 
 
 def test_distances_over_gamma(grid):
     figure = draw_plot(grid, "gamma")
     assert points_of(figure) == {
-        "em": {"10 steps": [(0, 8.5), (0.01, 7.5), (0.25, 9.5)], "20 steps": [(0, 4.25)]}
+        "em": {"10 steps": [(0, 8.5), (0.01, 7.5), (0.25, 9.25)], "20 steps": [(0, 4.25)]}
     }
-    papers = {"10 steps": [(0, 8), (0.25, 9)], "20 steps": [(0, 4)]}
+    papers = {"10 steps": [(0, 8), (0.25, 9)], "20 steps": [(0, 4), (0.25, 3)]}
     assert points_of(figure, ours=False) == {"em": papers}
     [axes] = [axes for axes in figure.axes if axes.get_title()]
     assert axes.get_xscale() == "symlog"
     assert [f"{tick:g}" for tick in axes.get_xticks()] == ["0", "0.01", "0.25"]
 
 
-def test_panels_of_one_metric_share_their_axis(grid):
-    first, second = draw_plot(grid, "nfe").axes[:2]
-    assert first.get_ylim() == second.get_ylim()
-    low, high = first.get_ylim()
-    assert low < 2.5 < 9.5 < high
-
-
-@pytest.mark.parametrize("name", ["nfe", "gamma"])
-def test_error_bars_end_inside_the_axes_and_cover_no_other(folder, grid, name):
+def test_error_bars_end_inside_the_axes_and_cover_no_other(folder, grid):
     for cell, value in ("cld/em-10", 8.5), ("low/em-10", 7.5), ("high/em-10", 9.5):
         write_result(folder, grid, cell, value=value, error=value / 4)
-    axes = draw_plot(grid, name).axes[0]
+    axes = draw_plot(grid, "nfe").axes[0]
     low, high = axes.get_ylim()
     bars = [bar for each in axes.collections for bar in each.get_segments()]
     assert low < min(bar[0, 1] for bar in bars) < 4
@@ -87,33 +87,33 @@ def test_error_bars_end_inside_the_axes_and_cover_no_other(folder, grid, name):
     assert len(set(shifts)) == len(shifts)
 
 
-def test_a_bar_that_goes_on_to_0_ends_in_an_arrow(folder, grid):
+def test_a_bar_that_goes_on_to_0_ends_in_an_arrow_and_0_itself_has_no_place(folder, grid):
+    """The axis is logarithmic."""
     write_result(folder, grid, "cld/em-10", value=8.5, error=8)
-    axes = draw_plot(grid, "nfe").axes[0]
-    [arrow] = [line for line in axes.get_lines() if line.get_label() == "_arrows"]
+    write_result(folder, grid, "cld/em-20", value=0.0)
+    figure = draw_plot(grid, "nfe")
+    [arrow] = [line for line in figure.axes[0].get_lines() if line.get_label() == "_arrows"]
     assert arrow.get_xydata().tolist() == [[10, pytest.approx(0.85)]]
-    assert axes.get_ylim()[0] < 0.85
+    assert figure.axes[0].get_ylim()[0] < 0.85
+    assert [x for x, _ in points_of(figure)["em"]["cld"]] == [10]
 
 
 def test_a_plot_speaks_in_words(grid):
     labels = {"cld": "CLD, $x$", "high": "PSLD", "em": "Euler–Maruyama"}
     figure = draw_plot(replace(grid, file=grid.file.model_copy(update={"labels": labels})), "nfe")
     assert [axes.get_title() for axes in figure.axes] == ["Euler–Maruyama", "rk45"]
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names[:4] == ["vp-sde", "CLD, $x$", "low", "PSLD"]
+    assert legend_of(figure)[:4] == ["vp-sde", "CLD, $x$", "low", "PSLD"]
     figure.canvas.draw()  # no text is taken for a formula
 
 
 def test_noise_and_the_split_that_is_not_the_reference_stand_in_the_legend(folder, grid):
-    def shown() -> list[str]:
-        return [text.get_text() for text in draw_plot(grid, "nfe").legends[0].get_texts()][-2:]
-
-    assert shown() == ["noise: 99", "test split: 0.3"]
+    assert legend_of(draw_plot(grid, "nfe"))[-2:] == ["noise: 99", "test split: 0.32"]
     metric = grid.metrics["fd-classifier"].identity() | {"reference_split": "test"}
-    for cell, value in MEASURED.items():
+    for cell, (value, _) in MEASURED.items():
         write_result(folder, grid, cell, value=value, metric=metric, floor=3.0)
-    assert shown() == ["noise: 99", "training split: 3"]
-    assert {line.get_ydata()[0] for line in draw_plot(grid, "nfe").axes[0].get_lines()} >= {3.0}
+    figure = draw_plot(grid, "nfe")
+    assert legend_of(figure)[-2:] == ["noise: 99", "training split: 3"]
+    assert {line.get_ydata()[0] for line in figure.axes[0].get_lines()} >= {3.0}
 
 
 def test_a_model_has_its_look_in_every_plot_whatever_has_been_run(folder, grid):
@@ -121,8 +121,6 @@ def test_a_model_has_its_look_in_every_plot_whatever_has_been_run(folder, grid):
     for model in grid.models:
         write_training(folder, model, steps=30)
     looks, names = looks_of(grid.file.models), {}
-    for own in ("color", "marker"):
-        assert len({(getattr(look, own), look.dash) for look in looks.values()}) == len(looks)
     for plot in ("nfe", "training"):
         figure = draw_plot(grid, plot)
         lines = [line for axes in figure.axes for line in axes.get_lines()]
@@ -136,6 +134,13 @@ def test_a_model_has_its_look_in_every_plot_whatever_has_been_run(folder, grid):
     assert names == {"nfe": {"cld", "low", "high"}, "training": set(grid.models)}
 
 
+def test_few_lines_are_solid_and_many_are_told_apart():
+    looks = list(looks_of(f"model {number}" for number in range(25)).values())
+    assert [look.dash for look in looks[:7]] == ["solid"] * 7
+    assert len({look.color for look in looks[:7]}) == len({look.marker for look in looks[:7]}) == 7
+    assert len({(look.color, look.marker, str(look.dash)) for look in looks}) == 25
+
+
 # --- training curves -----------------------------------------------------------------------------
 
 
@@ -145,29 +150,27 @@ def write_training(folder: Path, model: str, steps: int) -> None:
 
 
 def test_training_curves_of_the_models_that_have_been_trained(folder, grid):
-    write_training(folder, "cld", steps=30)
-    write_training(folder, "low", steps=20)
-    assert points_of(draw_plot(grid, "training")) == {
-        "digits": {
-            "cld": [(10, 1 / 10), (20, 1 / 20), (30, 1 / 30)],
-            "low": [(10, 0.1), (20, 0.05)],
-        }
-    }
-
-
-def test_losses_of_noise_and_of_images_have_panels_of_their_own(folder, grid):
+    """Losses of noise and of images have panels of their own."""
     trained = grid.models["low"]
     recipe = trained.settings.training.model_copy(update={"objective": Denoiser()})
     settings = trained.settings.model_copy(update={"training": recipe})
     models = grid.models | {"low": trained.model_copy(update={"settings": settings})}
-    for name in ("low", "high"):
-        write_training(folder, name, steps=20)
+    write_training(folder, "cld", steps=30)
+    write_training(folder, "low", steps=20)
     first, second = draw_plot(replace(grid, models=models), "training").axes
     assert (first.get_ylabel(), second.get_ylabel()) == ("loss of the noise", "loss of the image")
-    assert [axes.get_lines()[0].get_label() for axes in (first, second)] == ["high", "low"]
+    points = [
+        {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+        for axes in (first, second)
+    ]
+    assert points == [
+        {"cld": [[10, 1 / 10], [20, 1 / 20], [30, 1 / 30]]},
+        {"low": [[10, 0.1], [20, 0.05]]},
+    ]
 
 
-def test_long_curves_are_averaged_over_steps():
+def test_long_curves_are_averaged_at_equal_ratios_of_steps():
+    """So the first steps, in which the loss falls, are not one point."""
     points = [(float(step), 2.0 if step % 200 else 4.0) for step in range(100, 1_000_001, 100)]
     few = thinned(points)
     assert 20 < len(few) <= MAX_POINTS
@@ -176,26 +179,27 @@ def test_long_curves_are_averaged_over_steps():
     assert steps[0] == 100
     assert losses[-1] == pytest.approx(3.0, rel=1e-2)
     assert thinned(points[:MAX_POINTS]) == points[:MAX_POINTS]
+    thin = [step for step, _ in thinned([(step, 1.0) for step in range(1, 6001)])]
+    assert thin[:3] == [1, 2, 3]
+    ratios = [later / step for step, later in pairwise(thin[30:])]
+    assert max(ratios) < 1.3 * min(ratios)
 
 
 # --- the command ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["nfe", "gamma", "training"])
-def test_a_plot_is_a_picture_and_a_vector_graphic_and_always_the_same(folder, name):
-    write_training(folder, "cld", steps=30)
-    contents = []
+def test_a_plot_is_a_picture_and_a_vector_graphic_and_always_the_same(folder):
+    contents, figures = [], folder / "results/figures/mine"
     for _ in range(2):
-        succeeded(call(folder, "figure", "grid_name=mine", f"figure={name}"))
-        figures = folder / "results/figures/mine"
+        succeeded(call(folder, "figure", "grid_name=mine", "figure=nfe"))
         contents.append({path.name: path.read_bytes() for path in figures.iterdir()})
     assert contents[0] == contents[1]
-    assert contents[0].keys() == {f"{name}.png", f"{name}.svg"}
-    with Image.open(figures / f"{name}.png") as image:
+    assert contents[0].keys() == {"nfe.png", "nfe.svg"}
+    with Image.open(figures / "nfe.png") as image:
         image.load()
         assert min(image.size) > 400
         assert image.convert("L").getextrema() == (0, 255)
-    assert ElementTree.parse(figures / f"{name}.svg").getroot().tag.endswith("svg")
+    assert ElementTree.parse(figures / "nfe.svg").getroot().tag.endswith("svg")
 
 
 def test_nothing_to_draw_is_refused(folder):
@@ -209,24 +213,3 @@ def test_nothing_to_draw_is_refused(folder):
     ):
         refused(call(folder, "figure", "grid_name=mine", f"figure={name}"), 2, words)
     assert not (folder / "results").exists()
-
-
-def test_few_lines_are_solid_and_many_are_told_apart():
-    looks = list(looks_of(f"model {number}" for number in range(25)).values())
-    assert [look.dash for look in looks[:7]] == ["solid"] * 7
-    assert len({look.color for look in looks[:7]}) == len({look.marker for look in looks[:7]}) == 7
-    assert len({(look.color, look.marker, str(look.dash)) for look in looks}) == 25
-
-
-def test_long_curves_have_points_at_equal_ratios_of_steps():
-    """So the first steps, in which the loss falls, are not one point."""
-    thin = [step for step, _ in thinned([(step, 1.0) for step in range(1, 6001)])]
-    assert thin[:3] == [1, 2, 3]
-    ratios = [later / step for step, later in pairwise(thin[30:])]
-    assert max(ratios) < 1.3 * min(ratios)
-
-
-def test_a_distance_of_0_has_no_place_on_a_logarithmic_axis(folder, grid):
-    write_result(folder, grid, "cld/em-10", value=0.0)
-    [(_, points)] = [each for each in points_of(draw_plot(grid, "nfe")).items() if "em" in each[0]]
-    assert [x for x, _ in points["cld"]] == [20]

@@ -51,7 +51,7 @@ def test_every_result_is_a_run(runs):
     assert runs["figure", "figures"].images.keys() == {"samples/cld"}
 
 
-def test_an_evaluation_has_its_metric_and_settings(grid, runs):
+def test_an_evaluation_has_its_metric_its_settings_and_its_first_images(folder, grid, runs):
     [result] = CellResults.read(grid.cells["cld/em-10"].result).results
     run = runs["evaluate", "cld/em-10"]
     assert run.options["tags"] == ("digits", "fd-classifier")
@@ -71,36 +71,35 @@ def test_an_evaluation_has_its_metric_and_settings(grid, runs):
     assert config["sampler"]["steps"] == 10
     assert config["metric"]["name"] == "fd-classifier"
     assert config["weights_sha256"] == result.model.weights_sha256
+    images = Shard.load(shard_path(folder / "samples/mine/cld/em-10", 0)).images
+    for index in (0, SIDE - 1, SIDE, SIDE**2 - 1):
+        row, column = (4 + 68 * place for place in divmod(index, SIDE))
+        enlarged = run.images["samples"][row : row + 64 : 8, column : column + 64 : 8, 0]
+        assert (enlarged == images[index, 0]).all()
     guided = runs["evaluate", "low/em-10"]
     assert guided.values["class_accuracy"] == 0.75
     assert guided.images == {}, "its shard is gone"
 
 
-def test_a_cell_shows_its_first_images(folder, runs):
-    shown = runs["evaluate", "cld/em-10"].images["samples"]
-    images = Shard.load(shard_path(folder / "samples/mine/cld/em-10", 0)).images
-    for index in (0, SIDE - 1, SIDE, SIDE**2 - 1):
-        row, column = (4 + 68 * place for place in divmod(index, SIDE))
-        enlarged = shown[row : row + 64 : 8, column : column + 64 : 8, 0]
-        assert (enlarged == images[index, 0]).all()
-
-
 def test_a_table_is_there_as_it_is_printed_and_with_every_entry(runs):
     run = runs["tabulate", "mine"]
     columns, lines = run.tables["table"]
-    assert columns == ["model", "20", "10"]
-    assert lines[0][0] == "CLD"
-    assert lines[0][2].startswith("8.50")
-    assert lines[0][2].endswith(" (8.00, +0.50)")
+    assert columns == ["sampler", "model", "20", "10", "NFE at 10"]
+    assert lines[0][:2] == ["EM", "CLD"]
+    assert lines[0][3] == "8.50 ± 0.02 (8.00, +0.50 ✗¹)"
     columns, lines = run.tables["entries"]
     entries = [dict(zip(columns, line, strict=True)) for line in lines]
     assert [entry["cell"] for entry in entries[:2]] == ["mine/cld/em-20", "mine/cld/em-10"]
-    assert [entry["ours"] for entry in entries[:3]] == [4.25, 8.5, None]
-    assert sum(run.values.values()) == len(entries) == 8
-    assert run.values["not run"] == 3
+    assert [entry["ours"] for entry in entries[:4]] == [4.25, 8.5, 10, None]
+    assert sum(run.values.values()) == len(entries) == 15
+    assert run.values["not run"] == 4
 
 
-def test_results_are_uploaded_and_replace_those_of_an_earlier_sync(folder, grid, runs):
+def test_results_are_uploaded_and_replace_those_of_an_earlier_sync(folder, grid):
+    for cell in MEASURED.keys() - {"cld/em-10", "low/em-10"}:
+        (folder / grid.cells[cell].result).unlink()
+    runs = runs_by_name(grid)
+    assert {kind for kind, _ in runs} == {"evaluate", "tabulate", "figure"}
     with wandb_server() as server:
 
         def sync() -> list[str]:
@@ -109,7 +108,7 @@ def test_results_are_uploaded_and_replace_those_of_an_earlier_sync(folder, grid,
             assert last == f"{len(lines)} runs of runs and of grid mine uploaded"
             return lines
 
-        assert len(sync()) == len(runs) == len(server.runs)
+        assert len(sync()) == len(runs) == len(server.runs) == 4
         for run in runs.values():
             online = server.runs[run.options["id"]]
             named = {"displayName": "name", "jobType": "job_type", "tags": "tags"}
@@ -126,7 +125,7 @@ def test_results_are_uploaded_and_replace_those_of_an_earlier_sync(folder, grid,
         figures = server.runs[runs["figure", "figures"].options["id"]]
         assert figures.logged_file("samples/cld") == (folder / FIGURE).read_bytes()
 
-        write_result(folder, grid, "cld/em-10", value=0.5, floor=0.3)
+        write_result(folder, grid, "cld/em-10", value=0.5)
         assert "evaluate cld/em-10: uploaded" in sync()
         assert len(server.runs) == len(runs)
         changed = server.runs[runs["evaluate", "cld/em-10"].options["id"]]
