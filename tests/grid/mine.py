@@ -1,6 +1,7 @@
 """Small grids, configs/grid/mine.yaml: their texts, their files, and changes to them."""
 
 import contextlib
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,9 @@ tables:
 CONTENT: dict[str, Any] = yaml.safe_load(TEXT)
 
 
-def changed(path: str, value: Any) -> dict[str, Any]:
-    """CONTENT with one value, named by its keys, replaced."""
-    content = place = yaml.safe_load(TEXT)
+def changed(path: str, value: Any, content: dict[str, Any] = CONTENT) -> dict[str, Any]:
+    """CONTENT, or another content, with one value, named by its keys, replaced."""
+    content = place = deepcopy(content)
     *parents, last = path.split("/")
     for key in parents:
         place = place[int(key) if isinstance(place, list) else key]

@@ -1,15 +1,14 @@
 """The claims of a grid: the paper's comparisons, answered by differences of our numbers."""
 
-import contextlib
 from pathlib import Path
 
 import pytest
 
-from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.rows import Comparison, read_claims
 from psld.utils.errors import UserError
-from tests.results import grid_content, write_grid, write_result
+from tests.grid.mine import grid_content, grid_in, write_grid
+from tests.results import write_result
 
 GRID = grid_content("""
 shard_size: 100
@@ -17,9 +16,6 @@ seeds: {training: [0, 1, 2]}
 models:
   cld: [process=cld]
   psld: [process=psld]
-samplers:
-  em: {overrides: [sampler=em], budget: sampler.steps}
-  sscs: {overrides: [sampler=sscs], budget: sampler.steps}
 tables:
   mine-all:
     title: Mine
@@ -59,8 +55,7 @@ def folder(once) -> Path:
 
 @pytest.fixture(scope="module")
 def grid(folder) -> Grid:
-    with contextlib.chdir(folder):
-        return load_grid("mine")
+    return grid_in(folder)
 
 
 def fill(folder: Path) -> None:

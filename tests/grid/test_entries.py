@@ -1,6 +1,5 @@
 """The entries of tables: numbers of several seeds, their intervals, differences and verdicts."""
 
-import contextlib
 import csv
 from dataclasses import replace
 from pathlib import Path
@@ -12,44 +11,15 @@ import pytest
 from scipy.stats import t
 
 from psld.evaluation.results import CellResult
-from psld.grid.cache import load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry, Rank
 from psld.grid.rows import all_entries, as_csv, read_table
 from psld.grid.rows import ranked as with_ranks
-from psld.grid.schema import Band
+from psld.grid.schema import RECORDED, Band
 from psld.metrics.settings import MemorizationSettings, PrecisionSettings
 from psld.utils.files import digest_of
-from tests.results import cell_result, grid_content, write_grid, write_result
-
-GRID = grid_content("""
-shard_size: 100
-seeds: {training: [0, 1, 2], sampling: [0, 7]}
-figures: {mine-thirty: psld/em-30}
-models:
-  psld: [process=psld]
-  vp-sde: [process=vp-sde]
-  official: {overrides: [process=psld], checkpoint: official.ckpt}
-samplers:
-  em: {overrides: [sampler=em], budget: sampler.steps}
-  sscs: {overrides: [sampler=sscs], budget: sampler.steps}
-  inpainted:
-    overrides: [sampler=em, guidance@sampler.guidance=inpainting, mask@sampler.guidance.mask=halves]
-    budget: sampler.steps
-tables:
-  mine-all:
-    title: Mine
-    headings: [model]
-    cell: {sampler: em}
-    columns: [{label: "10", budget: 10}, {label: "20", budget: 20}]
-    rows: [{label: [PSLD], model: psld}, {label: [official], model: official}]
-  mine-samplers:
-    title: Samplers
-    headings: [sampler]
-    cell: {model: psld, budget: 10}
-    columns: [{label: "10"}]
-    rows: [{label: [SSCS], sampler: sscs}, {label: [Inpainted], sampler: inpainted}]
-""")
+from tests.grid.mine import SEEDED, grid_in, write_grid
+from tests.results import cell_result, write_result
 
 VALUES = {
     "psld/em-10": 2.0,
@@ -67,17 +37,16 @@ VALUES = {
 @pytest.fixture(scope="module")
 def folder(once) -> Path:
     def fill(folder: Path) -> None:
-        grid = write_grid(folder, GRID)
+        grid = write_grid(folder, SEEDED)
         for cell, value in VALUES.items():
             write_result(folder, grid, cell, value=value, error=0.05)
 
-    return once("seeds", fill)
+    return once("seeded", fill)
 
 
 @pytest.fixture(scope="module")
 def grid(folder) -> Grid:
-    with contextlib.chdir(folder):
-        return load_grid("mine")
+    return grid_in(folder)
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +54,15 @@ def rows(grid, folder):
     return read_table(grid, "mine-all", folder)
 
 
-def test_the_interval_of_several_trainings_adds_their_spread_to_the_error_of_samples(grid, rows):
-    table = grid.file.tables["mine-all"]
-    lines = list(csv.DictReader(as_csv(table, rows).splitlines()))
-    assert [line["seeds"] for line in lines] == ["6", "1", "2", "0"]
+def test_the_interval_of_several_trainings_adds_their_spread_to_the_error_of_samples(rows):
     trainings = [2.05, 2.55, 2.25]  # means over sampling seeds
     drawn = t.ppf(0.975, 39) * 0.05 / 2**0.5  # the blocks of two sampling seeds
     margin = np.hypot(t.ppf(0.975, 2) * stdev(trainings) / 3**0.5, drawn)
-    ends = [float(lines[0][end]) for end in ("low", "high")]
-    assert ends == pytest.approx([fmean(trainings) - margin, fmean(trainings) + margin], rel=1e-3)
+    [three, _], [official, _] = rows
+    ends = [fmean(trainings) - margin, fmean(trainings) + margin]
+    assert three.interval[1:] == pytest.approx(ends, rel=1e-3)
     # One training: the blocks of both sampling seeds together.
-    [_, _], [official, _] = rows
     assert official.interval.half_width < 2.1 * 0.05
-    assert lines[2]["minimum"] == "2.4"
 
 
 def against(entry: Entry, paper: float, band: float = 1.0) -> Entry:
@@ -153,17 +118,24 @@ def with_results(grid: Grid, results: dict[str, float], error: float, **fields: 
     return replace(all_entries(grid)["mine-all"][0][0], by_cell=made)
 
 
-def test_seeds_and_blocks_of_variables_decide_if_a_difference_is_paired(grid):
-    """Not the sampler: all of them start with the same noise."""
+def test_what_draws_the_same_noise_is_paired(grid):
+    """Not the sampler decides: all of them start with the same noise. That of a shard is one array,
+    so sample i has other noise in shards of another size.
+    """
 
-    def is_paired(name: str) -> bool:
+    def is_paired(name: str, **fields: Any) -> bool:
         psld, other = (with_results(grid, {n: 2.0}, error=0.1) for n in ("psld/em-10", name))
-        return psld.minus(other).paired
+        [cell] = other.by_cell
+        made = cell_result(grid, name, value=2.1, error=0.1, samples=fields.pop("samples", None))
+        cell = replace(cell, options=cell.options.model_copy(update=fields))
+        return psld.minus(replace(other, by_cell={cell: made})).paired
 
     assert is_paired("official/em-10")
     assert is_paired("psld/sscs-10")
-    assert not is_paired("vp-sde/em-10")
+    assert not is_paired("vp-sde/em-10"), "other blocks of variables"
     assert not is_paired("psld/em-10-seed7")
+    assert not is_paired("psld/em-10", shard_size=50)
+    assert not is_paired("psld/em-10", samples=50), "other blocks of the jackknife"
 
 
 def test_trainings_are_paired_if_both_samplers_use_the_same(grid):
@@ -203,11 +175,11 @@ def test_trainings_are_paired_if_both_samplers_use_the_same(grid):
 
 def test_seeds_of_an_inpainted_cell_share_its_images(grid):
     """More samples of the same images do not halve the variance, nor extrapolate, nor decide."""
-    names = ("psld/inpainted-10", "psld/inpainted-10-seed7")
+    names = ("psld/holes-10", "psld/holes-10-seed7")
     one, two = (with_results(grid, dict.fromkeys(names[:k], 2.0), error=0.1) for k in (1, 2))
     assert two.interval.half_width == pytest.approx(one.interval.half_width)
     assert two.extrapolated is None
-    trainings = [f"{model}/inpainted-10" for model in ("psld", "psld-seed1", "psld-seed2")]
+    trainings = [f"{model}/holes-10" for model in ("psld", "psld-seed1", "psld-seed2")]
     entry = with_results(grid, dict.fromkeys(trainings, 2.5), error=0.05)
     entry = against(entry, paper=2.05, band=0.5)
     assert (entry.status, entry.needs, entry.more_samples) == ("undecided", "trainings", None)
@@ -238,18 +210,6 @@ def test_all_trainings_weigh_the_same_while_some_seeds_are_missing(grid, tmp_pat
     assert measured("mine-all").values == [2.5, 2.2], "the seed that most trainings have"
 
 
-def test_cells_of_other_shard_sizes_are_independent(grid):
-    """The noise of a shard is one array, so sample i has other noise in shards of another size."""
-    a, b = (with_results(grid, {"psld/em-10": value}, error=0.1) for value in (2.0, 2.1))
-    [cell] = b.by_cell
-    larger = replace(cell, options=cell.options.model_copy(update={"shard_size": 50}))
-    others = replace(b, by_cell={larger: b.by_cell[cell]})
-    assert a.minus(b).paired
-    assert not a.minus(others).paired
-    fewer = with_results(grid, {"psld/em-10": 2.1}, error=0.1, samples=50)
-    assert not a.minus(fewer).paired, "other blocks"
-
-
 def test_a_multiple_of_an_entry_has_its_errors_times_as_large(grid):
     names = ("psld/em-10", "psld-seed1/em-10")
     one, two = (
@@ -270,6 +230,7 @@ def test_an_entry_says_what_it_is_of(grid, rows):
     assert three.value == pytest.approx(fmean(three.by_training.values()))
     assert three.deviation == pytest.approx(stdev([2.05, 2.55, 2.25]))
     assert (three.minimum, one.minimum, one.deviation) == (2.0, None, None)
+    assert official.minimum == 2.4
     assert [entry.missing_seeds for entry in (three, one, official, missing)] == [0, 5, 0, 2]
     assert [entry.scope for entry in (three, one, official)] == [
         *("training", "these weights", "imported weights"),
@@ -384,11 +345,17 @@ def test_only_entries_of_one_dataset_metric_and_number_of_samples_are_ranked(gri
 
 def test_the_csv_has_what_is_known_of_each_entry(grid, rows):
     table = grid.file.tables["mine-all"]
-    first, _, _, missing = csv.DictReader(as_csv(table, rows).splitlines())
-    three = rows[0][0]
+    three, one = rows[0]
+    compared = [[against(three, paper=2.0), one], rows[1]]
+    first, _, _, missing = csv.DictReader(as_csv(table, compared).splitlines())
+    assert tuple(first) == ("model", *RECORDED)
     assert first["cell"] == "mine/psld/em-10"
     assert float(first["ours"]) == pytest.approx(three.value)
-    assert float(first["extrapolated_low"]) == pytest.approx(three.extrapolated.low)
+    ends = [float(first[f"extrapolated{end}"]) for end in ("", "_low", "_high")]
+    assert ends == pytest.approx([*three.extrapolated])
+    assert float(first["difference"]) == pytest.approx(three.value - 2.0)
     assert float(first["sampling_seconds"]) == 6 * 1.5
+    assert [first[key] for key in ("rank", "paired", "seeds", "band")] == ["best", "", "6", "1.0"]
+    assert [first[key] for key in ("metric", "shows", "nfe")] == ["fd-classifier", "value", "10.0"]
     assert (first["sampling_device"], first["samples"], first["trainings"]) == ("CPU", "100", "3")
     assert (missing["ours"], missing["sampling_seconds"], missing["status"]) == ("", "", "not run")

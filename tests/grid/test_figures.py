@@ -1,14 +1,21 @@
 """The figures of a grid, determined from its cells without any result."""
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
+
+from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, gamma_lines, nfe_lines, plot_entries
+from psld.grid.records import ModelRecord
 from psld.grid.rows import distances, entries_in, paper_values, parts_of
-from psld.grid.schema import GridFile, SamplerFamily
-from tests.grid.mine import file_with
-from tests.report.conftest import grid, project  # noqa: F401
+from psld.grid.schema import GridFile
+from tests.grid.mine import SHOWN, file_with, grid_in, written_once
 
-# ruff: noqa: F811 — fixtures are arguments of the same name
+
+@pytest.fixture(scope="module")
+def grid(once) -> Grid:
+    return grid_in(written_once(once, "shown", SHOWN))
 
 
 def test_a_plot_needs_the_results_of_its_cells_once(grid):
@@ -24,7 +31,7 @@ def test_imported_models_have_no_training_curve(grid):
 
 
 def test_a_grid_has_plots_samples_comparisons_and_the_figures_of_its_file(grid):
-    shown = {"mine": ("cld/free-10",), "one": ("low/em-10",), "two": ("cld/em-10", "low/em-10")}
+    shown = {"mine": ("cld/holes-10",), "one": ("low/em-10",), "two": ("cld/em-10", "low/em-10")}
     file = grid.file.model_copy(update={"figures": shown})
     figures = all_figures(replace(grid, file=file))
     models = ["vp-sde", "cld", "low", "high", "longer"]
@@ -72,14 +79,6 @@ def test_figures_name_what_their_cells_share_in_the_title_and_the_rest_at_the_ro
     assert figures["samples/low"].caption.startswith("PSLD · EM, 10 steps: the first samples")
 
 
-def test_figures_decide_no_number(grid):
-    models = {
-        k: each.model_copy(update={"gallery": "em-10"}) for k, each in grid.file.models.items()
-    }
-    file = grid.file.model_copy(update={"gallery": "em-20", "figures": {}, "models": models})
-    assert parts_of(replace(grid, file=file)) == parts_of(grid)
-
-
 def test_a_model_may_have_a_gallery_of_its_own(grids):
     figures = all_figures(grids["demo"])
     [student], *_ = figures["samples/student"].cells.values(), figures["models/digits"].cells
@@ -107,11 +106,6 @@ def test_draws_without_a_network_are_in_no_plot_against_evaluations(grids):
     assert "3" in shown
 
 
-def test_a_rehearsal_spends_nothing_where_nothing_is_spent():
-    family = SamplerFamily(overrides=(), budget="sampler.steps", spends=3)
-    assert [family.spending(each) for each in ("0", "10")] == ["sampler.steps=0", "sampler.steps=3"]
-
-
 def test_the_papers_plots_are_its_tables_5_and_6_and_4(paper):
     nfe = {(group.samples, group.panel): set(group.lines) for group in nfe_lines(paper)}
     table5 = {"em-quadratic", "em-uniform", "sscs-quadratic", "sscs-uniform"}
@@ -127,47 +121,54 @@ def test_the_papers_plots_are_its_tables_5_and_6_and_4(paper):
 # --- what decides numbers -------------------------------------------------------------------------
 
 
-def names_of_changes(grid, **changes) -> set[str]:
+def names_of_changes(grid: Grid, **changes: Any) -> set[str]:
     """The parts that differ if a grid's file is changed."""
     before, after = parts_of(grid), parts_of(file_with(grid, **changes))
     return {key for key in before | after if before.get(key) != after.get(key)}
 
 
+def with_table(grid: Grid, **changes: Any) -> dict[str, Any]:
+    """The tables of its file, of which one is changed."""
+    tables = grid.file.model_dump()["tables"]
+    tables["mine"] |= changes
+    return tables
+
+
 def test_each_part_that_decides_numbers_is_named(grid):
-    assert names_of_changes(grid, shards_per_job=3, batch_size=1) == set()
+    models = {k: m.model_copy(update={"gallery": "em-10"}) for k, m in grid.file.models.items()}
+    pictures = {"gallery": "em-20", "figures": {}, "models": models}
+    assert names_of_changes(grid, shards_per_job=3, batch_size=1, **pictures) == set()
     assert names_of_changes(grid, shard_size=10) == {"grid"}
-    tables = grid.file.model_dump()["tables"]
-    tables["mine"]["rows"][0]["paper"] = [4.0, 7.0]
-    assert names_of_changes(grid, tables=tables) == {"tables.mine: CLD, 10"}
-    tables = grid.file.model_dump()["tables"]
-    tables["mine"]["band"] = {"absolute": 1, "relative": 0, "reason": "A test."}
-    tables["mine"]["title"] = "Another"
-    assert names_of_changes(grid, tables=tables) == {"tables.mine"}
-    other = grid.models["low"]
+    first, *rows = grid.file.model_dump()["tables"]["mine"]["rows"]
+    other = with_table(grid, rows=(first | {"paper": (4.0, 7.0, 10)}, *rows))
+    assert names_of_changes(grid, tables=other) == {"tables.mine: EM CLD, 10"}
+    band = {"absolute": 1, "relative": 0, "reason": "A test."}
+    other = with_table(grid, band=band, title="Another")
+    assert names_of_changes(grid, tables=other) == {"tables.mine"}
+    twice = parts_of(file_with(grid, tables=with_table(grid, rows=(first, *rows, first))))
+    assert twice["tables.mine: EM CLD, 10 (again)"] == twice["tables.mine: EM CLD, 10"]
+
+
+def test_all_that_decides_a_model_is_a_part(grid):
+    def part(low: ModelRecord) -> dict[str, Any]:
+        return parts_of(replace(grid, models=grid.models | {"low": low}))["models.low"]
+
+    own = grid.models["low"]
     for name, record in (("gamma", grid.models["high"]), ("steps", grid.models["longer"])):
-        changed = replace(grid, models=grid.models | {"low": record})
-        before, after = parts_of(grid), parts_of(changed)
-        assert before["models.low"] != after["models.low"], name
-    imported = other.model_copy(update={"checkpoint": "folder/x.ckpt"})
-    elsewhere = other.model_copy(update={"checkpoint": "another/x.ckpt"})
-    grids = (replace(grid, models=grid.models | {"low": m}) for m in (imported, elsewhere))
-    first, second = (parts_of(each)["models.low"] for each in grids)
-    assert first == second != parts_of(grid)["models.low"], "the file's place decides nothing"
-
-
-def test_rows_of_one_name_are_parts_of_their_own(grid):
-    tables = grid.file.model_dump()["tables"]
-    tables["mine"]["rows"] += (tables["mine"]["rows"][0],)
-    after = parts_of(file_with(grid, tables=tables))
-    assert after["tables.mine: CLD, 10 (again)"] == after["tables.mine: CLD, 10"]
+        assert part(record) != part(own), name
+    first, second = (
+        part(own.model_copy(update={"checkpoint": f"{place}/x.ckpt"})) for place in ("a", "b")
+    )
+    assert first == second != part(own), "the file's place decides nothing"
 
 
 def test_numbers_of_the_paper_are_those_of_a_cell_and_a_measurement(grid):
     printed = {(c.name, m.samples): each for (c, m), each in paper_values(grid).items()}
     assert printed == {
         ("cld/em-20", 100): {"value": 4.0},
-        ("cld/em-10", 100): {"value": 8.0},
-        ("high/em-10", 100): {"value": 9.0},
+        ("cld/em-10", 100): {"value": 8.0, "nfe": 10},
+        ("high/em-20", 100): {"value": 3.0},
+        ("high/em-10", 100): {"value": 9.0, "nfe": 10},
         ("cld/em-20", 50): {"value": 6.0},
         ("cld/rk45-1e-2", 100): {"value": 5.0, "nfe": 80},
         ("cld/rk45-1e-3", 100): {"value": 4.5},
@@ -176,4 +177,4 @@ def test_numbers_of_the_paper_are_those_of_a_cell_and_a_measurement(grid):
     assert len(shown) == len(set(shown)) == 12
     assert {each.show for each in distances(grid)} == {"value"}
     assert len(list(entries_in(grid, "few"))) == 1
-    assert len(list(entries_in(grid))) == 13
+    assert len(list(entries_in(grid))) == 20

@@ -1,9 +1,7 @@
 """Grid files: the cells of their entries, their models, samplers and figures."""
 
-import pytest
-
 from psld.config.settings import parse
-from psld.grid.cache import load_grid
+from psld.grid.reading import read_grid_file
 from psld.grid.schema import Claim, EntryPart, GridFile, Table, seeded
 from tests.grid.mine import CONTENT, TEXT, changed, load
 
@@ -58,23 +56,13 @@ def test_a_model_s_own_overrides_come_after_those_of_all(configs):
     assert [model.folder for model in models.values()] == ["models/mine/vp-sde", "models/mine/psld"]
 
 
-@pytest.mark.parametrize(
-    ("shards_per_job", "ranges"),
-    [(1, [(shard, shard) for shard in range(7)]), (3, [(0, 2), (3, 5), (6, 6)]), (100, [(0, 6)])],
-)
-def test_jobs_make_ranges_of_shards(configs, shards_per_job, ranges):
-    """200 samples are seven shards of 30."""
-    content = changed("samples", 200) | {"shards_per_job": shards_per_job}
-    assert load(configs, content).cells["psld/em-10"].ranges == ranges
-
-
-def test_a_key_replaces_that_of_a_merged_mapping(configs):
+def test_a_key_replaces_that_of_a_merged_mapping(tmp_path):
     """`<<` of YAML is no repetition of a key."""
     extra = "  low: &low {overrides: [sampler=em], budget: sampler.steps}\n"
     extra += "  high: {<<: *low, budget: sampler.final_time}\n"
-    text = TEXT.replace("samplers:\n", f"samplers:\n{extra}")
-    (configs / "grid" / "mine.yaml").write_text(text)
-    assert load_grid("mine").file.samplers["high"].budget == "sampler.final_time"
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT.replace("samplers:\n", f"samplers:\n{extra}"))
+    assert read_grid_file(path).samplers["high"].budget == "sampler.final_time"
 
 
 def test_a_column_prevails_over_its_row_and_a_side_over_its_claim():

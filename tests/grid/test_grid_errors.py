@@ -42,7 +42,6 @@ def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> Non
             ["wandb.project=${oc.env:HOME}"],
             r"models.psld: \$.* reads the environment; .*\(wandb.project\)$",
         ),
-        ("models/psld", ["process"], "models.psld: process: not a setting KEY=VALUE"),
         ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: .* no `of`"),
         ("models/none", {"of": "paper"}, "models.none: .*paper.yaml trains no model of this name"),
         ("models/denoiser-cld", {"of": "demo"}, "demo.yaml trains it as denoiser-psld; take that"),
@@ -50,39 +49,24 @@ def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> Non
         ("models/psld", ["dataset.num_classes=0"], "not prepared as configs/dataset/digits.yaml"),
         ("models/psld", ["dataset.name='10'"], "models.psld: dataset '10': a name begins with"),
         ("models/psld", ["dataset=celeba64"], "psld/em-10: fd-classifier needs labels"),
-        ("models/psld", ["network.channel_multipliers=[1,1,1,1,1]"], "models.psld: .*image_size"),
         ("samples", 3_000_001, "shard_size: 3000001 samples are more than 100000 shards"),
-        ("defaults", ["hydra.sweep.dir=/x"], "defaults.0: hydra.sweep.dir=/x: sets Hydra's own"),
-        ("models/psld", ["runs=/x"], "models.psld.overrides.0: runs=/x: leads out of this folder"),
-        ("models/psld", ["training=../training/x"], "models.psld.overrides.0: .* leads out"),
-        ("models/psld", ["data='a/../../x.h5'"], "models.psld.overrides.0: .* leads out"),
-        ("models/psld", ["++hydra.job.chdir=true"], "models.psld.overrides.0: .*Hydra's own"),
-        ("models/psld", ["~hydra.callbacks"], "models.psld.overrides.0: .*Hydra's own"),
-        ("guides", {"g": ["hydra/launcher=x"]}, "guides.g.overrides.0: .*Hydra's own"),
-        ("samplers/em/overrides", ["+process@hydra.x=cld"], "samplers.em.overrides.0: .*Hydra's"),
         ("samplers/em/budget", "sampler.stepps", "sampler em-10: unknown key sampler.stepps"),
-        ("samplers/em/overrides", ["sampler=emm"], "sampler em-10: sampler=emm: no such sampler"),
         ("samplers/em/overrides", ["sampler=sscs"], "vp-sde/em-10: sscs needs a process with mom"),
         ("tables/tolerance/columns/2/show", "class_accuracy", "needs samples guided to a class"),
         ("tables/steps/cell", {"sampler": "em"}, r"row \('EM', 'PSLD'\), column 10: no budget"),
         ("tables/steps/rows/0/model", "pdls", "unknown model 'pdls'; there are: vp-sde, psld"),
-        ("tables/steps/rows/0/model", "{name}", "placeholder that is not among the fields"),
         ("tables/steps/cell/sampler", "ems", "unknown sampler 'ems'; there are: em, em-quadratic"),
         ("tables/steps/rows/0/paper", [1.0], "tables.steps: row .* needs 2 paper values"),
         ("tables/steps/columns/1/label", "10", "need different names, not sampler, model, 10, 10"),
         ("tables/steps/headings", ["metric", "model"], "headings: metric is what the CSV calls"),
-        ("tables/steps/rows", [], "tables.steps.rows: .* at least 1 item"),
         ("tables/steps/headings", ["model"], "tables.steps: row .* needs 1 labels"),
-        ("tables/tolerance/columns/0/show", "value and nfe", "tables.tolerance.columns.0.show"),
         ("tables/tolerance/rows/0/budget", "7", "rk45-7: sampler.tolerance: .* less than 1"),
         ("tables/steps/columns/0/budget", "1 0", "sampler 'em-1 0': a name begins with a letter"),
-        ("figures", {"a": 3}, "figures.a: "),
         ("figures", {"a": "psld/of-10"}, "figures.a: 'psld/of-10' is not MODEL/SAMPLER"),
         ("figures", {"a": "unknown/em-10"}, "figures.a: unknown model 'unknown'; there are"),
         ("figures", {"nfe": "psld/em-10"}, "figures.nfe: a plot of the grid has this name"),
         ("seeds", {"sampling": [1, 2]}, "seeds.sampling: its first is seed, which is 0"),
         ("seeds", {"training": [1, 1]}, "seeds.training: each seed only once, not 1, 1"),
-        ("seeds", {"training": [-1]}, "seeds.training.0"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_by_its_key(configs, path, value, complaint):
@@ -90,10 +74,32 @@ def test_a_wrong_value_is_refused_by_its_key(configs, path, value, complaint):
 
 
 @pytest.mark.parametrize(
+    ("place", "word", "complaint"),
+    [
+        ("defaults", "hydra.sweep.dir=/x", "sets Hydra's own part, in which code can run; leave"),
+        ("models/psld", "++hydra.job.chdir=true", "sets Hydra's own"),
+        ("models/psld", "~hydra.callbacks", "sets Hydra's own"),
+        ("guides/g", "hydra/launcher=x", "sets Hydra's own"),
+        ("samplers/em/overrides", "+process@hydra.x=cld", "sets Hydra's own"),
+        ("models/psld", "runs=/x", "leads out of this folder; put a link into it"),
+        ("models/psld", "training=../training/x", "leads out"),
+        ("models/psld", "data='a/../../x.h5'", "leads out"),
+    ],
+)
+def test_a_grid_of_others_sets_nothing_that_runs_code_or_leads_out(place, word, complaint):
+    content = CONTENT | {"guides": {}}
+    where = place.replace("/", ".").removesuffix(".overrides")
+    where = where if place == "defaults" else f"{where}.overrides"
+    content = changed(place, [word], content)
+    with pytest.raises(UserError) as refused:
+        parse(GridFile, content, "mine.yaml")
+    assert f"{where}.0: {word}: {complaint}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        *(("", "mine.yaml: "), ("- a\n- b\n", "mine.yaml: ")),
-        *(("models:\n  a: [\n", "mine.yaml: "), ("a: 1\n b", "mine.yaml: ")),
+        *(("- a\n- b\n", "mine.yaml: "), ("a: 1\n b", "mine.yaml: ")),
         ("seed: 1\ntitle: Mine\nseed: 2\n", "line 3, column 1: seed is also a key in line 1"),
     ],
 )
@@ -107,23 +113,16 @@ AWKWARD = (
 )
 
 
-@pytest.mark.parametrize("kind", ["models", "guides", "samplers", "tables", "figures"])
-def test_no_shell_and_no_path_gets_an_awkward_name(kind):
+def test_no_shell_and_no_path_gets_an_awkward_name():
     table, sampler = CONTENT["tables"]["steps"], {"overrides": [], "budget": "sampler.steps"}
     own = {"figures": "psld/em-10", "tables": table, "samplers": sampler}
-    for name in AWKWARD:
-        named = {**CONTENT.get(kind, {}), name: own.get(kind, [])}
-        complaint = f"{kind[:-1]} .*: a name begins with a letter"
-        with pytest.raises(UserError, match=complaint) as refused:
-            parse(GridFile, CONTENT | {kind: named}, "mine.yaml")
-        assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("name", ["my grid", "$(id)", "10", "../grid/demo"])
-def test_a_grid_has_a_plain_name(configs, name):
-    (configs / "grid" / f"{name.rpartition('/')[2]}.yaml").write_text("")
-    with pytest.raises(UserError, match=r"configs/grid/.*: grid .*: a name begins with a letter"):
-        load_grid(name)
+    for kind in ("models", "guides", "samplers", "tables", "figures"):
+        for name in AWKWARD if kind == "models" else ("a b",):
+            named = {**CONTENT.get(kind, {}), name: own.get(kind, [])}
+            complaint = f"{kind[:-1]} .*: a name begins with a letter"
+            with pytest.raises(UserError, match=complaint) as refused:
+                parse(GridFile, CONTENT | {kind: named}, "mine.yaml")
+            assert "\n" not in str(refused.value)
 
 
 def test_an_unknown_grid_is_refused_with_those_that_are_there(configs):
@@ -132,19 +131,22 @@ def test_an_unknown_grid_is_refused_with_those_that_are_there(configs):
     assert {"demo", "mine"} < set(known.split(", "))
     with pytest.raises(UserError, match=rf"other\.yaml: no such grid; there are: {known}"):
         load_grid("other")
+    with pytest.raises(UserError, match=r"configs/grid/.*: grid .*: a name begins with a letter"):
+        load_grid("../grid/demo")
 
 
 GUIDED = {"budget": "sampler.steps", "overrides": ["guidance@sampler.guidance=classifier"]}
+PLAIN = {"budget": "sampler.steps", "overrides": ["sampler=em"]}
 FREE = {"budget": "sampler.steps", "overrides": ["guidance@sampler.guidance=classifier-free"]}
 
 
 @pytest.mark.parametrize(
     ("sampler", "process", "complaint"),
     [
-        (GUIDED, "psld", "samplers.em.guide: no guide None"),
         (GUIDED | {"guide": "other"}, "psld", "samplers.em.guide: no guide 'other'"),
         (GUIDED | {"guide": "guide"}, "cld", "noised by another process"),
         (FREE, "psld", "class-conditional model"),
+        (PLAIN | {"guide": "guide"}, "psld", "samplers.em.guide: nothing is guided by it; add"),
     ],
 )
 def test_a_guided_sampler_needs_what_guides_it(configs, sampler, process, complaint):

@@ -82,7 +82,6 @@ def test_what_changed_is_noticed_at_any_depth(configs):
     ("entries", "said"),
     [
         ({"base": TUNED | {"starts_from": "tuned"}}, "a circle: tuned → base → tuned"),
-        ({"base": TUNED}, "models.base: a circle: base → base"),
         ({"tuned": TUNED | {"starts_from": "bas"}}, "unknown model 'bas'; there are: tuned, base"),
         ({"tuned": TUNED | {"checkpoint": "x.ckpt"}}, "is for a model that is trained here"),
         ({"tuned": [*TUNED["overrides"], "init.model=x/y"]}, "models.tuned: no model 'x/y' in"),

@@ -35,12 +35,16 @@ from tests.workflow.project import Project
 @pytest.fixture(scope="module")
 def parameters(paper) -> dict[str, int]:
     """The number of parameters of each model, which is never allocated."""
-    numbers = {}
+    numbers, counted = {}, {}
     for name, model in paper.models.items():
-        process = model.settings.process.build()
-        with torch.device("meta"):
-            network = build(model.settings, process)
-        numbers[name] = sum(weight.numel() for weight in network.parameters())
+        settings, process = model.settings, model.settings.process.build()
+        channels = settings.training.objective.channels(settings.dataset, process)
+        key = repr([settings.network, settings.dataset, channels])
+        if key not in counted:
+            with torch.device("meta"):
+                network = build(settings, process)
+            counted[key] = sum(weight.numel() for weight in network.parameters())
+        numbers[name] = counted[key]
     return numbers
 
 

@@ -1,7 +1,6 @@
 """The plan of a grid: the remaining work and its known cost."""
 
 import re
-import shutil
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -10,10 +9,9 @@ import torch
 from torch import nn
 
 from psld.grid.figures import all_figures, trained_models
-from psld.grid.rows import distances, paper_values
+from psld.grid.rows import distances
 from psld.report.plan import (
     Work,
-    cost,
     earlier_throughput,
     gigaflops,
     jobs_by_stage,
@@ -21,7 +19,6 @@ from psld.report.plan import (
     work_by_network,
 )
 from psld.training.model import build
-from psld.utils import code
 from tests.commands import call, succeeded
 from tests.grid.mine import file_with
 from tests.results import write_model_manifest, write_result
@@ -44,9 +41,6 @@ def test_work_is_images_times_evaluations(paper):
 
 
 def test_an_adaptive_sampler_takes_what_the_paper_prints_or_else_a_guess(paper, monkeypatch):
-    printed = {cell.name: each.get("nfe") for (cell, _), each in paper_values(paper).items()}
-    assert printed["cifar10-cld/rk45-1e-5"] == 280
-    assert printed.get("cifar10-vp-sde/rk45-1e-1") is None
     few = work_by_network(paper)["cifar10-ablation"].evaluations
     monkeypatch.setattr("psld.report.plan.ADAPTIVE_EVALUATIONS", 300)
     many = work_by_network(paper)["cifar10-ablation"].evaluations
@@ -84,52 +78,30 @@ def hours(output: str) -> list[str]:
     return [column.strip() for column in line.strip("|").split("|")[-2:]]
 
 
-def test_hours_follow_the_formula(folder, demo):
-    work = work_by_network(demo)["demo"]
-    terahours = gigaflops(demo.models["vp-sde"]) / 1e3 / 3600
+def test_hours_follow_the_formula_and_a_measured_step(folder, demo, monkeypatch):
+    works = work_by_network(demo)
+    work, gflops = works["demo"], gigaflops(demo.models["vp-sde"])
+    flops = sum(each.flops(gigaflops(each.trained[0])) for each in works.values())
+    images = flops / gflops / 3
+    monkeypatch.setattr("psld.report.plan.seconds_per_image", lambda network: 7200 / images)
     output = plan(folder, "sustained_tflops=1e-4")
     slowed = work.evaluations + 5 * work.adaptive  # RK45's take six times as long
-    expected = (3 * work.training_images * terahours, slowed * terahours)
+    expected = (3 * work.training_images, slowed)
     assert 0 < work.adaptive < work.evaluations
-    assert hours(output) == [f"{teraflop / 1e-4:.1f}" for teraflop in expected]
+    assert hours(output) == [f"{each * gflops / 1e3 / 3600 / 1e-4:.1f}" for each in expected]
     assert re.search(r"^Sum: [0-9.,]+ GPU hours\.$", output, re.MULTILINE)
+    assert output.splitlines()[-1].startswith("On one core of this machine: about 2 hours for ")
 
 
-def test_the_time_of_one_core_follows_from_a_measured_step(demo, monkeypatch):
-    def speed(seconds: float) -> str:
-        monkeypatch.setattr("psld.report.plan.seconds_per_image", lambda network: seconds)
-        return cost(demo, None).splitlines()[-1]
-
-    work = {name: each.flops(1.0) for name, each in work_by_network(demo).items()}
-    guide = gigaflops(demo.guides["psld-0.02"]) / gigaflops(demo.models["vp-sde"])
-    images = (work["demo"] + guide * work["guide-demo"]) / 3
-    assert speed(600 / images).startswith("On one core of this machine: about 10 minutes for ")
-    assert speed(7200 / images).startswith("On one core of this machine: about 2 hours for ")
-
-
-@pytest.mark.parametrize(
-    ("edited", "counts"),
-    [("report/page.py", 1), ("networks/ncsnpp.py", 2)],
-)
-def test_a_count_is_kept_until_the_code_of_its_network_changes(
-    tmp_path, monkeypatch, demo, edited, counts
-):
-    package = shutil.copytree(
-        code.PACKAGE,
-        tmp_path / "psld",
-        ignore=lambda _, names: [name for name in names if "." in name and name[-3:] != ".py"],
-    )
-    monkeypatch.setattr(code, "PACKAGE", package)
+def test_a_count_is_kept_until_the_code_of_its_network_changes(tmp_path, monkeypatch, demo):
+    count = Mock(return_value=7 * 10**9)
+    monkeypatch.setattr("psld.report.plan.forward_flops", count)
     monkeypatch.chdir(tmp_path)
-    counted = []
-    monkeypatch.setattr("psld.report.plan.forward_flops", count := Mock(return_value=7 * 10**9))
-    trained = demo.models["cld"]
-    for text in ("", "", "EDITED = True\n"):
-        (package / edited).write_text((package / edited).read_text() + text)
-        code.code_digest.cache_clear()
-        counted.append(gigaflops(trained))
-    code.code_digest.cache_clear()
-    assert (counted, count.call_count) == ([7, 7, 7], counts)
+    for edited, counts in ((None, 1), ("report", 1), ("networks", 2)):
+        digest = lambda *rooms, edited=edited: f"edited: {edited in rooms}"  # noqa: E731
+        monkeypatch.setattr("psld.report.plan.code_digest", digest)
+        assert gigaflops(demo.models["cld"]) == 7
+        assert count.call_count == counts
 
 
 def test_earlier_runs_are_measurements_per_gpu(folder, demo):
@@ -152,19 +124,14 @@ def test_models_of_another_size_are_not_the_same_network(demo, changes):
     settings = getattr(cld.settings, group).model_copy(update=change)
     large = cld.model_copy(update={"settings": cld.settings.model_copy(update={group: settings})})
     models = demo.models | {"cld": large}
-    plain = replace(demo, models=models)
-    works = work_by_network(plain)
+    works, mirrored = (
+        work_by_network(replace(demo, models=dict(order)))
+        for order in (models.items(), reversed(models.items()))
+    )
     assert [model.name for model in works["demo (cld)"].trained] == ["cld"]
     assert set(works) == {"demo", "demo (cld)", "guide-demo"}
-    mirrored = work_by_network(replace(demo, models=dict(reversed(models.items()))))
-    assert {work.evaluations for work in works.values()} == {
-        work.evaluations for work in mirrored.values()
-    }
-
-
-def test_numbers_of_a_plan_have_two_digits_or_one_decimal():
-    numbers = (None, 0, 0.01234, 0.5, 1, 12.34, 1234.5)
-    assert [readable(n) for n in numbers] == ["?", "0.0", "0.012", "0.5", "1.0", "12.3", "1,234.5"]
+    evaluations = [{each.evaluations for each in plan.values()} for plan in (works, mirrored)]
+    assert evaluations[0] == evaluations[1]
 
 
 def test_jobs_are_counted(demo, paper):
@@ -194,3 +161,5 @@ def test_the_plan_lists_everything(folder, demo):
     assert re.search(r"^On one core of this machine: about \d+ \w+ for trainings", output, re.M)
     assert "add sustained_tflops=…" in output
     assert "Sum" not in output
+    numbers = (None, 0, 0.01234, 0.5, 1, 12.34, 1234.5)
+    assert [readable(n) for n in numbers] == ["?", "0.0", "0.012", "0.5", "1.0", "12.3", "1,234.5"]

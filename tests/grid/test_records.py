@@ -12,9 +12,8 @@ from pydantic import BaseModel
 from psld.config.settings import Neutral
 from psld.diffusion.samplers import EMSettings
 from psld.grid.cache import load_grid
-from psld.grid.cells import Grid
 from psld.grid.records import DatasetRecord
-from psld.grid.rows import cells_behind, entries_in, parts_of
+from psld.grid.rows import parts_of
 from psld.training.recipe import ExponentialAverage
 from psld.training.settings import Init
 from tests.grid.digests import DIGESTS, GRIDS, differences, digests_of
@@ -149,29 +148,16 @@ LIKE_OTHERS = ("denoiser-rehearsal", "digits-denoiser", "rehearsal", "small-deno
 """Grids that are resolved as others are, each in seconds."""
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(g, marks=[pytest.mark.slow] * (g in LIKE_OTHERS)) for g in GRIDS],
+@pytest.mark.parametrize(
+    "name", [pytest.param(g, marks=[pytest.mark.slow] * (g in LIKE_OTHERS)) for g in GRIDS]
 )
-def own_grid(request, resolved) -> Grid:
-    """A grid of the project."""
-    with contextlib.chdir(resolved):
-        return load_grid(request.param)
-
-
-def test_the_project_s_own_grids_load(own_grid):
-    assert len(own_grid.measured_cells) > 3
-    assert all(cells_behind(entries_in(own_grid, table)) for table in own_grid.file.tables)
-    assert all(own_grid.cells[cell] for _, cell in own_grid.file.figure_cells)
-    assert all(own_grid.gallery(model) for model in own_grid.file.models)
-
-
-def test_what_was_made_still_serves(own_grid):
+def test_what_was_made_still_serves(name, resolved):
     """Another digest would train, sample or evaluate again: of the paper, weeks on GPUs.
 
     After a change that is meant to: `python -m tests.grid.digests`.
     """
     kept = json.loads(DIGESTS.read_text())
     assert list(kept) == GRIDS
-    changed = differences(kept[own_grid.name], digests_of(own_grid))
-    assert not changed, f"grid {own_grid.name}: " + ", ".join(changed)
+    with contextlib.chdir(resolved):
+        changed = differences(kept[name], digests_of(load_grid(name)))
+    assert not changed, f"grid {name}: " + ", ".join(changed)

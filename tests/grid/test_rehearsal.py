@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from psld.grid.cache import load_grid
+from psld.grid.schema import SamplerFamily
 from psld.report.plan import jobs_by_stage
 from psld.utils.errors import UserError
 from tests.grid.mine import changed, workflow_of
@@ -65,11 +66,7 @@ def test_a_rehearsal_has_every_model_and_cell_and_is_small(mine_file):
     for table in small.file.tables.values():
         assert table.title.startswith("Rehearsal of: ")
         assert table.band is None, "nothing counts as reproduced"
-
-
-def test_a_change_of_the_grid_changes_its_rehearsal(mine_file):
-    write(mine_file)
-    load_grid("small")
+    # A change of the grid changes its rehearsal.
     mine_file.write_text(mine_file.read_text().replace("  cld:\n", "  renamed:\n", 1))
     with pytest.raises(UserError, match=r"mine\.yaml: .*'cld'"):
         load_grid("small")
@@ -85,7 +82,6 @@ def test_a_change_of_the_grid_changes_its_rehearsal(mine_file):
             r"small\.yaml: models\.\S+: unknown key network\.width",
         ),
         ({"budgets": {"sampler.steps": 1}}, r"small\.yaml: sampler \S+: sampler"),
-        ({"samples": 0}, "samples: Input should be greater than or equal to 3"),
         ({"tables": {}}, "unknown key tables"),
     ],
 )
@@ -94,6 +90,11 @@ def test_a_wrong_rehearsal_is_refused_in_one_line(mine_file, changes, complaint)
     with pytest.raises(UserError, match=complaint) as refused:
         load_grid("small")
     assert "\n" not in str(refused.value)
+
+
+def test_a_rehearsal_spends_nothing_where_nothing_is_spent():
+    family = SamplerFamily(overrides=(), budget="sampler.steps", spends=3)
+    assert [family.spending(each) for each in ("0", "10")] == ["sampler.steps=0", "sampler.steps=3"]
 
 
 def test_the_fast_grid_trains_nothing_and_samples_the_papers_models(folder, paper):

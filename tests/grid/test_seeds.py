@@ -6,15 +6,16 @@ from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, nfe_lines, trained_models
 from psld.grid.rows import entries_in
 from psld.report.plan import jobs_by_stage
-from tests.grid.mine import load, with_models
+from tests.grid.mine import grid_in, load, with_models, written_once
 
 OFFICIAL = {"overrides": ["process=cld"], "checkpoint": "official.ckpt"}
 CONTENT = with_models({"psld": ["process=psld"], "official": OFFICIAL})
 
 
-@pytest.fixture
-def grid(configs) -> Grid:
-    return load(configs, CONTENT | {"seeds": {"training": [0, 1, 2], "sampling": [0, 7]}})
+@pytest.fixture(scope="module")
+def grid(once) -> Grid:
+    seeds = {"training": [0, 1, 2], "sampling": [0, 7]}
+    return grid_in(written_once(once, "of-seeds", CONTENT | {"seeds": seeds}))
 
 
 def test_models_are_trained_once_for_each_seed(grid):
@@ -37,9 +38,8 @@ def test_cells_are_multiplied_by_both_seeds(grid):
     assert cells[-1].result == "results/cells/mine/psld-seed2/em-10-seed7.json"
 
 
-def test_more_seeds_do_again_nothing_that_is_done(configs):
-    before = load(configs, CONTENT).cells
-    after = load(configs, CONTENT | {"seeds": {"training": [0, 1], "sampling": [0, 7]}}).cells
+def test_more_seeds_do_again_nothing_that_is_done(configs, grid):
+    before, after = load(configs, CONTENT).cells, grid.cells
     for name, cell in before.items():
         assert (after[name].digest, after[name].records) == (cell.digest, cell.records)
     assert len({cell.digest for cell in after.values()}) == len(after) > len(before)

@@ -2,8 +2,6 @@
 
 import pytest
 
-from psld.evaluation.settings import EvaluateSettings
-from psld.sampling.settings import SampleSettings
 from psld.utils.errors import UserError
 from tests.grid.mine import load, with_models, workflow_of
 
@@ -27,25 +25,20 @@ def test_one_training_serves_all(configs):
     assert len({cell.digest for cell in sampled.values()}) == len(MODELS)
     assert len({cell.folder for cell in sampled.values()}) == len(MODELS)
     for job in (sampled["one-cld"].sample_job, sampled["one-cld"].evaluate_job):
-        assert isinstance(job.settings, SampleSettings | EvaluateSettings)
         assert job.settings.process == cld.settings.process
     assert sampled["psld"].sample_job.settings.process is None
 
-
-def test_another_process_changes_its_own_cells_alone(configs):
-    before = load(configs, with_models(MODELS))
+    # Seeds of a training are shared one by one. Another process changes its own cells alone.
     other = {"weights": "one", "overrides": ["process=psld", "process.gamma=0.3"]}
-    after = load(configs, with_models(MODELS | {"one-cld": other}))
-    for name, cell in before.cells.items():
+    seeds = {"seeds": {"training": [0, 7]}}
+    after = load(configs, with_models(MODELS | {"one-cld": other}) | seeds)
+    for name, cell in grid.cells.items():
         assert (cell.digest == after.cells[name].digest) == (cell.model.name != "one-cld")
-    digests = [{m.name: m.digest for m in grid.models.values()} for grid in (before, after)]
-    assert digests[0] == digests[1], "nothing is trained again"
-
-
-def test_seeds_of_a_training_are_shared_one_by_one(configs):
-    models = load(configs, with_models(MODELS) | {"seeds": {"training": [0, 7]}}).models
-    assert models["one-cld-seed7"].folder == models["one-seed7"].folder
-    assert models["one-cld-seed7"].digest == models["one-seed7"].digest != models["one"].digest
+    for name, model in grid.models.items():
+        assert after.models[name].digest == model.digest, "nothing is trained again"
+    cld, one = after.models["one-cld-seed7"], after.models["one-seed7"]
+    assert (cld.folder, cld.digest) == (one.folder, one.digest)
+    assert one.digest != after.models["one"].digest
 
 
 @pytest.mark.parametrize(

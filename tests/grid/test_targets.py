@@ -51,7 +51,6 @@ def test_a_cell_is_a_target_if_it_is_asked_for(grids):
     [
         ("demo/cld/em-quadratic-41", "(is demo/cld/em-quadratic-40 meant?)"),
         ("demo-step", "(is demo-steps meant?)"),
-        ("all", "no such target"),
         ("nothing.txt", "no such target; psld plan grid_name=NAME list=cells"),
         ("results/tables/dmo/demo-steps.csv", "no such target; psld plan"),
     ],

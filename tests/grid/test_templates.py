@@ -78,7 +78,6 @@ def test_a_table_may_be_a_template_around_others():
     [
         ({"lists": [1]}, "mine: lists: lists of values by their names"),
         ({"lists": {"gamma": 3}}, "mine: lists.gamma: a list of names or numbers"),
-        ({"lists": {"gamma": []}}, "mine: lists.gamma: a list of names or numbers"),
         ({"lists": {"gamma": [{"a": 1}]}}, "mine: lists.gamma: a list of names or numbers"),
         ({"models": {"psld-{gama}": []}}, "mine: models: psld-{gama}: no list 'gama'; there are: "),
         ({"models": {"a{seed}": [], "a1": []}}, "mine: models: two are called a1"),

@@ -77,33 +77,30 @@ def in_a_file(folder: Path, code: int = 0) -> str:
     return printed
 
 
-def test_a_terminal_gets_bars(folder):
+def test_a_file_gets_lines_with_the_time_left_and_a_terminal_gets_bars(folder):
+    """The first say how long it takes and where to watch, the last what came out."""
+    (folder / "broken").touch()
+    failed = in_a_file(folder, code=2)
+    first, *_ = failed.splitlines()
+    assert first.startswith("About 10 minutes on 2 cores, half of it 5 trainings; watch: tail")
+    assert "about 1 min left, 3 jobs; logs/train/demo/one.log: step 7 of 9\n" in failed
+    assert "Total Progress" not in failed
+    assert "Select jobs to execute" not in failed
+    assert "Error in rule train" in failed
+    assert "Logfile logs/train/demo/one.log:" in failed
+    assert "psld page" not in failed
+
+    (folder / "broken").unlink()
     shown = on_a_terminal(folder)
     assert "Total Progress" in shown
     assert "━" in shown
-
-
-def test_a_file_gets_lines_with_the_time_left_and_the_log(folder):
-    """The first say how long it takes and where to watch, the last what came out."""
-    printed = in_a_file(folder)
-    assert "about 1 min left, 3 jobs; logs/train/demo/one.log: step 7 of 9\n" in printed
-    assert "Total Progress" not in printed
-    assert "Select jobs to execute" not in printed
-    first, *_, last, where = printed.splitlines()
-    assert first.startswith("About 10 minutes on 2 cores, half of it 5 trainings; watch: tail")
-    assert last == "psld page grid_name=demo"
+    *_, last, where = shown.splitlines()
+    assert last.endswith("psld page grid_name=demo")
     assert where.startswith("Tables: make results")
+
     again = in_a_file(folder)
     assert "Nothing to be done" in again
     assert "About 10 minutes" not in again
-
-
-def test_a_failed_job_is_shown_with_its_log(folder):
-    (folder / "broken").touch()
-    printed = in_a_file(folder, code=2)
-    assert "Error in rule train" in printed
-    assert "Logfile logs/train/demo/one.log:" in printed
-    assert "psld page" not in printed
 
 
 def test_jobs_count_by_their_time(monkeypatch):
