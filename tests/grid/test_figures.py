@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from psld.grid.cells import Grid
-from psld.grid.figures import all_figures, gamma_lines, nfe_lines, plot_entries
+from psld.grid.figures import all_figures, nfe_lines, plot_entries
 from psld.grid.records import ModelRecord
 from psld.grid.rows import distances, entries_in, paper_values, parts_of
 from psld.grid.schema import GridFile
 from tests.grid.mine import SHOWN, file_with, grid_in, written_once
+
+DATA = "data/digits.h5"
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +81,6 @@ def test_figures_name_what_their_cells_share_in_the_title_and_the_rest_at_the_ro
     assert figures["samples/low"].caption.startswith("PSLD · EM, 10 steps: the first samples")
 
 
-def test_a_model_may_have_a_gallery_of_its_own(grids):
-    figures = all_figures(grids["demo"])
-    [student], *_ = figures["samples/student"].cells.values(), figures["models/digits"].cells
-    assert student.name == "student/few-1"
-    assert {each.model.name for each in figures["models/digits"].cells.values()} == {
-        name for name in grids["demo"].models if name != "student"
-    }
-
-
 def test_plots_have_the_models_in_their_panels_if_these_are_fewer(grid):
     """Two samplers take fewer panels than four models; one model takes fewer than two samplers."""
     assert [group.panel for group in nfe_lines(grid)] == ["em", "rk45"]
@@ -98,24 +91,10 @@ def test_plots_have_the_models_in_their_panels_if_these_are_fewer(grid):
     assert (alone.panel, list(alone.lines)) == ("cld", ["em", "rk45"])
 
 
-def test_draws_without_a_network_are_in_no_plot_against_evaluations(grids):
-    demo = grids["demo"]
-    assert "few-0" in demo.samplers
-    shown = {entry.cell.sampler.budget for entry in plot_entries(demo)["nfe"]}
-    assert "0" not in shown
-    assert "3" in shown
-
-
-def test_the_papers_plots_are_its_tables_5_and_6_and_4(paper):
-    nfe = {(group.samples, group.panel): set(group.lines) for group in nfe_lines(paper)}
-    table5 = {"em-quadratic", "em-uniform", "sscs-quadratic", "sscs-uniform"}
-    assert {sampler for samples, sampler in nfe if samples == 10_000} == table5 | {"rk45"}
-    assert nfe[10_000, "em-uniform"] == {"cifar10-vp-sde", "cifar10-cld", "cifar10-psld-0.02"}
-    gamma = {(g.dataset, g.panel): g.lines["1000 steps"] for g in gamma_lines(paper)}
-    assert {dataset for dataset, _ in gamma} == {"cifar10", "celeba64"}
-    # Table 4, and Γ = 0.04 from the text.
-    assert len(gamma["cifar10", "em-uniform"]) == 6
-    assert len(gamma["celeba64", "em-quadratic"]) == 5
+def test_only_pictures_stand_next_to_images_of_their_datasets(grid):
+    figures = all_figures(grid)
+    datasets = {name: figures[name].datasets for name in ("nfe", "samples/cld", "models/digits")}
+    assert datasets == {"nfe": [], "samples/cld": [DATA], "models/digits": [DATA]}
 
 
 # --- what decides numbers -------------------------------------------------------------------------

@@ -85,6 +85,27 @@ def test_files_that_grids_share_are_of_some_grid(workflow):
         workflow.check_targets([file], made(file))  # by a rule of the user's
 
 
+def test_what_is_imported_is_not_trained(demo):
+    imported = demo.file.models["cld"].model_copy(update={"checkpoint": "official.ckpt"})
+    workflow = workflow_of({"demo": file_with(demo, models=demo.file.models | {"cld": imported})})
+
+    def makes(kind: str, name: str) -> list[bool]:
+        patterns = (workflow.pattern(kind, imported) for imported in (False, True))
+        return [re.fullmatch(pattern, name) is not None for pattern in patterns]
+
+    assert makes("models", "demo/cld") == [False, True]
+    assert makes("models", "demo/psld-0.02") == makes("guides", "demo/psld-0.02") == [True, False]
+    for nothing in ("demo/psld-0x02", "", "other/cld"):
+        assert makes("models", nothing) == makes("guides", nothing) == [False, False]
+
+
+def test_a_table_reads_the_results_of_its_cells_each_once(workflow):
+    wildcards = SimpleNamespace(grid="demo", table="demo-tolerance")
+    results = workflow.table_results(wildcards)
+    assert len(results) == len(set(results)) == 2, "two columns of each cell"
+    assert "results/cells/demo/vp-sde/rk45-1e-2.json" in results
+
+
 def test_a_copy_runs_and_takes_no_name(grids, demo, paper):
     """Nor does a table with the name of a rule or of a grid, or a grid with that of a rule."""
     tables = demo.file.tables | dict.fromkeys(("train", "paper"), demo.file.tables["demo-steps"])

@@ -79,6 +79,7 @@ def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
 
 
 def test_a_damaged_shard_is_the_only_one_that_is_sampled_again(finished):
+    """Also if there are other numbers of shards in a job meanwhile."""
     damaged = finished.folder / "samples/tiny/psld/em-3/00002.safetensors"
     before = state(shards_in(finished))
     content = bytearray(damaged.read_bytes())
@@ -89,16 +90,9 @@ def test_a_damaged_shard_is_the_only_one_that_is_sampled_again(finished):
     assert refused.returncode == 1
     assert f"{damaged.relative_to(finished.folder)}: damaged shard" in refused.stdout
 
+    finished.edit(GRID, "shards_per_job: 2", "shards_per_job: 3")
     finished.run(CELLS[0])
     after = state(shards_in(finished))
     written = [path for path in before if after[path][0] != before[path][0]]
     assert written == [damaged]
-    assert finished.plan(CELLS[0]) == {}
-
-
-def test_other_numbers_of_shards_in_a_job_sample_nothing_again(finished):
-    before = state(shards_in(finished))
-    finished.edit(GRID, "shards_per_job: 2", "shards_per_job: 3")
-    finished.run(CELLS[0])
-    assert state(shards_in(finished)) == before
     assert finished.plan(CELLS[0]) == {}

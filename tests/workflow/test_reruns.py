@@ -27,21 +27,14 @@ COLUMN = '- {label: "3", budget: 3}'
 LAST_ROW = "show: nfe}\n    rows:\n      - {label: [VP-SDE], model: vp-sde}"
 
 
-def test_touched_files_rerun_nothing(finished):
-    """Even where each input looks newer than what was made of it, and some are large."""
-    finished.edit("profiles/default/config.yaml", "file-size: 100000000", f"file-size: {LARGE}")
-    for path in ("data/digits.h5", "models/tiny/psld/weights.safetensors"):
-        assert (finished.folder / path).stat().st_size > LARGE
-    now = time.time()
-    stages = ("results", "samples", "models", "features", "data")
-    for age, stage in enumerate(reversed(stages)):
-        for path in finished.files(stage):
-            os.utime(path, (now - age, now - age))
-    assert finished.plan("tiny") == {}
-
-
 def test_what_decides_no_result_reruns_nothing(finished):
-    training = "configs/training/tiny.yaml"
+    """Nor identical data that is prepared again, and files that were touched: even if each input
+    looks newer than what was made of it, and some are large.
+    """
+    data, training = finished.folder / "data/digits.h5", "configs/training/tiny.yaml"
+    before = data.stat().st_mtime_ns
+    finished.run("--force", "data/digits.h5")
+    assert data.stat().st_mtime_ns > before
     edits = (
         (GRID, "# The tests' own grid", "# A comment"),
         (GRID, "batch_size: 10", "batch_size: 3"),
@@ -52,19 +45,19 @@ def test_what_decides_no_result_reruns_nothing(finished):
         ("configs/dataset/digits.yaml", "# A mirrored 2 is no digit.", "# Another comment."),
         ("psld/commands/training.py", '"""Commands that make', '"""Programs that make'),
         ("psld/sampling/settings.py", '"""Settings of sampling,', '"""Another docstring,'),
+        ("profiles/default/config.yaml", "file-size: 100000000", f"file-size: {LARGE}"),
     )
     for edit in edits:
         finished.edit(*edit)
     for caption in finished.files("workflow/report"):
         caption.write_text("Another caption.")
-    assert finished.plan("tiny") == {}
-
-
-def test_preparing_identical_data_again_reruns_nothing(finished):
-    data = finished.folder / "data" / "digits.h5"
-    before = data.stat().st_mtime_ns
-    finished.run("--force", "data/digits.h5")
-    assert data.stat().st_mtime_ns > before
+    for path in (data, finished.folder / "models/tiny/psld/weights.safetensors"):
+        assert path.stat().st_size > LARGE
+    now = time.time()
+    stages = ("results", "samples", "models", "features", "data")
+    for age, stage in enumerate(reversed(stages)):
+        for path in finished.files(stage):
+            os.utime(path, (now - age, now - age))
     assert finished.plan("tiny") == {}
 
 
@@ -88,6 +81,9 @@ TITLE = (GRID, 'title: "Tiny: steps"', "title: Steps")
 GAMMA = (GRID, "[process=psld]", "[process=psld, process.gamma=0.02]")
 EXTRACTOR = ("configs/metric/fd-classifier-tiny.yaml", "steps: 5", "steps: 6")
 FEWER = (GRID, COLUMN, f"{COLUMN}\n      - {{label: few, budget: 3, samples: 5}}")
+QUESTION = (GRID, "defaults:", "question: Which one?\ndefaults:")
+COUNTS = (GRID, COLUMN, COLUMN.replace("}", ", show: nfe}"))
+ORDER = (GRID, f"{VP_SDE}\n{PSLD}", f"{PSLD}\n{VP_SDE}")
 NUMBER = (GRID, LAST_ROW, LAST_ROW.replace("model:", "paper: [3.0, 20], model:"))
 
 
@@ -115,39 +111,15 @@ NUMBER = (GRID, LAST_ROW, LAST_ROW.replace("model:", "paper: [3.0, 20], model:")
             id="what training does with the images: all models",
         ),
         pytest.param(
-            [(DIGITS, "image_size: 8", "image_size: 4")],
-            WHOLE_GRID,
-            id="the images: everything",
-        ),
-        pytest.param(
             [(GRID, "shard_size: 5", "shard_size: 2")],
             {**SAMPLES, "sample": 20},
             id="the shards: all sampling",
         ),
         pytest.param(
-            [(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}')],
-            {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 3, "page": 1, "certify": 1},
-            id="more cells: these cells, and a plot over their budgets",
-        ),
-        pytest.param(
-            [(GRID, "seed: 0", "seed: 1")],
-            SAMPLES,
-            id="the seed: all sampling",
-        ),
-        pytest.param(
-            [(GRID, "defaults:", "question: Which one?\ndefaults:")],
-            {"page": 1, "certify": 1},
-            id="the question: the page",
-        ),
-        pytest.param(
-            [(GRID, COLUMN, COLUMN.replace("}", ", show: nfe}"))],
-            {"tabulate": 1, "page": 1, "certify": 1},
-            id="another kind of number: its table",
-        ),
-        pytest.param(
-            [(GRID, f"{VP_SDE}\n{PSLD}", f"{PSLD}\n{VP_SDE}")],
-            {"figure": 2, "page": 1},
-            id="the order of the models: pictures that show both",
+            [QUESTION, COUNTS, ORDER],
+            {"figure": 2, "tabulate": 1, "page": 1, "certify": 1},
+            id="the question: the page; another kind of number: its table; the order of the models:"
+            " pictures that show both",
         ),
     ],
 )
@@ -158,9 +130,11 @@ def test_a_change_reruns_what_depends_on_it(finished, edits, plan):
     assert finished.plan("tiny") == plan
 
 
-def test_a_number_of_the_papers_reruns_the_plot_that_shows_it(finished):
+def test_more_cells_and_a_number_of_the_papers_rerun_the_plot_that_shows_them(finished):
     """Not the other one, of the trainings."""
     finished.edit(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}')
+    cells = {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 3, "page": 1, "certify": 1}
+    assert finished.plan("tiny") == cells
     finished.run_in_one_process("tiny")
     first_row = '- {label: "4", budget: 4}\n    rows:\n      - {label: [VP-SDE], '
     finished.edit(GRID, first_row, f"{first_row}paper: [3.0, 2.0], ")
