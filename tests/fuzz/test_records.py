@@ -15,8 +15,8 @@ from psld.evaluation.results import CellResults
 from psld.training.manifest import read_manifest
 from psld.utils.files import read_json, write_json
 from tests.fuzz.inputs import answer, changed, damaged
-from tests.grid.mine import CONTENT
-from tests.results import sealed, write_grid, write_model_manifest, write_result
+from tests.grid.mine import CONTENT, write_grid
+from tests.results import sealed, write_model_manifest, write_result
 
 READERS: dict[str, Callable[[Path], Any]] = {
     "model": lambda file: read_manifest(file.parent),

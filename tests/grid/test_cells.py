@@ -94,12 +94,3 @@ def test_a_network_of_another_record_or_of_other_images_is_refused(
         model.check()
     with pytest.raises(UserError, match="of another network"):
         demo.cells["cld/em-quadratic-40"].sample_job.check()
-
-
-def test_a_sampler_says_its_budget_and_its_guidance(demo):
-    said = {
-        name: (s.budget_in_words, s.settings.guidance.kind) for name, s in demo.samplers.items()
-    }
-    assert said["guide-40"] == ("40 steps", "classifier")
-    assert said["rk45-1e-2"] == ("tolerance 1e-2", "none")
-    assert said["inpainting-40"] == ("40 steps", "inpainting")

@@ -2,7 +2,7 @@
 
 from psld.config.settings import parse
 from psld.grid.reading import read_grid_file
-from psld.grid.schema import Claim, EntryPart, GridFile, Table, seeded
+from psld.grid.schema import Claim, EntryPart, GridFile, seeded
 from tests.grid.mine import CONTENT, TEXT, changed, load
 
 
@@ -65,18 +65,12 @@ def test_a_key_replaces_that_of_a_merged_mapping(tmp_path):
     assert read_grid_file(path).samplers["high"].budget == "sampler.final_time"
 
 
-def test_a_column_prevails_over_its_row_and_a_side_over_its_claim():
+def test_a_side_prevails_over_its_claim():
     cell = {"model": "a", "sampler": "em", "budget": 1}
-    defaults = EntryPart(metric="fid", samples=4, show="value")
-    row = {"label": ["r"], "budget": 2, "samples": 6}
-    lines = {"columns": [{"label": "c", "budget": 3}], "rows": [row]}
-    table = Table.model_validate({"title": "T", "headings": ["m"], "cell": cell, **lines})
-    [[shown]] = table.shown(defaults)
-    assert (shown.cell, shown.samples, shown.metric) == ("a/em-3", 6, "fid")
     sides = {"smaller": {"model": "b"}, "larger": {"budget": 2}}
     claim = Claim.model_validate({"claim": "c", "cell": cell, **sides})
-    [(_, smaller, larger)] = claim.pairs(defaults)
-    assert (smaller.cell, larger.cell) == ("b/em-1", "a/em-2")
+    [(_, smaller, larger)] = claim.pairs(EntryPart(metric="fid", samples=4, show="value"))
+    assert (smaller.cell, larger.cell, larger.samples) == ("b/em-1", "a/em-2", 4)
 
 
 def test_the_longest_name_of_a_family_is_that_of_a_sampler_and_the_first_seed_is_not_named():

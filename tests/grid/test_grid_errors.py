@@ -96,15 +96,10 @@ def test_a_grid_of_others_sets_nothing_that_runs_code_or_leads_out(place, word, 
     assert f"{where}.0: {word}: {complaint}" in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        *(("- a\n- b\n", "mine.yaml: "), ("a: 1\n b", "mine.yaml: ")),
-        ("seed: 1\ntitle: Mine\nseed: 2\n", "line 3, column 1: seed is also a key in line 1"),
-    ],
-)
-def test_what_is_no_grid_is_refused(configs, text, complaint):
-    refusal(configs, text, complaint)
+def test_a_key_that_is_there_twice_is_refused(configs):
+    """Other texts that are no grids: tests/fuzz/test_grids.py."""
+    text = "seed: 1\ntitle: Mine\nseed: 2\n"
+    refusal(configs, text, "line 3, column 1: seed is also a key in line 1")
 
 
 AWKWARD = (
