@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from psld.config.locations import SHIPPED
 from psld.grid.cache import load_grid
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
-from tests.workflow.project import Project
+from tests.workflow.project import REPOSITORY, Project
 
 CELL = {"prepare": 1, "start": 1, "reference": 1, "train": 1, "sample": 1, "evaluate": 1}
 PICTURE = random_images(20, 24, 3)
@@ -76,25 +75,22 @@ def test_the_training_takes_minutes_of_this_machine(tmp_path, monkeypatch):
     assert (model.training.steps, model.training.objective.kind) == (3000, "denoiser")
 
 
-def test_init_writes_a_part_to_begin_with(tmp_path):
-    succeeded(call(tmp_path, "init", "mine", "part=true"))
-    page = (Path(__file__).parents[2] / "docs/research.md").read_text()
-    shown = re.search(r"```python\n(.*?)\n```", page, re.DOTALL)[1]
-    assert shown in (tmp_path / "mine/mynet.py").read_text(), "the page shows it"
-
-
-def test_an_interrupted_init_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_init_leaves_nothing_and_one_may_begin_with_a_part(tmp_path, monkeypatch):
     def interrupt(_: object) -> float:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr("psld.training.model.seconds_per_image", interrupt)
-        assert call(tmp_path, "init", "mine").returncode == 130
+    monkeypatch.setattr("psld.training.model.seconds_per_image", interrupt)
+    assert call(tmp_path, "init", "mine").returncode == 130
     assert not list((tmp_path / "mine").iterdir())
+    monkeypatch.setattr("psld.training.model.seconds_per_image", lambda network: 0.01)
     succeeded(call(tmp_path / "mine", "init", "."))
     made = {path.name for path in (tmp_path / "mine").iterdir()}
     assert made >= {"Snakefile", "README.md", "configs", "profiles"}
     assert not {name for name in made if name.startswith(".psld")} | made & {"mynet.py"}
+    succeeded(call(tmp_path, "init", "own", "part=true"))
+    page = (REPOSITORY / "docs/research.md").read_text()
+    shown = re.search(r"```python\n(.*?)\n```", page, re.DOTALL)[1]
+    assert shown in (tmp_path / "own/mynet.py").read_text(), "the page shows it"
 
 
 @pytest.mark.slow
