@@ -113,18 +113,21 @@ with socket.socket(socket.AF_UNIX) as listener:
         client, _ = listener.accept()
         if os.fork() == 0:
             words, files, _, _ = socket.recv_fds(client, 1 << 16, 3)
-            for own, theirs in enumerate(files):
-                os.dup2(theirs, own)
-            kept = sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-            place, *words = words.decode().split("\\0")
-            os.chdir(place)
-            sys.argv, code = ["psld", *words], 0
-            try:
-                main()
-            except SystemExit as ended:
-                code = ended.code
-            sys.stdout.flush(), sys.stderr.flush()
-            client.send(bytes([code or 0]))
+            if (child := os.fork()) == 0:
+                for own, theirs in enumerate(files):
+                    os.dup2(theirs, own)
+                kept = sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+                place, *words = words.decode().split("\\0")
+                os.chdir(place)
+                sys.argv, code = ["psld", *words], 0
+                try:
+                    main()
+                except SystemExit as ended:
+                    code = ended.code or 0
+                sys.stdout.flush(), sys.stderr.flush()
+                os._exit(code)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            client.send(bytes([code % 256]))
             os._exit(0)
         client.close()
 """

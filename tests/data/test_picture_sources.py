@@ -96,12 +96,10 @@ def test_a_folder_without_classes(tmp_path, packed):
     files = pngs("b.png", "a.PNG", "sub/c.png", size=(4, 6)) | {
         "notes.txt": b"x",
         ".hidden.png": b"x",
-        "__MACOSX/._a.png": b"x",
+        "__MACOSX/a.png": b"x",
     }
     root = tmp_path / "faces.zip" if packed else tmp_path / "faces"
     (write_zip if packed else write_files)(root, files)
-    if not packed:
-        (root / "__MACOSX" / "._a.png").unlink()
     source = open_source(folder(root))
     assert (len(source.train), len(source.test)) == (3, 0)
     assert source.class_names == ()
