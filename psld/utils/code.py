@@ -80,7 +80,7 @@ class Code:
         vars(loaded)["__builtins__"] = {**vars(builtins), "__import__": self._import}
         sys.modules[full] = loaded
         try:
-            exec(compile(self.files[self.file_of(module)], path, "exec"), vars(loaded))
+            exec(compile(self.files.get(self.file_of(module), b""), path, "exec"), vars(loaded))
         except BaseException:
             del sys.modules[full]
             raise
@@ -94,7 +94,9 @@ class Code:
         return plain if plain in self.files else module.replace(".", "/") + "/__init__.py"
 
     def _has(self, module: str) -> bool:
-        return self.file_of(module) in self.files
+        """Check if a module is of the code; a folder without `__init__.py` is an empty package."""
+        is_folder = any(name.startswith(f"{module.replace('.', '/')}/") for name in self.files)
+        return is_folder or self.file_of(module) in self.files
 
     def _import(
         self,

@@ -91,6 +91,24 @@ def test_part_in_a_subfolder_with_its_package(folder):
     assert "nets" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from ns import beside\nX = beside.X",
+        "from . import beside\nX = beside.X",
+        "import ns.beside\nX = ns.beside.X",
+        "from ns.beside import X",
+    ],
+)
+def test_a_folder_without_init_is_a_package_of_the_version_too(folder, text):
+    (folder / "ns").mkdir()
+    write(folder / "ns", mine=f"{text}\nclass A:\n    x = X\n", beside="X = 1")
+    code = code_of("ns.mine")
+    edit(folder / "ns/beside.py", "1", "2")
+    assert [load_class("ns.mine:A", each).x for each in (code, code_of("ns.mine"))] == [1, 2]
+    assert "ns" not in sys.modules
+
+
 def test_two_versions_live_in_one_process(folder):
     """Each imports its own neighbors, also inside of functions that are called later."""
     write(
