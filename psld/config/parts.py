@@ -23,7 +23,15 @@ from pydantic import (
 from psld.config.kinds import OF_A_TRAINING, SHIPPED
 from psld.config.reads import Read
 from psld.config.settings import Neutral, S, Settings, groups_of
-from psld.utils.code import check_named, find_code, find_version, load_class, name_of, trust
+from psld.utils.code import (
+    check_named,
+    code_of,
+    find_code,
+    find_version,
+    load_class,
+    name_of,
+    trust,
+)
 from psld.utils.errors import PSLDError, UserError, explained, meant, text_of
 
 
@@ -239,7 +247,7 @@ def _code_of(kind: type[Part]) -> str:
             return digest
     name = name_of(kind)
     check_named(name)
-    code = find_code(name.partition(":")[0])
+    code = code_of(kind)
     if code is None:
         raise UserError(f"{name}: its module is not in this folder or among Python's packages")
     _classes[name, code.digest] = kind

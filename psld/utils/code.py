@@ -67,6 +67,7 @@ class Code:
         import each other, and else what all import."""
         package = f"{_PREFIX}{self.digest[:16]}"
         full = f"{package}.{module}"
+        _loaded[package] = self
         if full in sys.modules:
             return sys.modules[full]
         parent, _, leaf = module.rpartition(".")
@@ -118,6 +119,10 @@ class Code:
             if self._has(f"{module}.{each}"):
                 self.load(f"{module}.{each}")
         return found if fromlist else self.load(module.partition(".")[0])
+
+
+_loaded: dict[str, Code] = {}
+"""The code whose modules have this prefix."""
 
 
 def search_path() -> Iterator[Path]:
@@ -180,6 +185,14 @@ def name_of(kind: type) -> str:
     return f"{module}:{kind.__qualname__}"
 
 
+def code_of(kind: type) -> Code | None:
+    """Return the code of a class: of the version that it is of, or else of its module's file."""
+    package, _, module = kind.__module__.partition(".")
+    if code := _loaded.get(package):
+        return _read(code.root, module, code.files)
+    return find_code(kind.__module__)
+
+
 @cache
 def code_digest(*rooms: str) -> str:
     """Return the digest of Python's version and of the files of psld, or of some of its rooms."""
@@ -216,27 +229,31 @@ def _files_of(rooms: Sequence[str]) -> list[Path]:
 # -- finding and reading ---------------------------------------------------------------------------
 
 
-def _file(root: Path, module: str) -> Path | None:
-    """Return the file of a module below a folder; None if there is none."""
+def _file(root: Path, module: str, known: Mapping[str, bytes] | None = None) -> Path | None:
+    """Return the file of a module below a folder, or of known files; None if there is none."""
     path = root.joinpath(*module.split("."))
     files = (path.with_name(f"{path.name}.py"), path / "__init__.py")
-    return next((file for file in files if file.is_file()), None)
+    there = Path.is_file if known is None else lambda file: str(file.relative_to(root)) in known
+    return next(filter(there, files), None)
 
 
-def _read(root: Path, module: str) -> Code:
-    """Read a module, and what it imports of its folder; of an installed one, of its package."""
+def _read(root: Path, module: str, known: Mapping[str, bytes] | None = None) -> Code:
+    """Read a module, and what it imports of its folder; of an installed one, of its package.
+
+    `known`: files that have been read, in place of those on the disk.
+    """
     installed = (*site.getsitepackages(), site.getusersitepackages())
     is_installed = root in (Path(folder).resolve() for folder in installed)
     top, trees, files, waiting = module.partition(".")[0], {}, {}, [module]
     while waiting:
         name = waiting.pop()
-        file = _file(root, name)
+        file = _file(root, name, known)
         first = name.partition(".")[0]
         if file is None or name in trees or first == "psld" or (is_installed and first != top):
             continue
-        content = file.read_bytes()
+        path = str(file.relative_to(root))
+        files[path] = content = file.read_bytes() if known is None else known[path]
         trees[name] = tree = _parsed(content, _shown(root, file))
-        files[str(file.relative_to(root))] = content
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         for imported in {name, *_imports(tree, package)}:
             parts = imported.split(".")

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,32 @@ def test_where_its_code_is_not_it_is_compared_and_sampled_if_it_is_trusted(
     assert "trust=true runs the copy in models/by-hand/mine/parts" in line
     succeeded(call(elsewhere, "sample", *words, "trust=true"))
     assert read_manifest("models/by-hand/mine").weights_sha256 == known.weights_sha256
+
+
+OUTER = """
+from mynets import Mixer
+
+from psld.parts import Network
+
+
+class Outer(Network):
+    one: Mixer = Mixer(width=3)
+    two: Network = Mixer(width=4)
+
+    def build(self, *shape):
+        return self.one.build(*shape)
+"""
+
+
+def test_the_parts_of_a_part_have_the_code_of_its_version(folder, training, tmp_path_factory):
+    write(folder, outer=OUTER)
+    train(folder, "network=outer:Outer", *training[1:])
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(folder / "models", elsewhere / "models")
+    edit(folder / "mynets.py", "import torch\n", "import torch\n\nUNUSED = 1\n")
+    words = ("model=by-hand/mine", "sampler.steps=3", "shard_size=2", "output=samples")
+    for each in (folder, elsewhere):
+        succeeded(run(each, command("sample", *words, "trust=true")))
 
 
 @pytest.mark.parametrize(
