@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -75,13 +75,16 @@ def build(
         made = type(network).__name__
         raise UserError(f"network: {part.kind}: build returns {made}, not a torch.nn.Module")
     if part.code:
-        labels, pixels = range(num_classes)[:1], (image_size, image_size)
-        given = _output_shape(part, network, (2, in_channels, *pixels), labels)
+        pixels = image_size, image_size
+        given = _output_shape(part, network, (2, in_channels, *pixels), num_classes)
         if gives_logits and given == (2, out_channels, *pixels):
             network = PixelMean(network)
         elif given != (needed := (2, out_channels, *(() if gives_logits else pixels))):
             got, right = ("×".join(map(str, shape)) for shape in (given, needed))
             raise UserError(f"network: {part.kind}: gives {got} for 2 images; {right} is needed")
+        for name, tensor in network.state_dict().items():
+            with naming("network", part, f"{name}, which a file of weights cannot hold"):
+                tensor.cpu().numpy()  # not bfloat16, nor what is no tensor
     noted: Any = network
     noted.in_shape = (in_channels, image_size, image_size)
     noted.in_bfloat16, noted.takes_logarithm = part.in_bfloat16, part.takes_logarithm
@@ -105,19 +108,19 @@ class PixelMean(Around):
 
 @torch.no_grad()
 def _output_shape(
-    part: Network, network: nn.Module, shape: tuple[int, ...], labels: Sequence[int]
+    part: Network, network: nn.Module, shape: tuple[int, ...], num_classes: int
 ) -> tuple[int, ...]:
-    """Return the shape that a network gives for zeros, with and without labels."""
-    mode, zeros = network.training, torch.zeros(shape)
-    what = f"for z of {'×'.join(map(str, shape))}"
+    """Return the shape that a network gives for zeros, also with the first and the last label."""
+    mode, zeros, times = network.training, torch.zeros(shape), torch.full((2,), 0.5)
+    given, what = set(), f"for z of {'×'.join(map(str, shape))}"
     try:
-        with naming("network", part, what), torch.random.fork_rng(devices=[]):
-            network.eval()
-            given = {tuple(network(zeros, torch.full((2,), 0.5)).shape)}
-            for label in labels:
-                classes = torch.full((2,), label)
-                given.add(tuple(network(zeros, torch.full((2,), 0.5), classes).shape))
-            return max(given)
+        network.eval()
+        for label in (None, 0, num_classes) if num_classes else (None,):
+            labels = () if label is None else (torch.full((2,), label),)
+            also = f" and label {label}, of {num_classes} classes and none" if labels else ""
+            with naming("network", part, what + also), torch.random.fork_rng(devices=[]):
+                given.add(tuple(network(zeros, times, *labels).shape))
+        return max(given)
     finally:
         network.train(mode)
 

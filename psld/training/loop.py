@@ -171,10 +171,11 @@ def optimize(
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(settings, state.step)
     loss = accumulate_gradient(network, loss_of, batch, state.micro_batch)
-    norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.grad_clip)
+    trained = [each for group in state.optimizer.param_groups for each in group["params"]]
+    norm = nn.utils.clip_grad_norm_(trained, settings.grad_clip)
     with naming("training.optimizer", state.parts["optimizer"], "step"):
         state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    state.network.zero_grad(set_to_none=True)  # An optimizer may leave out some weights.
     with naming("training.average", state.parts["average"], "update"), torch.no_grad():
         state.average.update(state.network)
     state.step += 1

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from psld.config.parts import naming
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import every_block
 from psld.diffusion.process import LinearProcess
@@ -43,14 +44,20 @@ def build(
 ) -> nn.Module:
     """Build the module that is trained: a network with the channels that its objective says."""
     objective, facts = settings.training.objective, facts_of(settings, process, deviation)
+    with naming("training.objective", objective, "channels"):
+        seen, given = objective.channels(settings.dataset, process)
     network = forward.build(
         settings.network,
-        *objective.channels(settings.dataset, process),
+        seen,
+        given,
         settings.dataset.image_size,
         settings.num_classes,
         gives_logits=settings.makes == "guide",
     )
-    module: Any = objective.wrap(network, facts)
+    with naming("training.objective", objective, "wrap"):
+        module: Any = objective.wrap(network, facts)
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"a torch.nn.Module is needed, not {type(module).__name__}")
     module.in_shape, module.in_bfloat16 = network.in_shape, network.in_bfloat16
     return module
 
@@ -58,7 +65,8 @@ def build(
 def loss_of(settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0) -> Loss:
     """Return the loss of a training; `deviation` as in `facts_of`."""
     objective, facts = settings.training.objective, facts_of(settings, process, deviation)
-    return Loss(objective, facts, objective.noising(facts))
+    with naming("training.objective", objective, "noising"):
+        return Loss(objective, facts, objective.noising(facts))
 
 
 @torch.no_grad()
@@ -74,7 +82,7 @@ def forward_flops(network: nn.Module) -> int:
 
 def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
     """Measure the seconds of a core, without waiting, for an image in a training step."""
-    network = build(settings, build_process(settings))
+    network = build(settings, build_process(settings)).eval()
 
     def seconds(count: int) -> float:
         images, levels = torch.zeros(count, *cast(Any, network.in_shape)), torch.ones(count)

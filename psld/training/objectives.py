@@ -96,7 +96,10 @@ class Objective(Part):
         return blocks[0] * dataset.channels, blocks[1] * dataset.channels
 
     def wrap(self, network: "nn.Module", facts: Facts) -> "nn.Module":
-        """Return the module that is trained and saved, around a network."""
+        """Return the module that is trained and saved, around a network.
+
+        One with more that is trained, for the loss, returns a tuple while it is in training.
+        """
         return network
 
     def noising(self, facts: Facts) -> "Noising":
@@ -143,7 +146,7 @@ class Objective(Part):
         return {}
 
     def measured(self, facts: Facts, module: "nn.Module", store: "ImageStore") -> dict[str, Any]:
-        """Return what the manifest says of the trained module."""
+        """Return fields of the manifest about the trained module; others are not kept."""
         return {}
 
 

@@ -1,21 +1,23 @@
 """A training from its settings to its files."""
 
+import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from psld.config.parts import check_known, save_code, with_code_of
+from psld.config.parts import check_known, naming, save_code, with_code_of
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Batch
 from psld.networks.forward import enough_threads
 from psld.training.batches import Batches, Labels
 from psld.training.init import take_weights, with_sources
 from psld.training.loggers import fed
-from psld.training.loop import Log, StopRequest, check_schedule, left_as_it_was, train
+from psld.training.loop import Log, StopRequest, check_schedule, train
 from psld.training.manifest import (
     WandbRun,
     export_folder,
@@ -100,7 +102,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         if state.step < training.steps:
             stop = stack.enter_context(StopRequest())
             batches = Batches(images, settings.dataset.flip, loss.noising, training, ranks, labels)
-            log = Log(run, lambda net, file: objective.preview(loss.facts, net, store, file))
+            log = Log(run, partial(preview, loss, store))
             if ranks.leads:
                 what = f"{settings.output} for {training.steps} steps"
                 print(f"training {what} on {device_name(ranks.device)}, in {run}{time}", flush=True)
@@ -125,6 +127,8 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         if ranks.leads:
             folder, network = export_folder(run), state.average.network
             save_code(settings, folder)
+            with naming("training.objective", objective, "measured"):
+                measured = objective.measured(loss.facts, network, store)
             for place in (run, folder):  # A kill may have come after the last checkpoint.
                 write_history(place, state.history)
             write_model(
@@ -138,7 +142,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                 ranks=ranks.world,
                 run=str(run),
                 micro_batch=state.micro_batch,
-                **objective.measured(loss.facts, network, store),
+                **measured,
             )
             done = "wrote" if publish(run, Path(settings.output)) else "nothing new for"
             print(f"{done} {settings.output}; its run directory is {run}")
@@ -150,14 +154,21 @@ def try_once(loss: Loss, module: nn.Module, labels: Labels | None) -> None:
     if not loss.objective.code:
         return
     size, noising = loss.facts.dataset.image_size, loss.noising
-    with torch.random.fork_rng(devices=[]), left_as_it_was(module):
+    with torch.random.fork_rng(devices=[]):
         x0, *noise = (
             torch.randn(2, blocks * loss.facts.dataset.channels, size, size)
             for blocks in (1, noising.blocks, noising.auxiliary)
         )
         t = noising.levels(torch.rand(2, dtype=torch.float64))
         classes = torch.zeros(2, dtype=torch.int64) if labels else None
-        loss(module, Batch(x0, t, noise[0], noise[1] if noising.auxiliary else None, classes))
+        batch = Batch(x0, t, noise[0], noise[1] if noising.auxiliary else None, classes)
+        loss(copy.deepcopy(module), batch)  # A module may keep what it has computed.
+
+
+def preview(loss: Loss, store: ImageStore, module: nn.Module, picture: Path) -> dict[str, float]:
+    """Preview the averaged module, as its objective does."""
+    with naming("training.objective", loss.objective, "preview"):
+        return loss.objective.preview(loss.facts, module, store, picture)
 
 
 def labels_of(settings: Trained, store: ImageStore) -> Labels | None:

@@ -121,13 +121,33 @@ BUILDS = {
     "return Net(in_channels, 7, self.width)": "gives 2×7×8×8 for 2 images; 2×2×8×8 is needed",
     "return Net(5, out_channels, self.width)": "for z of 2×2×8×8: RuntimeError",
     "raise KeyError('x')": "build: KeyError: 'x'",
+    "return kept(Net(in_channels, out_channels, 4))": "x, which a file of weights cannot hold: Ty",
+    "return named(Net(in_channels, out_channels, 4), num_classes)": (
+        "for z of 2×2×8×8 and label 10, of 10 classes and none: IndexError"
+    ),
 }
+
+
+WRAPPED = """
+def kept(net):
+    net.register_buffer("x", torch.ones(1, dtype=torch.bfloat16))
+    return net
+
+
+def named(net, num_classes):
+    table, forward = nn.Embedding(num_classes, 1), net.forward
+    net.forward = lambda z, t, k=None: forward(z, t) if k is None else z + table(k).sum()
+    return net
+"""
 
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_a_wrong_build_is_one_line_before_the_training(folder, training, build):
     edit(folder / "mynets.py", "return Net(in_channels, out_channels, self.width)", build)
-    line = refused(call(folder, "train", *training), 2)
+    with (folder / "mynets.py").open("a") as file:
+        file.write(WRAPPED)
+    words = ("training.label_dropout=0.1",) if "num_classes" in build else ()
+    line = refused(call(folder, "train", *training, *words), 2)
     assert f"network: mynets:Mixer: {BUILDS[build]}" in line
     assert not (folder / "runs").exists()
 

@@ -87,6 +87,15 @@ def test_one_of_images_is_sampled_too_and_may_refuse_a_sampler(folder, digits):
     [
         ("return batch.x0", "a tensor without dimensions is needed, not Tensor"),
         ("return batch.y0", "losses:Absolute: loss: AttributeError"),
+        (
+            "\n    def wrap(self, *given):\n        return 3",
+            "Absolute: wrap: TypeError: a torch.nn",
+        ),
+        ("\n    def channels(self, *given):\n        return 2", "Absolute: channels: TypeError"),
+        (
+            "\n    def noising(self, facts):\n        return 1 / 0",
+            "Absolute: noising: ZeroDivision",
+        ),
     ],
 )
 def test_a_wrong_loss_is_one_line_before_the_training(loss, message, folder, digits):
@@ -98,6 +107,49 @@ def test_a_wrong_loss_is_one_line_before_the_training(loss, message, folder, dig
     words = ("training.objective=losses:Absolute", f"data={digits}", *RECIPE)
     refused(call(folder, "train", *words), 2, "training.objective: ", message)
     assert not (folder / "runs").exists()
+
+
+TWO = """
+import torch
+from psld.parts import Objective
+
+
+class Body(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.log = network, torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, z, t):
+        self.hidden = self.network(z, t)
+        return (self.hidden, self.log) if self.training else self.hidden
+
+
+class Weighted(Objective):
+    def wrap(self, network, facts):
+        return Body(network)
+
+    def loss(self, module, batch):
+        eps, log = module(*batch.noisy())
+        return (eps - batch.target).square().mean() * (-log).exp() + log
+
+    def preview(self, *given):
+        return {"one": 1.0}
+
+    def measured(self, *given):
+        raise KeyError("nothing")
+"""
+
+
+def test_its_module_may_train_more_and_keep_what_it_computes(tmp_path, digits):
+    write(tmp_path, two=TWO)
+    words = ("training.objective=two:Weighted", f"data={digits}", "name=mine", *RECIPE)
+    words += ("training.precision=bf16", "training.preview_every=1")
+    line = "training.objective: two:Weighted: measured: KeyError: 'nothing'"
+    refused(call(tmp_path, "train", *words), 2, line)
+    edit(tmp_path / "two.py", 'raise KeyError("nothing")', "return {}")
+    succeeded(call(tmp_path, "train", *words))
+    weights = load_file(tmp_path / "models/by-hand/mine/weights.safetensors")
+    assert weights["log"] != 0
 
 
 def test_a_guide_s_objective_makes_no_model(folder, digits):

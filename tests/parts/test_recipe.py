@@ -1,5 +1,6 @@
 """Optimizers, averages and schedules: what each does, and resumption to the bit."""
 
+import copy
 import math
 import shutil
 from pathlib import Path
@@ -68,6 +69,20 @@ def test_it_resumes_to_the_bit(outside, noun, kind):
     start = trained(settings, 0).network.state_dict()
     moved = [not torch.equal(whole.network.state_dict()[name], start[name]) for name in start]
     assert sum(moved) > len(moved) / 2
+
+
+def test_an_optimizer_may_leave_out_weights():
+    """Their gradients neither add up nor count in the norm that is clipped."""
+    settings, loss_of = recipe(), EpsilonLoss(PROCESS)
+    state, batch = trained(settings, 0), batches_of(PROCESS, settings).draw(0)
+    loss_of(alone := copy.deepcopy(state.network), batch).backward()
+    *others, last = state.network.parameters()
+    state.optimizer = torch.optim.SGD([last])
+    before = [each.clone() for each in others]
+    _, norm = optimize(state, state.network, loss_of, batch, settings)
+    assert norm == pytest.approx(float(list(alone.parameters())[-1].grad.norm()))
+    assert all(map(torch.equal, others, before))
+    assert not any(each.grad is not None for each in others)
 
 
 @pytest.mark.parametrize("kind", [*SHIPPED["average"], "mine:Polyak"])
