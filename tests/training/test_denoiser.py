@@ -191,13 +191,12 @@ def test_a_start_from_given_images_is_that_of_the_dataset(folder):
             psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 80, images=wrong)
 
 
-@pytest.mark.parametrize("options", [{"process": "cld", "sampler": "sscs"}, {"process": "vp-sde"}])
-def test_known_pixels_are_kept_as_every_process(folder, options):
+def test_known_pixels_are_kept_as_every_process(folder):
     ours = psld.load(folder / "model")
     theirs = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0, sigma_max=1e4)
     images, mask = torch.rand(4, 1, 8, 8) * 2 - 1, torch.ones(4, 1, 8, 8)
     mask[..., 4:] = 0
-    options = {"steps": 2, "raw": True, "inpainting": (images, mask), **options}
+    options = {"steps": 2, "raw": True, "inpainting": (images, mask), "process": "cld"}
     for model in (ours, theirs):
         filled = model.sample(4, **options)
         torch.testing.assert_close(filled[..., :4], images[..., :4], rtol=0, atol=1e-3)

@@ -42,12 +42,14 @@ from tests.training.small import (
 PROCESS = phase_space(0.02)
 
 
-def run(folder, settings, dropout=0.1, stop=None, state=None, batches=None, ranks=ONE_RANK):
+def run(
+    folder, settings, dropout=0.1, stop=None, state=None, batches=None, ranks=ONE_RANK, log=None
+):
     """Train from where `folder` stands; gives the state, the checkpoints and what was logged."""
     state = state or tiny_state(PROCESS, settings, dropout)
     checkpoints = Checkpoints(folder)
     checkpoints.restore(state, checkpoints.newest())
-    log = Recorder()
+    log = log or Recorder()
     batches = batches or batches_of(PROCESS, settings)
     stop = StopRequest() if stop is None else stop
     train(state, batches, EpsilonLoss(PROCESS), settings, ranks, checkpoints, log, stop)
@@ -167,10 +169,9 @@ def test_the_average_is_that_of_the_weights_after_each_step(tmp_path):
         expected.lerp_(parameters_of(state.network), 0.5)
 
     state.optimizer.register_step_post_hook(average)
-    log, checkpoints = Recorder(), Checkpoints(tmp_path)
+    log = Recorder()
     log.preview = lambda network, picture: seen.append(parameters_of(network)) or {}
-    batches, loss_of = batches_of(PROCESS, settings), EpsilonLoss(PROCESS)
-    train(state, batches, loss_of, settings, ONE_RANK, checkpoints, log, StopRequest())
+    run(tmp_path, settings, state=state, log=log)
     torch.testing.assert_close(parameters_of(state.average.network), expected, rtol=0, atol=1e-6)
     assert torch.equal(seen[0], parameters_of(state.average.network))
     assert (expected - parameters_of(state.network)).abs().max() > 1e-4
@@ -197,10 +198,7 @@ def test_other_ranks_wait_while_the_leading_one_previews_and_saves(tmp_path):
             events.append(f"saved {len(history)}")
 
     settings = recipe(steps=6, checkpoint_every=6, log_every=6, preview_every=4)
-    ranks = Watched(0, 1, ONE_RANK.device)
-    state, checkpoints = tiny_state(PROCESS, settings), Checkpoints(tmp_path)
-    batches, loss_of = batches_of(PROCESS, settings), EpsilonLoss(PROCESS)
-    train(state, batches, loss_of, settings, ranks, checkpoints, Slow(), StopRequest())
+    run(tmp_path, settings, ranks=Watched(0, 1, ONE_RANK.device), log=Slow())
     assert events == ["all wait", "preview 4", "saved 1", "all wait", "saved 2", "all wait"]
 
 

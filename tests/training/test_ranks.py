@@ -50,17 +50,6 @@ def test_two_ranks_train_what_one_trains(digits, tmp_path):
             torch.testing.assert_close(second[name], value, atol=1e-5, rtol=0, msg=name)
 
 
-def test_one_rank_needs_no_launcher():
-    with join_ranks("cpu") as ranks:
-        assert (ranks.rank, ranks.world, ranks.leads) == (0, 1, True)
-        assert not torch.distributed.is_initialized()
-        assert ranks.largest(15) == 15
-        values = torch.tensor([1.0, 2.0])
-        assert torch.equal(ranks.mean(values), values)
-        network = torch.nn.Linear(1, 1)
-        assert ranks.parallel(network) is network
-
-
 @pytest.mark.parametrize("left", [{"WORLD_SIZE": "4", "RANK": "1"}, {"RANK": "1"}])
 def test_what_a_shell_has_left_of_other_ranks_is_refused(monkeypatch, left):
     """Rank 1 would train, and write nothing."""

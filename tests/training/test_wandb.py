@@ -204,49 +204,39 @@ def test_nobody_logged_in_is_one_line(digits, tmp_path, monkeypatch):
     refused(call(tmp_path, "train", *online), 2, "wandb: ", "wandb login")
 
 
-def log_live(folder: Path, server: WandbServer, **later: object) -> None:
-    """Log three checkpoints; the server changes once the run has begun."""
-    training = write_training(folder, [20])
-    with live_run(training) as log:
+SLOWLY = [
+    ({"delay": 1e6}, {}),
+    ({"refuses": "/", "status": 500}, {}),
+    ({}, {"refuses": "file_stream", "status": 401}),
+    ({}, {"refuses": "PUT /file", "status": 500}),
+    ({}, {"delay": 1e6}),
+]
+"""How a server fails at first, and once the run has begun."""
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        ({"refuses": "/", "status": 401}, {}),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOWLY),
+    ],
+    ids=str,
+)
+def test_a_server_that_fails_is_one_line(tmp_path, server, capsys, first, later):
+    """Three checkpoints are logged."""
+    vars(server).update(first)
+    with live_run(write_training(tmp_path, [20])) as log:
         deadline = time.monotonic() + 60
         while later and not server.runs and time.monotonic() < deadline:
             time.sleep(0.01)
         vars(server).update(later)
         for last in (20, 40, 60):
-            write_training(folder, range(20, last + 1, 20))
+            write_training(tmp_path, range(20, last + 1, 20))
             log(None)
-
-
-REFUSED_AT_ONCE = [
-    {"refuses": "/", "status": 401},
-    pytest.param({"delay": 1e6}, marks=pytest.mark.slow),
-    pytest.param({"refuses": "/", "status": 500}, marks=pytest.mark.slow),
-]
-REFUSED_LATER = [
-    {"refuses": "file_stream", "status": 401},
-    {"refuses": "PUT /file", "status": 500},
-    {"delay": 1e6},
-]
-
-
-@pytest.mark.parametrize("first", REFUSED_AT_ONCE, ids=str)
-def test_a_server_that_refuses_the_run_is_one_line(tmp_path, server, capsys, first):
-    vars(server).update(first)
-    log_live(tmp_path, server)
-    check_said_and_synced(tmp_path, server, capsys.readouterr().out)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("later", REFUSED_LATER, ids=str)
-def test_a_server_that_fails_later_is_one_line(tmp_path, server, capsys, later):
-    log_live(tmp_path, server, **later)
-    check_said_and_synced(tmp_path, server, capsys.readouterr().out)
-
-
-def check_said_and_synced(folder: Path, server: WandbServer, said: str) -> None:
+    said = capsys.readouterr().out
     assert said.count("\n") <= 1
     vars(server).update(refuses="", delay=0)
     wandb.teardown()
-    succeeded(call(folder, "wandb", "sync", "grid_name=demo"))
+    succeeded(call(tmp_path, "wandb", "sync", "grid_name=demo"))
     [online] = server.runs.values()
     assert online.steps == [20, 40, 60]
