@@ -44,14 +44,6 @@ def few_images(monkeypatch):
     monkeypatch.setattr(exact, "IMAGES", 2**12)
 
 
-def test_tolerance_buys_accuracy(few_images):
-    sampler = sampler_of("rk45", phase_space(0.02), DATA, ())
-    runs = [sampler.run(tolerance, DATA, 1) for tolerance in (1e-1, 1e-3, 1e-5)]
-    errors = [distance(run.images, runs[-1].images) for run in runs[:-1]]
-    assert errors[0] > 10 * errors[1]
-    assert sorted(runs, key=lambda run: run.evaluations) == runs
-
-
 @pytest.mark.parametrize("text", ["multistep", "few start_level=2 fall=null"])
 def test_the_end_narrows_data_that_is_as_narrow_as_its_noise(text, few_images):
     """The deviation of E[x₀ | y] for one Gaussian, which no number of steps corrects."""

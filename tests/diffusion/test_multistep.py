@@ -54,12 +54,7 @@ def test_fine_steps_keep_the_marginals_of_gaussian_data(name, eta, corrector, ro
     check_moments(EVERY_KIND[name], settings, gaussian(0.3, mean=0.6), 0.04)
 
 
-def test_noise_in_an_interval_keeps_the_marginals_too():
-    choice = {"eta": 1.0, "eta_interval": (0.02, 1.0), "denoise": False, "final_time": 1e-3}
-    check_moments(phase_space(0.02), multistep(100, **choice), gaussian(0.3, mean=0.6), 0.01)
-
-
-@pytest.mark.parametrize(("root", "order"), [("straight", 1), ("flow", 2), ("straight", 3)])
+@pytest.mark.parametrize(("root", "order"), [("straight", 1), ("flow", 3)])
 def test_with_noise_the_weak_order_is_two_at_most(root, order):
     process, data, steps = phase_space(0.02), gaussian(0.3), (60, 120)
     grids = [multistep(n, root=root, eta=1.0, order=order) for n in steps]

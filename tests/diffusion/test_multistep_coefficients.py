@@ -13,7 +13,6 @@ from tests.diffusion.processes import (
     EVERY_KIND,
     normal,
     phase_space,
-    recipe,
     times,
     vp_sde,
 )
@@ -150,19 +149,6 @@ def test_a_magnus_step_has_order_six():
 
     errors = [float((solved(end, 1) - solved(end, 40)).norm()) for end in (0.8, 0.4)]
     assert math.log2(errors[0] / errors[1]) > 6.5
-
-
-@pytest.mark.parametrize(("name", "root"), [("psld", "flow"), ("third", "straight")])
-def test_a_step_does_not_depend_on_the_triangular_factor(name, root):
-    lower, upper = (
-        {"psld": phase_space(0.02, factor=factor), "third": recipe(factor=factor)}[name]
-        for factor in ("lower", "upper")
-    )
-    found = [
-        ExponentialScheme(process, root, 1e-3).transition(GRID[:6], GRID[1:7])
-        for process in (lower, upper)
-    ]
-    torch.testing.assert_close(*found, rtol=1e-7, atol=1e-7)
 
 
 def test_order_one_is_ddim_for_a_single_block():

@@ -91,18 +91,6 @@ def test_a_network_gets_its_time_in_single_precision():
     assert {t.dtype for t in times} == {torch.float32}
 
 
-def test_another_fault_is_no_lack_of_memory():
-    calls = []
-
-    def network(z, t):
-        calls.append(len(z))
-        raise RuntimeError("shapes cannot be multiplied")
-
-    with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        NetworkScore(network, 16)(Z, 0.5, EYE)
-    assert calls == [16]
-
-
 def test_what_one_score_found_out_the_next_one_uses():
     """As the shards of a cell do. The half of what failed may be less than half of the size."""
     memory, batching = Memory(fits=5), Batching(1000)

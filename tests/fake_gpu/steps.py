@@ -35,7 +35,7 @@ class Guided(NamedTuple):
 
 
 def guided(guidance: str) -> Guided:
-    """Return the score of a small network in bf16, or under one of GUIDANCE."""
+    """Return the score of a small network: `none`, `inpainting`, or one of SCORES."""
     classes = torch.arange(SHAPE[0]).remainder(10).to(CUDA)
     settings = NetworkSettings(**ENCODER, attention_resolutions=(8,))
     network = NCSNpp(settings, 16, 6, 6, 10).to(CUDA).eval()
@@ -55,7 +55,8 @@ def guided(guidance: str) -> Guided:
     return Guided(plain)
 
 
-GUIDANCE = ("none", "classifier-free", "classifier", "inpainting")
+SCORES = ("classifier-free", "classifier", "bf16")
+"""What changes the score alone, whatever the sampler is."""
 
 
 def check_sampler(gpu: FakeGPU, settings: SamplerSettings, guidance: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ import yaml
 from psld.sampling.model import load_model
 from psld.sampling.shards import Shard, shard_path
 from psld.training.manifest import ModelManifest, read_manifest
-from psld.utils.files import read_json, sha256_of_file
+from psld.utils.files import read_json, sha256_of_file, write_text
 from tests.commands import call, files_below, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
 from tests.paper.official_options import settings_from_spec
 from tests.reference import DEFAULT, load, reference_files
-from tests.workflow.project import Project
+from tests.workflow.project import GRID, Project
 
 CHECKPOINTS = reference_files("checkpoint_*.ckpt")
 TINY = DEFAULT / "checkpoint_tiny.ckpt"
@@ -76,6 +77,18 @@ def prepared(tmp_path_factory) -> Path:
 @pytest.fixture
 def workplace(prepared, tmp_path) -> Path:
     return shutil.copytree(prepared, tmp_path / "workplace")
+
+
+def grid_of(folder: Path, vector: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Write configs for a vector's dataset and network, and return the tests' grid of them."""
+    shape = dict(word.removeprefix("dataset.").split("=") for word in dataset_of(vector)[3:])
+    dataset = {"defaults": ["folder", "_self_"], "name": "noise", "source": {"root": "pictures"}}
+    dataset |= {key: int(value) for key, value in shape.items()}
+    for path, content in (("dataset/noise", dataset), ("network/official", network_of(vector))):
+        write_text(folder / f"configs/{path}.yaml", yaml.safe_dump(content))
+    process = f"process={process_of(vector)}"
+    defaults = ["dataset=noise", "network=official", "training=tiny", process]
+    return yaml.safe_load((folder / GRID).read_text()) | {"defaults": defaults}
 
 
 def prepare(folder: Path, vector: dict[str, np.ndarray]) -> None:
@@ -183,25 +196,15 @@ def project_with(checkpoint: Path, folder: Path) -> Project:
     write_pictures(folder)
     (folder / "files").mkdir()
     shutil.copy(checkpoint, folder / "files" / OFFICIAL_NAME)
-    configs = folder / "configs"
-    dataset = {"name": "noise", "image_size": int(vector["size"]), "source": {"root": "pictures"}}
-    write_yaml(configs / "dataset/noise.yaml", {"defaults": ["folder", "_self_"], **dataset})
-    write_yaml(configs / "network/official.yaml", network_of(vector))
-    grid = yaml.safe_load((configs / "grid/tiny.yaml").read_text())
-    process = f"process={process_of(vector)}"
-    grid["defaults"] = ["dataset=noise", "network=official", "training=tiny", process]
+    grid = grid_of(folder, vector)
     official = {"overrides": [], "checkpoint": f"files/{OFFICIAL_NAME}"}
     grid["metric"] = "fid"  # the pictures have no labels for a classifier
     grid["models"] = {"official": official, "trained": []}
     rows = [{"label": [model], "model": model} for model in grid["models"]]
     for table in grid["tables"].values():
         table["rows"] = rows
-    write_yaml(configs / "grid/tiny.yaml", grid)
+    (folder / GRID).write_text(yaml.safe_dump(grid))
     return project
-
-
-def write_yaml(path: Path, content: object) -> None:
-    path.write_text(yaml.safe_dump(content))
 
 
 @pytest.mark.slow

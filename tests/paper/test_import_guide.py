@@ -11,10 +11,10 @@ import yaml
 
 from psld.sampling.model import load_guide
 from psld.training.manifest import GuideManifest, read_manifest
-from psld.utils.files import read_json, write_text
+from psld.utils.files import read_json
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
-from tests.paper.test_import import dataset_of, network_of, overrides, prepare, process_of
+from tests.paper.test_import import grid_of, overrides, prepare
 from tests.reference import load, reference_files
 from tests.workflow.project import GRID
 
@@ -62,16 +62,10 @@ def test_a_guide_of_a_grid_is_imported_by_its_name_without_its_dataset(tmp_path)
     vector = load(VECTORS[0])
     write_checkpoint(tmp_path / "epoch=9.ckpt", vector)
     shutil.copytree(CONFIGS, tmp_path / "configs")
-    shape = dict(word.removeprefix("dataset.").split("=") for word in dataset_of(vector)[3:])
-    named = {"defaults": ["folder", "_self_"], "name": "noise", "source": {"root": "pictures"}}
-    grid = yaml.safe_load((tmp_path / GRID).read_text())
-    words = ["dataset=noise", "network=official", f"process={process_of(vector)}"]
-    for path, content in {
-        "configs/dataset/noise.yaml": named | {key: int(value) for key, value in shape.items()},
-        "configs/network/official.yaml": network_of(vector),
-        GRID: grid | {"guides": {"official": words}},
-    }.items():
-        write_text(tmp_path / path, yaml.safe_dump(content))
+    path = tmp_path / GRID
+    grid, other = yaml.safe_load(path.read_text()), grid_of(tmp_path, vector)
+    words = [word for word in other["defaults"] if not word.startswith("training")]
+    path.write_text(yaml.safe_dump(grid | {"guides": {"official": words}}))
     succeeded(call(tmp_path, "import_guide", "epoch=9.ckpt", "guide=tiny/official"))
     guide = tmp_path / "guides" / "tiny" / "official"
     load_guide(guide, torch.device("cpu"))
