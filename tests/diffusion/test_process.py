@@ -67,18 +67,6 @@ def test_only_needed_blocks_are_predicted():
     assert recipe().predicted == slice(2, 3)
 
 
-def test_every_process_converges_to_its_stationary_distribution(process):
-    slow = LinearProcess(
-        process.D,
-        process.Q,
-        torch.diagonal(process.S),
-        LinearBeta(200.0, 200.0),
-        initial_variance=torch.diagonal(process.initial_covariance),
-    )
-    torch.testing.assert_close(slow.covariance(times(1.0))[0], process.S)
-    assert slow.transition(times(1.0)).abs().max() < 1e-6
-
-
 def test_perturbed_images_have_the_kernel_s_moments(process):
     """The response to unit noise, in which drawn z₀ has its part."""
     t, units = times(0.3), 2 * process.blocks - 1

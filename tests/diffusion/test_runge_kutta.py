@@ -39,27 +39,6 @@ def test_steps_are_those_of_scipy(start, end, tolerance):
     np.testing.assert_allclose(ours.flatten(), theirs.y[:, -1], rtol=1e-6, atol=1e-6)
 
 
-def test_the_host_waits_once_a_step_and_twice_to_start(monkeypatch):
-    """What waits for a device: reading a number of it."""
-    reads = []
-    for name in ("__float__", "__bool__", "item", "tolist"):
-        read = getattr(torch.Tensor, name)
-        monkeypatch.setattr(
-            torch.Tensor, name, lambda self, read=read: reads.append(1) or read(self)
-        )
-    calls = []
-
-    def velocity(t, y):
-        calls.append(t)
-        return -y
-
-    integrate(velocity, 0.0, 5.0, torch.ones(3, dtype=torch.float64), 1e-6, "test")
-    steps, rest = divmod(len(calls) - 2, 6)
-    assert rest == 0
-    assert steps > 5
-    assert len(reads) == 2 + steps
-
-
 @pytest.mark.parametrize(("last", "time"), [(0.0, r"0\.0\d"), (2.0, r"2\.\d")])
 def test_a_velocity_that_is_not_finite_is_named_by_its_time(last, time):
     def velocity(t, y):

@@ -100,17 +100,13 @@ def test_fourier_features_have_the_scale_of_the_settings():
 
 
 def test_classes():
+    """No label is one more class, the last."""
     network = unsettled(NCSNpp(small(), SIZE, 2, 2, num_classes=3))
     x, t = images_and_times()
     assert network.class_embedding.weight.shape == (4, 32)
     first, second = network(x, t, torch.tensor([0, 1])), network(x, t, torch.tensor([0, 2]))
     torch.testing.assert_close(first[0], second[0])
     assert not torch.allclose(first[1], second[1], atol=1e-3)
-
-
-def test_no_label_is_the_last_class():
-    network = unsettled(NCSNpp(small(), SIZE, 2, 2, num_classes=3))
-    x, t = images_and_times()
     torch.testing.assert_close(network(x, t), network(x, t, torch.tensor([3, 3])))
 
 
