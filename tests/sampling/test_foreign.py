@@ -37,9 +37,9 @@ def model(low: float, high: float, images=None):
 
 
 def clusters() -> torch.Tensor:
-    """Four pictures, each a hundred times with noise, uint8."""
+    """Four pictures, each 40 times with noise, uint8."""
     random = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 2, (4, *SHAPE), generator=random).repeat(100, 1, 1, 1)
+    pictures = torch.randint(0, 2, (4, *SHAPE), generator=random).repeat(40, 1, 1, 1)
     return (20 + 160 * pictures + torch.randint(0, 60, pictures.shape, generator=random)).byte()
 
 
