@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from psld.config.kinds import SHIPPED
 from psld.config.parts import importing_nothing
