@@ -249,6 +249,8 @@ def test_a_band_is_the_wider_of_two_and_a_cost_has_its_share_alone(grid):
     band = Band(absolute=0.5, relative=0.1, reason="A test.")
     assert [band.width(paper, "value") for paper in (2.0, -10.0)] == [0.5, 1.0]
     assert [band.width(paper, "nfe") for paper in (2.0, 10.0)] == pytest.approx([0.2, 1.0])
+    end = against(with_results(grid, {"psld/em-10": 2.1}, error=0.0), paper=2.0, band=0.1)
+    assert end.status == "agrees for these weights", "2.1 − 2.0 is more than 0.1 as a float"
     entry = with_results(grid, {"psld/em-10": 2.0}, error=0.1)
     counted = replace(entry, shown=entry.shown.model_copy(update={"show": "nfe"}))
     counted = replace(counted, paper=10.0, band=band)
