@@ -419,6 +419,7 @@ def test_a_network_in_training_mode_is_refused(model):
         ({"sigma_min": 100}, "sigma_min is 100 and sigma_max is 80; numbers are needed, 0"),
         ({"sigma_min": "0.1"}, "sigma_min is '0.1' and"),
         ({"images": "digits"}, "images: no array of images"),
+        ({"images": torch.zeros(20, 1, 8, 8)}, "images is torch.float32 "),
     ],
 )
 def test_a_denoiser_that_cannot_be_one_is_refused(wrong, said):
