@@ -45,10 +45,12 @@ def runs(folder, grid) -> dict[tuple[str, str], ResultRun]:
     return runs_by_name(grid)
 
 
-def test_every_result_is_a_run(runs):
+def test_every_result_with_a_meaning_is_a_run(folder, grid, runs):
     tables = {("tabulate", "mine"), ("tabulate", "ode")}
     assert set(runs) == {*(("evaluate", c) for c in MEASURED), *tables, ("figure", "figures")}
     assert runs["figure", "figures"].images.keys() == {"samples/cld"}
+    write_result(folder, grid, "low/em-10", value=0.0, void="6.0% are copies")
+    assert runs.keys() - runs_by_name(grid).keys() == {("evaluate", "low/em-10")}
 
 
 def test_an_evaluation_has_its_metric_its_settings_and_its_first_images(folder, grid, runs):
