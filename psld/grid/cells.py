@@ -55,8 +55,16 @@ class Cell:
     @property
     def in_words(self) -> tuple[str, str]:
         """What figures call its model, and its sampler with the budget."""
-        label, sampler = self.options.label, self.sampler
-        return label(self.model.name), f"{label(sampler.family)}, {sampler.budget_in_words}"
+        label = self.options.label
+        return label(self.model.name), f"{label(self.sampler.family)}, {self.budget_in_words}"
+
+    @property
+    def budget_in_words(self) -> str:
+        """The value of the setting that is its sampler's budget, as in `40 steps`."""
+        key, budget = self.options.samplers[self.sampler.family].budget, self.sampler.budget
+        if key == "sampler.steps":
+            return f"{budget} {'step' if budget == '1' else 'steps'}"
+        return f"{key.rpartition('.')[2]} {budget}"
 
     @property
     def folder(self) -> str:

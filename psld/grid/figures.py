@@ -208,7 +208,7 @@ def _in_words(cells: Iterable[Cell]) -> tuple[str, dict[str, Cell]]:
 # -- plots ----------------------------------------------------------------------------------------
 
 MODEL, SAMPLER = attrgetter("model.name"), attrgetter("sampler.family")
-BUDGET = attrgetter("sampler.budget_in_words")
+BUDGET = attrgetter("budget_in_words")
 """What panels and lines of a plot stand for: a name of each cell."""
 
 

@@ -130,12 +130,6 @@ class SamplerRecord(Settings):
     run: SamplingRun
     guide: str | None
 
-    @property
-    def budget_in_words(self) -> str:
-        fixed = hasattr(self.settings, "steps")
-        steps = "step" if self.budget == "1" else "steps"
-        return f"{self.budget} {steps}" if fixed else f"tolerance {self.budget}"
-
 
 class StartRecord(Settings):
     """The start of samplers, of all models of a dataset with the same flips."""

@@ -49,7 +49,7 @@ class SamplerFamily(Settings):
 
     overrides: Words
     budget: str
-    """The setting that is the budget: sampler.steps or sampler.tolerance."""
+    """The setting that is the budget: sampler.steps, sampler.tolerance, or one of a part's own."""
     spends: str | int | float | None = None
     """For a rehearsal: the budget to spend in place of the one in the sampler's name."""
     guide: str | None = None

@@ -6,6 +6,7 @@ import pytest
 
 from psld.config.compose import compose_content
 from psld.grid.cells import Grid
+from psld.grid.schema import SamplerFamily
 from psld.sampling.named import named_in
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
@@ -94,3 +95,11 @@ def test_a_network_of_another_record_or_of_other_images_is_refused(
         model.check()
     with pytest.raises(UserError, match="of another network"):
         demo.cells["cld/em-quadratic-40"].sample_job.check()
+
+
+def test_a_sampler_says_its_budget_by_the_setting_that_it_is(demo):
+    cell = demo.cells["cld/em-quadratic-40"]
+    for key, said in {"steps": "40 steps", "tolerance": "tolerance 40", "n": "n 40"}.items():
+        family = SamplerFamily(overrides=(), budget=f"sampler.{key}")
+        options = cell.options.model_copy(update={"samplers": {"em-quadratic": family}})
+        assert replace(cell, options=options).budget_in_words == said
