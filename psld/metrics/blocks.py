@@ -1,5 +1,6 @@
 """The blocks of samples, and the jackknife that leaves them out in turn."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -57,8 +58,13 @@ def distinct_numbers(rows: np.ndarray) -> Tensor:
 
 
 def jackknife(values: Iterable[Any], blocks: Blocks, **kind: Any) -> Estimate:
-    """Return the estimate of a metric of this kind from its values with and without each block."""
-    value, *without_block = map(float, values)
+    """Return the estimate of a metric of this kind from its values with and without each block.
+
+    Raises ValueError if one is NaN or infinite.
+    """
+    value, *without_block = numbers = [float(each) for each in values]
+    if wrong := [each for each in numbers if not math.isfinite(each)]:
+        raise ValueError(f"the measure gave {wrong[0]}, no finite number")
     return Estimate(
         value=value,
         samples=len(blocks.block),

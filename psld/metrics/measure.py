@@ -22,7 +22,11 @@ def measure(
     """
     reference = reference._replace(compared=metric.reference_split)
     with naming("metric.measure", metric.measure, "measure"):
-        return metric.measure.measure(samples, reference, samples.blocks(blocks), device)
+        found = metric.measure.measure(samples, reference, samples.blocks(blocks), device)
+        if not isinstance(found.estimate, Estimate):
+            wrong = f"estimate returns a {type(found.estimate).__name__}, not an Estimate"
+            raise TypeError(f"{wrong}; psld.metrics.blocks.jackknife makes one")
+        return found
 
 
 def measure_reference(

@@ -178,6 +178,9 @@ def test_from_the_command_line(outside):
     assert "trained with metric.extractor=" in said
 
 
+ARGUMENTS = "(self, samples, reference"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -185,7 +188,8 @@ def test_from_the_command_line(outside):
         ("def digest(self)", "def digestt(self)", "build returns a function, whose features need"),
         ("mean(dim=(1, 3))", "mean(dim=3)", "gives 64×1×8, not N×d for N images"),
         ("mean(dim=(1, 3))", "mean(dim=7)", "for images of 64×1×8×8: IndexError"),
-        ("self.factor *", "float('nan') *", "MeanShift: measure: ValidationError"),
+        ("self.factor *", "float('nan') *", "measure: ValueError: the measure gave nan, no finite"),
+        (f"value{ARGUMENTS}", f"estimate{ARGUMENTS}, blocks", "estimate returns a Tensor, not an"),
     ],
 )
 def test_a_wrong_part_is_one_line(outside, old, new, said):
