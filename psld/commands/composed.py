@@ -47,6 +47,7 @@ from psld.config.settings import (
     without,
 )
 from psld.grid.cache import words_of
+from psld.metrics.named import metric_name
 from psld.utils.errors import PSLDError, RunError, UserError, explained, text_of
 from psld.utils.files import make_private
 
@@ -104,7 +105,7 @@ def overrides_of(command: Command, words: list[str]) -> list[str]:
     """
     bare = [word for word in words if command.is_bare(word)]
     named = [f"{key}={quoted(word)}" for key, word in command.of_bare(bare).items()]
-    words = [*named, *(word for word in words if word not in bare)]
+    words = [*named, *(_with_metric_name(word) for word in words if word not in bare)]
     if name := command.record_in(words):
         if not command.changeable:
             key = command.record
@@ -118,6 +119,14 @@ def overrides_of(command: Command, words: list[str]) -> list[str]:
     from psld.data.store import described_dataset
 
     return [name_dataset(described_dataset(Path(data.strip("'\"")))), *words]
+
+
+def _with_metric_name(word: str) -> str:
+    """Return a word that chooses metrics with the names of those of MEASURE@EXTRACTOR."""
+    if not word.startswith("metric="):
+        return word
+    names = map(metric_name, word.removeprefix("metric=").split(","))
+    return f"metric={','.join(names)}"
 
 
 def split_flags(words: list[str]) -> tuple[set[str], list[str]]:

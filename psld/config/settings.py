@@ -170,9 +170,9 @@ def write_record(path: str | Path, record: Settings) -> None:
     write_json(path, with_digest(record.model_dump(mode="json")))
 
 
-def load_record(kind: type[S], path: str | Path, wrong: str) -> S:
+def load_record(kind: type[S], path: str | Path, wrong: str, missing: str = "no such file") -> S:
     """Read a record of JSON. Raises UserError, with `wrong`, if it is damaged or something else."""
-    content = read_json(path)
+    content = read_json(path, missing=missing)
     if not isinstance(content, dict):
         raise UserError(wrong)
     if content.pop(DIGEST, None) != digest_of(content):

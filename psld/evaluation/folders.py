@@ -34,6 +34,7 @@ FEATURES = "features.safetensors"
 MANIFEST = "manifest.json"
 TRAIN_AGAIN = "run psld train_extractor again"
 REMEDY = "run psld reference again"
+MISSING = "no such file; make it with {}, of the same dataset and metric"
 
 NOISE_SAMPLES = 10_000
 """Images of noise; as many as training images if there are fewer."""
@@ -114,7 +115,7 @@ def read_extractor_manifest(folder: str | Path) -> ExtractorManifest:
     """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST
     wrong = f"{path}: not the manifest of an extractor; {TRAIN_AGAIN}"
-    return read_record(ExtractorManifest, path, wrong)
+    return read_record(ExtractorManifest, path, wrong, MISSING.format("psld train_extractor"))
 
 
 def load_trained(folder: str | Path, device: Device = "cpu") -> FeatureExtractor:
@@ -263,7 +264,7 @@ def read_reference_manifest(folder: str | Path) -> ReferenceManifest:
     """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
     path = Path(folder) / MANIFEST
     wrong = f"{path}: not the manifest of a reference; {REMEDY}"
-    return read_record(ReferenceManifest, path, wrong)
+    return read_record(ReferenceManifest, path, wrong, MISSING.format("psld reference"))
 
 
 def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:

@@ -149,14 +149,14 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, kind: Any = Any) -> Any:
+def read_json(path: str | Path, kind: Any = Any, missing: str = "no such file") -> Any:
     """Read a JSON file of this type. Raises UserError if it is missing, damaged or of another."""
     try:
         text = regular_file(path).read_text("utf-8")
         content = json.loads(text, parse_constant=_finite, parse_float=_finite)
         return TypeAdapter(kind).validate_python(content, strict=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: {missing}") from None
     except NotADirectoryError:
         folder, name = Path(path).parent, Path(path).name
         raise UserError(f"{folder}: not a folder; the one that has {name} is needed") from None

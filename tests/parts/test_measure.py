@@ -162,16 +162,19 @@ def test_from_the_command_line(outside):
     words = ("images=data/digits.h5", "dataset=digits", "samples=90")
     said = succeeded(call(outside, "evaluate", *words, "metric=mymetrics:MeanShift@mymetrics:Rows"))
     assert re.match(r"md-rows of 90 images: 0\.0\d+ ± 0\.0\d+\n", said.stdout)
-    config = "name: fd-trained\nfeatures: fd-trained\nextractor: {kind: mymetrics:Trained}\n"
+    config = "name: fd-trained\nextractor: {kind: mymetrics:Trained}\n"
     (outside / "configs/metric").mkdir(parents=True)
     (outside / "configs/metric/fd-trained.yaml").write_text(config)
     metric = compose_metric("recall@mymetrics:Trained")
     assert (metric.name, metric.features) == ("recall-trained", "fd-trained")
-    said = succeeded(call(outside, "train_extractor", "metric=fd-trained")).stdout
+    pair = "metric=recall@mymetrics:Trained"
+    made_by = "fd-trained/manifest.json: no such file; make it with psld train_extractor"
+    refused(call(outside, "evaluate", *words, pair), 2, made_by)
+    said = succeeded(call(outside, "train_extractor", pair)).stdout
     assert re.search(r"accuracy [3-9]\d\.\d% on train, [3-9]\d\.\d% on test", said)
     text = MODULE.replace('"A linear', '"A (linear')
     (outside / "mymetrics.py").write_text(text)
-    said = succeeded(call(outside, "evaluate", *words, "metric=recall@mymetrics:Trained")).stdout
+    said = succeeded(call(outside, "evaluate", *words, pair)).stdout
     assert said.startswith("recall-trained of 90 images: ")
     (outside / "mymetrics.py").write_text(text.replace("range(20)", "range(3)"))
     said = refused(call(outside, "reference", "metric=fd-trained"), 2)
