@@ -169,7 +169,8 @@ def load_class(name: str, code: Code) -> type:
     where = _shown(code.root, code.root / file)
     nodes = _parsed(code.files[file], where).body
     if class_name not in [node.name for node in nodes if isinstance(node, ast.ClassDef)]:
-        raise UserError(f"{where}: defines no class {class_name}")
+        rule = "at the top level of the file; name the module that defines it"
+        raise UserError(f"{where}: defines no class {class_name} {rule}")
     try:
         return getattr(code.load(module), class_name)
     except Exception as error:

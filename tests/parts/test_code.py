@@ -136,7 +136,7 @@ def test_a_copy_is_found_by_its_digest_alone(folder, tmp_path_factory, monkeypat
     ("name", "text", "message"),
     [
         ("mine:B", "class A: pass", r"mine\.py: defines no class B"),
-        ("mine:A", "from other import A", r"mine\.py: defines no class A"),
+        ("mine:A", "from other import A", r"no class A at the top level of the file; name the mod"),
         ("mine:A", "class A: pass\nx = (", r"mine\.py, line 2: no Python \('\(' was never closed"),
         ("mine:A", "import nowhere\nclass A: pass", r"mine\.py: ModuleNotFoundError: .*nowhere"),
         ("mine:A", "class A: pass\n1 / 0", r"mine\.py: ZeroDivisionError"),
