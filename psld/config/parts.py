@@ -83,7 +83,8 @@ class Part(Settings):
         if not isinstance(content, Mapping):
             return check(content)
         if "noun" in vars(cls):
-            return cast(Self, cls.class_for(content).model_validate(content))
+            with naming_class(kind := cls.class_for(content)):
+                return cast(Self, kind.model_validate(content))
         if _is_own(cls) and not issubclass(cls, UnknownPart):
             free = content.get("free") or {}
             rest = {key: value for key, value in content.items() if key not in ("free", "code")}
@@ -177,6 +178,18 @@ def check_known(*settings: Settings) -> None:
 def is_unknown(settings: Settings) -> bool:
     """Check if settings have a part whose code is not here."""
     return any(isinstance(part, UnknownPart) for part in parts_in(settings))
+
+
+@contextmanager
+def naming_class(kind: type[Part]) -> Iterator[None]:
+    """Turn an exception in the reading of a part of one's own into one that pydantic shows."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError | PSLDError) or not _is_own(kind) or explained(error):
+            raise
+        reason = f"{type(error).__name__}: {text_of(error)}"
+        raise ValueError(f"{name_of(kind)}: {reason}") from error
 
 
 @contextmanager

@@ -19,6 +19,15 @@ class Broken(Schedule):
 class Empty(Source):
     def open(self):
         return Images(train=[("text", 0)], test=[], class_names=())
+
+
+class Unknown(Schedule):
+    every: "int | Absent" = 8
+
+
+class Raises(Schedule):
+    def model_post_init(self, context):
+        raise KeyError("of mine")
 """
 
 
@@ -51,6 +60,8 @@ def test_it_tries_what_the_noun_asks(words, says, folder):
         (("heun:Heun",), "steps is missing"),
         (("mynets:Mixer", "widht=3"), "unknown key widht (is width meant?)"),
         (("wrong:Broken",), "training.schedule: wrong:Broken: the factor of step 0 is nan"),
+        (("wrong:Unknown",), "wrong:Unknown: PydanticUserError: `Unknown` is not fully defined"),
+        (("wrong:Raises",), "wrong:Raises: KeyError: 'of mine'"),
         (("wrong:Empty",), "dataset.source: wrong:Empty: train picture 0: a str; right is"),
     ],
 )
