@@ -67,7 +67,7 @@ def build(
 
     `gives_logits`: a guide, N×out_channels; a map of logits is averaged over its pixels.
 
-    Raises UserError if a part of one's own gives no module, or another shape.
+    Raises UserError if a part of one's own gives no module, another shape, or wrong weights.
     """
     with naming("network", part, "build"):
         network: Any = part.build(in_channels, out_channels, image_size, num_classes)
@@ -85,6 +85,10 @@ def build(
         for name, tensor in network.state_dict().items():
             with naming("network", part, f"{name}, which a file of weights cannot hold"):
                 tensor.cpu().numpy()  # not bfloat16, nor what is no tensor
+        for name, weight in network.named_parameters():
+            if not weight.is_floating_point():
+                kind = f"{part.kind}: {name} is a parameter of {weight.dtype}"
+                raise UserError(f"network: {kind}; a parameter has floats, else let it be a buffer")
     noted: Any = network
     noted.in_shape = (in_channels, image_size, image_size)
     noted.in_bfloat16, noted.takes_logarithm = part.in_bfloat16, part.takes_logarithm
@@ -208,8 +212,11 @@ class EMA:
     def update(self, network: nn.Module) -> None:
         """Take in the weights and buffers after a step."""
         _foreach_lerp_(self._averaged, [*network.parameters()], 1 - self.decay)
-        if self._buffers:
-            _foreach_copy_(self._buffers, list(network.buffers()))
+        buffers = list(network.buffers())
+        if [each.shape for each in buffers] != [each.shape for each in self._buffers]:
+            raise UserError("network: a buffer's shape changes in training; let it be as built")
+        if buffers:
+            _foreach_copy_(self._buffers, buffers)
 
 
 class Denoiser(nn.Module):
