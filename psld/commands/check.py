@@ -80,17 +80,29 @@ def _network(part: Any) -> Iterator[str]:
 
 
 def _optimizer(part: Any) -> Iterator[str]:
-    from psld.training.state import build_optimizer, pack
-
-    network = nn.Linear(3, 3)
-    optimizer = build_optimizer(part, network)
-    with naming("training.optimizer", part, "step"):
-        for _ in range(2):
-            network(torch.ones(1, 3)).sum().backward()
-            optimizer.step()
-    with naming("training.optimizer", part, "its state"):
-        pack(optimizer.state_dict(), "optimizer", {})
+    _take_steps(optimizer=part)
     yield "takes steps, and a checkpoint can hold its state"
+
+
+def _average(part: Any) -> Iterator[str]:
+    _take_steps(average=part)
+    yield "averages a network, and a checkpoint can hold its state"
+
+
+def _take_steps(**parts: Any) -> None:
+    from psld.training.settings import LoopSettings
+    from psld.training.state import TrainingState
+
+    settings = parse(LoopSettings, {"steps": 2, "batch_size": 1, **parts}, "training")
+    network = nn.Linear(3, 3)
+    state = TrainingState(network, settings)
+    for _ in range(2):
+        network(torch.ones(1, 3)).sum().backward()
+        with naming("training.optimizer", state.parts["optimizer"], "step"):
+            state.optimizer.step()
+        with naming("training.average", state.parts["average"], "update"), torch.no_grad():
+            state.average.update(network)
+    state.check()
 
 
 def _schedule(part: Any) -> Iterator[str]:
@@ -101,16 +113,6 @@ def _schedule(part: Any) -> Iterator[str]:
     check_schedule(parse(LoopSettings, recipe, "training"))
     factors = ", ".join(f"{part.factor(step, 1000):.3g}" for step in (0, 1, 500, 999))
     yield f"its factors at steps 0, 1, 500 and 999 of 1,000: {factors}"
-
-
-def _average(part: Any) -> Iterator[str]:
-    from psld.training.state import build_average
-
-    network = nn.Linear(3, 3)
-    average = build_average(part, network)
-    with torch.no_grad(), naming("training.average", part, "update"):
-        average.update(network)
-    yield "averages a network"
 
 
 def _sampler(part: Any) -> Iterator[str]:

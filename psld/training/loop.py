@@ -119,7 +119,7 @@ def train(
         loss, norm = optimize(state, network, loss_of, batches.draw(step), settings)
         ranks.share(state.network.buffers())
         if step == first:
-            state.state_dict()  # Refuse what no checkpoint can hold now, not in hours.
+            state.check()  # Refuse what no checkpoint can hold now, not in hours.
         meter.add(step, loss, norm)
         progress.update()
 

@@ -17,7 +17,7 @@ class Optimizer(Part):
     """What moves the weights along their gradient.
 
     Checkpoints hold its whole `state_dict()`: tensors, numbers, texts and None, also in lists,
-    tuples and dictionaries.
+    tuples and dictionaries. After the first step, another one of `build` takes it back on trial.
     """
 
     noun = "optimizer"

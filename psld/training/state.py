@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,18 +70,25 @@ class TrainingState:
         self.network.load_state_dict(parts["network"])
         self.average.network.load_state_dict(parts["ema"])
         if "structure" in tensors:
-            packed = json.loads(tensors["structure"].numpy().tobytes())
-            state = unpack(packed["optimizer"], tensors)
-            if (average := unpack(packed["average"], tensors)) is not None:
-                cast(Any, self.average).load_state_dict(average)
+            states = states_in(tensors)
+            load_average(self.average, states["average"])
+            state = states["optimizer"]
         else:  # as written before 1 December 2026: the moments of Adam
             moments = {int(index): each for index, each in grouped(parts["optimizer"]).items()}
             state = self.optimizer.state_dict() | {"state": moments}
-        self.optimizer.load_state_dict(state)
-        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
-        for key, stored in state["state"].items():
-            key = parameters[key] if isinstance(key, int) else key
-            self.optimizer.state[key] = as_stored(self.optimizer.state[key], stored)
+        load_optimizer(self.optimizer, state)
+
+    def check(self) -> None:
+        """Raise UserError if no checkpoint can hold the state, or give that of a part back."""
+        states = states_in(self.state_dict())
+        again: Any = {
+            "optimizer": (build_optimizer, load_optimizer),
+            "average": (build_average, load_average),
+        }
+        for name, (build, load) in again.items():
+            with naming(f"training.{name}", part := self.parts[name], "its state, loaded again"):
+                if part.code:
+                    load(build(part, self.network), states[name])
 
 
 def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
@@ -109,6 +116,20 @@ def build_average(part: Average, network: nn.Module) -> Averaging:
         raise UserError(f"{made} a network with other weights or buffers than the one in training")
     own.eval().requires_grad_(False)
     return average
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
+    """Load a state as it is."""
+    optimizer.load_state_dict(state)
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    for key, stored in state["state"].items():
+        key = parameters[key] if isinstance(key, int) else key
+        optimizer.state[key] = as_stored(optimizer.state[key], stored)
+
+
+def load_average(average: Any, state: Any) -> None:
+    if state is not None:
+        average.load_state_dict(state)
 
 
 def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
@@ -156,6 +177,12 @@ def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
         case {"tuple": items}:
             return tuple(unpack(each, tensors) for each in items)
     return packed
+
+
+def states_in(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the states of optimizer and average in what `TrainingState.state_dict` returned."""
+    packed = json.loads(tensors["structure"].numpy().tobytes())
+    return {name: unpack(each, tensors) for name, each in packed.items()}
 
 
 def as_stored(loaded: Any, stored: Any) -> Any:

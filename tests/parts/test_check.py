@@ -8,7 +8,8 @@ from tests.parts.own import edit, with_network
 WRONG = """
 import math
 
-from psld.parts import Images, Schedule, Source
+from psld.networks.forward import EMA
+from psld.parts import Average, Images, Schedule, Source
 
 
 class Broken(Schedule):
@@ -19,6 +20,13 @@ class Broken(Schedule):
 class Empty(Source):
     def open(self):
         return Images(train=[("text", 0)], test=[], class_names=())
+
+
+class Unloaded(Average):
+    def build(self, network):
+        average = EMA(network, 0.5)
+        average.state_dict = dict
+        return average
 
 
 class Unknown(Schedule):
@@ -60,6 +68,7 @@ def test_it_tries_what_the_noun_asks(words, says, folder):
         (("heun:Heun",), "steps is missing"),
         (("mynets:Mixer", "widht=3"), "unknown key widht (is width meant?)"),
         (("wrong:Broken",), "training.schedule: wrong:Broken: the factor of step 0 is nan"),
+        (("wrong:Unloaded",), "training.average: wrong:Unloaded: its state, loaded again: Attrib"),
         (("wrong:Unknown",), "wrong:Unknown: PydanticUserError: `Unknown` is not fully defined"),
         (("wrong:Raises",), "wrong:Raises: KeyError: 'of mine'"),
         (("wrong:Empty",), "dataset.source: wrong:Empty: train picture 0: a str; right is"),

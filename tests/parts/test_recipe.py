@@ -193,6 +193,10 @@ class Unsaved(torch.optim.SGD):
     def step(self, closure=None):
         self.state[self.param_groups[0]["params"][0]]["seen"] = {{1, 2}}
 
+class Unloaded(torch.optim.SGD):
+    def load_state_dict(self, state):
+        self.slow[state["state"]]
+
 class Groupless(torch.optim.Optimizer):
     def __init__(self):
         pass
@@ -222,6 +226,7 @@ METHODS = {
         ("Optimizer", "parameters.nothing", "build: AttributeError: 'list' object has no attr"),
         ("Optimizer", "Stepless(parameters)", "step: TypeError: 'NoneType' object is not calla"),
         ("Optimizer", "Unsaved(parameters)", "its state: TypeError: optimizer.state.0.seen is a"),
+        ("Optimizer", "Unloaded(parameters)", "its state, loaded again: AttributeError"),
         ("Average", "deepcopy(network)", "build returns a NCSNpp without network and update"),
         ("Average", "Of(network)", "build returns the weights that are trained, not a copy"),
         ("Average", "Of(nn.Sequential(deepcopy(network)))", "a network with other weights or b"),
