@@ -12,7 +12,7 @@ from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import Batching, NetworkScore
 from psld.networks.forward import forward_pass
 from psld.sampling.model import ImageSampler
-from psld.sampling.named import Named
+from psld.sampling.named import Named, named_sampler
 from psld.sampling.settings import sampler_content
 from psld.utils.errors import UserError
 from tests.commands import call, succeeded
@@ -127,6 +127,11 @@ def test_heun_s_method_has_order_two(outside):
         settings = read("heun:Heun", {**GRID, "steps": steps, **options})
         errors.append(rms(end(PROCESS, settings, data.network(PROCESS)) - exact))
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
+
+
+def test_a_setting_that_it_does_not_take_is_named(outside):
+    with pytest.raises(UserError, match="heun:Heun takes no foo; it takes final_time, "):
+        named_sampler("sample()", "heun:Heun", 6, {"foo": 1})
 
 
 def test_heun_s_method_by_the_command(outside, model):
