@@ -9,10 +9,11 @@ from itertools import pairwise
 from typing import Any, cast
 
 import yaml
+from pydantic_core import to_jsonable_python
 
 from psld.commands.command import Command
 from psld.config.locations import config_names
-from psld.config.settings import Settings, group_of
+from psld.config.settings import Settings, group_of, over_default
 
 WIDTH = 100
 
@@ -68,8 +69,8 @@ def _lines(kind: type[Settings], values: dict[str, Any], indent: int = 2) -> Ite
         if field.exclude_if:  # The digest of code, which is found, not given.
             continue
         default = MISSING if field.is_required() else field.get_default(call_default_factory=True)
-        value = values.get(key, default)
-        value = value.model_dump(mode="json") if isinstance(value, Settings) else value
+        value = over_default(field, values[key]) if key in values else default
+        value = to_jsonable_python(value, by_alias=False, fallback=str)
         content = {"kind": value} if isinstance(value, str) else value  # A text may name a part.
         group = group_of(field, content)
         yield f"{' ' * indent}{key}:{f' {_text(value)}' if group is None else ''}"

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, cast, get_args
+from types import UnionType
+from typing import Annotated, Any, Self, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -57,7 +58,9 @@ result, unless they are neutral."""
 class Settings(BaseModel):
     """A frozen group of settings; an unknown key or an impossible value is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_by_name=True
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -65,6 +68,13 @@ class Settings(BaseModel):
             for mark in field.metadata:
                 if isinstance(mark, Neutral) and mark.value != field.default:
                     raise TypeError(f"{cls.__name__}.{name}: its neutral value is not its default")
+
+    def __hash__(self) -> int:
+        values = map(vars(self).get, type(self).model_fields)
+        try:
+            return hash((type(self), *values))
+        except TypeError:  # of a list or a dict
+            return hash(type(self))
 
     @classmethod
     def class_for(cls, content: Any) -> "type[Settings]":
@@ -90,6 +100,12 @@ class Settings(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _numbers_are_no_booleans(cls, content: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(content, Mapping):
+            fields = cls.model_fields
+            content = {
+                name: over_default(fields[name], value) if name in fields else value
+                for name, value in content.items()
+            }
         # pydantic would take `yes` as 1.
         settings = check(content)
         if isinstance(content, Mapping):
@@ -111,7 +127,8 @@ def _identity(value: Any, content: Any) -> Any:
         return [_identity(*each) for each in zip(value, content, strict=True)]
     if isinstance(value, dict):
         return {key: _identity(value[key], content[key]) for key in value}
-    return content
+    # The order of a set differs from process to process.
+    return sorted(content, key=str) if isinstance(value, set | frozenset) else content
 
 
 def groups_of(kind: type[S], settings: Any) -> list[S]:
@@ -210,17 +227,42 @@ def _complaints(
 
 
 def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
-    """Return the settings class of a nested group; of several, that of the content's kind."""
+    """Return the settings class of a nested group; of several, that of the content's kind.
+
+    None if there is no group, or if only pydantic can tell which of several it is.
+    """
     if not isinstance(content, Mapping):
         return None
-    if tag := field.discriminator:
-        kinds = {kind.model_fields[tag].annotation: kind for kind in get_args(field.annotation)}
-        return next((kinds[tags] for tags in kinds if content.get(tag) in get_args(tags)), None)
-    for kind in (field.annotation, *get_args(field.annotation)):  # such as Average | None
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            with suppress(ValueError):  # of no part
-                return kind.class_for(content)
+    is_union = get_origin(field.annotation) in (Union, UnionType)  # such as Average | None
+    kinds: Any = get_args(field.annotation) if is_union else (field.annotation,)
+    kinds = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Settings)]
+    if isinstance(tag := field.discriminator, str):
+        tags = {kind: get_args(kind.model_fields[tag].annotation) for kind in kinds}
+        kinds = [kind for kind in kinds if content.get(tag) in tags[kind]]
+    with suppress(ValueError):  # of no part
+        return kinds[0].class_for(content) if len(kinds) == 1 else None
     return None
+
+
+def over_default(field: FieldInfo, content: Any, default: Any = None) -> Any:
+    """Return the content of a group over that of the default, if it is of the same class.
+
+    A content with a kind, such as all that parts write, is whole.
+    """
+    if default is None and isinstance(content, Mapping):
+        is_alone = not field.default_factory_takes_validated_data
+        default = field.get_default(call_default_factory=is_alone)
+    is_whole = {"free", getattr(default, "KEY", "free")}
+    if not isinstance(default, Settings) or group_of(field, content) is not type(default):
+        return content
+    if not is_whole.isdisjoint(content):
+        return content
+    fields = type(default).model_fields
+    given = {name: getattr(default, name) for name in default.model_fields_set}
+    for name, value in content.items():
+        is_known = name in fields
+        given[name] = over_default(fields[name], value, given.get(name)) if is_known else value
+    return given
 
 
 def groups_in(

@@ -18,6 +18,7 @@ from psld.config.settings import (
     load_record,
     parse,
     quoted,
+    unknown_key,
     updated,
     value_in,
     without,
@@ -114,6 +115,36 @@ def test_words_change_single_settings_and_settings_do_not_change():
         house.animal.lives = 3
 
 
+class Bowl(Settings):
+    liters: float
+    color: Annotated[str, FREE] = "red"
+    lid: Annotated[bool, Neutral(False)] = False
+    note: str | None = None
+
+
+class Street(Settings):
+    house: House = House(animal=Cat(kind="cat", lives=3), height=4)
+    other: Cat | Bowl | None = None
+    pets: Annotated[Cat | Dog | None, Field(discriminator="kind")] = None
+    named: dict[str, Cat] = {}
+    lists: list[int] = []
+
+
+def test_a_content_of_a_group_is_over_the_group_that_is_there_by_default():
+    street = parse(Street, {"house": {"rooms": [1]}}, where="x")
+    assert street.house == House(animal=Cat(kind="cat", lives=3), height=4, rooms=(1,))
+    other = {"house": {"animal": {"kind": "dog", "name": "Rex"}, "rooms": [1]}}
+    assert parse(Street, other, where="x").house.animal == Dog(kind="dog", name="Rex")
+    assert {street: 1}[parse(Street, {"house": {"rooms": [1]}}, where="x")] == 1
+
+
+def test_an_unknown_key_is_one_of_a_group_that_is_known():
+    some = {"other": {"liters": 1}, "named": {"Tom": CAT}, "pets": CAT}
+    assert unknown_key(Street, some) is None
+    assert unknown_key(Street, some | {"pets": CAT | {"name": "Tom"}}) == "pets.name"
+    assert unknown_key(Street, some | {"house": {"room": 1}}) == "house.room"
+
+
 def test_words_of_a_command_line_without_hydra():
     words = ["sampler=em", "a.b=1", "x=2", "x=3"]
     assert (value_in(words, "x"), value_in(words, "a")) == ("3", None)
@@ -155,13 +186,6 @@ def test_a_record_is_whole_or_refused(tmp_path):
     path.write_text("[]")
     with pytest.raises(UserError, match=r"^no cat$"):
         load_record(Cat, path, "no cat")
-
-
-class Bowl(Settings):
-    liters: float
-    color: Annotated[str, FREE] = "red"
-    lid: Annotated[bool, Neutral(False)] = False
-    note: str | None = None
 
 
 class Zoo(Settings):
