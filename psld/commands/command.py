@@ -128,7 +128,12 @@ class Command:
         others = [word for word in words if word not in bare]
         if unreadable := [word for word in others if "=" not in word]:
             raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE")
-        return parse(self.kind, updated(self.of_bare([*bare, *last]), others), self.where)
+        named = self.of_bare([*bare, *last])
+        if others and self.kind.model_config.get("extra") == "allow":
+            from psld.config.compose import content_of_words
+
+            return parse(self.kind, named | content_of_words(others, self.where), self.where)
+        return parse(self.kind, updated(named, others), self.where)
 
     def is_bare(self, word: str) -> bool:
         """Check that a word is no setting: official checkpoints have `=` in their names."""

@@ -111,6 +111,16 @@ def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str
     return Composer().content(name, overrides, where)
 
 
+def content_of_words(words: Sequence[str], where: str) -> dict[str, Any]:
+    """Return the content that words give to a part, without a config."""
+    config = OmegaConf.create({"part": {}})  # No word chooses a group in there.
+    with refusing(where):
+        parsed = OverridesParser.create().parse_overrides(for_hydra([f"part.{w}" for w in words]))
+        ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
+        ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
+        return content_of(config, where)["part"]
+
+
 def for_hydra(words: Sequence[str]) -> list[str]:
     """Return words as Hydra's overrides, over configs that hold what differs from the classes.
 
