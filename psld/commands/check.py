@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from psld.commands.main import entry_point
-from psld.config.parts import naming, noun_of
+from psld.config.parts import check_read_again, naming, noun_of
 from psld.config.settings import Settings, parse
 from psld.utils.code import find_code
 from psld.utils.errors import UserError
@@ -41,9 +41,7 @@ def check(settings: CheckSettings) -> None:
         if _imports_torch(ast.parse(source)):
             late = "each job starts a second later; in a large grid, import it in build"
             print(f"{file}: imports torch at its top: {late}")
-    again = parse(noun, part.model_dump(mode="json"), f"psld check {name}: read again")
-    if again != part or again.identity() != part.identity():
-        raise UserError(f"{name}: what it writes is read as another part; see its validators")
+    check_read_again(part)
     print("what it writes is read as the same part")
     torch.manual_seed(0)
     if noun.noun not in TRIALS:

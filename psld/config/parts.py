@@ -22,7 +22,7 @@ from pydantic import (
 
 from psld.config.kinds import OF_A_TRAINING, SHIPPED
 from psld.config.reads import Read
-from psld.config.settings import Neutral, S, Settings, groups_of
+from psld.config.settings import Neutral, S, Settings, groups_of, parse
 from psld.utils.code import (
     check_named,
     code_of,
@@ -54,6 +54,12 @@ class Part(Settings):
 
     code: str | None = Field(default=None, exclude_if=lambda code: code is None)
     """The digest of the code of a part of one's own; it is found, not given."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        if "free" in cls.model_fields or cls.model_fields["code"].annotation != str | None:
+            raise TypeError(f"{cls.__name__}: code and free are names of psld; call it otherwise")
 
     @classmethod
     def class_for(cls, content: Any) -> "type[Part]":
@@ -104,9 +110,14 @@ class Part(Settings):
         content = dump(self)
         if not _is_own(type(self)) or isinstance(self, UnknownPart):
             return content
+        for name in type(self).model_computed_fields:
+            content.pop(name, None)
         for name, field in type(self).model_fields.items():
-            if name in content and Neutral(getattr(self, name)) in field.metadata:
+            value = getattr(self, name)
+            if name in content and Neutral(value) in field.metadata:
                 del content[name]
+            elif name in content and isinstance(value, set | frozenset):
+                content[name] = sorted(content[name], key=str)
         free = {name: content.pop(name) for name in sorted(self.free())}
         return content | ({"free": free} if free else {})
 
@@ -173,6 +184,16 @@ def check_known(*settings: Settings) -> None:
     for part in parts_in(settings):
         if isinstance(part, UnknownPart):
             raise UserError(part.missing)
+
+
+def check_read_again(settings: Settings) -> None:
+    """Raise UserError if what a part of one's own writes is not read as the same part."""
+    for part in parts_in(settings):
+        if part.code and not isinstance(part, UnknownPart):
+            name = getattr(part, part.KEY)
+            again = parse(type(part), part.model_dump(mode="json"), f"{name}: what it writes")
+            if again != part or again.identity() != part.identity():
+                raise UserError(f"{name}: what it writes is read as another part; see its types")
 
 
 def is_unknown(settings: Settings) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from psld.config.parts import check_known, naming, save_code, with_code_of
+from psld.config.parts import check_known, check_read_again, naming, save_code, with_code_of
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Batch
 from psld.networks.forward import enough_threads
@@ -61,6 +61,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     run = Path(settings.runs) / settings.run_name(store.digest)
     settings = with_code_of(run, settings)
     check_known(settings)
+    check_read_again(settings)
     check_schedule(settings.training)
     training, process = settings.training, build_process(settings)
     objective, images = training.objective, store.images("train")

@@ -2,8 +2,10 @@
 
 import pytest
 
+from psld.config.settings import parse
+from psld.parts import Network
 from tests.commands import call, refused, succeeded
-from tests.parts.own import edit, with_network
+from tests.parts.own import edit, with_network, write
 
 WRONG = """
 import math
@@ -38,11 +40,87 @@ class Raises(Schedule):
         raise KeyError("of mine")
 """
 
+FIELDS = """
+from enum import Enum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, computed_field
+
+from mynets import Mixer
+from psld.config.settings import Settings
+from psld.parts import Network
+
+
+class Color(Enum):
+    RED = "red"
+
+
+class Head(Settings):
+    width: int = 4
+    depth: int = 2
+
+
+class Conv(Settings):
+    type: Literal["conv"] = "conv"
+
+
+class Attention(Settings):
+    type: Literal["attention"] = "attention"
+    heads: int = 3
+
+
+class Fields(Network):
+    head: Head = Head(width=8, depth=4)
+    heads: tuple[Head, ...] = (Head(),)
+    named: dict[str, Head] = {}
+    block: Conv | Attention = Conv()
+    widths: list[int] = [4, 4]
+    names: frozenset[str] = frozenset("abcdefgh")
+    color: Color = Color.RED
+    file: Path = Path("x")
+    inner: Network = Mixer()
+    rate: float = Field(1.0, alias="lr")
+
+    @computed_field
+    @property
+    def double(self) -> int:
+        return 2 * len(self.widths)
+
+    def build(self, in_channels, out_channels, image_size, num_classes):
+        print(self)
+        return self.inner.build(in_channels, out_channels, image_size, num_classes)
+"""
+RESERVED = """
+from psld.parts import Network
+
+
+class Coded(Network):
+    code: int = 8
+"""
+GROUP = """
+from pydantic import computed_field
+
+from mynets import Mixer
+from psld.config.settings import Settings
+
+
+class Head(Settings):
+    @computed_field
+    @property
+    def double(self) -> int:
+        return 2
+
+
+class Changed(Mixer):
+    head: Head = Head()
+"""
+
 
 @pytest.fixture
 def folder(outside):
-    (outside / "wrong.py").write_text(WRONG)
-    return with_network(outside)
+    files = {"wrong": WRONG, "fields": FIELDS, "reserved": RESERVED, "group": GROUP}
+    return with_network(write(outside, **files))
 
 
 @pytest.mark.parametrize(
@@ -71,11 +149,36 @@ def test_it_tries_what_the_noun_asks(words, says, folder):
         (("wrong:Unloaded",), "training.average: wrong:Unloaded: its state, loaded again: Attrib"),
         (("wrong:Unknown",), "wrong:Unknown: PydanticUserError: `Unknown` is not fully defined"),
         (("wrong:Raises",), "wrong:Raises: KeyError: 'of mine'"),
+        (("fields:Fields", "wdths=[3]"), "unknown key wdths (is widths meant?)"),
+        (("fields:Fields", "widths=3,4"), "Ambiguous value for argument"),
+        (("reserved:Coded",), "Coded: code and free are names of psld; call it otherwise"),
+        (("group:Changed",), "group:Changed: what it writes: unknown key head.double"),
         (("wrong:Empty",), "dataset.source: wrong:Empty: train picture 0: a str; right is"),
     ],
 )
 def test_what_is_wrong_is_one_line(words, says, folder):
     refused(call(folder, "check", *words), 2, says)
+
+
+def test_words_set_fields_of_every_kind(folder, digits):
+    words = ["head.width=3", "widths=[3,4]", "inner=mynets:Mixer", "inner.width=5", "rate=2"]
+    words += ["block.type=attention", "block.heads=7", "named.up.width=9"]
+    printed = succeeded(call(folder, "check", "fields:Fields", *words)).stdout
+    built = "head=Head(width=3, depth=4)", "widths=[3, 4]", "width=5)", "rate=2.0"
+    built += "block=Attention(type='attention', heads=7)", "{'up': Head(width=9, depth=2)}"
+    assert all(text in printed for text in built), printed
+    words = ["network=fields:Fields", *(f"network.{word}" for word in words)]
+    shown = succeeded(call(folder, "train", *words, "--help")).stdout
+    assert "      width: 3\n      depth: 4\n    heads: [{width: 4, depth: 2}]\n" in shown
+    assert "    color: red\n    file: x\n" in shown
+    refused(call(folder, "train", f"data={digits}", "network=group:Changed"), 2, "head.double")
+    assert not (folder / "runs").exists()
+
+
+def test_sets_are_written_and_compared_in_order(folder):
+    part = parse(Network, {"kind": "fields:Fields"}, "x")
+    assert part.identity()["names"] == part.model_dump(mode="json")["names"] == [*"abcdefgh"]
+    assert hash(part) == hash(part.model_copy()), "fields are lists and dictionaries, too"
 
 
 def test_a_network_that_mixes_images_is_found(folder):
