@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from psld.diffusion.matrices import mix, predicted_text, table
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.roots import WhiteningRoot
+from psld.diffusion.roots import whitening_root
 from psld.diffusion.score import Network, Score
 from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.utils.errors import UserError
@@ -229,7 +229,7 @@ class StraightDenoiser:
         self.network = network
         self.frozen = frozen
         self.final_time = final_time
-        self.root = WhiteningRoot(process, "straight", final_time)
+        self.root = whitening_root(process, "straight", final_time)
         self.sigma_min, self.sigma_max = level_range(process, final_time)
 
     def round_sigma(self, sigma: float | Tensor) -> Tensor:

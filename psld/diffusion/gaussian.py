@@ -12,7 +12,7 @@ from torch import Tensor
 
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.roots import WhiteningRoot
+from psld.diffusion.roots import whitening_root
 from psld.diffusion.time_grid import time_of_noise_level
 from psld.utils.device import all_bits
 from psld.utils.errors import UserError
@@ -250,7 +250,7 @@ class GaussianStart:
         self.data, self.sigma = data, sigma
         level = torch.tensor([sigma], dtype=torch.float64)
         time = time_of_noise_level(process, level, final_time)
-        root = WhiteningRoot(process, "straight", final_time)
+        root = whitening_root(process, "straight", final_time)
         whitened = torch.linalg.solve(root(torch.ones_like(time))[0], process.S.sqrt())
         left, _, right = torch.linalg.svd(whitened)
         self.turn = left @ right

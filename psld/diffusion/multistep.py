@@ -21,7 +21,7 @@ from psld.diffusion.denoiser import DataPrediction
 from psld.diffusion.integrators import Inpainting, Noise
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.roots import Root, WhiteningRoot
+from psld.diffusion.roots import Root, whitening_root
 from psld.diffusion.score import Score
 
 Interpolation = Literal["lambda", "t", "sqrt-t"]
@@ -56,7 +56,7 @@ class ExponentialScheme:
             eta_interval: the low and high noise levels σ_eff between which η acts.
         """
         self.process = process
-        self.root = WhiteningRoot(process, root, final_time)
+        self.root = whitening_root(process, root, final_time)
         self.eta = eta
         self.levels = eta_interval or (0.0, torch.inf)
         self.interpolation: Interpolation = interpolation

@@ -11,6 +11,7 @@ K = L⁻¹ F L + ½ H, with F the drift. A skew-symmetric W in U̇ = W U defines
 """
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -82,6 +83,12 @@ class WhiteningRoot:
         c = c / c.norm(dim=1, keepdim=True)
         v = -half_diffusion @ c
         return spin + v @ c.mT - c @ v.mT
+
+
+@lru_cache(16)
+def whitening_root(process: LinearProcess, kind: Root, final_time: float) -> WhiteningRoot:
+    """Return the root of a process; its table is kept."""
+    return WhiteningRoot(process, kind, final_time)
 
 
 def magnus(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:

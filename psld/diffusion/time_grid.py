@@ -1,5 +1,7 @@
 """Time grids: the forward times that a sampler visits, from T = 1 down to its final time."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,11 @@ TABLE = 256
 ITERATIONS = 6
 """Newton steps of that search; each doubles the number of correct digits."""
 
+KEPT = 64
+"""Grids that are kept: samples of few images with few evaluations would take as long as theirs."""
 
+
+@lru_cache(KEPT)
 def time_grid(
     process: LinearProcess,
     striding: str,
@@ -65,6 +71,7 @@ def time_grid(
     return times
 
 
+@lru_cache(KEPT)
 def given_levels(
     process: LinearProcess, levels: tuple[float, ...], final_time: float, from_prior: bool
 ) -> Tensor:
@@ -89,6 +96,7 @@ def given_levels(
     return times
 
 
+@lru_cache(KEPT)
 def level_range(
     process: LinearProcess, final_time: float, start_time: float = LinearProcess.T
 ) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from psld.diffusion.integrators import Noise
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.multistep import gauss_log_times, polynomial_integrals, step_weights
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.roots import GAUSS_3, WhiteningRoot, magnus
+from psld.diffusion.roots import GAUSS_3, WhiteningRoot, magnus, whitening_root
 from psld.diffusion.score import Score
 
 
@@ -35,7 +35,7 @@ class GDDIM:
         self.times = start.tolist()
         self.ends = self.replacement_times = end.tolist()
         self.order = order
-        root = WhiteningRoot(process, "flow", float(grid[-1]))
+        root = whitening_root(process, "flow", float(grid[-1]))
         state, eps, projection = _noise_rows(process, root, start)
         self.state, self.eps = table(state, device), table(eps, device)
         self.projection = table(projection, device)

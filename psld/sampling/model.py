@@ -177,9 +177,10 @@ class LoadedModel:
         words, options = by_class(label, guide is not None, scale, options)
         chosen = named_sampler(CALL, sampler, steps, options, words)
         loaded = None if guide is None else load_guide(guide, self.device, trust)
-        named = None if process is None else named_process(CALL, process)
-        settings = self.settings.with_process(named)
-        model = replace(self, settings=settings, process=build_process(settings))
+        model = self
+        if process is not None:
+            settings = self.settings.with_process(named_process(CALL, process))
+            model = replace(self, settings=settings, process=build_process(settings))
         sampled = cell_sampler(model, loaded, chosen, batch_size)
         return sampled.images(n, seed, inpainting, raw, progress)
 
