@@ -100,6 +100,7 @@ def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
         ("train-images-idx3-ubyte.gz", gzip.compress(idx(TRAIN[0])[:-1]), "cannot reshape"),
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(TRAIN[1])), "6 labels, but 2"),
     ],
+    ids=["no gzip", "labels as images", "cut short", "labels of the other split"],
 )
 def test_damaged_idx_files(tmp_path, name, damaged, complaint):
     write_files(tmp_path, idx_files(TRAIN, TEST) | {name: damaged})
