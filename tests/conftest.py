@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +36,22 @@ def pytest_collection_finish() -> None:
     """What is imported stays to the end: exempt it from later searches."""
     gc.freeze()
     gc.enable()
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put the handlers of signals back that a test, or what it calls, has changed."""
+    numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    with handlers_kept():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,5 @@
 """A PATH with stand-ins for Slurm's commands alone, and a folder in which Snakemake runs."""
 
-import contextlib
-import signal
-from collections.abc import Iterator
-
 import pytest
 
 from tests.cluster.commands import Commands
@@ -31,22 +27,6 @@ def slurm(commands) -> Commands:
     pending = f"[ ! -e {commands.folder}/sbatch.calls ] || echo 42 PENDING None"
     commands.answer("squeue", first=pending)
     return commands
-
-
-@contextlib.contextmanager
-def handlers_kept() -> Iterator[None]:
-    """Put the handlers of signals back that a test, or what it calls, has changed."""
-    numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def signals() -> Iterator[None]:
-    with handlers_kept():
-        yield
 
 
 @pytest.fixture

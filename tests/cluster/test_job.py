@@ -28,7 +28,7 @@ UNKNOWN_START = "JobId=42 StartTime=Unknown PreemptTime=None"
 
 
 @pytest.fixture(autouse=True)
-def _in_a_job(commands, monkeypatch, signals):
+def _in_a_job(commands, monkeypatch):
     variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "42", "SLURM_PROCID": "0"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -20,9 +20,9 @@ import pytest
 from psld.cluster.job import run_rank
 from psld.cluster.slurm import until_answered
 from tests.cluster.commands import Commands
-from tests.cluster.conftest import handlers_kept
 from tests.cluster.runs import until
 from tests.commands import TINY, call, command, refused, started
+from tests.conftest import handlers_kept
 
 TRAINING = ("--", "train", *TINY, "training.steps=3", "output=model")
 """What stands at the end of a command line; `data=` is missing."""
@@ -32,7 +32,7 @@ MEMORY_MB = 100
 
 
 @pytest.fixture
-def unwilling(slurm, signals, resolved, tmp_path) -> Commands:
+def unwilling(slurm, resolved, tmp_path) -> Commands:
     """A cluster that refuses every job."""
     (tmp_path / ".cache").symlink_to(resolved / ".cache")
     complaint = "sbatch: error: invalid partition specified: x\n"
@@ -125,7 +125,7 @@ def test_ctrl_c_before_sbatch_has_answered(slurm, tmp_path, digits):
 
 
 @pytest.fixture
-def launched(slurm, signals, tmp_path, digits, monkeypatch) -> Callable[..., str]:
+def launched(slurm, tmp_path, digits, monkeypatch) -> Callable[..., str]:
     """Launches a training, whose launcher gets these signals when it waits; what it printed."""
 
     def run(*words: str, numbers: tuple[int, ...] = (signal.SIGHUP,)) -> str:
