@@ -99,23 +99,23 @@ class Settings(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _numbers_are_no_booleans(cls, content: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        if isinstance(content, Mapping):
-            fields = cls.model_fields
-            content = {
-                name: over_default(fields[name], value) if name in fields else value
-                for name, value in content.items()
-            }
-        # pydantic would take `yes` as 1.
+    def _read_over_defaults(cls, content: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        """Read groups over their defaults, and refuse booleans as numbers: `yes` would be 1."""
+        if not isinstance(content, Mapping):
+            return check(content)
+        fields = cls.model_fields
+        content = {
+            name: over_default(fields[name], value) if name in fields else value
+            for name, value in content.items()
+        }
         settings = check(content)
-        if isinstance(content, Mapping):
-            wrong = [
-                InitErrorDetails(type=NO_NUMBER, loc=(name,), input=value)
-                for name, value in content.items()
-                if _became_number(value, getattr(settings, name, value))
-            ]
-            if wrong:
-                raise ValidationError.from_exception_data(cls.__name__, wrong)
+        wrong = [
+            InitErrorDetails(type=NO_NUMBER, loc=(name,), input=value)
+            for name, value in content.items()
+            if _became_number(value, getattr(settings, name, value))
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
         return settings
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
@@ -262,8 +262,8 @@ def _read(root: Path, module: str, known: Mapping[str, bytes] | None = None) -> 
     return Code(root, dict(sorted(files.items())), _digest(trees))
 
 
-def _digest(trees: Mapping[str, ast.AST]) -> str:
-    shapes = json.dumps({name: _shape(trees[name]) for name in sorted(trees)})
+def _digest(trees: Mapping[str, ast.Module]) -> str:
+    shapes = json.dumps({name: _shape_of(trees[name]) for name in sorted(trees)})
     return hashlib.sha256(shapes.encode()).hexdigest()
 
 
@@ -272,6 +272,7 @@ def _shown(root: Path, file: Path) -> str:
     return str(file.relative_to(root) if root == Path.cwd() else file)
 
 
+@lru_cache(128)  # A grid asks for the code of its parts a hundred times.
 def _parsed(content: bytes, where: str) -> ast.Module:
     try:
         return ast.parse(content)
@@ -292,6 +293,11 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
                 base = ".".join([*parents, *([base] if base else [])])
             yield base
             yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
+
+
+@lru_cache(128)
+def _shape_of(tree: ast.Module) -> Any:
+    return _shape(tree)
 
 
 def _shape(node: Any) -> Any:
