@@ -84,7 +84,8 @@ def build(
             raise UserError(f"network: {part.kind}: gives {got} for 2 images; {right} is needed")
         for name, tensor in network.state_dict().items():
             with naming("network", part, f"{name}, which a file of weights cannot hold"):
-                tensor.cpu().numpy()  # not bfloat16, nor what is no tensor
+                # Not bfloat16, nor what is no tensor; `psld plan` builds without memory.
+                torch.empty(0, dtype=tensor.dtype, device="cpu").numpy()
         for name, weight in network.named_parameters():
             if not weight.is_floating_point():
                 kind = f"{part.kind}: {name} is a parameter of {weight.dtype}"

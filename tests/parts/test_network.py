@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from psld.config.parts import UnknownPart, importing_nothing, parts_in
+from psld.report.plan import gigaflops
 from psld.training.manifest import read_manifest
 from tests.commands import call, command, refused, run, succeeded
 from tests.grid.mine import load, with_models
@@ -170,6 +171,7 @@ def test_in_a_grid_models_and_cells_change_with_the_code_of_their_parts(folder, 
         grid = load(folder / "configs", content)
         cell = grid.cells["mine/em-10"]
         assert (cell.sampler.settings.guidance.strength, cell.datasets) == (3, {})
+        assert gigaflops(grid.models["mine"]) > 0
         return grid.models["mine"].digest, cell.digest
 
     model, cell = digests("mylayers.py", "\n", "\n# A comment.\n")
