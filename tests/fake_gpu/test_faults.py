@@ -53,7 +53,7 @@ TRAINING_FAULTS = {
     "float64": (batches, "standard_normal", lambda *args: NORMAL(*args).double(), "copied"),
     "pageable memory": (batches, "pinned", lambda tensor, _: tensor.clone(), "blocking copies"),
     "a copy that blocks": (Tensor, "to", blocking, "blocking copies"),
-    "gradients kept": (torch.optim.Adam, "zero_grad", lambda *_, **__: None, "kernels"),
+    "gradients kept": (torch.nn.Module, "zero_grad", lambda *_, **__: None, "kernels"),
     "a split kernel": (ncsnpp, "silu", lambda x: x * x.sigmoid(), "kernels"),
 }
 """Where to change what to what, and a word of what is found."""
