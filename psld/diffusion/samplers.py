@@ -133,12 +133,12 @@ class TimeGridSampler(SamplerSettings):
 
         if self.levels:
             from_prior = not self.starts_from_data
-            return given_levels(process, self.levels, self.final_time, from_prior)
+            return given_levels(process, self.levels, self.final_time, from_prior).clone()
         if self.starts_from_data and self.start_level is None:
             where = "needs it where no model gives it"
             raise UserError(f"sampler.start_level: start={self.start} {where}")
         grid = self.final_time, self.power, self.start_level, self.fall
-        return time_grid(process, self.striding, self.grid_steps, *grid)
+        return time_grid(process, self.striding, self.grid_steps, *grid).clone()  # It is kept.
 
     def noise_levels(self, process):
         if not self.steps:

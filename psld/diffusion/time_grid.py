@@ -15,7 +15,7 @@ ITERATIONS = 6
 """Newton steps of that search; each doubles the number of correct digits."""
 
 KEPT = 64
-"""Grids that are kept: samples of few images with few evaluations would take as long as theirs."""
+"""Grids that are kept. To find one takes as long as some evaluations of a small network."""
 
 
 @lru_cache(KEPT)

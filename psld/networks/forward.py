@@ -213,10 +213,10 @@ class EMA:
     def update(self, network: nn.Module) -> None:
         """Take in the weights and buffers after a step."""
         _foreach_lerp_(self._averaged, [*network.parameters()], 1 - self.decay)
-        buffers = list(network.buffers())
-        if [each.shape for each in buffers] != [each.shape for each in self._buffers]:
-            raise UserError("network: a buffer's shape changes in training; let it be as built")
-        if buffers:
+        if self._buffers:
+            buffers = list(network.buffers())
+            if [each.shape for each in buffers] != [each.shape for each in self._buffers]:
+                raise UserError("network: a buffer's shape changes in training; let it be as built")
             _foreach_copy_(self._buffers, buffers)
 
 

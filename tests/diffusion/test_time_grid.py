@@ -25,6 +25,8 @@ def test_a_grid_falls_from_one_to_the_final_time(name, final_time, striding):
         assert grid[0] == 1
         assert float(grid[-1]) == pytest.approx(final_time, rel=1e-12)
         assert (grid.diff() < 0).all()
+        grid.zero_()  # as an integrator of one's own may do
+        assert settings.time_grid(EVERY_KIND[name])[0] == 1
 
 
 @pytest.mark.parametrize("name", ["vp-sde", "third"])
