@@ -7,14 +7,10 @@ A fence has one of these types; any other type on a page that is listed here is 
     text                what a command prints, or a sketch
 """
 
-import contextlib
-import os
 import re
 import shutil
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,48 +98,6 @@ SHRUNK = {
 FEWER = {r"(training\.steps=)\d+": r"\g<1>3", r"(sampler\.steps=)\d\d+": r"\g<1>5"}
 """The same of words."""
 
-SERVER = """
-import os, socket, sys
-from psld.commands.main import main
-import psld.library, torch._dynamo
-with socket.socket(socket.AF_UNIX) as listener:
-    listener.bind("psld.socket")
-    listener.listen()
-    while True:
-        client, _ = listener.accept()
-        if os.fork() == 0:
-            words, files, _, _ = socket.recv_fds(client, 1 << 16, 3)
-            if (child := os.fork()) == 0:
-                for own, theirs in enumerate(files):
-                    os.dup2(theirs, own)
-                kept = sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-                place, *words = words.decode().split("\\0")
-                os.chdir(place)
-                sys.argv, code = ["psld", *words], 0
-                try:
-                    main()
-                except SystemExit as ended:
-                    code = ended.code or 0
-                sys.stdout.flush(), sys.stderr.flush()
-                os._exit(code)
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            client.send(bytes([code % 256]))
-            os._exit(0)
-        client.close()
-"""
-"""Runs each command in a copy of itself, which has imported what most commands need."""
-
-CLIENT = f"""#!{sys.executable} -ISs
-import os, socket, sys
-words = "\\0".join([os.getcwd(), *sys.argv[1:]]).encode()
-os.chdir(os.path.dirname(os.path.dirname(__file__)))
-with socket.socket(socket.AF_UNIX) as server:
-    server.connect("psld.socket")
-    socket.send_fds(server, [words], [0, 1, 2])
-    sys.exit(server.recv(1)[0])
-"""
-"""The program `psld` of a page: has a command run by the server, whose imports take no seconds."""
-
 COMMAND = re.compile(r"^(\$|python -m|psld|snakemake|make) ", re.MULTILINE)
 
 
@@ -197,24 +151,6 @@ class Reader:
         for name, smaller in SHRUNK.items():
             path = folder / "configs" / f"{name}.yaml"
             OmegaConf.save(OmegaConf.merge(OmegaConf.load(path), smaller), path)
-        program = folder / "bin" / "psld"
-        program.parent.mkdir()
-        program.write_text(CLIENT)
-        program.chmod(0o755)
-        path = f"{program.parent}{os.pathsep}{self.project.environment['PATH']}"
-        self.environment = {**self.project.environment, "PATH": path, "MAKEFLAGS": "INSTALLED="}
-
-    @contextlib.contextmanager
-    def serving(self) -> Iterator[None]:
-        """Run the commands of the block by one process."""
-        start = [sys.executable, "-c", SERVER]
-        with subprocess.Popen(start, cwd=self.folder, env=self.project.environment) as server:
-            try:
-                while server.poll() is None and not (self.folder / "psld.socket").exists():
-                    time.sleep(0.1)
-                yield
-            finally:
-                server.kill()
 
     def follow(self, fence: Fence) -> None:
         path = self.place / fence.path if fence.path else None
@@ -229,7 +165,7 @@ class Reader:
         done = subprocess.run(
             ["bash", "-eux", "-o", "pipefail", "-c", f"{script}\npwd >{self.folder}/place"],
             cwd=self.place,
-            env=self.environment,
+            env={**self.project.environment, "MAKEFLAGS": "INSTALLED="},  # set up already
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -250,9 +186,8 @@ def test_every_fence_of_a_page_is_understood(page):
 def test_a_page_does_what_it_says(page, tmp_path):
     reader = Reader(tmp_path / "project", page.grids)
     page.given(reader.folder)
-    with reader.serving():
-        for fence in fences_of(text_of(page)):
-            reader.follow(fence)
+    for fence in fences_of(text_of(page)):
+        reader.follow(fence)
 
 
 @pytest.mark.parametrize(
