@@ -32,6 +32,10 @@ OURS = {
 SCHEDULERS = {"DPM++ 2M": DPMSolverMultistepScheduler, "UniPC": UniPCMultistepScheduler}
 
 
+FALL = 3.0
+"""Of configs/sampler/few.yaml: its last level is the first one / FALL^(steps − 1)."""
+
+
 def levels(first: float, last: float, steps: int, power: float) -> Tensor:
     """Return falling noise levels, evenly spaced in σ^(1/power)."""
     return torch.linspace(first ** (1 / power), last ** (1 / power), steps) ** power
@@ -58,10 +62,11 @@ def programs(model: psld.LoadedModel, student: psld.LoadedModel) -> dict[str, Ca
     def ours(chosen: psld.LoadedModel, words: dict) -> Callable[[int], Tensor]:
         return lambda n: chosen.sample(n, seed=1, **words)
 
-    def theirs(scheduler: type, steps: int, power: float) -> Callable[[int], Tensor]:
-        start = model.start
-        sigma, last = start.level(), float(model.process.noise_level(torch.tensor(1e-3)))
-        denoiser = psld.denoiser(model)
+    def theirs(scheduler: type, steps: int, as_few: bool) -> Callable[[int], Tensor]:
+        start, denoiser = model.start, psld.denoiser(model)
+        sigma, lowest = start.level(), float(model.process.noise_level(torch.tensor(1e-3)))
+        few = sigma, max(lowest, sigma / FALL ** (steps - 1)), steps, 2.0
+        grid = levels(*few) if as_few else levels(sigma, lowest, steps, 7.0)
 
         def sample(n: int) -> Tensor:
             data = model.settings.dataset
@@ -69,7 +74,6 @@ def programs(model: psld.LoadedModel, student: psld.LoadedModel) -> dict[str, Ca
             generator = torch.Generator().manual_seed(1)
             noise = torch.randn(shape, generator=generator)
             y = start.data.draw(noise, sigma, which=torch.rand(n, generator=generator))
-            grid = levels(sigma, last, steps, power)
             x = torch.cat([by_scheduler(scheduler, denoiser, part, grid) for part in y.split(250)])
             return ((x + 1) * 127.5).round().clamp(0, 255).byte()
 
@@ -79,8 +83,8 @@ def programs(model: psld.LoadedModel, student: psld.LoadedModel) -> dict[str, Ca
     made |= {name: ours(model, words) for name, words in OURS.items()}
     for name, scheduler in SCHEDULERS.items():
         for steps in (3, 10):
-            for power in (2.0, 7.0):
-                made[f"{name}, {steps}, σ^(1/{power:g})"] = theirs(scheduler, steps, power)
+            for label, as_few in (("levels of few", True), ("Karras's levels", False)):
+                made[f"{name}, {steps}, {label}"] = theirs(scheduler, steps, as_few)
     return made
 
 
