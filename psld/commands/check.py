@@ -89,16 +89,16 @@ def _average(part: Any) -> Iterator[str]:
 
 def _take_steps(**parts: Any) -> None:
     from psld.training.settings import LoopSettings
-    from psld.training.state import TrainingState
+    from psld.training.state import AVERAGE, OPTIMIZER, TrainingState
 
     settings = parse(LoopSettings, {"steps": 2, "batch_size": 1, **parts}, "training")
     network = nn.Linear(3, 3)
     state = TrainingState(network, settings)
     for _ in range(2):
         network(torch.ones(1, 3)).sum().backward()
-        with naming("training.optimizer", state.parts["optimizer"], "step"):
+        with naming(OPTIMIZER, state.parts[OPTIMIZER], "step"):
             state.optimizer.step()
-        with naming("training.average", state.parts["average"], "update"), torch.no_grad():
+        with naming(AVERAGE, state.parts[AVERAGE], "update"), torch.no_grad():
             state.average.update(network)
     state.check()
 

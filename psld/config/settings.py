@@ -4,6 +4,7 @@ Each domain keeps its settings next to its code (`psld/diffusion/settings.py`, .
 modules imports torch, because every Snakemake process reads them and must start fast.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -362,6 +363,16 @@ def updated(content: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
         else:
             result[first] = None if value == "null" else re.sub(r"^(['\"])(.*)\1$", r"\2", value)
     return result
+
+
+def in_hydra(content: Any) -> str:
+    """Return a value as that of a word, also of dictionaries and lists."""
+    if isinstance(content, dict):
+        inner = (f"{key}:{in_hydra(each)}" for key, each in content.items())
+        return f"{{{','.join(inner)}}}"
+    if isinstance(content, list | tuple):
+        return f"[{','.join(map(in_hydra, content))}]"
+    return quoted(content) if isinstance(content, str) else json.dumps(content)
 
 
 def quoted(text: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from psld.config.reads import Read
-from psld.config.settings import groups_in, parse, quoted
+from psld.config.settings import groups_in, in_hydra, parse, quoted
 from psld.data.settings import DatasetSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.evaluation.settings import EvaluateSettings, Measurement
@@ -187,16 +187,6 @@ class Cell:
         return Job(settings, self.evaluation_digest, self._uses)
 
 
-def _in_hydra(content: Any) -> str:
-    """Return dictionaries and lists of texts as the value of a word."""
-    if isinstance(content, dict):
-        inner = (f"{key}:{_in_hydra(each)}" for key, each in content.items())
-        return f"{{{','.join(inner)}}}"
-    if isinstance(content, list | tuple):
-        return f"[{','.join(map(_in_hydra, content))}]"
-    return quoted(content)
-
-
 def start_name(dataset: DatasetSettings, sampler: SamplerSettings) -> str | None:
     """Return the name of the start of a sampler; None if it starts from the prior."""
     if not sampler.starts_from_data:
@@ -272,7 +262,7 @@ class Grid:
         else:
             overrides, trained = self.file.guides[name].overrides, self.guides[name]
         groups = groups_in(type(trained.settings), trained.settings.model_dump())
-        reads = [f"{key}={_in_hydra(each)}" for key, kind, each in groups if issubclass(kind, Read)]
+        reads = [f"{key}={in_hydra(each)}" for key, kind, each in groups if issubclass(kind, Read)]
         return [*overrides, *reads, f"name={name}", f"grid_name={trained.settings.grid_name}"]
 
     def gallery(self, model: str) -> Cell:

@@ -153,6 +153,8 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
         "claims": [],
     }
     for trained in (*content["models"].values(), *content["guides"].values()):
+        if trained.get("average_of"):
+            continue  # of the small network
         words = trained["overrides"]
         if trained["of"]:  # The grid has no model from which it starts.
             words = [word for word in words if not word.startswith("init.")]

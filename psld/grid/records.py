@@ -51,6 +51,8 @@ class TrainedRecord(Origin):
 
     kind: ClassVar[type[TrainedManifest]]
     settings: TrainSettings | TrainGuideSettings
+    trained_with: str | None = None
+    """The manifest of the model of whose training it is another average."""
 
     @property
     def name(self) -> str:
@@ -82,8 +84,9 @@ class TrainedRecord(Origin):
 
     @property
     def reads(self) -> list[str]:
-        """The files of other jobs that decide its weights besides the dataset."""
-        return [file for each in groups_of(Read, self.settings) for file in each.files]
+        """The files of other jobs that its own needs, besides the dataset."""
+        files = [file for each in groups_of(Read, self.settings) for file in each.files]
+        return files + ([self.trained_with] if self.trained_with else [])
 
     def read_manifest(self) -> TrainedManifest:
         """Read the manifest in its folder. Raises UserError if it is missing or damaged."""

@@ -26,7 +26,7 @@ from psld.grid.records import (
     StartRecord,
 )
 from psld.grid.rows import entries_in
-from psld.grid.schema import GridFile, check_name
+from psld.grid.schema import GridFile, Origin, check_name
 from psld.metrics.settings import MetricSettings
 from psld.sampling.named import named_in
 from psld.sampling.settings import SamplingRun, check_fit
@@ -95,15 +95,22 @@ class _Resolver:
         entry = self.file.trainings[name]
         where, grid = f"{self.path}: models.{name}", entry.of or self.name
         with self._reading(where, name, entry.of):
+            trained = entry.average_of and self.model(entry.average_of).manifest
             content = self.composer.content("train", self.file.overrides(name), where)
-            settings = parse(TrainSettings, content | in_grid("models", grid, name), where)
+            averages = {
+                each: other.average
+                for each, other in self.file.trainings.items()
+                if other.average_of == name and not entry.of
+            }
+            content = content | in_grid("models", grid, name) | {"averages": averages}
+            settings = parse(TrainSettings, content, where)
         try:
             for read in groups_of(CellRead, settings.training.objective):
                 settings.training.objective.check_cell(self.cells_read[read.name].settings)
         except UserError as error:
             raise UserError(f"{where}: training.objective.cell: {error}") from None
-        origin = entry.model_dump(exclude={"overrides", "starts_from", "gallery"})
-        self.known[name] = ModelRecord(settings=settings, **origin)
+        origin = entry.model_dump(include={*Origin.model_fields})
+        self.known[name] = ModelRecord(settings=settings, trained_with=trained, **origin)
         return self.known[name]
 
     @contextmanager

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from psld.config.settings import FREE, Settings
+from psld.config.settings import FREE, Settings, in_hydra
 from psld.evaluation.results import NUMBER_KINDS, Show
 from psld.training.manifest import noted_checkpoint
 from psld.utils.errors import UserError
@@ -88,6 +88,9 @@ class TrainedEntry(Origin):
     overrides: Words = ()
     starts_from: str | None = Field(default=None, exclude_if=lambda name: name is None)
     """The model of this grid from whose weights its training starts."""
+    average_of: str | None = Field(default=None, exclude_if=lambda name: name is None)
+    """The model of this grid in whose training it is made, with `average` as `training.average`."""
+    average: Any = Field(default=None, exclude_if=lambda average: average is None)
     gallery: Annotated[str | None, FREE] = Field(default=None, exclude_if=lambda name: name is None)
     """The sampler of its images, if it is not that of the grid's `gallery`."""
 
@@ -416,9 +419,9 @@ class GridFile(Settings):
             for name in names:
                 check_name(kind, name)
         for name, guide in self.guides.items():
-            if guide.of or guide.weights or guide.starts_from:
-                only = "`of`, `weights` and `starts_from` are for models; give the overrides"
-                raise ValueError(f"guides.{name}: {only}")
+            for key in ("of", "weights", "starts_from", "average_of"):
+                if getattr(guide, key):
+                    raise ValueError(f"guides.{name}.{key}: is for models; give the overrides")
         for name, entry in self.models.items():
             if entry.weights and entry.checkpoint:
                 raise ValueError(f"models.{name}: weights and checkpoint: give one of them")
@@ -430,6 +433,15 @@ class GridFile(Settings):
             if entry.starts_from:
                 where = f"models.{name}.starts_from: unknown model"
                 _check_known(where, entry.starts_from, self.models)
+            if (entry.average_of is None) != (entry.average is None):
+                raise ValueError(f"models.{name}: average_of and average need each other")
+            if entry.average_of:
+                if entry.overrides or entry.starts_from or entry.made_by != "train":
+                    raise ValueError(f"models.{name}: average_of: give it and average, no more")
+                where, others = f"models.{name}.average_of: no training of a model", self.models
+                trained = (each for each in others if others[each].made_by == "train")
+                known = [each for each in trained if not others[each].average_of]
+                _check_known(where, entry.average_of, known)
         return self
 
     @model_validator(mode="after")
@@ -477,12 +489,12 @@ class GridFile(Settings):
         trainings = {}
         for model, entry in self.models.items():
             for seed, name in self.names[model].items():
-                own = [] if seed is None or entry.weights else [f"training.seed={seed}"]
-                changes = {
-                    "weights": entry.weights and self.with_seed(entry.weights, seed),
-                    "starts_from": entry.starts_from and self.with_seed(entry.starts_from, seed),
-                    "overrides": (*entry.overrides, *own),
-                }
+                has_its_own = seed is not None and not (entry.weights or entry.average_of)
+                own = [f"training.seed={seed}"] if has_its_own else []
+                changes: dict[str, Any] = {"overrides": (*entry.overrides, *own)}
+                for key in ("weights", "starts_from", "average_of"):
+                    other = getattr(entry, key)
+                    changes[key] = other and self.with_seed(other, seed)
                 trainings[name] = entry.model_copy(update=changes)
         return trainings
 
@@ -518,6 +530,9 @@ class GridFile(Settings):
             shared = self.overrides(entry.weights)
             kept = (word for word in shared if not word.startswith(("process=", "process.")))
             return (*kept, *entry.overrides)
+        if entry.average_of:
+            average = f"training.average={in_hydra(entry.average)}"
+            return (*self.overrides(entry.average_of), average)
         init = [f"init.model={entry.starts_from}"] if entry.starts_from else []
         return entry.overrides if entry.of else (*self.defaults, *entry.overrides, *init)
 

@@ -134,7 +134,7 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
             name = f"{name} ({kind}{trained.name})"
         work = works.setdefault(names.setdefault(_network(trained), name), Work())
         work.trained.append(trained)
-        if trained.made_by == "train":
+        if trained.made_by == "train" and not trained.trained_with:
             training = trained.settings.training
             work.training_images += training.steps * training.batch_size
     papers = paper_values(grid).items()

@@ -22,7 +22,7 @@ from psld.training.manifest import preview_path, write_history
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
-from psld.training.state import Checkpoints, History, TrainingState
+from psld.training.state import OPTIMIZER, Checkpoints, History, TrainingState
 from psld.utils.device import peak_flops
 from psld.utils.errors import RunError, Stopped, UserError, ignored, is_out_of_memory
 from psld.utils.files import STEP, write_text
@@ -173,11 +173,12 @@ def optimize(
     loss = accumulate_gradient(network, loss_of, batch, state.micro_batch)
     trained = [each for group in state.optimizer.param_groups for each in group["params"]]
     norm = nn.utils.clip_grad_norm_(trained, settings.grad_clip)
-    with naming("training.optimizer", state.parts["optimizer"], "step"):
+    with naming(OPTIMIZER, state.parts[OPTIMIZER], "step"):
         state.optimizer.step()
     state.network.zero_grad(set_to_none=True)  # An optimizer may leave out some weights.
-    with naming("training.average", state.parts["average"], "update"), torch.no_grad():
-        state.average.update(state.network)
+    for key, average in state.averages.items():
+        with naming(key, state.parts[key], "update"), torch.no_grad():
+            average.update(state.network)
     state.step += 1
     return loss, norm
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,8 @@ from psld.training.init import take_weights, with_sources
 from psld.training.loggers import fed
 from psld.training.loop import Log, StopRequest, check_schedule, train
 from psld.training.manifest import (
+    HISTORY,
+    TrainingHistory,
     WandbRun,
     export_folder,
     is_exported,
@@ -63,6 +66,11 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     check_known(settings)
     check_read_again(settings)
     check_schedule(settings.training)
+    checkpoints = Checkpoints(run / "checkpoints")
+    if is_exported(run) and not checkpoints.newest():  # by a training that had this average, too
+        if rank_of_environment() == 0:
+            _publish(run, settings)
+        return TrainingHistory.read(export_folder(run) / HISTORY).entries[-1].loss
     training, process = settings.training, build_process(settings)
     objective, images = training.objective, store.images("train")
     labels = labels_of(settings, store)
@@ -70,7 +78,6 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     loss = loss_of(settings, process, spread)
     torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
     network = build(settings, process, spread)
-    checkpoints = Checkpoints(run / "checkpoints")
     if settings.init is not None and not checkpoints.newest():
         taken = take_weights(network, settings)
         if rank_of_environment() == 0:
@@ -83,7 +90,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             waiting = f"{run}: another training is running there; waiting for its end"
             stack.enter_context(sole_holder(run / "lock", waiting))
         ranks = stack.enter_context(join_ranks(settings.device))
-        state = TrainingState(network.to(ranks.device), training)
+        state = TrainingState(network.to(ranks.device), training, settings.averages)
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         checkpoints.restore(state, newest)
@@ -126,28 +133,47 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         elif ranks.leads and not is_exported(run):  # A kill has come after the last checkpoint.
             stack.enter_context(fed(settings.logger, run, settings, state.history))
         if ranks.leads:
-            folder, network = export_folder(run), state.average.network
-            save_code(settings, folder)
-            with naming("training.objective", objective, "measured"):
-                measured = objective.measured(loss.facts, network, store)
-            for place in (run, folder):  # A kill may have come after the last checkpoint.
-                write_history(place, state.history)
-            write_model(
-                folder,
-                settings,
-                network,
-                store,
-                state.step,
-                seconds=round(state.seconds, 3),
-                device=device_name(ranks.device),
-                ranks=ranks.world,
-                run=str(run),
-                micro_batch=state.micro_batch,
-                **measured,
-            )
-            done = "wrote" if publish(run, Path(settings.output)) else "nothing new for"
-            print(f"{done} {settings.output}; its run directory is {run}")
+            made = {"device": device_name(ranks.device), "ranks": ranks.world}
+            for name in settings.averages:
+                if average := state.averages.get(f"averages.{name}"):
+                    own = settings.of_average(name)
+                    own_run = Path(settings.runs) / own.run_name(store.digest)
+                    export(own_run, own, average.network, state, loss, store, **made)
+                else:
+                    print(f"averages.{name}: this training began without it; {name} trains anew")
+            export(run, settings, state.average.network, state, loss, store, **made)
+            _publish(run, settings)
         return state.history[-1]["loss"]
+
+
+def export(
+    run: Path,
+    settings: Trained,
+    network: nn.Module,
+    state: TrainingState,
+    loss: Loss,
+    store: ImageStore,
+    **made: Any,
+) -> None:
+    """Write the model of a finished training, and its history, into a run directory."""
+    folder = export_folder(run)
+    with naming("training.objective", loss.objective, "measured"):
+        measured = loss.objective.measured(loss.facts, network, store)
+    for place in (run, folder):  # A kill may have come after the last checkpoint.
+        save_code(settings, place)
+        write_history(place, state.history)
+    write_model(
+        folder,
+        settings,
+        network,
+        store,
+        state.step,
+        seconds=round(state.seconds, 3),
+        run=str(run),
+        micro_batch=state.micro_batch,
+        **made,
+        **measured,
+    )
 
 
 def try_once(loss: Loss, module: nn.Module, labels: Labels | None) -> None:
@@ -178,6 +204,11 @@ def labels_of(settings: Trained, store: ImageStore) -> Labels | None:
     if settings.makes == "guide" or dropout:
         return Labels(store.labels("train"), store.num_classes, dropout)
     return None
+
+
+def _publish(run: Path, settings: Trained) -> None:
+    done = "wrote" if publish(run, Path(settings.output)) else "nothing new for"
+    print(f"{done} {settings.output}; its run directory is {run}")
 
 
 def _time_on_cpu(settings: Trained, images: int, ranks: Ranks) -> str:

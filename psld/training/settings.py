@@ -1,7 +1,7 @@
 """Settings of trainings: dataset, process, network and recipe of a model or guide. No torch."""
 
 from contextlib import suppress
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -280,6 +280,9 @@ class RunSettings(TrainedSettings):
     device: Annotated[str, FREE]
     """`auto`, or a torch device such as `cpu` or `cuda`."""
     wandb: Annotated[WandbSettings, FREE]
+    averages: Annotated[dict[Name, Average], FREE] = Field(default_factory=dict)
+    """Further averages, by the names of the models that they become. Each of these gets a run
+    directory, as from a training of its own, which then has nothing left to do."""
     logger: Annotated[tuple[Logger, ...], FREE] = ()
     """Loggers of your own, MODULE:CLASS or a list of {kind: MODULE:CLASS, …}."""
 
@@ -298,6 +301,12 @@ class RunSettings(TrainedSettings):
         origin = {"model": self.model().identity(), "dataset": dataset_digest}
         read = [each.content for each in groups_of(Read, self)]
         return origin | ({"reads": read} if read else {})
+
+    def of_average(self, name: str) -> Self:
+        """Return the settings of the model that has one of the further averages."""
+        training = self.training.model_dump() | {"average": self.averages[name]}
+        training = type(self.training).model_validate(training)
+        return self.model_copy(update={"name": name, "averages": {}, "training": training})
 
     def run_name(self, dataset_digest: str) -> str:
         """The run directory's name. Trainings with the same weights share a run directory."""

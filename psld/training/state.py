@@ -3,7 +3,7 @@
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from psld.config.parts import naming
 from psld.training.recipe import Average, Averaging, Optimizer
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
+from psld.utils.files import digest_of
 from psld.utils.tensors import grouped, load_tensors, save_tensors
 
 KEPT = 2
@@ -26,14 +27,29 @@ learning_rate; on GPUs also peak_memory_gib and mfu (model FLOPs utilization); o
 also its accuracies."""
 
 
+OPTIMIZER, AVERAGE = "training.optimizer", "training.average"
+
+
 class TrainingState:
     """Everything that a training resumes from. Random generators are no part of it."""
 
-    def __init__(self, network: nn.Module, settings: LoopSettings) -> None:
-        """Raises UserError if a part of the settings does not build what it should."""
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: LoopSettings,
+        further: Mapping[str, Average] | None = None,
+    ) -> None:
+        """`further`: averages besides that of the settings, by name.
+
+        Raises UserError if a part does not build what it should.
+        """
         self.network = network
-        self.parts = {"optimizer": settings.optimizer, "average": settings.averaging}
-        self.average = build_average(settings.averaging, network)
+        averages = {f"averages.{name}": part for name, part in (further or {}).items()}
+        averages = {AVERAGE: settings.averaging} | averages
+        self.parts: dict[str, Any] = {OPTIMIZER: settings.optimizer} | averages
+        """The settings of what has a state, by their keys."""
+        self.averages = {key: build_average(part, network, key) for key, part in averages.items()}
+        self.average = self.averages[AVERAGE]
         self.optimizer = build_optimizer(settings.optimizer, network)
         self.micro_batch = settings.micro_batch if settings.micro_batch != "auto" else None
         """Images per forward pass on one rank; None: its whole part of the batch."""
@@ -42,36 +58,49 @@ class TrainingState:
         """Wall-clock time in the training loop, over all processes that trained."""
         self.history: History = []
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors of the network, its average and the optimizer, by dotted names.
+    def stored_as(self, key: str) -> str:
+        """Return the name of a part's state in checkpoints: `optimizer`, `average`, and others."""
+        if key in (OPTIMIZER, AVERAGE):
+            return key.removeprefix("training.")
+        # By its settings: an average with others, of an earlier life, is not this one.
+        return f"average-{digest_of(self.parts[key].identity())[:12]}"
 
-        `structure` is JSON: what the states of optimizer and average hold besides tensors, and
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the tensors of the network, its averages and the optimizer, by dotted names.
+
+        `structure` is JSON: what the states of optimizer and averages hold besides tensors, and
         their nesting. Raises UserError if they hold what cannot be saved.
         """
-        networks = {"network": self.network, "ema": self.average.network}
+        networks = {"network": self.network}
+        for key, average in self.averages.items():
+            networks[_network_of(self.stored_as(key))] = average.network
         tensors = {
             f"{part}.{name}": tensor
             for part, network in networks.items()
             for name, tensor in network.state_dict().items()
         }
-        own = getattr(self.average, "state_dict", lambda: None)
-        states: dict[str, Callable[[], Any]]
-        states = {"optimizer": self.optimizer.state_dict, "average": own}
         packed = {}
-        for name, state in states.items():
-            with naming(f"training.{name}", self.parts[name], "its state"):
-                packed[name] = pack(state(), name, tensors)
+        for key, each in {OPTIMIZER: self.optimizer, **self.averages}.items():
+            name = self.stored_as(key)
+            with naming(key, self.parts[key], "its state"):
+                state = getattr(each, "state_dict", lambda: None)()
+                packed[name] = pack(state, name, tensors)
         text = bytearray(json.dumps(packed).encode())
         return tensors | {"structure": torch.frombuffer(text, dtype=torch.uint8)}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Load what `state_dict` returned."""
+        """Load what `state_dict` returned; further averages that it lacks are given up."""
         parts = grouped(tensors)
         self.network.load_state_dict(parts["network"])
-        self.average.network.load_state_dict(parts["ema"])
+        states = states_in(tensors) if "structure" in tensors else {}
+        for key, average in [*self.averages.items()]:
+            name = self.stored_as(key)
+            if key == AVERAGE or _network_of(name) in parts:
+                average.network.load_state_dict(parts[_network_of(name)])
+                load_average(average, states.get(name))
+            else:
+                del self.averages[key]
         if "structure" in tensors:
-            states = states_in(tensors)
-            load_average(self.average, states["average"])
             state = states["optimizer"]
         else:  # as written before 1 December 2026: the moments of Adam
             moments = {int(index): each for index, each in grouped(parts["optimizer"]).items()}
@@ -81,14 +110,18 @@ class TrainingState:
     def check(self) -> None:
         """Raise UserError if no checkpoint can hold the state, or give that of a part back."""
         states = states_in(self.state_dict())
-        again: Any = {
-            "optimizer": (build_optimizer, load_optimizer),
-            "average": (build_average, load_average),
-        }
-        for name, (build, load) in again.items():
-            with naming(f"training.{name}", part := self.parts[name], "its state, loaded again"):
-                if part.code:
-                    load(build(part, self.network), states[name])
+        for key, part in self.parts.items():
+            with naming(key, part, "its state, loaded again"):
+                if part.code and key == OPTIMIZER:
+                    load_optimizer(build_optimizer(part, self.network), states["optimizer"])
+                elif part.code and key in self.averages:
+                    again = build_average(part, self.network, key)
+                    load_average(again, states[self.stored_as(key)])
+
+
+def _network_of(average: str) -> str:
+    """Return where checkpoints have the network of an average, by the name of its state."""
+    return average.replace("average", "ema")
 
 
 def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
@@ -103,11 +136,11 @@ def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimize
     return optimizer
 
 
-def build_average(part: Average, network: nn.Module) -> Averaging:
-    """Build the average of a network. Raises UserError if it is none."""
-    with naming("training.average", part, "build"):
+def build_average(part: Average, network: nn.Module, key: str = AVERAGE) -> Averaging:
+    """Build the average of a network. Raises UserError, with the key, if it is none."""
+    with naming(key, part, "build"):
         average: Any = part.build(network)
-    own, made = getattr(average, "network", None), f"training.average: {part.kind}: build returns"
+    own, made = getattr(average, "network", None), f"{key}: {part.kind}: build returns"
     if not (isinstance(own, nn.Module) and callable(getattr(average, "update", None))):
         raise UserError(f"{made} a {type(average).__name__} without network and update")
     if {id(each) for each in own.parameters()} & {id(each) for each in network.parameters()}:

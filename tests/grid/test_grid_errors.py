@@ -45,7 +45,7 @@ def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> Non
         ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: .* no `of`"),
         ("models/none", {"of": "paper"}, "models.none: .*paper.yaml trains no model of this name"),
         ("models/denoiser-cld", {"of": "demo"}, "demo.yaml trains it as denoiser-psld; take that"),
-        ("guides", {"psld": {"of": "demo"}}, "`weights` and `starts_from` are for models"),
+        ("guides", {"psld": {"of": "demo"}}, "guides.psld.of: is for models; give"),
         ("models/psld", ["dataset.num_classes=0"], "not prepared as configs/dataset/digits.yaml"),
         ("models/psld", ["dataset.name='10'"], "models.psld: dataset '10': a name begins with"),
         ("models/psld", ["dataset=celeba64"], "psld/em-10: fd-classifier needs labels"),

@@ -58,8 +58,8 @@ REPORTS = ("checkpoint_every", "log_every", "preview_every")
 @pytest.mark.parametrize("kind", ["models", "guides"])
 def test_a_training(demo, kind):
     record = getattr(demo, kind)["psld-0.02"]
-    kept = {"name", "grid_name", "data", "output", "runs", "device", "logger"}
-    kept |= {"dataset.source.code"}
+    kept = {"name", "grid_name", "data", "output", "runs", "device", "averages"}
+    kept |= {"logger", "dataset.source.code"}
     kept |= {f"training.{key}" for key in ("compile", "micro_batch", *REPORTS)}
     kept |= {f"wandb.{key}" for key in ("mode", "project", "entity")}
     assert undecided(record.settings, lambda own: type(record)(settings=own).digest) == kept

@@ -1,0 +1,64 @@
+"""Further averages of a training: each is the model that a training of its own would make."""
+
+import pytest
+
+import psld.training.loop as loop
+from psld.training.manifest import read_manifest
+from psld.utils.errors import RunError
+from tests.commands import TINY, call, refused, run_directory, succeeded
+
+SHORT = "averages.short={kind: ema, decay: 0.5}"
+
+
+@pytest.fixture
+def train(digits, tmp_path):
+    def train(*words):
+        steps = "training.steps=4", "training.checkpoint_every=2", f"data={digits}"
+        return call(tmp_path, "train", *TINY, *steps, *words)
+
+    return train
+
+
+def sha256(folder, name):
+    return read_manifest(folder / f"models/by-hand/{name}").weights_sha256
+
+
+def killed_at(step, monkeypatch):
+    optimize = loop.optimize
+
+    def stop(state, *rest):
+        if state.step == step:
+            raise RunError("killed")
+        return optimize(state, *rest)
+
+    monkeypatch.setattr(loop, "optimize", stop)
+
+
+def test_it_is_the_model_of_a_training_of_its_own_also_after_a_kill(train, tmp_path, monkeypatch):
+    """Its name and its settings find it: nothing is left to do."""
+    alone = ("name=short", "training.average={kind: ema, decay: 0.5}")
+    succeeded(train(*alone, "runs=others"))
+    expected = sha256(tmp_path, "short")
+    with monkeypatch.context() as patch:
+        killed_at(3, patch)
+        refused(train("name=base", SHORT), 1, "killed")
+    assert "going on from step 2" in succeeded(train("name=base", SHORT)).stdout
+    killed_at(0, monkeypatch)
+    assert "training" not in succeeded(train(*alone)).stdout
+    assert sha256(tmp_path, "short") == expected != sha256(tmp_path, "base")
+
+
+@pytest.mark.parametrize("before", [(), ("averages.short={kind: ema, decay: 0.6}",)])
+def test_a_training_that_began_without_it_does_not_make_it(train, tmp_path, monkeypatch, before):
+    with monkeypatch.context() as patch:
+        killed_at(3, patch)
+        refused(train("name=base", *before), 1, "killed")
+    said = succeeded(train("name=base", SHORT)).stdout
+    assert "averages.short: this training began without it; short trains anew" in said
+    assert not list((tmp_path / "runs").glob("short-*"))
+    assert run_directory(tmp_path).name.startswith("base-")
+
+
+def test_a_wrong_one_is_refused_before_the_training(train):
+    refused(train("averages.short=emma"), 2, "averages.short: no average 'emma'")
+    refused(train("averages.sh/ort=ema"), 2, "averages")
