@@ -63,9 +63,16 @@ def _imports_torch(tree: ast.Module) -> bool:
 def _network(part: Any) -> Iterator[str]:
     from psld.networks.forward import build
 
-    network, (x, t) = build(part, 2, 2, 16), (torch.randn(3, 2, 16, 16), torch.rand(3))
+    x, t = torch.randn(3, 2, 16, 16), torch.rand(3)
+    try:
+        network, gives = build(part, 2, 2, 16), "gives the same"
+    except UserError as error:
+        try:
+            network, gives = build(part, 2, 3, 16, gives_logits=True), "gives logits, as a guide"
+        except UserError:
+            raise error from None
     weights = sum(each.numel() for each in network.parameters())
-    yield f"takes 2×16×16 and gives the same; {weights:,} weights"
+    yield f"takes 2×16×16 and {gives}; {weights:,} weights"
     with torch.no_grad():
         together, alone = network.eval()(x, t)[:1], network(x[:1], t[:1])
     if not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
@@ -91,16 +98,34 @@ def _take_steps(**parts: Any) -> None:
     from psld.training.settings import LoopSettings
     from psld.training.state import AVERAGE, OPTIMIZER, TrainingState
 
-    settings = parse(LoopSettings, {"steps": 2, "batch_size": 1, **parts}, "training")
-    network = nn.Linear(3, 3)
-    state = TrainingState(network, settings)
-    for _ in range(2):
-        network(torch.ones(1, 3)).sum().backward()
+    settings = parse(LoopSettings, {"steps": 3, "batch_size": 1, **parts}, "training")
+    state, resumed = (TrainingState(nn.Linear(3, 3), settings) for _ in range(2))
+
+    def step(state: TrainingState, number: int) -> None:
+        torch.manual_seed(number)
+        state.network.zero_grad()
+        state.network(torch.randn(4, 3)).square().mean().backward()
         with naming(OPTIMIZER, state.parts[OPTIMIZER], "step"):
             state.optimizer.step()
         with naming(AVERAGE, state.parts[AVERAGE], "update"), torch.no_grad():
-            state.average.update(network)
+            state.average.update(state.network)
+
+    step(state, 0)
+    step(state, 1)
     state.check()
+    saved = {name: tensor.clone() for name, tensor in state.state_dict().items()}
+    resumed.load_state_dict(saved)
+    step(state, 2)
+    step(resumed, 2)
+    for kind, now, then in (
+        ("optimizer", state.network, resumed.network),
+        ("average", state.average.network, resumed.average.network),
+    ):
+        pairs = zip(now.parameters(), then.parameters(), strict=True)
+        if not all(torch.equal(*pair) for pair in pairs):
+            part = state.parts[f"training.{kind}"]
+            lacks = "a resumed training differs, so something is not in its state_dict()"
+            raise UserError(f"training.{kind}: {part.kind}: {lacks}")
 
 
 def _schedule(part: Any) -> Iterator[str]:

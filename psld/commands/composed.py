@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Any, cast
 import yaml
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
 from hydra.plugins.config_source import ConfigResult
@@ -178,6 +181,7 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         if "name" in command.kind.model_fields:
             sweeper = hydra.compose_config(command.name, overrides, RunMode.MULTIRUN).hydra.sweeper
             check_named(words, [*swept, *map(key_of, sweeper.get("params") or {})])
+            check_different(command, parsed)
         hydra.multirun(command.name, run_job, overrides)
     if failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
@@ -190,6 +194,20 @@ def check_named(words: list[str], swept: list[str]) -> None:
     if changed and not any("${" in word or key in swept for key, word in own.items()):
         key = changed[0] if "." in changed[0] else f"hydra:runtime.choices.{changed[0]}"
         raise UserError(f"name: give each job of the sweep its own, such as 'name=mine-${{{key}}}'")
+
+
+def check_different(command: Command, words: list[Override]) -> None:
+    """Raise UserError if two jobs of a sweep over lists of values have one output."""
+    swept = [word for word in words if word.is_sweep_override()]
+    if not all(word.is_discrete_sweep() for word in swept):
+        return
+    composer, outputs = Composer(), []
+    for job in BasicSweeper.split_arguments(words, None)[0]:
+        with suppress(UserError):  # The job says what is wrong.
+            outputs.append(composer.content(command.name, job, command.where)["output"])
+    if twice := [output for output, times in Counter(outputs).items() if times > 1]:
+        what = "two jobs of the sweep write it; give each job a name of its own"
+        raise UserError(f"{twice[0]}: {what}")
 
 
 def failure_of(name: str, error: Exception) -> PSLDError:

@@ -105,6 +105,11 @@ class LoopSettings(Settings):
     @model_validator(mode="after")
     def _fits_its_objective(self) -> "LoopSettings":
         self.objective.check_recipe(self)
+        fields, objective = type(self).model_fields, self.objective
+        for key in sorted(fields.keys() & OPTIONAL - objective.uses) if objective.code else ():
+            if getattr(self, key) not in (None, NoiseLaw.model_validate({}), fields[key].default):
+                wrong = f"objective={objective.kind} does not use {key}, by its `uses`"
+                raise ValueError(f"{wrong}; leave it out")
         return self
 
     @property

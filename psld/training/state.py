@@ -154,6 +154,8 @@ def build_average(part: Average, network: nn.Module, key: str = AVERAGE) -> Aver
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
     """Load a state as it is."""
     optimizer.load_state_dict(state)
+    if "state" not in state:  # of a class with a form of its own
+        return
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     for key, stored in state["state"].items():
         key = parameters[key] if isinstance(key, int) else key

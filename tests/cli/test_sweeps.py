@@ -94,6 +94,9 @@ def test_jobs_that_would_replace_each_other_are_refused(folder, overrides, said)
     sweeper.parent.mkdir(parents=True)
     sweeper.write_text("defaults: [basic]\nparams: {+training.seed: '1,2'}\n")
     refused(sweep(folder, *overrides), 2, "name: give each job of the sweep its own", said)
+    twice = "models/by-hand/a-1: two jobs of the sweep write it"
+    words = ("training.seed=1,2", "process=cld,psld", "name=a-${training.seed}")
+    refused(sweep(folder, *words), 2, twice)
     assert manifests(folder) == {}
 
 

@@ -10,8 +10,10 @@ from tests.parts.own import edit, with_network, write
 WRONG = """
 import math
 
+import torch
+
 from psld.networks.forward import EMA
-from psld.parts import Average, Images, Schedule, Source
+from psld.parts import Average, Images, Network, Optimizer, Schedule, Source
 
 
 class Broken(Schedule):
@@ -29,6 +31,61 @@ class Unloaded(Average):
         average = EMA(network, 0.5)
         average.state_dict = dict
         return average
+
+
+class Counted(EMA):
+    count = 0
+
+    def update(self, network):
+        self.count += 1
+        self.decay = 1 - 1 / self.count
+        super().update(network)
+
+
+class Uncounted(Average):
+    def build(self, network):
+        return Counted(network, 0.0)
+
+
+class Halved(torch.optim.SGD):
+    count = 0
+
+    def step(self):
+        self.count += 1
+        self.param_groups[0]["lr"] = 1 / self.count
+        super().step()
+
+
+class Hidden(Optimizer):
+    def build(self, parameters):
+        return Halved(parameters)
+
+
+class Wrapped(torch.optim.SGD):
+    def state_dict(self):
+        return {"one": super().state_dict()}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state["one"])
+
+
+class Nested(Optimizer):
+    def build(self, parameters):
+        return Wrapped(parameters, momentum=0.9)
+
+
+class Sees(torch.nn.Module):
+    def __init__(self, pixels, classes):
+        super().__init__()
+        self.map = torch.nn.Linear(pixels, classes)
+
+    def forward(self, z, t):
+        return self.map(z.flatten(1))
+
+
+class Logits(Network):
+    def build(self, in_channels, out_channels, image_size, num_classes):
+        return Sees(in_channels * image_size**2, out_channels)
 
 
 class Unknown(Schedule):
@@ -128,6 +185,8 @@ def folder(outside):
     [
         (("mynets:Mixer",), "takes 2×16×16 and gives the same; 314 weights"),
         (("mynets:Mixer", "width=4"), "158 weights"),
+        (("wrong:Nested",), "a checkpoint can hold its state"),
+        (("wrong:Logits",), "takes 2×16×16 and gives logits, as a guide; 1,539 weights"),
         (("heun:Heun", "striding=edm", "steps=7"), "7 evaluations, 7 stated"),
         (("mine:Halves", "every=400"), "at steps 0, 1, 500 and 999 of 1,000: 1, 1, 0.5, 0.25"),
     ],
@@ -146,6 +205,8 @@ def test_it_tries_what_the_noun_asks(words, says, folder):
         (("heun:Heun",), "steps is missing"),
         (("mynets:Mixer", "widht=3"), "unknown key widht (is width meant?)"),
         (("wrong:Broken",), "training.schedule: wrong:Broken: the factor of step 0 is nan"),
+        (("wrong:Uncounted",), "training.average: wrong:Uncounted: a resumed training differs, so"),
+        (("wrong:Hidden",), "training.optimizer: wrong:Hidden: a resumed training differs, so"),
         (("wrong:Unloaded",), "training.average: wrong:Unloaded: its state, loaded again: Attrib"),
         (("wrong:Unknown",), "wrong:Unknown: PydanticUserError: `Unknown` is not fully defined"),
         (("wrong:Raises",), "wrong:Raises: KeyError: 'of mine'"),

@@ -54,6 +54,13 @@ class Pairs(Objective):
         return (module(z, t) - batch.target).square().mean()
 """
 RECIPE = (*TINY, "training.steps=2")
+FEW_USES = """
+from losses import Absolute
+
+
+class Few(Absolute):
+    uses = frozenset({"time_eps"})
+"""
 
 
 @pytest.fixture
@@ -66,6 +73,16 @@ def test_the_contract_of_an_objective(folder, kind, monkeypatch):
     monkeypatch.chdir(folder)
     needed = {"cell": "samples/demo/denoiser/few-10"} if kind == "distilled" else {}
     check_settings(Objective, {"kind": kind, **needed})
+
+
+@pytest.mark.parametrize("word", ["noise_law={center: 0.5}", "label_dropout=0.1"])
+def test_a_setting_that_it_does_not_use_is_refused(folder, digits, word):
+    """It would act, and the weights would not be known by it."""
+    write(folder, few=FEW_USES)
+    words = ("training.objective=few:Few", f"data={digits}", "training.time_eps=1e-4", *RECIPE)
+    said = f"objective=few:Few does not use {word.partition('=')[0]}, by its `uses`"
+    refused(call(folder, "train", *words, f"training.{word}"), 2, said)
+    assert not (folder / "runs").exists()
 
 
 def test_it_trains_and_its_model_is_sampled(folder, digits):

@@ -25,7 +25,10 @@ def train_settings(*overrides: str) -> TrainSettings:
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"label_dropout": 0}, "label_dropout"),
         ({"label_dropout": 1}, "label_dropout"),
-        ({"objective": "denoiser", "weighting": "nll"}, "weighting is for objective=epsilon"),
+        (
+            {"objective": "denoiser", "weighting": "nll"},
+            "weighting is for objective=epsilon",
+        ),
         ({"noise_law": {}, "weighting": "nll"}, "weighting=nll is a mean over uniform times"),
         ({"noise_law": {"low": 2, "high": 2}}, "low must be below high, got 2 and 2"),
     ],
