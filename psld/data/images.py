@@ -7,7 +7,7 @@ import os
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from psld.data.store import ImageStore
-from psld.utils.errors import UserError, as_psld_errors, reraise_fault
+from psld.utils.errors import UserError, as_psld_errors, reading, reraise_fault
 from psld.utils.files import atomic_path, check_place, files_below, regular_file
 from psld.utils.progress import Progress
 from psld.utils.tensors import array_of, digest_of_arrays
@@ -116,12 +116,8 @@ class FileTree:
         if path.is_dir():
             sizes = dict(files_below(path, self._left_out))
         else:
-            try:
+            with reading(path, "neither a folder nor a whole zip archive"):
                 self._archive = zipfile.ZipFile(regular_file(path))
-            except Exception as error:  # Damage in the archive's list can raise nearly any.
-                reraise_fault(error, path)
-                wrong = f"neither a folder nor a whole zip archive ({error})"
-                raise UserError(f"{path}: {wrong}") from None
             # Of two files of one name, the later one counts.
             members = [each for each in self._archive.infolist() if each.filename]
             sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
@@ -153,11 +149,8 @@ class FileTree:
 
     def read(self, name: str) -> bytes:
         """Read a file. Raises UserError if it does not match the archive's own checksum."""
-        try:
+        with reading(f"{self.path}/{name}", "cannot be read", REMOVE, BrokenPicture):
             return self._archive.read(name) if self._archive else (self.path / name).read_bytes()
-        except Exception as error:  # As above: BadZipFile, EOFError, zlib.error, ValueError, …
-            reraise_fault(error, f"{self.path}/{name}")
-            raise BrokenPicture(f"{self.path}/{name}: cannot be read ({error}){REMOVE}") from None
 
     def picture(self, name: str) -> Image.Image:
         """Read and decode a picture."""
@@ -233,43 +226,36 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
     tree = FileTree(path)
     names, broken = tree.picture_names(), []
 
-    def pixels(name: str) -> np.ndarray:
+    def pixels(name: str) -> np.ndarray | None:
         try:
             image = tree.picture(name)
         except BrokenPicture as error:
             broken.append(str(error))
-            return np.empty(0)
+            return None
         image = to_channels(image, 1 if image.mode in ("1", "L", "LA") else 3)
         if side:  # as `psld prepare` does
             image = central_square(image).resize((side, side), Image.Resampling.LANCZOS)
-        return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)[None]
+        return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
-    def whole(parts: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
-        yield from (part for part in parts if part[1].size)
-        refuse(broken)
-
+    arrays = []
     # At an error, closing drops the pictures that are not begun, for which the pool would wait.
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        closing(cast(Generator, pool.map(pixels, names))) as arrays,
+        closing(cast(Generator, pool.map(pixels, names))) as read,
         closing(Progress(f"reading {path}", "image", len(names), silent=silent)) as progress,
     ):
-        parts = progress.over(zip(names, arrays, strict=True))
-        return _one_size(path, whole(parts))
-
-
-def _one_size(path: Path, parts: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:
-    """Join named parts, n×C×H×W; gray ones become RGB if others are. Raises UserError."""
-    arrays = []
-    for name, array in parts:
-        if arrays and array.shape[2:] != arrays[0].shape[2:]:
-            sizes = size_text(array.shape[2:]), size_text(arrays[0].shape[2:])
-            wrong = f"{name} has {sizes[0]} pixels, the first one {sizes[1]}"
-            raise UserError(f"{path}: {wrong}; image_size=N takes N×N of the middle of each")
-        arrays.append(array)
-    if len({array.shape[1] for array in arrays}) > 1:
-        arrays = [array.repeat(3 // array.shape[1], axis=1) for array in arrays]
-    return np.concatenate(arrays)
+        for name, array in progress.over(zip(names, read, strict=True)):
+            if array is None:
+                continue
+            if arrays and array.shape[1:] != arrays[0].shape[1:]:
+                sizes = size_text(array.shape[1:]), size_text(arrays[0].shape[1:])
+                wrong = f"{name} has {sizes[0]} pixels, the first one {sizes[1]}"
+                raise UserError(f"{path}: {wrong}; image_size=N takes N×N of the middle of each")
+            arrays.append(array)
+    refuse(broken)
+    if len({len(array) for array in arrays}) > 1:  # Gray pictures become RGB if others are.
+        arrays = [array.repeat(3 // len(array), axis=0) for array in arrays]
+    return np.stack(arrays)
 
 
 def check_images(images: np.ndarray, form: str, where: str) -> None:
@@ -369,9 +355,9 @@ def tiled(images: np.ndarray, columns: int) -> np.ndarray:
     images = images.repeat(enlarged, axis=2).repeat(enlarged, axis=3)
     count, channels, height, width = images.shape
     rows, margin = math.ceil(count / columns), max(1, width // 16)
-    white = np.full((rows * columns - count, *images.shape[1:]), 255, np.uint8)
-    border = ((0, 0), (0, 0), (margin, 0), (margin, 0))
-    whole = np.pad(np.concatenate([images, white]), border, constant_values=255)
-    whole = whole.reshape(rows, columns, *whole.shape[1:]).transpose(0, 3, 1, 4, 2)
-    whole = whole.reshape(rows * (height + margin), columns * (width + margin), channels)
-    return np.pad(whole, ((0, margin), (0, margin), (0, 0)), constant_values=255)
+    cell = height + margin, width + margin
+    sheet = np.full((rows * columns, *cell, channels), 255, np.uint8)
+    sheet[:count, margin:, margin:] = images.transpose(0, 2, 3, 1)
+    sheet = sheet.reshape(rows, columns, *cell, channels).swapaxes(1, 2)
+    sheet = sheet.reshape(rows * cell[0], columns * cell[1], channels)
+    return np.pad(sheet, ((0, margin), (0, margin), (0, 0)), constant_values=255)

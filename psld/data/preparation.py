@@ -31,8 +31,6 @@ BLOCK_BYTES = 1 << 22
 MAX_THREADS = 16
 """Decoding releases Python's lock, but one thread does all hashing and writing."""
 
-FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(FilterName)}
-
 REPLACE = "give another dataset.name, or replace=true"
 """The remedies if another dataset is there."""
 
@@ -63,10 +61,7 @@ def prepare_dataset(
             f"{len(found)} classes ({', '.join(found) or 'none'}); 0 ignores them"
         )
     if classes and "cycle" in found:
-        raise UserError(
-            "dataset.source: a class is called cycle, which samplers take for the list of all "
-            "classes; rename it"
-        )
+        raise UserError("dataset.source: a class is called cycle, which means all; rename it")
     image = (settings.channels, settings.image_size, settings.image_size)
     labels = np.zeros(sum(splits.values()), np.int64)
     converted: Counter[str] = Counter()
@@ -258,13 +253,13 @@ def to_pixels(
     Raises UserError if the size differs and there is no filter.
     """
     image, size = to_channels(image, channels), (image_size, image_size)
-    if image.size != size and filter_name is None:
-        raise UserError(
-            f"images are {image.width}×{image.height} but dataset.image_size is {image_size}; "
-            f"resize them with dataset.filter, one of {', '.join(FILTERS)}"
-        )
     if image.size != size:
-        image = image.resize(size, FILTERS[filter_name])
+        if filter_name is None:
+            raise UserError(
+                f"images are {image.width}×{image.height} but dataset.image_size is {image_size}; "
+                f"resize them with dataset.filter, one of {', '.join(get_args(FilterName))}"
+            )
+        image = image.resize(size, Image.Resampling[filter_name.upper()])
     pixels = np.asarray(image)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 

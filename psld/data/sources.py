@@ -20,7 +20,7 @@ from pydantic import Field
 
 from psld.config.settings import FREE
 from psld.data.settings import Images, Root, Source
-from psld.utils.errors import RunError, UserError, reraise_fault, text_of
+from psld.utils.errors import RunError, UserError, reading
 from psld.utils.files import regular_file
 
 if TYPE_CHECKING:
@@ -86,19 +86,16 @@ class MNIST(Source):
             f"{root}, or set dataset.source.root"
         )
 
-        def found() -> list[Path | None]:
-            """Find the user's own files, or those that torchvision unpacked from its download."""
-            folders = [
-                (root / f"{name}.gz", root / name, root / self.loader / "raw" / name)
-                for name in IDX_FILES
-            ]
-            return [next((path for path in each if path.is_file()), None) for each in folders]
+        def find(name: str) -> Path | None:
+            """Return the user's own file, or that which torchvision unpacked from its download."""
+            places = (root / f"{name}.gz", root / name, root / self.loader / "raw" / name)
+            return next(filter(Path.is_file, places), None)
 
-        paths = found()
+        paths = [*map(find, IDX_FILES)]
         if self.download and None in paths:
             with torchvision_datasets(advice) as datasets:
                 getattr(datasets, self.loader)(root, download=True)
-            paths = found()
+            paths = [*map(find, IDX_FILES)]
         if None in paths:
             missing = files[paths.index(None)]
             wrong = f"no {missing}; {advice}, or allow dataset.source.download=true"
@@ -140,10 +137,9 @@ def _idx_split(images_path: Path, labels_path: Path, pad: int | None) -> list:
             f"{labels_path}: {len(labels)} labels, but {len(images)} images in {images_path.name}"
         )
 
-    def padded(pixels: "np.ndarray") -> partial:
-        return partial(central_square, Image.fromarray(pixels), pad)
-
-    return list(zip(map(padded, images) if pad else images, labels, strict=True))
+    if pad:
+        images = [partial(central_square, Image.fromarray(pixels), pad) for pixels in images]
+    return list(zip(images, labels, strict=True))
 
 
 def read_idx(path: Path) -> "np.ndarray":
@@ -152,16 +148,12 @@ def read_idx(path: Path) -> "np.ndarray":
 
     opened = gzip.open if path.suffix == ".gz" else open
     dimensions = 3 if "images" in path.name else 1
-    try:
-        with opened(path, "rb") as file:
-            data = file.read()
+    with reading(path, "not a whole IDX file", "; get it again"), opened(path, "rb") as file:
+        data = file.read()
         if data[:4] != bytes([0, 0, 8, dimensions]):
             raise ValueError(f"not bytes in {dimensions} dimensions")
         shape = np.frombuffer(data, ">i4", dimensions, offset=4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    except Exception as error:  # Unpacking can raise nearly any for a damaged file.
-        reraise_fault(error, path)
-        raise UserError(f"{path}: not a whole IDX file ({error}); get it again") from None
 
 
 class CIFAR10(Source):
@@ -347,11 +339,8 @@ class Array(Numbered):
             images, labels = arrays[0], arrays[1] if len(arrays) > 1 else None
             opened = partial(np.asarray, images)
         else:
-            try:
+            with reading(path, "not a whole .npy of numbers"):
                 images = np.lib.format.open_memmap(path, mode="r")
-            except Exception as error:  # What something else wrote can raise nearly any.
-                reraise_fault(error, path)
-                raise UserError(f"{path}: not a whole .npy of numbers ({error})") from None
             # A map of its own for each part: the pages of one map would stay in memory.
             order = "F" if np.isfortran(images) else "C"
             opened = partial(np.memmap, path, np.uint8, "r", images.offset, images.shape, order)
@@ -390,16 +379,12 @@ class HuggingFace(Numbered):
         import numpy as np
 
         path = regular_file(self.path)
-        try:
+        with reading(path, "neither a folder of save_to_disk nor whole parquet files"):
             if any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
                 loaded: Any = datasets.load_from_disk(str(path))
             else:
                 files: Any = {"data_dir" if path.is_dir() else "data_files": str(path)}
                 loaded = datasets.load_dataset("parquet", **files)
-        except Exception as error:  # Damaged files can raise nearly any.
-            reraise_fault(error, path)
-            wrong = "neither a folder of save_to_disk nor whole parquet files"
-            raise UserError(f"{path}: {wrong} ({text_of(error)})") from None
         splits = loaded if isinstance(loaded, dict) else {"train": loaded}
         taken = [splits[name] for name in ("train", "test") if name in splits]
         if "train" not in splits or (self.test_fraction and len(taken) > 1):

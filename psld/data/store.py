@@ -28,7 +28,7 @@ import numpy as np
 
 from psld.config.settings import Settings, read_record
 from psld.data.settings import DatasetSettings
-from psld.utils.errors import UserError, reraise_fault
+from psld.utils.errors import UserError, reading
 from psld.utils.files import retried_in_slurm
 
 if TYPE_CHECKING:
@@ -80,14 +80,11 @@ class ImageStore:
                 f"{path}: no such file; make it with psld prepare dataset={path.stem}, or with "
                 f"dataset=folder dataset.name={path.stem} dataset.source.root=FOLDER"
             )
-        with path.open("rb") as stream:  # Once: the path may be given to another file.
-            try:
-                offset = _checked_offset(stream)
-                with h5py.File(stream, "r") as file:
-                    return cls._read(path, stream, file, offset)
-            except Exception as error:  # A file that something else wrote can raise nearly any.
-                reraise_fault(error, path)
-                raise UserError(f"{path}: not a whole dataset ({error}); {AGAIN}") from None
+        # Opened once: the path may be given to another file.
+        with path.open("rb") as stream, reading(path, "not a whole dataset", f"; {AGAIN}"):
+            offset = _checked_offset(stream)
+            with h5py.File(stream, "r") as file:
+                return cls._read(path, stream, file, offset)
 
     @classmethod
     def open_for(cls, path: str | Path, dataset: DatasetSettings) -> "ImageStore":

@@ -121,6 +121,22 @@ def reraise_fault(error: Exception, path: Any) -> None:
         raise error
 
 
+@contextmanager
+def reading(
+    path: Any, wrong: str, remedy: str = "", kind: type[UserError] = UserError
+) -> Iterator[None]:
+    """Raise the error PATH: WRONG (reason)REMEDY if data that something else wrote is damaged.
+
+    A reader can raise nearly any error for such data.
+    """
+    try:
+        yield
+    except Exception as error:
+        reraise_fault(error, path)
+        reason = text_of(error) or type(error).__name__
+        raise kind(f"{path}: {wrong} ({reason}){remedy}") from None
+
+
 def printable(text: str) -> str:
     """Escape control characters: those in a file's name could change what a terminal shows."""
     control = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"

@@ -15,7 +15,7 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 import numpy as np
 from safetensors.numpy import load, save
 
-from psld.utils.errors import UserError, reraise_fault
+from psld.utils.errors import UserError, reading
 from psld.utils.files import atomic_path, digest_of, regular_file
 
 if TYPE_CHECKING:
@@ -95,21 +95,16 @@ def load_tensors(path: str | Path, kind: str, remedy: str, sha256: str | None = 
     Raises UserError, which ends with the remedy, if the file is missing, damaged, of another kind,
     or if its digest is not `sha256`.
     """
-    try:
-        content = regular_file(path).read_bytes()  # Once: the file may be replaced at any moment.
+    with reading(path, f"damaged {kind} file, or one of another program", f"; {remedy}"):
+        try:  # Read once: the file may be replaced at any moment.
+            content = regular_file(path).read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; {remedy}") from None
         arrays = load(content)
         size = int.from_bytes(content[:8], "little")
         header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][KEY])
         stored = Stored(arrays, header["origin"], header["sha256"])
         is_whole = digest_of_arrays(header["kind"], arrays, stored.origin) == stored.sha256
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {remedy}") from None
-    except Exception as error:  # A file that something else wrote can raise nearly any.
-        reraise_fault(error, path)
-        reason = str(error) or type(error).__name__
-        raise UserError(
-            f"{path}: damaged {kind} file, or one of another program ({reason}); {remedy}"
-        ) from None
     if not is_whole:
         raise UserError(f"{path}: damaged {kind} file (its digest differs); {remedy}")
     if header["kind"] != kind:

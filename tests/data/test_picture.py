@@ -4,6 +4,7 @@ import io
 import struct
 import time
 import zlib
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 
 from psld.data import images as reading
 from psld.data.images import central_square, decode, save_images, to_channels
-from psld.data.preparation import FILTERS, conversions, to_pixels
+from psld.data.preparation import conversions, to_pixels
+from psld.data.settings import FilterName
 from psld.utils.errors import UserError
 from tests.data.formats import random_images
 
@@ -23,7 +25,7 @@ def test_box_filter_is_the_mean_of_each_cell():
     assert np.abs(resized[0] - mean).max() <= 1
 
 
-@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("name", get_args(FilterName))
 def test_resizing_is_antialiased(name):
     """Stripes finer than the new grid become their mean; without antialiasing they would not."""
     stripes = np.zeros((64, 64), dtype=np.uint8)
