@@ -35,21 +35,14 @@ class Encoder(nn.Module):
         self.in_shape = (in_channels, image_size, image_size)
         self.in_bfloat16 = settings.in_bfloat16
         self.takes_logarithm = settings.takes_logarithm
-        self.sizes = [image_size >> i for i in range(len(settings.channel_multipliers))]
         self.time = TimeEmbedding(settings)
         self.stem = conv3x3(in_channels, settings.base_channels)
         self.down = nn.ModuleList()
         self.skip_channels = [settings.base_channels]
         pyramid_channels = in_channels
-        for size, multiplier in zip(self.sizes, settings.channel_multipliers, strict=True):
-            level = DownLevel(
-                settings,
-                size,
-                in_channels=self.skip_channels[-1],
-                out_channels=settings.base_channels * multiplier,
-                pyramid_channels=pyramid_channels,
-                last=size == self.sizes[-1],
-            )
+        for i in range(len(settings.channels)):
+            channels = self.skip_channels[-1]
+            level = DownLevel(settings, i, image_size >> i, channels, pyramid_channels)
             self.down.append(level)
             self.skip_channels += level.skip_channels
             pyramid_channels = level.pyramid_channels
@@ -62,8 +55,7 @@ class Encoder(nn.Module):
         """
         if x.shape[1:] != self.in_shape:
             raise UserError(
-                f"the network was made for images of shape {self.in_shape}, "
-                f"not {tuple(x.shape[1:])}"
+                f"the network takes images of {self.in_shape}, not {tuple(x.shape[1:])}"
             )
         pyramid = x.to(self.stem.weight.dtype)
         skips = [self.stem(pyramid)]
@@ -98,20 +90,10 @@ class NCSNpp(Encoder):
         self.up = nn.ModuleList()
         skip_channels = list(self.skip_channels)
         channels = skip_channels[-1]
-        levels = list(zip(self.sizes, settings.channel_multipliers, strict=True))
-        for size, multiplier in reversed(levels):
-            level = UpLevel(
-                settings,
-                size,
-                in_channels=channels,
-                out_channels=settings.base_channels * multiplier,
-                skip_channels=[skip_channels.pop() for _ in range(settings.blocks_per_level + 1)],
-                image_channels=out_channels,
-                first=size == self.sizes[-1],
-                last=size == image_size,
-            )
-            self.up.append(level)
-            channels = settings.base_channels * multiplier
+        for i in reversed(range(len(settings.channels))):
+            taken = [skip_channels.pop() for _ in range(settings.blocks_per_level + 1)]
+            self.up.append(UpLevel(settings, i, image_size >> i, channels, taken, out_channels))
+            channels = settings.channels[i]
         self.output: nn.Sequential | None = None
         if settings.progressive_output != "output_skip":
             self.output = output_layers(channels, out_channels, settings.init_scale)
@@ -148,7 +130,7 @@ class NCSNppGuide(Encoder):
         self, settings: GuideSettings, image_size: int, in_channels: int, num_classes: int
     ):
         super().__init__(settings, image_size, in_channels)
-        features = self.skip_channels[-1] * self.sizes[-1] ** 2
+        features = self.skip_channels[-1] * (image_size >> len(self.down) - 1) ** 2
         self.head = nn.Linear(features, num_classes, bias=False)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -158,18 +140,18 @@ class NCSNppGuide(Encoder):
 
 
 class DownLevel(nn.Module):
-    """The residual blocks of one resolution, and the step to the next, if there is one."""
+    """The residual blocks of level `index`, and the step to the next, if there is one."""
 
     def __init__(
         self,
         settings: EncoderSettings,
+        index: int,
         size: int,
         in_channels: int,
-        out_channels: int,
         pyramid_channels: int,
-        last: bool,
     ):
         super().__init__()
+        out_channels = settings.channels[index]
         self.rescale = settings.skip_rescale
         self.blocks = nn.ModuleList()
         self.attentions = nn.ModuleList()
@@ -181,7 +163,7 @@ class DownLevel(nn.Module):
         self.pyramid_channels = pyramid_channels
 
         self.resample = self.pyramid = self.combine = None
-        if last:
+        if index == len(settings.channels) - 1:
             return
         self.resample = resampling_layer(settings, out_channels, downsampling, downsampling_conv)
         self.skip_channels.append(out_channels)
@@ -225,20 +207,19 @@ class Middle(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """The residual blocks of one resolution, each with one skip, and the step to the next."""
+    """The residual blocks of level `index`, each with one skip, and the step to the one before."""
 
     def __init__(
         self,
         settings: NetworkSettings,
+        index: int,
         size: int,
         in_channels: int,
-        out_channels: int,
         skip_channels: list[int],
         image_channels: int,
-        first: bool,
-        last: bool,
     ):
         super().__init__()
+        out_channels, is_lowest = settings.channels[index], index == len(settings.channels) - 1
         self.rescale = settings.skip_rescale
         self.blocks = nn.ModuleList()
         for i, skip in enumerate(skip_channels):
@@ -250,12 +231,12 @@ class UpLevel(nn.Module):
         match settings.progressive_output:
             case "output_skip":
                 self.output = output_layers(out_channels, image_channels, settings.init_scale)
-                self.pyramid = None if first else upsampling(settings)
-            case "residual" if first:
+                self.pyramid = None if is_lowest else upsampling(settings)
+            case "residual" if is_lowest:
                 self.output = output_layers(out_channels, out_channels)
             case "residual":
                 self.pyramid = upsampling_conv(settings, in_channels, out_channels)
-        if not last:
+        if index:
             self.resample = resampling_layer(settings, out_channels, upsampling, upsampling_conv)
 
     def forward(

@@ -94,6 +94,11 @@ class EncoderSettings(Network):
         return kernel
 
     @property
+    def channels(self) -> list[int]:
+        """Channels of each level."""
+        return [self.base_channels * multiplier for multiplier in self.channel_multipliers]
+
+    @property
     def takes_logarithm(self):
         return self.embedding == "fourier"
 
