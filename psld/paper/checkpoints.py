@@ -6,7 +6,7 @@ checkpoints, the names and shapes of the parameters decide the network. Among mo
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,16 +152,15 @@ def recognize(path: Path, layouts: Sequence[tuple[Shapes, Trained]]) -> Recogniz
     weights = checkpoint.ema or checkpoint.online
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     matching = [settings for layout, settings in layouts if layout == shapes]
-    fits = matching
-    if gamma is not None:
-        fits = [each for each in matching if getattr(each.process, "gamma", gamma) == gamma]
+    fits = [each for each in matching if gamma in (None, getattr(each.process, "gamma", gamma))]
+    names = ", ".join(map(word_for, fits or matching))
     if not matching:
         raise NotTaken("its layers fit no model and no guide of the grid")
     if not fits:
-        raise NotTaken(f"its layers fit {_words(matching)}, but its path has gamma={gamma:g}")
+        raise NotTaken(f"its layers fit {names}, but its path has gamma={gamma:g}")
     if len(fits) > 1:
         raise UserError(
-            f"fits {_words(fits)}: Γ is not in the weights; move it into a folder gamma=Γ, or name "
+            f"fits {names}: Γ is not in the weights; move it into a folder gamma=Γ, or name "
             "one (psld import_model FILE model=GRID/MODEL)"
         )
     is_model = fits[0].makes == "model"
@@ -223,7 +222,3 @@ def described(file: Recognized) -> str:
 def word_for(settings: Trained) -> str:
     """Return the word that names a model or guide on a command line, such as model=paper/x."""
     return f"{settings.makes}={settings.grid_name}/{settings.name}"
-
-
-def _words(fits: Iterable[Trained]) -> str:
-    return ", ".join(map(word_for, fits))

@@ -73,6 +73,9 @@ def official_shapes(network: Encoder) -> dict[str, tuple[int, ...]]:
     return {each.name: tuple(each.swapped(ours[key]).shape) for key, each in officials.items()}
 
 
+Swap = Callable[[Tensor], Tensor]
+
+
 class OfficialParameter(NamedTuple):
     """The official name of one of our parameters, and the conversion between the two layouts.
 
@@ -80,11 +83,7 @@ class OfficialParameter(NamedTuple):
     """
 
     name: str
-    swapped: Callable[[Tensor], Tensor]
-
-
-Parameter = tuple[str, str, Callable[[Tensor], Tensor]]
-"""Official name and our name within a layer, and the conversion."""
+    swapped: Swap
 
 
 def _same(weight: Tensor) -> Tensor:
@@ -99,6 +98,11 @@ def _linear(weight: Tensor) -> Tensor:
 def _upsampling(weight: Tensor) -> Tensor:
     """out×in×3×3 ↔ in×out×3×3, flipped."""
     return weight.transpose(0, 1).flip(2, 3)
+
+
+PLAIN = {"weight": ("weight", _same), "bias": ("bias", _same)}
+NIN = {"weight": ("W", _linear), "bias": ("b", _same)}
+"""The official names of a layer's parameters, and their conversions."""
 
 
 def official_parameters(network: Encoder) -> dict[str, OfficialParameter]:
@@ -140,46 +144,33 @@ def _in_official_order(network: Encoder) -> Iterator[nn.Module | None]:
             yield from (output.norm, output.conv)
 
 
-def _parameters(module: nn.Module, settings: EncoderSettings) -> Iterator[Parameter]:
-    resampling_conv = "Conv2d_0" if settings.resampling == "fir" else "Conv_0"
-    match module:
+def _parameters(layer: nn.Module, settings: EncoderSettings) -> Iterator[tuple[str, str, Swap]]:
+    """Yield the official name, our name and the conversion of each parameter of a layer."""
+    conv = "Conv2d_0" if settings.resampling == "fir" else "Conv_0"
+    parts = {"": ""}  # official names by ours
+    match layer:
         case FourierEmbedding():
             yield "W", "frequencies", _same
-        case nn.Linear() | nn.Conv2d() | nn.GroupNorm():
-            yield "weight", "weight", _same
-            if module.bias is not None:
-                yield "bias", "bias", _same
-        case ResidualBlock():
-            yield from _layer("GroupNorm_0", "norm1")
-            yield from _layer("Conv_0", "conv1")
-            yield from _layer("Dense_0", "time")
-            yield from _layer("GroupNorm_1", "norm2")
-            yield from _layer("Conv_1", "conv2")
-            if not isinstance(module.shortcut, nn.Identity):
-                biggan = _layer("Conv_2", "shortcut")
-                ddpm = _nin("NIN_0", "shortcut")
-                yield from biggan if settings.block == "biggan" else ddpm
-        case Attention():
-            yield from _layer("GroupNorm_0", "norm")
-            for i, ours in enumerate(("query", "key", "value", "out")):
-                yield from _nin(f"NIN_{i}", ours)
-        case Combine():
-            yield from _layer("Conv_0", "conv")
         case FIRUpsamplingConv():
-            yield f"{resampling_conv}.weight", "conv.weight", _upsampling
-            yield f"{resampling_conv}.bias", "bias", _same
+            yield f"{conv}.weight", "conv.weight", _upsampling
+            yield f"{conv}.bias", "bias", _same
+            return
+        case ResidualBlock():
+            parts = {"norm1": "GroupNorm_0", "conv1": "Conv_0", "time": "Dense_0"}
+            parts |= {"norm2": "GroupNorm_1", "conv2": "Conv_1"}
+            parts["shortcut"] = "Conv_2" if settings.block == "biggan" else "NIN_0"
+        case Attention():
+            parts = {"norm": "GroupNorm_0"}
+            parts |= {"query": "NIN_0", "key": "NIN_1", "value": "NIN_2", "out": "NIN_3"}
+        case Combine():
+            parts = {"conv": "Conv_0"}
         case nn.Sequential():
-            yield from _layer(resampling_conv, "conv")
-
-
-def _layer(official: str, ours: str) -> Iterator[Parameter]:
-    yield f"{official}.weight", f"{ours}.weight", _same
-    yield f"{official}.bias", f"{ours}.bias", _same
-
-
-def _nin(official: str, ours: str) -> Iterator[Parameter]:
-    yield f"{official}.W", f"{ours}.weight", _linear
-    yield f"{official}.b", f"{ours}.bias", _same
+            parts = {"conv": conv}
+    for ours, official in parts.items():
+        named = NIN if official.startswith("NIN") else PLAIN
+        for name, _ in layer.get_submodule(ours).named_parameters():  # An Identity has none.
+            theirs, swapped = named[name]
+            yield f"{official}.{theirs}".lstrip("."), f"{ours}.{name}".lstrip("."), swapped
 
 
 def _listed(items: Iterable[str]) -> str:
