@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from textwrap import shorten
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -142,11 +142,10 @@ def _in_turn(label: Label, dataset: Any, class_names: Sequence[str]) -> list[int
         return list(range(dataset.num_classes))
     classes = []
     for each in label if isinstance(label, tuple | list) else (label,):
-        number = class_names.index(each) if each in class_names else each
-        name = str(each)
-        if number == each and name in class_names and class_names.index(name) != each:
-            other = "".join(class_names[cast(int, each) :][:1]) or "no class"
-            named = class_names.index(name)
+        named = class_names.index(str(each)) if str(each) in class_names else None
+        number = named if isinstance(each, str) else each
+        if isinstance(each, int) and named not in (None, each):
+            other = class_names[each] if each < len(class_names) else "no class"
             readings = f"{each} is the name of number {named}, and the number of {other}"
             raise UserError(
                 f"sampler.guidance.label: {readings}; give the name in quotes: '{each}'"

@@ -85,10 +85,8 @@ class WhiteningRoot:
         return spin + v @ c.mT - c @ v.mT
 
 
-@lru_cache(16)
-def whitening_root(process: LinearProcess, kind: Root, final_time: float) -> WhiteningRoot:
-    """Return the root of a process; its table is kept."""
-    return WhiteningRoot(process, kind, final_time)
+whitening_root = lru_cache(16)(WhiteningRoot)
+"""Return the root of a process; its table is kept."""
 
 
 def magnus(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:

@@ -157,10 +157,7 @@ class TimeGridSampler(SamplerSettings):
                 "or gaussian without the network, or with multistep 1 for the image predicted there"
             )
         if self.starts_from_data and self.guidance.holes:
-            raise ValueError(
-                f"start={self.start} draws images that know nothing of the known pixels; use "
-                "start=prior for inpainting"
-            )
+            raise ValueError(f"start={self.start} has no known pixels; inpaint with start=prior")
         if not self.starts_from_data and self.start_level is not None:
             raise ValueError("start_level is for start=mixture or gaussian; set it to null")
         if self.levels is not None:
