@@ -91,29 +91,20 @@ class Code:
 
     def file_of(self, module: str) -> str:
         """Return the path of a module below the root."""
-        plain = module.replace(".", "/") + ".py"
-        return plain if plain in self.files else module.replace(".", "/") + "/__init__.py"
+        return _file(self.root, module, self.files) or f"{module.replace('.', '/')}/__init__.py"
 
     def _has(self, module: str) -> bool:
         """Check if a module is of the code; a folder without `__init__.py` is an empty package."""
-        is_folder = any(name.startswith(f"{module.replace('.', '/')}/") for name in self.files)
-        return is_folder or self.file_of(module) in self.files
+        folder = f"{module.replace('.', '/')}/"
+        return self.file_of(module) in self.files or any(f.startswith(folder) for f in self.files)
 
-    def _import(
-        self,
-        name: str,
-        namespace: Mapping[str, Any] | None = None,
-        local: Mapping[str, Any] | None = None,
-        fromlist: Sequence[str] = (),
-        level: int = 0,
-    ) -> ModuleType:
+    def _import(self, name: str, scope: Any = None, local=None, fromlist=(), level=0) -> ModuleType:
         """What an import statement of these modules calls."""
         module = name
         if level:
-            package = (namespace or {})["__package__"]
-            module = resolve_name("." * level + name, package).partition(".")[2]
+            module = resolve_name("." * level + name, scope["__package__"]).partition(".")[2]
         if not self._has(module):
-            return builtins.__import__(name, namespace, local, fromlist, level)
+            return builtins.__import__(name, scope, local, fromlist, level)
         found = self.load(module)
         for each in fromlist or ():
             if self._has(f"{module}.{each}"):
@@ -166,7 +157,7 @@ def load_class(name: str, code: Code) -> type:
     """
     module, _, class_name = name.partition(":")
     file = code.file_of(module)
-    where = _shown(code.root, code.root / file)
+    where = _shown(code.root, file)
     nodes = _parsed(code.files[file], where).body
     if class_name not in [node.name for node in nodes if isinstance(node, ast.ClassDef)]:
         rule = "at the top level of the file; name the module that defines it"
@@ -230,12 +221,13 @@ def _files_of(rooms: Sequence[str]) -> list[Path]:
 # -- finding and reading ---------------------------------------------------------------------------
 
 
-def _file(root: Path, module: str, known: Mapping[str, bytes] | None = None) -> Path | None:
-    """Return the file of a module below a folder, or of known files; None if there is none."""
-    path = root.joinpath(*module.split("."))
-    files = (path.with_name(f"{path.name}.py"), path / "__init__.py")
-    there = Path.is_file if known is None else lambda file: str(file.relative_to(root)) in known
-    return next(filter(there, files), None)
+def _file(root: Path, module: str, known: Mapping[str, bytes] | None = None) -> str | None:
+    """Return the path of a module below a folder, or in known files; None if there is none."""
+    plain = module.replace(".", "/")
+    for path in (f"{plain}.py", f"{plain}/__init__.py"):
+        if (root / path).is_file() if known is None else path in known:
+            return path
+    return None
 
 
 def _read(root: Path, module: str, known: Mapping[str, bytes] | None = None) -> Code:
@@ -248,14 +240,12 @@ def _read(root: Path, module: str, known: Mapping[str, bytes] | None = None) -> 
     top, trees, files, waiting = module.partition(".")[0], {}, {}, [module]
     while waiting:
         name = waiting.pop()
-        file = _file(root, name, known)
-        first = name.partition(".")[0]
-        if file is None or name in trees or first == "psld" or (is_installed and first != top):
+        path, first = _file(root, name, known), name.partition(".")[0]
+        if path is None or name in trees or first == "psld" or (is_installed and first != top):
             continue
-        path = str(file.relative_to(root))
-        files[path] = content = file.read_bytes() if known is None else known[path]
-        trees[name] = tree = _parsed(content, _shown(root, file))
-        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        files[path] = content = (root / path).read_bytes() if known is None else known[path]
+        trees[name] = tree = _parsed(content, _shown(root, path))
+        package = name if path.endswith("/__init__.py") else name.rpartition(".")[0]
         for imported in {name, *_imports(tree, package)}:
             parts = imported.split(".")
             waiting += [".".join(parts[: i + 1]) for i in range(len(parts))]
@@ -267,9 +257,9 @@ def _digest(trees: Mapping[str, ast.Module]) -> str:
     return hashlib.sha256(shapes.encode()).hexdigest()
 
 
-def _shown(root: Path, file: Path) -> str:
+def _shown(root: Path, path: str) -> str:
     """Return a file as errors name it: below the working folder without the folder."""
-    return str(file.relative_to(root) if root == Path.cwd() else file)
+    return path if root == Path.cwd() else str(root / path)
 
 
 @lru_cache(128)  # A grid asks for the code of its parts a hundred times.

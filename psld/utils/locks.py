@@ -132,11 +132,10 @@ def release_gpus() -> None:
 
 def _take(uuid: str) -> bool:
     """Hold the lock of a GPU if it is free."""
-    descriptor = os.open(GPU_LOCKS / f"{uuid}.lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False
-    _held[uuid] = descriptor
-    return True
+    path = GPU_LOCKS / f"{uuid}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    if _is_locked(descriptor, path):
+        _held[uuid] = descriptor
+        return True
+    os.close(descriptor)
+    return False
