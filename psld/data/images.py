@@ -41,21 +41,18 @@ def decode(data: bytes, name: str) -> Image.Image:
 
     Raises UserError, with `name`, if it is broken, or so large that Pillow refuses it.
     """
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    with reading(name, "broken picture", REMOVE, BrokenPicture):
+        try:
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        except UnidentifiedImageError:  # Its message contains the address of the stream.
+            raise ValueError("not a picture") from None
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16"):  # Keep the upper half, as Pillow does of RGB.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode not in _EIGHT_BIT_MODES:
             raise ValueError(f"mode {image.mode}, not 8 bits of gray, RGB or CMYK")
-    except Exception as error:  # A decoder can raise nearly any for a damaged file.
-        reraise_fault(error, name)
-        # Pillow's message for unknown data contains the address of the stream.
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "not a picture" if unknown else " ".join(str(error).split())
-        raise BrokenPicture(f"{name}: broken picture ({reason}){REMOVE}") from None
-    return image
+        return image
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:

@@ -248,8 +248,7 @@ class GaussianStart:
         self, process: LinearProcess, data: GaussianData, sigma: float, final_time: float
     ) -> None:
         self.data, self.sigma = data, sigma
-        level = torch.tensor([sigma], dtype=torch.float64)
-        time = time_of_noise_level(process, level, final_time)
+        time = time_of_noise_level(process, sigma, final_time)
         root = whitening_root(process, "straight", final_time)
         whitened = torch.linalg.solve(root(torch.ones_like(time))[0], process.S.sqrt())
         left, _, right = torch.linalg.svd(whitened)

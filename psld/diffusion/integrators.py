@@ -171,10 +171,10 @@ class ProbabilityFlow:
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         def velocity(t: float, exact: Tensor) -> Tensor:
-            time, state = torch.tensor([t], dtype=torch.float64), exact.to(z.dtype)
-            half = 0.5 * self.process.diffusion_squared(time)[0]
-            push = mix(half, score(state, t, self.process.score_matrix(time)[0]))
-            return (mix(self.process.drift(time)[0], state) - push).double()
+            state = exact.to(z.dtype)
+            half = 0.5 * self.process.diffusion_squared(t)[0]
+            push = mix(half, score(state, t, self.process.score_matrix(t)[0]))
+            return (mix(self.process.drift(t)[0], state) - push).double()
 
         return integrate(
             velocity, self.process.T, self.ends[0], z.double(), self.tolerance, "rk45"

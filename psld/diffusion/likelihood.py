@@ -130,9 +130,8 @@ def _velocity(
     process: LinearProcess, network: Network, t: float, z: Tensor, *probes: Tensor
 ) -> Tensor:
     """Return F z − ½ G Gᵀ s and, in the last column, its divergence; float64, N×(kCHW + 1)."""
-    z, time = z.detach().requires_grad_(), torch.tensor([t], dtype=torch.float64)
-    drift = process.drift(time)[0]
-    push = -0.5 * process.diffusion_squared(time) @ process.score_matrix(time)
+    z, drift = z.detach().requires_grad_(), process.drift(t)[0]
+    push = -0.5 * process.diffusion_squared(t) @ process.score_matrix(t)
     eps = at_time(network, t)(z)
     if eps.dtype in (torch.bfloat16, torch.float16):
         raise UserError(

@@ -135,8 +135,8 @@ def as_float64(**arrays: Matrix | Vector) -> list[Tensor]:
     return tensors
 
 
-def as_times(t: Tensor | float) -> Tensor:
-    """Return times as the coefficients need them: N float64, on the CPU."""
+def as_times(t: Tensor | float | Sequence[float]) -> Tensor:
+    """Return times or noise levels as the coefficients need them: N float64, on the CPU."""
     return torch.atleast_1d(torch.as_tensor(t, dtype=torch.float64, device="cpu"))
 
 

@@ -5,6 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from psld.diffusion.matrices import as_times
 from psld.diffusion.process import LinearProcess
 from psld.utils.errors import UserError
 
@@ -49,10 +50,9 @@ def time_grid(
                 f"sampler.start_level: {start_level:g}; the noise levels of the process are "
                 f"{low:.3g} to {high:.4g}"
             )
-        level = torch.tensor([start_level], dtype=torch.float64)
-        first = float(time_of_noise_level(process, level, final))
+        first = float(time_of_noise_level(process, start_level, final))
         if fall:
-            final = float(time_of_noise_level(process, level * fall**-steps, final))
+            final = float(time_of_noise_level(process, start_level * fall**-steps, final))
     match striding:
         case "uniform":
             return final + (first - final) * remaining
@@ -90,7 +90,7 @@ def given_levels(
             f"sampler.levels: start=prior begins at {high:.4g}, so the first level must be it; "
             "for a later start use start=mixture"
         )
-    times = time_of_noise_level(process, torch.tensor(levels, dtype=torch.float64), final_time)
+    times = time_of_noise_level(process, as_times(levels), final_time)
     if from_prior:
         times[0] = process.T
     return times
@@ -105,14 +105,16 @@ def level_range(
     return float(low), float(high)
 
 
-def time_of_noise_level(process: LinearProcess, levels: Tensor, final_time: float) -> Tensor:
+def time_of_noise_level(
+    process: LinearProcess, levels: Tensor | float, final_time: float
+) -> Tensor:
     """Return the times, N, at which σ_eff has the given values, clipped to [`final_time`, T].
 
     σ_eff grows with time because noise is only added. Newton's method in log t starts in the right
     interval of a table and stays in it.
     """
     grid = final_time ** torch.linspace(1, 0, TABLE, dtype=torch.float64)
-    target = -levels.double().log()
+    target = -as_times(levels).log()
     after = torch.searchsorted(-process.log_snr(grid), -target).clamp(1, TABLE - 1)
     low, high = grid[after - 1].log(), grid[after].log()
     x = (low + high) / 2
