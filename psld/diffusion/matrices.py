@@ -81,7 +81,7 @@ class LinearKernel:
         self.covariance_series = torch.stack(covariances)
 
     def transition(self, elapsed: Tensor) -> Tensor:
-        """Return Φ, N×k×k, after N elapsed times τ of any sign."""
+        """Return Φ, …×k×k, after elapsed times τ of any shape … and any sign."""
         doublings = self._doublings(elapsed)
         phi = _series(self.transition_series, elapsed / 2**doublings)
         for _ in range(doublings):
@@ -89,11 +89,11 @@ class LinearKernel:
         return phi
 
     def moments(self, elapsed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (Φ, C), both N×k×k, after N elapsed times τ ≥ 0."""
+        """Return (Φ, C), both …×k×k, after elapsed times τ ≥ 0 of any shape …."""
         doublings = self._doublings(elapsed)
         tau = elapsed / 2**doublings
         phi = _series(self.transition_series, tau)
-        covariance = tau[:, None, None] * _series(self.covariance_series, tau)
+        covariance = tau[..., None, None] * _series(self.covariance_series, tau)
         for _ in range(doublings):
             covariance = covariance + phi @ covariance @ phi.mT
             phi = phi @ phi
@@ -101,12 +101,12 @@ class LinearKernel:
 
     def _doublings(self, elapsed: Tensor) -> int:
         """Return how often the longest time is halved until 2‖A‖τ ≤ 1."""
-        longest = 2 * self.norm * max(elapsed.abs().tolist(), default=0.0)
+        longest = 2 * self.norm * max(elapsed.abs().flatten().tolist(), default=0.0)
         return max(0, math.ceil(math.log2(longest))) if longest > 0 else 0
 
 
 def _series(coefficients: Tensor, tau: Tensor) -> Tensor:
-    """Return Σ_n coefficients_n τⁿ, N×k×k."""
+    """Return Σ_n coefficients_n τⁿ, …×k×k."""
     return torch.tensordot(torch.linalg.vander(tau, N=len(coefficients)), coefficients, dims=1)
 
 

@@ -75,9 +75,7 @@ class ExponentialScheme:
         """Return X, N×k×q, between N times; `nodes` are the times of the q predictions, N×q."""
 
         def curve(times: Tensor) -> Tensor:
-            flat = times.flatten()
-            a = self.process.image_mean(flat)[:, :, None]
-            c = torch.linalg.solve(self.root(flat), a).reshape(*times.shape, -1)
+            c = torch.linalg.solve(self.root(times), self.process.image_mean(times))
             return (-self._churn(times, end[:, None])).exp()[:, :, None] * c
 
         whitened = polynomial_integrals(self.process, curve, self.interpolation, start, end, nodes)
@@ -89,8 +87,7 @@ class ExponentialScheme:
         return (self._churned(end) - self._churned(start)).clamp(min=0)
 
     def _churned(self, t: Tensor) -> Tensor:
-        level = self.process.noise_level(t.flatten()).clamp(*self.levels).view_as(t)
-        return -(self.eta**2) * level.log()
+        return -(self.eta**2) * self.process.noise_level(t).clamp(*self.levels).log()
 
 
 class Multistep:
@@ -263,5 +260,4 @@ def _abscissa(
         case "sqrt-t":
             return t.sqrt(), 0.5 * t.rsqrt()
         case "lambda":
-            flat = t.flatten()
-            return process.log_snr(flat).view_as(t), process.log_snr_rate(flat).view_as(t)
+            return process.log_snr(t), process.log_snr_rate(t)

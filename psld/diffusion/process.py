@@ -67,7 +67,7 @@ class LinearProcess:
         >>> score = mix(process.score_matrix(t), network(z, t.float()))
 
     Times are tensors of shape (N,), or one number, of any type. Matrices are float64 of shape
-    (N, k, k), on the CPU.
+    (N, k, k), on the CPU. Times of more dimensions are in place of N: N×m gives N×m×k×k.
     """
 
     T = 1.0
@@ -155,7 +155,7 @@ class LinearProcess:
         """Return Φ(t), N×k×k, the transition of the drift from time 0."""
         return self._forward.transition(self.beta.integral(t))
 
-    def transition_between(self, start: Times, end: Tensor) -> Tensor:
+    def transition_between(self, start: Times, end: Times) -> Tensor:
         """Return the drift's transition, N×k×k, between N times, forward or backward."""
         return self._forward.transition(self.beta.integral(end) - self.beta.integral(start))
 
@@ -190,7 +190,7 @@ class LinearProcess:
         """
         phi = self.transition(t)
         if not self.needs_auxiliary_noise:
-            return mix(phi[:, :, :1], x0)
+            return mix(phi[..., :1], x0)
         if auxiliary_eps is None:
             raise ValueError("denoising score matching needs auxiliary_eps")
         auxiliary = mix(self.initial_covariance[1:, 1:].sqrt(), auxiliary_eps)
@@ -202,8 +202,8 @@ class LinearProcess:
         Rows of blocks that are not predicted are 0: no step uses their score.
         """
         inverse = torch.linalg.inv(self.covariance_factor(t)).mT
-        matrix = torch.zeros(len(inverse), self.blocks, self.predicted_blocks, dtype=torch.float64)
-        matrix[:, self.predicted] = -inverse[:, self.predicted, self.predicted]
+        matrix = inverse.new_zeros(*inverse.shape[:-1], self.predicted_blocks)
+        matrix[..., self.predicted, :] = -inverse[..., self.predicted, self.predicted]
         return matrix
 
     def checked(self, eps: Tensor, z: Tensor) -> Tensor:
@@ -229,7 +229,7 @@ class LinearProcess:
 
     def image_mean(self, t: Times) -> Tensor:
         """Return a(t) = Φ(t) e_x, N×k: E[z_t | x₀] = a x₀."""
-        return self.transition(t)[:, :, 0]
+        return self.transition(t)[..., 0]
 
     def image_covariance(self, t: Times) -> Tensor:
         """Return Σ(t) = Φ Σ₀ Φᵀ + C, N×k×k, of p(z_t | x₀), with C the covariance of the noise.
@@ -246,15 +246,15 @@ class LinearProcess:
 
     def whitened_mean(self, t: Times) -> Tensor:
         """Return c(t) = L⁻¹ a, N×k: given x₀, L⁻¹ z_t ~ N(c x₀, I)."""
-        a = self.image_mean(t)[:, :, None]
-        return torch.linalg.solve(self.image_factor(t), a)[:, :, 0]
+        a = self.image_mean(t)[..., None]
+        return torch.linalg.solve(self.image_factor(t), a)[..., 0]
 
     def precision(self, t: Times) -> Tensor:
         """Return ρ(t) = aᵀ Σ⁻¹ a, N.
 
         The sufficient statistic of z_t for x₀ is y = aᵀ Σ⁻¹ z_t / ρ = x₀ + N(0, 1/ρ).
         """
-        return self.whitened_mean(t).square().sum(dim=1)
+        return self.whitened_mean(t).square().sum(dim=-1)
 
     def noise_level(self, t: Times) -> Tensor:
         """Return σ_eff(t) = ρ^(−½), N: the noise on the image, in units of the image."""
@@ -276,15 +276,15 @@ class LinearProcess:
     def log_snr_rate(self, t: Times) -> Tensor:
         """Return dλ/dt = −½ bᵀ (Σ̇ − F Σ − Σ Fᵀ) b / ρ with b = Σ⁻¹ a, N."""
         inverse = torch.linalg.inv(self.image_factor(t))
-        b = inverse.mT @ (inverse @ self.image_mean(t)[:, :, None])
+        b = inverse.mT @ (inverse @ self.image_mean(t)[..., None])
         rate = -0.5 * b.mT @ self.image_diffusion_squared(t) @ b
-        return rate[:, 0, 0] / self.precision(t)
+        return rate[..., 0, 0] / self.precision(t)
 
     # -- drift and diffusion, forward and reverse -----------------------------------------------
 
     def drift(self, t: Times) -> Tensor:
         """Return −β(t) (D + Q) S⁻¹, N×k×k."""
-        return -self.beta(t)[:, None, None] * self.rate
+        return -self.beta(t)[..., None, None] * self.rate
 
     def diffusion_squared(self, t: Times) -> Tensor:
         """Return G Gᵀ = 2 β(t) D, N×k×k.
@@ -292,11 +292,11 @@ class LinearProcess:
         In reverse time, the drift of the reverse SDE (paper, Eq. 11) is −drift·z + G Gᵀ·score and
         that of the probability-flow ODE is −drift·z + ½ G Gᵀ·score.
         """
-        return 2 * self.beta(t)[:, None, None] * self.D
+        return 2 * self.beta(t)[..., None, None] * self.D
 
     def diffusion(self, t: Times) -> Tensor:
         """Return G(t), N×k×k, the symmetric root of 2 β(t) D."""
-        return (2 * self.beta(t))[:, None, None].sqrt() * semidefinite_root(self.D)
+        return (2 * self.beta(t))[..., None, None].sqrt() * semidefinite_root(self.D)
 
     def reverse_linear_step(self, start: Times, end: Times) -> tuple[Tensor, Tensor]:
         """Solve the linear part of SSCS exactly from forward time `start` down to `end` < `start`.

@@ -58,12 +58,12 @@ class WhiteningRoot:
     def _turn(self, start: Tensor, end: Tensor) -> Tensor:
         """Return the orthogonal matrices, N×k×k, that take U from `start` to `end`."""
         if self.process.blocks == 1:
-            return torch.ones(len(start), 1, 1, dtype=torch.float64)
+            return torch.ones(*start.shape, 1, 1, dtype=torch.float64)
         span = (end / start).log()
 
         def slope(share: float) -> Tensor:
             t = start * (share * span).exp()
-            return (span * t)[:, None, None] * self._spin(t)
+            return (span * t)[..., None, None] * self._spin(t)
 
         return torch.linalg.matrix_exp(magnus(*(slope(share) for share in GAUSS_3)))
 
@@ -79,8 +79,8 @@ class WhiteningRoot:
         spin = flow - flow.mT
         if self.kind == "flow":
             return spin
-        c = process.whitened_mean(t)[:, :, None]
-        c = c / c.norm(dim=1, keepdim=True)
+        c = process.whitened_mean(t)[..., None]
+        c = c / c.norm(dim=-2, keepdim=True)
         v = -half_diffusion @ c
         return spin + v @ c.mT - c @ v.mT
 

@@ -71,15 +71,12 @@ def _gddim_weights(
     process: LinearProcess, root: WhiteningRoot, start: Tensor, end: Tensor, nodes: Tensor
 ) -> Tensor:
     """Return [C_0 C_1 …], N×k×(q·k), of steps between N times through N×q nodes."""
-    k = process.blocks
 
     def curve(times: Tensor) -> Tensor:
-        flat, ends = times.flatten(), end[:, None].expand_as(times).flatten()
-        moved = process.transition_between(flat, ends) @ root(flat)
-        return moved.reshape(*times.shape, k * k)
+        return (process.transition_between(times, end[:, None]) @ root(times)).flatten(2)
 
     integrals = polynomial_integrals(process, curve, "t", start, end, nodes)
-    return integrals.unflatten(1, (k, k)).transpose(2, 3).flatten(2)
+    return integrals.unflatten(1, (process.blocks, -1)).transpose(2, 3).flatten(2)
 
 
 class ConjugateIntegrator:
@@ -145,9 +142,7 @@ def _conjugate_coefficients(
         )
         transitions.append(transition)
     whole, *from_nodes = reversed(transitions)
-    flat = nodes.flatten()
-    density = -0.5 * process.diffusion_squared(flat) @ process.score_matrix(flat)
-    density = density.unflatten(0, nodes.shape)
+    density = -0.5 * process.diffusion_squared(nodes) @ process.score_matrix(nodes)
     summands = node_weights[:, :, None, None] * torch.stack(from_nodes, dim=1) @ density
     return whole, summands.sum(dim=1)
 
