@@ -220,11 +220,10 @@ class Folder(Source):
         while len({part[0] for part in parts.values()}) == 1 and min(map(len, parts.values())) > 2:
             parts = {name: part[1:] for name, part in parts.items()}
         loose = sum(len(part) == 1 for part in parts.values())
-        in_classes = not loose
         if 0 < loose < len(parts):
             said = f"{loose} of {len(parts)} pictures lie in no subfolder, so there are no classes"
             print(f"{self.root}: {said}", file=sys.stderr)
-        classes = sorted({part[0] for part in parts.values()}) if in_classes else []
+        classes = [] if loose else sorted({part[0] for part in parts.values()})
 
         def picture(name: str) -> tuple[partial, int]:
             label = classes.index(parts[name][0]) if classes else 0

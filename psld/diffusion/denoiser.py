@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from psld.diffusion.matrices import mix, predicted_text, table
-from psld.diffusion.process import LinearProcess
+from psld.diffusion.process import LinearProcess, Times
 from psld.diffusion.roots import whitening_root
 from psld.diffusion.score import Network, Score
 from psld.diffusion.time_grid import level_range, time_of_noise_level
@@ -45,7 +45,7 @@ class PredictionCoefficients(NamedTuple):
     """aᵀ / ρ, N×1×k: the derivative of x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ by the score s."""
 
 
-def prediction_coefficients(process: LinearProcess, t: Tensor) -> PredictionCoefficients:
+def prediction_coefficients(process: LinearProcess, t: Times) -> PredictionCoefficients:
     """Compute the coefficients at N forward times, float64 on the CPU."""
     v, g = consistent_eps(process, t)
     a = process.image_mean(t)[:, :, None]
@@ -54,7 +54,7 @@ def prediction_coefficients(process: LinearProcess, t: Tensor) -> PredictionCoef
     return PredictionCoefficients(state=g_row @ v, eps=-g_row, score=a.mT / precision)
 
 
-def consistent_eps(process: LinearProcess, t: Tensor) -> tuple[Tensor, Tensor]:
+def consistent_eps(process: LinearProcess, t: Times) -> tuple[Tensor, Tensor]:
     """Return (V, g) with ε = V z − g x̂₀ in the predicted blocks, N×p×k and N×p×1."""
     whiten = torch.linalg.inv(process.image_factor(t))
     if process.matching == "dsm":
@@ -129,7 +129,7 @@ class SeesImages(nn.Module):
         def network(z: Tensor, *label: Tensor | None) -> Tensor:
             key = t, z.device, z.dtype
             if key not in self._tables:  # once for all batches
-                tables = self._coefficients(torch.tensor([t], dtype=torch.float64))
+                tables = self._coefficients(t)
                 self._tables[key] = tuple(
                     each.to(z.device, z.dtype, non_blocking=True) for each in tables
                 )
@@ -137,7 +137,7 @@ class SeesImages(nn.Module):
 
         return network
 
-    def _coefficients(self, t: Tensor) -> tuple[Tensor, ...]:
+    def _coefficients(self, t: Times) -> tuple[Tensor, ...]:
         """Return aᵀ Σ⁻¹ / ρ, σ, L⁻¹ and L⁻¹ a, each for N times, float64."""
         row = prediction_coefficients(self.process, t).state
         return row, self.process.noise_level(t), *consistent_eps(self.process, t)

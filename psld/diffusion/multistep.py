@@ -134,10 +134,10 @@ class Multistep:
         self.noisy = noise.abs().amax(dim=(1, 2)).gt(0).tolist()
         self.draws = sum(self.noisy)
         self.noise = table(noise, device)
-        self.weights = step_weights(scheme.weights, grid, self.order, device)
+        self.weights = step_weights(scheme.weights, grid, order, device)
         self.corrected = None
         if corrector:
-            self.corrected = step_weights(scheme.weights, grid, self.order, device, ahead=1)
+            self.corrected = step_weights(scheme.weights, grid, order, device, ahead=1)
         self.steps = len(end)
         self.history: list[Tensor] = []
         """Predictions so far, newest first."""
