@@ -53,19 +53,23 @@ def time_grid(
         first = float(time_of_noise_level(process, start_level, final))
         if fall:
             final = float(time_of_noise_level(process, start_level * fall**-steps, final))
+
+    def spaced(low: float, high: float) -> Tensor:
+        """Return numbers with evenly spaced p-th roots."""
+        return (low ** (1 / p) + (high ** (1 / p) - low ** (1 / p)) * remaining) ** p
+
+    low, high = level_range(process, final, first)
     match striding:
         case "uniform":
             return final + (first - final) * remaining
         case "quadratic":
             return final + (first - final) * remaining**2
         case "power":
-            return (final ** (1 / p) + (first ** (1 / p) - final ** (1 / p)) * remaining) ** p
-    low, high = level_range(process, final, first)
-    match striding:
+            return spaced(final, first)
         case "lambda":
             levels = low * (high / low) ** remaining
         case _:  # edm
-            levels = (low ** (1 / p) + (high ** (1 / p) - low ** (1 / p)) * remaining) ** p
+            levels = spaced(low, high)
     times = time_of_noise_level(process, levels, final)
     times[-1], times[0] = final, first  # of one time alone, the first
     return times
