@@ -26,7 +26,7 @@ from psld.evaluation.folders import (
 )
 from psld.evaluation.results import CellResult, CellResults, Weights
 from psld.evaluation.settings import EvaluateSettings, Measurement
-from psld.metrics.blocks import share_estimate
+from psld.metrics.blocks import BLOCKS, share_estimate
 from psld.metrics.extraction import batches_of, extract
 from psld.metrics.features import Device, Features, FeatureStatistics, Reference
 from psld.metrics.measure import measure, measure_reference, scale, value
@@ -107,11 +107,6 @@ class MeasuredImages(NamedTuple):
     """`distinct_numbers` of images of others; None for a cell's."""
     silent: bool = False
     """Show no progress."""
-    kept: Gathered | None = None
-    """What was kept; the images are then not read."""
-    stated: Sequence[CellResult] | None = None
-    """The results that were kept with it. New ones take over how they were computed, and the
-    numbers whose features, of images or reference, are missing."""
 
 
 def evaluate(
@@ -133,36 +128,22 @@ def evaluate(
 
     Raises UserError if images are missing or damaged, or too few for a metric.
     """
-    gathered = source.kept or _gathered(source, bases, measurements)
+    gathered = _gathered(source, bases, measurements)
     bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
-    every = dict(zip(measurements, source.stated or [None] * len(measurements), strict=True))
 
     def numbers(measurement: Measurement, device: Device) -> dict[str, Any]:
-        reference = bases[measurement.metric.features].reference
-        stated = every[measurement]
-        if reference and gathered.has(measurement):
-            return _numbers(gathered, measurement, reference, device, stated)
-        values = cast(CellResult, stated).model_dump(include=NUMBERS)
-        if reference and gathered.recomputes(measurement):
-            values |= scale(measurement.metric, reference, device)
-            moments = gathered.moments[measurement.group]
-            values["estimate"]["value"] = value(measurement.metric, moments, reference, device)
-        return values
+        metric = measurement.metric
+        reference, classifies = bases[metric.features].reference, metric.extractor.classifies
+        return _numbers(gathered, measurement, reference, device, classifies)
 
     found = {m: numbers(m, device) for m in measurements if not m.metric.measure.of_moments}
     give_back(torch.device(device))
     kept = save_kept(Path(output).with_suffix(".safetensors"), gathered, keep) if output else None
     made, results = {"kept_sha256": kept, **provenance(*MEASURE)}, []
     for measurement in measurements:
-        metric, stated = measurement.metric, every[measurement]
-        basis = bases[metric.features]
-        facts = basis.facts(metric.reference_split) | gathered.spent(measurement.samples)
-        if stated:
-            made = stated.model_dump(include={"kept_sha256", *MadeRecord.model_fields})
         values = found.get(measurement) or numbers(measurement, "cpu")
-        record = measurement.digest(source.digest(facts["reference_sha256"]))
-        about = {"record": record, "metric": metric.identity(), **source.facts}
-        results.append(CellResult(**about, **facts, **values, **made))
+        facts = bases[measurement.metric.features].facts
+        results.append(_result(source, measurement, facts, gathered, values | made))
     whole = CellResults(results=tuple(results))
     if output:
         write_record(output, whole)
@@ -232,7 +213,7 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
     return Gathered(samples, labels, costs, moments)
 
 
-# -- the metrics ----------------------------------------------------------------------------------
+# -- the results ----------------------------------------------------------------------------------
 
 
 def _numbers(
@@ -240,24 +221,36 @@ def _numbers(
     measurement: Measurement,
     reference: Reference,
     device: Device,
-    stated: CellResult | None,
+    classifies: bool,
 ) -> dict[str, Any]:
     """Return the fields of a result that are computed from features."""
-    metric = measurement.metric
-    samples = gathered.samples[measurement.group]
+    metric, samples = measurement.metric, gathered.samples[measurement.group]
     measured = measure(metric, samples, reference, device)
     numbers = {"class_accuracy": None, **scale(metric, reference, device), **measured._asdict()}
     if samples.numbers is not None:  # images of others
         if measured.void:
             raise UserError(f"{metric.name}: {measured.void}")
         numbers["reference_estimate"] = measure_reference(metric, samples, reference, device)
-    classifies = metric.extractor.classifies
-    if stated and isinstance(metric.extractor, UnknownPart):
-        classifies = stated.class_accuracy is not None
     if gathered.labels is not None and classifies:
         answers = cast(Tensor, samples.logits).argmax(dim=1)
-        numbers["class_accuracy"] = share_estimate(answers == gathered.labels[: len(samples)])
+        recognized = answers == gathered.labels[: len(samples)]
+        numbers["class_accuracy"] = share_estimate(recognized, samples.blocks(BLOCKS))
     return numbers
+
+
+def _result(
+    source: MeasuredImages,
+    measurement: Measurement,
+    reference_facts: Callable[[str], dict[str, Any]],
+    gathered: Gathered,
+    fields: dict[str, Any],
+) -> CellResult:
+    """Return a result with these numbers and facts of its making; and all about its images."""
+    metric = measurement.metric
+    facts = reference_facts(metric.reference_split) | gathered.spent(measurement.samples)
+    record = measurement.digest(source.digest(facts["reference_sha256"]))
+    about = {"record": record, "metric": metric.identity(), **source.facts}
+    return CellResult(**about, **facts, **fields)
 
 
 # -- the cells of a grid --------------------------------------------------------------------------
@@ -297,20 +290,31 @@ def recompute(
     references of this cell are added to those that are loaded.
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
-    model, bases = read_manifest(settings.model, ModelManifest), {}
+    model, results = read_manifest(settings.model, ModelManifest), []
     source = _source(settings, model, stated.results[0].model_dump(include=START_FACTS))
     kept = {name for name, _ in gathered.samples.keys() | gathered.moments.keys()}
-    for metric in (measurement.metric for measurement in settings.measurements):
-        folder = settings.features[metric.features].reference
-        key = folder, metric.features in kept
-        if key not in loaded:
-            read = load_reference if key[1] else lambda f: (None, read_reference_manifest(f))
-            loaded[key] = read(folder)
-        reference, manifest = loaded[key]
+    for measurement, before in zip(settings.measurements, stated.results, strict=True):
+        metric = measurement.metric
+        folder, has_features = settings.features[metric.features].reference, metric.features in kept
+        if (folder, has_features) not in loaded:
+            read = load_reference if has_features else lambda f: (None, read_reference_manifest(f))
+            loaded[folder, has_features] = read(folder)
+        reference, manifest = loaded[folder, has_features]
         check_reference(metric, folder, manifest, manifest.extractor_digest, model)
-        bases[metric.features] = Basis(reference if compute else None, manifest.facts)
-    source = source._replace(kept=gathered, stated=stated.results)
-    return evaluate(source, bases, settings.measurements)
+        values = before.model_dump(include=NUMBERS)
+        if reference and compute and gathered.has(measurement):
+            classifies = metric.extractor.classifies
+            if isinstance(metric.extractor, UnknownPart):
+                classifies = before.class_accuracy is not None
+            values = _numbers(gathered, measurement, reference, "cpu", classifies)
+        elif reference and compute and gathered.recomputes(measurement):
+            values |= scale(metric, reference)
+            values["estimate"]["value"] = value(
+                metric, gathered.moments[measurement.group], reference
+            )
+        values |= before.model_dump(include={"kept_sha256", *MadeRecord.model_fields})
+        results.append(_result(source, measurement, manifest.facts, gathered, values))
+    return CellResults(results=tuple(results))
 
 
 def _start_facts(settings: EvaluateSettings, model: ModelManifest) -> dict[str, Any]:

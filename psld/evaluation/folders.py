@@ -307,12 +307,11 @@ def prepared_shape(folder: str | Path, dataset: str | None = None) -> tuple[int,
 class Basis(NamedTuple):
     """What images are compared with, in the features of one extractor."""
 
-    reference: Reference | None
-    """None if its features are missing."""
+    reference: Reference
     facts: Callable[[str], dict[str, Any]]
     """The fields of a result about the reference, by split."""
-    extractor: FeatureExtractor | None = None
-    """None if the features of the images are known."""
+    extractor: FeatureExtractor | None
+    """None after its use."""
     shape: tuple[int, ...] | None = None
     """C×H×W of the reference's images, if they are known."""
 

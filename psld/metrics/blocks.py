@@ -40,10 +40,8 @@ class Blocks:
     """The samples that equal an earlier one."""
 
 
-def assign_blocks(numbers: Tensor | int, blocks: int | Blocks = BLOCKS) -> Blocks:
-    """Return that many blocks, or these, of n samples; those with equal numbers are copies."""
-    if isinstance(blocks, Blocks):
-        return blocks
+def assign_blocks(numbers: Tensor | int, blocks: int = BLOCKS) -> Blocks:
+    """Return the blocks of n samples, or of samples with these numbers; equal ones are copies."""
     numbers = torch.arange(numbers) if isinstance(numbers, int) else numbers
     index = torch.from_numpy(block_index(numbers.numpy(), blocks))
     _, block = index.unique(return_inverse=True)
@@ -76,10 +74,9 @@ def jackknife(values: Iterable[Any], blocks: Blocks, **kind: Any) -> Estimate:
 
 
 def share_estimate(
-    counted: Tensor, blocks: int | Blocks = BLOCKS, threshold_images: int | None = None
+    counted: Tensor, blocks: Blocks, threshold_images: int | None = None
 ) -> Estimate:
     """Estimate the share of n samples with a property, n booleans; `threshold_images` decide it."""
-    blocks = assign_blocks(len(counted), blocks)
     counts, sums = blocks.block.bincount(), blocks.block.bincount(counted.double().cpu())
     values = with_and_without(sums) / with_and_without(counts)
     return jackknife(values, blocks, share=True, threshold_images=threshold_images)

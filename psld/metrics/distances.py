@@ -1,26 +1,19 @@
 """The measures of features: Fréchet and kernel distance, Inception Score, nearest neighbors.
 
-An argument `blocks` is the blocks of a jackknife over the samples, or their number.
+An argument `blocks` is the blocks of a jackknife over the samples.
 """
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from psld.metrics.blocks import (
-    BLOCKS,
-    Blocks,
-    assign_blocks,
-    jackknife,
-    share_estimate,
-    with_and_without,
-)
-from psld.metrics.estimate import Estimate
+from psld.metrics.blocks import Blocks, jackknife, share_estimate, with_and_without
+from psld.metrics.estimate import Estimate, Measured
 from psld.metrics.features import FeatureStatistics, finite
 from psld.utils.errors import UserError
 
@@ -47,16 +40,13 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     return _distance(_Gaussian(a), _Gaussian(b))
 
 
-def frechet_estimate(
-    samples: Tensor, reference: FeatureStatistics, blocks: int | Blocks = BLOCKS
-) -> Estimate:
+def frechet_estimate(samples: Tensor, reference: FeatureStatistics, blocks: Blocks) -> Estimate:
     """Return the Fréchet distance of features, n×d, with its interval; the reference is fixed.
 
     It costs one distance per block plus one: a minute of one core for 20 blocks of 2,048 features
     (`python -m benchmarks.metrics`), and 8·B·d² bytes: 671 MB. Raises as `frechet_distance` does,
     and UserError with fewer than three samples.
     """
-    blocks = assign_blocks(len(samples), blocks)
     block = blocks.block.to(samples.device)
     parts = [FeatureStatistics.of(samples[block == j]) for j in range(blocks.count)]
     total, fixed = sum(parts[1:], start=parts[0]), _Gaussian(reference)
@@ -98,11 +88,7 @@ def _distance(a: _Gaussian, b: _Gaussian) -> float:
 
 
 def kernel_distance(
-    samples: Tensor,
-    reference: Tensor,
-    subsets: int = 100,
-    subset_size: int = 1000,
-    blocks: int | Blocks = BLOCKS,
+    samples: Tensor, reference: Tensor, subsets: int, subset_size: int, blocks: Blocks
 ) -> Estimate:
     """Return the mean over random subsets of the unbiased MMD² (Bińkowski et al. 2018, eq. 4).
 
@@ -117,7 +103,6 @@ def kernel_distance(
     UserError if a subset is too small.
     """
     random = np.random.RandomState(SEED)
-    blocks = assign_blocks(len(samples), blocks)
     values = torch.zeros(blocks.count + 1, dtype=torch.float64)
     for _ in range(subsets):
         of_samples, of_reference = (
@@ -146,7 +131,7 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def inception_score(logits: Tensor, splits: int = 10, blocks: int | Blocks = BLOCKS) -> Estimate:
+def inception_score(logits: Tensor, splits: int, blocks: Blocks) -> Estimate:
     """Return exp(mean_i KL(p(y|x_i) ‖ p(y))), averaged over random splits (Salimans et al. 2016).
 
     The logits are n×classes; each split has its own p(y).
@@ -155,7 +140,6 @@ def inception_score(logits: Tensor, splits: int = 10, blocks: int | Blocks = BLO
     low, so compare only equal n and splits. Raises UserError with too few samples.
     """
     n = len(logits)
-    blocks = assign_blocks(n, blocks)
     order = np.random.RandomState(SEED).permutation(n)
     log_p, block = logits[order].double().log_softmax(dim=1), blocks.block[order]
     cuts = [i * n // splits for i in range(splits + 1)]
@@ -182,9 +166,7 @@ def _split_scores(log_p: Tensor, membership: Tensor) -> Tensor:
 # -- nearest neighbors ----------------------------------------------------------------------------
 
 
-def precision(
-    samples: Tensor, reference: Tensor, neighbors: int = 3, blocks: int | Blocks = BLOCKS
-) -> Estimate:
+def precision(samples: Tensor, reference: Tensor, neighbors: int, blocks: Blocks) -> Estimate:
     """Return the share of samples that are among the reference (Kynkäänniemi et al. 2019).
 
     A sample is among the reference if it is at least as near to some reference image as this image
@@ -196,16 +178,13 @@ def precision(
     return share_estimate(covered, blocks)
 
 
-def recall(
-    samples: Tensor, reference: Tensor, neighbors: int = 3, blocks: int | Blocks = BLOCKS
-) -> Estimate:
+def recall(samples: Tensor, reference: Tensor, neighbors: int, blocks: Blocks) -> Estimate:
     """Return the share of the reference that is among the samples: `precision` with roles swapped.
 
     Recall grows with the number of samples, so compare only equal n. Without a block, each sample's
     ball reaches to its k-th neighbor outside that block. These intervals are a third to two thirds
     too wide (docs/notes/intervals.md).
     """
-    blocks = assign_blocks(len(samples), blocks)
     block = blocks.block.to(samples.device)
     _check_neighbors(len(samples) - int(block.bincount().max()), neighbors)
     radii = _radii_without(samples, block, neighbors, blocks.count)
@@ -256,33 +235,13 @@ def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
     return (torch.cdist(rows.double(), b) for rows in a.split(ROWS))
 
 
-class Memorization(NamedTuple):
-    """The distances of samples to the training images."""
-
-    share: Estimate
-    """The share of samples nearer to a training image than the threshold."""
-    threshold: float
-    """The quantile of the test images' distances."""
-    distances: Tensor
-    """The distance from each sample to the nearest training image, n."""
-    nearest: Tensor
-    """Index of that training image, n."""
-    void: str | None
-    """The reason why the share has no meaning; None if it has one."""
-
-    def pairs(self, count: int) -> list[tuple[int, int]]:
-        """Return the `count` nearest pairs (sample, training image), the nearest first."""
-        samples = self.distances.argsort(stable=True)[:count]
-        return list(zip(samples.tolist(), self.nearest[samples].tolist(), strict=True))
+NEAREST_PAIRS = 8
+"""The number of nearest pairs of sample and training image in a result."""
 
 
 def memorization(
-    samples: Tensor,
-    train: Tensor,
-    test: Tensor,
-    quantile: float = 0.05,
-    blocks: int | Blocks = BLOCKS,
-) -> Memorization:
+    samples: Tensor, train: Tensor, test: Tensor, quantile: float, blocks: Blocks
+) -> Measured:
     """Measure the share of samples that are nearer to a training image than most test images are.
 
     The threshold is the `quantile` of the distances from N test images to their nearest training
@@ -299,13 +258,10 @@ def memorization(
         remedy = "leave these out of the dataset (psld prepare counts them)"
         void = f"{found}, so copies are not nearer to one; {remedy}"
     distances, index = nearest(samples, train)
-    return Memorization(
-        share=share_estimate(distances < threshold, blocks, threshold_images=len(test)),
-        threshold=threshold,
-        distances=distances,
-        nearest=index,
-        void=void,
-    )
+    share = share_estimate(distances < threshold, blocks, threshold_images=len(test))
+    first = distances.argsort(stable=True)[:NEAREST_PAIRS]
+    pairs = zip(first.tolist(), index[first].tolist(), strict=True)
+    return Measured(share, void, list(pairs))
 
 
 def nearest(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 Better = Literal["larger", "smaller", "floor"]
 
-NEAREST_PAIRS = 8
-"""The number of nearest pairs of sample and training image in a result."""
-
 
 class _Named(Part):
     """A part with a word in the names of metrics."""
@@ -369,8 +366,7 @@ class MemorizationSettings(Measure):
 
         images = samples, reference.train, reference.split("test")
         samples, train, test = (each.on(device) for each in images)
-        found = memorization(samples, train, test, self.quantile, blocks)
-        return Measured(found.share, found.void, found.pairs(NEAREST_PAIRS))
+        return memorization(samples, train, test, self.quantile, blocks)
 
 
 class MetricSettings(Settings):

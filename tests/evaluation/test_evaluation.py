@@ -19,7 +19,7 @@ from psld.evaluation.evaluation import (
 from psld.evaluation.folders import Basis
 from psld.evaluation.results import CellResult
 from psld.evaluation.settings import Measurement
-from psld.metrics.blocks import distinct_numbers, share_estimate
+from psld.metrics.blocks import assign_blocks, distinct_numbers, share_estimate
 from psld.metrics.distances import inception_score
 from psld.metrics.features import Features, Reference
 from psld.metrics.measure import measure
@@ -139,7 +139,9 @@ def test_guided_samples_are_counted_if_their_class_is_recognized():
     answers = values_of(IMAGES[:50]).logits.argmax(dim=1).numpy()
     result, without = results
     assert without.class_accuracy is None, "its network knows no classes"
-    assert result.class_accuracy == share_estimate(torch.from_numpy(answers == LABELS[:50]))
+    assert result.class_accuracy == share_estimate(
+        torch.from_numpy(answers == LABELS[:50]), assign_blocks(50)
+    )
     assert 0.1 < result.class_accuracy.value < 0.9
 
 
@@ -181,7 +183,8 @@ def test_memorization_has_no_reverse_and_scores_of_few_samples_have_fewer_splits
     score = metric("inception-score", "inception-score", **extractor)
     for count in (60, 7):
         few = values_of(IMAGES[:count])
-        expected = inception_score(few.logits, splits=min(10, count // 2))
+        splits = min(10, count // 2)
+        expected = inception_score(few.logits, splits, few.blocks(20))
         assert measure(score, few, Reference(TRAIN, TEST, NOISE)).estimate.value == expected.value
 
 
@@ -201,21 +204,6 @@ def test_other_images_of_the_reference_are_the_reverse_comparison(kind):
     assert result.reference_estimate.value == pytest.approx(expected.value)
     assert result.reference_estimate.block_samples == expected.block_samples
     assert result.reference_estimate.value == pytest.approx(result.value)
-
-
-def test_what_is_kept_gives_the_same_results_without_images(tmp_path):
-    """And states the numbers whose reference is missing, and the software that made them."""
-    several = [Measurement(metric=metric(kind), samples=40) for kind in ("frechet", "precision")]
-    output = str(tmp_path / "x.json")
-    made, _ = measured(several, shards([20, 20, 20], guided=True), output=output)
-    kept = load_kept(tmp_path / "x.safetensors", made[0].kept_sha256)
-    stated = [each.model_copy(update={"git_revision": "another"}) for each in made]
-    again, extractor = measured(several, [], kept=kept, stated=stated)
-    assert again == stated
-    assert extractor.sizes == []
-    basis = Basis(None, lambda split: FACTS)
-    source = MeasuredImages({}, lambda reference: f"of {reference}", [], kept=kept, stated=stated)
-    assert list(evaluate(source, {"fd-classifier": basis}, several).results) == stated
 
 
 def test_features_are_kept_up_to_a_number_of_them_and_come_back(tmp_path):

@@ -16,6 +16,7 @@ from psld.data.store import ImageStore
 from psld.evaluation.evaluation import load_kept
 from psld.evaluation.folders import load_reference
 from psld.evaluation.results import CellResults
+from psld.metrics.blocks import assign_blocks
 from psld.metrics.distances import frechet_distance, frechet_estimate
 from psld.metrics.extraction import gather
 from psld.metrics.features import FeatureStatistics
@@ -61,7 +62,8 @@ def test_every_form_of_the_images_gives_the_value_of_their_features(folder):
         results.append(result)
     values = load_kept(folder / "result.safetensors", result.kept_sha256).samples
     reference, _ = load_reference(folder / "features/digits/fd-classifier/reference")
-    expected = frechet_estimate(values["fd-classifier", 300].values, reference.train.total)
+    kept = values["fd-classifier", 300].values
+    expected = frechet_estimate(kept, reference.train.total, assign_blocks(300))
     for result in results:
         assert result.estimate == expected
         assert result.images_sha256 == results[0].images_sha256

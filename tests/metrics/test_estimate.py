@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import t
 
+from psld.metrics.blocks import assign_blocks
 from psld.metrics.distances import frechet_distance, frechet_estimate
 from psld.metrics.estimate import (
     Difference,
@@ -38,7 +39,7 @@ def draw(seed: int, n: int) -> torch.Tensor:
 
 
 def estimate(x: torch.Tensor, reference: FeatureStatistics = REFERENCE) -> Estimate:
-    return frechet_estimate(x, reference)
+    return frechet_estimate(x, reference, assign_blocks(len(x)))
 
 
 def coverage(intervals: list[Interval], truth: float) -> float:

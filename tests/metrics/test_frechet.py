@@ -136,17 +136,17 @@ def test_a_distance_is_to_the_images_of_its_split(split):
 def test_few_samples_fill_few_blocks_and_still_give_an_interval():
     """As in a rehearsal of a grid: the jackknife then leaves out single samples."""
     reference = gather(random_features(9, 3, 2))
-    estimate = frechet_estimate(random_features(7, 3, 1), reference)
+    estimate = frechet_estimate(random_features(7, 3, 1), reference, assign_blocks(7))
     assert estimate.block_samples == (1,) * 7
     assert estimate.interval.low < estimate.value < estimate.interval.high
     with pytest.raises(UserError, match="at least 2 are needed"):
-        frechet_estimate(random_features(2, 3, 1), reference)
+        frechet_estimate(random_features(2, 3, 1), reference, assign_blocks(2))
 
 
 def test_a_distance_without_a_block_is_that_of_the_other_samples():
     x, reference = random_features(300, 5, 1), gather(random_features(300, 5, 2))
     block = torch.from_numpy(block_index(np.arange(300)))
-    estimate = frechet_estimate(x, reference)
+    estimate = frechet_estimate(x, reference, assign_blocks(300))
     assert estimate.value == pytest.approx(frechet_distance(gather(x), reference))
     for j, value in enumerate(estimate.without_block):
         rest = frechet_distance(gather(x[block != j]), reference)

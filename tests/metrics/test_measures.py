@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from psld.metrics.blocks import block_index, share_estimate
+from psld.metrics.blocks import Blocks, assign_blocks, block_index, share_estimate
 from psld.metrics.distances import (
     inception_score,
     kernel_distance,
     memorization,
+    nearest,
     precision,
     recall,
 )
-from psld.metrics.estimate import Estimate, t_quantile
+from psld.metrics.estimate import Estimate, Measured, t_quantile
 from psld.utils.errors import UserError
 
 BLOCKS = 5
@@ -20,6 +21,10 @@ BLOCKS = 5
 
 def normal(n: int, d: int = 3, seed: int = 0, mean: float = 0.0) -> torch.Tensor:
     return mean + torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def blocks(x: torch.Tensor, count: int = BLOCKS) -> Blocks:
+    return assign_blocks(len(x), count)
 
 
 def without(x: torch.Tensor, block: int) -> torch.Tensor:
@@ -41,9 +46,9 @@ def unbiased_mmd(x: torch.Tensor, y: torch.Tensor) -> float:
 
 def test_kernel_distance_of_one_subset_of_all_is_the_definition():
     x, y = normal(30, mean=0.3), normal(30, seed=1)
-    estimate = kernel_distance(x, y, subsets=1, subset_size=30, blocks=BLOCKS)
+    estimate = kernel_distance(x, y, subsets=1, subset_size=30, blocks=blocks(x))
     assert estimate.value == pytest.approx(unbiased_mmd(x, y), rel=1e-5)
-    larger = kernel_distance(x, y, subsets=1, subset_size=1000, blocks=BLOCKS)
+    larger = kernel_distance(x, y, subsets=1, subset_size=1000, blocks=blocks(x))
     assert larger.value == pytest.approx(estimate.value, rel=1e-5), "a smaller set is used whole"
     for block, value in enumerate(estimate.without_block):
         assert value == pytest.approx(unbiased_mmd(without(x, block), y), rel=1e-4)
@@ -51,49 +56,49 @@ def test_kernel_distance_of_one_subset_of_all_is_the_definition():
 
 def test_kernel_distance_is_unbiased():
     """Equal distributions have distance 0 on average, of few samples too."""
-    values = [
-        kernel_distance(normal(40, seed=2 * i), normal(40, seed=2 * i + 1), 1, 40, BLOCKS).value
-        for i in range(200)
-    ]
+    pairs = [(normal(40, seed=2 * i), normal(40, seed=2 * i + 1)) for i in range(200)]
+    values = [kernel_distance(*pair, 1, 40, blocks(pair[0])).value for pair in pairs]
     assert abs(np.mean(values)) < 3 * np.std(values) / 200**0.5
 
 
 def test_inception_score_by_hand():
     """Sure answers: the number of classes if all are equally frequent; 1 if there is one class."""
     sure = 1000 * torch.eye(4).repeat(25, 1)
-    assert inception_score(sure, splits=1, blocks=BLOCKS).value == pytest.approx(4)
-    assert inception_score(sure[::4], splits=1, blocks=BLOCKS).value == pytest.approx(1)
+    assert inception_score(sure, 1, blocks(sure)).value == pytest.approx(4)
+    assert inception_score(sure[::4], 1, blocks(sure[::4])).value == pytest.approx(1)
     logits = normal(60, 4)
-    estimate = inception_score(logits, splits=1, blocks=BLOCKS)
+    estimate = inception_score(logits, 1, blocks(logits))
     for block, value in enumerate(estimate.without_block):
-        rest = inception_score(without(logits, block), splits=1, blocks=2)
+        part = without(logits, block)
+        rest = inception_score(part, 1, blocks(part, 2))
         assert value == pytest.approx(rest.value, rel=1e-9)
 
 
 def test_precision_and_recall_by_hand():
     """On a line: the balls of 0, 1, 2, … reach to the nearest neighbor, a distance of one."""
     line = torch.arange(40.0)[:, None]
-    assert precision(line + 0.5, line, neighbors=1, blocks=BLOCKS).value == 1
-    assert precision(line + 20.5, line, neighbors=1, blocks=BLOCKS).value == 0.5
+    assert precision(line + 0.5, line, neighbors=1, blocks=blocks(line)).value == 1
+    assert precision(line + 20.5, line, neighbors=1, blocks=blocks(line)).value == 0.5
     # Half of the line is covered by its first half, and by the ball of its last sample one more.
-    assert recall(line[:20], line, neighbors=1, blocks=BLOCKS).value == 21 / 40
+    assert recall(line[:20], line, neighbors=1, blocks=blocks(line[:20])).value == 21 / 40
 
 
 def test_the_rounding_of_float32_decides_no_count():
     """Distances do not change by a shift, which in float32 would cost three digits."""
     x, y = ((normal(60, 8, seed) * 2**12).round() / 2**12 for seed in (0, 1))
-    shifted = precision(x + 1000, y + 1000, blocks=BLOCKS)
+    shifted = precision(x + 1000, y + 1000, 3, blocks(x))
     assert 0.1 < shifted.value < 0.9
-    assert shifted == precision(x, y, blocks=BLOCKS)
+    assert shifted == precision(x, y, 3, blocks(x))
 
 
 @pytest.mark.parametrize("metric", [precision, recall])
 def test_precision_and_recall_without_a_block_are_recomputed(metric):
     x, y = normal(60, 2, mean=0.5), normal(80, 2, seed=1)
-    estimate = metric(x, y, 3, BLOCKS)
+    estimate = metric(x, y, 3, blocks(x))
     assert 0.1 < estimate.value < 1
     for block, value in enumerate(estimate.without_block):
-        rest = metric(without(x, block), y, 3, blocks=2)
+        part = without(x, block)
+        rest = metric(part, y, 3, blocks(part, 2))
         assert value == pytest.approx(rest.value, abs=1e-12)
 
 
@@ -106,13 +111,14 @@ def test_a_share_has_the_interval_of_wilson():
     inverse = estimate.standard_error**2 / 0.09
     for end in estimate.interval[1:]:
         assert abs(0.9 - end) == pytest.approx(t_quantile(4) * (end * (1 - end) * inverse) ** 0.5)
-    every = share_estimate(torch.ones(1000, dtype=torch.bool))
+    every = share_estimate(torch.ones(1000, dtype=torch.bool), assign_blocks(1000))
     low, high = every.interval[1:]
     assert high == 1
     assert low == pytest.approx(1 / (1 + t_quantile(19) ** 2 / 1000))
-    assert (every.value, share_estimate(torch.zeros(1000)).interval.low) == (1, 0)
+    none = share_estimate(torch.zeros(1000), assign_blocks(1000))
+    assert (every.value, none.interval.low) == (1, 0)
     # A threshold of N images is as another sample of N.
-    low = share_estimate(torch.ones(1000), threshold_images=250).interval.low
+    low = share_estimate(torch.ones(1000), assign_blocks(1000), 250).interval.low
     assert low == pytest.approx(1 / (1 + t_quantile(19) ** 2 * (1 / 1000 + 1 / 250)))
     copies = Estimate(**(every.model_dump() | {"copies": 900}))
     assert copies.interval.low == pytest.approx(1 / (1 + t_quantile(19) ** 2 / 100))
@@ -121,55 +127,58 @@ def test_a_share_has_the_interval_of_wilson():
 def test_too_few_samples_are_user_errors():
     few = normal(8)
     with pytest.raises(UserError, match="subset_size=2 is too small for 8 blocks"):
-        kernel_distance(few, few, subset_size=2)
+        kernel_distance(few, few, 100, 2, blocks(few, 20))
     with pytest.raises(UserError, match="neighbors=8: too many for 8 images"):
-        precision(few, few, neighbors=8)
+        precision(few, few, 8, blocks(few))
     with pytest.raises(UserError, match=r"neighbors=5: too many for [345] images"):
-        recall(few, few, neighbors=5, blocks=2)
+        recall(few, few, 5, blocks(few, 2))
     with pytest.raises(UserError, match="use fewer splits"):
-        inception_score(few, splits=8, blocks=2)
+        inception_score(few, 8, blocks(few, 2))
 
 
 TRAIN, TEST, NEW = normal(500, 4), normal(1000, 4, seed=1), normal(400, 4, seed=2)
 
 
+def memorized(samples: torch.Tensor, test: torch.Tensor = TEST, quantile: float = 0.05) -> Measured:
+    return memorization(samples, TRAIN, test, quantile, assign_blocks(len(samples)))
+
+
 def test_new_images_of_the_same_distribution_have_the_quantile():
-    result = memorization(NEW, TRAIN, TEST, quantile=0.2)
-    assert result.share.interval.low < 0.2 < result.share.interval.high
+    result = memorized(NEW, quantile=0.2)
+    assert result.estimate.interval.low < 0.2 < result.estimate.interval.high
     distances = (NEW[:, None] - TRAIN).double().norm(dim=2)
-    torch.testing.assert_close(result.distances, distances.min(dim=1).values)
-    assert torch.equal(result.nearest, distances.argmin(dim=1))
-    assert result.share.value == (result.distances < result.threshold).double().mean()
+    found, index = nearest(NEW, TRAIN)
+    torch.testing.assert_close(found, distances.min(dim=1).values)
+    assert torch.equal(index, distances.argmin(dim=1))
+    threshold = np.quantile(nearest(TEST, TRAIN)[0], 0.2, method="weibull")
+    assert result.estimate.value == (found < threshold).double().mean()
 
 
 def test_the_threshold_is_an_image_and_what_is_as_far_is_not_nearer():
     """Number (N + 1) · quantile of the test images, so 9 of 99 are nearer than the tenth."""
-    result = memorization(TEST[:99], TRAIN, TEST[:99], quantile=0.1)
-    assert result.threshold == result.distances.sort().values[9]
-    assert result.share.value == pytest.approx(9 / 99)
-    assert result.share.threshold_images == 99
-    between = memorization(TEST[:99], TRAIN, TEST[:99], quantile=0.105).threshold
-    ninth, tenth = result.distances.sort().values[9:11]
-    assert between == pytest.approx(float((ninth + tenth) / 2))
+    for quantile, nearer in ((0.1, 9), (0.105, 10)):
+        result = memorized(TEST[:99], TEST[:99], quantile)
+        assert result.estimate.value == pytest.approx(nearer / 99)
+        assert result.estimate.threshold_images == 99
 
 
 def test_copies_of_the_reference_are_among_it():
     """Each with five copies: the balls have no radius, and an image is at its own center."""
     images = normal(20).repeat(6, 1)
     for metric in (precision, recall):
-        assert metric(images, images, neighbors=3, blocks=BLOCKS).value == 1
+        assert metric(images, images, 3, blocks(images)).value == 1
 
 
 def test_copies_are_counted_and_their_originals_named():
     samples = NEW.clone()
     samples[7], samples[300] = TRAIN[123], TRAIN[45] + 1e-3
     samples[50:150] = TRAIN[:100] + 1e-2
-    before, after = (memorization(x, TRAIN, TEST) for x in (NEW, samples))
-    assert after.share.value == pytest.approx(before.share.value + 102 / 400, abs=0.03)
-    assert after.threshold == before.threshold
-    assert after.share.interval.low > 0.05
-    assert after.pairs(2) == [(7, 123), (300, 45)]
-    assert set(after.pairs(102)[2:]) == {(50 + i, i) for i in range(100)}
+    before, after = (memorized(x) for x in (NEW, samples))
+    assert after.estimate.value == pytest.approx(before.estimate.value + 102 / 400, abs=0.03)
+    assert after.estimate.interval.low > 0.05
+    assert after.nearest[:2] == [(7, 123), (300, 45)]
+    assert len(after.nearest) == 8
+    assert set(after.nearest[2:]) < {(50 + i, i) for i in range(100)}
 
 
 @pytest.mark.parametrize("rounding", [0, 1e-6])
@@ -177,8 +186,8 @@ def test_copies_cannot_hide_behind_test_images_that_are_copies(rounding):
     """Two threads or batches may round the features of equal images differently."""
     test = TEST.clone()
     test[:60] = TRAIN[:60] + rounding
-    result = memorization(TRAIN[100:200], TRAIN, test)
+    result = memorized(TRAIN[100:200], test)
     assert result.void.startswith("6.0% of the test images equal a training image, so copies ")
     test[15:60] = TEST[15:60]
-    result = memorization(TRAIN[100:200], TRAIN, test)
-    assert (result.share.value, result.void) == (1, None)
+    result = memorized(TRAIN[100:200], test)
+    assert (result.estimate.value, result.void) == (1, None)

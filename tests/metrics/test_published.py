@@ -13,6 +13,7 @@ from torch.nn import functional
 from psld.config.settings import parse
 from psld.evaluation.folders import extractor_for
 from psld.metrics import published
+from psld.metrics.blocks import assign_blocks
 from psld.metrics.distances import frechet_distance, inception_score
 from psld.metrics.extraction import FeatureExtractor, batches_of, gather, load_extractor
 from psld.metrics.published import (
@@ -78,7 +79,8 @@ def test_inceptions_metrics_of_shards_are_torch_fidelitys(inception, inception_w
     ours = gather(inception, batches_of(reference, 12), "reference", len(reference)).total
     expected = theirs["frechet_inception_distance"]
     assert frechet_distance(total, ours) == pytest.approx(expected, rel=1e-5)
-    score = inception_score(torch.cat([shard.logits for shard in shards]), splits=2, blocks=4)
+    logits = torch.cat([shard.logits for shard in shards])
+    score = inception_score(logits, 2, assign_blocks(len(logits), 4))
     assert score.value - 1 == pytest.approx(theirs["inception_score_mean"] - 1, rel=1e-4)
 
 
