@@ -56,8 +56,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     """
     manifest = read_manifest(settings.model, ModelManifest)
     dataset, first_time = manifest.settings.dataset, manifest.settings.training.time_eps
-    every = manifest.settings.serves_every_process
-    if settings.start_time < first_time and not every:
+    if settings.start_time < first_time and not manifest.settings.serves_every_process:
         raise UserError(
             f"start_time: {settings.start_time:g} is before the first time that the network was "
             f"trained for (training.time_eps); use {first_time:g} or more"
@@ -76,8 +75,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     chosen = np.random.default_rng(0).permutation(len(images))[: settings.images]
     device = use_device(settings.device)
     model = load_model(settings.model, device, settings.process, trust=settings.trust)
-    if every:
-        check_levels(level_range(model.process, settings.start_time), *model.levels)
+    check_levels(level_range(model.process, settings.start_time), *model.levels)
     started, bits, evaluations = time.monotonic(), [], 0
     for first in range(0, len(chosen), TOGETHER):
         part = images[chosen[first : first + TOGETHER]]

@@ -179,11 +179,13 @@ def cost(grid: Grid, tflops: float | None) -> str:
         rows.append(row)
     last = f"Sum: {readable(sum(hours))} GPU hours." if None not in hours else UNKNOWN
     printed = table([row.values() for row in rows], list(rows[0]))
-    least = min(grid.models.values(), key=gigaflops)
-    steps = total / TRAIN_FACTOR / gigaflops(least)
+    firsts = {network: work.trained[0] for network, work in works.items()}
+    models = {n: first for n, first in firsts.items() if first.settings.makes == "model"}
+    least = min(models, key=lambda network: per_image[network])
+    steps, model = total / TRAIN_FACTOR / per_image[least], models[least]
     core = (
-        f"On one core of this machine: {about(steps * seconds_per_image(least.settings))} for "
-        f"trainings and samples, by a training step of {least.name} that was measured now. The "
+        f"On one core of this machine: {about(steps * seconds_per_image(model.settings))} for "
+        f"trainings and samples, by a training step of {model.name} that was measured now. The "
         "features of metrics (FID: 0.2 seconds an image) and the start of each job come on top: "
         "some seconds, and on a cluster its wait in the queue."
     )
@@ -192,11 +194,12 @@ def cost(grid: Grid, tflops: float | None) -> str:
 
 def gigaflops(trained: TrainedRecord) -> float:
     """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
-    settings = trained.settings.model()
-    content = [settings.model_dump(mode="json"), code_digest(*CODE), torch.__version__]
-    file = COUNTED / digest_of(content)
+    settings, dataset = trained.settings.model(), trained.settings.dataset
+    process, objective = settings.process.build(), settings.training.objective
+    shapes = [*objective.channels(dataset, process), dataset.image_size, settings.num_classes]
+    parts = [part.model_dump(mode="json") for part in (settings.network, objective)]
+    file = COUNTED / digest_of([*parts, *shapes, code_digest(*CODE), torch.__version__])
     if not file.exists():
-        process = settings.process.build()
         with torch.device("meta"):
             flops = forward_flops(build(settings, process).eval())
         with suppress(OSError):  # Who only reads keeps nothing.

@@ -97,7 +97,9 @@ class LoadedModel:
 
     @property
     def levels(self) -> tuple[float, float]:
-        """The lowest and the highest noise level of a network of images; a student has one."""
+        """The lowest and the highest noise level that the network takes; a student has one."""
+        if not self.settings.serves_every_process:
+            return 0.0, math.inf
         law = self.settings.law
         ends = ("sigma_min", law.low), ("sigma_max", law.high)
         low, high = (float(getattr(self.network, name, level)) for name, level in ends)
@@ -193,6 +195,12 @@ class LoadedGuide:
     network: nn.Module
     weights_sha256: str
 
+    @property
+    def levels(self) -> tuple[float, float]:
+        """The lowest and the highest noise level that the network takes."""
+        law = self.settings.law
+        return (law.low, law.high) if self.settings.serves_every_process else (0.0, math.inf)
+
     def logits(self, process: LinearProcess) -> Network:
         """Return the logits of states and times of a process."""
         return cast(Any, self.settings.training.objective).logits(self.network, process)
@@ -223,7 +231,7 @@ def load_model(
 def load_guide(folder: str | Path, device: torch.device, trust: bool = False) -> LoadedGuide:
     """Read a guide, as `load_model` reads a model."""
     manifest, network = _loaded(folder, GuideManifest, device, trust)
-    return LoadedGuide(cast(Any, manifest.settings), network, manifest.weights_sha256)
+    return LoadedGuide(manifest.settings, network, manifest.weights_sha256)
 
 
 def _loaded(
@@ -417,24 +425,22 @@ def cell_sampler(
             "sampler.guidance: a class has fewer than ten different training images, so the start "
             "has no law of each class, and with steps=0 there is no network that knows them"
         )
-    low, high = model.levels if model.settings.serves_every_process else (0.0, math.inf)
+    low, high = model.levels
     given = process, start, device_of(called)
     sampler, gaussian = with_start(sampler, *given, lowest=low, highest=high, classes=classes)
-    if model.settings.serves_every_process:
-        student = ("student", "leave out sampler.start_level") if low == high else ()
-        check_levels(sampler.noise_levels(process), low, high, *student)
-    if guide and guide.settings.serves_every_process:
-        law = guide.settings.law
-        check_levels(sampler.noise_levels(process), law.low, law.high, "guide")
+    asked, student = sampler.noise_levels(process), ("student", "leave out sampler.start_level")
+    check_levels(asked, low, high, *(student if low == high else ()))
+    if guide:
+        check_levels(asked, *guide.levels, "guide")
     return ImageSampler(
         process=process,
         settings=sampler,
         eps=model.eps(called),
         network=called,
         shape=shape,
-        batching=Batching(batch_size),
         classes=classes,
         logits=guide and guide.logits(process),
+        batching=Batching(batch_size),
         gaussian=gaussian,
         start_sha256=start and start.sha256,
     )

@@ -97,17 +97,15 @@ def sample_range(settings: SampleSettings) -> Path:
         images += [shard.images] if settings.png or settings.npz else []
         done = f"{count} images, NFE {shard.nfe}" if made else "kept"
         print(f"shard {index}: {done}", flush=True)
-    if settings.png:
-        from psld.data.images import save_images
+    if images:
+        from psld.data.images import save_images, write_npz
 
-        first = settings.first * settings.shard_size
-        save_images(np.concatenate(images), settings.png, first, source)
-        print(f"wrote {settings.png}")
-    if settings.npz:
-        from psld.data.images import write_npz
-
-        write_npz(settings.npz, np.concatenate(images))
-        print(f"wrote {settings.npz}")
+        whole = np.concatenate(images)
+        if settings.png:
+            save_images(whole, settings.png, settings.first * settings.shard_size, source)
+        if settings.npz:
+            write_npz(settings.npz, whole)
+        print("\n".join(f"wrote {path}" for path in (settings.png, settings.npz) if path))
     return ShardRecord(shards=tuple(records)).write(settings.output)
 
 
@@ -116,8 +114,9 @@ def load_cell(settings: SampleSettings) -> tuple[LoadedModel, ImageSampler, Shar
     device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device, settings.process, settings.start, settings.trust)
     guide = load_guide(settings.guide, device, settings.trust) if settings.guide else None
-    how = settings.sampler, settings.batch_size
-    sampler = cell_sampler(model, guide, *how, compile=settings.compile)
+    sampler = cell_sampler(
+        model, guide, settings.sampler, settings.batch_size, compile=settings.compile
+    )
     return model, sampler, origin_of(settings, model, guide, sampler.start_sha256)
 
 
