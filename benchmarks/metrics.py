@@ -10,7 +10,6 @@ import torch
 
 from psld.config.settings import parse
 from psld.metrics.features import Features, Reference
-from psld.metrics.measure import measure
 from psld.metrics.settings import MetricSettings
 
 MEASURES = {
@@ -45,7 +44,7 @@ def main() -> None:
         content = {"name": name, "extractor": {"kind": "inception"}, "measure": settings}
         metric = parse(MetricSettings, content, name)
         started = time.process_time()
-        estimate = measure(metric, samples, reference).estimate
+        estimate = metric.measured(samples, reference).estimate
         print(f"{name:24} {time.process_time() - started:7.1f} s  {estimate.value:.4g}")
     print(f"features                 {samples.values.nbytes / 1e6:7.1f} MB")
 

@@ -26,10 +26,9 @@ from psld.evaluation.folders import (
 )
 from psld.evaluation.results import CellResult, CellResults, Weights
 from psld.evaluation.settings import EvaluateSettings, Measurement
-from psld.metrics.blocks import BLOCKS, share_estimate
+from psld.metrics.blocks import share_estimate
 from psld.metrics.extraction import batches_of, extract
 from psld.metrics.features import Device, Features, FeatureStatistics, Reference
-from psld.metrics.measure import measure, measure_reference, scale, value
 from psld.sampling.sample import origin_of
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, read_shards
@@ -225,16 +224,16 @@ def _numbers(
 ) -> dict[str, Any]:
     """Return the fields of a result that are computed from features."""
     metric, samples = measurement.metric, gathered.samples[measurement.group]
-    measured = measure(metric, samples, reference, device)
-    numbers = {"class_accuracy": None, **scale(metric, reference, device), **measured._asdict()}
+    measured = metric.measured(samples, reference, device)
+    numbers = {"class_accuracy": None, **metric.scale(reference, device), **measured._asdict()}
     if samples.numbers is not None:  # images of others
         if measured.void:
             raise UserError(f"{metric.name}: {measured.void}")
-        numbers["reference_estimate"] = measure_reference(metric, samples, reference, device)
+        numbers["reference_estimate"] = metric.exchanged(samples, reference, device)
     if gathered.labels is not None and classifies:
         answers = cast(Tensor, samples.logits).argmax(dim=1)
         recognized = answers == gathered.labels[: len(samples)]
-        numbers["class_accuracy"] = share_estimate(recognized, samples.blocks(BLOCKS))
+        numbers["class_accuracy"] = share_estimate(recognized, samples.blocks())
     return numbers
 
 
@@ -308,10 +307,9 @@ def recompute(
                 classifies = before.class_accuracy is not None
             values = _numbers(gathered, measurement, reference, "cpu", classifies)
         elif reference and compute and gathered.recomputes(measurement):
-            values |= scale(metric, reference)
-            values["estimate"]["value"] = value(
-                metric, gathered.moments[measurement.group], reference
-            )
+            moments = gathered.moments[measurement.group]
+            values |= metric.scale(reference)
+            values["estimate"]["value"] = metric.value(moments, reference)
         values |= before.model_dump(include={"kept_sha256", *MadeRecord.model_fields})
         results.append(_result(source, measurement, manifest.facts, gathered, values))
     return CellResults(results=tuple(results))

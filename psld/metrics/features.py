@@ -1,14 +1,14 @@
 """The features of images, and their statistics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from psld.metrics.blocks import Blocks, assign_blocks
+from psld.metrics.blocks import BLOCKS, Blocks, assign_blocks, distinct_numbers
 from psld.utils.errors import RunError, UserError
 from psld.utils.tensors import as_arrays, digest_of_arrays
 
@@ -123,9 +123,14 @@ class Features:
             **{name: torch.cat([each[name] for each in tensors]).cpu() for name in tensors[0]}
         )
 
-    def blocks(self, blocks: int) -> Blocks:
+    def numbered(self) -> Self:
+        """Return the features with `numbers`; of a dataset's images only features were kept."""
+        numbers = distinct_numbers(self.values.numpy()) if self.numbers is None else self.numbers
+        return replace(self, numbers=numbers)
+
+    def blocks(self, count: int = BLOCKS) -> Blocks:
         """Return the blocks of a jackknife, each image in that of its copies."""
-        return assign_blocks(len(self) if self.numbers is None else self.numbers, blocks)
+        return assign_blocks(len(self) if self.numbers is None else self.numbers, count)
 
     @cached_property
     def total(self) -> FeatureStatistics:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from psld.config.parts import Part, UnknownPart
+from psld.config.parts import Part, UnknownPart, naming
 from psld.config.settings import FREE, Settings, parse
 from psld.metrics.estimate import Estimate, Measured
 from psld.utils.errors import UserError
@@ -410,6 +410,58 @@ class MetricSettings(Settings):
         name = self.measure.name_with(extractor)
         content = dict(self) | {"name": name, "features": name, "extractor": extractor}
         return parse(type(self), content, name)
+
+    def measured(
+        self, samples: "Features", reference: "Reference", device: "Device" = "cpu"
+    ) -> Measured:
+        """Compute the metric of samples, with its interval.
+
+        Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
+        """
+        reference = reference._replace(compared=self.reference_split)
+        with naming("metric.measure", self.measure, "measure"):
+            found = self.measure.measure(samples, reference, samples.blocks(), device)
+            if not isinstance(found.estimate, Estimate):
+                wrong = f"estimate returns a {type(found.estimate).__name__}, not an Estimate"
+                raise TypeError(f"{wrong}; psld.metrics.blocks.jackknife makes one")
+            return found
+
+    def exchanged(
+        self, samples: "Features", reference: "Reference", device: "Device" = "cpu"
+    ) -> Estimate | None:
+        """Compute the metric with the interval for other images of the reference.
+
+        It is `measured` with the two sets exchanged, which changes no distance, and makes precision
+        recall. None for statistics, and for measures that cannot be exchanged.
+        """
+        from psld.metrics.features import FeatureStatistics, Reference
+
+        other, images = self.measure.exchanged, reference.split(self.reference_split)
+        if other is None or isinstance(images, FeatureStatistics):
+            return None
+        metric = self.model_copy(update={"measure": other, "reference_split": "train"})
+        return metric.measured(images.numbered(), Reference(samples, None, None), device).estimate
+
+    def value(
+        self,
+        images: "Features | FeatureStatistics",
+        reference: "Reference",
+        device: "Device" = "cpu",
+    ) -> float:
+        """Compute the metric without its interval; of measures `of_moments` of statistics, too."""
+        reference = reference._replace(compared=self.reference_split)
+        with naming("metric.measure", self.measure, "measure"):
+            return self.measure.scale(images, reference, device)
+
+    def scale(self, reference: "Reference", device: "Device" = "cpu") -> dict[str, float | None]:
+        """Return the metric of real images that are not in the reference (`floor`), and of `noise`.
+
+        Each is None without such images. The floor is of all images of the split: a Fréchet
+        distance or recall compares only with cells of as many.
+        """
+        held_out = reference._replace(compared=self.reference_split).held_out
+        pairs = (("floor", held_out), ("noise", reference.noise))
+        return {name: self.value(x, reference, device) if x else None for name, x in pairs}
 
     @model_validator(mode="before")
     @classmethod

@@ -19,7 +19,6 @@ from psld.evaluation.folders import (
 from psld.evaluation.settings import ReferenceSettings
 from psld.metrics.distances import frechet_distance
 from psld.metrics.extraction import batches_of, gather
-from psld.metrics.measure import scale
 from tests.commands import call, refused, succeeded
 from tests.results import weights_digest
 
@@ -73,7 +72,7 @@ def test_the_reference_gives_the_metric_its_scale(made):
     assert [len(part) for part in reference[:3]] == [1437, 360, 1437]
     assert manifest.extractor_digest == read_extractor_manifest(folder).digest
     assert manifest.extractor_test_accuracy == read_extractor_manifest(folder).test_accuracy
-    floor, noise = scale(METRIC, reference).values()
+    floor, noise = METRIC.scale(reference).values()
     assert 0 < floor < noise / 50
 
 
@@ -82,7 +81,7 @@ def test_the_metric_grows_with_noise_and_sees_a_missing_class(made):
     store = ImageStore.open(made / "data" / "digits.h5")
     extractor = extractor_for(METRIC, folder, store.digest)
     reference, _ = load_reference(folder / "reference")
-    floor = scale(METRIC, reference)["floor"]
+    floor = METRIC.scale(reference)["floor"]
 
     def distance(images: np.ndarray) -> float:
         found = gather(extractor, batches_of(images, 500), "digits", len(images))

@@ -22,7 +22,6 @@ from psld.evaluation.settings import Measurement
 from psld.metrics.blocks import assign_blocks, distinct_numbers, share_estimate
 from psld.metrics.distances import inception_score
 from psld.metrics.features import Features, Reference
-from psld.metrics.measure import measure
 from psld.metrics.settings import MetricSettings
 from psld.sampling.shards import Shard, ShardOrigin
 from psld.utils.errors import UserError
@@ -92,8 +91,9 @@ def measured(
     return list(found.results), extractor
 
 
-def value_of(*given: object, **blocks: int) -> float:
-    return measure(*given, **blocks).estimate.value
+def value_of(metric: MetricSettings, x: Features, reference: Reference, blocks: int = 20) -> float:
+    reference = reference._replace(compared=metric.reference_split)
+    return metric.measure.measure(x, reference, x.blocks(blocks), "cpu").estimate.value
 
 
 def values_of(images: np.ndarray) -> Features:
@@ -110,7 +110,7 @@ def test_each_measurement_is_of_its_first_images_and_costs_their_shards():
     assert sum(extractor.sizes) == 45, "no image beyond the last is read"
     reference = Reference(TRAIN, TEST, NOISE)
     for each, result in zip(several, results, strict=True):
-        expected = measure(each.metric, values_of(IMAGES[: each.samples]), reference).estimate
+        expected = each.metric.measured(values_of(IMAGES[: each.samples]), reference).estimate
         assert result.estimate.value == pytest.approx(expected.value, rel=1e-9)
         assert result.samples == each.samples
         assert result.record == each.digest("of r")
@@ -185,7 +185,7 @@ def test_memorization_has_no_reverse_and_scores_of_few_samples_have_fewer_splits
         few = values_of(IMAGES[:count])
         splits = min(10, count // 2)
         expected = inception_score(few.logits, splits, few.blocks(20))
-        assert measure(score, few, Reference(TRAIN, TEST, NOISE)).estimate.value == expected.value
+        assert score.measured(few, Reference(TRAIN, TEST, NOISE)).estimate.value == expected.value
 
 
 @pytest.mark.parametrize("kind", ["frechet", "precision", "recall"])
@@ -200,7 +200,7 @@ def test_other_images_of_the_reference_are_the_reverse_comparison(kind):
     assert result.estimate.copies == 30
     reverse = {"precision": "recall", "recall": "precision"}.get(kind, kind)
     samples = replace(values_of(copied), numbers=None)
-    expected = measure(metric(reverse), TRAIN, Reference(samples, None, None)).estimate
+    expected = metric(reverse).measured(TRAIN, Reference(samples, None, None)).estimate
     assert result.reference_estimate.value == pytest.approx(expected.value)
     assert result.reference_estimate.block_samples == expected.block_samples
     assert result.reference_estimate.value == pytest.approx(result.value)

@@ -14,7 +14,6 @@ from psld.evaluation.folders import (
     save_features,
 )
 from psld.metrics.features import Features
-from psld.metrics.measure import measure, scale
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
 from tests.metrics.test_frechet import random_features
@@ -118,6 +117,6 @@ def test_without_a_test_split_there_is_no_floor(tmp_path):
     write(tmp_path, train=TRAIN, noise=NOISE)
     reference, _ = load_reference(tmp_path)
     fd = METRIC.model_copy(update={"measure": MetricSettings.model_fields["measure"].default})
-    assert scale(fd, reference)["floor"] is None
+    assert fd.scale(reference)["floor"] is None
     with pytest.raises(UserError, match="no test images"):
-        measure(METRIC, TRAIN, reference)
+        METRIC.measured(TRAIN, reference)

@@ -10,7 +10,6 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from psld.config.settings import parse
 from psld.metrics.extraction import batches_of, gather
 from psld.metrics.features import Reference
-from psld.metrics.measure import measure
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import RunError
 from tests.metrics.random_networks import AsDataset, images
@@ -87,7 +86,7 @@ def test_every_metric_from_one_pass_is_torch_fidelitys(theirs):
         gather(network, batches_of(x, 70), "images", len(x)) for x in (SAMPLES, REFERENCE)
     )
     whole = Reference(reference, None, reference)
-    estimates = {name: measure(setting(name), samples, whole).estimate for name in MEASURES}
+    estimates = {name: setting(name).measured(samples, whole).estimate for name in MEASURES}
     values = {name: estimate.value for name, estimate in estimates.items()}
     assert values == {
         "fid": pytest.approx(theirs["frechet_inception_distance"], rel=1e-5),
@@ -107,4 +106,4 @@ def test_broken_features_are_a_run_error(name):
     samples = gather(SmallNetwork(), batches_of(SAMPLES, 70), "images", len(SAMPLES))
     samples.values[7, 2] = samples.logits[7, 2] = float("nan")
     with pytest.raises(RunError, match="NaN or infinity"):
-        measure(setting(name), samples, Reference(samples, None, samples))
+        setting(name).measured(samples, Reference(samples, None, samples))

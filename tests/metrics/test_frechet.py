@@ -11,7 +11,6 @@ from psld.config.settings import parse
 from psld.metrics.blocks import BLOCKS, assign_blocks, block_index, distinct_numbers
 from psld.metrics.distances import frechet_distance, frechet_estimate
 from psld.metrics.features import Features, FeatureStatistics, Reference, digest_of_weights
-from psld.metrics.measure import measure, scale
 from psld.metrics.settings import MetricSettings
 from psld.utils.errors import UserError
 
@@ -128,8 +127,8 @@ def test_a_distance_is_to_the_images_of_its_split(split):
     train, other = random_features(200, 4, 1), random_features(60, 4, 1) + 0.1
     reference = Reference(Features(train), Features(other), Features(train + 10))
     images = getattr(reference, split)
-    assert measure(metric, images, reference).estimate.value == pytest.approx(0, abs=1e-9)
-    floor, noise = scale(metric, reference).values()
+    assert metric.measured(images, reference).estimate.value == pytest.approx(0, abs=1e-9)
+    floor, noise = metric.scale(reference).values()
     assert 0.01 < floor < noise
 
 

@@ -10,7 +10,6 @@ from psld.config.kinds import SHIPPED
 from psld.config.settings import parse
 from psld.metrics.extraction import FeatureExtractor, load_extractor
 from psld.metrics.features import Features, Reference
-from psld.metrics.measure import measure, measure_reference, scale
 from psld.metrics.named import compose_metric
 from psld.metrics.settings import MetricSettings
 from psld.parts import Extractor, Measure
@@ -105,8 +104,8 @@ def found(part: Measure):
     content = {"name": name, "extractor": extractor, "measure": part.model_dump()}
     metric = parse(MetricSettings, content, "metric")
     assert metric.better == part.better
-    other = measure_reference(metric, SAMPLES, REFERENCE)
-    return measure(metric, SAMPLES, REFERENCE), scale(metric, REFERENCE), other
+    other = metric.exchanged(SAMPLES, REFERENCE)
+    return metric.measured(SAMPLES, REFERENCE), metric.scale(REFERENCE), other
 
 
 @pytest.mark.parametrize("kind", SHIPPED["measure"])
