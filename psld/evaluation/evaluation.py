@@ -6,7 +6,6 @@ Its source is a cell's shards, or what was kept of them, or images of others (`i
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -29,9 +28,8 @@ from psld.evaluation.settings import EvaluateSettings, Measurement
 from psld.metrics.blocks import share_estimate
 from psld.metrics.extraction import batches_of, extract
 from psld.metrics.features import Device, Features, FeatureStatistics, Reference
-from psld.sampling.sample import origin_of
 from psld.sampling.settings import images_digest
-from psld.sampling.shards import Shard, read_shards
+from psld.sampling.shards import Shard, origin_of, read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.code import MEASURE
 from psld.utils.device import give_back, provenance, use_device
@@ -80,12 +78,13 @@ class Gathered:
 
     def spent(self, samples: int) -> dict[str, Any]:
         """Return the fields of a result that say what its images cost; none if it is unknown."""
-        firsts = accumulate((cost.images for cost in self.costs), initial=0)
-        pairs = zip(self.costs, firsts, strict=False)
-        costs = [cost for cost, first in pairs if first < samples]
+        costs, images = [], 0
+        for cost in self.costs:
+            if images < samples:
+                costs.append(cost)
+                images += cost.images
         if not costs:
             return {}
-        images = sum(cost.images for cost in costs)
         return {
             "nfe": sum(cost.nfe * cost.images for cost in costs) / images,
             "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
@@ -130,10 +129,9 @@ def evaluate(
     gathered = _gathered(source, bases, measurements)
     bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
 
-    def numbers(measurement: Measurement, device: Device) -> dict[str, Any]:
-        metric = measurement.metric
-        reference, classifies = bases[metric.features].reference, metric.extractor.classifies
-        return _numbers(gathered, measurement, reference, device, classifies)
+    def numbers(m: Measurement, device: Device) -> dict[str, Any]:
+        reference = bases[m.metric.features].reference
+        return _numbers(gathered, m, reference, device, m.metric.extractor.classifies)
 
     found = {m: numbers(m, device) for m in measurements if not m.metric.measure.of_moments}
     give_back(torch.device(device))

@@ -15,9 +15,8 @@ from psld.diffusion.samplers import SamplerSettings
 from psld.networks.forward import Denoiser
 from psld.sampling.model import cell_sampler, load_model
 from psld.sampling.named import named_by_words
-from psld.sampling.sample import origin_of
 from psld.sampling.settings import CellSettings, ShardRecord
-from psld.sampling.shards import Shard, load_made_by, shard_path
+from psld.sampling.shards import Shard, load_made_by, origin_of, shard_path
 from psld.training.init import read_source
 from psld.training.objectives import Facts
 from psld.utils.errors import UserError

@@ -16,57 +16,26 @@ from psld.config.parts import naming
 from psld.data.store import ImageStore, Split, from_uint8, to_uint8
 from psld.diffusion.guidance import Mask
 from psld.diffusion.integrators import Inpainting
-from psld.sampling.model import (
-    ImageSampler,
-    LoadedGuide,
-    LoadedModel,
-    cell_sampler,
-    load_guide,
-    load_model,
-)
-from psld.sampling.named import as_words
+from psld.sampling.model import ImageSampler, LoadedModel, cell_sampler, load_guide, load_model
 from psld.sampling.settings import (
     CellSettings,
     SampledShard,
     SampleSettings,
     ShardRecord,
     gaussians,
-    sampler_content,
 )
-from psld.sampling.shards import OtherOriginError, Shard, ShardOrigin, load_made_by, shard_path
-from psld.training.manifest import GuideManifest, ModelManifest
+from psld.sampling.shards import (
+    OtherOriginError,
+    Shard,
+    ShardOrigin,
+    load_made_by,
+    origin_of,
+    shard_path,
+)
 from psld.utils.code import MAKE_IMAGES, package_code
 from psld.utils.device import device_name, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import check_place, digest_of
-
-
-def origin_of(
-    cell: CellSettings,
-    model: LoadedModel | ModelManifest,
-    guide: LoadedGuide | GuideManifest | None,
-    start_sha256: str | None = None,
-) -> ShardOrigin:
-    """Return the origin of a cell's shard 0; those of other shards differ in the index alone.
-
-    `start_sha256`: the digest of its start; None for the prior.
-    """
-    sampler, denoised_as = sampler_content(cell.sampler), model.settings.sampled_as(cell.process)
-    process = denoised_as and denoised_as.model_dump(mode="json")
-    words = as_words("sampler", sampler) + as_words("process", process or {})
-    return ShardOrigin(
-        weights_sha256=model.weights_sha256,
-        sampler_digest=digest_of(sampler),
-        process_digest=digest_of(process) if process else None,
-        start_sha256=start_sha256,
-        seed=cell.seed,
-        index=0,
-        size=cell.shard_size,
-        guide_sha256=guide and guide.weights_sha256,
-        dataset_digest=cell.data and ImageStore.open(cell.data).digest,
-        masks_digest=cell.mnist and ImageStore.open(cell.mnist).digest,
-        words=(*words, f"seed={cell.seed}"),
-    )
 
 
 def sample_range(settings: SampleSettings) -> Path:

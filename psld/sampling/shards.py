@@ -3,16 +3,23 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from psld.config.settings import Settings
-from psld.sampling.settings import records_of, shards_needed
+from psld.data.store import ImageStore
+from psld.sampling.named import as_words
+from psld.sampling.settings import CellSettings, records_of, sampler_content, shards_needed
 from psld.utils.errors import UserError
-from psld.utils.files import retried_in_slurm
+from psld.utils.files import digest_of, retried_in_slurm
 from psld.utils.tensors import digest_of_arrays, load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from psld.sampling.model import LoadedGuide, LoadedModel
+    from psld.training.manifest import GuideManifest, ModelManifest
 
 KIND = "shard"
 REMEDY = "sample it again (psld sample)"
@@ -51,6 +58,34 @@ class ShardOrigin(Settings):
     def at(self, index: int) -> "ShardOrigin":
         """Return the origin of another shard of the same cell."""
         return self.model_copy(update={"index": index})
+
+
+def origin_of(
+    cell: CellSettings,
+    model: "LoadedModel | ModelManifest",
+    guide: "LoadedGuide | GuideManifest | None",
+    start_sha256: str | None = None,
+) -> ShardOrigin:
+    """Return the origin of a cell's shard 0; those of other shards differ in the index alone.
+
+    `start_sha256`: the digest of its start; None for the prior.
+    """
+    sampler, denoised_as = sampler_content(cell.sampler), model.settings.sampled_as(cell.process)
+    process = denoised_as and denoised_as.model_dump(mode="json")
+    words = as_words("sampler", sampler) + as_words("process", process or {})
+    return ShardOrigin(
+        weights_sha256=model.weights_sha256,
+        sampler_digest=digest_of(sampler),
+        process_digest=digest_of(process) if process else None,
+        start_sha256=start_sha256,
+        seed=cell.seed,
+        index=0,
+        size=cell.shard_size,
+        guide_sha256=guide and guide.weights_sha256,
+        dataset_digest=cell.data and ImageStore.open(cell.data).digest,
+        masks_digest=cell.mnist and ImageStore.open(cell.mnist).digest,
+        words=(*words, f"seed={cell.seed}"),
+    )
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))

@@ -8,9 +8,9 @@ import torch
 from psld.config.compose import compose_content
 from psld.config.settings import parse
 from psld.sampling.model import LoadedModel, cell_sampler, load_model
-from psld.sampling.sample import origin_of, sample_shard
+from psld.sampling.sample import sample_shard
 from psld.sampling.settings import SampleSettings
-from psld.sampling.shards import Shard
+from psld.sampling.shards import Shard, origin_of
 
 CPU = torch.device("cpu")
 SIZE = 8

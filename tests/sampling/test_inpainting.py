@@ -9,9 +9,9 @@ from psld.data.store import ImageStore, from_uint8, write_store
 from psld.diffusion.guidance import HalvesMask
 from psld.paper.parts import DigitsMask
 from psld.sampling.model import load_model
-from psld.sampling.sample import draw_masks, known_pixels, origin_of
+from psld.sampling.sample import draw_masks, known_pixels
 from psld.sampling.settings import ShardRecord
-from psld.sampling.shards import Shard, read_shards
+from psld.sampling.shards import Shard, origin_of, read_shards
 from psld.utils.errors import UserError
 from tests.commands import call, succeeded
 from tests.sampling.cells import CPU, settings
