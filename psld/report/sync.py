@@ -6,13 +6,11 @@ those that its run in wandb has are left out. A result replaces that of an earli
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-import numpy as np
 import wandb
 import wandb_workspaces.reports.v2 as reports
 from wandb_workspaces.reports.v2.interface import Layout, OrderBy, PanelGrid, Report, Runset
@@ -68,16 +66,13 @@ def sync(runs: Path, grid: Grid | None, settings: WandbSettings) -> None:
     print(f"{made} runs of {where} uploaded")
 
 
-@dataclass(frozen=True)
-class ResultRun:
+class ResultRun(NamedTuple):
     """One run: a metric of a cell, a table, or the grid's figures."""
 
     options: dict[str, Any]
     """Of `wandb.init`; `job_type` is the command that made the result."""
-    values: dict[str, Any] = field(default_factory=dict)
-    images: Mapping[str, np.ndarray | Path] = field(default_factory=dict)
-    """Arrays H×W×C, or PNG files."""
-    tables: dict[str, tuple[list[Any], list[Any]]] = field(default_factory=dict)
+    logged: dict[str, Any]
+    """Numbers, texts, images and tables by name."""
 
 
 def _uploads(
@@ -88,9 +83,9 @@ def _uploads(
         yield str(file.parent), partial(_upload_training, file.parent)
     if grid:
         where = {"project": settings.project, "entity": settings.entity, "group": grid.name}
-        for result in result_runs(grid):
-            name = "{job_type} {name}".format_map(result.options)
-            yield name, partial(_upload_result, result, where | result.options)
+        for options, logged in result_runs(grid):
+            name = "{job_type} {name}".format_map(options)
+            yield name, partial(_upload_result, where | options, logged)
 
 
 def _upload_training(run: Path) -> bool:
@@ -107,11 +102,9 @@ def _upload_training(run: Path) -> bool:
     return True
 
 
-def _upload_result(result: ResultRun, options: dict[str, Any]) -> bool:
-    images = {name: wandb.Image(image) for name, image in result.images.items()}
-    tables = {n: wandb.Table(*t, allow_mixed_types=True) for n, t in result.tables.items()}
+def _upload_result(options: dict[str, Any], logged: dict[str, Any]) -> bool:
     with online_run(**options) as online:
-        online.log({**result.values, **images, **tables})
+        online.log(logged)
     return True
 
 
@@ -130,7 +123,7 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
     for cell in grid.measured_cells:
         images = {}
         if (shard := shard_path(cell.folder, 0)).exists():
-            images["samples"] = tiled(Shard.load(shard).images[: SIDE * SIDE], SIDE)
+            images["samples"] = wandb.Image(tiled(Shard.load(shard).images[: SIDE * SIDE], SIDE))
         for measurement in cell.measurements:
             result = CellResults.find(cell.result, measurement.digest(cell.digest))
             if result and not result.void:
@@ -139,12 +132,12 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
     for name in grid.file.tables:
         yield from _table_runs(grid, name)
     pictures = {name: Path(f"{grid.figure(name)}.png") for name in all_figures(grid)}
-    if images := {name: path for name, path in pictures.items() if path.exists()}:
-        yield ResultRun(_named(grid.name, "figure", "figures"), images=images)
+    if images := {n: wandb.Image(path) for n, path in pictures.items() if path.exists()}:
+        yield ResultRun(_named(grid.name, "figure", "figures"), images)
 
 
 def _evaluation_run(
-    cell: Cell, result: ModelResult, paper: float | None, images: dict[str, np.ndarray]
+    cell: Cell, result: ModelResult, paper: float | None, images: dict[str, wandb.Image]
 ) -> ResultRun:
     """Return the run of a metric: its value under its own name, the cost, and the settings."""
     metric = result.metric["name"]
@@ -170,7 +163,7 @@ def _evaluation_run(
         "images": result.samples,
         **result.model_dump(include={"floor", "noise"} | costs),
     }
-    return ResultRun(options, {k: v for k, v in values.items() if v is not None}, images)
+    return ResultRun(options, {k: v for k, v in values.items() if v is not None} | images)
 
 
 def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
@@ -182,12 +175,13 @@ def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
     text = table_text(table, rows)
     records = [csv_line(table, entry) for entry in entries]
     config = {"title": text.title, "caption": text.caption, "notes": text.notes + text.alone}
-    tables = {
+    contents: dict[str, tuple[Any, Any]] = {
         "table": (text.columns, text.lines),
         "entries": (list(records[0]), [list(line.values()) for line in records]),
     }
+    tables = {n: wandb.Table(*each, allow_mixed_types=True) for n, each in contents.items()}
     options = _named(grid.name, "tabulate", name, name) | {"config": config}
-    yield ResultRun(options, dict(Counter(entry.status for entry in entries)), tables=tables)
+    yield ResultRun(options, {**Counter(entry.status for entry in entries), **tables})
 
 
 # -- the dashboard ---------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import wandb
 from PIL import Image
 
 from psld.evaluation.results import CellResults
@@ -48,7 +49,7 @@ def runs(folder, grid) -> dict[tuple[str, str], ResultRun]:
 def test_every_result_with_a_meaning_is_a_run(folder, grid, runs):
     tables = {("tabulate", "mine"), ("tabulate", "ode")}
     assert set(runs) == {*(("evaluate", c) for c in MEASURED), *tables, ("figure", "figures")}
-    assert runs["figure", "figures"].images.keys() == {"samples/cld"}
+    assert runs["figure", "figures"].logged.keys() == {"samples/cld"}
     write_result(folder, grid, "low/em-10", value=0.0, void="6.0% are copies")
     assert runs.keys() - runs_by_name(grid).keys() == {("evaluate", "low/em-10")}
 
@@ -57,7 +58,8 @@ def test_an_evaluation_has_its_metric_its_settings_and_its_first_images(folder, 
     [result] = CellResults.read(grid.cells["cld/em-10"].result).results
     run = runs["evaluate", "cld/em-10"]
     assert run.options["tags"] == ("digits", "fd-classifier")
-    assert run.values == {
+    samples = np.asarray(run.logged.pop("samples").image)
+    assert run.logged == {
         "fd-classifier": 8.5,
         "paper": 8.0,
         "floor": result.floor,
@@ -76,25 +78,25 @@ def test_an_evaluation_has_its_metric_its_settings_and_its_first_images(folder, 
     images = Shard.load(shard_path(folder / "samples/mine/cld/em-10", 0)).images
     for index in (0, SIDE - 1, SIDE, SIDE**2 - 1):
         row, column = (4 + 68 * place for place in divmod(index, SIDE))
-        enlarged = run.images["samples"][row : row + 64 : 8, column : column + 64 : 8, 0]
+        enlarged = samples[row : row + 64 : 8, column : column + 64 : 8]
         assert (enlarged == images[index, 0]).all()
     guided = runs["evaluate", "low/em-10"]
-    assert guided.values["class_accuracy"] == 0.75
-    assert guided.images == {}, "its shard is gone"
+    assert guided.logged["class_accuracy"] == 0.75
+    assert "samples" not in guided.logged, "its shard is gone"
 
 
 def test_a_table_is_there_as_it_is_printed_and_with_every_entry(runs):
     run = runs["tabulate", "mine"]
-    columns, lines = run.tables["table"]
-    assert columns == ["sampler", "model", "20", "10", "NFE at 10"]
-    assert lines[0][:2] == ["EM", "CLD"]
-    assert lines[0][3] == "8.50 ± 0.02 (8.00, +0.50 ✗¹)"
-    columns, lines = run.tables["entries"]
-    entries = [dict(zip(columns, line, strict=True)) for line in lines]
+    table = run.logged.pop("table")
+    assert table.columns == ["sampler", "model", "20", "10", "NFE at 10"]
+    assert table.data[0][:2] == ["EM", "CLD"]
+    assert table.data[0][3] == "8.50 ± 0.02 (8.00, +0.50 ✗¹)"
+    table = run.logged.pop("entries")
+    entries = [dict(zip(table.columns, line, strict=True)) for line in table.data]
     assert [entry["cell"] for entry in entries[:2]] == ["mine/cld/em-20", "mine/cld/em-10"]
     assert [entry["ours"] for entry in entries[:4]] == [4.25, 8.5, 10, None]
-    assert sum(run.values.values()) == len(entries) == 15
-    assert run.values["not run"] == 4
+    assert sum(run.logged.values()) == len(entries) == 15
+    assert run.logged["not run"] == 4
 
 
 def test_results_are_uploaded_and_replace_those_of_an_earlier_sync(folder, grid):
@@ -119,11 +121,14 @@ def test_results_are_uploaded_and_replace_those_of_an_earlier_sync(folder, grid)
             assert online.options["groupName"] == "mine"
             for name, value in run.options.get("config", {}).items():
                 assert online.config.get(name, {}) == json_of(value), name  # wandb drops {}
-            assert run.values.items() <= online.summary.items()
-            assert all(online.logged_file(name).startswith(b"\x89PNG") for name in run.images)
-            for name, (columns, lines) in run.tables.items():
-                uploaded = json.loads(online.logged_file(name))
-                assert (uploaded["columns"], uploaded["data"]) == (columns, lines)
+            for name, logged in run.logged.items():
+                if isinstance(logged, wandb.Image):
+                    assert online.logged_file(name).startswith(b"\x89PNG")
+                elif isinstance(logged, wandb.Table):
+                    uploaded = json.loads(online.logged_file(name))
+                    assert (uploaded["columns"], uploaded["data"]) == (logged.columns, logged.data)
+                else:
+                    assert online.summary[name] == logged
         figures = server.runs[runs["figure", "figures"].options["id"]]
         assert figures.logged_file("samples/cld") == (folder / FIGURE).read_bytes()
 
