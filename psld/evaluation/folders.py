@@ -65,10 +65,8 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
         torch.manual_seed(0)
         extractor = FeatureExtractor(part, part.train(images, labels, device), device)
     seconds = time.monotonic() - started
-    size = settings.metric.batch_size
-    accuracies = dict.fromkeys(("train_accuracy", "test_accuracy"))
-    if part.classifies:
-        accuracies |= {f"{each}_accuracy": accuracy(extractor, *data[each], size) for each in data}
+    size, counted = settings.metric.batch_size, data.items() if part.classifies else ()
+    accuracies = {f"{split}_accuracy": accuracy(extractor, *each, size) for split, each in counted}
     tensors, origin = extractor.network.state_dict(), {"architecture": extractor.architecture}
     manifest = ExtractorManifest(
         extractor=part,
@@ -103,9 +101,9 @@ class ExtractorManifest(MadeRecord):
     dataset_digest: str
     digest: str
     """The SHA-256 of architecture and weights: the extractor's, and that of its file."""
-    train_accuracy: float | None = Field(ge=0, le=1)
+    train_accuracy: float | None = Field(None, ge=0, le=1)
     """Of a classifier, without augmentation; null for others."""
-    test_accuracy: float | None = Field(ge=0, le=1)
+    test_accuracy: float | None = Field(None, ge=0, le=1)
     """Null without a test split."""
     seconds: float
     device: str

@@ -418,7 +418,6 @@ def cell_sampler(
     process, dataset = model.process, model.settings.dataset
     shape = (dataset.channels, dataset.image_size, dataset.image_size)
     classes = check_fit(sampler, model.settings, guide and guide.settings, model.class_names)
-    called = forward_pass(model.network, sampler.precision, compile=compile)
     start = model.start_for(sampler.asks_for_classes) if sampler.starts_from_data else None
     if start and classes and sampler.evaluations == 0 and not start.data.has_classes:
         raise UserError(
@@ -426,12 +425,13 @@ def cell_sampler(
             "has no law of each class, and with steps=0 there is no network that knows them"
         )
     low, high = model.levels
-    given = process, start, device_of(called)
+    given = process, start, model.device
     sampler, gaussian = with_start(sampler, *given, lowest=low, highest=high, classes=classes)
     asked, student = sampler.noise_levels(process), ("student", "leave out sampler.start_level")
     check_levels(asked, low, high, *(student if low == high else ()))
     if guide:
         check_levels(asked, *guide.levels, "guide")
+    called = forward_pass(model.network, sampler.precision, compile=compile)
     return ImageSampler(
         process=process,
         settings=sampler,
