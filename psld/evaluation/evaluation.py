@@ -21,7 +21,6 @@ from psld.evaluation.folders import (
     check_reference,
     folder_basis,
     load_reference,
-    read_reference_manifest,
 )
 from psld.evaluation.results import CellResult, CellResults, Weights
 from psld.evaluation.settings import EvaluateSettings, Measurement
@@ -269,42 +268,36 @@ def evaluate_cell(settings: EvaluateSettings) -> CellResults:
     return evaluate(source, bases, settings.measurements, device, settings.output, settings.keep)
 
 
-Loaded = dict[tuple[str, bool], tuple[Reference | None, ReferenceManifest]]
-"""References by their folder, with their features (True) or without."""
-
-
 def recompute(
     settings: EvaluateSettings,
     stated: CellResults,
     gathered: Gathered,
-    loaded: Loaded,
+    loaded: dict[str, tuple[Reference, ReferenceManifest]],
     compute: bool = True,
 ) -> CellResults:
     """Compute the results of a cell again from what was kept: no shards, no extractor.
 
     Of the stated results, take over the software, and the numbers whose features were not kept; of
     a Fréchet distance from mean and covariance the interval; all numbers unless `compute`. The
-    references of this cell are added to those that are loaded.
+    references of this cell are added to those that are loaded, by their folder.
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
     model, results = read_manifest(settings.model, ModelManifest), []
     source = _source(settings, model, stated.results[0].model_dump(include=START_FACTS))
-    kept = {name for name, _ in gathered.samples.keys() | gathered.moments.keys()}
     for measurement, before in zip(settings.measurements, stated.results, strict=True):
         metric = measurement.metric
-        folder, has_features = settings.features[metric.features].reference, metric.features in kept
-        if (folder, has_features) not in loaded:
-            read = load_reference if has_features else lambda f: (None, read_reference_manifest(f))
-            loaded[folder, has_features] = read(folder)
-        reference, manifest = loaded[folder, has_features]
+        folder = settings.features[metric.features].reference
+        if folder not in loaded:
+            loaded[folder] = load_reference(folder)
+        reference, manifest = loaded[folder]
         check_reference(metric, folder, manifest, manifest.extractor_digest, model)
         values = before.model_dump(include=NUMBERS)
-        if reference and compute and gathered.has(measurement):
+        if compute and gathered.has(measurement):
             classifies = metric.extractor.classifies
             if isinstance(metric.extractor, UnknownPart):
                 classifies = before.class_accuracy is not None
             values = _numbers(gathered, measurement, reference, "cpu", classifies)
-        elif reference and compute and gathered.recomputes(measurement):
+        elif compute and gathered.recomputes(measurement):
             moments = gathered.moments[measurement.group]
             values |= metric.scale(reference)
             values["estimate"]["value"] = metric.value(moments, reference)

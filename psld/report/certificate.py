@@ -24,7 +24,7 @@ from torch import Tensor
 from psld.config.locations import config_file, config_names
 from psld.config.parts import importing_nothing
 from psld.config.settings import write_record
-from psld.evaluation.evaluation import Gathered, Loaded, load_kept, recompute
+from psld.evaluation.evaluation import Gathered, load_kept, recompute
 from psld.evaluation.folders import FEATURES, ReferenceManifest, load_reference
 from psld.evaluation.results import NUMBER_KINDS, CellResults
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
@@ -75,7 +75,7 @@ def certify(grid: Grid, path: Path) -> int:
                 ShardRecord.read(record)
             files += _files_of(cell)
             cells += 1
-    files += [f"{folder}/{FEATURES}" for folder, has_features in loaded if has_features]
+    files += [f"{folder}/{FEATURES}" for folder in loaded]
     if grid.measured_cells and not cells:
         raise UserError(f"results/cells/{grid.name}: no results; run snakemake {grid.name} first")
     with TemporaryDirectory(prefix="psld-") as temporary, atomic_path(path) as partial:
@@ -217,7 +217,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         if count := sum(n for each, n in counts.items() if each.startswith(basis)):
             own = " (a measure that is not psld's never is)"
             missing.append(f"{count} {what} cannot be recomputed: evaluate with keep=2048{own}")
-    for (folder, _), (features, manifest) in loaded.items():
+    for folder, (features, manifest) in loaded.items():
         alike = [each for each in references if each[1].kind == manifest.kind]
         found = [d for yours in alike for d in reference_differences(yours, features, manifest)]
         if references and not alike:
@@ -225,18 +225,16 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         wrong += (f"{folder}: {each}" for each in found)
         unlike = "not compared with yours; reference=FOLDER compares it"
         outcome = f"{len(found)} differences from yours" if references else unlike
-        notes.append(f"{folder}{'' if features else ' without its features'}: {outcome}")
-        if references and not features:
-            missing.append(f"{folder}: has no features to compare with yours")
+        notes.append(f"{folder}: {outcome}")
         for name in ("train", "test"):
-            if features and (images := getattr(features, name)):
+            if images := getattr(features, name):
                 real[f"{name} images ({folder})"] = rows_of(images.values)
     notes += (f"equal features: {each}" for each in equal_features(real | rows))
     return Verified(grid, root, wrong, tables, notes, missing)
 
 
 def _recomputed(
-    cell: Cell, stated: CellResults, loaded: Loaded, measure: bool
+    cell: Cell, stated: CellResults, loaded: dict[str, LoadedReference], measure: bool
 ) -> tuple[Gathered, CellResults]:
     gathered = load_kept(cell.kept, cast(str, stated.results[0].kept_sha256))
     settings = cell.evaluate_job.settings
@@ -327,14 +325,14 @@ def _text(value: Any) -> str:
 
 
 def reference_differences(
-    yours: LoadedReference, features: Reference | None, manifest: ReferenceManifest
+    yours: LoadedReference, features: Reference, manifest: ReferenceManifest
 ) -> Iterator[str]:
     """Yield where a certificate's reference differs from the reader's by more than rounding."""
     facts = {"dataset_digest", "images", "extractor_digest", "extractor_test_accuracy"}
     mine, theirs = (each.model_dump(include=facts) for each in (yours[1], manifest))
     found = list(differences(mine, theirs, word="in yours"))
     yield from found
-    if features is None or found:  # Features of another network cannot be compared.
+    if found:  # Features of another network cannot be compared.
         return
     right, stated = (_arrays(each) for each in (yours[0], features))
     for name in {**right, **stated}:

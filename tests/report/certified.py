@@ -118,7 +118,7 @@ def evaluate(
 ) -> None:
     """Do what `psld evaluate` does, with random features of the samples.
 
-    Without `moments` it keeps neither features nor their mean and covariance, as earlier versions.
+    Without `moments` it keeps neither features nor their mean and covariance, as who hides them.
     Two forgeries: `share` of the network evaluations, and another number of `classes`.
     """
     cell = grid.cells[name]
