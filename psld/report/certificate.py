@@ -217,9 +217,10 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         if count := sum(n for each, n in counts.items() if each.startswith(basis)):
             own = " (a measure that is not psld's never is)"
             missing.append(f"{count} {what} cannot be recomputed: evaluate with keep=2048{own}")
-    for folder, (features, manifest) in loaded.items():
+    for folder, stated in loaded.items():
+        features, manifest = stated
         alike = [each for each in references if each[1].kind == manifest.kind]
-        found = [d for yours in alike for d in reference_differences(yours, features, manifest)]
+        found = [each for yours in alike for each in reference_differences(yours, stated)]
         if references and not alike:
             found.append(f"no reference of yours is of {manifest.dataset} with this extractor")
         wrong += (f"{folder}: {each}" for each in found)
@@ -324,17 +325,15 @@ def _text(value: Any) -> str:
     return " ".join(whole.split())[:60]
 
 
-def reference_differences(
-    yours: LoadedReference, features: Reference, manifest: ReferenceManifest
-) -> Iterator[str]:
+def reference_differences(yours: LoadedReference, theirs: LoadedReference) -> Iterator[str]:
     """Yield where a certificate's reference differs from the reader's by more than rounding."""
     facts = {"dataset_digest", "images", "extractor_digest", "extractor_test_accuracy"}
-    mine, theirs = (each.model_dump(include=facts) for each in (yours[1], manifest))
-    found = list(differences(mine, theirs, word="in yours"))
+    right, stated = (manifest.model_dump(include=facts) for _, manifest in (yours, theirs))
+    found = list(differences(right, stated, word="in yours"))
     yield from found
     if found:  # Features of another network cannot be compared.
         return
-    right, stated = (_arrays(each) for each in (yours[0], features))
+    right, stated = (_arrays(reference) for reference, _ in (yours, theirs))
     for name in {**right, **stated}:
         distance = relative_distance(right.get(name), stated.get(name))
         if not distance <= FEATURE_ROUNDING:  # NaN differs, too
