@@ -28,6 +28,9 @@ program.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(la
 """
 RUN = "from psld.commands.main import main; main()"
 
+BASE = "import torch"
+"""What each command is compared with."""
+
 COMMANDS = {
     "prepare dataset=demo/digits": UNTIL_WORK + RUN,
     "train model=demo/cld data=x.h5": UNTIL_WORK + RUN,
@@ -67,14 +70,14 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         torch_seconds = 0.0
-        for number, (words, code) in enumerate({"": "import torch", **COMMANDS}.items()):
+        for number, (words, code) in enumerate({"": BASE, **COMMANDS}.items()):
             folder = Path(name) / str(number)
             folder.mkdir()
             cold = seconds(folder, code, words)
             warm = min(seconds(folder, code, words) for _ in range(REPEATS))
             torch_seconds = warm if number == 0 else torch_seconds
             beyond = warm - torch_seconds if words.split(" ")[0] in WITH_TORCH else warm
-            rows.append([words or "import torch", *(f"{s:.2f}" for s in (cold, warm, beyond))])
+            rows.append([words or BASE, *(f"{s:.2f}" for s in (cold, warm, beyond))])
     headers = ["command", "cold (s)", "warm (s)", "warm, beyond torch (s)"]
     print(tabulate(rows, headers, "github", disable_numparse=True))
 

@@ -100,10 +100,15 @@ class Outside(Project):
         return {**super().environment, "PYTHONPATH": str(repository)}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Outside:
-    folder = tmp_path_factory.mktemp("outside") / "mine"
-    succeeded(call(folder.parent, "init", "mine"))
+@pytest.fixture(scope="session")
+def made(once) -> Outside:
+    return Outside(once("outside", make) / "mine")
+
+
+def make(outside: Path) -> None:
+    """The project in `mine`, after a run of its grid."""
+    folder = outside / "mine"
+    succeeded(call(outside, "init", "mine"))
     (folder / "configs/grid/mine.yaml").unlink()
     (folder / "configs/dataset/mine.yaml").unlink()
     write(folder, mynets=NETWORK, mylayers=LAYERS, losses=OBJECTIVES, mysampler=HEUN)
@@ -111,9 +116,7 @@ def made(tmp_path_factory) -> Outside:
     shutil.copy(Path(__file__).with_name("mine.py"), folder)
     (folder / "configs/dataset/waves.yaml").write_text(DATASET)
     (folder / "configs/grid/own.yaml").write_text(GRID)
-    project = Outside(folder)
-    project.run_in_one_process("own")
-    return project
+    Outside(folder).run_in_one_process("own")
 
 
 @pytest.fixture

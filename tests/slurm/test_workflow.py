@@ -36,8 +36,8 @@ def values(project: Project, table: str) -> dict[tuple[str, str], float]:
 
 
 def test_the_grid_has_the_tables_of_one_machine(made_on_cluster, tmp_path):
-    Project.create(tmp_path / "here").run("tiny")
-    here = Project(tmp_path / "here")
+    here = Project.create(tmp_path / "here")
+    here.run_in_one_process("tiny")
     for table in ("tiny-steps", "tiny-tolerance"):
         assert values(made_on_cluster, table) == pytest.approx(values(here, table), rel=1e-3)
     assert made_on_cluster.plan("tiny") == {}
