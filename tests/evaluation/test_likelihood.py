@@ -134,14 +134,14 @@ def test_another_dataset_than_the_trainings_is_refused(model, digits, tmp_path):
 @pytest.mark.slow
 def test_the_weighting_of_likelihood_gives_fewer_bits(digits, tmp_path):
     """nll against fid on the digits, the same short training otherwise, image by image."""
-    images, bits = drawn(digits, 100), {}
+    images, bits = drawn(digits, 40), {}
     for weighting in ("fid", "nll"):
         training = (*TINY, "process=psld", f"data={digits}", f"training.weighting={weighting}")
-        longer = ("training.steps=500", "training.batch_size=64", "training.ema_decay=0.99")
-        rate = ("training.learning_rate=2e-3", f"output={weighting}")
+        longer = ("training.steps=200", "training.batch_size=64", "training.ema_decay=0.98")
+        rate = ("training.learning_rate=3e-3", f"output={weighting}")
         succeeded(call(tmp_path, "train", *training, *longer, *rate))
         trained = load_model(tmp_path / weighting, CPU)
         bits[weighting] = bits_of(trained, images, 0, tolerance=1e-2, start_time=1e-5)
     fewer = bits["fid"] - bits["nll"]
     assert fewer.mean() > 3 * stats.sem(fewer)
-    assert bits["nll"].mean() < 8
+    assert bits["nll"].mean() < 9
