@@ -47,7 +47,7 @@ def wait_until(
         if time.monotonic() > deadline:
             said = log.read_text() if log else ""
             raise TimeoutError(f"{what}: not within {seconds:g} s\n{said}")
-        time.sleep(0.1)
+        time.sleep(0.3)  # Many conditions ask Slurm, which costs a process.
 
 
 def free_ports(count: int) -> list[int]:

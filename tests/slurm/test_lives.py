@@ -64,7 +64,7 @@ def test_time_limit_three_times(training, undisturbed):
     with training.launched() as launcher:
         for life in (1, 2, 3):
             training.wait(lambda life=life: len(training.begun()) >= life, "begin of a life")
-            training.reaches(100 * life)
+            training.reaches(50 * life)
             training.ends_within_its_warning_time()
             training.wait(lambda life=life: len(training.lives()) > life, "next life")
         training.finishes(launcher)
@@ -104,7 +104,7 @@ def test_requeue_by_an_administrator_with_parts_of_ones_own(training, undisturbe
     (training.folder / "own.py").write_text(OWN)
     recipe = (*(word for word in RECIPE if not word.startswith("network.")), *PARTS)
     with training.launched(recipe=recipe) as launcher:
-        training.reaches(150)
+        training.reaches(100)
         training.cluster.run("scontrol", "requeue", training.job)
         training.finishes(launcher)
     check_same_weights(training, undisturbed)
@@ -121,7 +121,7 @@ def test_requeue_by_an_administrator_with_parts_of_ones_own(training, undisturbe
 def test_a_killed_rank(training, undisturbed):
     """It takes the others along in a minute; another job goes on from the last checkpoint."""
     with training.launched() as launcher:
-        training.reaches(150)
+        training.reaches(100)
         node = training.nodes()[1]
         victim = training.ranks_on(node)[0]
         os.kill(victim, signal.SIGKILL)
@@ -135,7 +135,7 @@ def test_a_killed_rank(training, undisturbed):
 def test_a_killed_slurmd(training, undisturbed):
     """The ranks run on without it."""
     with training.launched() as launcher:
-        training.reaches(150)
+        training.reaches(100)
         node = training.nodes()[1]
         training.cluster.kill_slurmd(node)
         training.reaches(training.step() + 1)
@@ -147,7 +147,7 @@ def test_a_killed_slurmd(training, undisturbed):
 
 def test_a_node_that_never_comes_back(training, undisturbed):
     with training.launched() as launcher:
-        training.reaches(150)
+        training.reaches(100)
         lost = training.nodes()[1]
         training.cluster.kill_node(lost)
         training.finishes(launcher)

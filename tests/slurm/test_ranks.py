@@ -9,7 +9,7 @@ import torch
 from tests.slurm.cluster import Cluster
 from tests.slurm.training import EVERY, RECIPE, Training
 
-WITHOUT_DROPOUT = (*RECIPE, "network.dropout=0", "training.steps=200")
+WITHOUT_DROPOUT = (*RECIPE, "network.dropout=0", "training.steps=150")
 ONE_RANK = ("nodes=1", "tasks_per_node=1")
 
 

@@ -55,11 +55,11 @@ def test_a_killed_sampling_job_costs_the_shard_under_way(project):
     project.edit(
         GRID,
         '- {label: "3", budget: 3}',
-        '- {label: "3", budget: 3}\n      - {label: "long", budget: 4000}',
+        '- {label: "3", budget: 3}\n      - {label: "long", budget: 2000}',
     )
-    folder = project.folder / "samples/tiny/psld/em-4000"
+    folder = project.folder / "samples/tiny/psld/em-2000"
     done = [folder / "00000.safetensors", folder / "00002.safetensors"]
-    with project.started("tiny/psld/em-4000") as snakemake:
+    with project.started("tiny/psld/em-2000") as snakemake:
         project.wait(lambda: all(path.exists() for path in done), "the first shard of both jobs")
         victim = project.running()[0]["jobid"]
         written = [path.stat().st_mtime_ns for path in done]
@@ -76,7 +76,7 @@ def test_a_killed_sampling_job_costs_the_shard_under_way(project):
 
 def slow_training(project: ClusterProject) -> str:
     """Change one model so that it is trained again, for some ten seconds; its manifest."""
-    steps = "training.steps=500, training.checkpoint_every=50"
+    steps = "training.steps=300, training.checkpoint_every=50"
     project.edit(GRID, "[process=psld]", f"[process=psld, {steps}]")
     return "models/tiny/psld/manifest.json"
 

@@ -23,8 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 RANKS = ("nodes=2", "tasks_per_node=2", "mem_mb=1500", "runtime=30", "warning_seconds=60")
 """Where the trainings run if a test does not say otherwise."""
 
-STEPS = 500
-EVERY = 49
+STEPS = 300
+EVERY = 29
 """Steps between checkpoints: ranks that are warned agree on a multiple of ten, which shows."""
 
 RECIPE = (
