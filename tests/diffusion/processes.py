@@ -50,9 +50,6 @@ EVERY_KIND = {
 """By name. The network predicts one block of two (cld), of three (third) or of four (fourth), or
 two of three (third-upper)."""
 
-THREE_ORDERS = ("vp-sde", "psld", "third")
-"""One process of each k."""
-
 
 def times(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)

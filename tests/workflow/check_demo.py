@@ -22,7 +22,6 @@ from tests.commands import call, succeeded
 
 ROOT = CONFIGS.parent
 RESULTS = ROOT / "results"
-TABLES = RESULTS / "tables" / "demo"
 FIGURES = RESULTS / "figures" / "demo"
 
 FAR_BELOW_NOISE = 1 / 3
