@@ -332,7 +332,8 @@ class StopRequest:
 
     A second Ctrl-C has its usual effect. Slurm repeats its signals (SIGTERM before and after a
     grace period, then SIGKILL), so other repeats are ignored, SIGTERM also after the block: a
-    stopped training is about to say so and to end.
+    stopped training is about to say so and to end. After a whole training Slurm's warning is
+    ignored: a rank that waits for the leading one, which writes the model, needs no other life.
     """
 
     def __init__(self) -> None:
@@ -346,10 +347,11 @@ class StopRequest:
             signal.signal(number, self._remember)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self.previous.items():
             is_repeat = self.number and number == signal.SIGTERM
-            signal.signal(number, ignored if is_repeat else handler)
+            is_late = kind is None and number == signal.SIGUSR2
+            signal.signal(number, ignored if is_repeat or is_late else handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.number = number
