@@ -104,8 +104,11 @@ class Features:
         return len(self.values)
 
     def on(self, device: torch.device | str) -> Tensor:
-        """Return the values, n×d, on a device. Raises RunError if one is not finite."""
-        return finite(self.values).to(device)
+        """Return a copy of the values, n×d, on a device: a measure of one's own may change it.
+
+        Raises RunError if one is not finite.
+        """
+        return finite(self.values).to(device, copy=True)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return values and logits by name."""

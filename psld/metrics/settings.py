@@ -201,7 +201,10 @@ class Measure(_Named):
         return None
 
     def value(self, samples: "Tensor", reference: "Tensor") -> float:
-        """Return the number of samples, n×d float32, compared with a reference, m×d."""
+        """Return the number of samples, n×d float32, compared with a reference, m×d.
+
+        Both are copies, which it may change.
+        """
         raise NotImplementedError
 
     def estimate(self, samples: "Tensor", reference: "Tensor", blocks: "Blocks") -> Estimate:
@@ -215,7 +218,8 @@ class Measure(_Named):
 
         block = blocks.block.to(samples.device)
         parts = [samples, *(samples[block != j] for j in range(blocks.count))]
-        return jackknife([self.value(part, reference) for part in parts], blocks)
+        # Each may change what it gets.
+        return jackknife([self.value(part, reference.clone()) for part in parts], blocks)
 
     def measure(
         self, samples: "Features", reference: "Reference", blocks: "Blocks", device: "Device"
@@ -223,7 +227,8 @@ class Measure(_Named):
         """Return the estimate and, of some measures, what else they find.
 
         By default it is `estimate` of the features on the device. Override it for logits, for
-        statistics of features, or for both splits of the reference.
+        statistics of features, or for both splits of the reference; change only copies, such as
+        those of `samples.on(device)`.
         """
         return Measured(self.estimate(samples.on(device), reference.images.on(device), blocks))
 

@@ -15,7 +15,7 @@ from psld.metrics.settings import MetricSettings
 from psld.parts import Extractor, Measure
 from tests.commands import call, refused, succeeded
 from tests.parts.contract import check_settings, here_and_outside
-from tests.parts.own import write
+from tests.parts.own import edit, write
 
 MODULE = '''
 """Measures and extractors of mine."""
@@ -126,6 +126,18 @@ def test_a_measure_of_ones_own_has_a_jackknife(outside):
         rest = part.value(SAMPLES.values[block != j], REFERENCE.train.values)
         assert without == pytest.approx(float(rest))
     assert other is None
+
+
+def test_a_measure_may_work_in_place(outside):
+    expected = found(Measure.model_validate("mymetrics:MeanShift"))[0].estimate
+    difference = "(samples.mean(0) - reference.mean(0))"
+    in_place = "(samples.sub_(reference.mean(0)).mean(0) + reference.zero_()[0])"
+    edit(outside / "mymetrics.py", difference, in_place)
+    kept = SAMPLES.values.clone(), REFERENCE.train.values.clone()
+    estimate = found(Measure.model_validate("mymetrics:MeanShift"))[0].estimate
+    assert estimate.without_block == pytest.approx(expected.without_block)
+    assert torch.equal(kept[0], SAMPLES.values)
+    assert torch.equal(kept[1], REFERENCE.train.values)
 
 
 IMAGES = torch.randint(256, (30, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
