@@ -40,8 +40,10 @@ def metric_name(word: str) -> str:
         part = parse(Extractor, {"kind": extractor}, where)
         name = FrechetSettings().name_with(part)
         base = parse(MetricSettings, {"name": name, "extractor": part.model_dump()}, where)
-        if config_file("metric", name):
+        if file := config_file("metric", name):
             base = compose_metric(name)
+            if base.extractor.kind != part.kind:
+                raise UserError(f"{where}: {file} has this name and other settings; {REMEDY}")
         else:
             _store(base, f"frechet@{extractor}")
     if config_file("metric", measure):

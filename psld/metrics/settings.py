@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -193,6 +193,12 @@ class Measure(_Named):
         """Return the honest name of a metric of this measure and an extractor."""
         word = extractor.in_names
         return self.names.get(word, f"{self.in_names}-{word}")
+
+    @model_validator(mode="after")
+    def _better_is_known(self) -> Self:
+        if self.better not in (known := (*get_args(Better), None)):
+            raise ValueError(f"{self.kind}: better is {self.better!r}, none of {known}")
+        return self
 
     @property
     def exchanged(self) -> "Measure | None":

@@ -204,6 +204,8 @@ ARGUMENTS = "(self, samples, reference"
         ("mean(dim=(1, 3))", "mean(dim=7)", "for images of 64×1×8×8: IndexError"),
         ("self.factor *", "float('nan') *", "measure: ValueError: the measure gave nan, no finite"),
         (f"value{ARGUMENTS}", f"estimate{ARGUMENTS}, blocks", "estimate returns a Tensor, not an"),
+        ('better = "smaller"', 'better = "bigger"', ":MeanShift: better is 'bigger', none of ('la"),
+        ('word = "rows"', 'word = "pixels"', "fd-pixels.yaml has this name and other settings"),
     ],
 )
 def test_a_wrong_part_is_one_line(outside, old, new, said):
@@ -214,3 +216,9 @@ def test_a_wrong_part_is_one_line(outside, old, new, said):
     word = "metric=mymetrics:MeanShift@mymetrics:Rows"
     refused(call(outside, "evaluate", *words, word), 2, "mymetrics", said)
     assert not (outside / "x.json").exists()
+
+
+def test_a_setting_of_a_measure_without_a_config_is_one_line(outside):
+    words = ("images=data/digits.h5", "dataset=digits", "metric=mymetrics:MeanShift@pixels")
+    said = "metric: takes names; for other settings, write a config in configs/metric"
+    refused(call(outside, "evaluate", *words, "metric.measure.factor=2"), 2, said)
