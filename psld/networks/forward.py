@@ -67,7 +67,8 @@ def build(
 
     `gives_logits`: a guide, N×out_channels; a map of logits is averaged over its pixels.
 
-    Raises UserError if a part of one's own gives no module, another shape, or wrong weights.
+    Raises UserError if a part of one's own gives no module, another shape or wrong weights, or
+    changes its input.
     """
     with naming("network", part, "build"):
         network: Any = part.build(in_channels, out_channels, image_size, num_classes)
@@ -111,6 +112,7 @@ class PixelMean(Around):
         return self.network(z, t).mean(dim=(2, 3))
 
 
+@torch.inference_mode(False)  # The caller's: tensors then count no changes.
 @torch.no_grad()
 def _output_shape(
     part: Network, network: nn.Module, shape: tuple[int, ...], num_classes: int
@@ -125,6 +127,9 @@ def _output_shape(
             also = f" and label {label}, of {num_classes} classes and none" if labels else ""
             with naming("network", part, what + also), torch.random.fork_rng(devices=[]):
                 given.add(tuple(network(zeros, times, *labels).shape))
+            # The count of a tensor's changes, also of one without memory (`psld plan`).
+            if any(each._version for each in (zeros, times, *labels)):
+                raise UserError(f"network: {part.kind}: changes its input; work on a copy")
         return max(given)
     finally:
         network.train(mode)

@@ -122,6 +122,7 @@ BUILDS = {
     "return named(Net(in_channels, out_channels, 4), num_classes)": (
         "for z of 2×2×8×8 and label 10, of 10 classes and none: IndexError"
     ),
+    "return halving(Net(in_channels, out_channels, 4))": "changes its input; work on a copy",
     """net = Net(in_channels, out_channels, self.width)
         net.n = nn.Parameter(torch.ones(2, dtype=torch.long), requires_grad=False)
         return net""": "n is a parameter of torch.int64; a parameter has floats",
@@ -131,6 +132,12 @@ BUILDS = {
 WRAPPED = """
 def kept(net):
     net.register_buffer("x", torch.ones(1, dtype=torch.bfloat16))
+    return net
+
+
+def halving(net):
+    forward = net.forward
+    net.forward = lambda z, t: forward(z.mul_(0.5), t)
     return net
 
 
