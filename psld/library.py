@@ -48,6 +48,7 @@ from psld.training.hub import fetched
 from psld.training.init import with_sources
 from psld.training.manifest import TrainingHistory, make_way, write_history
 from psld.training.model import build, build_process, write_model
+from psld.training.objectives import Objective
 from psld.training.settings import ModelSettings, Start, TrainSettings
 from psld.training.start import FEWEST_IMAGES, SamplerStart, measure_start
 from psld.utils.device import choose_device, device_of
@@ -398,7 +399,8 @@ def denoiser(
         y = D.sigma_max * torch.randn(16, 1, 8, 8)       # then any sampler of dy/dσ = (y − D)/σ
 
     The momentum is drawn once, from the seed, and kept: see psld.diffusion.denoiser. A model that
-    was trained as a denoiser is its network itself, which needs no momentum.
+    was trained as a denoiser is its network itself, which needs no momentum, unless its objective
+    has an `eps` of its own.
 
     Args:
         n: images per call; without momentum (VP-SDE, a denoiser), any number.
@@ -410,7 +412,8 @@ def denoiser(
     if model.settings.serves_every_process:
         if len({*model.levels}) == 1:
             raise UserError("a student knows one noise level; take its teacher")
-        return network
+        if type(model.settings.training.objective).eps is Objective.eps:
+            return network
     if n is None and model.process.blocks > 1:
         raise UserError("this model has momentum to draw: give n, the images per call")
     n = 1 if n is None else n
@@ -420,4 +423,4 @@ def denoiser(
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
     with ShardNoise(seed, 0, shape, model.device) as noise:
         frozen = noise()
-    return StraightDenoiser(model.process, network, frozen)
+    return StraightDenoiser(model.process, model.eps(), frozen)

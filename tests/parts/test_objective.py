@@ -1,13 +1,20 @@
 """An objective of one's own: trained, sampled, resumed to the bit, and refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+import psld
 from psld.config.kinds import SHIPPED
 from psld.config.parts import importing_nothing
+from psld.diffusion.denoiser import StraightDenoiser
+from psld.diffusion.settings import NoiseLaw
+from psld.sampling.model import LoadedModel
 from psld.training.manifest import read_manifest
+from psld.training.model import build_process
 from psld.training.objectives import Objective
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
@@ -61,6 +68,14 @@ from losses import Absolute
 class Few(Absolute):
     uses = frozenset({"time_eps"})
 """
+
+
+class Third(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1)
+
+    def forward(self, y, sigma):
+        return y / 3
 
 
 @pytest.fixture
@@ -125,6 +140,42 @@ def test_a_wrong_loss_is_one_line_before_the_training(loss, message, folder, dig
     words = ("training.objective=losses:Absolute", f"data={digits}", *RECIPE)
     refused(call(folder, "train", *words), 2, "training.objective: ", message)
     assert not (folder / "runs").exists()
+
+
+MINUS = """
+from psld.parts import Objective
+
+
+class Minus(Objective):
+    def eps(self, module, process):
+        return lambda *given: -module(*given)
+
+
+class MinusImage(Objective):
+    sees_images = True
+
+    def eps(self, module, process):
+        return super().eps(lambda *given: -module(*given), process)
+"""
+
+
+def minus(model, name: str) -> LoadedModel:
+    """Return a model as one of another objective."""
+    loaded, objective = psld.load(model), Objective.model_validate(f"minus:{name}")
+    changed = {"objective": objective, "noise_law": NoiseLaw()}
+    training = loaded.settings.training.model_copy(update=changed)
+    settings = loaded.settings.model_copy(update={"training": training})
+    return replace(loaded, settings=settings, process=build_process(settings))
+
+
+def test_a_denoiser_has_the_eps_of_the_objective(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(write(tmp_path, minus=MINUS))
+    loaded, y = minus(model, "Minus"), torch.randn(2, 1, 8, 8)
+    denoise = psld.denoiser(loaded, n=2)
+    negative = StraightDenoiser(loaded.process, lambda *z: -loaded.network(*z), denoise.frozen)
+    assert torch.equal(denoise(y, 0.5), negative(y, 0.5))
+    with_image = replace(minus(model, "MinusImage"), network=Third())
+    torch.testing.assert_close(psld.denoiser(with_image, n=2)(y, 0.5), -y / 3)
 
 
 TWO = """
