@@ -368,7 +368,7 @@ def sample(
     def eps(z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
         try:
             return process.checked(called(z.clone(), t, *label), z)  # It may change its input.
-        except (TypeError, IndexError) as error:
+        except (TypeError, IndexError, AttributeError) as error:
             if not label:
                 raise
             raise UserError(f"label: the network does not take it ({text_of(error)})") from error

@@ -183,6 +183,7 @@ def test_classes_of_a_network_of_ones_own(folder):
     for forward, said in (
         (lambda z, t: z, r"takes 2 positional arguments but 3 were given"),
         (lambda z, t, label: z if label is None else z[:, label + 9], "out of"),
+        (lambda z, t, label: z if label is None else z + network.classes[label], "no attribute"),
     ):
         network.forward = forward
         with pytest.raises(UserError, match=rf"label: the network does not take it \(.*{said}"):
