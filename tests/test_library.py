@@ -346,7 +346,7 @@ class Own(nn.Module):
         super().__init__()
         self.function, self.dropout = function, nn.Dropout(0.5)
 
-    def forward(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, level: torch.Tensor | None = None) -> torch.Tensor:
         return self.function(self.dropout(x) if self.training else x)
 
 
@@ -469,6 +469,19 @@ def test_images_are_arrays_and_tensors_of_any_strides(features):
     assert psld.from_denoiser(Own(half).eval(), *EVERY_LEVEL, images=seen).images.equal(
         images.flip(0)
     )
+
+
+def test_a_distance_is_in_the_features_of_a_module_or_a_function():
+    images = torch.randint(256, (2, 90, 1, 8, 8), dtype=torch.uint8)
+    expected = psld.distance(*images, "pixels")
+
+    def pixels(x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) / 255
+
+    for extractor in (pixels, Own(pixels).eval()):
+        assert psld.distance(*images, extractor) == pytest.approx(expected)
+    with pytest.raises(UserError, match="the extractor is in training mode"):
+        psld.distance(*images, Own(pixels))
 
 
 @pytest.mark.parametrize("wrong", [None, [[1], [2, 3]]])

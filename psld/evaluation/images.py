@@ -134,11 +134,8 @@ def evaluate(
     )
     options = {"extractor": extractor, "image_size": image_size, "silent": not progress}
     options["device"] = choose_device(device)
-    if isinstance(extractor, nn.Module):
-        check_network(extractor, "extractor")
-        extractor = deepcopy(extractor)  # The caller's may be trained on.
-    if extractor is not None and not isinstance(extractor, str | Path | FeatureExtractor):
-        options["extractor"] = FeatureExtractor(Given(), extractor, options["device"])
+    if extractor is not None and not isinstance(extractor, str | Path):
+        options["extractor"] = _as_extractor(extractor, device)
     if isinstance(second, str) and not Path(second).exists() and is_dataset(second):
         options["dataset"], second = second, None
     with all_bits():
@@ -149,7 +146,7 @@ def evaluate(
 def distance(
     images: Tensor,
     reference: Tensor,
-    extractor: FeatureExtractor | str | Path,
+    extractor: str | Path | FeatureExtractor | Callable[[Tensor], Any],
     progress: bool = False,
 ) -> float:
     """Return the Fréchet distance between two sets of images in an extractor's features.
@@ -160,14 +157,14 @@ def distance(
 
     Args:
         images, reference: uint8 N×C×H×W and M×C×H×W.
-        extractor: from `load_extractor`, or what it takes, or any object with the attributes of
-            psld.metrics.extraction.FeatureExtractor.
+        extractor: from `load_extractor`, or what it takes; or a module or a function as in
+            `evaluate`.
 
     Raises UserError if the images do not suit the extractor or a set has fewer than two, and
     RunError if a feature is not finite.
     """
-    if isinstance(extractor, str | Path):
-        extractor = load_extractor(extractor)
+    is_named = isinstance(extractor, str | Path)
+    extractor = load_extractor(extractor) if is_named else _as_extractor(extractor, "auto")
     totals = []
     for each in (array_of(images, "images"), array_of(reference, "reference")):
         batches = batches_of(each, BATCH)
@@ -176,6 +173,16 @@ def distance(
 
 
 # -- the work behind them -------------------------------------------------------------------------
+
+
+def _as_extractor(extractor: Any, device: str) -> FeatureExtractor:
+    """Return what a call gets as an extractor. Raises UserError for what is none."""
+    if isinstance(extractor, FeatureExtractor):
+        return extractor
+    if isinstance(extractor, nn.Module):
+        check_network(extractor, "extractor")
+        extractor = deepcopy(extractor)  # The caller's may be trained on.
+    return FeatureExtractor(Given(), extractor, choose_device(device))
 
 
 def evaluate_images(
