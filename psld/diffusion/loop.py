@@ -84,9 +84,10 @@ def path(
     with naming("sampler", sampler, "build"):
         integrator = sampler.build(process, z.device, inpainting)
         replaced = integrator.replacement_times or []
+        draws = integrator.draws + (1 + len(replaced) if inpainting else 0)
+        final_time = [*integrator.times[:1], *(t for t in integrator.ends if t > 0)][-1]
     if expect := getattr(noise, "expect", None):
-        expect(integrator.draws + (1 + len(replaced) if inpainting else 0))
-    final_time = [*integrator.times[:1], *(t for t in integrator.ends if t > 0)][-1]
+        expect(draws)
     replacement = inpainting and Replacement(inpainting, [process.T, *replaced, final_time])
     if replacement:
         z = replacement.noisy(0, z, noise)

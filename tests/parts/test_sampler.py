@@ -142,6 +142,7 @@ def test_heun_s_method_by_the_command(outside, model):
 
 MISTAKES = {
     "return Steps(process": ("return Stops(process", "build: NameError: name 'Stops' is not"),
+    "draws = 0": ("drawn = 0", "build: AttributeError: 'Steps' object has no attribute 'draws'"),
     "self.replacement_times": ("self.replaced", "build: AttributeError: 'Steps' object has no"),
     "return z + (end - z + slope) / 2": ("return slope[:1]", "step: ValueError: gives a tensor"),
     "2 * index": ("1 / 0 * index", "step: ZeroDivisionError: division by zero"),
