@@ -142,12 +142,13 @@ def _sampler(part: Any) -> Iterator[str]:
     from psld.diffusion.loop import sample
     from psld.diffusion.score import NetworkScore
     from psld.diffusion.settings import PSLDSettings
+    from psld.utils.randomness import ShardNoise
 
     recipe = {"kind": "psld", "gamma": 0.02, "mass_inverse": 4, "kappa": 0.04}
     process = parse(PSLDSettings, recipe, "process").build()
     score = NetworkScore(lambda z, t: z, batch_size=4)
-    start = process.prior(torch.randn(4, 2, 8, 8))
-    z = sample(process, part, score, start, torch.randn_like, silent=True)
+    with ShardNoise(0, 0, (4, 2, 8, 8), torch.device("cpu")) as noise:  # as in `psld sample`
+        z = sample(process, part, score, process.prior(noise()), noise, silent=True)
     if not bool(z.isfinite().all()):
         raise UserError(f"sampler: {part.integrator}: NaN or infinity in samples of one Gaussian")
     stated = "" if part.evaluations is None else f", {part.evaluations} stated"

@@ -20,7 +20,8 @@ from psld.utils.device import all_bits
 from psld.utils.errors import RunError, UserError
 
 Noise = Callable[[Tensor], Tensor]
-"""Function that draws standard normal noise in the shape of a given state."""
+"""Function that draws standard normal noise in the shape of a given state. To the step of a sampler
+it gives that of the whole state, whatever it is called with."""
 
 
 class Integrator(Protocol):

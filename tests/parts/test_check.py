@@ -13,7 +13,7 @@ import math
 import torch
 
 from psld.networks.forward import EMA
-from psld.parts import Average, Images, Network, Optimizer, Schedule, Source
+from psld.parts import Average, Images, Network, Optimizer, Schedule, Source, TimeGridSampler
 
 
 class Broken(Schedule):
@@ -86,6 +86,19 @@ class Sees(torch.nn.Module):
 class Logits(Network):
     def build(self, in_channels, out_channels, image_size, num_classes):
         return Sees(in_channels * image_size**2, out_channels)
+
+
+class NoisyMomentum(TimeGridSampler):
+    def build(self, process, device, inpainting=None):
+        from psld.diffusion.integrators import EulerMaruyama
+
+        def step(index, z, score, noise):
+            z[:, 1:] += noise(z[:, 1:])
+            return z
+
+        steps = EulerMaruyama(process, self.time_grid(process), device)
+        steps.step = step
+        return steps
 
 
 class Unknown(Schedule):
@@ -208,6 +221,10 @@ def test_it_tries_what_the_noun_asks(words, says, folder):
         (("wrong:Uncounted",), "training.average: wrong:Uncounted: a resumed training differs, so"),
         (("wrong:Hidden",), "training.optimizer: wrong:Hidden: a resumed training differs, so"),
         (("wrong:Unloaded",), "training.average: wrong:Unloaded: its state, loaded again: Attrib"),
+        (
+            ("wrong:NoisyMomentum", "striding=uniform", "steps=3"),
+            "sampler: wrong:NoisyMomentum: step: RuntimeError: output with shape [4, 1, 8, 8]",
+        ),
         (("wrong:Unknown",), "wrong:Unknown: PydanticUserError: `Unknown` is not fully defined"),
         (("wrong:Raises",), "wrong:Raises: KeyError: 'of mine'"),
         (("fields:Fields", "wdths=[3]"), "unknown key wdths (is widths meant?)"),
