@@ -25,7 +25,10 @@ it gives that of the whole state, whatever it is called with."""
 
 
 class Integrator(Protocol):
-    """An integrator from T = 1 toward the data, in len(times) steps."""
+    """An integrator from T = 1 toward the data, in len(times) steps.
+
+    One of the probability-flow ODE says `ode = True`: then the denoising step is the ODE's, too.
+    """
 
     times: list[float]
     """Forward times at which the steps start."""
@@ -164,6 +167,7 @@ class ProbabilityFlow:
 
     times = replacement_times = [1.0]  # one step: the whole adaptive integration
     draws = 0
+    ode = True
 
     def __init__(self, process: LinearProcess, final_time: float, tolerance: float) -> None:
         self.process = process

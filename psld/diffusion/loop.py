@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from psld.config.parts import naming
-from psld.diffusion.integrators import EulerMaruyama, Inpainting, Noise, ProbabilityFlow
+from psld.diffusion.integrators import EulerMaruyama, Inpainting, Noise
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings
@@ -108,7 +108,7 @@ def path(
             yield end, z
     if sampler.denoise and integrator.ends[-1] > 0:
         last = torch.tensor([final_time, 0.0], dtype=torch.float64)
-        ode = isinstance(integrator, ProbabilityFlow)
+        ode = getattr(integrator, "ode", False)
         z = EulerMaruyama(process, last, z.device, probability_flow=ode).mean(0, z, score)
         if replacement:
             z = replacement.mean(-1, z)

@@ -103,6 +103,7 @@ class Heun(TimeGridSampler):
 
 class Steps:
     draws = 0
+    ode = True
 
     def __init__(self, process, grid, device, evaluations):
         self.euler = EulerMaruyama(process, grid, device, probability_flow=True)

@@ -6,8 +6,8 @@ from torch import nn
 
 from psld.config.kinds import SHIPPED
 from psld.config.settings import parse
-from psld.diffusion.integrators import Inpainting
-from psld.diffusion.loop import sample
+from psld.diffusion.integrators import EulerMaruyama, Inpainting
+from psld.diffusion.loop import path, sample
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import Batching, NetworkScore
 from psld.networks.forward import forward_pass
@@ -127,6 +127,15 @@ def test_heun_s_method_has_order_two(outside):
         settings = read("heun:Heun", {**GRID, "steps": steps, **options})
         errors.append(rms(end(PROCESS, settings, data.network(PROCESS)) - exact))
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
+
+
+def test_heun_s_method_ends_with_a_step_of_its_ode(outside):
+    settings, score = read("heun:Heun", GRID), NetworkScore(lambda z, t: z, 1)
+    given = PROCESS, settings, score, torch.ones(1, 2, 4, 4), torch.zeros_like
+    (_, before), (_, after) = list(path(*given, silent=True))[-2:]
+    last = torch.tensor([settings.final_time, 0.0], dtype=torch.float64)
+    step = EulerMaruyama(PROCESS, last, before.device, probability_flow=True)
+    assert torch.equal(after, step.mean(0, before, score))
 
 
 def test_a_setting_that_it_does_not_take_is_named(outside):
