@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from psld.config.settings import load_record, with_digest
-from psld.data.images import BrokenPicture, as_image, refuse, to_channels
+from psld.data.images import BrokenPicture, as_image, refuse, size_text, to_channels
 from psld.data.settings import DatasetSettings, FilterName, Images, PrepareSettings, Source
 from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
 from psld.utils import VERSION
@@ -216,7 +216,11 @@ def _blocks(
                 for number, label in zip(numbers, split.labels[numbers], strict=True):
                     label = _checked_label(label, len(images.class_names), where)
                     labels[first + number] = label if settings.num_classes else 0
-                return np.ascontiguousarray(split.pixels(numbers).transpose(0, 3, 1, 2)), []
+                pixels, needed = np.asarray(split.pixels(numbers)), (len(numbers), *split.shape)
+                if pixels.dtype != np.uint8 or pixels.shape != needed:
+                    found = f"{pixels.dtype} of {size_text(pixels.shape)}"
+                    raise UserError(f"{where}: {found}; right is uint8 of {size_text(needed)}")
+                return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), []
         pixels = np.empty((len(numbers), channels, side, side), np.uint8)
         for i, number in enumerate(numbers):
             try:

@@ -87,6 +87,26 @@ def test_many_images_take_the_memory_of_few(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (lambda block: block[1:], "uint8 of 9×8×8×3"),
+        (lambda block: block / 255, "float64 of 10×8×8×3"),
+        (lambda block: block.transpose(0, 3, 1, 2), "uint8 of 10×3×8×8"),
+    ],
+)
+def test_each_block_of_many_pictures_is_checked(wrong, found, monkeypatch, folder):
+    """What one has too few, another could have too many: then labels would be shifted."""
+    read = Rows.pixels
+    monkeypatch.setattr(Rows, "pixels", lambda *given: wrong(read(*given)))
+    monkeypatch.setattr(preparation, "BLOCK_BYTES", 10 * 8 * 8 * 3)
+    np.save("x.npy", PIXELS)
+    says = f"dataset.source: array: train pictures from 0 on: {found}; right is uint8 of 10×8×8×3"
+    with pytest.raises(UserError, match=f"^{re.escape(says)}$"):
+        prepare({"kind": "array", "path": "x.npy"})
+    assert not list(folder.glob("*.h5")), "nothing half written"
+
+
+@pytest.mark.parametrize(
     ("images", "labels", "says"),
     [
         (PIXELS / 255, None, "x.npz: float64 of (50, 8, 8, 3); right is uint8 N×H×W or N×H×W×C "),
