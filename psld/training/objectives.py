@@ -272,6 +272,8 @@ class Loss:
         batch = replace(batch, noising=self.noising, facts=self.facts)
         with naming("training.objective", self.objective, "loss"):
             loss = self.objective.loss(module, batch)
-            if self.objective.code and getattr(loss, "shape", None) != ():
-                raise TypeError(f"a tensor without dimensions is needed, not {type(loss).__name__}")
+            shape = getattr(loss, "shape", None)
+            if self.objective.code and shape != ():
+                found = type(loss).__name__ if shape is None else f"one of shape {tuple(shape)}"
+                raise TypeError(f"a tensor without dimensions is needed, not {found}")
             return loss

@@ -118,7 +118,8 @@ def test_one_of_images_is_sampled_too_and_may_refuse_a_sampler(folder, digits):
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        ("return batch.x0", "a tensor without dimensions is needed, not Tensor"),
+        ("return batch.x0", "a tensor without dimensions is needed, not one of shape (2, 1, 8, 8)"),
+        ("return 3.0", "a tensor without dimensions is needed, not float"),
         ("return batch.y0", "losses:Absolute: loss: AttributeError"),
         (
             "\n    def wrap(self, *given):\n        return 3",
