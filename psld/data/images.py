@@ -153,10 +153,6 @@ class FileTree:
         """Read and decode a picture."""
         return decode(self.read(name), f"{self.path}/{name}")
 
-    def square(self, name: str) -> Image.Image:
-        """Read the central square of a picture."""
-        return central_square(self.picture(name))
-
 
 def refuse(broken: Sequence[str]) -> None:
     """Raise UserError if pictures are broken, with the errors of at most ten."""

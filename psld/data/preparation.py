@@ -17,7 +17,14 @@ import numpy as np
 from PIL import Image
 
 from psld.config.settings import load_record, with_digest
-from psld.data.images import BrokenPicture, as_image, refuse, size_text, to_channels
+from psld.data.images import (
+    BrokenPicture,
+    as_image,
+    central_square,
+    refuse,
+    size_text,
+    to_channels,
+)
 from psld.data.settings import DatasetSettings, FilterName, Images, PrepareSettings, Source
 from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
 from psld.utils import VERSION
@@ -229,6 +236,9 @@ def _blocks(
                 broken.append(str(error))
                 continue
             labels[first + number] = label if settings.num_classes else 0
+            if image.width != image.height and not settings.source.squeezes:
+                image = central_square(image)
+                found.append("not square, cut to the central square")
             pixels[i] = to_pixels(image, channels, side, settings.filter)
             found += conversions(image, channels, side)
         return pixels, found

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -21,7 +21,8 @@ class Images:
     """The images of a dataset: sequences of pairs (picture, label).
 
     A picture is a PIL image, a uint8 array H×W or H×W×C with 1, 3 or 4 channels, or a function
-    that returns one of these. A label is an index of `class_names`; 0 if there are none.
+    that returns one of these; its central square is taken. A label is an index of
+    `class_names`; 0 if there are none.
 
     `psld prepare` asks for each pair once, for one at a time and in any order. It calls functions
     in several threads at once, and holds a few pictures: reading belongs into a function.
@@ -39,6 +40,8 @@ class Source(Part):
     """Where the images of a dataset come from."""
 
     noun = "source"
+    squeezes: ClassVar[bool] = False
+    """Squeeze pictures that are not square, instead of taking their central squares."""
 
     kind: str
     """The kind of source."""

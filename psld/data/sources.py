@@ -200,7 +200,7 @@ def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleT
 
 
 class Folder(Source):
-    """The central squares of a folder's or a zip archive's pictures; subfolders are classes.
+    """The pictures of a folder or a zip archive; subfolders are classes.
 
     Those of the first level, if every picture lies in one. A single folder around all of them is
     left out: most tools pack one into an archive.
@@ -227,7 +227,7 @@ class Folder(Source):
 
         def picture(name: str) -> tuple[partial, int]:
             label = classes.index(parts[name][0]) if classes else 0
-            return partial(tree.square, name), label
+            return partial(tree.picture, name), label
 
         held_out = _held_out(parts, self.test_fraction)
         train = [picture(name) for name in parts if name not in held_out]
@@ -318,7 +318,7 @@ class Numbered(Source):
 
 
 class Array(Numbered):
-    """The central squares of images in an array, uint8 N×H×W or N×H×W×C.
+    """Images in an array, uint8 N×H×W or N×H×W×C.
 
     An .npy is read part by part. An .npz has them as `arr_0` and, if there are classes, `labels`.
     """
@@ -349,19 +349,17 @@ class Array(Numbered):
         count, height, width, *channels = images.shape
         names = () if labels is None else self.classes(labels, count)
         labels = np.zeros(count, int) if labels is None else labels
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
 
         def read(rows: Any) -> "np.ndarray":
-            return np.asarray(opened()[:, top : top + side, left : left + side][rows])
+            return np.asarray(opened()[rows])
 
-        shape, in_test = (side, side, *(channels or [1])), self.in_test(count)
+        shape, in_test = (height, width, *(channels or [1])), self.in_test(count)
         splits = [Rows(read, np.flatnonzero(s), labels[s], shape) for s in (~in_test, in_test)]
         return Images(splits[0], splits[1], names)
 
 
 class HuggingFace(Numbered):
-    """The central squares of the pictures in a dataset of Hugging Face's library `datasets`.
+    """The pictures in a dataset of Hugging Face's library `datasets`.
 
     That is a folder of `save_to_disk`, a parquet file, or a folder of them. A split `test` is the
     test split. Of parquet files, `datasets` keeps a copy in its cache.
@@ -410,9 +408,9 @@ class HuggingFace(Numbered):
 
 
 def _picture(file: dict[str, Any] | None, where: str) -> Any:
-    """Return the central square of a picture, a file's bytes or its path."""
-    from psld.data.images import BrokenPicture, central_square, decode
+    """Return a picture of a file's bytes or its path."""
+    from psld.data.images import BrokenPicture, decode
 
     if not file:
         raise BrokenPicture(f"{where}: no picture")
-    return central_square(decode(file["bytes"] or Path(file["path"]).read_bytes(), where))
+    return decode(file["bytes"] or Path(file["path"]).read_bytes(), where)

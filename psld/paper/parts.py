@@ -78,6 +78,7 @@ class CelebA(Source):
     """CelebA, aligned: 202,599 faces (178×218) as JPEG, all for training, squeezed to a square."""
 
     kind: str = "celeba"
+    squeezes = True
     root: Annotated[Root, FREE] = "downloads/celeba"
     """Folder that holds img_align_celeba.zip or the unpacked folder img_align_celeba."""
 
@@ -119,7 +120,7 @@ class AFHQv2(Source):
                 if not inside:
                     wrong = f"no pictures in {split}/{kind}; unpack or get it again"
                     raise UserError(f"{tree.path}: {wrong}")
-                yield from ((partial(tree.square, name), label) for name in inside)
+                yield from ((partial(tree.picture, name), label) for name in inside)
 
         return Images(list(pictures("train")), list(pictures("test")), AFHQV2_CLASSES)
 

@@ -61,13 +61,13 @@ def test_an_array_becomes_a_dataset(monkeypatch):
 
 
 def test_what_is_converted_is_counted():
-    wide = random_images(6, 8, 12)
+    wide, cut = random_images(6, 8, 12), {"not square, cut to the central square": 6}
     np.save("gray.npy", wide)
     record, store = prepare({"kind": "array", "path": "gray.npy"})
-    assert record["converted"] == {"gray, made RGB": 6}
+    assert record["converted"] == {"gray, made RGB": 6, **cut}
     assert (store.images("train") == wide[:, None, :, 2:10]).all(), "the central squares"
     record, store = prepare({"kind": "array", "path": "gray.npy"}, channels=1)
-    assert record["converted"] == {}
+    assert record["converted"] == cut
     assert (store.images("train") == wide[:, None, :, 2:10]).all()
     np.save("twice.npy", np.concatenate([PIXELS, PIXELS]))
     source = {"kind": "array", "path": "twice.npy", "test_fraction": 0.3}

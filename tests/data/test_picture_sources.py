@@ -103,7 +103,7 @@ def test_a_folder_without_classes(tmp_path, packed):
     source = open_source(folder(root))
     assert (len(source.train), len(source.test)) == (3, 0)
     assert source.class_names == ()
-    assert [image.size for image in pictures_of(source)] == [(4, 4)] * 3
+    assert [image.size for image in pictures_of(source)] == [(6, 4)] * 3
 
 
 def test_a_member_of_a_zip_without_a_name_is_left_out(tmp_path):

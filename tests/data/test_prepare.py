@@ -203,7 +203,8 @@ def test_broken_pictures_stop_the_preparation_and_are_named_all_at_once(pictures
 def test_celeba_at_64(tmp_path):
     write_files(tmp_path, celeba_files(3))
     source = {"kind": "celeba", "root": str(tmp_path)}
-    prepare_dataset(dataset(source, image_size=64, filter="bilinear"), tmp_path / "x.h5")
+    squeezed = dataset(source, image_size=64, filter="bilinear")
+    assert prepare_dataset(squeezed, tmp_path / "x.h5")["converted"] == {}
     image = Image.open(tmp_path / "img_align_celeba" / "000002.jpg")
     expected = image.resize((64, 64), Image.Resampling.BILINEAR)
     pixels = ImageStore.open(tmp_path / "x.h5").images("train")[1]
@@ -262,6 +263,7 @@ def test_the_command_counts_what_it_converts_and_the_classes_that_it_leaves_out(
     assert sorted(converted.split("; ")) == [
         "1 × CMYK, made RGB",
         "1 × gray, made RGB",
+        "1 × not square, cut to the central square",
         "1 × smaller than 8×8, enlarged",
         "1 × transparent, put on white",
     ]
