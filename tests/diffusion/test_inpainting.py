@@ -114,6 +114,7 @@ def test_kernels_are_computed_once_for_all_steps(monkeypatch):
         LinearProcess, "image_factor", lambda *given: factorized.append(1) or factor(*given)
     )
     process, counts = PROCESSES["psld"], []
+    assert process.level_range  # has kernels of its own, once for a process
     for steps in (3, 9):
         factorized.clear()
         settings = EMSettings(integrator="em", striding="uniform", steps=steps)
