@@ -212,7 +212,7 @@ def test_shapes_that_do_not_fit_are_refused(model):
     loaded = psld.load(model)
     with pytest.raises(UserError, match=r"sample\(\): shape is \(1, 8, 8\); n×C×H×W is needed"):
         psld.sample(loaded.process, loaded.network, (1, 8, 8), **FEW)
-    with pytest.raises(UserError, match=r"images of shape \(2, 8, 8\), not \(6, 8, 8\)"):
+    with pytest.raises(UserError, match=r"images of \(2, 8, 8\), not \(6, 8, 8\)"):
         psld.sample(loaded.process, loaded.network, (2, 3, 8, 8), **FEW)
     known = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
     with pytest.raises(UserError, match=r"inpainting has images of \(2, 1, 8, 8\) .*, not \(4,"):

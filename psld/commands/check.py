@@ -98,7 +98,7 @@ def _take_steps(**parts: Any) -> None:
     from psld.training.settings import LoopSettings
     from psld.training.state import AVERAGE, OPTIMIZER, TrainingState
 
-    settings = parse(LoopSettings, {"steps": 3, "batch_size": 1, **parts}, "training")
+    settings = parse(LoopSettings, {"steps": 22, "batch_size": 1, **parts}, "training")
     state, resumed = (TrainingState(nn.Linear(3, 3), settings) for _ in range(2))
 
     def step(state: TrainingState, number: int) -> None:
@@ -115,8 +115,9 @@ def _take_steps(**parts: Any) -> None:
     state.check()
     saved = {name: tensor.clone() for name, tensor in state.state_dict().items()}
     resumed.load_state_dict(saved)
-    step(state, 2)
-    step(resumed, 2)
+    for number in range(2, 22):  # Something may be counted.
+        step(state, number)
+        step(resumed, number)
     for kind, now, then in (
         ("optimizer", state.network, resumed.network),
         ("average", state.average.network, resumed.average.network),

@@ -181,7 +181,7 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         if "name" in command.kind.model_fields:
             sweeper = hydra.compose_config(command.name, overrides, RunMode.MULTIRUN).hydra.sweeper
             check_named(words, [*swept, *map(key_of, sweeper.get("params") or {})])
-            check_different(command, parsed)
+            check_different(command, words, parsed, swept)
         hydra.multirun(command.name, run_job, overrides)
     if failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
@@ -196,13 +196,17 @@ def check_named(words: list[str], swept: list[str]) -> None:
         raise UserError(f"name: give each job of the sweep its own, such as 'name=mine-${{{key}}}'")
 
 
-def check_different(command: Command, words: list[Override]) -> None:
+def check_different(
+    command: Command, words: list[str], parsed: list[Override], swept: list[str]
+) -> None:
     """Raise UserError if two jobs of a sweep over lists of values have one output."""
-    swept = [word for word in words if word.is_sweep_override()]
-    if not all(word.is_discrete_sweep() for word in swept):
+    named = " ".join(word for word in words if key_of(word) in ("name", "output"))
+    if "hydra:job" in named or all(f"{key}}}" in named for key in swept):
+        return
+    if not all(each.is_discrete_sweep() for each in parsed if each.is_sweep_override()):
         return
     composer, outputs = Composer(), []
-    for job in BasicSweeper.split_arguments(words, None)[0]:
+    for job in BasicSweeper.split_arguments(parsed, None)[0]:
         with suppress(UserError):  # The job says what is wrong.
             outputs.append(composer.content(command.name, job, command.where)["output"])
     if twice := [output for output, times in Counter(outputs).items() if times > 1]:

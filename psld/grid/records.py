@@ -100,12 +100,12 @@ class TrainedRecord(Origin):
         """
         found, data = self.read_manifest(), Path(self.dataset_digest)
         images = data.read_text("utf-8", "replace").strip() if data.exists() else None
-        stated, mine = found.settings.identity(), self.settings.model().identity()
-        wrong = [key for key in mine | stated if mine.get(key) != stated.get(key)]
+        stated, asked = found.settings.identity(), self.settings.model().identity()
+        wrong = [key for key in asked | stated if asked.get(key) != stated.get(key)]
         if None not in (images, found.dataset_digest) and images != found.dataset_digest:
             wrong.append(f"images ({data})")
-        if not found.imported and are_there(self.settings):
-            changed = changed_sources(self.settings, found.settings)
+        if not found.imported and are_there(mine := self.settings.model()):
+            changed = changed_sources(mine, found.settings)
             wrong += [f"source ({name} has changed)" for name in changed]
         if wrong:
             raise UserError(

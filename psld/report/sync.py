@@ -121,13 +121,15 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
     """Yield the runs of all results so far, in the order of the grid's tables."""
     papers = paper_values(grid)
     for cell in grid.measured_cells:
-        images = {}
+        sheet = None
         if (shard := shard_path(cell.folder, 0)).exists():
-            images["samples"] = wandb.Image(tiled(Shard.load(shard).images[: SIDE * SIDE], SIDE))
+            sheet = tiled(Shard.load(shard).images[: SIDE * SIDE], SIDE)
         for measurement in cell.measurements:
             result = CellResults.find(cell.result, measurement.digest(cell.digest))
             if result and not result.void:
                 paper = papers.get((cell, measurement), {}).get("value")
+                # wandb takes a picture for one run alone.
+                images = {} if sheet is None else {"samples": wandb.Image(sheet)}
                 yield _evaluation_run(cell, result, paper, images)
     for name in grid.file.tables:
         yield from _table_runs(grid, name)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from operator import index
 from typing import Any, cast
 
-from psld.config.settings import Settings, parse, quoted
+from psld.config.settings import Settings, group_of, parse, quoted
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.utils.errors import UserError, as_psld_errors
@@ -33,10 +33,14 @@ def named_in(content: Mapping[str, Any], where: str) -> Named:
 
 def compose_named(overrides: Sequence[str], where: str) -> Named:
     """Return the sampler and the process of words. Raises UserError, prefixed by `where`."""
+    return named_in(_composed(overrides, where), where)
+
+
+def _composed(overrides: Sequence[str], where: str) -> dict[str, Any]:
     # Hydra takes a third of a second to import; the library does without it until a call.
     from psld.config.compose import compose_content
 
-    return named_in(compose_content("sample", [*overrides, "model=x", "output=x"], where), where)
+    return compose_content("sample", [*overrides, "model=x", "output=x"], where)
 
 
 NamedProcess = str | Mapping[str, Mapping[str, object]]
@@ -83,7 +87,9 @@ def named_sampler(
     try:
         return compose_named([f"sampler={name}", *words], call).sampler
     except UserError as error:
-        plain = type(compose_named([f"sampler={name}"], call).sampler).model_fields
+        content = _composed([f"sampler={name}"], call)["sampler"]
+        kind = group_of(Named.model_fields["sampler"], content)
+        plain = kind.model_fields if kind else options
         unknown = [key for key in options if key.partition(".")[0] not in plain]
         if unknown and "meant?" not in str(error):
             taken = ", ".join(key for key in plain if key not in ("code", "integrator", "guidance"))

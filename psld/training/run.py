@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from psld.training.loggers import fed
 from psld.training.loop import Log, StopRequest, check_schedule, train
 from psld.training.manifest import (
     HISTORY,
+    MANIFEST,
+    WEIGHTS,
     TrainingHistory,
     WandbRun,
     export_folder,
@@ -32,16 +34,17 @@ from psld.training.manifest import (
 from psld.training.model import build, build_process, loss_of, seconds_per_image, write_model
 from psld.training.objectives import Loss
 from psld.training.ranks import Ranks, join_ranks
-from psld.training.settings import Trained
+from psld.training.settings import Trained, check_uses
 from psld.training.start import deviation
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name
 from psld.utils.environment import rank_of_environment
 from psld.utils.errors import UserError
-from psld.utils.files import write_json
-from psld.utils.locks import sole_holder
+from psld.utils.files import read_json, write_json
+from psld.utils.locks import held_if_free, sole_holder
 from psld.utils.progress import about
 from psld.utils.randomness import Stream, stream_seed
+from psld.utils.tensors import load_tensors
 
 WORK_OF_A_THREAD = 1e10
 """As in `psld.networks.forward`, of a training step. On two cores under a load of 9, the demo's
@@ -66,11 +69,8 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     check_known(settings)
     check_read_again(settings)
     check_schedule(settings.training)
+    check_uses(settings.training)
     checkpoints = Checkpoints(run / "checkpoints")
-    if is_exported(run) and not checkpoints.newest():  # by a training that had this average, too
-        if rank_of_environment() == 0:
-            _publish(run, settings)
-        return TrainingHistory.read(export_folder(run) / HISTORY).entries[-1].loss
     training, process = settings.training, build_process(settings)
     objective, images = training.objective, store.images("train")
     labels = labels_of(settings, store)
@@ -93,9 +93,16 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         state = TrainingState(network.to(ranks.device), training, settings.averages)
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
+        if not newest and ranks.largest(int(ranks.leads and _has_model(run))):
+            if ranks.leads:  # A training with this average among others has made it.
+                _publish(run, settings)
+            return TrainingHistory.read(export_folder(run) / HISTORY).entries[-1].loss
         checkpoints.restore(state, newest)
         if ranks.leads:
             on_start(run, state.step)
+            for name in settings.averages:
+                if f"averages.{name}" not in state.averages:
+                    print(f"averages.{name}: this training began without it; {name} trains anew")
         if training.micro_batch != "auto":
             state.micro_batch = training.micro_batch
         part = training.batch_size // ranks.world
@@ -105,13 +112,12 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         if state.step < training.steps and ranks.device.type == "cpu":
             left = (training.steps - state.step) * part
             time = _time_on_cpu(settings, left, ranks)
-        if ranks.leads:
-            note_replaced(run, Path(settings.output))
         if state.step < training.steps:
             stop = stack.enter_context(StopRequest())
             batches = Batches(images, settings.dataset.flip, loss.noising, training, ranks, labels)
             log = Log(run, partial(preview, loss, store))
             if ranks.leads:
+                note_replaced(run, Path(settings.output))
                 what = f"{settings.output} for {training.steps} steps"
                 print(f"training {what} on {device_name(ranks.device)}, in {run}{time}", flush=True)
                 if state.step:
@@ -138,9 +144,9 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                 if average := state.averages.get(f"averages.{name}"):
                     own = settings.of_average(name)
                     own_run = Path(settings.runs) / own.run_name(store.digest)
-                    export(own_run, own, average.network, state, loss, store, **made)
-                else:
-                    print(f"averages.{name}: this training began without it; {name} trains anew")
+                    with held_if_free(own_run / "lock") as is_free:
+                        if is_free and not _has_begun(own_run):
+                            export(own_run, own, average.network, state, loss, store, **made)
             export(run, settings, state.average.network, state, loss, store, **made)
             _publish(run, settings)
         return state.history[-1]["loss"]
@@ -206,7 +212,24 @@ def labels_of(settings: Trained, store: ImageStore) -> Labels | None:
     return None
 
 
+def _has_begun(run: Path) -> bool:
+    """Check if a training of its own has begun in a run directory; it stays what it is."""
+    return is_exported(run) or bool(Checkpoints(run / "checkpoints").newest())
+
+
+def _has_model(run: Path) -> bool:
+    """Check if there is a whole model in a run directory."""
+    folder = export_folder(run)
+    with suppress(UserError):
+        if is_exported(run):
+            TrainingHistory.read(folder / HISTORY)
+            weights = load_tensors(folder / WEIGHTS, "weights", "").sha256
+            return weights == read_json(folder / MANIFEST, dict)["weights_sha256"]
+    return False
+
+
 def _publish(run: Path, settings: Trained) -> None:
+    note_replaced(run, Path(settings.output))
     done = "wrote" if publish(run, Path(settings.output)) else "nothing new for"
     print(f"{done} {settings.output}; its run directory is {run}")
 

@@ -105,17 +105,21 @@ class LoopSettings(Settings):
     @model_validator(mode="after")
     def _fits_its_objective(self) -> "LoopSettings":
         self.objective.check_recipe(self)
-        fields, objective = type(self).model_fields, self.objective
-        for key in sorted(fields.keys() & OPTIONAL - objective.uses) if objective.code else ():
-            if getattr(self, key) not in (None, NoiseLaw.model_validate({}), fields[key].default):
-                wrong = f"objective={objective.kind} does not use {key}, by its `uses`"
-                raise ValueError(f"{wrong}; leave it out")
         return self
 
     @property
     def averaging(self) -> Average:
         """The moving average of the weights."""
         return self.average or ExponentialAverage(decay=cast(float, self.ema_decay))
+
+
+def check_uses(training: LoopSettings) -> None:
+    """Raise UserError if a setting that an objective of one's own does not use is set."""
+    fields, objective = type(training).model_fields, training.objective
+    for key in sorted(fields.keys() & OPTIONAL - objective.uses) if objective.code else ():
+        if getattr(training, key) not in (None, NoiseLaw.model_validate({}), fields[key].default):
+            wrong = f"{objective.kind} does not use {key}, by its `uses`"
+            raise UserError(f"training.objective: {wrong}; leave training.{key} out")
 
 
 class TrainingSettings(LoopSettings):
@@ -304,7 +308,7 @@ class RunSettings(TrainedSettings):
     def origin(self, dataset_digest: str | None) -> dict[str, Any]:
         """Return all that decides the weights."""
         origin = {"model": self.model().identity(), "dataset": dataset_digest}
-        read = [each.content for each in groups_of(Read, self)]
+        read = [each.content for each in groups_of(Read, self.model())]
         return origin | ({"reads": read} if read else {})
 
     def of_average(self, name: str) -> Self:

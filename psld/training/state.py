@@ -97,7 +97,7 @@ class TrainingState:
             name = self.stored_as(key)
             if key == AVERAGE or _network_of(name) in parts:
                 average.network.load_state_dict(parts[_network_of(name)])
-                load_average(average, states.get(name))
+                load_average(average, states[name] if states else None)
             else:
                 del self.averages[key]
         if "structure" in tensors:

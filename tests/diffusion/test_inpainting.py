@@ -114,15 +114,14 @@ def test_kernels_are_computed_once_for_all_steps(monkeypatch):
         LinearProcess, "image_factor", lambda *given: factorized.append(1) or factor(*given)
     )
     process, counts = PROCESSES["psld"], []
-    assert process.level_range  # has kernels of its own, once for a process
-    for steps in (3, 9):
+    for steps in (2, 3, 9):  # The first one also measures the levels of the process.
         factorized.clear()
         settings = EMSettings(integrator="em", striding="uniform", steps=steps)
         z, images = torch.zeros(2, 2, 4, 4), torch.zeros(2, 1, 4, 4)
         known = Inpainting(process, images, images + 1)
         sample(process, settings, NetworkScore(lambda z, t: z, 2), z, torch.randn_like, known)
         counts.append(len(factorized))
-    assert counts == [1, 1]
+    assert counts[1:] == [1, 1]
 
 
 def test_adaptive_steps_cannot_inpaint():

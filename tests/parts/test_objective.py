@@ -95,7 +95,7 @@ def test_a_setting_that_it_does_not_use_is_refused(folder, digits, word):
     """It would act, and the weights would not be known by it."""
     write(folder, few=FEW_USES)
     words = ("training.objective=few:Few", f"data={digits}", "training.time_eps=1e-4", *RECIPE)
-    said = f"objective=few:Few does not use {word.partition('=')[0]}, by its `uses`"
+    said = f"training.objective: few:Few does not use {word.partition('=')[0]}, by its `uses`"
     refused(call(folder, "train", *words, f"training.{word}"), 2, said)
     assert not (folder / "runs").exists()
 

@@ -1,6 +1,7 @@
 """The results of a grid as runs of wandb, and their upload."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,12 @@ def json_of(content: object) -> object:
 def test_before_anything_ran_there_is_nothing(tmp_path, grid, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert runs_by_name(grid) == {}
+
+
+def test_each_metric_of_a_cell_has_a_picture_of_its_own(folder, grid, monkeypatch):
+    """wandb refuses one that another run has."""
+    cell = grid.cells["cld/em-10"]
+    twice = replace(cell, measurements=cell.measurements * 2)
+    monkeypatch.setattr(type(grid), "measured_cells", [twice])
+    one, two = [run.logged["samples"] for run in list(result_runs(grid))[:2]]
+    assert one is not two

@@ -54,7 +54,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         # Inpainting.
         (f"{INPAINTING}=halves data=absent.h5", "absent.h5: no such file"),
         (f"{INPAINTING}=halves data=DIGITS sampler=rk45", "rk45 has none; use another sampler"),
-        (f"{INPAINTING}=halves data=DIGITS sampler=few", "start=prior for inpainting"),
+        (f"{INPAINTING}=halves data=DIGITS sampler=few", "inpaint with start=prior"),
         (
             f"{INPAINTING}=halves data=DIGITS shard_size=100 first=4",
             "begins at image 400…test split…has 360",

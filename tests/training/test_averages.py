@@ -5,7 +5,7 @@ import pytest
 import psld.training.loop as loop
 from psld.training.manifest import read_manifest
 from psld.utils.errors import RunError
-from tests.commands import TINY, call, refused, run_directory, succeeded
+from tests.commands import TINY, call, files_below, refused, run_directory, succeeded
 
 SHORT = "averages.short={kind: ema, decay: 0.5}"
 
@@ -44,7 +44,7 @@ def test_it_is_the_model_of_a_training_of_its_own_also_after_a_kill(train, tmp_p
         refused(train("name=base", SHORT), 1, "killed")
     assert "going on from step 2" in succeeded(train("name=base", SHORT)).stdout
     killed_at(0, monkeypatch)
-    assert "training" not in succeeded(train(*alone)).stdout
+    assert "training models" not in succeeded(train(*alone)).stdout
     assert sha256(tmp_path, "short") == expected != sha256(tmp_path, "base")
 
 
@@ -62,3 +62,22 @@ def test_a_training_that_began_without_it_does_not_make_it(train, tmp_path, monk
 def test_a_wrong_one_is_refused_before_the_training(train):
     refused(train("averages.short=emma"), 2, "averages.short: no average 'emma'")
     refused(train("averages.sh/ort=ema"), 2, "averages")
+
+
+def test_the_model_of_a_training_of_its_own_stays(train, tmp_path):
+    alone = ("name=short", "training.average={kind: ema, decay: 0.5}", "training.micro_batch=1")
+    succeeded(train(*alone))
+    before = files_below(run_directory(tmp_path))
+    succeeded(train("name=base", SHORT))
+    [mine] = (tmp_path / "runs").glob("short-*")
+    assert files_below(mine) == before
+
+
+def test_a_damaged_one_is_trained_again(train, tmp_path):
+    succeeded(train("name=base", SHORT))
+    [made] = (tmp_path / "runs").glob("short-*/model/weights.safetensors")
+    whole = made.read_bytes()
+    made.write_bytes(whole[:-4] + b"mine")
+    said = succeeded(train("name=short", "training.average={kind: ema, decay: 0.5}")).stdout
+    assert "training models" in said
+    assert made.read_bytes() == whole
