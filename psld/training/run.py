@@ -93,6 +93,8 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         state = TrainingState(network.to(ranks.device), training, settings.averages)
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
+        if ranks.leads:
+            note_replaced(run, Path(settings.output))
         if not newest and ranks.largest(int(ranks.leads and _has_model(run))):
             if ranks.leads:  # A training with this average among others has made it.
                 _publish(run, settings)
@@ -117,7 +119,6 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             batches = Batches(images, settings.dataset.flip, loss.noising, training, ranks, labels)
             log = Log(run, partial(preview, loss, store))
             if ranks.leads:
-                note_replaced(run, Path(settings.output))
                 what = f"{settings.output} for {training.steps} steps"
                 print(f"training {what} on {device_name(ranks.device)}, in {run}{time}", flush=True)
                 if state.step:
@@ -229,7 +230,6 @@ def _has_model(run: Path) -> bool:
 
 
 def _publish(run: Path, settings: Trained) -> None:
-    note_replaced(run, Path(settings.output))
     done = "wrote" if publish(run, Path(settings.output)) else "nothing new for"
     print(f"{done} {settings.output}; its run directory is {run}")
 
