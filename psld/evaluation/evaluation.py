@@ -149,19 +149,21 @@ def evaluate(
 def _gathered(
     source: MeasuredImages, bases: Mapping[str, Basis], measurements: Sequence[Measurement]
 ) -> Gathered:
-    """Read each image once, and extract its features with each extractor."""
+    """Read each image once, and extract the features that measurements of so many images need."""
     found: dict[str, list[Features]] = {name: [] for name in bases}
     batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
-    labels, costs, left = [], [], max(m.samples for m in measurements)
-    names = " and ".join(bases)
-    extractions = left * len(bases)
+    needed = {m.metric.features: m.samples for m in sorted(measurements, key=lambda m: m.samples)}
+    labels, costs, left = [], [], max(needed.values())
+    names, extractions = " and ".join(bases), sum(needed.values())
     with closing(Progress(names, "extraction", extractions, silent=source.silent)) as progress:
         for part in source.parts:
             images = (part.images if isinstance(part, Shard) else part)[:left]
             left -= len(images)
             for name, basis in bases.items():
-                batches = batches_of(images, batch_sizes[name])
-                found[name].append(extract(cast(Any, basis.extractor), batches, progress))
+                if len(asked := images[: needed[name]]):
+                    needed[name] -= len(asked)
+                    batches = batches_of(asked, batch_sizes[name])
+                    found[name].append(extract(cast(Any, basis.extractor), batches, progress))
             if isinstance(part, Shard):
                 costs.append(Cost(len(images), part.nfe, part.seconds, part.device))
                 labels += [] if part.labels is None else [torch.from_numpy(part.labels)]
