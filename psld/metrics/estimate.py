@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self, cast
 from pydantic import Field, model_validator
 
 from psld.config.settings import Settings
+from psld.utils.errors import UserError
 
 CONFIDENCE = 0.95
 EXTRAPOLATED_FROM = 4
@@ -314,8 +315,13 @@ def paired_difference(a: Estimate, b: Estimate, times: float = 1.0) -> Differenc
 
     The jackknife is of the difference itself, with its values without block j. So the samplers may
     differ: if they make the same of the noise, its effect cancels; if not, the error is that of
-    independent cells. Both have the same blocks.
+    independent cells. Raises UserError if the cells have different blocks.
     """
+    if a.block_samples != b.block_samples:
+        raise UserError(
+            f"cells of {a.samples} samples in {a.blocks} blocks and of {b.samples} in {b.blocks} "
+            "cannot be paired: compare as many samples in as many blocks"
+        )
     difference = Estimate(
         value=a.value - times * b.value,
         samples=a.samples,

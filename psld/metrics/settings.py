@@ -313,9 +313,10 @@ class InceptionScoreSettings(Measure):
         from psld.metrics.distances import inception_score
         from psld.metrics.features import finite
 
+        if samples.logits is None:
+            raise UserError(f"measure.kind {self.kind}: the extractor gives no logits")
         splits = min(self.splits, max(1, len(samples) // 2))  # A rehearsal has few samples.
-        logits = finite(cast("Tensor", samples.logits))  # Inception has them.
-        return Measured(inception_score(logits, splits, blocks))
+        return Measured(inception_score(finite(samples.logits), splits, blocks))
 
 
 class NeighborSettings(Measure):

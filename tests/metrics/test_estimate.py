@@ -23,6 +23,7 @@ from psld.metrics.estimate import (
     unpaired_difference,
 )
 from psld.metrics.features import FeatureStatistics
+from psld.utils.errors import UserError
 from tests.metrics.test_frechet import gather, gaussian
 
 DRAWS = 200
@@ -144,9 +145,11 @@ def test_each_of_several_comparisons_is_corrected_and_none_is_below_one_before()
     assert holm([0.03]) == [0.03]
 
 
-def test_a_cell_does_not_differ_from_itself():
+def test_a_cell_does_not_differ_from_itself_and_other_blocks_cannot_be_paired():
     a = estimate(draw(0, 200))
     assert paired_difference(a, a).p_value == 1
+    with pytest.raises(UserError, match="cannot be paired"):
+        paired_difference(a, estimate(draw(0, 201)))
 
 
 # -- several seeds, against closed forms ---------------------------------------------------------
