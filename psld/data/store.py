@@ -196,6 +196,9 @@ def write_store(
     with path.open("wb") as file:
         file.write(_layout(shape, labels, class_names, {**attributes, "digest": "0" * 64}))
         for block in blocks:
+            if block.dtype != np.uint8 or block.shape[1:] != image:
+                needed = f"uint8 {('n', *image)} is needed"
+                raise UserError(f"{path}: {block.dtype} {block.shape}; {needed}")
             contiguous = np.ascontiguousarray(block)
             pixels.update(contiguous)
             file.write(contiguous)

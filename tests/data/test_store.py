@@ -107,6 +107,18 @@ def test_a_prepared_file_without_its_record_is_refused(path):
         described_dataset(path)
 
 
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        (IMAGES / np.float32(255), r"float32 \(10, 3, 4, 4\)"),
+        (IMAGES[:, :1], r"uint8 .*1, 4, 4\)"),
+    ],
+)
+def test_other_arrays_than_bytes_of_the_image_s_shape_are_refused(images, found, tmp_path):
+    with pytest.raises(UserError, match=rf"x\.h5: {found}; uint8 \('n', 3, 4, 4\) is needed"):
+        write_store(tmp_path / "x.h5", **content(), blocks=[images])
+
+
 @pytest.mark.parametrize("place", [-41, 100, 2000], ids=["pixel", "attributes", "labels"])
 def test_one_bit_is_noticed(path, place):
     data = bytearray(path.read_bytes())

@@ -14,6 +14,14 @@ from tests.diffusion.sampling import sde
 PROCESS = phase_space(0.02)
 
 
+def test_euler_s_steps_on_the_flow_have_no_noise():
+    grid = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    z = torch.ones(1, 2, 2, 2)
+    flow = EulerMaruyama(PROCESS, grid, z.device, probability_flow=True)
+    score = NetworkScore(lambda z, t: z, batch_size=1)
+    torch.testing.assert_close(flow.step(0, z, score, torch.ones_like), flow.mean(0, z, score))
+
+
 def arguments(settings):
     """Of `path` and of `sample`; the same noise each time."""
     stream = torch.Generator().manual_seed(0)
