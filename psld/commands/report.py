@@ -185,8 +185,7 @@ def verify(settings: VerifySettings) -> None:
 
     Exits with 0 if nothing differs, with 1 if something differs, with 2 for a file that is damaged
     or not a certificate, and with 3 if nothing differs but something could not be compared: a
-    number or interval without its features. docs/certificates.md says what that
-    proves.
+    number or interval without its features. docs/certificates.md says what that proves.
     """
     import torch
 

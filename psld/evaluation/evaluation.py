@@ -149,10 +149,13 @@ def evaluate(
 def _gathered(
     source: MeasuredImages, bases: Mapping[str, Basis], measurements: Sequence[Measurement]
 ) -> Gathered:
-    """Read each image once, and extract the features that measurements of so many images need."""
+    """Read each image once, and extract its features with each extractor that needs so many."""
     found: dict[str, list[Features]] = {name: [] for name in bases}
     batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
-    needed = {m.metric.features: m.samples for m in sorted(measurements, key=lambda m: m.samples)}
+    needed: dict[str, int] = {}
+    for each in measurements:
+        name = each.metric.features
+        needed[name] = max(each.samples, needed.get(name, 0))
     labels, costs, left = [], [], max(needed.values())
     names, extractions = " and ".join(bases), sum(needed.values())
     with closing(Progress(names, "extraction", extractions, silent=source.silent)) as progress:

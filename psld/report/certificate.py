@@ -220,7 +220,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
     for folder, stated in loaded.items():
         features, manifest = stated
         alike = [each for each in references if each[1].kind == manifest.kind]
-        found = [each for yours in alike for each in reference_differences(yours, stated)]
+        found = [text for yours in alike for text in reference_differences(yours, stated)]
         if references and not alike:
             found.append(f"no reference of yours is of {manifest.dataset} with this extractor")
         wrong += (f"{folder}: {each}" for each in found)

@@ -127,7 +127,7 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
     works: dict[str, Work] = {}
     guides = ((guide, grid.file.guides[name].overrides) for name, guide in grid.guides.items())
     models = ((model, grid.file.overrides(name)) for name, model in grid.models.items())
-    others = {each.manifest for each in grid.models.values() if each.made_by == "train"}
+    trained_here = {each.manifest for each in grid.models.values() if each.made_by == "train"}
     for trained, overrides in (*models, *guides):
         name = value_in(overrides, "network") or "default"
         if name in works:
@@ -135,7 +135,7 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
             name = f"{name} ({kind}{trained.name})"
         work = works.setdefault(names.setdefault(_network(trained), name), Work())
         work.trained.append(trained)
-        if trained.made_by == "train" and trained.trained_with not in others:
+        if trained.made_by == "train" and trained.trained_with not in trained_here:
             training = trained.settings.training
             work.training_images += training.steps * training.batch_size
     papers = paper_values(grid).items()

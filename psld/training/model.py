@@ -98,6 +98,11 @@ def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
     return least / count
 
 
+def kind_of(settings: TrainedSettings) -> type[ModelManifest | GuideManifest]:
+    """Return the manifest of what these settings make."""
+    return ModelManifest if settings.makes == "model" else GuideManifest
+
+
 def write_model(
     folder: str | Path,
     settings: RunSettings,
@@ -113,7 +118,7 @@ def write_model(
     origin = settings.origin(store and store.digest)
     if imported := more.get("imported"):
         origin = imported.model_dump(exclude={"file"})
-    kind = ModelManifest if settings.makes == "model" else GuideManifest
+    kind = kind_of(settings)
     path = Path(folder) / WEIGHTS
     manifest = kind(
         name=settings.name,

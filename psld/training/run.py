@@ -21,17 +21,25 @@ from psld.training.loggers import fed
 from psld.training.loop import Log, StopRequest, check_schedule, train
 from psld.training.manifest import (
     HISTORY,
-    MANIFEST,
     WEIGHTS,
+    TrainedManifest,
     TrainingHistory,
     WandbRun,
     export_folder,
     is_exported,
     note_replaced,
     publish,
+    read_manifest,
     write_history,
 )
-from psld.training.model import build, build_process, loss_of, seconds_per_image, write_model
+from psld.training.model import (
+    build,
+    build_process,
+    kind_of,
+    loss_of,
+    seconds_per_image,
+    write_model,
+)
 from psld.training.objectives import Loss
 from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import Trained, check_uses
@@ -40,7 +48,7 @@ from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name
 from psld.utils.environment import rank_of_environment
 from psld.utils.errors import UserError
-from psld.utils.files import read_json, write_json
+from psld.utils.files import write_json
 from psld.utils.locks import held_if_free, sole_holder
 from psld.utils.progress import about
 from psld.utils.randomness import Stream, stream_seed
@@ -95,7 +103,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         if ranks.leads:
             note_replaced(run, Path(settings.output))
-        if not newest and ranks.largest(int(ranks.leads and _has_model(run))):
+        if not newest and ranks.largest(int(ranks.leads and _has_model(run, kind_of(settings)))):
             if ranks.leads:  # A training with this average among others has made it.
                 _publish(run, settings)
             return TrainingHistory.read(export_folder(run) / HISTORY).entries[-1].loss
@@ -104,7 +112,8 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             on_start(run, state.step)
             for name in settings.averages:
                 if f"averages.{name}" not in state.averages:
-                    print(f"averages.{name}: this training began without it; {name} trains anew")
+                    alone = f"{name} needs a training of its own"
+                    print(f"averages.{name}: this training began without it; {alone}")
         if training.micro_batch != "auto":
             state.micro_batch = training.micro_batch
         part = training.batch_size // ranks.world
@@ -218,14 +227,16 @@ def _has_begun(run: Path) -> bool:
     return is_exported(run) or bool(Checkpoints(run / "checkpoints").newest())
 
 
-def _has_model(run: Path) -> bool:
-    """Check if there is a whole model in a run directory."""
+def _has_model(run: Path, kind: type[TrainedManifest]) -> bool:
+    """Check if there is a whole model or guide in a run directory."""
     folder = export_folder(run)
+    if not is_exported(run):
+        return False
     with suppress(UserError):
-        if is_exported(run):
-            TrainingHistory.read(folder / HISTORY)
-            weights = load_tensors(folder / WEIGHTS, "weights", "").sha256
-            return weights == read_json(folder / MANIFEST, dict)["weights_sha256"]
+        sha256 = read_manifest(folder, kind).weights_sha256
+        load_tensors(folder / WEIGHTS, "weights", "train it again", sha256)
+        TrainingHistory.read(folder / HISTORY)
+        return True
     return False
 
 

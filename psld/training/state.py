@@ -58,12 +58,12 @@ class TrainingState:
         """Wall-clock time in the training loop, over all processes that trained."""
         self.history: History = []
 
-    def stored_as(self, key: str) -> str:
-        """Return the name of a part's state in checkpoints: `optimizer`, `average`, and others."""
-        if key in (OPTIMIZER, AVERAGE):
-            return key.removeprefix("training.")
-        # By its settings: an average with others, of an earlier life, is not this one.
-        return f"average-{digest_of(self.parts[key].identity())[:12]}"
+    def _suffix(self, key: str) -> str:
+        """Return what checkpoints add to the names of a further average, for its settings.
+
+        One with other settings, of an earlier life, is not this one.
+        """
+        return "" if key == AVERAGE else f"-{digest_of(self.parts[key].identity())[:12]}"
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the tensors of the network, its averages and the optimizer, by dotted names.
@@ -72,16 +72,17 @@ class TrainingState:
         their nesting. Raises UserError if they hold what cannot be saved.
         """
         networks = {"network": self.network}
+        states: dict[str, tuple[str, Any]] = {"optimizer": (OPTIMIZER, self.optimizer)}
         for key, average in self.averages.items():
-            networks[_network_of(self.stored_as(key))] = average.network
+            networks[f"ema{self._suffix(key)}"] = average.network
+            states[f"average{self._suffix(key)}"] = key, average
         tensors = {
             f"{part}.{name}": tensor
             for part, network in networks.items()
             for name, tensor in network.state_dict().items()
         }
         packed = {}
-        for key, each in {OPTIMIZER: self.optimizer, **self.averages}.items():
-            name = self.stored_as(key)
+        for name, (key, each) in states.items():
             with naming(key, self.parts[key], "its state"):
                 state = getattr(each, "state_dict", lambda: None)()
                 packed[name] = pack(state, name, tensors)
@@ -94,12 +95,12 @@ class TrainingState:
         self.network.load_state_dict(parts["network"])
         states = states_in(tensors) if "structure" in tensors else {}
         for key, average in [*self.averages.items()]:
-            name = self.stored_as(key)
-            if key == AVERAGE or _network_of(name) in parts:
-                average.network.load_state_dict(parts[_network_of(name)])
-                load_average(average, states[name] if states else None)
-            else:
-                del self.averages[key]
+            suffix = self._suffix(key)
+            if key != AVERAGE and f"ema{suffix}" not in parts:
+                del self.averages[key], self.parts[key]
+                continue
+            average.network.load_state_dict(parts[f"ema{suffix}"])
+            load_average(average, states[f"average{suffix}"] if states else None)
         if "structure" in tensors:
             state = states["optimizer"]
         else:  # as written before 1 December 2026: the moments of Adam
@@ -114,14 +115,9 @@ class TrainingState:
             with naming(key, part, "its state, loaded again"):
                 if part.code and key == OPTIMIZER:
                     load_optimizer(build_optimizer(part, self.network), states["optimizer"])
-                elif part.code and key in self.averages:
+                elif part.code:
                     again = build_average(part, self.network, key)
-                    load_average(again, states[self.stored_as(key)])
-
-
-def _network_of(average: str) -> str:
-    """Return where checkpoints have the network of an average, by the name of its state."""
-    return average.replace("average", "ema")
+                    load_average(again, states[f"average{self._suffix(key)}"])
 
 
 def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimizer:

@@ -100,6 +100,22 @@ def values_of(images: np.ndarray) -> Features:
     return Features(*Pixels()(torch.from_numpy(images)))
 
 
+def test_an_extractor_sees_as_many_images_as_its_metrics_measure():
+    """The others of the cell may measure many more."""
+    few, many = Pixels(), Pixels()
+    reference = Reference(TRAIN, TEST, NOISE)
+    bases = {n: Basis(reference, lambda split: FACTS, e) for n, e in (("few", few), ("many", many))}
+    pairs = ("few", 20), ("many", 25), ("few", 15), ("many", 45)
+    asked = [
+        Measurement(metric=metric("frechet").model_copy(update={"features": name}), samples=n)
+        for name, n in pairs
+    ]
+    source = MeasuredImages({}, lambda r: f"of {r}", shards([30, 30]), silent=True)
+    found = evaluate(source, bases, asked).results
+    assert (sum(few.sizes), sum(many.sizes)) == (20, 45)
+    assert [result.samples for result in found] == [20, 25, 15, 45]
+
+
 def test_each_measurement_is_of_its_first_images_and_costs_their_shards():
     several = [
         Measurement(metric=metric("frechet", batch_size=7), samples=45),

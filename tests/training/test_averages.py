@@ -6,8 +6,20 @@ import psld.training.loop as loop
 from psld.training.manifest import read_manifest
 from psld.utils.errors import RunError
 from tests.commands import TINY, call, files_below, refused, run_directory, succeeded
+from tests.parts.own import write
 
 SHORT = "averages.short={kind: ema, decay: 0.5}"
+READS = """
+from psld.networks.forward import EMA
+from psld.parts import Average, ModelRead
+
+
+class Tied(Average):
+    teacher: ModelRead
+
+    def build(self, network):
+        return EMA(network, 0.5)
+"""
 
 
 @pytest.fixture
@@ -54,7 +66,9 @@ def test_a_training_that_began_without_it_does_not_make_it(train, tmp_path, monk
         killed_at(3, patch)
         refused(train("name=base", *before), 1, "killed")
     said = succeeded(train("name=base", SHORT)).stdout
-    assert "averages.short: this training began without it; short trains anew" in said
+    assert (
+        "averages.short: this training began without it; short needs a training of its own" in said
+    )
     assert not list((tmp_path / "runs").glob("short-*"))
     assert run_directory(tmp_path).name.startswith("base-")
 
@@ -81,3 +95,12 @@ def test_a_damaged_one_is_trained_again(train, tmp_path):
     said = succeeded(train("name=short", "training.average={kind: ema, decay: 0.5}")).stdout
     assert "training models" in said
     assert made.read_bytes() == whole
+
+
+def test_one_that_reads_a_model_does_not_move_the_training(train, tmp_path):
+    write(tmp_path, reads=READS)
+    succeeded(train("name=base"))
+    [run] = (tmp_path / "runs").glob("base-*")
+    words = "averages.tied={kind: reads:Tied, teacher: by-hand/base}"
+    succeeded(train("name=base", words))
+    assert list((tmp_path / "runs").glob("base-*")) == [run]

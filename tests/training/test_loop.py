@@ -389,6 +389,7 @@ def test_a_warning_after_a_whole_training_does_nothing():
     """A rank waits until the leading one has written the model; nobody would requeue the job."""
     with StopRequest() as stop:
         pass
+    assert callable(signal.getsignal(signal.SIGUSR2)), "by default it ends the process"
     os.kill(os.getpid(), signal.SIGUSR2)
     assert stop.number == 0
 
