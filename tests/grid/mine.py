@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.schema import GridFile
 from psld.grid.workflow import Workflow
+from psld.utils.errors import UserError
 from psld.utils.files import write_text
 from tests.shared import Once
 
@@ -197,3 +199,14 @@ def link_grid(project: Path, folder: Path) -> None:
     """Link the configs of `project` and its cache into `folder`: resolving a grid takes seconds."""
     for name in ("configs", ".cache"):
         (folder / name).symlink_to(project / name)
+
+
+def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> None:
+    """Check that a grid file is refused in one line, and that nothing is written."""
+    text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+    (configs / "grid" / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=complaint) as refused:
+        load_grid("mine")
+    assert str(refused.value).startswith(f"{configs}/grid/mine.yaml: ")
+    assert "\n" not in str(refused.value)
+    assert not Path(".cache").exists()

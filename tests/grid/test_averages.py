@@ -1,11 +1,12 @@
 """Models that are other averages of a training."""
 
+import re
+
 import pytest
 
 from psld.commands.main import program, settings_of
 from psld.report.plan import work_by_network
-from psld.utils.errors import UserError
-from tests.grid.mine import load, with_models
+from tests.grid.mine import load, refusal, with_models
 
 SHORT = {"average_of": "base", "average": {"kind": "ema", "decay": 0.5}}
 MODELS = {"base": ["process=psld"], "short": SHORT}
@@ -60,8 +61,4 @@ def test_another_grid_takes_it_as_it_is(configs):
     ],
 )
 def test_what_is_none_is_refused(configs, entries, said):
-    with pytest.raises(UserError) as error:
-        load(configs, with_models(MODELS | entries))
-    assert said in str(error.value)
-    assert "mine.yaml" in str(error.value)
-    assert "\n" not in str(error.value)
+    refusal(configs, with_models(MODELS | entries), re.escape(said))

@@ -1,28 +1,13 @@
 """Grid files that are refused, with the file and the key, in one line."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
-import yaml
 
 from psld.config.locations import config_names
 from psld.config.settings import parse
 from psld.grid.cache import load_grid
 from psld.grid.schema import GridFile
 from psld.utils.errors import UserError
-from tests.grid.mine import CONTENT, changed
-
-
-def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> None:
-    """Check that a grid file is refused in one line, and that nothing is written."""
-    text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
-    (configs / "grid" / "mine.yaml").write_text(text)
-    with pytest.raises(UserError, match=complaint) as refused:
-        load_grid("mine")
-    assert str(refused.value).startswith(f"{configs}/grid/mine.yaml: ")
-    assert "\n" not in str(refused.value)
-    assert not Path(".cache").exists()
+from tests.grid.mine import CONTENT, changed, refusal
 
 
 @pytest.mark.parametrize(
