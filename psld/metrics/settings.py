@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -233,8 +234,7 @@ class Measure(_Named):
         """Return the estimate and, of some measures, what else they find.
 
         By default it is `estimate` of the features on the device. Override it for logits, for
-        statistics of features, or for both splits of the reference; change only copies, such as
-        those of `samples.on(device)`.
+        statistics of features, or for both splits of the reference. All are copies.
         """
         return Measured(self.estimate(samples.on(device), reference.images.on(device), blocks))
 
@@ -422,6 +422,11 @@ class MetricSettings(Settings):
         content = dict(self) | {"name": name, "features": name, "extractor": extractor}
         return parse(type(self), content, name)
 
+    def _given(self, images: Any, reference: "Reference") -> tuple[Any, "Reference"]:
+        """Return what the measure gets. One of your own may change it."""
+        given = images, reference._replace(compared=self.reference_split)
+        return deepcopy(given) if self.measure.code else given
+
     def measured(
         self, samples: "Features", reference: "Reference", device: "Device" = "cpu"
     ) -> Measured:
@@ -429,7 +434,7 @@ class MetricSettings(Settings):
 
         Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
         """
-        reference = reference._replace(compared=self.reference_split)
+        samples, reference = self._given(samples, reference)
         with naming("metric.measure", self.measure, "measure"):
             found = self.measure.measure(samples, reference, samples.blocks(), device)
             if not isinstance(found.estimate, Estimate):
@@ -460,7 +465,7 @@ class MetricSettings(Settings):
         device: "Device" = "cpu",
     ) -> float:
         """Compute the metric without its interval; of measures `of_moments` of statistics, too."""
-        reference = reference._replace(compared=self.reference_split)
+        images, reference = self._given(images, reference)
         with naming("metric.measure", self.measure, "measure"):
             return self.measure.scale(images, reference, device)
 

@@ -77,11 +77,12 @@ def build(
         raise UserError(f"network: {part.kind}: build returns {made}, not a torch.nn.Module")
     if part.code:
         pixels = image_size, image_size
-        given = _output_shape(part, network, (2, in_channels, *pixels), num_classes)
-        if gives_logits and given == (2, out_channels, *pixels):
+        given = _output_shapes(part, network, (2, in_channels, *pixels), num_classes)
+        needed = 2, out_channels, *(() if gives_logits else pixels)
+        if gives_logits and given == {(2, out_channels, *pixels)}:
             network = PixelMean(network)
-        elif given != (needed := (2, out_channels, *(() if gives_logits else pixels))):
-            got, right = ("×".join(map(str, shape)) for shape in (given, needed))
+        elif wrong := sorted(given - {needed}):
+            got, right = ("×".join(map(str, shape)) for shape in (wrong[0], needed))
             raise UserError(f"network: {part.kind}: gives {got} for 2 images; {right} is needed")
         for name, tensor in network.state_dict().items():
             with naming("network", part, f"{name}, which a file of weights cannot hold"):
@@ -114,10 +115,10 @@ class PixelMean(Around):
 
 @torch.inference_mode(False)  # The caller's: tensors then count no changes.
 @torch.no_grad()
-def _output_shape(
+def _output_shapes(
     part: Network, network: nn.Module, shape: tuple[int, ...], num_classes: int
-) -> tuple[int, ...]:
-    """Return the shape that a network gives for zeros, also with the first and the last label."""
+) -> set[tuple[int, ...]]:
+    """Return what a network gives for zeros, also with the first and the last label: one shape."""
     mode, zeros, times = network.training, torch.zeros(shape), torch.full((2,), 0.5)
     given, what = set(), f"for z of {'×'.join(map(str, shape))}"
     try:
@@ -130,7 +131,7 @@ def _output_shape(
             # The count of a tensor's changes, also of one without memory (`psld plan`).
             if any(each._version for each in (zeros, times, *labels)):
                 raise UserError(f"network: {part.kind}: changes its input; work on a copy")
-        return max(given)
+        return given
     finally:
         network.train(mode)
 

@@ -123,6 +123,9 @@ BUILDS = {
         "for z of 2×2×8×8 and label 10, of 10 classes and none: IndexError"
     ),
     "return halving(Net(in_channels, out_channels, 4))": "changes its input; work on a copy",
+    "return larger(Net(in_channels, out_channels, 4))": (
+        "gives 2×3×8×8 for 2 images; 2×2×8×8 is needed"
+    ),
     """net = Net(in_channels, out_channels, self.width)
         net.n = nn.Parameter(torch.ones(2, dtype=torch.long), requires_grad=False)
         return net""": "n is a parameter of torch.int64; a parameter has floats",
@@ -141,6 +144,12 @@ def halving(net):
     return net
 
 
+def larger(net):
+    forward = net.forward
+    net.forward = lambda z, t, k=None: forward(z, t)[:, [0, 1] if k is None else [0, 1, 1]]
+    return net
+
+
 def named(net, num_classes):
     table, forward = nn.Embedding(num_classes, 1), net.forward
     net.forward = lambda z, t, k=None: forward(z, t) if k is None else z + table(k).sum()
@@ -153,7 +162,7 @@ def test_a_wrong_build_is_one_line_before_the_training(folder, training, build):
     edit(folder / "mynets.py", "return Net(in_channels, out_channels, self.width)", build)
     with (folder / "mynets.py").open("a") as file:
         file.write(WRAPPED)
-    words = ("training.label_dropout=0.1",) if "num_classes" in build else ()
+    words = ("training.label_dropout=0.1",) if "num_classes" in build or "larger" in build else ()
     line = refused(call(folder, "train", *training, *words), 2)
     assert f"network: mynets:Mixer: {BUILDS[build]}" in line
     assert not (folder / "runs").exists()
