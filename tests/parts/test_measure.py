@@ -140,15 +140,21 @@ def test_a_measure_may_work_in_place(outside):
     assert torch.equal(kept[1], REFERENCE.train.values)
 
 
+IN_PLACE = """
+    def measure(self, samples, reference, blocks, device):
+        for each in (samples.logits, samples.values, reference.train.values):
+            each.zero_()
+        return super().measure(samples, reference, blocks, device)
+
+"""
+
+
 def test_a_measure_gets_copies_of_logits_and_of_both_sides(outside):
-    change = "for each in (samples.logits, samples.values, reference.train.values): each.zero_()"
-    body = f"{change}\n        return super().measure(samples, reference, blocks, device)"
-    text = f"    def measure(self, samples, reference, blocks, device):\n        {body}\n\n\nclass Rows"
-    edit(outside / "mymetrics.py", "\nclass Rows", text)
-    kept = [each.clone() for each in (SAMPLES.logits, SAMPLES.values, REFERENCE.train.values)]
+    edit(outside / "mymetrics.py", "\n\nclass Rows", f"{IN_PLACE}\nclass Rows")
+    given = SAMPLES.logits, SAMPLES.values, REFERENCE.train.values
+    kept = [each.clone() for each in given]
     assert found(Measure.model_validate("mymetrics:MeanShift"))[0].estimate.value == 0
-    for was, each in zip(kept, (SAMPLES.logits, SAMPLES.values, REFERENCE.train.values)):
-        assert torch.equal(was, each)
+    assert all(torch.equal(*pair) for pair in zip(kept, given, strict=True))
 
 
 IMAGES = torch.randint(256, (30, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
