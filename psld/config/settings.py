@@ -60,7 +60,11 @@ class Settings(BaseModel):
     """A frozen group of settings; an unknown key or an impossible value is an error."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, validate_by_name=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        validate_by_name=True,
+        defer_build=True,  # until it is used: a job imports many classes, and uses few
     )
 
     @classmethod
