@@ -5,8 +5,10 @@ import pydoc
 import re
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 import psld
@@ -32,6 +34,19 @@ def test_a_sweep_starts_where_argparse_checks_the_help_of_flags(tmp_path, monkey
     monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check_help, raising=False)
     monkeypatch.setattr(argparse._ActionsContainer, "add_argument", add_and_check)
     assert "1×8×8" in succeeded(call(tmp_path, "prepare", "--multirun", "output=x.h5")).stdout
+
+
+def test_the_configs_of_studies_are_not_installed():
+    """The studies are not, and a config that needs another one is where that is."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    excluded = project["tool"]["setuptools"]["exclude-package-data"]
+    for file in (REPOSITORY / "configs").rglob("*.yaml"):
+        content, group = file.read_text(), ".".join(file.relative_to(REPOSITORY).parts[:-1])
+        patterns = excluded.get(f"psld.{group}", ())
+        if not any(file.match(pattern) for pattern in patterns):
+            needed = (yaml.safe_load(content) or {}).get("defaults", ())
+            assert not [x for x in needed for p in patterns if Path(f"{x}.yaml").match(p)], file
+            assert "kind: studies." not in content, file
 
 
 @pytest.mark.parametrize(

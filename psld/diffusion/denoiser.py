@@ -20,6 +20,8 @@ from psld.utils.errors import UserError
 CHECKED_TIMES = 512
 """Number of times, evenly spaced in log t, at which `check_prediction` tests a process."""
 
+TABLES = 4096
+"""The most times whose coefficients are kept on the device."""
 
 ROUNDING = 1e-6
 """The relative error of a noise level that was found from its time, with room."""
@@ -129,6 +131,8 @@ class SeesImages(nn.Module):
         def network(z: Tensor, *label: Tensor | None) -> Tensor:
             key = t, z.device, z.dtype
             if key not in self._tables:  # once for all batches
+                if len(self._tables) == TABLES:  # rk45 has other times for each batch
+                    self._tables.clear()
                 tables = self._coefficients(t)
                 self._tables[key] = tuple(
                     each.to(z.device, z.dtype, non_blocking=True) for each in tables

@@ -43,7 +43,7 @@ class SamplerSettings(Part):
     time 0 (of rk45: of its ODE), or the predicted image (multistep)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the network; a guide, the state and all coefficients stay in fp32. On a GPU,
-    networks in fp32, guides included, multiply with TF32's ten bits, except under rk45."""
+    networks in fp32, guides included, multiply with TF32's ten bits, except in rk45's steps."""
     guidance: Guidance = NoGuidance()
     """The guidance of the samples, if any."""
 

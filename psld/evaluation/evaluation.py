@@ -45,12 +45,14 @@ START_FACTS = {"start_sha256", "gaussians"}
 
 
 class Cost(NamedTuple):
-    """The cost of one shard."""
+    """What one shard cost, and where it was made."""
 
     images: int
     nfe: int
     seconds: float
     device: str
+    code: str | None = None
+    """The digest of psld's code that made it."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Gathered:
             "nfe": sum(cost.nfe * cost.images for cost in costs) / images,
             "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
             "sampling_device": ", ".join(sorted({cost.device for cost in costs})),
+            "images_code": tuple(sorted({cost.code for cost in costs if cost.code})),
         }
 
 
@@ -168,7 +171,7 @@ def _gathered(
                     batches = batches_of(asked, batch_sizes[name])
                     found[name].append(extract(cast(Any, basis.extractor), batches, progress))
             if isinstance(part, Shard):
-                costs.append(Cost(len(images), part.nfe, part.seconds, part.device))
+                costs.append(Cost(len(images), part.nfe, part.seconds, part.device, part.code))
                 labels += [] if part.labels is None else [torch.from_numpy(part.labels)]
             if not left:
                 break

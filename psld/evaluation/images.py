@@ -220,7 +220,7 @@ def evaluate_images(
     sha256, shape = _digest(whole), whole.shape[1:]
     source = MeasuredImages(
         facts={"images": path, "images_sha256": sha256},
-        digest=lambda compared: digest_of(["images", path or sha256, dataset or compared]),
+        digest=lambda compared: digest_of(["images", sha256, compared]),
         parts=shards or [whole],
         numbers=_numbers(where, whole),
         silent=silent,

@@ -55,6 +55,8 @@ class CellResult(MadeRecord):
     """Network evaluations per image, counted."""
     sampling_seconds: float | None = None
     sampling_device: str | None = None
+    images_code: tuple[str, ...] = ()
+    """The digests of psld's code that made the samples."""
     floor: float | None
     """The metric of real images that are not in the reference; null without a test split."""
     floor_samples: int | None = None
@@ -115,7 +117,7 @@ class CellResult(MadeRecord):
 
 
 class ModelResult(CellResult):
-    """One metric of a cell: its images are a model's."""
+    """One metric of a cell: its images are a model's. For type checkers; results are cast to it."""
 
     nfe: float = Field(default=...)
     sampling_seconds: float = Field(default=...)

@@ -412,7 +412,7 @@ class GridFile(Settings):
         return self
 
     @model_validator(mode="after")
-    def _names_are_plain(self) -> "GridFile":
+    def _names_are_plain_and_models_have_one_source(self) -> "GridFile":
         samplers = [*self.samplers, *self.budgets]
         named = {"model": self.models, "guide": self.guides, "sampler": samplers}
         for kind, names in (named | {"table": self.tables, "figure": self.figures}).items():

@@ -447,8 +447,8 @@ class MetricSettings(Settings):
     ) -> Estimate | None:
         """Compute the metric with the interval for other images of the reference.
 
-        It is `measured` with the two sets exchanged, which changes no distance, and makes precision
-        recall. None for statistics, and for measures that cannot be exchanged.
+        It is `measured` with the two sets exchanged, which changes no Fréchet distance, and makes
+        precision recall. None for statistics, and for measures that cannot be exchanged.
         """
         from psld.metrics.features import FeatureStatistics, Reference
 

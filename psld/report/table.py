@@ -262,16 +262,17 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
 
 
 def made_by_other_code(results: Iterable[CellResult]) -> Iterable[str]:
-    """Say how many models and cells were made by other code than that of psld here."""
-    models, cells = {}, {}
+    """Say how many models, guides and cells were made by other code than that of psld here."""
+    here = {None, package_code(*MAKE_IMAGES), package_code(*MAKE_IMAGES, *MEASURE)}
+    makers: dict[str, dict[str | None, set[str | None]]] = {"model": {}, "guide": {}, "cell": {}}
     for result in results:
-        cells[result.kept_sha256] = result.code
-        if result.model:
-            models[result.model.weights_sha256] = result.model.code
+        makers["cell"][result.kept_sha256] = {result.code, *result.images_code}
+        for what, weights in (("model", result.model), ("guide", result.guide)):
+            if weights:
+                makers[what][weights.weights_sha256] = {weights.code}
     counts = []
-    for what, codes, rooms in (("model", models, ()), ("cell", cells, MEASURE)):
-        known = None, package_code(*MAKE_IMAGES, *rooms)
-        if count := sum(code not in known for code in codes.values()):
+    for what, codes in makers.items():
+        if count := sum(bool(each - here) for each in codes.values()):
             counts.append(f"{count} {what}{'s' * (count > 1)}")
     if counts:
         yield f"Made by other code of psld than that here: {', '.join(counts)}."

@@ -62,9 +62,9 @@ def fed(
 ) -> Iterator[Callable[[History], None]]:
     """Start loggers, and yield a function of the history that gives them the new entries.
 
-    They get those that the history has already, too. A training that was killed repeats steps, so
-    a file in the run directory has the last step that was given. At the end, wait for what the
-    loggers still have to log.
+    They get those that the history has already, too, from the last step that any was given: a
+    training that was killed repeats steps, so a file in the run directory has this step. At the
+    end, wait for what the loggers still have to log.
     """
     last = saved_step(run, LOGGED)
     workers = [_Worker(logger, run, settings, last) for logger in loggers]

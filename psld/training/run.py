@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,9 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         if ranks.leads:
             note_replaced(run, Path(settings.output))
-        if not newest and ranks.largest(int(ranks.leads and _has_model(run, kind_of(settings)))):
-            if ranks.leads:  # A training with this average among others has made it.
+        has_ended = newest in (0, training.steps)
+        if has_ended and ranks.largest(int(ranks.leads and _has_model(run, kind_of(settings)))):
+            if ranks.leads:  # This one has made it, or one with this average among others.
                 _publish(run, settings)
             return TrainingHistory.read(export_folder(run) / HISTORY).entries[-1].loss
         checkpoints.restore(state, newest)
@@ -211,7 +213,9 @@ def try_once(loss: Loss, module: nn.Module, labels: Labels | None) -> None:
 def preview(loss: Loss, store: ImageStore, module: nn.Module, picture: Path) -> dict[str, float]:
     """Preview the averaged module, as its objective does."""
     with naming("training.objective", loss.objective, "preview"):
-        return loss.objective.preview(loss.facts, module, store, picture)
+        numbers = loss.objective.preview(loss.facts, module, store, picture)
+        # The history is JSON, which has no NaN.
+        return {name: float(number) for name, number in numbers.items() if isfinite(number)}
 
 
 def labels_of(settings: Trained, store: ImageStore) -> Labels | None:

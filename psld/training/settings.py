@@ -93,7 +93,7 @@ class LoopSettings(Settings):
         return with_one_average(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
-    def _parts_are_equal(self) -> "LoopSettings":
+    def _has_an_average_and_equal_parts(self) -> "LoopSettings":
         if self.ema_decay is None and self.average is None:
             raise ValueError("ema_decay is null; give it, or average")
         if isinstance(self.micro_batch, int) and self.batch_size % self.micro_batch:
@@ -318,7 +318,7 @@ class RunSettings(TrainedSettings):
         return self.model_copy(update={"name": name, "averages": {}, "training": training})
 
     def run_name(self, dataset_digest: str) -> str:
-        """The run directory's name. Trainings with the same weights share a run directory."""
+        """The run directory's name: equal trainings of one name share it, also of two grids."""
         return f"{self.name}-{digest_of(self.origin(dataset_digest))[:12]}"
 
 

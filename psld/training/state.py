@@ -17,7 +17,7 @@ from psld.training.recipe import Average, Averaging, Optimizer
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import digest_of
-from psld.utils.tensors import grouped, load_tensors, save_tensors
+from psld.utils.tensors import as_arrays, grouped, load_tensors, save_tensors
 
 KEPT = 2
 """The number of newest checkpoints that are kept."""
@@ -116,6 +116,7 @@ class TrainingState:
                 if part.code and key == OPTIMIZER:
                     load_optimizer(build_optimizer(part, self.network), states["optimizer"])
                 elif part.code:
+                    as_arrays(self.averages[key].network.state_dict())
                     again = build_average(part, self.network, key)
                     load_average(again, states[f"average{self._suffix(key)}"])
 
@@ -255,6 +256,8 @@ class Checkpoints:
         history = np.frombuffer(json.dumps(state.history).encode(), np.uint8)
         tensors = {**state.state_dict(), "history": history}
         origin = {"step": state.step, "seconds": state.seconds, "micro_batch": state.micro_batch}
+        for leftover in self.folder.glob(".checkpoint-*.partial"):  # of lives that were killed
+            leftover.unlink(missing_ok=True)
         save_tensors(self.path(state.step), "checkpoint", tensors, origin)
         for step in self.steps()[:-KEPT]:
             self.path(step).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from psld.utils.errors import UserError, text_of
-from psld.utils.files import write_text
+from psld.utils.files import atomic_path, write_text
 
 NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A class of one's own, MODULE:CLASS."""
@@ -30,8 +30,11 @@ COPIES = "parts"
 """The folder, in a run directory and next to weights, with the code of their parts, by digest."""
 
 PACKAGE = Path(__file__).parents[1]
-MAKE_IMAGES = ("data", "diffusion", "networks", "paper", "sampling", "training")
-"""The rooms of psld whose code decides weights and images."""
+MAKE_IMAGES = (
+    *("data", "diffusion", "networks", "paper", "sampling", "training"),
+    *("utils/randomness.py", "utils/device.py"),
+)
+"""The rooms and files of psld whose code decides weights and images."""
 MEASURE = ("evaluation", "metrics")
 """Those that decide numbers, too."""
 
@@ -60,7 +63,8 @@ class Code:
     def save(self, folder: str | Path) -> None:
         """Copy the files into a folder's copies."""
         for name, content in self.files.items():
-            write_text(Path(folder, COPIES, self.digest, name), content.decode())
+            with atomic_path(Path(folder, COPIES, self.digest, name)) as partial:
+                partial.write_bytes(content or b"\n")  # No file is written without content.
 
     def load(self, module: str) -> ModuleType:
         """Import a module of the code, once. Each version of a code has modules of its own, which
@@ -196,7 +200,7 @@ def code_digest(*rooms: str) -> str:
 
 @cache
 def package_code(*rooms: str) -> str:
-    """Return the digest of the code of some rooms of psld, noted with what they make.
+    """Return the digest of the code of some rooms and files of psld, noted with what they make.
 
     Unlike `code_digest` it stays if a comment changes. Where grids are kept, in .cache, it is too,
     because to parse the files takes half a second.
@@ -214,8 +218,10 @@ def package_code(*rooms: str) -> str:
 
 
 def _files_of(rooms: Sequence[str]) -> list[Path]:
-    folders = [PACKAGE / room for room in rooms] or [PACKAGE]
-    return sorted(file for folder in folders for file in folder.rglob("*.py"))
+    places = [PACKAGE / room for room in rooms] or [PACKAGE]
+    return sorted(
+        file for each in places for file in ([each] if each.suffix else each.rglob("*.py"))
+    )
 
 
 # -- finding and reading ---------------------------------------------------------------------------

@@ -67,6 +67,7 @@ def test_every_form_of_the_images_gives_the_value_of_their_features(folder):
     for result in results:
         assert result.estimate == expected
         assert result.images_sha256 == results[0].images_sha256
+        assert result.record == results[0].record
         assert 0 < result.floor < result.value < result.noise
 
 

@@ -91,6 +91,20 @@ def test_part_in_a_subfolder_with_its_package(folder):
     assert "nets" not in sys.modules
 
 
+def test_an_empty_module_and_one_in_another_encoding_are_copied(folder):
+    (folder / "nets").mkdir()
+    (folder / "nets" / "__init__.py").touch()
+    text = "# -*- coding: latin-1 -*-\nfrom nets import *\nclass A:\n    side = 'é'\n"
+    (folder / "nets" / "mine.py").write_bytes(text.encode("latin-1"))
+    code = code_of("nets.mine")
+    code.save(folder / "run")
+    trust(folder / "run")
+    (folder / "nets" / "mine.py").unlink()
+    again = find_version("nets.mine", code.digest)
+    assert again.digest == code.digest
+    assert load_class("nets.mine:A", again).side == "é"
+
+
 @pytest.mark.parametrize(
     "text",
     [

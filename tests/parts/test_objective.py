@@ -13,7 +13,7 @@ from psld.config.parts import importing_nothing
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.settings import NoiseLaw
 from psld.sampling.model import LoadedModel
-from psld.training.manifest import read_manifest
+from psld.training.manifest import TrainingHistory, read_manifest
 from psld.training.model import build_process
 from psld.training.objectives import Objective
 from psld.utils.errors import UserError
@@ -203,7 +203,7 @@ class Weighted(Objective):
         return (eps - batch.target).square().mean() * (-log).exp() + log
 
     def preview(self, *given):
-        return {"one": 1.0}
+        return {"one": 1.0, "half": torch.tensor(0.5), "none": float("nan")}
 
     def measured(self, *given):
         raise KeyError("nothing")
@@ -220,6 +220,9 @@ def test_its_module_may_train_more_and_keep_what_it_computes(tmp_path, digits):
     succeeded(call(tmp_path, "train", *words))
     weights = load_file(tmp_path / "models/by-hand/mine/weights.safetensors")
     assert weights["log"] != 0
+    entry = TrainingHistory.read(tmp_path / "models/by-hand/mine/history.json").entries[-1]
+    extra = entry.model_extra
+    assert (extra["one"], extra["half"], "none" in extra) == (1.0, 0.5, False)
 
 
 def test_a_guide_s_objective_makes_no_model(folder, digits):

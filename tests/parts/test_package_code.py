@@ -5,15 +5,17 @@ import pytest
 from psld.evaluation.results import CellResult, Weights
 from psld.report.table import made_by_other_code
 from psld.training.manifest import read_manifest
-from psld.utils.code import MAKE_IMAGES, MEASURE, package_code
+from psld.utils.code import MAKE_IMAGES, MEASURE, PACKAGE, _files_of, package_code
 from tests.commands import call, succeeded
 
 TRAINS, MEASURES = package_code(*MAKE_IMAGES), package_code(*MAKE_IMAGES, *MEASURE)
 
 
-def result(cell: str, code: str | None, trained_by: str | None, weights: str = "w") -> CellResult:
+def result(
+    cell: str, code: str | None, trained_by: str | None, weights: str = "w", **more
+) -> CellResult:
     model = Weights.model_construct(weights_sha256=weights, code=trained_by)
-    return CellResult.model_construct(kept_sha256=cell, code=code, model=model)
+    return CellResult.model_construct(kept_sha256=cell, code=code, model=model, **more)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,18 @@ def result(cell: str, code: str | None, trained_by: str | None, weights: str = "
 def test_models_and_cells_are_counted_once(results, note):
     said = [f"Made by other code of psld than that here: {each}." for each in note]
     assert list(made_by_other_code(result(*each) for each in results)) == said
+
+
+def test_samples_and_guides_of_other_code_are_counted():
+    guide = Weights.model_construct(weights_sha256="g", code="other")
+    found = result("a", MEASURES, TRAINS, images_code=(TRAINS, "other"), guide=guide)
+    [said] = made_by_other_code([found, result("b", MEASURES, TRAINS, images_code=(TRAINS,))])
+    assert said.endswith(": 1 guide, 1 cell.")
+
+
+def test_what_draws_noise_is_of_the_code_that_makes_images():
+    files = {str(file.relative_to(PACKAGE)) for file in _files_of(MAKE_IMAGES)}
+    assert {"utils/randomness.py", "utils/device.py", "diffusion/loop.py"} < files
 
 
 def test_a_model_and_its_shards_say_by_which_code(model, starts, tmp_path, monkeypatch):

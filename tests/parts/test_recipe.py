@@ -71,6 +71,25 @@ def test_it_resumes_to_the_bit(outside, noun, kind):
     assert sum(moved) > len(moved) / 2
 
 
+def test_an_average_that_no_file_can_hold_is_refused_at_the_first_step(outside):
+    with (outside / "mine.py").open("a") as file:
+        file.write(HALF)
+    state = trained(recipe(average="mine:Half"), 1)
+    with pytest.raises(UserError, match=r"training\.average: mine:Half: .*BFloat16"):
+        state.check()
+
+
+HALF = """
+
+class Half(Polyak):
+    def build(self, network):
+        mean = Mean(network)
+        mean.network.bfloat16()
+        mean.update = lambda network: None
+        return mean
+"""
+
+
 def test_an_optimizer_may_leave_out_weights():
     """Their gradients neither add up nor count in the norm that is clipped."""
     settings, loss_of = recipe(), EpsilonLoss(PROCESS)

@@ -104,3 +104,15 @@ def test_one_that_reads_a_model_does_not_move_the_training(train, tmp_path):
     words = "averages.tied={kind: reads:Tied, teacher: by-hand/base}"
     succeeded(train("name=base", words))
     assert list((tmp_path / "runs").glob("base-*")) == [run]
+
+
+def test_a_whole_training_that_starts_again_changes_no_file(train, tmp_path, monkeypatch):
+    """Its manifest says what made the weights: not what runs later, on other devices."""
+    words = "name=base", SHORT
+    succeeded(train(*words))
+    (tmp_path / "models/by-hand/base/manifest.json").unlink()
+    kept = files_below(tmp_path / "runs")
+    monkeypatch.setattr("psld.utils.device.package_code", lambda *rooms: "0" * 64)
+    succeeded(train(*words))
+    assert files_below(tmp_path / "runs") == kept
+    assert sha256(tmp_path, "base")

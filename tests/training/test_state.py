@@ -51,8 +51,9 @@ def test_other_files_are_no_checkpoints(tmp_path, state):
     save_at(checkpoints, state, 10)
     # What a killed writer leaves, and what a user may put there.
     partial = tmp_path / f".checkpoint-00000020.safetensors.{platform.node()}.99999999.partial"
+    elsewhere = tmp_path / ".checkpoint-00000015.safetensors.another-node.99999999.partial"
     for path in (
-        partial,
+        *(partial, elsewhere),
         tmp_path / "checkpoint-x.safetensors",
         tmp_path / "checkpoint-00000030.safetensors.old",
     ):
@@ -61,6 +62,7 @@ def test_other_files_are_no_checkpoints(tmp_path, state):
     save_at(checkpoints, state, 20)
     assert checkpoints.steps() == [10, 20]
     assert not partial.exists()
+    assert not elsewhere.exists()
 
 
 def test_a_checkpoint_of_another_network_or_under_another_step_is_named(tmp_path, state):
