@@ -3,7 +3,7 @@
 A kind is the name of a shipped part, or MODULE:CLASS for one of one's own (`psld.utils.code`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -52,6 +52,10 @@ class Part(Settings):
     """Settings without a kind are refused: a word below a part that a config names by a text alone
     would leave them so, and they would be those of another part."""
 
+    told: ClassVar[tuple[str, ...]] = ()
+    """Attributes of the class that are written with the settings of one's own: a reader without its
+    code needs them."""
+
     code: str | None = Field(default=None, exclude_if=lambda code: code is None)
     """The digest of the code of a part of one's own; it is found, not given."""
 
@@ -78,7 +82,7 @@ class Part(Settings):
         if ":" not in kind:
             raise ValueError(f"no {cls.noun} {kind!r}{meant(kind, shipped)}; {known}")
         try:
-            return _own(cls, kind, content.get("code"))
+            return _own(cls, kind, content.get("code"), content.get("class"))
         except UserError as error:
             raise ValueError(f"{error}") from None
 
@@ -93,7 +97,8 @@ class Part(Settings):
                 return cast(Self, kind.model_validate(content))
         if _is_own(cls) and not issubclass(cls, UnknownPart):
             free = content.get("free") or {}
-            rest = {key: value for key, value in content.items() if key not in ("free", "code")}
+            apart = "free", "code", "class"
+            rest = {key: value for key, value in content.items() if key not in apart}
             content = {**free, **rest, cls.KEY: name_of(cls), "code": _code_of(cls)}
         return check(content)
 
@@ -119,7 +124,9 @@ class Part(Settings):
             elif name in content and isinstance(value, set | frozenset):
                 content[name] = sorted(content[name], key=str)
         free = {name: content.pop(name) for name in sorted(self.free())}
-        return content | ({"free": free} if free else {})
+        told = {name: getattr(self, name) for name in self.told}
+        told = {name: sorted(x) if isinstance(x, Set) else x for name, x in told.items()}
+        return content | ({"free": free} if free else {}) | ({"class": told} if told else {})
 
 
 class UnknownPart:
@@ -149,7 +156,8 @@ class UnknownPart:
 
 def _deciding(content: Any) -> Any:
     if isinstance(content, dict):
-        return {k: _deciding(v) for k, v in content.items() if v is not None and k != "free"}
+        apart = "free", "class"
+        return {k: _deciding(v) for k, v in content.items() if v is not None and k not in apart}
     return [_deciding(each) for each in content] if isinstance(content, list) else content
 
 
@@ -245,17 +253,20 @@ _classes: dict[tuple[str, str], type[Part]] = {}
 """The classes of parts of one's own by MODULE:CLASS and the digest of their code."""
 
 
-def _own(noun: type[Part], name: str, digest: str | None) -> type[Part]:
-    """Return the class of a part of one's own, of this code if a digest is given."""
+def _own(noun: type[Part], name: str, digest: str | None, told: Any = None) -> type[Part]:
+    """Return the class of a part of one's own, of this code if a digest is given.
+
+    `told`: what its settings tell of a class whose code is not here.
+    """
     check_named(name)
     if digest and _imports_nothing.get():
-        return _unknown(noun)
+        return _unknown(noun, told)
     if digest and (name, digest) in _classes:
         return _checked(noun, name, _classes[name, digest])
     module = name.partition(":")[0]
     code = find_version(module, digest) if digest else find_code(module)
     if code is None and digest:
-        return _unknown(noun)
+        return _unknown(noun, told)
     if code is None:
         raise UserError(f"{name}: no module {module} in this folder or among Python's packages")
     kind = _checked(noun, name, load_class(name, code))
@@ -288,9 +299,17 @@ def _code_of(kind: type[Part]) -> str:
     return code.digest
 
 
-@cache
-def _unknown(noun: type[Part]) -> type[Part]:
+def _unknown(noun: type[Part], told: Any) -> type[Part]:
     """Return the class of the noun's parts whose code is not here."""
+    known = {}
+    for name, each in told.items() if isinstance(told, Mapping) else ():
+        if name in noun.told and isinstance(each, bool | str | list):
+            known[name] = frozenset(map(str, each)) if isinstance(each, list) else each
+    return _unknown_class(noun, *sorted(known.items()))
+
+
+@cache
+def _unknown_class(noun: type[Part], *told: tuple[str, Any]) -> type[Part]:
     fields = {noun.KEY: str} if noun.KEY not in noun.model_fields else {}
-    body = {"__module__": __name__, "__annotations__": fields}
+    body = {"__module__": __name__, "__annotations__": fields, **dict(told)}
     return type(f"Unknown{noun.__name__}", (UnknownPart, noun), body, extra="allow")

@@ -58,6 +58,7 @@ class Objective(Part):
     """
 
     noun = "objective"
+    told = ("makes", "uses", "sees_images")
 
     kind: str = "epsilon"
 

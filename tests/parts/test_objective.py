@@ -13,7 +13,12 @@ from psld.config.parts import importing_nothing
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.settings import NoiseLaw
 from psld.sampling.model import LoadedModel
-from psld.training.manifest import TrainingHistory, read_manifest
+from psld.training.manifest import (
+    GuideManifest,
+    ModelManifest,
+    TrainingHistory,
+    read_manifest,
+)
 from psld.training.model import build_process
 from psld.training.objectives import Objective
 from psld.utils.errors import UserError
@@ -230,6 +235,41 @@ def test_a_guide_s_objective_makes_no_model(folder, digits):
     refused(call(folder, "train", "training.objective=guide", *words), 2, "use psld train_guide")
     guide = ("train_guide", "training.objective=losses:Absolute", f"data={digits}")
     refused(call(folder, *guide), 2, "training.objective: makes a model; use psld train")
+
+
+BELOW = """
+from psld.parts import Denoiser, Guide
+
+
+class Near(Denoiser):
+    uses = {"noise_law"}
+
+    def loss(self, module, batch):
+        return (module(*batch.noisy()) - batch.x0).abs().mean()
+
+
+class Sure(Guide):
+    power: float = 2.0
+
+    def loss(self, module, batch):
+        return super().loss(module, batch) ** self.power
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "name"), [("train", "Near", "models"), ("train_guide", "Sure", "guides")]
+)
+def test_without_its_code_it_is_what_it_was(tmp_path, digits, command, kind, name):
+    """Below a denoiser or a guide: its class decides what its settings mean."""
+    write(tmp_path, below=BELOW)
+    words = (f"training.objective=below:{kind}", f"data={digits}", "name=mine", *RECIPE)
+    succeeded(call(tmp_path, command, *words))
+    folder = tmp_path / name / "by-hand/mine"
+    known = read_manifest(folder, ModelManifest if name == "models" else GuideManifest)
+    with importing_nothing():
+        unknown = read_manifest(folder, type(known))
+    assert unknown.settings.identity() == known.settings.identity()
+    assert unknown.settings.serves_every_process == known.settings.serves_every_process
 
 
 def test_it_may_read_a_model_or_a_cell(digits, tmp_path):
