@@ -152,8 +152,8 @@ def _sampler(part: Any) -> Iterator[str]:
         z = sample(process, part, score, process.prior(noise()), noise, silent=True)
     if not bool(z.isfinite().all()):
         raise UserError(f"sampler: {part.integrator}: NaN or infinity in samples of one Gaussian")
-    stated = "" if part.evaluations is None else f", {part.evaluations} stated"
-    yield f"samples one Gaussian as PSLD: {score.evaluations} evaluations{stated}"
+    part.check_evaluations(score.evaluations)
+    yield f"samples one Gaussian as PSLD: {score.evaluations} evaluations"
 
 
 def _source(part: Any) -> Iterator[str]:

@@ -44,6 +44,8 @@ class OwnConfigs(SearchPathPlugin):
 
 Plugins.instance().register(OwnConfigs)
 
+WITH_KIND = re.compile(r"\{([^{}]*,)?\s*kind\s*:")
+"""The beginning of a value that names a part."""
 PLAIN_KEY = re.compile(r"(?!hydra\b)[A-Za-z_][\w.]*")
 """The key of a word that Hydra takes as a setting or, if there is a folder, as a group."""
 
@@ -132,6 +134,10 @@ def for_hydra(words: Sequence[str]) -> list[str]:
     values: list[tuple[int, str]] = []
     for word in words:
         key, _, value = word.partition("=")
+        if PLAIN_KEY.fullmatch(key) and is_group(key) and WITH_KIND.match(value):
+            chosen.append(f"~{key}")
+            values.append((0, f"++{key}={value}"))
+            continue
         if not PLAIN_KEY.fullmatch(key) or is_group(key):
             chosen.append(word)
             for kind in value.split(","):

@@ -131,7 +131,8 @@ def _identity(value: Any, content: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_identity(*each) for each in zip(value, content, strict=True)]
     if isinstance(value, dict):
-        return {key: _identity(value[key], content[key]) for key in value}
+        pairs = zip(value.values(), content.items(), strict=True)  # JSON has texts as keys.
+        return {key: _identity(each, written) for each, (key, written) in pairs}
     # The order of a set differs from process to process.
     return sorted(content, key=str) if isinstance(value, set | frozenset) else content
 

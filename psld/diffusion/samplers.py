@@ -61,6 +61,14 @@ class SamplerSettings(Part):
         """Network evaluations per image; None for a sampler that chooses its steps."""
         return None
 
+    def check_evaluations(self, counted: int) -> None:
+        """Raise UserError for a part of one's own that takes others than `evaluations`."""
+        if self.evaluations not in (None, counted):
+            stated = f"{counted} network evaluations, and `evaluations` says {self.evaluations}"
+            names = (f"sampler: {self.integrator}", f"guidance: {self.guidance.kind}")
+            right = "of a sampler, `grid_steps` decides it; of a guidance, its own `evaluations`"
+            raise UserError(f"{' with '.join(names)}: takes {stated}; {right}")
+
     @property
     def cost(self) -> float:
         """A number that grows with the work: figures draw samplers of a family by it."""

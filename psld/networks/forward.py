@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from psld.config.parts import naming
 from psld.networks.settings import Network
 from psld.utils.errors import UserError
+from psld.utils.tensors import check_type
 
 Precision = Literal["fp32", "bf16"]
 
@@ -87,7 +88,7 @@ def build(
         for name, tensor in network.state_dict().items():
             with naming("network", part, f"{name}, which a file of weights cannot hold"):
                 # Not bfloat16, nor what is no tensor; `psld plan` builds without memory.
-                torch.empty(0, dtype=tensor.dtype, device="cpu").numpy()
+                check_type(tensor)
         for name, weight in network.named_parameters():
             if not weight.is_floating_point():
                 kind = f"{part.kind}: {name} is a parameter of {weight.dtype}"

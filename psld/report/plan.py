@@ -183,7 +183,7 @@ def cost(grid: Grid, tflops: float | None) -> str:
     firsts = {network: work.trained[0] for network, work in works.items()}
     models = {n: first for n, first in firsts.items() if first.settings.makes == "model"}
     least = min(models, key=lambda network: per_image[network])
-    steps, model = total / TRAIN_FACTOR / per_image[least], models[least]
+    steps, model = total / TRAIN_FACTOR / (per_image[least] or 1), models[least]
     core = (
         f"On one core of this machine: {about(steps * seconds_per_image(model.settings))} for "
         f"trainings and samples, by a training step of {model.name} that was measured now. The "

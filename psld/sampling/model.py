@@ -40,7 +40,7 @@ from psld.training.start import SamplerStart, find_start
 from psld.utils.code import COPIES
 from psld.utils.device import device_of
 from psld.utils.errors import RunError, UserError
-from psld.utils.randomness import ShardNoise
+from psld.utils.randomness import ShardNoise, Stream, stream_seed
 from psld.utils.tensors import load_tensors
 
 KnownPixels = tuple[Tensor, Tensor]
@@ -93,7 +93,9 @@ class LoadedModel:
 
     def eps(self, network: nn.Module | None = None) -> Network:
         """Return ε(z, t) of the model's process; `network` is its network as it is called."""
-        return self.settings.training.objective.eps(network or self.network, self.process)
+        objective = self.settings.training.objective
+        with naming("training.objective", objective, "eps"):
+            return objective.eps(network or self.network, self.process)
 
     @property
     def levels(self) -> tuple[float, float]:
@@ -324,7 +326,12 @@ class ImageSampler:
             score = guidance.build(self.process, self.eps, self.batching, labels, self.logits)
         threads = enough_threads(self.network, min(count, self.batching.size), height * width)
         states = (count, self.process.blocks * channels, height, width)
-        with threads, ShardNoise(*key, states, self.device) as noise:
+        own = bool(self.settings.code or guidance.code)
+        devices = [self.device] if self.device.type == "cuda" else []
+        drawn = torch.random.fork_rng(devices, enabled=own)
+        with threads, drawn, ShardNoise(*key, states, self.device) as noise:
+            if own:  # It may draw from torch's generator.
+                torch.manual_seed(stream_seed(key[0], Stream.SAMPLER, key[1]))
             if self.gaussian is None:
                 z = self.process.prior(noise())
             else:
@@ -335,7 +342,9 @@ class ImageSampler:
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
         with naming("sampler.guidance", guidance, "score"):
-            return z[:, :channels], labels, score.evaluations
+            made = z[:, :channels], labels, score.evaluations
+        self.settings.check_evaluations(score.evaluations)
+        return made
 
     def images(
         self, n: int, seed: int | None, known: KnownPixels | None, raw: bool, shown: bool

@@ -91,7 +91,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         taken = take_weights(network, settings)
         if rank_of_environment() == 0:
             print(taken, flush=True)
-    try_once(loss, network, labels)
+    try_once(settings, loss, network, labels)
 
     with ExitStack() as stack:
         # The leading rank takes the lock before it joins: nccl would not let the others wait.
@@ -194,20 +194,31 @@ def export(
     )
 
 
-def try_once(loss: Loss, module: nn.Module, labels: Labels | None) -> None:
-    """Raise UserError if an objective of one's own has no loss of two images."""
-    if not loss.objective.code:
+def try_once(settings: Trained, loss: Loss, module: nn.Module, labels: Labels | None) -> None:
+    """Raise UserError if there is no loss of two images with a gradient, or no ε of the module.
+
+    Only objectives and networks of one's own are tried.
+    """
+    objective, (dataset, process) = loss.objective, (settings.dataset, loss.facts.process)
+    if not (objective.code or settings.network.code):
         return
-    size, noising = loss.facts.dataset.image_size, loss.noising
-    with torch.random.fork_rng(devices=[]):
+    tried = ("training.objective", objective) if objective.code else ("network", settings.network)
+    size, noising = dataset.image_size, loss.noising
+    module = copy.deepcopy(module)  # It may keep what it has computed.
+    with torch.random.fork_rng(devices=[]), naming(*tried, "loss"):
         x0, *noise = (
-            torch.randn(2, blocks * loss.facts.dataset.channels, size, size)
+            torch.randn(2, blocks * dataset.channels, size, size)
             for blocks in (1, noising.blocks, noising.auxiliary)
         )
         t = noising.levels(torch.rand(2, dtype=torch.float64))
         classes = torch.zeros(2, dtype=torch.int64) if labels else None
         batch = Batch(x0, t, noise[0], noise[1] if noising.auxiliary else None, classes)
-        loss(copy.deepcopy(module), batch)  # A module may keep what it has computed.
+        loss(module.train(), batch).backward()
+        if settings.makes == "model":
+            z, given = torch.randn(2, process.blocks * dataset.channels, size, size), batch.label
+            with torch.no_grad(), naming(*tried, "eps"):
+                eps = objective.eps(module.eval(), process)(z, torch.full((2,), 0.5), *given)
+                process.checked(eps, z)
 
 
 def preview(loss: Loss, store: ImageStore, module: nn.Module, picture: Path) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from psld.config.parts import naming
@@ -17,7 +18,7 @@ from psld.training.recipe import Average, Averaging, Optimizer
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import digest_of
-from psld.utils.tensors import as_arrays, grouped, load_tensors, save_tensors
+from psld.utils.tensors import check_type, grouped, load_tensors, save_tensors
 
 KEPT = 2
 """The number of newest checkpoints that are kept."""
@@ -110,13 +111,19 @@ class TrainingState:
 
     def check(self) -> None:
         """Raise UserError if no checkpoint can hold the state, or give that of a part back."""
-        states = states_in(self.state_dict())
+        tensors = self.state_dict()
+        for name, tensor in tensors.items():
+            try:
+                check_type(tensor)
+            except (TypeError, SafetensorError):
+                wrong = f"{name} is {tensor.dtype}, which no checkpoint can hold"
+                raise UserError(f"training: {wrong}") from None
+        states = states_in(tensors)
         for key, part in self.parts.items():
             with naming(key, part, "its state, loaded again"):
                 if part.code and key == OPTIMIZER:
                     load_optimizer(build_optimizer(part, self.network), states["optimizer"])
                 elif part.code:
-                    as_arrays(self.averages[key].network.state_dict())
                     again = build_average(part, self.network, key)
                     load_average(again, states[f"average{self._suffix(key)}"])
 

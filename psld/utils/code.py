@@ -168,7 +168,7 @@ def load_class(name: str, code: Code) -> type:
         raise UserError(f"{where}: defines no class {class_name} {rule}")
     try:
         return getattr(code.load(module), class_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = f"{type(error).__name__}: {text_of(error)}"
         if field := re.search(r"non-annotated attribute was detected: `(\w+) = ", text):
             text = f"{field[1]}: a setting needs a type, such as {field[1]}: int = 8"

@@ -35,6 +35,7 @@ class Stream(IntEnum):
     PREVIEW = 5
     LIKELIHOOD = 7
     START = 8
+    SAMPLER = 9
 
 
 def stream_seed(seed: int, stream: Stream, *index: int) -> int:

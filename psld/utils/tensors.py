@@ -57,6 +57,13 @@ def as_arrays(tensors: "Mapping[str, np.ndarray | Tensor]") -> dict[str, np.ndar
     }
 
 
+def check_type(tensor: "Tensor") -> None:
+    """Raise an exception for a tensor of a type that no file can hold, such as bfloat16."""
+    import torch
+
+    save({"": torch.empty(0, dtype=tensor.dtype, device="cpu").numpy()})
+
+
 def digest_of_arrays(kind: str, arrays: Mapping[str, np.ndarray], origin: Mapping[str, Any]) -> str:
     """Return the SHA-256 of kind, origin, and the names, types, shapes and bytes of the arrays."""
     names = sorted(arrays)

@@ -189,7 +189,13 @@ class Changed(Mixer):
 
 @pytest.fixture
 def folder(outside):
-    files = {"wrong": WRONG, "fields": FIELDS, "reserved": RESERVED, "group": GROUP}
+    files = {
+        "twice": TWICE.replace("ENDS", "True"),
+        "wrong": WRONG,
+        "fields": FIELDS,
+        "reserved": RESERVED,
+        "group": GROUP,
+    }
     return with_network(write(outside, **files))
 
 
@@ -200,7 +206,7 @@ def folder(outside):
         (("mynets:Mixer", "width=4"), "158 weights"),
         (("wrong:Nested",), "a checkpoint can hold its state"),
         (("wrong:Logits",), "takes 2×16×16 and gives logits, as a guide; 1,539 weights"),
-        (("heun:Heun", "striding=edm", "steps=7"), "7 evaluations, 7 stated"),
+        (("heun:Heun", "striding=edm", "steps=7"), "samples one Gaussian as PSLD: 7 evaluations"),
         (("mine:Halves", "every=400"), "at steps 0, 1, 500 and 999 of 1,000: 1, 1, 0.5, 0.25"),
     ],
 )
@@ -231,6 +237,7 @@ def test_it_tries_what_the_noun_asks(words, says, folder):
         (("fields:Fields", "widths=3,4"), "Ambiguous value for argument"),
         (("reserved:Coded",), "Coded: code and free are names of psld; call it otherwise"),
         (("group:Changed",), "group:Changed: what it writes: unknown key head.double"),
+        (("twice:Ends",), "twice.py: SystemExit: of mine"),
         (("wrong:Empty",), "dataset.source: wrong:Empty: train picture 0: a str; right is"),
     ],
 )
@@ -251,6 +258,33 @@ def test_words_set_fields_of_every_kind(folder, digits):
     assert "    color: red\n    file: x\n" in shown
     refused(call(folder, "train", f"data={digits}", "network=group:Changed"), 2, "head.double")
     assert not (folder / "runs").exists()
+
+
+TWICE = """
+import sys
+import mynets
+from psld.parts import Network
+
+
+class Two(Network):
+    a: Network = mynets.Mixer()
+    b: Network = mynets.Mixer()
+    scales: dict[int, float] = {1: 0.5}
+
+    def build(self, *given):
+        return self.a.build(*given)
+
+
+class Ends(Network):
+    ends: bool = sys.exit("of mine") if ENDS else False
+"""
+
+
+def test_a_part_has_two_of_one_class_and_numbers_as_keys(folder):
+    write(folder, twice=TWICE.replace("ENDS", "False"))
+    succeeded(call(folder, "check", "twice:Two", "a={kind: mynets:Mixer, width: 4}"))
+    part = parse(Network, {"kind": "twice:Two"}, "x")
+    assert part.identity()["scales"] == {"1": 0.5}
 
 
 def test_sets_are_written_and_compared_in_order(folder):

@@ -37,6 +37,7 @@ def test_it_is_chosen_and_set_by_words_and_by_the_file_of_a_group(folder, traini
     for words, width in (
         (("network.width=4", *training), 4),
         ((*training[1:], "network=mixer"), 5),
+        ((*training[1:], "network={kind: mynets:Mixer, width: 6}"), 6),
     ):
         train(folder, *words)
         network = read_manifest("models/by-hand/mine").settings.network
@@ -123,6 +124,9 @@ BUILDS = {
         "for z of 2×2×8×8 and label 10, of 10 classes and none: IndexError"
     ),
     "return halving(Net(in_channels, out_channels, 4))": "changes its input; work on a copy",
+    "return exact(Net(in_channels, out_channels, 4))": "x, which a file of weights cannot",
+    "return Net(in_channels, out_channels, 4).requires_grad_(False)": "loss: RuntimeError: element",
+    "return training(Net(in_channels, out_channels, 4))": "loss: KeyError: 'in training'",
     "return larger(Net(in_channels, out_channels, 4))": (
         "gives 2×3×8×8 for 2 images; 2×2×8×8 is needed"
     ),
@@ -135,6 +139,17 @@ BUILDS = {
 WRAPPED = """
 def kept(net):
     net.register_buffer("x", torch.ones(1, dtype=torch.bfloat16))
+    return net
+
+
+def exact(net):
+    net.register_buffer("x", torch.ones(1, dtype=torch.complex128))
+    return net
+
+
+def training(net):
+    forward = net.forward
+    net.forward = lambda z, t: {False: forward}["in training" if net.training else False](z, t)
     return net
 
 

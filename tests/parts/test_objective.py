@@ -230,6 +230,26 @@ def test_its_module_may_train_more_and_keep_what_it_computes(tmp_path, digits):
     assert (extra["one"], extra["half"], "none" in extra) == (1.0, 0.5, False)
 
 
+WRONG_EPS = """.mean()
+
+    def eps(self, module, process):
+        return lambda z, t: module(z, t)[:1]
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [(".mean().detach()", "loss: RuntimeError: element 0"), (WRONG_EPS, "network: predicts")],
+)
+def test_a_loss_without_gradient_and_a_wrong_eps_are_refused_before_the_training(
+    folder, digits, wrong, said
+):
+    edit(folder / "losses.py", ".abs() ** self.power).mean()", f".abs() ** self.power){wrong}")
+    words = ("training.objective=losses:Absolute", f"data={digits}", *RECIPE)
+    refused(call(folder, "train", *words), 2, said)
+    assert not (folder / "runs").exists()
+
+
 def test_a_guide_s_objective_makes_no_model(folder, digits):
     words = (f"data={digits}", *RECIPE)
     refused(call(folder, "train", "training.objective=guide", *words), 2, "use psld train_guide")

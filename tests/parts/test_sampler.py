@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import psld
 from psld.config.kinds import SHIPPED
 from psld.config.settings import parse
 from psld.diffusion.integrators import EulerMaruyama, Inpainting
@@ -15,7 +16,7 @@ from psld.sampling.model import ImageSampler
 from psld.sampling.named import Named, named_sampler
 from psld.sampling.settings import sampler_content
 from psld.utils.errors import UserError
-from tests.commands import call, succeeded
+from tests.commands import call, refused, succeeded
 from tests.diffusion.processes import phase_space
 from tests.diffusion.sampling import end, gaussian, rk45, rms
 from tests.parts.contract import here_and_outside
@@ -147,6 +148,27 @@ def test_heun_s_method_by_the_command(outside, model):
     words = ("sampler=heun:Heun", "sampler.striding=quadratic", "sampler.steps=5", "shard_size=2")
     printed = succeeded(call(outside, "sample", *words, f"model={model}", "output=samples")).stdout
     assert "shard 0: 2 images, NFE 5" in printed
+
+
+def test_evaluations_that_are_not_counted_are_refused_before_a_shard_is_written(outside, model):
+    edit(outside / "heun.py", "self.denoise + 1) // 2", "self.denoise + 1) // 2 + 1")
+    said = "sampler: heun:Heun with guidance: none: takes 6 network evaluations, and `evaluations` "
+    words = ("striding=quadratic", "steps=5")
+    refused(call(outside, "check", "heun:Heun", *words), 2, said)
+    words = ("sampler=heun:Heun", *(f"sampler.{word}" for word in words), f"model={model}")
+    refused(call(outside, "sample", *words, "shard_size=2", "output=samples"), 2, said)
+    assert not list((outside / "samples").glob("*.safetensors"))
+
+
+def test_torch_s_own_generator_begins_with_each_shard_and_stays_the_caller_s(outside, model):
+    edit(outside / "heun.py", "slope) / 2", "slope) / 2 + torch.randn_like(z)")
+    edit(outside / "heun.py", "from psld.parts", "import torch\nfrom psld.parts")
+    options = {"sampler": "heun:Heun", "steps": 5, "striding": "quadratic", "raw": True}
+    loaded, before = psld.load(model), torch.get_rng_state()
+    first, again, other = (loaded.sample(2, seed=seed, **options) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 MISTAKES = {
