@@ -34,12 +34,6 @@ PAGE = (REPOSITORY / "docs" / "library.md").read_text()
 
 SECTIONS = dict(re.findall(r"^## (.*?)\n.*?^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
 
-NEEDS = {
-    "Export to ONNX": ("onnxruntime", "onnxscript"),
-    "Run a scheduler of diffusers": ("diffusers",),
-}
-"""The packages that a section needs, and psld does not."""
-
 OWN_TESTS = ("The training loop", "Write an integrator")
 
 
@@ -62,22 +56,12 @@ def test_every_section_has_code():
     assert len(SECTIONS) == PAGE.count("\n## ") == PAGE.count("```python")
 
 
-@pytest.mark.parametrize(
-    "section",
-    [
-        pytest.param(section, marks=[pytest.mark.slow] * ("Export" in section))
-        for section in SECTIONS
-        if section not in OWN_TESTS
-    ],
-)
+@pytest.mark.parametrize("section", [section for section in SECTIONS if section not in OWN_TESTS])
 def test_a_section_runs(section, folder, tmp_path):
     names = {}  # of this section alone
     with contextlib.chdir(folder), contextlib.ExitStack() as stack:
-        if section in ("Models that travel", *NEEDS):  # diffusers imports the Hub's library
-            stack.enter_context(empty_hub(tmp_path))
-        for package in NEEDS.get(section, ()):
-            pytest.importorskip(package)
         if section == "Models that travel":
+            stack.enter_context(empty_hub(tmp_path))
             succeeded(call(folder, *re.search(r"^psld (push [^#]*)", PAGE, re.M)[1].split()))
         exec(SECTIONS[section], names)
     assert "images" not in names or names["images"].isfinite().all()
