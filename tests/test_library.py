@@ -22,6 +22,7 @@ from psld.diffusion.likelihood import log_likelihood
 from psld.diffusion.loss import Batch, EpsilonLoss
 from psld.diffusion.process import LinearProcess
 from psld.networks.forward import enough_threads
+from psld.training.batches import Batches
 from psld.utils.errors import RunError, UserError
 from tests.commands import TINY, call, run, succeeded
 from tests.diffusion.mixture import Mixture
@@ -32,6 +33,14 @@ from tests.workflow.project import REPOSITORY
 PAGE = (REPOSITORY / "docs" / "library.md").read_text()
 
 SECTIONS = dict(re.findall(r"^## (.*?)\n.*?^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
+
+NEEDS = {
+    "Export to ONNX": ("onnxruntime", "onnxscript"),
+    "Run a scheduler of diffusers": ("diffusers",),
+}
+"""The packages that a section needs, and psld does not."""
+
+OWN_TESTS = ("The training loop", "Write an integrator")
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +62,52 @@ def test_every_section_has_code():
     assert len(SECTIONS) == PAGE.count("\n## ") == PAGE.count("```python")
 
 
-@pytest.mark.parametrize("section", sorted({*SECTIONS} - {"Write an integrator"}))
+@pytest.mark.parametrize(
+    "section",
+    [
+        pytest.param(section, marks=[pytest.mark.slow] * ("Export" in section))
+        for section in SECTIONS
+        if section not in OWN_TESTS
+    ],
+)
 def test_a_section_runs(section, folder, tmp_path):
     names = {}  # of this section alone
     with contextlib.chdir(folder), contextlib.ExitStack() as stack:
-        if section == "Models that travel":
+        if section in ("Models that travel", *NEEDS):  # diffusers imports the Hub's library
             stack.enter_context(empty_hub(tmp_path))
+        for package in NEEDS.get(section, ()):
+            pytest.importorskip(package)
+        if section == "Models that travel":
             succeeded(call(folder, *re.search(r"^psld (push [^#]*)", PAGE, re.M)[1].split()))
         exec(SECTIONS[section], names)
     assert "images" not in names or names["images"].isfinite().all()
     if section == "Sample from a model":
         assert (folder / "sixteen.png").stat().st_size > 100
+
+
+def test_the_loop_of_the_page_resumes_to_the_bit(digits, tmp_path):
+    assert SECTIONS["The training loop"].count("\n") <= 50
+    weights, draw = [], Batches.draw
+
+    def killed(batches: Batches, step: int) -> Batch:
+        if step == 13:
+            raise KeyboardInterrupt
+        return draw(batches, step)
+
+    for folder in (tmp_path / "whole", tmp_path / "killed"):
+        (folder / "data").mkdir(parents=True)
+        for end in (".h5", ".json"):
+            shutil.copy(digits.with_suffix(end), folder / "data")
+        with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+            if folder.name == "killed":
+                patch.setattr(Batches, "draw", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    exec(SECTIONS["The training loop"], {})
+                patch.undo()
+            exec(SECTIONS["The training loop"], names := {})
+            assert len(names["state"].history) == 2
+            weights.append(psld.load("mine/loop").weights_sha256)
+    assert weights[0] == weights[1]
 
 
 class Perfect(nn.Module):
