@@ -140,6 +140,7 @@ def _schedule(part: Any) -> Iterator[str]:
 
 
 def _sampler(part: Any) -> Iterator[str]:
+    from psld.diffusion.guidance import NoGuidance
     from psld.diffusion.loop import sample
     from psld.diffusion.score import NetworkScore
     from psld.diffusion.settings import PSLDSettings
@@ -152,7 +153,7 @@ def _sampler(part: Any) -> Iterator[str]:
         z = sample(process, part, score, process.prior(noise()), noise, silent=True)
     if not bool(z.isfinite().all()):
         raise UserError(f"sampler: {part.integrator}: NaN or infinity in samples of one Gaussian")
-    part.check_evaluations(score.evaluations)
+    part.model_copy(update={"guidance": NoGuidance()}).check_evaluations(score.evaluations)
     yield f"samples one Gaussian as PSLD: {score.evaluations} evaluations"
 
 

@@ -44,8 +44,8 @@ class OwnConfigs(SearchPathPlugin):
 
 Plugins.instance().register(OwnConfigs)
 
-WITH_KIND = re.compile(r"\{([^{}]*,)?\s*kind\s*:")
-"""The beginning of a value that names a part."""
+WITH_KIND = re.compile(r"\{([^{}]*,)?\s*kind\s*:((?!\}\s*,).)*\}")
+"""A value that is a part, but not several of a sweep."""
 PLAIN_KEY = re.compile(r"(?!hydra\b)[A-Za-z_][\w.]*")
 """The key of a word that Hydra takes as a setting or, if there is a folder, as a group."""
 
@@ -132,11 +132,13 @@ def for_hydra(words: Sequence[str]) -> list[str]:
     """
     chosen: list[str] = []
     values: list[tuple[int, str]] = []
+    last = dict(word.partition("=")[::2] for word in words)
     for word in words:
         key, _, value = word.partition("=")
-        if PLAIN_KEY.fullmatch(key) and is_group(key) and WITH_KIND.match(value):
-            chosen.append(f"~{key}")
-            values.append((0, f"++{key}={value}"))
+        if is_group(key) and any(map(WITH_KIND.fullmatch, (value, last[key]))):
+            if value == last[key] and f"~{key}" not in chosen:
+                chosen.append(f"~{key}")
+                values.append((0, f"++{key}={value}"))
             continue
         if not PLAIN_KEY.fullmatch(key) or is_group(key):
             chosen.append(word)

@@ -286,7 +286,7 @@ def groups_in(
 def unknown_key(kind: type[Settings], content: Mapping[str, Any]) -> str | None:
     """Return the first key of a content, groups included, that the class does not have."""
     for prefix, group, values in groups_in(kind, content):
-        if unknown := sorted(values.keys() - group.model_fields - {"free"}):
+        if unknown := sorted(values.keys() - group.model_fields - {"free", "class"}):
             return f"{prefix}.{unknown[0]}".lstrip(".")
     return None
 

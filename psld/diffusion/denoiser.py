@@ -5,6 +5,7 @@ x̂₀ = E[x₀ | z_t] from ε, D(y; σ) = E[x₀ | y = x₀ + σ n] from ε, an
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ CHECKED_TIMES = 512
 """Number of times, evenly spaced in log t, at which `check_prediction` tests a process."""
 
 TABLES = 4096
-"""The most times whose coefficients are kept on the device."""
+"""The most times whose coefficients are kept on a device: rk45 has others for each batch."""
 
 ROUNDING = 1e-6
 """The relative error of a noise level that was found from its time, with room."""
@@ -117,7 +118,7 @@ class SeesImages(nn.Module):
         super().__init__()
         self.process = every_block(process)
         self.network, self.gives_image = network, gives_image
-        self._tables: dict[tuple[float, torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+        self._kept = lru_cache(TABLES)(self._on_device)  # once for all batches
 
     def forward(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
         """Evaluate at N times. A t on a GPU is copied to the CPU; `at` needs no copy."""
@@ -127,19 +128,10 @@ class SeesImages(nn.Module):
 
     def at(self, t: float) -> Callable[..., Tensor]:
         """Return the function of states, N×kC×H×W, at one time, for any number of calls."""
+        return lambda z, *label: self._evaluate(z, self._kept(t, z.device, z.dtype), label)
 
-        def network(z: Tensor, *label: Tensor | None) -> Tensor:
-            key = t, z.device, z.dtype
-            if key not in self._tables:  # once for all batches
-                if len(self._tables) == TABLES:  # rk45 has other times for each batch
-                    self._tables.clear()
-                tables = self._coefficients(t)
-                self._tables[key] = tuple(
-                    each.to(z.device, z.dtype, non_blocking=True) for each in tables
-                )
-            return self._evaluate(z, self._tables[key], label)
-
-        return network
+    def _on_device(self, t: float, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        return [each.to(device, dtype, non_blocking=True) for each in self._coefficients(t)]
 
     def _coefficients(self, t: Times) -> tuple[Tensor, ...]:
         """Return aᵀ Σ⁻¹ / ρ, σ, L⁻¹ and L⁻¹ a, each for N times, float64."""

@@ -61,8 +61,8 @@ class Guidance(Part):
     kind: str
     """The kind of guidance."""
 
-    evaluations: ClassVar[int] = 1
-    """Evaluations of the network for one of the score."""
+    evaluations: ClassVar[int | None] = 1
+    """Evaluations of the network for one of the score; None if they depend on the time."""
     needs_guide: ClassVar[bool] = False
     """True if `build` takes the logits of a guide (psld train_guide)."""
 

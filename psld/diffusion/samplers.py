@@ -65,9 +65,11 @@ class SamplerSettings(Part):
         """Raise UserError for a part of one's own that takes others than `evaluations`."""
         if self.evaluations not in (None, counted):
             stated = f"{counted} network evaluations, and `evaluations` says {self.evaluations}"
-            names = (f"sampler: {self.integrator}", f"guidance: {self.guidance.kind}")
-            right = "of a sampler, `grid_steps` decides it; of a guidance, its own `evaluations`"
-            raise UserError(f"{' with '.join(names)}: takes {stated}; {right}")
+            right = (
+                "`grid_steps` of the sampler and `evaluations` of the guidance (None: not fixed)"
+            )
+            named = f"sampler: {self.integrator} with guidance: {self.guidance.kind}"
+            raise UserError(f"{named}: takes {stated}, from {right}")
 
     @property
     def cost(self) -> float:

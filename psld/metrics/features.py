@@ -104,11 +104,12 @@ class Features:
         return len(self.values)
 
     def on(self, device: torch.device | str) -> Tensor:
-        """Return a copy of the values, n×d, on a device: a measure of one's own may change it.
+        """Return the values, n×d, on a device. Raises RunError if one is not finite."""
+        return finite(self.values).to(device)
 
-        Raises RunError if one is not finite.
-        """
-        return finite(self.values).to(device, copy=True)
+    def __deepcopy__(self, memo: object) -> Self:
+        """Copy these images alone: they may be the first of many."""
+        return replace(self, **{name: each.clone() for name, each in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Return values and logits by name."""

@@ -322,8 +322,6 @@ class ImageSampler:
             turns = [self.classes[i % len(self.classes)] for i in indices]
             labels = torch.tensor(turns, device=self.device)
         guidance, without = self.settings.guidance, self.settings.evaluations == 0
-        with naming("sampler.guidance", guidance, "build"):
-            score = guidance.build(self.process, self.eps, self.batching, labels, self.logits)
         threads = enough_threads(self.network, min(count, self.batching.size), height * width)
         states = (count, self.process.blocks * channels, height, width)
         own = bool(self.settings.code or guidance.code)
@@ -332,6 +330,8 @@ class ImageSampler:
         with threads, drawn, ShardNoise(*key, states, self.device) as noise:
             if own:  # It may draw from torch's generator.
                 torch.manual_seed(stream_seed(key[0], Stream.SAMPLER, key[1]))
+            with naming("sampler.guidance", guidance, "build"):
+                score = guidance.build(self.process, self.eps, self.batching, labels, self.logits)
             if self.gaussian is None:
                 z = self.process.prior(noise())
             else:

@@ -79,7 +79,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     check_read_again(settings)
     check_schedule(settings.training)
     check_uses(settings.training)
-    checkpoints = Checkpoints(run / "checkpoints")
+    checkpoints = _checkpoints(run)
     training, process = settings.training, build_process(settings)
     objective, images = training.objective, store.images("train")
     labels = labels_of(settings, store)
@@ -104,9 +104,8 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         if ranks.leads:
             note_replaced(run, Path(settings.output))
-        has_ended = newest in (0, training.steps)
-        if has_ended and ranks.largest(int(ranks.leads and _has_model(run, kind_of(settings)))):
-            if ranks.leads:  # This one has made it, or one with this average among others.
+        if not newest and ranks.largest(int(ranks.leads and _has_model(run, kind_of(settings)))):
+            if ranks.leads:  # A training with this average among others has made it.
                 _publish(run, settings)
             return TrainingHistory.read(export_folder(run) / HISTORY).entries[-1].loss
         checkpoints.restore(state, newest)
@@ -157,9 +156,10 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                     own = settings.of_average(name)
                     own_run = Path(settings.runs) / own.run_name(store.digest)
                     with held_if_free(own_run / "lock") as is_free:
-                        if is_free and not _has_begun(own_run):
+                        if is_free and not (is_exported(own_run) or _checkpoints(own_run).newest()):
                             export(own_run, own, average.network, state, loss, store, **made)
-            export(run, settings, state.average.network, state, loss, store, **made)
+            if not _has_model(run, kind_of(settings)):  # Its manifest says what made it.
+                export(run, settings, state.average.network, state, loss, store, **made)
             _publish(run, settings)
         return state.history[-1]["loss"]
 
@@ -237,9 +237,8 @@ def labels_of(settings: Trained, store: ImageStore) -> Labels | None:
     return None
 
 
-def _has_begun(run: Path) -> bool:
-    """Check if a training of its own has begun in a run directory; it stays what it is."""
-    return is_exported(run) or bool(Checkpoints(run / "checkpoints").newest())
+def _checkpoints(run: Path) -> Checkpoints:
+    return Checkpoints(run / "checkpoints")
 
 
 def _has_model(run: Path, kind: type[TrainedManifest]) -> bool:

@@ -140,3 +140,17 @@ def test_a_config_says_what_differs_from_the_class(path):
         if path.stem.startswith("guide-") and group == "training":
             kind = KINDS["train_guide"].model_fields["training"].annotation
         assert set(repeated(kind, content)) <= NAMES
+
+
+@pytest.mark.parametrize(
+    ("words", "composed"),
+    [
+        ("{kind: a:B, inner: {x: 3}}", ["~network", "++network={kind: a:B, inner: {x: 3}}"]),
+        ("{kind: a:B},demo", ["network={kind: a:B},demo"]),  # of a sweep
+        ("{width: 3}", ["network={width: 3}"]),
+    ],
+)
+def test_a_value_with_a_kind_replaces_the_part_of_a_group(words, composed):
+    assert for_hydra([f"network={words}"]) == composed
+    assert for_hydra([f"network={words}", "network=demo"])[-1] == "network=demo"
+    assert for_hydra(["network=demo", f"network={words}"])[-len(composed) :] == composed

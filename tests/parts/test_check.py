@@ -207,6 +207,7 @@ def folder(outside):
         (("wrong:Nested",), "a checkpoint can hold its state"),
         (("wrong:Logits",), "takes 2×16×16 and gives logits, as a guide; 1,539 weights"),
         (("heun:Heun", "striding=edm", "steps=7"), "samples one Gaussian as PSLD: 7 evaluations"),
+        (("heun:Heun", "striding=edm", "steps=7", "guidance=classifier-free"), "7 evaluations"),
         (("mine:Halves", "every=400"), "at steps 0, 1, 500 and 999 of 1,000: 1, 1, 0.5, 0.25"),
     ],
 )

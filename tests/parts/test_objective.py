@@ -1,5 +1,6 @@
 """An objective of one's own: trained, sampled, resumed to the bit, and refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,6 +291,10 @@ def test_without_its_code_it_is_what_it_was(tmp_path, digits, command, kind, nam
         unknown = read_manifest(folder, type(known))
     assert unknown.settings.identity() == known.settings.identity()
     assert unknown.settings.serves_every_process == known.settings.serves_every_process
+    written = known.settings.training.objective.model_dump(mode="json")
+    assert written["class"]["makes"] == command.removeprefix("train_").replace("train", "model")
+    again = ("training.objective=" + json.dumps(written).replace('"', ""), *words[1:])
+    assert "nothing new" in succeeded(call(tmp_path, command, *again)).stdout
 
 
 def test_it_may_read_a_model_or_a_cell(digits, tmp_path):

@@ -1,5 +1,7 @@
 """Further averages of a training: each is the model that a training of its own would make."""
 
+import shutil
+
 import pytest
 
 import psld.training.loop as loop
@@ -116,3 +118,8 @@ def test_a_whole_training_that_starts_again_changes_no_file(train, tmp_path, mon
     succeeded(train(*words))
     assert files_below(tmp_path / "runs") == kept
     assert sha256(tmp_path, "base")
+    assert "other needs a training of its own" in train("name=base", "averages.other=ema").stdout
+    [made] = (tmp_path / "runs").glob("short-*")
+    shutil.rmtree(made)
+    succeeded(train(*words))
+    assert (made / "model/manifest.json").exists()
