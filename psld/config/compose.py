@@ -132,10 +132,10 @@ def for_hydra(words: Sequence[str]) -> list[str]:
     """
     chosen: list[str] = []
     values: list[tuple[int, str]] = []
-    last = dict(word.partition("=")[::2] for word in words)
+    last = {key: value for key, _, value in (word.partition("=") for word in words)}
     for word in words:
         key, _, value = word.partition("=")
-        if is_group(key) and any(map(WITH_KIND.fullmatch, (value, last[key]))):
+        if is_group(key) and (WITH_KIND.fullmatch(value) or WITH_KIND.fullmatch(last[key])):
             if value == last[key] and f"~{key}" not in chosen:
                 chosen.append(f"~{key}")
                 values.append((0, f"++{key}={value}"))

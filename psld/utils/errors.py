@@ -219,7 +219,7 @@ ALSO = {
 """What a word for a group may be besides the name of a config."""
 
 
-def text_of(error: Exception) -> str:
+def text_of(error: BaseException) -> str:
     """Return an error as one line, without Hydra's advice that does not apply here."""
     if line := missing_extra(error):
         return line
