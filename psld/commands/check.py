@@ -140,7 +140,6 @@ def _schedule(part: Any) -> Iterator[str]:
 
 
 def _sampler(part: Any) -> Iterator[str]:
-    from psld.diffusion.guidance import NoGuidance
     from psld.diffusion.loop import sample
     from psld.diffusion.score import NetworkScore
     from psld.diffusion.settings import PSLDSettings
@@ -153,7 +152,8 @@ def _sampler(part: Any) -> Iterator[str]:
         z = sample(process, part, score, process.prior(noise()), noise, silent=True)
     if not bool(z.isfinite().all()):
         raise UserError(f"sampler: {part.integrator}: NaN or infinity in samples of one Gaussian")
-    part.model_copy(update={"guidance": NoGuidance()}).check_evaluations(score.evaluations)
+    without = {"guidance": type(part).model_fields["guidance"].default}
+    part.model_copy(update=without).check_evaluations(score.evaluations)
     yield f"samples one Gaussian as PSLD: {score.evaluations} evaluations"
 
 

@@ -104,7 +104,8 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         if ranks.leads:
             note_replaced(run, Path(settings.output))
-        if not newest and ranks.largest(int(ranks.leads and _has_model(run, kind_of(settings)))):
+        whole = ranks.leads and not newest and _model_in(run, kind_of(settings))
+        if ranks.largest(int(bool(whole))):
             if ranks.leads:  # A training with this average among others has made it.
                 _publish(run, settings)
             return TrainingHistory.read(export_folder(run) / HISTORY).entries[-1].loss
@@ -158,7 +159,9 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                     with held_if_free(own_run / "lock") as is_free:
                         if is_free and not (is_exported(own_run) or _checkpoints(own_run).newest()):
                             export(own_run, own, average.network, state, loss, store, **made)
-            if not _has_model(run, kind_of(settings)):  # Its manifest says what made it.
+            # A whole one stays: its manifest says what made it.
+            whole = _model_in(run, kind_of(settings))
+            if not (whole and whole.settings == settings.model()):
                 export(run, settings, state.average.network, state, loss, store, **made)
             _publish(run, settings)
         return state.history[-1]["loss"]
@@ -241,17 +244,17 @@ def _checkpoints(run: Path) -> Checkpoints:
     return Checkpoints(run / "checkpoints")
 
 
-def _has_model(run: Path, kind: type[TrainedManifest]) -> bool:
-    """Check if there is a whole model or guide in a run directory."""
+def _model_in(run: Path, kind: type[TrainedManifest]) -> TrainedManifest | None:
+    """Return the manifest of the whole model or guide in a run directory; None if there is none."""
     folder = export_folder(run)
     if not is_exported(run):
-        return False
+        return None
     with suppress(UserError):
-        sha256 = read_manifest(folder, kind).weights_sha256
-        load_tensors(folder / WEIGHTS, "weights", "train it again", sha256)
+        manifest = read_manifest(folder, kind)
+        load_tensors(folder / WEIGHTS, "weights", "train it again", manifest.weights_sha256)
         TrainingHistory.read(folder / HISTORY)
-        return True
-    return False
+        return manifest
+    return None
 
 
 def _publish(run: Path, settings: Trained) -> None:
