@@ -135,7 +135,7 @@ def for_hydra(words: Sequence[str]) -> list[str]:
     last = {key: value for key, _, value in (word.partition("=") for word in words)}
     for word in words:
         key, _, value = word.partition("=")
-        if is_group(key) and (WITH_KIND.fullmatch(value) or WITH_KIND.fullmatch(last[key])):
+        if any(WITH_KIND.fullmatch(each) for each in (value, last[key])) and is_group(key):
             if value == last[key] and f"~{key}" not in chosen:
                 chosen.append(f"~{key}")
                 values.append((0, f"++{key}={value}"))

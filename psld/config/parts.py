@@ -22,7 +22,7 @@ from pydantic import (
 
 from psld.config.kinds import OF_A_TRAINING, SHIPPED
 from psld.config.reads import Read
-from psld.config.settings import Neutral, S, Settings, groups_of, parse
+from psld.config.settings import APART, Neutral, S, Settings, groups_of, parse
 from psld.utils.code import (
     check_named,
     code_of,
@@ -97,8 +97,7 @@ class Part(Settings):
                 return cast(Self, kind.model_validate(content))
         if _is_own(cls) and not issubclass(cls, UnknownPart):
             free = content.get("free") or {}
-            apart = "free", "code", "class"
-            rest = {key: value for key, value in content.items() if key not in apart}
+            rest = {key: value for key, value in content.items() if key not in {*APART, "code"}}
             content = {**free, **rest, cls.KEY: name_of(cls), "code": _code_of(cls)}
         return check(content)
 
@@ -156,8 +155,7 @@ class UnknownPart:
 
 def _deciding(content: Any) -> Any:
     if isinstance(content, dict):
-        apart = "free", "class"
-        return {k: _deciding(v) for k, v in content.items() if v is not None and k not in apart}
+        return {k: _deciding(v) for k, v in content.items() if v is not None and k not in APART}
     return [_deciding(each) for each in content] if isinstance(content, list) else content
 
 

@@ -56,6 +56,10 @@ FREE = object()
 result, unless they are neutral."""
 
 
+APART = frozenset({"free", "class"})
+"""Keys of a part of one's own, as it is written, that do not decide a result."""
+
+
 class Settings(BaseModel):
     """A frozen group of settings; an unknown key or an impossible value is an error."""
 
@@ -286,7 +290,7 @@ def groups_in(
 def unknown_key(kind: type[Settings], content: Mapping[str, Any]) -> str | None:
     """Return the first key of a content, groups included, that the class does not have."""
     for prefix, group, values in groups_in(kind, content):
-        if unknown := sorted(values.keys() - group.model_fields - {"free", "class"}):
+        if unknown := sorted(values.keys() - group.model_fields - APART):
             return f"{prefix}.{unknown[0]}".lstrip(".")
     return None
 

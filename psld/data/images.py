@@ -237,7 +237,8 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
         closing(cast(Generator, pool.map(pixels, names))) as read,
         closing(Progress(f"reading {path}", "image", len(names), silent=silent)) as progress,
     ):
-        for name, array in progress.over(zip(names, read, strict=True)):
+        for name, array in zip(names, read, strict=True):
+            progress.update()
             if array is None:
                 continue
             if arrays and array.shape[1:] != arrays[0].shape[1:]:

@@ -90,9 +90,9 @@ class ImageStore:
     def open_for(cls, path: str | Path, dataset: DatasetSettings) -> "ImageStore":
         """Open a dataset's file. Raises UserError if its images do not fit the settings."""
         store = cls.open(path)
-        for key in ("channels", "image_size", "num_classes"):
-            found, expected = getattr(store, key), getattr(dataset, key)
-            if found != expected:
+        shape = {"channels": store.shape[0], "image_size": store.shape[-1]}
+        for key, found in (shape | {"num_classes": store.num_classes}).items():
+            if found != (expected := getattr(dataset, key)):
                 raise UserError(
                     f"{path}: has {key} {found}, but dataset.{key} is {expected}; {AGAIN}, "
                     f"or give dataset.{key}={found}"
@@ -119,14 +119,6 @@ class ImageStore:
     def shape(self) -> tuple[int, ...]:
         """That of an image, C×H×W."""
         return self._images.shape[1:]
-
-    @property
-    def channels(self) -> int:
-        return self.shape[0]
-
-    @property
-    def image_size(self) -> int:
-        return self.shape[-1]
 
     def images(self, split: Split) -> np.ndarray:
         """Return the images of a split, uint8 (n, C, H, W): a view of the memory map.

@@ -5,7 +5,6 @@ x̂₀ = E[x₀ | z_t] from ε, D(y; σ) = E[x₀ | y = x₀ + σ n] from ε, an
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -118,7 +117,7 @@ class SeesImages(nn.Module):
         super().__init__()
         self.process = every_block(process)
         self.network, self.gives_image = network, gives_image
-        self._kept = lru_cache(TABLES)(self._on_device)  # once for all batches
+        self._tables: dict[tuple[float, torch.device, torch.dtype], list[Tensor]] = {}
 
     def forward(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
         """Evaluate at N times. A t on a GPU is copied to the CPU; `at` needs no copy."""
@@ -128,10 +127,15 @@ class SeesImages(nn.Module):
 
     def at(self, t: float) -> Callable[..., Tensor]:
         """Return the function of states, N×kC×H×W, at one time, for any number of calls."""
-        return lambda z, *label: self._evaluate(z, self._kept(t, z.device, z.dtype), label)
+        return lambda z, *label: self._evaluate(z, self._on_device(t, z.device, z.dtype), label)
 
     def _on_device(self, t: float, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-        return [each.to(device, dtype, non_blocking=True) for each in self._coefficients(t)]
+        if (key := (t, device, dtype)) not in self._tables:  # once for all batches
+            if len(self._tables) == TABLES:
+                self._tables.clear()
+            tables = self._coefficients(t)
+            self._tables[key] = [each.to(device, dtype, non_blocking=True) for each in tables]
+        return self._tables[key]
 
     def _coefficients(self, t: Times) -> tuple[Tensor, ...]:
         """Return aᵀ Σ⁻¹ / ρ, σ, L⁻¹ and L⁻¹ a, each for N times, float64."""

@@ -94,7 +94,7 @@ def path(
     yield integrator.times[0], z
     steps = Progress("sampling", "step", len(integrator.ends), silent=silent, leave=False)
     with closing(steps):
-        for index, end in enumerate(steps.over(integrator.ends)):
+        for index, end in enumerate(integrator.ends):
             with (
                 naming("sampler.guidance", sampler.guidance, "score"),
                 naming("sampler", sampler, "step"),
@@ -106,6 +106,7 @@ def path(
             if replacement and replaced:
                 z = replacement.noisy(index + 1, z, noise)
             yield end, z
+            steps.update()
     if sampler.denoise and integrator.ends[-1] > 0:
         last = torch.tensor([final_time, 0.0], dtype=torch.float64)
         ode = getattr(integrator, "ode", False)

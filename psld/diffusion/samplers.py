@@ -62,14 +62,13 @@ class SamplerSettings(Part):
         return None
 
     def check_evaluations(self, counted: int) -> None:
-        """Raise UserError for a part of one's own that takes others than `evaluations`."""
+        """Raise UserError if a part of one's own takes others than `evaluations`."""
         if self.evaluations not in (None, counted):
-            stated = f"{counted} network evaluations, and `evaluations` says {self.evaluations}"
-            right = (
-                "`grid_steps` of the sampler and `evaluations` of the guidance (None: not fixed)"
+            raise UserError(
+                f"sampler: {self.integrator} with guidance {self.guidance.kind}: takes {counted} "
+                f"network evaluations, not {self.evaluations}; `grid_steps` of the sampler and "
+                "`evaluations` of the guidance say how many (None: not fixed)"
             )
-            named = f"sampler: {self.integrator} with guidance: {self.guidance.kind}"
-            raise UserError(f"{named}: takes {stated}, from {right}")
 
     @property
     def cost(self) -> float:

@@ -45,7 +45,7 @@ START_FACTS = {"start_sha256", "gaussians"}
 
 
 class Cost(NamedTuple):
-    """What one shard cost, and where it was made."""
+    """What one shard cost, and what made it."""
 
     images: int
     nfe: int

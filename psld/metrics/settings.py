@@ -234,7 +234,7 @@ class Measure(_Named):
         """Return the estimate and, of some measures, what else they find.
 
         By default it is `estimate` of the features on the device. Override it for logits, for
-        statistics of features, or for both splits of the reference. All are copies.
+        statistics of features, or for both splits of the reference. One of your own gets copies.
         """
         return Measured(self.estimate(samples.on(device), reference.images.on(device), blocks))
 

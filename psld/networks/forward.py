@@ -86,9 +86,7 @@ def build(
             got, right = ("×".join(map(str, shape)) for shape in (wrong[0], needed))
             raise UserError(f"network: {part.kind}: gives {got} for 2 images; {right} is needed")
         for name, tensor in network.state_dict().items():
-            with naming("network", part, f"{name}, which a file of weights cannot hold"):
-                # Not bfloat16, nor what is no tensor; `psld plan` builds without memory.
-                check_type(tensor)
+            check_type(tensor, f"network: {part.kind}: {name}")
         for name, weight in network.named_parameters():
             if not weight.is_floating_point():
                 kind = f"{part.kind}: {name} is a parameter of {weight.dtype}"

@@ -16,6 +16,7 @@ from psld.config.parts import check_known, check_read_again, naming, save_code, 
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Batch
 from psld.networks.forward import enough_threads
+from psld.networks.settings import Network
 from psld.training.batches import Batches, Labels
 from psld.training.init import take_weights, with_sources
 from psld.training.loggers import fed
@@ -79,7 +80,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     check_read_again(settings)
     check_schedule(settings.training)
     check_uses(settings.training)
-    checkpoints = _checkpoints(run)
+    checkpoints = Checkpoints(run / "checkpoints")
     training, process = settings.training, build_process(settings)
     objective, images = training.objective, store.images("train")
     labels = labels_of(settings, store)
@@ -91,7 +92,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         taken = take_weights(network, settings)
         if rank_of_environment() == 0:
             print(taken, flush=True)
-    try_once(settings, loss, network, labels)
+    try_once(settings.network, loss, network, labels)
 
     with ExitStack() as stack:
         # The leading rank takes the lock before it joins: nccl would not let the others wait.
@@ -157,7 +158,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                     own = settings.of_average(name)
                     own_run = Path(settings.runs) / own.run_name(store.digest)
                     with held_if_free(own_run / "lock") as is_free:
-                        if is_free and not (is_exported(own_run) or _checkpoints(own_run).newest()):
+                        if is_free and not _has_begun(own_run):
                             export(own_run, own, average.network, state, loss, store, **made)
             # A whole one stays: its manifest says what made it.
             whole = _model_in(run, kind_of(settings))
@@ -197,31 +198,31 @@ def export(
     )
 
 
-def try_once(settings: Trained, loss: Loss, module: nn.Module, labels: Labels | None) -> None:
+def try_once(part: Network, loss: Loss, module: nn.Module, labels: Labels | None) -> None:
     """Raise UserError if there is no loss of two images with a gradient, or no ε of the module.
 
-    Only objectives and networks of one's own are tried.
+    Only objectives and networks of one's own are tried. `part`: the network of the module.
     """
-    objective, (dataset, process) = loss.objective, (settings.dataset, loss.facts.process)
-    if not (objective.code or settings.network.code):
+    objective, facts, noising = loss.objective, loss.facts, loss.noising
+    if not (objective.code or part.code):
         return
-    tried = ("training.objective", objective) if objective.code else ("network", settings.network)
-    size, noising = dataset.image_size, loss.noising
-    module = copy.deepcopy(module)  # It may keep what it has computed.
+    tried = ("training.objective", objective) if objective.code else ("network", part)
+    channels, size = facts.dataset.channels, facts.dataset.image_size
+    module = copy.deepcopy(module).train()  # It may keep what it has computed.
     with torch.random.fork_rng(devices=[]), naming(*tried, "loss"):
         x0, *noise = (
-            torch.randn(2, blocks * dataset.channels, size, size)
+            torch.randn(2, blocks * channels, size, size)
             for blocks in (1, noising.blocks, noising.auxiliary)
         )
         t = noising.levels(torch.rand(2, dtype=torch.float64))
         classes = torch.zeros(2, dtype=torch.int64) if labels else None
         batch = Batch(x0, t, noise[0], noise[1] if noising.auxiliary else None, classes)
-        loss(module.train(), batch).backward()
-        if settings.makes == "model":
-            z, given = torch.randn(2, process.blocks * dataset.channels, size, size), batch.label
-            with torch.no_grad(), naming(*tried, "eps"):
-                eps = objective.eps(module.eval(), process)(z, torch.full((2,), 0.5), *given)
-                process.checked(eps, z)
+        loss(module, batch).backward()
+    if objective.makes == "model":
+        with torch.no_grad(), naming(*tried, "eps"):
+            z, time = torch.zeros(2, facts.process.blocks * channels, size, size), torch.ones(2) / 2
+            eps = objective.eps(module.eval(), facts.process)
+            facts.process.checked(eps(z, time, *batch.label), z)
 
 
 def preview(loss: Loss, store: ImageStore, module: nn.Module, picture: Path) -> dict[str, float]:
@@ -240,8 +241,9 @@ def labels_of(settings: Trained, store: ImageStore) -> Labels | None:
     return None
 
 
-def _checkpoints(run: Path) -> Checkpoints:
-    return Checkpoints(run / "checkpoints")
+def _has_begun(run: Path) -> bool:
+    """Check if a training of its own has begun in a run directory; it stays what it is."""
+    return is_exported(run) or bool(Checkpoints(run / "checkpoints").newest())
 
 
 def _model_in(run: Path, kind: type[TrainedManifest]) -> TrainedManifest | None:

@@ -2,12 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 from tqdm.auto import tqdm
-
-T = TypeVar("T")
 
 LINE_SECONDS = 30
 """The least seconds between two lines."""
@@ -65,12 +61,6 @@ class Progress:
         if self.in_lines and now - since >= LINE_SECONDS:
             self._last = now, self.done
             print(self._line((self.done - before) / (now - since)), flush=True)
-
-    def over(self, units: Iterable[T]) -> Iterator[T]:
-        """Yield units, and count each when the next one is asked for."""
-        for unit in units:
-            yield unit
-            self.update()
 
     def close(self) -> None:
         self._bar.close()

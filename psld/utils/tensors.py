@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from psld.utils.errors import UserError, reading
@@ -57,11 +58,15 @@ def as_arrays(tensors: "Mapping[str, np.ndarray | Tensor]") -> dict[str, np.ndar
     }
 
 
-def check_type(tensor: "Tensor") -> None:
-    """Raise an exception for a tensor of a type that no file can hold, such as bfloat16."""
+def check_type(tensor: Any, name: str) -> None:
+    """Raise UserError, with the name, for what no file can hold, such as bfloat16."""
     import torch
 
-    save({"": torch.empty(0, dtype=tensor.dtype, device="cpu").numpy()})
+    try:
+        save({"": torch.empty(0, dtype=tensor.dtype, device="cpu").numpy()})
+    except (AttributeError, TypeError, SafetensorError):
+        found = getattr(tensor, "dtype", type(tensor).__name__)
+        raise UserError(f"{name} is {found}, which no file can hold") from None
 
 
 def digest_of_arrays(kind: str, arrays: Mapping[str, np.ndarray], origin: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ def test_the_map_and_h5py_see_the_same(path):
     assert np.shares_memory(store.images("all"), store.images("test"))
     assert not store.images("train").flags.writeable
     assert store.splits == {"train": 7, "test": 3}
-    assert (store.channels, store.image_size, store.num_classes) == (3, 4, 3)
+    assert (store.shape, store.num_classes) == ((3, 4, 4), 3)
 
 
 def test_the_digest_is_that_of_pixels_labels_and_shape(path):

@@ -119,12 +119,12 @@ BUILDS = {
     "return Net(in_channels, 7, self.width)": "gives 2×7×8×8 for 2 images; 2×2×8×8 is needed",
     "return Net(5, out_channels, self.width)": "for z of 2×2×8×8: RuntimeError",
     "raise KeyError('x')": "build: KeyError: 'x'",
-    "return kept(Net(in_channels, out_channels, 4))": "x, which a file of weights cannot hold: Ty",
+    "return kept(Net(in_channels, out_channels, 4))": "x is torch.bfloat16, which no file",
     "return named(Net(in_channels, out_channels, 4), num_classes)": (
         "for z of 2×2×8×8 and label 10, of 10 classes and none: IndexError"
     ),
     "return halving(Net(in_channels, out_channels, 4))": "changes its input; work on a copy",
-    "return exact(Net(in_channels, out_channels, 4))": "x, which a file of weights cannot",
+    "return exact(Net(in_channels, out_channels, 4))": "x is torch.complex128, which no file",
     "return Net(in_channels, out_channels, 4).requires_grad_(False)": "loss: RuntimeError: element",
     "return training(Net(in_channels, out_channels, 4))": "loss: KeyError: 'in training'",
     "return larger(Net(in_channels, out_channels, 4))": (

@@ -152,7 +152,7 @@ def test_heun_s_method_by_the_command(outside, model):
 
 def test_evaluations_that_are_not_counted_are_refused_before_a_shard_is_written(outside, model):
     edit(outside / "heun.py", "self.denoise + 1) // 2", "self.denoise + 1) // 2 + 1")
-    said = "sampler: heun:Heun with guidance: none: takes 6 network evaluations, and `evaluations` "
+    said = "sampler: heun:Heun with guidance none: takes 6 network evaluations, not 5; "
     words = ("striding=quadratic", "steps=5")
     refused(call(outside, "check", "heun:Heun", *words), 2, said)
     words = ("sampler=heun:Heun", *(f"sampler.{word}" for word in words), f"model={model}")

@@ -54,9 +54,3 @@ def test_speed_and_time_left_are_those_since_the_last_line(monkeypatch, capsys):
             f"sampling: image 650{of}, 5 images/s{ends[0]}",
             f"sampling: image 800{of}, 5 images/s{ends[1]}",
         ]
-
-
-def test_what_is_gone_over_is_counted_when_it_is_done():
-    shown = Progress("sampling", "image", 3, silent=True)
-    assert [(unit, shown.done) for unit in shown.over("abc")] == [("a", 0), ("b", 1), ("c", 2)]
-    assert shown.done == 3
