@@ -126,7 +126,7 @@ BUILDS = {
     "return halving(Net(in_channels, out_channels, 4))": "changes its input; work on a copy",
     "return exact(Net(in_channels, out_channels, 4))": "x is torch.complex128, which no file",
     "return Net(in_channels, out_channels, 4).requires_grad_(False)": "loss: RuntimeError: element",
-    "return training(Net(in_channels, out_channels, 4))": "loss: KeyError: 'in training'",
+    "return Training(Net(in_channels, out_channels, 4))": "loss: KeyError: 'in training'",
     "return larger(Net(in_channels, out_channels, 4))": (
         "gives 2×3×8×8 for 2 images; 2×2×8×8 is needed"
     ),
@@ -147,10 +147,9 @@ def exact(net):
     return net
 
 
-def training(net):
-    forward = net.forward
-    net.forward = lambda z, t: {False: forward}["in training" if net.training else False](z, t)
-    return net
+class Training(nn.Sequential):
+    def forward(self, z, t):
+        return {False: self[0]}["in training" if self.training else False](z, t)
 
 
 def halving(net):
