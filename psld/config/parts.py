@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from pydantic import (
     ConfigDict,
@@ -33,6 +33,8 @@ from psld.utils.code import (
     trust,
 )
 from psld.utils.errors import PSLDError, UserError, explained, meant, text_of
+
+P = TypeVar("P", bound="Part")
 
 
 class Part(Settings):
@@ -99,6 +101,7 @@ class Part(Settings):
             free = content.get("free") or {}
             rest = {key: value for key, value in content.items() if key not in {*APART, "code"}}
             content = {**free, **rest, cls.KEY: name_of(cls), "code": _code_of(cls)}
+            return _written(check(content))
         return check(content)
 
     @model_validator(mode="after")
@@ -151,6 +154,16 @@ class UnknownPart:
             f"{kind}: its file is missing or has changed (its code was {str(part.code)[:12]}); "
             "get that version back, or plan again"
         )
+
+
+def _written(part: P) -> P:
+    """Return a part. Raises ValueError if JSON cannot hold a setting, such as a function."""
+    try:
+        part.model_dump_json()
+    except ValueError as error:  # of pydantic, or of bytes that are no text
+        reason = f"{error}".rpartition("Error: ")[2]
+        raise ValueError(f"JSON cannot hold a setting: {reason}; name it by a text") from None
+    return part
 
 
 def _deciding(content: Any) -> Any:

@@ -46,6 +46,11 @@ class Source(Part):
     kind: str
     """The kind of source."""
 
+    @property
+    def has_test(self) -> bool:
+        """False if the settings say that no image is held out for the test split."""
+        return True
+
     def open(self) -> Images:
         """Find the images; `psld prepare` calls it once. Raises UserError that says what to get."""
         raise NotImplementedError

@@ -212,6 +212,10 @@ class Folder(Source):
     test_fraction: float = Field(0.0, ge=0, lt=1)
     """The part of the pictures that is held out for the test split, chosen by the files' names."""
 
+    @property
+    def has_test(self):
+        return self.test_fraction > 0
+
     def open(self):
         from psld.data.images import FileTree, bytes_of
 
@@ -324,6 +328,10 @@ class Array(Numbered):
     """
 
     kind: str = "array"
+
+    @property
+    def has_test(self):
+        return self.test_fraction > 0
 
     def open(self):
         import numpy as np

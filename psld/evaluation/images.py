@@ -239,8 +239,7 @@ def evaluate_images(
             if (expected := bases[name].shape) not in (None, shape):
                 sizes = size_text(shape), size_text(expected)
                 raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
-        needs_test = metric.measure.needs_test or metric.reference_split == "test"
-        if needs_test and bases[name].reference.test is None:
+        if metric.needs_test and bases[name].reference.test is None:
             option = "" if metric.extractor.trains else " extractor=null"
             raise UserError(
                 f"metric={metric.name}: compares with test images, and the reference has none; if "

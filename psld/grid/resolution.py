@@ -312,13 +312,14 @@ class _Resolver:
             except UserError as error:
                 raise UserError(f"{self.path}: cell {cell.name}: {error}") from None
             dataset = cell.model.settings.dataset
-            for measurement in cell.measurements:
-                classifies = measurement.metric.extractor.classifies
-                if classifies and dataset.num_classes < 2:
-                    raise UserError(
-                        f"{self.path}: cell {cell.name}: {measurement.metric.name} needs labels "
-                        f"for its classifier, and dataset {dataset.name} has none; use metric: fid"
-                    )
+            for metric in (measurement.metric for measurement in cell.measurements):
+                where, lacks = f"{self.path}: cell {cell.name}: {metric.name}", "has none; use"
+                if metric.extractor.classifies and dataset.num_classes < 2:
+                    needs = f"needs labels for its classifier, and dataset {dataset.name}"
+                    raise UserError(f"{where} {needs} {lacks} metric: fid")
+                if metric.needs_test and not dataset.source.has_test:
+                    needs = f"compares with test images, and dataset {dataset.name}"
+                    raise UserError(f"{where} {needs} {lacks} dataset.source.test_fraction=0.1")
 
     def _check_tables(self, grid: Grid) -> None:
         for name in self.file.tables:

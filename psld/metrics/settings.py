@@ -412,6 +412,11 @@ class MetricSettings(Settings):
         return self.measure.name_with(self.extractor)
 
     @property
+    def needs_test(self) -> bool:
+        """True if the reference must have test images."""
+        return self.measure.needs_test or self.reference_split == "test"
+
+    @property
     def suffix(self) -> str:
         """The rest of its name, with a dash; empty without one."""
         return self.name.removeprefix(self.honest_name)

@@ -1,6 +1,7 @@
 """Grid files that are refused, with the file and the key, in one line."""
 
 import pytest
+import yaml
 
 from psld.config.locations import config_names
 from psld.config.settings import parse
@@ -156,3 +157,16 @@ def test_a_metric_has_a_name_and_features_of_its_own(configs, text, complaint):
     copied = f"defaults: [fd-classifier, _self_]\n{text}\n"
     (configs / "metric/fd-classifier-mine.yaml").write_text(copied)
     refusal(configs, changed("metric", "fd-classifier-mine"), complaint)
+
+
+def test_a_metric_of_test_images_needs_some(configs):
+    mine = {"name": "mine", "channels": 1, "image_size": 8, "num_classes": 10, "flip": False}
+    content = changed("models/psld", ["dataset=mine"]) | {"metric": "memorization-pixels"}
+    (configs / "dataset").mkdir(exist_ok=True)
+    for kind, key in (("folder", "root"), ("array", "path")):
+        dataset = mine | {"filter": None, "source": {"kind": kind, key: "x"}}
+        (configs / "dataset/mine.yaml").write_text(yaml.safe_dump(dataset))
+        refusal(configs, content, "cell psld/em-10: memorization-pixels compares with test images")
+    dataset["source"]["test_fraction"] = 0.1
+    (configs / "dataset/mine.yaml").write_text(yaml.safe_dump(dataset))
+    load_grid("mine")

@@ -288,6 +288,19 @@ def test_a_part_has_two_of_one_class_and_numbers_as_keys(folder):
     assert part.identity()["scales"] == {"1": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"), [("print", "unknown type"), (r'b"\xff"', "invalid utf-8")]
+)
+def test_a_setting_that_json_cannot_hold_is_refused(folder, value, reason):
+    edit(
+        folder / "mynets.py",
+        "    width: int = 8\n",
+        f"    width: int = 8\n    by: object = {value}\n",
+    )
+    printed = refused(call(folder, "check", "mynets:Mixer"), 2, "JSON cannot hold a setting")
+    assert reason in printed
+
+
 def test_sets_are_written_and_compared_in_order(folder):
     part = parse(Network, {"kind": "fields:Fields"}, "x")
     assert part.identity()["names"] == part.model_dump(mode="json")["names"] == [*"abcdefgh"]
