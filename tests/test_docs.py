@@ -1,5 +1,7 @@
 """The pages of docs/: their files are written and their commands run, in order.
 
+The commands of docs/examples/ are run, too, from the heads of its files.
+
 A fence has one of these types; any other type on a page that is listed here is an error.
 
     sh                  commands, run in a copy of the project, fence by fence
@@ -7,9 +9,11 @@ A fence has one of these types; any other type on a page that is listed here is 
     text                what a command prints, or a sketch
 """
 
+import ast
 import re
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +59,6 @@ class Page:
 
 PAGES = [
     Page("docs/cluster.md", grids=("demo", "paper")),
-    Page(
-        "docs/examples.md", lambda folder: write_shards(folder / "downloads" / "shards"), grids=()
-    ),
     Page("docs/extending.md"),
     Page("docs/measure.md", folders, grids=()),
     Page("docs/research.md", flowers, grids=()),
@@ -65,6 +66,11 @@ PAGES = [
     Page("docs/usage.md", flowers, grids=()),
 ]
 
+
+EXAMPLES = sorted((REPOSITORY / "docs" / "examples").glob("*.*"))
+
+MODEL_OF_EXAMPLES = "psld train process=psld training.steps=3 output=models/demo/psld-0.02"
+"""In place of `make demo`."""
 
 INSTEAD = {
     # These need a cluster, or take GPUs.
@@ -188,6 +194,39 @@ def test_a_page_does_what_it_says(page, tmp_path):
     page.given(reader.folder)
     for fence in fences_of(text_of(page)):
         reader.follow(fence)
+
+
+def test_every_example_has_a_command():
+    names = [path.name for path in EXAMPLES]
+    assert names == [
+        *("blend.py", "boards.py", "brighter.py", "losses.py", "mymetrics.py", "tars.py"),
+        "underdamped.yaml",
+    ]
+    assert all(commands_of(path) for path in EXAMPLES)
+
+
+@pytest.mark.slow
+def test_an_example_does_what_its_head_says(tmp_path):
+    """Copied into the folder in which one works; blend.py makes the images of mymetrics.py."""
+    reader = Reader(tmp_path / "project")
+    write_shards(reader.folder / "downloads" / "shards")
+    reader.run("psld prepare dataset=digits\n" + MODEL_OF_EXAMPLES)
+    for path in EXAMPLES:
+        place = "configs/process" if path.suffix == ".yaml" else "."
+        shutil.copy(path, reader.folder / place)
+        reader.follow(Fence("sh", commands_of(path)))
+    assert (reader.folder / "underdamped.png").is_file()
+
+
+def commands_of(example: Path) -> str:
+    """The indented blocks in the docstring of a module, or in the comment that begins a YAML."""
+    text = example.read_text()
+    if example.suffix == ".py":
+        head = ast.get_docstring(ast.parse(text)) or ""
+    else:
+        head = re.sub(r"^# ?", "", re.match(r"(#.*\n)+", text)[0], flags=re.MULTILINE)
+    blocks = re.findall(r"(?:^ {4}.*\n)+", head, re.MULTILINE)
+    return "".join(textwrap.dedent(block) for block in blocks)
 
 
 @pytest.mark.parametrize(

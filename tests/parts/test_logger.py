@@ -11,7 +11,6 @@ import pytest
 from psld.training import loggers
 from psld.training.manifest import write_history
 from tests.commands import TINY, call, refused, run_directory, succeeded
-from tests.test_docs import fences_of
 from tests.workflow.project import REPOSITORY
 
 WORDS = (*TINY, "training.steps=8", "training.checkpoint_every=4", "training.log_every=2")
@@ -75,8 +74,8 @@ def test_a_wrong_logger_is_refused_before_the_training(digits, outside, word, sa
     assert not (outside / "runs").exists()
 
 
-def test_the_pages_tensorboard(train, outside, monkeypatch):
-    """The class of docs/examples.md, with what it calls of the package."""
+def test_the_tensorboard_of_the_examples(train, outside, monkeypatch):
+    """The class of docs/examples/boards.py, with what it calls of the package."""
     calls = []
 
     class SummaryWriter:
@@ -91,9 +90,7 @@ def test_the_pages_tensorboard(train, outside, monkeypatch):
 
     package = SimpleNamespace(SummaryWriter=SummaryWriter)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
-    page = (REPOSITORY / "docs/examples.md").read_text()
-    [own] = [each for each in fences_of(page) if each.path == "boards.py"]
-    (outside / own.path).write_text(own.text)
+    shutil.copy(REPOSITORY / "docs/examples/boards.py", outside)
     train("logger=boards:TensorBoard")
     run = run_directory(outside)
     entries = json.loads((run / "history.json").read_text())["entries"]
