@@ -80,30 +80,24 @@ class LoopSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _levels_of_images_have_a_law(cls, content: Any) -> Any:
-        with suppress(AttributeError, ValueError):  # of no mapping, of no part
+    def _has_one_average_and_levels_of_images_a_law(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        content = with_one_average(content)
+        with suppress(AttributeError, ValueError):  # of no part
             kind = Objective.class_for(content.get("objective") or "epsilon")
             if cast(type[Objective], kind).sees_images:
                 content = content | {"noise_law": content.get("noise_law") or {}}
         return content
 
-    @model_validator(mode="before")
-    @classmethod
-    def _has_one_average(cls, content: Any) -> Any:
-        return with_one_average(content) if isinstance(content, dict) else content
-
     @model_validator(mode="after")
-    def _has_an_average_and_equal_parts(self) -> "LoopSettings":
+    def _has_an_average_and_equal_parts_and_fits_its_objective(self) -> "LoopSettings":
         if self.ema_decay is None and self.average is None:
             raise ValueError("ema_decay is null; give it, or average")
         if isinstance(self.micro_batch, int) and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _fits_its_objective(self) -> "LoopSettings":
         self.objective.check_recipe(self)
         return self
 
