@@ -1,6 +1,7 @@
 """Settings of trainings: dataset, process, network and recipe of a model or guide. No torch."""
 
 from contextlib import suppress
+from math import inf
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
@@ -177,9 +178,10 @@ class TrainedSettings(Settings):
         return self.training.objective.sees_images
 
     @property
-    def law(self) -> NoiseLaw:
-        """The noise levels in the training of a network that serves every process."""
-        return cast(NoiseLaw, self.training.noise_law)
+    def levels(self) -> tuple[float, float]:
+        """The lowest and the highest noise level that the network takes."""
+        law = cast(NoiseLaw, self.training.noise_law)
+        return (law.low, law.high) if self.serves_every_process else (0.0, inf)
 
     @property
     def num_classes(self) -> int:
@@ -222,6 +224,15 @@ class ModelSettings(TrainedSettings):
                 "process, or train a denoiser (training.objective=denoiser), which serves all"
             )
         return self.model_copy(update={"process": process})
+
+    def check_time(self, key: str, time: float) -> None:
+        """Raise UserError if a time is before the first one that the network was trained for."""
+        first = self.training.time_eps
+        if time < first and not self.serves_every_process:
+            raise UserError(
+                f"{key}: {time:g} is before the first time that the network was trained for "
+                f"(training.time_eps); use {first:g} or more"
+            )
 
     @property
     def num_classes(self):
