@@ -29,6 +29,10 @@ TRAIN_FACTOR = 3
 """FLOPs of a training step over those of its forward pass; the backward pass takes two thirds."""
 
 
+IN_IDENTITY = {"epsilon": None, "guide": None, "denoiser": "denoiser", "image-guide": "denoiser"}
+"""The identities of the objectives that were there before objectives were parts."""
+
+
 class LoopSettings(Settings):
     """The training recipe that models and guides share. The defaults are the paper's."""
 
@@ -153,15 +157,15 @@ class TrainedSettings(Settings):
 
         The source of a dataset decides its file, and not more. A network that serves every process
         is trained without the process, and an objective without the settings that it does not use.
-        The short forms of shipped objectives are not for classes of one's own below them.
         """
         content, objective = super().identity(), self.training.objective
         del content["dataset"]["source"]
         if objective.sees_images:
             del content["process"]
         unused = OPTIONAL - objective.uses
-        decides = objective.identity() if objective.code else objective.in_identity()
-        training = content["training"] | {"objective": decides}
+        training = content["training"]
+        if objective.kind in IN_IDENTITY and not objective.code:
+            training["objective"] = IN_IDENTITY[objective.kind]
         content["training"] = {
             key: each for key, each in training.items() if each is not None and key not in unused
         }
