@@ -44,7 +44,6 @@ class Source(Part):
     """Squeeze pictures that are not square, instead of taking their central squares."""
 
     kind: str
-    """The kind of source."""
 
     @property
     def has_test(self) -> bool:

@@ -37,7 +37,6 @@ class Mask(Part):
     noun = "mask"
 
     kind: str
-    """The kind of mask."""
 
     datasets: ClassVar[tuple[str, ...]] = ()
     """The prepared datasets that it reads, by name; psld sample can give it `mnist`."""
@@ -59,7 +58,6 @@ class Guidance(Part):
     noun = "guidance"
 
     kind: str
-    """The kind of guidance."""
 
     evaluations: ClassVar[int | None] = 1
     """Evaluations of the network for one of the score; None if they depend on the time."""

@@ -42,7 +42,6 @@ class Extractor(_Named):
     noun = "extractor"
 
     kind: str
-    """The kind of extractor."""
 
     trains: ClassVar[bool] = False
     """It is trained on the training split of each dataset, by `train`."""
@@ -171,7 +170,6 @@ class Measure(_Named):
     noun = "measure"
 
     kind: str = "frechet"
-    """The kind of measure."""
 
     better: ClassVar[Better | None] = None
     """The better values: larger ones, smaller ones, or those nearer to the `floor`, that of real

@@ -21,7 +21,6 @@ class Network(Part):
     needs_kind = False  # Configs of NCSN++ say none.
 
     kind: Annotated[str, Neutral("ncsnpp")] = "ncsnpp"
-    """The kind of network."""
 
     in_bfloat16: ClassVar[bool] = False
     """With precision=bf16: the weights are cast, too, and norms sum in float32; else autocast."""
