@@ -66,16 +66,13 @@ class Guidance(Part):
 
     is_none: ClassVar[bool] = False
     """True if the samples are those of the model alone."""
+    holes: ClassVar[tuple[Literal["train", "test"], Mask] | None] = None
+    """The split whose images the samples fill in, and the mask; None without known pixels."""
 
     @property
     def asks_for_classes(self) -> bool:
         """True with a field `label: Label`, the classes of the samples."""
         return hasattr(self, "label")
-
-    @property
-    def holes(self) -> tuple[Literal["train", "test"], Mask] | None:
-        """The split whose images the samples fill in, and the mask; None without known pixels."""
-        return None
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -136,6 +136,8 @@ class TrainedSettings(Settings):
 
     makes: ClassVar[Literal["model", "guide"]] = "model"
     """Its objective has to make the same."""
+    num_classes: ClassVar[int] = 0
+    """The number of classes that the network takes as input; 0 if it takes none."""
 
     dataset: DatasetSettings
     process: ProcessSettings
@@ -186,11 +188,6 @@ class TrainedSettings(Settings):
         """The lowest and the highest noise level that the network takes."""
         law = cast(NoiseLaw, self.training.noise_law)
         return (law.low, law.high) if self.serves_every_process else (0.0, inf)
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes that the network takes as input; 0 if it takes none."""
-        return 0
 
 
 class Init(Settings):
