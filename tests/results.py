@@ -9,7 +9,7 @@ from psld.evaluation.results import CellResult, CellResults
 from psld.evaluation.settings import Measurement
 from psld.grid.cells import Grid
 from psld.metrics.estimate import Estimate
-from psld.training.manifest import Imported, ModelManifest, write_manifest
+from psld.training.manifest import MANIFEST, Imported, ModelManifest
 from psld.utils.files import digest_of
 from psld.utils.tensors import load_tensors
 
@@ -119,7 +119,7 @@ def write_model_manifest(folder: Path, grid: Grid, name: str, **fields: Any) -> 
         **SOFTWARE,
     }
     path = folder / model.folder
-    write_manifest(path, parse(ModelManifest, content | fields, where=name))
+    write_record(path / MANIFEST, parse(ModelManifest, content | fields, where=name))
     return path
 
 

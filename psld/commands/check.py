@@ -84,21 +84,11 @@ def _network(part: Any) -> Iterator[str]:
         raise UserError(f"network: {part.kind}: no weight gets a gradient")
 
 
-def _optimizer(part: Any) -> Iterator[str]:
-    _take_steps(optimizer=part)
-    yield "takes steps, and a checkpoint can hold its state"
-
-
-def _average(part: Any) -> Iterator[str]:
-    _take_steps(average=part)
-    yield "averages a network, and a checkpoint can hold its state"
-
-
-def _take_steps(**parts: Any) -> None:
+def _with_state(part: Any) -> Iterator[str]:
     from psld.training.settings import LoopSettings
     from psld.training.state import AVERAGE, OPTIMIZER, TrainingState
 
-    settings = parse(LoopSettings, {"steps": 22, "batch_size": 1, **parts}, "training")
+    settings = parse(LoopSettings, {"steps": 22, "batch_size": 1, part.noun: part}, "training")
     state, resumed = (TrainingState(nn.Linear(3, 3), settings) for _ in range(2))
 
     def step(state: TrainingState, number: int) -> None:
@@ -124,9 +114,11 @@ def _take_steps(**parts: Any) -> None:
     ):
         pairs = zip(now.parameters(), then.parameters(), strict=True)
         if not all(torch.equal(*pair) for pair in pairs):
-            part = state.parts[f"training.{kind}"]
+            own = state.parts[f"training.{kind}"]
             lacks = "a resumed training differs, so something is not in its state_dict()"
-            raise UserError(f"training.{kind}: {part.kind}: {lacks}")
+            raise UserError(f"training.{kind}: {own.kind}: {lacks}")
+    done = {"optimizer": "takes steps", "average": "averages a network"}[part.noun]
+    yield f"{done}, and a checkpoint can hold its state"
 
 
 def _schedule(part: Any) -> Iterator[str]:
@@ -180,9 +172,9 @@ def _extractor(part: Any) -> Iterator[str]:
 
 TRIALS: dict[str, Callable[[Any], Iterator[str]]] = {
     "network": _network,
-    "optimizer": _optimizer,
+    "optimizer": _with_state,
     "schedule": _schedule,
-    "average": _average,
+    "average": _with_state,
     "sampler": _sampler,
     "source": _source,
     "extractor": _extractor,

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from psld.data.store import ImageStore
-from psld.utils.errors import UserError, as_psld_errors, reading, reraise_fault
+from psld.utils.errors import UserError, as_psld_errors, listed, reading, reraise_fault
 from psld.utils.files import atomic_path, check_place, files_below, regular_file
 from psld.utils.progress import Progress
 from psld.utils.tensors import array_of, digest_of_arrays
@@ -157,9 +157,8 @@ class FileTree:
 def refuse(broken: Sequence[str]) -> None:
     """Raise UserError if pictures are broken, with the errors of at most ten."""
     if broken:
-        more = f" and {len(broken) - 10:,} more" if len(broken) > 10 else ""
-        first = sorted(error.removesuffix(REMOVE) for error in broken)[:10]
-        raise UserError("; ".join(first) + more + REMOVE)
+        errors = sorted(error.removesuffix(REMOVE) for error in broken)
+        raise UserError(listed(errors, 10, "; ") + REMOVE)
 
 
 def bytes_of(name: str) -> bytes:

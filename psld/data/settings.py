@@ -42,14 +42,10 @@ class Source(Part):
     noun = "source"
     squeezes: ClassVar[bool] = False
     """Squeeze pictures that are not square, instead of taking their central squares."""
+    has_test: ClassVar[bool] = True
+    """False if the settings say that no image is held out for the test split."""
 
     kind: str
-    """The kind of source."""
-
-    @property
-    def has_test(self) -> bool:
-        """False if the settings say that no image is held out for the test split."""
-        return True
 
     def open(self) -> Images:
         """Find the images; `psld prepare` calls it once. Raises UserError that says what to get."""

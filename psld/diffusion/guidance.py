@@ -37,7 +37,6 @@ class Mask(Part):
     noun = "mask"
 
     kind: str
-    """The kind of mask."""
 
     datasets: ClassVar[tuple[str, ...]] = ()
     """The prepared datasets that it reads, by name; psld sample can give it `mnist`."""
@@ -59,7 +58,6 @@ class Guidance(Part):
     noun = "guidance"
 
     kind: str
-    """The kind of guidance."""
 
     evaluations: ClassVar[int | None] = 1
     """Evaluations of the network for one of the score; None if they depend on the time."""
@@ -68,16 +66,13 @@ class Guidance(Part):
 
     is_none: ClassVar[bool] = False
     """True if the samples are those of the model alone."""
+    holes: ClassVar[tuple[Literal["train", "test"], Mask] | None] = None
+    """The split whose images the samples fill in, and the mask; None without known pixels."""
 
     @property
     def asks_for_classes(self) -> bool:
         """True with a field `label: Label`, the classes of the samples."""
         return hasattr(self, "label")
-
-    @property
-    def holes(self) -> tuple[Literal["train", "test"], Mask] | None:
-        """The split whose images the samples fill in, and the mask; None without known pixels."""
-        return None
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ class SamplerSettings(Part):
     KEY = "integrator"
     noun = "sampler"
 
+    evaluations: ClassVar[int | None] = None
+    """Network evaluations per image; None for a sampler that chooses its steps."""
+
     integrator: str
     """The kind of sampler."""
     final_time: float = Field(default=1e-3, gt=0, lt=1)
@@ -55,11 +58,6 @@ class SamplerSettings(Part):
     @property
     def asks_for_classes(self) -> bool:
         return self.guidance.asks_for_classes
-
-    @property
-    def evaluations(self) -> int | None:
-        """Network evaluations per image; None for a sampler that chooses its steps."""
-        return None
 
     def check_evaluations(self, counted: int) -> None:
         """Raise UserError if a part of one's own takes others than `evaluations`."""

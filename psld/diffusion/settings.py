@@ -4,7 +4,7 @@
 """
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,15 +19,13 @@ Matrix = tuple[tuple[float, ...], ...]
 class VPSDESettings(Settings):
     """The variance-preserving SDE (Song et al., 2021): dx = −½β(t) x dt + √β(t) dw."""
 
+    blocks: ClassVar[int] = 1
+
     kind: Literal["vp-sde"]
     beta_min: float = Field(0.1, gt=0)
     """β(0)."""
     beta_max: float = Field(20.0, gt=0)
     """β(1); β is linear in between."""
-
-    @property
-    def blocks(self) -> int:
-        return 1
 
     def build(self) -> "LinearProcess":
         from psld.diffusion.process import LinearBeta, LinearProcess
@@ -65,6 +63,8 @@ class PSLDSettings(PhaseSpaceSettings):
     D = ½ diag(Γ, Mν),   Q = ½ [[0, −1], [1, 0]],   S = diag(1, M),   ν = Γ + 2 √M⁻¹
     """
 
+    blocks: ClassVar[int] = 2
+
     kind: Literal["psld"]
     gamma: float = Field(ge=0)
     """Γ: friction on the position. 0 is critically damped Langevin diffusion (CLD)."""
@@ -72,10 +72,6 @@ class PSLDSettings(PhaseSpaceSettings):
     """M⁻¹. Critical damping, (Γ − ν)² = 4 M⁻¹, gives the momentum's friction ν = Γ + 2 √M⁻¹."""
     kappa: float = Field(0.04, gt=0)
     """κ: the momentum starts as N(0, κM)."""
-
-    @property
-    def blocks(self) -> int:
-        return 2
 
     def build(self) -> "LinearProcess":
         mass, nu = 1 / self.mass_inverse, self.gamma + 2 * math.sqrt(self.mass_inverse)

@@ -55,12 +55,8 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     are missing, or if the dataset is not that of the training.
     """
     manifest = read_manifest(settings.model, ModelManifest)
-    dataset, first_time = manifest.settings.dataset, manifest.settings.training.time_eps
-    if settings.start_time < first_time and not manifest.settings.serves_every_process:
-        raise UserError(
-            f"start_time: {settings.start_time:g} is before the first time that the network was "
-            f"trained for (training.time_eps); use {first_time:g} or more"
-        )
+    dataset = manifest.settings.dataset
+    manifest.settings.check_time("start_time", settings.start_time)
     store = ImageStore.open_for(settings.data or f"data/{dataset.name}.h5", dataset)
     if manifest.dataset_digest not in (None, store.digest):
         raise UserError(

@@ -445,17 +445,13 @@ class GridFile(Settings):
         return self
 
     @model_validator(mode="after")
-    def _labels_tell_apart(self) -> "GridFile":
+    def _labels_and_seeds_tell_apart(self) -> "GridFile":
         for name in self.labels:
             _check_known("labels: unknown model or sampler", name, [*self.models, *self.samplers])
         for names in (self.models, self.samplers):
             for label, times in Counter(map(self.label, names)).items():
                 if times > 1:
                     raise ValueError(f"labels: two are called {label!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _seeds_fit(self) -> "GridFile":
         if self.seeds.sampling[:1] not in ((), (self.seed,)):
             raise ValueError(f"seeds.sampling: its first is seed, which is {self.seed}")
         names = Counter(chain.from_iterable(each.values() for each in self.names.values()))

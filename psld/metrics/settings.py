@@ -42,7 +42,6 @@ class Extractor(_Named):
     noun = "extractor"
 
     kind: str
-    """The kind of extractor."""
 
     trains: ClassVar[bool] = False
     """It is trained on the training split of each dataset, by `train`."""
@@ -171,7 +170,6 @@ class Measure(_Named):
     noun = "measure"
 
     kind: str = "frechet"
-    """The kind of measure."""
 
     better: ClassVar[Better | None] = None
     """The better values: larger ones, smaller ones, or those nearer to the `floor`, that of real
@@ -187,6 +185,9 @@ class Measure(_Named):
     of_moments: ClassVar[bool] = False
     """Mean and covariance of features give its value, also those that were kept. It is computed on
     the CPU, when the GPU has been given back."""
+    exchanged: "ClassVar[Measure | None]" = None
+    """The measure that is this one if samples and reference change places. Its blocks then give
+    the interval for other images of the reference. None if there is no such measure."""
     names: ClassVar[dict[str, str]] = {}
     """Names that are reserved for the features of an extractor, by its word."""
 
@@ -200,12 +201,6 @@ class Measure(_Named):
         if self.better not in (known := (*get_args(Better), None)):
             raise ValueError(f"{self.kind}: better is {self.better!r}, none of {known}")
         return self
-
-    @property
-    def exchanged(self) -> "Measure | None":
-        """The measure that is this one if samples and reference change places. Its blocks then give
-        the interval for other images of the reference. None if there is no such measure."""
-        return None
 
     def value(self, samples: "Tensor", reference: "Tensor") -> float:
         """Return the number of samples, n×d float32, compared with a reference, m×d.

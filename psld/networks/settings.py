@@ -21,15 +21,11 @@ class Network(Part):
     needs_kind = False  # Configs of NCSN++ say none.
 
     kind: Annotated[str, Neutral("ncsnpp")] = "ncsnpp"
-    """The kind of network."""
 
     in_bfloat16: ClassVar[bool] = False
     """With precision=bf16: the weights are cast, too, and norms sum in float32; else autocast."""
-
-    @property
-    def takes_logarithm(self) -> bool:
-        """True if the network takes the logarithm of its t, and so no t ≤ 0."""
-        return False
+    takes_logarithm: ClassVar[bool] = False
+    """True if the network takes the logarithm of its t, and so no t ≤ 0."""
 
     def check_image_size(self, size: int) -> None:
         """Raise ValueError, with the key, if the network takes no images of this size."""

@@ -6,7 +6,7 @@ Layers without parameters count too.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -26,7 +26,7 @@ from psld.networks.ncsnpp import (
     ResidualBlock,
 )
 from psld.networks.settings import EncoderSettings
-from psld.utils.errors import UserError, reraise_fault
+from psld.utils.errors import UserError, listed, reraise_fault
 from psld.utils.tensors import check_archive
 
 LISTED = 8
@@ -51,7 +51,8 @@ def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Te
             if name in state and (shape := tuple(state[name].shape)) != expected
         ],
     }
-    complaints = [f"{problem}: {_listed(items)}" for problem, items in problems.items() if items]
+    found = {problem: listed(sorted(items), LISTED) for problem, items in problems.items() if items}
+    complaints = [f"{problem}: {items}" for problem, items in found.items()]
     if complaints:
         raise UserError(f"official parameters do not fit the network: {'; '.join(complaints)}")
     check_finite(state)
@@ -64,7 +65,7 @@ def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Te
 def check_finite(state: Mapping[str, Tensor]) -> None:
     """Raise UserError that lists the parameters with NaN or infinity, or too large for float32."""
     if broken := [name for name, weight in state.items() if not weight.float().isfinite().all()]:
-        raise UserError(f"NaN or infinity in {_listed(broken)} (as float32)")
+        raise UserError(f"NaN or infinity in {listed(sorted(broken), LISTED)} (as float32)")
 
 
 def official_shapes(network: Encoder) -> dict[str, tuple[int, ...]]:
@@ -171,12 +172,6 @@ def _parameters(layer: nn.Module, settings: EncoderSettings) -> Iterator[tuple[s
         for name, _ in layer.get_submodule(ours).named_parameters():  # An Identity has none.
             theirs, swapped = named[name]
             yield f"{official}.{theirs}".lstrip("."), f"{ours}.{name}".lstrip("."), swapped
-
-
-def _listed(items: Iterable[str]) -> str:
-    items = sorted(items)
-    more = f" and {len(items) - LISTED} more" if len(items) > LISTED else ""
-    return f"{', '.join(items[:LISTED])}{more}"
 
 
 # -- checkpoints --------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from psld.utils.locks import held_if_free, sole_holder
 FINISH_SECONDS = "300"
 """Nothing waits for a sync, so an upload may take longer than at the end of a training."""
 SIDE = 8
+WIDE = {"w": 24, "h": 10}
 CURVES = ("loss", "grad_norm", "learning_rate", "images_per_second")
 VALUES = ("nfe", "images", "paper", "class_accuracy", "sampling_seconds")
 """What the dashboard lists of each evaluation next to its distance."""
@@ -219,7 +220,7 @@ def report_blocks(grid: Grid) -> Iterator[Any]:
     yield _panels(grid, ["train", "train_guide"], [*map(_curve, CURVES), _images("samples")])
     yield reports.H1("Tables")
     for name, table in grid.file.tables.items():
-        panel = reports.WeavePanelSummaryTable(table_name="table", layout=_layout())
+        panel = reports.WeavePanelSummaryTable(table_name="table", layout=Layout(**WIDE))
         yield reports.H2(table.title)
         yield _panels(grid, ["tabulate"], [panel], condition=f"Name = {name!r}")
     yield reports.H1("Figures")
@@ -243,7 +244,7 @@ def _distances(grid: Grid) -> Iterator[Any]:
             log_x=True,
             log_y=True,
             legend_template="${run:displayName}",
-            layout=_layout(),
+            layout=Layout(**WIDE),
         )
         yield reports.H2(f"{dataset}: {metric}")
         # The axis is logarithmic: distances without evaluations are in the tables alone.
@@ -269,14 +270,10 @@ def _panels(
     return reports.PanelGrid(runsets=[runs], panels=panels)
 
 
-def _layout(width: int = 24, height: int = 10) -> Layout:
-    return Layout(w=width, h=height)
-
-
 def _curve(name: str) -> reports.LinePlot:
-    layout = _layout(12, 8)
-    return reports.LinePlot(title=name, x="Step", y=[name], log_y=name == "loss", layout=layout)
+    half = Layout(w=12, h=8)
+    return reports.LinePlot(title=name, x="Step", y=[name], log_y=name == "loss", layout=half)
 
 
 def _images(*names: str) -> reports.MediaBrowser:
-    return reports.MediaBrowser(media_keys=list(names), num_columns=4, layout=_layout())
+    return reports.MediaBrowser(media_keys=list(names), num_columns=4, layout=Layout(**WIDE))

@@ -22,7 +22,7 @@ from psld.grid.schema import Table
 from psld.metrics.estimate import CONFIDENCE
 from psld.sampling.settings import gaussians
 from psld.utils.code import MAKE_IMAGES, MEASURE, package_code
-from psld.utils.errors import one_line
+from psld.utils.errors import listed, one_line
 from psld.utils.files import write_text
 
 MISSING = "–"
@@ -225,14 +225,14 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         yield f"No value ({MISSING}) of {reason}."
     if others := list(dict.fromkeys(path for entry in entries for path in entry.others)):
         yield (
-            f"Of other records, so not shown: {_listed(others, ', ')}. Delete them, and the "
+            f"Of other records, so not shown: {listed(others, LISTED)}. Delete them, and the "
             "workflow makes them again."
         )
     yield from made_by_other_code(result for entry in entries for result in entry.results)
     if worse := [entry.label for entry in entries if entry.is_worse_than_noise]:
         yield (
             "Farther from the images than pure noise: not trained enough, or sampled in too few "
-            f"steps: {_listed(worse, '; ')}."
+            f"steps: {listed(worse, LISTED, '; ')}."
         )
     for start in ("gaussian", "mixture"):
         these = [e for e in entries if e.results and e.results[0].sampler.get("start") == start]
@@ -248,9 +248,10 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
     if files := {w.sha256: f"{w.file} (SHA-256 {w.sha256})" for w in weights if w}:
         yield f"² Imported weights, not trained here: {'; '.join(files.values())}."
     if sources := {m.name: f"{m.name} from {m.init['model']}" for m in models if m.init}:
-        yield f"Trained from the weights of other models: {_listed([*sources.values()], ', ')}."
+        names = listed([*sources.values()], LISTED)
+        yield f"Trained from the weights of other models: {names}."
     if saved := sorted({model.name for model in models if model.saved}):
-        yield f"Saved from Python (psld.save), not trained by a command: {_listed(saved, ', ')}."
+        yield f"Saved from Python (psld.save), not trained by a command: {listed(saved, LISTED)}."
     if counts["undecided"]:
         note = f"{counts['undecided']} of {len(entries)} entries are undecided (?)"
         needs = Counter(entry.needs for entry in entries)
@@ -276,11 +277,6 @@ def made_by_other_code(results: Iterable[CellResult]) -> Iterable[str]:
             counts.append(f"{count} {what}{'s' * (count > 1)}")
     if counts:
         yield f"Made by other code of psld than that here: {', '.join(counts)}."
-
-
-def _listed(names: list[str], comma: str) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return comma.join(names[:LISTED]) + more
 
 
 def _law(start: str, entries: Iterable[Entry]) -> str:

@@ -100,12 +100,9 @@ class LoadedModel:
     @property
     def levels(self) -> tuple[float, float]:
         """The lowest and the highest noise level that the network takes; a student has one."""
-        if not self.settings.serves_every_process:
-            return 0.0, math.inf
-        law = self.settings.law
-        ends = ("sigma_min", law.low), ("sigma_max", law.high)
-        low, high = (float(getattr(self.network, name, level)) for name, level in ends)
-        return low, high
+        low, high = self.settings.levels
+        network = self.network if self.settings.serves_every_process else None
+        return float(getattr(network, "sigma_min", low)), float(getattr(network, "sigma_max", high))
 
     @cached_property
     def start(self) -> SamplerStart:
@@ -196,12 +193,6 @@ class LoadedGuide:
     settings: GuideModelSettings
     network: nn.Module
     weights_sha256: str
-
-    @property
-    def levels(self) -> tuple[float, float]:
-        """The lowest and the highest noise level that the network takes."""
-        law = self.settings.law
-        return (law.low, law.high) if self.settings.serves_every_process else (0.0, math.inf)
 
     def logits(self, process: LinearProcess) -> Network:
         """Return the logits of states and times of a process."""
@@ -439,7 +430,7 @@ def cell_sampler(
     asked, student = sampler.noise_levels(process), ("student", "leave out sampler.start_level")
     check_levels(asked, low, high, *(student if low == high else ()))
     if guide:
-        check_levels(asked, *guide.levels, "guide")
+        check_levels(asked, *guide.settings.levels, "guide")
     called = forward_pass(model.network, sampler.precision, compile=compile)
     return ImageSampler(
         process=process,

@@ -12,7 +12,6 @@ from psld.config.settings import FREE, Settings, read_record, write_record
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.training.settings import GuideModelSettings, ModelSettings
-from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
 
@@ -132,12 +131,7 @@ def check_fit(
     """
     sampler.check_process(model.process)
     model.training.objective.check(sampler, model.process)
-    first = model.training.time_eps
-    if sampler.final_time < first and not model.serves_every_process:
-        raise UserError(
-            f"sampler.final_time: {sampler.final_time:g} is before the first time that the network "
-            f"was trained for (training.time_eps); use {first:g} or more"
-        )
+    model.check_time("sampler.final_time", sampler.final_time)
     classes = sampler.guidance.classes(model.dataset, class_names)
     sampler.guidance.check(sampler, model, guide)
     return classes

@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from psld.config.reads import Read, finding
-from psld.config.settings import groups_of
+from psld.config.settings import S, groups_of
 from psld.training.hub import fetched
 from psld.training.manifest import WEIGHTS, ModelManifest, read_manifest
 from psld.training.settings import Init, ModelSettings, TrainedSettings, TrainSettings
@@ -17,8 +17,6 @@ from psld.utils.files import digest_of, read_json, retried_in_slurm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-T = TypeVar("T", bound=TrainedSettings)
 
 OF_A_COMMIT = re.compile(r"[^@]*@[0-9a-f]{7,40}")
 
@@ -38,7 +36,7 @@ def read_source(name: str) -> tuple[Path, ModelManifest]:
         raise UserError(f"{error}; this training reads it, so train it first") from None
 
 
-def with_sources(settings: T) -> T:
+def with_sources(settings: S) -> S:
     """Return settings with the digests of what they read, as it is now.
 
     Raises UserError if it is not there; RunError if the Hub cannot be reached.

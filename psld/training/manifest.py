@@ -119,10 +119,6 @@ def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
     return read_record(kind, path, f"{wrong}; train the {what} again")
 
 
-def write_manifest(folder: str | Path, manifest: TrainedManifest) -> None:
-    write_record(Path(folder) / MANIFEST, manifest)
-
-
 def export_folder(run: Path) -> Path:
     return run / "model"
 

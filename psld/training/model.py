@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from psld.config.parts import naming
+from psld.config.settings import write_record
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import every_block
 from psld.diffusion.process import LinearProcess
 from psld.networks import forward
 from psld.networks.forward import enough_threads
-from psld.training.manifest import WEIGHTS, GuideManifest, ModelManifest, write_manifest
+from psld.training.manifest import MANIFEST, WEIGHTS, GuideManifest, ModelManifest
 from psld.training.objectives import Facts, Loss
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
 from psld.utils.device import device_of, provenance
@@ -133,4 +134,4 @@ def write_model(
         **more,
         **provenance(),
     )
-    write_manifest(folder, manifest)
+    write_record(Path(folder) / MANIFEST, manifest)

@@ -122,11 +122,9 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         part = training.batch_size // ranks.world
         size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
         stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
-        time = ""
-        if state.step < training.steps and ranks.device.type == "cpu":
-            left = (training.steps - state.step) * part
-            time = _time_on_cpu(settings, left, ranks)
         if state.step < training.steps:
+            left, on_cpu = (training.steps - state.step) * part, ranks.device.type == "cpu"
+            time = _time_on_cpu(settings, left, ranks) if on_cpu else ""
             stop = stack.enter_context(StopRequest())
             batches = Batches(images, settings.dataset.flip, loss.noising, training, ranks, labels)
             log = Log(run, partial(preview, loss, store))

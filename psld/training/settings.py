@@ -1,6 +1,7 @@
 """Settings of trainings: dataset, process, network and recipe of a model or guide. No torch."""
 
 from contextlib import suppress
+from math import inf
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
@@ -26,6 +27,10 @@ from psld.utils.files import digest_of
 
 TRAIN_FACTOR = 3
 """FLOPs of a training step over those of its forward pass; the backward pass takes two thirds."""
+
+
+IN_IDENTITY = {"epsilon": None, "guide": None, "denoiser": "denoiser", "image-guide": "denoiser"}
+"""The identities of the objectives that were there before objectives were parts."""
 
 
 class LoopSettings(Settings):
@@ -80,30 +85,24 @@ class LoopSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _levels_of_images_have_a_law(cls, content: Any) -> Any:
-        with suppress(AttributeError, ValueError):  # of no mapping, of no part
+    def _has_one_average_and_levels_of_images_a_law(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        content = with_one_average(content)
+        with suppress(AttributeError, ValueError):  # of no part
             kind = Objective.class_for(content.get("objective") or "epsilon")
             if cast(type[Objective], kind).sees_images:
                 content = content | {"noise_law": content.get("noise_law") or {}}
         return content
 
-    @model_validator(mode="before")
-    @classmethod
-    def _has_one_average(cls, content: Any) -> Any:
-        return with_one_average(content) if isinstance(content, dict) else content
-
     @model_validator(mode="after")
-    def _has_an_average_and_equal_parts(self) -> "LoopSettings":
+    def _has_an_average_and_equal_parts_and_fits_its_objective(self) -> "LoopSettings":
         if self.ema_decay is None and self.average is None:
             raise ValueError("ema_decay is null; give it, or average")
         if isinstance(self.micro_batch, int) and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _fits_its_objective(self) -> "LoopSettings":
         self.objective.check_recipe(self)
         return self
 
@@ -137,6 +136,8 @@ class TrainedSettings(Settings):
 
     makes: ClassVar[Literal["model", "guide"]] = "model"
     """Its objective has to make the same."""
+    num_classes: ClassVar[int] = 0
+    """The number of classes that the network takes as input; 0 if it takes none."""
 
     dataset: DatasetSettings
     process: ProcessSettings
@@ -158,15 +159,15 @@ class TrainedSettings(Settings):
 
         The source of a dataset decides its file, and not more. A network that serves every process
         is trained without the process, and an objective without the settings that it does not use.
-        The short forms of shipped objectives are not for classes of one's own below them.
         """
         content, objective = super().identity(), self.training.objective
         del content["dataset"]["source"]
         if objective.sees_images:
             del content["process"]
         unused = OPTIONAL - objective.uses
-        decides = objective.identity() if objective.code else objective.in_identity()
-        training = content["training"] | {"objective": decides}
+        training = content["training"]
+        if objective.kind in IN_IDENTITY and not objective.code:
+            training["objective"] = IN_IDENTITY[objective.kind]
         content["training"] = {
             key: each for key, each in training.items() if each is not None and key not in unused
         }
@@ -183,14 +184,10 @@ class TrainedSettings(Settings):
         return self.training.objective.sees_images
 
     @property
-    def law(self) -> NoiseLaw:
-        """The noise levels in the training of a network that serves every process."""
-        return cast(NoiseLaw, self.training.noise_law)
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes that the network takes as input; 0 if it takes none."""
-        return 0
+    def levels(self) -> tuple[float, float]:
+        """The lowest and the highest noise level that the network takes."""
+        law = cast(NoiseLaw, self.training.noise_law)
+        return (law.low, law.high) if self.serves_every_process else (0.0, inf)
 
 
 class Init(Settings):
@@ -228,6 +225,15 @@ class ModelSettings(TrainedSettings):
                 "process, or train a denoiser (training.objective=denoiser), which serves all"
             )
         return self.model_copy(update={"process": process})
+
+    def check_time(self, key: str, time: float) -> None:
+        """Raise UserError if a time is before the first one that the network was trained for."""
+        first = self.training.time_eps
+        if time < first and not self.serves_every_process:
+            raise UserError(
+                f"{key}: {time:g} is before the first time that the network was trained for "
+                f"(training.time_eps); use {first:g} or more"
+            )
 
     @property
     def num_classes(self):

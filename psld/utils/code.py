@@ -291,11 +291,6 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
 
 
-@lru_cache(128)
-def _shape_of(tree: ast.Module) -> Any:
-    return _shape(tree)
-
-
 def _shape(node: Any) -> Any:
     """Return a syntax tree as lists: the names of nodes and their fields that are not empty.
 
@@ -308,6 +303,9 @@ def _shape(node: Any) -> Any:
         return repr(node)
     fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
     return [type(node).__name__, *([name, _shape(value)] for name, value in sorted(fields))]
+
+
+_shape_of = lru_cache(128)(_shape)
 
 
 def _is_text(node: Any) -> bool:

@@ -8,7 +8,7 @@ import errno
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from types import FrameType
@@ -241,6 +241,12 @@ def text_of(error: BaseException) -> str:
     text = text.partition(" To append to your default list ")[0]
     text = text.removeprefix("ValueError raised while resolving interpolation: ")
     return re.sub(r" full_key: (\S+) object_type=\w+$", r" (\1)", text)
+
+
+def listed(names: Sequence[str], most: int, comma: str = ", ") -> str:
+    """Return the first names as one text, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return comma.join(names[:most]) + more
 
 
 def meant(word: str, names: Iterable[str], prefix: str = "", cutoff: float = 0.7) -> str:
