@@ -73,6 +73,10 @@ class Objective(Part):
     """Buffers of the module that the training images decide: they stay if a training starts from
     a model of other images."""
 
+    def in_identity(self) -> Any:
+        """Return what decides the weights, for JSON."""
+        return self.identity()
+
     def check_recipe(self, training: "LoopSettings") -> None:
         """Raise ValueError, with the key, for settings of the training that do not fit."""
         if training.noise_law and getattr(training, "weighting", "fid") == "nll":
@@ -150,6 +154,9 @@ class Objective(Part):
 class Epsilon(Objective):
     """The network predicts the noise ε of a process's states (paper, Eq. 10)."""
 
+    def in_identity(self) -> Any:
+        return None  # as before there were others
+
     def loss(self, module, batch):
         from psld.diffusion.loss import EpsilonLoss
 
@@ -171,6 +178,9 @@ class Denoiser(Objective):
     sees_images = True
     needs_deviation = True
     of_data = frozenset({"deviation"})
+
+    def in_identity(self) -> Any:
+        return self.kind
 
     def check_recipe(self, training):
         if getattr(training, "weighting", "fid") != "fid":
@@ -198,6 +208,9 @@ class Guide(Objective):
 
     makes = "guide"
     uses = frozenset({"noise_law", "time_eps"})
+
+    def in_identity(self) -> Any:
+        return None
 
     def check_dataset(self, training, dataset):
         if dataset.num_classes < 2:
@@ -243,6 +256,9 @@ class ImageGuide(Guide):
 
     uses = frozenset({"noise_law"})
     sees_images = True
+
+    def in_identity(self) -> Any:
+        return "denoiser"
 
 
 @dataclass(frozen=True)

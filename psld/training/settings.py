@@ -29,10 +29,6 @@ TRAIN_FACTOR = 3
 """FLOPs of a training step over those of its forward pass; the backward pass takes two thirds."""
 
 
-IN_IDENTITY = {"epsilon": None, "guide": None, "denoiser": "denoiser", "image-guide": "denoiser"}
-"""The identities of the objectives that were there before objectives were parts."""
-
-
 class LoopSettings(Settings):
     """The training recipe that models and guides share. The defaults are the paper's."""
 
@@ -85,7 +81,7 @@ class LoopSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _has_one_average_and_levels_of_images_a_law(cls, content: Any) -> Any:
+    def _is_complete(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
         content = with_one_average(content)
@@ -96,7 +92,7 @@ class LoopSettings(Settings):
         return content
 
     @model_validator(mode="after")
-    def _has_an_average_and_equal_parts_and_fits_its_objective(self) -> "LoopSettings":
+    def _fits_together(self) -> "LoopSettings":
         if self.ema_decay is None and self.average is None:
             raise ValueError("ema_decay is null; give it, or average")
         if isinstance(self.micro_batch, int) and self.batch_size % self.micro_batch:
@@ -159,15 +155,15 @@ class TrainedSettings(Settings):
 
         The source of a dataset decides its file, and not more. A network that serves every process
         is trained without the process, and an objective without the settings that it does not use.
+        The short forms of shipped objectives are not for classes of one's own below them.
         """
         content, objective = super().identity(), self.training.objective
         del content["dataset"]["source"]
         if objective.sees_images:
             del content["process"]
         unused = OPTIONAL - objective.uses
-        training = content["training"]
-        if objective.kind in IN_IDENTITY and not objective.code:
-            training["objective"] = IN_IDENTITY[objective.kind]
+        decides = objective.identity() if objective.code else objective.in_identity()
+        training = content["training"] | {"objective": decides}
         content["training"] = {
             key: each for key, each in training.items() if each is not None and key not in unused
         }
