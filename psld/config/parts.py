@@ -22,7 +22,16 @@ from pydantic import (
 
 from psld.config.kinds import OF_A_TRAINING, SHIPPED
 from psld.config.reads import Read
-from psld.config.settings import APART, Neutral, S, Settings, groups_of, parse
+from psld.config.settings import (
+    APART,
+    Neutral,
+    S,
+    Settings,
+    beside,
+    groups_of,
+    joined,
+    parse,
+)
 from psld.utils.code import (
     check_named,
     code_of,
@@ -98,9 +107,7 @@ class Part(Settings):
             with naming_class(kind := cls.class_for(content)):
                 return cast(Self, kind.model_validate(content))
         if _is_own(cls) and not issubclass(cls, UnknownPart):
-            free = content.get("free") or {}
-            rest = {key: value for key, value in content.items() if key not in {*APART, "code"}}
-            content = {**free, **rest, cls.KEY: name_of(cls), "code": _code_of(cls)}
+            content = {**_whole(content), cls.KEY: name_of(cls), "code": _code_of(cls)}
             return _written(check(content))
         return check(content)
 
@@ -117,18 +124,16 @@ class Part(Settings):
         content = dump(self)
         if not _is_own(type(self)) or isinstance(self, UnknownPart):
             return content
-        for name in type(self).model_computed_fields:
-            content.pop(name, None)
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if name in content and Neutral(value) in field.metadata:
-                del content[name]
-            elif name in content and isinstance(value, set | frozenset):
-                content[name] = sorted(content[name], key=str)
-        free = {name: content.pop(name) for name in sorted(self.free())}
+        fields, decides = type(self).model_fields, self.deciding_in(content)
+        written = {
+            name: content[name]
+            for name in content.keys() & fields
+            if Neutral(getattr(self, name)) not in fields[name].metadata
+        }
+        free = dict(sorted(beside(decides, written).items()))
         told = {name: getattr(self, name) for name in self.told}
         told = {name: sorted(x) if isinstance(x, Set) else x for name, x in told.items()}
-        return content | ({"free": free} if free else {}) | ({"class": told} if told else {})
+        return decides | ({"free": free} if free else {}) | ({"class": told} if told else {})
 
 
 class UnknownPart:
@@ -138,7 +143,10 @@ class UnknownPart:
     """Of a network: only its code says how many a sampler or a guidance takes."""
 
     def identity(self) -> dict[str, Any]:
-        return _deciding(cast(Part, self).model_dump(mode="json"))
+        part: Any = self
+        content = part.model_dump(mode="json")
+        rest = {key: content[key] for key in part.model_extra if key not in APART}
+        return rest | part.deciding_in(content)
 
     def build(self, *_: Any, **__: Any) -> Any:
         """Raise UserError."""
@@ -156,6 +164,12 @@ class UnknownPart:
         )
 
 
+def _whole(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a part of one's own is written as with what is apart in its place."""
+    decides = {key: each for key, each in content.items() if key not in {*APART, "code"}}
+    return joined(decides, content.get("free"))
+
+
 def _written(part: P) -> P:
     """Return a part. Raises ValueError if JSON cannot hold a setting, such as a function."""
     try:
@@ -164,12 +178,6 @@ def _written(part: P) -> P:
         reason = f"{error}".rpartition("Error: ")[2]
         raise ValueError(f"JSON cannot hold a setting: {reason}; name it by a text") from None
     return part
-
-
-def _deciding(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {k: _deciding(v) for k, v in content.items() if v is not None and k not in APART}
-    return [_deciding(each) for each in content] if isinstance(content, list) else content
 
 
 _imports_nothing = ContextVar("_imports_nothing", default=False)
@@ -195,7 +203,11 @@ def with_code_of(copies: str | Path, settings: S) -> S:
 
 def noun_of(name: str) -> type[Part]:
     """Return the noun of the class MODULE:CLASS. Raises UserError if it is no part."""
-    return next(kind for kind in _own(Part, name, None).__mro__ if "noun" in vars(kind))
+    return _noun(_own(Part, name, None))
+
+
+def _noun(kind: type[Part]) -> type[Part]:
+    return next(each for each in kind.__mro__ if "noun" in vars(each))
 
 
 def check_known(*settings: Settings) -> None:
@@ -210,10 +222,13 @@ def check_read_again(settings: Settings) -> None:
     for part in parts_in(settings):
         if part.code and not isinstance(part, UnknownPart):
             name = getattr(part, part.KEY)
-            again = parse(type(part), part.model_dump(mode="json"), f"{name}: what it writes")
+            written, where = part.model_dump(mode="json"), f"{name}: what it writes"
+            again = parse(type(part), _whole(written), where)
+            with importing_nothing():  # as `psld verify`
+                unknown = parse(_noun(type(part)), written, where)
             # Of one class there may be two, of equal code, in the parts of a part.
             differs = again != part and repr(again) != repr(part)
-            if differs or again.identity() != part.identity():
+            if differs or not again.identity() == part.identity() == unknown.identity():
                 raise UserError(f"{name}: what it writes is read as another part; see its types")
 
 

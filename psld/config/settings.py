@@ -98,11 +98,15 @@ class Settings(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Return what decides the result, ready for JSON: no free setting, no null, none at its
         neutral value; in groups, too."""
-        content, decides = self.model_dump(mode="json"), {}
+        return self.deciding_in(self.model_dump(mode="json"))
+
+    def deciding_in(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what decides the result, of the content that these settings are written as."""
+        decides = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             is_left_out = any(mark in (FREE, Neutral(value)) for mark in field.metadata)
-            if value is not None and not is_left_out:
+            if value is not None and not is_left_out and name in content:
                 decides[name] = _identity(value, content[name])
         return decides
 
@@ -139,6 +143,28 @@ def _identity(value: Any, content: Any) -> Any:
         return {key: _identity(each, written) for each, (key, written) in pairs}
     # The order of a set differs from process to process.
     return sorted(content, key=str) if isinstance(value, set | frozenset) else content
+
+
+def beside(decides: Any, content: Any) -> Any:
+    """Return what is in a content besides the part of it that decides; empty if that is all."""
+    if isinstance(decides, dict):
+        left = {
+            k: beside(decides[k], each) if k in decides else each for k, each in content.items()
+        }
+        return {key: each for key, each in left.items() if each or key not in decides}
+    if isinstance(decides, list) and any(left := [*map(beside, decides, content)]):
+        return left
+    return {}
+
+
+def joined(decides: Any, rest: Any) -> Any:
+    """Return the content again, of the two parts that `beside` tells apart."""
+    if isinstance(decides, Mapping) and isinstance(rest, Mapping):
+        both = {key: joined(decides[key], rest[key]) for key in rest if key in decides}
+        return {**decides, **rest, **both}
+    if isinstance(decides, list) and isinstance(rest, list) and len(decides) == len(rest):
+        return [*map(joined, decides, rest)]
+    return decides
 
 
 def groups_of(kind: type[S], settings: Any) -> list[S]:

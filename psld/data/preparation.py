@@ -164,6 +164,8 @@ def open_source(source: Source) -> Images:
         names = images.class_names
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{where}: class_names is {names!r:.100}; right is a list of texts")
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise UserError(f"{where}: class_names: two classes are called {twice[0]}")
         if not len(images.train):
             raise UserError(f"{where}: no training images are left")
     return images

@@ -89,7 +89,8 @@ class SamplerSettings(Part):
         device: "torch.device",
         inpainting: "Inpainting | None" = None,
     ) -> "Integrator":
-        """Build the integrator. Raises UserError if it does not suit the process or inpainting."""
+        """Build the integrator. Raises UserError if it does not suit the process or inpainting: one
+        that ignores `inpainting` must have `replacement_times`."""
         raise NotImplementedError
 
 
@@ -270,7 +271,7 @@ class MultistepSettings(TimeGridSampler):
         from psld.diffusion.multistep import Multistep
 
         options = {"root", "order", "eta", "eta_interval", "corrector", "interpolation", "denoise"}
-        chosen = self.model_dump(include=options)
+        chosen = {name: getattr(self, name) for name in options}
         return Multistep(process, self.time_grid(process), device, inpainting=inpainting, **chosen)
 
     @model_validator(mode="after")

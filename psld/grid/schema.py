@@ -527,8 +527,9 @@ class GridFile(Settings):
             kept = (word for word in shared if not word.startswith(("process=", "process.")))
             return (*kept, *entry.overrides)
         if entry.average_of:
-            average = f"training.average={in_hydra(entry.average)}"
-            return (*self.overrides(entry.average_of), average)
+            own = ("training.average=", "training.average.")
+            kept = (w for w in self.overrides(entry.average_of) if not w.startswith(own))
+            return (*kept, f"training.average={in_hydra(entry.average)}")
         init = [f"init.model={entry.starts_from}"] if entry.starts_from else []
         return entry.overrides if entry.of else (*self.defaults, *entry.overrides, *init)
 

@@ -46,7 +46,11 @@ def with_sources(settings: S) -> S:
 
     def find(noun: str, content: dict[str, Any]) -> dict[str, Any]:
         if noun == "model":
-            there = read_source(content["name"])[1].weights_sha256
+            folder, manifest = read_source(name := content["name"])
+            if folder.resolve() == Path(getattr(settings, "output", "/")).resolve():
+                replaced = f"{name}: a training that reads it would replace it"
+                raise UserError(f"{replaced}; give another output")
+            there = manifest.weights_sha256
         else:
             there = digest_of(_shards_in(content["name"], content.get("files")))
         return {"digest": there} | content | {"content": there}
@@ -122,8 +126,6 @@ def take_weights(module: "nn.Module", settings: TrainSettings) -> str:
     init = cast(Init, settings.init)
     name, take = init.model.name, init.take
     folder, manifest = read_source(name)
-    if folder.resolve() == Path(settings.output).resolve():
-        raise UserError(f"init.model={name}: the new weights would replace it; give another output")
     check_alike(settings, manifest.settings)
     path, sha256 = folder / WEIGHTS, init.model.content
     theirs = load_tensors(path, "weights", "train it again", sha256).tensors()

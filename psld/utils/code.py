@@ -145,7 +145,8 @@ def check_named(name: str) -> None:
     """Raise UserError if a text cannot name a class of one's own."""
     top = name.partition(":")[0].partition(".")[0]
     if not NAMED.fullmatch(name):
-        raise UserError(f"{name}: not MODULE:CLASS, such as mynets:Mixer for a class in mynets.py")
+        right = "such as mynets:Mixer for a class in mynets.py, of letters a to z, digits and _"
+        raise UserError(f"{name}: not MODULE:CLASS, {right}")
     if top in sys.stdlib_module_names:
         raise UserError(f"{name}: {top} is of Python's own library; name a module of yours")
     if top == "psld":

@@ -224,6 +224,8 @@ def text_of(error: BaseException) -> str:
     if line := missing_extra(error):
         return line
     text = one_line(str(error) or str(error.__cause__ or ""))
+    if isinstance(error, NotImplementedError) and not text:
+        return "the class does not define it"
     if type(error).__name__ == "OverrideParseException":
         word = one_line(cast(Any, error).override).removeprefix("++")
         key, _, value = word.partition("=")

@@ -32,6 +32,13 @@ def test_it_is_the_model_of_a_training_with_another_average(configs):
     assert alone.models["base"].digest == models["base"].digest
 
 
+def test_it_keeps_no_word_of_the_average_of_its_training(configs):
+    words = ["process=psld", "training.average=ema", "training.average.decay=0.9"]
+    grid = load(configs, with_models(MODELS | {"base": words}))
+    decays = [grid.models[name].settings.training.averaging.decay for name in ("base", "short")]
+    assert decays == [0.9, 0.5]
+
+
 def test_it_costs_no_training(configs):
     grids = (load(configs, with_models(m)) for m in (MODELS, {"base": MODELS["base"]}))
     both, one = (sum(w.training_images for w in work_by_network(grid).values()) for grid in grids)

@@ -1,7 +1,10 @@
 """`psld check`: what it tells of parts of one's own, and what it refuses."""
 
+import json
+
 import pytest
 
+from psld.config.parts import UnknownPart, importing_nothing
 from psld.config.settings import parse
 from psld.parts import Network
 from tests.commands import call, refused, succeeded
@@ -14,6 +17,10 @@ import torch
 
 from psld.networks.forward import EMA
 from psld.parts import Average, Images, Network, Optimizer, Schedule, Source, TimeGridSampler
+
+
+class Unwritten(Network):
+    pass
 
 
 class Broken(Schedule):
@@ -225,6 +232,7 @@ def test_it_tries_what_the_noun_asks(words, says, folder):
         (("heun:Heun",), "steps is missing"),
         (("mynets:Mixer", "widht=3"), "unknown key widht (is width meant?)"),
         (("wrong:Broken",), "training.schedule: wrong:Broken: the factor of step 0 is nan"),
+        (("wrong:Unwritten",), "build: NotImplementedError: the class does not define it"),
         (("wrong:Uncounted",), "training.average: wrong:Uncounted: a resumed training differs, so"),
         (("wrong:Hidden",), "training.optimizer: wrong:Hidden: a resumed training differs, so"),
         (("wrong:Unloaded",), "training.average: wrong:Unloaded: its state, loaded again: Attrib"),
@@ -305,6 +313,55 @@ def test_sets_are_written_and_compared_in_order(folder):
     part = parse(Network, {"kind": "fields:Fields"}, "x")
     assert part.identity()["names"] == part.model_dump(mode="json")["names"] == [*"abcdefgh"]
     assert hash(part) == hash(part.model_copy()), "fields are lists and dictionaries, too"
+
+
+NESTED = """
+from typing import Annotated
+
+from psld.config.settings import Settings
+from pydantic import BaseModel
+from psld.parts import FREE, Network, Neutral
+
+
+class Group(Settings):
+    note: Annotated[str, FREE] = "x"
+    alpha: Annotated[float, Neutral(0.0)] = 0.0
+    tags: frozenset[str] = frozenset("qwertzuiop")
+    power: int | None = 3
+
+
+class Plain(BaseModel):
+    dilation: int | None = None
+
+
+class Inner(Network):
+    group: Group = Group()
+
+
+class Outer(Network):
+    group: Group = Group()
+    groups: tuple[Group, ...] = (Group(), Group(note="a", power=None))
+    named: dict[str, Group | None] = {"a": Group(note="b"), "free": None, "class": Group()}
+    inner: Network = Inner()
+    plain: Plain = Plain()
+    nothing: int | None = 3
+    sets: tuple[frozenset[str], ...] = (frozenset("asdfghjkl"),)
+"""
+
+
+@pytest.mark.parametrize("changes", [{}, {"nothing": None, "group": {"note": "y", "power": None}}])
+def test_its_identity_is_known_without_its_code(folder, changes):
+    write(folder, nested=NESTED)
+    part = parse(Network, {"kind": "nested:Outer", **changes}, "x")
+    written = json.loads(json.dumps(part.model_dump(mode="json")))
+    assert parse(Network, written, "x") == part
+    with importing_nothing():
+        unknown = parse(Network, written, "x")
+    assert isinstance(unknown, UnknownPart)
+    assert unknown.identity() == part.identity()
+    assert unknown.model_dump(mode="json") == written
+    decides = json.dumps(part.identity())
+    assert not any(word in decides for word in ("note", "alpha", '"x"', '"y"'))
 
 
 def test_a_network_that_mixes_images_is_found(folder):

@@ -245,6 +245,7 @@ PICTURE = "right is a PIL image of 8 bits, or uint8 H×W or H×W×C with 1, 3 or
         ("pairs[:2]", "None", "open: test is a NoneType; right is a sequence of pairs"),
         ('("even", "odd")', '"eo"', "open: class_names is 'eo'; right is a list of texts"),
         ('("even", "odd")', "(0, 1)", "open: class_names is (0, 1); right is a list of texts"),
+        ('("even", "odd")', '("a", "a")', "open: class_names: two classes are called a"),
         ("return Images", "return", "open returns a tuple; right is psld.parts.Images(train, test"),
         ('return f"', 'return 1 / 0 or f"', "seen: ZeroDivisionError: division by zero"),
     ],
