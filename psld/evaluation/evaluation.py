@@ -342,10 +342,11 @@ def _source(
         settings.shard_size,
         process,
     )
+    sampler = settings.sampler.model_dump(mode="json", exclude_none=True)
     facts = {
         "model": Weights(**weights),
         "guide": guide and Weights(**guide.identity()),
-        "sampler": settings.sampler.model_dump(mode="json", exclude_none=True),
+        "sampler": {key: each for key, each in sampler.items() if key != "free"},
         "seed": settings.seed,
         **start,
     }
