@@ -4,7 +4,7 @@ Its source is a cell's shards, or what was kept of them, or images of others (`i
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from psld.config.parts import UnknownPart, check_known
-from psld.config.settings import MadeRecord, write_record
+from psld.config.settings import MadeRecord, Settings, load_record, write_record
 from psld.evaluation.folders import (
     Basis,
     ReferenceManifest,
@@ -27,10 +27,11 @@ from psld.evaluation.settings import EvaluateSettings, Measurement
 from psld.metrics.blocks import share_estimate
 from psld.metrics.extraction import batches_of, extract
 from psld.metrics.features import Device, Features, FeatureStatistics, Reference
+from psld.metrics.settings import MetricSettings
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, origin_of, read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
-from psld.utils.code import MEASURE
+from psld.utils.code import MEASURE, package_code
 from psld.utils.device import give_back, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -132,8 +133,9 @@ def evaluate(
     bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
 
     def numbers(m: Measurement, device: Device) -> dict[str, Any]:
-        reference = bases[m.metric.features].reference
-        return _numbers(gathered, m, reference, device, m.metric.extractor.classifies)
+        basis = bases[m.metric.features]
+        values = _numbers(gathered, m, basis.reference, device, m.metric.extractor.classifies)
+        return values | _scale(m.metric, basis, device)
 
     found = {m: numbers(m, device) for m in measurements if not m.metric.measure.of_moments}
     give_back(torch.device(device))
@@ -230,7 +232,7 @@ def _numbers(
     """Return the fields of a result that are computed from features."""
     metric, samples = measurement.metric, gathered.samples[measurement.group]
     measured = metric.measured(samples, reference, device)
-    numbers = {"class_accuracy": None, **metric.scale(reference, device), **measured._asdict()}
+    numbers = {"class_accuracy": None, **measured._asdict()}
     if samples.numbers is not None:  # images of others
         if measured.void:
             raise UserError(f"{metric.name}: {measured.void}")
@@ -240,6 +242,30 @@ def _numbers(
         recognized = answers == gathered.labels[: len(samples)]
         numbers["class_accuracy"] = share_estimate(recognized, samples.blocks())
     return numbers
+
+
+class Scale(Settings):
+    """The metric of real images that are not in the reference, and of noise."""
+
+    floor: float | None
+    noise: float | None
+
+
+def _scale(metric: MetricSettings, basis: Basis, device: Device) -> dict[str, float | None]:
+    """Return the fields of a result for scale, which all cells with a reference share.
+
+    They can take longer than the number of a cell, so they are kept where grids are, in .cache.
+    """
+    facts, code = basis.facts(metric.reference_split), package_code(*MEASURE)
+    decides = [metric.identity(), facts["reference_sha256"], f"{device}", torch.__version__, code]
+    path = Path(".cache/scales", f"{digest_of(decides)}.json")
+    with suppress(UserError, OSError):
+        return load_record(Scale, path, "").model_dump()
+    found = metric.scale(basis.reference, device)
+    if path.parents[1].is_dir() and any(found.values()):
+        with suppress(OSError):
+            write_record(path, Scale.model_validate(found))
+    return found
 
 
 def _result(
@@ -305,6 +331,7 @@ def recompute(
             if isinstance(metric.extractor, UnknownPart):
                 classifies = before.class_accuracy is not None
             values = _numbers(gathered, measurement, reference, "cpu", classifies)
+            values |= metric.scale(reference)
         elif compute and gathered.recomputes(measurement):
             moments = gathered.moments[measurement.group]
             values |= metric.scale(reference)

@@ -140,6 +140,31 @@ def test_the_gpu_is_given_back_before_the_long_work_of_the_cpu(project, monkeypa
     assert happened == [*on_gpu, 0, *on_cpu]
 
 
+def test_what_all_cells_share_is_computed_once(evaluated, monkeypatch):
+    first, computed, scale = results(evaluated), [], MetricSettings.scale
+
+    def noted(metric, *given):
+        computed.append(metric.name)
+        return scale(metric, *given)
+
+    def scales() -> dict[str, tuple[float | None, float | None]]:
+        succeeded(call(evaluated, "evaluate_cell", CELL))
+        return {name: (one.floor, one.noise) for name, one in results(evaluated).items()}
+
+    monkeypatch.setattr(MetricSettings, "scale", noted)
+    expected = {name: (one.floor, one.noise) for name, one in first.items()}
+    assert scales() == expected
+    assert computed == []
+    kept = sorted((evaluated / ".cache/scales").iterdir())
+    assert len(kept) == len(METRICS)
+    kept[0].write_text(kept[0].read_text().replace("0.", "1.", 1))
+    assert scales() == expected
+    assert len(computed) == 1, "the file with another number is damaged"
+    monkeypatch.setattr(evaluation, "package_code", lambda *_: "of other code")
+    assert scales() == expected
+    assert len(computed) == 1 + len(METRICS)
+
+
 def test_a_cell_keeps_what_its_metrics_were_computed_from(evaluated):
     """Every number can be computed again, without images and networks."""
     project = evaluated
