@@ -148,7 +148,7 @@ def save(
     entries = parse(TrainingHistory, {"entries": history}, f"{call}: history").entries
     run = parse(TrainSettings, content, call)
     if not all(read.content for read in groups_of(Read, run)):  # Those of a model have it.
-        run = with_sources(run)
+        run = with_sources(run, folder)
     built = build(run, build_process(run)).to(device).eval()
     z = torch.linspace(-1, 1, 2 * prod(cast(Any, built.in_shape)), device=device)
     inputs = z.view(2, *cast(Any, built.in_shape)), torch.tensor([0.3, 0.7], device=device)

@@ -8,7 +8,8 @@ In Python: model.sample(64, sampler="blend:Blend", striding="quadratic", steps=5
 `build` returns an object with the attributes of `Integrator` (psld/diffusion/integrators.py). The
 shipped ones step by z ← P z + W s + N ξ, with the state z, the score s, the noise ξ, and matrices
 P, W and N that are tabulated for the whole time grid. This one steps along
-dz = (−A z + ½ (1 + ν²) G Gᵀ s) ds + ν G dw. With momentum and ν well below 0.5, they grow.
+dz = (−A z + ½ (1 + ν²) G Gᵀ s) ds + ν G dw. With momentum and a ν well below 0.5, these steps make
+images too wide: fifty of them at ν = 0 by a third.
 
 - `steps` is the number of network evaluations. An integrator with two evaluations in a step, as
   Heun's method has, overrides `grid_steps`: `(self.steps - self.denoise + 1) // 2`.

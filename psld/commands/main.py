@@ -61,7 +61,7 @@ def main() -> None:
     """Run the command named by the first word; the other words are its settings."""
     _prepare_output()
     if not (sys.flags.safe_path or sys.path[0] == str(Path.cwd())):
-        sys.path.append(str(Path.cwd()))  # last: a torch.py in there is not torch
+        sys.path.insert(0, str(Path.cwd()))  # As for `python -m psld`, which the workflow runs.
     # Pillow warns of damaged pictures. One that cannot be decoded is an error.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:

@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -22,16 +23,7 @@ from pydantic import (
 
 from psld.config.kinds import OF_A_TRAINING, SHIPPED
 from psld.config.reads import Read
-from psld.config.settings import (
-    APART,
-    Neutral,
-    S,
-    Settings,
-    beside,
-    groups_of,
-    joined,
-    parse,
-)
+from psld.config.settings import APART, IDENTITY, Neutral, S, Settings, groups_of, parse
 from psld.utils.code import (
     check_named,
     code_of,
@@ -107,7 +99,9 @@ class Part(Settings):
             with naming_class(kind := cls.class_for(content)):
                 return cast(Self, kind.model_validate(content))
         if _is_own(cls) and not issubclass(cls, UnknownPart):
-            content = {**_whole(content), cls.KEY: name_of(cls), "code": _code_of(cls)}
+            free = content.get("free") or {}
+            rest = {key: value for key, value in content.items() if key not in {*APART, "code"}}
+            content = {**free, **rest, cls.KEY: name_of(cls), "code": _code_of(cls)}
             return _written(check(content))
         return check(content)
 
@@ -119,21 +113,36 @@ class Part(Settings):
         return self
 
     @model_serializer(mode="wrap")
-    def _with_free_apart(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write what decides the result and what does not apart: a reader may lack the class."""
-        content = dump(self)
-        if not _is_own(type(self)) or isinstance(self, UnknownPart):
+    def _with_free_apart(
+        self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """Write what decides the result and what does not apart: a reader may lack the class.
+
+        Without nulls, it is for a result, and only what decides is written.
+        """
+        content, is_short = dump(self), bool(info.exclude_none)
+        if isinstance(self, UnknownPart):  # nothing but what was written
+            kept = self.model_fields_set - ({"free", IDENTITY} if is_short else set())
+            return {key: each for key, each in content.items() if key in kept}
+        if not _is_own(type(self)):
             return content
-        fields, decides = type(self).model_fields, self.deciding_in(content)
-        written = {
-            name: content[name]
-            for name in content.keys() & fields
-            if Neutral(getattr(self, name)) not in fields[name].metadata
-        }
-        free = dict(sorted(beside(decides, written).items()))
+        is_whole = info.mode == "json" and not is_short
+        decides = self.deciding_in(content) if is_whole else {}
+        for name in type(self).model_computed_fields:
+            content.pop(name, None)
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in content and Neutral(value) in field.metadata:
+                del content[name]
+            elif name in content and isinstance(value, set | frozenset):
+                content[name] = sorted(content[name], key=str)
+        free = {name: content.pop(name) for name in sorted(self.free() & content.keys())}
+        if is_whole and decides != _deciding(content):  # as with a free setting of a group in it
+            content[IDENTITY] = decides
         told = {name: getattr(self, name) for name in self.told}
         told = {name: sorted(x) if isinstance(x, Set) else x for name, x in told.items()}
-        return decides | ({"free": free} if free else {}) | ({"class": told} if told else {})
+        free = {} if is_short else free
+        return content | ({"free": free} if free else {}) | ({"class": told} if told else {})
 
 
 class UnknownPart:
@@ -143,10 +152,8 @@ class UnknownPart:
     """Of a network: only its code says how many a sampler or a guidance takes."""
 
     def identity(self) -> dict[str, Any]:
-        part: Any = self
-        content = part.model_dump(mode="json")
-        rest = {key: content[key] for key in part.model_extra if key not in APART}
-        return rest | part.deciding_in(content)
+        content = cast(Part, self).model_dump(mode="json")
+        return content.get(IDENTITY) or _deciding(content)
 
     def build(self, *_: Any, **__: Any) -> Any:
         """Raise UserError."""
@@ -164,12 +171,6 @@ class UnknownPart:
         )
 
 
-def _whole(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a part of one's own is written as with what is apart in its place."""
-    decides = {key: each for key, each in content.items() if key not in {*APART, "code"}}
-    return joined(decides, content.get("free"))
-
-
 def _written(part: P) -> P:
     """Return a part. Raises ValueError if JSON cannot hold a setting, such as a function."""
     try:
@@ -178,6 +179,12 @@ def _written(part: P) -> P:
         reason = f"{error}".rpartition("Error: ")[2]
         raise ValueError(f"JSON cannot hold a setting: {reason}; name it by a text") from None
     return part
+
+
+def _deciding(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {k: _deciding(v) for k, v in content.items() if v is not None and k not in APART}
+    return [_deciding(each) for each in content] if isinstance(content, list) else content
 
 
 _imports_nothing = ContextVar("_imports_nothing", default=False)
@@ -203,11 +210,7 @@ def with_code_of(copies: str | Path, settings: S) -> S:
 
 def noun_of(name: str) -> type[Part]:
     """Return the noun of the class MODULE:CLASS. Raises UserError if it is no part."""
-    return _noun(_own(Part, name, None))
-
-
-def _noun(kind: type[Part]) -> type[Part]:
-    return next(each for each in kind.__mro__ if "noun" in vars(each))
+    return next(kind for kind in _own(Part, name, None).__mro__ if "noun" in vars(kind))
 
 
 def check_known(*settings: Settings) -> None:
@@ -222,13 +225,10 @@ def check_read_again(settings: Settings) -> None:
     for part in parts_in(settings):
         if part.code and not isinstance(part, UnknownPart):
             name = getattr(part, part.KEY)
-            written, where = part.model_dump(mode="json"), f"{name}: what it writes"
-            again = parse(type(part), _whole(written), where)
-            with importing_nothing():  # as `psld verify`
-                unknown = parse(_noun(type(part)), written, where)
+            again = parse(type(part), part.model_dump(mode="json"), f"{name}: what it writes")
             # Of one class there may be two, of equal code, in the parts of a part.
             differs = again != part and repr(again) != repr(part)
-            if differs or not again.identity() == part.identity() == unknown.identity():
+            if differs or again.identity() != part.identity():
                 raise UserError(f"{name}: what it writes is read as another part; see its types")
 
 

@@ -56,8 +56,11 @@ FREE = object()
 result, unless they are neutral."""
 
 
-APART = frozenset({"free", "class"})
-"""Keys of a part of one's own, as it is written, that do not decide a result."""
+IDENTITY = "identity"
+"""The key of the identity of a part of one's own, if the rest that is written does not show it."""
+
+APART = frozenset({"free", "class", IDENTITY})
+"""Keys of a part of one's own, as it is written, besides the settings that decide a result."""
 
 
 class Settings(BaseModel):
@@ -143,28 +146,6 @@ def _identity(value: Any, content: Any) -> Any:
         return {key: _identity(each, written) for each, (key, written) in pairs}
     # The order of a set differs from process to process.
     return sorted(content, key=str) if isinstance(value, set | frozenset) else content
-
-
-def beside(decides: Any, content: Any) -> Any:
-    """Return what is in a content besides the part of it that decides; empty if that is all."""
-    if isinstance(decides, dict):
-        left = {
-            k: beside(decides[k], each) if k in decides else each for k, each in content.items()
-        }
-        return {key: each for key, each in left.items() if each or key not in decides}
-    if isinstance(decides, list) and any(left := [*map(beside, decides, content)]):
-        return left
-    return {}
-
-
-def joined(decides: Any, rest: Any) -> Any:
-    """Return the content again, of the two parts that `beside` tells apart."""
-    if isinstance(decides, Mapping) and isinstance(rest, Mapping):
-        both = {key: joined(decides[key], rest[key]) for key in rest if key in decides}
-        return {**decides, **rest, **both}
-    if isinstance(decides, list) and isinstance(rest, list) and len(decides) == len(rest):
-        return [*map(joined, decides, rest)]
-    return decides
 
 
 def groups_of(kind: type[S], settings: Any) -> list[S]:

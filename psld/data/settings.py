@@ -43,7 +43,8 @@ class Source(Part):
     squeezes: ClassVar[bool] = False
     """Squeeze pictures that are not square, instead of taking their central squares."""
     has_test: ClassVar[bool] = True
-    """False if the settings say that no image is held out for the test split."""
+    """False if no image is held out for the test split, which of some sources a setting says. Yours
+    may say it below `Folder` or `Array`, too."""
 
     kind: str
 

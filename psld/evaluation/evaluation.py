@@ -369,11 +369,10 @@ def _source(
         settings.shard_size,
         process,
     )
-    sampler = settings.sampler.model_dump(mode="json", exclude_none=True)
     facts = {
         "model": Weights(**weights),
         "guide": guide and Weights(**guide.identity()),
-        "sampler": {key: each for key, each in sampler.items() if key != "free"},
+        "sampler": settings.sampler.model_dump(mode="json", exclude_none=True),
         "seed": settings.seed,
         **start,
     }

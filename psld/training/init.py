@@ -36,10 +36,11 @@ def read_source(name: str) -> tuple[Path, ModelManifest]:
         raise UserError(f"{error}; this training reads it, so train it first") from None
 
 
-def with_sources(settings: S) -> S:
+def with_sources(settings: S, output: str | Path | None = None) -> S:
     """Return settings with the digests of what they read, as it is now.
 
-    Raises UserError if it is not there; RunError if the Hub cannot be reached.
+    Raises UserError if it is not there, or is what `output` replaces; RunError if the Hub cannot be
+    reached.
     """
     if not groups_of(Read, settings):
         return settings
@@ -47,7 +48,7 @@ def with_sources(settings: S) -> S:
     def find(noun: str, content: dict[str, Any]) -> dict[str, Any]:
         if noun == "model":
             folder, manifest = read_source(name := content["name"])
-            if folder.resolve() == Path(getattr(settings, "output", "/")).resolve():
+            if output and folder.resolve() == Path(output).resolve():
                 replaced = f"{name}: a training that reads it would replace it"
                 raise UserError(f"{replaced}; give another output")
             there = manifest.weights_sha256

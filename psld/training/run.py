@@ -71,7 +71,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     `on_start` gets the run directory and the first step, on the leading rank. Return the last loss
     of the history.
     """
-    settings = with_sources(settings)
+    settings = with_sources(settings, settings.output)
     store = ImageStore.open_for(settings.data, settings.dataset)
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
     run = Path(settings.runs) / settings.run_name(store.digest)

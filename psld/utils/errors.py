@@ -225,7 +225,7 @@ def text_of(error: BaseException) -> str:
         return line
     text = one_line(str(error) or str(error.__cause__ or ""))
     if isinstance(error, NotImplementedError) and not text:
-        return "the class does not define it"
+        return "not implemented by the class"
     if type(error).__name__ == "OverrideParseException":
         word = one_line(cast(Any, error).override).removeprefix("++")
         key, _, value = word.partition("=")

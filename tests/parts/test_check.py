@@ -6,7 +6,7 @@ import pytest
 
 from psld.config.parts import UnknownPart, importing_nothing
 from psld.config.settings import parse
-from psld.parts import Network
+from psld.parts import Network, Sampler
 from tests.commands import call, refused, succeeded
 from tests.parts.own import edit, with_network, write
 
@@ -232,7 +232,7 @@ def test_it_tries_what_the_noun_asks(words, says, folder):
         (("heun:Heun",), "steps is missing"),
         (("mynets:Mixer", "widht=3"), "unknown key widht (is width meant?)"),
         (("wrong:Broken",), "training.schedule: wrong:Broken: the factor of step 0 is nan"),
-        (("wrong:Unwritten",), "build: NotImplementedError: the class does not define it"),
+        (("wrong:Unwritten",), "build: NotImplementedError: not implemented by the class"),
         (("wrong:Uncounted",), "training.average: wrong:Uncounted: a resumed training differs, so"),
         (("wrong:Hidden",), "training.optimizer: wrong:Hidden: a resumed training differs, so"),
         (("wrong:Unloaded",), "training.average: wrong:Unloaded: its state, loaded again: Attrib"),
@@ -320,7 +320,7 @@ from typing import Annotated
 
 from psld.config.settings import Settings
 from pydantic import BaseModel
-from psld.parts import FREE, Network, Neutral
+from psld.parts import FREE, Guidance, Network, Neutral, TimeGridSampler
 
 
 class Group(Settings):
@@ -336,6 +336,17 @@ class Plain(BaseModel):
 
 class Inner(Network):
     group: Group = Group()
+
+
+class Until(Guidance):
+    group: Group = Group()
+    until: float | None = None
+    note: Annotated[str | None, FREE] = None
+
+
+class Early(TimeGridSampler):
+    final_time: Annotated[float, FREE] = 1e-2
+    until: float | None = None
 
 
 class Outer(Network):
@@ -362,6 +373,20 @@ def test_its_identity_is_known_without_its_code(folder, changes):
     assert unknown.model_dump(mode="json") == written
     decides = json.dumps(part.identity())
     assert not any(word in decides for word in ("note", "alpha", '"x"', '"y"'))
+
+
+@pytest.mark.parametrize("name", ["em", "nested:Early"])
+def test_a_result_has_its_sampler_with_and_without_the_code(folder, name):
+    write(folder, nested=NESTED)
+    content = {"integrator": name, "striding": "uniform", "steps": 3, "guidance": "nested:Until"}
+    part = parse(Sampler, content, "x")
+    written = json.loads(json.dumps(part.model_dump(mode="json")))
+    with importing_nothing():
+        unknown = parse(Sampler, written, "x")
+    assert unknown.identity() == part.identity()
+    results = [each.model_dump(mode="json", exclude_none=True) for each in (part, unknown)]
+    assert results[0] == results[1]
+    assert "free" not in results[0]["guidance"]
 
 
 def test_a_network_that_mixes_images_is_found(folder):
