@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, cast
 
 from pydantic import (
     ConfigDict,
@@ -34,8 +34,6 @@ from psld.utils.code import (
     trust,
 )
 from psld.utils.errors import PSLDError, UserError, explained, meant, text_of
-
-P = TypeVar("P", bound="Part")
 
 
 class Part(Settings):
@@ -98,12 +96,14 @@ class Part(Settings):
         if "noun" in vars(cls):
             with naming_class(kind := cls.class_for(content)):
                 return cast(Self, kind.model_validate(content))
-        if _is_own(cls) and not issubclass(cls, UnknownPart):
+        if _is_own(cls):
             free = content.get("free") or {}
             rest = {key: value for key, value in content.items() if key not in {*APART, "code"}}
             content = {**free, **rest, cls.KEY: name_of(cls), "code": _code_of(cls)}
-            return _written(check(content))
-        return check(content)
+        part = check(content)
+        if part.code:
+            _check_written(part)
+        return part
 
     @model_validator(mode="after")
     def _reads_in_a_training(self) -> Self:
@@ -171,14 +171,13 @@ class UnknownPart:
         )
 
 
-def _written(part: P) -> P:
-    """Return a part. Raises ValueError if JSON cannot hold a setting, such as a function."""
+def _check_written(part: Part) -> None:
+    """Raise ValueError if JSON cannot hold a setting, such as a function."""
     try:
         part.model_dump_json()
     except ValueError as error:  # of pydantic, or of bytes that are no text
         reason = f"{error}".rpartition("Error: ")[2]
         raise ValueError(f"JSON cannot hold a setting: {reason}; name it by a text") from None
-    return part
 
 
 def _deciding(content: Any) -> Any:
