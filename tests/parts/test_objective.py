@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import psld
+from psld.commands.main import program, settings_of
 from psld.config.kinds import SHIPPED
 from psld.config.parts import importing_nothing
 from psld.diffusion.denoiser import StraightDenoiser
@@ -347,6 +348,8 @@ def test_in_a_grid_a_part_of_a_training_reads_a_model_of_the_grid(configs):
         objective = record.settings.model().identity()["training"]["objective"]
         assert objective["teacher"] == {"digest": grid.models["base"].digest}
         assert record.reads == ["models/mine/base/manifest.json"]
+    by_hand = settings_of(program("train").command, ["model=mine/mine", "training.micro_batch=1"])
+    assert by_hand.model().identity() == grid.models["mine"].settings.model().identity()
     circle = {"mine": taught("Taught", "base"), "base": taught("Taught", "mine")}
     with pytest.raises(UserError, match="a circle: mine → base → mine"):
         load(configs, with_models(circle))
