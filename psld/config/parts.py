@@ -141,8 +141,8 @@ class Part(Settings):
             content[IDENTITY] = decides
         told = {name: getattr(self, name) for name in self.told}
         told = {name: sorted(x) if isinstance(x, Set) else x for name, x in told.items()}
-        free = {} if is_short else free
-        return content | ({"free": free} if free else {}) | ({"class": told} if told else {})
+        apart = {"free": {} if is_short else free, "class": told}
+        return content | {key: each for key, each in apart.items() if each}
 
 
 class UnknownPart:
