@@ -222,7 +222,8 @@ def _radii_without(samples: Tensor, block: Tensor, neighbors: int, blocks: int) 
 
 def _kth(distances: Tensor, neighbors: int) -> Tensor:
     """Return the distance to the k-th neighbor in each row; the nearest is the image itself."""
-    return distances.kthvalue(neighbors + 1, dim=1).values
+    # Not kthvalue, which takes ten times as long for 60,000 columns.
+    return distances.topk(neighbors + 1, dim=1, largest=False).values[:, -1]
 
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
