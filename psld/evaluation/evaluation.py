@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from psld.config.parts import UnknownPart, check_known
-from psld.config.settings import MadeRecord, Settings, load_record, write_record
+from psld.config.settings import MadeRecord, write_record
 from psld.evaluation.folders import (
     Basis,
     ReferenceManifest,
@@ -27,7 +27,6 @@ from psld.evaluation.settings import EvaluateSettings, Measurement
 from psld.metrics.blocks import share_estimate
 from psld.metrics.extraction import batches_of, extract
 from psld.metrics.features import Device, Features, FeatureStatistics, Reference
-from psld.metrics.settings import MetricSettings
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, origin_of, read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
@@ -131,11 +130,13 @@ def evaluate(
     """
     gathered = _gathered(source, bases, measurements)
     bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
+    known = {name: Known(basis, device) for name, basis in bases.items()}
 
     def numbers(m: Measurement, device: Device) -> dict[str, Any]:
-        basis = bases[m.metric.features]
-        values = _numbers(gathered, m, basis.reference, device, m.metric.extractor.classifies)
-        return values | _scale(m.metric, basis, device)
+        name, classifies = m.metric.features, m.metric.extractor.classifies
+        reference = bases[name].reference._replace(known=known[name])
+        values = _numbers(gathered, m, reference, device, classifies)
+        return values | m.metric.scale(reference, device)
 
     found = {m: numbers(m, device) for m in measurements if not m.metric.measure.of_moments}
     give_back(torch.device(device))
@@ -145,6 +146,8 @@ def evaluate(
         values = found.get(measurement) or numbers(measurement, "cpu")
         facts = bases[measurement.metric.features].facts
         results.append(_result(source, measurement, facts, gathered, values | made))
+    for each in known.values():
+        each.save()
     whole = CellResults(results=tuple(results))
     if output:
         write_record(output, whole)
@@ -244,28 +247,28 @@ def _numbers(
     return numbers
 
 
-class Scale(Settings):
-    """The metric of real images that are not in the reference, and of noise."""
+class Known(dict[str, Tensor]):
+    """What depends on a reference alone, for all its cells: kept where grids are, in .cache.
 
-    floor: float | None
-    noise: float | None
-
-
-def _scale(metric: MetricSettings, basis: Basis, device: Device) -> dict[str, float | None]:
-    """Return the fields of a result for scale, which all cells with a reference share.
-
-    They can take longer than the number of a cell, so they are kept where grids are, in .cache.
+    It can take longer than the numbers of a cell. Damaged files are made again. Nothing is kept of
+    a reference that has no folder: it has no noise, and no digest of its features.
     """
-    facts, code = basis.facts(metric.reference_split), package_code(*MEASURE)
-    decides = [metric.identity(), facts["reference_sha256"], f"{device}", torch.__version__, code]
-    path = Path(".cache/scales", f"{digest_of(decides)}.json")
-    with suppress(UserError, OSError):
-        return load_record(Scale, path, "").model_dump()
-    found = metric.scale(basis.reference, device)
-    if path.parents[1].is_dir() and any(found.values()):
-        with suppress(OSError):
-            write_record(path, Scale.model_validate(found))
-    return found
+
+    def __init__(self, basis: Basis, device: Device) -> None:
+        features = basis.facts("train")["reference_sha256"]
+        decides = [features, f"{device}", torch.__version__, package_code(*MEASURE)]
+        self.path = Path(".cache/references", f"{digest_of(decides)}.safetensors")
+        self.lasts = basis.reference.noise is not None and self.path.parents[1].is_dir()
+        if self.lasts:
+            with suppress(UserError, OSError):
+                self.update(load_tensors(self.path, "reference", "").tensors())
+        self.stored = len(self)
+
+    def save(self) -> None:
+        """Write the file, if there is more than in it."""
+        if self.lasts and len(self) > self.stored:
+            with suppress(OSError):
+                save_tensors(self.path, "reference", self, {})
 
 
 def _result(

@@ -270,7 +270,8 @@ def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
     manifest, path = read_reference_manifest(folder), Path(folder) / FEATURES
     stored = load_tensors(path, "features", REMEDY, manifest.features_sha256)
     parts = {part: Features(**each) for part, each in grouped(stored.tensors()).items()}
-    return Reference(parts["train"], parts.get("test"), parts.get("noise")), manifest
+    train, test, noise = map(parts.get, ("train", "test", "noise"))
+    return Reference(cast(Features, train), test, noise, known={}), manifest
 
 
 def check_reference(

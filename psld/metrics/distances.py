@@ -1,9 +1,10 @@
 """The measures of features: Fréchet and kernel distance, Inception Score, nearest neighbors.
 
-An argument `blocks` is the blocks of a jackknife over the samples.
+An argument `blocks` is the blocks of a jackknife over the samples. `once(name, compute)` returns
+what depends on the reference alone (`Reference.once`); by default it is computed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, cast
 
@@ -22,6 +23,13 @@ SEED = 2020
 
 ROWS = 500
 """Rows of a distance matrix at a time: 200 MB for 50,000 columns."""
+
+Once = Callable[[str, Callable[[], Tensor]], Tensor]
+
+
+def computed(name: str, compute: Callable[[], Tensor]) -> Tensor:
+    """Return what is computed."""
+    return compute()
 
 
 # -- Fréchet distance -----------------------------------------------------------------------------
@@ -166,14 +174,20 @@ def _split_scores(log_p: Tensor, membership: Tensor) -> Tensor:
 # -- nearest neighbors ----------------------------------------------------------------------------
 
 
-def precision(samples: Tensor, reference: Tensor, neighbors: int, blocks: Blocks) -> Estimate:
+def precision(
+    samples: Tensor, reference: Tensor, neighbors: int, blocks: Blocks, once: Once = computed
+) -> Estimate:
     """Return the share of samples that are among the reference (Kynkäänniemi et al. 2019).
 
     A sample is among the reference if it is at least as near to some reference image as this image
     is to its k-th nearest neighbor in the reference. Features are n×d and m×d: m² + nm distances.
     """
     _check_neighbors(len(reference), neighbors)
-    radii = torch.cat([_kth(d, neighbors) for d in _distances(reference, reference)])
+
+    def radii_of_reference() -> Tensor:
+        return torch.cat([_kth(d, neighbors) for d in _distances(reference, reference)])
+
+    radii = once(f"radii of {neighbors} neighbors", radii_of_reference).to(samples.device)
     covered = torch.cat([(d <= radii).any(dim=1) for d in _distances(samples, reference)])
     return share_estimate(covered, blocks)
 
@@ -241,7 +255,12 @@ NEAREST_PAIRS = 8
 
 
 def memorization(
-    samples: Tensor, train: Tensor, test: Tensor, quantile: float, blocks: Blocks
+    samples: Tensor,
+    train: Tensor,
+    test: Tensor,
+    quantile: float,
+    blocks: Blocks,
+    once: Once = computed,
 ) -> Measured:
     """Measure the share of samples that are nearer to a training image than most test images are.
 
@@ -251,7 +270,8 @@ def memorization(
     samples far from the data. The interval includes the error of the threshold. If that is 0, up to
     rounding, because test images are also training images, the share is void.
     """
-    of_test = nearest(test, train)[0].double().cpu().numpy()
+    distances = once("distances of test images", lambda: nearest(test, train)[0])
+    of_test = distances.double().cpu().numpy()
     threshold = float(np.quantile(of_test, quantile, method="weibull"))
     void = None
     if threshold <= (rounding := 1e-4 * of_test.max()):

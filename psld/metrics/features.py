@@ -1,6 +1,6 @@
 """The features of images, and their statistics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, Self
@@ -154,6 +154,21 @@ class Reference(NamedTuple):
     """Standard normal noise, quantized as samples are; None for a reference of other images."""
     compared: str = "train"
     """The split that samples are compared with."""
+    known: dict[str, Tensor] | None = None
+    """What was computed of these images alone; None: each time again."""
+
+    def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what depends on these images alone, from `known` if it is there."""
+        if self.known is None:
+            return compute()
+        key = f"{self.compared} {name}"
+        if key not in self.known:
+            self.known[key] = compute()
+        return self.known[key]
+
+    def number(self, name: str, compute: Callable[[], float]) -> float:
+        """Return a number as `once` does a tensor."""
+        return self.once(name, lambda: torch.tensor(compute(), dtype=torch.float64)).item()
 
     @property
     def images(self) -> Features | FeatureStatistics:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -11,6 +12,7 @@ from psld.config.parts import Part, UnknownPart, naming
 from psld.config.settings import FREE, Settings, parse
 from psld.metrics.estimate import Estimate, Measured
 from psld.utils.errors import UserError
+from psld.utils.files import digest_of
 
 if TYPE_CHECKING:
     import torch
@@ -332,10 +334,11 @@ class PrecisionSettings(NeighborSettings):
     def exchanged(self):
         return RecallSettings(neighbors=self.neighbors)
 
-    def estimate(self, samples, reference, blocks):
+    def measure(self, samples, reference, blocks, device):
         from psld.metrics.distances import precision
 
-        return precision(samples, reference, self.neighbors, blocks)
+        samples, images = samples.on(device), reference.images.on(device)
+        return Measured(precision(samples, images, self.neighbors, blocks, reference.once))
 
 
 class RecallSettings(NeighborSettings):
@@ -372,7 +375,7 @@ class MemorizationSettings(Measure):
 
         images = samples, reference.train, reference.split("test")
         samples, train, test = (each.on(device) for each in images)
-        return memorization(samples, train, test, self.quantile, blocks)
+        return memorization(samples, train, test, self.quantile, blocks, reference.once)
 
 
 class MetricSettings(Settings):
@@ -423,9 +426,11 @@ class MetricSettings(Settings):
         return parse(type(self), content, name)
 
     def _given(self, images: Any, reference: "Reference") -> tuple[Any, "Reference"]:
-        """Return what the measure gets. One of your own may change it."""
+        """Return what the measure gets. One of your own may change it, and so has what is known."""
         given = images, reference._replace(compared=self.reference_split)
-        return deepcopy(given) if self.measure.code else given
+        if not self.measure.code:
+            return given
+        return deepcopy((images, given[1]._replace(known=None)))
 
     def measured(
         self, samples: "Features", reference: "Reference", device: "Device" = "cpu"
@@ -476,8 +481,13 @@ class MetricSettings(Settings):
         distance or recall compares only with cells of as many.
         """
         held_out = reference._replace(compared=self.reference_split).held_out
-        pairs = (("floor", held_out), ("noise", reference.noise))
-        return {name: self.value(x, reference, device) if x else None for name, x in pairs}
+        found: dict[str, float | None] = {"floor": None, "noise": None}
+        metric = digest_of(self.identity())
+        for name, images in (("floor", held_out), ("noise", reference.noise)):
+            if images:
+                value = partial(self.value, images, reference, device)
+                found[name] = reference.number(f"{name} {metric}", value)
+        return found
 
     @model_validator(mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from psld.evaluation.folders import load_reference
 from psld.evaluation.results import CellResult, CellResults
 from psld.metrics.distances import frechet_distance
 from psld.metrics.extraction import FeatureExtractor
+from psld.metrics.features import Reference
 from psld.metrics.settings import MetricSettings
 from psld.sampling.shards import Shard
 from psld.utils.errors import UserError
@@ -140,29 +141,34 @@ def test_the_gpu_is_given_back_before_the_long_work_of_the_cpu(project, monkeypa
     assert happened == [*on_gpu, 0, *on_cpu]
 
 
-def test_what_all_cells_share_is_computed_once(evaluated, monkeypatch):
-    first, computed, scale = results(evaluated), [], MetricSettings.scale
+def test_what_depends_on_a_reference_alone_is_computed_once_for_all_cells(evaluated, monkeypatch):
+    expected, computed, once = results(evaluated), [], Reference.once
 
-    def noted(metric, *given):
-        computed.append(metric.name)
-        return scale(metric, *given)
+    def noted(reference, name, compute):
+        def computing():
+            computed.append(name)
+            return compute()
 
-    def scales() -> dict[str, tuple[float | None, float | None]]:
+        return once(reference, name, computing)
+
+    def again() -> dict[str, CellResult]:
+        computed.clear()
         succeeded(call(evaluated, "evaluate_cell", CELL))
-        return {name: (one.floor, one.noise) for name, one in results(evaluated).items()}
+        return results(evaluated)
 
-    monkeypatch.setattr(MetricSettings, "scale", noted)
-    expected = {name: (one.floor, one.noise) for name, one in first.items()}
-    assert scales() == expected
+    monkeypatch.setattr(Reference, "once", noted)
+    kept = sorted((evaluated / ".cache/references").iterdir())
+    assert len(kept) == len(SOURCES)
+    assert again() == expected
     assert computed == []
-    kept = sorted((evaluated / ".cache/scales").iterdir())
-    assert len(kept) == len(METRICS)
-    kept[0].write_text(kept[0].read_text().replace("0.", "1.", 1))
-    assert scales() == expected
-    assert len(computed) == 1, "the file with another number is damaged"
+    kept[0].write_bytes(kept[0].read_bytes()[:-1])
+    assert again() == expected
+    of_one = len(computed)
+    assert of_one > 0, "a damaged file is made again"
     monkeypatch.setattr(evaluation, "package_code", lambda *_: "of other code")
-    assert scales() == expected
-    assert len(computed) == 1 + len(METRICS)
+    assert again() == expected
+    assert len(computed) > of_one
+    assert {name.split()[0] for name in computed} == {"floor", "noise", "radii", "distances"}
 
 
 def test_a_cell_keeps_what_its_metrics_were_computed_from(evaluated):

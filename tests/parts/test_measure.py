@@ -98,14 +98,14 @@ def normal(n: int, seed: int) -> Features:
 SAMPLES, REFERENCE = normal(60, 0), Reference(normal(80, 1), normal(70, 2), normal(90, 3))
 
 
-def found(part: Measure):
+def found(part: Measure, reference: Reference = REFERENCE):
     extractor = (part.extractors or ("pixels",))[0]
     name = part.name_with(Extractor.model_validate(extractor))
     content = {"name": name, "extractor": extractor, "measure": part.model_dump()}
     metric = parse(MetricSettings, content, "metric")
     assert metric.better == part.better
-    other = metric.exchanged(SAMPLES, REFERENCE)
-    return metric.measured(SAMPLES, REFERENCE), metric.scale(REFERENCE), other
+    other = metric.exchanged(SAMPLES, reference)
+    return metric.measured(SAMPLES, reference), metric.scale(reference), other
 
 
 @pytest.mark.parametrize("kind", SHIPPED["measure"])
@@ -126,6 +126,15 @@ def test_a_measure_of_ones_own_has_a_jackknife(outside):
         rest = part.value(SAMPLES.values[block != j], REFERENCE.train.values)
         assert without == pytest.approx(float(rest))
     assert other is None
+
+
+def test_what_is_known_of_a_reference_is_not_given_to_measures_of_ones_own(outside):
+    """They may change their copy of the reference, and it does not follow from theirs."""
+    shipped, own = here_and_outside(outside, Measure, "precision")
+    known = REFERENCE._replace(known={"train radii of 3 neighbors": torch.full((80,), -1.0)})
+    assert found(shipped, known)[0].estimate.value == 0
+    assert found(own, known) == found(own)
+    assert found(own)[0].estimate.value > 0
 
 
 def test_a_measure_may_work_in_place(outside):
