@@ -158,7 +158,8 @@ def save(
             torch.testing.assert_close(built(*inputs), network(*inputs))
     except (RuntimeError, AssertionError) as error:
         reason = shorten(text_of(error), 200, placeholder=" …")
-        raise UserError(f"{call}: the settings make another network ({reason})") from None
+        right = "give one of psld.training.model.build(settings, process), with your weights"
+        raise UserError(f"{call}: the settings make another network ({reason}); {right}") from None
     store = ImageStore.open_for(run.data, run.dataset) if Path(run.data).exists() else None
     make_way(folder, "", replace)
     save_code(run, folder)

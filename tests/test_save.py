@@ -10,7 +10,10 @@ import pytest
 import torch
 
 import psld
+from psld.data.store import described_dataset
 from psld.training.manifest import HISTORY, read_manifest
+from psld.training.model import build, build_process
+from psld.training.settings import ModelSettings
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, run, succeeded
 from tests.hub import empty_hub
@@ -96,6 +99,23 @@ def test_the_code_of_a_guide_is_trusted_by_a_word(folder, model, tmp_path_factor
     refusal, shape = succeeded(run(elsewhere, [sys.executable, "-c", program])).stdout.splitlines()
     assert "trust=true runs the copy in guide/parts: read it before" in refusal
     assert shape == "torch.Size([2, 1, 8, 8])"
+
+
+def test_the_code_that_was_read_is_saved_whatever_its_file_is_now(folder):
+    """As in a notebook, where one edits the file while the network trains."""
+    settings = ModelSettings(
+        dataset=described_dataset(Path("data/digits.h5")),
+        process={"kind": "psld", "gamma": 0.02},
+        network={"kind": "mynets:Mixer", "width": 4},
+        training={"steps": 7, "batch_size": 3},
+    )
+    network = build(settings, build_process(settings)).eval()
+    edited = NETWORK.replace("width: int = 8", "width: int = 9")
+    Path("mynets.py").write_text(edited)
+    psld.save("mine", network, settings)
+    [kept] = Path("mine/parts").iterdir()
+    assert (kept / "mynets.py").read_text() == NETWORK != edited
+    assert (kept / "mylayers.py").read_text() == LAYERS
 
 
 def test_a_model_that_was_trained_on_keeps_its_settings(folder, model):

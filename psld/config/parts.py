@@ -30,6 +30,7 @@ from psld.utils.code import (
     find_code,
     find_version,
     load_class,
+    loaded_version,
     name_of,
     trust,
 )
@@ -266,8 +267,9 @@ def naming(key: str, part: Part, call: str) -> Iterator[None]:
 def save_code(settings: Settings, folder: str | Path) -> None:
     """Copy the code of all parts of one's own into a run directory, or next to weights."""
     for part in parts_in(settings):
-        name = getattr(part, part.KEY)
-        if part.code and (code := find_version(name.partition(":")[0], part.code)):
+        module = getattr(part, part.KEY).partition(":")[0]
+        code = part.code and (find_version(module, part.code) or loaded_version(part.code))
+        if code:
             code.save(folder)
 
 

@@ -281,10 +281,15 @@ def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray] | None:
         raise UserError(f"{path}: not a whole .npz of arrays ({reason})") from None
 
 
+def names_in(path: str | Path) -> list[str]:
+    """Return the names of the arrays in a whole .npz."""
+    with np.load(path) as stored:
+        return stored.files
+
+
 def no_images(path: str | Path) -> UserError:
     """Return the error of a whole .npz without images, with what it has in their place."""
-    with np.load(path) as stored:
-        names = ", ".join(stored.files) or "nothing"
+    names = ", ".join(names_in(path)) or "nothing"
     return UserError(f"{path}: no {IMAGES} in it, but {names:.100}; save the images as {IMAGES}")
 
 

@@ -53,11 +53,9 @@ def prepare_dataset(
     Raises UserError for a wrong source, or if `output` is a dataset of other settings or other
     images and `replace` is false.
     """
-    earlier, now = None if replace else _earlier(output), settings.preparation()
-    before = earlier.settings.preparation() if earlier else now
-    if other := [key for key in now if before[key] != now[key]]:
-        keys = " and another dataset.".join(other)
-        raise UserError(f"{output}: prepared with another dataset.{keys}; {REPLACE}")
+    earlier = None if replace else _earlier(output)
+    if earlier and (other := _other(earlier, settings)):
+        raise UserError(f"{output}: {other}; {REPLACE}")
     seen = _seen(settings.source)  # What changes from here on is told.
     images = open_source(settings.source)
     splits = {"train": len(images.train), "test": len(images.test)}
@@ -105,6 +103,23 @@ def _earlier(output: Path) -> Described | None:
     return None
 
 
+def _other(earlier: Described, settings: DatasetSettings) -> str:
+    """Say with which other settings a dataset was prepared; an empty text if with these."""
+    before, now = earlier.settings.preparation(), settings.preparation()
+    keys = " and another dataset.".join(key for key in now if before[key] != now[key])
+    return keys and f"prepared with another dataset.{keys}"
+
+
+def check_prepared(name: str, settings: PrepareSettings) -> None:
+    """Raise UserError if a dataset was prepared with other settings.
+
+    That was by hand, because Snakemake makes again what it has made. `name`: in the advice.
+    """
+    earlier = _earlier(output := Path(settings.output))
+    if earlier and (other := _other(earlier, settings.dataset)):
+        raise UserError(f"{output}: {other}; for these: psld prepare dataset={name} replace=true")
+
+
 def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     """Compare a dataset with its digest file, which is repaired, and its source; yield lines.
 
@@ -121,8 +136,11 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
             yield f"{file}: not the digest of {output.name}; written again"
     except (UserError, OSError) as error:
         yield f"{file}: not the digest of {output.name} ({error})"
-    is_same = record.settings.preparation() == settings.dataset.preparation()
-    if not (record.seen and is_same):
+    again = f"psld prepare dataset={name} replace=true"
+    if other := _other(record, settings.dataset):
+        yield f"{output}: {other}; if you did that by hand, then for these: {again}"
+        return
+    if not record.seen:
         return
     with suppress(UserError, OSError):  # The dataset serves without its source.
         now = _seen(settings.dataset.source)
@@ -130,7 +148,7 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
             both = (shorten(text, 100, placeholder=" …") for text in (record.seen, now))
             yield (
                 f"{output}: its source has changed since it was prepared ({'; now '.join(both)}). "
-                f"To take what is there now: psld prepare dataset={name} replace=true"
+                f"To take what is there now: {again}"
             )
 
 

@@ -336,7 +336,7 @@ class Array(Numbered):
     def open(self):
         import numpy as np
 
-        from psld.data.images import IMAGES, no_images, read_npz
+        from psld.data.images import IMAGES, names_in, no_images, read_npz
 
         path, labels = regular_file(self.path), None
         if path.suffix == ".npz":
@@ -344,6 +344,9 @@ class Array(Numbered):
             if not arrays:
                 raise no_images(path)
             images, labels = arrays[0], arrays[1] if len(arrays) > 1 else None
+            if others := ", ".join(sorted({*names_in(path)} - {IMAGES, "labels"})):
+                said = f"left out: {others:.100}; classes are read from labels"
+                print(f"{path}: {said}", file=sys.stderr)
             opened = partial(np.asarray, images)
         else:
             with reading(path, "not a whole .npy of numbers"):
@@ -398,6 +401,9 @@ class HuggingFace(Numbered):
         data = datasets.concatenate_datasets(taken).with_format(None)
         count, types, names = len(data), data.features, ()
         in_test = np.arange(count) >= len(taken[0]) if len(taken) > 1 else self.in_test(count)
+        if self.label not in types and self.label != type(self).model_fields["label"].default:
+            wrong = f"no column {self.label} (dataset.source.label), but {', '.join(types)}"
+            raise UserError(f"{path}: {wrong}")
         labels = np.array(data[self.label][:] if self.label in types else [0] * count)
         if self.label in types:
             names = getattr(types[self.label], "names", None) or self.classes(labels, count)

@@ -24,6 +24,7 @@ from torch import Tensor
 from psld.config.locations import config_file, config_names
 from psld.config.parts import importing_nothing
 from psld.config.settings import write_record
+from psld.data.preparation import check_prepared
 from psld.evaluation.evaluation import Gathered, load_kept, recompute
 from psld.evaluation.folders import FEATURES, ReferenceManifest, load_reference
 from psld.evaluation.results import NUMBER_KINDS, CellResults
@@ -62,8 +63,11 @@ LoadedReference = tuple[Reference, ReferenceManifest]
 def certify(grid: Grid, path: Path) -> int:
     """Write the certificate of a grid's evaluated cells, and return the number of these cells.
 
-    Raises UserError if files are missing or do not belong together, or if there are no results.
+    Raises UserError if files are missing or do not belong together, if a dataset was prepared with
+    other settings, or if there are no results.
     """
+    for name, dataset in grid.datasets.items():
+        check_prepared(f"{grid.name}/{name}", dataset.settings)
     cells, loaded, files = 0, {}, []
     for cell in filter(lambda cell: Path(cell.result).exists(), grid.measured_cells):
         stated = CellResults.read(cell.result)

@@ -211,7 +211,8 @@ def _logarithmic_gamma(axes: Axes, gammas: list[float]) -> None:
 def _plot_training(grid: Grid) -> Figure:
     looks = looks_of(grid.file.models)
     panels: dict[tuple[str, str], Panel] = {}
-    for model in (grid.models[name] for name in trained_models(grid)):
+    models = [grid.models[name] for name in trained_models(grid)]
+    for model in models:
         path = Path(model.folder, HISTORY)
         entries = TrainingHistory.read(path).entries if path.exists() else []
         if points := thinned([(entry.step, entry.loss) for entry in entries]):
@@ -219,8 +220,12 @@ def _plot_training(grid: Grid) -> Figure:
             panel = Panel(model.dataset, target, f"loss of the {target}", [])
             panel = panels.setdefault((target, model.dataset), panel)
             panel.curves.append(Curve(grid.file.label(model.name), looks[model.name], points))
-    if not panels:
+    if not panels and not any(Path(model.folder, HISTORY).exists() for model in models):
         raise UserError(f"models/{grid.name}: nothing of grid {grid.name} to plot yet")
+    if not panels:  # of models that were saved from Python
+        figure = Figure(figsize=PANEL)
+        figure.text(0.5, 0.5, "These models have no history.", ha="center")
+        return figure
     by_loss = sorted(panels.values(), key=lambda panel: panel.y_label, reverse=True)
     return _draw_panels(by_loss, "training step", lambda axes, _: axes.set_xscale("log"))
 

@@ -69,7 +69,7 @@ class Code:
     def load(self, module: str) -> ModuleType:
         """Import a module of the code, once. Each version of a code has modules of its own, which
         import each other, and else what all import."""
-        package = f"{_PREFIX}{self.digest[:16]}"
+        package = _package(self.digest)
         full = f"{package}.{module}"
         _loaded[package] = self
         if full in sys.modules:
@@ -120,6 +120,10 @@ _loaded: dict[str, Code] = {}
 """The code whose modules have this prefix."""
 
 
+def _package(digest: str) -> str:
+    return f"{_PREFIX}{digest[:16]}"
+
+
 def search_path() -> Iterator[Path]:
     """Yield the working folder, then the folders of Python's path, each once."""
     yield from dict.fromkeys(Path(entry or ".").resolve() for entry in (".", *sys.path))
@@ -139,6 +143,12 @@ def find_version(module: str, digest: str) -> Code | None:
         if _file(folder, module) and (code := _read(folder, module)).digest == digest:
             return code
     return None
+
+
+def loaded_version(digest: str) -> Code | None:
+    """Return the code with this digest that this process has imported, maybe before an edit."""
+    code = _loaded.get(_package(digest))
+    return code if code and code.digest == digest else None
 
 
 def check_named(name: str) -> None:

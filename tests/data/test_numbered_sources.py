@@ -60,6 +60,12 @@ def test_an_array_becomes_a_dataset(monkeypatch):
     assert len(digests) == 2, "with classes and without"
 
 
+def test_arrays_that_are_left_out_are_named(capsys):
+    np.savez("x.npz", PIXELS, LABELS, labels=LABELS)
+    prepare({"kind": "array", "path": "x.npz"}, 3)
+    assert "x.npz: left out: arr_1; classes are read from labels" in capsys.readouterr().err
+
+
 def test_what_is_converted_is_counted():
     wide, cut = random_images(6, 8, 12), {"not square, cut to the central square": 6}
     np.save("gray.npy", wide)
@@ -211,6 +217,10 @@ def test_wrong_datasets_are_one_line(library, folder):
         (
             own | {"label": "name"},
             "x.parquet: the labels are <U1 of shape (8,); right is 8 integers",
+        ),
+        (
+            own | {"label": "absent"},
+            "x.parquet: no column absent (dataset.source.label), but img",
         ),
         (own | {"label": "size"}, "x.parquet: the labels are float64 of shape (8,); right is 8"),
         (own | {"path": "split", "test_fraction": 0.1}, "split: its splits are train, test; train"),

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from psld.config.settings import DIGEST, parse
-from psld.data.preparation import notes_on_prepared, open_source, prepare_dataset
+from psld.data.preparation import check_prepared, notes_on_prepared, open_source, prepare_dataset
 from psld.data.settings import DatasetSettings, PrepareSettings
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError
@@ -143,14 +143,16 @@ def test_a_damaged_digest_file_is_written_again(pictures, tmp_path):
     assert list(notes_on_prepared(*record)) == []
 
 
-def test_notes_say_what_they_could_not_repair_and_are_silent_about_other_settings(
-    pictures, tmp_path
-):
+def test_notes_say_what_they_could_not_repair_and_which_settings_are_other_ones(pictures, tmp_path):
     name, settings = prepared(pictures, tmp_path)
     (pictures / "a/000.png").unlink()
     smaller = settings.dataset.model_copy(update={"image_size": 4})
     edited = settings.model_copy(update={"dataset": smaller})
-    assert list(notes_on_prepared(name, edited)) == [], "it will be prepared again anyway"
+    [line] = notes_on_prepared(name, edited)
+    assert line.startswith(f"{tmp_path}/mine.h5: prepared with another dataset.image_size; if you")
+    with pytest.raises(UserError, match=r"dataset\.image_size; for these: psld"):
+        check_prepared(name, edited)
+    check_prepared(name, settings)
     (tmp_path / "mine.digest").write_text("another\n")
     whole = (tmp_path / "mine.h5").read_bytes()
     (tmp_path / "mine.h5").write_bytes(whole[:-50])
@@ -159,6 +161,7 @@ def test_notes_say_what_they_could_not_repair_and_are_silent_about_other_setting
     assert (tmp_path / "mine.digest").read_text() == "another\n"
     (tmp_path / "mine.h5").unlink()
     assert list(notes_on_prepared(name, settings)) == []
+    check_prepared(name, edited)
 
 
 def test_pictures_next_to_the_folders_of_classes_are_counted(pictures, tmp_path, capsys):

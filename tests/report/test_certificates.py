@@ -74,6 +74,17 @@ def test_a_project_with_a_damaged_or_missing_file_is_not_certified(copied):
     assert not (copied / CERTIFICATE).exists()
 
 
+def test_a_grid_on_a_dataset_of_other_settings_is_not_certified(copied):
+    """It was prepared by hand, so Snakemake does not prepare it again."""
+    grid = json.loads(entries_of((copied / CERTIFICATE).read_bytes())["grid.json"])
+    settings = grid["datasets"]["digits"]["settings"]["dataset"] | {"filter": "box"}
+    (copied / "data").mkdir(exist_ok=True)
+    (copied / "data/digits.h5").touch()
+    (copied / "data/digits.json").write_text(sealed({"settings": settings, "digest": "x"}))
+    said = "data/digits.h5: prepared with another dataset.filter; for these: psld prepare dataset="
+    refused(call(copied, "certify", "grid_name=mine"), 2, said + "mine/digits replace=true")
+
+
 def test_results_of_other_settings_are_left_out_and_a_grid_without_any_is_refused(copied):
     results = CellResults.read(copied / RESULT).results
     write_record(copied / RESULT, CellResults(results=results[:1]))

@@ -169,6 +169,14 @@ def test_training_curves_of_the_models_that_have_been_trained(folder, grid):
     ]
 
 
+def test_models_without_a_history_have_a_plot_that_says_so(folder, grid):
+    """As psld.save makes them, by default."""
+    write_history(folder / "models/mine/cld", [])
+    assert [text.get_text() for text in draw_plot(grid, "training").texts] == [
+        "These models have no history."
+    ]
+
+
 def test_long_curves_are_averaged_at_equal_ratios_of_steps():
     """So the first steps, in which the loss falls, are not one point."""
     points = [(float(step), 2.0 if step % 200 else 4.0) for step in range(100, 1_000_001, 100)]
