@@ -47,7 +47,6 @@ class Command:
 
     @property
     def where(self) -> str:
-        """The place of wrong settings."""
         return f"psld {self.name}"
 
     @property

@@ -15,17 +15,12 @@ from psld.utils.errors import is_out_of_memory
 
 Result = TypeVar("Result")
 
-Network = Callable[[Tensor, Tensor], Tensor]
-"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W; half precision is cast."""
-
-ClassNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""ε(z, t, label); the label None means no class."""
-
-Logits = Callable[[Tensor, Tensor], Tensor]
-"""Logits(z, t): N×kC×H×W states and N times → N×classes."""
+Network = Callable[..., Tensor]
+"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W; half precision is cast. With classes
+ε(z, t, label), and None means no class. Of a guide: logits, N×classes."""
 
 
-def at_time(network: Network | ClassNetwork, t: float) -> Callable[..., Tensor]:
+def at_time(network: Network, t: float) -> Callable[..., Tensor]:
     """Return the network as a function of states, N×kC×H×W, and labels, at one forward time.
 
     A network that has coefficients of its own tabulates them (`psld.diffusion.denoiser`).
@@ -117,7 +112,7 @@ class NetworkScore:
 
     def __init__(
         self,
-        network: Network | ClassNetwork,
+        network: Network,
         batch_size: int | Batching,
         labels: Tensor | None = None,
         scale: float = 1.0,
@@ -166,7 +161,7 @@ class GuidedScore:
 
 
 def class_gradient(
-    guide: Logits, labels: Tensor, batch_size: int | Batching, official_time: bool = False
+    guide: Network, labels: Tensor, batch_size: int | Batching, official_time: bool = False
 ) -> Callable[[Tensor, float], Tensor]:
     """Return ∇_z log p(y | z_t), the gradient of guidance by a guide (paper, Eq. 13).
 

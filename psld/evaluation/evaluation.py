@@ -4,8 +4,9 @@ Its source is a cell's shards, or what was kept of them, or images of others (`i
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from psld.config.parts import UnknownPart, check_known
-from psld.config.settings import MadeRecord, Settings, load_record, write_record
+from psld.config.settings import MadeRecord, write_record
 from psld.evaluation.folders import (
     Basis,
     ReferenceManifest,
@@ -34,7 +35,7 @@ from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.code import MEASURE, package_code
 from psld.utils.device import give_back, provenance, use_device
 from psld.utils.errors import UserError
-from psld.utils.files import digest_of
+from psld.utils.files import digest_of, kept_in_cache
 from psld.utils.progress import Progress
 from psld.utils.tensors import load_tensors, save_tensors
 
@@ -244,28 +245,17 @@ def _numbers(
     return numbers
 
 
-class Scale(Settings):
-    """The metric of real images that are not in the reference, and of noise."""
-
-    floor: float | None
-    noise: float | None
-
-
 def _scale(metric: MetricSettings, basis: Basis, device: Device) -> dict[str, float | None]:
     """Return the fields of a result for scale, which all cells with a reference share.
 
-    They can take longer than the number of a cell, so they are kept where grids are, in .cache.
+    They can take longer than the number of a cell, so they are kept.
     """
+    if basis.reference.noise is None:  # of images of others
+        return metric.scale(basis.reference, device)
     facts, code = basis.facts(metric.reference_split), package_code(*MEASURE)
     decides = [metric.identity(), facts["reference_sha256"], f"{device}", torch.__version__, code]
-    path = Path(".cache/scales", f"{digest_of(decides)}.json")
-    with suppress(UserError, OSError):
-        return load_record(Scale, path, "").model_dump()
-    found = metric.scale(basis.reference, device)
-    if path.parents[1].is_dir() and any(found.values()):
-        with suppress(OSError):
-            write_record(path, Scale.model_validate(found))
-    return found
+    scale = partial(metric.scale, basis.reference, device)
+    return kept_in_cache(f"scales/{digest_of(decides)}.json", scale)
 
 
 def _result(

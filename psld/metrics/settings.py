@@ -408,7 +408,6 @@ class MetricSettings(Settings):
 
     @property
     def needs_test(self) -> bool:
-        """True if the reference must have test images."""
         return self.measure.needs_test or self.reference_split == "test"
 
     @property

@@ -104,7 +104,6 @@ class LoopSettings(Settings):
 
     @property
     def averaging(self) -> Average:
-        """The moving average of the weights."""
         return self.average or ExponentialAverage(decay=cast(float, self.ema_decay))
 
 
@@ -155,15 +154,13 @@ class TrainedSettings(Settings):
 
         The source of a dataset decides its file, and not more. A network that serves every process
         is trained without the process, and an objective without the settings that it does not use.
-        The short forms of shipped objectives are not for classes of one's own below them.
         """
         content, objective = super().identity(), self.training.objective
         del content["dataset"]["source"]
         if objective.sees_images:
             del content["process"]
         unused = OPTIONAL - objective.uses
-        decides = objective.identity() if objective.code else objective.in_identity()
-        training = content["training"] | {"objective": decides}
+        training = content["training"] | {"objective": objective.in_identity()}
         content["training"] = {
             key: each for key, each in training.items() if each is not None and key not in unused
         }
