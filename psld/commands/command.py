@@ -10,7 +10,6 @@ The settings come from one of three places:
 """
 
 import os
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -31,8 +30,6 @@ class Command:
     """The key that names a record, of `psld.grid.cache.RECORDS`; empty without records."""
     job: str = "job"
     """The command's job, an attribute of the record."""
-    also: Collection[str] = ()
-    """Settings that may be given with a record besides those of how its job runs (`FREE`)."""
     changeable: bool = False
     """True if other words may change the record: a training by hand starts from a grid's model."""
     bare: str = ""
@@ -43,7 +40,7 @@ class Command:
     @property
     def run(self) -> set[str]:
         """The settings that may be given with a record: they change no result of it."""
-        return self.kind.free().union(self.also)
+        return self.kind.free()
 
     @property
     def where(self) -> str:

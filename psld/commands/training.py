@@ -78,7 +78,7 @@ def import_(settings: ImportFilesSettings) -> None:
     import_files(settings, [each.settings for each in records if each.made_by])
 
 
-IMPORT = {"also": {"weights"}, "changeable": True, "bare": "checkpoint"}
+IMPORT = {"changeable": True, "bare": "checkpoint"}
 
 
 @entry_point("import_model", ImportModelSettings, record="model", **IMPORT)

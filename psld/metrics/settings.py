@@ -40,6 +40,7 @@ class Extractor(_Named):
     """A map from images to features: a published network, a trained one, or a function."""
 
     noun = "extractor"
+    told = ("classifies",)
 
     kind: str
 

@@ -344,7 +344,7 @@ class ImportSettings(RunSettings):
 class ImportModelSettings(TrainSettings, ImportSettings):
     """Settings of `psld import_model`."""
 
-    weights: Literal["ema", "online"] = "ema"
+    weights: Annotated[Literal["ema", "online"], FREE] = "ema"
     """The moving average, used in the paper's samples, or the network as trained."""
 
 
