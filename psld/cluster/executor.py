@@ -33,21 +33,12 @@ from typing import Any
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_interface_common.exceptions import WorkflowError
 
+from psld.cluster import slurm
 from psld.cluster.head import record_slurm_name
 from psld.cluster.job import RECORDS, RUN
-from psld.cluster.slurm import (
-    FINAL,
-    GONE,
-    NO_ANSWER,
-    SlurmJob,
-    Unreachable,
-    cancel_jobs_named,
-    jobs_named,
-    until_answered,
-)
 from psld.utils.errors import RunError
 
-FAILED = (FINAL - {"COMPLETED"}) | {"TIMEOUT", GONE}
+FAILED = (slurm.FINAL - {"COMPLETED"}) | {"TIMEOUT", slurm.GONE}
 """States of a failed job. After the loss of a node or a preemption, Slurm queues a job again."""
 LONGEST_PAUSE = 180
 """Seconds between two questions, at most. A controller forgets a job after some minutes."""
@@ -115,7 +106,7 @@ class Executor(SlurmExecutor):
         if job_info.external_jobid is None:
             if self._states() is None:
                 return
-            if any(sign in msg for sign in NO_ANSWER):
+            if any(sign in msg for sign in slurm.NO_ANSWER):
                 self._pause(5)
                 self._job_submission_executor.submit(self.run_job, job_info.job)
                 return
@@ -130,9 +121,9 @@ class Executor(SlurmExecutor):
         if states is None:
             return
         for job in active_jobs:
-            state = states.get(job.external_jobid, GONE)
+            state = states.get(job.external_jobid, slurm.GONE)
             log = job.aux["slurm_logfile"]
-            if state == "COMPLETED" or (state == GONE and _has_new_output(job)):
+            if state == "COMPLETED" or (state == slurm.GONE and _has_new_output(job)):
                 self.report_job_success(job)
                 log.unlink(missing_ok=True)
             elif state in FAILED:
@@ -150,13 +141,13 @@ class Executor(SlurmExecutor):
         with exit code 1, and its jobs in Slurm go on.
         """
 
-        def ask() -> dict[str, SlurmJob]:
+        def ask() -> dict[str, slurm.SlurmJob]:
             if not self.wait:
                 raise RunError("Snakemake ends")
-            return jobs_named(self.run_uuid)
+            return slurm.jobs_named(self.run_uuid)
 
         try:
-            jobs = until_answered(ask, self.logger.warning, self._pause)
+            jobs = slurm.until_answered(ask, self.logger.warning, self._pause)
         except RunError as error:
             if self.wait:
                 self.wait = False
@@ -180,8 +171,8 @@ class Executor(SlurmExecutor):
         self.wait = False
         self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
         try:
-            cancel_jobs_named(self.run_uuid)
-        except Unreachable as error:
+            slurm.cancel_jobs_named(self.run_uuid)
+        except slurm.Unreachable as error:
             ends = f"scancel --me --name={self.run_uuid} ends them"
             self.logger.error(f"{error}; the jobs go on: {ends}")
 

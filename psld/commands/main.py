@@ -58,7 +58,6 @@ HELP = {"--help", "-h"}
 
 
 def main() -> None:
-    """Run the command named by the first word; the other words are its settings."""
     _prepare_output()
     if not (sys.flags.safe_path or sys.path[0] == str(Path.cwd())):
         sys.path.insert(0, str(Path.cwd()))  # As for `python -m psld`, which the workflow runs.
@@ -150,7 +149,6 @@ def entry_point(name: str, kind: type[Settings], **options: Any) -> Callable[[Pr
 
 
 def run_command(function: Program, words: Sequence[str]) -> None:
-    """Run the function of a command with the settings that words give."""
     command, words = cast(Any, function).command, [_with_home(word) for word in words]
     signal.signal(signal.SIGTERM, _exit)
     try:

@@ -150,7 +150,6 @@ class FileTree:
             return self._archive.read(name) if self._archive else (self.path / name).read_bytes()
 
     def picture(self, name: str) -> Image.Image:
-        """Read and decode a picture."""
         return decode(self.read(name), f"{self.path}/{name}")
 
 

@@ -422,7 +422,6 @@ class HuggingFace(Numbered):
 
 
 def _picture(file: dict[str, Any] | None, where: str) -> Any:
-    """Return a picture of a file's bytes or its path."""
     from psld.data.images import BrokenPicture, decode
 
     if not file:

@@ -83,8 +83,21 @@ class ImageStore:
         # Opened once: the path may be given to another file.
         with path.open("rb") as stream, reading(path, "not a whole dataset", f"; {AGAIN}"):
             offset = _checked_offset(stream)
-            with h5py.File(stream, "r") as file:
-                return cls._read(path, stream, file, offset)
+            with h5py.File(stream, "r") as opened:
+                file: Any = opened
+                version = int(file.attrs["format_version"])
+                if version != FORMAT_VERSION:
+                    raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
+                train, test = (int(file.attrs[f"{name}_size"]) for name in ("train", "test"))
+                labels, images = file["labels"][:], file["images"]
+                end = offset + images.nbytes + END_BYTES
+                if (images.id.get_offset(), os.fstat(stream.fileno()).st_size) != (offset, end):
+                    raise ValueError("cut short, or with something behind the images")
+                mapped = np.memmap(stream, np.uint8, mode="r", offset=offset, shape=images.shape)
+                digest, num_classes = str(file.attrs["digest"]), int(file.attrs["num_classes"])
+                names = tuple(json.loads(bytes(file["class_names"][:])))
+        splits: dict[Split, int] = {"train": train, "test": test}
+        return cls(path, digest, splits, num_classes, names, mapped, labels)
 
     @classmethod
     def open_for(cls, path: str | Path, dataset: DatasetSettings) -> "ImageStore":
@@ -98,22 +111,6 @@ class ImageStore:
                     f"or give dataset.{key}={found}"
                 )
         return store
-
-    @classmethod
-    def _read(cls, path: Path, stream: IO[bytes], file: Any, offset: int) -> "ImageStore":
-        version = int(file.attrs["format_version"])
-        if version != FORMAT_VERSION:
-            raise ValueError(f"format version {version}, not {FORMAT_VERSION}")
-        train, test = (int(file.attrs[f"{name}_size"]) for name in ("train", "test"))
-        splits: dict[Split, int] = {"train": train, "test": test}
-        labels, images = file["labels"][:], file["images"]
-        needed = offset + images.nbytes + END_BYTES
-        if images.id.get_offset() != offset or os.fstat(stream.fileno()).st_size != needed:
-            raise ValueError("cut short, or with something behind the images")
-        mapped = np.memmap(stream, np.uint8, mode="r", offset=offset, shape=images.shape)
-        digest, num_classes = str(file.attrs["digest"]), int(file.attrs["num_classes"])
-        names = tuple(json.loads(bytes(file["class_names"][:])))
-        return cls(path, digest, splits, num_classes, names, mapped, labels)
 
     @property
     def shape(self) -> tuple[int, ...]:

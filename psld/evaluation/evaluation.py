@@ -133,10 +133,9 @@ def evaluate(
     known = {name: Known(basis, device) for name, basis in bases.items()}
 
     def numbers(m: Measurement, device: Device) -> dict[str, Any]:
-        name, classifies = m.metric.features, m.metric.extractor.classifies
+        name = m.metric.features
         reference = bases[name].reference._replace(known=known[name])
-        values = _numbers(gathered, m, reference, device, classifies)
-        return values | m.metric.scale(reference, device)
+        return _numbers(gathered, m, reference, device) | m.metric.scale(reference, device)
 
     found = {m: numbers(m, device) for m in measurements if not m.metric.measure.of_moments}
     give_back(torch.device(device))
@@ -226,11 +225,7 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
 
 
 def _numbers(
-    gathered: Gathered,
-    measurement: Measurement,
-    reference: Reference,
-    device: Device,
-    classifies: bool,
+    gathered: Gathered, measurement: Measurement, reference: Reference, device: Device
 ) -> dict[str, Any]:
     """Return the fields of a result that are computed from features."""
     metric, samples = measurement.metric, gathered.samples[measurement.group]
@@ -240,7 +235,7 @@ def _numbers(
         if measured.void:
             raise UserError(f"{metric.name}: {measured.void}")
         numbers["reference_estimate"] = metric.exchanged(samples, reference, device)
-    if gathered.labels is not None and classifies:
+    if gathered.labels is not None and metric.extractor.classifies:
         answers = cast(Tensor, samples.logits).argmax(dim=1)
         recognized = answers == gathered.labels[: len(samples)]
         numbers["class_accuracy"] = share_estimate(recognized, samples.blocks())
@@ -330,11 +325,7 @@ def recompute(
         check_reference(metric, folder, manifest, manifest.extractor_digest, model)
         values = before.model_dump(include=NUMBERS)
         if compute and gathered.has(measurement):
-            classifies = metric.extractor.classifies
-            if isinstance(metric.extractor, UnknownPart):
-                classifies = before.class_accuracy is not None
-            values = _numbers(gathered, measurement, reference, "cpu", classifies)
-            values |= metric.scale(reference)
+            values = _numbers(gathered, measurement, reference, "cpu") | metric.scale(reference)
         elif compute and gathered.recomputes(measurement):
             moments = gathered.moments[measurement.group]
             values |= metric.scale(reference)

@@ -10,9 +10,7 @@ from typing import Any, Literal, NamedTuple, cast
 from pydantic import Field
 
 from psld.config.settings import MadeRecord, Settings, read_record
-from psld.diffusion.samplers import SamplerSettings
 from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
-from psld.metrics.settings import MetricSettings
 from psld.training.manifest import Imported
 
 Show = Literal["value", "nfe", "class_accuracy"]
@@ -137,19 +135,15 @@ class NumberKind(NamedTuple):
     """The fewest decimals to print; more if the error needs them."""
     from_features: bool = True
     """False for a cost of sampling, to which a band's absolute width does not apply."""
-    fits: Callable[[SamplerSettings, MetricSettings], bool] = lambda sampler, metric: True
-    """Checks if the results of a sampler and a metric have the number."""
-    needs: str = ""
-    """What it needs, for the error if it does not fit."""
+    of_classes: bool = False
+    """True if it needs samples guided to a class, and a metric with a classifier."""
 
 
 NUMBER_KINDS: dict[Show, NumberKind] = {
     "value": NumberKind(lambda result: result.estimate),
     "nfe": NumberKind(lambda result: result.nfe, decimals=0, from_features=False),
     "class_accuracy": NumberKind(
-        lambda result: cast(Estimate, result.class_accuracy),
-        fits=lambda sampler, metric: sampler.asks_for_classes and metric.extractor.classifies,
-        needs="samples guided to a class and a metric with a classifier",
+        lambda result: cast(Estimate, result.class_accuracy), of_classes=True
     ),
 }
 

@@ -22,7 +22,7 @@ from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Job
 from psld.utils.code import code_digest, find_code
 from psld.utils.errors import UserError, meant
-from psld.utils.files import write_text
+from psld.utils.files import digest_of, write_text
 
 CACHE = Path(".cache/grids")
 
@@ -50,7 +50,7 @@ def load_grid(name: str) -> Grid:
         grid = resolve(name, read_grid_file(path), path)
         text = grid_as_json(grid)
         try:
-            write_text(CACHE / f"{name}.json", f"{configs} {_sha256(text)}\n{text}")
+            write_text(CACHE / f"{name}.json", f"{configs} {digest_of(text)}\n{text}")
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise  # Who only reads needs no cache.
@@ -124,7 +124,7 @@ def _read(name: str) -> tuple[str, Grid | None]:
     try:
         header, _, text = (CACHE / f"{name}.json").read_text("utf-8").partition("\n")
         configs, sha256 = header.split(" ")
-        return configs, grid_from_json(text) if sha256 == _sha256(text) else None
+        return configs, grid_from_json(text) if sha256 == digest_of(text) else None
     except (OSError, ValueError, UserError):
         return "", None
 
@@ -136,10 +136,6 @@ def _has_code_of_now(grid: Grid) -> bool:
     known = {(getattr(part, part.KEY).partition(":")[0], part.code) for part in parts if part.code}
     now = ((find_code(module), digest) for module, digest in known)
     return all(code and code.digest == digest for code, digest in now)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest() -> str:

@@ -141,7 +141,7 @@ class Cell:
             "sampler": self.sampler.settings,
             "start": self.start and self.start.file,
             "guide": self.guide and self.guide.folder,
-            **{"data": None, "mnist": None, **self.datasets},
+            **self.datasets,
             "shard_size": self.options.shard_size,
             "seed": self.seed,
         }
@@ -164,7 +164,7 @@ class Cell:
     def sample_job(self) -> Job[SampleSettings]:
         content = self._images | self.sampler.run.model_dump()
         content |= {"batch_size": self.options.batch_size, "first": 0, "shards": self.shards}
-        content |= {"output": self.folder, "folder": self.folder, "png": None}
+        content |= {"output": self.folder, "folder": self.folder}
         settings = parse(SampleSettings, content, self.name)
         return Job(settings, self.digest, self._uses)
 

@@ -1,16 +1,6 @@
 """Read configs/grid/NAME.yaml: templates, models of other grids, and rehearsals written out.
 
-In a template, an entry with a {placeholder} in its name stands for many:
-
-    lists:  {gamma: [0, 0.02, 0.25], steps: [10, 40]}
-    models: {"psld-{gamma}": [process=psld, "process.gamma={gamma}"]}        # three models
-    tables:
-      friction:
-        headings: [Γ]
-        cell: {sampler: em, model: "psld-{gamma}"}
-        columns: [{label: "{steps}", budget: "{steps}"}]                     # two columns
-        rows: [{label: ["{gamma}"]}]                                         # three rows
-
+In a template, an entry with a {placeholder} in its name stands for many (docs/research.md has one).
 The names are the keys of models, guides, samplers, labels, figures and tables, and the labels of
 rows and columns. A placeholder in a name takes all values of its list (several take all
 combinations), and has the same value in the rest of the entry. A row and a column pass their values

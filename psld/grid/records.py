@@ -5,7 +5,7 @@ What decides the result has a digest; how the job runs (paths, device, batch siz
 
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import ClassVar, Generic, NamedTuple
+from typing import Generic, NamedTuple
 
 from psld.config.reads import Read
 from psld.config.settings import S, Settings, groups_of
@@ -15,7 +15,7 @@ from psld.evaluation.settings import FeatureFolders, ReferenceSettings, TrainExt
 from psld.grid.schema import Origin
 from psld.sampling.settings import SamplingRun
 from psld.training.init import are_there, changed_sources
-from psld.training.manifest import GuideManifest, ModelManifest, TrainedManifest, read_manifest
+from psld.training.manifest import TrainedManifest, kind_of, read_manifest
 from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -49,7 +49,6 @@ class DatasetRecord(Settings):
 class TrainedRecord(Origin):
     """A network of a grid: trained, or imported from an official checkpoint."""
 
-    kind: ClassVar[type[TrainedManifest]]
     settings: TrainSettings | TrainGuideSettings
     trained_with: str | None = None
     """The manifest of the model of whose training it is another average."""
@@ -90,7 +89,7 @@ class TrainedRecord(Origin):
 
     def read_manifest(self) -> TrainedManifest:
         """Read the manifest in its folder. Raises UserError if it is missing or damaged."""
-        return read_manifest(self.folder, self.kind)
+        return read_manifest(self.folder, kind_of(self.settings))
 
     def check(self) -> None:
         """Raise UserError if the network in its folder has other settings or another dataset, or
@@ -115,14 +114,12 @@ class TrainedRecord(Origin):
 
 
 class ModelRecord(TrainedRecord):
-    kind = ModelManifest
     settings: TrainSettings
 
 
 class GuideRecord(TrainedRecord):
     """A noise-conditional classifier that steers samplers."""
 
-    kind = GuideManifest
     settings: TrainGuideSettings
 
 

@@ -324,9 +324,11 @@ class _Resolver:
     def _check_tables(self, grid: Grid) -> None:
         for name in self.file.tables:
             for entry in filter(lambda entry: entry.cells, entries_in(grid, name)):
-                kind, metric = NUMBER_KINDS[entry.show], entry.measurement.metric
-                if not kind.fits(entry.cell.sampler.settings, metric):
+                sampler, metric = entry.cell.sampler.settings, entry.measurement.metric
+                fits = sampler.asks_for_classes and metric.extractor.classifies
+                if NUMBER_KINDS[entry.show].of_classes and not fits:
                     raise UserError(
                         f"{self.path}: tables.{name}, row {entry.row.label}: {entry.show} needs "
-                        f"{kind.needs}, not {entry.cell.name} by {metric.name}"
+                        "samples guided to a class and a metric with a classifier, not "
+                        f"{entry.cell.name} by {metric.name}"
                     )

@@ -64,7 +64,6 @@ def read_table(grid: Grid, name: str, root: Path = Path()) -> list[list[Entry]]:
 
 
 def read_tables(grid: Grid, root: Path = Path()) -> dict[str, list[list[Entry]]]:
-    """Return all entries of all tables."""
     return {name: read_table(grid, name, root) for name in grid.file.tables}
 
 

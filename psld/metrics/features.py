@@ -77,7 +77,6 @@ class FeatureStatistics:
 
     @property
     def mean(self) -> Tensor:
-        """The sample mean, d."""
         return self.sum / self.count
 
     @property
@@ -112,11 +111,9 @@ class Features:
         return replace(self, **{name: each.clone() for name, each in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return values and logits by name."""
         return {"values": self.values} | ({} if self.logits is None else {"logits": self.logits})
 
     def first(self, n: int) -> Self:
-        """Return the features of the first n images."""
         return type(self)(**{name: each[:n] for name, each in self.tensors().items()})
 
     @classmethod

@@ -42,6 +42,7 @@ class Extractor(_Named):
     """A map from images to features: a published network, a trained one, or a function."""
 
     noun = "extractor"
+    told = ("classifies",)
 
     kind: str
 
@@ -411,7 +412,6 @@ class MetricSettings(Settings):
 
     @property
     def needs_test(self) -> bool:
-        """True if the reference must have test images."""
         return self.measure.needs_test or self.reference_split == "test"
 
     @property

@@ -188,14 +188,14 @@ class Cast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.dtype = tensors[0].dtype
-        return cast(dtype, tensors)
+        return in_type(dtype, tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *cast(ctx.dtype, gradients)
+        return None, *in_type(ctx.dtype, gradients)
 
 
-def cast(dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def in_type(dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return copies of tensors in another type; a GPU makes them in one kernel."""
     copies = tuple(torch.empty_like(tensor, dtype=dtype) for tensor in tensors)
     _foreach_copy_(copies, tensors)
@@ -216,7 +216,6 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the weights and buffers after a step."""
         _foreach_lerp_(self._averaged, [*network.parameters()], 1 - self.decay)
         if self._buffers:
             buffers = list(network.buffers())

@@ -91,7 +91,6 @@ class EncoderSettings(Network):
 
     @property
     def channels(self) -> list[int]:
-        """Channels of each level."""
         return [self.base_channels * multiplier for multiplier in self.channel_multipliers]
 
     @property

@@ -15,16 +15,7 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor, nn
 
-from psld.networks.ncsnpp import (
-    Attention,
-    Combine,
-    Encoder,
-    FIRUpsamplingConv,
-    FourierEmbedding,
-    NCSNpp,
-    NCSNppGuide,
-    ResidualBlock,
-)
+from psld.networks import ncsnpp
 from psld.networks.settings import EncoderSettings
 from psld.utils.errors import UserError, listed, reraise_fault
 from psld.utils.tensors import check_archive
@@ -33,7 +24,7 @@ LISTED = 8
 """The maximum number of parameters that an error message lists."""
 
 
-def from_official(state: Mapping[str, Tensor], network: Encoder) -> dict[str, Tensor]:
+def from_official(state: Mapping[str, Tensor], network: ncsnpp.Encoder) -> dict[str, Tensor]:
     """Return the official `state` (names `all_modules.N…`) as a state dict of `network`.
 
     Raises UserError that lists the parameters that are missing, unexpected, of a wrong shape or not
@@ -68,7 +59,7 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
         raise UserError(f"NaN or infinity in {listed(sorted(broken), LISTED)} (as float32)")
 
 
-def official_shapes(network: Encoder) -> dict[str, tuple[int, ...]]:
+def official_shapes(network: ncsnpp.Encoder) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all official parameters; the network may be on the device `meta`."""
     officials, ours = official_parameters(network), network.state_dict()
     return {each.name: tuple(each.swapped(ours[key]).shape) for key, each in officials.items()}
@@ -106,7 +97,7 @@ NIN = {"weight": ("W", _linear), "bias": ("b", _same)}
 """The official names of a layer's parameters, and their conversions."""
 
 
-def official_parameters(network: Encoder) -> dict[str, OfficialParameter]:
+def official_parameters(network: ncsnpp.Encoder) -> dict[str, OfficialParameter]:
     """Return the official parameter for each name in our state dict."""
     prefixes = {module: prefix for prefix, module in network.named_modules()}
     layers = [
@@ -121,10 +112,10 @@ def official_parameters(network: Encoder) -> dict[str, OfficialParameter]:
     }
 
 
-def _in_official_order(network: Encoder) -> Iterator[nn.Module | None]:
+def _in_official_order(network: ncsnpp.Encoder) -> Iterator[nn.Module | None]:
     """Yield our counterpart of each layer of the official list; None and Identity do not count."""
     time, middle = network.time, network.middle
-    if isinstance(time.embedding, FourierEmbedding):
+    if isinstance(time.embedding, ncsnpp.FourierEmbedding):
         yield time.embedding
     yield from (time.linear1, time.linear2, network.stem)
     for level in cast(list[Any], network.down):
@@ -133,9 +124,9 @@ def _in_official_order(network: Encoder) -> Iterator[nn.Module | None]:
         # For input_skip the official list holds the Combine only.
         yield from (level.resample, level.combine or level.pyramid)
     yield from (middle.block1, middle.attention, middle.block2)
-    if isinstance(network, NCSNppGuide):
+    if isinstance(network, ncsnpp.NCSNppGuide):
         yield network.head
-    if isinstance(network, NCSNpp):
+    if isinstance(network, ncsnpp.NCSNpp):
         for level in cast(list[Any], network.up):
             yield from (*level.blocks, level.attention)
             output = level.output
@@ -150,20 +141,20 @@ def _parameters(layer: nn.Module, settings: EncoderSettings) -> Iterator[tuple[s
     conv = "Conv2d_0" if settings.resampling == "fir" else "Conv_0"
     parts = {"": ""}  # official names by ours
     match layer:
-        case FourierEmbedding():
+        case ncsnpp.FourierEmbedding():
             yield "W", "frequencies", _same
-        case FIRUpsamplingConv():
+        case ncsnpp.FIRUpsamplingConv():
             yield f"{conv}.weight", "conv.weight", _upsampling
             yield f"{conv}.bias", "bias", _same
             return
-        case ResidualBlock():
+        case ncsnpp.ResidualBlock():
             parts = {"norm1": "GroupNorm_0", "conv1": "Conv_0", "time": "Dense_0"}
             parts |= {"norm2": "GroupNorm_1", "conv2": "Conv_1"}
             parts["shortcut"] = "Conv_2" if settings.block == "biggan" else "NIN_0"
-        case Attention():
+        case ncsnpp.Attention():
             parts = {"norm": "GroupNorm_0"}
             parts |= {"query": "NIN_0", "key": "NIN_1", "value": "NIN_2", "out": "NIN_3"}
-        case Combine():
+        case ncsnpp.Combine():
             parts = {"conv": "Conv_0"}
         case nn.Sequential():
             parts = {"conv": conv}

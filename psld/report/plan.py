@@ -22,7 +22,7 @@ from psld.sampling.settings import shards_needed
 from psld.training.model import build, forward_flops, seconds_per_image
 from psld.training.settings import TRAIN_FACTOR
 from psld.utils.code import code_digest
-from psld.utils.files import digest_of, write_text
+from psld.utils.files import digest_of, kept_in_cache
 from psld.utils.progress import about
 
 COUNTED = Path(".cache/counted")
@@ -199,14 +199,15 @@ def gigaflops(trained: TrainedRecord) -> float:
     process, objective = settings.process.build(), settings.training.objective
     shapes = [*objective.channels(dataset, process), dataset.image_size, settings.num_classes]
     parts = [part.model_dump(mode="json") for part in (settings.network, objective)]
-    file = COUNTED / digest_of([*parts, *shapes, code_digest(*CODE), torch.__version__])
-    if not file.exists():
+    decides = digest_of([*parts, *shapes, code_digest(*CODE), torch.__version__])
+
+    def flops() -> int:
         with torch.device("meta"):
-            flops = forward_flops(build(settings, process).eval())
-        with suppress(OSError):  # Who only reads keeps nothing.
-            write_text(file, str(flops))
-        return flops / 1e9
-    return int(file.read_text()) / 1e9
+            return forward_flops(build(settings, process).eval())
+
+    with suppress(OSError):  # Who only reads keeps nothing.
+        COUNTED.mkdir(parents=True, exist_ok=True)
+    return kept_in_cache(f"{COUNTED.name}/{decides}", flops) / 1e9
 
 
 def _hours(images: float, per_second: float | None) -> float | None:

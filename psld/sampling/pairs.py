@@ -120,12 +120,8 @@ def cell_of(check: Check, shard: Shard, model: str, where: str) -> CellSettings:
         model=str(read_source(model)[0]),
         process=named.process,
         sampler=named.sampler,
-        guide=None,
-        data=None,
-        mnist=None,
         shard_size=shard.origin.size,
         seed=shard.origin.seed,
-        device="cpu",
     )
 
 

@@ -37,17 +37,17 @@ class CellSettings(Settings):
     start: str | None = None
     """The start, for a sampler that begins at one: its file (psld start). Null: that of the model's
     dataset in starts/, which is made if it is not there."""
-    guide: str | None
+    guide: str | None = None
     """Folder of the noise-conditional guide, for guidance by one."""
-    data: str | None
+    data: str | None = None
     """The prepared dataset, HDF5, for inpainting."""
-    mnist: str | None
+    mnist: str | None = None
     """The prepared MNIST, HDF5, for masks of its digits."""
     shard_size: int = Field(ge=1)
     """Images per shard."""
     seed: int = Field(ge=0)
     """Seed of all shards of a cell."""
-    device: Annotated[str, FREE]
+    device: Annotated[str, FREE] = "auto"
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 
     @model_validator(mode="after")
@@ -79,7 +79,7 @@ class SampleSettings(SamplingRun, CellSettings):
     folder: str | None = None
     """The folder of a grid's cell: in it, and in no other, samples of another origin are made
     again."""
-    png: Annotated[str | None, FREE]
+    png: Annotated[str | None, FREE] = None
     """A folder that receives each image as a PNG, numbered by sample; it takes the images of one
     cell alone. Or a file NAME.png for all in one; null: none."""
     npz: Annotated[str | None, FREE] = Field(None, pattern=r"\.npz$")
@@ -155,7 +155,6 @@ class ShardRecord(Settings):
         return read_record(cls, path, f"{path}: not the record of shards; sample again")
 
     def write(self, folder: str | Path) -> Path:
-        """Write the record next to its shards and return its path."""
         path = record_path(folder, self.shards[0].index, self.shards[-1].index)
         write_record(path, self)
         return path

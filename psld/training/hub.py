@@ -41,7 +41,6 @@ def fetched(model: str | Path) -> Path:
 
 @retried_in_slurm
 def _folder(model: Path) -> Path:
-    """Return the folder of a model by its path or its name GRID/MODEL."""
     if not (model / MANIFEST).exists():
         if (MODELS / model / MANIFEST).exists():
             return MODELS / model

@@ -104,6 +104,11 @@ class GuideManifest(TrainedManifest):
     noise level, from little to much noise."""
 
 
+def kind_of(settings: TrainedSettings) -> type[ModelManifest | GuideManifest]:
+    """Return the manifest of what these settings make."""
+    return ModelManifest if settings.makes == "model" else GuideManifest
+
+
 M = TypeVar("M", bound=TrainedManifest)
 
 
@@ -254,7 +259,6 @@ class WandbRun(Settings):
 
     @classmethod
     def write(cls, run: Path, settings: RunSettings) -> None:
-        """Write the file at the start of a training."""
         earlier = cls.read(run)
         named = cls(
             id=earlier.id if earlier else f"{run.name}-{secrets.token_hex(3)}",

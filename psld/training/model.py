@@ -14,7 +14,7 @@ from psld.diffusion.denoiser import every_block
 from psld.diffusion.process import LinearProcess
 from psld.networks import forward
 from psld.networks.forward import enough_threads
-from psld.training.manifest import MANIFEST, WEIGHTS, GuideManifest, ModelManifest
+from psld.training.manifest import MANIFEST, WEIGHTS, kind_of
 from psld.training.objectives import Facts, Loss
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
 from psld.utils.device import device_of, provenance
@@ -99,11 +99,6 @@ def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
     return least / count
 
 
-def kind_of(settings: TrainedSettings) -> type[ModelManifest | GuideManifest]:
-    """Return the manifest of what these settings make."""
-    return ModelManifest if settings.makes == "model" else GuideManifest
-
-
 def write_model(
     folder: str | Path,
     settings: RunSettings,
@@ -119,9 +114,8 @@ def write_model(
     origin = settings.origin(store and store.digest)
     if imported := more.get("imported"):
         origin = imported.model_dump(exclude={"file"})
-    kind = kind_of(settings)
     path = Path(folder) / WEIGHTS
-    manifest = kind(
+    manifest = kind_of(settings)(
         name=settings.name,
         grid=settings.grid_name,
         settings=cast(Any, settings.model()),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from psld.config.parts import check_known, check_read_again, naming, save_code, with_code_of
+from psld.config.parts import check_known, check_read_again, is_unknown, naming, save_code
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Batch
 from psld.networks.forward import enough_threads
@@ -29,24 +29,19 @@ from psld.training.manifest import (
     WandbRun,
     export_folder,
     is_exported,
+    kind_of,
     note_replaced,
     publish,
     read_manifest,
     write_history,
 )
-from psld.training.model import (
-    build,
-    build_process,
-    kind_of,
-    loss_of,
-    seconds_per_image,
-    write_model,
-)
+from psld.training.model import build, build_process, loss_of, seconds_per_image, write_model
 from psld.training.objectives import Loss
 from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import Trained, check_uses
 from psld.training.start import deviation
 from psld.training.state import Checkpoints, TrainingState
+from psld.utils.code import trust
 from psld.utils.device import choose_device, device_name
 from psld.utils.environment import rank_of_environment
 from psld.utils.errors import UserError
@@ -75,7 +70,9 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     store = ImageStore.open_for(settings.data, settings.dataset)
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
     run = Path(settings.runs) / settings.run_name(store.digest)
-    settings = with_code_of(run, settings)
+    if is_unknown(settings):  # Its lives go on with the copies of the code that it began with.
+        trust(run)
+        settings = type(settings).model_validate(settings.model_dump())
     check_known(settings)
     check_read_again(settings)
     check_schedule(settings.training)
@@ -105,7 +102,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         if ranks.leads:
             note_replaced(run, Path(settings.output))
-        whole = ranks.leads and not newest and _model_in(run, kind_of(settings))
+        whole = ranks.leads and not newest and _model_in(run, settings)
         if ranks.largest(int(bool(whole))):
             if ranks.leads:  # A training with this average among others has made it.
                 _publish(run, settings)
@@ -159,7 +156,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                         if is_free and not _has_begun(own_run):
                             export(own_run, own, average.network, state, loss, store, **made)
             # A whole one stays: its manifest says what made it.
-            whole = _model_in(run, kind_of(settings))
+            whole = _model_in(run, settings)
             if not (whole and whole.settings == settings.model()):
                 export(run, settings, state.average.network, state, loss, store, **made)
             _publish(run, settings)
@@ -224,7 +221,6 @@ def try_once(part: Network, loss: Loss, module: nn.Module, labels: Labels | None
 
 
 def preview(loss: Loss, store: ImageStore, module: nn.Module, picture: Path) -> dict[str, float]:
-    """Preview the averaged module, as its objective does."""
     with naming("training.objective", loss.objective, "preview"):
         numbers = loss.objective.preview(loss.facts, module, store, picture)
         # The history is JSON, which has no NaN.
@@ -244,13 +240,13 @@ def _has_begun(run: Path) -> bool:
     return is_exported(run) or bool(Checkpoints(run / "checkpoints").newest())
 
 
-def _model_in(run: Path, kind: type[TrainedManifest]) -> TrainedManifest | None:
+def _model_in(run: Path, settings: Trained) -> TrainedManifest | None:
     """Return the manifest of the whole model or guide in a run directory; None if there is none."""
     folder = export_folder(run)
     if not is_exported(run):
         return None
     with suppress(UserError):
-        manifest = read_manifest(folder, kind)
+        manifest = read_manifest(folder, kind_of(settings))
         load_tensors(folder / WEIGHTS, "weights", "train it again", manifest.weights_sha256)
         TrainingHistory.read(folder / HISTORY)
         return manifest

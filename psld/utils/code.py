@@ -13,7 +13,6 @@ import re
 import site
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import resolve_name
@@ -22,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from psld.utils.errors import UserError, text_of
-from psld.utils.files import atomic_path, write_text
+from psld.utils.files import atomic_path, kept_in_cache
 
 NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A class of one's own, MODULE:CLASS."""
@@ -61,7 +60,6 @@ class Code:
     """The SHA-256 of the syntax trees, without docstrings, comments and line breaks."""
 
     def save(self, folder: str | Path) -> None:
-        """Copy the files into a folder's copies."""
         for name, content in self.files.items():
             with atomic_path(Path(folder, COPIES, self.digest, name)) as partial:
                 partial.write_bytes(content or b"\n")  # No file is written without content.
@@ -213,19 +211,14 @@ def code_digest(*rooms: str) -> str:
 def package_code(*rooms: str) -> str:
     """Return the digest of the code of some rooms and files of psld, noted with what they make.
 
-    Unlike `code_digest` it stays if a comment changes. Where grids are kept, in .cache, it is too,
-    because to parse the files takes half a second.
+    Unlike `code_digest` it stays if a comment changes. It is kept: parsing takes half a second.
     """
-    kept = Path(".cache/code", code_digest(*rooms))
-    with suppress(OSError, ValueError):
-        if re.fullmatch("[0-9a-f]{64}", text := kept.read_text("utf-8")):
-            return text
-    trees = {file.relative_to(PACKAGE): ast.parse(file.read_bytes()) for file in _files_of(rooms)}
-    digest = _digest({str(name): tree for name, tree in trees.items()})
-    if kept.parents[1].is_dir():
-        with suppress(OSError):
-            write_text(kept, digest)
-    return digest
+
+    def digest() -> str:
+        files = {str(file.relative_to(PACKAGE)): file for file in _files_of(rooms)}
+        return _digest({name: ast.parse(file.read_bytes()) for name, file in files.items()})
+
+    return kept_in_cache(f"code/{code_digest(*rooms)}", digest)
 
 
 def _files_of(rooms: Sequence[str]) -> list[Path]:

@@ -12,7 +12,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -168,6 +168,23 @@ def read_json(path: str | Path, kind: Any = Any, missing: str = "no such file") 
         ) from None
     except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, lists in lists in …
         raise UserError(f"{path}: not valid JSON ({error}); delete it and make it again") from None
+
+
+def kept_in_cache(name: str, make: Callable[[], Any]) -> Any:
+    """Return what .cache/NAME has of an earlier call; else make it, JSON, and keep it there.
+
+    It is kept, with its digest, where grids are; if it is damaged, it is made again.
+    """
+    path = Path(".cache", name)
+    with suppress(UserError, OSError, ValueError):
+        digest, value = read_json(path, list)
+        if digest == digest_of(value):
+            return value
+    value = make()
+    if Path(".cache").is_dir():
+        with suppress(OSError):
+            write_json(path, [digest_of(value), value])
+    return value
 
 
 def _finite(number: str) -> float:

@@ -102,7 +102,6 @@ class Prefetch(Generic[T]):
         self._begun = {i: begun.get(i) or submit(self.function, i) for i in indices}
 
     def close(self) -> None:
-        """End the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
