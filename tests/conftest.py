@@ -21,6 +21,10 @@ from psld.grid.cells import Grid
 from tests.commands import TINY, call, succeeded
 from tests.shared import Once, once_for_all_workers
 
+# As in the Makefile: each process would compile all modules, and each worker rewrite all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A shell starts what stands before `&` with Ctrl-C ignored, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # nohup does the same with SIGHUP.
@@ -58,6 +62,14 @@ def handlers_kept() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
     with handlers_kept():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _timed_briefly() -> Iterator[None]:
+    """A training first measures its speed, with up to 64 images; here one image will do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("psld.training.model.MOST_TIMED", 1)
         yield
 
 
