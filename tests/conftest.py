@@ -65,14 +65,6 @@ def signals() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _timed_briefly() -> Iterator[None]:
-    """A training first measures its speed, with up to 64 images; here one image will do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("psld.training.model.MOST_TIMED", 1)
-        yield
-
-
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Once:
     return once_for_all_workers(tmp_path_factory)
