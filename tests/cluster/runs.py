@@ -100,7 +100,7 @@ class Folder:
             env={**self.environment, **({"GO": "1"} if go else {})},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
 
     def events(self) -> list[str]:

@@ -81,7 +81,7 @@ def training(cluster: Cluster, digits: Path, tmp_path: Path) -> Training:
 def undisturbed(
     cluster: Cluster, digits: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Training:
-    """A training on two nodes with two ranks each that nothing happened to."""
+    """A training on two nodes that nothing happened to."""
     training = Training(cluster, tmp_path_factory.mktemp("undisturbed"), digits)
     with training.launched() as launcher:
         training.finishes(launcher)

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from tests.slurm.training import RECIPE
+from tests.slurm.training import EVERY, RECIPE
 
 HELD = "slurm_additional_parameters=hold"
 """A job that is submitted and waits until it is released."""
@@ -29,7 +29,7 @@ def test_killed_while_the_job_waits_and_again_while_it_runs(training):
 
 def test_killed_and_the_job_gone_when_it_comes_back(training):
     with training.launched() as launcher:
-        training.reaches(100)
+        training.reaches(EVERY)
         launcher.kill()
         launcher.wait()
         training.cluster.run("scancel", training.job)
@@ -43,7 +43,7 @@ def test_killed_and_the_job_gone_when_it_comes_back(training):
 
 
 def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
-    """Rank 3 raises at a signal of ours. Without a checkpoint, the launcher does not try again."""
+    """One raises at a signal of ours. Without a checkpoint, the launcher does not try again."""
     (training.folder / "sitecustomize.py").write_text(
         "import signal\n"
         "def fail(*_):\n"

@@ -33,7 +33,7 @@ def check_one_job(training: Training, end: str | None, lives: int) -> None:
 
 def test_undisturbed(undisturbed):
     check_one_job(undisturbed, None, 0)
-    assert "2 node(s) with 2 rank(s) each" in undisturbed.log.read_text()
+    assert "2 node(s) with 1 rank(s) each" in undisturbed.log.read_text()
     assert f"step {STEPS}/{STEPS}" in undisturbed.log.read_text(), "progress is passed on"
 
 
@@ -48,7 +48,7 @@ def test_preemption(training, undisturbed, partition, signal):
     """
     where = (f"slurm_partition={partition}", f"slurm_additional_parameters=signal={signal}@60")
     with training.launched(*where) as launcher:
-        training.reaches(3 * EVERY)
+        training.reaches(EVERY)
         asked = ("--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null")
         training.cluster.run("sbatch", *asked, "--wrap=sleep 2")
         training.finishes(launcher)
@@ -64,7 +64,7 @@ def test_time_limit_three_times(training, undisturbed):
     with training.launched() as launcher:
         for life in (1, 2, 3):
             training.wait(lambda life=life: len(training.begun()) >= life, "begin of a life")
-            training.reaches(50 * life)
+            training.reaches(40 * life)
             training.ends_within_its_warning_time()
             training.wait(lambda life=life: len(training.lives()) > life, "next life")
         training.finishes(launcher)
@@ -104,7 +104,7 @@ def test_requeue_by_an_administrator_with_parts_of_ones_own(training, undisturbe
     (training.folder / "own.py").write_text(OWN)
     recipe = (*(word for word in RECIPE if not word.startswith("network.")), *PARTS)
     with training.launched(recipe=recipe) as launcher:
-        training.reaches(100)
+        training.reaches(EVERY)
         training.cluster.run("scontrol", "requeue", training.job)
         training.finishes(launcher)
     check_same_weights(training, undisturbed)
@@ -121,7 +121,7 @@ def test_requeue_by_an_administrator_with_parts_of_ones_own(training, undisturbe
 def test_a_killed_rank(training, undisturbed):
     """It takes the others along in a minute; another job goes on from the last checkpoint."""
     with training.launched() as launcher:
-        training.reaches(100)
+        training.reaches(EVERY)
         node = training.nodes()[1]
         victim = training.ranks_on(node)[0]
         os.kill(victim, signal.SIGKILL)
@@ -135,7 +135,7 @@ def test_a_killed_rank(training, undisturbed):
 def test_a_killed_slurmd(training, undisturbed):
     """The ranks run on without it."""
     with training.launched() as launcher:
-        training.reaches(100)
+        training.reaches(EVERY)
         node = training.nodes()[1]
         training.cluster.kill_slurmd(node)
         training.reaches(training.step() + 1)
@@ -147,7 +147,7 @@ def test_a_killed_slurmd(training, undisturbed):
 
 def test_a_node_that_never_comes_back(training, undisturbed):
     with training.launched() as launcher:
-        training.reaches(100)
+        training.reaches(EVERY)
         lost = training.nodes()[1]
         training.cluster.kill_node(lost)
         training.finishes(launcher)
@@ -159,7 +159,7 @@ def test_a_node_that_never_comes_back(training, undisturbed):
 
 def test_a_controller_that_is_down_for_half_a_minute(training, undisturbed):
     with training.launched() as launcher:
-        training.reaches(100)
+        training.reaches(EVERY)
         training.cluster.stop_controller()
         time.sleep(30)
         training.cluster.start_controller()

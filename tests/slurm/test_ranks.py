@@ -11,6 +11,7 @@ from tests.slurm.training import EVERY, RECIPE, Training
 
 WITHOUT_DROPOUT = (*RECIPE, "network.dropout=0", "training.steps=150")
 ONE_RANK = ("nodes=1", "tasks_per_node=1")
+FOUR_RANKS = ("nodes=2", "tasks_per_node=2")
 
 
 @pytest.fixture
@@ -23,20 +24,25 @@ def trainings(cluster: Cluster, digits: Path, tmp_path: Path) -> dict[str, Train
 
 
 def test_the_weights_do_not_depend_on_the_ranks(trainings):
-    """One rank without Slurm; 2 nodes with 2 ranks; 2 × 2 until it is cancelled, then one rank."""
+    """One rank without Slurm; 2 nodes with 2 ranks; 2 × 2 that is requeued and then canceled, then
+    one rank."""
     here, cluster, changing = trainings.values()
     with here.launched(*ONE_RANK, "where=here", recipe=WITHOUT_DROPOUT) as process:
         here.finishes(process)
-    with cluster.launched(recipe=WITHOUT_DROPOUT) as launcher:
-        cluster.finishes(launcher)
-    with changing.launched(recipe=WITHOUT_DROPOUT) as launcher:
+    with cluster.launched(*FOUR_RANKS, recipe=WITHOUT_DROPOUT) as launcher:
+        assert "2 node(s) with 2 rank(s) each" in cluster.finishes(launcher)
+    with changing.launched(*FOUR_RANKS, recipe=WITHOUT_DROPOUT) as launcher:
         changing.reaches(EVERY)
+        changing.cluster.run("scontrol", "requeue", changing.job)
+        changing.wait(lambda: len(changing.begun()) > 1, "next life")
         launcher.send_signal(signal.SIGINT)
         changing.finishes(launcher, code=128 + signal.SIGINT)
     with changing.launched(*ONE_RANK, recipe=WITHOUT_DROPOUT) as launcher:
         changing.finishes(launcher)
-    assert changing.begun()[0] == 0
-    assert changing.begun()[-1] >= EVERY
+    first, requeued, *_, last = changing.begun()
+    assert first == 0
+    assert last >= requeued >= EVERY
+    assert requeued % EVERY, "it saved when it was told to stop"
 
     expected = here.weights()
     for training in (cluster, changing):
