@@ -22,7 +22,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.data.formats import encode, random_images, write_files, write_shards
-from tests.warm import warm
 from tests.workflow.project import REPOSITORY, Project
 
 
@@ -152,7 +151,6 @@ class Reader:
     def __init__(self, folder: Path, grids: tuple[str, ...] = ()) -> None:
         self.project = Project.create(folder)
         self.folder = self.place = folder
-        self.environment = {**self.project.environment, "MAKEFLAGS": "INSTALLED="}  # set up already
         shutil.copy(REPOSITORY / "Makefile", folder)
         for grid in grids:
             shutil.copy(REPOSITORY / f"configs/grid/{grid}.yaml", folder / "configs" / "grid")
@@ -173,7 +171,7 @@ class Reader:
         done = subprocess.run(
             ["bash", "-eux", "-o", "pipefail", "-c", f"{script}\npwd >{self.folder}/place"],
             cwd=self.place,
-            env=self.environment,
+            env={**self.project.environment, "MAKEFLAGS": "INSTALLED="},  # set up already
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -194,9 +192,8 @@ def test_every_fence_of_a_page_is_understood(page):
 def test_a_page_does_what_it_says(page, tmp_path):
     reader = Reader(tmp_path / "project", page.grids)
     page.given(reader.folder)
-    with warm(reader.environment) as reader.environment:
-        for fence in fences_of(text_of(page)):
-            reader.follow(fence)
+    for fence in fences_of(text_of(page)):
+        reader.follow(fence)
 
 
 def test_every_example_has_a_command():
@@ -213,12 +210,11 @@ def test_an_example_does_what_its_head_says(tmp_path):
     """Copied into the folder in which one works; blend.py makes the images of mymetrics.py."""
     reader = Reader(tmp_path / "project")
     write_shards(reader.folder / "downloads" / "shards")
-    with warm(reader.environment) as reader.environment:
-        reader.run("psld prepare dataset=digits\n" + MODEL_OF_EXAMPLES)
-        for path in EXAMPLES:
-            place = "configs/process" if path.suffix == ".yaml" else "."
-            shutil.copy(path, reader.folder / place)
-            reader.follow(Fence("sh", commands_of(path)))
+    reader.run("psld prepare dataset=digits\n" + MODEL_OF_EXAMPLES)
+    for path in EXAMPLES:
+        place = "configs/process" if path.suffix == ".yaml" else "."
+        shutil.copy(path, reader.folder / place)
+        reader.follow(Fence("sh", commands_of(path)))
     assert (reader.folder / "underdamped.png").is_file()
 
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
@@ -112,9 +113,14 @@ def program(command: str) -> Program:
         module = importlib.import_module(f"psld.commands.{COMMANDS[command]}")
         return getattr(module, _function(command))
     finally:
-        if not gc.get_freeze_count():  # tests call several commands in one process
-            gc.freeze()
+        _exempt_what_is_imported()
         gc.enable()
+
+
+@cache
+def _exempt_what_is_imported() -> None:
+    """Of the first command: tests call several in one process."""
+    gc.freeze()
 
 
 def _function(command: str) -> str:
