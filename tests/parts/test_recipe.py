@@ -29,11 +29,13 @@ from tests.commands import (
     refused,
     run,
     run_directory,
+    started,
     succeeded,
 )
 from tests.diffusion.processes import phase_space
 from tests.parts.contract import here_and_outside
 from tests.training.small import batches_of, check_equal, recipe, tiny_network
+from tests.training.test_resume import kill, wait_for_checkpoints
 
 PROCESS = phase_space(0.02)
 OWN = {"optimizer": ("mine:Odd", "mine:Plain"), "average": ("mine:Polyak",)}
@@ -317,6 +319,18 @@ def test_two_ranks_of_own_parts_resume_to_the_bit(digits, outside):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     python, *train = command("train", *RECIPE, f"data={digits}", "training.micro_batch=4")
     resumes_to_the_bit(outside, lambda: succeeded(run(outside, [python, *launcher, *train])))
+
+
+@pytest.mark.slow
+def test_a_killed_training_of_own_parts_resumes_to_the_bit(digits, outside, tmp_path_factory):
+    words = (*RECIPE, f"data={digits}", "training.steps=120", "training.checkpoint_every=10")
+    with started(outside, command("train", *words)) as process:
+        wait_for_checkpoints(process, outside, count=2)
+        kill(process)
+    assert "going on from step" in succeeded(call(outside, "train", *words)).stdout
+    succeeded(call(outside, "train", *words, "runs=whole", "output=other"))
+    weights = [(outside / name / "weights.safetensors").read_bytes() for name in ("model", "other")]
+    assert weights[0] == weights[1]
 
 
 def test_a_word_below_a_text_of_a_config_does_not_change_the_kind(digits, outside):

@@ -102,8 +102,9 @@ def test_a_damaged_one_is_trained_again(train, tmp_path):
 def test_one_that_reads_a_model_does_not_move_the_training(train, tmp_path):
     write(tmp_path, reads=READS)
     succeeded(train("name=base"))
+    succeeded(train("name=first"))
     [run] = (tmp_path / "runs").glob("base-*")
-    words = "averages.tied={kind: reads:Tied, teacher: by-hand/base}"
+    words = "averages.tied={kind: reads:Tied, teacher: by-hand/first}"
     succeeded(train("name=base", words))
     assert list((tmp_path / "runs").glob("base-*")) == [run]
 
