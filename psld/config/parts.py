@@ -23,7 +23,7 @@ from pydantic import (
 
 from psld.config.kinds import OF_A_TRAINING, SHIPPED
 from psld.config.reads import Read
-from psld.config.settings import APART, IDENTITY, Neutral, Settings, groups_of, parse
+from psld.config.settings import APART, IDENTITY, Neutral, S, Settings, groups_of, parse
 from psld.utils.code import (
     check_named,
     code_of,
@@ -32,6 +32,7 @@ from psld.utils.code import (
     load_class,
     loaded_version,
     name_of,
+    trust,
 )
 from psld.utils.errors import PSLDError, UserError, explained, meant, text_of
 
@@ -197,6 +198,14 @@ def importing_nothing() -> Iterator[None]:
         yield
     finally:
         _imports_nothing.reset(token)
+
+
+def with_code_of(copies: str | Path, settings: S) -> S:
+    """Return settings whose parts are known also by the copies of their code in a folder."""
+    if is_unknown(settings):
+        trust(copies)
+        return type(settings).model_validate(settings.model_dump())
+    return settings
 
 
 def noun_of(name: str) -> type[Part]:

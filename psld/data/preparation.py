@@ -38,6 +38,9 @@ BLOCK_BYTES = 1 << 22
 MAX_THREADS = 16
 """Decoding releases Python's lock, but one thread does all hashing and writing."""
 
+PLACES = "root", "path", "code"
+"""The settings of a source with which it may have the same images."""
+
 REPLACE = "give another dataset.name, or replace=true"
 """The remedies if another dataset is there."""
 
@@ -104,10 +107,17 @@ def _earlier(output: Path) -> Described | None:
 
 
 def _other(earlier: Described, settings: DatasetSettings) -> str:
-    """Say with which other settings a dataset was prepared; an empty text if with these."""
+    """Say with which other settings a dataset was prepared; an empty text if with none.
+
+    A source in another place, or of edited code, is another one if `Source.seen` says so.
+    """
     before, now = earlier.settings.preparation(), settings.preparation()
-    keys = " and another dataset.".join(key for key in now if before[key] != now[key])
-    return keys and f"prepared with another dataset.{keys}"
+    places = [{key: each["source"].pop(key, None) for key in PLACES} for each in (before, now)]
+    keys = [key for key in now if before[key] != now[key]]
+    if places[0] != places[1] and "source" not in keys:
+        with suppress(UserError, OSError):  # The dataset serves without its source.
+            keys += ["source"] if _seen(settings.source) != earlier.seen else []
+    return f"prepared with another dataset.{' and another dataset.'.join(keys)}" if keys else ""
 
 
 def check_prepared(name: str, settings: PrepareSettings) -> None:

@@ -253,17 +253,19 @@ class Known(dict[str, Tensor]):
         features = basis.facts("train")["reference_sha256"]
         decides = [features, f"{device}", torch.__version__, package_code(*MEASURE)]
         self.path = Path(".cache/references", f"{digest_of(decides)}.safetensors")
+        self.origin = {"decides": decides}
         self.lasts = basis.reference.noise is not None and self.path.parents[1].is_dir()
         if self.lasts:
             with suppress(UserError, OSError):
-                self.update(load_tensors(self.path, "reference", "").tensors())
+                stored = load_tensors(self.path, "reference", "")
+                self.update(stored.tensors() if stored.origin == self.origin else {})
         self.stored = len(self)
 
     def save(self) -> None:
         """Write the file, if there is more than in it."""
         if self.lasts and len(self) > self.stored:
             with suppress(OSError):
-                save_tensors(self.path, "reference", self, {})
+                save_tensors(self.path, "reference", self, self.origin)
 
 
 def _result(

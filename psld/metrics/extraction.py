@@ -44,8 +44,9 @@ class FeatureExtractor:
             made = f"{made}, no torch.nn.Module and no function"
             raise UserError(f"{KEY}: {part.kind}: build returns {made}")
         self.network: Any = network
-        weights = self.network.state_dict() if own is None else {}
-        self.digest = str(own()) if own else digest_of_weights(self.architecture, weights)
+        with naming(KEY, part, "digest"):
+            weights = self.network.state_dict() if own is None else {}
+            self.digest = str(own()) if own else digest_of_weights(self.architecture, weights)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -66,13 +66,13 @@ def certify(grid: Grid, path: Path) -> int:
     Raises UserError if files are missing or do not belong together, if a dataset was prepared with
     other settings, or if there are no results.
     """
-    for name, dataset in grid.datasets.items():
-        check_prepared(f"{grid.name}/{name}", dataset.settings)
     cells, loaded, files = 0, {}, []
     for cell in filter(lambda cell: Path(cell.result).exists(), grid.measured_cells):
         stated = CellResults.read(cell.result)
         asked = [measurement.digest(cell.digest) for measurement in cell.measurements]
         if [result.record for result in stated.results] == asked:
+            dataset = cell.model.dataset
+            check_prepared(f"{grid.name}/{dataset}", grid.datasets[dataset].settings)
             # Name files that are damaged, and wait for those that other machines have just written.
             _recomputed(cell, stated, loaded, measure=False)
             for record in filter(os.path.exists, cell.records):

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from psld.config.parts import check_known, naming
+from psld.config.parts import check_known, naming, with_code_of
 from psld.data.store import to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
@@ -37,7 +37,7 @@ from psld.training.manifest import WEIGHTS, GuideManifest, M, ModelManifest, rea
 from psld.training.model import build, build_process
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.training.start import SamplerStart, find_start
-from psld.utils import code
+from psld.utils.code import COPIES
 from psld.utils.device import device_of
 from psld.utils.errors import RunError, UserError
 from psld.utils.randomness import ShardNoise, Stream, stream_seed
@@ -215,52 +215,44 @@ def load_model(
     Raises UserError if a file is missing, damaged or foreign, if the code of a part is not here, or
     if the network is of one process.
     """
-    manifest, built, network = _loaded(folder, ModelManifest, device, trust, process)
+    manifest, network = _loaded(folder, ModelManifest, device, trust)
+    settings = manifest.settings.with_process(process)
     facts = manifest.weights_sha256, Path(folder), manifest.class_names, manifest.dataset_digest
-    return LoadedModel(manifest.settings, built, network, *facts, start and str(start))
+    return LoadedModel(settings, build_process(settings), network, *facts, start and str(start))
 
 
 def load_guide(folder: str | Path, device: torch.device, trust: bool = False) -> LoadedGuide:
     """Read a guide, as `load_model` reads a model."""
-    manifest, _, network = _loaded(folder, GuideManifest, device, trust)
+    manifest, network = _loaded(folder, GuideManifest, device, trust)
     return LoadedGuide(manifest.settings, network, manifest.weights_sha256)
 
 
 def _loaded(
-    folder: str | Path,
-    kind: type[M],
-    device: torch.device,
-    trust: bool,
-    process: ProcessSettings | None = None,
-) -> tuple[M, LinearProcess, nn.Module]:
-    """Read a manifest of this kind, its process or the one that is given, and its network."""
-    if trust:
-        code.trust(folder)
+    folder: str | Path, kind: type[M], device: torch.device, trust: bool
+) -> tuple[M, nn.Module]:
+    """Read a manifest of this kind, and its network with the weights, frozen and not training."""
     manifest = read_manifest(folder, kind)
-    if process:
-        other = cast(Any, manifest.settings).with_process(process)
-        manifest = manifest.model_copy(update={"settings": other})
-    settings: Any = manifest.settings
+    settings: Any = with_code_of(folder, manifest.settings) if trust else manifest.settings
     try:  # Not of the optimizer: it is not needed any more.
         check_known(settings.network, settings.training.objective)
     except UserError as error:
         text = f"{folder}: {error}"
-        if not trust and (Path(folder) / code.COPIES).exists():
-            text += f". trust=true runs the copy in {Path(folder, code.COPIES)}: read it before"
+        if not trust and (Path(folder) / COPIES).exists():
+            text += f". trust=true runs the copy in {Path(folder, COPIES)}: read it before"
         raise UserError(text) from None
     path = Path(folder) / WEIGHTS
     remedy = f"train the {settings.makes} (psld {settings.command}), or import it"
     stored = load_tensors(path, "weights", remedy, manifest.weights_sha256)
     if stored.origin.get("model", settings.identity()) != settings.identity():
         raise UserError(f"{path}: trained with other settings than its manifest says; {remedy}")
-    built = build_process(settings)
-    network = build(settings, built).to(device)
+    network = build(settings, build_process(settings)).to(device)
     try:
         network.load_state_dict(stored.tensors())
     except RuntimeError as error:
         start = shorten(str(error), 200, placeholder=" …")  # it lists every name
         raise UserError(f"{path}: does not fit the network of its manifest ({start})") from None
-    return manifest, built, network.eval().requires_grad_(False)
+    network = network.eval().requires_grad_(False)
+    return manifest.model_copy(update={"settings": settings}), network
 
 
 # -- all that decides how images are sampled but their noise, resolved once for many ---------------

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from psld.config.parts import check_known, check_read_again, is_unknown, naming, save_code
+from psld.config.parts import check_known, check_read_again, naming, save_code, with_code_of
 from psld.data.store import ImageStore
 from psld.diffusion.loss import Batch
 from psld.networks.forward import enough_threads
@@ -41,7 +41,6 @@ from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import Trained, check_uses
 from psld.training.start import deviation
 from psld.training.state import Checkpoints, TrainingState
-from psld.utils.code import trust
 from psld.utils.device import choose_device, device_name
 from psld.utils.environment import rank_of_environment
 from psld.utils.errors import UserError
@@ -70,9 +69,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     store = ImageStore.open_for(settings.data, settings.dataset)
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
     run = Path(settings.runs) / settings.run_name(store.digest)
-    if is_unknown(settings):  # Its lives go on with the copies of the code that it began with.
-        trust(run)
-        settings = type(settings).model_validate(settings.model_dump())
+    settings = with_code_of(run, settings)
     check_known(settings)
     check_read_again(settings)
     check_schedule(settings.training)

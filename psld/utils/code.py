@@ -144,7 +144,7 @@ def find_version(module: str, digest: str) -> Code | None:
 
 
 def loaded_version(digest: str) -> Code | None:
-    """Return the code with this digest that this process has imported, maybe before an edit."""
+    """Return the code with this digest that this process has read, maybe before an edit."""
     code = _loaded.get(_package(digest))
     return code if code and code.digest == digest else None
 
@@ -195,7 +195,9 @@ def code_of(kind: type) -> Code | None:
     package, _, module = kind.__module__.partition(".")
     if code := _loaded.get(package):
         return _read(code.root, module, code.files)
-    return find_code(kind.__module__)
+    if code := find_code(kind.__module__):
+        _loaded.setdefault(_package(code.digest), code)
+    return code
 
 
 @cache

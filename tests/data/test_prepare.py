@@ -164,6 +164,21 @@ def test_notes_say_what_they_could_not_repair_and_which_settings_are_other_ones(
     check_prepared(name, edited)
 
 
+def test_the_same_pictures_elsewhere_are_the_same_source(pictures, tmp_path):
+    name, settings = prepared(pictures, tmp_path)
+    for root in ("same", "others"):
+        shutil.copytree(pictures, tmp_path / root)
+    shutil.copy(tmp_path / "others/b/001.png", tmp_path / "others/b/more.png")
+    for root in ("absent", "same", "others"):
+        moved = dataset(folder(tmp_path / root), num_classes=2)
+        lines = list(notes_on_prepared(name, settings.model_copy(update={"dataset": moved})))
+        assert len(lines) == (root == "others")
+        assert all("mine.h5: prepared with another dataset.source; if" in line for line in lines)
+    halved = dataset(folder(pictures, test_fraction=0.5), num_classes=2)
+    [line] = notes_on_prepared(name, settings.model_copy(update={"dataset": halved}))
+    assert "prepared with another dataset.source" in line
+
+
 def test_pictures_next_to_the_folders_of_classes_are_counted(pictures, tmp_path, capsys):
     shutil.copy(pictures / "a/004.png", pictures / "stray.png")
     prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")

@@ -189,6 +189,7 @@ def test_other_code_or_settings_are_another_dataset(folder):
     other = "data/mine.h5: prepared with another dataset.source; give another dataset.name"
     refused(call(folder, "prepare", "dataset=mine", "dataset.source.shift=1"), 2, other)
     (folder / "wordlist.py").write_text(WORDS.replace("255 *", "254 *"))
+    other = "data/mine.h5: holds other images; give another dataset.name"
     refused(call(folder, "prepare", "dataset=mine"), 2, other)
     succeeded(call(folder, "prepare", "dataset=mine", "replace=true"))
 
