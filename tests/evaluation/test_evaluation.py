@@ -100,6 +100,12 @@ def values_of(images: np.ndarray) -> Features:
     return Features(*Pixels()(torch.from_numpy(images)))
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch) -> None:
+    """What is kept in the folder .cache of a checkout is not of these references."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_an_extractor_sees_as_many_images_as_its_metrics_measure():
     """The others of the cell may measure many more."""
     few, many = Pixels(), Pixels()
