@@ -59,6 +59,7 @@ HELP = {"--help", "-h"}
 
 
 def main() -> None:
+    """Run the command named by the first word; the other words are its settings."""
     _prepare_output()
     if not (sys.flags.safe_path or sys.path[0] == str(Path.cwd())):
         sys.path.insert(0, str(Path.cwd()))  # As for `python -m psld`, which the workflow runs.

@@ -77,6 +77,7 @@ class FeatureStatistics:
 
     @property
     def mean(self) -> Tensor:
+        """The sample mean, d."""
         return self.sum / self.count
 
     @property
@@ -111,6 +112,7 @@ class Features:
         return replace(self, **{name: each.clone() for name, each in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return values and logits by name."""
         return {"values": self.values} | ({} if self.logits is None else {"logits": self.logits})
 
     def first(self, n: int) -> Self:

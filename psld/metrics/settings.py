@@ -426,11 +426,11 @@ class MetricSettings(Settings):
         return parse(type(self), content, name)
 
     def _given(self, images: Any, reference: "Reference") -> tuple[Any, "Reference"]:
-        """Return what the measure gets. One of your own may change it, and so has what is known."""
-        given = images, reference._replace(compared=self.reference_split)
+        """Return what the measure gets: one of your own a copy, of which nothing is known."""
+        reference = reference._replace(compared=self.reference_split)
         if not self.measure.code:
-            return given
-        return deepcopy((images, given[1]._replace(known=None)))
+            return images, reference
+        return deepcopy((images, reference._replace(known=None)))
 
     def measured(
         self, samples: "Features", reference: "Reference", device: "Device" = "cpu"

@@ -1,7 +1,6 @@
 """The parts of a grid, its cost in GPU hours by `FORMULA`, and its time on one core."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -205,8 +204,6 @@ def gigaflops(trained: TrainedRecord) -> float:
         with torch.device("meta"):
             return forward_flops(build(settings, process).eval())
 
-    with suppress(OSError):  # Who only reads keeps nothing.
-        COUNTED.mkdir(parents=True, exist_ok=True)
     return kept_in_cache(f"{COUNTED.name}/{decides}", flops) / 1e9
 
 

@@ -155,6 +155,7 @@ class ShardRecord(Settings):
         return read_record(cls, path, f"{path}: not the record of shards; sample again")
 
     def write(self, folder: str | Path) -> Path:
+        """Write the record next to its shards and return its path."""
         path = record_path(folder, self.shards[0].index, self.shards[-1].index)
         write_record(path, self)
         return path

@@ -243,6 +243,7 @@ class Checkpoints:
         return self.folder / f"checkpoint-{step:08d}.safetensors"
 
     def steps(self) -> list[int]:
+        """The steps of all checkpoints, ascending."""
         pattern = r"checkpoint-(\d+)\.safetensors"
         names = (re.fullmatch(pattern, path.name) for path in self.folder.glob("checkpoint-*"))
         return sorted(int(name[1]) for name in names if name)

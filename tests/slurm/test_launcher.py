@@ -43,7 +43,7 @@ def test_killed_and_the_job_gone_when_it_comes_back(training):
 
 
 def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
-    """One raises at a signal of ours. Without a checkpoint, the launcher does not try again."""
+    """A rank raises at SIGALRM. Without a checkpoint, the launcher does not try again."""
     (training.folder / "sitecustomize.py").write_text(
         "import signal\n"
         "def fail(*_):\n"

@@ -42,7 +42,6 @@ def test_the_weights_do_not_depend_on_the_ranks(trainings):
     first, requeued, *_, last = changing.begun()
     assert first == 0
     assert last >= requeued >= EVERY
-    assert requeued % EVERY, "it saved when it was told to stop"
 
     expected = here.weights()
     for training in (cluster, changing):

@@ -102,7 +102,7 @@ def test_killed_at_many_moments(training, uninterrupted, tmp_path):
     for life in itertools.count():
         with started(tmp_path, training) as process:
             try:
-                process.wait(0.5 * 2**life)
+                process.wait(0.5 * 1.6**life)
             except subprocess.TimeoutExpired:
                 kill(process)
             else:
