@@ -75,6 +75,7 @@ def test_a_count_is_kept_until_the_code_of_its_network_changes(tmp_path, monkeyp
     count = Mock(return_value=7 * 10**9)
     monkeypatch.setattr("psld.report.plan.forward_flops", count)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / ".cache").mkdir()  # as reading a grid does
     for edited, counts in ((None, 1), ("report", 1), ("networks", 2)):
         digest = lambda *rooms, edited=edited: f"edited: {edited in rooms}"  # noqa: E731
         monkeypatch.setattr("psld.report.plan.code_digest", digest)
