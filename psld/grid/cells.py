@@ -63,7 +63,8 @@ class Cell:
         """The value of the setting that is its sampler's budget, as in `40 steps`."""
         key, budget = self.options.samplers[self.sampler.family].budget, self.sampler.budget
         if key == "sampler.steps":
-            return f"{budget} {'step' if budget == '1' else 'steps'}"
+            unit = {"0": "steps: the start alone", "1": "step"}.get(budget, "steps")
+            return f"{budget} {unit}"
         return f"{key.rpartition('.')[2]} {budget}"
 
     @property

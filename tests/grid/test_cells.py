@@ -103,3 +103,5 @@ def test_a_sampler_says_its_budget_by_the_setting_that_it_is(demo):
         family = SamplerFamily(overrides=(), budget=f"sampler.{key}")
         options = cell.options.model_copy(update={"samplers": {"em-quadratic": family}})
         assert replace(cell, options=options).budget_in_words == said
+    alone = demo.cells["psld-0.02/few-0"]
+    assert alone.in_words == ("PSLD Γ = 0.02, own network", "few, 0 steps: the start alone")
