@@ -22,7 +22,7 @@ from psld.evaluation.settings import Measurement
 from psld.metrics.blocks import assign_blocks, distinct_numbers, share_estimate
 from psld.metrics.distances import inception_score
 from psld.metrics.features import Features, Reference
-from psld.metrics.settings import MetricSettings
+from psld.metrics.settings import MetricSettings, PrecisionSettings
 from psld.sampling.shards import Shard, ShardOrigin
 from psld.utils.errors import UserError
 from tests.data.formats import random_images
@@ -181,6 +181,19 @@ def test_real_images_and_noise_give_each_metric_its_scale(kind):
         assert result.floor == pytest.approx(value_of(tested, TRAIN, reference, blocks=2))
         assert result.value == pytest.approx(value_of(tested, values_of(IMAGES), reference))
         assert result.held_out == "training split"
+
+
+def test_metrics_of_one_reference_have_the_numbers_that_each_has_alone():
+    """What is known of the reference is that of a split, of its neighbors, of a metric."""
+    near, far = (
+        metric("precision").model_copy(update={"measure": PrecisionSettings(neighbors=k)})
+        for k in (1, 5)
+    )
+    metrics = near, far, far.model_copy(update={"reference_split": "test"})
+    asked = [Measurement(metric=each, samples=60) for each in metrics]
+    together, _ = measured(asked, [IMAGES])
+    assert together == [measured([each], [IMAGES])[0][0] for each in asked]
+    assert len({(each.value, each.floor) for each in together}) == 3
 
 
 def test_test_images_that_are_training_images_leave_a_cell_its_other_metrics(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import psld
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, truncated
 from psld.evaluation.evaluation import load_kept
 from psld.evaluation.folders import load_reference
 from psld.evaluation.results import CellResults
@@ -25,6 +25,7 @@ from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
 from tests.metrics.random_networks import write_random_inception
+from tests.training.small import prepared
 
 FD = ("metric=fd-classifier", "dataset=digits")
 
@@ -137,6 +138,7 @@ def test_other_images_and_statistics_are_references(folder):
     assert statistics.estimate.without_block == pytest.approx(dataset.estimate.without_block, 1e-6)
     assert (statistics.reference_samples, statistics.reference_estimate) == (None, None)
     assert images.reference_estimate.interval.half_width > 0
+    assert len({each.record for each in (dataset, images, statistics)}) == 3
     words = ("reference=statistics.npz", "extractor=features/digits/fd-classifier")
     said = succeeded(evaluate(folder, "noisy.npz", "metric=fd-classifier", *words)).stdout
     assert "with other images of the reference, too: not known from statistics alone" in said
@@ -165,9 +167,14 @@ def test_an_extractor_may_be_an_object(folder):
             return images.float().mean(dim=(1, 3)) / 255
 
         result = psld.evaluate("noisy.npz", "digits", "fid", extractor=rows)
-        pair = (rows(psld.load_images(each)) for each in ("noisy.npz", "digits"))
+        noisy, real = map(psld.load_images, ("noisy.npz", "digits"))
+        pair = rows(noisy), rows(real)
         expected = frechet_distance(*map(FeatureStatistics.of, pair))
         assert result.value == pytest.approx(expected, rel=1e-4)
+        cut = psld.evaluate("noisy.npz", "digits", "fid-train", extractor=rows)
+        expected = frechet_distance(*map(FeatureStatistics.of, (pair[0], rows(truncated(real)))))
+        assert cut.value == pytest.approx(expected, rel=1e-4)
+        assert cut.value != pytest.approx(result.value, rel=1e-2)
         assert result.metric["name"] == "fd-given"
         assert 0 < result.interval.half_width < result.value
         module = Scaled().eval()
@@ -294,6 +301,13 @@ def test_bad_settings_are_refused(folder, words, said):
     given = ("metric=fd-classifier", *words.split())
     refused(evaluate(folder, "noisy.npz", *given), 2, said)
     assert not [*folder.glob("m.*")]
+
+
+def test_kept_features_of_other_images_than_the_dataset_s_are_refused(folder, tmp_path):
+    shutil.copytree(folder / "features", tmp_path / "features")
+    prepared(tmp_path, "digits", random_images(40, 1, 8, 8), [20, 20])
+    said = "reference: of other images than data/digits.h5; run psld reference again"
+    refused(evaluate(tmp_path, f"{folder}/noisy.npz", *FD), 2, said)
 
 
 def test_bad_statistics_are_refused(folder):

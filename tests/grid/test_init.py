@@ -75,7 +75,9 @@ def test_what_changed_is_noticed_at_any_depth(configs):
         weights = {"settings": settings, "weights_sha256": digest_of(name)}
         write_model_manifest(configs.parent, grid, name, **weights)
     models["last"].check()
+    run = with_sources(models["tuned"].settings).run_name("d")
     write_model_manifest(configs.parent, grid, "base", weights_sha256=digest_of("again"))
+    assert with_sources(models["tuned"].settings).run_name("d") != run
     with pytest.raises(UserError, match=r"its source \(models/mine/base has changed\);"):
         models["last"].check()
 

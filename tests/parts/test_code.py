@@ -176,7 +176,8 @@ def test_package_code_is_kept_and_is_of_its_rooms(folder):
     (folder / ".cache").mkdir()
     package_code.cache_clear()
     assert package_code("diffusion") == digest
-    assert len([*(folder / ".cache" / "code").iterdir()]) == 1
+    [kept] = (folder / ".cache" / "code").iterdir()
+    kept.write_text(kept.read_text().replace(digest, "0" * 64))  # damaged: it is made again
     package_code.cache_clear()
     assert package_code("diffusion") == digest != package_code("data")
 

@@ -286,6 +286,16 @@ def test_a_model_of_fewer_steps_than_the_grid_trains_is_found(certificate, tmp_p
     assert imported or "0.zip: 1 differences" in finished.stderr
 
 
+def test_samples_of_the_prior_that_say_they_have_a_start_are_found(certificate, tmp_path):
+    """Also if those of all cells do."""
+    entries, none = entries_of(certificate), '"start_sha256": null'
+    for cell in CELLS:
+        in_text(f"results/cells/mine/{cell}.json", none, none.replace("null", '"f"'))(entries)
+    finished = verify(tmp_path, forged(entries))
+    refused(finished, 1, "0.zip: 1 differences")
+    assert "differs: 0.zip: prior: cells of this start have 1 different ones\n" in finished.stdout
+
+
 def test_features_that_results_were_not_computed_from_are_found(copied):
     """Even if the results have the digest of the features."""
     results = CellResults.read(copied / RESULT).results

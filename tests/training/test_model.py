@@ -15,7 +15,13 @@ from psld.networks.forward import Denoiser
 from psld.sampling.model import load_model
 from psld.training import previews
 from psld.training.manifest import FILES, ModelManifest, make_way, read_manifest
-from psld.training.model import build, build_process, facts_of, forward_flops
+from psld.training.model import (
+    build,
+    build_process,
+    facts_of,
+    forward_flops,
+    seconds_per_image,
+)
 from psld.training.settings import ModelSettings
 from psld.utils.errors import UserError
 from psld.utils.tensors import save_tensors
@@ -176,3 +182,12 @@ def test_flops_of_a_convolution():
             return self.conv(x)
 
     assert forward_flops(Network()) == 2 * (2 * 9) * 5 * 16
+
+
+def test_an_image_takes_less_time_among_others_than_alone(monkeypatch):
+    """The time is that of one image, however many were measured."""
+    seconds = []
+    for most in (1, 16):
+        monkeypatch.setattr("psld.training.model.MOST_TIMED", most)
+        seconds.append(seconds_per_image(settings()))
+    assert 0 < seconds[1] < seconds[0]

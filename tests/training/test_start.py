@@ -101,6 +101,11 @@ def test_copies_and_mirror_images_are_one_image():
     torch.testing.assert_close(start.data.means[0].double(), flat(few).mean(0), rtol=0, atol=1e-5)
     with pytest.raises(UserError, match="9 different training images"):
         measure_start(np.concatenate([few[:9], few[:9, ..., ::-1]]), CPU, Start())
+    images, labels = pictures(30), np.arange(30) // 10
+    nine = [*range(9), *range(9), *range(10, 30)]
+    for chosen, has_classes in ((range(30), True), (nine, False)):
+        start = measure_start(images[chosen], CPU, Start(components=()), labels[chosen], 3)
+        assert start.data.has_classes == has_classes
     given = torch.nn.Identity().eval(), (1, 8, 8), 0, 100
     with pytest.raises(UserError, match=r"\(9, 1, 8, 8\), not uint8 .* N ≥ 10"):
         psld.from_denoiser(*given, torch.from_numpy(few[:9]))
@@ -196,9 +201,11 @@ def test_a_start_that_is_wrong_is_refused(project, made):
 
 
 def test_a_start_that_is_damaged_or_missing_without_its_images_is_one_line(project, made):
-    (project / "data/x.h5").unlink()
     sample = ("sample", "model=model", *FEW)
     remedy = "run psld prepare dataset=x, or give start=FILE"
+    prepared(project, "x", pictures(200, seed=1), [100, 100], "replace=true")  # other images
+    refused(call(project, *sample), 2, f"{START}: no such file", remedy)
+    (project / "data/x.h5").unlink()
     refused(call(project, *sample), 2, f"{START}: no such file", remedy)
     (project / "starts").mkdir()
     whole = (made / START).read_bytes()
