@@ -491,6 +491,8 @@ def test_images_that_are_none_are_named(wrong, features, tmp_path):
     images = torch.randint(256, (9, 1, 8, 8), dtype=torch.uint8)
     with pytest.raises(UserError, match=r"^images: no array of images"):
         psld.distance(wrong, images, psld.load_extractor(features))
+    with pytest.raises(UserError, match=r"^reference: float32 of 9×1×8×8; uint8 N×C×H×W"):
+        psld.distance(images, images / 127.5 - 1, features)
     with pytest.raises(UserError, match=r"x\.png: "):
         psld.save_images(wrong, tmp_path / "x.png")
     with pytest.raises(UserError, match=r"^reference: no array"):

@@ -64,8 +64,11 @@ class Part(Settings):
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
-        if "free" in cls.model_fields or cls.model_fields["code"].annotation != str | None:
-            raise TypeError(f"{cls.__name__}: code and free are names of psld; call it otherwise")
+        for name, field in cls.model_fields.items():
+            above = (getattr(kind, name, None) for kind in cls.__mro__[1:])
+            is_code = name == "code" and field.annotation != str | None
+            if is_code or any(callable(each) or isinstance(each, property) for each in above):
+                raise TypeError(f"{cls.__name__}: {name} is a name of psld; call it otherwise")
 
     @classmethod
     def class_for(cls, content: Any) -> "type[Part]":

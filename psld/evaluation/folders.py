@@ -68,9 +68,12 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
     size, counted = settings.metric.batch_size, data.items() if part.classifies else ()
     accuracies = {f"{split}_accuracy": accuracy(extractor, *each, size) for split, each in counted}
     tensors, origin = extractor.network.state_dict(), {"architecture": extractor.architecture}
+    shape = ImageShape.of(images, labels)
+    with naming(KEY, part, "what build_trained returns is not what train does"):
+        part.build_trained(shape, device).load_state_dict(tensors)
     manifest = ExtractorManifest(
         extractor=part,
-        shape=ImageShape.of(images, labels),
+        shape=shape,
         dataset=name,
         dataset_digest=store.digest,
         digest=save_tensors(Path(settings.output) / WEIGHTS, "weights", tensors, origin),
@@ -216,12 +219,12 @@ def extractor_for(
         )
     trained = read_extractor_manifest(folder)
     if trained.extractor != settings:
-        raise UserError(
-            f"{folder}: trained with metric.extractor={trained.extractor!r}, but the metric "
-            f"asks for {settings!r}; train it again"
-        )
+        was, now = (each.model_dump(mode="json") for each in (trained.extractor, settings))
+        differ = (key for key in was | now if was.get(key) != now.get(key))
+        told = "; ".join(f"{key} was {was.get(key)}, is {now.get(key)}" for key in differ)
+        raise UserError(f"{folder}: metric.extractor: {told}; delete it, or {TRAIN_AGAIN}")
     if dataset_digest not in (None, trained.dataset_digest):
-        raise UserError(f"{folder}: trained on other data of {trained.dataset}; train it again")
+        raise UserError(f"{folder}: trained on other data of {trained.dataset}; {TRAIN_AGAIN}")
     return load_trained(folder, device)
 
 

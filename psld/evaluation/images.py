@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from psld.config.kinds import SHIPPED
+from psld.config.parts import check_known
 from psld.config.settings import parse
 from psld.data.images import check_images, located, read_images, read_npz, size_text
 from psld.evaluation import evaluation
@@ -166,7 +167,8 @@ def distance(
     is_named = isinstance(extractor, str | Path)
     extractor = load_extractor(extractor) if is_named else _as_extractor(extractor, "auto")
     totals = []
-    for each in (array_of(images, "images"), array_of(reference, "reference")):
+    for name, given in {"images": images, "reference": reference}.items():
+        check_images(each := array_of(given, name), "N×C×H×W", name)
         batches = batches_of(each, BATCH)
         totals.append(gather(extractor, batches, "features", len(each), not progress).total)
     return frechet_distance(*totals)
@@ -226,13 +228,14 @@ def evaluate_images(
         silent=silent,
     )
     measurements, bases = [], {}
-    for metric in composed:
+    for word, metric in zip(metrics, composed, strict=True):
         folder = extractor if len(composed) == 1 else None
         if metric.extractor.trains and not isinstance(extractor, FeatureExtractor):
             folder = extractor or (dataset and f"features/{dataset}/{metric.features}")
             if folder:  # Its manifest has the settings that it was trained with.
                 trained = read_extractor_manifest(folder).extractor
                 metric = metric.model_copy(update={"extractor": trained})
+                check_known(metric)
         measurements.append(Measurement(metric=metric, samples=len(whole)))
         if (name := metric.features) not in bases:
             bases[name] = _basis(metric, reference, dataset, folder, image_size, device, silent)
@@ -244,7 +247,7 @@ def evaluate_images(
             raise UserError(
                 f"metric={metric.name}: compares with test images, and the reference has none; if "
                 f"the dataset has a test split, run psld reference dataset=NAME "
-                f"metric={metric.name}{option}, and give dataset=NAME"
+                f"metric={word}{option}, and give dataset=NAME"
             )
     return evaluation.evaluate(source, bases, measurements, device, output)
 

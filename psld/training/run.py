@@ -172,7 +172,7 @@ def export(
     """Write the model of a finished training, and its history, into a run directory."""
     folder = export_folder(run)
     with naming("training.objective", loss.objective, "measured"):
-        measured = loss.objective.measured(loss.facts, network, store)
+        measured = {**loss.objective.measured(loss.facts, network, store)}
     for place in (run, folder):  # A kill may have come after the last checkpoint.
         save_code(settings, place)
         write_history(place, state.history)

@@ -133,7 +133,11 @@ def test_a_reference_may_be_truncated_as_samples_are(made):
         ("reference", "metric=fid", "set extractor=null"),
         ("reference", "extractor=null", "psld train_extractor"),
         ("reference", "extractor=missing", "no such file; make it with psld train_extractor"),
-        ("reference", "metric.extractor.seed=1", "trained with…seed=0…asks for…seed=1"),
+        (
+            "reference",
+            "metric.extractor.seed=1",
+            "metric.extractor: steps was 100, is 300; seed was 0, is 1; delete it, or run",
+        ),
     ],
 )
 def test_bad_settings_are_refused(made, command, word, said):

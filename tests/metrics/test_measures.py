@@ -14,7 +14,7 @@ from psld.metrics.distances import (
     recall,
 )
 from psld.metrics.estimate import Estimate, Measured, t_quantile
-from psld.utils.errors import UserError
+from psld.utils.errors import RunError, UserError
 
 BLOCKS = 5
 
@@ -191,3 +191,16 @@ def test_copies_cannot_hide_behind_test_images_that_are_copies(rounding):
     test[15:60] = TEST[15:60]
     result = memorized(TRAIN[100:200], test)
     assert (result.estimate.value, result.void) == (1, None)
+
+
+def test_the_neighbors_of_no_numbers_are_refused():
+    x, y = normal(30), normal(40, seed=1)
+    broken = x.clone()
+    broken[3, 1] = torch.nan
+    for samples, reference in ((broken, y), (y, broken)):
+        given = samples, reference, 3, blocks(samples)
+        for measure in (precision, recall):
+            with pytest.raises(RunError, match="NaN"):
+                measure(*given)
+        with pytest.raises(RunError, match="NaN"):
+            memorization(samples, reference, y, 0.05, blocks(samples))

@@ -169,11 +169,11 @@ class Fields(Network):
         return self.inner.build(in_channels, out_channels, image_size, num_classes)
 """
 RESERVED = """
-from psld.parts import Network
+from psld.parts import Extractor, Network
 
 
-class Coded(Network):
-    code: int = 8
+class Mine({}):
+    {}: int = 8
 """
 GROUP = """
 from pydantic import computed_field
@@ -200,7 +200,9 @@ def folder(outside):
         "twice": TWICE.replace("ENDS", "True"),
         "wrong": WRONG,
         "fields": FIELDS,
-        "reserved": RESERVED,
+        "coded": RESERVED.format("Network", "code"),
+        "built": RESERVED.format("Network", "build"),
+        "holed": RESERVED.format("Extractor", "in_names"),
         "group": GROUP,
     }
     return with_network(write(outside, **files))
@@ -244,7 +246,9 @@ def test_it_tries_what_the_noun_asks(words, says, folder):
         (("wrong:Raises",), "wrong:Raises: KeyError: 'of mine'"),
         (("fields:Fields", "wdths=[3]"), "unknown key wdths (is widths meant?)"),
         (("fields:Fields", "widths=3,4"), "Ambiguous value for argument"),
-        (("reserved:Coded",), "Coded: code and free are names of psld; call it otherwise"),
+        (("coded:Mine",), "Mine: code is a name of psld; call it otherwise"),
+        (("built:Mine",), "Mine: build is a name of psld; call it otherwise"),
+        (("holed:Mine",), "Mine: in_names is a name of psld; call it otherwise"),
         (("group:Changed",), "group:Changed: what it writes: unknown key head.double"),
         (("twice:Ends",), "twice.py: SystemExit: of mine"),
         (("wrong:Empty",), "dataset.source: wrong:Empty: train picture 0: a str; right is"),

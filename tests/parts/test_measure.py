@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from psld.config.kinds import SHIPPED
+from psld.config.parts import importing_nothing
 from psld.config.settings import parse
 from psld.metrics.extraction import FeatureExtractor, load_extractor
 from psld.metrics.features import Features, Reference
@@ -214,8 +215,20 @@ def test_from_the_command_line(outside):
     said = succeeded(call(outside, "evaluate", *words, pair)).stdout
     assert said.startswith("recall-trained of 90 images: ")
     (outside / "mymetrics.py").write_text(text.replace("range(20)", "range(3)"))
-    said = refused(call(outside, "reference", "metric=fd-trained"), 2)
-    assert "trained with metric.extractor=" in said
+    changed = "features/digits/fd-trained: metric.extractor: code was ", "; delete it, or run psld"
+    refused(call(outside, "reference", "metric=fd-trained"), 2, *changed)
+    given = ("metric=fd-classifier", "extractor=features/digits/fd-trained")
+    with importing_nothing():
+        done = call(outside, "evaluate", *words, *given)
+    refused(done, 2, "mymetrics:Trained: its file is missing or has changed")
+
+
+def test_a_trained_extractor_that_could_not_be_loaded_is_not_written(outside):
+    edit(outside / "mymetrics.py", "return net\n", "return nn.Sequential(nn.Flatten(), net)\n")
+    pair = "metric=recall@mymetrics:Trained"
+    said = "mymetrics:Trained: what build_trained returns is not what train does: RuntimeError"
+    refused(call(outside, "train_extractor", pair), 2, said)
+    assert not (outside / "features").exists()
 
 
 ARGUMENTS = "(self, samples, reference"

@@ -210,10 +210,10 @@ class Weighted(Objective):
         return (eps - batch.target).square().mean() * (-log).exp() + log
 
     def preview(self, *given):
-        return {"one": 1.0, "half": torch.tensor(0.5), "none": float("nan")}
+        return {"one": 1.0, "half": torch.tensor(0.5), "none": float("nan"), "step": 7}
 
     def measured(self, *given):
-        raise KeyError("nothing")
+        return None
 """
 
 
@@ -221,15 +221,16 @@ def test_its_module_may_train_more_and_keep_what_it_computes(tmp_path, digits):
     write(tmp_path, two=TWO)
     words = ("training.objective=two:Weighted", f"data={digits}", "name=mine", *RECIPE)
     words += ("training.precision=bf16", "training.preview_every=1")
-    line = "training.objective: two:Weighted: measured: KeyError: 'nothing'"
+    line = "training.objective: two:Weighted: measured: TypeError: 'NoneType' object is not a map"
     refused(call(tmp_path, "train", *words), 2, line)
-    edit(tmp_path / "two.py", 'raise KeyError("nothing")', "return {}")
+    edit(tmp_path / "two.py", "return None", "return {}")
     succeeded(call(tmp_path, "train", *words))
     weights = load_file(tmp_path / "models/by-hand/mine/weights.safetensors")
     assert weights["log"] != 0
     entry = TrainingHistory.read(tmp_path / "models/by-hand/mine/history.json").entries[-1]
     extra = entry.model_extra
     assert (extra["one"], extra["half"], "none" in extra) == (1.0, 0.5, False)
+    assert entry.step != 7, "a number of the loop's own stays"
 
 
 WRONG_EPS = """.mean()
