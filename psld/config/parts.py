@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 from typing import Any, ClassVar, Self, cast
 
 from pydantic import (
@@ -64,10 +65,11 @@ class Part(Settings):
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
+        ours = [vars(kind) for kind in cls.__mro__[1:] if kind.__module__.startswith("psld.")]
         for name, field in cls.model_fields.items():
-            above = (getattr(kind, name, None) for kind in cls.__mro__[1:])
-            is_code = name == "code" and field.annotation != str | None
-            if is_code or any(callable(each) or isinstance(each, property) for each in above):
+            of_psld = [kind[name] for kind in ours if name in kind]
+            hides = any(isinstance(each, property | classmethod | FunctionType) for each in of_psld)
+            if hides or (name == "code" and field.annotation != str | None):
                 raise TypeError(f"{cls.__name__}: {name} is a name of psld; call it otherwise")
 
     @classmethod

@@ -69,7 +69,7 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
     accuracies = {f"{split}_accuracy": accuracy(extractor, *each, size) for split, each in counted}
     tensors, origin = extractor.network.state_dict(), {"architecture": extractor.architecture}
     shape = ImageShape.of(images, labels)
-    with naming(KEY, part, "what build_trained returns is not what train does"):
+    with naming(KEY, part, "build_trained, with the weights of train"):
         part.build_trained(shape, device).load_state_dict(tensors)
     manifest = ExtractorManifest(
         extractor=part,

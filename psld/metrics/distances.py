@@ -244,7 +244,7 @@ def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
     """Yield the Euclidean distances between all a and b, `ROWS` rows at a time.
 
     In float64: the rounding of float32, which differs between machines, would decide some of the
-    comparisons of distances, and so change a count. Raises RunError for NaN, near which nothing is.
+    comparisons of distances, and so change a count. Raises RunError for NaN and infinity.
     """
     a, b = finite(a), finite(b).double()
     return (torch.cdist(rows.double(), b) for rows in a.split(ROWS))

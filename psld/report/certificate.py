@@ -200,7 +200,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         wrong += (f"{path}: {each}" for each in manifest_differences(network))
     for file, found in starts.items():
         if len(found) > 1 or (file is None) != (None in found):
-            wrong.append(f"{file or 'prior'}: cells of this start have {len(found)} different ones")
+            wrong.append(f"{file or 'the prior'}: not all cells that begin there have this start")
     for name, table in grid.file.tables.items():
         path, entries = f"{grid.table(name)}.csv", read_table(grid, name, root)
         texts = as_csv(table, entries), Path(path).read_text("utf-8")

@@ -140,7 +140,7 @@ class Objective(Part):
     def preview(
         self, facts: Facts, module: "nn.Module", store: "ImageStore", picture: "Path"
     ) -> dict[str, float]:
-        """Preview the averaged module: write a picture, and return numbers for the history."""
+        """Preview the averaged module: write a picture, and return further numbers to log."""
         from psld.training.previews import write_samples
 
         write_samples(facts, self.eps(module, facts.process), module, picture)

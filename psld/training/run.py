@@ -176,18 +176,8 @@ def export(
     for place in (run, folder):  # A kill may have come after the last checkpoint.
         save_code(settings, place)
         write_history(place, state.history)
-    write_model(
-        folder,
-        settings,
-        network,
-        store,
-        state.step,
-        seconds=round(state.seconds, 3),
-        run=str(run),
-        micro_batch=state.micro_batch,
-        **made,
-        **measured,
-    )
+    made |= {"seconds": round(state.seconds, 3), "run": str(run), "micro_batch": state.micro_batch}
+    write_model(folder, settings, network, store, state.step, **(measured | made))
 
 
 def try_once(part: Network, loss: Loss, module: nn.Module, labels: Labels | None) -> None:

@@ -226,7 +226,7 @@ def test_from_the_command_line(outside):
 def test_a_trained_extractor_that_could_not_be_loaded_is_not_written(outside):
     edit(outside / "mymetrics.py", "return net\n", "return nn.Sequential(nn.Flatten(), net)\n")
     pair = "metric=recall@mymetrics:Trained"
-    said = "mymetrics:Trained: what build_trained returns is not what train does: RuntimeError"
+    said = "mymetrics:Trained: build_trained, with the weights of train: RuntimeError"
     refused(call(outside, "train_extractor", pair), 2, said)
     assert not (outside / "features").exists()
 
