@@ -65,10 +65,9 @@ class Part(Settings):
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
-        ours = [vars(kind) for kind in cls.__mro__[1:] if kind.__module__.startswith("psld.")]
         for name, field in cls.model_fields.items():
-            of_psld = [kind[name] for kind in ours if name in kind]
-            hides = any(isinstance(each, property | classmethod | FunctionType) for each in of_psld)
+            above = [vars(kind).get(name) for kind in cls.__mro__[1:] if not _is_own(kind)]
+            hides = any(isinstance(each, property | classmethod | FunctionType) for each in above)
             if hides or (name == "code" and field.annotation != str | None):
                 raise TypeError(f"{cls.__name__}: {name} is a name of psld; call it otherwise")
 
@@ -315,7 +314,7 @@ def _checked(noun: type[Part], name: str, kind: Any) -> type[Part]:
     return kind
 
 
-def _is_own(kind: type[Part]) -> bool:
+def _is_own(kind: type) -> bool:
     return not kind.__module__.startswith("psld.")
 
 

@@ -243,6 +243,13 @@ def _complaints(
     return complaints
 
 
+def changes(before: Settings, now: Settings, prefix: str = "") -> list[str]:
+    """Return what differs, as `KEY was X, is Y`."""
+    a, b = (each.model_dump(mode="json") for each in (before, now))
+    keys = (key for key in a | b if a.get(key) != b.get(key))
+    return [f"{prefix}{key} was {a.get(key)}, is {b.get(key)}" for key in keys]
+
+
 def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
     """Return the settings class of a nested group; of several, that of the content's kind.
 

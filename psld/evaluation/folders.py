@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from psld.config.parts import check_known, naming
-from psld.config.settings import MadeRecord, read_record, write_record
+from psld.config.settings import MadeRecord, changes, read_record, write_record
 from psld.data.store import ImageStore, to_uint8, truncated
 from psld.evaluation.settings import ReferenceSettings, TrainExtractorSettings
 from psld.metrics.classifier import ImageShape, deterministic
@@ -213,15 +213,11 @@ def extractor_for(
             return load_extractor(settings, device)
         raise UserError(f"extractor={folder}: metric {metric.name} needs none; set extractor=null")
     if folder is None:
-        raise UserError(
-            f"extractor: metric {metric.name} needs the folder of a trained extractor, "
-            "made by psld train_extractor"
-        )
+        needs = f"metric {metric.name} needs the folder of a trained extractor"
+        raise UserError(f"extractor: {needs}, made by psld train_extractor")
     trained = read_extractor_manifest(folder)
     if trained.extractor != settings:
-        was, now = (each.model_dump(mode="json") for each in (trained.extractor, settings))
-        differ = (key for key in was | now if was.get(key) != now.get(key))
-        told = "; ".join(f"{key} was {was.get(key)}, is {now.get(key)}" for key in differ)
+        told = "; ".join(changes(trained.extractor, settings))
         raise UserError(f"{folder}: metric.extractor: {told}; delete it, or {TRAIN_AGAIN}")
     if dataset_digest not in (None, trained.dataset_digest):
         raise UserError(f"{folder}: trained on other data of {trained.dataset}; {TRAIN_AGAIN}")

@@ -71,8 +71,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     chosen = np.random.default_rng(0).permutation(len(images))[: settings.images]
     device = use_device(settings.device)
     model = load_model(settings.model, device, settings.process, trust=settings.trust)
-    asked = level_range(model.process, settings.start_time)
-    check_levels(asked, *model.levels, other="give another start_time")
+    check_levels(level_range(model.process, settings.start_time), *model.levels)
     started, bits, evaluations = time.monotonic(), [], 0
     for first in range(0, len(chosen), TOGETHER):
         part = images[chosen[first : first + TOGETHER]]

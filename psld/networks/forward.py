@@ -216,7 +216,6 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the weights and buffers after a step."""
         _foreach_lerp_(self._averaged, [*network.parameters()], 1 - self.decay)
         if self._buffers:
             buffers = list(network.buffers())

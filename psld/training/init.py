@@ -8,7 +8,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, cast
 
 from psld.config.reads import Read, finding
-from psld.config.settings import S, groups_of
+from psld.config.settings import S, changes, groups_of
 from psld.training.hub import fetched
 from psld.training.manifest import WEIGHTS, ModelManifest, read_manifest
 from psld.training.settings import Init, ModelSettings, TrainedSettings, TrainSettings
@@ -142,9 +142,7 @@ def take_weights(module: "nn.Module", settings: TrainSettings) -> str:
         remedy = "init.take=fitting takes what fits" if fitting else "nothing in it fits"
         raise UserError(f"init.model={name}: {others[0]}: {there} there, {here} here; {remedy}")
     module.load_state_dict(fitting, strict=False)
-    before, now = (s.process.model_dump(mode="json") for s in (manifest.settings, settings))
-    differ = (key for key in before | now if before.get(key) != now.get(key))
-    rest = [f"process.{key} was {before.get(key)}, is {now.get(key)}" for key in differ]
+    rest = changes(manifest.settings.process, settings.process, "process.")
     rest += [f"not taken, or new: {', '.join(others)}"] if others else []
     return shorten("; ".join([f"starting from {name}", *rest]), 1000, placeholder=" …")
 

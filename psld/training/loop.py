@@ -140,7 +140,7 @@ def train(
             state.history.append(entry)
         if previewing and ranks.leads:
             numbers = log.preview(state.average.network, preview_path(log.run, state.step))
-            state.history[-1] |= {k: v for k, v in numbers.items() if k not in state.history[-1]}
+            state.history[-1] = numbers | state.history[-1]  # What the loop measured stays.
         if saving or stopping:
             state.seconds = earlier_seconds + time.monotonic() - started
             if ranks.leads:

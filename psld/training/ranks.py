@@ -77,7 +77,6 @@ class Ranks:
                 dist.broadcast(tensor, 0)
 
     def barrier(self) -> None:
-        """Wait until all ranks are here."""
         self.largest(0)
 
     def limit_exchanges(self) -> None:

@@ -202,7 +202,7 @@ def folder(outside):
         "fields": FIELDS,
         "coded": RESERVED.format("Network", "code"),
         "built": RESERVED.format("Network", "build"),
-        "holed": RESERVED.format("Extractor", "in_names"),
+        "named": RESERVED.format("Extractor", "in_names"),
         "group": GROUP,
     }
     return with_network(write(outside, **files))
@@ -248,7 +248,7 @@ def test_it_tries_what_the_noun_asks(words, says, folder):
         (("fields:Fields", "widths=3,4"), "Ambiguous value for argument"),
         (("coded:Mine",), "Mine: code is a name of psld; call it otherwise"),
         (("built:Mine",), "Mine: build is a name of psld; call it otherwise"),
-        (("holed:Mine",), "Mine: in_names is a name of psld; call it otherwise"),
+        (("named:Mine",), "Mine: in_names is a name of psld; call it otherwise"),
         (("group:Changed",), "group:Changed: what it writes: unknown key head.double"),
         (("twice:Ends",), "twice.py: SystemExit: of mine"),
         (("wrong:Empty",), "dataset.source: wrong:Empty: train picture 0: a str; right is"),
