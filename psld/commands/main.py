@@ -65,9 +65,7 @@ def main() -> None:
         sys.path.insert(0, str(Path.cwd()))  # As for `python -m psld`, which the workflow runs.
     # Pillow warns of damaged pictures. One that cannot be decoded is an error.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    warnings.filterwarnings(
-        "ignore", 'Field name "\\w+" in .* shadows'
-    )  # Parts refuse it themselves.
+    warnings.filterwarnings("ignore", r'Field name "\w+" in .* shadows')  # a part is refused
     try:
         with in_one_line():
             _run(*(sys.argv[1:] or ["--help"]))
