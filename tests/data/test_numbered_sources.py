@@ -75,6 +75,10 @@ def test_what_is_converted_is_counted():
     record, store = prepare({"kind": "array", "path": "gray.npy"}, channels=1)
     assert record["converted"] == cut
     assert (store.images("train") == wide[:, None, :, 2:10]).all()
+    np.save("tall.npy", wide.transpose(0, 2, 1))
+    record, store = prepare({"kind": "array", "path": "tall.npy"}, channels=1)
+    assert record["converted"] == cut
+    assert (store.images("train").swapaxes(2, 3) == wide[:, None, :, 2:10]).all()
     np.save("twice.npy", np.concatenate([PIXELS, PIXELS]))
     source = {"kind": "array", "path": "twice.npy", "test_fraction": 0.3}
     assert "test image that is also a training image" in prepare(source)[0]["converted"]

@@ -186,6 +186,17 @@ def test_a_fit_finds_clusters(monkeypatch):
     assert one < 1
 
 
+def test_a_class_of_one_gaussian_starts_farther_away_than_one_of_clusters(monkeypatch):
+    """At 0.75 √λ, next to another class with several components."""
+    x = torch.cat([clusters(300)[0], 2 * normal(300, *SHAPE, seed=4).float()])
+    labels = torch.arange(2).repeat_interleave(300).numpy()
+    start = started(monkeypatch, x, (2, 3, 4), labels=labels, num_classes=2)
+    assert [int((w > 0).sum()) for w in start.data.weights[1:]] == [3, 1]
+    farthest = float(start.data.largest_deviations()[2])
+    assert start.level(classes=[1]) == pytest.approx(0.75 * farthest)
+    assert farthest > 1
+
+
 @pytest.mark.parametrize("few", [0, 6])
 def test_a_few_images_are_no_component(few):
     """A component must have ten images, so that it is near to none of them."""

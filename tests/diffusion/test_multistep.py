@@ -196,6 +196,11 @@ def test_steps_by_hand(order, corrector, interpolation):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("eta", "draws"), [(0.0, 0), (1e-4, 4)])
+def test_noise_is_drawn_in_every_step_but_the_last_however_little(eta, draws):
+    assert multistep(5, eta=eta).build(phase_space(0.02), torch.device("cpu")).draws == draws
+
+
 def test_an_integrator_begins_again_with_each_sample():
     process, settings = phase_space(0.02), multistep(6, order=3, corrector=True)
     integrator = settings.build(process, torch.device("cpu"))

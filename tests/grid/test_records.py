@@ -128,6 +128,12 @@ def test_options_of_a_grid(demo, changes, digests):
     assert parts_of(edited) != parts_of(demo)
 
 
+def test_the_guide_of_a_sampler_is_a_part_of_the_grid(demo):
+    unguided = demo.samplers["guide-40"].model_copy(update={"guide": None})
+    unguided = replace(demo, samplers=demo.samplers | {"guide-40": unguided})
+    assert parts_of(unguided) != parts_of(demo)
+
+
 class Hurried(EMSettings):
     __module__ = "psld.tests"  # so it is no part of one's own, whose code decides
     haste: Annotated[float, Neutral(0.0)] = 0.0

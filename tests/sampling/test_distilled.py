@@ -146,6 +146,13 @@ def test_samples_that_their_start_does_not_decide_are_refused(words, wrong):
         Distilled(cell="x").check_cell(content.sampler)
 
 
+def test_a_shard_that_its_record_does_not_list_is_refused(folder):
+    path = folder / "plain/00001.safetensors"
+    shard = Shard.load(path)
+    replace(shard, images=255 - shard.images).save(path)
+    refused(train(folder), 2, "plain: shard 1 is another than its record says")
+
+
 def test_samples_of_another_dataset_start_or_teacher_are_refused(folder):
     refused(train(folder, teacher=""), 2, "starts from the model of its cell", "init.model")
     flipped = train(folder, "plain", "dataset.flip=true")
