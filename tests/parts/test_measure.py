@@ -9,6 +9,8 @@ import torch
 from psld.config.kinds import SHIPPED
 from psld.config.parts import importing_nothing
 from psld.config.settings import parse
+from psld.metrics.blocks import assign_blocks
+from psld.metrics.distances import precision, recall
 from psld.metrics.extraction import FeatureExtractor, load_extractor
 from psld.metrics.features import Features, Reference
 from psld.metrics.named import compose_metric
@@ -117,6 +119,17 @@ def test_a_shipped_measure_and_its_class_in_a_file_outside(outside, kind):
     assert set(floor) == {"floor", "noise"}
     assert len(results.estimate.without_block) == 20
     assert (results.nearest is not None) == shipped.finds_nearest
+
+
+@pytest.mark.parametrize(("kind", "other"), [("precision", recall), ("recall", precision)])
+def test_precision_and_recall_are_each_other_with_exchanged_sets(kind, other):
+    """Copies of an image of the reference are in one block, as those of a sample are."""
+    part = check_settings(Measure, {"kind": kind, "neighbors": 5})
+    twice = Features(REFERENCE.train.values.repeat(2, 1))
+    *_, exchanged = found(part, Reference(twice, None, None))
+    assert exchanged == other(
+        twice.values, SAMPLES.values, 5, assign_blocks(torch.arange(80).repeat(2))
+    )
 
 
 def test_a_measure_of_ones_own_has_a_jackknife(outside):
