@@ -424,4 +424,5 @@ def denoiser(
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
     with ShardNoise(seed, 0, shape, model.device) as noise:
         frozen = noise()
-    return StraightDenoiser(model.process, model.eps(), frozen)
+    first = max(1e-3, model.settings.training.time_eps)
+    return StraightDenoiser(model.process, model.eps(), frozen, final_time=first)

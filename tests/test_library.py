@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,10 @@ def test_shapes_that_do_not_fit_are_refused(model):
     known = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
     with pytest.raises(UserError, match=r"inpainting has images of \(2, 1, 8, 8\) .*, not \(4,"):
         psld.sample(loaded.process, loaded.network, (4, 1, 8, 8), **FEW, inpainting=known)
+    process, network, shape = phase_space(0.02), Own(lambda z: z).eval(), (2, 3, 8, 8)
+    known = torch.zeros(shape), torch.ones(shape)
+    with pytest.raises(UserError, match=r"a mask of \(2, 3, 8, 8\), not .* and \(2, 1, 8, 8\)"):
+        psld.sample(process, network, shape, **FEW, inpainting=known)
 
 
 def test_arrays_are_values_and_no_seed_is_a_random_one_that_is_printed(model, capsys):
@@ -311,6 +316,13 @@ def test_a_denoiser_is_for_its_number_of_images(model):
     denoise = psld.denoiser(psld.load(model), n=4)
     with pytest.raises(UserError, match=r"y is \(5, 1, 8, 8\), but this one is for \(4, 1, 8, 8\)"):
         denoise(torch.zeros(5, 1, 8, 8), 1.0)
+
+
+def test_a_network_is_no_denoiser_at_times_before_those_of_its_training(model):
+    loaded = psld.load(model)
+    training = loaded.settings.training.model_copy(update={"time_eps": 0.01})
+    late = replace(loaded, settings=loaded.settings.model_copy(update={"training": training}))
+    assert [psld.denoiser(each, n=1).final_time for each in (loaded, late)] == [1e-3, 0.01]
 
 
 def test_a_model_is_found_by_its_name_and_a_wrong_name_gets_a_question(folder):

@@ -6,8 +6,8 @@ job, because the plugin
 
 - forgets its jobs if the controller does not answer five questions in a row, and waits forever for
   a job that the controller no longer knows. Here Slurm is asked until it answers, and a submission
-  is repeated until then. A job that Slurm has forgotten is done if its output is there and new,
-  else it has failed;
+  is repeated until then, unless the one without an answer has reached Slurm. A job that Slurm has
+  forgotten is done if its output is there and new, else it has failed;
 - ends up to three minutes after Ctrl-C, and cancels only the jobs on its list. Jobs are missing
   from this list while it asks for states or sbatch runs. Here all jobs of the run are canceled by
   their name, and Snakemake ends at once;
@@ -25,18 +25,22 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import AsyncGenerator
-from functools import cached_property
+from collections.abc import AsyncGenerator, Callable
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 from psld.cluster import slurm
 from psld.cluster.head import record_slurm_name
 from psld.cluster.job import RECORDS, RUN
 from psld.utils.errors import RunError
+
+T = TypeVar("T")
 
 FAILED = (slurm.FINAL - {"COMPLETED"}) | {"TIMEOUT", slurm.GONE}
 """States of a failed job. After the loss of a node or a preemption, Slurm queues a job again."""
@@ -58,6 +62,7 @@ class Executor(SlurmExecutor):
         settings.array_jobs = None
         settings.status_command = None  # The plugin would warn of it; `squeue` is used.
         super().__post_init__()
+        self.submitted: set[str] = set()
         self.slurm_logdir = Path(os.path.relpath(self.slurm_logdir))
         resources = self.workflow.resource_settings
         resources.cores = resources.local_cores  # Snakemake starts so many threads for local jobs.
@@ -99,6 +104,7 @@ class Executor(SlurmExecutor):
 
     def report_job_submission(self, job_info: Any, register_job: bool = True) -> None:
         job_info.aux["submitted"] = time.time()
+        self.submitted.add(job_info.external_jobid)
         super().report_job_submission(job_info, register_job)
 
     def report_job_error(self, job_info: Any, msg: Any = "", **options: Any) -> None:
@@ -108,9 +114,26 @@ class Executor(SlurmExecutor):
                 return
             if any(sign in msg for sign in slurm.NO_ANSWER):
                 self._pause(5)
-                self._job_submission_executor.submit(self.run_job, job_info.job)
+                self._job_submission_executor.submit(self._submit_again, job_info.job, msg)
                 return
         super().report_job_error(job_info, msg=msg, **options)
+
+    def _submit_again(self, job: Any, error: str) -> None:
+        """Submit a job, unless Slurm has it: sbatch may end without the answer it was given."""
+        call = error.partition("sbatch call:")[2].partition("sbatch script:")[0]
+        options = dict(pairwise(shlex.split(call)))
+        named = partial(slurm.jobs_with_comment, self.run_uuid, options.get("--comment", ""))
+        numbers = self._answer(named)
+        if numbers is None:
+            return
+        if not (new := numbers - self.submitted):
+            self.run_job(job)
+            return
+        number = max(new, key=int)
+        log = Path(options["--output"].replace("%j", number))
+        self.logger.info(f"Job {job.jobid} had reached Slurm as job {number} (log: {log}).")
+        info = SubmittedJobInfo(job, external_jobid=number, aux={"slurm_logfile": log})
+        self._report_job_submission_threadsafe(info)
 
     async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncGenerator[Any, None]:
         """Report the jobs that have ended; yield the others."""
@@ -135,25 +158,29 @@ class Executor(SlurmExecutor):
             self.next_seconds_between_status_checks = shortest
 
     def _states(self) -> dict[str, str] | None:
-        """Ask Slurm for the states of all jobs of this run until it answers.
+        """Return the states of all jobs of this run in Slurm, or None, as `_answer`."""
+        jobs = self._answer(partial(slurm.jobs_named, self.run_uuid))
+        return None if jobs is None else {number: job.state for number, job in jobs.items()}
+
+    def _answer(self, question: Callable[[], T]) -> T | None:
+        """Ask Slurm until it answers.
 
         Return None if Snakemake ends before that. It ends if Slurm does not answer for too long:
         with exit code 1, and its jobs in Slurm go on.
         """
 
-        def ask() -> dict[str, slurm.SlurmJob]:
+        def ask() -> T:
             if not self.wait:
                 raise RunError("Snakemake ends")
-            return slurm.jobs_named(self.run_uuid)
+            return question()
 
         try:
-            jobs = slurm.until_answered(ask, self.logger.warning, self._pause)
+            return slurm.until_answered(ask, self.logger.warning, self._pause)
         except RunError as error:
             if self.wait:
                 self.wait = False
                 self.workflow.scheduler.executor_error_callback(WorkflowError(str(error)))
             return None
-        return {number: job.state for number, job in jobs.items()}
 
     # The end of Snakemake.
 

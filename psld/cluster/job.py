@@ -117,9 +117,15 @@ def run_program(words: list[str], run: Path, done: Path) -> None:
         )
 
         def stop(number: int, _frame: FrameType | None) -> None:
-            if not stops or number == signal.SIGINT:
-                with suppress(ProcessLookupError):
-                    os.killpg(program.pid, signal.SIGKILL if stops else signal.SIGTERM)
+            with suppress(ProcessLookupError, FileNotFoundError):
+                if not stops:
+                    os.killpg(program.pid, signal.SIGTERM)
+                elif number == signal.SIGINT:
+                    # The ranks of torchrun are sessions of their own.
+                    ranks = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text()
+                    for group in (program.pid, *map(int, ranks.split())):
+                        with suppress(ProcessLookupError):
+                            os.killpg(group, signal.SIGKILL)
             stops.append(number)
 
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

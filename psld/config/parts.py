@@ -343,6 +343,7 @@ def _unknown(noun: type[Part], told: Any) -> type[Part]:
 
 @cache
 def _unknown_class(noun: type[Part], *told: tuple[str, Any]) -> type[Part]:
-    fields = {noun.KEY: str} if noun.KEY not in noun.model_fields else {}
+    fields: dict[str, Any] = {noun.KEY: str} if noun.KEY not in noun.model_fields else {}
+    fields |= {name: ClassVar[Any] for name, _ in told}  # They may be properties of the noun.
     body = {"__module__": __name__, "__annotations__": fields, **dict(told)}
     return type(f"Unknown{noun.__name__}", (UnknownPart, noun), body, extra="allow")

@@ -56,6 +56,7 @@ class Guidance(Part):
     """
 
     noun = "guidance"
+    told = ("inpaints",)
 
     kind: str
 
@@ -68,6 +69,10 @@ class Guidance(Part):
     """True if the samples are those of the model alone."""
     holes: ClassVar[tuple[Literal["train", "test"], Mask] | None] = None
     """The split whose images the samples fill in, and the mask; None without known pixels."""
+
+    @property
+    def inpaints(self) -> bool:
+        return self.holes is not None
 
     @property
     def asks_for_classes(self) -> bool:

@@ -28,8 +28,9 @@ from psld.utils.errors import UserError
 
 Times = Tensor | float
 
-MOST_LEFT = 0.1
-"""The most of an image that a process may leave at its final time; the paper's leave under 0.01."""
+LEAST_LEFT, MOST_LEFT = 1e-6, 0.1
+"""How much of an image a process may leave at its final time; the paper's leave under 0.01. Less
+than that is lost in float32."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,14 @@ class LinearProcess:
         self._reversed = LinearKernel((self.D - self.Q) @ inverse, self.D)
         self.predicted = self._predicted_blocks()
         left = float(self.image_mean(self.T).norm())
-        if not left <= MOST_LEFT:
+        if not LEAST_LEFT <= left <= MOST_LEFT:
+            change, limits = (
+                "lower" if left < LEAST_LEFT else "raise",
+                f"{LEAST_LEFT} to {MOST_LEFT}",
+            )
             raise UserError(
                 f"process: it leaves {left:.2g} of the image at its final time, and samplers start "
-                f"from N(0, S); raise β (beta_min, beta_max): at most {MOST_LEFT} may be left"
+                f"from N(0, S); {change} β (beta_min, beta_max): {limits} may be left"
             )
 
     def __repr__(self) -> str:
@@ -315,7 +320,12 @@ class LinearProcess:
         return covariance + self.numerical_eps * torch.eye(self.blocks, dtype=torch.float64)
 
     def _factorize(self, covariance: Tensor) -> Tensor:
-        if self.factor == "lower":
-            return torch.linalg.cholesky(covariance)
-        flipped = torch.linalg.cholesky(covariance.flip(-1, -2))
-        return flipped.flip(-1, -2)
+        try:
+            if self.factor == "lower":
+                return torch.linalg.cholesky(covariance)
+            return torch.linalg.cholesky(covariance.flip(-1, -2)).flip(-1, -2)
+        except RuntimeError:
+            raise UserError(
+                "process: its noise is singular, to rounding, at an early time; raise "
+                "process.numerical_eps or that time (sampler.final_time, training.time_eps)"
+            ) from None

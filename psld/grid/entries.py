@@ -289,7 +289,7 @@ class Entry:
 
     @property
     def is_inpainted(self) -> bool:
-        return any(cell.sampler.settings.guidance.holes for cell in self.by_cell)
+        return any(cell.sampler.settings.guidance.inpaints for cell in self.by_cell)
 
     @property
     def nfe(self) -> float | None:

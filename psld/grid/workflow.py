@@ -138,10 +138,11 @@ class Workflow:
         return sorted(cell.result for cell in cells_behind(entries_in(grid, wildcards.table)))
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
-        """What decides a table besides its inputs: its texts, and what each entry shows."""
+        """What decides a table besides its inputs: its texts, labels, and what each entry shows."""
         file, name = self.grid(wildcards.grid).file, wildcards.table
         entries = [[shown.model_dump() for shown in row] for row in file.shown[name]]
-        return {"table": file.tables[name].model_dump(), "entries": entries}
+        content = {"table": file.tables[name].model_dump(), "entries": entries}
+        return content | ({"labels": file.labels} if file.labels else {})
 
     def page_parts(self, wildcards: Any) -> list[str]:
         grid = self.grid(wildcards.grid)

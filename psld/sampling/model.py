@@ -353,7 +353,7 @@ class ImageSampler:
                 raise UserError("inpainting is two tensors: (images, mask)")
             images, mask = (each.to(self.device) for each in known)
             shape, one = (n, *self.shape), (n, 1, *self.shape[1:])
-            if images.shape != shape or mask.shape not in (shape, one):
+            if images.shape != shape or mask.shape != one:
                 wrong = f"images of {tuple(images.shape)} and a mask of {tuple(mask.shape)}"
                 raise UserError(f"inpainting has {wrong}, not {shape} and {one}")
             if not images.is_floating_point():

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from time import strftime
 from typing import Any
 
 import torch
@@ -139,7 +140,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                 log.live.append(stack.enter_context(loggers))
             train(state, batches, loss, training, ranks, checkpoints, log, stop)
             if ranks.leads and batches.resident is None:
-                _check_again(store, run)
+                _check_again(store, checkpoints.folder)
             batches.close()
         elif ranks.leads and not is_exported(run):  # A kill has come after the last checkpoint.
             stack.enter_context(fed(settings.logger, run, settings, state.history))
@@ -261,12 +262,17 @@ def _time_on_cpu(settings: Trained, images: int, ranks: Ranks) -> str:
     return f"; {about(seconds)}"
 
 
-def _check_again(store: ImageStore, run: Path) -> None:
-    """Raise UserError if a file that was read during the training has other images now."""
+def _check_again(store: ImageStore, checkpoints: Path) -> None:
+    """Raise UserError if a file that was read during the training has other images now.
+
+    No training then goes on from its checkpoints.
+    """
     try:
         replace(store).images("train")  # Not the store itself: it keeps its digest.
     except UserError:
+        aside = checkpoints.with_name(f"{checkpoints.name}-{strftime('%Y%m%d-%H%M%S')}")
+        checkpoints.rename(aside)
         raise UserError(
-            f"{store.path}: overwritten during the training, which saw images of both; prepare the "
-            f"dataset, delete {run}, and train again"
+            f"{store.path}: overwritten during the training, which saw images of both; its "
+            f"checkpoints are in {aside} now; prepare the dataset, and train again"
         ) from None

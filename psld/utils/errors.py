@@ -78,6 +78,10 @@ class Stopped(RunError):
         )
 
 
+MAYBE_OUT_OF_MEMORY = ("unable to find an engine", "_ALLOC_FAILED", "_ALLOCATION_FAILED")
+"""What cuDNN and cuBLAS say of too little memory, and of other faults."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if the machine or a GPU ran out of memory."""
     kinds, text = {kind.__name__ for kind in type(error).__mro__}, str(error)
@@ -87,11 +91,12 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if not isinstance(error, RuntimeError):
         return False
-    if "unable to find an engine" in text or "CUDNN_STATUS_ALLOC_FAILED" in text:
-        # cuDNN says this of other faults, too. Its errors come from torch, which is then imported.
+    if any(sign in text for sign in MAYBE_OUT_OF_MEMORY):
+        # Its errors come from torch, which is then imported.
         free, total = sys.modules["torch"].cuda.mem_get_info()
         return free < total / 10
-    return "allocate memory" in text  # torch's error on a CPU has no type of its own.
+    # torch's error on a CPU has no type of its own, nor has one of the driver.
+    return "allocate memory" in text or "CUDA error: out of memory" in text
 
 
 def missing_extra(error: BaseException | None) -> str | None:

@@ -158,6 +158,7 @@ def failed(number: int) -> OSError:
         (MemoryError(), 1, MEMORY),
         (MemoryError("Unable to allocate 8.00 PiB for an array"), 1, MEMORY),
         (RuntimeError(ALLOCATOR), 1, MEMORY),
+        (RuntimeError("CUDA error: out of memory"), 1, f"CUDA error: {MEMORY}"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, MEMORY),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -189,6 +189,24 @@ def test_a_controller_that_is_away_loses_no_job(slurm, folder, tmp_path):
     assert len(slurm.calls("sbatch")) == 1, "of those that were answered"
 
 
+@pytest.mark.slow
+def test_a_job_that_reached_slurm_without_an_answer_is_not_submitted_again(slurm, folder, tmp_path):
+    quick = "Executor._pause = lambda self, seconds: time.sleep(min(seconds, 0.2))"
+    imports = "import time\nfrom psld.cluster.executor import Executor"
+    (folder.path / "Snakefile").write_text(f"{imports}\n{quick}\n{SNAKEFILE}")
+    folder.job = "touch made"
+    sbatch = (slurm.folder / "sbatch").read_text().replace("echo $n;", 'echo "$*" > called; :;')
+    (slurm.folder / "sbatch").write_text(
+        f"{sbatch.rpartition('exit')[0]}echo 'sbatch: error: Socket timed out' >&2; exit 1\n"
+    )
+    asked = f"echo 1 another; echo 0 $(sed 's/.*--comment //; s/ .*//' {folder.path}/called)"
+    slurm.answer("squeue", first=f'case "$*" in *%k*) {asked};; *) echo 0 COMPLETED None;; esac')
+    done = folder.run()
+    assert done.returncode == 0, done.stderr
+    assert "had reached Slurm as job 0" in done.stderr
+    assert len(slurm.calls("sbatch")) == 1
+
+
 def test_a_job_that_slurm_has_forgotten_without_its_output_has_failed(keeping, folder):
     keeping.answer("squeue")
     ended = folder.run()
@@ -290,9 +308,9 @@ def test_a_submission_is_repeated_if_slurm_did_not_answer_it(
     monkeypatch.setattr("psld.cluster.executor.SlurmExecutor.report_job_error", reported)
     executor = object.__new__(Executor)
     executor._states, executor._pause = lambda: states, Mock()
-    executor._job_submission_executor, executor.run_job = Mock(), Mock()
-    job = SimpleNamespace(external_jobid=None, job="job")
-    executor.report_job_error(job, msg=f"sbatch: error: {message}")
+    executor._job_submission_executor, executor._submit_again = Mock(), Mock()
+    job, said = SimpleNamespace(external_jobid=None, job="job"), f"sbatch: error: {message}"
+    executor.report_job_error(job, msg=said)
     again = executor._job_submission_executor.submit
-    assert again.call_args_list == ([((executor.run_job, "job"),)] if repeated else [])
+    assert again.call_args_list == ([((executor._submit_again, "job", said),)] if repeated else [])
     assert reported.called is (repeated is False)

@@ -1,6 +1,8 @@
 """A program of one's own that is launched: on this machine, and as a job."""
 
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,30 @@ def test_after_a_kill_of_the_launch_another_one_waits_for_the_program(folder):
             (folder / "go").touch()
             assert second.communicate(timeout=60) == ("", "")
     assert second.returncode == 0
+
+
+RANKS = """
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+wait = "import time; time.sleep(600)"
+rank = subprocess.Popen([sys.executable, "-c", wait], start_new_session=True)
+print(rank.pid, flush=True)
+rank.wait()
+"""
+
+
+def test_a_second_interrupt_kills_the_ranks_too(folder):
+    """They are sessions of their own, as torchrun's."""
+    (folder / "wait.py").write_text(RANKS)
+    with started(folder, launch()) as program:
+        rank = Path(f"/proc/{program.stdout.readline().strip()}/stat")
+        for _ in range(2):
+            assert rank.read_text().split()[2] in "SR"
+            program.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        program.communicate(timeout=60)
+    assert program.returncode == 128 + signal.SIGINT
+    assert not rank.exists() or rank.read_text().split()[2] == "Z"
 
 
 @pytest.mark.slow

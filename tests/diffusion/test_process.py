@@ -108,6 +108,7 @@ def test_mix_acts_on_blocks_and_never_rounds_a_state(columns):
         ({"beta": LinearBeta(8.0, float("nan"))}, "must not be negative"),
         ({"beta": 8.0}, r"beta is 8\.0; a schedule is needed: LinearBeta"),
         ({"beta": LinearBeta(0.1, 0.1)}, r"leaves 0\.98 of the image at its final time"),
+        ({"beta": LinearBeta(400, 400)}, "of the image at its final time.*; lower β"),
         ({"S": [1.0, 0.0]}, "must be positive"),
         ({"S": [1.0, -1e300]}, "at most 1e\\+09"),
         ({"initial_variance": [0.0, -0.1]}, "not negative elsewhere"),
@@ -133,6 +134,11 @@ def test_a_tenth_of_the_image_may_be_left():
     )
     with pytest.raises(UserError, match=r"it leaves 0\.2 of the image at its final time"):
         vp_sde(beta_min=3.22, beta_max=3.22)
+
+
+def test_a_singular_covariance_is_one_line():
+    with pytest.raises(UserError, match=r"singular, to rounding.*; raise process\.numerical_eps"):
+        recipe("fourth-order", numerical_eps=0.0).covariance_factor(1e-5)
 
 
 def test_the_prior_has_the_stationary_covariance(process):

@@ -27,6 +27,7 @@ def check_settings(noun: type[Part], content: str | dict[str, Any]) -> Part:
         unknown = noun.model_validate(written)
     assert isinstance(unknown, UnknownPart) == (":" in kind)
     assert unknown.identity() == part.identity()
+    assert [getattr(unknown, name) for name in noun.told] == [getattr(part, n) for n in noun.told]
     with pytest.raises(UserError, match=r"^test: unknown key nonsense"):
         parse(noun, {**content, "nonsense": 1}, "test")
     return part

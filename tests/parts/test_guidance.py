@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from psld.config.settings import parse
 from psld.data.store import write_store
 from psld.diffusion.guidance import Guidance, Mask
 from psld.diffusion.score import Batching
+from psld.report.certificate import _has_its_classes
 from psld.sampling.model import ImageSampler
 from psld.sampling.named import Named, compose_named
 from psld.sampling.sample import draw_masks
@@ -142,6 +144,12 @@ def test_a_guidance_whose_code_is_not_here_is_compared_and_never_used(outside):
         unknown = parse(CellSettings, content | {"guide": "a guide, for all we know"}, "test")
     assert sampler_content(unknown.sampler) == sampler_content(known.sampler)
     assert (unknown.sampler.evaluations, known.sampler.evaluations) == (None, 4)
+    for each, alike in ((unknown, True), (known, False)):
+        labelled = SimpleNamespace(
+            sampler=SimpleNamespace(settings=each.sampler),
+            model=SimpleNamespace(settings=SimpleNamespace(dataset=None)),
+        )
+        assert _has_its_classes(labelled, torch.tensor([3, 7])) is alike, "only its code knows"
     with pytest.raises(UserError, match="pull:Pull: its file is missing or has changed"):
         sampled(unknown.sampler)
 

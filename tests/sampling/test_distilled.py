@@ -106,6 +106,12 @@ def test_it_learns_and_is_sampled_in_one_evaluation_as_every_process(folder, mon
     refused(call(folder, *likelihood), 2, "its noise levels are", "the denoiser takes 0.5")
 
 
+def test_a_null_of_the_sampler_stands_in_the_words_of_its_samples(folder):
+    """Without it, the default would."""
+    sample(folder, "everywhere", "sampler.eta_interval=null")
+    succeeded(train(folder, "everywhere", "training.steps=1"))
+
+
 def test_with_classes_it_takes_one_evaluation_too_and_no_other_guidance(folder):
     succeeded(train(folder, "classes", "training.steps=2", teacher="labelled"))
     words = (

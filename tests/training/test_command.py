@@ -270,5 +270,11 @@ def test_a_large_dataset_that_is_overwritten_during_its_training_is_noticed(
     monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
     monkeypatch.setattr(training_run, "train", train_and_overwrite)
     finished = call(tmp_path, "train", *SETTINGS, f"data={data}", "training.steps=1")
-    refused(finished, 2, "large.h5: overwritten during the training", "delete runs/")
+    refused(
+        finished, 2, "large.h5: overwritten during the training", "its checkpoints are in runs/"
+    )
     assert not (tmp_path / "model").exists()
+    shutil.copy(digits, data)
+    monkeypatch.setattr(training_run, "train", loop.train)
+    again = succeeded(call(tmp_path, "train", *SETTINGS, f"data={data}", "training.steps=1"))
+    assert "step 1/1" in again.stdout, "it begins anew"

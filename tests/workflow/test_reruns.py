@@ -81,6 +81,7 @@ TITLE = (GRID, 'title: "Tiny: steps"', "title: Steps")
 GAMMA = (GRID, "[process=psld]", "[process=psld, process.gamma=0.02]")
 EXTRACTOR = ("configs/metric/fd-classifier-tiny.yaml", "steps: 5", "steps: 6")
 FEWER = (GRID, COLUMN, f"{COLUMN}\n      - {{label: few, budget: 3, samples: 5}}")
+LABELS = (GRID, "defaults:", "labels: {em: Euler–Maruyama}\ndefaults:")
 QUESTION = (GRID, "defaults:", "question: Which one?\ndefaults:")
 COUNTS = (GRID, COLUMN, COLUMN.replace("}", ", show: nfe}"))
 ORDER = (GRID, f"{VP_SDE}\n{PSLD}", f"{PSLD}\n{VP_SDE}")
@@ -114,6 +115,11 @@ NUMBER = (GRID, LAST_ROW, LAST_ROW.replace("model:", "paper: [3.0, 20], model:")
             [(GRID, "shard_size: 5", "shard_size: 2")],
             {**SAMPLES, "sample": 20},
             id="the shards: all sampling",
+        ),
+        pytest.param(
+            [LABELS],
+            {"figure": 6, "tabulate": 2, "page": 1, "certify": 1},
+            id="a label: tables, whose sentences say it",
         ),
         pytest.param(
             [QUESTION, COUNTS, ORDER],

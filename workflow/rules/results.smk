@@ -79,7 +79,7 @@ rule page:
     conda:
         "../../envs/psld.yaml"
     params:
-        asked=lambda w: GRIDS.grid(w.grid).file.model_dump(include={"title", "question", "claims"}),
+        asked=lambda w: GRIDS.grid(w.grid).file.model_dump(include={"title", "question", "claims", "labels"}),
     shell:
         "python -m psld page grid_name={wildcards.grid:q} > {log:q} 2>&1"
 
