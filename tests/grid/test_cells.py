@@ -8,6 +8,7 @@ from psld.config.compose import compose_content
 from psld.grid.cells import Grid
 from psld.grid.schema import SamplerFamily
 from psld.sampling.named import named_in
+from psld.training.settings import Init
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
 from tests.results import write_model_manifest
@@ -92,6 +93,10 @@ def test_a_network_of_another_record_or_of_other_images_is_refused(
     model.check()
     write_model_manifest(tmp_path, demo, "cld", settings=other.settings.model())
     with pytest.raises(UserError, match="of another network, by its process; put the grid's own"):
+        model.check()
+    tuned = model.settings.model().model_copy(update={"init": Init(model="demo/cld")})
+    write_model_manifest(tmp_path, demo, "cld", settings=tuned)
+    with pytest.raises(UserError, match="of another network, by its init; put"):
         model.check()
     with pytest.raises(UserError, match="of another network"):
         demo.cells["cld/em-quadratic-40"].sample_job.check()

@@ -79,6 +79,11 @@ def test_fewer_than_four_samples_for_each_feature_are_not_extrapolated():
         assert averaged(cells).extrapolated is None, "both need enough"
 
 
+def test_the_images_of_the_reference_have_no_distance_below_0():
+    x = draw(0, 2000)
+    assert estimate(x, gather(x)).extrapolated is None
+
+
 def test_extrapolation_is_the_intercept_in_1_over_n():
     """FID∞ as Chong and Forsyth compute it: a line through distances of 15 numbers of samples."""
     random = torch.Generator().manual_seed(0)

@@ -9,6 +9,7 @@ import torch
 from psld.config.kinds import SHIPPED
 from psld.config.parts import importing_nothing
 from psld.config.settings import parse
+from psld.evaluation.folders import load_trained
 from psld.metrics.blocks import assign_blocks
 from psld.metrics.distances import precision, recall
 from psld.metrics.extraction import FeatureExtractor, load_extractor
@@ -19,6 +20,7 @@ from psld.parts import Extractor, Measure
 from tests.commands import call, refused, succeeded
 from tests.parts.contract import check_settings, here_and_outside
 from tests.parts.own import edit, write
+from tests.training.small import check_equal
 
 MODULE = '''
 """Measures and extractors of mine."""
@@ -223,6 +225,10 @@ def test_from_the_command_line(outside):
     refused(call(outside, "evaluate", *words, pair), 2, made_by)
     said = succeeded(call(outside, "train_extractor", pair)).stdout
     assert re.search(r"accuracy [3-9]\d\.\d% on train, [3-9]\d\.\d% on test", said)
+    torch.manual_seed(1)
+    succeeded(call(outside, "train_extractor", pair, "output=again"))
+    folders = outside / "again", outside / "features/digits/fd-trained"
+    check_equal(*(load_trained(folder).network.state_dict() for folder in folders))
     text = MODULE.replace('"A linear', '"A (linear')
     (outside / "mymetrics.py").write_text(text)
     said = succeeded(call(outside, "evaluate", *words, pair)).stdout

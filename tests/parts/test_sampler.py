@@ -15,6 +15,7 @@ from psld.networks.forward import forward_pass
 from psld.sampling.model import ImageSampler
 from psld.sampling.named import Named, named_sampler
 from psld.sampling.settings import sampler_content
+from psld.sampling.shards import Shard
 from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded
 from tests.diffusion.processes import phase_space
@@ -170,6 +171,12 @@ def test_torch_s_own_generator_begins_with_each_shard_and_stays_the_caller_s(out
     torch.manual_seed(1)
     assert torch.equal(loaded.sample(2, seed=3, **options), first)
     assert not torch.equal(loaded.sample(2, seed=4, **options), first)
+    edit(outside / "heun.py", "return z + (end - z + slope) / 2 + ", "return ")
+    words = ("sampler=heun:Heun", "sampler.steps=5", "sampler.striding=quadratic", "shards=2")
+    words += (f"model={model}", "shard_size=2", "output=x")
+    succeeded(call(outside, "sample", *words))
+    shards = [Shard.load(outside / f"x/0000{i}.safetensors").images for i in (0, 1)]
+    assert (shards[0] != shards[1]).any()
 
 
 MISTAKES = {
