@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
@@ -172,6 +173,8 @@ def test_a_fit_finds_clusters(monkeypatch):
     assert data.components() == [3]
     assert [int((w > 0).sum()) for w in data.weights[:2]] == [3, 2]
     torch.testing.assert_close(data.weights[0, :3], torch.full((3,), 1 / 3), atol=0.02, rtol=0)
+    widest = torch.linalg.eigvalsh(data.spreads[0]).max()
+    assert 0.3**2 < widest < 0.5**2, "without the noise that a fit adds"
     which = torch.linspace(0, 0.999, 300, dtype=torch.float64)
     y = data.draw(normal(300, *SHAPE, seed=3).float(), 0.1, None, which)
     assert float(torch.cdist(y.flatten(1), x.flatten(1)).min(1).values.max()) < 4
@@ -195,6 +198,12 @@ def test_a_class_of_one_gaussian_starts_farther_away_than_one_of_clusters(monkey
     farthest = float(start.data.largest_deviations()[2])
     assert start.level(classes=[1]) == pytest.approx(0.75 * farthest)
     assert farthest > 1
+
+
+def test_clusters_are_found_behind_a_direction_without_any():
+    c = normal(400, 2, seed=1).numpy() * (1.0, 0.3)
+    c[:, 1] += np.repeat((-4.0, 4.0), 200)[np.random.default_rng(0).permutation(400)]
+    assert starts._best(c[:, None], c.var(axis=0), (2,), (1, 2)) == (2, 2)
 
 
 @pytest.mark.parametrize("few", [0, 6])
