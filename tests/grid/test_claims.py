@@ -107,6 +107,14 @@ def test_answers_are_those_of_corrected_p_values(grid, tmp_path):
     assert [each.answer for each in (far, near)] == ["agrees", "agrees"]
 
 
+def test_what_was_not_run_counts_as_a_comparison_of_its_claim(grid, tmp_path):
+    for cell, value, error in (("psld/em-20", 4.0, 0.11), ("cld/em-20", 4.35, 0.01)):
+        write_result(tmp_path, grid, cell, value=value, error=error)
+    first, second = list(read_claims(grid, tmp_path))[:2]
+    assert (first.answer, first.p_value) == ("not run", 1)
+    assert second.p_value / second.difference.p_value == pytest.approx(2)
+
+
 def test_a_claim_can_allow_a_margin(folder, grid):
     """SSCS is not told from EM, but it is not worse by half, and not better by half either."""
     sscs = {"model": "psld", "sampler": "sscs", "budget": 10}
