@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,3 +186,29 @@ def test_a_grid_with_a_wrong_cell_is_refused_when_it_is_read(tmp_path, monkeypat
     said = r"models\.mine: training\.objective\.cell: sampler\.integrator is em, and a student"
     with pytest.raises(UserError, match=said):
         load(tmp_path / "configs", content)
+
+
+def test_a_student_of_two_levels_learns_on_the_straight_way_of_its_pairs(folder, monkeypatch):
+    """A part of a study."""
+    objective = "training.objective={kind: studies.one.two:Twice, cell: plain, fall: 4}"
+    succeeded(train(folder, "plain", objective))
+    monkeypatch.chdir(folder)
+    student = psld.load("models/by-hand/student")
+    low, high = student.levels
+    part, facts = student.settings.training.objective, facts_of(student.settings, student.process)
+    pairs = part.noising(replace(facts, init="by-hand/teacher"))
+    x, (y, *_) = pairs.chosen(torch.arange(12), CPU)
+    seen = []
+    batch = SimpleNamespace(noising=pairs, t=torch.arange(12), x0=x)
+    part.loss(lambda *given: seen.append(given) or y, batch)
+    [(states, levels)] = seen
+    torch.testing.assert_close(levels.view(6, 2), torch.tensor([[high, high / 4]]).expand(6, 2))
+    assert states[0::2].equal(x[0::2] + (y - x)[0::2])
+    torch.testing.assert_close(states[1::2], (0.75 * x + 0.25 * y)[1::2])
+    assert low == pytest.approx(high / 4)
+    twice = {"sampler": "few", "steps": 2, "eta": 0, "fall": 4}
+    assert student.sample(3, **twice).shape == (3, 1, 8, 8)
+    assert student.sample(3, **ONCE).shape == (3, 1, 8, 8)
+    for wrong, said in (({"steps": 3}, "steps=1"), ({"eta": 1}, "eta=0"), ({"fall": 3}, "fall=4")):
+        with pytest.raises(UserError, match=said):
+            student.sample(3, **twice | wrong)
