@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from psld.config.compose import over
+from psld.config.compose import for_hydra, over
 from psld.config.settings import (
     DIGEST,
     FREE,
@@ -163,6 +163,11 @@ def test_words_of_a_command_line_without_hydra():
     }
     assert content == {"a": {"b": 0, "c": 1}, "d": 2}
     assert quoted(r"it's a\b") == r"'it\'s a\\b'"
+
+
+def test_a_part_is_named_before_its_settings_whichever_word_comes_first():
+    words = ["training.optimizer.weight_decay=1", "training.optimizer=adamw"]
+    assert for_hydra(words) == for_hydra(words[::-1])
 
 
 def test_what_is_typed_takes_the_place_of_a_grid_s_words():

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -141,6 +142,9 @@ def test_a_reference_may_differ_by_rounding_only(reader, certificate):
     )
     assert "test.logits: the distance from yours is inf" in printed
     assert "train.values: " not in printed
+    write_other_reference(reader, parts | {"test": Features(parts["test"].values * math.nan)})
+    printed = compared(reader, certificate).stdout
+    assert "test.values: the distance from yours is nan of the spread" in printed
     write_other_reference(reader, parts, extractor_digest="f" * 64)
     finished = compared(reader, certificate)
     refused(finished, 1)
