@@ -30,14 +30,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from psld.commands.command import Command
-from psld.config.compose import (
-    Composer,
-    content_of,
-    for_hydra,
-    name_dataset,
-    over,
-    refusing,
-)
+from psld.config.compose import Composer, content_of, for_hydra, name_dataset, over, refusing
 from psld.config.locations import CONFIGS, config_file
 from psld.config.settings import (
     Settings,

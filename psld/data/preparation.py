@@ -17,14 +17,7 @@ import numpy as np
 from PIL import Image
 
 from psld.config.settings import load_record, with_digest
-from psld.data.images import (
-    BrokenPicture,
-    as_image,
-    central_square,
-    refuse,
-    size_text,
-    to_channels,
-)
+from psld.data.images import BrokenPicture, as_image, central_square, refuse, size_text, to_channels
 from psld.data.settings import DatasetSettings, FilterName, Images, PrepareSettings, Source
 from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
 from psld.utils import VERSION

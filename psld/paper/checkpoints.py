@@ -17,13 +17,7 @@ import torch
 from psld.data.store import ImageStore
 from psld.networks.ncsnpp import Encoder
 from psld.paper.parameters import check_finite, from_official, official_shapes, read_checkpoint
-from psld.training.manifest import (
-    MANIFEST,
-    Imported,
-    make_way,
-    note_checkpoint,
-    noted_checkpoint,
-)
+from psld.training.manifest import MANIFEST, Imported, make_way, note_checkpoint, noted_checkpoint
 from psld.training.model import build, build_process, write_model
 from psld.training.settings import (
     ImportFilesSettings,

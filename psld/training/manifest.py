@@ -24,12 +24,7 @@ from psld.config.settings import (
     with_digest,
     write_record,
 )
-from psld.training.settings import (
-    GuideModelSettings,
-    ModelSettings,
-    RunSettings,
-    TrainedSettings,
-)
+from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
 from psld.utils.code import COPIES
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json, write_json, write_text
