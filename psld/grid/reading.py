@@ -22,7 +22,7 @@ from pydantic import Field
 from psld.config.locations import config_file, config_names
 from psld.config.settings import Settings, parse
 from psld.grid.schema import PLACEHOLDER, GridFile, check_name, fill
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, locating
 
 MOST = 10_000
 """The most entries that a name with placeholders may stand for."""
@@ -45,10 +45,8 @@ class Rehearsal(Settings):
 
 def grid_path(name: str) -> Path:
     """Return the file of a grid. Raises UserError if there is none, or for an impossible name."""
-    try:
+    with locating(f"configs/grid/{name}.yaml", ValueError):
         check_name("grid", name)
-    except ValueError as error:
-        raise UserError(f"configs/grid/{name}.yaml: {error}") from None
     path = config_file("grid", name)
     if path is None:
         known = ", ".join(config_names("grid"))

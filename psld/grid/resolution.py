@@ -32,7 +32,7 @@ from psld.sampling.named import named_in
 from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.init import check_alike
 from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, locating
 from psld.utils.files import digest_of
 
 
@@ -80,11 +80,9 @@ class _Resolver:
         by_folder = {model.folder: model for model in models.values()}
         for name, model in models.items():
             init = model.settings.init
-            try:
-                if init and init.model.name in by_folder:  # not one of another grid
+            if init and init.model.name in by_folder:  # not one of another grid
+                with locating(f"{self.path}: models.{name}"):
                     check_alike(model.settings, by_folder[init.model.name].settings)
-            except UserError as error:
-                raise UserError(f"{self.path}: models.{name}: {error}") from None
         shared = {n: models[each.weights] for n, each in models.items() if each.weights}
         return models | {name: self._sharing(models[name], shared[name]) for name in shared}
 
@@ -104,11 +102,9 @@ class _Resolver:
             }
             content = content | in_grid("models", grid, name) | {"averages": averages}
             settings = parse(TrainSettings, content, where)
-        try:
+        with locating(f"{where}: training.objective.cell"):
             for read in groups_of(CellRead, settings.training.objective):
                 settings.training.objective.check_cell(self.cells_read[read.name].settings)
-        except UserError as error:
-            raise UserError(f"{where}: training.objective.cell: {error}") from None
         origin = entry.model_dump(include={*Origin.model_fields})
         self.known[name] = ModelRecord(settings=settings, trained_with=trained, **origin)
         return self.known[name]
@@ -185,8 +181,8 @@ class _Resolver:
         where, entry = f"{self.path}: guides.{name}", self.file.guides[name]
         with self._reading(where, f"guides.{name}"):
             content = self.composer.content("train_guide", entry.overrides, where)
-            content = content | in_grid("guides", self.name, name)
-            settings = parse(TrainGuideSettings, content, where)
+            own = in_grid("guides", self.name, name)
+            settings = parse(TrainGuideSettings, content | own, where)
         return GuideRecord(settings=settings, checkpoint=entry.checkpoint)
 
     @cached_property
@@ -271,12 +267,10 @@ class _Resolver:
         for model, sampler in product(self.models.values(), self.samplers.values()):
             name = start_name(dataset := model.settings.dataset, sampler.settings)
             if name and name not in starts:
+                where = f"{self.path}: start {name}"
                 words = [f"dataset={dataset.name}", f"data={quoted(model.settings.data)}"]
-                content = self.composer.content(
-                    "start", words, where := f"{self.path}: start {name}"
-                )
                 asked = {"dataset": dataset, "classes": sampler.settings.asks_for_classes}
-                content = content | asked
+                content = self.composer.content("start", words, where) | asked
                 starts[name] = StartRecord(settings=parse(StartSettings, content, where))
         return starts
 
@@ -297,20 +291,16 @@ class _Resolver:
         return datasets
 
     def _dataset(self, name: str, where: str) -> DatasetRecord:
-        try:
+        with locating(where, ValueError):
             check_name("dataset", name)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
         content = self.composer.content("prepare", [f"dataset={name}"], where)
         return DatasetRecord(settings=parse(PrepareSettings, content, where))
 
     def _check_cells(self, grid: Grid) -> None:
         for cell in grid.cells.values():
             guide = cell.guide and cell.guide.settings
-            try:
+            with locating(f"{self.path}: cell {cell.name}"):
                 check_fit(cell.sampler.settings, cell.model.settings, guide)
-            except UserError as error:
-                raise UserError(f"{self.path}: cell {cell.name}: {error}") from None
             dataset = cell.model.settings.dataset
             for metric in (measurement.metric for measurement in cell.measurements):
                 where, lacks = f"{self.path}: cell {cell.name}: {metric.name}", "has none; use"

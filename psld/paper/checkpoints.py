@@ -25,7 +25,7 @@ from psld.training.settings import (
     ImportModelSettings,
     Trained,
 )
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, locating
 
 
 def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
@@ -43,10 +43,8 @@ def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
     store = None
     if Path(settings.data).exists():
         store = ImageStore.open_for(settings.data, settings.dataset)
-    try:
+    with locating(path):
         network.load_state_dict(from_official(checkpoint.weights(chosen), network))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
     make_way(settings.output, checkpoint.sha256, settings.replace)
     step = checkpoint.step
     imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)

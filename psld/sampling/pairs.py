@@ -19,7 +19,7 @@ from psld.sampling.settings import CellSettings, ShardRecord
 from psld.sampling.shards import Shard, load_made_by, origin_of, shard_path
 from psld.training.init import read_source
 from psld.training.objectives import Facts
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, locating
 from psld.utils.randomness import ShardNoise
 
 CPU = torch.device("cpu")
@@ -73,14 +73,12 @@ class Pairs:
         law, channels = cast(GaussianStart, sampler.gaussian), sampler.shape[0]
         self.level, images, labels, starts = law.sigma, [], [], []
         for index, digest in digests.items():
-            try:
+            with locating("training.objective.cell"):
                 shard = load_made_by(shard_path(folder, index), origin.at(index))
-            except UserError as error:
-                raise UserError(f"training.objective.cell: {error}") from None
             if shard.digest() != digest:
                 raise UserError(f"{where}: shard {index} is another than its record says")
-            known = () if shard.labels is None else (shard.labels,)
-            labels += map(torch.from_numpy, known)
+            if shard.labels is not None:
+                labels.append(torch.from_numpy(shard.labels))
             states = (len(shard.images), sampler.process.blocks * channels, *sampler.shape[1:])
             with ShardNoise(cell.seed, index, states, CPU) as noise:
                 group = labels[-1] if labels else None
@@ -112,10 +110,8 @@ def cell_of(check: Check, shard: Shard, model: str, where: str) -> CellSettings:
     Raises UserError if a student cannot learn from it.
     """
     named = named_by_words(shard.origin.words, where)
-    try:
+    with locating(where):
         check(named.sampler)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
     return CellSettings(
         model=str(read_source(model)[0]),
         process=named.process,

@@ -23,7 +23,7 @@ from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.gaussian import GaussianData
 from psld.training.settings import Start, StartSettings, start_file
 from psld.utils.device import all_bits
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, locating
 from psld.utils.randomness import Stream, stream_seed
 from psld.utils.tensors import load_tensors, save_tensors
 
@@ -69,10 +69,8 @@ def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
     print("fitting a mixture of Gaussians to the training images, to start from", flush=True)
     images, labels = store.images("train"), store.labels("train")
     num_classes = store.num_classes if settings.classes else 0
-    try:
+    with locating(settings.data):
         start = measure_start(images, device, settings.start, labels, num_classes, dataset.flip)
-    except UserError as error:
-        raise UserError(f"{settings.data}: {error}") from None
     origin = {"dataset": store.digest, "flip": dataset.flip, "classes": settings.classes}
     origin |= {"settings": settings.start.model_dump(mode="json")}
     save_tensors(path, KIND, start.data.arrays() | {"levels": start.levels}, origin)

@@ -142,6 +142,15 @@ def reading(
         raise kind(f"{path}: {wrong} ({reason}){remedy}") from None
 
 
+@contextmanager
+def locating(where: Any, kind: type[Exception] = UserError) -> Iterator[None]:
+    """Raise an error of this kind as a UserError whose line begins with the place."""
+    try:
+        yield
+    except kind as error:
+        raise UserError(f"{where}: {error}") from None
+
+
 def printable(text: str) -> str:
     """Escape control characters: those in a file's name could change what a terminal shows."""
     control = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
