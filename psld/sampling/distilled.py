@@ -44,9 +44,6 @@ class Distilled(Denoiser):
     """The first shard that is learned. Equal seeds and numbers of shards have equal noise, so leave
     out as many as are measured of the student: else these are starts that it has seen."""
 
-    def in_identity(self):
-        return self.identity()
-
     def check_cell(self, sampler):
         wrong = [key for key, needed in NEEDED.items() if getattr(sampler, key, None) != needed]
         wrong += [] if _is_plain(sampler.guidance) else ["guidance"]

@@ -45,6 +45,9 @@ class Facts:
 OPTIONAL = frozenset({"noise_law", "time_eps", "weighting", "label_dropout"})
 """The settings of a training that not every objective uses."""
 
+SHORT = {"epsilon": None, "guide": None, "denoiser": "denoiser", "image-guide": "denoiser"}
+"""The identities of shipped kinds that have a short one, as before there were others."""
+
 
 class Objective(Part):
     """What a training minimizes. By default its network predicts the noise of a process's states.
@@ -72,10 +75,6 @@ class Objective(Part):
     of_data: ClassVar[Set[str]] = frozenset()
     """Buffers of the module that the training images decide: they stay if a training starts from
     a model of other images."""
-
-    def in_identity(self) -> Any:
-        """Return what decides the weights, for JSON."""
-        return self.identity()
 
     def check_recipe(self, training: "LoopSettings") -> None:
         """Raise ValueError, with the key, for settings of the training that do not fit."""
@@ -122,14 +121,9 @@ class Objective(Part):
 
     def eps(self, module: "Network", process: "LinearProcess") -> "Network":
         """Return ε(z, t), or ε(z, t, label), of a process, from the module that was trained."""
-        return self._of_states(module, process, gives_image=True)
-
-    def _of_states(
-        self, module: "Network", process: "LinearProcess", gives_image: bool
-    ) -> "Network":
         from psld.diffusion.denoiser import SeesImages
 
-        return SeesImages(process, module, gives_image=gives_image) if self.sees_images else module
+        return SeesImages(process, module, gives_image=True) if self.sees_images else module
 
     def check(self, sampler: "SamplerSettings", process: "ProcessSettings") -> None:
         """Raise UserError if a sampler cannot sample such a model."""
@@ -154,9 +148,6 @@ class Objective(Part):
 class Epsilon(Objective):
     """The network predicts the noise ε of a process's states (paper, Eq. 10)."""
 
-    def in_identity(self) -> Any:
-        return None  # as before there were others
-
     def loss(self, module, batch):
         from psld.diffusion.loss import EpsilonLoss
 
@@ -178,9 +169,6 @@ class Denoiser(Objective):
     sees_images = True
     needs_deviation = True
     of_data = frozenset({"deviation"})
-
-    def in_identity(self) -> Any:
-        return self.kind
 
     def check_recipe(self, training):
         if getattr(training, "weighting", "fid") != "fid":
@@ -209,9 +197,6 @@ class Guide(Objective):
     makes = "guide"
     uses = frozenset({"noise_law", "time_eps"})
 
-    def in_identity(self) -> Any:
-        return None
-
     def check_dataset(self, training, dataset):
         if dataset.num_classes < 2:
             raise ValueError(
@@ -232,7 +217,9 @@ class Guide(Objective):
 
     def logits(self, module: "Network", process: "LinearProcess") -> "Network":
         """Return the logits of the classes, N×K, of states and times of a process."""
-        return self._of_states(module, process, gives_image=False)
+        from psld.diffusion.denoiser import SeesImages
+
+        return SeesImages(process, module, gives_image=False) if self.sees_images else module
 
     def preview(self, facts, module, store, picture):
         from psld.training.previews import accuracy_by_time, as_logged
@@ -256,9 +243,6 @@ class ImageGuide(Guide):
 
     uses = frozenset({"noise_law"})
     sees_images = True
-
-    def in_identity(self) -> Any:
-        return "denoiser"
 
 
 @dataclass(frozen=True)

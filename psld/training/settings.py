@@ -11,7 +11,7 @@ from psld.config.settings import FREE, Name, Neutral, Settings, groups_of
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import NoiseLaw, ProcessSettings
 from psld.networks.settings import Network
-from psld.training.objectives import OPTIONAL, Epsilon, Objective
+from psld.training.objectives import OPTIONAL, SHORT, Epsilon, Objective
 from psld.training.recipe import (
     Adam,
     Average,
@@ -155,14 +155,14 @@ class TrainedSettings(Settings):
 
         The source of a dataset decides its file, and not more. A network that serves every process
         is trained without the process, and an objective without the settings that it does not use.
-        The short forms of shipped objectives are not for classes of one's own below them.
+        Classes of one's own below shipped objectives have no short form.
         """
         content, objective = super().identity(), self.training.objective
         del content["dataset"]["source"]
         if objective.sees_images:
             del content["process"]
         unused = OPTIONAL - objective.uses
-        decides = objective.identity() if objective.code else objective.in_identity()
+        decides = SHORT.get(objective.kind, objective.identity())
         training = content["training"] | {"objective": decides}
         content["training"] = {
             key: each for key, each in training.items() if each is not None and key not in unused
