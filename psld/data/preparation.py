@@ -143,11 +143,8 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     if other := _other(record, settings.dataset):
         yield f"{output}: {other}; if you did that by hand, then for these: {again}"
         return
-    if not record.seen:
-        return
     with suppress(UserError, OSError):  # The dataset serves without its source.
-        now = _seen(settings.dataset.source)
-        if now != record.seen:
+        if record.seen and (now := _seen(settings.dataset.source)) != record.seen:
             both = (shorten(text, 100, placeholder=" …") for text in (record.seen, now))
             yield (
                 f"{output}: its source has changed since it was prepared ({'; now '.join(both)}). "

@@ -240,10 +240,9 @@ def described_dataset(path: Path) -> dict[str, Any]:
     """Return the dataset settings of a prepared file. Raises UserError without a whole record."""
     ImageStore.open(path)
     record = path.with_suffix(".json")
-    if not record.exists():
-        raise UserError(f"{record}: no such file, which says what is in {path.name}; {AGAIN}")
+    missing = f"no such file, which says what is in {path.name}; {AGAIN}"
     wrong = f"{record}: not the record of a dataset; {AGAIN}"
-    return read_record(Described, record, wrong).settings.model_dump(mode="json")
+    return read_record(Described, record, wrong, missing).settings.model_dump(mode="json")
 
 
 # -- pixels: bytes in files, numbers in [−1, 1] in networks; images are quantized only here -------
