@@ -98,8 +98,6 @@ def build(
 
 
 class Around(nn.Module):
-    """A module around a network."""
-
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

@@ -257,13 +257,8 @@ class UpLevel(nn.Module):
 
 
 def output_layers(in_channels: int, out_channels: int, scale: float = 1.0) -> nn.Sequential:
-    return nn.Sequential(
-        OrderedDict(
-            norm=group_norm(in_channels),
-            activation=nn.SiLU(),
-            conv=conv3x3(in_channels, out_channels, scale),
-        )
-    )
+    norm, conv = group_norm(in_channels), conv3x3(in_channels, out_channels, scale)
+    return nn.Sequential(OrderedDict(norm=norm, activation=nn.SiLU(), conv=conv))
 
 
 def attention_at(settings: EncoderSettings, size: int, channels: int) -> nn.Module:
@@ -297,10 +292,6 @@ def conv3x3(
     in_channels: int, out_channels: int, scale: float = 1.0, stride: int = 1, padding: int = 1
 ) -> nn.Conv2d:
     return initialized(nn.Conv2d(in_channels, out_channels, 3, stride, padding), scale)
-
-
-def conv1x1(in_channels: int, out_channels: int, scale: float = 1.0) -> nn.Conv2d:
-    return initialized(nn.Conv2d(in_channels, out_channels, 1), scale)
 
 
 def linear(in_features: int, out_features: int, scale: float = 1.0) -> nn.Linear:
@@ -516,7 +507,7 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels or resample is not None:
             scale = 1.0 if settings.block == "biggan" else NETWORK_IN_NETWORK_SCALE
-            self.shortcut = conv1x1(in_channels, out_channels, scale)
+            self.shortcut = initialized(nn.Conv2d(in_channels, out_channels, 1), scale)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x: B×C×H×W; embedding: B×(4·base_channels), its activation already applied."""
@@ -552,7 +543,7 @@ class Combine(nn.Module):
 
     def __init__(self, pyramid_channels: int, channels: int, concatenate: bool):
         super().__init__()
-        self.conv = conv1x1(pyramid_channels, channels)
+        self.conv = initialized(nn.Conv2d(pyramid_channels, channels, 1))
         self.concatenate = concatenate
 
     def forward(self, pyramid: Tensor, h: Tensor) -> Tensor:
