@@ -1,6 +1,7 @@
 """Published baselines: generalized DDIM (gDDIM) and conjugate integrators."""
 
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -40,9 +41,7 @@ class GDDIM:
         self.state, self.eps = table(state, device), table(eps, device)
         self.projection = table(projection, device)
         self.transition = table(process.transition_between(start, end), device)
-        self.weights = step_weights(
-            partial(_gddim_weights, process, root), grid, self.order, device
-        )
+        self.weights = step_weights(partial(_gddim_weights, process, root), grid, order, device)
         self.history: list[Tensor] = []
         """ε^R so far, newest first."""
 
@@ -136,10 +135,8 @@ def _conjugate_coefficients(
     stops = torch.cat([start[:, None], nodes, end[:, None]], dim=1)
     transition = torch.eye(process.blocks, dtype=torch.float64).expand(len(end), -1, -1)
     transitions = []
-    for index in reversed(range(stops.shape[1] - 1)):
-        transition = transition @ _conjugate_transition(
-            process, B, stops[:, index], stops[:, index + 1]
-        )
+    for before, after in reversed(list(pairwise(stops.unbind(dim=1)))):
+        transition = transition @ _conjugate_transition(process, B, before, after)
         transitions.append(transition)
     whole, *from_nodes = reversed(transitions)
     density = -0.5 * process.diffusion_squared(nodes) @ process.score_matrix(nodes)

@@ -168,7 +168,6 @@ def _parameters(layer: nn.Module, settings: EncoderSettings) -> Iterator[tuple[s
 # -- checkpoints --------------------------------------------------------------------------------
 
 NETWORK_PREFIXES = ("score_fn.", "clf_fn.")
-EMA_PREFIX = "ema_score_fn."
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 KEPT = ("state_dict", "global_step")
 """All that is read from a checkpoint."""
@@ -207,7 +206,7 @@ def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
         raise UserError(f"{path}: not a Lightning checkpoint: it has no state_dict of tensors")
     score, guide, ema = (
         {name.removeprefix(p): weight for name, weight in state.items() if name.startswith(p)}
-        for p in (*NETWORK_PREFIXES, EMA_PREFIX)
+        for p in (*NETWORK_PREFIXES, "ema_score_fn.")
     )
     if not score and not guide:
         raise UserError(
