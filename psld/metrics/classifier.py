@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -86,9 +86,6 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> Iterator[nn.Modu
     yield nn.SiLU()
 
 
-# -- training -----------------------------------------------------------------------------------
-
-
 def train_classifier(
     images: Tensor, labels: Tensor, device: torch.device, how: "ClassifierSettings"
 ) -> FeatureClassifier:
@@ -106,9 +103,8 @@ def train_classifier(
     random = generator("cpu", how.seed, Stream.BATCH)
     # A small network has one thread here as in the workflow's jobs, so the same bits by hand.
     threads = enough_threads(network, how.batch_size, images[0].numel())
-    progress = Progress("classifier", "step", steps)
     loss = torch.zeros(())
-    with threads:
+    with threads, closing(Progress("classifier", "step", steps)) as progress:
         for _ in range(steps):
             index = torch.randint(len(images), (how.batch_size,), generator=random)
             index = index.to(device, non_blocking=True)
@@ -119,7 +115,6 @@ def train_classifier(
             optimizer.step()
             schedule.step()
             progress.update()
-    progress.close()
     if not loss.isfinite():  # checked only once: a check at every step would make the device wait
         raise RunError("the feature classifier diverged: lower metric.extractor.learning_rate")
     return network

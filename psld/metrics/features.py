@@ -122,9 +122,8 @@ class Features:
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Return the features of all parts in their order, on the CPU."""
         tensors = [part.tensors() for part in parts]
-        return cls(
-            **{name: torch.cat([each[name] for each in tensors]).cpu() for name in tensors[0]}
-        )
+        joined = {name: torch.cat([each[name] for each in tensors]).cpu() for name in tensors[0]}
+        return cls(**joined)
 
     def numbered(self) -> Self:
         """Return the features with `numbers`; of a dataset's images only features were kept."""

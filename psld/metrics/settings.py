@@ -44,8 +44,6 @@ class Extractor(_Named):
     noun = "extractor"
     told = ("classifies",)
 
-    kind: str
-
     trains: ClassVar[bool] = False
     """It is trained on the training split of each dataset, by `train`."""
     classifies: ClassVar[bool] = False
