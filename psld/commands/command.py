@@ -23,8 +23,6 @@ from psld.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Command:
-    """A command's name and settings, and where they come from."""
-
     name: str
     kind: type[Settings]
     record: str = ""

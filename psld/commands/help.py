@@ -15,8 +15,6 @@ from psld.commands.command import Command
 from psld.config.locations import config_names
 from psld.config.settings import Settings, group_of, over_default
 
-WIDTH = 100
-
 MISSING = "???"
 """Hydra's and our mark of a required value."""
 
@@ -82,7 +80,7 @@ def _lines(kind: type[Settings], values: dict[str, Any], indent: int = 2) -> Ite
 
 def _filled(text: str, first: int, rest: int) -> str:
     margins: dict[str, Any] = {"initial_indent": " " * first, "subsequent_indent": " " * rest}
-    return textwrap.fill(text, WIDTH, **margins, break_on_hyphens=False)
+    return textwrap.fill(text, 100, **margins, break_on_hyphens=False)
 
 
 def descriptions(kind: type[Settings]) -> dict[str, str]:

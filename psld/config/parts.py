@@ -161,7 +161,6 @@ class UnknownPart:
         return content.get(IDENTITY) or _deciding(content)
 
     def build(self, *_: Any, **__: Any) -> Any:
-        """Raise UserError."""
         raise UserError(self.missing)
 
     open = build

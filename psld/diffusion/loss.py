@@ -87,13 +87,12 @@ class NoisyStates:
         return z, batch.t.to(z.device, z.dtype, non_blocking=True)
 
 
+@dataclass(frozen=True)
 class NoisyImages:
     """Images with noise, y = x₀ + σ n, N×C×H×W: what every process knows of its image."""
 
+    law: NoiseLaw
     blocks, auxiliary = 1, 0
-
-    def __init__(self, law: NoiseLaw) -> None:
-        self.law = law
 
     def levels(self, uniform: Tensor) -> Tensor:
         return noise_levels(self.law, uniform)

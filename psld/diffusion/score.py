@@ -30,8 +30,7 @@ def at_time(network: Network | ClassNetwork, t: float) -> Callable[..., Tensor]:
 
     A network that has coefficients of its own tabulates them (`psld.diffusion.denoiser`).
     """
-    tabulated = getattr(network, "at", None)
-    if tabulated:
+    if tabulated := getattr(network, "at", None):
         return tabulated(t)
     return lambda z, *label: network(z, z.new_full(z.shape[:1], t, dtype=torch.float32), *label)
 

@@ -106,7 +106,6 @@ class MeasuredImages(NamedTuple):
     numbers: Tensor | None = None
     """`distinct_numbers` of images of others; None for a cell's."""
     silent: bool = False
-    """Show no progress."""
 
 
 def evaluate(

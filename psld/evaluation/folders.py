@@ -23,15 +23,13 @@ from psld.metrics.classifier import ImageShape, deterministic
 from psld.metrics.extraction import KEY, FeatureExtractor, batches_of, gather, load_extractor
 from psld.metrics.features import Device, Features, Reference
 from psld.metrics.settings import Extractor, MetricSettings
-from psld.training.manifest import ModelManifest
+from psld.training.manifest import MANIFEST, WEIGHTS, ModelManifest
 from psld.utils.code import MEASURE
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.tensors import grouped, load_tensors, save_tensors
 
-WEIGHTS = "weights.safetensors"
 FEATURES = "features.safetensors"
-MANIFEST = "manifest.json"
 TRAIN_AGAIN = "run psld train_extractor again"
 REMEDY = "run psld reference again"
 MISSING = "no such file; make it with {}, of the same dataset and metric"
@@ -96,8 +94,6 @@ def accuracy(
 
 
 class ExtractorManifest(MadeRecord):
-    """The record of a trained extractor: its settings, its data and its accuracy."""
-
     extractor: Extractor
     shape: ImageShape
     dataset: str
@@ -134,8 +130,6 @@ def load_trained(folder: str | Path, device: Device = "cpu") -> FeatureExtractor
 
 
 class ReferenceManifest(MadeRecord):
-    """The record of a reference: its extractor and its data."""
-
     extractor: Extractor
     truncated_reference: bool
     """True if the real images were truncated as samples are."""

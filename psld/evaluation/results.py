@@ -42,7 +42,6 @@ class CellResult(MadeRecord):
     record: str
     """The digest of what decides the result: a table shows the results of its own records."""
     metric: dict[str, Any]
-    """Settings of the metric."""
     estimate: Estimate
     """The value, with what its interval needs."""
     void: str | None = None
@@ -72,7 +71,6 @@ class CellResult(MadeRecord):
     model: Weights | None = None
     guide: Weights | None = None
     sampler: dict[str, Any] | None = None
-    """Settings of the sampler."""
     seed: int | None = None
     start_sha256: str | None = None
     """The start of the samples, which is made of training images; null for the prior."""
@@ -127,8 +125,6 @@ class ModelResult(CellResult):
 
 
 class NumberKind(NamedTuple):
-    """A kind of number that a table can show."""
-
     read: Callable[[ModelResult], Estimate | float]
     """Returns the number of a result; an Estimate has an interval."""
     decimals: int = 2

@@ -29,9 +29,6 @@ class Measurement(Settings):
         return digest_of([images, self.metric.identity(), self.samples])
 
 
-# -- commands --------------------------------------------------------------------------------------
-
-
 class FeatureFolders(Settings):
     """The folders of the features that metrics share."""
 

@@ -34,9 +34,6 @@ from psld.metrics.estimate import (
 LEAST_TRAININGS = 3
 """The fewest trainings for a verdict that is not of these weights alone."""
 
-Scope = Literal["training", "imported weights", "these weights"]
-"""What a verdict is of; with fewer than three trainings, it is of these weights."""
-
 Status = Literal[  # noqa: RUF041
     Literal["reproduced", "off", "agrees for these weights", "differs for these weights"],
     Literal["agrees for imported weights", "differs for imported weights"],
@@ -165,7 +162,8 @@ class Entry:
         return stdev(values) if len(values) > 1 else None
 
     @property
-    def scope(self) -> Scope:
+    def scope(self) -> Literal["training", "imported weights", "these weights"]:
+        """What a verdict is of; with fewer than three trainings, it is of these weights."""
         if any(result.model.imported for result in self.results):
             return "imported weights"
         return "training" if len(self.by_training) >= LEAST_TRAININGS else "these weights"

@@ -24,8 +24,6 @@ PLOTS = {
 }
 """The plots of numbers that a grid may have: name → contents."""
 
-Kind = Literal["plot", "samples", "comparison", "nearest"]
-
 FIRST = ("Samples", "Compared by the grid")
 
 LEAST_FRICTIONS = 3
@@ -74,7 +72,7 @@ class GridFigure:
     """One figure of a grid, results/figures/GRID/NAME."""
 
     name: str
-    kind: Kind
+    kind: Literal["plot", "samples", "comparison", "nearest"]
     """`samples` shows the images of one cell; `comparison` shows one cell in each row; `nearest`
     shows the samples of one cell that are nearest to training images, above these images."""
     title: str

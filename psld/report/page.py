@@ -75,7 +75,6 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
     for sampler in grid.samplers.values():
         budgets.setdefault(sampler.family, set()).add(sampler.budget)
     samples = sorted({shown.samples for shown in grid.file.cells_shown})
-    seeds = {"training": grid.file.seeds.training, "sampling": grid.file.seeds.sampling}
     label = grid.file.label
     facts = {
         "Datasets": list(grid.datasets),
@@ -83,7 +82,7 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
         "Samplers": [f"{label(f)} ({', '.join(sorted(b, key=float))})" for f, b in budgets.items()],
         "Metrics": list(grid.metrics),
         "Samples of each cell": [f"{number:,}" for number in samples],
-        "Seeds": [f"{len(values)} of {what}" for what, values in seeds.items() if len(values) > 1],
+        "Seeds": [f"{len(seeds)} of {what}" for what, seeds in grid.file.seeds if len(seeds) > 1],
     }
     return {name: items for name, items in facts.items() if items}
 
@@ -112,9 +111,8 @@ def _embedded(path: Path) -> tuple[str, int, int]:
         Image.open(content).verify()  # the checksums, which are not looked at otherwise
         image = Image.open(content).convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:  # as Pillow reports damage
-        raise UserError(
-            f"{path}: not a whole picture ({error}); delete it and draw it again"
-        ) from None
+        remedy = "delete it and draw it again"
+        raise UserError(f"{path}: not a whole picture ({error}); {remedy}") from None
     few = image.getcolors(FEW_COLORS) is not None
     image.thumbnail((MOST_PIXELS, MOST_PIXELS * 8))
     stream = io.BytesIO()

@@ -251,9 +251,6 @@ def save(figure: Figure, output: str) -> None:
     print(f"wrote {output}.png and {output}.svg")
 
 
-# -- panels ---------------------------------------------------------------------------------------
-
-
 def _draw_panels(
     panels: Sequence[Panel], x_label: str, set_x_axis: Callable[[Axes, list[float]], None]
 ) -> Figure:

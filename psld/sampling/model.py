@@ -255,9 +255,6 @@ def _loaded(
     return manifest.model_copy(update={"settings": settings}), network
 
 
-# -- all that decides how images are sampled but their noise, resolved once for many ---------------
-
-
 @dataclass(frozen=True)
 class ImageSampler:
     """All that decides how images are sampled but their noise, resolved once."""

@@ -26,7 +26,6 @@ History = list[dict[str, float]]
 learning_rate; on GPUs also peak_memory_gib and mfu (model FLOPs utilization); of a guide's preview
 also its accuracies."""
 
-
 OPTIMIZER, AVERAGE = "training.optimizer", "training.average"
 
 
