@@ -86,13 +86,12 @@ def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:
     # Keep the job if the terminal closes: it may take days.
     if detach or number == signal.SIGHUP:
         say(f"{name}: the job goes on; run the same command again to come back to it")
-        sys.exit(128 + number)
-    if not launcher.in_charge:
+    elif not launcher.in_charge:
         say(f"{name}: the job of the other launcher goes on")
-        sys.exit(128 + number)
-    try:
-        launcher.cancel()
-        say(f"{name}: canceled the job; run the same command again to go on")
-    except slurm.Unreachable as error:
-        say(f"{name}: {error}; the job goes on: scancel --name={launcher.name} ends it")
+    else:
+        try:
+            launcher.cancel()
+            say(f"{name}: canceled the job; run the same command again to go on")
+        except slurm.Unreachable as error:
+            say(f"{name}: {error}; the job goes on: scancel --name={launcher.name} ends it")
     sys.exit(128 + number)

@@ -189,9 +189,8 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UserError(
-            f"{where}: " + "; ".join(_complaints(error, kind, content)[:SHOWN])
-        ) from None
+        complaints = "; ".join(_complaints(error, kind, content)[:SHOWN])
+        raise UserError(f"{where}: {complaints}") from None
 
 
 def with_digest(content: dict[str, Any]) -> dict[str, Any]:

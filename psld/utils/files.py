@@ -163,9 +163,8 @@ def read_json(path: str | Path, kind: Any = Any, missing: str = "no such file") 
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         place = ".".join(map(str, found["loc"])) or "content"
-        raise UserError(
-            f"{path}: {place}: {found['msg']}; delete the file and make it again"
-        ) from None
+        wrong = f"{place}: {found['msg']}"
+        raise UserError(f"{path}: {wrong}; delete the file and make it again") from None
     except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, lists in lists in …
         raise UserError(f"{path}: not valid JSON ({error}); delete it and make it again") from None
 

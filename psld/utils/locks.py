@@ -100,9 +100,8 @@ def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) 
 
     Raises UserError if the folder of the locks belongs to another user.
     """
-    make_private(
-        GPU_LOCKS, "set PSLD_GPU_LOCKS to a folder of yours, the same for all your jobs here"
-    )
+    remedy = "set PSLD_GPU_LOCKS to a folder of yours, the same for all your jobs here"
+    make_private(GPU_LOCKS, remedy)
     taken: list[str] = []
     for attempt in itertools.count():
         earlier = [uuid for uuid in uuids if uuid in _held][:count]
