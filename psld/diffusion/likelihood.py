@@ -140,10 +140,9 @@ def _velocity(
         )
     pushed = mix(push[0], process.checked(eps, z))
     traces = []
-    for number, probe in enumerate(probes, start=1):
-        (product,) = torch.autograd.grad(
-            (pushed * probe).sum(), z, retain_graph=number < len(probes)
-        )
+    for probe in probes:
+        more = probe is not probes[-1]
+        (product,) = torch.autograd.grad((pushed * probe).sum(), z, retain_graph=more)
         traces.append((product * probe).flatten(1).sum(dim=1))
     pixels = z[0].numel() // process.blocks
     divergence = torch.stack(traces).mean(dim=0) + float(drift.trace()) * pixels

@@ -101,22 +101,18 @@ class AFHQv2(Source):
     def open(self):
         from psld.data.images import FileTree
 
-        path = published(
-            self.root,
-            "afhq_v2.zip",
-            "train",
+        advice = (
             "get the archive with `bash download.sh afhq-v2-dataset` of github.com/clovaai/"
-            "stargan-v2 and put it, or the unpacked folders train and test,",
+            "stargan-v2 and put it, or the unpacked folders train and test,"
         )
+        path = published(self.root, "afhq_v2.zip", "train", advice)
         tree = FileTree(path.parent if path.is_dir() else path)
-        names = tree.picture_names()
+        # The archive may hold the two folders inside another one.
+        folders = {name: PurePosixPath(name).parts[-3:-1] for name in tree.picture_names()}
 
         def pictures(split: str) -> Iterator[tuple[partial, int]]:
             for label, kind in enumerate(AFHQV2_CLASSES):
-                # The archive may hold the two folders inside another one.
-                inside = [
-                    each for each in names if PurePosixPath(each).parts[-3:-1] == (split, kind)
-                ]
+                inside = [name for name, folder in folders.items() if folder == (split, kind)]
                 if not inside:
                     wrong = f"no pictures in {split}/{kind}; unpack or get it again"
                     raise UserError(f"{tree.path}: {wrong}")
