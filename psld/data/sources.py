@@ -136,7 +136,6 @@ def _idx_split(images_path: Path, labels_path: Path, pad: int | None) -> list:
         raise UserError(
             f"{labels_path}: {len(labels)} labels, but {len(images)} images in {images_path.name}"
         )
-
     if pad:
         images = [partial(central_square, Image.fromarray(pixels), pad) for pixels in images]
     return list(zip(images, labels, strict=True))

@@ -114,9 +114,8 @@ def grid_from_json(text: str) -> Grid:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, ("grid", *first["loc"])))
-        raise UserError(
-            f"{where}: {first['msg']}; damaged, or of another version of psld: use that one"
-        ) from None
+        remedy = "damaged, or of another version of psld: use that one"
+        raise UserError(f"{where}: {first['msg']}; {remedy}") from None
 
 
 def _read(name: str) -> tuple[str, Grid | None]:

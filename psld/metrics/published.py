@@ -119,10 +119,6 @@ class Inception(FeatureExtractorInceptionV3):
 DINOV2_URL = "https://dl.fbaipublicfiles.com/dinov2/{0}/{0}_pretrain.pth"
 """The address of the weights that Meta publishes."""
 
-DINOV2_MEAN = (0.485, 0.456, 0.406)
-DINOV2_DEVIATION = (0.229, 0.224, 0.225)
-"""ImageNet's mean and standard deviation of RGB values in [0, 1]."""
-
 DINOV2_SIZES = {
     "small": ("dinov2_vits14", 384, 12, 6),
     "base": ("dinov2_vitb14", 768, 12, 12),
@@ -145,10 +141,10 @@ class DINOv2Network(_Published):
         build = partial(vision_transformer, width=width, depth=depth, heads=heads)
         network, state = _load_network("DINOv2", weights, url, build)
         super().__init__(network, f"DINOv2 {file} {SIDE}", state, device)
-        # Made here: a copy to a GPU holds up the host.
+        # ImageNet's, of RGB values. Made here: a copy to a GPU holds up the host.
         self._mean, self._deviation = (
             255 * torch.tensor(values, device=device)[:, None, None]
-            for values in (DINOV2_MEAN, DINOV2_DEVIATION)
+            for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:

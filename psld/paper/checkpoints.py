@@ -46,16 +46,13 @@ def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
     with locating(path):
         network.load_state_dict(from_official(checkpoint.weights(chosen), network))
     make_way(settings.output, checkpoint.sha256, settings.replace)
-    step = checkpoint.step
     imported = Imported(file=Path(path).name, sha256=checkpoint.sha256, weights=chosen)
-    write_model(settings.output, settings, network, store, step, imported=imported)
-    print(f"wrote {settings.output}: {chosen} weights, step {step}")
+    write_model(settings.output, settings, network, store, checkpoint.step, imported=imported)
+    print(f"wrote {settings.output}: {chosen} weights, step {checkpoint.step}")
 
 
 PATTERN = "*.ckpt"
 GAMMA = re.compile(r"gamma=(\d+(?:\.\d+)?)")
-MISNAMED = "celeba64", 0.01, "scripts_psld/ablations/uncond/celeba64/train_uncond_psld.sh"
-"""Dataset, Γ in the path, and the official script that trains Γ = 0.25 under this name."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -202,8 +199,8 @@ def described(file: Recognized) -> str:
     text = f"{word_for(settings)}, step {file.step} of {settings.training.steps}"
     if file.step is not None and file.step < settings.training.steps / 2:
         text += "; warning: less than half of the training"
-    dataset, gamma, script = MISNAMED
-    if (settings.dataset.name, file.gamma) == (dataset, gamma):
+    if (settings.dataset.name, file.gamma) == ("celeba64", 0.01):
+        script = "scripts_psld/ablations/uncond/celeba64/train_uncond_psld.sh"
         text += (
             f"; warning: the official {script} trains Γ = 0.25 under this name: if the file is "
             "from it, name its model (psld import_model FILE model=GRID/MODEL)"
