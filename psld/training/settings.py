@@ -162,7 +162,8 @@ class TrainedSettings(Settings):
         if objective.sees_images:
             del content["process"]
         unused = OPTIONAL - objective.uses
-        decides = SHORT.get(objective.kind, objective.identity())
+        decides = objective.identity()
+        decides = decides if objective.code else SHORT.get(objective.kind, decides)
         training = content["training"] | {"objective": decides}
         content["training"] = {
             key: each for key, each in training.items() if each is not None and key not in unused
