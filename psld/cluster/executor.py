@@ -103,37 +103,45 @@ class Executor(SlurmExecutor):
     # Submission, and the ends of jobs.
 
     def report_job_submission(self, job_info: Any, register_job: bool = True) -> None:
-        job_info.aux["submitted"] = time.time()
+        job_info.aux.setdefault("submitted", time.time())
         self.submitted.add(job_info.external_jobid)
         super().report_job_submission(job_info, register_job)
 
     def report_job_error(self, job_info: Any, msg: Any = "", **options: Any) -> None:
         """Report a failed job. If Slurm did not answer its submission, repeat that instead."""
         if job_info.external_jobid is None:
+            since = time.time() - slurm.ANSWER_SECONDS
             if self._states() is None:
                 return
             if any(sign in msg for sign in slurm.NO_ANSWER):
                 self._pause(5)
-                self._job_submission_executor.submit(self._submit_again, job_info.job, msg)
+                self._job_submission_executor.submit(self._submit_again, job_info.job, msg, since)
                 return
         super().report_job_error(job_info, msg=msg, **options)
 
-    def _submit_again(self, job: Any, error: str) -> None:
-        """Submit a job, unless Slurm has it: sbatch may end without the answer it was given."""
-        call = error.partition("sbatch call:")[2].partition("sbatch script:")[0]
-        options = dict(pairwise(shlex.split(call)))
-        named = partial(slurm.jobs_with_comment, self.run_uuid, options.get("--comment", ""))
-        numbers = self._answer(named)
-        if numbers is None:
-            return
-        if not (new := numbers - self.submitted):
-            self.run_job(job)
-            return
-        number = max(new, key=int)
-        log = Path(options["--output"].replace("%j", number))
-        self.logger.info(f"Job {job.jobid} had reached Slurm as job {number} (log: {log}).")
-        info = SubmittedJobInfo(job, external_jobid=number, aux={"slurm_logfile": log})
-        self._report_job_submission_threadsafe(info)
+    def _submit_again(self, job: Any, error: str, since: float) -> None:
+        """Submit a job, unless Slurm has it: sbatch may end without the answer it was given.
+
+        `since`: the job was not submitted before.
+        """
+        try:
+            call = error.partition("sbatch call:")[2].partition("sbatch script:")[0]
+            options = dict(pairwise(shlex.split(call)))
+            named = partial(slurm.jobs_with_comment, self.run_uuid, options.get("--comment", ""))
+            numbers = self._answer(named)
+            if numbers is None:
+                return
+            if not (new := numbers - self.submitted):
+                self.run_job(job)
+                return
+            number = max(new, key=int)
+            log = Path(options["--output"].replace("%j", number))
+            self.logger.info(f"Job {job.jobid} had reached Slurm as job {number} (log: {log}).")
+            aux = {"slurm_logfile": log, "submitted": since}
+            info = SubmittedJobInfo(job, external_jobid=number, aux=aux)
+            self._report_job_submission_threadsafe(info)
+        except Exception as failure:  # Nobody looks at what this thread raises.
+            self._report_job_error_threadsafe(SubmittedJobInfo(job), f"submission: {failure}")
 
     async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncGenerator[Any, None]:
         """Report the jobs that have ended; yield the others."""

@@ -117,15 +117,14 @@ def run_program(words: list[str], run: Path, done: Path) -> None:
         )
 
         def stop(number: int, _frame: FrameType | None) -> None:
-            with suppress(ProcessLookupError, FileNotFoundError):
-                if not stops:
-                    os.killpg(program.pid, signal.SIGTERM)
-                elif number == signal.SIGINT:
-                    # The ranks of torchrun are sessions of their own.
+            groups = [program.pid]
+            if stops:  # The ranks of torchrun are sessions of their own.
+                with suppress(FileNotFoundError, ProcessLookupError):
                     ranks = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text()
-                    for group in (program.pid, *map(int, ranks.split())):
-                        with suppress(ProcessLookupError):
-                            os.killpg(group, signal.SIGKILL)
+                    groups += map(int, ranks.split())
+            for group in groups if not stops or number == signal.SIGINT else ():
+                with suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL if stops else signal.SIGTERM)
             stops.append(number)
 
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

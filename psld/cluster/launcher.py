@@ -41,8 +41,8 @@ SETTLED_SECONDS = 20
 """Seconds that a job must have ended, if Slurm may requeue it: after the loss of a node."""
 FRUITLESS_JOBS = 2
 """Lost jobs in a row that may save nothing. A job that fails must have saved a step."""
-SAVING_SECONDS = 600
-"""Seconds that several ranks on this machine have to save after a signal."""
+SAVING_SECONDS = 120
+"""Seconds that several ranks on this machine have to save after a signal; older torch gives 30."""
 
 
 class Launcher:

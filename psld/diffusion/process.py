@@ -28,7 +28,7 @@ from psld.utils.errors import UserError
 
 Times = Tensor | float
 
-LEAST_LEFT, MOST_LEFT = 1e-6, 0.1
+LEAST_LEFT, MOST_LEFT = 1e-9, 0.1
 """How much of an image a process may leave at its final time; the paper's leave under 0.01. Less
 than that is lost in float32."""
 

@@ -20,10 +20,11 @@ from psld.networks.forward import enough_threads
 from psld.networks.settings import Network
 from psld.training.batches import Batches, Labels
 from psld.training.init import take_weights, with_sources
-from psld.training.loggers import fed
+from psld.training.loggers import LOGGED, fed
 from psld.training.loop import Log, StopRequest, check_schedule, train
 from psld.training.manifest import (
     HISTORY,
+    WANDB,
     WEIGHTS,
     TrainedManifest,
     TrainingHistory,
@@ -45,7 +46,7 @@ from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name
 from psld.utils.environment import rank_of_environment
 from psld.utils.errors import UserError
-from psld.utils.files import write_json
+from psld.utils.files import STEP, write_json
 from psld.utils.locks import held_if_free, sole_holder
 from psld.utils.progress import about
 from psld.utils.randomness import Stream, stream_seed
@@ -272,6 +273,8 @@ def _check_again(store: ImageStore, checkpoints: Path) -> None:
     except UserError:
         aside = checkpoints.with_name(f"{checkpoints.name}-{strftime('%Y%m%d-%H%M%S')}")
         checkpoints.rename(aside)
+        for name in (STEP, LOGGED, WANDB):  # They are of its steps.
+            (checkpoints.parent / name).unlink(missing_ok=True)
         raise UserError(
             f"{store.path}: overwritten during the training, which saw images of both; its "
             f"checkpoints are in {aside} now; prepare the dataset, and train again"

@@ -10,7 +10,8 @@ class Twice(Distilled):
     """‖D(y_σ; σ) − x‖² over the pairs (y, x) of a cell, as `Distilled`, at σ₀ and σ₁ = σ₀ / fall.
 
     y_σ = x + (σ / σ₀) (y − x) is where a step without noise leads from y at σ₀ to σ, if the first
-    evaluation finds x: the straight way of a pair (Liu et al., 2209.03003).
+    evaluation finds x: the straight way of a pair (Liu et al., 2209.03003). Of each micro-batch,
+    every other pair has σ₁, so micro-batches of one learn σ₀ alone.
     """
 
     fall: float = Field(default=3.0, gt=1)

@@ -58,7 +58,7 @@ def test_as_many_gpus_train_as_share_the_batch_unless_their_number_is_given(
     arguments, environment = became(f"tasks_per_node={given}")
     assert arguments == [*(torchrun if ranks > 1 else []), "-m", "psld", *COMMAND]
     assert not [name for name in environment if name.startswith("SLURM_")]
-    assert environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "600", "else ranks are killed in 30 s"
+    assert environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "120", "else ranks are killed in 30 s"
     assert environment.get("CUDA_VISIBLE_DEVICES") == (",".join(held) or visible)
     assert sorted(locks._held) == held
     assert all(os.get_inheritable(descriptor) for descriptor in locks._held.values())

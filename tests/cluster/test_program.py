@@ -1,5 +1,7 @@
 """A program of one's own that is launched: on this machine, and as a job."""
 
+import contextlib
+import os
 import signal
 import sys
 import time
@@ -49,7 +51,7 @@ def test_after_a_kill_of_the_launch_another_one_waits_for_the_program(folder):
 
 RANKS = """
 import signal, subprocess, sys
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, lambda *_: print("still saving", flush=True))
 wait = "import time; time.sleep(600)"
 rank = subprocess.Popen([sys.executable, "-c", wait], start_new_session=True)
 print(rank.pid, flush=True)
@@ -61,14 +63,47 @@ def test_a_second_interrupt_kills_the_ranks_too(folder):
     """They are sessions of their own, as torchrun's."""
     (folder / "wait.py").write_text(RANKS)
     with started(folder, launch()) as program:
-        rank = Path(f"/proc/{program.stdout.readline().strip()}/stat")
-        for _ in range(2):
-            assert rank.read_text().split()[2] in "SR"
+        rank = int(program.stdout.readline())
+        try:
             program.send_signal(signal.SIGINT)
-            time.sleep(0.5)
-        program.communicate(timeout=60)
+            assert program.stdout.readline() == "still saving\n"
+            os.kill(rank, 0)
+            program.send_signal(signal.SIGINT)
+            program.communicate(timeout=60)
+            assert program.returncode == 128 + signal.SIGINT
+            assert ended(rank)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGKILL)
+
+
+def test_a_second_interrupt_kills_what_a_shell_has_left(folder):
+    """The shell ends at the first one."""
+    (folder / "wait.py").write_text(RANKS.replace("start_new_session=True", ""))
+    words = command("launch", "done=DONE", "runs=runs", "--", "/bin/sh", "-c")
+    with started(folder, [*words, f"{sys.executable} wait.py; true"]) as program:
+        program.stdout.readline()
+        program.send_signal(signal.SIGINT)
+        assert program.stdout.readline() == "still saving\n"
+        time.sleep(1)
+        begun = time.monotonic()
+        program.send_signal(signal.SIGINT)
+        program.wait(timeout=90)
+        assert time.monotonic() - begun < 30
     assert program.returncode == 128 + signal.SIGINT
-    assert not rank.exists() or rank.read_text().split()[2] == "Z"
+
+
+def ended(number: int) -> bool:
+    """Wait until a process has ended, at most for a minute."""
+    stat = Path(f"/proc/{number}/stat")
+    for _ in range(600):
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] in "ZX":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 @pytest.mark.slow
