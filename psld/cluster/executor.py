@@ -120,14 +120,16 @@ class Executor(SlurmExecutor):
         super().report_job_error(job_info, msg=msg, **options)
 
     def _submit_again(self, job: Any, error: str, since: float) -> None:
-        """Submit a job, unless Slurm has it: sbatch may end without the answer it was given.
+        """Submit a job again, unless Slurm has it: the answer to sbatch may have been lost.
 
-        `since`: the job was not submitted before.
+        Args:
+            error: the plugin's, with the call of sbatch.
+            since: a time before the first attempt.
         """
         try:
             call = error.partition("sbatch call:")[2].partition("sbatch script:")[0]
             options = dict(pairwise(shlex.split(call)))
-            named = partial(slurm.jobs_with_comment, self.run_uuid, options.get("--comment", ""))
+            named = partial(slurm.jobs_with_comment, self.run_uuid, options.get("--comment"))
             numbers = self._answer(named)
             if numbers is None:
                 return

@@ -117,15 +117,18 @@ def run_program(words: list[str], run: Path, done: Path) -> None:
         )
 
         def stop(number: int, _frame: FrameType | None) -> None:
-            groups = [program.pid]
-            if stops:  # The ranks of torchrun are sessions of their own.
+            stops.append(number)
+            groups, is_first = [program.pid], len(stops) == 1
+            if not is_first:
+                if number != signal.SIGINT:
+                    return
                 with suppress(FileNotFoundError, ProcessLookupError):
+                    # The ranks of torchrun are sessions of their own.
                     ranks = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text()
                     groups += map(int, ranks.split())
-            for group in groups if not stops or number == signal.SIGINT else ():
+            for group in groups:
                 with suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGKILL if stops else signal.SIGTERM)
-            stops.append(number)
+                    os.killpg(group, signal.SIGTERM if is_first else signal.SIGKILL)
 
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup

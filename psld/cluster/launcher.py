@@ -41,8 +41,6 @@ SETTLED_SECONDS = 20
 """Seconds that a job must have ended, if Slurm may requeue it: after the loss of a node."""
 FRUITLESS_JOBS = 2
 """Lost jobs in a row that may save nothing. A job that fails must have saved a step."""
-SAVING_SECONDS = 120
-"""Seconds that several ranks on this machine have to save after a signal; older torch gives 30."""
 
 
 class Launcher:
@@ -269,8 +267,8 @@ def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
     if fewest <= ranks <= len(gpus):
         taken = take_gpus(list(gpus.values()), ranks, past_exec=True)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(list(gpus)[i] for i in taken)
-    # torchrun would kill ranks that are still saving half a minute after a signal.
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVING_SECONDS))
+    # As before a time limit; torchrun would kill ranks after half a minute, and older torch does.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(settings.warning_seconds))
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     if settings.done:
         torchrun = [sys.executable, "-m", *torchrun, "--no-python"]

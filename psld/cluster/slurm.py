@@ -143,8 +143,8 @@ def active_jobs_named(name: str) -> list[str]:
     return sorted(active, key=int, reverse=True)
 
 
-def jobs_with_comment(name: str, comment: str) -> set[str]:
-    """This user's jobs of that name and comment. Raises Unreachable."""
+def jobs_with_comment(name: str, comment: str | None) -> set[str]:
+    """This user's jobs of that name and comment; of None, none. Raises Unreachable."""
     options = ("--noheader", "--me", "--states=all", f"--name={name}", "--format=%A %k")
     lines = (line.strip().partition(" ") for line in _run("squeue", *options).splitlines())
     return {number for number, _, theirs in lines if theirs == comment}

@@ -29,8 +29,7 @@ from psld.utils.errors import UserError
 Times = Tensor | float
 
 LEAST_LEFT, MOST_LEFT = 1e-9, 0.1
-"""How much of an image a process may leave at its final time; the paper's leave under 0.01. Less
-than that is lost in float32."""
+"""How much of an image a process may leave at its final time; the paper's leave under 0.01."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,16 @@ class LinearProcess:
         self._reversed = LinearKernel((self.D - self.Q) @ inverse, self.D)
         self.predicted = self._predicted_blocks()
         left = float(self.image_mean(self.T).norm())
-        if not LEAST_LEFT <= left <= MOST_LEFT:
-            change, limits = (
-                "lower" if left < LEAST_LEFT else "raise",
-                f"{LEAST_LEFT} to {MOST_LEFT}",
-            )
+        found = f"process: it leaves {left:.2g} of the image at its final time"
+        if left < LEAST_LEFT:
             raise UserError(
-                f"process: it leaves {left:.2g} of the image at its final time, and samplers start "
-                f"from N(0, S); {change} β (beta_min, beta_max): {limits} may be left"
+                f"{found}, too little for float32: at least {LEAST_LEFT} must be left; lower β "
+                "(beta_min, beta_max), or the entries of (D + Q) S⁻¹, as by Γ and M⁻¹"
+            )
+        if not left <= MOST_LEFT:
+            raise UserError(
+                f"{found}, and samplers start from N(0, S); raise β (beta_min, beta_max): at most "
+                f"{MOST_LEFT} may be left"
             )
 
     def __repr__(self) -> str:

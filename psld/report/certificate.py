@@ -249,7 +249,7 @@ def _recomputed(
 def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
     """Check that the samples were guided to the classes that the sampler names, if any.
 
-    Of a guidance of one's own, only its code says which.
+    It holds for a guidance of one's own, because only its code says which.
     """
     stated, guidance = [] if labels is None else labels.tolist(), cell.sampler.settings.guidance
     if isinstance(guidance, UnknownPart):

@@ -72,10 +72,9 @@ def origin_of(
     """
     sampler, denoised_as = sampler_content(cell.sampler), model.settings.sampled_as(cell.process)
     process = denoised_as and denoised_as.model_dump(mode="json")
-    # Without a null, its words would be those of the default.
-    fields = type(cell.sampler).model_fields.items()
-    nulls = {name: None for name, field in fields if field.default is not None}
-    nulls = {name: None for name in nulls if getattr(cell.sampler, name) is None}
+    # Without the word of a null, a reader would take the default.
+    own, fields = cell.sampler, type(cell.sampler).model_fields.items()
+    nulls = {k: None for k, f in fields if getattr(own, k) is None and f.default is not None}
     words = as_words("sampler", sampler | nulls) + as_words("process", process or {})
     return ShardOrigin(
         weights_sha256=model.weights_sha256,

@@ -121,9 +121,14 @@ class Objective(Part):
 
     def eps(self, module: "Network", process: "LinearProcess") -> "Network":
         """Return ε(z, t), or ε(z, t, label), of a process, from the module that was trained."""
+        return self._of_states(module, process, gives_image=True)
+
+    def _of_states(
+        self, module: "Network", process: "LinearProcess", gives_image: bool
+    ) -> "Network":
         from psld.diffusion.denoiser import SeesImages
 
-        return SeesImages(process, module, gives_image=True) if self.sees_images else module
+        return SeesImages(process, module, gives_image=gives_image) if self.sees_images else module
 
     def check(self, sampler: "SamplerSettings", process: "ProcessSettings") -> None:
         """Raise UserError if a sampler cannot sample such a model."""
@@ -217,9 +222,7 @@ class Guide(Objective):
 
     def logits(self, module: "Network", process: "LinearProcess") -> "Network":
         """Return the logits of the classes, N×K, of states and times of a process."""
-        from psld.diffusion.denoiser import SeesImages
-
-        return SeesImages(process, module, gives_image=False) if self.sees_images else module
+        return self._of_states(module, process, gives_image=False)
 
     def preview(self, facts, module, store, picture):
         from psld.training.previews import accuracy_by_time, as_logged

@@ -92,7 +92,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError):
         return False
     if any(sign in text for sign in MAYBE_OUT_OF_MEMORY):
-        # Its errors come from torch, which is then imported.
+        # These errors come from torch, which is then imported.
         free, total = sys.modules["torch"].cuda.mem_get_info()
         return free < total / 10
     # torch's error on a CPU has no type of its own, nor has one of the driver.

@@ -144,12 +144,14 @@ def test_a_guidance_whose_code_is_not_here_is_compared_and_never_used(outside):
         unknown = parse(CellSettings, content | {"guide": "a guide, for all we know"}, "test")
     assert sampler_content(unknown.sampler) == sampler_content(known.sampler)
     assert (unknown.sampler.evaluations, known.sampler.evaluations) == (None, 4)
-    for each, alike in ((unknown, True), (known, False)):
+    for each, passes in ((unknown, True), (known, False)):
         labelled = SimpleNamespace(
             sampler=SimpleNamespace(settings=each.sampler),
             model=SimpleNamespace(settings=SimpleNamespace(dataset=None)),
         )
-        assert _has_its_classes(labelled, torch.tensor([3, 7])) is alike, "only its code knows"
+        assert _has_its_classes(labelled, torch.tensor([3, 7])) is passes, (
+            "only its code knows them"
+        )
     with pytest.raises(UserError, match="pull:Pull: its file is missing or has changed"):
         sampled(unknown.sampler)
 

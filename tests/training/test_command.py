@@ -277,4 +277,4 @@ def test_a_large_dataset_that_is_overwritten_during_its_training_is_noticed(
     shutil.copy(digits, data)
     monkeypatch.setattr(training_run, "train", loop.train)
     again = succeeded(call(tmp_path, "train", *SETTINGS, f"data={data}", "training.steps=1"))
-    assert "step 1/1" in again.stdout, "it begins anew"
+    assert "step 1/1" in again.stdout, "it starts at the first step"
