@@ -1,4 +1,4 @@
-"""The measure and the objective in studies/one, parts of one's own."""
+"""The measure in studies/one, a part of one's own."""
 
 import pytest
 import torch
