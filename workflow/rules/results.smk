@@ -79,7 +79,9 @@ rule page:
     conda:
         "../../envs/psld.yaml"
     params:
-        asked=lambda w: GRIDS.grid(w.grid).file.model_dump(include={"title", "question", "claims", "labels"}),
+        asked=lambda w: GRIDS.grid(w.grid).file.model_dump(
+            include={"title", "question", "claims", "labels"}
+        ),
     shell:
         "python -m psld page grid_name={wildcards.grid:q} > {log:q} 2>&1"
 
