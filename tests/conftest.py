@@ -24,6 +24,8 @@ from tests.shared import Once, once_for_all_workers
 # As in the Makefile: each process would compile all modules, and each worker rewrite all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Commands run as users run them, who seldom set this.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 # A shell starts what stands before `&` with Ctrl-C ignored, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -74,8 +74,9 @@ def main() -> None:
         print("error: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # `psld … | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    finally:
+        _drop_what_nobody_takes()
 
 
 class Output(io.TextIOWrapper):
@@ -89,10 +90,17 @@ def _prepare_output() -> None:
     if sys.stdout is None:  # closed, by `>&-`
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     elif type(sys.stdout) is io.TextIOWrapper:  # and not of an earlier call, or a test's
-        lines = sys.stdout.line_buffering
-        sys.stdout = Output(
-            sys.stdout.buffer, sys.stdout.encoding, "backslashreplace", line_buffering=lines
-        )
+        stdout, encoding = sys.stdout.buffer, sys.stdout.encoding
+        sys.stdout = Output(stdout, encoding, "backslashreplace", line_buffering=True)
+
+
+def _drop_what_nobody_takes() -> None:
+    """Python would try to write it again when it ends, and exit with 120."""
+    for output in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            output.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
 
 
 def _run(name: str, *words: str) -> None:
