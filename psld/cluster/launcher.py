@@ -24,7 +24,13 @@ from typing import NoReturn
 from psld.cluster import slurm
 from psld.cluster.job import run_rank
 from psld.cluster.settings import LaunchSettings
-from psld.training.manifest import MANIFEST, export_folder, note_replaced, publish
+from psld.training.manifest import (
+    MANIFEST,
+    export_folder,
+    note_replaced,
+    publish,
+    whole_export,
+)
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import (
     LATE_SECONDS,
@@ -85,7 +91,11 @@ class Launcher:
             self.in_charge = True
             is_training = self.done != self.output
             if is_training and self.done.exists():
-                note_replaced(self.run, self.output)
+                if whole_export(self.run):
+                    note_replaced(self.run, self.output)
+                else:  # A job will export it again from the last checkpoint.
+                    say(f"{self.done.parent}: damaged; it is made again")
+                    self.done.unlink()
             self._attach()
             while not self.done.exists():
                 state = self._wait()

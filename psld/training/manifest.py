@@ -28,6 +28,7 @@ from psld.training.settings import GuideModelSettings, ModelSettings, RunSetting
 from psld.utils.code import COPIES
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json, write_json, write_text
+from psld.utils.tensors import load_tensors
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -126,6 +127,18 @@ def export_folder(run: Path) -> Path:
 def is_exported(run: Path) -> bool:
     """Check if the training of this run directory has finished."""
     return (export_folder(run) / MANIFEST).exists()
+
+
+def whole_export(run: Path) -> TrainedManifest | None:
+    """Return the manifest of the model or guide in a run directory; None if it is not whole."""
+    folder = export_folder(run)
+    with suppress(UserError):
+        is_guide = read_json(folder / MANIFEST, dict).get("kind") == "guide"
+        manifest = read_manifest(folder, GuideManifest if is_guide else ModelManifest)
+        load_tensors(folder / WEIGHTS, "weights", "train it again", manifest.weights_sha256)
+        TrainingHistory.read(folder / HISTORY)
+        return manifest
+    return None
 
 
 def model_files(folder: Path) -> list[str]:

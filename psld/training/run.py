@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from math import isfinite
@@ -25,16 +25,13 @@ from psld.training.loop import Log, StopRequest, check_schedule, train
 from psld.training.manifest import (
     HISTORY,
     WANDB,
-    WEIGHTS,
-    TrainedManifest,
     TrainingHistory,
     WandbRun,
     export_folder,
     is_exported,
-    kind_of,
     note_replaced,
     publish,
-    read_manifest,
+    whole_export,
     write_history,
 )
 from psld.training.model import build, build_process, loss_of, seconds_per_image, write_model
@@ -50,7 +47,6 @@ from psld.utils.files import STEP, write_json
 from psld.utils.locks import held_if_free, sole_holder
 from psld.utils.progress import about
 from psld.utils.randomness import Stream, stream_seed
-from psld.utils.tensors import load_tensors
 
 WORK_OF_A_THREAD = 1e10
 """As in `psld.networks.forward`, of a training step. On two cores under a load of 9, the demo's
@@ -101,7 +97,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         if ranks.leads:
             note_replaced(run, Path(settings.output))
-        whole = ranks.leads and not newest and _model_in(run, settings)
+        whole = ranks.leads and not newest and whole_export(run)
         if ranks.largest(int(bool(whole))):
             if ranks.leads:  # A training with this average among others has made it.
                 _publish(run, settings)
@@ -155,7 +151,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                         if is_free and not _has_begun(own_run):
                             export(own_run, own, average.network, state, loss, store, **made)
             # A whole one stays: its manifest says what made it.
-            whole = _model_in(run, settings)
+            whole = whole_export(run)
             if not (whole and whole.settings == settings.model()):
                 export(run, settings, state.average.network, state, loss, store, **made)
             _publish(run, settings)
@@ -227,19 +223,6 @@ def labels_of(settings: Trained, store: ImageStore) -> Labels | None:
 def _has_begun(run: Path) -> bool:
     """Check if a training of its own has begun in a run directory; it stays what it is."""
     return is_exported(run) or bool(Checkpoints(run / "checkpoints").newest())
-
-
-def _model_in(run: Path, settings: Trained) -> TrainedManifest | None:
-    """Return the manifest of the whole model or guide in a run directory; None if there is none."""
-    folder = export_folder(run)
-    if not is_exported(run):
-        return None
-    with suppress(UserError):
-        manifest = read_manifest(folder, kind_of(settings))
-        load_tensors(folder / WEIGHTS, "weights", "train it again", manifest.weights_sha256)
-        TrainingHistory.read(folder / HISTORY)
-        return manifest
-    return None
 
 
 def _publish(run: Path, settings: Trained) -> None:

@@ -52,6 +52,19 @@ def test_what_is_there_is_taken(slurm, launcher, monkeypatch, state, late):
     assert {path.name for path in launcher.output.iterdir()} == set(FILES)
 
 
+def test_a_damaged_export_is_made_again(slurm, launcher, capsys):
+    """It would take the place of whole weights."""
+    files = {export_folder(launcher.run) / name: name for name in FILES}
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("damaged")
+    ends(slurm, "COMPLETED", files, late=False)
+    launcher.finish()
+    assert len(slurm.calls("sbatch")) == 1
+    assert {path.read_text().strip() for path in launcher.output.iterdir()} == set(FILES)
+    assert f"{export_folder(launcher.run)}: damaged; it is made again" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("state", "progress", "jobs", "complaint"),
     [
