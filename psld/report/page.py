@@ -71,15 +71,15 @@ def results_page(grid: Grid) -> str:
 
 
 def _facts(grid: Grid) -> dict[str, list[str]]:
-    budgets: dict[str, set[str]] = {}
+    budgets: dict[str, dict[str, None]] = {}
     for sampler in grid.samplers.values():
-        budgets.setdefault(sampler.family, set()).add(sampler.budget)
+        budgets.setdefault(sampler.family, {})[sampler.budget] = None
     samples = sorted({shown.samples for shown in grid.file.cells_shown})
     label = grid.file.label
     facts = {
         "Datasets": list(grid.datasets),
         "Models": [n if label(n) == n else f"{label(n)} ({n})" for n in grid.file.models],
-        "Samplers": [f"{label(f)} ({', '.join(sorted(b, key=float))})" for f, b in budgets.items()],
+        "Samplers": [f"{label(f)} ({', '.join(b)})" for f, b in budgets.items()],
         "Metrics": list(grid.metrics),
         "Samples of each cell": [f"{number:,}" for number in samples],
         "Seeds": [f"{len(seeds)} of {what}" for what, seeds in grid.file.seeds if len(seeds) > 1],

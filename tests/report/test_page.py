@@ -17,6 +17,7 @@ from psld.report.page import MOST_PIXELS, results_page
 from psld.report.table import table_text
 from tests.browser import in_a_browser, shown
 from tests.commands import call, succeeded
+from tests.grid.mine import changed, grid_in, written_once
 from tests.report.conftest import Page
 from tests.results import made_with, write_result
 
@@ -94,6 +95,16 @@ def test_weights_of_every_process_name_none(folder, grid):
     settings = {line[0]: json.loads(line[-1]) for line in lines if line[-1].startswith("{")}
     assert "process" not in settings["cld"]
     assert settings["low"]["process"]["gamma"] == 0.01
+
+
+def test_a_budget_may_be_a_word(once):
+    striding = {"overrides": ["sampler=em", "sampler.steps=3"], "budget": "sampler.striding"}
+    content = changed("samplers/em", striding) | {"gallery": "em-uniform"}
+    columns = [{"label": word, "budget": word} for word in ("uniform", "quadratic")]
+    table = {"columns": columns, "rows": [{"label": ["EM", "PSLD"], "model": "psld"}]}
+    content["tables"] = {"steps": content["tables"]["steps"] | table}
+    grid = grid_in(written_once(once, "words", content))
+    assert "em (uniform, quadratic)" in results_page(grid)
 
 
 def test_all_entries_are_counted_by_status(content, grid):
