@@ -61,13 +61,14 @@ HELP = {"--help", "-h"}
 def main() -> None:
     """Run the command named by the first word; the other words are its settings."""
     _prepare_output()
-    if not (sys.flags.safe_path or sys.path[0] == str(Path.cwd())):
-        sys.path.insert(0, str(Path.cwd()))  # As for `python -m psld`, which the workflow runs.
     # Pillow warns of damaged pictures. One that cannot be decoded is an error.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     warnings.filterwarnings("ignore", r'Field name "\w+" in .* shadows')  # a part is refused
     try:
         with in_one_line():
+            here = _working_folder()
+            if not (sys.flags.safe_path or sys.path[0] == here):
+                sys.path.insert(0, here)  # as for `python -m psld`, which the workflow runs
             _run(*(sys.argv[1:] or ["--help"]))
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -77,6 +78,13 @@ def main() -> None:
         sys.exit(128 + signal.SIGPIPE)
     finally:
         _drop_what_nobody_takes()
+
+
+def _working_folder() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        raise UserError("the working folder was deleted; go to another one") from None
 
 
 class Output(io.TextIOWrapper):

@@ -138,6 +138,7 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
         "samples": rehearsal.samples,
         "shard_size": rehearsal.shard_size,
         "batch_size": rehearsal.batch_size,
+        "metric": rehearsal.metrics.get(file.metric, file.metric),
         "claims": [],
     }
     for trained in (*content["models"].values(), *content["guides"].values()):

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import stat
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -56,10 +57,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     On an exception, remove the temporary file and leave `path` as it was. The temporary name
     contains host and process, so two writers of one path do not collide. The next writer on the
     same host removes the files of killed writers. A link at the temporary name, which another user
-    could guess, is not followed.
+    could guess, is not followed. Raises UserError if `path` is a pipe or a device.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        regular_file(path)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_HOST)}.*.partial"):
         pid = leftover.name.split(".")[-2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
@@ -93,7 +96,7 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def regular_file(path: str | Path) -> Path:
-    """Return the path of a file or folder, unless its reader could wait without end.
+    """Return the path of a file or folder, unless its reader or writer could wait without end.
 
     Raises UserError for a pipe or a device, and OSError if there is nothing.
     """
@@ -221,7 +224,8 @@ def retried_in_slurm(read: Callable[P, T]) -> Callable[P, T]:
     """Make a reader in a Slurm job try again, for LATE_SECONDS, while it raises UserError.
 
     Another node may have written the file a moment ago: its name, its size and its content may
-    appear here one after the other. Outside a Slurm job, the error is raised at once.
+    appear here one after the other. Outside a Slurm job, and at a terminal in one, the error is
+    raised at once.
     """
 
     @wraps(read)
@@ -232,7 +236,8 @@ def retried_in_slurm(read: Callable[P, T]) -> Callable[P, T]:
             try:
                 return read(*arguments, **options)
             except UserError as error:
-                if "SLURM_JOB_ID" not in os.environ or time.monotonic() >= deadline:
+                in_job = "SLURM_JOB_ID" in os.environ and not (sys.stdin and sys.stdin.isatty())
+                if not in_job or time.monotonic() >= deadline:
                     raise
                 if str(error) != printed:
                     printed = str(error)

@@ -87,8 +87,10 @@ def visible_gpus() -> dict[str, str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return {uuid: uuid for uuid in uuids.values()}
-    names = [name.strip() for name in visible.split(",") if name.strip()]
-    return {name: uuids.get(name, name) for name in names}
+    names = [name.strip() for name in visible.split(",")]
+    # CUDA stops, too, at the first name that is none, such as -1.
+    gpus = itertools.takewhile(re.compile("[0-9]+$|GPU-|MIG-").match, names)
+    return {name: uuids.get(name, name) for name in gpus}
 
 
 def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) -> list[int]:

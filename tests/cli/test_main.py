@@ -62,6 +62,11 @@ def test_an_output_that_takes_nothing(tmp_path, line, exit_code, says):
     assert (finished.returncode, finished.stderr[: len(says) or None]) == (exit_code, says)
 
 
+def test_a_deleted_working_folder(tmp_path):
+    line = f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} -P -m psld --version"
+    refused(run(tmp_path, ["sh", "-c", line]), 2, "the working folder was deleted")
+
+
 def test_the_program_sees_the_modules_of_the_working_folder(tmp_path):
     """As `python -m psld` does, which the workflow runs."""
     (tmp_path / "bin").mkdir()

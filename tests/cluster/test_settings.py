@@ -69,7 +69,7 @@ def test_additional_options(words: str, options: dict[str, Any]):
         ("slurm_additional_parameters=--exclusive", "without dashes"),
         (f"slurm_additional_parameters=qos=high {'=1 '.join(SET)}", "sets: " + ", ".join(SET)),
         ("slurm_additional_parameters=qos=a job_name=b", "leave out what a launch sets: job-name"),
-        ('slurm_additional_parameters=comment="open', "No closing quotation"),
+        ('slurm_additional_parameters=comment="open', "slurm_additional_parameters: No closing"),
     ],
 )
 def test_refused(word, complaint):

@@ -72,6 +72,12 @@ def test_a_rehearsal_has_every_model_and_cell_and_is_small(mine_file):
         load_grid("small")
 
 
+def test_a_metric_that_needs_more_samples_is_exchanged(mine_file):
+    """The grid's own, too."""
+    write(mine_file, metrics={load_grid("mine").file.metric: "fd-pixels"})
+    assert load_grid("small").file.metric == "fd-pixels"
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [

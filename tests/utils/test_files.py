@@ -6,6 +6,7 @@ import os
 import subprocess
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -151,14 +152,19 @@ def test_digests(tmp_path):
     assert digest_of({"a": 1}) != digest_of({"a": "1"})
 
 
-def test_a_reader_does_not_wait_at_a_pipe(tmp_path):
+def test_a_reader_does_not_wait_at_a_pipe_and_a_writer_replaces_none(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
     for name in ("pipe", "link", "device"):
-        for read in (regular_file, read_json, lambda path: load_tensors(path, "shard", "")):
+        for use in (
+            regular_file,
+            read_json,
+            lambda path: load_tensors(path, "shard", ""),
+            lambda path: write_json(path, {}),
+        ):
             with pytest.raises(UserError, match=f"{name}: a pipe or a device; a regular file is"):
-                read(tmp_path / name)
+                use(tmp_path / name)
 
 
 def test_json_of_another_kind_is_named_with_its_place(tmp_path):
@@ -200,14 +206,19 @@ def test_a_place_without_a_folder_to_write_to_is_refused_before_the_work(tmp_pat
         check_place(tmp_path / "new" / "x.zip")
 
 
-@pytest.mark.parametrize(("in_slurm", "late", "tries"), [(1, 3, 4), (1, 99, 61), (0, 3, 1)])
+@pytest.mark.parametrize(
+    ("in_slurm", "is_typed", "late", "tries"),
+    [(1, 0, 3, 4), (1, 0, 99, 61), (0, 0, 3, 1), (1, 1, 3, 1)],
+)
 def test_a_job_waits_a_minute_for_the_file_of_another_node(
-    monkeypatch, capsys, in_slurm, late, tries
+    monkeypatch, capsys, in_slurm, is_typed, late, tries
 ):
+    """And nobody waits who types commands in a job."""
     now, done = [0], []
     monkeypatch.setenv("SLURM_JOB_ID", "7") if in_slurm else monkeypatch.delenv(
         "SLURM_JOB_ID", raising=False
     )
+    monkeypatch.setattr(files.sys, "stdin", SimpleNamespace(isatty=lambda: bool(is_typed)))
     monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(files.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
 
@@ -224,6 +235,6 @@ def test_a_job_waits_a_minute_for_the_file_of_another_node(
         with pytest.raises(UserError, match=r"^x\.json: no such file$"):
             read("x.json", kind="a")
     assert done == [("x.json", "a")] * tries
-    waits = [f"{each}; waiting, another node" for each in ("no such file", "damaged") if in_slurm]
+    waits = [f"{each}; waiting, another node" for each in ("no such file", "damaged") if tries > 1]
     out = capsys.readouterr().out
     assert [out.count(each) for each in waits] == [1 + (late == 99), 1][: len(waits)]

@@ -113,6 +113,9 @@ def test_gpus_that_a_process_may_use(commands, monkeypatch):  # noqa: F811
         " ": {},
         "1": {"1": "GPU-b"},
         "0,1": {"0": "GPU-a", "1": "GPU-b"},
+        "-1": {},
+        "NoDevFiles": {},
+        "1,-1,0": {"1": "GPU-b"},
         "GPU-b, 0": {"GPU-b": "GPU-b", "0": "GPU-a"},
     }.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
