@@ -115,7 +115,6 @@ lock: $(INSTALLED) ## Write requirements.lock again, after a change of pyproject
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
 		--custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
-bench: $(INSTALLED) ## Run the benchmarks of training, sampling and the store
+bench: $(INSTALLED) ## Run the benchmarks of training and sampling
 	@$(RUN) OMP_NUM_THREADS=1 python -m benchmarks.step
 	@$(RUN) OMP_NUM_THREADS=1 python -m benchmarks.sampling
-	@$(RUN) python -m benchmarks.store

@@ -29,7 +29,6 @@ TINY = {
     "sampling": ([], {"IMAGES": 2, "STEPS": 2, "compare": once}),
     "startup": ([], {"BASE": "import json", "COMMANDS": {}, "REPEATS": 1}),
     "step": ([], {"LARGE": [], "IMAGES": 4, "compare": once, "cpu_seconds": lambda *_: 1}),
-    "store": ([], {"IMAGES": 100, "BATCH": 50, "compare": once}),
 }
 """The words and constants with which a benchmark takes seconds; others have a test of their own."""
 

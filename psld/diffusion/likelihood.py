@@ -26,6 +26,7 @@ class Likelihood:
     """Network evaluations per image and momentum draw."""
 
 
+@torch.inference_mode(False)  # The caller's: there are no gradients in it.
 def log_likelihood(
     process: LinearProcess,
     network: Network,

@@ -95,6 +95,8 @@ def given_levels(
             "for a later start use start=mixture"
         )
     times = time_of_noise_level(process, as_times(levels), final_time)
+    if not (times.diff() < 0).all():
+        raise UserError(f"sampler.levels: two of them are {low:.4g} (sampler.final_time), or below")
     if from_prior:
         times[0] = process.T
     return times

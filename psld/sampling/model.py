@@ -118,6 +118,8 @@ class LoadedModel:
         given = self.settings.dataset, self.dataset_digest, classes
         return find_start(*given, self.start_file, self.folder, self.device)
 
+    @torch.inference_mode(False)  # The caller's: there are no gradients of a guide in it.
+    @torch.no_grad()
     @in_words_of_the_call(CALL)
     def sample(
         self,
@@ -245,7 +247,7 @@ def _loaded(
     stored = load_tensors(path, "weights", remedy, manifest.weights_sha256)
     if stored.origin.get("model", settings.identity()) != settings.identity():
         raise UserError(f"{path}: trained with other settings than its manifest says; {remedy}")
-    network = build(settings, build_process(settings)).to(device)
+    network = build(settings, build_process(settings), manifest.deviation).to(device)
     try:
         network.load_state_dict(stored.tensors())
     except RuntimeError as error:

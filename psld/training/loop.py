@@ -83,12 +83,15 @@ def train(
     checkpoints: Checkpoints,
     log: Log,
     stop: "StopRequest",
+    unused: bool = False,
 ) -> None:
     """Train `state` from its step up to `settings.steps`, and save checkpoints.
 
     A training that is stopped and resumed ends with the same weights on the same number of ranks:
     batches and noise come from (seed, step), and dropout from (seed, step, rank). On CPUs they are
     equal to the bit; on GPUs if the convolutions are deterministic.
+
+    `unused`: some weights have no gradient.
 
     Raises:
         RunError: the gradient is not finite; no checkpoint is written after that step.
@@ -98,8 +101,10 @@ def train(
     if settings.micro_batch == "auto" and not state.micro_batch:  # a checkpoint has it
         batch = batches.draw(state.step)
         state.micro_batch = largest_micro_batch(called, loss_of, batch, ranks)
+        if ranks.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(ranks.device)  # What did not fit is no step's.
     ranks.limit_exchanges()
-    network = ranks.parallel(called)
+    network = ranks.parallel(called, unused)
     peak = peak_flops(ranks.device, settings.precision)
     whole = peak and peak * ranks.world
     meter = Meter(ranks, whole and TRAIN_FACTOR * forward_flops(state.average.network) / whole)
@@ -258,7 +263,8 @@ def _fits(network: nn.Module, loss_of: LossOf, batch: Batch, images: int, later:
     try:
         with left_as_it_was(network):
             held = [torch.empty_like(each) for each in network.parameters() for _ in range(later)]
-            accumulate_gradient(network, loss_of, next(batch.split(images)), images)
+            # Of two parts, if there are: the second one's pass holds the gradients of the first.
+            accumulate_gradient(network, loss_of, next(batch.split(2 * images)), images)
             del held
         return True
     except RuntimeError as error:

@@ -67,6 +67,8 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     micro_batch: int | None = None
     """Images at once on a rank; null: its whole part of the batch."""
     run: str | None = None
+    deviation: float = Field(default=1.0, exclude_if=lambda deviation: deviation == 1)
+    """s of the training images, if the objective needs it."""
     imported: Imported | None = None
     saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
     """True if `psld.save` wrote the weights: no command trained them."""

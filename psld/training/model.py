@@ -33,7 +33,7 @@ def build_process(settings: TrainedSettings) -> LinearProcess:
 def facts_of(settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0) -> Facts:
     """Return what the objective of a training may depend on.
 
-    `deviation`: s of a new denoiser; weights on disk have their own.
+    `deviation`: s of the training images, which a manifest notes; shipped modules keep their own.
     """
     init = getattr(settings, "init", None)
     facts = cast(Any, settings.training), settings.dataset, process, deviation
@@ -59,7 +59,9 @@ def build(
         module: Any = objective.wrap(network, facts)
         if not isinstance(module, nn.Module):
             raise TypeError(f"a torch.nn.Module is needed, not {type(module).__name__}")
-    module.in_shape, module.in_bfloat16 = network.in_shape, network.in_bfloat16
+    shipped = module is network or type(module).__module__.startswith("psld.")
+    # Layers of a wrapper of one's own may take float32: it computes under autocast.
+    module.in_shape, module.in_bfloat16 = network.in_shape, network.in_bfloat16 and shipped
     return module
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from psld.data.store import ImageStore, from_uint8, to_uint8
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings
-from psld.diffusion.score import Network, NetworkScore
+from psld.diffusion.score import Batching, Network, NetworkScore
 from psld.utils.device import device_of
 from psld.utils.randomness import Stream, generator
 
@@ -66,7 +66,7 @@ def accuracy_by_time(
     device, process, training = device_of(module), facts.process, facts.training
     x0 = from_uint8(torch.from_numpy(store.images(split)[chosen])).to(device)
     labels = torch.from_numpy(store.labels(split)[chosen]).to(device)
-    accuracies = []
+    accuracies, batched = [], Batching(BATCH)
     for index in range(BINS):
         stream = generator("cpu", training.seed, Stream.PREVIEW, index)
         t = (index + torch.rand(len(x0), dtype=torch.float64, generator=stream)) / BINS
@@ -76,7 +76,7 @@ def accuracy_by_time(
             shape = (len(x), process.blocks * x.shape[1], *x.shape[2:])
             eps, auxiliary = torch.randn((2, *shape), generator=stream).to(x)
             z = process.perturb(x, time, eps, auxiliary[:, x.shape[1] :])
-            answers.append(logits(z, time.to(z)).argmax(dim=1))
+            answers.append(batched(logits, z, time.to(z)).argmax(dim=1))
         accuracies.append((torch.cat(answers) == labels).double().mean().item())
     return accuracies
 

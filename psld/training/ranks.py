@@ -45,15 +45,21 @@ class Ranks:
         """True on the rank that writes the files."""
         return self.rank == 0
 
-    def parallel(self, network: nn.Module) -> nn.Module:
-        """Return the network with its gradients averaged over the ranks."""
+    def parallel(self, network: nn.Module, unused: bool = False) -> nn.Module:
+        """Return the network with its gradients averaged over the ranks.
+
+        `unused`: some weights have no gradient.
+        """
         if self.world == 1:
             return network
         with warnings.catch_warnings():
             # torch 2.13 renames broadcast_buffers; the old name works in all supported versions.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(
-                network, broadcast_buffers=False, gradient_as_bucket_view=True
+                network,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=unused,
             )
 
     def mean(self, values: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         taken = take_weights(network, settings)
         if rank_of_environment() == 0:
             print(taken, flush=True)
-    try_once(settings.network, loss, network, labels)
+    unused = try_once(settings.network, loss, network, labels)
 
     with ExitStack() as stack:
         # The leading rank takes the lock before it joins: nccl would not let the others wait.
@@ -135,7 +135,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                     log.live.append(stack.enter_context(live_run(run)))
                 loggers = fed(settings.logger, run, settings, state.history)
                 log.live.append(stack.enter_context(loggers))
-            train(state, batches, loss, training, ranks, checkpoints, log, stop)
+            train(state, batches, loss, training, ranks, checkpoints, log, stop, unused)
             if ranks.leads and batches.resident is None:
                 _check_again(store, checkpoints.folder)
             batches.close()
@@ -175,17 +175,20 @@ def export(
         save_code(settings, place)
         write_history(place, state.history)
     made |= {"seconds": round(state.seconds, 3), "run": str(run), "micro_batch": state.micro_batch}
+    made["deviation"] = loss.facts.deviation
     write_model(folder, settings, network, store, state.step, **(measured | made))
 
 
-def try_once(part: Network, loss: Loss, module: nn.Module, labels: Labels | None) -> None:
-    """Raise UserError if there is no loss of two images with a gradient, or no ε of the module.
+def try_once(part: Network, loss: Loss, module: nn.Module, labels: Labels | None) -> bool:
+    """Return whether some weights have no gradient of the loss of two images.
 
     Only objectives and networks of one's own are tried. `part`: the network of the module.
+
+    Raises UserError if there is no gradient at all, or no ε of the module.
     """
     objective, facts, noising = loss.objective, loss.facts, loss.noising
     if not (objective.code or part.code):
-        return
+        return False
     tried = ("training.objective", objective) if objective.code else ("network", part)
     channels, size = facts.dataset.channels, facts.dataset.image_size
     module = copy.deepcopy(module).train()  # It may keep what it has computed.
@@ -203,6 +206,7 @@ def try_once(part: Network, loss: Loss, module: nn.Module, labels: Labels | None
             z, time = torch.zeros(2, facts.process.blocks * channels, size, size), torch.ones(2) / 2
             eps = objective.eps(module.eval(), facts.process)
             facts.process.checked(eps(z, time, *batch.label), z)
+    return any(each.requires_grad and each.grad is None for each in module.parameters())
 
 
 def preview(loss: Loss, store: ImageStore, module: nn.Module, picture: Path) -> dict[str, float]:

@@ -92,20 +92,15 @@ class TrainingState:
         """Load what `state_dict` returned; further averages that it lacks are given up."""
         parts = grouped(tensors)
         self.network.load_state_dict(parts["network"])
-        states = states_in(tensors) if "structure" in tensors else {}
+        states = states_in(tensors)
         for key, average in [*self.averages.items()]:
             suffix = self._suffix(key)
             if key != AVERAGE and f"ema{suffix}" not in parts:
                 del self.averages[key], self.parts[key]
                 continue
             average.network.load_state_dict(parts[f"ema{suffix}"])
-            load_average(average, states[f"average{suffix}"] if states else None)
-        if "structure" in tensors:
-            state = states["optimizer"]
-        else:  # as written before 1 December 2026: the moments of Adam
-            moments = {int(index): each for index, each in grouped(parts["optimizer"]).items()}
-            state = self.optimizer.state_dict() | {"state": moments}
-        load_optimizer(self.optimizer, state)
+            load_average(average, states[f"average{suffix}"])
+        load_optimizer(self.optimizer, states["optimizer"])
 
     def check(self) -> None:
         """Raise UserError if no checkpoint can hold the state, or give that of a part back."""

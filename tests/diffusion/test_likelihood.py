@@ -144,6 +144,14 @@ def test_a_mixture_has_a_likelihood_too():
     torch.testing.assert_close(found.log_likelihood, density.log(), atol=2e-4, rtol=0)
 
 
+def test_it_has_its_gradients_in_the_inference_mode_of_a_caller():
+    network, images = DATA.network(vp_sde()), normal(1, 1, 2, 2)
+    outside = log_likelihood(vp_sde(), network, images, drawn()).log_likelihood
+    with torch.inference_mode():
+        inside = log_likelihood(vp_sde(), network, images.clone(), drawn()).log_likelihood
+    assert torch.equal(inside, outside)
+
+
 def test_uniform_noise_has_no_information():
     """8 bits a pixel for uniform grey levels on [−1, 1], whose density is ½."""
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)

@@ -6,7 +6,12 @@ import torch
 from psld.config.settings import parse
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.samplers import MultistepSettings
-from psld.diffusion.time_grid import time_grid, time_of_noise_level
+from psld.diffusion.time_grid import (
+    given_levels,
+    level_range,
+    time_grid,
+    time_of_noise_level,
+)
 from psld.utils.errors import UserError
 from tests.diffusion.processes import EVERY_KIND, phase_space, times
 from tests.diffusion.sampling import multistep, rk45
@@ -91,6 +96,13 @@ def test_the_levels_that_the_network_is_asked_for():
         low, high = rk45(final_time=final_time).noise_levels(process)
         ends = process.noise_level(times(final_time, 1.0)).tolist()
         assert [low, high] == pytest.approx(ends)
+
+
+def test_two_levels_at_the_lowest_are_refused():
+    process = phase_space(0.02)
+    low, high = level_range(process, 1e-3)
+    with pytest.raises(UserError, match=r"sampler\.levels: two of them are 0\."):
+        given_levels(process, (high, 1.0, 0.999 * low, 0.995 * low), 1e-3, True)
 
 
 @pytest.mark.parametrize(

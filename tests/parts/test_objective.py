@@ -12,6 +12,7 @@ import psld
 from psld.commands.main import program, settings_of
 from psld.config.kinds import SHIPPED
 from psld.config.parts import importing_nothing
+from psld.data.store import ImageStore
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.settings import NoiseLaw
 from psld.sampling.model import LoadedModel
@@ -23,6 +24,7 @@ from psld.training.manifest import (
 )
 from psld.training.model import build_process
 from psld.training.objectives import Objective
+from psld.training.start import deviation
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.grid.mine import load, with_models
@@ -194,11 +196,11 @@ from psld.parts import Objective
 class Body(torch.nn.Module):
     def __init__(self, network):
         super().__init__()
-        self.network, self.log = network, torch.nn.Parameter(torch.zeros(()))
+        self.network, self.log = network, torch.nn.Linear(1, 1)
 
     def forward(self, z, t):
         self.hidden = self.network(z, t)
-        return (self.hidden, self.log) if self.training else self.hidden
+        return (self.hidden, self.log(t[:, None]).mean()) if self.training else self.hidden
 
 
 class Weighted(Objective):
@@ -226,11 +228,47 @@ def test_its_module_may_train_more_and_keep_what_it_computes(tmp_path, digits):
     edit(tmp_path / "two.py", "return None", "return {}")
     succeeded(call(tmp_path, "train", *words))
     weights = load_file(tmp_path / "models/by-hand/mine/weights.safetensors")
-    assert weights["log"] != 0
+    assert weights["log.bias"] != 0
     entry = TrainingHistory.read(tmp_path / "models/by-hand/mine/history.json").entries[-1]
     extra = entry.model_extra
     assert (extra["one"], extra["half"], "none" in extra) == (1.0, 0.5, False)
     assert entry.step == 2, "a number of the loop's own stays"
+
+
+SCALED = """
+import torch
+from psld.parts import Objective
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self, network, s):
+        super().__init__()
+        self.network, self.s = network, s
+
+    def forward(self, z, t):
+        return self.network(z / self.s, t)
+
+
+class OfImages(Objective):
+    needs_deviation = True
+
+    def wrap(self, network, facts):
+        return Scaled(network, facts.deviation)
+
+    def loss(self, module, batch):
+        return (module(*batch.noisy()) - batch.target).square().mean()
+"""
+
+
+def test_a_module_that_keeps_the_deviation_as_a_number_is_loaded_with_it(
+    tmp_path, digits, monkeypatch
+):
+    monkeypatch.chdir(write(tmp_path, scaled=SCALED))
+    words = ("training.objective=scaled:OfImages", f"data={digits}", "name=mine", *RECIPE)
+    succeeded(call(tmp_path, "train", *words))
+    store = ImageStore.open(digits)
+    s = psld.load("models/by-hand/mine").network.s
+    assert s == pytest.approx(deviation(store, flip=False))
 
 
 WRONG_EPS = """.mean()

@@ -156,17 +156,6 @@ def test_what_is_in_a_state_comes_back_with_its_types():
         pack({"state": [{1}]}, "optimizer", {})
 
 
-def test_a_checkpoint_of_adam_without_a_structure_is_read(tmp_path):
-    """As they were written before optimizers were parts."""
-    settings = recipe()
-    before, after = trained(settings, 3), trained(settings, 0)
-    tensors = {n: t for n, t in before.state_dict().items() if n.startswith(("network", "ema"))}
-    for index, moments in before.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-    after.load_state_dict(tensors)
-    check_equal(after.state_dict(), before.state_dict())
-
-
 def test_only_another_recipe_than_the_papers_is_in_the_identity():
     assert recipe(optimizer="adam", schedule="constant").identity() == recipe().identity()
     assert not {"optimizer", "schedule", "average"} & recipe().identity().keys()

@@ -22,6 +22,13 @@ BY_CLASSIFIER = ("guidance@sampler.guidance=classifier",)
 EM = ("sampler=em", "sampler.steps=6")
 
 
+def test_samples_are_guided_in_the_inference_mode_of_a_caller(model, guide):
+    loaded, options = psld.load(model), {"sampler": "em", "steps": 3, "label": 3, "guide": guide}
+    outside = loaded.sample(2, **options)
+    with torch.inference_mode():
+        assert torch.equal(loaded.sample(2, **options), outside)
+
+
 def test_samples_are_guided_by_a_guide(model, guide, tmp_path):
     """Sample i goes to class i mod 10; its image depends on the guidance, not on the batch size."""
     overrides = (*EM, *BY_CLASSIFIER, f"guide={guide}", f"shard_size={SIZE}", "first=1")

@@ -126,6 +126,19 @@ def test_accuracy_falls_from_certainty_to_chance_as_the_noise_grows(store):
     assert accuracies == accuracy_of(settings, store, network), "always the same noise"
 
 
+def test_the_accuracy_is_computed_in_smaller_batches_where_memory_runs_out(store):
+    """After the last checkpoint: the guide would never be exported."""
+
+    class Small(Oracle):
+        def forward(self, z, t):
+            if len(z) > 100:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return super().forward(z, t)
+
+    settings = guide_settings({"kind": "vp-sde"})
+    assert accuracy_of(settings, store, Small()) == accuracy_of(settings, store, Oracle())
+
+
 def test_each_accuracy_is_of_its_own_range_of_times(store):
     network = Oracle()
     accuracy_of(guide_settings({"kind": "vp-sde"}, time_eps=0.02), store, network)

@@ -67,10 +67,15 @@ def test_all_ranks_take_what_fits_into_the_memory_of_each():
     network = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2))
     images = torch.zeros(12, 2)
     batch = loss.Batch(images, images[:, 0].double(), images, None)
-    found = largest_micro_batch(
-        network, lambda net, part: net(part.x0).mean(), batch, TwoRanks(0, 2, ONE_RANK.device)
-    )
+    tried = []
+
+    def mean(net, part):
+        tried.append((len(part.x0), net[1].weight.grad is not None))
+        return net(part.x0).mean()
+
+    found = largest_micro_batch(network, mean, batch, TwoRanks(0, 2, ONE_RANK.device))
     assert found == 6
+    assert tried == [(12, False), (6, False), (6, True)], "also next to the first gradient"
     assert network[1].weight.grad is None
     assert network[0].num_batches_tracked == 0, "nothing is trained yet"
     with pytest.raises(ZeroDivisionError):

@@ -16,6 +16,7 @@ from psld.utils.environment import TORCHRUN, meeting_port
 from psld.utils.errors import UserError
 from psld.utils.tensors import grouped
 from tests.commands import TINY, call, command, run, run_directory, succeeded
+from tests.parts.own import LAYERS, NETWORK, write
 from tests.utils.test_use_device import gpus  # noqa: F401
 
 SETTINGS = (
@@ -48,6 +49,17 @@ def test_two_ranks_train_what_one_trains(digits, tmp_path):
         assert first.keys() == second.keys()
         for name, value in first.items():
             torch.testing.assert_close(second[name], value, atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_a_network_with_an_unused_weight(digits, tmp_path):
+    spare = "self.register_buffer(", "self.spare = nn.Linear(2, 2)\n        self.register_buffer("
+    folder = write(tmp_path, mine=NETWORK.replace(*spare), mylayers=LAYERS)
+    tiny = [word for word in TINY if not word.startswith("network")]
+    words = [*tiny, "network=mine:Mixer", "training.steps=2", f"data={digits}", "output=model"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    succeeded(run(folder, [*launcher, *command("train", *words)[1:]]))
+    assert "spare.weight" in load_file(folder / "model/weights.safetensors")
 
 
 @pytest.mark.parametrize("left", [{"WORLD_SIZE": "4", "RANK": "1"}, {"RANK": "1"}])
