@@ -28,7 +28,6 @@ from psld.training.settings import GuideModelSettings, ModelSettings, RunSetting
 from psld.utils.code import COPIES
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json, write_json, write_text
-from psld.utils.tensors import load_tensors
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -133,6 +132,9 @@ def is_exported(run: Path) -> bool:
 
 def whole_export(run: Path) -> TrainedManifest | None:
     """Return the manifest of the model or guide in a run directory; None if it is not whole."""
+    # It imports numpy, which takes a tenth of a second; every job of Snakemake imports this file.
+    from psld.utils.tensors import load_tensors
+
     folder = export_folder(run)
     with suppress(UserError):
         is_guide = read_json(folder / MANIFEST, dict).get("kind") == "guide"

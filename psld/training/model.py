@@ -59,9 +59,10 @@ def build(
         module: Any = objective.wrap(network, facts)
         if not isinstance(module, nn.Module):
             raise TypeError(f"a torch.nn.Module is needed, not {type(module).__name__}")
-    shipped = module is network or type(module).__module__.startswith("psld.")
-    # Layers of a wrapper of one's own may take float32: it computes under autocast.
-    module.in_shape, module.in_bfloat16 = network.in_shape, network.in_bfloat16 and shipped
+    noted: Any = module
+    noted.in_shape, noted.in_bfloat16 = network.in_shape, network.in_bfloat16
+    if not (module is network or type(module).__module__.startswith("psld.")):
+        noted.in_bfloat16 = False  # Layers of a wrapper of one's own may take float32: autocast.
     return module
 
 

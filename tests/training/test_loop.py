@@ -60,7 +60,7 @@ def run(
 class TwoRanks(Ranks):
     """The first of two ranks; the other one's loss is three times as large."""
 
-    def parallel(self, network):
+    def parallel(self, network, unused=False):
         return network
 
     def mean(self, values):
