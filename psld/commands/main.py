@@ -98,8 +98,10 @@ def _prepare_output() -> None:
     if sys.stdout is None:  # closed, by `>&-`
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     elif type(sys.stdout) is io.TextIOWrapper:  # and not of an earlier call, or a test's
-        stdout, encoding = sys.stdout.buffer, sys.stdout.encoding
-        sys.stdout = Output(stdout, encoding, "backslashreplace", line_buffering=True)
+        lines = sys.stdout.line_buffering
+        sys.stdout = Output(
+            sys.stdout.buffer, sys.stdout.encoding, "backslashreplace", line_buffering=lines
+        )
 
 
 def _drop_what_nobody_takes() -> None:

@@ -62,6 +62,14 @@ def test_an_output_that_takes_nothing(tmp_path, line, exit_code, says):
     assert (finished.returncode, finished.stderr[: len(says) or None]) == (exit_code, says)
 
 
+def test_a_text_that_is_shown_is_one_write(tmp_path):
+    """`psld --help | grep -q sample` under pipefail: grep ends at the first match."""
+    line = f"{sys.executable} -m psld --help | {{ dd bs=1M count=1 status=none; sleep 0.1; }}"
+    shown = run(tmp_path, ["bash", "-o", "pipefail", "-c", line])
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.endswith(".\n")
+
+
 def test_a_deleted_working_folder(tmp_path):
     line = f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} -P -m psld --version"
     refused(run(tmp_path, ["sh", "-c", line]), 2, "the working folder was deleted")
