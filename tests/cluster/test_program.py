@@ -50,8 +50,9 @@ def test_after_a_kill_of_the_launch_another_one_waits_for_the_program(folder):
 
 
 RANKS = """
-import signal, subprocess, sys
-signal.signal(signal.SIGTERM, lambda *_: print("still saving", flush=True))
+import os, signal, subprocess, sys
+# Not by print: the signal may arrive within the other one.
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"still saving\\n"))
 wait = "import time; time.sleep(600)"
 rank = subprocess.Popen([sys.executable, "-c", wait], start_new_session=True)
 print(rank.pid, flush=True)
