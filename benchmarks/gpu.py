@@ -108,6 +108,7 @@ def fitting(measure: Callable[[Setting], Row], how: Setting) -> Row:
         # Not in the handler, which keeps the tensors alive.
         how = how._replace(images=how.images // 2)
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def training(how: Setting) -> Row:

@@ -61,10 +61,6 @@ class LaunchSettings(Settings):
     def _values_fit(self) -> "LaunchSettings":
         if (self.done is None) != (self.runs is None):
             raise ValueError("done: give done=FILE runs=FOLDER for a program, none for a training")
-        try:
-            shlex.split(self.slurm_additional_parameters or "")
-        except ValueError as error:
-            raise ValueError(f"slurm_additional_parameters: {error}") from None
         if any(not name or name.startswith("-") for name in self.additional_options):
             raise ValueError(
                 "slurm_additional_parameters: options without dashes, `name=value` or `name`; got "
@@ -82,7 +78,10 @@ class LaunchSettings(Settings):
 
     @property
     def additional_options(self) -> dict[str, str | bool]:
-        words = shlex.split(self.slurm_additional_parameters or "")
+        try:
+            words = shlex.split(self.slurm_additional_parameters or "")
+        except ValueError as error:
+            raise ValueError(f"slurm_additional_parameters: {error}") from None
         options = (option.partition("=") for option in words)
         return {name: value if equals else True for name, equals, value in options}
 

@@ -66,7 +66,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", r'Field name "\w+" in .* shadows')  # a part is refused
     try:
         with in_one_line():
-            here = _working_folder()
+            try:
+                here = str(Path.cwd())
+            except FileNotFoundError:
+                raise UserError("the working folder was deleted; go to another one") from None
             if not (sys.flags.safe_path or sys.path[0] == here):
                 sys.path.insert(0, here)  # as for `python -m psld`, which the workflow runs
             _run(*(sys.argv[1:] or ["--help"]))
@@ -78,13 +81,6 @@ def main() -> None:
         sys.exit(128 + signal.SIGPIPE)
     finally:
         _drop_what_nobody_takes()
-
-
-def _working_folder() -> str:
-    try:
-        return str(Path.cwd())
-    except FileNotFoundError:
-        raise UserError("the working folder was deleted; go to another one") from None
 
 
 class Output(io.TextIOWrapper):

@@ -96,7 +96,7 @@ def given_levels(
         )
     times = time_of_noise_level(process, as_times(levels), final_time)
     if not (times.diff() < 0).all():
-        raise UserError(f"sampler.levels: two of them are {low:.4g} (sampler.final_time), or below")
+        raise UserError(f"sampler.levels: two of them are {high:.4g} or more, or {low:.4g} or less")
     if from_prior:
         times[0] = process.T
     return times

@@ -67,7 +67,7 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     """Images at once on a rank; null: its whole part of the batch."""
     run: str | None = None
     deviation: float = Field(default=1.0, exclude_if=lambda deviation: deviation == 1)
-    """s of the training images, if the objective needs it."""
+    """s of the training images, if the objective needs it: what the module was built with."""
     imported: Imported | None = None
     saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
     """True if `psld.save` wrote the weights: no command trained them."""

@@ -61,6 +61,7 @@ def build(
             raise TypeError(f"a torch.nn.Module is needed, not {type(module).__name__}")
     noted: Any = module
     noted.in_shape, noted.in_bfloat16 = network.in_shape, network.in_bfloat16
+    noted.data_deviation = deviation
     if not (module is network or type(module).__module__.startswith("psld.")):
         noted.in_bfloat16 = False  # Layers of a wrapper of one's own may take float32: autocast.
     return module
@@ -127,6 +128,7 @@ def write_model(
         step=step,
         images_seen=step and step * settings.training.batch_size,
         parameters=sum(p.numel() for p in network.parameters()),
+        deviation=getattr(network, "data_deviation", 1.0),
         weights_sha256=save_tensors(path, "weights", network.state_dict(), origin),
         **more,
         **provenance(),

@@ -46,10 +46,7 @@ class Ranks:
         return self.rank == 0
 
     def parallel(self, network: nn.Module, unused: bool = False) -> nn.Module:
-        """Return the network with its gradients averaged over the ranks.
-
-        `unused`: some weights have no gradient.
-        """
+        """Return the network with gradients averaged over the ranks; `unused`: some have none."""
         if self.world == 1:
             return network
         with warnings.catch_warnings():

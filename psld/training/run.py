@@ -175,7 +175,6 @@ def export(
         save_code(settings, place)
         write_history(place, state.history)
     made |= {"seconds": round(state.seconds, 3), "run": str(run), "micro_batch": state.micro_batch}
-    made["deviation"] = loss.facts.deviation
     write_model(folder, settings, network, store, state.step, **(measured | made))
 
 

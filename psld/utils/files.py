@@ -57,7 +57,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     On an exception, remove the temporary file and leave `path` as it was. The temporary name
     contains host and process, so two writers of one path do not collide. The next writer on the
     same host removes the files of killed writers. A link at the temporary name, which another user
-    could guess, is not followed. Raises UserError if `path` is a pipe or a device.
+    could guess, is not followed. Raises UserError for a pipe or a device.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def regular_file(path: str | Path) -> Path:
-    """Return the path of a file or folder, unless its reader or writer could wait without end.
+    """Return the path of a file or folder, unless its reader could wait without end.
 
     Raises UserError for a pipe or a device, and OSError if there is nothing.
     """

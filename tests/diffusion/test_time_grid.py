@@ -98,11 +98,12 @@ def test_the_levels_that_the_network_is_asked_for():
         assert [low, high] == pytest.approx(ends)
 
 
-def test_two_levels_at_the_lowest_are_refused():
+def test_two_levels_at_an_end_are_refused():
     process = phase_space(0.02)
     low, high = level_range(process, 1e-3)
-    with pytest.raises(UserError, match=r"sampler\.levels: two of them are 0\."):
-        given_levels(process, (high, 1.0, 0.999 * low, 0.995 * low), 1e-3, True)
+    for levels in ((high, 1.0, 0.999 * low, 0.995 * low), (1.005 * high, 1.001 * high, 1.0)):
+        with pytest.raises(UserError, match=r"levels: two of them are .* or more, or 0\."):
+            given_levels(process, levels, 1e-3, True)
 
 
 @pytest.mark.parametrize(

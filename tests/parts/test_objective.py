@@ -267,8 +267,10 @@ def test_a_module_that_keeps_the_deviation_as_a_number_is_loaded_with_it(
     words = ("training.objective=scaled:OfImages", f"data={digits}", "name=mine", *RECIPE)
     succeeded(call(tmp_path, "train", *words))
     store = ImageStore.open(digits)
-    s = psld.load("models/by-hand/mine").network.s
-    assert s == pytest.approx(deviation(store, flip=False))
+    loaded = psld.load("models/by-hand/mine")
+    assert loaded.network.s == pytest.approx(deviation(store, flip=False))
+    psld.save("again", loaded.network, loaded.settings)
+    assert psld.load("again").network.s == loaded.network.s
 
 
 WRONG_EPS = """.mean()
