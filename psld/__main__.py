@@ -1,4 +1,11 @@
-"""`python -m psld COMMAND …`, the same as the program `psld`."""
+"""`python -m psld COMMAND KEY=VALUE …`: the program `psld`."""
+
+import os
+import sys
+
+# Python puts the working folder first for -m. No file in it takes the place of a package.
+if not sys.flags.safe_path and sys.path[0] == os.path.abspath(""):  # noqa: PTH100
+    del sys.path[0]
 
 from psld.commands.main import main
 

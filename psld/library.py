@@ -3,16 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from numbers import Real
 from pathlib import Path
-from textwrap import shorten
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from psld.config.parts import save_code
+from psld.config.parts import imported, save_code
 from psld.config.reads import Read
 from psld.config.settings import groups_of, parse
 from psld.data.images import save_images
@@ -47,7 +44,7 @@ from psld.sampling.named import (
 from psld.training.hub import fetched
 from psld.training.init import with_sources
 from psld.training.manifest import TrainingHistory, make_way, write_history
-from psld.training.model import build, build_process, write_model
+from psld.training.model import build_process, check_rebuilt, write_model
 from psld.training.objectives import Objective
 from psld.training.settings import ModelSettings, Start, TrainSettings
 from psld.training.start import FEWEST_IMAGES, SamplerStart, measure_start
@@ -94,8 +91,8 @@ def load(
         device: `auto`, or a torch device such as `cpu` or `cuda`.
         start: the file of its start, for samplers such as few (psld start). None: that of its
             dataset in starts/, which is made of data/DATASET.h5 if it is not there.
-        trust: import the copy of the network's code that is next to the weights, in parts/, if its
-            own module is not in this folder, or is another. Read that code before.
+        trust: run the copy of a custom part's code that is next to the weights, in parts/, if that
+            code is not among your own files. Read it before.
 
     Raises:
         UserError: a file is missing, damaged or not a model's, or the device does not exist.
@@ -132,7 +129,7 @@ def save(
     their `init` is missing, or the history lacks something. Then nothing is changed.
     """
     check_network(network)
-    folder, call, device = Path(folder), "save()", device_of(network)
+    folder, call = Path(folder), "save()"
     if isinstance(settings, ModelSettings):
         data = f"data/{settings.dataset.name}.h5"
         names = {"name": folder.name, "grid_name": "by-hand", "data": data, "output": f"{folder}"}
@@ -146,20 +143,10 @@ def save(
             raise UserError(f"{wrong}; a model's settings or words of psld train are needed")
         content = compose_content("train", [f"name={folder.name}", *words], call)
     entries = parse(TrainingHistory, {"entries": history}, f"{call}: history").entries
-    run = parse(TrainSettings, content, call)
+    run = imported(parse(TrainSettings, content, call))
     if not all(read.content for read in groups_of(Read, run)):  # Those of a model have it.
         run = with_sources(run, folder)
-    built = build(run, build_process(run)).to(device).eval()
-    z = torch.linspace(-1, 1, 2 * prod(cast(Any, built.in_shape)), device=device)
-    inputs = z.view(2, *cast(Any, built.in_shape)), torch.tensor([0.3, 0.7], device=device)
-    try:
-        built.load_state_dict(network.state_dict())
-        with torch.no_grad():
-            torch.testing.assert_close(built(*inputs), network(*inputs))
-    except (RuntimeError, AssertionError) as error:
-        reason = shorten(text_of(error), 200, placeholder=" …")
-        right = "give one of psld.training.model.build(settings, process), with your weights"
-        raise UserError(f"{call}: the settings make another network ({reason}); {right}") from None
+    check_rebuilt(network, run, build_process(run), getattr(network, "data_deviation", 1.0))
     store = ImageStore.open_for(run.data, run.dataset) if Path(run.data).exists() else None
     make_way(folder, "", replace)
     save_code(run, folder)

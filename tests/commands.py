@@ -7,12 +7,14 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from psld.commands.main import main
+from psld.utils import code
 
 TINY = (
     "network.base_channels=8",
@@ -61,6 +63,25 @@ def started(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[str
             process.kill()
 
 
+@contextlib.contextmanager
+def fresh_modules() -> Iterator[None]:
+    """Import the modules of tests' folders as a process of its own would."""
+    path, temporary = [*sys.path], tempfile.gettempdir()
+
+    def forget() -> None:
+        code._home = None
+        for name, module in [*sys.modules.items()]:
+            if str(getattr(module, "__file__", None)).startswith(temporary):
+                del sys.modules[name]
+
+    forget()
+    try:
+        yield
+    finally:
+        forget()
+        sys.path[:] = path
+
+
 def call(folder: Path, name: str, *overrides: str) -> Finished:
     """Do what `psld NAME OVERRIDES` does in `folder`, without the seconds of imports."""
     out, err = io.StringIO(), io.StringIO()
@@ -68,6 +89,7 @@ def call(folder: Path, name: str, *overrides: str) -> Finished:
     exit_code = 0
     with (
         contextlib.chdir(folder),
+        fresh_modules(),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         pytest.MonkeyPatch.context() as patch,

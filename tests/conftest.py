@@ -18,7 +18,7 @@ import pytest
 
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
-from tests.commands import TINY, call, succeeded
+from tests.commands import TINY, call, fresh_modules, succeeded
 from tests.shared import Once, once_for_all_workers
 
 # As in the Makefile: each process would compile all modules, and each worker rewrite all tests.
@@ -62,6 +62,12 @@ def handlers_kept() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
     with handlers_kept():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def modules() -> Iterator[None]:
+    with fresh_modules():
         yield
 
 

@@ -1,181 +1,159 @@
-"""The command that tries a part of one's own before anything is trained, sampled or measured."""
+"""The command that tries a custom part before anything is trained, sampled or measured."""
 
-import ast
+import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 
 from psld.commands.main import entry_point
-from psld.config.parts import check_read_again, naming, noun_of
+from psld.config.parts import noun_of
 from psld.config.settings import Settings, parse
-from psld.utils.code import find_code
 from psld.utils.errors import UserError
+
+CALL = "psld check"
 
 
 class CheckSettings(Settings, extra="allow"):
-    """Settings of `psld check`; the others are those of the part."""
+    """Settings of `psld check`; all others are those of the part."""
 
     part: str
     """The part, MODULE:CLASS."""
+    network: str | None = None
+    """For an objective: the network that it trains, a config or MODULE:CLASS; null: the demo's."""
 
 
 @entry_point("check", CheckSettings, bare="part", has_config=False)
 def check(settings: CheckSettings) -> None:
-    """Check a part of your own: that it is read, written and built, and does what its noun asks.
+    """Check a custom part: build it, call it once on small random data, and print what it gives.
 
-        psld check mynets:Mixer
         psld check mynets:Mixer width=128
+        psld check flows:Velocity network=mynets:Mixer
 
-    The first thing that is wrong is an error. It takes seconds, and writes nothing.
+    What is part of a training is tried in one step of a training on digits, forward and backward.
+    It takes seconds, and writes nothing.
     """
-    name = settings.part
+    name, started = settings.part, time.perf_counter()
     noun = noun_of(name)
-    content = {noun.KEY: name, **(settings.model_extra or {})}
-    part = parse(noun, content, f"psld check {name}")
-    code = find_code(name.partition(":")[0])
-    files = code.files if code else {}
-    print(f"{name}: {noun.noun}; its code {str(part.code)[:12]}: {', '.join(files)}")
-    for file, source in files.items():
-        if _imports_torch(ast.parse(source)):
-            late = "each job starts a second later; in a large grid, import it in build"
-            print(f"{file}: imports torch at its top: {late}")
-    check_read_again(part)
-    print("what it writes is read as the same part")
+    part: Any = parse(noun, {noun.KEY: name, **(settings.model_extra or {})}, f"{CALL} {name}")
+    print(f"{name}: {noun.noun}; its code {part.code[:12]}: {', '.join(part.source_code.files)}")
     torch.manual_seed(0)
-    if noun.noun not in TRIALS:
-        print("not called: that needs a model or data")
-        return
-    for done in TRIALS[noun.noun](part):
-        print(done)
+    for line in CALLS.get(noun.noun, _in_training)(part, settings.network):
+        print(line)
+    print(f"{time.perf_counter() - started:.1f} s")
 
 
-def _imports_torch(tree: ast.Module) -> bool:
-    names = [a.name for node in tree.body if isinstance(node, ast.Import) for a in node.names]
-    names += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
-    return "torch" in {name.partition(".")[0] for name in names}
-
-
-# -- what each noun asks ---------------------------------------------------------------------------
-
-
-def _network(part: Any) -> Iterator[str]:
-    from psld.networks.forward import build
-
-    x, t = torch.randn(3, 2, 16, 16), torch.rand(3)
-    try:
-        network, gives = build(part, 2, 2, 16), "gives the same"
-    except UserError as error:
-        try:
-            network, gives = build(part, 2, 3, 16, gives_logits=True), "gives logits, as a guide"
-        except UserError:
-            raise error from None
-    weights = sum(each.numel() for each in network.parameters())
-    yield f"takes 2×16×16 and {gives}; {weights:,} weights"
-    with torch.no_grad():
-        together, alone = network.eval()(x, t)[:1], network(x[:1], t[:1])
-    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
-        raise UserError(f"network: {part.kind}: an image depends on the others of its batch")
-    yield "an image does not depend on the others of its batch"
-    with naming("network", part, "backward"):
-        network.train()(x, t).square().mean().backward()
-    if not any(each.grad is not None for each in network.parameters()):
-        raise UserError(f"network: {part.kind}: no weight gets a gradient")
-
-
-def _with_state(part: Any) -> Iterator[str]:
-    from psld.training.settings import LoopSettings
-    from psld.training.state import AVERAGE, OPTIMIZER, TrainingState
-
-    settings = parse(LoopSettings, {"steps": 22, "batch_size": 1, part.noun: part}, "training")
-    state, resumed = (TrainingState(nn.Linear(3, 3), settings) for _ in range(2))
-
-    def step(state: TrainingState, number: int) -> None:
-        torch.manual_seed(number)
-        state.network.zero_grad()
-        state.network(torch.randn(4, 3)).square().mean().backward()
-        with naming(OPTIMIZER, state.parts[OPTIMIZER], "step"):
-            state.optimizer.step()
-        with naming(AVERAGE, state.parts[AVERAGE], "update"), torch.no_grad():
-            state.average.update(state.network)
-
-    step(state, 0)
-    step(state, 1)
-    state.check()
-    saved = {name: tensor.clone() for name, tensor in state.state_dict().items()}
-    resumed.load_state_dict(saved)
-    for number in range(2, 22):  # Something may be counted.
-        step(state, number)
-        step(resumed, number)
-    for kind, now, then in (
-        ("optimizer", state.network, resumed.network),
-        ("average", state.average.network, resumed.average.network),
-    ):
-        pairs = zip(now.parameters(), then.parameters(), strict=True)
-        if not all(torch.equal(*pair) for pair in pairs):
-            own = state.parts[f"training.{kind}"]
-            lacks = "a resumed training differs, so something is not in its state_dict()"
-            raise UserError(f"training.{kind}: {own.kind}: {lacks}")
-    done = {"optimizer": "takes steps", "average": "averages a network"}[part.noun]
-    yield f"{done}, and a checkpoint can hold its state"
-
-
-def _schedule(part: Any) -> Iterator[str]:
+def _in_training(part: Any, network: str | None) -> Iterator[str]:
+    """Take one step of a training on digits with this part."""
+    from psld.config.compose import compose_content
     from psld.training.loop import check_schedule
-    from psld.training.settings import LoopSettings
+    from psld.training.model import build, build_process, check_rebuilt, loss_of, try_loss
+    from psld.training.settings import TrainGuideSettings, TrainSettings
+    from psld.training.state import TrainingState
 
-    recipe = {"steps": 1000, "batch_size": 1, "schedule": part}
-    check_schedule(parse(LoopSettings, recipe, "training"))
-    factors = ", ".join(f"{part.factor(step, 1000):.3g}" for step in (0, 1, 500, 999))
-    yield f"its factors at steps 0, 1, 500 and 999 of 1,000: {factors}"
+    is_guide = part.noun == "objective" and part.makes == "guide"
+    command, kind = ("train_guide", TrainGuideSettings) if is_guide else ("train", TrainSettings)
+    words = ["dataset=digits", "training=guide-demo" if is_guide else "training=demo", "name=check"]
+    words += [f"network={network or ('guide-demo' if is_guide else 'demo')}"]
+    content = compose_content(command, words, CALL)
+    content["training"] |= {"warmup_steps": 0}
+    if part.noun == "average":
+        content["training"] |= {"ema_decay": None}
+    group = content if part.noun in ("network", "logger") else content["training"]
+    group[part.noun] = part
+    run = parse(kind, content, CALL)
+    process = build_process(run)
+    module = build(run, process)
+    weights = sum(each.numel() for each in module.parameters())
+    shape = "×".join(map(str, module.in_shape))  # pyright: ignore
+    yield f"the network takes {shape} and has {weights:,} parameters"
+    check_rebuilt(module, run, process)
+    yield "built again and loaded, it gives the same"
+    value, lacking = try_loss(module, loss_of(run, process), is_guide)
+    if not math.isfinite(value):
+        raise UserError(f"{CALL}: the loss of two random images is {value}")
+    yield f"the loss of two random images is {value:.4g}" + "; unused weights" * lacking
+    check_schedule(run.training)
+    state = TrainingState(module, run.training)
+    for each in module.parameters():
+        each.grad = torch.zeros_like(each)
+    state.optimizer.step()
+    state.average.update(module)
+    state.check()
+    yield "the optimizer takes a step, and a checkpoint can hold the state"
 
 
-def _sampler(part: Any) -> Iterator[str]:
+def _in_sampling(part: Any, _network: str | None) -> Iterator[str]:
+    """Sample one Gaussian as PSLD with a sampler, or with a guidance of EM."""
     from psld.diffusion.loop import sample
-    from psld.diffusion.score import NetworkScore
+    from psld.diffusion.samplers import SamplerSettings
+    from psld.diffusion.score import Batching
     from psld.diffusion.settings import PSLDSettings
     from psld.utils.randomness import ShardNoise
 
     recipe = {"kind": "psld", "gamma": 0.02, "mass_inverse": 4, "kappa": 0.04}
-    process = parse(PSLDSettings, recipe, "process").build()
-    score = NetworkScore(lambda z, t: z, batch_size=4)
+    process = parse(PSLDSettings, recipe, CALL).build()
+    sampler = part
+    if part.noun == "guidance":
+        content = {"integrator": "em", "steps": 5, "striding": "uniform", "guidance": part}
+        sampler = parse(SamplerSettings, content, CALL)
+    labels = torch.zeros(4, dtype=torch.int64) if sampler.asks_for_classes else None
+
+    def logits(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return z.flatten(1)[:, :10]
+
+    def eps(z: torch.Tensor, t: torch.Tensor, *label: torch.Tensor) -> torch.Tensor:
+        return z
+
+    score = sampler.guidance.build(process, eps, Batching(4), labels, logits)
     with ShardNoise(0, 0, (4, 2, 8, 8), torch.device("cpu")) as noise:  # as in `psld sample`
-        z = sample(process, part, score, process.prior(noise()), noise, silent=True)
+        z = sample(process, sampler, score, process.prior(noise()), noise, silent=True)
     if not bool(z.isfinite().all()):
-        raise UserError(f"sampler: {part.integrator}: NaN or infinity in samples of one Gaussian")
-    without = {"guidance": type(part).model_fields["guidance"].default}
-    part.model_copy(update=without).check_evaluations(score.evaluations)
-    yield f"samples one Gaussian as PSLD: {score.evaluations} evaluations"
+        raise UserError(f"{CALL}: NaN or infinity in samples of one Gaussian")
+    sampler.check_evaluations(score.evaluations)
+    yield f"samples one Gaussian as PSLD with {score.evaluations} network evaluations"
 
 
-def _source(part: Any) -> Iterator[str]:
-    from psld.data.preparation import open_source, read_picture
+def _source(part: Any, _network: str | None) -> Iterator[str]:
+    from psld.data.preparation import read_picture
 
-    images = open_source(part)
-    sizes = {"train": len(images.train), "test": len(images.test)}
-    for split, size in sizes.items():
-        for i in range(min(size, 3)):
+    images = part.open()
+    for split in ("train", "test"):
+        for i in range(min(len(getattr(images, split)), 3)):
             read_picture(part, images, split, i)
-    yield f"has {sizes['train']:,} pictures for training, {sizes['test']:,} for testing"
+        yield f"{len(getattr(images, split)):,} {split} pictures"
 
 
-def _extractor(part: Any) -> Iterator[str]:
+def _mask(part: Any, _network: str | None) -> Iterator[str]:
+    yield f"known pixels: {np.asarray(part.draw(range(4), 8, None)).mean():.0%} of 4 images of 8×8"
+
+
+def _extractor(part: Any, _network: str | None) -> Iterator[str]:
     from psld.metrics.extraction import load_extractor
 
     if part.trains:
         yield "not called: it is trained on a dataset"
         return
     features, _ = load_extractor(part)(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
-    yield f"gives {features.shape[1]} features of an image"
+    yield f"{features.shape[1]} features of an image of 3×32×32"
 
 
-TRIALS: dict[str, Callable[[Any], Iterator[str]]] = {
-    "network": _network,
-    "optimizer": _with_state,
-    "schedule": _schedule,
-    "average": _with_state,
-    "sampler": _sampler,
+def _measure(part: Any, _network: str | None) -> Iterator[str]:
+    from psld.metrics.features import Features, Reference
+
+    samples, train, test = (Features(torch.randn(60, 4)) for _ in range(3))
+    found = part.measure(samples, Reference(train, test, None), samples.blocks(), "cpu").estimate
+    yield f"of 60 samples of 4 features: {found.value:.4g}"
+
+
+CALLS: dict[str, Callable[[Any, str | None], Iterator[str]]] = {
+    "sampler": _in_sampling,
+    "guidance": _in_sampling,
+    "mask": _mask,
     "source": _source,
     "extractor": _extractor,
+    "measure": _measure,
 }
+"""What is done with parts that are not part of a training."""

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, cast
 
 from psld.cluster.job import end_with_snakemake
 from psld.commands.command import Command
+from psld.config.parts import showing_lines
 from psld.config.settings import Settings
 from psld.utils import VERSION
 from psld.utils.errors import UserError, ignored, in_one_line, printable
@@ -63,15 +64,12 @@ def main() -> None:
     _prepare_output()
     # Pillow warns of damaged pictures. One that cannot be decoded is an error.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    warnings.filterwarnings("ignore", r'Field name "\w+" in .* shadows')  # a part is refused
     try:
-        with in_one_line():
+        with in_one_line(), showing_lines():
             try:
-                here = str(Path.cwd())
+                Path.cwd()
             except FileNotFoundError:
                 raise UserError("the working folder was deleted; go to another one") from None
-            if not (sys.flags.safe_path or sys.path[0] == here):
-                sys.path.insert(0, here)  # as for `python -m psld`, which the workflow runs
             _run(*(sys.argv[1:] or ["--help"]))
             sys.stdout.flush()
     except KeyboardInterrupt:

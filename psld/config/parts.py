@@ -1,16 +1,19 @@
 """Parts: what a researcher exchanges. Frozen settings with a `build`, named by a kind.
 
-A kind is the name of a shipped part, or MODULE:CLASS for one of one's own (`psld.utils.code`).
+A kind is the name of a shipped part, or MODULE:CLASS of a custom part (`psld.utils.code`), which
+the words of a command or of a call, and the user's own grids and configs, may import. A part that a
+file names is data: its kind, its settings and the digest of its code. `imported` gives it its class
+where it is built.
 """
 
+import sys
+import traceback
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import FunctionType
-from typing import Any, ClassVar, Self, cast
+from types import TracebackType
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from pydantic import (
     ConfigDict,
@@ -23,19 +26,27 @@ from pydantic import (
 )
 
 from psld.config.kinds import OF_A_TRAINING, SHIPPED
-from psld.config.reads import Read
-from psld.config.settings import APART, IDENTITY, Neutral, S, Settings, groups_of, parse
+from psld.config.reads import Read, found_in
+from psld.config.settings import Neutral, Settings, groups_of, parse, reads_a_file, replaced
 from psld.utils.code import (
+    RESTART,
+    Code,
     check_named,
-    code_of,
+    copy_in,
     find_code,
-    find_version,
-    load_class,
-    loaded_version,
-    name_of,
-    trust,
+    first_on_path,
+    import_class,
+    import_copy,
+    may_run,
+    read_code,
+    read_copy,
 )
-from psld.utils.errors import PSLDError, UserError, explained, meant, text_of
+from psld.utils.errors import PSLDError, UserError, is_full_disk, is_out_of_memory, meant
+
+T = TypeVar("T")
+
+UNDECIDED = "free"
+"""The key, in what a custom part writes, of the dotted names that decide no result."""
 
 
 class Part(Settings):
@@ -56,24 +67,26 @@ class Part(Settings):
     would leave them so, and they would be those of another part."""
 
     told: ClassVar[tuple[str, ...]] = ()
-    """Attributes of the class that are written with the settings of one's own: a reader without its
-    code needs them."""
+    """Attributes of the class that a custom part writes with its settings, for readers that do not
+    import the class."""
+    source_code: ClassVar[Code | None] = None
+    """The code of a custom part's class, as it was imported; None if it is not in a file."""
 
     code: str | None = Field(default=None, exclude_if=lambda code: code is None)
-    """The digest of the code of a part of one's own; it is found, not given."""
+    """The digest of the code of a custom part; it is found, not given."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
-        for name, field in cls.model_fields.items():
-            above = [vars(kind).get(name) for kind in cls.__mro__[1:] if not _is_own(kind)]
-            hides = any(isinstance(each, property | classmethod | FunctionType) for each in above)
-            if hides or (name == "code" and field.annotation != str | None):
-                raise TypeError(f"{cls.__name__}: {name} is a name of psld; call it otherwise")
+        if is_custom(cls):
+            cls.source_code = _code_of(cls)
 
     @classmethod
     def class_for(cls, content: Any) -> "type[Part]":
-        """Return the class of a part's settings. Raises ValueError if there is none."""
+        """Return the class of a part's settings; that of the noun if they are data of a file.
+
+        Raises ValueError if there is none.
+        """
         if "noun" not in vars(cls):
             return cls
         content = {cls.KEY: content} if isinstance(content, str) else content
@@ -82,15 +95,27 @@ class Part(Settings):
         if isinstance(kind, str) and kind in shipped:
             module, _, name = shipped[kind].partition(":")
             return getattr(import_module(module), name)
-        known = f"there are: {', '.join([*shipped, 'MODULE:CLASS of your own'])}"
+        known = f"there are: {', '.join([*shipped, 'MODULE:CLASS of a custom part'])}"
         if not isinstance(kind, str):
             raise ValueError(f"{cls.KEY} is missing; {known}")
         if ":" not in kind:
             raise ValueError(f"no {cls.noun} {kind!r}{meant(kind, shipped)}; {known}")
         try:
-            return _own(cls, kind, content.get("code"), content.get("class"))
+            if reads_a_file.get() or not cls._is_here(kind, content.get("code")):
+                return cls
+            return _of_noun(cls, kind, import_class(kind))
         except UserError as error:
             raise ValueError(f"{error}") from None
+
+    @classmethod
+    def _is_here(cls, name: str, digest: str | None) -> bool:
+        """Check if words mean the code in the working folder: with a digest, that of a job that has
+        begun, only if it is the same. A source may stand in the record of a prepared dataset."""
+        if digest is None:
+            return True
+        check_named(name)
+        code = find_code(name.partition(":")[0])
+        return cls.noun != "source" and code is not None and code.digest == digest
 
     @model_validator(mode="wrap")
     @classmethod
@@ -99,15 +124,27 @@ class Part(Settings):
         if not isinstance(content, Mapping):
             return check(content)
         if "noun" in vars(cls):
-            with naming_class(kind := cls.class_for(content)):
+            kind = cls.class_for(content)
+            if kind is not cls:
                 return cast(Self, kind.model_validate(content))
-        if _is_own(cls):
-            free = content.get("free") or {}
-            rest = {key: value for key, value in content.items() if key not in {*APART, "code"}}
-            content = {**free, **rest, cls.KEY: name_of(cls), "code": _code_of(cls)}
-        part = check(content)
-        if part.code:
-            _check_written(part)
+            return cls._as_data(content, check) if ":" in content[cls.KEY] else check(content)
+        if is_custom(cls):
+            about = {*cls.told, UNDECIDED} - cls.model_fields.keys()
+            content = {key: each for key, each in content.items() if key not in about}
+            content |= {cls.KEY: name_of(cls), "code": _current(cls)}
+        return check(content)
+
+    @classmethod
+    def _as_data(cls, content: Mapping[str, Any], check: ModelWrapValidatorHandler[Self]) -> Self:
+        """Return a part of the noun's class that has all other settings as they were written."""
+        part = check({key: content[key] for key in content if key in cls.model_fields})
+        extra = {
+            key: found_in(each) for key, each in content.items() if key not in cls.model_fields
+        }
+        object.__setattr__(part, "__pydantic_extra__", extra)
+        told = {name: extra[name] for name in cls.told if name in extra}
+        vars(part).update({k: tuple(x) if isinstance(x, list) else x for k, x in told.items()})
+        vars(part).update(build=_not_imported)  # That of the noun may be another part's.
         return part
 
     @model_validator(mode="after")
@@ -117,22 +154,30 @@ class Part(Settings):
             raise ValueError(f"{kind}: reads a {reads[0].noun}; only a part of a training may")
         return self
 
-    @model_serializer(mode="wrap")
-    def _with_free_apart(
-        self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
-    ) -> dict[str, Any]:
-        """Write what decides the result and what does not apart: a reader may lack the class.
+    @property
+    def is_data(self) -> bool:
+        """True for a custom part that was read from a file, without its class."""
+        return "noun" in vars(type(self)) and ":" in getattr(self, self.KEY)
 
-        Without nulls, it is for a result, and only what decides is written.
-        """
+    def identity(self) -> dict[str, Any]:
+        decides = super().identity()
+        if not self.is_data:
+            return decides
+        content, extra = self.model_dump(mode="json"), self.model_extra or {}
+        decides |= {key: content[key] for key in extra if key not in self.told}
+        return _without(decides, [UNDECIDED, *decides.get(UNDECIDED, ())])
+
+    @model_serializer(mode="wrap")
+    def _flat(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Write a custom part for readers without its class: also what the class tells, and which
+        settings decide no result."""
         content, is_short = dump(self), bool(info.exclude_none)
-        if isinstance(self, UnknownPart):  # nothing but what was written
-            kept = self.model_fields_set - ({"free", IDENTITY} if is_short else set())
-            return {key: each for key, each in content.items() if key in kept}
-        if not _is_own(type(self)):
+        if self.is_data:
+            about = {*self.told, UNDECIDED} if is_short else ()
+            extra = {k: v for k, v in (self.model_extra or {}).items() if k not in about}
+            return content | _dumped(extra, info.mode, is_short)
+        if self.code is None:
             return content
-        is_whole = info.mode == "json" and not is_short
-        decides = self.deciding_in(content) if is_whole else {}
         for name in type(self).model_computed_fields:
             content.pop(name, None)
         for name, field in type(self).model_fields.items():
@@ -141,208 +186,286 @@ class Part(Settings):
                 del content[name]
             elif name in content and isinstance(value, set | frozenset):
                 content[name] = sorted(content[name], key=str)
-        free = {name: content.pop(name) for name in sorted(self.free() & content.keys())}
-        if is_whole and decides != _deciding(content):  # as with a free setting of a group in it
-            content[IDENTITY] = decides
         told = {name: getattr(self, name) for name in self.told}
         told = {name: sorted(x) if isinstance(x, Set) else x for name, x in told.items()}
-        apart = {"free": {} if is_short else free, "class": told}
-        return content | {key: each for key, each in apart.items() if each}
+        decides = self.deciding_in(content)
+        if is_short:  # It is for a result, and not read again.
+            return _ordered(content, decides)
+        undecided = [*_missing(content, decides)]
+        return _ordered(content, decides) | told | ({UNDECIDED: undecided} if undecided else {})
 
 
-class UnknownPart:
-    """A part of one's own whose code is not here: it can be compared and shown, but not built."""
-
-    evaluations = None
-    """Of a network: only its code says how many a sampler or a guidance takes."""
-
-    def identity(self) -> dict[str, Any]:
-        content = cast(Part, self).model_dump(mode="json")
-        return content.get(IDENTITY) or _deciding(content)
-
-    def build(self, *_: Any, **__: Any) -> Any:
-        raise UserError(self.missing)
-
-    open = build
-
-    @property
-    def missing(self) -> str:
-        part = cast(Any, self)
-        kind = getattr(part, part.KEY)
-        return (
-            f"{kind}: its file is missing or has changed (its code was {str(part.code)[:12]}); "
-            "get that version back, or plan again"
-        )
+P = TypeVar("P", bound=Part)
 
 
-def _check_written(part: Part) -> None:
-    """Raise ValueError if JSON cannot hold a setting, such as a function."""
-    try:
-        part.model_dump_json()
-    except ValueError as error:  # of pydantic, or of bytes that are no text
-        reason = f"{error}".rpartition("Error: ")[2]
-        raise ValueError(f"JSON cannot hold a setting: {reason}; name it by a text") from None
+def is_custom(kind: type) -> bool:
+    return not kind.__module__.startswith("psld.")
 
 
-def _deciding(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {k: _deciding(v) for k, v in content.items() if v is not None and k not in APART}
-    return [_deciding(each) for each in content] if isinstance(content, list) else content
+def name_of(kind: type) -> str:
+    """Return MODULE:CLASS of a class."""
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
-_imports_nothing = ContextVar("_imports_nothing", default=False)
+def _code_of(kind: type[Part]) -> Code | None:
+    """Return the code of a class that is being imported; None if it is not in a file."""
+    name = kind.__module__
+    place = getattr(sys.modules.get(name), "__file__", None)
+    if not place or name == "__main__":
+        return None
+    file = Path(place).absolute()
+    return read_code(file.parents[name.count(".") + (file.name == "__init__.py")], name)
 
 
-@contextmanager
-def importing_nothing() -> Iterator[None]:
-    """Read every part of one's own that has a digest as an `UnknownPart`."""
-    token = _imports_nothing.set(True)
-    try:
-        yield
-    finally:
-        _imports_nothing.reset(token)
-
-
-def with_code_of(copies: str | Path, settings: S) -> S:
-    """Return settings whose parts are known also by the copies of their code in a folder."""
-    if is_unknown(settings):
-        trust(copies)
-        return type(settings).model_validate(settings.model_dump())
-    return settings
-
-
-def noun_of(name: str) -> type[Part]:
-    """Return the noun of the class MODULE:CLASS. Raises UserError if it is no part."""
-    return next(kind for kind in _own(Part, name, None).__mro__ if "noun" in vars(kind))
-
-
-def check_known(*settings: Settings) -> None:
-    """Raise UserError for a part whose code is not here."""
-    for part in parts_in(settings):
-        if isinstance(part, UnknownPart):
-            raise UserError(part.missing)
-
-
-def check_read_again(settings: Settings) -> None:
-    """Raise UserError if what a part of one's own writes is not read as the same part."""
-    for part in parts_in(settings):
-        if part.code and not isinstance(part, UnknownPart):
-            name = getattr(part, part.KEY)
-            again = parse(type(part), part.model_dump(mode="json"), f"{name}: what it writes")
-            # Of one class there may be two, of equal code, in the parts of a part.
-            differs = again != part and repr(again) != repr(part)
-            if differs or again.identity() != part.identity():
-                raise UserError(f"{name}: what it writes is read as another part; see its types")
-
-
-def is_unknown(settings: Settings) -> bool:
-    """Check if settings have a part whose code is not here."""
-    return any(isinstance(part, UnknownPart) for part in parts_in(settings))
-
-
-@contextmanager
-def naming_class(kind: type[Part]) -> Iterator[None]:
-    """Turn an exception in the reading of a part of one's own into one that pydantic shows."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ValueError | PSLDError) or not _is_own(kind) or explained(error):
-            raise
-        reason = f"{type(error).__name__}: {text_of(error)}"
-        raise ValueError(f"{name_of(kind)}: {reason}") from error
-
-
-@contextmanager
-def naming(key: str, part: Part, call: str) -> Iterator[None]:
-    """Turn an exception in a call of a part of one's own into a UserError that names all three.
-
-    Errors that need no traceback, such as those of a full memory, stay what they are.
-    """
-    try:
-        yield
-    except Exception as error:
-        if part.code is None or isinstance(error, PSLDError) or explained(error):
-            raise
-        reason = f"{type(error).__name__}: {text_of(error)}"
-        raise UserError(f"{key}: {getattr(part, part.KEY)}: {call}: {reason}") from error
-
-
-def save_code(settings: Settings, folder: str | Path) -> None:
-    """Copy the code of all parts of one's own into a run directory, or next to weights."""
-    for part in parts_in(settings):
-        module = getattr(part, part.KEY).partition(":")[0]
-        code = part.code and (find_version(module, part.code) or loaded_version(part.code))
-        if code:
-            code.save(folder)
-
-
-def parts_in(settings: Any) -> list[Part]:
-    """Return all parts in settings, in groups and lists too, outer ones first."""
-    return groups_of(Part, settings)
-
-
-_classes: dict[tuple[str, str], type[Part]] = {}
-"""The classes of parts of one's own by MODULE:CLASS and the digest of their code."""
-
-
-def _own(noun: type[Part], name: str, digest: str | None, told: Any = None) -> type[Part]:
-    """Return the class of a part of one's own, of this code if a digest is given.
-
-    `told`: what its settings tell of a class whose code is not here.
-    """
-    check_named(name)
-    if digest and _imports_nothing.get():
-        return _unknown(noun, told)
-    if digest and (name, digest) in _classes:
-        return _checked(noun, name, _classes[name, digest])
-    module = name.partition(":")[0]
-    code = find_version(module, digest) if digest else find_code(module)
-    if code is None and digest:
-        return _unknown(noun, told)
+def _current(kind: type[Part]) -> str:
+    """Return the digest of a class's code, as it was imported. Raises ValueError if its files are
+    others now: the settings would name code that does not run."""
+    code, module = kind.source_code, kind.__module__
     if code is None:
-        raise UserError(f"{name}: no module {module} in this folder or among Python's packages")
-    kind = _checked(noun, name, load_class(name, code))
-    _classes[name, code.digest] = kind
-    return kind
+        check_named(name_of(kind))
+        raise ValueError(f"{name_of(kind)}: its module is not in a file")
+    if (code.root / code.file).is_file() and read_code(code.root, module).digest != code.digest:
+        raise ValueError(f"{code.file}, or a file that it imports, has changed; {RESTART}")
+    return code.digest
 
 
-def _checked(noun: type[Part], name: str, kind: Any) -> type[Part]:
+def _of_noun(noun: type[P], name: str, kind: Any) -> type[P]:
     if not (isinstance(kind, type) and issubclass(kind, noun)):
         base = "a class of psld.parts" if noun is Part else f"psld.parts.{noun.noun.capitalize()}"
         raise UserError(f"{name}: no {noun.noun}: it does not subclass {base}")
     return kind
 
 
-def _is_own(kind: type) -> bool:
-    return not kind.__module__.startswith("psld.")
+def noun_of(name: str) -> type[Part]:
+    """Return the noun of the class MODULE:CLASS. Raises UserError if it is no part."""
+    return next(k for k in _of_noun(Part, name, import_class(name)).__mro__ if "noun" in vars(k))
 
 
-def _code_of(kind: type[Part]) -> str:
-    """Return the digest of the code of a class of one's own."""
-    for (_, digest), known in _classes.items():
-        if known is kind:
-            return digest
-    name = name_of(kind)
+# -- custom parts as data --------------------------------------------------------------------------
+
+
+def _dumped(value: Any, mode: str, is_short: bool) -> Any:
+    if isinstance(value, Settings):
+        return value.model_dump(mode=mode, exclude_none=is_short)
+    if isinstance(value, dict):
+        kept = {key: each for key, each in value.items() if not (is_short and each is None)}
+        return {key: _dumped(each, mode, is_short) for key, each in kept.items()}
+    return [_dumped(each, mode, is_short) for each in value] if isinstance(value, list) else value
+
+
+def _missing(content: Any, decides: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names that a content has and what decides a result has not."""
+    if isinstance(content, list) and isinstance(decides, list):
+        content, decides = dict(enumerate(content)), dict(enumerate(decides))
+    if not (isinstance(content, Mapping) and isinstance(decides, Mapping)):
+        return
+    for key, value in content.items():
+        if key in decides:
+            yield from _missing(value, decides[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _without(content: Any, names: list[str]) -> Any:
+    """Return a content without what has these dotted names."""
+    if isinstance(content, list):
+        numbered = _without({str(i): each for i, each in enumerate(content)}, names)
+        return [*numbered.values()]
+    if not isinstance(content, dict):
+        return content
+    inner = {
+        key: [n.partition(".")[2] for n in names if n.startswith(f"{key}.")] for key in content
+    }
+    return {key: _without(each, inner[key]) for key, each in content.items() if key not in names}
+
+
+def _ordered(content: Any, decides: Any) -> Any:
+    """Return a content whose sets, also in groups, have the order that they have in an identity."""
+    if isinstance(content, dict) and isinstance(decides, dict):
+        return {k: _ordered(v, decides[k]) if k in decides else v for k, v in content.items()}
+    if isinstance(content, list) and isinstance(decides, list):
+        has_groups = any(isinstance(each, dict | list) for each in content)
+        return [*map(_ordered, content, decides)] if has_groups else decides
+    return content
+
+
+def _not_imported(*_: Any, **__: Any) -> Any:
+    raise UserError("a custom part that was read from a file is used without its class")
+
+
+def imported(
+    value: T,
+    record: str | Path | None = None,
+    *,
+    trust: bool = False,
+    copies: str | Path | None = None,
+) -> T:
+    """Return settings with a part of its class in place of each custom part that is data.
+
+    Args:
+        value: settings, or a tuple or dictionary of them.
+        record: the folder of the file that names the parts, which may be a stranger's; None for the
+            user's own job.
+        trust: run the copies of the code in that folder, in place of the user's files.
+        copies: of the user's own job, the run directory with the code with which it has begun.
+
+    Raises UserError if the code with the part's digest is not there, or may not run.
+    """
+
+    def with_class(group: Any) -> Any:
+        is_data = isinstance(group, Part) and group.is_data
+        return _with_class(group, record, trust, copies) if is_data else group
+
+    return replaced(value, with_class)
+
+
+def _with_class(
+    part: Part, record: str | Path | None, trust: bool, copies: str | Path | None
+) -> Part:
+    name, digest = getattr(part, part.KEY), part.code or ""
     check_named(name)
-    code = code_of(kind)
-    if code is None:
-        raise UserError(f"{name}: its module is not in this folder or among Python's packages")
-    _classes[name, code.digest] = kind
-    return code.digest
+    module = name.partition(":")[0]
+    code, folder = find_code(module), record if trust else copies
+    is_same = code is not None and code.digest == digest
+    if code and is_same and (record is None or may_run(code, record)):
+        kind = import_class(name)
+    elif copy := read_copy(folder, module, digest) if folder and digest else None:
+        kind = import_copy(name, copy)
+    else:
+        here = f"there is no module {module} here"
+        if code:
+            here = f"{code.file} here is "
+            here += (
+                "in the same folder, or in no package" if is_same else f"code {code.digest[:12]}"
+            )
+        text = f"its {part.noun} {name} has code {digest[:12] or 'without a digest'}, and {here}"
+        if record is None:
+            raise UserError(f"{text}; get that version back, or plan again")
+        copied = copy_in(record, digest)
+        remedy = (
+            ""
+            if trust or not (digest and copied.is_dir())
+            else (f"; trust=true runs the copy in {copied}: read it before")
+        )
+        raise UserError(f"{record}: {text}{remedy}")
+    kind = _of_noun(type(part), name, kind)
+    if kind.source_code is None or kind.source_code.digest != digest:
+        raise UserError(f"{name}: another version of it is imported; {RESTART}")
+    return parse(kind, {**part.model_dump(), **(part.model_extra or {})}, name)
 
 
-def _unknown(noun: type[Part], told: Any) -> type[Part]:
-    """Return the class of the noun's parts whose code is not here."""
-    known = {}
-    for name, each in told.items() if isinstance(told, Mapping) else ():
-        if name in noun.told and isinstance(each, bool | str | list):
-            known[name] = frozenset(map(str, each)) if isinstance(each, list) else each
-    return _unknown_class(noun, *sorted(known.items()))
+def codes_in(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield MODULE:CLASS and the digest of the code of each custom part, and of parts in these."""
+
+    def found(content: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(content, dict):
+            name = content.get("kind") or content.get("integrator")
+            if isinstance(code := content.get("code"), str):
+                yield f"{name}", code
+            content = [*content.values()]
+        for each in content if isinstance(content, list) else ():
+            yield from found(each)
+
+    for part in groups_of(Part, settings):
+        if part.code:
+            yield from found(part.model_dump(mode="json"))
 
 
-@cache
-def _unknown_class(noun: type[Part], *told: tuple[str, Any]) -> type[Part]:
-    fields: dict[str, Any] = {noun.KEY: str} if noun.KEY not in noun.model_fields else {}
-    fields |= {name: ClassVar[Any] for name, _ in told}  # They may be properties of the noun.
-    body = {"__module__": __name__, "__annotations__": fields, **dict(told)}
-    return type(f"Unknown{noun.__name__}", (UnknownPart, noun), body, extra="allow")
+def save_code(settings: Settings, folder: str | Path) -> None:
+    """Copy the code of all custom parts into a run directory, or next to weights."""
+    for part in groups_of(Part, settings):
+        if part.source_code:
+            part.source_code.save(folder)
+
+
+@contextmanager
+def running_copies(settings: Settings, run: str | Path) -> Iterator[None]:
+    """Let Python find the copies of custom parts in a run directory before the user's files."""
+    digests = {part.code for part in groups_of(Part, settings) if part.source_code}
+    with ExitStack() as stack:
+        for digest in filter(None, digests):
+            stack.enter_context(first_on_path(copy_in(run, digest).resolve()))
+        yield
+
+
+# -- the errors of custom parts --------------------------------------------------------------------
+
+KEYS = {
+    "network": "network",
+    "source": "dataset.source",
+    "sampler": "sampler",
+    "guidance": "sampler.guidance",
+    "mask": "sampler.guidance.mask",
+    "extractor": "metric.extractor",
+    "measure": "metric.measure",
+    "logger": "logger",
+}
+"""The settings that parts are the values of; of other nouns, training.NOUN."""
+
+
+@contextmanager
+def showing_lines() -> Iterator[None]:
+    """Print the traceback of an error in a custom part from its first line there, and exit with 1.
+
+    A note names the setting and the call. `sys.exit` in a part is such an error, too.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if not add_note(error):
+            raise
+        traceback.print_exception(error)
+        sys.exit(1)
+
+
+def add_note(error: BaseException) -> bool:
+    """Note which call of which custom part has raised an error, and leave out the frames above.
+
+    Return False for errors of other code, and for those that need no traceback.
+    """
+    if isinstance(error, PSLDError) or not (found := _frame_in_part(error)):
+        return False
+    if isinstance(error, Exception) and (is_out_of_memory(error) or is_full_disk(error)):
+        return False
+    where, parts = found
+    kinds = (f"{KEYS.get(p.noun, f'training.{p.noun}')}: {name_of(p)}" for p in parts)
+    note = f"{' or '.join(sorted(kinds))}: {where.tb_frame.f_code.co_name}"
+    error.with_traceback(where).add_note(note)
+    if isinstance(error.__context__, PSLDError):  # of psld's own, such as a file to be made
+        error.__suppress_context__ = True
+    return True
+
+
+def _frame_in_part(error: BaseException) -> tuple[TracebackType, list[type[Part]]] | None:
+    """Return the first frame of an error in a file of custom parts, and the parts of that file that
+    the frames above use."""
+    there: dict[Path, list[type[Part]]] = {}
+    for kind in _below(Part):
+        if code := kind.source_code:
+            for file in code.files:
+                there.setdefault(code.root / file, []).append(kind)
+    used: set[type[Part]] = set()
+    where = error.__traceback__
+    while where:
+        frame = where.tb_frame
+        if found := there.get(Path(frame.f_code.co_filename)):
+            own = frame.f_locals.get("self")
+            bases = {each.__name__ for each in type(own).__mro__}
+            kinds = [each for each in found if each in used] or found
+            called = [k for k in kinds if k is type(own) or CALLED.get(k.noun, "") in bases]
+            return where, [type(own)] if type(own) in called else called or kinds
+        for value in [*frame.f_locals.values()]:
+            if isinstance(value, Settings):
+                used |= {type(part) for part in groups_of(Part, value)}
+        where = where.tb_next
+    return None
+
+
+CALLED = {"network": "Module", "optimizer": "Optimizer"}
+"""The base classes of what parts build, whose methods are called later."""
+
+
+def _below(kind: type[Part]) -> Iterator[type[Part]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)

@@ -13,6 +13,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from psld.config.settings import FREE, Settings
 
+READS = "reads"
+"""The key of the noun in what a `Read` writes."""
+
 Find = Callable[[str, dict[str, Any]], dict[str, Any]]
 """Returns the content of a `Read`, with digests, for its noun and a content with its name."""
 
@@ -50,21 +53,17 @@ class Read(Settings):
             return given
         content = {"name": given} if isinstance(given, str) else given
         match content:
-            case {"free": {"name": str()}} if content.keys() <= {"free", "digest"}:
-                content = content["free"] | {k: v for k, v in content.items() if k != "free"}
-            case {"name": str(name)} if name and len(content) == 1:
-                pass
+            case {"name": str(name)} if name and content.keys() <= {*cls.model_fields, READS}:
+                content = {key: value for key, value in content.items() if key != READS}
             case _:
                 raise ValueError(f"the name of a {cls.noun} is needed, not {given!r}")
         find = _find.get()
         return find(cls.noun, content) if find else content
 
     @model_serializer(mode="wrap")
-    def _with_free_apart(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As in `Part`: whoever lacks the class of a part has to know what decides."""
-        content = dump(self)
-        free = sorted(self.free() & content.keys())
-        return {"free": {key: content.pop(key) for key in free}, **content}
+    def _with_its_noun(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the noun, too: in a custom part that is kept as data it says what this is."""
+        return {READS: self.noun, **dump(self)}
 
 
 class ModelRead(Read):
@@ -78,3 +77,13 @@ class CellRead(Read):
     MODEL/SAMPLER-BUDGET, a cell of a table."""
 
     noun = "cell"
+
+
+def found_in(content: Any) -> Any:
+    """Return what a custom part has written, with a `Read` in place of the content of each."""
+    if isinstance(content, dict):
+        kinds = {kind.noun: kind for kind in (ModelRead, CellRead)}
+        if kind := kinds.get(str(content.get(READS))):
+            return kind.model_validate(content)
+        return {key: found_in(each) for key, each in content.items()}
+    return [found_in(each) for each in content] if isinstance(content, list) else content

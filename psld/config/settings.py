@@ -6,8 +6,9 @@ modules imports torch, because every Snakemake process reads them and must start
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -54,13 +55,6 @@ class Neutral:
 FREE = object()
 """Annotates a setting of how a job runs: `device: Annotated[str, FREE]`. All others decide the
 result, unless they are neutral."""
-
-
-IDENTITY = "identity"
-"""The key of the identity of a part of one's own, if the rest that is written does not show it."""
-
-APART = frozenset({"free", "class", IDENTITY})
-"""Keys of a part of one's own, as it is written, besides the settings that decide a result."""
 
 
 class Settings(BaseModel):
@@ -158,6 +152,38 @@ def groups_of(kind: type[S], settings: Any) -> list[S]:
     return [group for each in inner for group in groups_of(kind, each)]
 
 
+def keyed_groups(kind: type[S], settings: Any, key: str = "") -> Iterator[tuple[str, S]]:
+    """Yield all groups of a class in settings and in their groups, with their dotted keys."""
+    if isinstance(settings, kind):
+        yield key, settings
+    items = settings.items() if isinstance(settings, dict) else settings
+    for name, each in items if isinstance(settings, Settings | dict) else ():
+        yield from keyed_groups(kind, each, f"{key}.{name}".lstrip("."))
+
+
+def replaced(value: Any, make: Callable[[Any], Any]) -> Any:
+    """Return settings with `make(group)` in place of each group, themselves and outer ones first.
+
+    They are not checked again.
+    """
+    if isinstance(value, Settings):
+        group = make(value)
+        given = {name: (each, replaced(each, make)) for name, each in group}
+        changed = {name: new for name, (old, new) in given.items() if new is not old}
+        extra = group.model_extra or {}
+        copy = group.model_copy(update={k: v for k, v in changed.items() if k not in extra})
+        if not changed.keys().isdisjoint(extra):
+            object.__setattr__(copy, "__pydantic_extra__", extra | changed)
+        return copy if changed else group
+    if isinstance(value, dict):
+        new = {key: replaced(each, make) for key, each in value.items()}
+        return new if any(new[key] is not value[key] for key in value) else value
+    if isinstance(value, list | tuple):
+        new = type(value)(replaced(each, make) for each in value)
+        return new if any(a is not b for a, b in zip(new, value, strict=True)) else value
+    return value
+
+
 NO_NUMBER = PydanticCustomError("boolean", "A boolean is no number")
 
 
@@ -177,8 +203,20 @@ class MadeRecord(Settings):
     """Flags of torch that decide how floats are rounded."""
     git_revision: str | None
     """Revision of the code; null outside a checkout."""
-    code: str | None = None
-    """The digest of the code of psld that it depends on; null in files without it."""
+
+
+reads_a_file: ContextVar[bool] = ContextVar("reads_a_file", default=False)
+"""True while the content of a file is checked, which may be a stranger's."""
+
+
+@contextmanager
+def reading_a_file() -> Iterator[None]:
+    """Keep custom parts as data meanwhile: what a file names is not imported."""
+    token = reads_a_file.set(True)
+    try:
+        yield
+    finally:
+        reads_a_file.reset(token)
 
 
 def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
@@ -210,7 +248,8 @@ def load_record(kind: type[S], path: str | Path, wrong: str, missing: str = "no 
         raise UserError(wrong)
     if content.pop(DIGEST, None) != digest_of(content):
         raise UserError(f"{wrong} (damaged: its {DIGEST} differs)")
-    return parse(kind, content, where=wrong)
+    with reading_a_file():
+        return parse(kind, content, where=wrong)
 
 
 read_record = retried_in_slurm(load_record)
@@ -275,10 +314,9 @@ def over_default(field: FieldInfo, content: Any, default: Any = None) -> Any:
     if default is None and isinstance(content, Mapping):
         is_alone = not field.default_factory_takes_validated_data
         default = field.get_default(call_default_factory=is_alone)
-    is_whole = {"free", getattr(default, "KEY", "free")}
     if not isinstance(default, Settings) or group_of(field, content) is not type(default):
         return content
-    if not is_whole.isdisjoint(content):
+    if getattr(default, "KEY", "") in content:
         return content
     fields = type(default).model_fields
     given = {name: getattr(default, name) for name in default.model_fields_set}
@@ -303,7 +341,9 @@ def groups_in(
 def unknown_key(kind: type[Settings], content: Mapping[str, Any]) -> str | None:
     """Return the first key of a content, groups included, that the class does not have."""
     for prefix, group, values in groups_in(kind, content):
-        if unknown := sorted(values.keys() - group.model_fields - APART):
+        if values.get("code"):  # Those of a custom part as data are known when it is imported.
+            continue
+        if unknown := sorted(values.keys() - group.model_fields):
             return f"{prefix}.{unknown[0]}".lstrip(".")
     return None
 

@@ -5,7 +5,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from importlib.metadata import version
 from operator import index
 from pathlib import Path
@@ -16,12 +16,20 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 
+from psld.config.parts import imported
 from psld.config.settings import load_record, with_digest
-from psld.data.images import BrokenPicture, as_image, central_square, refuse, size_text, to_channels
+from psld.data.images import (
+    BrokenPicture,
+    as_image,
+    central_square,
+    refuse,
+    size_text,
+    to_channels,
+)
 from psld.data.settings import DatasetSettings, FilterName, Images, PrepareSettings, Source
 from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
 from psld.utils import VERSION
-from psld.utils.errors import UserError, reraise_fault, text_of
+from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, write_json, write_text
 from psld.utils.progress import Progress
 
@@ -53,9 +61,14 @@ def prepare_dataset(
     if earlier and (other := _other(earlier, settings)):
         raise UserError(f"{output}: {other}; {REPLACE}")
     seen = _seen(settings.source)  # What changes from here on is told.
-    images = open_source(settings.source)
+    source = imported(settings.source)
+    settings, images = settings.model_copy(update={"source": source}), source.open()
     splits = {"train": len(images.train), "test": len(images.test)}
+    if not splits["train"]:
+        raise UserError(f"dataset.source: {source.kind}: no training images are left")
     classes, found = settings.num_classes, images.class_names
+    if twice := [name for name, times in Counter(found).items() if times > 1]:
+        raise UserError(f"dataset.source: two classes are called {twice[0]}")
     if classes not in (0, len(found)):
         raise UserError(
             f"dataset.num_classes is {classes}, but the source {settings.source.kind} has "
@@ -152,41 +165,8 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
             )
 
 
-@contextmanager
-def _saying(source: Source, what: str) -> Iterator[str]:
-    """Name the source in an error of its own code, in one line. Yields the line's beginning."""
-    where = f"dataset.source: {source.kind}: {what}"
-    try:
-        yield where
-    except Exception as error:
-        reraise_fault(error, where)
-        raise UserError(f"{where}: {type(error).__name__}: {text_of(error)}") from None
-
-
 def _seen(source: Source) -> str:
-    with _saying(source, "seen"):
-        return str(source.seen())
-
-
-def open_source(source: Source) -> Images:
-    """Open a source. Raises UserError if what it returns has another form than `Images` says."""
-    with _saying(source, "open") as where:
-        images: Any = source.open()
-        if not isinstance(images, Images):
-            right = "psld.parts.Images(train, test, class_names)"
-            raise UserError(f"{where} returns a {type(images).__name__}; right is {right}")
-        for name, split in {"train": images.train, "test": images.test}.items():
-            if not (hasattr(split, "__len__") and hasattr(split, "__getitem__")):
-                right = "a sequence of pairs (picture, label), such as a list"
-                raise UserError(f"{where}: {name} is a {type(split).__name__}; right is {right}")
-        names = images.class_names
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{where}: class_names is {names!r:.100}; right is a list of texts")
-        if twice := [name for name, times in Counter(names).items() if times > 1]:
-            raise UserError(f"{where}: class_names: two classes are called {twice[0]}")
-        if not len(images.train):
-            raise UserError(f"{where}: no training images are left")
-    return images
+    return str(imported(source).seen())
 
 
 _asking = Lock()
@@ -197,15 +177,11 @@ def read_picture(source: Source, images: Images, split: str, i: int) -> tuple[Im
 
     Of several threads, one at a time asks for a pair; the picture is read by each.
     """
-    with _saying(source, f"{split} picture {i}") as where:
-        with _asking:
-            pair = getattr(images, split)[i]
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):
-            wrong = f"a {type(pair).__name__}; right is a pair (picture, label)"
-            raise UserError(f"{where}: {wrong}")
-        picture, label = pair
-        label = _checked_label(label, len(images.class_names), where)
-        return as_image(picture() if callable(picture) else picture, where), label
+    where = f"dataset.source: {source.kind}: {split} picture {i}"
+    with _asking:
+        picture, label = getattr(images, split)[i]
+    label = _checked_label(label, len(images.class_names), where)
+    return as_image(picture() if callable(picture) else picture, where), label
 
 
 def _checked_label(label: Any, classes: int, where: str) -> int:
@@ -239,15 +215,16 @@ def _blocks(
         (name, numbers), found = block, []
         split, first = splits[name], train_size if name == "test" else 0
         if getattr(split, "shape", None) == (side, side, channels):
-            with _saying(settings.source, f"{name} pictures from {numbers.start} on") as where:
-                for number, label in zip(numbers, split.labels[numbers], strict=True):
-                    label = _checked_label(label, len(images.class_names), where)
-                    labels[first + number] = label if settings.num_classes else 0
-                pixels, needed = np.asarray(split.pixels(numbers)), (len(numbers), *split.shape)
-                if pixels.dtype != np.uint8 or pixels.shape != needed:
-                    found = f"{pixels.dtype} of {size_text(pixels.shape)}"
-                    raise UserError(f"{where}: {found}; right is uint8 of {size_text(needed)}")
-                return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), []
+            kind = settings.source.kind
+            where = f"dataset.source: {kind}: {name} pictures from {numbers.start} on"
+            for number, label in zip(numbers, split.labels[numbers], strict=True):
+                label = _checked_label(label, len(images.class_names), where)
+                labels[first + number] = label if settings.num_classes else 0
+            pixels, needed = np.asarray(split.pixels(numbers)), (len(numbers), *split.shape)
+            if pixels.dtype != np.uint8 or pixels.shape != needed:
+                found = f"{pixels.dtype} of {size_text(pixels.shape)}"
+                raise UserError(f"{where}: {found}; right is uint8 of {size_text(needed)}")
+            return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), []
         pixels = np.empty((len(numbers), channels, side, side), np.uint8)
         for i, number in enumerate(numbers):
             try:

@@ -1,6 +1,7 @@
 """Guidance and masks as parts: what steers samples, and which of their pixels are known."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -56,7 +57,7 @@ class Guidance(Part):
     """
 
     noun = "guidance"
-    told = ("inpaints",)
+    told = ("evaluations", "files", "inpaints", "is_none", "needs_guide")
 
     kind: str
 
@@ -70,7 +71,7 @@ class Guidance(Part):
     holes: ClassVar[tuple[Literal["train", "test"], Mask] | None] = None
     """The split whose images the samples fill in, and the mask; None without known pixels."""
 
-    @property
+    @cached_property
     def inpaints(self) -> bool:
         return self.holes is not None
 
@@ -79,7 +80,7 @@ class Guidance(Part):
         """True with a field `label: Label`, the classes of the samples."""
         return hasattr(self, "label")
 
-    @property
+    @cached_property
     def files(self) -> tuple[str, ...]:
         """The files that it needs, keys of psld sample: `guide`, `data`, the datasets of masks."""
         guide = ("guide",) if self.needs_guide else ()

@@ -6,7 +6,6 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
-from psld.config.parts import naming
 from psld.diffusion.integrators import EulerMaruyama, Inpainting, Noise
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
@@ -81,11 +80,10 @@ def path(
     silent: bool = False,
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield forward time and state at the start and after each step; arguments as in `sample`."""
-    with naming("sampler", sampler, "build"):
-        integrator = sampler.build(process, z.device, inpainting)
-        replaced = integrator.replacement_times or []
-        draws = integrator.draws + (1 + len(replaced) if inpainting else 0)
-        final_time = [*integrator.times[:1], *(t for t in integrator.ends if t > 0)][-1]
+    integrator = sampler.build(process, z.device, inpainting)
+    replaced = integrator.replacement_times or []
+    draws = integrator.draws + (1 + len(replaced) if inpainting else 0)
+    final_time = [*integrator.times[:1], *(t for t in integrator.ends if t > 0)][-1]
     if expect := getattr(noise, "expect", None):
         expect(draws)
     replacement = inpainting and Replacement(inpainting, [process.T, *replaced, final_time])
@@ -95,14 +93,7 @@ def path(
     steps = Progress("sampling", "step", len(integrator.ends), silent=silent, leave=False)
     with closing(steps):
         for index, end in enumerate(integrator.ends):
-            with (
-                naming("sampler.guidance", sampler.guidance, "score"),
-                naming("sampler", sampler, "step"),
-            ):
-                stepped = integrator.step(index, z, score, noise)
-                if stepped.shape != z.shape:
-                    raise ValueError(f"gives a tensor {tuple(stepped.shape)} for {tuple(z.shape)}")
-            z = stepped
+            z = integrator.step(index, z, score, noise)
             if replacement and replaced:
                 z = replacement.noisy(index + 1, z, noise)
             yield end, z

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.config.parts import UnknownPart, check_known
+from psld.config.parts import imported
 from psld.config.settings import MadeRecord, write_record
 from psld.evaluation.folders import (
     Basis,
@@ -30,7 +30,7 @@ from psld.metrics.features import Device, Features, FeatureStatistics, Reference
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, origin_of, read_shards
 from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
-from psld.utils.code import MEASURE, package_code
+from psld.utils.code import code_digest
 from psld.utils.device import give_back, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -51,8 +51,6 @@ class Cost(NamedTuple):
     nfe: int
     seconds: float
     device: str
-    code: str | None = None
-    """The digest of psld's code that made it."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,8 @@ class Gathered:
     """Kept of images whose features are too many to keep."""
 
     def has(self, measurement: Measurement) -> bool:
-        """Check if there are features for a measurement, and the code of its measure."""
-        is_known = not isinstance(measurement.metric.measure, UnknownPart)
-        return is_known and measurement.group in self.samples
+        """Check if there are features for a measurement, and the class of its measure."""
+        return not measurement.metric.measure.is_data and measurement.group in self.samples
 
     def recomputes(self, measurement: Measurement) -> bool:
         """Check if there are features, or mean and covariance for the value of a distance."""
@@ -90,7 +87,6 @@ class Gathered:
             "nfe": sum(cost.nfe * cost.images for cost in costs) / images,
             "sampling_seconds": round(sum(cost.seconds for cost in costs), 3),
             "sampling_device": ", ".join(sorted({cost.device for cost in costs})),
-            "images_code": tuple(sorted({cost.code for cost in costs if cost.code})),
         }
 
 
@@ -139,7 +135,7 @@ def evaluate(
     found = {m: numbers(m, device) for m in measurements if not m.metric.measure.of_moments}
     give_back(torch.device(device))
     kept = save_kept(Path(output).with_suffix(".safetensors"), gathered, keep) if output else None
-    made, results = {"kept_sha256": kept, **provenance(*MEASURE)}, []
+    made, results = {"kept_sha256": kept, **provenance()}, []
     for measurement in measurements:
         values = found.get(measurement) or numbers(measurement, "cpu")
         facts = bases[measurement.metric.features].facts
@@ -174,7 +170,7 @@ def _gathered(
                     batches = batches_of(asked, batch_sizes[name])
                     found[name].append(extract(cast(Any, basis.extractor), batches, progress))
             if isinstance(part, Shard):
-                costs.append(Cost(len(images), part.nfe, part.seconds, part.device, part.code))
+                costs.append(Cost(len(images), part.nfe, part.seconds, part.device))
                 labels += [] if part.labels is None else [torch.from_numpy(part.labels)]
             if not left:
                 break
@@ -250,7 +246,7 @@ class Known(dict[str, Tensor]):
 
     def __init__(self, basis: Basis, device: Device) -> None:
         features = basis.facts("train")["reference_sha256"]
-        decides = [features, f"{device}", torch.__version__, package_code(*MEASURE)]
+        decides = [features, f"{device}", torch.__version__, code_digest("evaluation", "metrics")]
         self.path = Path(".cache/references", f"{digest_of(decides)}.safetensors")
         self.origin = {"decides": decides}
         self.lasts = basis.reference.noise is not None and self.path.parents[1].is_dir()
@@ -290,15 +286,15 @@ def evaluate_cell(settings: EvaluateSettings) -> CellResults:
 
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
-    check_known(*(measurement.metric for measurement in settings.measurements))
+    measurements = imported(settings.measurements)
     model = read_manifest(settings.model, ModelManifest)
     source = _source(settings, model, _start_facts(settings, model))
     device, bases = use_device(settings.device), {}
-    for metric in (measurement.metric for measurement in settings.measurements):
+    for metric in (measurement.metric for measurement in measurements):
         if (name := metric.features) not in bases:
             folders = settings.features[name]
             bases[name] = folder_basis(metric, folders.reference, folders.extractor, device, model)
-    return evaluate(source, bases, settings.measurements, device, settings.output, settings.keep)
+    return evaluate(source, bases, measurements, device, settings.output, settings.keep)
 
 
 def recompute(

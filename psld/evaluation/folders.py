@@ -15,16 +15,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from psld.config.parts import check_known, naming
+from psld.config.parts import imported
 from psld.config.settings import MadeRecord, changes, read_record, write_record
 from psld.data.store import ImageStore, to_uint8, truncated
 from psld.evaluation.settings import ReferenceSettings, TrainExtractorSettings
 from psld.metrics.classifier import ImageShape, deterministic
-from psld.metrics.extraction import KEY, FeatureExtractor, batches_of, gather, load_extractor
+from psld.metrics.extraction import FeatureExtractor, batches_of, gather, load_extractor
 from psld.metrics.features import Device, Features, Reference
 from psld.metrics.settings import Extractor, MetricSettings
 from psld.training.manifest import MANIFEST, WEIGHTS, ModelManifest
-from psld.utils.code import MEASURE
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.tensors import grouped, load_tensors, save_tensors
@@ -44,8 +43,7 @@ NOISE_SAMPLES = 10_000
 def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
     """Train the extractor of a dataset and write its folder. Raises UserError without labels."""
     store, name = ImageStore.open_for(settings.data, settings.dataset), settings.dataset.name
-    part = settings.metric.extractor
-    check_known(settings.metric)
+    part = imported(settings.metric.extractor)
     if not part.trains:
         wrong = f"the extractor of {settings.metric.name} is not trained here"
         raise UserError(f"metric: {wrong}; use metric=fd-classifier")
@@ -59,7 +57,7 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
     # All images are moved to the device at once.
     images, labels = (torch.from_numpy(np.array(each)).to(device) for each in data["train"])
     started = time.monotonic()
-    with torch.random.fork_rng(devices=[]), deterministic(), naming(KEY, part, "train"):
+    with torch.random.fork_rng(devices=[]), deterministic():
         torch.manual_seed(0)
         extractor = FeatureExtractor(part, part.train(images, labels, device), device)
     seconds = time.monotonic() - started
@@ -67,8 +65,7 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
     accuracies = {f"{split}_accuracy": accuracy(extractor, *each, size) for split, each in counted}
     tensors, origin = extractor.network.state_dict(), {"architecture": extractor.architecture}
     shape = ImageShape.of(images, labels)
-    with naming(KEY, part, "build_trained, with the weights of train"):
-        part.build_trained(shape, device).load_state_dict(tensors)
+    part.build_trained(shape, device).load_state_dict(tensors)
     manifest = ExtractorManifest(
         extractor=part,
         shape=shape,
@@ -78,7 +75,7 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
         **accuracies,
         seconds=round(seconds, 3),
         device=device_name(device),
-        **provenance(*MEASURE),
+        **provenance(),
     )
     write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
     return manifest
@@ -118,12 +115,11 @@ def read_extractor_manifest(folder: str | Path) -> ExtractorManifest:
 def load_trained(folder: str | Path, device: Device = "cpu") -> FeatureExtractor:
     """Load the trained extractor of a folder. Raises UserError if it is missing or damaged."""
     manifest = read_extractor_manifest(folder)
-    part = manifest.extractor
+    part = imported(manifest.extractor, folder)
     stored = load_tensors(Path(folder) / WEIGHTS, "weights", TRAIN_AGAIN, manifest.digest)
-    with naming(KEY, part, "build_trained"):
-        network = part.build_trained(manifest.shape, torch.device(device))
-        network.load_state_dict(stored.tensors())
-        return FeatureExtractor(part, network, device, manifest.test_accuracy)
+    network = part.build_trained(manifest.shape, torch.device(device))
+    network.load_state_dict(stored.tensors())
+    return FeatureExtractor(part, network, device, manifest.test_accuracy)
 
 
 # -- references -----------------------------------------------------------------------------------
@@ -160,8 +156,7 @@ class ReferenceManifest(MadeRecord):
 
 def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
     """Extract the features of a dataset's images, and of noise, and write them with a manifest."""
-    metric, folder = settings.metric, settings.extractor
-    check_known(settings.metric)
+    metric, folder = imported(settings.metric), settings.extractor
     store = ImageStore.open_for(settings.data, settings.dataset)
     if store.splits[(split := metric.reference_split)] == 0:
         raise UserError(f"{settings.data}: no {split} images; set metric.reference_split")
@@ -182,7 +177,7 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
         extractor_digest=extractor.digest,
         extractor_test_accuracy=extractor.test_accuracy,
         device=device_name(extractor.device),
-        **provenance(*MEASURE),
+        **provenance(),
     )
     write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
     return manifest
@@ -210,8 +205,7 @@ def extractor_for(
         needs = f"metric {metric.name} needs the folder of a trained extractor"
         raise UserError(f"extractor: {needs}, made by psld train_extractor")
     trained = read_extractor_manifest(folder)
-    if trained.extractor != settings:
-        told = "; ".join(changes(trained.extractor, settings))
+    if told := "; ".join(changes(trained.extractor, settings)):
         raise UserError(f"{folder}: metric.extractor: {told}; delete it, or {TRAIN_AGAIN}")
     if dataset_digest not in (None, trained.dataset_digest):
         raise UserError(f"{folder}: trained on other data of {trained.dataset}; {TRAIN_AGAIN}")

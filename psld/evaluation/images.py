@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from psld.config.kinds import SHIPPED
-from psld.config.parts import check_known
+from psld.config.parts import imported
 from psld.config.settings import parse
 from psld.data.images import check_images, located, read_images, read_npz, size_text
 from psld.evaluation import evaluation
@@ -234,9 +234,8 @@ def evaluate_images(
         if metric.extractor.trains and not isinstance(extractor, FeatureExtractor):
             folder = extractor or (dataset and f"features/{dataset}/{metric.features}")
             if folder:  # Its manifest has the settings that it was trained with.
-                trained = read_extractor_manifest(folder).extractor
+                trained = imported(read_extractor_manifest(folder).extractor, folder)
                 metric = metric.model_copy(update={"extractor": trained})
-                check_known(metric)
         measurements.append(Measurement(metric=metric, samples=len(whole)))
         if (name := metric.features) not in bases:
             bases[name] = _basis(metric, reference, dataset, folder, image_size, device, silent)

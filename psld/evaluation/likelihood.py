@@ -17,7 +17,6 @@ from psld.evaluation.settings import LikelihoodCommandSettings, LikelihoodSettin
 from psld.metrics.estimate import spread
 from psld.sampling.model import LoadedModel, load_model
 from psld.training.manifest import ModelManifest, read_manifest
-from psld.utils.code import MEASURE
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
@@ -94,7 +93,7 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
         device=device_name(device),
         dataset_digest=store.digest,
         model=Weights(**manifest.identity()),
-        **provenance(*MEASURE),
+        **provenance(),
     )
     write_record(settings.output, result)
     return result

@@ -30,8 +30,8 @@ class Weights(Settings, extra="ignore"):
     """The model from which the training started, and its `weights_sha256`."""
     saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
     """True if `psld.save` wrote them: no command trained them."""
-    code: str | None = None
-    """The digest of the code of psld that trained them."""
+    git_revision: str | None = None
+    """Revision of the code of psld that trained them."""
     settings: dict[str, Any]
     """The settings that decide the weights."""
 
@@ -52,8 +52,6 @@ class CellResult(MadeRecord):
     """Network evaluations per image, counted."""
     sampling_seconds: float | None = None
     sampling_device: str | None = None
-    images_code: tuple[str, ...] = ()
-    """The digests of psld's code that made the samples."""
     floor: float | None
     """The metric of real images that are not in the reference; null without a test split."""
     floor_samples: int | None = None

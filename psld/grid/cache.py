@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from psld.config.locations import config_files
-from psld.config.parts import parts_in
+from psld.config.parts import codes_in
+from psld.config.settings import reading_a_file
 from psld.grid.cells import Grid
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Job
@@ -110,7 +111,8 @@ def grid_as_json(grid: Grid) -> str:
 def grid_from_json(text: str) -> Grid:
     """Return the grid that `grid_as_json` wrote. Raises UserError for any other text."""
     try:
-        return TypeAdapter(Grid).validate_json(text)
+        with reading_a_file():
+            return TypeAdapter(Grid).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, ("grid", *first["loc"])))
@@ -129,11 +131,10 @@ def _read(name: str) -> tuple[str, Grid | None]:
 
 
 def _has_code_of_now(grid: Grid) -> bool:
-    """Check if the parts of one's own in a grid have the code that their files have now."""
+    """Check if the custom parts of a grid have the code that their files have now."""
     records = (grid.models, grid.guides, grid.samplers, grid.metrics, grid.datasets)
-    parts = (part for each in records for record in each.values() for part in parts_in(record))
-    known = {(getattr(part, part.KEY).partition(":")[0], part.code) for part in parts if part.code}
-    now = ((find_code(module), digest) for module, digest in known)
+    known = {each for named in records for record in named.values() for each in codes_in(record)}
+    now = ((find_code(name.partition(":")[0]), digest) for name, digest in known)
     return all(code and code.digest == digest for code, digest in now)
 
 

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from psld.config.reads import Read
-from psld.config.settings import groups_in, in_hydra, parse, quoted
+from psld.config.settings import in_hydra, keyed_groups, parse, quoted
 from psld.data.settings import DatasetSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.evaluation.settings import EvaluateSettings, Measurement
@@ -262,8 +262,8 @@ class Grid:
             overrides, trained = self.file.overrides(name), self.models[name]
         else:
             overrides, trained = self.file.guides[name].overrides, self.guides[name]
-        groups = groups_in(type(trained.settings), trained.settings.model_dump())
-        reads = [f"{key}={in_hydra(each)}" for key, kind, each in groups if issubclass(kind, Read)]
+        found = keyed_groups(Read, trained.settings)
+        reads = [f"{key}={in_hydra({k: v for k, v in read if v})}" for key, read in found]
         return [*overrides, *reads, f"name={name}", f"grid_name={trained.settings.grid_name}"]
 
     def gallery(self, model: str) -> Cell:

@@ -114,7 +114,7 @@ class GridFigure:
         if self.kind != "samples":
             return CAPTIONS[self.name if self.kind == "plot" else self.kind]
         first = f"{self.title}: the first samples, not chosen"
-        if self.cell.sampler.settings.guidance.holes:
+        if self.cell.sampler.settings.guidance.inpaints:
             return f"{first}, between the images with the hole in blue and the originals."
         if self.cell.sampler.settings.asks_for_classes:
             return f"{first}. A row for each class asked for, and one of training images."

@@ -9,13 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.config.parts import naming
-from psld.data.images import size_text
 from psld.diffusion.score import Batching
 from psld.metrics.features import Device, Features, digest_of_weights
 from psld.metrics.settings import Extractor
 from psld.utils.device import all_bits
-from psld.utils.errors import UserError
 from psld.utils.progress import Progress
 
 KEY = "metric.extractor"
@@ -27,7 +24,7 @@ class FeatureExtractor:
     def __init__(
         self, part: Extractor, network: Any, device: Device, test_accuracy: float | None = None
     ) -> None:
-        """`network`: of `part.build` or `part.train`. Raises UserError if it is none of these.
+        """`network`: of `part.build` or `part.train`, a module or a function.
 
         `test_accuracy`: of a classifier that was trained on a dataset with a test split.
         """
@@ -37,41 +34,26 @@ class FeatureExtractor:
         if isinstance(network, nn.Module):
             network = network.to(self.device).eval().requires_grad_(False)
             own = getattr(network, "digest", None)
-        elif callable(network) and not isinstance(network, type):
-            own = getattr(network, "digest", part.digest)
         else:
-            made = network if isinstance(network, type) else type(network).__name__
-            made = f"{made}, no torch.nn.Module and no function"
-            raise UserError(f"{KEY}: {part.kind}: build returns {made}")
+            own = getattr(network, "digest", part.digest)
         self.network: Any = network
-        with naming(KEY, part, "digest"):
-            weights = self.network.state_dict() if own is None else {}
-            self.digest = str(own()) if own else digest_of_weights(self.architecture, weights)
+        weights = self.network.state_dict() if own is None else {}
+        self.digest = str(own()) if own else digest_of_weights(self.architecture, weights)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map uint8 images N×C×H×W on any device → float32 features N×d and logits N×classes.
 
-        The logits are None if the network is not a classifier. Raises UserError if it gives
-        something else.
+        The logits are None if the network is not a classifier.
         """
-        with naming(KEY, self.part, f"for images of {size_text(images.shape)}"):
-            found: Any = self.network(images.to(self.device))
-            pair: Any = found if type(found) is tuple and len(found) == 2 else (found, None)
-            features, logits = pair
-            for each in (features,) if logits is None else (features, logits):
-                is_tensor = isinstance(each, Tensor)
-                if not is_tensor or each.ndim != 2 or len(each) != len(images):
-                    what = size_text(each.shape) if is_tensor else f"a {type(each).__name__}"
-                    gives = f"gives {what}, not N×d for N images"
-                    raise UserError(f"{KEY}: {self.part.kind}: {gives}")
-            return features.float(), None if logits is None else logits.float()
+        found: Any = self.network(images.to(self.device))
+        features, logits = found if type(found) is tuple else (found, None)
+        return features.float(), None if logits is None else logits.float()
 
 
 def load_extractor(part: Extractor, device: Device = "cpu") -> FeatureExtractor:
     """Build an extractor that is not trained here. Raises UserError if its weights are missing."""
-    with naming(KEY, part, "build"):
-        return FeatureExtractor(part, part.build(torch.device(device)), device)
+    return FeatureExtractor(part, part.build(torch.device(device)), device)
 
 
 def try_extractor(part: Extractor, channels: int, image_size: int) -> None:

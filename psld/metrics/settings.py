@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast,
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from psld.config.parts import Part, UnknownPart, naming
+from psld.config.parts import Part
 from psld.config.settings import FREE, Settings, parse
 from psld.metrics.estimate import Estimate, Measured
 from psld.utils.errors import UserError
@@ -42,7 +42,7 @@ class Extractor(_Named):
     """A map from images to features: a published network, a trained one, or a function."""
 
     noun = "extractor"
-    told = ("classifies",)
+    told = ("classifies", "trains", "downloads")
 
     trains: ClassVar[bool] = False
     """It is trained on the training split of each dataset, by `train`."""
@@ -438,12 +438,7 @@ class MetricSettings(Settings):
         Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
         """
         samples, reference = self._given(samples, reference)
-        with naming("metric.measure", self.measure, "measure"):
-            found = self.measure.measure(samples, reference, samples.blocks(), device)
-            if not isinstance(found.estimate, Estimate):
-                wrong = f"estimate returns a {type(found.estimate).__name__}, not an Estimate"
-                raise TypeError(f"{wrong}; psld.metrics.blocks.jackknife makes one")
-            return found
+        return self.measure.measure(samples, reference, samples.blocks(), device)
 
     def exchanged(
         self, samples: "Features", reference: "Reference", device: "Device" = "cpu"
@@ -469,8 +464,7 @@ class MetricSettings(Settings):
     ) -> float:
         """Compute the metric without its interval; of measures `of_moments` of statistics, too."""
         images, reference = self._given(images, reference)
-        with naming("metric.measure", self.measure, "measure"):
-            return self.measure.scale(images, reference, device)
+        return self.measure.scale(images, reference, device)
 
     def scale(self, reference: "Reference", device: "Device" = "cpu") -> dict[str, float | None]:
         """Return the metric of real images that are not in the reference (`floor`), and of `noise`.
@@ -498,12 +492,13 @@ class MetricSettings(Settings):
     @classmethod
     def _is_the_measures(cls, better: Better | None, info: ValidationInfo) -> Better | None:
         measure = info.data.get("measure")
-        return better if isinstance(measure, UnknownPart) else getattr(measure, "better", None)
+        is_data = isinstance(measure, Part) and measure.is_data
+        return better if is_data else getattr(measure, "better", None)
 
     @model_validator(mode="after")
     def _name_is_honest_and_measure_fits(self) -> Self:
         measure, extractor, honest = self.measure, self.extractor, self.honest_name
-        if isinstance(measure, UnknownPart) or isinstance(extractor, UnknownPart):
+        if measure.is_data or extractor.is_data:
             return self
         kinds = measure.extractors
         if kinds and extractor.kind not in kinds:

@@ -11,10 +11,8 @@ from torch import Tensor, _foreach_copy_, _foreach_lerp_, nn  # pyright: ignore[
 from torch.func import functional_call
 from torch.fx import GraphModule
 
-from psld.config.parts import naming
 from psld.networks.settings import Network
 from psld.utils.errors import UserError
-from psld.utils.tensors import check_type
 
 Precision = Literal["fp32", "bf16"]
 
@@ -67,30 +65,10 @@ def build(
     """Build the network of a part, and note what it takes.
 
     `gives_logits`: a guide, N×out_channels; a map of logits is averaged over its pixels.
-
-    Raises UserError if a part of one's own gives no module, another shape or wrong weights, or
-    changes its input.
     """
-    with naming("network", part, "build"):
-        network: Any = part.build(in_channels, out_channels, image_size, num_classes)
-    if not isinstance(network, nn.Module):
-        made = type(network).__name__
-        raise UserError(f"network: {part.kind}: build returns {made}, not a torch.nn.Module")
-    if part.code:
-        pixels = image_size, image_size
-        given = _output_shapes(part, network, (2, in_channels, *pixels), num_classes)
-        needed = 2, out_channels, *(() if gives_logits else pixels)
-        if gives_logits and given == {(2, out_channels, *pixels)}:
-            network = PixelMean(network)
-        elif wrong := sorted(given - {needed}):
-            got, right = ("×".join(map(str, shape)) for shape in (wrong[0], needed))
-            raise UserError(f"network: {part.kind}: gives {got} for 2 images; {right} is needed")
-        for name, tensor in network.state_dict().items():
-            check_type(tensor, f"network: {part.kind}: {name}")
-        for name, weight in network.named_parameters():
-            if not weight.is_floating_point():
-                kind = f"{part.kind}: {name} is a parameter of {weight.dtype}"
-                raise UserError(f"network: {kind}; a parameter has floats, else let it be a buffer")
+    network: Any = part.build(in_channels, out_channels, image_size, num_classes)
+    if gives_logits and part.code:
+        network = PixelMean(network)
     noted: Any = network
     noted.in_shape = (in_channels, image_size, image_size)
     noted.in_bfloat16, noted.takes_logarithm = part.in_bfloat16, part.takes_logarithm
@@ -104,33 +82,11 @@ class Around(nn.Module):
 
 
 class PixelMean(Around):
-    """The logits of a network of maps: their mean over the pixels."""
+    """The logits of a network; of one of maps, their mean over the pixels."""
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        return self.network(z, t).mean(dim=(2, 3))
-
-
-@torch.inference_mode(False)  # The caller's: tensors then count no changes.
-@torch.no_grad()
-def _output_shapes(
-    part: Network, network: nn.Module, shape: tuple[int, ...], num_classes: int
-) -> set[tuple[int, ...]]:
-    """Return what a network gives for zeros, also with the first and the last label: one shape."""
-    mode, zeros, times = network.training, torch.zeros(shape), torch.full((2,), 0.5)
-    given, what = set(), f"for z of {'×'.join(map(str, shape))}"
-    try:
-        network.eval()
-        for label in (None, 0, num_classes) if num_classes else (None,):
-            labels = () if label is None else (torch.full((2,), label),)
-            also = f" and label {label}, of {num_classes} classes and none" if labels else ""
-            with naming("network", part, what + also), torch.random.fork_rng(devices=[]):
-                given.add(tuple(network(zeros, times, *labels).shape))
-            # The count of a tensor's changes, also of one without memory (`psld plan`).
-            if any(each._version for each in (zeros, times, *labels)):
-                raise UserError(f"network: {part.kind}: changes its input; work on a copy")
-        return given
-    finally:
-        network.train(mode)
+        logits = self.network(z, t)
+        return logits.mean(dim=(2, 3)) if logits.ndim == 4 else logits
 
 
 @contextmanager

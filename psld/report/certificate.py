@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor
 
 from psld.config.locations import config_file, config_names
-from psld.config.parts import UnknownPart, importing_nothing
 from psld.config.settings import write_record
 from psld.data.preparation import check_prepared
 from psld.evaluation.evaluation import Gathered, load_kept, recompute
@@ -142,7 +141,7 @@ def verify(
     try:
         if path.is_file():
             _unpack(path, folder / "files")
-        with chdir(path if path.is_dir() else folder / "files"), importing_nothing():
+        with chdir(path if path.is_dir() else folder / "files"):
             for name, sha256 in _index(Path(), files_in(Path())).items():
                 if sha256_of_file(name) != sha256:
                     raise UserError(f"{name}: changed: its SHA-256 is not that in {INDEX}")
@@ -249,10 +248,10 @@ def _recomputed(
 def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
     """Check that the samples were guided to the classes that the sampler names, if any.
 
-    It holds for a guidance of one's own, because only its code says which.
+    It holds for a custom guidance, because only its class says which.
     """
     stated, guidance = [] if labels is None else labels.tolist(), cell.sampler.settings.guidance
-    if isinstance(guidance, UnknownPart):
+    if guidance.is_data:
         return True
     classes = guidance.classes(cell.model.settings.dataset, ())
     if not classes:

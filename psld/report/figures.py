@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from psld.config.parts import imported
 from psld.data.images import tiled
 from psld.data.store import ImageStore
 from psld.evaluation.results import CellResults
@@ -54,7 +55,8 @@ def _real_rows(figure: GridFigure, columns: int = COLUMNS) -> list[np.ndarray]:
 
 def _originals(cell: Cell, shard: Shard) -> np.ndarray | None:
     """Return the images whose holes the first shard of a cell fills in; None without inpainting."""
-    data, holes = cell.datasets.get("data"), cell.sampler.settings.guidance.holes
+    guidance = imported(cell.sampler.settings.guidance)
+    data, holes = cell.datasets.get("data"), guidance.holes
     if data is None or not holes:
         return None
     store = ImageStore.open(data)

@@ -21,7 +21,8 @@ from psld.grid.rows import ANSWERS, Comparison, as_csv, ranked, read_claims, rea
 from psld.grid.schema import Table
 from psld.metrics.estimate import CONFIDENCE
 from psld.sampling.settings import gaussians
-from psld.utils.code import MAKE_IMAGES, MEASURE, package_code
+from psld.utils import VERSION
+from psld.utils.environment import git_revision
 from psld.utils.errors import listed, one_line
 from psld.utils.files import write_text
 
@@ -263,20 +264,27 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
 
 
 def made_by_other_code(results: Iterable[CellResult]) -> Iterable[str]:
-    """Say how many models, guides and cells were made by other code than that of psld here."""
-    here = {None, package_code(*MAKE_IMAGES), package_code(*MAKE_IMAGES, *MEASURE)}
-    makers: dict[str, dict[str | None, set[str | None]]] = {"model": {}, "guide": {}, "cell": {}}
+    """Say how many models, guides and cells were made by another revision of psld than this one."""
+    makers: dict[str, dict[str | None, bool]] = {"model": {}, "guide": {}, "cell": {}}
+    here = git_revision()
     for result in results:
-        makers["cell"][result.kept_sha256] = {result.code, *result.images_code}
+        is_older = result.versions.get("psld", VERSION) != VERSION or _differ(
+            result.git_revision, here
+        )
+        makers["cell"][result.kept_sha256] = is_older
         for what, weights in (("model", result.model), ("guide", result.guide)):
             if weights:
-                makers[what][weights.weights_sha256] = {weights.code}
+                makers[what][weights.weights_sha256] = _differ(weights.git_revision, here)
     counts = []
-    for what, codes in makers.items():
-        if count := sum(bool(each - here) for each in codes.values()):
+    for what, others in makers.items():
+        if count := sum(others.values()):
             counts.append(f"{count} {what}{'s' * (count > 1)}")
     if counts:
-        yield f"Made by other code of psld than that here: {', '.join(counts)}."
+        yield f"Made by another revision of psld than the one here: {', '.join(counts)}."
+
+
+def _differ(revision: str | None, here: str | None) -> bool:
+    return None not in (revision, here) and revision != here
 
 
 def _law(start: str, entries: Iterable[Entry]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from psld.config.parts import check_known, naming, with_code_of
+from psld.config.parts import imported
 from psld.data.store import to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
@@ -34,10 +34,9 @@ from psld.sampling.named import (
 )
 from psld.sampling.settings import check_fit
 from psld.training.manifest import WEIGHTS, GuideManifest, M, ModelManifest, read_manifest
-from psld.training.model import build, build_process
+from psld.training.model import build, build_process, kept_generators
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.training.start import SamplerStart, find_start
-from psld.utils.code import COPIES
 from psld.utils.device import device_of
 from psld.utils.errors import RunError, UserError
 from psld.utils.randomness import ShardNoise, Stream, stream_seed
@@ -49,6 +48,7 @@ KnownPixels = tuple[Tensor, Tensor]
 AnyProcess = NamedProcess | LinearProcess
 
 CALL = "sample()"
+CPU = torch.device("cpu")
 BATCH = 250
 """The default number of images per network evaluation."""
 
@@ -94,8 +94,7 @@ class LoadedModel:
     def eps(self, network: nn.Module | None = None) -> Network:
         """Return ε(z, t) of the model's process; `network` is its network as it is called."""
         objective = self.settings.training.objective
-        with naming("training.objective", objective, "eps"):
-            return objective.eps(network or self.network, self.process)
+        return objective.eps(network or self.network, self.process)
 
     @property
     def levels(self) -> tuple[float, float]:
@@ -211,11 +210,11 @@ def load_model(
     """Read a model, as a network of another process than its training's if one is given.
 
     Its parameters are frozen; `network.requires_grad_(True)` trains it on. `start` is the file of
-    its start; None finds it by the dataset of the training. `trust` imports the folder's own copy
-    of the code of its parts if that code is not here.
+    its start; None finds it by the dataset of the training. `trust` runs the folder's own copy of
+    the code of custom parts.
 
-    Raises UserError if a file is missing, damaged or foreign, if the code of a part is not here, or
-    if the network is of one process.
+    Raises UserError if a file is missing, damaged or foreign, if the code of a custom part is not
+    among the user's files (`psld.utils.code.may_run`), or if the network is of one process.
     """
     manifest, network = _loaded(folder, ModelManifest, device, trust)
     settings = manifest.settings.with_process(process)
@@ -234,20 +233,19 @@ def _loaded(
 ) -> tuple[M, nn.Module]:
     """Read a manifest of this kind, and its network with the weights, frozen and not training."""
     manifest = read_manifest(folder, kind)
-    settings: Any = with_code_of(folder, manifest.settings) if trust else manifest.settings
-    try:  # Not of the optimizer: it is not needed any more.
-        check_known(settings.network, settings.training.objective)
-    except UserError as error:
-        text = f"{folder}: {error}"
-        if not trust and (Path(folder) / COPIES).exists():
-            text += f". trust=true runs the copy in {Path(folder, COPIES)}: read it before"
-        raise UserError(text) from None
+    settings: Any = manifest.settings
+    # The optimizer and the other parts of the training are not needed any more.
+    objective = imported(settings.training.objective, folder, trust=trust)
+    training = settings.training.model_copy(update={"objective": objective})
+    network_part = imported(settings.network, folder, trust=trust)
+    settings = settings.model_copy(update={"network": network_part, "training": training})
     path = Path(folder) / WEIGHTS
     remedy = f"train the {settings.makes} (psld {settings.command}), or import it"
     stored = load_tensors(path, "weights", remedy, manifest.weights_sha256)
     if stored.origin.get("model", settings.identity()) != settings.identity():
         raise UserError(f"{path}: trained with other settings than its manifest says; {remedy}")
-    network = build(settings, build_process(settings), manifest.deviation).to(device)
+    with kept_generators(CPU):  # A model that is loaded changes no random numbers of the user's.
+        network = build(settings, build_process(settings), manifest.deviation).to(device)
     try:
         network.load_state_dict(stored.tensors())
     except RuntimeError as error:
@@ -320,8 +318,7 @@ class ImageSampler:
         with threads, drawn, ShardNoise(*key, states, self.device) as noise:
             if own:  # It may draw from torch's generator.
                 torch.manual_seed(stream_seed(key[0], Stream.SAMPLER, key[1]))
-            with naming("sampler.guidance", guidance, "build"):
-                score = guidance.build(self.process, self.eps, self.batching, labels, self.logits)
+            score = guidance.build(self.process, self.eps, self.batching, labels, self.logits)
             if self.gaussian is None:
                 z = self.process.prior(noise())
             else:
@@ -331,10 +328,8 @@ class ImageSampler:
                 z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
-        with naming("sampler.guidance", guidance, "score"):
-            made = z[:, :channels], labels, score.evaluations
         self.settings.check_evaluations(score.evaluations)
-        return made
+        return z[:, :channels], labels, score.evaluations
 
     def images(
         self, n: int, seed: int | None, known: KnownPixels | None, raw: bool, shown: bool

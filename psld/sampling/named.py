@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from operator import index
 from typing import Any, cast
 
-from psld.config.settings import Settings, group_of, parse, quoted
+from psld.config.settings import Settings, group_of, parse, quoted, reading_a_file
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.utils.errors import UserError, as_psld_errors
@@ -177,7 +177,8 @@ def named_by_words(words: Sequence[str], where: str) -> Named:
             with suppress(ValueError):  # A text is not quoted.
                 value = json.loads(value)
             content[group][name] = value
-    return named_in({group: each or None for group, each in content.items()}, where)
+    with reading_a_file():
+        return named_in({group: each or None for group, each in content.items()}, where)
 
 
 @contextmanager

@@ -7,13 +7,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from psld.config.parts import imported
 from psld.config.reads import CellRead
 from psld.data.store import from_uint8
 from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.loss import Batch
 from psld.diffusion.samplers import SamplerSettings
 from psld.networks.forward import Denoiser
-from psld.sampling.model import cell_sampler, load_model
+from psld.sampling.model import CPU, cell_sampler, load_model
 from psld.sampling.named import named_by_words
 from psld.sampling.settings import CellSettings, ShardRecord
 from psld.sampling.shards import Shard, load_made_by, origin_of, shard_path
@@ -21,8 +22,6 @@ from psld.training.init import read_source
 from psld.training.objectives import Facts
 from psld.utils.errors import UserError, locating
 from psld.utils.randomness import ShardNoise
-
-CPU = torch.device("cpu")
 
 Check = Callable[[SamplerSettings], None]
 
@@ -58,7 +57,7 @@ class Pairs:
         digests = {index: listed[index] for index in sorted(listed) if index >= first}
         if not digests:
             raise UserError(f"training.objective.first: {folder} has no shard {first}")
-        cell = cell_of(check, Shard.load(shard_path(folder, min(digests))), facts.init, where)
+        cell = cell_of(check, folder, min(digests), facts.init, where)
         model = load_model(cell.model, CPU, cell.process)
         ours, theirs = facts.dataset, model.settings.dataset
         if (ours.preparation(), ours.flip) != (theirs.preparation(), theirs.flip):
@@ -104,18 +103,20 @@ class Pairs:
         return y, sigma
 
 
-def cell_of(check: Check, shard: Shard, model: str, where: str) -> CellSettings:
-    """Return the settings of a shard's cell, which stand in its words.
+def cell_of(check: Check, folder: str, first: int, model: str, where: str) -> CellSettings:
+    """Return the settings of the cell in a folder, which stand in the words of its first shard.
 
     Raises UserError if a student cannot learn from it.
     """
+    shard = Shard.load(shard_path(folder, first))
     named = named_by_words(shard.origin.words, where)
+    sampler = imported(named.sampler, folder)
     with locating(where):
-        check(named.sampler)
+        check(sampler)
     return CellSettings(
         model=str(read_source(model)[0]),
         process=named.process,
-        sampler=named.sampler,
+        sampler=sampler,
         shard_size=shard.origin.size,
         seed=shard.origin.seed,
     )

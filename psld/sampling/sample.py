@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from psld.config.parts import naming
+from psld.config.parts import imported
 from psld.data.store import ImageStore, Split, from_uint8, to_uint8
 from psld.diffusion.guidance import Mask
 from psld.diffusion.integrators import Inpainting
@@ -32,7 +32,6 @@ from psld.sampling.shards import (
     origin_of,
     shard_path,
 )
-from psld.utils.code import MAKE_IMAGES, package_code
 from psld.utils.device import device_name, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import check_place, digest_of
@@ -43,6 +42,7 @@ def sample_range(settings: SampleSettings) -> Path:
 
     Print a line for each shard. Return the path of the record.
     """
+    settings = settings.model_copy(update={"sampler": imported(settings.sampler)})
     model, sampler, origin = load_cell(settings)
     source = digest_of(origin.model_dump())
     if settings.png:
@@ -102,10 +102,7 @@ def sample_shards(
     for index in range(settings.first, settings.first + settings.shards):
         file, origin = shard_path(settings.output, index), expected.at(index)
         try:
-            kept = load_made_by(file, origin)
-            if kept.code not in (None, code := package_code(*MAKE_IMAGES)):
-                print(f"{file}: made by other code of psld ({kept.code[:12]}, now {code[:12]})")
-            yield kept, False
+            yield load_made_by(file, origin), False
         except UserError as error:
             if isinstance(error, OtherOriginError) and settings.output != settings.folder:
                 other = "into another output, or delete this folder"
@@ -134,7 +131,6 @@ def sample_shard(
         nfe=nfe,
         seconds=time.monotonic() - started,
         device=device_name(sampler.device),
-        code=package_code(*MAKE_IMAGES),
         labels=None if labels is None else labels.cpu().numpy(),
         masks=None if inpainting is None else inpainting.mask[:, 0].byte().cpu().numpy(),
     )
@@ -146,13 +142,7 @@ def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -
     `mnist` is the prepared MNIST, for masks of its digits. Raises UserError for a mask of one's own
     that gives something else.
     """
-    with naming("sampler.guidance.mask", mask, "draw"):
-        drawn = np.asarray(mask.draw(indices, image_size, mnist))
-        if drawn.shape != (needed := (len(indices), image_size, image_size)):
-            raise ValueError(f"gives an array {drawn.shape}; {needed} is needed")
-        if not np.isin(drawn, (0, 1)).all():
-            raise ValueError("gives other numbers than 0 and 1")
-    return drawn.astype(np.uint8)
+    return np.asarray(mask.draw(indices, image_size, mnist)).astype(np.uint8)
 
 
 def known_pixels(

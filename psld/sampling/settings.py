@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from psld.config.parts import is_unknown
 from psld.config.settings import FREE, Settings, read_record, write_record
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
@@ -59,7 +58,7 @@ class CellSettings(Settings):
             path, needed = getattr(self, key), key in guidance.files
             if needed and path is None:
                 raise ValueError(f"{key}: sampler.guidance needs it; it is null")
-            if path is not None and not needed and not is_unknown(guidance):
+            if path is not None and not needed:
                 raise ValueError(f"{key}: sampler.guidance has no use for {path}; set it to null")
         return self
 

@@ -104,8 +104,6 @@ class Shard:
     device: str
     labels: np.ndarray | None = None
     """int64, the class that each image was guided to."""
-    code: str | None = None
-    """The digest of psld's code that makes images; null in files without it."""
     masks: np.ndarray | None = None
     """uint8, size×H×W: 1 for a known pixel of an inpainted image."""
 
@@ -122,7 +120,7 @@ class Shard:
 
     def save(self, path: str | Path) -> None:
         origin = self.origin.model_dump() | {"words": self.origin.words}
-        made = {key: getattr(self, key) for key in ("nfe", "seconds", "device", "code")}
+        made = {key: getattr(self, key) for key in ("nfe", "seconds", "device")}
         save_tensors(path, KIND, self.arrays(), {"origin": origin, **made})
 
     @classmethod

@@ -7,8 +7,9 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, cast
 
-from psld.config.reads import Read, finding
-from psld.config.settings import S, changes, groups_of
+from psld.config.parts import name_of
+from psld.config.reads import Read
+from psld.config.settings import S, changes, groups_of, replaced
 from psld.training.hub import fetched
 from psld.training.manifest import WEIGHTS, ModelManifest, read_manifest
 from psld.training.settings import Init, ModelSettings, TrainedSettings, TrainSettings
@@ -42,22 +43,21 @@ def with_sources(settings: S, output: str | Path | None = None) -> S:
     Raises UserError if it is not there, or is what `output` replaces; RunError if the Hub cannot be
     reached.
     """
-    if not groups_of(Read, settings):
-        return settings
 
-    def find(noun: str, content: dict[str, Any]) -> dict[str, Any]:
-        if noun == "model":
-            folder, manifest = read_source(name := content["name"])
+    def found(read: Any) -> Any:
+        if not isinstance(read, Read):
+            return read
+        if read.noun == "model":
+            folder, manifest = read_source(read.name)
             if output and folder.resolve() == Path(output).resolve():
-                replaced = f"{name}: a training that reads it would replace it"
-                raise UserError(f"{replaced}; give another output")
+                wrong = f"{read.name}: a training that reads it would replace it"
+                raise UserError(f"{wrong}; give another output")
             there = manifest.weights_sha256
         else:
-            there = digest_of(_shards_in(content["name"], content.get("files")))
-        return {"digest": there} | content | {"content": there}
+            there = digest_of(_shards_in(read.name, read.files))
+        return read.model_copy(update={"digest": read.digest or there, "content": there})
 
-    with finding(find):
-        return type(settings).model_validate(settings.model_dump())
+    return replaced(settings, found)
 
 
 def changed_sources(settings: TrainedSettings, made: TrainedSettings) -> list[str]:
@@ -105,7 +105,10 @@ def check_alike(mine: ModelSettings, source: ModelSettings) -> None:
         return
     ours, theirs = (each.training.objective for each in (mine, source))
     # A class below the source's, such as a student of a denoiser, makes the same module.
-    objectives = (theirs if isinstance(ours, type(theirs)) else ours).kind, theirs.kind
+    is_below = isinstance(ours, type(theirs))
+    if theirs.is_data:
+        is_below = theirs.kind in map(name_of, type(ours).__mro__)
+    objectives = (theirs if is_below else ours).kind, theirs.kind
     networks = (getattr(each.network, each.network.KEY) for each in (mine, source))
     classes = mine.num_classes, source.num_classes
     pairs = {"network": networks, "training.objective": objectives, "number of classes": classes}

@@ -1,6 +1,7 @@
 """Loggers at work: each in a thread of its own, for which a training does not wait."""
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
+from psld.config.parts import add_note
 from psld.training.recipe import Logger
 from psld.training.settings import RunSettings
 from psld.training.state import History
@@ -41,6 +43,8 @@ class _Worker(Thread):
                 self.since = time.monotonic()
                 log(entry)
         except BaseException as error:  # sys.exit() of a logger does not end the training either
+            add_note(error)
+            traceback.print_exception(error)
             self._say(f"{type(error).__name__}: {one_line(str(error))}")
 
     def hangs(self) -> bool:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from psld.config.parts import naming
 from psld.diffusion.loss import LossOf
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
@@ -22,7 +21,7 @@ from psld.training.manifest import preview_path, write_history
 from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.settings import TRAIN_FACTOR, LoopSettings
-from psld.training.state import OPTIMIZER, Checkpoints, History, TrainingState
+from psld.training.state import Checkpoints, History, TrainingState
 from psld.utils.device import peak_flops
 from psld.utils.errors import RunError, Stopped, UserError, ignored, is_out_of_memory
 from psld.utils.files import STEP, write_text
@@ -124,6 +123,11 @@ def train(
         loss, norm = optimize(state, network, loss_of, batches.draw(step), settings)
         ranks.share(state.network.buffers())
         if step == first:
+            if step == 0 and not bool(ranks.mean(torch.stack([loss, norm])).isfinite().all()):
+                raise RunError(
+                    "the loss is NaN or infinite at the first step, before any update of the "
+                    "weights: look at the objective, the network and the data (psld check)"
+                )
             state.check()  # Refuse what no checkpoint can hold now, not in hours.
         meter.add(step, loss, norm)
         progress.update()
@@ -178,11 +182,10 @@ def optimize(
     loss = accumulate_gradient(network, loss_of, batch, state.micro_batch)
     trained = [each for group in state.optimizer.param_groups for each in group["params"]]
     norm = nn.utils.clip_grad_norm_(trained, settings.grad_clip)
-    with naming(OPTIMIZER, state.parts[OPTIMIZER], "step"):
-        state.optimizer.step()
+    state.optimizer.step()
     state.network.zero_grad(set_to_none=True)  # An optimizer may leave out some weights.
-    for key, average in state.averages.items():
-        with naming(key, state.parts[key], "update"), torch.no_grad():
+    with torch.no_grad():
+        for average in state.averages.values():
             average.update(state.network)
     state.step += 1
     return loss, norm
@@ -194,8 +197,7 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
     Raises UserError if the schedule's factor is no number, negative, or not finite.
     """
     schedule, key = settings.schedule, "training.schedule"
-    with naming(key, schedule, f"factor of step {step}"):
-        factor = float(schedule.factor(step, settings.steps))
+    factor = float(schedule.factor(step, settings.steps))
     if not 0 <= factor < math.inf:
         wrong = f"the factor of step {step} is {factor:g}"
         raise UserError(f"{key}: {schedule.kind}: {wrong}; it must be finite and not negative")
@@ -296,7 +298,7 @@ class Meter:
         self.ranks = ranks
         self.mfu_of_one = mfu_of_one
         self.broken = torch.tensor(-1, device=ranks.device)
-        """The first step with a gradient that is not finite; −1 if there is none."""
+        """The first step with a loss or gradient that is not finite; −1 if there is none."""
         self.sums, self.steps = torch.zeros(2, device=ranks.device), 0
         self.start_clock()
 
@@ -306,19 +308,19 @@ class Meter:
     def add(self, step: int, loss: Tensor, norm: Tensor) -> None:
         self.sums += torch.stack([loss, norm])
         self.steps += 1
-        # Gradients are averaged over ranks, so all ranks find the same step.
-        first = (self.broken < 0) & ~torch.isfinite(norm)
+        first = (self.broken < 0) & ~torch.isfinite(loss + norm)
         self.broken.masked_fill_(first, step)
 
     def read(self, images_per_step: int) -> dict[str, float]:
         """Return the averages since the last reading. Waits for the device.
 
-        Raises RunError with the first step whose gradient was not finite.
+        Raises RunError with the first step whose loss or gradient was not finite.
         """
         loss, norm = (self.ranks.mean(self.sums) / self.steps).tolist()
-        if self.broken >= 0:
+        # The losses are those of each rank's own images.
+        if (broken := self.ranks.largest(int(self.broken))) >= 0:
             raise RunError(
-                f"NaN or infinity in the loss at step {int(self.broken)}; checkpoints before it, "
+                f"NaN or infinity in the loss at step {broken}; checkpoints before it, "
                 "if any, are kept. Lower training.learning_rate or training.grad_clip, or check "
                 "the data"
             )

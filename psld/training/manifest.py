@@ -83,7 +83,15 @@ class TrainedManifest(MadeRecord, extra="ignore"):
 
     def identity(self) -> dict[str, Any]:
         """The part that is copied into the results of these weights."""
-        kept = {"name", "weights_sha256", "dataset_digest", "step", "imported", "saved", "code"}
+        kept = {
+            "name",
+            "weights_sha256",
+            "dataset_digest",
+            "step",
+            "imported",
+            "saved",
+            "git_revision",
+        }
         settings = self.settings.identity()
         return {**self.model_dump(include=kept), "init": self.init, "settings": settings}
 

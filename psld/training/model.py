@@ -1,16 +1,21 @@
 """The module that a training makes, of its settings, and what is written about its weights."""
 
+import copy
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from psld.config.parts import naming
 from psld.config.settings import write_record
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import every_block
+from psld.diffusion.loss import Batch
 from psld.diffusion.process import LinearProcess
 from psld.networks import forward
 from psld.networks.forward import enough_threads
@@ -18,6 +23,8 @@ from psld.training.manifest import MANIFEST, WEIGHTS, kind_of
 from psld.training.objectives import Facts, Loss
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
 from psld.utils.device import device_of, provenance
+from psld.utils.errors import UserError
+from psld.utils.randomness import Stream, stream_seed
 from psld.utils.tensors import save_tensors
 
 TIMED, MOST_TIMED = 0.5, 64
@@ -45,8 +52,7 @@ def build(
 ) -> nn.Module:
     """Build the module that is trained: a network with the channels that its objective says."""
     objective, facts = settings.training.objective, facts_of(settings, process, deviation)
-    with naming("training.objective", objective, "channels"):
-        seen, given = objective.channels(settings.dataset, process)
+    seen, given = objective.channels(settings.dataset, process)
     network = forward.build(
         settings.network,
         seen,
@@ -55,10 +61,7 @@ def build(
         settings.num_classes,
         gives_logits=settings.makes == "guide",
     )
-    with naming("training.objective", objective, "wrap"):
-        module: Any = objective.wrap(network, facts)
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"a torch.nn.Module is needed, not {type(module).__name__}")
+    module: Any = objective.wrap(network, facts)
     noted: Any = module
     noted.in_shape, noted.in_bfloat16 = network.in_shape, network.in_bfloat16
     noted.data_deviation = deviation
@@ -70,8 +73,91 @@ def build(
 def loss_of(settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0) -> Loss:
     """Return the loss of a training; `deviation` as in `facts_of`."""
     objective, facts = settings.training.objective, facts_of(settings, process, deviation)
-    with naming("training.objective", objective, "noising"):
-        return Loss(objective, facts, objective.noising(facts))
+    return Loss(objective, facts, objective.noising(facts))
+
+
+LEVELS = 5
+"""The number of noise levels at which outputs are compared."""
+
+
+@torch.no_grad()
+def check_rebuilt(
+    module: nn.Module, settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0
+) -> None:
+    """Check that what is saved of a module is all that it computes with.
+
+    A module that is built again, from other random numbers, gets its `state_dict()`; both have to
+    give the same at `LEVELS` noise levels, in eval mode, and the module has to give it twice. It
+    runs on a copy: module and generators stay as they are.
+
+    Raises UserError if the outputs differ, or if the settings make another module.
+    """
+    device, kept = device_of(module), copy.deepcopy(module).eval()
+    where = f"network={getattr(settings.network, settings.network.KEY)}"
+    if (objective := settings.training.objective).code:
+        where += f", training.objective={objective.kind}"
+    with kept_generators(device):
+        torch.manual_seed(stream_seed(settings.training.seed, Stream.REBUILT_WEIGHTS))
+        rebuilt = build(cast(Any, settings), process, deviation).to(device).eval()
+        try:
+            rebuilt.load_state_dict(kept.state_dict())
+        except RuntimeError as error:
+            reason = shorten(f"{error}", 200, placeholder=" …")
+            raise UserError(f"{where}: the settings make another network ({reason})") from None
+        inputs = _inputs_at_levels(settings, rebuilt, device)
+        first, other, again = kept(*inputs), rebuilt(*inputs), kept(*inputs)
+    for found, wrong in (
+        (again, "in eval mode it gives something else at each call"),
+        (other, "built again and loaded with its weights, it gives something else"),
+    ):
+        if not torch.allclose(first, found, rtol=1e-4, atol=1e-5, equal_nan=True):
+            right = "what it computes with has to be a parameter or a persistent buffer"
+            raise UserError(f"{where}: {wrong}; {right}")
+
+
+def _inputs_at_levels(
+    settings: TrainedSettings, module: nn.Module, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Return images and noise levels, or states and times, that a module is called with."""
+    low, high = settings.levels
+    time = torch.linspace(settings.training.time_eps, 1, LEVELS)
+    scale = torch.ones(LEVELS)
+    if settings.serves_every_process:
+        time = torch.linspace(math.log(low), math.log(high), LEVELS).exp()
+        scale = (1 + time.square()).sqrt()
+    z = torch.randn(LEVELS, *cast(tuple[int, ...], module.in_shape)) * scale[:, None, None, None]
+    labels = (torch.arange(LEVELS) % (settings.num_classes + 1),) if settings.num_classes else ()
+    return tuple(each.to(device) for each in (z, time, *labels))
+
+
+@contextmanager
+def kept_generators(device: torch.device) -> Iterator[None]:
+    """Give torch's generators, of the CPU and of a GPU, their state back."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+def try_loss(module: nn.Module, loss: Loss, has_labels: bool) -> tuple[float, bool]:
+    """Return the loss of two random images, and whether some weights have no gradient of it.
+
+    Module and generators stay as they are. Several ranks have to know of such weights, because they
+    would wait for the gradients.
+    """
+    facts, noising = loss.facts, loss.noising
+    channels, size = facts.dataset.channels, facts.dataset.image_size
+    device, module = device_of(module), copy.deepcopy(module).train()
+    with kept_generators(device):
+        x0, *noise = (
+            torch.randn(2, blocks * channels, size, size, device=device)
+            for blocks in (1, noising.blocks, noising.auxiliary)
+        )
+        t = noising.levels(torch.rand(2, dtype=torch.float64))
+        classes = torch.zeros(2, dtype=torch.int64, device=device) if has_labels else None
+        batch = Batch(x0, t, noise[0], noise[1] if noising.auxiliary else None, classes)
+        value = loss(module, batch)
+        value.backward()
+    lacking = any(each.requires_grad and each.grad is None for each in module.parameters())
+    return float(value.detach()), lacking
 
 
 @torch.no_grad()

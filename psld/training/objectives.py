@@ -7,7 +7,7 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from psld.config.parts import Part, naming
+from psld.config.parts import Part
 from psld.data.settings import DatasetSettings
 
 if TYPE_CHECKING:
@@ -258,10 +258,4 @@ class Loss:
 
     def __call__(self, module: "nn.Module", batch: "Batch") -> "Tensor":
         batch = replace(batch, noising=self.noising, facts=self.facts)
-        with naming("training.objective", self.objective, "loss"):
-            loss = self.objective.loss(module, batch)
-            shape = getattr(loss, "shape", None)
-            if self.objective.code and shape != ():
-                found = type(loss).__name__ if shape is None else f"one of shape {tuple(shape)}"
-                raise TypeError(f"a tensor without dimensions is needed, not {found}")
-            return loss
+        return self.objective.loss(module, batch)

@@ -162,6 +162,8 @@ def with_one_average(content: dict[str, Any]) -> dict[str, Any]:
     if average is None:
         return content
     given = {"kind": average} if isinstance(average, str) else average
+    if isinstance(given, Average) and given.code:
+        return content | {"ema_decay": None}
     given = given.model_dump() if isinstance(given, Average) else given
     options = {"kind": "ema"} | given if isinstance(given, dict) else {}
     if options.pop("kind", None) != "ema" or options.keys() - {"decay"}:

@@ -1,6 +1,5 @@
 """A training from its settings to its files."""
 
-import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,11 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from psld.config.parts import check_known, check_read_again, naming, save_code, with_code_of
+from psld.config.parts import imported, running_copies, save_code
+from psld.config.settings import changes
 from psld.data.store import ImageStore
-from psld.diffusion.loss import Batch
 from psld.networks.forward import enough_threads
-from psld.networks.settings import Network
 from psld.training.batches import Batches, Labels
 from psld.training.init import take_weights, with_sources
 from psld.training.loggers import LOGGED, fed
@@ -34,7 +32,15 @@ from psld.training.manifest import (
     whole_export,
     write_history,
 )
-from psld.training.model import build, build_process, loss_of, seconds_per_image, write_model
+from psld.training.model import (
+    build,
+    build_process,
+    check_rebuilt,
+    loss_of,
+    seconds_per_image,
+    try_loss,
+    write_model,
+)
 from psld.training.objectives import Loss
 from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import Trained, check_uses
@@ -67,9 +73,8 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     store = ImageStore.open_for(settings.data, settings.dataset)
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
     run = Path(settings.runs) / settings.run_name(store.digest)
-    settings = with_code_of(run, settings)
-    check_known(settings)
-    check_read_again(settings)
+    settings = imported(settings, copies=run)
+    is_custom = bool(settings.network.code or settings.training.objective.code)
     check_schedule(settings.training)
     check_uses(settings.training)
     checkpoints = Checkpoints(run / "checkpoints")
@@ -84,7 +89,9 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         taken = take_weights(network, settings)
         if rank_of_environment() == 0:
             print(taken, flush=True)
-    unused = try_once(settings.network, loss, network, labels)
+    if is_custom:
+        check_rebuilt(network, settings, process, spread)
+    unused = is_custom and try_loss(network, loss, labels is not None)[1]
 
     with ExitStack() as stack:
         # The leading rank takes the lock before it joins: nccl would not let the others wait.
@@ -93,6 +100,11 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
             stack.enter_context(sole_holder(run / "lock", waiting))
         ranks = stack.enter_context(join_ranks(settings.device))
         state = TrainingState(network.to(ranks.device), training, settings.averages)
+        if ranks.leads:
+            save_code(settings, run)
+        ranks.barrier()
+        # What functions import later is of the code with which the training has begun.
+        stack.enter_context(running_copies(settings, run))
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         if ranks.leads:
@@ -126,7 +138,6 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                 if state.step:
                     print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
                 write_json(run / "settings.json", settings.model().model_dump(mode="json"))
-                save_code(settings, run)
                 if settings.wandb.mode != "disabled":
                     WandbRun.write(run, settings)
                 if settings.wandb.mode == "online":
@@ -152,7 +163,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
                             export(own_run, own, average.network, state, loss, store, **made)
             # A whole one stays: its manifest says what made it.
             whole = whole_export(run)
-            if not (whole and whole.settings == settings.model()):
+            if not whole or changes(whole.settings, settings.model()):
                 export(run, settings, state.average.network, state, loss, store, **made)
             _publish(run, settings)
         return state.history[-1]["loss"]
@@ -169,50 +180,20 @@ def export(
 ) -> None:
     """Write the model of a finished training, and its history, into a run directory."""
     folder = export_folder(run)
-    with naming("training.objective", loss.objective, "measured"):
-        measured = {**loss.objective.measured(loss.facts, network, store)}
+    if settings.network.code or settings.training.objective.code:
+        check_rebuilt(network, settings, loss.facts.process, loss.facts.deviation)
+    measured = {**loss.objective.measured(loss.facts, network, store)}
+    save_code(settings, folder)
     for place in (run, folder):  # A kill may have come after the last checkpoint.
-        save_code(settings, place)
         write_history(place, state.history)
     made |= {"seconds": round(state.seconds, 3), "run": str(run), "micro_batch": state.micro_batch}
     write_model(folder, settings, network, store, state.step, **(measured | made))
 
 
-def try_once(part: Network, loss: Loss, module: nn.Module, labels: Labels | None) -> bool:
-    """Return whether some weights have no gradient of the loss of two images.
-
-    Only objectives and networks of one's own are tried. `part`: the network of the module.
-
-    Raises UserError if there is no gradient at all, or no ε of the module.
-    """
-    objective, facts, noising = loss.objective, loss.facts, loss.noising
-    if not (objective.code or part.code):
-        return False
-    tried = ("training.objective", objective) if objective.code else ("network", part)
-    channels, size = facts.dataset.channels, facts.dataset.image_size
-    module = copy.deepcopy(module).train()  # It may keep what it has computed.
-    with torch.random.fork_rng(devices=[]), naming(*tried, "loss"):
-        x0, *noise = (
-            torch.randn(2, blocks * channels, size, size)
-            for blocks in (1, noising.blocks, noising.auxiliary)
-        )
-        t = noising.levels(torch.rand(2, dtype=torch.float64))
-        classes = torch.zeros(2, dtype=torch.int64) if labels else None
-        batch = Batch(x0, t, noise[0], noise[1] if noising.auxiliary else None, classes)
-        loss(module, batch).backward()
-    if objective.makes == "model":
-        with torch.no_grad(), naming(*tried, "eps"):
-            z, time = torch.zeros(2, facts.process.blocks * channels, size, size), torch.ones(2) / 2
-            eps = objective.eps(module.eval(), facts.process)
-            facts.process.checked(eps(z, time, *batch.label), z)
-    return any(each.requires_grad and each.grad is None for each in module.parameters())
-
-
 def preview(loss: Loss, store: ImageStore, module: nn.Module, picture: Path) -> dict[str, float]:
-    with naming("training.objective", loss.objective, "preview"):
-        numbers = loss.objective.preview(loss.facts, module, store, picture)
-        # The history is JSON, which has no NaN.
-        return {name: float(number) for name, number in numbers.items() if isfinite(number)}
+    numbers = loss.objective.preview(loss.facts, module, store, picture)
+    # The history is JSON, which has no NaN.
+    return {name: float(number) for name, number in numbers.items() if isfinite(number)}
 
 
 def labels_of(settings: Trained, store: ImageStore) -> Labels | None:

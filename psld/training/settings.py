@@ -111,7 +111,9 @@ class LoopSettings(Settings):
 def check_uses(training: LoopSettings) -> None:
     """Raise UserError if a setting that an objective of one's own does not use is set."""
     fields, objective = type(training).model_fields, training.objective
-    for key in sorted(fields.keys() & OPTIONAL - objective.uses) if objective.code else ():
+    for key in (
+        sorted(fields.keys() & OPTIONAL.difference(objective.uses)) if objective.code else ()
+    ):
         if getattr(training, key) not in (None, NoiseLaw.model_validate({}), fields[key].default):
             wrong = f"{objective.kind} does not use {key}, by its `uses`"
             raise UserError(f"training.objective: {wrong}; leave training.{key} out")
@@ -161,7 +163,7 @@ class TrainedSettings(Settings):
         del content["dataset"]["source"]
         if objective.sees_images:
             del content["process"]
-        unused = OPTIONAL - objective.uses
+        unused = OPTIONAL.difference(objective.uses)
         decides = objective.identity()
         decides = decides if objective.code else SHORT.get(objective.kind, decides)
         training = content["training"] | {"objective": decides}
@@ -316,7 +318,7 @@ class RunSettings(TrainedSettings):
 
     def of_average(self, name: str) -> Self:
         """Return the settings of the model that has one of the further averages."""
-        training = self.training.model_dump() | {"average": self.averages[name]}
+        training = dict(self.training) | {"average": self.averages[name]}
         training = type(self.training).model_validate(training)
         return self.model_copy(update={"name": name, "averages": {}, "training": training})
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.config.parts import naming
 from psld.training.recipe import Average, Averaging, Optimizer
 from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
@@ -71,20 +70,19 @@ class TrainingState:
         their nesting. Raises UserError if they hold what cannot be saved.
         """
         networks = {"network": self.network}
-        states: dict[str, tuple[str, Any]] = {"optimizer": (OPTIMIZER, self.optimizer)}
+        states: dict[str, Any] = {"optimizer": self.optimizer}
         for key, average in self.averages.items():
             networks[f"ema{self._suffix(key)}"] = average.network
-            states[f"average{self._suffix(key)}"] = key, average
+            states[f"average{self._suffix(key)}"] = average
         tensors = {
             f"{part}.{name}": tensor
             for part, network in networks.items()
             for name, tensor in network.state_dict().items()
         }
         packed = {}
-        for name, (key, each) in states.items():
-            with naming(key, self.parts[key], "its state"):
-                state = getattr(each, "state_dict", lambda: None)()
-                packed[name] = pack(state, name, tensors)
+        for name, each in states.items():
+            state = getattr(each, "state_dict", lambda: None)()
+            packed[name] = pack(state, name, tensors)
         text = bytearray(json.dumps(packed).encode())
         return tensors | {"structure": torch.frombuffer(text, dtype=torch.uint8)}
 
@@ -109,37 +107,25 @@ class TrainingState:
             check_type(tensor, f"training: {name}")
         states = states_in(tensors)
         for key, part in self.parts.items():
-            with naming(key, part, "its state, loaded again"):
-                if part.code and key == OPTIMIZER:
-                    load_optimizer(build_optimizer(part, self.network), states["optimizer"])
-                elif part.code:
-                    again = build_average(part, self.network, key)
-                    load_average(again, states[f"average{self._suffix(key)}"])
+            if part.code and key == OPTIMIZER:
+                load_optimizer(build_optimizer(part, self.network), states["optimizer"])
+            elif part.code:
+                again = build_average(part, self.network, key)
+                load_average(again, states[f"average{self._suffix(key)}"])
 
 
 def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of a network. Raises UserError if it is none."""
-    with naming("training.optimizer", part, "build"):
-        optimizer: Any = part.build(list(network.parameters()))
-    made = f"training.optimizer: {part.kind}: build returns a {type(optimizer).__name__}"
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UserError(f"{made}, not a torch.optim.Optimizer")
-    if not getattr(optimizer, "param_groups", None):
-        raise UserError(f"{made} without param_groups")
-    return optimizer
+    """Build the optimizer of a network."""
+    return part.build(list(network.parameters()))
 
 
 def build_average(part: Average, network: nn.Module, key: str = AVERAGE) -> Averaging:
-    """Build the average of a network. Raises UserError, with the key, if it is none."""
-    with naming(key, part, "build"):
-        average: Any = part.build(network)
-    own, made = getattr(average, "network", None), f"{key}: {part.kind}: build returns"
-    if not (isinstance(own, nn.Module) and callable(getattr(average, "update", None))):
-        raise UserError(f"{made} a {type(average).__name__} without network and update")
+    """Build the average of a network. Raises UserError if it shares the network's weights."""
+    average: Any = part.build(network)
+    own = average.network
     if {id(each) for each in own.parameters()} & {id(each) for each in network.parameters()}:
-        raise UserError(f"{made} the weights that are trained, not a copy of them")
-    if shapes_of(own) != shapes_of(network):
-        raise UserError(f"{made} a network with other weights or buffers than the one in training")
+        wrong = "build returns the weights that are trained, not a copy of them"
+        raise UserError(f"{key}: {part.kind}: {wrong}")
     own.eval().requires_grad_(False)
     return average
 
@@ -158,10 +144,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
 def load_average(average: Any, state: Any) -> None:
     if state is not None:
         average.load_state_dict(state)
-
-
-def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 # -- the states of optimizers and averages, as tensors and JSON

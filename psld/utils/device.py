@@ -3,17 +3,15 @@
 import ctypes
 import os
 import platform
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, backends, nn
 
 from psld.utils import VERSION
-from psld.utils.code import MAKE_IMAGES, package_code
+from psld.utils.environment import git_revision
 from psld.utils.errors import UserError
 from psld.utils.locks import release_gpus, take_gpus
 
@@ -174,13 +172,8 @@ def all_bits() -> Iterator[None]:
         use_tf32(*before)
 
 
-CHECKOUT = Path(__file__).parents[2]
-"""The top folder of a checkout. For an installed package it is no such folder."""
-
-
-def provenance(*rooms: str) -> dict[str, Any]:
-    """Return versions, precision flags, git revision and the digest of the code that makes images,
-    and of these other rooms of psld, for every file that holds a result."""
+def provenance() -> dict[str, Any]:
+    """Return versions, precision flags and git revision, for every file that holds a result."""
     cudnn, (convolutions, matmul) = torch.backends.cudnn.version(), tf32_in_use()
     return {
         "versions": {
@@ -195,8 +188,7 @@ def provenance(*rooms: str) -> dict[str, Any]:
             "tf32_convolutions": convolutions,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
         },
-        "git_revision": _git_revision(),
-        "code": package_code(*MAKE_IMAGES, *rooms),
+        "git_revision": git_revision(),
     }
 
 
@@ -208,14 +200,3 @@ def device_name(device: torch.device) -> str:
     each = f"{threads} thread{'s' * (threads > 1)}"
     parts = f"{ranks} ranks, {each} each" if ranks > 1 else f"{each} of {os.cpu_count()}"
     return f"CPU ({platform.machine()}, {parts})"
-
-
-def _git_revision() -> str | None:
-    """Return the revision of the code, with `+` if files differ; None outside a checkout."""
-    if not (CHECKOUT / ".git").exists():
-        return None  # git would find the repository that an installed package's folder lies in
-    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    with suppress(OSError):  # no git
-        described = subprocess.run(command, capture_output=True, text=True, check=False)
-        return described.stdout.strip() or None
-    return None

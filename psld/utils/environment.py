@@ -1,6 +1,9 @@
-"""The place of a process among the ranks of a job, from environment variables. No torch."""
+"""Where a process runs: its place among the ranks of a job; the revision of its code. No torch."""
 
 import os
+import subprocess
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psld.utils.errors import UserError
@@ -39,3 +42,18 @@ def meeting_port(job: "JobEnvironment") -> int:
     """The ranks' port. Neighboring jobs, and the lives of one job, have different ports."""
     lives = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     return PORTS[(int(job.raw_job_id) + 101 * lives) % len(PORTS)]
+
+
+CHECKOUT = Path(__file__).parents[2]
+"""The top folder of a checkout. For an installed package it is no such folder."""
+
+
+def git_revision() -> str | None:
+    """Return the revision of the code, with `+` if files differ; None outside a checkout."""
+    if not (CHECKOUT / ".git").exists():
+        return None  # git would find the repository that an installed package's folder lies in
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    with suppress(OSError):  # no git
+        described = subprocess.run(command, capture_output=True, text=True, check=False)
+        return described.stdout.strip() or None
+    return None

@@ -99,6 +99,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "allocate memory" in text or "CUDA error: out of memory" in text
 
 
+def is_full_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS
+
+
 def missing_extra(error: BaseException | None) -> str | None:
     """Return what to install if the cause of an error is a missing package of an extra."""
     while error is not None and not isinstance(error, ModuleNotFoundError):
@@ -182,6 +186,8 @@ def as_psld_errors() -> Iterator[None]:
     """Raise a UserError or RunError for each error that a command reports in one line."""
     try:
         yield
+    except SystemExit as error:
+        raise RunError(f"a custom part has called sys.exit({error.code!r})") from error
     except Exception as error:
         if isinstance(error, PSLDError) or (known := explained(error)) is None:
             raise
@@ -202,7 +208,7 @@ def explained(error: Exception) -> tuple[int, str] | None:
         return 2, f"{error.filename}: is a file; output and runs are folders"
     if isinstance(error, OSError) and error.errno in WRONG_PLACES:
         return 2, text
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+    if is_full_disk(error):
         place = error.filename or "the disk"
         return 1, f"{place}: cannot be written ({error.strerror}); free some space and try again"
     if isinstance(error, UnicodeEncodeError):

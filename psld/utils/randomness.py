@@ -36,6 +36,7 @@ class Stream(IntEnum):
     LIKELIHOOD = 7
     START = 8
     SAMPLER = 9
+    REBUILT_WEIGHTS = 10
 
 
 def stream_seed(seed: int, stream: Stream, *index: int) -> int:

@@ -75,16 +75,6 @@ def test_a_deleted_working_folder(tmp_path):
     refused(run(tmp_path, ["sh", "-c", line]), 2, "the working folder was deleted")
 
 
-def test_the_program_sees_the_modules_of_the_working_folder(tmp_path):
-    """As `python -m psld` does, which the workflow runs."""
-    (tmp_path / "bin").mkdir()
-    entry = "from psld.commands.main import main\nmain()\nimport own\n"
-    (tmp_path / "bin/entry.py").write_text(entry)
-    (tmp_path / "own.py").write_text("print('own')")
-    finished = succeeded(run(tmp_path, [sys.executable, "bin/entry.py", "--version"]))
-    assert finished.stdout.endswith("own\n")
-
-
 def test_a_terminal_is_shown_no_control_character_and_only_what_its_locale_has(tmp_path):
     """Nor does a locale change what is in a file."""
     code = r"""if True:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from psld.data.preparation import open_source
 from psld.data.sources import CIFAR10, Digits, FashionMNIST
 from psld.utils.errors import RunError, UserError
 from tests.data.formats import (
@@ -45,7 +44,7 @@ def pixels_of(source):
 
 
 def test_digits_are_all_there_once_and_split_evenly():
-    source = open_source(Digits())
+    source = Digits().open()
     assert (len(source.train), len(source.test)) == (1437, 360)
     labels = labels_of(source)
     share = np.bincount(labels[1437:]) / np.bincount(labels)
@@ -70,7 +69,7 @@ def test_fashion_mnist(tmp_path, folder):
     if folder:
         files = {name.removesuffix(".gz"): gzip.decompress(data) for name, data in files.items()}
     write_files(tmp_path / folder, files)
-    source = open_source(fashion(tmp_path))
+    source = fashion(tmp_path).open()
     assert (len(source.train), len(source.test)) == (6, 2)
     np.testing.assert_array_equal(pixels_of(source), np.concatenate([TRAIN[0], TEST[0]]))
     assert labels_of(source) == [0, 9, 3, 3, 1, 2, 5, 4]
@@ -78,7 +77,7 @@ def test_fashion_mnist(tmp_path, folder):
 
 
 def test_padding_puts_zeros_around_the_image(tmp_path):
-    source = open_source(fashion(write_files(tmp_path, idx_files(TRAIN, TEST)), pad=32))
+    source = fashion(write_files(tmp_path, idx_files(TRAIN, TEST)), pad=32).open()
     expected = np.pad(np.concatenate([TRAIN[0], TEST[0]]), ((0, 0), (2, 2), (2, 2)))
     np.testing.assert_array_equal(pixels_of(source), expected)
 
@@ -87,9 +86,9 @@ def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("psld.data.sources.DEBIAN_FOLDER", tmp_path / "debian")
     with pytest.raises(UserError, match=r"^downloads/fashion-mnist: no train-images.*Debian"):
-        open_source(fashion(None))
+        fashion(None).open()
     write_files(tmp_path / "debian", idx_files(TRAIN, TEST))
-    assert len(labels_of(open_source(fashion(None)))) == 8
+    assert len(labels_of(fashion(None).open())) == 8
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
 def test_damaged_idx_files(tmp_path, name, damaged, complaint):
     write_files(tmp_path, idx_files(TRAIN, TEST) | {name: damaged})
     with pytest.raises(UserError, match=complaint) as caught:
-        open_source(fashion(tmp_path))
+        fashion(tmp_path).open()
     assert name in str(caught.value)
 
 
@@ -125,7 +124,7 @@ def cifar10(tmp_path, monkeypatch) -> Path:
 def test_cifar10(cifar10):
     """From its archive, and then from the unpacked folder; without network."""
     for download in (True, False):
-        source = open_source(cifar(cifar10, download))
+        source = cifar(cifar10, download).open()
         assert (len(source.train), len(source.test)) == (150, 30)
         planes = np.concatenate(PIXELS).reshape(-1, 3, 32, 32)
         np.testing.assert_array_equal(pixels_of(source), planes.transpose(0, 2, 3, 1))
@@ -144,11 +143,11 @@ class Trap:
 
 
 def test_another_pickle_is_refused_and_not_run(cifar10):
-    open_source(cifar(cifar10, download=True))
+    cifar(cifar10, download=True).open()
     trap = pickle.dumps(Trap(cifar10 / "ran"), protocol=2)
     (cifar10 / "cifar-10-batches-py/data_batch_3").write_bytes(trap)
     with pytest.raises(UserError, match=r"corrupted.*put cifar-10-python"):
-        open_source(cifar(cifar10))
+        cifar(cifar10).open()
     assert not (cifar10 / "ran").exists()
 
 
@@ -160,7 +159,7 @@ def test_a_missing_archive_and_one_cut_short_say_what_to_get(cifar10, tmp_path):
             RunError if download else UserError,
             match=r"put cifar-10-python\.tar\.gz .*kriz/cifar\.html into",
         ):
-            open_source(cifar(root, download))
+            cifar(root, download).open()
 
 
 # --- downloads ----------------------------------------------------------------------------------
@@ -185,11 +184,11 @@ def test_download_with_checksums(tmp_path, server, monkeypatch):
     monkeypatch.setattr(FashionMNIST, "mirrors", [server])
     checksums = [(name, md5(data).hexdigest()) for name, data in files.items()]
     monkeypatch.setattr(FashionMNIST, "resources", checksums)
-    assert len(labels_of(open_source(fashion(tmp_path / "got", download=True)))) == 8
+    assert len(labels_of(fashion(tmp_path / "got", download=True).open())) == 8
 
     tampered = [(name, "0" * 32) for name, _ in checksums]
     monkeypatch.setattr(FashionMNIST, "resources", tampered)
     with pytest.raises(RunError, match=r"cannot be loaded .*put the four files"):
-        open_source(fashion(tmp_path / "tampered", download=True))
+        fashion(tmp_path / "tampered", download=True).open()
     with pytest.raises(UserError, match="no train-images"):
-        open_source(fashion(tmp_path / "tampered"))
+        fashion(tmp_path / "tampered").open()

@@ -15,7 +15,7 @@ from psld.data.preparation import prepare_dataset
 from psld.data.settings import DatasetSettings
 from psld.data.sources import Rows
 from psld.data.store import ImageStore
-from psld.utils.errors import UserError
+from psld.utils.errors import UserError, as_psld_errors
 from tests.commands import call, succeeded
 from tests.data.formats import encode, random_images, write_shards
 from tests.hub import empty_hub
@@ -251,7 +251,8 @@ def test_broken_pictures_of_a_dataset_are_listed(library):
 def test_the_library_is_an_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     (folder / "x").mkdir()
-    with pytest.raises(UserError, match=r"not installed; pip install 'psld\[datasets\]'"):
+    said = r"not installed; pip install 'psld\[datasets\]'"
+    with pytest.raises(UserError, match=said), as_psld_errors():
         prepare({"kind": "datasets", "path": "x"})
 
 

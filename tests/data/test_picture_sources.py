@@ -6,7 +6,6 @@ import zipfile
 import pytest
 
 from psld.data.images import FileTree
-from psld.data.preparation import open_source
 from psld.data.sources import Folder
 from psld.paper.parts import AFHQv2, CelebA
 from psld.utils.errors import UserError
@@ -45,10 +44,10 @@ def pngs(*names, size=(4, 4)):
 def test_celeba_trains_on_everything(tmp_path):
     """The archive comes before what is unpacked of it."""
     write_files(tmp_path, celeba_files(2))
-    source = open_source(celeba(tmp_path))
+    source = celeba(tmp_path).open()
     assert (len(source.train), len(source.test)) == (2, 0)
     write_zip(tmp_path / "img_align_celeba.zip", celeba_files(5))
-    source = open_source(celeba(tmp_path))
+    source = celeba(tmp_path).open()
     assert (len(source.train), len(source.test)) == (5, 0)
     assert source.class_names == ()
     assert not any(labels_of(source))
@@ -61,7 +60,7 @@ def test_a_damaged_file_in_a_zip_is_a_broken_picture(tmp_path):
     start = data.index(b"000001.jpg") + 200
     data[start : start + 50] = bytes(50)
     path.write_bytes(data)
-    source = open_source(celeba(tmp_path))
+    source = celeba(tmp_path).open()
     source.train[1][0]()
     with pytest.raises(UserError, match=r"img_align_celeba/000001\.jpg: "):
         source.train[0][0]()
@@ -78,7 +77,7 @@ def test_afhqv2(tmp_path, packed):
         write_zip(tmp_path / "afhq_v2.zip", inside)
     else:
         write_files(tmp_path, files)
-    source = open_source(afhqv2(tmp_path))
+    source = afhqv2(tmp_path).open()
     assert (len(source.train), len(source.test)) == (6, 3)
     assert source.class_names == ("dog", "cat", "wild")
     assert labels_of(source) == [0, 0, 1, 1, 2, 2, 0, 1, 2]
@@ -100,7 +99,7 @@ def test_a_folder_without_classes(tmp_path, packed):
     }
     root = tmp_path / "faces.zip" if packed else tmp_path / "faces"
     (write_zip if packed else write_files)(root, files)
-    source = open_source(folder(root))
+    source = folder(root).open()
     assert (len(source.train), len(source.test)) == (3, 0)
     assert source.class_names == ()
     assert [image.size for image in pictures_of(source)] == [(6, 4)] * 3
@@ -112,7 +111,7 @@ def test_a_member_of_a_zip_without_a_name_is_left_out(tmp_path):
             member = zipfile.ZipInfo(name)
             archive.writestr(member, data)
         member.filename = ""
-    assert len(open_source(folder(tmp_path / "all.zip")).train) == 2
+    assert len(folder(tmp_path / "all.zip").open().train) == 2
 
 
 def test_a_folder_around_the_classes_is_left_out(tmp_path):
@@ -120,7 +119,7 @@ def test_a_folder_around_the_classes_is_left_out(tmp_path):
     names = ("imgs/tulip/1.png", "imgs/rose/x/2.png", "imgs/rose/1.png")
     write_zip(tmp_path / "all.zip", pngs(*names))
     settings = folder(tmp_path / "all.zip", test_fraction=0.34)
-    source = open_source(settings)
+    source = settings.open()
     assert source.class_names == ("rose", "tulip")
     assert (len(source.train), len(source.test)) == (2, 1)
     assert sorted(labels_of(source)) == [0, 0, 1]
@@ -146,24 +145,24 @@ def test_only_regular_files_are_read_and_the_others_are_counted(tmp_path, capsys
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "device.png").symlink_to("/dev/zero")
     (tmp_path / "itself.png").symlink_to("itself.png")
-    assert len(open_source(folder(tmp_path)).train) == 1
+    assert len(folder(tmp_path).open().train) == 1
     counts = "2 × pipe, socket or device, 2 × .gif, 1 × .txt, 1 × link to nothing"
     assert sorted(capsys.readouterr().err.strip().split(": ")[-1]) == sorted(counts)
     with pytest.raises(UserError, match=r"pipe\.png: a pipe or a device"):
-        open_source(folder(tmp_path / "pipe.png"))
+        folder(tmp_path / "pipe.png").open()
 
 
 def test_names_that_are_no_utf_8(tmp_path):
     """Archives of old systems have them."""
     kind, file = os.fsdecode(b"\xe4pfel"), os.fsdecode(b"\xe4.png")
     write_files(tmp_path, pngs(f"{kind}/{file}", "birnen/b.png", f"birnen/{file}"))
-    source = open_source(folder(tmp_path, test_fraction=0.34))
+    source = folder(tmp_path, test_fraction=0.34).open()
     assert source.class_names == ("birnen", "\ufffdpfel")
     assert (len(source.train), len(source.test)) == (2, 1)
 
 
 def split_of(root, fraction):
-    source = open_source(folder(root, test_fraction=fraction))
+    source = folder(root, test_fraction=fraction).open()
     images = [image.tobytes() for image in pictures_of(source)]
     return set(images[: len(source.train)]), set(images[len(source.train) :])
 
@@ -184,7 +183,7 @@ def test_pictures_of_every_class_are_held_out(tmp_path):
     """Chosen by hash: the first or last names would all be of one class."""
     names = [f"{kind}/{i:02d}.png" for kind in ("cat", "dog") for i in range(50)]
     write_files(tmp_path, pngs(*names))
-    source = open_source(folder(tmp_path, test_fraction=0.196))
+    source = folder(tmp_path, test_fraction=0.196).open()
     tested = [label for _, label in source.test]
     assert len(tested) == 20
     assert 4 < sum(tested) < 16
@@ -194,7 +193,7 @@ def test_pictures_of_every_class_are_held_out(tmp_path):
     found = [kinds[image.tobytes()] for image in pictures_of(source)]
     assert [source.class_names[label] for label in labels_of(source)] == found
     write_files(tmp_path, pngs("alone.png"))
-    assert not any(labels_of(open_source(folder(tmp_path)))), "one picture lies in no class"
+    assert not any(labels_of(folder(tmp_path).open())), "one picture lies in no class"
 
 
 def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
@@ -226,4 +225,4 @@ def test_missing_files_say_what_to_get(tmp_path, source, place, said):
         names = ("a.png", "train/cat/1.png", "train/dog/1.png", "train/wild/1.png")
         write_files(tmp_path / "cats", pngs(*names))
     with pytest.raises(UserError, match=said):
-        open_source(source(tmp_path / place))
+        source(tmp_path / place).open()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from psld.config.settings import DIGEST, parse
-from psld.data.preparation import check_prepared, notes_on_prepared, open_source, prepare_dataset
+from psld.data.preparation import check_prepared, notes_on_prepared, prepare_dataset
 from psld.data.settings import DatasetSettings, PrepareSettings
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError
@@ -50,7 +50,7 @@ def test_pixels_are_the_resized_pictures_and_those_held_out_come_last(pictures, 
     settings = dataset(folder(pictures, test_fraction=0.25), num_classes=2)
     record = prepare_dataset(settings, tmp_path / "data" / "mine.h5")
     assert record["splits"] == {"train": 30, "test": 10}
-    store, source = ImageStore.open(tmp_path / "data" / "mine.h5"), open_source(settings.source)
+    store, source = ImageStore.open(tmp_path / "data" / "mine.h5"), settings.source.open()
     for split in ("train", "test"):
         pairs = getattr(source, split)
         assert store.labels(split).tolist() == [label for _, label in pairs]

@@ -165,7 +165,7 @@ def test_what_depends_on_a_reference_alone_is_computed_once_for_all_cells(evalua
     assert again() == expected
     of_one = len(computed)
     assert of_one > 0, "a damaged file is made again"
-    monkeypatch.setattr(evaluation, "package_code", lambda *_: "of other code")
+    monkeypatch.setattr(evaluation, "code_digest", lambda *_: "of other code")
     assert again() == expected
     assert len(computed) > of_one
     assert {name.split()[0] for name in computed} == {"floor", "noise", "radii", "distances"}

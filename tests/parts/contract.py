@@ -7,27 +7,30 @@ from typing import Any
 import pytest
 
 from psld.config.kinds import SHIPPED
-from psld.config.parts import Part, UnknownPart, importing_nothing
-from psld.config.settings import parse
+from psld.config.parts import Part, imported
+from psld.config.settings import parse, reading_a_file
 from psld.utils.errors import UserError
 from tests.parts.own import moved
 
 
 def check_settings(noun: type[Part], content: str | dict[str, Any]) -> Part:
-    """Read, written and read again it is the same, in any order of its keys, and also without its
-    code; a wrong key is named. Return the part."""
+    """Read, written and read again it is the same, in any order of its keys; of a custom part also
+    as data, without its class; a wrong key is named. Return the part."""
     content = {noun.KEY: content} if isinstance(content, str) else content
     part, kind = noun.model_validate(content), content[noun.KEY]
     written = json.loads(json.dumps(part.model_dump(mode="json")))
-    assert noun.model_validate(written) == part
+    assert imported(noun.model_validate(written)) == part
     assert noun.model_validate(dict(reversed(content.items()))).identity() == part.identity()
     assert part.identity()[noun.KEY] == kind
     assert ("code" in part.identity()) == (":" in kind)
-    with importing_nothing():
-        unknown = noun.model_validate(written)
-    assert isinstance(unknown, UnknownPart) == (":" in kind)
-    assert unknown.identity() == part.identity()
-    assert [getattr(unknown, name) for name in noun.told] == [getattr(part, n) for n in noun.told]
+    with reading_a_file():
+        data = noun.model_validate(written)
+    assert data.is_data == (":" in kind)
+    assert data.identity() == part.identity()
+    assert json.loads(data.model_dump_json()) == written
+    for name in noun.told:
+        there, known = getattr(data, name), getattr(part, name)
+        assert there == known or sorted(there) == sorted(known)
     with pytest.raises(UserError, match=r"^test: unknown key nonsense"):
         parse(noun, {**content, "nonsense": 1}, "test")
     return part

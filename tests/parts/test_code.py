@@ -1,12 +1,14 @@
-"""The code of parts of one's own: its digest, its versions, what is not imported."""
+"""The code of custom parts: its digest, its import, its copies."""
 
+import ast
 import sys
 from pathlib import Path
 
 import pytest
 
+import psld.utils.code
 from psld.networks.settings import Network
-from psld.utils.code import Code, find_code, find_version, load_class, package_code, trust
+from psld.utils.code import DEPENDENCIES, Code, find_code, import_class, import_copy, read_copy
 from psld.utils.errors import UserError
 from tests.parts.own import edit, with_network, write
 
@@ -87,8 +89,8 @@ def test_part_in_a_subfolder_with_its_package(folder):
     code = code_of("nets.deep.mine")
     names = ["__init__.py", "deep/__init__.py", "deep/mine.py", "layers.py"]
     assert [*code.files] == [f"nets/{name}" for name in names]
-    assert load_class("nets.deep.mine:A", code).side() == 4
-    assert "nets" not in sys.modules
+    assert "nets" not in sys.modules, "its code is found without importing it"
+    assert import_class("nets.deep.mine:A").side() == 4
 
 
 def test_an_empty_module_and_one_in_another_encoding_are_copied(folder):
@@ -98,88 +100,95 @@ def test_an_empty_module_and_one_in_another_encoding_are_copied(folder):
     (folder / "nets" / "mine.py").write_bytes(text.encode("latin-1"))
     code = code_of("nets.mine")
     code.save(folder / "run")
-    trust(folder / "run")
     (folder / "nets" / "mine.py").unlink()
-    again = find_version("nets.mine", code.digest)
-    assert again.digest == code.digest
-    assert load_class("nets.mine:A", again).side == "é"
+    copy = read_copy(folder / "run", "nets.mine", code.digest)
+    assert import_copy("nets.mine:A", copy).side == "é"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "from ns import beside\nX = beside.X",
-        "from . import beside\nX = beside.X",
-        "import ns.beside\nX = ns.beside.X",
-        "from ns.beside import X",
-    ],
-)
-def test_a_folder_without_init_is_a_package_of_the_version_too(folder, text):
-    (folder / "ns").mkdir()
-    write(folder / "ns", mine=f"{text}\nclass A:\n    x = X\n", beside="X = 1")
-    code = code_of("ns.mine")
-    edit(folder / "ns/beside.py", "1", "2")
-    assert [load_class("ns.mine:A", each).x for each in (code, code_of("ns.mine"))] == [1, 2]
-    assert "ns" not in sys.modules
-
-
-def test_two_versions_live_in_one_process(folder):
-    """Each imports its own neighbors, also inside of functions that are called later."""
+def test_a_copy_runs_with_its_own_helpers_only(folder):
     write(
         folder, mine="class A:\n    def f(self):\n        import beside\n        return beside.X\n"
     )
     write(folder, beside="X = 1")
-    first = load_class("mine:A", code_of("mine"))
+    code = code_of("mine")
+    code.save(folder / "run")
     write(folder, beside="X = 2")
-    second = load_class("mine:A", code_of("mine"))
-    assert (first().f(), second().f()) == (1, 2)
+    copy = read_copy(folder / "run", "mine", code.digest)
+    path = [*sys.path]
+    assert import_copy("mine:A", copy)().f() == 1
+    assert sys.path == [*path, str(folder)], "nothing else is found in the copy's folder"
 
 
-def test_a_copy_is_found_by_its_digest_alone(folder, tmp_path_factory, monkeypatch):
-    code, run = code_of("mynets"), tmp_path_factory.mktemp("run")
-    code.save(run)
-    edit(folder / "mynets.py", "relu", "tanh")
-    assert find_version("mynets", code.digest) is None
-    trust(run)
-    assert find_version("mynets", code.digest).digest == code.digest
-    edit(run / "parts" / code.digest / "mylayers.py", "padding=1", "padding=0")
-    assert find_version("mynets", code.digest) is None
+def test_a_copy_does_not_run_with_a_helper_of_another_version(folder):
+    write(folder, mine="import beside\nclass A: x = beside.X", beside="X = 1")
+    code = code_of("mine")
+    code.save(folder / "run")
+    write(folder, beside="X = 2")
+    import_class("mine:A")
+    with pytest.raises(UserError, match="another version of beside is imported; restart this"):
+        import_copy("mine:A", read_copy(folder / "run", "mine", code.digest))
+
+
+def test_a_copy_is_found_by_its_computed_digest_alone(folder):
+    code = code_of("mynets")
+    code.save(folder / "run")
+    assert read_copy(folder / "run", "mynets", code.digest).digest == code.digest
+    edit(folder / "run/parts" / code.digest / "mylayers.py", "padding=1", "padding=0")
+    assert read_copy(folder / "run", "mynets", code.digest) is None
+
+
+def test_the_working_folder_is_searched_last_and_stays_the_first_one(folder, monkeypatch):
+    """So no file in it takes the place of a package, also not of one that is imported late."""
+    write(folder, wandb="raise SystemExit", scipy="raise SystemExit", mine="class A: pass")
+    import_class("mine:A")
+    assert sys.path[-1] == str(folder)
+    (folder / "other").mkdir()
+    write(folder / "other", theirs="class A: pass")
+    monkeypatch.chdir(folder / "other")
+    with pytest.raises(UserError, match="there is no module theirs in this folder"):
+        import_class("theirs:A")
+    import scipy.special
+
+    assert "site-packages" in scipy.special.__file__
+
+
+def test_all_packages_that_psld_imports_are_known():
+    """By the names that its files import, at their top or later."""
+    package = Path(psld.utils.code.PACKAGE)
+    files = [*package.rglob("*.py"), *package.parent.glob("snakemake_*_plugin_psld/*.py")]
+    names = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(str(node.module).partition(".")[0])
+    assert names - sys.stdlib_module_names - {"psld"} - DEPENDENCIES == set()
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("mine:B", "class A: pass", r"mine\.py: defines no class B"),
-        ("mine:A", "from other import A", r"no class A at the top level of the file; name the mod"),
-        ("mine:A", "class A: pass\nx = (", r"mine\.py, line 2: no Python \('\(' was never closed"),
-        ("mine:A", "import nowhere\nclass A: pass", r"mine\.py: ModuleNotFoundError: .*nowhere"),
-        ("mine:A", "class A: pass\n1 / 0", r"mine\.py: ZeroDivisionError"),
+        ("mine:A", "A = 3", r"mine\.py: defines no class A"),
+        ("absent:A", "class A: pass", "there is no module absent in this folder"),
+        ("wandb:A", "class A: pass", "wandb is the name of a package that psld needs; rename"),
+        ("__main__:A", "class A: pass", "put it into a file of its own"),
     ],
 )
-def test_wrong_module_is_one_line(folder, name, text, message):
+def test_a_wrong_name_is_one_line(folder, name, text, message):
     write(folder, mine=text)
     with pytest.raises(UserError, match=message):
-        load_class(name, code_of("mine"))
+        import_class(name)
 
 
-def test_nothing_runs_without_the_class(folder):
-    write(folder, mine="from pathlib import Path\nPath('ran').touch()")
-    with pytest.raises(UserError, match="defines no class A"):
-        load_class("mine:A", code_of("mine"))
-    assert not (folder / "ran").exists()
-
-
-def test_package_code_is_kept_and_is_of_its_rooms(folder):
-    package_code.cache_clear()
-    digest = package_code("diffusion")
-    assert not (folder / ".cache").exists(), "a folder without grids"
-    (folder / ".cache").mkdir()
-    package_code.cache_clear()
-    assert package_code("diffusion") == digest
-    [kept] = (folder / ".cache" / "code").iterdir()
-    kept.write_text(kept.read_text().replace(digest, "0" * 64))  # damaged: it is made again
-    package_code.cache_clear()
-    assert package_code("diffusion") == digest != package_code("data")
+@pytest.mark.parametrize("text", ["import nowhere", "1 / 0", "int('x')", "assert False"])
+def test_an_error_in_a_module_keeps_its_line(folder, text):
+    """pydantic would take a ValueError or an AssertionError for a wrong setting."""
+    write(folder, mine=f"{text}\nclass A: pass")
+    with pytest.raises(ImportError, match="mine:A: mine cannot be imported") as found:
+        import_class("mine:A")
+    assert found.value.__cause__.__traceback__ is not None
 
 
 def test_psld_next_to_it_is_no_code_of_ones_own(folder):
@@ -188,4 +197,4 @@ def test_psld_next_to_it_is_no_code_of_ones_own(folder):
     write(folder / "psld", __init__="", parts="raise SystemExit")
     code = code_of("mynets")
     assert [*code.files] == ["mylayers.py", "mynets.py"]
-    assert issubclass(load_class("mynets:Mixer", code), Network)
+    assert issubclass(import_class("mynets:Mixer"), Network)

@@ -1,7 +1,6 @@
 """Guidance and masks as parts: shipped ones, their classes in a file outside, and one's own."""
 
 import json
-import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +10,7 @@ from torch import nn
 
 import psld
 from psld.config.kinds import SHIPPED
-from psld.config.parts import importing_nothing
-from psld.config.settings import parse
+from psld.config.settings import parse, reading_a_file
 from psld.data.store import write_store
 from psld.diffusion.guidance import Guidance, Mask
 from psld.diffusion.score import Batching
@@ -27,7 +25,6 @@ from tests.commands import call, refused, succeeded
 from tests.diffusion.processes import phase_space
 from tests.diffusion.sampling import sde
 from tests.parts.contract import here_and_outside
-from tests.parts.own import edit
 
 TO_CLASSES = {"scale": 2.0, "label": [1, 0]}
 INPAINTING = {"split": "test", "mask": {"kind": "halves", "missing": "left"}}
@@ -140,10 +137,10 @@ def test_a_mask_of_ones_own_by_the_command(outside, model, digits):
 def test_a_guidance_whose_code_is_not_here_is_compared_and_never_used(outside):
     content = json.loads(cell({"kind": "pull:Pull"}).model_dump_json())
     known = parse(CellSettings, content, "test")
-    with importing_nothing():
-        unknown = parse(CellSettings, content | {"guide": "a guide, for all we know"}, "test")
+    with reading_a_file():
+        unknown = parse(CellSettings, content, "test")
     assert sampler_content(unknown.sampler) == sampler_content(known.sampler)
-    assert (unknown.sampler.evaluations, known.sampler.evaluations) == (None, 4)
+    assert (unknown.sampler.evaluations, known.sampler.evaluations) == (4, 4)
     for each, passes in ((unknown, True), (known, False)):
         labelled = SimpleNamespace(
             sampler=SimpleNamespace(settings=each.sampler),
@@ -152,7 +149,7 @@ def test_a_guidance_whose_code_is_not_here_is_compared_and_never_used(outside):
         assert _has_its_classes(labelled, torch.tensor([3, 7])) is passes, (
             "only its code knows them"
         )
-    with pytest.raises(UserError, match="pull:Pull: its file is missing or has changed"):
+    with pytest.raises(UserError, match="read from a file is used without its class"):
         sampled(unknown.sampler)
 
 
@@ -160,37 +157,6 @@ def test_a_network_of_somebody_else_has_no_classes(outside):
     theirs = psld.from_denoiser(nn.Identity().eval(), (1, 4, 4), sigma_min=0, sigma_max=1e9)
     with pytest.raises(UserError, match="guidance: the network has no classes; bind one to it"):
         theirs.sample(2, sampler="em", guidance={"kind": "classifier-free", **TO_CLASSES})
-
-
-@pytest.mark.parametrize(
-    ("code", "wrong", "message"),
-    [
-        ("return GuidedScore", "return GildedScore", "build: NameError: name 'GildedScore'"),
-        ("return pull", "return pull[:1, :1].repeat(9, 1, 1, 1)", "score: RuntimeError: "),
-    ],
-)
-def test_a_mistake_in_ones_own_guidance_is_one_line(outside, code, wrong, message):
-    edit(outside / "pull.py", code, wrong)
-    settings = parse(Named, {"sampler": cell({"kind": "pull:Pull"}).sampler, "process": None}, "x")
-    with pytest.raises(UserError, match=rf"^sampler\.guidance: pull:Pull: {re.escape(message)}"):
-        sampled(settings.sampler)
-
-
-@pytest.mark.parametrize(
-    ("code", "said"),
-    [
-        ("known[:, ::2]", "gives an array (5, 4, 8); (5, 8, 8) is needed"),
-        ("known / 2", "gives other numbers than 0 and 1"),
-        ("unknown", "name 'unknown' is not defined"),
-    ],
-)
-def test_a_mistake_in_ones_own_mask_is_one_line(outside, code, said):
-    edit(outside / "pull.py", "return known", f"return {code}")
-    mask = Mask.model_validate("pull:Border")
-    with pytest.raises(
-        UserError, match=rf"^sampler\.guidance\.mask: pull:Border: draw: \w+: {re.escape(said)}"
-    ):
-        draw_masks(mask, range(5), 8, None)
 
 
 def test_known_pixels_need_a_fixed_grid_and_the_prior():

@@ -65,7 +65,7 @@ def test_a_logger_that_fails_is_one_line(train, outside):
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("logger=tensorboard", "no logger 'tensorboard'; there are: MODULE:CLASS of your own"),
+        ("logger=tensorboard", "no logger 'tensorboard'; there are: MODULE:CLASS of a custom part"),
         ("logger=[{kind: mine:Lines, fil: x}]", "unknown key logger.0.fil"),
     ],
 )

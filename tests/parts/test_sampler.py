@@ -186,11 +186,3 @@ MISTAKES = {
     "return z + (end - z + slope) / 2": ("return slope[:1]", "step: ValueError: gives a tensor"),
     "2 * index": ("1 / 0 * index", "step: ZeroDivisionError: division by zero"),
 }
-
-
-@pytest.mark.parametrize("code", MISTAKES)
-def test_a_mistake_in_ones_own_sampler_is_one_line(outside, code):
-    wrong, message = MISTAKES[code]
-    edit(outside / "heun.py", code, wrong)
-    with pytest.raises(UserError, match=rf"^sampler: heun:Heun: {message}"):
-        sampled(read("heun:Heun", GRID))

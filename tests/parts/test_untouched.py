@@ -5,7 +5,6 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_image
 
-from psld.data.preparation import open_source
 from psld.metrics.extraction import load_extractor
 from psld.utils.errors import UserError
 from studies.untouched.parts import EfficientNet, Emoji, Photos
@@ -34,7 +33,7 @@ def arrays(monkeypatch):
 
 
 def test_photographs_are_cut_into_patches_and_each_pixel_is_in_one_of_them(arrays):
-    source = open_source(Photos(side=16))
+    source = Photos(side=16).open()
     assert (len(source.train), len(source.test)) == (1664, 416)
     assert source.class_names == ("china", "flower")
     patches, labels, in_test, names = arrays
@@ -80,14 +79,14 @@ def test_emoji_of_one_character_are_drawn_and_others_left_out(tmp_path):
     settings = Emoji(root=str(tmp_path))
     advice = r"apt-get install fonts-noto-color-emoji unicode-data, or .* dataset\.source\.root"
     with pytest.raises(UserError, match=rf"No such file.*{advice}"):
-        open_source(settings)
+        settings.open()
     font.mkdir(parents=True)
     drawings = random_images(4, 128, 136, 3)
     write_emoji_font(font / "NotoColorEmoji.ttf", dict(zip("😀☺🚩🏻", drawings, strict=True)))
     with pytest.raises(UserError, match=rf"No such file.*emoji-test\.txt.*{advice}"):
-        open_source(settings)
+        settings.open()
     write_files(listed, {"emoji-test.txt": LISTED.encode()})
-    source = open_source(settings)
+    source = settings.open()
     assert (len(source.train), len(source.test)) == (2, 1)
     assert source.class_names == ("Smileys & Emotion", "Flags")
     assert labels_of(source) == [0, 1, 0]

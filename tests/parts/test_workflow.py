@@ -6,10 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from psld.config.parts import importing_nothing
-from psld.evaluation.evaluation import evaluate_cell
-from psld.grid.cache import load_grid
-from psld.utils.errors import UserError
 from tests.commands import call, succeeded
 from tests.parts.own import HEUN, LAYERS, NETWORK, OBJECTIVES, edit, write
 from tests.workflow.project import Project
@@ -161,7 +157,7 @@ def test_an_edit_makes_again_what_depends_on_it(project, file, old, new, again):
     assert not others & planned.keys()
 
 
-def test_it_is_verified_where_the_files_are_missing(made, tmp_path, monkeypatch):
+def test_it_is_verified_where_the_files_are_missing(made, tmp_path):
     """Of an own measure, nothing is recomputed; a distance of own features is."""
     certificate = made.folder / "results/certificates/own.zip"
     shutil.copy(certificate, tmp_path)
@@ -170,8 +166,3 @@ def test_it_is_verified_where_the_files_are_missing(made, tmp_path, monkeypatch)
     assert "shifts: 2 not recomputed, 2 recomputed from features" in finished.stdout
     assert "8 numbers in all, 0 differences" in finished.stdout
     assert "2 numbers cannot be recomputed: " in finished.stderr
-    monkeypatch.chdir(made.folder)
-    with importing_nothing():
-        job = load_grid("own").cells["own/heun-5"].evaluate_job
-    with pytest.raises(UserError, match="its file is missing or has changed"):
-        evaluate_cell(job.settings)

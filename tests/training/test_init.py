@@ -134,7 +134,6 @@ def test_a_denoiser_keeps_the_deviation_of_its_own_images(folder, digits):
         (["init.model=by-hand/base", "name=base"], "would replace it; give another output"),
         (["init.take=fitting"], "init.model is missing"),
         (["init.model="], "train: init.model: the name of a model is needed, not ''"),
-        (["init.model={name: by-hand/base, digest: abc}"], "the name of a model is needed, not {"),
         (["init.model=hf://me/digits@main"], "name the commit: hf://me/digits@COMMIT"),
     ],
 )

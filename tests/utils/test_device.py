@@ -10,7 +10,7 @@ from torch.backends import cuda, cudnn
 
 from psld.diffusion.integrators import integrate
 from psld.metrics.classifier import deterministic
-from psld.utils import device
+from psld.utils import device, environment
 from psld.utils.device import HAS_NEW_SWITCHES, provenance, tf32_in_use, use_tf32
 
 
@@ -95,9 +95,9 @@ def test_the_revision_is_that_of_a_checkout_alone(tmp_path, monkeypatch):
     git("commit", "-q", "--allow-empty", "-m", "first")
     revision = git("rev-parse", "HEAD")[:12]
     (tmp_path / "site-packages").mkdir()
-    monkeypatch.setattr(device, "CHECKOUT", tmp_path / "site-packages")
+    monkeypatch.setattr(environment, "CHECKOUT", tmp_path / "site-packages")
     assert provenance()["git_revision"] is None
-    monkeypatch.setattr(device, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(environment, "CHECKOUT", tmp_path)
     assert provenance()["git_revision"] == revision
     (tmp_path / "file").write_text("changed")
     git("add", "file")

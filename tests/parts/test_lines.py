@@ -1,0 +1,133 @@
+"""A mistake in a custom part: the traceback from its own line on, and a note of the setting."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.commands import TINY, Finished, call, command, run, succeeded
+from tests.parts.own import GUIDANCE, HEUN, OBJECTIVES, edit, with_network, write
+from tests.parts.test_measure import MODULE
+from tests.parts.test_source import CONFIG, WORDS
+
+FILES = {
+    "losses": OBJECTIVES,
+    "heun": HEUN,
+    "pull": GUIDANCE,
+    "mymetrics": MODULE,
+    "wordlist": WORDS,
+}
+SHORT = ("training.steps=2", *(word for word in TINY if not word.startswith("network.")))
+SAMPLE = ("sample", "output=x", "shard_size=2")
+TRAIN = ("train", "network=mynets:Mixer", *SHORT)
+MISTAKES = {
+    "network-forward": ("mynets", "h = self.a(z)", TRAIN, "network: mynets:Mixer: forward"),
+    "network-build": ("mynets", "return Net(in_ch", TRAIN, "network: mynets:Mixer: build"),
+    "loss": (
+        "losses",
+        "return ((module(z, t)",
+        ("train", "training.objective=losses:Absolute", *SHORT),
+        "training.objective: losses:Absolute: loss",
+    ),
+    "schedule": (
+        "mine",
+        "return 0.5 **",
+        ("train", "training.schedule=mine:Halves", *SHORT),
+        "training.schedule: mine:Halves: factor",
+    ),
+    "optimizer": (
+        "mine",
+        "for group in self.param_groups:",
+        ("train", "training.optimizer=mine:Odd", *SHORT),
+        "training.optimizer: mine:Odd",
+    ),
+    "source": (
+        "wordlist",
+        "lines = Path",
+        ("prepare", "dataset=mine"),
+        "dataset.source: wordlist:Words: open",
+    ),
+    "sampler": (
+        "heun",
+        "grid = self.time_grid",
+        (*SAMPLE, "sampler=heun:Heun", "sampler.striding=edm", "sampler.steps=5"),
+        "sampler: heun:Heun: build",
+    ),
+    "guidance": (
+        "pull",
+        "def gradient(z, t):",
+        (*SAMPLE, "sampler=em", "guidance@sampler.guidance=pull:Pull", "sampler.steps=5"),
+        "sampler.guidance: pull:Pull: build",
+    ),
+    "measure": (
+        "mymetrics",
+        "return self.factor *",
+        ("evaluate", "images=data/digits.h5", "dataset=digits", "samples=90"),
+        "metric.measure: mymetrics:MeanShift: value",
+    ),
+}
+"""A file, the beginning of a line in it, the command that runs it, and the note."""
+
+
+@pytest.fixture
+def folder(outside, digits, model) -> Path:
+    (outside / "data").mkdir()
+    (outside / "data/digits.h5").symlink_to(digits)
+    for ending in (".json", ".digest"):
+        (outside / f"data/digits{ending}").symlink_to(digits.with_suffix(ending))
+    shutil.copytree(model, outside / "models/demo/psld")
+    (outside / "configs/dataset").mkdir(parents=True)
+    (outside / "configs/dataset/mine.yaml").write_text(CONFIG)
+    (outside / "words.txt").write_text("one two three four")
+    return with_network(write(outside, **FILES))
+
+
+def given(words: tuple[str, ...]) -> list[str]:
+    more = {
+        "train": ["dataset=digits", "name=x"],
+        "sample": ["model=demo/psld"],
+        "evaluate": ["metric=mymetrics:MeanShift@mymetrics:Rows"],
+    }
+    return [*words, *more.get(words[0], [])]
+
+
+def shows_its_line(finished: Finished, file: str, mistake: str, note: str) -> None:
+    assert finished.returncode == 1
+    lines = finished.stderr.splitlines()
+    first = lines.index("Traceback (most recent call last):")
+    assert f'/{file}.py", line ' in lines[first + 1], finished.stderr
+    assert mistake in finished.stderr
+    assert any(line.startswith(note) for line in lines[-3:]), finished.stderr
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_shows_its_line_and_the_setting(folder, name):
+    file, line, words, note = MISTAKES[name]
+    is_block = line.startswith(("for ", "def "))
+    edit(folder / f"{file}.py", line, f"1 / 0\n        {line}" if is_block else f"1 / 0; {line}")
+    shows_its_line(call(folder, *given(words)), file, "ZeroDivisionError: division by zero", note)
+
+
+@pytest.mark.parametrize("name", ["network-forward", "network-build", "loss", "measure"])
+def test_an_exit_in_a_part_is_an_error(folder, name):
+    file, line, words, note = MISTAKES[name]
+    edit(folder / f"{file}.py", line, f"raise SystemExit(0); {line}")
+    shows_its_line(call(folder, *given(words)), file, "SystemExit: 0", note)
+
+
+def test_a_mistake_at_the_top_of_a_module_shows_its_line(folder):
+    """Of the file that is being imported no class is known yet."""
+    edit(folder / "mynets.py", "import torch\n", "import torch\nint('x')\n")
+    finished = run(folder, command(*given(TRAIN)))
+    assert finished.returncode == 1
+    assert re.search(r'mynets\.py", line \d, in <module>', finished.stderr)
+    assert "ImportError: mynets:Mixer: mynets cannot be imported" in finished.stderr
+
+
+def test_a_logger_that_fails_shows_its_line_and_the_training_goes_on(folder):
+    words = ("train", "logger={kind: mine:Fails, at: entry}", *SHORT)
+    finished = succeeded(call(folder, *given(words)))
+    assert 'raise KeyError("of a logger")' in finished.stderr
+    assert "logger: mine:Fails" in finished.stderr
+    assert "wrote models/by-hand/x" in finished.stdout
