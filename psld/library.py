@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from psld.config.parts import imported, save_code
+from psld.config.parts import save_code
 from psld.config.reads import Read
 from psld.config.settings import groups_of, parse
 from psld.data.images import save_images
@@ -143,7 +143,7 @@ def save(
             raise UserError(f"{wrong}; a model's settings or words of psld train are needed")
         content = compose_content("train", [f"name={folder.name}", *words], call)
     entries = parse(TrainingHistory, {"entries": history}, f"{call}: history").entries
-    run = imported(parse(TrainSettings, content, call))
+    run = parse(TrainSettings, content, call)
     if not all(read.content for read in groups_of(Read, run)):  # Those of a model have it.
         run = with_sources(run, folder)
     check_rebuilt(network, run, build_process(run), getattr(network, "data_deviation", 1.0))

@@ -1,15 +1,18 @@
 """The parts of a grid, its cost in GPU hours by `FORMULA`, and its time on one core."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tabulate import tabulate
 
-from psld.config.settings import Settings, value_in
+from psld.config.parts import Part, imported
+from psld.config.settings import Settings, groups_of, value_in
 from psld.evaluation.results import CellResults
 from psld.grid.cells import Grid
 from psld.grid.entries import Entry
@@ -18,11 +21,13 @@ from psld.grid.records import TrainedRecord
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
 from psld.report.table import made_by_other_code
 from psld.sampling.settings import shards_needed
-from psld.training.model import build, forward_flops, seconds_per_image
-from psld.training.settings import TRAIN_FACTOR
+from psld.training.model import build, build_process, forward_flops, seconds_per_image
+from psld.training.settings import TRAIN_FACTOR, ModelSettings
 from psld.utils.code import code_digest
 from psld.utils.files import digest_of, kept_in_cache
 from psld.utils.progress import about
+
+N = TypeVar("N", int, float)
 
 COUNTED = Path(".cache/counted")
 """The FLOPs of networks that were counted before."""
@@ -183,8 +188,9 @@ def cost(grid: Grid, tflops: float | None) -> str:
     models = {n: first for n, first in firsts.items() if first.settings.makes == "model"}
     least = min(models, key=lambda network: per_image[network])
     steps, model = total / TRAIN_FACTOR / (per_image[least] or 1), models[least]
+    seconds = steps * built(seconds_per_image, model.settings)
     core = (
-        f"On one core of this machine: {about(steps * seconds_per_image(model.settings))} for "
+        f"On one core of this machine: {about(seconds)} for "
         f"trainings and samples, by a training step of {model.name} that was measured now. The "
         "features of metrics (FID: 0.2 seconds an image) and the start of each job come on top: "
         "some seconds, and on a cluster its wait in the queue."
@@ -200,11 +206,25 @@ def gigaflops(trained: TrainedRecord) -> float:
     parts = [part.model_dump(mode="json") for part in (settings.network, objective)]
     decides = digest_of([*parts, *shapes, code_digest(*CODE), torch.__version__])
 
-    def flops() -> int:
-        with torch.device("meta"):
-            return forward_flops(build(settings, process).eval())
+    return kept_in_cache(f"{COUNTED.name}/{decides}", lambda: built(_flops, settings)) / 1e9
 
-    return kept_in_cache(f"{COUNTED.name}/{decides}", flops) / 1e9
+
+def _flops(settings: ModelSettings) -> int:
+    with torch.device("meta"):
+        return forward_flops(build(settings, build_process(settings)).eval())
+
+
+def built(count: Callable[[Any], N], settings: Any) -> N:
+    """Return a number of a network that is built, in a process of its own if its parts are data:
+    this process imports no custom part."""
+    if not any(part.is_data for part in groups_of(Part, settings)):
+        return count(settings)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_imported, count, settings).result()
+
+
+def _imported(count: Callable[[Any], N], settings: Any) -> N:
+    return count(imported(settings))
 
 
 def _hours(images: float, per_second: float | None) -> float | None:

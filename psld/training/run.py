@@ -73,7 +73,10 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     store = ImageStore.open_for(settings.data, settings.dataset)
     choose_device(settings.device)  # Refuse a wrong one before anything is written.
     run = Path(settings.runs) / settings.run_name(store.digest)
-    settings = imported(settings, copies=run)
+    # Not the dataset's source: it is not needed any more, and may be of a stranger's record.
+    settings = settings.model_copy(
+        update=imported({key: each for key, each in settings if key != "dataset"}, copies=run)
+    )
     is_custom = bool(settings.network.code or settings.training.objective.code)
     check_schedule(settings.training)
     check_uses(settings.training)

@@ -349,7 +349,10 @@ def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, s
 
     with monkeypatch.context() as patch:
         patch.setattr(EpsilonLoss, "__call__", broken)
-        with pytest.raises(RunError, match=f"in the loss at step {step}; checkpoints before it, "):
+        said = (
+            f"in the loss at step {step}; checkpoints before it, " if step else "at the first step"
+        )
+        with pytest.raises(RunError, match=said):
             run(tmp_path / "bad", settings)
     checkpoints = Checkpoints(tmp_path / "bad")
     assert checkpoints.steps() == kept
