@@ -210,8 +210,9 @@ def gigaflops(trained: TrainedRecord) -> float:
 
 
 def _flops(settings: ModelSettings) -> int:
+    process = build_process(settings)
     with torch.device("meta"):
-        return forward_flops(build(settings, build_process(settings)).eval())
+        return forward_flops(build(settings, process).eval())
 
 
 def built(count: Callable[[Any], N], settings: Any) -> N:
