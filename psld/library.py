@@ -141,7 +141,8 @@ def save(
         if not (isinstance(words, Sequence) and all(isinstance(word, str) for word in words)):
             wrong = f"{call}: settings is a {type(settings).__name__}"
             raise UserError(f"{wrong}; a model's settings or words of psld train are needed")
-        content = compose_content("train", [f"name={folder.name}", *words], call)
+        words = [f"name={folder.name}", *words]
+        content = compose_content("train", words, call, TrainSettings.free())
     entries = parse(TrainingHistory, {"entries": history}, f"{call}: history").entries
     run = parse(TrainSettings, content, call)
     if not all(read.content for read in groups_of(Read, run)):  # Those of a model have it.

@@ -44,6 +44,11 @@ class Command:
         return self.kind.free().union(self.also)
 
     @property
+    def unrecorded(self) -> set[str]:
+        """The settings that no record has. Further averages become models, with manifests."""
+        return self.kind.free() - {"averages"}
+
+    @property
     def where(self) -> str:
         """The place of wrong settings."""
         return f"psld {self.name}"

@@ -30,7 +30,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from psld.commands.command import Command
-from psld.config.compose import Composer, content_of, for_hydra, name_dataset, over, refusing
+from psld.config.compose import (
+    Composer,
+    content_of,
+    for_hydra,
+    name_dataset,
+    over,
+    refusing,
+    without_environment,
+)
 from psld.config.locations import CONFIGS, config_file
 from psld.config.settings import (
     Settings,
@@ -54,7 +62,8 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validate
 def composed_settings(command: Command, words: list[str]) -> Settings:
     """Return the settings that Hydra composes from words without flags."""
     with refusing(command.where):
-        content = content_of(composed(command, overrides_of(command, words)), command.where)
+        config = composed(command, overrides_of(command, words))
+        content = content_of(config, command.where, command.unrecorded)
     return parse(command.kind, content, command.where)
 
 
@@ -114,7 +123,8 @@ def overrides_of(command: Command, words: list[str]) -> list[str]:
     # h5py takes a tenth of a second to import; most commands are given a dataset.
     from psld.data.store import described_dataset
 
-    return [name_dataset(described_dataset(Path(data.strip("'\"")))), *words]
+    [path] = OmegaConf.create([data.strip("'\"")])  # It may be ${oc.env:DATA}/cifar10.h5.
+    return [name_dataset(described_dataset(Path(path))), *words]
 
 
 def _with_metric_name(word: str) -> str:
@@ -155,7 +165,7 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         job = f"job {HydraConfig.get().job.num}"
         # Collect errors: Hydra adds a line of its own to an error that passes through it.
         try:
-            content = content_of(config, command.where)
+            content = content_of(config, command.where, command.unrecorded)
             job = content.get("name") or job
             print(f"{job}:", flush=True)
             # A sweeper that optimizes takes what main returns: a loss, a metric.
@@ -198,7 +208,7 @@ def check_different(
         return
     if not all(each.is_discrete_sweep() for each in parsed if each.is_sweep_override()):
         return
-    composer, outputs = Composer(), []
+    composer, outputs = Composer(command.unrecorded), []
     for job in BasicSweeper.split_arguments(parsed, None)[0]:
         with suppress(UserError):  # The job says what is wrong.
             outputs.append(composer.content(command.name, job, command.where)["output"])
@@ -231,6 +241,10 @@ def failure_of(name: str, error: Exception) -> PSLDError:
 
 class Loader(ConfigLoaderImpl):
     """Refuses configs that set Hydra's own part: a sweep calls what is named there."""
+
+    def load_configuration(self, *args: Any, **options: Any) -> DictConfig:
+        with without_environment():
+            return super().load_configuration(*args, **options)
 
     def _load_single_config(self, default: Any, repo: Any) -> ConfigResult:
         loaded, path = super()._load_single_config(default, repo), default.config_path

@@ -2,10 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from psld.commands.main import entry_point
-from psld.config.settings import Settings
+from psld.config.settings import FREE, Settings
 from psld.grid.cache import load_grid
 from psld.training.settings import WandbSettings
 from psld.utils.errors import UserError
@@ -49,9 +49,9 @@ class WandbCommandSettings(Settings):
     """The first word of the command line."""
     grid_name: str | None
     """Name of the grid, configs/grid/NAME.yaml; sync needs none to upload trainings."""
-    runs: Path
+    runs: Annotated[Path, FREE]
     """Folder of run directories; sync uploads the trainings of all grids."""
-    wandb: WandbSettings
+    wandb: Annotated[WandbSettings, FREE]
 
 
 @entry_point("wandb", WandbCommandSettings, bare="verb")

@@ -4,10 +4,10 @@ This file depends on the inside of Hydra 1.3; tests/config/test_shipped.py says 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -48,6 +48,8 @@ WITH_KIND = re.compile(r"\{([^{}]*,)?\s*kind\s*:((?!\}\s*,).)*\}")
 """A value that is a part, but not several of a sweep."""
 PLAIN_KEY = re.compile(r"(?!hydra\b)[A-Za-z_][\w.]*")
 """The key of a word that Hydra takes as a setting or, if there is a folder, as a group."""
+RECORDABLE = re.compile(r"runtime\.choices\b|job\.(name|num|override_dirname)$")
+"""The keys of `${hydra:KEY}` without paths and environment variables of this machine."""
 
 
 @contextmanager
@@ -67,11 +69,12 @@ def refusing(where: str) -> Iterator[None]:
 class Composer:
     """Composes configs as Hydra does, but without its own part, which takes most of its time.
 
-    It reads each file once, so it is for as long as no file changes.
+    It reads each file once, so it is for as long as no file changes. `free`: as of `content_of`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, free: Collection[str] = ()) -> None:
         setup_globals()
+        self._free = free
         self._loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
         self._files = CachingConfigRepository(self._loader.repository)
         # In place of a copy, which would not have a part that a later word names.
@@ -85,7 +88,7 @@ class Composer:
 
         Raises UserError, prefixed by `where`, if it does not compose.
         """
-        with refusing(where):
+        with refusing(where), without_environment():  # A list of defaults may read it, too.
             parsed = OverridesParser.create().parse_overrides(for_hydra(overrides))
             self._loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
             chosen = create_defaults_list(
@@ -103,14 +106,16 @@ class Composer:
         key = name, *overrides
         if key not in self._contents:
             with refusing(where):
-                content = content_of(self.config(name, overrides, where), where)
+                content = content_of(self.config(name, overrides, where), where, self._free)
             self._contents[key] = content
         return self._contents[key]
 
 
-def compose_content(name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
+def compose_content(
+    name: str, overrides: Sequence[str], where: str, free: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the resolved content of a user's or a shipped NAME.yaml with these overrides."""
-    return Composer().content(name, overrides, where)
+    return Composer(free).content(name, overrides, where)
 
 
 def content_of_words(words: Sequence[str], where: str) -> dict[str, Any]:
@@ -191,24 +196,43 @@ def name_dataset(described: Mapping[str, Any]) -> str:
 
 @contextmanager
 def without_environment() -> Iterator[None]:
-    """Refuse to read environment variables: the settings of a grid are published with results."""
+    """Refuse interpolations that read the environment or the paths of this machine."""
 
-    def refuse(name: str, *_: Any) -> None:
-        raise ValueError(f"${{oc.env:{name}}} reads the environment; in a grid, write the value")
+    def refuse(text: str) -> NoReturn:
+        reason = "would copy a value of this machine, perhaps a secret, into a record"
+        raise ValueError(f"${{{text}}} {reason}; write the value")
 
-    OmegaConf.register_new_resolver("oc.env", refuse, replace=True)
+    def of_hydra(key: str) -> Any:
+        if not RECORDABLE.match(key):
+            refuse(f"hydra:{key}")
+        return OmegaConf.select(cast(DictConfig, HydraConfig.get()), key)
+
+    def of_environment(name: str, *_: Any) -> None:
+        refuse(f"oc.env:{name}")
+
+    OmegaConf.register_new_resolver("hydra", of_hydra, replace=True)
+    OmegaConf.register_new_resolver("oc.env", of_environment, replace=True)
     try:
         yield
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+        setup_globals()
 
 
-def content_of(config: DictConfig, where: str) -> dict[str, Any]:
+def content_of(config: DictConfig, where: str, free: Collection[str] = ()) -> dict[str, Any]:
     """Return the resolved content of a config.
 
-    Raises UserError, prefixed by `where`, if required values (`???`) are missing.
+    Only the settings that `free` names may read the environment, because no record has them.
+
+    Raises OmegaConfBaseException if another setting reads it, and UserError, prefixed by `where`,
+    if required values (`???`) are missing.
     """
-    entries = entries_of(cast(dict[str, Any], OmegaConf.to_container(config)))
-    if missing := [f"{key}=…" for key, value in entries if value == MISSING]:
+    content = cast(dict[str, Any], OmegaConf.to_container(config))
+    if missing := [f"{key}=…" for key, value in entries_of(content) if value == MISSING]:
         raise UserError(f"{where}: missing: {', '.join(missing)}")
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    for key in content:
+        with nullcontext() if key in free else without_environment():
+            value = config[key]
+            is_group = OmegaConf.is_config(value)
+            content[key] = OmegaConf.to_container(value, resolve=True) if is_group else value
+    return content

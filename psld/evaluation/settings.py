@@ -146,13 +146,13 @@ class LikelihoodCommandSettings(LikelihoodSettings):
 
     model: str
     """A trained model: its folder, GRID/MODEL for models/GRID/MODEL, or hf://USER/NAME@COMMIT."""
-    trust: bool = False
+    trust: Annotated[bool, FREE] = False
     """As of `psld sample`: import the code next to the weights, parts/. Read it before."""
-    data: str | None
+    data: Annotated[str | None, FREE]
     """The prepared dataset, HDF5; null: the file in data/ with the name of the model's dataset."""
-    output: str = Field(pattern=r"\.json$")
+    output: Annotated[str, FREE] = Field(pattern=r"\.json$")
     """Path of the result."""
-    batch_size: int = Field(ge=1)
+    batch_size: Annotated[int, FREE] = Field(ge=1)
     """Most images, times draws, per network evaluation; changes speed and memory only."""
-    device: str
+    device: Annotated[str, FREE]
     """`auto`, or a torch device such as `cpu` or `cuda`."""

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from psld.config.compose import Composer, without_environment
+from psld.config.compose import Composer
 from psld.config.reads import CellRead, finding
 from psld.config.settings import groups_of, parse, quoted, updated
 from psld.data.settings import PrepareSettings
@@ -42,8 +42,7 @@ def resolve(name: str, file: GridFile, path: Path) -> Grid:
     Raises UserError, with file and key, if something does not compose, or if a cell pairs a model
     with a sampler or a metric that does not fit it.
     """
-    with without_environment():
-        return _Resolver(name, file, path).grid()
+    return _Resolver(name, file, path).grid()
 
 
 def in_grid(folder: str, grid: str, name: str) -> dict[str, str]:

@@ -10,6 +10,9 @@ from psld.utils.errors import UserError
 
 REMEDY = "write a config of your own for it, with a suffix in its name"
 
+UNRECORDED = {"data", "device", "extractor", "output"}
+"""The settings of `psld reference` that no record has."""
+
 _stored: dict[str, tuple[str, MetricSettings]] = {}
 """The metrics that have no file, with their words, by their names."""
 
@@ -17,7 +20,7 @@ _stored: dict[str, tuple[str, MetricSettings]] = {}
 def compose_metric(word: str) -> MetricSettings:
     """Return the metric of a config or of MEASURE@EXTRACTOR. Raises UserError if there is none."""
     where, name = f"metric={word}", metric_name(word)
-    content = compose_content("reference", [f"metric={name}"], where)
+    content = compose_content("reference", [f"metric={name}"], where, UNRECORDED)
     return parse(MetricSettings, content["metric"], where)
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 from psld.config.settings import Settings, group_of, parse, quoted, reading_a_file
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
+from psld.sampling.settings import SampleSettings
 from psld.utils.errors import UserError, as_psld_errors
 
 NOTED = ("norms", "start_of")
@@ -40,7 +41,8 @@ def _composed(overrides: Sequence[str], where: str) -> dict[str, Any]:
     # Hydra takes a third of a second to import; the library does without it until a call.
     from psld.config.compose import compose_content
 
-    return compose_content("sample", [*overrides, "model=x", "output=x"], where)
+    words = [*overrides, "model=x", "output=x"]
+    return compose_content("sample", words, where, SampleSettings.free())
 
 
 NamedProcess = str | Mapping[str, Mapping[str, object]]

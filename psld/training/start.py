@@ -112,8 +112,8 @@ def find_start(
 
         for reason in reasons:
             print(f"not kept: {reason.removesuffix('; ')}", flush=True)
-        content = compose_content("start", [], "psld start") | {"dataset": dataset}
-        content |= {"data": str(data), "classes": classes, "output": None}
+        content = compose_content("start", [], "psld start", StartSettings.free())
+        content |= {"dataset": dataset, "data": str(data), "classes": classes, "output": None}
         return make_start(parse(StartSettings, content, "psld start"), device)
     raise UserError(
         f"{''.join(reasons) or f'{own}: no such file; '}it is made of the images of the model's "

@@ -258,6 +258,8 @@ def text_of(error: BaseException) -> str:
         known = rest.partition(" Config search path")[0].split()
         listed = ", ".join([*known, *ALSO.get(group, ())])
         return f"{group}={name}: no such {group}{meant(name, known)}; there are: {listed}"
+    if choice := re.match(r"Error resolving interpolation '(.+)', possible", text):
+        return f"{choice[1]} cannot choose a config; write its name"
     if unknown := re.search(r"Could not override '(\S+)'\. No match", text):
         return f"no setting is called {unknown[1]}; the command's --help lists them"
     text = text.partition(" To append to your default list ")[0]

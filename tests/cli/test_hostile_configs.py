@@ -78,5 +78,40 @@ def test_a_copy_of_the_shipped_config_of_all_commands_is_the_users_own(folder):
     succeeded(call(folder, "prepare", "--multirun", "dataset=digits", "output=again.h5"))
 
 
+@pytest.mark.parametrize(
+    ("config", "word", "complaint"),
+    [
+        ("gamma: ${oc.env:SECRET}", "runs=x", "${oc.env:SECRET} would copy"),
+        ("gamma: ${oc.decode:${oc.env:SECRET}}", "runs=x", "write the value (process.gamma)"),
+        ("gamma: ${runs}", "runs=${oc.env:SECRET}", "write the value (process.gamma)"),
+        ("gamma: ${hydra:runtime.cwd}", "runs=x", "write the value (process.gamma)"),
+        ("gamma: ${hydra:job.env_set.SECRET}", "runs=x", "write the value (process.gamma)"),
+        ("gamma: 0", "process.gamma=${oc.env:SECRET,0}", "write the value (process.gamma)"),
+        ("gamma: 0", "averages.a.decay=${oc.env:SECRET}", "write the value (averages.a.decay)"),
+        ("defaults: [{optional mask: '${oc.env:SECRET}'}]", "runs=x", "cannot choose a config"),
+    ],
+)
+@pytest.mark.parametrize("flags", [(), ("--multirun",)])
+def test_no_secret_reaches_a_record(folder, monkeypatch, flags, config, word, complaint):
+    monkeypatch.setenv("SECRET", "0.125")
+    (folder / "configs/process").mkdir(parents=True)
+    (folder / "configs/process/nice.yaml").write_text(f"kind: psld\n{config}\n")
+    words = (*TINY, "data=digits.h5", "training.steps=1", "process=nice", word)
+    finished = call(folder, "train", *flags, *words)
+    assert finished.returncode == 2
+    assert complaint in finished.stderr.splitlines()[0]
+    assert not (folder / "models").exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--multirun",)])
+def test_what_no_record_has_may_come_from_the_environment(folder, monkeypatch, flags):
+    monkeypatch.setenv("FOLDER", str(folder))
+    words = "training.steps=1", "name=${hydra:runtime.choices.process}"
+    places = "data=${oc.env:FOLDER}/digits.h5", "runs=${oc.env:FOLDER}/elsewhere"
+    succeeded(call(folder, "train", *flags, *TINY, *words, *places))
+    assert (folder / "models/by-hand/psld/manifest.json").exists()
+    assert (folder / "elsewhere").exists()
+
+
 def test_a_process_that_has_swept_composes_as_hydra_does():
     assert ConfigLoaderImpl._load_single_config.__module__ == ConfigLoaderImpl.__module__

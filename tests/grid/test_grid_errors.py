@@ -26,7 +26,7 @@ from tests.grid.mine import CONTENT, changed, refusal
         (
             "models/psld",
             ["wandb.project=${oc.env:HOME}"],
-            r"models.psld: \$.* reads the environment; .*\(wandb.project\)$",
+            r"models.psld: \$.* into a record; write the value \(wandb.project\)$",
         ),
         ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: .* no `of`"),
         ("models/none", {"of": "paper"}, "models.none: .*paper.yaml trains no model of this name"),

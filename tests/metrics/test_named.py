@@ -2,8 +2,9 @@
 
 import pytest
 
+from psld.evaluation.settings import ReferenceSettings
 from psld.grid.schema import EntryPart, merged
-from psld.metrics.named import compose_metric, metric_name
+from psld.metrics.named import UNRECORDED, compose_metric, metric_name
 from psld.utils.errors import UserError
 
 PAIRS = {
@@ -18,6 +19,10 @@ PAIRS = {
 def test_a_pair_is_the_metric_of_its_file(pair):
     assert metric_name(pair) == PAIRS[pair]
     assert compose_metric(pair).identity() == compose_metric(PAIRS[pair]).identity()
+
+
+def test_what_is_not_taken_for_a_metric_may_come_from_the_environment():
+    assert ReferenceSettings.free() == UNRECORDED
 
 
 def test_a_pair_without_a_file_has_an_honest_name_and_shares_features():
