@@ -14,6 +14,8 @@ from psld.cluster.launcher import Launcher, run_here, say
 from psld.cluster.settings import LaunchSettings
 from psld.commands.command import Command
 from psld.commands.main import entry_point, settings_of
+from psld.config.parts import Part
+from psld.config.settings import in_hydra, keyed_groups, value_in
 from psld.training.init import with_sources
 from psld.training.settings import Trained, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
@@ -55,6 +57,9 @@ def launch(settings: LaunchSettings) -> None:
         raise UserError(f"launch: after -- comes train or train_guide, not {command}; {program}")
     else:
         training = with_sources(cast(Trained, settings_of(TRAININGS[command], words)))
+        settings = settings.model_copy(
+            update={"command": [command, *words, *custom_parts(training, words)]}
+        )
         digest = Path(training.data).with_suffix(".digest")
         if not (digest.exists() and Path(training.data).exists()):
             raise UserError(
@@ -76,6 +81,16 @@ def launch(settings: LaunchSettings) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: leave(launcher, settings.detach, number))
     launcher.finish()
+
+
+def custom_parts(training: Trained, words: list[str]) -> list[str]:
+    """Return words that set custom parts with the digests of their code: the job, and each of its
+    lives, runs the code of now, or refuses. A record of a grid has these already."""
+    if value_in(words, "record"):
+        return []
+    settings = {"network": training.network, "training": training.training}
+    parts = keyed_groups(Part, settings)
+    return [f"{key}={in_hydra(part.model_dump(mode='json'))}" for key, part in parts if part.code]
 
 
 def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:

@@ -449,11 +449,11 @@ def _frame_in_part(error: BaseException) -> tuple[TracebackType, list[type[Part]
     while where:
         frame = where.tb_frame
         if found := there.get(Path(frame.f_code.co_filename)):
-            own = frame.f_locals.get("self")
-            bases = {each.__name__ for each in type(own).__mro__}
+            own = type(frame.f_locals.get("self"))
+            bases = {each.__name__ for each in own.__mro__}
             kinds = [each for each in found if each in used] or found
-            called = [k for k in kinds if k is type(own) or CALLED.get(k.noun, "") in bases]
-            return where, [type(own)] if type(own) in called else called or kinds
+            called = [k for k in kinds if k is own or CALLED.get(k.noun, "") in bases]
+            return where, [k for k in called if k is own] or called or kinds
         for value in [*frame.f_locals.values()]:
             if isinstance(value, Settings):
                 used |= {type(part) for part in groups_of(Part, value)}

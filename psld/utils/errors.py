@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from types import FrameType
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
 WRONG_PLACES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOEXEC}
@@ -99,7 +99,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "allocate memory" in text or "CUDA error: out of memory" in text
 
 
-def is_full_disk(error: BaseException) -> bool:
+def is_full_disk(error: BaseException) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and error.errno in DISK_ERRORS
 
 
