@@ -126,34 +126,27 @@ def _source(part: Any, _network: str | None) -> Iterator[str]:
         yield f"{len(getattr(images, split)):,} {split} pictures"
 
 
-def _mask(part: Any, _network: str | None) -> Iterator[str]:
-    yield f"known pixels: {np.asarray(part.draw(range(4), 8, None)).mean():.0%} of 4 images of 8×8"
-
-
-def _extractor(part: Any, _network: str | None) -> Iterator[str]:
+def _measuring(part: Any, _network: str | None) -> Iterator[str]:
+    """Call a mask, a measure or an extractor on random data."""
     from psld.metrics.extraction import load_extractor
-
-    if part.trains:
-        yield "not called: it is trained on a dataset"
-        return
-    features, _ = load_extractor(part)(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
-    yield f"{features.shape[1]} features of an image of 3×32×32"
-
-
-def _measure(part: Any, _network: str | None) -> Iterator[str]:
     from psld.metrics.features import Features, Reference
 
-    samples, train, test = (Features(torch.randn(60, 4)) for _ in range(3))
-    found = part.measure(samples, Reference(train, test, None), samples.blocks(), "cpu").estimate
-    yield f"of 60 samples of 4 features: {found.value:.4g}"
+    if part.noun == "mask":
+        known = np.asarray(part.draw(range(4), 8, None)).mean()
+        yield f"known pixels of 4 images of 8×8: {known:.0%}"
+    elif part.noun == "measure":
+        samples, train, test = (Features(torch.randn(60, 4)) for _ in range(3))
+        found = part.measure(samples, Reference(train, test, None), samples.blocks(), "cpu")
+        yield f"of 60 samples of 4 features: {found.estimate.value:.4g}"
+    elif not part.trains:
+        features, _ = load_extractor(part)(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
+        yield f"{features.shape[1]} features of an image of 3×32×32"
 
 
 CALLS: dict[str, Callable[[Any, str | None], Iterator[str]]] = {
     "sampler": _in_sampling,
     "guidance": _in_sampling,
-    "mask": _mask,
     "source": _source,
-    "extractor": _extractor,
-    "measure": _measure,
+    **dict.fromkeys(("mask", "extractor", "measure"), _measuring),
 }
 """What is done with parts that are not part of a training."""

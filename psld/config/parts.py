@@ -390,17 +390,10 @@ def running_copies(settings: Settings, run: str | Path) -> Iterator[None]:
 
 # -- the errors of custom parts --------------------------------------------------------------------
 
-KEYS = {
-    "network": "network",
-    "source": "dataset.source",
-    "sampler": "sampler",
-    "guidance": "sampler.guidance",
-    "mask": "sampler.guidance.mask",
-    "extractor": "metric.extractor",
-    "measure": "metric.measure",
-    "logger": "logger",
-}
-"""The settings that parts are the values of; of other nouns, training.NOUN."""
+PLACES = {"source": "dataset", "guidance": "sampler", "mask": "sampler.guidance"}
+PLACES |= dict.fromkeys(("extractor", "measure"), "metric")
+PLACES |= dict.fromkeys(("objective", "optimizer", "schedule", "average"), "training")
+"""The groups of settings in which parts are chosen; other nouns are settings of commands."""
 
 
 @contextmanager
@@ -428,7 +421,7 @@ def add_note(error: BaseException) -> bool:
     if isinstance(error, Exception) and (is_out_of_memory(error) or is_full_disk(error)):
         return False
     where, parts = found
-    kinds = (f"{KEYS.get(p.noun, f'training.{p.noun}')}: {name_of(p)}" for p in parts)
+    kinds = (f"{PLACES.get(p.noun, '')}.{p.noun}: {name_of(p)}".lstrip(".") for p in parts)
     note = f"{' or '.join(sorted(kinds))}: {where.tb_frame.f_code.co_name}"
     error.with_traceback(where).add_note(note)
     if isinstance(error.__context__, PSLDError):  # of psld's own, such as a file to be made

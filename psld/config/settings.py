@@ -142,23 +142,23 @@ def _identity(value: Any, content: Any) -> Any:
     return sorted(content, key=str) if isinstance(value, set | frozenset) else content
 
 
-def groups_of(kind: type[S], settings: Any) -> list[S]:
-    """Return all groups of a class in settings, in groups and lists too, outer ones first."""
-    if isinstance(settings, Settings):
-        own = [settings] if isinstance(settings, kind) else []
-        return own + [group for _, value in settings for group in groups_of(kind, value)]
-    inner = settings.values() if isinstance(settings, dict) else settings
-    inner = inner if isinstance(settings, dict | list | tuple) else ()
-    return [group for each in inner for group in groups_of(kind, each)]
-
-
 def keyed_groups(kind: type[S], settings: Any, key: str = "") -> Iterator[tuple[str, S]]:
-    """Yield all groups of a class in settings and in their groups, with their dotted keys."""
+    """Yield all groups of a class in settings, in groups and lists too, outer ones first, with
+    their dotted keys."""
     if isinstance(settings, kind):
         yield key, settings
-    items = settings.items() if isinstance(settings, dict) else settings
-    for name, each in items if isinstance(settings, Settings | dict) else ():
+    items: Any = settings if isinstance(settings, Settings) else ()
+    if isinstance(settings, dict):
+        items = settings.items()
+    elif isinstance(settings, list | tuple):
+        items = enumerate(settings)
+    for name, each in items:
         yield from keyed_groups(kind, each, f"{key}.{name}".lstrip("."))
+
+
+def groups_of(kind: type[S], settings: Any) -> list[S]:
+    """Return all groups of a class in settings, outer ones first."""
+    return [group for _, group in keyed_groups(kind, settings)]
 
 
 def replaced(value: Any, make: Callable[[Any], Any]) -> Any:

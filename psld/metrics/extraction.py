@@ -56,13 +56,6 @@ def load_extractor(part: Extractor, device: Device = "cpu") -> FeatureExtractor:
     return FeatureExtractor(part, part.build(torch.device(device)), device)
 
 
-def try_extractor(part: Extractor, channels: int, image_size: int) -> None:
-    """Raise UserError if an extractor cannot be built or, one of one's own, fails on images."""
-    extractor = load_extractor(part)
-    if part.code:
-        extractor(torch.zeros(2, channels, image_size, image_size, dtype=torch.uint8))
-
-
 def batches_of(images: np.ndarray, batch_size: int) -> Iterator[Tensor]:
     """Cut a uint8 array or memory map N×C×H×W into batches, each read when needed."""
     for start in range(0, len(images), batch_size):

@@ -89,7 +89,7 @@ def folder(outside):
         (("mynets:Mixer", "width=4"), "has 158 parameters"),
         (("heun:Heun", "striding=edm", "steps=7"), "with 7 network evaluations"),
         (("pull:Pull",), "samples one Gaussian as PSLD with 5 network evaluations"),
-        (("pull:Border",), "known pixels: 75% of 4 images"),
+        (("pull:Border",), "known pixels of 4 images of 8×8: 75%"),
         (("mine:Halves", "every=400"), "a checkpoint can hold the state"),
         (("mine:Polyak",), "a checkpoint can hold the state"),
         (("losses:Absolute", "network=mynets:Mixer"), "the loss of two random images is 0."),

@@ -4,6 +4,7 @@ import re
 import sys
 
 from psld.config.locations import config_names
+from psld.config.parts import imported
 from psld.grid.records import dataset_digest
 from psld.grid.rows import parts_of
 from psld.grid.workflow import Workflow
@@ -27,13 +28,12 @@ def note_datasets(grid):
 
 
 def load_networks(features):
-    """Try the extractors whose weights are downloaded or yours, so that none fails after the trainings."""
-    tried = {(each.reference.metric.extractor, each.reference.dataset) for each in features}
-    for extractor, dataset in tried:
+    """Build the extractors whose weights are downloaded, so that none is missing after the trainings."""
+    for extractor in {each.reference.metric.extractor for each in features}:
         if extractor.downloads and not extractor.trains:
-            from psld.metrics.extraction import try_extractor  # imports torch
+            from psld.metrics.extraction import load_extractor  # imports torch
 
-            try_extractor(extractor, dataset.channels, dataset.image_size)
+            load_extractor(imported(extractor))
 
 
 with in_one_line():
