@@ -1,4 +1,4 @@
-"""The base class of each noun, for parts of one's own in files of one's own (docs/extending.md).
+"""The base classes of custom parts, which are in files of the user (docs/extending.md).
 
 class Mixer(Network):                   # mynets.py: psld train network=mynets:Mixer
     width: int = 64

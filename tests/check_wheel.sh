@@ -81,7 +81,7 @@ images = psld.load("models/by-hand/digits").sample(4, sampler="coarse", seed=1)
 assert images.shape == (4, 1, 8, 8), images.shape
 PYTHON
 psld init study part=true
-(cd study && psld check mynet:Plain && psld plan grid_name=mine >plan && test -s plan)
+(cd study && test -s configs/network/plain.yaml && psld check mynet:Plain && psld plan grid_name=mine >plan && test -s plan)
 echo "the wheel works"
 USE
 use() {

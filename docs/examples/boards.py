@@ -2,8 +2,8 @@
 
     psld train logger=boards:TensorBoard name=boards
 
-Then `tensorboard --logdir boards` shows them. A logger that fails, or takes more than five seconds
-in a call, is given up with one line; the training goes on.
+Then `tensorboard --logdir boards` shows them. A logger that fails prints its traceback and gets
+nothing more, as does one that takes more than five seconds in a call. The training goes on.
 """
 
 from psld.parts import Logger

@@ -28,7 +28,7 @@ class InitSettings(Settings):
     folder: Path
     """Path of the new folder."""
     part: bool = False
-    """Write mynet.py, too: a network of your own, to begin with."""
+    """Also write a custom network, mynet.py, and configs/network/plain.yaml, which names it."""
 
 
 @entry_point("init", InitSettings, bare="folder", has_config=False)
@@ -51,7 +51,7 @@ def init(settings: InitSettings) -> None:
         shutil.copytree(SHIPPED / "workflow/project", "new")
         shutil.copytree(SHIPPED / "profiles", "new/profiles")
         if settings.part:
-            shutil.copy(SHIPPED / "workflow/part/mynet.py", "new")
+            shutil.copytree(SHIPPED / "workflow/part", "new", dirs_exist_ok=True)
         os.chdir("new")
         trained = load_grid("mine").models["denoiser"].settings
         step = trained.training.batch_size * seconds_per_image(trained)

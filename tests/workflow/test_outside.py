@@ -6,9 +6,10 @@ import re
 
 import pytest
 
+from psld.commands.main import program, settings_of
 from psld.config.locations import SHIPPED
 from psld.grid.cache import load_grid
-from tests.commands import call, refused, succeeded
+from tests.commands import call, fresh_modules, refused, succeeded
 from tests.data.formats import encode, random_images, write_files
 from tests.workflow.project import REPOSITORY, Project
 
@@ -91,6 +92,9 @@ def test_an_interrupted_init_leaves_nothing_and_one_may_begin_with_a_part(tmp_pa
     page = (REPOSITORY / "docs/research.md").read_text()
     shown = re.search(r"```python\n(.*?)\n```", page, re.DOTALL)[1]
     assert shown in (tmp_path / "own/mynet.py").read_text(), "the page shows it"
+    with contextlib.chdir(tmp_path / "own"), fresh_modules():
+        train = program("train").command
+        assert settings_of(train, ["network=plain"]).network.kind == "mynet:Plain"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A network of your own: `psld check mynet:Plain`, `psld train network=mynet:Plain …`."""
+"""A custom network: `psld check mynet:Plain`, `psld train network=mynet:Plain …`."""
 
 import torch
 from torch import nn
