@@ -174,8 +174,7 @@ def run_command(function: Program, words: Sequence[str]) -> None:
     command, words = cast(Any, function).command, [_with_home(word) for word in words]
     signal.signal(signal.SIGTERM, _exit)
     try:
-        own = words[: words.index("--")] if "--" in words else words  # those after it, a program's
-        if not HELP.isdisjoint(own):
+        if not HELP.isdisjoint(words):
             from psld.commands.help import help_of
 
             words = [word for word in words if word not in HELP]
