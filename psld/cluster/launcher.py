@@ -69,7 +69,7 @@ class Launcher:
         Raises RunError if the job fails, is canceled, or makes no progress, and UserError if other
         users may change the launch's folder.
         """
-        make_private(self.folder)  # The job reads a pickle in it only if nobody else may enter.
+        make_private(self.folder)  # The job runs a pickle in it.
         with ExitStack() as stack:
             for lock in (self.folder / "lock", self.run / "launcher.lock"):
                 waiting = f"launch: another launcher waits for the same ({lock})"
@@ -201,14 +201,11 @@ def submit(settings: LaunchSettings, name: str, folder: Path) -> str:
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
-    from psld.cluster.pickles import read_own_pickles_only
-
     if set("%\\\n\r") & set(str(folder)):
         raise UserError(
             f"launch: {str(folder)!r}: Slurm writes no logs to a path with %, a backslash or a "
             "line break; name another folder (runs=…)"
         )
-    read_own_pickles_only()
     executor = SlurmExecutor(folder)
     executor.update_parameters(job_name=name, **settings.options())
     try:

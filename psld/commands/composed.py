@@ -250,10 +250,7 @@ class Announcement(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launcher = config.hydra.launcher
         if "submitit_folder" in launcher:
-            from psld.cluster.pickles import read_own_pickles_only
-
-            make_private(Path(config.hydra.sweep.dir))
-            read_own_pickles_only()
+            make_private(Path(config.hydra.sweep.dir))  # The jobs run pickles in it.
             on_slurm = launcher._target_.endswith("SlurmLauncher")
             stay = "; Ctrl-C leaves them in the queue" if on_slurm else ""
             print(f"the output of the sweep's jobs: {config.hydra.sweep.dir}{stay}", flush=True)
