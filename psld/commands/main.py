@@ -34,7 +34,6 @@ COMMANDS = {
     "train": "training",
     "train_guide": "training",
     "train_extractor": "metrics",
-    "import": "training",
     "import_model": "training",
     "import_guide": "training",
     "reference": "metrics",
@@ -127,7 +126,7 @@ def program(command: str) -> Program:
     gc.disable()
     try:
         module = importlib.import_module(f"psld.commands.{COMMANDS[command]}")
-        return getattr(module, _function(command))
+        return getattr(module, command)
     finally:
         _exempt_what_is_imported()
         gc.enable()
@@ -139,17 +138,13 @@ def _exempt_what_is_imported() -> None:
     gc.freeze()
 
 
-def _function(command: str) -> str:
-    return "import_" if command == "import" else command  # Python reserves the word.
-
-
 def overview() -> str:
     """List all commands with the first line of their docstrings; nothing is imported."""
     usage = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a command's settings"
     lines = [usage, ""]
     for command, module in COMMANDS.items():
         body: list[Any] = ast.parse(Path(__file__).with_name(f"{module}.py").read_bytes()).body
-        [function] = [node for node in body if getattr(node, "name", "") == _function(command)]
+        [function] = [node for node in body if getattr(node, "name", "") == command]
         lines.append(f"  {command:<16} {str(ast.get_docstring(function)).splitlines()[0]}")
     return "\n".join(lines)
 

@@ -54,8 +54,8 @@ def load_grid(name: str) -> Grid:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise  # Who only reads needs no cache.
-    models = {name: each.noted(each.folder) for name, each in grid.models.items()}
-    guides = {name: each.noted(each.folder) for name, each in grid.guides.items()}
+    models = {name: each.with_imported() for name, each in grid.models.items()}
+    guides = {name: each.with_imported() for name, each in grid.guides.items()}
     return replace(grid, models=models, guides=guides)
 
 

@@ -14,6 +14,7 @@ from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import DatasetRecord, FeaturesRecord, GuideRecord, ModelRecord, StartRecord
 from psld.grid.rows import cells_behind, entries_in
 from psld.grid.schema import GridFile
+from psld.training.manifest import imported_file
 from psld.utils.errors import UserError, meant
 
 SHARED = {"prepare", "train_extractor", "reference", "start"}
@@ -122,11 +123,16 @@ class Workflow:
         raise UserError(f"{name}: no grid has these {kind}; psld {command} makes them by hand")
 
     def pattern(self, kind: Literal["models", "guides"], imported: bool) -> str:
-        """A pattern of GRID/NAME for all models or guides that are imported, or for the others."""
+        """A pattern of GRID/NAME for all models or guides that jobs import, or that they train.
+
+        Weights that were imported by hand are source files: no job makes them.
+        """
         names = []
         for grid, file in self.files.items():
             for name, entry in (file.trainings if kind == "models" else file.guides).items():
-                made_by = entry.noted(f"{kind}/{grid}/{name}").made_by
+                made_by = entry.made_by
+                if made_by == "train" and imported_file(f"{kind}/{grid}/{name}"):
+                    continue
                 if made_by == ("import" if imported else "train"):
                     names.append(re.escape(f"{grid}/{name}"))
         return "|".join(names) or "(?!)"

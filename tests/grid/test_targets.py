@@ -10,6 +10,7 @@ import pytest
 from psld.config.locations import config_names
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
+from psld.utils.files import write_json
 from tests.grid.mine import TEXT, file_with, workflow_of
 
 CELL = "results/cells/demo/cld/em-quadratic-40.json"
@@ -85,7 +86,12 @@ def test_files_that_grids_share_are_of_some_grid(workflow):
         workflow.check_targets([file], made(file))  # by a rule of the user's
 
 
-def test_what_is_imported_is_not_trained(demo):
+def test_what_is_imported_is_not_trained(demo, tmp_path, monkeypatch):
+    """No job makes what was imported by hand."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("models/demo/vp-sde", "guides/demo/psld-0.02"):
+        write_json(tmp_path / folder / "manifest.json", {"imported": {"file": "official.ckpt"}})
+    write_json(tmp_path / "models/demo/psld-0.02/manifest.json", {"imported": None})
     imported = demo.file.models["cld"].model_copy(update={"checkpoint": "official.ckpt"})
     workflow = workflow_of({"demo": file_with(demo, models=demo.file.models | {"cld": imported})})
 
@@ -94,7 +100,8 @@ def test_what_is_imported_is_not_trained(demo):
         return [re.fullmatch(pattern, name) is not None for pattern in patterns]
 
     assert makes("models", "demo/cld") == [False, True]
-    assert makes("models", "demo/psld-0.02") == makes("guides", "demo/psld-0.02") == [True, False]
+    assert makes("models", "demo/psld-0.02") == [True, False]
+    assert makes("models", "demo/vp-sde") == makes("guides", "demo/psld-0.02") == [False, False]
     for nothing in ("demo/psld-0x02", "", "other/cld"):
         assert makes("models", nothing) == makes("guides", nothing) == [False, False]
 
