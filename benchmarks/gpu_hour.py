@@ -4,8 +4,8 @@
     python -m benchmarks.gpu_hour cpu       # the same in tiny, to check the command itself
 
 The parts are `tests/gpu`, the throughput of the paper's networks with memory and GPU hours, the
-demo, and the cell of Table 1 of an official checkpoint, if one lies below downloads/ and CIFAR-10
-is prepared. Each prints its result and keeps it in results/gpu-hour. A part that fails, or takes
+demo, and a cell of Table 1 if its model is imported (`psld import_model`) and CIFAR-10 is prepared.
+Each prints its result and keeps it in results/gpu-hour. A part that fails, or takes
 too long, does not stop the others. The same command goes on with what is missing. It ends with
 Markdown tables for docs/notes/benchmarks.md.
 """
@@ -27,6 +27,7 @@ from benchmarks.gpu import Row, measurements
 from psld.evaluation.results import CellResults
 from psld.grid.cache import load_grid
 from psld.grid.rows import cells_behind, entries_in
+from psld.training.manifest import imported_file
 from psld.utils.device import device_name, use_device
 from psld.utils.files import write_json
 from tests.workflow.project import Project
@@ -64,7 +65,9 @@ def main() -> None:
 
 def parts(device: torch.device) -> dict[str, Part]:
     """Return all parts by name, in the order in which they run."""
-    of_paper = {"cell-of-table-1": ("Checks", cell)} if official_files() else {}
+    imported = any(map(imported_file, Path("models/paper").glob("cifar10-*")))
+    has_cell = imported and Path("data/cifar10.h5").exists()
+    of_paper = {"cell-of-table-1": ("Checks", cell)} if has_cell else {}
     return {
         "tests": ("Checks", partial(tests, device)),
         **measurements(device),
@@ -132,19 +135,12 @@ def demo(device: torch.device) -> Row:
     return {"what": target, "result": f"{cells} cells, {time.monotonic() - started:.0f} s"}
 
 
-def official_files() -> list[Path]:
-    """Return the checkpoints below downloads/, if the dataset of Table 1 is prepared."""
-    return sorted(Path("downloads").rglob("*.ckpt")) if Path("data/cifar10.h5").exists() else []
-
-
 def cell() -> Row:
-    """Import the checkpoints, and measure a cell of Table 1 whose model is one of them."""
-    psld = [sys.executable, "-m", "psld"]
-    subprocess.run([*psld, "import", *map(str, official_files())], check=False)
+    """Measure a cell of Table 1 whose model is imported."""
     grid = load_grid("paper")
     imported = [each for each in cells_behind(entries_in(grid, "table1")) if each.model.checkpoint]
     if not imported:
-        sys.exit("no checkpoint of Table 1")
+        sys.exit("no model of Table 1 is imported")
     first = min(imported, key=lambda each: each.model.settings.network.blocks_per_level)
     command = [sys.executable, "-m", "snakemake", "--profile", "profiles/default"]
     succeed([*command, first.result], Path(), dict(os.environ))

@@ -1,4 +1,4 @@
-"""The names of grids, tables, figures and cells as targets, and the check of those that are asked for.
+"""The names of grids, tables, figures and cells as targets.
 
 A Snakefile includes this after its rules, because the check has to know all of them.
 """
@@ -55,26 +55,21 @@ def asked_targets():
     if words := get_argument_parser().parse_args(sys.argv[1:]).targets:
         return words
     inputs = workflow.get_rule(workflow.default_target).input
-    files = [each for each in inputs if isinstance(each, str)]  # others are functions
-    for file in files:
-        GRIDS.grid_of(file)
-    return [] if files else [GRIDS.default]
+    has_files = any(isinstance(each, str) for each in inputs)  # others are functions
+    return [] if has_files else [GRIDS.default]
 
 
-# Snakemake would report a wrong target as an error of the rules. `all` is the paper.
+# Snakemake would report a grid that does not resolve as an error of the rules. `all` is the paper.
 with in_one_line():
-    CELLS = GRIDS.check_targets(
-        asked_targets(),
-        makers_of=lambda file: {rule.name for rule in workflow.rules if rule.is_producer(file)},
-    )
+    CELLS = GRIDS.cells_among(asked_targets())
 
 # The name of each cell is a target. Only the cells that are asked for get a rule, because a grid
 # may have ten thousand cells.
-for target, file in CELLS.items():
+for target, files in CELLS.items():
 
     rule:
         name:
             target
         input:
-            file,
+            files,
         localrule: True

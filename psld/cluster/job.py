@@ -18,16 +18,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
-from psld.utils.environment import rank_of_environment
-from psld.utils.errors import RunError, Stopped, in_one_line
-from psld.utils.files import STEP, read_json, saved_step, write_json
-from psld.utils.locks import sole_holder
+from psld.utils.errors import RunError, Stopped
+from psld.utils.files import STEP, read_json, write_json
 
 RUN = "PSLD_RUN"
 """The environment variable with the folder of the run that started this process."""
@@ -73,78 +69,13 @@ def _end(run: str, alive: int, is_launcher: bool) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_rank(words: list[str], run: str | None, done: str | None) -> None:
-    """Run `psld WORD …`, or a program that makes the file `done`, as one rank of a job."""
+def run_rank(words: list[str]) -> None:
+    """Run `psld WORD …` as one rank of a job."""
     requeue_when_warned()
     # Without core binding, ranks that each use all cores are very slow.
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
-    if run and done:
-        with in_one_line():
-            run_program(words, Path(run), Path(done))
-        return
     sys.argv = ["psld", *words]
     runpy.run_module("psld", run_name="__main__", alter_sys=True)
-
-
-def run_program(words: list[str], run: Path, done: Path) -> None:
-    """Run a program that goes on where its last life has saved, as one rank or on this machine.
-
-    Slurm's warning, SIGTERM and Ctrl-C reach it as one SIGTERM; a second Ctrl-C kills it. Behind a
-    shell, which then ends at once, it has GRACE_SECONDS to save.
-
-    Raises Stopped if it ended after that without `done`, and RunError if it failed, or if `done` is
-    missing on this machine: in Slurm, the launcher looks for it.
-    """
-    stops: list[int] = []
-    locks: list[int] = []
-    with requeued_when_stopped() as begin, ExitStack() as stack:
-        leads = rank_of_environment() == 0
-        if leads:
-            waiting = f"{run}: another program is running there; waiting for its end"
-            locks = [stack.enter_context(sole_holder(run / "lock", waiting))]
-        if done.exists():  # Slurm may run a job again that was preempted before its end.
-            return
-        if leads:
-            begin(run, saved_step(run))
-
-        # Slurm warns every process of a job, and an unexpected warning would end the program.
-        ignore = partial(signal.signal, signal.SIGUSR2, signal.SIG_IGN)
-        program = subprocess.Popen(
-            words,
-            start_new_session=True,
-            preexec_fn=ignore,
-            pass_fds=locks,  # It holds the lock until its end, also if this process is killed
-        )
-
-        def stop(number: int, _frame: FrameType | None) -> None:
-            stops.append(number)
-            groups, is_first = [program.pid], len(stops) == 1
-            if not is_first:
-                if number != signal.SIGINT:
-                    return
-                with suppress(FileNotFoundError, ProcessLookupError):
-                    # The ranks of torchrun are sessions of their own.
-                    ranks = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text()
-                    groups += map(int, ranks.split())
-            for group in groups:
-                with suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGTERM if is_first else signal.SIGKILL)
-
-        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, stop)
-        code, ended = program.wait(), time.monotonic()
-        with suppress(ProcessLookupError):
-            while stops and time.monotonic() < ended + GRACE_SECONDS:
-                os.killpg(program.pid, 0)
-                time.sleep(0.1)
-        if stops and not done.exists():
-            raise Stopped(stops[0], saved_step(run))
-    if code:
-        how = f"exit code {code}" if code > 0 else f"signal {-code}"
-        raise RunError(f"{words[0]}: ended with {how}; its output says why")
-    if "SLURM_JOB_ID" not in os.environ and not done.exists():
-        raise RunError(f"{words[0]}: ended with exit code 0, but without {done}")
 
 
 @contextmanager
@@ -221,9 +152,3 @@ def begin_life(run: Path, step: int) -> None:
             "and saved no more; save more often (training.checkpoint_every) or ask for more time"
         )
     write_json(file, {**lives, job: [*begun, step]})
-
-
-if __name__ == "__main__":
-    end_with_snakemake("")
-    with in_one_line():
-        run_program(sys.argv[3:], Path(sys.argv[1]), Path(sys.argv[2]))

@@ -4,15 +4,13 @@ The files of a launch are in RUNS/launches/NAME-DIGEST, one folder per output:
 
     lock                  held by the waiting launcher, until its process ends in any way; so is
                           launcher.lock in the run directory, which two outputs may share
-    launch.json           the run directory of the job, until it is canceled; for a program of
-                          yours, also its words
+    launch.json           the run directory of the job, until it is canceled
     JOB_submission.sh     sbatch's script; submitit's pickle is next to it
     JOB_RANK_log.out/err  a rank's output
 """
 
 import os
 import re
-import shlex
 import signal
 import sys
 import time
@@ -45,22 +43,16 @@ FRUITLESS_JOBS = 2
 
 class Launcher:
     def __init__(self, settings: LaunchSettings, run: Path, output: Path) -> None:
-        """`run` is the run directory; `output` receives the model, or is the file `done`."""
+        """`run` is the run directory; `output` receives the model."""
         self.settings = settings
         self.run = run
         self.output = output
         self.done = export_folder(run) / MANIFEST
-        """The file that is there at the end; of a training, in its run directory."""
-        words, label, runs = [str(run)], output.name, run.parent
-        if settings.done:  # a program of yours
-            self.done = output
-            words, label, runs = [*words, *settings.command], "-".join(output.parts[-2:]), run
-        self.words = shlex.join(words)
-        """What the job of an earlier launcher must be the same in, to be this one's."""
+        """The file that is there at the end of the training, in its run directory."""
         digest = digest_of(str(output.resolve()))[:12]
-        self.name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', label)}-{digest}"
+        self.name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', output.name)}-{digest}"
         """The name of this launch's jobs, by which they are found."""
-        self.folder = runs.resolve() / "launches" / self.name
+        self.folder = run.parent.resolve() / "launches" / self.name
         self.record = self.folder / "launch.json"
         self.job = ""
         """The number of the latest job; empty until sbatch has answered."""
@@ -77,14 +69,13 @@ class Launcher:
         Raises RunError if the job fails, is canceled, or makes no progress, and UserError if other
         users may change the launch's folder.
         """
-        make_private(self.folder)  # The job reads a pickle in it only if nobody else may enter.
+        make_private(self.folder)  # The job runs a pickle in it.
         with ExitStack() as stack:
             for lock in (self.folder / "lock", self.run / "launcher.lock"):
                 waiting = f"launch: another launcher waits for the same ({lock})"
                 stack.enter_context(sole_holder(lock, waiting))
             self.in_charge = True
-            is_training = self.done != self.output
-            if is_training and self.done.exists():
+            if self.done.exists():
                 if whole_export(self.run):
                     note_replaced(self.run, self.output)
                 else:  # A job will export it again from the last checkpoint.
@@ -95,8 +86,7 @@ class Launcher:
                 state = self._wait()
                 if not self._is_done(state):
                     self._replace_job(state)
-            if is_training:
-                publish(self.run, self.output)
+            publish(self.run, self.output)
             say(f"{self.output} is there")
 
     def cancel(self) -> None:
@@ -107,7 +97,7 @@ class Launcher:
     def _attach(self) -> None:
         """Return to the job of an earlier launcher, or submit one."""
         active = self._active_jobs()
-        if active and self.record.exists() and read_json(self.record, str) == self.words:
+        if active and self.record.exists() and read_json(self.record, str) == str(self.run):
             # A launcher that was killed right after sbatch has not written the job's command.
             self._take(active[0])
             say(f"back to job {self.job}")
@@ -118,7 +108,7 @@ class Launcher:
             while self._active_jobs():  # They must not write to the same output.
                 time.sleep(1)
         if not self.done.exists():
-            write_json(self.record, self.words)
+            write_json(self.record, str(self.run))
             self._submit()
 
     def _active_jobs(self) -> list[str]:
@@ -211,24 +201,21 @@ def submit(settings: LaunchSettings, name: str, folder: Path) -> str:
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
-    from psld.cluster.pickles import read_own_pickles_only
-
     if set("%\\\n\r") & set(str(folder)):
         raise UserError(
             f"launch: {str(folder)!r}: Slurm writes no logs to a path with %, a backslash or a "
             "line break; name another folder (runs=…)"
         )
-    read_own_pickles_only()
     executor = SlurmExecutor(folder)
     executor.update_parameters(job_name=name, **settings.options())
     try:
         with slurm.environment_without(slurm.INHERITED):
-            return executor.submit(run_rank, settings.command, settings.runs, settings.done).job_id
+            return executor.submit(run_rank, settings.command).job_id
     except FailedJobError as error:
         answer = " ".join(str(error).split())
         if any(sign in answer for sign in slurm.NO_ANSWER):
             raise slurm.Unreachable(answer) from None
-        asked = settings.model_dump(exclude={"command", "done", "runs"}, exclude_none=True)
+        asked = settings.model_dump(exclude={"command"}, exclude_none=True)
         options = " ".join(f"{key}={value}" for key, value in asked.items())
         raise UserError(f"launch: {answer}; the options were {options}") from None
 
@@ -243,15 +230,15 @@ def ensure_command(settings: LaunchSettings, job: str, folder: Path) -> None:
 
     pickled = JobPaths(folder, job).submitted_pickle
     if not pickled.exists():
-        DelayedSubmission(run_rank, settings.command, settings.runs, settings.done).dump(pickled)
+        DelayedSubmission(run_rank, settings.command).dump(pickled)
 
 
 def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
     """Replace this process by the command, or by torchrun with one process per rank.
 
     It keeps the GPUs and the number of threads that this process was given, or as many of the GPUs
-    as share a training's batch equally. Several ranks, and programs of yours, wait for GPUs that
-    others on this machine use.
+    as share the training's batch equally. Several ranks wait for GPUs that others on this machine
+    use; a single rank chooses a GPU itself.
     """
     if settings.nodes > 1:
         raise UserError(
@@ -267,19 +254,13 @@ def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
     ranks = settings.tasks_per_node or equal
     if not settings.tasks_per_node and equal < len(gpus):
         say(f"{equal} of {len(gpus)} GPUs train, because they share {batch_size} images equally")
-    fewest = 1 if settings.done else 2  # A training with a single rank chooses a GPU itself.
-    if fewest <= ranks <= len(gpus):
+    if 1 < ranks <= len(gpus):
         taken = take_gpus(list(gpus.values()), ranks, past_exec=True)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(list(gpus)[i] for i in taken)
     # As before a time limit; torchrun would kill ranks after half a minute, and older torch does.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(settings.warning_seconds))
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    if settings.done:
-        torchrun = [sys.executable, "-m", *torchrun, "--no-python"]
-        words = [*(torchrun if ranks > 1 else ()), *settings.command]
-        command = ["psld.cluster.job", str(settings.runs), settings.done, *words]
-    else:
-        command = [*((*torchrun, "-m") if ranks > 1 else ()), "psld", *settings.command]
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    command = [*(torchrun if ranks > 1 else ()), "psld", *settings.command]
     sys.stdout.flush()
     with slurm.environment_without(slurm.SURROUNDING):
         os.execv(sys.executable, [sys.executable, "-m", *command])

@@ -1,4 +1,4 @@
-"""Settings of `psld launch`: where and how a command runs.
+"""Settings of `psld launch`: where and how a training runs.
 
 Most have the names of the resources in TRAINING_JOB (workflow/rules/common.smk), which sets them.
 """
@@ -21,12 +21,7 @@ class LaunchSettings(Settings):
     """The resources of a job and the place where it runs."""
 
     command: list[str] = Field(min_length=1)
-    """The words after `--`, which each rank runs: `train …`, or with `done` any program."""
-    done: str | None = None
-    """The file that a program of yours makes at its end."""
-    runs: str | None = None
-    """The program's run directory: its launches, and the file `step` in which it may write a
-    number, the steps that it has saved. Without this file it has no progress, and two starts."""
+    """The words after `--`, which each rank runs: `train …` or `train_guide …`."""
     where: Literal["auto", "slurm", "here"] = "auto"
     """`auto`: as a Slurm job if there is sbatch, else in processes of this machine."""
     nodes: int = Field(1, ge=1)
@@ -40,10 +35,9 @@ class LaunchSettings(Settings):
     mem_mb: int | None = Field(None, ge=1)
     """Memory per node. None: the partition's default."""
     runtime: int = Field(60, ge=1)
-    """Time limit of the job, in minutes; then it is queued again, and the command goes on."""
+    """Time limit of the job, in minutes; then it is queued again, and the training goes on."""
     warning_seconds: int = Field(120, ge=1)
-    """Seconds from the warning, at which the job saves a checkpoint, to its time limit. A program
-    of yours gets SIGTERM."""
+    """Seconds from the warning, at which the job saves a checkpoint, to its time limit."""
     slurm_partition: str | None = None
     slurm_account: str | None = None
     slurm_additional_parameters: str | None = None
@@ -59,8 +53,6 @@ class LaunchSettings(Settings):
 
     @model_validator(mode="after")
     def _values_fit(self) -> "LaunchSettings":
-        if (self.done is None) != (self.runs is None):
-            raise ValueError("done: give done=FILE runs=FOLDER for a program, none for a training")
         if any(not name or name.startswith("-") for name in self.additional_options):
             raise ValueError(
                 "slurm_additional_parameters: options without dashes, `name=value` or `name`; got "

@@ -34,8 +34,8 @@ class Command:
     changeable: bool = False
     """True if other words may change the record: a training by hand starts from a grid's model."""
     bare: str = ""
-    """Names of the settings that words without `=` and, last, those after `--` give, one word
-    each; `NAME …` takes all of them as a list, and `-- NAME …` all that come after `--`."""
+    """Names of the settings that words without `=` give, one word each; `-- NAME …` takes all words
+    after `--` as a list."""
     has_config: bool = True
 
     @property

@@ -9,7 +9,6 @@ import re
 import sys
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,15 +17,11 @@ from typing import Any, cast
 import yaml
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
 from hydra.experimental.callback import Callback
 from hydra.plugins.config_source import ConfigResult
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from psld.commands.command import Command
@@ -175,46 +170,11 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         return None
 
     with refusing(command.where), initialize_config_dir(str(CONFIGS), command.name, "1.3"):
-        overrides = for_hydra(overrides)
-        words = [word for word in overrides if not word.startswith("hydra")]
-        parsed = OverridesParser.create().parse_overrides(words)
-        swept = [key_of(each.get_key_element()) for each in parsed if each.is_sweep_override()]
         hydra: Any = GlobalHydra.instance().hydra
         hydra.config_loader = Loader(hydra.config_loader.get_search_path())
-        if "name" in command.kind.model_fields:
-            sweeper = hydra.compose_config(command.name, overrides, RunMode.MULTIRUN).hydra.sweeper
-            check_named(words, [*swept, *map(key_of, sweeper.get("params") or {})])
-            check_different(command, words, parsed, swept)
-        hydra.multirun(command.name, run_job, overrides)
+        hydra.multirun(command.name, run_job, for_hydra(overrides))
     if failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
-
-
-def check_named(words: list[str], swept: list[str]) -> None:
-    """Raise UserError if trainings of a sweep have one name, so that each replaces the others."""
-    own = {key_of(word): word for word in words if key_of(word) in ("name", "output")}
-    changed = swept if "name" in own else [key for key in swept if key != "process"]
-    if changed and not any("${" in word or key in swept for key, word in own.items()):
-        key = changed[0] if "." in changed[0] else f"hydra:runtime.choices.{changed[0]}"
-        raise UserError(f"name: give each job of the sweep its own, such as 'name=mine-${{{key}}}'")
-
-
-def check_different(
-    command: Command, words: list[str], parsed: list[Override], swept: list[str]
-) -> None:
-    """Raise UserError if two jobs of a sweep over lists of values have one output."""
-    named = " ".join(word for word in words if key_of(word) in ("name", "output"))
-    if "hydra:job" in named or all(f"{key}}}" in named for key in swept):
-        return
-    if not all(each.is_discrete_sweep() for each in parsed if each.is_sweep_override()):
-        return
-    composer, outputs = Composer(command.unrecorded), []
-    for job in BasicSweeper.split_arguments(parsed, None)[0]:
-        with suppress(UserError):  # The job says what is wrong.
-            outputs.append(composer.content(command.name, job, command.where)["output"])
-    if twice := [output for output, times in Counter(outputs).items() if times > 1]:
-        what = "two jobs of the sweep write it; give each job a name of its own"
-        raise UserError(f"{twice[0]}: {what}")
 
 
 def failure_of(name: str, error: Exception) -> PSLDError:
@@ -264,10 +224,7 @@ class Announcement(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launcher = config.hydra.launcher
         if "submitit_folder" in launcher:
-            from psld.cluster.pickles import read_own_pickles_only
-
-            make_private(Path(config.hydra.sweep.dir))
-            read_own_pickles_only()
+            make_private(Path(config.hydra.sweep.dir))  # The jobs run pickles in it.
             on_slurm = launcher._target_.endswith("SlurmLauncher")
             stay = "; Ctrl-C leaves them in the queue" if on_slurm else ""
             print(f"the output of the sweep's jobs: {config.hydra.sweep.dir}{stay}", flush=True)

@@ -1,9 +1,8 @@
-"""The launcher of a training or of a program of yours, psld launch.
+"""The launcher of trainings, psld launch.
 
 It imports no torch, because fifty launchers may wait on a login node for days.
 """
 
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -31,50 +30,35 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @entry_point("launch", LaunchSettings, bare="-- command …", has_config=False)
 def launch(settings: LaunchSettings) -> None:
-    """Run a command on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
+    """Run a training on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
 
         psld launch nodes=2 gpus_per_node=4 -- train model=paper/cifar10-psld-0.02
         psld launch tasks_per_node=2 -- train model=demo/psld-0.02   # without Slurm
-        psld launch done=out/DONE runs=runs/mine -- python mine.py   # a program of yours
 
-    On a cluster, it submits the job and waits until the model, or `done`, is written. If it is
-    killed and started again, it returns to the job. Ctrl-C cancels the job, unless `detach=true`.
+    On a cluster, it submits the job and waits until the model is written. If it is killed and
+    started again, it returns to the job. Ctrl-C cancels the job, unless `detach=true`.
     """
     # Check the command before submitting: report a mistake now, not when the job starts.
     command, *words = settings.command
-    batch_size = 0  # all GPUs share it equally
-    if settings.done and settings.runs:
-        if shutil.which(command) is None:
-            wrong = "no such program"
-            if Path(command).is_file():
-                wrong = f"not executable; chmod +x it and write its path (./{Path(command).name})"
-            raise UserError(f"launch: {command}: {wrong}")
-        run, output = Path(settings.runs), Path(settings.done)
-        if output.is_dir():
-            raise UserError(f"launch: done={output}: is a folder; give a file that {command} makes")
-    elif command not in TRAININGS:
-        program = "another program needs done=FILE runs=FOLDER"
-        raise UserError(f"launch: after -- comes train or train_guide, not {command}; {program}")
-    else:
-        training = with_sources(cast(Trained, settings_of(TRAININGS[command], words)))
-        settings = settings.model_copy(
-            update={"command": [command, *words, *custom_parts(training, words)]}
+    if command not in TRAININGS:
+        raise UserError(f"launch: after -- comes train or train_guide, not {command}")
+    training = with_sources(cast(Trained, settings_of(TRAININGS[command], words)))
+    command_and_parts = [command, *words, *custom_parts(training, words)]
+    settings = settings.model_copy(update={"command": command_and_parts})
+    digest = Path(training.data).with_suffix(".digest")
+    if not (digest.exists() and Path(training.data).exists()):
+        raise UserError(
+            f"{training.data}: no such file with its .digest; make it with psld prepare"
         )
-        digest = Path(training.data).with_suffix(".digest")
-        if not (digest.exists() and Path(training.data).exists()):
-            raise UserError(
-                f"{training.data}: no such file with its .digest; make it with psld prepare"
-            )
-        run = Path(training.runs) / training.run_name(digest.read_text().strip())
-        output, batch_size = Path(training.output), training.training.batch_size
     if settings.where == "here" or (settings.where == "auto" and not slurm.available()):
-        run_here(settings, batch_size)
+        run_here(settings, training.training.batch_size)
     if not slurm.available():
         raise UserError(
             "launch: where=slurm, but there is no sbatch here, or no cluster that it can reach; "
             "use where=here"
         )
-    launcher = Launcher(settings, run, output)
+    run = Path(training.runs) / training.run_name(digest.read_text().strip())
+    launcher = Launcher(settings, run, Path(training.output))
     for number in STOPS:
         # Keep ignoring a signal that Snakemake ignores under nohup (SIGHUP) or a shell's `&`
         # (SIGINT).

@@ -35,7 +35,6 @@ COMMANDS = {
     "train": "training",
     "train_guide": "training",
     "train_extractor": "metrics",
-    "import": "training",
     "import_model": "training",
     "import_guide": "training",
     "reference": "metrics",
@@ -125,7 +124,7 @@ def program(command: str) -> Program:
     gc.disable()
     try:
         module = importlib.import_module(f"psld.commands.{COMMANDS[command]}")
-        return getattr(module, _function(command))
+        return getattr(module, command)
     finally:
         _exempt_what_is_imported()
         gc.enable()
@@ -137,17 +136,13 @@ def _exempt_what_is_imported() -> None:
     gc.freeze()
 
 
-def _function(command: str) -> str:
-    return "import_" if command == "import" else command  # Python reserves the word.
-
-
 def overview() -> str:
     """List all commands with the first line of their docstrings; nothing is imported."""
     usage = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a command's settings"
     lines = [usage, ""]
     for command, module in COMMANDS.items():
         body: list[Any] = ast.parse(Path(__file__).with_name(f"{module}.py").read_bytes()).body
-        [function] = [node for node in body if getattr(node, "name", "") == _function(command)]
+        [function] = [node for node in body if getattr(node, "name", "") == command]
         lines.append(f"  {command:<16} {str(ast.get_docstring(function)).splitlines()[0]}")
     return "\n".join(lines)
 
@@ -172,8 +167,7 @@ def run_command(function: Program, words: Sequence[str]) -> None:
     command, words = cast(Any, function).command, [_with_home(word) for word in words]
     signal.signal(signal.SIGTERM, _exit)
     try:
-        own = words[: words.index("--")] if "--" in words else words  # those after it, a program's
-        if not HELP.isdisjoint(own):
+        if not HELP.isdisjoint(words):
             from psld.commands.help import help_of
 
             words = [word for word in words if word not in HELP]

@@ -2,14 +2,10 @@
 
 from psld.cluster.job import requeued_when_stopped
 from psld.commands.main import entry_point
-from psld.config.locations import config_names
-from psld.grid.cache import load_grid
-from psld.paper.checkpoints import import_files, import_weights
+from psld.paper.checkpoints import import_weights
 from psld.sampling.settings import gaussians
-from psld.training.manifest import note_checkpoint
 from psld.training.run import run_training
 from psld.training.settings import (
-    ImportFilesSettings,
     ImportGuideSettings,
     ImportModelSettings,
     StartSettings,
@@ -63,21 +59,6 @@ def start(settings: StartSettings) -> None:
     print(f"wrote {settings.path}: {gaussians(made.data.components())}, σ₀ = {made.level():.3g}")
 
 
-@entry_point("import", ImportFilesSettings, bare="files …", has_config=False)
-def import_(settings: ImportFilesSettings) -> None:
-    """Have the workflow import official checkpoints (mandt-lab/PSLD) in place of training.
-
-        psld import downloads/psld
-
-    Each file's model in the grid is recognized by the shapes of its layers, and Γ by `gamma=Γ` in
-    its path. Only tensors and plain containers are read from a file. To have a model trained
-    again, delete its folder. psld import_model and import_guide import one file at once.
-    """
-    grid = load_grid(settings.grid_name)
-    records = (*grid.models.values(), *grid.guides.values())
-    import_files(settings, [each.settings for each in records if each.made_by])
-
-
 IMPORT = {"also": {"weights"}, "changeable": True, "bare": "checkpoint"}
 
 
@@ -88,11 +69,11 @@ def import_model(settings: ImportModelSettings) -> None:
         psld import_model FILE model=paper/cifar10-cld
         psld import_model FILE dataset=cifar10 process=cld network=cifar10-ablation
 
-    The file's parameters must be those of the network, with the same shapes and no others. The
-    dataset need not be prepared. The workflow does not train a grid's model that is imported.
+    The file's parameters must be those of the network, with the same shapes and no others. Only
+    tensors and plain containers are read from it. The dataset need not be prepared. The workflow
+    does not train a grid's model that is imported; to have it trained, delete its folder.
     """
-    # The workflow imports what the paper samples.
-    _import(settings, settings.checkpoint if settings.weights == "ema" else None)
+    import_weights(settings)
 
 
 @entry_point("import_guide", ImportGuideSettings, record="guide", **IMPORT)
@@ -102,14 +83,4 @@ def import_guide(settings: ImportGuideSettings) -> None:
     psld import_guide FILE guide=paper/cifar10-psld-0.01
     psld import_guide FILE dataset=cifar10 network=guide-cifar10 training=guide-cifar10
     """
-    _import(settings, settings.checkpoint)
-
-
-def _import(settings: ImportModelSettings | ImportGuideSettings, checkpoint: str | None) -> None:
-    """Import, and note the checkpoint of a grid's model for the workflow, unless the grid does."""
     import_weights(settings)
-    if settings.grid_name in config_names("grid"):
-        file = load_grid(settings.grid_name).file
-        entries = file.trainings if settings.makes == "model" else file.guides
-        if settings.name in entries and not entries[settings.name].checkpoint:
-            note_checkpoint(settings.output, checkpoint)

@@ -55,8 +55,8 @@ def load_grid(name: str) -> Grid:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise  # Who only reads needs no cache.
-    models = {name: each.noted(each.folder) for name, each in grid.models.items()}
-    guides = {name: each.noted(each.folder) for name, each in grid.guides.items()}
+    models = {name: each.with_imported() for name, each in grid.models.items()}
+    guides = {name: each.with_imported() for name, each in grid.guides.items()}
     return replace(grid, models=models, guides=guides)
 
 
@@ -131,11 +131,12 @@ def _read(name: str) -> tuple[str, Grid | None]:
 
 
 def _has_code_of_now(grid: Grid) -> bool:
-    """Check if the custom parts of a grid have the code that their files have now."""
+    """Check if the custom parts of a grid have the code that their files have now, if these are
+    here: tables and pages need no code, and jobs that do refuse without it."""
     records = (grid.models, grid.guides, grid.samplers, grid.metrics, grid.datasets)
     known = {each for named in records for record in named.values() for each in codes_in(record)}
     now = ((find_code(name.partition(":")[0]), digest) for name, digest in known)
-    return all(code and code.digest == digest for code, digest in now)
+    return all(code is None or code.digest == digest for code, digest in now)
 
 
 def _digest() -> str:

@@ -5,7 +5,7 @@ What decides the result has a digest; how the job runs (paths, device, batch siz
 
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Generic, NamedTuple
+from typing import Generic, NamedTuple, Self
 
 from psld.config.reads import Read
 from psld.config.settings import S, Settings, groups_of
@@ -15,7 +15,7 @@ from psld.evaluation.settings import FeatureFolders, ReferenceSettings, TrainExt
 from psld.grid.schema import Origin
 from psld.sampling.settings import SamplingRun
 from psld.training.init import are_there, changed_sources
-from psld.training.manifest import TrainedManifest, kind_of, read_manifest
+from psld.training.manifest import TrainedManifest, imported_file, kind_of, read_manifest
 from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -86,6 +86,13 @@ class TrainedRecord(Origin):
         """The files of other jobs that its own needs, besides the dataset."""
         files = [file for each in groups_of(Read, self.settings) for file in each.files]
         return files + ([self.trained_with] if self.trained_with else [])
+
+    def with_imported(self) -> Self:
+        """Return it with the checkpoint of imported weights in its folder, if the grid names none.
+
+        Nothing trains these weights, and certificates state the checkpoint.
+        """
+        return self.model_copy(update={"checkpoint": self.checkpoint or imported_file(self.folder)})
 
     def read_manifest(self) -> TrainedManifest:
         """Read the manifest in its folder. Raises UserError if it is missing or damaged."""

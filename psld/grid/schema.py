@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import chain, product
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from psld.config.settings import FREE, Settings, in_hydra
 from psld.evaluation.results import NUMBER_KINDS, Show
-from psld.training.manifest import noted_checkpoint
 from psld.utils.errors import UserError
 
 NAME = re.compile(
@@ -76,10 +75,6 @@ class Origin(Settings):
         if self.of or self.weights:
             return None
         return "import" if self.checkpoint else "train"
-
-    def noted(self, folder: str) -> Self:
-        """Return it with the checkpoint that `psld import` has noted in its folder, if any."""
-        return self.model_copy(update={"checkpoint": self.checkpoint or noted_checkpoint(folder)})
 
 
 class TrainedEntry(Origin):

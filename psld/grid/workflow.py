@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from psld.config.locations import config_file, config_names
 from psld.grid.cache import load_grid
@@ -14,14 +14,9 @@ from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import DatasetRecord, FeaturesRecord, GuideRecord, ModelRecord, StartRecord
 from psld.grid.rows import cells_behind, entries_in
 from psld.grid.schema import GridFile
-from psld.utils.errors import UserError, meant
+from psld.training.manifest import imported_file
+from psld.utils.errors import UserError
 
-SHARED = {"prepare", "train_extractor", "reference", "start"}
-"""The rules that make what several grids share."""
-SHARED_FILE = re.compile(
-    r"data/(?P<datasets>.+)\.\w+|features/(?P<features>[^/]+/[^/]+)/.*|starts/(?P<starts>.+)\.\w+"
-)
-"""The names in their files: DATASET, DATASET/FEATURES or DATASET[-flip][-classes]."""
 Shared = Literal["datasets", "features", "starts"]
 
 
@@ -122,11 +117,16 @@ class Workflow:
         raise UserError(f"{name}: no grid has these {kind}; psld {command} makes them by hand")
 
     def pattern(self, kind: Literal["models", "guides"], imported: bool) -> str:
-        """A pattern of GRID/NAME for all models or guides that are imported, or for the others."""
+        """A pattern of GRID/NAME for all models or guides that jobs import, or that they train.
+
+        Weights that were imported by hand are source files: no job makes them.
+        """
         names = []
         for grid, file in self.files.items():
             for name, entry in (file.trainings if kind == "models" else file.guides).items():
-                made_by = entry.noted(f"{kind}/{grid}/{name}").made_by
+                made_by = entry.made_by
+                if made_by == "train" and imported_file(f"{kind}/{grid}/{name}"):
+                    continue
                 if made_by == ("import" if imported else "train"):
                     names.append(re.escape(f"{grid}/{name}"))
         return "|".join(names) or "(?!)"
@@ -184,54 +184,26 @@ class Workflow:
         figures = grid.figure_files(*all_figures(grid))
         return [grid.page, *tables, *figures, *grid.results, grid.certificate]
 
-    def check_targets(
-        self, words: Iterable[str], makers_of: Callable[[str], Set[str]]
-    ) -> dict[str, str]:
-        """Resolve the grids of targets; return the results of those that are measured cells.
+    def cells_among(self, words: Iterable[str]) -> dict[str, list[str]]:
+        """Resolve the grids of the names among these targets; return the files of those of cells.
 
-        The target of a cell is GRID/MODEL/SAMPLER. Raises UserError if a grid does not resolve, or
-        for a word that is no target.
-
-        Args:
-            makers_of: returns the rules that make a file. It does not check the names in its path.
+        The target of a cell is GRID/MODEL/SAMPLER: its result or, if no table shows it, its images.
+        Snakemake checks all other words. Raises UserError if a grid does not resolve, or for a name
+        in several grids.
         """
-        results = {}
-        for asked in words:
-            if asked in self.rules and asked != "all":
+        cells = {}
+        for word in words:
+            name = "paper" if word == "all" else word
+            grid, _, cell = name.partition("/")
+            if name in self.rules:
                 continue
-            word = "paper" if asked in self.rules else asked
-            grid = self.grid_of(word)
-            if word in self.targets:
-                continue
-            if grid and (cell := grid.cells.get(word.removeprefix(f"{grid.name}/"))):
-                if not cell.measurements:
-                    records = " ".join(cell.records)
-                    raise UserError(f"{word}: in no table, so it has no result; images: {records}")
-                results[word] = cell.result
-            elif word in self.owners:
-                place = " or ".join(f"results/*/{owner}/{word}.*" for owner in self.owners[word])
-                raise UserError(f"{word}: a name in several grids; name a file, {place}")
-            elif not (makers := makers_of(word)):
-                cells = [f"{grid.name}/{cell.name}" for cell in grid.measured_cells] if grid else []
-                raise UserError(
-                    f"{word}: no such target{meant(word, [*self.targets, *cells])}; psld plan "
-                    f"grid_name={grid.name if grid else 'NAME'} list=cells lists the cells"
-                )
-            elif makers <= SHARED and (shared := SHARED_FILE.fullmatch(word)):
-                kind = cast(Shared, shared.lastgroup)
-                self._with(kind, shared[kind])
-        return results
-
-    def grid_of(self, word: str) -> Grid | None:
-        """Return the grid of a target or of a file, resolved; None if it has none.
-
-        Raises UserError for a grid that does not resolve.
-        """
-        for name in (*self.files, *self.broken):
-            place = re.escape(name)
-            below = rf"((models|guides|samples|results/\w+)/)?{place}(/.*|\.zip)?"
-            if re.fullmatch(rf"{below}|results/{place}\.html", word):
-                if name in self.broken:
-                    raise self.broken[name]
-                return self.grid(name)
-        return self.grid(self.targets[word]) if word in self.targets else None
+            if grid in self.broken:
+                raise self.broken[grid]
+            if name in self.targets:
+                self.grid(self.targets[name])
+            elif name in self.owners:
+                place = " or ".join(f"results/*/{owner}/{name}.*" for owner in self.owners[name])
+                raise UserError(f"{name}: a name in several grids; name a file, {place}")
+            elif grid in self.files and (found := self.grid(grid).cells.get(cell)):
+                cells[name] = [found.result] if found.measurements else found.records
+        return cells

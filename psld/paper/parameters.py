@@ -46,17 +46,12 @@ def from_official(state: Mapping[str, Tensor], network: ncsnpp.Encoder) -> dict[
     complaints = [f"{problem}: {items}" for problem, items in found.items()]
     if complaints:
         raise UserError(f"official parameters do not fit the network: {'; '.join(complaints)}")
-    check_finite(state)
+    if broken := [name for name, weight in state.items() if not weight.float().isfinite().all()]:
+        raise UserError(f"NaN or infinity in {listed(sorted(broken), LISTED)} (as float32)")
     return {
         name: official.swapped(state[official.name]).reshape(ours[name].shape).contiguous()
         for name, official in officials.items()
     }
-
-
-def check_finite(state: Mapping[str, Tensor]) -> None:
-    """Raise UserError that lists the parameters with NaN or infinity, or too large for float32."""
-    if broken := [name for name, weight in state.items() if not weight.float().isfinite().all()]:
-        raise UserError(f"NaN or infinity in {listed(sorted(broken), LISTED)} (as float32)")
 
 
 def official_shapes(network: ncsnpp.Encoder) -> dict[str, tuple[int, ...]]:
@@ -189,7 +184,7 @@ class OfficialCheckpoint(NamedTuple):
         """Return one of both. Raises UserError if the file does not have it."""
         weights = self.ema if chosen == "ema" else self.online
         if weights is None:
-            raise UserError("holds no moving average; name its model and give weights=online")
+            raise UserError("holds no moving average; give weights=online")
         return weights
 
 

@@ -27,14 +27,12 @@ from psld.config.settings import (
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
 from psld.utils.code import COPIES
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, read_json, write_json, write_text
+from psld.utils.files import atomic_path, read_json, write_json
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 FILES = (WEIGHTS, "history.json", MANIFEST)
 """The manifest is written last: if it exists, so do the others."""
-NOTE = "checkpoint.txt"
-"""In the folder of a grid's model: the path of the checkpoint that is imported for it."""
 
 
 class Imported(Settings):
@@ -181,23 +179,11 @@ def publish(run: Path, output: Path) -> bool:
     return True
 
 
-def note_checkpoint(folder: str | Path, checkpoint: str | Path | None) -> None:
-    """Note the checkpoint of the model in this folder: the workflow imports it. None removes it.
-
-    Print a line if it takes the place of another one.
-    """
-    if checkpoint is None:
-        (Path(folder) / NOTE).unlink(missing_ok=True)
-        return
-    if (earlier := noted_checkpoint(folder)) not in (None, str(checkpoint)):
-        print(f"{folder}: {checkpoint} takes the place of {earlier}, which was noted", flush=True)
-    write_text(Path(folder) / NOTE, f"{checkpoint}\n")
-
-
-def noted_checkpoint(folder: str | Path) -> str | None:
-    """Return the path of the checkpoint that was noted for a model; None without one."""
-    with suppress(FileNotFoundError):
-        return (Path(folder) / NOTE).read_text("utf-8", "replace").strip()
+def imported_file(folder: str | Path) -> str | None:
+    """Return the name of the checkpoint that weights were imported from; None for other weights."""
+    with suppress(UserError):  # nothing is there, or it is damaged
+        if imported := read_json(Path(folder) / MANIFEST, dict).get("imported"):
+            return str(imported["file"])
     return None
 
 

@@ -402,14 +402,3 @@ class StartSettings(Settings):
     @property
     def path(self) -> str:
         return self.output or start_file(self.dataset, self.classes)
-
-
-class ImportFilesSettings(Settings):
-    """Settings of `psld import` for checkpoints whose models are recognized."""
-
-    files: list[str] = Field(min_length=1)
-    """Checkpoints, or folders with checkpoints below them."""
-    grid_name: str = "paper"
-    """Name of the grid, configs/grid/NAME.yaml."""
-    replace: bool = False
-    """Replace weights of another origin, such as trained ones, and what an earlier import noted."""

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import re
 import stat
 import sys
 import time
@@ -197,16 +196,9 @@ def _finite(number: str) -> float:
 
 
 def saved_step(run: Path, name: str = STEP) -> int:
-    """Return the number in a run's file `step`, or in another one; 0 without it.
-
-    Something else in the file is said in a line and counts as 0.
-    """
+    """Return the number in a run's file `step`, or in another one; 0 without it."""
     file = run / name
-    text = file.read_text("utf-8", "replace").strip() if file.exists() else ""
-    if not re.fullmatch("[0-9]{0,18}", text):
-        print(f"{file}: holds {text[:20]!r}, not a number of steps; it counts as 0", flush=True)
-        return 0
-    return int(text or 0)
+    return int(file.read_text()) if file.exists() else 0
 
 
 def sha256_of_file(path: str | Path) -> str:

@@ -23,16 +23,13 @@ WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def sole_holder(path: Path, waiting: str) -> Iterator[int]:
-    """Hold the lock; if another process holds it, print `waiting` and wait until it is free.
-
-    Yields its descriptor. The lock lasts until all processes that inherit it have ended, too.
-    """
+def sole_holder(path: Path, waiting: str) -> Iterator[None]:
+    """Hold the lock; if another process holds it, print `waiting` and wait until it is free."""
     with _opened(path) as descriptor:
         if not _is_locked(descriptor, path):
             print(waiting, flush=True)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
+        yield
 
 
 @contextmanager

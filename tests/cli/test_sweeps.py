@@ -80,24 +80,13 @@ def test_each_job_has_the_name_of_what_it_does_and_returns_its_last_loss(folder,
 # --- what is wrong --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (["training.seed=1,2"], "such as 'name=mine-${training.seed}'"),
-        (["name=mine", "process=cld,psld"], "such as 'name=mine-${hydra:runtime.choices.process}'"),
-        (["process=cld,psld", "process.gamma=0,1"], "such as 'name=mine-${process.gamma}'"),
-        (["hydra/sweeper=seeds"], "such as 'name=mine-${training.seed}'"),
-    ],
-)
-def test_jobs_that_would_replace_each_other_are_refused(folder, overrides, said):
-    sweeper = folder / "configs/hydra/sweeper/seeds.yaml"
-    sweeper.parent.mkdir(parents=True)
-    sweeper.write_text("defaults: [basic]\nparams: {+training.seed: '1,2'}\n")
-    refused(sweep(folder, *overrides), 2, "name: give each job of the sweep its own", said)
-    twice = "models/by-hand/a-1: two jobs of the sweep write it"
-    words = ("training.seed=1,2", "process=cld,psld", "name=a-${training.seed}")
-    refused(sweep(folder, *words), 2, twice)
-    assert manifests(folder) == {}
+def test_jobs_of_one_name_leave_all_weights_in_their_run_directories(folder):
+    """The model's folder has the weights of the last job, and a line says so."""
+    finished = succeeded(sweep(folder, "training.seed=1,2"))
+    [last] = manifests(folder).values()
+    [first] = {path.parent for path in folder.glob("runs/*/model")} - {folder / last["run"]}
+    line = "models/by-hand/psld: replaces the weights of another training, which stay in "
+    assert f"{line}{first.relative_to(folder)}/model\n" in finished.stdout
 
 
 def test_a_wrong_sweep_is_one_line(folder, monkeypatch):

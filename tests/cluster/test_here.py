@@ -24,8 +24,8 @@ def became(commands, monkeypatch, tmp_path):
     monkeypatch.setattr(locks, "GPU_LOCKS", tmp_path)
     monkeypatch.setattr(locks, "_held", {})
 
-    def run(*overrides, command=COMMAND):
-        run_here(launch_settings(*overrides, command=command), batch_size=128)
+    def run(*overrides):
+        run_here(launch_settings(*overrides, command=COMMAND), batch_size=128)
         [(program, arguments, environment)] = seen
         assert program == arguments[0] == sys.executable
         return arguments[1:], environment
@@ -64,13 +64,3 @@ def test_as_many_gpus_train_as_share_the_batch_unless_their_number_is_given(
     assert all(os.get_inheritable(descriptor) for descriptor in locks._held.values())
     said = "4 of 7 GPUs train, because they share 128 images equally"
     assert (said in capsys.readouterr().out) == (ranks == 4)
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_program_of_yours_is_run_by_one_process_that_saves_its_lives(became, ranks):
-    """Also where it has several ranks."""
-    words = ("done=DONE", "runs=runs", f"tasks_per_node={ranks}")
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    torchrun = [sys.executable, *torchrun, "--no-python"] if ranks > 1 else []
-    arguments, _ = became(*words, command=("fit.sh", "--help"))
-    assert arguments == ["-m", "psld.cluster.job", "runs", "DONE", *torchrun, "fit.sh", "--help"]

@@ -3,8 +3,6 @@
 import os
 import signal
 import sys
-import threading
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +17,6 @@ from psld.cluster.job import (
 )
 from psld.utils.errors import RunError, Stopped
 from psld.utils.files import read_json
-from tests.cluster.runs import until
 
 AT_ONCE = "JobId=42 StartTime=2026-01-02T10:00:00 PreemptTime=2026-01-02T10:00:00"
 EARLIER_LIFE = "JobId=42 PreemptTime=2026-01-02T09:00:00 StartTime=2026-01-02T10:00:00"
@@ -128,74 +125,6 @@ def test_a_job_that_gets_nowhere_gives_up_and_another_begins_from_nothing(tmp_pa
     assert read_json(tmp_path / "lives.json") == {"42": begun, "43": [90]}
 
 
-# --- a program of yours ---------------------------------------------------------------------------
-
-SAVES = """
-[ ! -e runs/step ] || { echo ok > DONE; exit; }
-trap '/bin/sleep 0.2; echo 7 > runs/step; exit 3' TERM
-: > ready
-while :; do /bin/sleep 0.05; done
-"""
-"""A stopped program may end as it likes."""
-
-
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
-def test_a_stopped_program_saves_and_goes_on(commands, tmp_path, monkeypatch, capsys, number):
-    """Slurm warns all processes, and the job is queued again. The other one is on this machine.
-
-    What the program gets is SIGTERM, and so does its shell, which then ends at once.
-    """
-    if is_here := number == signal.SIGTERM:
-        monkeypatch.delenv("SLURM_JOB_ID")
-    commands.answer("scontrol")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "rank_of_environment", lambda: 0)
-    Path("save.sh").write_text(SAVES)
-    words = ["/bin/sh", "-c", "/bin/sh save.sh; true"]
-
-    def stop() -> None:
-        until(Path("ready").exists)
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        for pid in (*map(int, [] if is_here else children), os.getpid()):
-            os.kill(pid, number)
-
-    threading.Thread(target=stop).start()
-    with pytest.raises(SystemExit) as ended:
-        run_rank(words, "runs", "DONE")
-    assert ended.value.code == 128 + number
-    said = "error: stopped by SIGTERM; step 7 is saved; " if is_here else ""
-    assert capsys.readouterr().err.startswith(said)
-    assert ("requeue 42" in commands.calls("scontrol")) != is_here
-    for _ in range(2):  # Slurm may run it once more after its end.
-        run_rank(words, "runs", "DONE")
-        assert Path("DONE").exists()
-    if not is_here:
-        assert read_json("runs/lives.json") == {"42": [0, 7]}
-
-
-def test_a_program_that_fails_or_saves_nothing_in_its_lives_is_one_line(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "rank_of_environment", lambda: 0)
-    said = []
-    for _ in range(FRUITLESS_LIVES + 1):
-        with pytest.raises(SystemExit) as ended:
-            run_rank(["/bin/sh", "-c", "exit 5"], "runs", "DONE")
-        assert ended.value.code == 1
-        said.append(capsys.readouterr().err)
-    failed = "error: /bin/sh: ended with exit code 5; its output says why\n"
-    assert said[:-1] == [failed] * FRUITLESS_LIVES
-    assert said[-1].startswith("error: runs: no progress in 2 lives, which began at step 0")
-    for wrong in ("epoch 3", "9" * 5000):
-        Path("runs/step").write_text(wrong)
-        with pytest.raises(SystemExit):
-            run_rank(["true"], "runs", "DONE")
-        printed = capsys.readouterr()
-        assert printed.out.startswith(f"runs/step: holds {wrong[:20]!r}, not a number of steps; ")
-        assert printed.err == said[-1], "it counts as 0"
-
-
 # --- ranks ----------------------------------------------------------------------------------------
 
 
@@ -213,7 +142,7 @@ def test_what_a_rank_runs_with(monkeypatch, chosen, threads):
         seen.append((sys.argv[1:], os.environ["OMP_NUM_THREADS"], is_warned))
 
     monkeypatch.setattr("psld.commands.main.main", look)
-    run_rank(["train", "name=x", "a b"], None, None)
+    run_rank(["train", "name=x", "a b"])
     assert seen == [(["train", "name=x", "a b"], threads, True)]
 
 

@@ -45,20 +45,14 @@ def unwilling(slurm, resolved, tmp_path) -> Commands:
     ("given", "words"),
     [
         (("train", "model=demo/cld"), ["unknown key model"]),
-        (("--", "sample"), ["train or train_guide, not sample", "done=FILE runs=FOLDER"]),
-        (("done=x", "--", "train"), ["psld launch: done", "done=FILE runs=FOLDER"]),
-        (("done=x", "runs=y", "--", "pyhton", "mine.py"), ["launch: pyhton: no such program"]),
-        (("done=x", "runs=y", "--", "./fit.py"), ["launch: ./fit.py: not executable; chmod +x"]),
+        (("--", "sample"), ["train or train_guide, not sample"]),
         ((*TRAINING, "training.steps=0"), ["psld train: training.steps"]),
-        (("done=.", "runs=y", "--", "./fit.sh"), ["launch: done=.: is a folder; give a file"]),
         (("--", "train", "model=demo/cld", "record=x"), ["grid has changed", "not x"]),
         (("--", "train_guide", "network.widht=3"), ["train_guide", "widht"]),
     ],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, tuple) else "",
 )
 def test_refused_before_anything_is_submitted(unwilling, tmp_path, given, words):
-    (tmp_path / "fit.py").touch()
-    (tmp_path / "fit.sh").touch(0o755)
     refused(call(tmp_path, "launch", *given), 2, *words)
     assert unwilling.calls("sbatch") == unwilling.calls("squeue") == []
     assert not (tmp_path / "runs").exists()
@@ -186,8 +180,8 @@ def test_a_job_of_an_sbatch_that_did_not_answer_has_its_command(
     assert len(slurm.calls("sbatch")) == 1
     [pickled] = tmp_path.glob("runs/launches/*/42_submitted.pkl")
     submitted = pickle.loads(pickled.read_bytes())
-    words, run, done = submitted.args
-    assert (submitted.function, words[0], run, done) == (run_rank, "train", None, None)
+    [words] = submitted.args
+    assert (submitted.function, words[0]) == (run_rank, "train")
 
 
 def test_a_second_output_of_a_run_waits_for_the_first(slurm, launched, tmp_path, monkeypatch):

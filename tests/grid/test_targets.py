@@ -1,7 +1,6 @@
 """The targets of the workflow: their names, their files, and words that are none."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,14 +9,10 @@ import pytest
 from psld.config.locations import config_names
 from psld.grid.workflow import Workflow
 from psld.utils.errors import UserError
+from psld.utils.files import write_json
 from tests.grid.mine import TEXT, file_with, workflow_of
 
 CELL = "results/cells/demo/cld/em-quadratic-40.json"
-
-
-def made(*files: str) -> Callable[[str], set[str]]:
-    """Some rule makes these files."""
-    return lambda file: {"rule"} if file in files else set()
 
 
 def test_grids_tables_and_figures_are_targets(workflow, demo):
@@ -38,54 +33,32 @@ def test_grids_tables_and_figures_are_targets(workflow, demo):
     assert {f"{table}.csv", "results/figures/demo/samples/cld.png"} < set(whole)
 
 
-def test_a_cell_is_a_target_if_it_is_asked_for(grids):
-    words = ["all", "demo", "demo-steps", "x/own.txt", "demo/cld/em-quadratic-40"]
+def test_a_cell_is_a_target_if_it_is_asked_for(grids, demo):
+    """Its result or, if no table shows it, its images. Snakemake checks all other words."""
+    others = ["all", "demo", "demo-steps", "x/own.txt", CELL, "demo/cld/em-quadratic-41", "demo-x"]
     workflow = workflow_of(grids)
     workflow.rules = {"all"}
-    results = workflow.check_targets(words, made("x/own.txt"))
-    assert results == {"demo/cld/em-quadratic-40": CELL}
-
-
-@pytest.mark.parametrize(
-    ("word", "complaint"),
-    [
-        ("demo/cld/em-quadratic-41", "(is demo/cld/em-quadratic-40 meant?)"),
-        ("demo-step", "(is demo-steps meant?)"),
-        ("nothing.txt", "no such target; psld plan grid_name=NAME list=cells"),
-        ("results/tables/dmo/demo-steps.csv", "no such target; psld plan"),
-    ],
-)
-def test_a_wrong_target_is_named_with_the_nearest_ones(workflow, word, complaint):
-    right = [CELL, "models/demo/cld/manifest.json"]
-    makers = made(*right)
-    workflow.check_targets(right, makers)
-    with pytest.raises(UserError, match=f"^{re.escape(word)}: no such target.*") as refused:
-        workflow.check_targets([*right, word], makers)
-    assert complaint in str(refused.value)
-
-
-def test_a_cell_that_is_only_shown_has_images_and_no_result(workflow, demo):
-    shown = [cell for cell in demo.cells.values() if not cell.measurements]
-    for cell in shown:
-        with pytest.raises(UserError, match=rf"in no table, so .* images: {cell.records[0]}"):
-            workflow.check_targets([f"demo/{cell.name}"], made())
-        workflow.check_targets(cell.records, made(*cell.records))
-    assert shown
+    assert workflow.cells_among(others) == {}
+    word = "demo/cld/em-quadratic-40"
+    assert workflow.cells_among([word]) == {word: [CELL]}
+    shown = {f"demo/{c.name}": c.records for c in demo.cells.values() if not c.measurements}
+    assert workflow.cells_among(shown) == shown != {}
 
 
 def test_files_that_grids_share_are_of_some_grid(workflow):
-    rules = {
-        "data/digits.h5": "prepare",
-        "features/digits/fd-classifier/manifest.json": "reference",
-    }
-    workflow.check_targets(rules, lambda file: {rules[file]})
-    for file, rule in ("data/emoji-16.h5", "prepare"), ("features/digits/kid/x", "reference"):
+    assert workflow.word("datasets", "digits") == "demo/digits"
+    assert workflow.word("features", "digits/fd-classifier") == "demo/digits/fd-classifier"
+    for kind, name in ("datasets", "emoji-16"), ("features", "digits/kid"):
         with pytest.raises(UserError, match="no grid has these"):
-            workflow.check_targets([file], lambda _, rule=rule: {rule})
-        workflow.check_targets([file], made(file))  # by a rule of the user's
+            workflow.word(kind, name)
 
 
-def test_what_is_imported_is_not_trained(demo):
+def test_what_is_imported_is_not_trained(demo, tmp_path, monkeypatch):
+    """No job makes what was imported by hand."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("models/demo/vp-sde", "guides/demo/psld-0.02"):
+        write_json(tmp_path / folder / "manifest.json", {"imported": {"file": "official.ckpt"}})
+    write_json(tmp_path / "models/demo/psld-0.02/manifest.json", {"imported": None})
     imported = demo.file.models["cld"].model_copy(update={"checkpoint": "official.ckpt"})
     workflow = workflow_of({"demo": file_with(demo, models=demo.file.models | {"cld": imported})})
 
@@ -94,7 +67,8 @@ def test_what_is_imported_is_not_trained(demo):
         return [re.fullmatch(pattern, name) is not None for pattern in patterns]
 
     assert makes("models", "demo/cld") == [False, True]
-    assert makes("models", "demo/psld-0.02") == makes("guides", "demo/psld-0.02") == [True, False]
+    assert makes("models", "demo/psld-0.02") == [True, False]
+    assert makes("models", "demo/vp-sde") == makes("guides", "demo/psld-0.02") == [False, False]
     for nothing in ("demo/psld-0x02", "", "other/cld"):
         assert makes("models", nothing) == makes("guides", nothing) == [False, False]
 
@@ -120,9 +94,9 @@ def test_a_copy_runs_and_takes_no_name(grids, demo, paper):
     for name in ("paper", "demo", "demo-steps", "demo-guide"):
         assert workflow.target_files(name) == plain.target_files(name)
     assert "results/tables/a-copy/demo-steps.md" in workflow.target_files("a-copy")
-    assert workflow.check_targets(["all", "train", "a-copy", "demo-steps"], made()) == {}
+    assert workflow.cells_among(["all", "train", "a-copy", "demo-steps"]) == {}
     with pytest.raises(UserError, match=r"table1: a name in several grids; .*/paper/table1\."):
-        workflow.check_targets(["table1"], made())
+        workflow.cells_among(["table1"])
 
 
 def test_a_dataset_is_of_the_grid_that_was_asked_for(configs):
@@ -147,22 +121,18 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     assert workflow.broken.keys() == {*others, "draft"}
     assert list(workflow.files) == ["demo"]
     with pytest.raises(UserError, match="no grid has these datasets; psld prepare makes them"):
-        workflow.check_targets(["data/nothing.h5"], lambda _: {"prepare"})
+        workflow.word("datasets", "nothing")
     assert not workflow.grids, "nothing is resolved before it is asked for"
     assert workflow.default == "demo"
-    workflow.check_targets(["demo", "steps", "demo/psld/em-10"], made())
+    # A model of another grid may have its name.
+    workflow.broken["psld"] = workflow.broken["draft"]
+    workflow.cells_among(["demo", "steps", "demo/psld/em-10"])
     assert list(workflow.grids) == ["demo"]
-    # A model, or a dataset, of another grid may have its name.
-    workflow.broken |= dict.fromkeys(("psld", "digits", "cells"), workflow.broken["draft"])
-    others = ["demo/psld/em-10", "results/cells/demo/psld/em-10.json"]
-    others += ["models/demo/psld/manifest.json", "data/digits.h5"]
-    workflow.check_targets(others, made(*others))
     workflow.rules = {"all"}
     with pytest.raises(UserError, match=r"paper\.yaml: "):
-        workflow.check_targets(["all"], made())
-    below = ("models/draft/mine/manifest.json", "results/tables/draft/t.md")
-    for word in ("draft", "draft/mine/em-10", "results/draft.html", *below):
+        workflow.cells_among(["all"])
+    for word in ("draft", "draft/mine/em-10"):
         with pytest.raises(UserError, match=r"draft\.yaml: not valid YAML"):
-            workflow.check_targets([word], made())
+            workflow.cells_among([word])
     (configs / "grid/demo.yaml").write_text("half: written")
     assert Workflow.load().default == "demo", "never another grid, which may take weeks"

@@ -1,5 +1,6 @@
 """The import of official checkpoints as models, by hand and through the workflow."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import torch
 import yaml
 
+from psld.grid.cache import load_grid
+from psld.grid.figures import trained_models
 from psld.sampling.model import load_model
 from psld.sampling.shards import Shard, shard_path
 from psld.training.manifest import ModelManifest, read_manifest
@@ -221,6 +224,32 @@ def test_reference_checkpoint_through_the_workflow(tmp_path, path):
     for index in range(2):
         assert Shard.load(shard_path(shards, index)).images.shape == (5, 3, size, size)
     assert project.plan(record) == {}, "nothing is imported twice"
+
+
+def test_a_model_that_is_imported_by_hand_is_not_trained(project):
+    record = "samples/tiny/trained/em-3/00000-00001.json"
+    succeeded(call(project.folder, "import_model", str(TINY), "model=tiny/trained"))
+    assert project.plan(record) == {"sample": 1}
+    with contextlib.chdir(project.folder):
+        grid = load_grid("tiny")
+    assert grid.models["trained"].checkpoint == TINY.name, "certificates state it"
+    assert trained_models(grid) == [], "no figure waits for a history"
+    shutil.rmtree(project.folder / "models/tiny/trained")
+    assert project.plan(record) == {"prepare": 1, "train": 1, "sample": 1}
+
+
+def test_weights_of_another_origin_stay_unless_they_may_be_replaced(workplace):
+    shutil.copy(TINY, workplace / "earlier.ckpt")
+    content = torch.load(TINY, weights_only=True)
+    torch.save({**content, "epoch": 3}, workplace / "later.ckpt")
+    succeeded(call(workplace, "import_model", "earlier.ckpt", *overrides(VECTOR)))
+    before = files_below(workplace / "model")
+    later = ("import_model", "later.ckpt", *overrides(VECTOR))
+    complaint = "model: has weights from the checkpoint earlier.ckpt; replace=true replaces them"
+    refused(call(workplace, *later), 2, complaint)
+    assert files_below(workplace / "model") == before
+    succeeded(call(workplace, *later, "replace=true"))
+    assert read_json(workplace / "model/manifest.json")["imported"]["file"] == "later.ckpt"
 
 
 @pytest.mark.slow

@@ -73,9 +73,7 @@ def test_old_code_never_runs_under_a_new_digest(folder, digits):
     edit(folder / "mynets.py", "import torch", "import torch  # a comment")
     run_command(program("train"), [*words, "name=x"])
     edit(folder / "mylayers.py", "padding=1", "padding=1, bias=False")
-    with pytest.raises(
-        UserError, match="a file that it imports, has changed; restart"
-    ):
+    with pytest.raises(UserError, match="a file that it imports, has changed; restart"):
         run_command(program("train"), [*words, "name=y"])
     assert not Path("models/by-hand/y").exists()
 

@@ -14,7 +14,6 @@ from psld.diffusion.samplers import TimeGridSampler
 from psld.evaluation.evaluation import Gathered, load_kept, save_kept
 from psld.metrics.features import Features
 from psld.report.certificate import equal_features, rows_of
-from psld.training.manifest import note_checkpoint
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
 from tests.commands import Finished, call, refused, succeeded
@@ -167,7 +166,11 @@ def test_numbers_whose_features_are_not_kept_are_not_recomputed(copied, reader):
     refused(finished, 3, "8 numbers cannot be recomputed", "keep=")
     counts = "mine: 2 given by the sampler's settings, 6 not recomputed, 4 not run"
     assert f"theirs.zip: {counts}" in finished.stdout
-    note_checkpoint(copied / "models/mine/vp-sde", "/downloads/official.ckpt")
+    path = copied / "configs/grid/mine.yaml"
+    content = yaml.safe_load(path.read_text())
+    overrides = content["models"]["vp-sde"]
+    content["models"]["vp-sde"] = {"overrides": overrides, "checkpoint": "/downloads/official.ckpt"}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     finished = compared(reader, certify(copied))
     refused(finished, 1)
     line = "grid.json: models.vp-sde.checkpoint is official.ckpt, in your grid absent\n"

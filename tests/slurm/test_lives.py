@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 
 import pytest
@@ -10,8 +9,7 @@ import torch
 
 from psld.training.manifest import HISTORY, TrainingHistory
 from psld.utils.files import read_json
-from tests.slurm.training import EVERY, RECIPE, REPOSITORY, STEPS, Training
-from tests.test_docs import fences_of
+from tests.slurm.training import EVERY, RECIPE, STEPS, Training
 
 
 def check_same_weights(training: Training, undisturbed: Training) -> None:
@@ -167,54 +165,3 @@ def test_a_controller_that_is_down_for_half_a_minute(training, undisturbed):
     assert "asking again until it answers" in printed
     check_same_weights(training, undisturbed)
     check_one_job(training, None, 0)
-
-
-COUNTS = """
-import os, signal, sys, time
-from pathlib import Path
-run, rank, stops = Path("runs/fit"), os.environ["RANK"], []
-signal.signal(signal.SIGTERM, lambda *_: stops.append(1))
-saved = run / f"rank-{rank}"
-step = int(saved.read_text()) if saved.exists() else 0
-print("rank", rank, "of", os.environ["WORLD_SIZE"], "goes on from", step, flush=True)
-while step < 100:
-    step += 1
-    time.sleep(0.1)
-    if stops:
-        time.sleep(2)  # Slurm leaves it time to save.
-        saved.write_text(str(step))
-        if rank == "0":
-            (run / "step").write_text(str(step))
-        sys.exit(1)
-if rank == "0":
-    Path(sys.argv[1]).write_text(str(step))
-"""
-
-
-def test_a_program_in_somebodys_workflow_is_preempted(training, monkeypatch):
-    """The Snakefile of docs/cluster.md, with this site's names, in an otherwise empty folder."""
-    page = (REPOSITORY / "docs/cluster.md").read_text()
-    [rule] = [fence.text for fence in fences_of(page) if fence.path == "fit.smk"]
-    site = "slurm_partition=low slurm_additional_parameters=signal=USR2@60 nodes=2 mem_mb=500"
-    for ours, theirs in {
-        "psld launch": f"{sys.executable} -m psld launch",
-        "python fit.py": f"{sys.executable} fit.py",
-        "runtime=240 mem_mb=4000": f"warning_seconds=60 {site}",
-    }.items():
-        assert ours in rule
-        rule = rule.replace(ours, theirs)
-    (training.folder / "fit.smk").write_text(rule)
-    (training.folder / "fit.py").write_text(COUNTS)
-    words = ("--snakefile", "fit.smk", "--cores", "1")
-    snakemake = [sys.executable, "-m", "snakemake", *words]
-    monkeypatch.setattr(training, "command", lambda: snakemake)
-    with training.launched() as workflow:
-        training.says("rank 0 of 2 goes on from 0")
-        asked = ("--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null")
-        training.cluster.run("sbatch", *asked, "--wrap=sleep 2")
-        training.finishes(workflow)
-    assert (training.folder / "fit.done").read_text() == "100"
-    check_one_job(training, "PREEMPTED", 1)
-    first, second, *_ = training.begun()
-    assert first < second < 100
-    assert f"rank 0 of 2 goes on from {second}" in training.log.read_text()

@@ -146,5 +146,5 @@ class Training:
     def ranks_on(self, node: str) -> list[int]:
         """Ids of the processes of the training's ranks there."""
         commands = {pid: read_of(pid, "cmdline") for pid in self.cluster.processes(node)}
-        rank = ["-m", "psld.cluster.pickles"]
+        rank = ["-m", "submitit.core._submit"]
         return [pid for pid, words in commands.items() if words.split("\0")[2:4] == rank]
