@@ -13,8 +13,8 @@ API ?= docs/api
 INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
-# On a terminal bars, elsewhere lines. Both go to stderr; stdout is a pipe inside $( ).
-LOGGER := $$(test -t 2 && echo --logger rich || echo --logger psld)
+# On a terminal bars, elsewhere the profile's lines. The test asks stderr: stdout is a pipe in $( ).
+LOGGER := $$(test -t 2 && echo --logger rich)
 
 .PHONY: help setup demo check-demo small test test-slow test-slurm test-gpu test-fake-gpu gpu-hour test-wheel fuzz lint lock docs cells plan results report sync dashboard bench
 

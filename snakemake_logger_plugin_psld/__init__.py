@@ -1,69 +1,103 @@
-"""Snakemake's logger `psld`: every half minute a line with the time left and the oldest job's log.
+"""Snakemake's logger `psld`: a line every half minute with the jobs and the time left.
 
-Snakemake's own progress counts jobs, and in a grid a training takes as long as fifty other jobs.
-Here jobs count by their time. Every Snakemake of this environment may import this module, so
-importing it changes nothing.
+    18 jobs; the log of each is in logs/
+    training 1 of 1: step 598 of 2500, about 5 minutes left; then 13 other jobs
+    9 of 18 jobs left, about 2 minutes or more; the oldest: logs/evaluate/mine/denoiser/few-4.log
+    done: results/mine.html
+
+A training writes its own time left into its log. A waiting job takes the mean time of the jobs of
+its rule that have ended in this run. Rules of which no job has ended add no time, hence "or more".
+Every Snakemake of this environment may import this module, so importing it changes nothing.
 """
 
 import logging
-import os
+import re
 import sys
 import threading
 import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from snakemake.common import NOTHING_TO_BE_DONE_MSG
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from psld.utils.progress import about
+
 LINE_SECONDS = 30
-SECONDS = {"train": 52, "train_guide": 12, "sample": 4}
-"""Of the demo's jobs on an idle core. The jobs so far show how much longer they take here: on a
-busy machine, or in another grid."""
-OTHER_SECONDS = 1
+SILENT_SECONDS = 60
+"""The first seconds of a run, which are no measure of its time."""
+FRESH_SECONDS = 120
+"""The age at which a training's last line is no longer its time left: it may wait in a queue."""
+TRAININGS = ("train", "train_guide")
+STEP = re.compile(r"training: (step \d+ of \d+), .*?([\d:]+) left")
+"""A line of `psld.utils.progress` in the log of a training."""
 
 
-class Running(NamedTuple):
+class Job(NamedTuple):
     rule: str
     log: str
+    file: str
+    """The first file that it makes, or that it names if it is only a target."""
+    is_target: bool
     since: float
 
 
 class LogHandler(LogHandlerBase):
-    """Prints these lines, warnings and errors, and nothing else that Snakemake says."""
+    """Print these lines, warnings and errors, and nothing else that Snakemake says."""
 
-    writes_to_stream = True
     writes_to_file = False
     has_filter = True
     has_formatter = False
     needs_rulegraph = False
 
+    @property
+    def writes_to_stream(self) -> bool:
+        """False in a dry run, whose output Snakemake prints."""
+        return not self.common_settings.dryrun
+
     def __post_init__(self) -> None:
-        self.waiting: Counter[str] = Counter()
-        """The jobs of each rule that have not ended."""
-        self.running: dict[int, Running] = {}
-        self.taken = self.expected = 0.0
-        """The seconds of the jobs that have ended, and how many they would take in the demo."""
+        self.planned: Counter[str] = Counter()
+        """The number of jobs of each rule."""
+        self.left: Counter[str] = Counter()
+        """The number of those that have not ended."""
+        self.running: dict[int, Job] = {}
+        self.at_once = 1
+        """The most jobs that have run at the same time."""
+        self.seconds: dict[str, list[float]] = {}
+        """The durations of the jobs that have ended, by rule."""
+        self.named_targets = False
+        self.began = time.monotonic()
         self.ended = threading.Event()
         self.lines = threading.Thread(target=self._print_lines, daemon=True)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not self.writes_to_stream:
+            return
         if record.levelno >= logging.WARNING or record.msg == NOTHING_TO_BE_DONE_MSG:
-            print(self.format(record), file=sys.stderr, flush=True)
+            say(self.format(record))
         match getattr(record, "event", None):
-            case LogEvent.RUN_INFO if not self.waiting:  # a dry run says it twice
-                self.waiting.update({r: n for r, n in record.stats.items() if r != "total"})
+            case LogEvent.RUN_INFO:
+                self.planned.update({r: n for r, n in record.stats.items() if r != "total"})
+                self.left.update(self.planned)
+                say(f"{jobs(self.left.total())}; the log of each is in logs/")
                 self.lines.start()
             case LogEvent.JOB_INFO:
+                is_target = not record.output
+                file = next(iter(record.output or record.input), "")
                 log = next(iter(record.log), "")
-                self.running[record.jobid] = Running(record.rule_name, log, time.monotonic())
+                job = Job(record.rule_name, log, file, is_target, time.monotonic())
+                self.running[record.jobid] = job
+                self.at_once = max(self.at_once, len(self.running))
             case LogEvent.JOB_FINISHED if job := self.running.pop(record.job_id, None):
-                self.waiting[job.rule] -= 1
-                self.taken += time.monotonic() - job.since
-                self.expected += seconds_of(job.rule)
+                self.left[job.rule] -= 1
+                self.seconds.setdefault(job.rule, []).append(time.monotonic() - job.since)
+                self.named_targets |= job.is_target
+                if job.is_target or not (self.named_targets or self.left.total()):
+                    say(f"done: {job.file}")
             case LogEvent.JOB_ERROR:
                 self.running.pop(record.jobid, None)
 
@@ -73,27 +107,57 @@ class LogHandler(LogHandlerBase):
 
     def _print_lines(self) -> None:
         while not self.ended.wait(LINE_SECONDS):
-            print(self.line(), file=sys.stderr, flush=True)
+            say(self.line())
 
     def line(self) -> str:
-        """Return how long all jobs will take, and the last line of the log of the oldest one."""
-        now, running = time.monotonic(), list(self.running.values())
-        late = [job for job in running if now - job.since > seconds_of(job.rule)]
-        taken = self.taken + sum(now - job.since for job in late)
-        expected = self.expected + sum(seconds_of(job.rule) for job in late)
-        slower = taken / expected if expected else 1.0
-        left = sum(n * slower * seconds_of(rule) for rule, n in list(self.waiting.items()))
-        left -= sum(min(now - job.since, slower * seconds_of(job.rule)) for job in running)
-        minutes = max(1, round(left / len(os.sched_getaffinity(0)) / 60))
-        jobs = sum(self.waiting.values())
-        line = f"about {minutes} min left, {jobs} job{'s' * (jobs != 1)}"
-        if logs := [job.log for job in sorted(running, key=lambda job: job.since) if job.log]:
-            path, written = Path(logs[0]), []
-            with suppress(OSError):  # It may not be there yet, or not be readable.
-                written = path.read_text(errors="replace").splitlines()
-            line += f"; {path}{': ' if written else ''}{written[-1][:120] if written else ''}"
-        return line
+        """Return the running training with the most time left and the waiting jobs, or all jobs."""
+        running = list(self.running.values())
+        logs = [job.log for job in running if job.rule in TRAININGS]
+        waiting = self.left - Counter(job.rule for job in running if job.rule in TRAININGS)
+        time_left = self._time_of(waiting)
+        if not logs:
+            line = f"{waiting.total()} of {jobs(self.planned.total())} left{time_left}"
+            oldest = min(running, key=lambda job: job.since, default=None)
+            return f"{line}; the oldest: {oldest.log}" if oldest and oldest.log else line
+        planned, later = (sum(each[rule] for rule in TRAININGS) for each in (self.planned, waiting))
+        line = f"training {planned - later} of {planned}"
+        if steps := [each for each in map(step_of, logs) if each]:
+            seconds, step = max(steps)
+            line += f": {step}"
+            if seconds and not self._is_young():
+                line += f", {about(seconds)} left"
+        then = [jobs(later, "training")] if later else []
+        if others := waiting.total() - later:
+            then.append(jobs(others, "other job"))
+        return f"{line}; then {' and '.join(then)}{time_left}" if then else line
+
+    def _is_young(self) -> bool:
+        return time.monotonic() - self.began < SILENT_SECONDS
+
+    def _time_of(self, waiting: Counter[str]) -> str:
+        """Return the time of these jobs as a clause; empty if it is unknown or short."""
+        known = waiting.keys() & self.seconds.keys()
+        seconds = sum(waiting[rule] * fmean(self.seconds[rule]) for rule in known) / self.at_once
+        is_told = seconds >= LINE_SECONDS and not self._is_young()
+        return f", {about(seconds)} or more" if is_told else ""
 
 
-def seconds_of(rule: str) -> int:
-    return SECONDS.get(rule, OTHER_SECONDS)
+def step_of(log: str) -> tuple[float, str] | None:
+    """Return the time left in a training's log in seconds, 0 if it is unknown, and the step."""
+    with suppress(OSError):  # It may not be there yet, or not be readable.
+        path = Path(log)
+        if found := STEP.findall(path.read_text(errors="replace")):
+            step, clock = found[-1]
+            if time.time() - path.stat().st_mtime > FRESH_SECONDS:
+                return 0, step
+            parts = reversed(clock.split(":"))
+            return sum(int(part) * 60**place for place, part in enumerate(parts)), step
+    return None
+
+
+def jobs(number: int, noun: str = "job") -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

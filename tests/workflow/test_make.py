@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -26,7 +27,8 @@ rule demo:
 rule train:
     output: "models/one"
     log: "logs/train/demo/one.log"
-    shell: "echo step 7 of 9 > {log}; sleep 1; test ! -e broken; touch {output}"
+    params: "training: step 7 of 9, 0.1 steps/s, 00:20 left"
+    shell: "echo {params} > {log}; sleep 1; test ! -e broken; touch {output}"
 
 rule page:
     input: "models/one"
@@ -83,11 +85,13 @@ def test_a_file_gets_lines_with_the_time_left_and_a_terminal_gets_bars(folder):
     failed = in_a_file(folder, code=2)
     first, *_ = failed.splitlines()
     assert first.startswith("About 10 minutes on 2 cores, half of it 5 trainings; watch: tail")
-    assert "about 1 min left, 3 jobs; logs/train/demo/one.log: step 7 of 9\n" in failed
+    assert "3 jobs; the log of each is in logs/\n" in failed
+    assert "training 1 of 1: step 7 of 9; then 2 other jobs\n" in failed
     assert "Total Progress" not in failed
     assert "Select jobs to execute" not in failed
     assert "Error in rule train" in failed
     assert "Logfile logs/train/demo/one.log:" in failed
+    assert "done" not in failed
     assert "psld page" not in failed
 
     (folder / "broken").unlink()
@@ -98,37 +102,123 @@ def test_a_file_gets_lines_with_the_time_left_and_a_terminal_gets_bars(folder):
     assert last.endswith("psld page grid_name=demo")
     assert where.startswith("Tables: make results")
 
+    (folder / "results/demo.html").unlink()
+    *_, made, _, _ = in_a_file(folder).splitlines()
+    assert made == "done: results/demo.html"
+
     again = in_a_file(folder)
     assert "Nothing to be done" in again
     assert "About 10 minutes" not in again
 
 
-def test_jobs_count_by_their_time(monkeypatch):
-    """A training takes as long as 52 evaluations; the jobs that have ended show how fast."""
-    monkeypatch.setattr(plugin.os, "sched_getaffinity", lambda process: {0, 1})
-    now = 0.0
-    monkeypatch.setattr(plugin.time, "monotonic", lambda: now)
-    logger = plugin.LogHandler(None, None)
+class Run:
+    """Snakemake's events for the logger, at times that the test sets."""
 
-    def say(event: LogEvent, **fields: object) -> None:
-        logger.emit(
+    def __init__(self, monkeypatch, capsys):
+        self.now, self.capsys = 0.0, capsys
+        monkeypatch.setattr(plugin.time, "monotonic", lambda: self.now)
+        self.logger = plugin.LogHandler(SimpleNamespace(dryrun=False), None)
+
+    def say(self, event: LogEvent, **fields: object) -> None:
+        self.logger.emit(
             logging.makeLogRecord({"event": event, "levelno": logging.INFO, "msg": "", **fields})
         )
 
-    def run(job: int, rule: str, seconds: float) -> None:
-        nonlocal now
-        say(LogEvent.JOB_INFO, jobid=job, rule_name=rule, log=[])
-        now += seconds
-        say(LogEvent.JOB_FINISHED, job_id=job)
+    def plan(self, **stats: int) -> None:
+        self.say(LogEvent.RUN_INFO, stats={**stats, "total": sum(stats.values())})
 
-    say(LogEvent.RUN_INFO, stats={"train": 5, "evaluate": 40, "total": 45})
-    assert logger.line() == "about 2 min left, 45 jobs"  # (5 × 52 + 40) / 2 cores
-    for job in range(40):
-        run(job, "evaluate", 1)
-    assert logger.line() == "about 2 min left, 5 jobs", "nearly all of the time is left"
-    run(40, "train", 10 * 52)
-    assert logger.line() == "about 11 min left, 4 jobs"
-    say(LogEvent.JOB_INFO, jobid=41, rule_name="train", log=["logs/none.log"])
-    now += 300
-    assert logger.line() == "about 8 min left, 4 jobs; logs/none.log"
-    logger.close()
+    def start(self, job: int, rule: str, log: str = "", **files: list[str]) -> None:
+        files = {"input": [], "output": ["a", "b"], "log": [log] if log else [], **files}
+        self.say(LogEvent.JOB_INFO, jobid=job, rule_name=rule, **files)
+
+    def end(self, job: int, seconds: float = 0) -> None:
+        self.now += seconds
+        self.say(LogEvent.JOB_FINISHED, job_id=job)
+
+    def line_at(self, seconds: float) -> str:
+        self.now = seconds
+        return self.logger.line()
+
+    def printed(self) -> list[str]:
+        return self.capsys.readouterr().err.splitlines()
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    run = Run(monkeypatch, capsys)
+    yield run
+    run.logger.close()
+
+
+def progress(path: Path, text: str) -> str:
+    path.write_text(f"training models/mine for 2500 steps\n{text}\nstep 500/2500: loss 1\n")
+    return str(path)
+
+
+def test_the_time_left_is_the_training_s_own(run, tmp_path):
+    log = progress(tmp_path / "log", "training: step 598 of 2500, 6.1 steps/s, 05:13 left, loss 1")
+    run.plan(prepare=1, train=1, sample=6, evaluate=6, mine=1)
+    run.start(0, "prepare")
+    assert run.line_at(20) == "15 of 15 jobs left"
+    run.end(0)
+    run.start(1, "train", log)
+    young = "training 1 of 1: step 598 of 2500; then 13 other jobs"
+    assert run.line_at(59) == young, "no time in the first minute"
+    told = "training 1 of 1: step 598 of 2500, about 5 minutes left; then 13 other jobs"
+    assert run.line_at(60) == run.line_at(9999) == told, "an overdue job is not about to end"
+    os.utime(log, (0, 0))
+    assert run.line_at(9999) == young, "it may wait in a queue"
+    progress(tmp_path / "log", "training: step 9 of 2500, 0.01 steps/s, 1:02:03 left")
+    assert "step 9 of 2500, about 62 minutes left" in run.line_at(9999)
+    (tmp_path / "log").unlink()
+    assert run.line_at(9999) == "training 1 of 1; then 13 other jobs"
+
+
+def test_waiting_jobs_take_the_time_of_those_that_have_ended(run, tmp_path):
+    short = progress(tmp_path / "short", "training: step 90 of 99, 1 steps/s, 00:09 left")
+    long = progress(tmp_path / "long", "training: step 9 of 99, 1 steps/s, 01:30 left")
+    run.plan(train=4, train_guide=1, sample=4, demo=1)
+    run.start(0, "train")
+    run.end(0, 120)
+    run.start(1, "train", long)
+    run.start(2, "train", short)
+    assert run.line_at(150) == (
+        "training 3 of 5: step 9 of 99, about 2 minutes left; "
+        "then 2 trainings and 5 other jobs, about 60 seconds or more"  # 120 s, and two at once
+    )
+    for job, rule in (1, "train"), (2, "train"), (3, "train"), (4, "train_guide"):
+        run.start(job, rule)
+        run.end(job, 1)
+    run.start(5, "sample", "logs/5")
+    run.end(5, 60)
+    run.start(6, "sample", "logs/6")
+    left = "4 of 10 jobs left, about 2 minutes or more; the oldest: logs/6"
+    assert run.line_at(1000) == left, "an overdue job is not about to end"
+
+
+@pytest.mark.parametrize("made", ["results/mine.html", "results/cells/mine/denoiser/few-4.json"])
+def test_the_last_line_names_what_a_target_has_made(run, made):
+    run.plan(evaluate=1, target=1)
+    run.start(1, "evaluate", output=[made])
+    run.end(1)
+    run.start(0, "target", input=[made, "another"], output=[])
+    run.end(0)
+    assert run.printed() == ["2 jobs; the log of each is in logs/", f"done: {made}"]
+
+
+def test_a_file_as_target_is_named_when_it_is_there(run):
+    run.plan(prepare=1, start=1)
+    for job, rule in enumerate(("prepare", "start")):
+        run.start(job, rule, output=[f"{rule}.file", "another"])
+        run.say(LogEvent.JOB_ERROR, jobid=job)  # It is tried again.
+        run.start(job, rule, output=[f"{rule}.file", "another"])
+        run.end(job)
+    assert run.printed()[1:] == ["done: start.file"]
+
+
+def test_a_dry_run_shows_snakemake_s_plan(folder):
+    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/default", "--dry-run"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.stdout.count("Job stats:") == 2
+    assert "done" not in done.stderr
