@@ -94,13 +94,13 @@ def log_likelihood(
         evaluations += 1
         progress.note = f"t = {t:.3g}"
         progress.update()
-        state = y[:, :-1].reshape(z.shape).to(z.dtype)
+        state = y[:, :-1].reshape(z.shape).to(z.dtype).to(z.device)
         return batched(partial(_velocity, process, network, t), state, *signs)
 
-    start = torch.cat([z.flatten(1), z.new_zeros(len(z), 1)], dim=1).double()
+    start = torch.cat([z.flatten(1), z.new_zeros(len(z), 1)], dim=1)
     with closing(progress):
         y = integrate(slope, start_time, process.T, start, tolerance, "likelihood")
-    end, gained = y[:, :-1].reshape(z.shape).to(z.dtype), y[:, -1].cpu()
+    end, gained = y[:, :-1].reshape(z.shape).to(z.dtype), y[:, -1]
     prior = process.S.sqrt()
     whitened = mix(torch.linalg.inv(prior), end)
     ratio = _log_normal(whitened, prior) + gained - log_q
@@ -130,7 +130,7 @@ def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
 def _velocity(
     process: LinearProcess, network: Network, t: float, z: Tensor, *probes: Tensor
 ) -> Tensor:
-    """Return F z − ½ G Gᵀ s and, in the last column, its divergence; float64, N×(kCHW + 1)."""
+    """Return F z − ½ G Gᵀ s and, in the last column, its divergence, N×(kCHW + 1)."""
     z, drift = z.detach().requires_grad_(), process.drift(t)[0]
     push = -0.5 * process.diffusion_squared(t) @ process.score_matrix(t)
     eps = at_time(network, t)(z)
@@ -148,7 +148,7 @@ def _velocity(
     pixels = z[0].numel() // process.blocks
     divergence = torch.stack(traces).mean(dim=0) + float(drift.trace()) * pixels
     velocity = (mix(drift, z) + pushed).detach().flatten(1)
-    return torch.cat([velocity, divergence[:, None]], dim=1).double()
+    return torch.cat([velocity, divergence[:, None]], dim=1)
 
 
 def _probes(blocks: int, z: Tensor, noise: Noise, count: int) -> list[Tensor]:
