@@ -4,14 +4,17 @@ import math
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
+from pydantic import ConfigDict, Field, PositiveInt, validate_call
 from torch import Tensor
 
 from psld.diffusion.integrators import Noise, integrate
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Batching, Network, at_time, batching
+from psld.diffusion.settings import Tolerance
 from psld.utils.errors import UserError
 from psld.utils.progress import Progress
 
@@ -26,6 +29,7 @@ class Likelihood:
     """Network evaluations per image and momentum draw."""
 
 
+@validate_call(config=ConfigDict(arbitrary_types_allowed=True))
 @torch.inference_mode(False)  # The caller's: there are no gradients in it.
 def log_likelihood(
     process: LinearProcess,
@@ -33,11 +37,11 @@ def log_likelihood(
     images: Tensor,
     noise: Noise,
     *,
-    probes: int = 1,
-    draws: int = 1,
-    start_time: float = 1e-5,
-    tolerance: float = 1e-5,
-    batch_size: int | Batching = 256,
+    probes: PositiveInt = 1,
+    draws: PositiveInt = 1,
+    start_time: Annotated[float, Field(gt=0, lt=1)] = 1e-5,
+    tolerance: Tolerance = 1e-5,
+    batch_size: PositiveInt | Batching = 256,
 ) -> Likelihood:
     """Integrate the probability flow from the images at t = ε to T and add up its divergence:
 
@@ -67,6 +71,7 @@ def log_likelihood(
 
     Raises:
         UserError: an auxiliary block starts at a point, or the network computes in half precision.
+        ValidationError: a number is outside its range.
     """
     if not process.initial_covariance.diagonal()[1:].all():
         raise UserError(
