@@ -4,14 +4,17 @@ import math
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
+from pydantic import ConfigDict, Field, PositiveInt, validate_call
 from torch import Tensor
 
 from psld.diffusion.integrators import Noise, integrate
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Batching, Network, at_time, batching
+from psld.diffusion.settings import Tolerance
 from psld.utils.errors import UserError
 from psld.utils.progress import Progress
 
@@ -26,6 +29,7 @@ class Likelihood:
     """Network evaluations per image and momentum draw."""
 
 
+@validate_call(config=ConfigDict(arbitrary_types_allowed=True))
 @torch.inference_mode(False)  # The caller's: there are no gradients in it.
 def log_likelihood(
     process: LinearProcess,
@@ -33,11 +37,11 @@ def log_likelihood(
     images: Tensor,
     noise: Noise,
     *,
-    probes: int = 1,
-    draws: int = 1,
-    start_time: float = 1e-5,
-    tolerance: float = 1e-5,
-    batch_size: int | Batching = 256,
+    probes: PositiveInt = 1,
+    draws: PositiveInt = 1,
+    start_time: Annotated[float, Field(gt=0, lt=1)] = 1e-5,
+    tolerance: Tolerance = 1e-5,
+    batch_size: PositiveInt | Batching = 256,
 ) -> Likelihood:
     """Integrate the probability flow from the images at t = ε to T and add up its divergence:
 
@@ -67,6 +71,7 @@ def log_likelihood(
 
     Raises:
         UserError: an auxiliary block starts at a point, or the network computes in half precision.
+        ValidationError: a number is outside its range.
     """
     if not process.initial_covariance.diagonal()[1:].all():
         raise UserError(
@@ -94,13 +99,13 @@ def log_likelihood(
         evaluations += 1
         progress.note = f"t = {t:.3g}"
         progress.update()
-        state = y[:, :-1].reshape(z.shape).to(z.dtype)
+        state = y[:, :-1].reshape(z.shape).to(z.dtype).to(z.device)
         return batched(partial(_velocity, process, network, t), state, *signs)
 
-    start = torch.cat([z.flatten(1), z.new_zeros(len(z), 1)], dim=1).double()
+    start = torch.cat([z.flatten(1), z.new_zeros(len(z), 1)], dim=1)
     with closing(progress):
         y = integrate(slope, start_time, process.T, start, tolerance, "likelihood")
-    end, gained = y[:, :-1].reshape(z.shape).to(z.dtype), y[:, -1].cpu()
+    end, gained = y[:, :-1].reshape(z.shape).to(z.dtype), y[:, -1]
     prior = process.S.sqrt()
     whitened = mix(torch.linalg.inv(prior), end)
     ratio = _log_normal(whitened, prior) + gained - log_q
@@ -130,7 +135,7 @@ def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
 def _velocity(
     process: LinearProcess, network: Network, t: float, z: Tensor, *probes: Tensor
 ) -> Tensor:
-    """Return F z − ½ G Gᵀ s and, in the last column, its divergence; float64, N×(kCHW + 1)."""
+    """Return F z − ½ G Gᵀ s and, in the last column, its divergence, N×(kCHW + 1)."""
     z, drift = z.detach().requires_grad_(), process.drift(t)[0]
     push = -0.5 * process.diffusion_squared(t) @ process.score_matrix(t)
     eps = at_time(network, t)(z)
@@ -148,7 +153,7 @@ def _velocity(
     pixels = z[0].numel() // process.blocks
     divergence = torch.stack(traces).mean(dim=0) + float(drift.trace()) * pixels
     velocity = (mix(drift, z) + pushed).detach().flatten(1)
-    return torch.cat([velocity, divergence[:, None]], dim=1).double()
+    return torch.cat([velocity, divergence[:, None]], dim=1)
 
 
 def _probes(blocks: int, z: Tensor, noise: Noise, count: int) -> list[Tensor]:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from psld.config.parts import Part
 from psld.config.settings import Neutral
 from psld.diffusion.guidance import Guidance, NoGuidance
-from psld.diffusion.settings import ProcessSettings
+from psld.diffusion.settings import ProcessSettings, Tolerance
 from psld.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class RK45Settings(SamplerSettings):
     """A sampler of the probability-flow ODE with adaptive steps: Dormand–Prince 5(4)."""
 
     integrator: str = "rk45"
-    tolerance: float = Field(gt=0, lt=1)
+    tolerance: Tolerance
     """Relative and absolute error tolerance."""
 
     @property

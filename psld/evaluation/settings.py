@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from psld.config.settings import FREE, Settings
 from psld.data.settings import DatasetSettings
-from psld.diffusion.settings import ProcessSettings
+from psld.diffusion.settings import ProcessSettings, Tolerance
 from psld.metrics.settings import MetricSettings
 from psld.sampling.settings import CellSettings
 from psld.utils.files import digest_of
@@ -135,7 +135,7 @@ class LikelihoodSettings(Settings):
     without momentum, where the likelihood is no bound."""
     start_time: float = Field(gt=0, lt=1)
     """The time at which the flow starts from the images; not below the model's time_eps."""
-    tolerance: float = Field(gt=0, lt=1)
+    tolerance: Tolerance
     """Relative and absolute error tolerance of the adaptive steps."""
     seed: int = Field(ge=0)
     """Seed of the dequantization, the momenta and the probes."""

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.utils.errors import RunError, UserError
@@ -170,7 +171,17 @@ def test_a_network_that_is_no_number_is_named():
 def test_a_momentum_that_starts_at_a_point_is_refused():
     process = recipe(initial_variance=[0.0, 0.01, 0.0])
     with pytest.raises(UserError, match="likelihood: the process starts an auxiliary block at a"):
-        log_likelihood(process, None, normal(1, 1, 2, 2), drawn())
+        log_likelihood(process, neighbors, normal(1, 1, 2, 2), drawn())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("start_time", 2), ("tolerance", 1e-300), ("tolerance", math.nan), ("draws", 0)],
+)
+def test_a_number_outside_its_range_is_refused(name, value):
+    """A start after T gave a wrong likelihood, and a tolerance near 0 steps without end."""
+    with pytest.raises(ValidationError, match=rf"{name}\n  Input should be (less|greater) than"):
+        log_likelihood(vp_sde(), neighbors, normal(1, 1, 2, 2), drawn(), **{name: value})
 
 
 def test_half_precision_is_refused():

@@ -33,6 +33,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         ("sampler=ddim", "ddim…rk45"),
         ("sampler=sscs model=VP_SDE", "sscs…momentum"),
         ("sampler=rk45 sampler.precision=bf16", "bf16…above the tolerances of rk45"),
+        ("sampler=rk45 sampler.tolerance=1e-300", "tolerance…greater than or equal to 0.0"),
         ("first=-1", "first…greater than or equal to 0"),
         ("model=absent", "absent: no such model; there is no folder models/ here"),
         ("model=GUIDE", "not the manifest of a model, but of a guide"),
