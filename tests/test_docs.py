@@ -199,8 +199,8 @@ def test_a_page_does_what_it_says(page, tmp_path):
 def test_every_example_has_a_command():
     names = [path.name for path in EXAMPLES]
     assert names == [
-        *("blend.py", "boards.py", "brighter.py", "losses.py", "mymetrics.py", "tars.py"),
-        "underdamped.yaml",
+        *("blend.py", "boards.py", "brighter.py", "churn.py", "flows.py", "losses.py"),
+        *("mymetrics.py", "tars.py", "underdamped.yaml"),
     ]
     assert all(commands_of(path) for path in EXAMPLES)
 

@@ -67,7 +67,7 @@ class SampleSettings(SamplingRun, CellSettings):
     """Settings of `psld sample`."""
 
     trust: Annotated[bool, FREE] = False
-    """Import the code next to the weights, parts/, if the network's own module is not here, or is
+XX
     another. Read that code before."""
     first: Annotated[int, FREE] = Field(ge=0)
     """Index of the first shard. Shard j begins with sample j · shard_size."""

@@ -68,7 +68,7 @@ def sampled(settings: SamplerSettings, first: int = 0, batch: int = 100):
     return images, nfe, network.seen
 
 
-@pytest.mark.parametrize("kind", [*SHIPPED["sampler"], "heun:Heun"])
+@pytest.mark.parametrize("kind", [*SHIPPED["sampler"], "heun:Heun", "churn:Heun"])
 def test_the_contract_of_a_sampler(outside, kind):
     """Of each, and of the class of a shipped one in a file outside, which makes the same images."""
     options, images = OPTIONS.get(kind, GRID), []
