@@ -147,7 +147,7 @@ class LikelihoodCommandSettings(LikelihoodSettings):
     model: str
     """A trained model: its folder, GRID/MODEL for models/GRID/MODEL, or hf://USER/NAME@COMMIT."""
     trust: Annotated[bool, FREE] = False
-    """As of `psld sample`: import the code next to the weights, parts/. Read it before."""
+    """As of `psld sample`: run the copy of the code next to the weights. Read it before."""
     data: Annotated[str | None, FREE]
     """The prepared dataset, HDF5; null: the file in data/ with the name of the model's dataset."""
     output: Annotated[str, FREE] = Field(pattern=r"\.json$")

@@ -67,8 +67,8 @@ class SampleSettings(SamplingRun, CellSettings):
     """Settings of `psld sample`."""
 
     trust: Annotated[bool, FREE] = False
-XX
-    another. Read that code before."""
+    """Run the copy of a custom part's code that is next to the weights, in parts/, if that code is
+    not among your own files. Read it before."""
     first: Annotated[int, FREE] = Field(ge=0)
     """Index of the first shard. Shard j begins with sample j · shard_size."""
     shards: Annotated[int, FREE] = Field(ge=1)
