@@ -72,7 +72,7 @@ class Command:
             if self.record:
                 raise UserError(f"{self.where}: give {self.record}=GRID/NAME")
             return self._of_the_class(words)
-        if name is None or self._is_changed(name, words):
+        if name is None or self.is_changed(name, words):
             return None
         bare = [word for word in words if self.is_bare(word)]
         given = self.of_bare(bare)
@@ -105,7 +105,7 @@ class Command:
             )
         return planned
 
-    def _is_changed(self, name: str, words: list[str]) -> bool:
+    def is_changed(self, name: str, words: list[str]) -> bool:
         """Check if words change the record, which takes Hydra.
 
         Raises UserError if the record is not changeable.

@@ -18,6 +18,7 @@ from psld.config.settings import in_hydra, keyed_groups, value_in
 from psld.training.init import with_sources
 from psld.training.settings import Trained, TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
+from psld.utils.files import digest_of
 
 TRAININGS = {
     "train": Command("train", TrainSettings, record="model", changeable=True),
@@ -68,12 +69,15 @@ def launch(settings: LaunchSettings) -> None:
 
 
 def custom_parts(training: Trained, words: list[str]) -> list[str]:
-    """Return words that set custom parts with the digests of their code: the job, and each of its
-    lives, runs the code of now, or refuses. A record of a grid has these already."""
-    if value_in(words, "record"):
+    """Return words that set custom parts with the digests of their code, or the record that has
+    them: the job, and each of its lives, runs the code of now, or refuses."""
+    settings = {key: getattr(training, key) for key in ("network", "training", "averages")}
+    parts = [*keyed_groups(Part, settings)]
+    if not any(part.code for _, part in parts) or value_in(words, "record"):
         return []
-    settings = {"network": training.network, "training": training.training}
-    parts = keyed_groups(Part, settings)
+    command = TRAININGS[training.command]
+    if (name := command.record_in(words)) and not command.is_changed(name, words):
+        return [f"record={digest_of(training.model().identity())}"]
     return [f"{key}={in_hydra(part.model_dump(mode='json'))}" for key, part in parts if part.code]
 
 

@@ -9,7 +9,7 @@ where it is built.
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -32,20 +32,27 @@ from psld.utils.code import (
     RESTART,
     Code,
     check_named,
-    copy_in,
+    copy_folder,
     find_code,
-    first_on_path,
     import_class,
     import_copy,
+    import_modules,
     may_run,
     read_code,
     read_copy,
 )
-from psld.utils.errors import PSLDError, UserError, is_full_disk, is_out_of_memory, meant
+from psld.utils.errors import (
+    PSLDError,
+    UserError,
+    is_exit_of_part,
+    is_full_disk,
+    is_out_of_memory,
+    meant,
+)
 
 T = TypeVar("T")
 
-UNDECIDED = "free"
+FREE_NAMES = "free"
 """The key, in what a custom part writes, of the dotted names that decide no result."""
 
 
@@ -101,16 +108,18 @@ class Part(Settings):
         if ":" not in kind:
             raise ValueError(f"no {cls.noun} {kind!r}{meant(kind, shipped)}; {known}")
         try:
-            if reads_a_file.get() or not cls._is_here(kind, content.get("code")):
+            if reads_a_file.get() or not cls._is_working_code(kind, content.get("code")):
                 return cls
             return _of_noun(cls, kind, import_class(kind))
         except UserError as error:
             raise ValueError(f"{error}") from None
 
     @classmethod
-    def _is_here(cls, name: str, digest: str | None) -> bool:
-        """Check if words mean the code in the working folder: with a digest, that of a job that has
-        begun, only if it is the same. A source may stand in the record of a prepared dataset."""
+    def _is_working_code(cls, name: str, digest: str | None) -> bool:
+        """Check if words mean the code in the working folder: with a digest only if it is the same.
+
+        A source with a digest stays data, because the record of a dataset may name it.
+        """
         if digest is None:
             return True
         check_named(name)
@@ -129,7 +138,7 @@ class Part(Settings):
                 return cast(Self, kind.model_validate(content))
             return cls._as_data(content, check) if ":" in content[cls.KEY] else check(content)
         if is_custom(cls):
-            about = {*cls.told, UNDECIDED} - cls.model_fields.keys()
+            about = {*cls.told, FREE_NAMES} - cls.model_fields.keys()
             content = {key: each for key, each in content.items() if key not in about}
             content |= {cls.KEY: name_of(cls), "code": _current(cls)}
         return check(content)
@@ -137,7 +146,8 @@ class Part(Settings):
     @classmethod
     def _as_data(cls, content: Mapping[str, Any], check: ModelWrapValidatorHandler[Self]) -> Self:
         """Return a part of the noun's class that has all other settings as they were written."""
-        part = check({key: content[key] for key in content if key in cls.model_fields})
+        given = {key: content[key] for key in content if key in cls.model_fields}
+        part = check({"code": "", **given})  # Without a digest, no code is the recorded one.
         extra = {
             key: found_in(each) for key, each in content.items() if key not in cls.model_fields
         }
@@ -165,7 +175,7 @@ class Part(Settings):
             return decides
         content, extra = self.model_dump(mode="json"), self.model_extra or {}
         decides |= {key: content[key] for key in extra if key not in self.told}
-        return _without(decides, [UNDECIDED, *decides.get(UNDECIDED, ())])
+        return _without(decides, [FREE_NAMES, *decides.get(FREE_NAMES, ())])
 
     @model_serializer(mode="wrap")
     def _flat(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
@@ -173,7 +183,7 @@ class Part(Settings):
         settings decide no result."""
         content, is_short = dump(self), bool(info.exclude_none)
         if self.is_data:
-            about = {*self.told, UNDECIDED} if is_short else ()
+            about = {*self.told, FREE_NAMES} if is_short else ()
             extra = {k: v for k, v in (self.model_extra or {}).items() if k not in about}
             return content | _dumped(extra, info.mode, is_short)
         if self.code is None:
@@ -191,8 +201,8 @@ class Part(Settings):
         decides = self.deciding_in(content)
         if is_short:  # It is for a result, and not read again.
             return _ordered(content, decides)
-        undecided = [*_missing(content, decides)]
-        return _ordered(content, decides) | told | ({UNDECIDED: undecided} if undecided else {})
+        free = [*_free_names(content, decides)]
+        return _ordered(content, decides) | told | ({FREE_NAMES: free} if free else {})
 
 
 P = TypeVar("P", bound=Part)
@@ -214,7 +224,13 @@ def _code_of(kind: type[Part]) -> Code | None:
     if not place or name == "__main__":
         return None
     file = Path(place).absolute()
-    return read_code(file.parents[name.count(".") + (file.name == "__init__.py")], name)
+    code = read_code(file.parents[name.count(".") + (file.name == "__init__.py")], name)
+    for other in _below(Part):
+        is_imported = getattr(sys.modules.get(other.__module__), other.__name__, None) is other
+        known = other.source_code if is_imported else None
+        if known and known.root == code.root and (changed := known.differs(code)):
+            raise UserError(f"{changed} has changed since it was imported; {RESTART}")
+    return code
 
 
 def _current(kind: type[Part]) -> str:
@@ -253,7 +269,7 @@ def _dumped(value: Any, mode: str, is_short: bool) -> Any:
     return [_dumped(each, mode, is_short) for each in value] if isinstance(value, list) else value
 
 
-def _missing(content: Any, decides: Any, prefix: str = "") -> Iterator[str]:
+def _free_names(content: Any, decides: Any, prefix: str = "") -> Iterator[str]:
     """Yield the dotted names that a content has and what decides a result has not."""
     if isinstance(content, list) and isinstance(decides, list):
         content, decides = dict(enumerate(content)), dict(enumerate(decides))
@@ -261,7 +277,7 @@ def _missing(content: Any, decides: Any, prefix: str = "") -> Iterator[str]:
         return
     for key, value in content.items():
         if key in decides:
-            yield from _missing(value, decides[key], f"{prefix}{key}.")
+            yield from _free_names(value, decides[key], f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
 
@@ -324,7 +340,10 @@ def _with_class(
 ) -> Part:
     name, digest = getattr(part, part.KEY), part.code or ""
     check_named(name)
-    module = name.partition(":")[0]
+    module, _, class_name = name.partition(":")
+    imported_class = getattr(sys.modules.get(module), class_name, None)
+    if getattr(getattr(imported_class, "source_code", None), "digest", None) == digest:
+        return _of_class(part, name, imported_class)
     code, folder = find_code(module), record if trust else copies
     is_same = code is not None and code.digest == digest
     if code and is_same and (record is None or may_run(code, record)):
@@ -341,17 +360,18 @@ def _with_class(
         text = f"its {part.noun} {name} has code {digest[:12] or 'without a digest'}, and {here}"
         if record is None:
             raise UserError(f"{text}; get that version back, or plan again")
-        copied = copy_in(record, digest)
-        remedy = (
-            ""
-            if trust or not (digest and copied.is_dir())
-            else (f"; trust=true runs the copy in {copied}: read it before")
-        )
-        raise UserError(f"{record}: {text}{remedy}")
-    kind = _of_noun(type(part), name, kind)
+        copied = copy_folder(record, digest)
+        if digest and not trust and copied.is_dir():
+            text += f"; trust=true runs the copy in {copied}: read it before"
+        raise UserError(f"{record}: {text}")
     if kind.source_code is None or kind.source_code.digest != digest:
         raise UserError(f"{name}: another version of it is imported; {RESTART}")
-    return parse(kind, {**part.model_dump(), **(part.model_extra or {})}, name)
+    return _of_class(part, name, kind)
+
+
+def _of_class(part: Part, name: str, kind: Any) -> Part:
+    content = {**part.model_dump(), **(part.model_extra or {})}
+    return parse(_of_noun(type(part), name, kind), content, name)
 
 
 def codes_in(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -378,14 +398,13 @@ def save_code(settings: Settings, folder: str | Path) -> None:
             part.source_code.save(folder)
 
 
-@contextmanager
-def running_copies(settings: Settings, run: str | Path) -> Iterator[None]:
-    """Let Python find the copies of custom parts in a run directory before the user's files."""
-    digests = {part.code for part in groups_of(Part, settings) if part.source_code}
-    with ExitStack() as stack:
-        for digest in filter(None, digests):
-            stack.enter_context(first_on_path(copy_in(run, digest).resolve()))
-        yield
+def import_all(settings: Settings) -> None:
+    """Import all modules of custom parts now: a function may import some of them later, when their
+    files have changed. Raises ValueError if they have changed already."""
+    for part in groups_of(Part, settings):
+        if part.source_code:
+            _current(type(part))
+            import_modules(part.source_code)
 
 
 # -- the errors of custom parts --------------------------------------------------------------------
@@ -421,6 +440,8 @@ def add_note(error: BaseException) -> bool:
     if isinstance(error, Exception) and (is_out_of_memory(error) or is_full_disk(error)):
         return False
     where, parts = found
+    if isinstance(error, SystemExit) and not is_exit_of_part(error):
+        return False  # of a signal
     kinds = (f"{PLACES.get(p.noun, '')}.{p.noun}: {name_of(p)}".lstrip(".") for p in parts)
     note = f"{' or '.join(sorted(kinds))}: {where.tb_frame.f_code.co_name}"
     error.with_traceback(where).add_note(note)

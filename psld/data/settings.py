@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from psld.config.parts import UNDECIDED, Part
+from psld.config.parts import FREE_NAMES, Part
 from psld.config.settings import FREE, Name, Settings
 
 Root = Annotated[str, AfterValidator(os.path.expanduser)]
@@ -84,8 +84,8 @@ class DatasetSettings(Settings):
         Name, flips and the source's free settings do not change it.
         """
         content = self.model_dump(mode="json", exclude={"name", "flip"})
-        named = content["source"].get(UNDECIDED, ())  # by a custom source
-        free = self.source.free() | {UNDECIDED, *named}
+        named = content["source"].get(FREE_NAMES, ())  # by a custom source
+        free = self.source.free() | {FREE_NAMES, *named}
         source = {key: value for key, value in content["source"].items() if key not in free}
         return content | {"source": source}
 

@@ -3,6 +3,7 @@
 A sampler is a class: its options, and `build`, which makes its integrator and needs torch.
 """
 
+from functools import cached_property
 from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -33,7 +34,7 @@ class SamplerSettings(Part):
 
     KEY = "integrator"
     noun = "sampler"
-    told = ("evaluations",)
+    told = ("evaluations", "cost")
 
     evaluations: ClassVar[int | None] = None
     """Network evaluations per image; None for a sampler that chooses its steps."""
@@ -69,7 +70,7 @@ class SamplerSettings(Part):
                 "`evaluations` of the guidance say how many (None: not fixed)"
             )
 
-    @property
+    @cached_property
     def cost(self) -> float:
         """A number that grows with the work: figures draw samplers of a family by it."""
         return float(self.evaluations or 0)
@@ -218,7 +219,7 @@ class RK45Settings(SamplerSettings):
     tolerance: Tolerance
     """Relative and absolute error tolerance."""
 
-    @property
+    @cached_property
     def cost(self):
         return 1 / self.tolerance
 

@@ -169,6 +169,7 @@ class Measure(_Named):
     """
 
     noun = "measure"
+    told = ("finds_nearest",)
 
     kind: str = "frechet"
 

@@ -82,7 +82,7 @@ class Around(nn.Module):
 
 
 class PixelMean(Around):
-    """The logits of a network; of one of maps, their mean over the pixels."""
+    """Logits N×classes of a network; logits of each pixel are averaged over the pixels."""
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         logits = self.network(z, t)
@@ -225,5 +225,7 @@ class Denoiser(nn.Module):
         given = () if label is None else (label,)
         # Samplers in the manner of EDM keep y in float64.
         out = self.network((y * total.rsqrt()).to(self.deviation), time.to(self.deviation), *given)
+        if out.shape != y.shape:  # torch would broadcast one channel to all.
+            raise UserError(f"network: gives {tuple(out.shape)} for images of {tuple(y.shape)}")
         out = out.to(y.dtype)
         return self.deviation.square() / total * y + sigma * self.deviation * total.rsqrt() * out

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from psld.config.parts import imported
 from psld.data.images import tiled
-from psld.data.store import ImageStore
+from psld.data.store import ImageStore, Split
+from psld.diffusion.guidance import Mask
 from psld.evaluation.results import CellResults
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import GridFigure, all_figures
@@ -55,14 +57,14 @@ def _real_rows(figure: GridFigure, columns: int = COLUMNS) -> list[np.ndarray]:
 
 def _originals(cell: Cell, shard: Shard) -> np.ndarray | None:
     """Return the images whose holes the first shard of a cell fills in; None without inpainting."""
-    guidance = imported(cell.sampler.settings.guidance)
-    data, holes = cell.datasets.get("data"), guidance.holes
-    if data is None or not holes:
+    data, guidance = cell.datasets.get("data"), cell.sampler.settings.guidance
+    if data is None or not guidance.inpaints:
         return None
+    split, _ = cast(tuple[Split, Mask], imported(guidance).holes)
     store = ImageStore.open(data)
     if store.digest != shard.origin.dataset_digest:
         raise UserError(f"{cell.folder}: fills in images of another {data}; sample it again")
-    return store.images(holes[0])[: len(shard.images)]
+    return store.images(split)[: len(shard.images)]
 
 
 def draw_shard(

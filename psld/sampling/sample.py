@@ -139,8 +139,7 @@ def sample_shard(
 def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -> np.ndarray:
     """Return the masks of some images, uint8 N×H×W: 1 for a known pixel, 0 in the hole.
 
-    `mnist` is the prepared MNIST, for masks of its digits. Raises UserError for a mask of one's own
-    that gives something else.
+    `mnist` is the prepared MNIST, for masks of its digits.
     """
     return np.asarray(mask.draw(indices, image_size, mnist)).astype(np.uint8)
 

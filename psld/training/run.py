@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from psld.config.parts import imported, running_copies, save_code
+from psld.config.parts import import_all, imported, save_code
 from psld.config.settings import changes
 from psld.data.store import ImageStore
 from psld.networks.forward import enough_threads
@@ -77,6 +77,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     settings = settings.model_copy(
         update=imported({key: each for key, each in settings if key != "dataset"}, copies=run)
     )
+    import_all(settings)
     is_custom = bool(settings.network.code or settings.training.objective.code)
     check_schedule(settings.training)
     check_uses(settings.training)
@@ -105,9 +106,6 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         state = TrainingState(network.to(ranks.device), training, settings.averages)
         if ranks.leads:
             save_code(settings, run)
-        ranks.barrier()
-        # What functions import later is of the code with which the training has begun.
-        stack.enter_context(running_copies(settings, run))
         # All ranks load the checkpoint that the leading one sees.
         newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
         if ranks.leads:

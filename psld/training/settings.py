@@ -303,7 +303,7 @@ class RunSettings(TrainedSettings):
     @field_validator("logger", mode="before")
     @classmethod
     def _one_is_a_list(cls, given: Any) -> Any:
-        return [given] if isinstance(given, str | dict) else given
+        return [given] if isinstance(given, str | dict | Logger) else given
 
     def model(self) -> ModelSettings | GuideModelSettings:
         """The part of the settings that decides the weights."""

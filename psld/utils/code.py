@@ -13,7 +13,7 @@ import re
 import site
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -66,11 +66,18 @@ class Code:
     def save(self, folder: str | Path) -> None:
         """Copy the files to FOLDER/parts/DIGEST."""
         for name, content in self.files.items():
-            with atomic_path(copy_in(folder, self.digest) / name) as partial:
+            with atomic_path(copy_folder(folder, self.digest) / name) as partial:
                 partial.write_bytes(content or b"\n")  # No file is written without content.
 
+    def differs(self, other: "Code") -> str | None:
+        """Return the first file that both have and that computes something else in the other."""
+        for name in self.files.keys() & other.files.keys():
+            if _tree_digest(self.files[name]) != _tree_digest(other.files[name]):
+                return name
+        return None
 
-def copy_in(folder: str | Path, digest: str) -> Path:
+
+def copy_folder(folder: str | Path, digest: str) -> Path:
     return Path(folder, COPIES, digest)
 
 
@@ -107,8 +114,7 @@ def find_code(module: str) -> Code | None:
 
 def read_code(root: Path, module: str) -> Code:
     """Read a module below a folder, and what it imports there; of an installed one, its package."""
-    installed = (*site.getsitepackages(), site.getusersitepackages())
-    is_installed = root in (Path(folder).resolve() for folder in installed)
+    is_installed = _is_installed(root)
     own, top = str(_file(root, module)), module.partition(".")[0]
     trees, files, waiting = {}, {}, [module]
     while waiting:
@@ -126,11 +132,17 @@ def read_code(root: Path, module: str) -> Code:
     return Code(root, own, dict(sorted(files.items())), _digest(trees))
 
 
+def _is_installed(root: Path) -> bool:
+    installed = (*site.getsitepackages(), site.getusersitepackages())
+    return root in (Path(folder).resolve() for folder in installed)
+
+
 def read_copy(folder: str | Path, module: str, digest: str) -> Code | None:
-    """Return the copy of some code in a folder; None if it is missing or has another digest."""
-    root = copy_in(folder, digest).resolve()
+    """Return the copy of code in a folder; None if it is missing, or is not that code alone."""
+    root = copy_folder(folder, digest).resolve()
     code = read_code(root, module) if _file(root, module) else None
-    return code if code and code.digest == digest else None
+    there = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
+    return code if code and code.digest == digest and there == code.files.keys() else None
 
 
 def _file(root: Path, module: str) -> str | None:
@@ -231,31 +243,34 @@ def import_class(name: str) -> Any:
     return found
 
 
-@contextmanager
-def first_on_path(root: Path) -> Iterator[None]:
-    """Let Python find the modules of a copy before all others."""
-    sys.path.insert(0, str(root))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(str(root))
+def import_modules(code: Code) -> None:
+    """Import all modules of some code, but for those that cannot be imported here."""
+    for file in code.files:
+        with suppress(ImportError):
+            importlib.import_module(_module_of(file))
 
 
 def import_copy(name: str, code: Code) -> Any:
-    """Import the class MODULE:CLASS and all modules of its copy.
+    """Import the class MODULE:CLASS and all modules of its copy, and no other file there.
 
     Raises UserError if another version of one of them is imported already.
     """
-    for file in code.files:
-        module = _module_of(file)
-        there = getattr(sys.modules.get(module), "__file__", None)
-        if there and _tree_digest(Path(there).read_bytes()) != _tree_digest(code.files[file]):
-            raise UserError(f"{name}: another version of {module} is imported; {RESTART}")
-    with first_on_path(code.root):
-        for file in code.files:  # Functions may import some of them later.
-            importlib.import_module(_module_of(file))
+    for file, content in code.files.items():
+        loaded = sys.modules.get(_module_of(file))
+        there = getattr(loaded, "__file__", None)
+        if loaded and there and _tree_digest(Path(there).read_bytes()) != _tree_digest(content):
+            raise UserError(f"{name}: another version of {_module_of(file)} is imported; {RESTART}")
+        if loaded and file.endswith("/__init__.py"):  # Two copies may share a package.
+            loaded.__path__.insert(0, str((code.root / file).parent))
+    sys.path.insert(0, str(code.root))
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    importlib.invalidate_caches()
+    try:
+        import_modules(code)
         return import_class(name)
+    finally:
+        sys.dont_write_bytecode = writes
+        sys.path.remove(str(code.root))
 
 
 RESTART = "restart this process (in a notebook, the kernel) to use it"
@@ -279,21 +294,21 @@ def may_run(code: Code, record: str | Path) -> bool:
     file, folder = (code.root / code.file).resolve(), record.resolve()
     if file.is_relative_to(folder):
         return False
-    if code.root != here and not file.is_relative_to(here.resolve()):
-        return True  # of Python's path
-    inner = Path(code.file) if code.root == here else file.relative_to(here.resolve())
-    packages = inner.parts[:-1]
-    if not packages:
+    if _is_installed(code.root):
         return True
-    is_regular = all(
-        (here.joinpath(*packages[: i + 1]) / "__init__.py").is_file() for i in range(len(packages))
-    )
-    package = here / packages[0]
-    places = (here / record).absolute(), folder
-    apart = not any(
-        place.is_relative_to(each) for place in places for each in (package, package.resolve())
-    )
-    return is_regular and apart and file.is_relative_to(here.resolve())
+    packages = Path(code.file).parts[:-1]
+    for depth in range(len(packages)):
+        if not (code.root.joinpath(*packages[: depth + 1]) / "__init__.py").is_file():
+            return False
+    place = code.root / code.file
+    if not place.is_relative_to(here):
+        return True  # of Python's path
+    first, *below = place.relative_to(here).parts
+    if not below:
+        return True
+    is_apart = not (here / record).is_relative_to(here / first)
+    is_apart = is_apart and not folder.is_relative_to((here / first).resolve())
+    return is_apart and file.is_relative_to(here.resolve())
 
 
 # -- the code of the package -----------------------------------------------------------------------

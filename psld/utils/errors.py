@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from traceback import walk_tb
 from types import FrameType
 from typing import Any, TypeGuard, cast
 
@@ -103,6 +104,14 @@ def is_full_disk(error: BaseException) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and error.errno in DISK_ERRORS
 
 
+def is_exit_of_part(error: SystemExit) -> bool:
+    """Check if a custom part has called sys.exit, and not the handler of a signal."""
+    frame = [frame for frame, _ in walk_tb(error.__traceback__)][-1]
+    kinds = (each for each in frame.f_globals.values() if isinstance(each, type))
+    name = frame.f_globals.get("__name__")
+    return any(k.__module__ == name and getattr(k, "source_code", None) for k in kinds)
+
+
 def missing_extra(error: BaseException | None) -> str | None:
     """Return what to install if the cause of an error is a missing package of an extra."""
     while error is not None and not isinstance(error, ModuleNotFoundError):
@@ -187,6 +196,8 @@ def as_psld_errors() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
+        if not is_exit_of_part(error):
+            raise
         raise RunError(f"a custom part has called sys.exit({error.code!r})") from error
     except Exception as error:
         if isinstance(error, PSLDError) or (known := explained(error)) is None:

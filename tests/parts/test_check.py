@@ -92,6 +92,7 @@ def folder(outside):
         (("pull:Border",), "known pixels of 4 images of 8×8: 75%"),
         (("mine:Halves", "every=400"), "a checkpoint can hold the state"),
         (("mine:Polyak",), "a checkpoint can hold the state"),
+        (("mine:Lines",), "a checkpoint can hold the state"),
         (("losses:Absolute", "network=mynets:Mixer"), "the loss of two random images is 0."),
     ],
 )

@@ -116,6 +116,13 @@ def test_an_exit_in_a_part_is_an_error(folder, name):
     shows_its_line(call(folder, *given(words)), file, "SystemExit: 0", note)
 
 
+def test_a_signal_in_a_part_is_no_error_of_it(folder):
+    line = "h = self.a(z)"
+    edit(folder / "mynets.py", line, f"import os; os.kill(os.getpid(), 15); {line}")
+    finished = run(folder, command(*given(TRAIN)))
+    assert (finished.returncode, "Traceback" in finished.stderr) == (143, False)
+
+
 def test_a_mistake_at_the_top_of_a_module_shows_its_line(folder):
     """Of the file that is being imported no class is known yet."""
     edit(folder / "mynets.py", "import torch\n", "import torch\nint('x')\n")

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import psld
-from psld.commands.main import program, run_command
+from psld.commands.launch import TRAININGS, custom_parts
+from psld.commands.main import program, run_command, settings_of
 from psld.config.settings import in_hydra, parse
 from psld.grid.cache import load_grid
-from psld.parts import Network
+from psld.parts import Network, Objective
 from psld.training.model import build, build_process, check_rebuilt, try_loss
 from psld.training.run import loss_of
 from psld.training.state import Checkpoints
@@ -52,6 +53,77 @@ def test_a_training_that_has_begun_goes_on_with_its_copy(folder, digits):
     refused(call(folder, "train", *words), 2, "get that version back, or plan again")
 
 
+PACKAGE = {
+    "__init__": "",
+    "a": """
+from mynets import Net
+from psld.parts import Network, Objective
+
+
+class Late(Network):
+    def build(self, i, o, size, classes):
+        from nets.late import WIDTH
+
+        return Net(i, o, WIDTH)
+""",
+    "b": """
+from psld.parts import Objective
+
+
+class Absolute(Objective):
+    def loss(self, module, batch):
+        z, t = batch.noisy()
+        return (module(z, t) - batch.target).abs().mean()
+""",
+    "late": "WIDTH = 6\n",
+}
+
+
+def test_two_parts_of_one_package_run_from_their_copies(folder, digits, tmp_path_factory):
+    for name, text in PACKAGE.items():
+        (folder / "nets").mkdir(exist_ok=True)
+        (folder / f"nets/{name}.py").write_text(text)
+    with fresh_modules():
+        parts = (
+            ("network", parse(Network, {"kind": "nets.a:Late"}, "x")),
+            ("training.objective", parse(Objective, {"kind": "nets.b:Absolute"}, "x")),
+        )
+        given = [f"{key}={in_hydra(part.model_dump(mode='json'))}" for key, part in parts]
+    words = (*LIFE[:-3], "training.steps=6", "training.checkpoint_every=3", *given)
+    words += (f"data={digits}", "name=x")
+    succeeded(call(folder, "train", *words))
+    weights = folder / "models/by-hand/x/weights.safetensors"
+    whole, directory = weights.read_bytes(), run_directory(folder)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(folder / "models", elsewhere / "models")
+    sample = ("model=by-hand/x", "sampler=em", "sampler.steps=2", "shard_size=2", "output=s")
+    succeeded(call(elsewhere, "sample", *sample, "trust=true"))
+    Checkpoints(directory / "checkpoints").path(6).unlink()
+    shutil.rmtree(directory / "model")
+    edit(folder / "nets/late.py", "6", "7")
+    edit(folder / "nets/b.py", "abs()", "square()")
+    assert "going on from step 3" in succeeded(call(folder, "train", *words)).stdout
+    assert weights.read_bytes() == whole
+
+
+def test_a_launch_names_the_code_of_its_jobs(folder, digits):
+    (folder / "configs/grid").mkdir(parents=True)
+    content = with_models({"mine": ["network=mynets:Mixer"], "plain": ["network=demo"]})
+    with fresh_modules():
+        models = load(folder / "configs", content).models
+        for name, words in (
+            ("mine", [f"record={models['mine'].digest}"]),
+            ("plain", []),
+        ):
+            given = [f"model=mine/{name}"]
+            training = settings_of(TRAININGS["train"], given)
+            assert custom_parts(training, given) == words
+        given = ["model=mine/mine", "training.steps=3"]
+        [word] = custom_parts(settings_of(TRAININGS["train"], given), given)
+        assert word.startswith("network={")
+        assert models["mine"].settings.network.code in word
+
+
 def test_a_job_of_a_grid_that_has_not_begun_refuses_other_code(folder, digits):
     (folder / "configs/grid").mkdir(parents=True)
     with fresh_modules():
@@ -83,7 +155,7 @@ import multiprocessing
 import sys
 
 from psld.config.settings import parse
-from psld.parts import Network
+from psld.parts import Network, Objective
 
 def count(network):
     return sum(each.numel() for each in network.build(2, 2, 8, 0).parameters())

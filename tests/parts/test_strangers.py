@@ -190,12 +190,13 @@ def test_the_record_of_a_dataset_runs_nothing(digits, tmp_path, monkeypatch):
     Path("data").mkdir()
     for ending in (".h5", ".json", ".digest"):
         shutil.copy(digits.with_suffix(ending), f"data/theirs{ending}")
-    source = {"kind": "evil:Images", "code": find_code("evil").digest}
-    record = Path("data/theirs.json")
-    seal(record, lambda content: content["settings"].update(source=source))
-    words = (*TINY, "training.steps=1", "data=data/theirs.h5", "name=x")
-    succeeded(call(tmp_path, "train", *words))
-    assert not Path("RAN").exists()
+    for digest in ({}, {"code": "0" * 64}, {"code": find_code("evil").digest}):
+        source = {"kind": "evil:Images", **digest}
+        record = Path("data/theirs.json")
+        seal(record, lambda content, source=source: content["settings"].update(source=source))
+        words = (*TINY, "training.steps=1", "data=data/theirs.h5", "name=x")
+        succeeded(call(tmp_path, "train", *words))
+        assert not Path("RAN").exists()
 
 
 def test_references_and_run_directories_run_nothing(made, digits, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ def test_a_source_that_was_trained_again_makes_its_descendant_again(finished):
     finished.edit(GRID, "  psld: [process=psld]", TUNED)
     finished.run(TARGET)
     source, _ = weights(f"{SOURCE}/manifest.json")
-    assert weights(TARGET)[1]["model"]["free"]["content"] == source
+    assert weights(TARGET)[1]["model"]["content"] == source
     assert finished.plan(TARGET) == {}
 
     # Other weights of the same settings, because rounding and dropout are others. First with the
@@ -43,5 +43,5 @@ def test_a_source_that_was_trained_again_makes_its_descendant_again(finished):
     assert finished.plan(TARGET) == {"train": 1}
     finished.run(TARGET)
     source, _ = weights(f"{SOURCE}/manifest.json")
-    assert weights(TARGET)[1]["model"]["free"]["content"] == source
+    assert weights(TARGET)[1]["model"]["content"] == source
     assert finished.plan(TARGET) == {}
