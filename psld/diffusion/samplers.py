@@ -3,7 +3,6 @@
 A sampler is a class: its options, and `build`, which makes its integrator and needs torch.
 """
 
-from functools import cached_property
 from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -34,7 +33,7 @@ class SamplerSettings(Part):
 
     KEY = "integrator"
     noun = "sampler"
-    told = ("evaluations", "cost")
+    told = ("evaluations",)
 
     evaluations: ClassVar[int | None] = None
     """Network evaluations per image; None for a sampler that chooses its steps."""
@@ -70,7 +69,7 @@ class SamplerSettings(Part):
                 "`evaluations` of the guidance say how many (None: not fixed)"
             )
 
-    @cached_property
+    @property
     def cost(self) -> float:
         """A number that grows with the work: figures draw samplers of a family by it."""
         return float(self.evaluations or 0)
@@ -219,7 +218,7 @@ class RK45Settings(SamplerSettings):
     tolerance: Tolerance
     """Relative and absolute error tolerance."""
 
-    @cached_property
+    @property
     def cost(self):
         return 1 / self.tolerance
 
