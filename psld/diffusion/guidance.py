@@ -53,7 +53,7 @@ class Mask(Part):
 class Guidance(Part):
     """What steers the samples of a model: a change of the score, or pixels that are known.
 
-    A guidance of one's own overrides `build`, and the others as it needs them.
+    A custom guidance overrides `build`, and other methods as it needs them.
     """
 
     noun = "guidance"

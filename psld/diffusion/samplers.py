@@ -61,7 +61,7 @@ class SamplerSettings(Part):
         return self.guidance.asks_for_classes
 
     def check_evaluations(self, counted: int) -> None:
-        """Raise UserError if a part of one's own takes others than `evaluations`."""
+        """Raise UserError if a custom part takes another number than `evaluations`."""
         if self.evaluations not in (None, counted):
             raise UserError(
                 f"sampler: {self.integrator} with guidance {self.guidance.kind}: takes {counted} "

@@ -66,7 +66,7 @@ def load_extractor(name: str | Path, device: str = "auto") -> FeatureExtractor:
         extractor = psld.load_extractor("features/digits/fd-classifier")
 
     `name` is a folder that psld train_extractor wrote, or an extractor that needs no training:
-    `inception` (of FID), `dinov2`, `pixels`, or MODULE:CLASS of your own.
+    `inception` (of FID), `dinov2`, `pixels`, or MODULE:CLASS of a custom part.
     Raises UserError if a file is missing or damaged.
     """
     if not Path(name).exists() and (str(name) in SHIPPED["extractor"] or ":" in str(name)):

@@ -165,7 +165,7 @@ class PixelSettings(Extractor):
 class Measure(_Named):
     """A number of samples, mostly in comparison with the images of a reference.
 
-    One of your own has a `value`; or an `estimate`, if there is a faster way to its interval.
+    A custom measure has a `value`; or an `estimate`, if there is a faster way to its interval.
     """
 
     noun = "measure"
@@ -231,7 +231,7 @@ class Measure(_Named):
         """Return the estimate and, of some measures, what else they find.
 
         By default it is `estimate` of the features on the device. Override it for logits, for
-        statistics of features, or for both splits of the reference. One of your own gets copies.
+        statistics of features, or for both splits of the reference. A custom measure gets copies.
         """
         return Measured(self.estimate(samples.on(device), reference.images.on(device), blocks))
 
@@ -425,7 +425,7 @@ class MetricSettings(Settings):
         return parse(type(self), content, name)
 
     def _given(self, images: Any, reference: "Reference") -> tuple[Any, "Reference"]:
-        """Return what the measure gets: one of your own a copy, of which nothing is known."""
+        """Return what the measure gets: a custom one gets a copy, of which nothing is known."""
         reference = reference._replace(compared=self.reference_split)
         if not self.measure.code:
             return images, reference

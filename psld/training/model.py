@@ -66,7 +66,7 @@ def build(
     noted.in_shape, noted.in_bfloat16 = network.in_shape, network.in_bfloat16
     noted.data_deviation = deviation
     if not (module is network or type(module).__module__.startswith("psld.")):
-        noted.in_bfloat16 = False  # Layers of a wrapper of one's own may take float32: autocast.
+        noted.in_bfloat16 = False  # Layers of a custom wrapper may take float32: autocast.
     return module
 
 

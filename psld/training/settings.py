@@ -109,7 +109,7 @@ class LoopSettings(Settings):
 
 
 def check_uses(training: LoopSettings) -> None:
-    """Raise UserError if a setting that an objective of one's own does not use is set."""
+    """Raise UserError if a setting is set that a custom objective does not use."""
     fields, objective = type(training).model_fields, training.objective
     for key in (
         sorted(fields.keys() & OPTIONAL.difference(objective.uses)) if objective.code else ()
@@ -157,7 +157,7 @@ class TrainedSettings(Settings):
 
         The source of a dataset decides its file, and not more. A network that serves every process
         is trained without the process, and an objective without the settings that it does not use.
-        Classes of one's own below shipped objectives have no short form.
+        Custom classes below shipped objectives have no short form.
         """
         content, objective = super().identity(), self.training.objective
         del content["dataset"]["source"]
@@ -298,7 +298,7 @@ class RunSettings(TrainedSettings):
     """Further averages, by the names of the models that they become. Each of these gets a run
     directory, as from a training of its own, which then has nothing left to do."""
     logger: Annotated[tuple[Logger, ...], FREE] = ()
-    """Loggers of your own, MODULE:CLASS or a list of {kind: MODULE:CLASS, …}."""
+    """Custom loggers, MODULE:CLASS or a list of {kind: MODULE:CLASS, …}."""
 
     @field_validator("logger", mode="before")
     @classmethod

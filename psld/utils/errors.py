@@ -244,8 +244,8 @@ def explained(error: Exception) -> tuple[int, str] | None:
 
 ALSO = {
     "metric": ["MEASURE@EXTRACTOR, such as kernel@pixels"],
-    "network": ["MODULE:CLASS of your own"],
-    "sampler": ["MODULE:CLASS of your own"],
+    "network": ["MODULE:CLASS of a custom part"],
+    "sampler": ["MODULE:CLASS of a custom part"],
 }
 """What a word for a group may be besides the name of a config."""
 
