@@ -67,7 +67,7 @@ class Objective(Part):
 
     makes: ClassVar[Literal["model", "guide"]] = "model"
     uses: ClassVar[Set[str]] = OPTIONAL
-    """Those of `OPTIONAL` that decide the weights; a custom objective refuses others that are set."""
+    """Those of `OPTIONAL` that decide the weights; a custom objective refuses the others."""
     sees_images: ClassVar[bool] = False
     """True if the network sees images with noise, y = x₀ + σ n, and so serves every process."""
     needs_deviation: ClassVar[bool] = False
