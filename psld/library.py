@@ -18,7 +18,6 @@ from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, 
 from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
-from psld.diffusion.score import Batching
 from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.evaluation.images import distance, evaluate, load_extractor, load_images
 from psld.networks.forward import check_network, forward_pass
@@ -48,6 +47,7 @@ from psld.training.model import build_process, check_rebuilt, write_model
 from psld.training.objectives import Objective
 from psld.training.settings import ModelSettings, Start, TrainSettings
 from psld.training.start import FEWEST_IMAGES, SamplerStart, measure_start
+from psld.utils.batching import Batching
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError, as_psld_errors, text_of
 from psld.utils.randomness import ShardNoise

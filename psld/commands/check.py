@@ -89,8 +89,8 @@ def _in_sampling(part: Any, _network: str | None) -> Iterator[str]:
     """Sample one Gaussian as PSLD with a sampler, or with a guidance of EM."""
     from psld.diffusion.loop import sample
     from psld.diffusion.samplers import SamplerSettings
-    from psld.diffusion.score import Batching
     from psld.diffusion.settings import PSLDSettings
+    from psld.utils.batching import Batching
     from psld.utils.randomness import ShardNoise
 
     recipe = {"kind": "psld", "gamma": 0.02, "mass_inverse": 4, "kappa": 0.04}

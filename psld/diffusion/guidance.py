@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from psld.diffusion.process import LinearProcess
     from psld.diffusion.samplers import SamplerSettings
-    from psld.diffusion.score import Batching, Score
+    from psld.diffusion.score import Score
     from psld.training.settings import GuideModelSettings, ModelSettings
+    from psld.utils.batching import Batching
 
 
 def _check_classes(label: object) -> object:

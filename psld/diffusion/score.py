@@ -1,19 +1,15 @@
 """The score s(z, t) ≈ ∇ log p_t(z) that integrators use, and the count of its evaluations."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from psld.diffusion.matrices import mix
-from psld.utils.errors import is_out_of_memory
-
-Result = TypeVar("Result")
+from psld.utils.batching import Batching
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W; half precision is cast."""
@@ -59,44 +55,6 @@ class Score(Protocol):
             N×rC×H×W.
         """
         ...
-
-
-class Batching:
-    """The evaluation of functions on a shard in batches.
-
-    If memory runs out, the batch is halved, with a message on standard error.
-    """
-
-    def __init__(self, size: int = sys.maxsize) -> None:
-        self.size = size
-        """Images per evaluation; reduced when memory runs out."""
-
-    def __call__(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """Return function(*tensors), evaluated in parts along the first dimension."""
-        return torch.cat(list(self.parts(function, *tensors)))
-
-    def parts(self, function: Callable[..., Result], *tensors: Tensor) -> Iterator[Result]:
-        """Yield function(*part) of all parts along the first dimension."""
-        count, start = len(tensors[0]), 0
-        while start < count:
-            part = [tensor[start : start + self.size] for tensor in tensors]
-            try:
-                result = function(*part)
-            except RuntimeError as error:
-                images = len(part[0])
-                if images == 1 or not is_out_of_memory(error):
-                    raise
-            else:
-                yield result
-                start += self.size
-                continue
-            # Not in the handler, which keeps the tensors of the failed evaluation alive.
-            self.size = images // 2
-            torch.cuda.empty_cache()
-            tqdm.write(
-                f"out of memory with {images} images at once; going on with {self.size}",
-                file=sys.stderr,
-            )
 
 
 def batching(size: int | Batching) -> Batching:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.diffusion.score import Batching
 from psld.metrics.features import Device, Features, digest_of_weights
 from psld.metrics.settings import Extractor
+from psld.utils.batching import Batching
 from psld.utils.device import all_bits
 from psld.utils.progress import Progress
 

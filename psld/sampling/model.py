@@ -19,7 +19,7 @@ from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
-from psld.diffusion.score import Batching, Network
+from psld.diffusion.score import Network
 from psld.diffusion.settings import ProcessSettings, PSLDSettings
 from psld.diffusion.time_grid import level_range
 from psld.networks.forward import check_network, enough_threads, forward_pass
@@ -37,6 +37,7 @@ from psld.training.manifest import WEIGHTS, GuideManifest, M, ModelManifest, rea
 from psld.training.model import build, build_process, kept_generators
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.training.start import SamplerStart, find_start
+from psld.utils.batching import Batching
 from psld.utils.device import device_of
 from psld.utils.errors import RunError, UserError
 from psld.utils.randomness import ShardNoise, Stream, stream_seed

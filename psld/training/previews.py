@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from psld.data.store import ImageStore, from_uint8, to_uint8
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings
-from psld.diffusion.score import Batching, Network, NetworkScore
+from psld.diffusion.score import Network, NetworkScore
+from psld.utils.batching import Batching
 from psld.utils.device import device_of
 from psld.utils.randomness import Stream, generator
 

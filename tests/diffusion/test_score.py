@@ -5,7 +5,8 @@ import re
 import pytest
 import torch
 
-from psld.diffusion.score import Batching, GuidedScore, NetworkScore, class_gradient
+from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
+from psld.utils.batching import Batching
 
 Z = torch.randn(20, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(20) % 3

@@ -7,7 +7,7 @@ import torch
 from psld.diffusion import loop
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.samplers import SamplerSettings
-from psld.diffusion.score import Batching, GuidedScore, NetworkScore, Score, class_gradient
+from psld.diffusion.score import GuidedScore, NetworkScore, Score, class_gradient
 from psld.networks.forward import forward_pass
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.networks.settings import GuideSettings, NetworkSettings
@@ -17,6 +17,7 @@ from psld.training.model import build, build_process, loss_of
 from psld.training.ranks import Ranks
 from psld.training.settings import ModelSettings, TrainedSettings
 from psld.training.state import TrainingState
+from psld.utils.batching import Batching
 from psld.utils.randomness import ShardNoise
 from tests.fake_gpu.fake import CUDA, FakeGPU
 from tests.gpu.test_steps import PROCESS

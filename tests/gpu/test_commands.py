@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from psld.diffusion.score import Batching
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
 from psld.sampling.shards import Shard
+from psld.utils.batching import Batching
 from tests.commands import TINY, call, command, run, started, succeeded
 from tests.diffusion.processes import phase_space
 from tests.gpu.conftest import DEVICE

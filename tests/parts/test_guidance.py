@@ -13,13 +13,13 @@ from psld.config.kinds import SHIPPED
 from psld.config.settings import parse, reading_a_file
 from psld.data.store import write_store
 from psld.diffusion.guidance import Guidance, Mask
-from psld.diffusion.score import Batching
 from psld.report.certificate import _has_its_classes
 from psld.sampling.model import ImageSampler
 from psld.sampling.named import Named, compose_named
 from psld.sampling.sample import draw_masks
 from psld.sampling.settings import CellSettings, sampler_content
 from psld.sampling.shards import Shard
+from psld.utils.batching import Batching
 from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded
 from tests.diffusion.processes import phase_space

@@ -10,12 +10,13 @@ from psld.config.settings import parse
 from psld.diffusion.integrators import EulerMaruyama, Inpainting
 from psld.diffusion.loop import path, sample
 from psld.diffusion.samplers import SamplerSettings
-from psld.diffusion.score import Batching, NetworkScore
+from psld.diffusion.score import NetworkScore
 from psld.networks.forward import forward_pass
 from psld.sampling.model import ImageSampler
 from psld.sampling.named import Named, named_sampler
 from psld.sampling.settings import sampler_content
 from psld.sampling.shards import Shard
+from psld.utils.batching import Batching
 from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded
 from tests.diffusion.processes import phase_space

@@ -9,8 +9,9 @@ from torch import nn
 from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.guidance import ClassifierFreeGuidance, ClassifierGuidance
 from psld.diffusion.loop import sample
-from psld.diffusion.score import Batching, GuidedScore, NetworkScore, class_gradient
+from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
 from psld.sampling.model import ImageSampler
+from psld.utils.batching import Batching
 from psld.utils.errors import RunError
 from psld.utils.randomness import ShardNoise
 from tests.diffusion.processes import phase_space
