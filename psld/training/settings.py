@@ -86,7 +86,8 @@ class LoopSettings(Settings):
             return content
         content = with_one_average(content)
         with suppress(AttributeError, ValueError):  # of no part
-            kind = Objective.class_for(content.get("objective") or "epsilon")
+            given = content.get("objective") or "epsilon"
+            kind = type(given) if isinstance(given, Objective) else Objective.class_for(given)
             if cast(type[Objective], kind).sees_images:
                 content = content | {"noise_law": content.get("noise_law") or {}}
         return content

@@ -94,6 +94,8 @@ def folder(outside):
         (("mine:Polyak",), "a checkpoint can hold the state"),
         (("mine:Lines",), "a checkpoint can hold the state"),
         (("losses:Absolute", "network=mynets:Mixer"), "the loss of two random images is 0."),
+        (("flows:RectifiedFlow", "network=mynets:Mixer"), "the loss of two random images is "),
+        (("losses:AbsoluteImage",), "a checkpoint can hold the state"),
     ],
 )
 def test_it_builds_and_calls_a_part_once(words, says, folder):
