@@ -67,11 +67,13 @@ def started(folder: Path, arguments: list[str]) -> Iterator[subprocess.Popen[str
 def fresh_modules() -> Iterator[None]:
     """Import the modules of tests' folders as a process of its own would."""
     path, temporary = [*sys.path], tempfile.gettempdir()
+    kept = sys.prefix, str(Path(__file__).parents[1])  # A checkout may be in a temporary folder.
 
     def forget() -> None:
         code._home = None
         for name, module in [*sys.modules.items()]:
-            if str(getattr(module, "__file__", None)).startswith(temporary):
+            file = str(getattr(module, "__file__", None))
+            if file.startswith(temporary) and not file.startswith(kept):
                 del sys.modules[name]
 
     forget()
