@@ -30,7 +30,7 @@ def check(settings: CheckSettings) -> None:
     """Check a custom part: build it, call it once on small random data, and print what it gives.
 
         psld check mynets:Mixer width=128
-        psld check flows:Velocity network=mynets:Mixer
+        psld check flows:VPrediction network=mynets:Mixer
 
     What is part of a training is tried in one step of a training on digits, forward and backward.
     It takes seconds, and writes nothing.

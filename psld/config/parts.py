@@ -29,8 +29,10 @@ from psld.config.kinds import OF_A_TRAINING, SHIPPED
 from psld.config.reads import Read, found_in
 from psld.config.settings import Neutral, Settings, groups_of, parse, reads_a_file, replaced
 from psld.utils.code import (
+    PACKAGE,
     RESTART,
     Code,
+    PartImportError,
     check_named,
     copy_folder,
     find_code,
@@ -423,11 +425,26 @@ def showing_lines() -> Iterator[None]:
     """
     try:
         yield
+    except PartImportError as error:
+        cause = cast(BaseException, error.__cause__)
+        traceback.print_exception(cause.with_traceback(_outside_of_psld(cause.__traceback__)))
+        print(error, file=sys.stderr)
+        sys.exit(1)
     except (Exception, SystemExit) as error:
         if not add_note(error):
             raise
         traceback.print_exception(error)
         sys.exit(1)
+
+
+def _outside_of_psld(where: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without its first frames in psld and in Python's import."""
+    while where:
+        file = Path(where.tb_frame.f_code.co_filename)
+        if file.is_file() and file.parent.name != "importlib" and PACKAGE not in file.parents:
+            break
+        where = where.tb_next
+    return where
 
 
 def add_note(error: BaseException) -> bool:

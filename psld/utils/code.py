@@ -212,6 +212,13 @@ def _is_text(node: Any) -> bool:
 # -- importing -------------------------------------------------------------------------------------
 
 
+class PartImportError(ImportError):
+    """The module of a custom part cannot be imported; the cause has its line.
+
+    It is no ValueError, which pydantic would take for a wrong setting.
+    """
+
+
 def import_class(name: str) -> Any:
     """Import the class MODULE:CLASS, from the working folder if no package has that module.
 
@@ -230,14 +237,13 @@ def import_class(name: str) -> Any:
         imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module and not module.startswith(f"{error.name}."):
-            raise ImportError(f"{name}: {module} cannot be imported") from error
+            raise PartImportError(f"{name}: {module} cannot be imported") from error
         folder = "this folder or among Python's packages"
         raise UserError(f"{name}: there is no module {module} in {folder}") from None
     except UserError:
         raise
     except Exception as error:
-        # pydantic would take a ValueError for a wrong setting, and show neither file nor line.
-        raise ImportError(f"{name}: {module} cannot be imported") from error
+        raise PartImportError(f"{name}: {module} cannot be imported") from error
     if not isinstance(found := getattr(imported, class_name, None), type):
         raise UserError(f"{imported.__file__}: defines no class {class_name}")
     return found

@@ -123,13 +123,23 @@ def test_a_signal_in_a_part_is_no_error_of_it(folder):
     assert (finished.returncode, "Traceback" in finished.stderr) == (143, False)
 
 
-def test_a_mistake_at_the_top_of_a_module_shows_its_line(folder):
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ("int('x')", "ValueError: invalid literal"),
+        ("import nosuchthing", "ModuleNotFoundError: No module named 'nosuchthing'"),
+        ("class Open", "SyntaxError: expected ':'"),
+    ],
+)
+def test_a_mistake_at_the_top_of_a_module_shows_its_line(folder, mistake, said):
     """Of the file that is being imported no class is known yet."""
-    edit(folder / "mynets.py", "import torch\n", "import torch\nint('x')\n")
+    edit(folder / "mynets.py", "import torch\n", f"import torch\n{mistake}\n")
     finished = run(folder, command(*given(TRAIN)))
     assert finished.returncode == 1
-    assert re.search(r'mynets\.py", line \d, in <module>', finished.stderr)
-    assert "ImportError: mynets:Mixer: mynets cannot be imported" in finished.stderr
+    assert re.search(r'mynets\.py", line \d', finished.stderr)
+    assert said in finished.stderr
+    assert finished.stderr.endswith("mynets:Mixer: mynets cannot be imported\n")
+    assert "psld/" not in finished.stderr, "the frames above the user's are left out"
 
 
 def test_a_logger_that_fails_shows_its_line_and_the_training_goes_on(folder):
