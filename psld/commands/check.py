@@ -17,7 +17,7 @@ CALL = "psld check"
 
 
 class CheckSettings(Settings, extra="allow"):
-    """Settings of `psld check`; all others are those of the part."""
+    """Settings of `psld check`; the other keys are settings of the part."""
 
     part: str
     """The part, MODULE:CLASS."""

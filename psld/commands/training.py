@@ -69,7 +69,7 @@ def import_model(settings: ImportModelSettings) -> None:
         psld import_model FILE model=paper/cifar10-cld
         psld import_model FILE dataset=cifar10 process=cld network=cifar10-ablation
 
-    The file's parameters must be those of the network, with the same shapes and no others. Only
+    The file must have all parameters of the network, with the same shapes, and no others. Only
     tensors and plain containers are read from it. The dataset need not be prepared. The workflow
     does not train a grid's model that is imported; to have it trained, delete its folder.
     """

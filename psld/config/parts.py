@@ -75,7 +75,7 @@ class Part(Settings):
     """Settings without a kind are refused: a word below a part that a config names by a text alone
     would leave them so, and they would be those of another part."""
 
-    told: ClassVar[tuple[str, ...]] = ()
+    recorded_attributes: ClassVar[tuple[str, ...]] = ()
     """Attributes of the class that a custom part writes with its settings, for readers that do not
     import the class."""
     source_code: ClassVar[Code | None] = None
@@ -92,7 +92,7 @@ class Part(Settings):
 
     @classmethod
     def class_for(cls, content: Any) -> "type[Part]":
-        """Return the class of a part's settings; that of the noun if they are data of a file.
+        """Return the class of a part's settings; the noun itself if a file has written them.
 
         Raises ValueError if there is none.
         """
@@ -140,8 +140,8 @@ class Part(Settings):
                 return cast(Self, kind.model_validate(content))
             return cls._as_data(content, check) if ":" in content[cls.KEY] else check(content)
         if is_custom(cls):
-            about = {*cls.told, FREE_NAMES} - cls.model_fields.keys()
-            content = {key: each for key, each in content.items() if key not in about}
+            no_settings = {*cls.recorded_attributes, FREE_NAMES} - cls.model_fields.keys()
+            content = {key: each for key, each in content.items() if key not in no_settings}
             content |= {cls.KEY: name_of(cls), "code": _current(cls)}
         return check(content)
 
@@ -154,9 +154,10 @@ class Part(Settings):
             key: found_in(each) for key, each in content.items() if key not in cls.model_fields
         }
         object.__setattr__(part, "__pydantic_extra__", extra)
-        told = {name: extra[name] for name in cls.told if name in extra}
+        told = {name: extra[name] for name in cls.recorded_attributes if name in extra}
         vars(part).update({k: tuple(x) if isinstance(x, list) else x for k, x in told.items()})
-        vars(part).update(build=_not_imported)  # That of the noun may be another part's.
+        # Without its class, a custom guidance would be sampled as no guidance.
+        vars(part).update(build=_not_imported)
         return part
 
     @model_validator(mode="after")
@@ -176,7 +177,7 @@ class Part(Settings):
         if not self.is_data:
             return decides
         content, extra = self.model_dump(mode="json"), self.model_extra or {}
-        decides |= {key: content[key] for key in extra if key not in self.told}
+        decides |= {key: content[key] for key in extra if key not in self.recorded_attributes}
         return _without(decides, [FREE_NAMES, *decides.get(FREE_NAMES, ())])
 
     @model_serializer(mode="wrap")
@@ -185,8 +186,8 @@ class Part(Settings):
         settings decide no result."""
         content, is_short = dump(self), bool(info.exclude_none)
         if self.is_data:
-            about = {*self.told, FREE_NAMES} if is_short else ()
-            extra = {k: v for k, v in (self.model_extra or {}).items() if k not in about}
+            left_out = {*self.recorded_attributes, FREE_NAMES} if is_short else ()
+            extra = {k: v for k, v in (self.model_extra or {}).items() if k not in left_out}
             return content | _dumped(extra, info.mode, is_short)
         if self.code is None:
             return content
@@ -198,7 +199,7 @@ class Part(Settings):
                 del content[name]
             elif name in content and isinstance(value, set | frozenset):
                 content[name] = sorted(content[name], key=str)
-        told = {name: getattr(self, name) for name in self.told}
+        told = {name: getattr(self, name) for name in self.recorded_attributes}
         told = {name: sorted(x) if isinstance(x, Set) else x for name, x in told.items()}
         decides = self.deciding_in(content)
         if is_short:  # It is for a result, and not read again.
@@ -236,14 +237,16 @@ def _code_of(kind: type[Part]) -> Code | None:
 
 
 def _current(kind: type[Part]) -> str:
-    """Return the digest of a class's code, as it was imported. Raises ValueError if its files are
-    others now: the settings would name code that does not run."""
+    """Return the digest of a class's code, as it was imported.
+
+    Raises UserError if a file has changed since: the settings would name code that does not run.
+    """
     code, module = kind.source_code, kind.__module__
     if code is None:
         check_named(name_of(kind))
-        raise ValueError(f"{name_of(kind)}: its module is not in a file")
+        raise UserError(f"{name_of(kind)}: its module is not in a file")
     if (code.root / code.file).is_file() and read_code(code.root, module).digest != code.digest:
-        raise ValueError(f"{code.file}, or a file that it imports, has changed; {RESTART}")
+        raise UserError(f"{code.file}, or a file that it imports, has changed; {RESTART}")
     return code.digest
 
 
@@ -298,7 +301,7 @@ def _without(content: Any, names: list[str]) -> Any:
 
 
 def _ordered(content: Any, decides: Any) -> Any:
-    """Return a content whose sets, also in groups, have the order that they have in an identity."""
+    """Return a content with its sets in the order of an identity, in groups, too."""
     if isinstance(content, dict) and isinstance(decides, dict):
         return {k: _ordered(v, decides[k]) if k in decides else v for k, v in content.items()}
     if isinstance(content, list) and isinstance(decides, list):
@@ -402,7 +405,7 @@ def save_code(settings: Settings, folder: str | Path) -> None:
 
 def import_all(settings: Settings) -> None:
     """Import all modules of custom parts now: a function may import some of them later, when their
-    files have changed. Raises ValueError if they have changed already."""
+    files have changed. Raises UserError if they have changed already."""
     for part in groups_of(Part, settings):
         if part.source_code:
             _current(type(part))

@@ -58,7 +58,7 @@ class Guidance(Part):
     """
 
     noun = "guidance"
-    told = ("evaluations", "files", "inpaints", "is_none", "needs_guide")
+    recorded_attributes = ("evaluations", "files", "inpaints", "is_none", "needs_guide")
 
     kind: str
 

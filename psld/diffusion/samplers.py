@@ -33,7 +33,7 @@ class SamplerSettings(Part):
 
     KEY = "integrator"
     noun = "sampler"
-    told = ("evaluations",)
+    recorded_attributes = ("evaluations",)
 
     evaluations: ClassVar[int | None] = None
     """Network evaluations per image; None for a sampler that chooses its steps."""

@@ -42,7 +42,7 @@ class Extractor(_Named):
     """A map from images to features: a published network, a trained one, or a function."""
 
     noun = "extractor"
-    told = ("classifies", "trains", "downloads")
+    recorded_attributes = ("classifies", "trains", "downloads")
 
     trains: ClassVar[bool] = False
     """It is trained on the training split of each dataset, by `train`."""
@@ -169,7 +169,7 @@ class Measure(_Named):
     """
 
     noun = "measure"
-    told = ("finds_nearest",)
+    recorded_attributes = ("finds_nearest",)
 
     kind: str = "frechet"
 

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import torch
 from tabulate import tabulate
 
-from psld.config.parts import Part, imported
-from psld.config.settings import Settings, groups_of, value_in
+from psld.config.settings import Settings, value_in
 from psld.evaluation.results import CellResults
 from psld.grid.cells import Grid
 from psld.grid.entries import Entry
@@ -21,7 +20,13 @@ from psld.grid.records import TrainedRecord
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
 from psld.report.table import made_by_other_code
 from psld.sampling.settings import shards_needed
-from psld.training.model import build, build_process, forward_flops, seconds_per_image
+from psld.training.model import (
+    build,
+    build_process,
+    forward_flops,
+    seconds_per_image,
+    with_network,
+)
 from psld.training.settings import TRAIN_FACTOR, ModelSettings
 from psld.utils.code import code_digest
 from psld.utils.files import digest_of, kept_in_cache
@@ -216,16 +221,16 @@ def _flops(settings: ModelSettings) -> int:
 
 
 def built(count: Callable[[Any], N], settings: Any) -> N:
-    """Return a number of a network that is built, in a process of its own if its parts are data:
-    this process imports no custom part."""
-    if not any(part.is_data for part in groups_of(Part, settings)):
+    """Return a number of a network, which is built in a child process if it is a custom part as
+    data: this process imports none."""
+    if not (settings.network.is_data or settings.training.objective.is_data):
         return count(settings)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_imported, count, settings).result()
+        return pool.submit(_of_classes, count, settings).result()
 
 
-def _imported(count: Callable[[Any], N], settings: Any) -> N:
-    return count(imported(settings))
+def _of_classes(count: Callable[[Any], N], settings: Any) -> N:
+    return count(with_network(settings))
 
 
 def _hours(images: float, per_second: float | None) -> float | None:

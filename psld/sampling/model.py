@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from psld.config.parts import imported
 from psld.data.store import to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
@@ -34,7 +33,7 @@ from psld.sampling.named import (
 )
 from psld.sampling.settings import check_fit
 from psld.training.manifest import WEIGHTS, GuideManifest, M, ModelManifest, read_manifest
-from psld.training.model import build, build_process, kept_generators
+from psld.training.model import build, build_process, kept_generators, with_network
 from psld.training.settings import GuideModelSettings, ModelSettings
 from psld.training.start import SamplerStart, find_start
 from psld.utils.batching import Batching
@@ -234,12 +233,7 @@ def _loaded(
 ) -> tuple[M, nn.Module]:
     """Read a manifest of this kind, and its network with the weights, frozen and not training."""
     manifest = read_manifest(folder, kind)
-    settings: Any = manifest.settings
-    # The optimizer and the other parts of the training are not needed any more.
-    objective = imported(settings.training.objective, folder, trust=trust)
-    training = settings.training.model_copy(update={"objective": objective})
-    network_part = imported(settings.network, folder, trust=trust)
-    settings = settings.model_copy(update={"network": network_part, "training": training})
+    settings: Any = with_network(manifest.settings, folder, trust=trust)
     path = Path(folder) / WEIGHTS
     remedy = f"train the {settings.makes} (psld {settings.command}), or import it"
     stored = load_tensors(path, "weights", remedy, manifest.weights_sha256)

@@ -32,7 +32,7 @@ class OtherOriginError(UserError):
 class ShardOrigin(Settings):
     """Everything that decides a shard's images, on one kind of device, but for the package's code.
 
-    A change of that is told, and makes nothing again: delete the shards that it is to make again.
+    A change of that code invalidates nothing: delete the shards that are to be made again.
     """
 
     weights_sha256: str

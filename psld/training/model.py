@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from psld.config.parts import imported
 from psld.config.settings import write_record
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import every_block
@@ -27,6 +28,8 @@ from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
 from psld.utils.tensors import save_tensors
 
+T = TypeVar("T", bound=TrainedSettings)
+
 TIMED, MOST_TIMED = 0.5, 64
 """Seconds, and the most images, of a measurement of speed."""
 
@@ -35,6 +38,17 @@ def build_process(settings: TrainedSettings) -> LinearProcess:
     """Build the process; that of a denoiser has ε in all of its blocks."""
     process = settings.process.build()
     return every_block(process) if settings.serves_every_process else process
+
+
+def with_network(settings: T, record: str | Path | None = None, *, trust: bool = False) -> T:
+    """Return settings with the classes of network and objective, which building a module needs.
+
+    Source, optimizer and the other parts may stay data. The arguments are those of `imported`.
+    """
+    objective = imported(settings.training.objective, record, trust=trust)
+    training = settings.training.model_copy(update={"objective": objective})
+    network = imported(settings.network, record, trust=trust)
+    return settings.model_copy(update={"network": network, "training": training})
 
 
 def facts_of(settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0) -> Facts:

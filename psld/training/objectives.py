@@ -61,7 +61,7 @@ class Objective(Part):
     """
 
     noun = "objective"
-    told = ("makes", "uses", "sees_images")
+    recorded_attributes = ("makes", "uses", "sees_images")
 
     kind: str = "epsilon"
 

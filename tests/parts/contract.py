@@ -28,7 +28,7 @@ def check_settings(noun: type[Part], content: str | dict[str, Any]) -> Part:
     assert data.is_data == (":" in kind)
     assert data.identity() == part.identity()
     assert json.loads(data.model_dump_json()) == written
-    for name in noun.told:
+    for name in noun.recorded_attributes:
         there, known = getattr(data, name), getattr(part, name)
         assert there == known or sorted(there) == sorted(known)
     with pytest.raises(UserError, match=r"^test: unknown key nonsense"):
