@@ -97,8 +97,8 @@ class DataPrediction:
 
     def __call__(self, index: int, z: Tensor, score: Score) -> Tensor:
         """Return x̂₀, N×C×H×W, from z, N×kC×H×W, at time `index` of the grid."""
-        from_eps = score(z, self.times[index], self.eps[index], self.score[index])
-        return mix(self.state[index], z) + from_eps
+        from_score = score(z, self.times[index]).mix(self.eps[index], self.score[index])
+        return mix(self.state[index], z) + from_score
 
 
 class SeesImages(nn.Module):

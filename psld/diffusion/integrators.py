@@ -115,7 +115,7 @@ class EulerMaruyama:
 
     def mean(self, index: int, z: Tensor, score: Score) -> Tensor:
         """Take the step without its noise. The last step of a sampler is such a step."""
-        s = score(z, self.times[index], self.score_matrix[index])
+        s = score(z, self.times[index]).mix(self.score_matrix[index])
         return mix(self.state[index], z) + mix(self.weight[index], s)
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
@@ -149,7 +149,7 @@ class SymmetricSplitting:
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         z = self._linear_half(0, index, z, noise)
-        s = score(z, self.times[index], self.score_matrix[index])
+        s = score(z, self.times[index]).mix(self.score_matrix[index])
         z = mix(self.state[index], z) + mix(self.weight[index], s)
         return self._linear_half(1, index, z, noise)
 
@@ -178,7 +178,7 @@ class ProbabilityFlow:
         def velocity(t: float, exact: Tensor) -> Tensor:
             state = exact.to(z.dtype).to(z.device)
             half = 0.5 * self.process.diffusion_squared(t)[0]
-            push = mix(half, score(state, t, self.process.score_matrix(t)[0]))
+            push = mix(half, score(state, t).mix(self.process.score_matrix(t)[0]))
             return mix(self.process.drift(t)[0], state) - push
 
         end = integrate(velocity, self.process.T, self.ends[0], z, self.tolerance, "rk45")

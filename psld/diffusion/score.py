@@ -1,4 +1,4 @@
-"""The score s(z, t) ≈ ∇ log p_t(z) that integrators use, and the count of its evaluations."""
+"""What integrators know of the score s(z, t) ≈ ∇ log p_t(z), and the count of its evaluations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +31,30 @@ def at_time(network: Network | ClassNetwork, t: float) -> Callable[..., Tensor]:
     return lambda z, *label: network(z, z.new_full(z.shape[:1], t, dtype=torch.float32), *label)
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """The score s = −L⁻ᵀ ε + g of the states z of a shard at one forward time."""
+
+    eps: Tensor
+    """ε, the noise in the predicted blocks, N×pC×H×W, in the type of z."""
+    gradient: Tensor | None = None
+    """g, a gradient that is added to the network's score, such as a guide's, N×kC×H×W."""
+
+    def mix(self, matrix: Tensor, projection: Tensor | None = None) -> Tensor:
+        """Return M ε + P g, N×rC×H×W, the term of the score in an integrator's step.
+
+        Args:
+            matrix: M, r×p; with `process.score_matrix` the result is the score itself.
+            projection: P, r×k; the identity by default.
+        """
+        from_eps = mix(matrix, self.eps)
+        if self.gradient is None:
+            return from_eps
+        if projection is None:
+            return from_eps + self.gradient
+        return from_eps + mix(projection, self.gradient)
+
+
 class Score(Protocol):
     """A score function over a whole shard, evaluated at one forward time."""
 
@@ -39,21 +63,8 @@ class Score(Protocol):
         """NFE: number of function evaluations, here of the network, per image so far."""
         ...
 
-    def __call__(
-        self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
-    ) -> Tensor:
-        """Return the score s at z, or a linear function P s.
-
-        Args:
-            z: N×kC×H×W.
-            t: forward time.
-            matrix: r×p, turns ε into the result: `process.score_matrix` at t for the score itself.
-            projection: P, r×k, for terms that are scores instead of ε (a guide's gradient); the
-                identity by default.
-
-        Returns:
-            N×rC×H×W.
-        """
+    def __call__(self, z: Tensor, t: float) -> Prediction:
+        """Return ε and a gradient at the states z, N×kC×H×W, and the forward time t."""
         ...
 
 
@@ -63,9 +74,9 @@ def batching(size: int | Batching) -> Batching:
 
 
 class NetworkScore:
-    """The score of an ε-network, −L⁻ᵀ ε, evaluated in batches of the shard.
+    """The score of an ε-network, evaluated in batches of the shard.
 
-    With one label y per image it is the classifier-free guided score (Ho and Salimans, 2022),
+    With one label y per image it is classifier-free guidance (Ho and Salimans, 2022),
 
         ε = ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅)),
 
@@ -84,9 +95,7 @@ class NetworkScore:
         self.batched = batching(batch_size)
         self.evaluations = 0
 
-    def __call__(
-        self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, z: Tensor, t: float) -> Prediction:
         self.evaluations += 1 if self.scale == 1 else 2
         network = at_time(self.network, t)
 
@@ -97,7 +106,7 @@ class NetworkScore:
             return torch.lerp(network(z, None).to(z.dtype), found, self.scale)
 
         labels = () if self.labels is None else (self.labels,)
-        return mix(matrix, self.batched(eps, z, *labels))
+        return Prediction(self.batched(eps, z, *labels))
 
 
 @dataclass
@@ -113,13 +122,12 @@ class GuidedScore:
     def evaluations(self) -> int:
         return self.score.evaluations
 
-    def __call__(
-        self, z: Tensor, t: float, matrix: Tensor, projection: Tensor | None = None
-    ) -> Tensor:
-        gradient = self.gradient(z, t)
-        if projection is not None:
-            gradient = mix(projection, gradient)
-        return self.score(z, t, matrix, projection) + self.scale * gradient
+    def __call__(self, z: Tensor, t: float) -> Prediction:
+        gradient = self.scale * self.gradient(z, t)
+        plain = self.score(z, t)
+        if plain.gradient is not None:
+            gradient = plain.gradient + gradient
+        return Prediction(plain.eps, gradient)
 
 
 def class_gradient(

@@ -46,7 +46,7 @@ class GDDIM:
         """ε^R so far, newest first."""
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
-        eps = score(z, self.times[index], self.eps[index], self.projection[index])
+        eps = score(z, self.times[index]).mix(self.eps[index], self.projection[index])
         eps = mix(self.state[index], z) + eps
         self.history = [eps, *(self.history if index > 0 else [])][: self.order]
         drifted = mix(self.transition[index], z)
@@ -120,7 +120,7 @@ class ConjugateIntegrator:
         """−Lᵀ in the predicted blocks: turns a guide's score into ε."""
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
-        eps = score(z, self.times[index], self.eps, self.projection[index])
+        eps = score(z, self.times[index]).mix(self.eps, self.projection[index])
         return mix(self.state[index], z) + mix(self.weight[index], eps)
 
 

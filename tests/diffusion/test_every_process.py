@@ -30,7 +30,7 @@ def test_its_score_is_that_of_a_perfect_training_of_the_process(name):
     z = process.prior(normal(64, process.blocks, 1, 1))
     for t in (0.02, 0.3, 1.0):
         own, every = (
-            NetworkScore(net, 64)(z, t, each.score_matrix(times(t))[0])
+            NetworkScore(net, 64)(z, t).mix(each.score_matrix(times(t))[0])
             for net, each in ((MIXTURE.network(process), process), (network(process), whole))
         )
         # Scores of blocks without noise are 0 in a training of the process: no step uses them.

@@ -60,8 +60,8 @@ def test_the_score_of_all_and_the_exact_guide_make_the_score_of_a_class(process)
     for t in (0.05, 0.4, 1.0):
         matrix = process.score_matrix(times(t))[0]
         for label, mean in enumerate((-MEAN, MEAN)):
-            expected = score_of(process, gaussian(DEVIATION, mean))(z, t, matrix)
-            found = guided(z, t, matrix)[labels == label][:, noisy]
+            expected = score_of(process, gaussian(DEVIATION, mean))(z, t).mix(matrix)
+            found = guided(z, t).mix(matrix)[labels == label][:, noisy]
             torch.testing.assert_close(
                 found, expected[labels == label][:, noisy], rtol=1e-4, atol=1e-4
             )
@@ -106,5 +106,5 @@ def test_classifier_free_guidance_goes_from_no_class_past_the_class():
         for batch_size in (2, 5):
             score = NetworkScore(network, batch_size, labels, scale)
             expected = -(z + scale * labels[:, None, None, None])
-            torch.testing.assert_close(score(z, 0.5, minus_one), expected)
+            torch.testing.assert_close(score(z, 0.5).mix(minus_one), expected)
             assert score.evaluations == (1 if scale == 1 else 2)

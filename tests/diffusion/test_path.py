@@ -7,7 +7,7 @@ from psld.diffusion.integrators import EulerMaruyama
 from psld.diffusion.loop import path, sample
 from psld.diffusion.matrices import mix
 from psld.diffusion.samplers import EMSettings, RK45Settings, SSCSSettings
-from psld.diffusion.score import NetworkScore
+from psld.diffusion.score import NetworkScore, Prediction
 from tests.diffusion.processes import phase_space
 from tests.diffusion.sampling import sde
 
@@ -81,9 +81,9 @@ def test_a_step_by_hand_under_a_schedule_that_rises(integrator):
     start, xi = (torch.randn(3, 2, 4, 4, dtype=torch.float64) for _ in range(2))
     middle, delta, seen = (t + s) / 2, t - s, []
 
-    def score(z, time, matrix):
+    def score(z, time):
         seen.append(time)
-        return torch.tanh(z)
+        return Prediction(eps=torch.zeros_like(z), gradient=torch.tanh(z))
 
     (_, z) = list(path(process, settings, score, start, lambda z: xi))[1]
     diffusion = process.diffusion_squared(t)[0]
@@ -122,8 +122,8 @@ def reversed_moments(process, first, last, steps: int = 400):
     return phi, covariance
 
 
-def pulls_to_three(z, t, matrix):
-    return 3 - z
+def pulls_to_three(z, t):
+    return Prediction(eps=torch.zeros_like(z), gradient=3 - z)
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,11 @@ def scores(memory: Memory, batch_size):
 
 @pytest.mark.parametrize("kind", ["plain", "classifier-free", "classifier"])
 def test_out_of_memory_halves_the_batch_and_goes_on(kind, capsys):
-    expected = scores(Memory(fits=1000), batch_size=1000)[kind](Z, 0.5, EYE)
+    expected = scores(Memory(fits=1000), batch_size=1000)[kind](Z, 0.5).mix(EYE)
     memory = Memory(fits=6)
     score = scores(memory, batch_size=16)[kind]
-    assert torch.equal(score(Z, 0.5, EYE), expected)
-    assert torch.equal(score(Z, 0.5, EYE), expected)
+    assert torch.equal(score(Z, 0.5).mix(EYE), expected)
+    assert torch.equal(score(Z, 0.5).mix(EYE), expected)
     assert [size for size in memory.sizes if size > 6] == [16, 8], "it fails twice and no more"
     assert max(memory.sizes[2:]) == 4
     said = capsys.readouterr().err.splitlines()
@@ -78,19 +78,19 @@ def test_out_of_memory_inside_cuda_s_libraries(monkeypatch, free, goes_on, words
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 80 * 2**30))
     if goes_on:
-        assert len(NetworkScore(network, 16)(Z, 0.5, EYE)) == len(Z)
+        assert len(NetworkScore(network, 16)(Z, 0.5).mix(EYE)) == len(Z)
         return
     with pytest.raises(RuntimeError, match=re.escape(words)):
-        NetworkScore(network, 16)(Z, 0.5, EYE)
+        NetworkScore(network, 16)(Z, 0.5).mix(EYE)
 
 
 @pytest.mark.parametrize("kind", ["plain", "classifier-free", "classifier"])
 def test_the_score_of_a_network_in_half_precision_is_in_the_state_s_type(kind):
     memory = Memory(fits=100)
     whole = memory.network
-    expected = scores(memory, 100)[kind](Z, 0.5, EYE)
+    expected = scores(memory, 100)[kind](Z, 0.5).mix(EYE)
     memory.network = lambda *given: whole(*given).bfloat16()
-    found = scores(memory, 100)[kind](Z, 0.5, EYE)
+    found = scores(memory, 100)[kind](Z, 0.5).mix(EYE)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.05)
 
@@ -98,7 +98,7 @@ def test_the_score_of_a_network_in_half_precision_is_in_the_state_s_type(kind):
 def test_a_network_gets_its_time_in_single_precision():
     times = []
     network = lambda z, t: times.append(t) or z  # noqa: E731
-    NetworkScore(network, 16)(Z.double(), 0.1, EYE)
+    NetworkScore(network, 16)(Z.double(), 0.1)
     assert {t.dtype for t in times} == {torch.float32}
 
 
@@ -106,13 +106,13 @@ def test_what_one_score_found_out_the_next_one_uses():
     """As the shards of a cell do. The half of what failed may be less than half of the size."""
     memory, batching = Memory(fits=5), Batching(1000)
     for _ in range(2):
-        NetworkScore(memory.network, batching)(Z, 0.5, EYE)
+        NetworkScore(memory.network, batching)(Z, 0.5).mix(EYE)
     assert memory.sizes == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5]
 
 
 def test_a_single_image_that_does_not_fit_is_an_error():
     with pytest.raises(torch.OutOfMemoryError):
-        NetworkScore(Memory(fits=0).network, 16)(Z, 0.5, EYE)
+        NetworkScore(Memory(fits=0).network, 16)(Z, 0.5).mix(EYE)
 
 
 def test_the_failed_evaluation_is_freed_before_the_next_one():
@@ -136,4 +136,4 @@ def test_the_failed_evaluation_is_freed_before_the_next_one():
         assert freed, "the failed evaluation still holds its activations"
         return held and z
 
-    NetworkScore(network, 20)(Z, 0.5, EYE)
+    NetworkScore(network, 20)(Z, 0.5).mix(EYE)
