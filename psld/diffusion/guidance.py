@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from psld.diffusion.process import LinearProcess
-    from psld.diffusion.samplers import SamplerSettings
     from psld.diffusion.score import Score
-    from psld.training.settings import GuideModelSettings, ModelSettings
     from psld.utils.batching import Batching
 
 
@@ -87,18 +85,14 @@ class Guidance(Part):
         guide = ("guide",) if self.needs_guide else ()
         return (*guide, "data", *self.holes[1].datasets) if self.holes else guide
 
-    def check(
-        self,
-        sampler: "SamplerSettings",
-        model: "ModelSettings",
-        guide: "GuideModelSettings | None",
-    ) -> None:
+    def check(self, sampler: Any, model: Any, guide: Any) -> None:
         """Raise UserError if a model cannot be sampled so; asked before anything is sampled.
 
         Args:
-            sampler: its settings, of which this is the guidance.
-            model: the settings of the model's training.
-            guide: those of the guide's training, or None.
+            sampler: the settings of the sampler (`psld.diffusion.samplers.SamplerSettings`), of
+                which this is the guidance.
+            model: the settings of the model's training (`psld.training.settings.ModelSettings`).
+            guide: the settings of the guide's training (`GuideModelSettings`), or None.
         """
 
     def classes(self, dataset: Any, class_names: Sequence[str]) -> list[int]:

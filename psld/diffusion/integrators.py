@@ -49,6 +49,21 @@ class Integrator(Protocol):
         ...
 
 
+class Sampler(Protocol):
+    """What the sampling loop needs of a sampler's settings (`psld.diffusion.samplers`)."""
+
+    @property
+    def denoise(self) -> bool:
+        """True if one more evaluation at the last time takes the samples to time 0."""
+        ...
+
+    def build(
+        self, process: LinearProcess, device: torch.device, inpainting: "Inpainting | None" = None
+    ) -> Integrator:
+        """Build the integrator. Raises UserError if it does not suit the process or inpainting."""
+        ...
+
+
 class Inpainting:
     """Keep the pixels with mask 1; the sampler fills in the rest.
 

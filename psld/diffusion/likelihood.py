@@ -14,9 +14,9 @@ from psld.diffusion.integrators import Noise, integrate
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import Network, at_time, batching
-from psld.diffusion.settings import Tolerance
 from psld.utils.batching import Batching
 from psld.utils.errors import UserError
+from psld.utils.numbers import Tolerance
 from psld.utils.progress import Progress
 
 

@@ -6,10 +6,9 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
-from psld.diffusion.integrators import EulerMaruyama, Inpainting, Noise
+from psld.diffusion.integrators import EulerMaruyama, Inpainting, Noise, Sampler
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import Score
 from psld.utils.progress import Progress
 
@@ -36,7 +35,7 @@ class Replacement:
 
 def sample(
     process: LinearProcess,
-    sampler: SamplerSettings,
+    sampler: Sampler,
     score: Score,
     z: Tensor,
     noise: Noise,
@@ -72,7 +71,7 @@ def sample(
 @torch.no_grad()
 def path(
     process: LinearProcess,
-    sampler: SamplerSettings,
+    sampler: Sampler,
     score: Score,
     z: Tensor,
     noise: Noise,

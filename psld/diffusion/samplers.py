@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 from psld.config.parts import Part
 from psld.config.settings import Neutral
 from psld.diffusion.guidance import Guidance, NoGuidance
-from psld.diffusion.settings import ProcessSettings, Tolerance
+from psld.diffusion.settings import ProcessSettings
 from psld.utils.errors import UserError
+from psld.utils.numbers import Tolerance
 
 if TYPE_CHECKING:
     import torch

@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
 Matrix = tuple[tuple[float, ...], ...]
 
-Tolerance = Annotated[float, Field(ge=1e-12, lt=1)]
-"""Relative and absolute error tolerance of adaptive steps. Below 1e-12 the steps would follow the
-rounding of float64, and seem to have no end."""
-
 
 class VPSDESettings(Settings):
     """The variance-preserving SDE (Song et al., 2021): dx = −½β(t) x dt + √β(t) dw."""

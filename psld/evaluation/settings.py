@@ -6,10 +6,11 @@ from pydantic import Field, field_validator, model_validator
 
 from psld.config.settings import FREE, Settings
 from psld.data.settings import DatasetSettings
-from psld.diffusion.settings import ProcessSettings, Tolerance
+from psld.diffusion.settings import ProcessSettings
 from psld.metrics.settings import MetricSettings
 from psld.sampling.settings import CellSettings
 from psld.utils.files import digest_of
+from psld.utils.numbers import Tolerance
 
 
 class Measurement(Settings):

@@ -127,7 +127,8 @@ class ClassifierSettings(Extractor):
     def train(self, images, labels, device):
         from psld.metrics.classifier import train_classifier
 
-        return train_classifier(images, labels, device, self)
+        recipe = self.model_dump(include=set(ClassifierSettings.model_fields) - {"kind", "code"})
+        return train_classifier(images, labels, device, **recipe)
 
 
 class DINOv2Settings(Extractor):

@@ -11,7 +11,6 @@ from torch import Tensor, _foreach_copy_, _foreach_lerp_, nn  # pyright: ignore[
 from torch.func import functional_call
 from torch.fx import GraphModule
 
-from psld.networks.settings import Network
 from psld.utils.errors import UserError
 
 Precision = Literal["fp32", "bf16"]
@@ -52,27 +51,6 @@ def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = Fa
     if precision == "fp32":
         return network
     return InBfloat16(network) if in_bfloat16 else UnderAutocast(network)
-
-
-def build(
-    part: Network,
-    in_channels: int,
-    out_channels: int,
-    image_size: int,
-    num_classes: int = 0,
-    gives_logits: bool = False,
-) -> nn.Module:
-    """Build the network of a part, and note what it takes.
-
-    `gives_logits`: a guide, N×out_channels; a map of logits is averaged over its pixels.
-    """
-    network: Any = part.build(in_channels, out_channels, image_size, num_classes)
-    if gives_logits and part.code:
-        network = PixelMean(network)
-    noted: Any = network
-    noted.in_shape = (in_channels, image_size, image_size)
-    noted.in_bfloat16, noted.takes_logarithm = part.in_bfloat16, part.takes_logarithm
-    return network
 
 
 class Around(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, scaled_dot_product_att
 from psld.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from psld.networks.settings import EncoderSettings, GuideSettings, NetworkSettings
+    from psld.networks.options import EncoderOptions, Options
 
 NETWORK_IN_NETWORK_SCALE = 0.1  # of the initial weights of the layers that NCSN++ calls NIN
 
@@ -29,7 +29,7 @@ class Encoder(nn.Module):
     `image_size` must be divisible by 2^(levels − 1), as the settings of a training check.
     """
 
-    def __init__(self, settings: EncoderSettings, image_size: int, in_channels: int):
+    def __init__(self, settings: EncoderOptions, image_size: int, in_channels: int):
         super().__init__()
         self.settings = settings
         self.in_shape = (in_channels, image_size, image_size)
@@ -76,7 +76,7 @@ class NCSNpp(Encoder):
 
     def __init__(
         self,
-        settings: NetworkSettings,
+        settings: Options,
         image_size: int,
         in_channels: int,
         out_channels: int,
@@ -127,7 +127,7 @@ class NCSNppGuide(Encoder):
     """
 
     def __init__(
-        self, settings: GuideSettings, image_size: int, in_channels: int, num_classes: int
+        self, settings: EncoderOptions, image_size: int, in_channels: int, num_classes: int
     ):
         super().__init__(settings, image_size, in_channels)
         features = self.skip_channels[-1] * (image_size >> len(self.down) - 1) ** 2
@@ -144,7 +144,7 @@ class DownLevel(nn.Module):
 
     def __init__(
         self,
-        settings: EncoderSettings,
+        settings: EncoderOptions,
         index: int,
         size: int,
         in_channels: int,
@@ -196,7 +196,7 @@ class DownLevel(nn.Module):
 class Middle(nn.Module):
     """Residual block, attention, residual block at the lowest resolution."""
 
-    def __init__(self, settings: EncoderSettings, channels: int):
+    def __init__(self, settings: EncoderOptions, channels: int):
         super().__init__()
         self.block1 = ResidualBlock(settings, channels, channels)
         self.attention = Attention(settings, channels)
@@ -211,7 +211,7 @@ class UpLevel(nn.Module):
 
     def __init__(
         self,
-        settings: NetworkSettings,
+        settings: Options,
         index: int,
         size: int,
         in_channels: int,
@@ -261,16 +261,16 @@ def output_layers(in_channels: int, out_channels: int, scale: float = 1.0) -> nn
     return nn.Sequential(OrderedDict(norm=norm, activation=nn.SiLU(), conv=conv))
 
 
-def attention_at(settings: EncoderSettings, size: int, channels: int) -> nn.Module:
+def attention_at(settings: EncoderOptions, size: int, channels: int) -> nn.Module:
     with_attention = size in settings.attention_resolutions
     return Attention(settings, channels) if with_attention else nn.Identity()
 
 
 def resampling_layer(
-    settings: EncoderSettings,
+    settings: EncoderOptions,
     channels: int,
-    plain: Callable[[EncoderSettings], nn.Module],
-    with_conv: Callable[[EncoderSettings, int, int], nn.Module],
+    plain: Callable[[EncoderOptions], nn.Module],
+    with_conv: Callable[[EncoderOptions, int, int], nn.Module],
 ) -> nn.Module:
     """Return the step between two levels: a residual block that resamples, or a separate layer."""
     if settings.block == "biggan":
@@ -335,14 +335,14 @@ def add_shortcut(shortcut: Tensor, branch: Tensor, rescale: bool) -> Tensor:
 # channel separately, by ordinary convolutions.
 
 
-def downsampling(settings: EncoderSettings) -> nn.Module:
+def downsampling(settings: EncoderOptions) -> nn.Module:
     """B×C×H×W → B×C×H/2×W/2."""
     if settings.resampling == "plain":
         return nn.AvgPool2d(2)
     return FIRFilter(settings.fir_kernel, padding=len(settings.fir_kernel) - 2, stride=2)
 
 
-def upsampling(settings: EncoderSettings) -> nn.Module:
+def upsampling(settings: EncoderOptions) -> nn.Module:
     """B×C×H×W → B×C×2H×2W."""
     if settings.resampling == "plain":
         return nn.Upsample(scale_factor=2, mode="nearest")
@@ -350,7 +350,7 @@ def upsampling(settings: EncoderSettings) -> nn.Module:
 
 
 def downsampling_conv(
-    settings: EncoderSettings, in_channels: int, out_channels: int
+    settings: EncoderOptions, in_channels: int, out_channels: int
 ) -> nn.Sequential:
     """B×in×H×W → B×out×H/2×W/2."""
     before: nn.Module = FIRFilter(settings.fir_kernel, padding=len(settings.fir_kernel))
@@ -361,7 +361,7 @@ def downsampling_conv(
     return nn.Sequential(OrderedDict(before=before, conv=conv))
 
 
-def upsampling_conv(settings: EncoderSettings, in_channels: int, out_channels: int) -> nn.Module:
+def upsampling_conv(settings: EncoderOptions, in_channels: int, out_channels: int) -> nn.Module:
     """B×in×H×W → B×out×2H×2W."""
     if settings.resampling == "fir":
         return FIRUpsamplingConv(settings.fir_kernel, in_channels, out_channels)
@@ -466,7 +466,7 @@ class FourierEmbedding(nn.Module):
 class TimeEmbedding(nn.Module):
     """Forward times t ∈ (0, 1], shape (B,) ↦ (B, 4·base_channels), for every residual block."""
 
-    def __init__(self, settings: EncoderSettings):
+    def __init__(self, settings: EncoderOptions):
         super().__init__()
         base = settings.base_channels
         if settings.embedding == "fourier":
@@ -490,7 +490,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(
         self,
-        settings: EncoderSettings,
+        settings: EncoderOptions,
         in_channels: int,
         out_channels: int,
         resample: nn.Module | None = None,
@@ -520,7 +520,7 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention over all pixels, with one head, plus a shortcut."""
 
-    def __init__(self, settings: EncoderSettings, channels: int):
+    def __init__(self, settings: EncoderOptions, channels: int):
         super().__init__()
         self.rescale = settings.skip_rescale
         self.norm = group_norm(channels)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from psld.networks import ncsnpp
-from psld.networks.settings import EncoderSettings
+from psld.networks.options import EncoderOptions
 from psld.utils.errors import UserError, listed, reraise_fault
 from psld.utils.tensors import check_archive
 
@@ -131,7 +131,7 @@ def _in_official_order(network: ncsnpp.Encoder) -> Iterator[nn.Module | None]:
             yield from (output.norm, output.conv)
 
 
-def _parameters(layer: nn.Module, settings: EncoderSettings) -> Iterator[tuple[str, str, Swap]]:
+def _parameters(layer: nn.Module, settings: EncoderOptions) -> Iterator[tuple[str, str, Swap]]:
     """Yield the official name, our name and the conversion of each parameter of a layer."""
     conv = "Conv2d_0" if settings.resampling == "fir" else "Conv_0"
     parts = {"": ""}  # official names by ours

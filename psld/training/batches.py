@@ -9,8 +9,8 @@ from torch import Tensor
 
 from psld.data.store import from_uint8
 from psld.diffusion.loss import Batch, Noising
+from psld.training.objectives import LoopSettings
 from psld.training.ranks import Ranks
-from psld.training.settings import LoopSettings
 from psld.utils.device import pinned
 from psld.utils.errors import UserError
 from psld.utils.randomness import Prefetch, Stream, generator, standard_normal, stream_seed

@@ -18,8 +18,7 @@ from psld.data.store import ImageStore
 from psld.diffusion.denoiser import every_block
 from psld.diffusion.loss import Batch
 from psld.diffusion.process import LinearProcess
-from psld.networks import forward
-from psld.networks.forward import enough_threads
+from psld.networks.forward import PixelMean, enough_threads
 from psld.training.manifest import MANIFEST, WEIGHTS, kind_of
 from psld.training.objectives import Facts, Loss
 from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
@@ -66,21 +65,18 @@ def build(
 ) -> nn.Module:
     """Build the module that is trained: a network with the channels that its objective says."""
     objective, facts = settings.training.objective, facts_of(settings, process, deviation)
+    part, size = settings.network, settings.dataset.image_size
     seen, given = objective.channels(settings.dataset, process)
-    network = forward.build(
-        settings.network,
-        seen,
-        given,
-        settings.dataset.image_size,
-        settings.num_classes,
-        gives_logits=settings.makes == "guide",
-    )
+    network: Any = part.build(seen, given, size, settings.num_classes)
+    if settings.makes == "guide" and part.code:
+        network = PixelMean(network)
+    network.in_shape, network.in_bfloat16 = (seen, size, size), part.in_bfloat16
+    network.takes_logarithm = part.takes_logarithm
     module: Any = objective.wrap(network, facts)
-    noted: Any = module
-    noted.in_shape, noted.in_bfloat16 = network.in_shape, network.in_bfloat16
-    noted.data_deviation = deviation
+    module.in_shape, module.in_bfloat16 = network.in_shape, network.in_bfloat16
+    module.data_deviation = deviation
     if not (module is network or type(module).__module__.startswith("psld.")):
-        noted.in_bfloat16 = False  # Layers of a custom wrapper may take float32: autocast.
+        module.in_bfloat16 = False  # Layers of a custom wrapper may take float32: autocast.
     return module
 
 

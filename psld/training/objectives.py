@@ -1,14 +1,29 @@
-"""Objectives: what a training minimizes, of what its network sees. They make a model or a guide.
+"""Objectives, what a training minimizes of what its network sees, and the recipe of a training.
 
 No torch at the top: each process of Snakemake reads them.
 """
 
 from collections.abc import Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import Field, model_validator
 
 from psld.config.parts import Part
+from psld.config.settings import FREE, Neutral, Settings
 from psld.data.settings import DatasetSettings
+from psld.diffusion.settings import NoiseLaw, ProcessSettings
+from psld.training.recipe import (
+    Adam,
+    Average,
+    Constant,
+    ExponentialAverage,
+    Optimizer,
+    Schedule,
+    with_one_average,
+)
+from psld.utils.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +35,6 @@ if TYPE_CHECKING:
     from psld.diffusion.process import LinearProcess
     from psld.diffusion.samplers import SamplerSettings
     from psld.diffusion.score import Network
-    from psld.diffusion.settings import NoiseLaw, ProcessSettings
-    from psld.training.settings import LoopSettings, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -141,8 +154,10 @@ class Objective(Part):
     ) -> dict[str, float]:
         """Preview the averaged module: write a picture, and return further numbers to log."""
         from psld.training.previews import write_samples
+        from psld.utils.device import device_of
 
-        write_samples(facts, self.eps(module, facts.process), module, picture)
+        eps, seed = self.eps(module, facts.process), facts.training.seed
+        write_samples(facts.process, eps, facts.dataset, seed, device_of(module), picture)
         return {}
 
     def measured(self, facts: Facts, module: "nn.Module", store: "ImageStore") -> dict[str, Any]:
@@ -224,16 +239,23 @@ class Guide(Objective):
         """Return the logits of the classes, N×K, of states and times of a process."""
         return self._of_states(module, process, gives_image=False)
 
-    def preview(self, facts, module, store, picture):
-        from psld.training.previews import accuracy_by_time, as_logged
+    def _accuracies(self, facts: Facts, module: "nn.Module", store: "ImageStore") -> list[float]:
+        from psld.training.previews import accuracy_by_time
+        from psld.utils.device import device_of
 
-        logits = self.logits(module, facts.process)
-        return as_logged(accuracy_by_time(facts, logits, module, store))
+        training, logits = facts.training, self.logits(module, facts.process)
+        options = training.time_eps, training.seed, device_of(module)
+        return accuracy_by_time(facts.process, logits, store, *options)
+
+    def preview(self, facts, module, store, picture):
+        from psld.training.previews import as_logged
+
+        return as_logged(self._accuracies(facts, module, store))
 
     def measured(self, facts, module, store):
-        from psld.training.previews import accuracy_by_time, split_of_accuracy
+        from psld.training.previews import split_of_accuracy
 
-        accuracies = accuracy_by_time(facts, self.logits(module, facts.process), module, store)
+        accuracies = self._accuracies(facts, module, store)
         shown, split = ", ".join(f"{a:.2f}" for a in accuracies), split_of_accuracy(store)
         print(f"accuracy on the {split} split, from little to much noise: {shown}")
         return {"accuracy_by_time": accuracies}
@@ -246,6 +268,110 @@ class ImageGuide(Guide):
 
     uses = frozenset({"noise_law"})
     sees_images = True
+
+
+# -- the recipe that chooses an objective ----------------------------------------------------------
+
+
+class LoopSettings(Settings):
+    """The training recipe that models and guides share. The defaults are the paper's."""
+
+    objective: Objective = Epsilon()
+    """`epsilon`: a network of noisy states of one process. `denoiser`: a network of images with
+    noise, y = x₀ + σ n, which serves every process: a model D(y; σ), or a guide of y."""
+    noise_law: NoiseLaw | None = None
+    """The law of the noise levels. Null: for `epsilon` the forward time is uniform, for a denoiser
+    the law has its defaults. An `epsilon` network with a law hardly sees the noise of the prior:
+    sample it with sampler=few."""
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(ge=1)
+    """Images per step over all ranks."""
+    micro_batch: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | None, FREE] = None
+    """Images per forward pass on one rank; gradients are summed. `auto`: half as many, and so on,
+    if a GPU runs out of memory before the first step. Null: the rank's whole part. The weights
+    depend on it by rounding, and by dropout, which draws its masks for each pass."""
+    learning_rate: float = Field(2e-4, gt=0)
+    """The learning rate after the warm-up."""
+    warmup_steps: int = Field(5000, ge=0)
+    """Steps over which the learning rate grows linearly from 0."""
+    schedule: Annotated[Schedule, Neutral(Constant())] = Constant()
+    """The factor of the learning rate in each step: constant, cosine, inverse-sqrt."""
+    optimizer: Annotated[Optimizer, Neutral(Adam())] = Adam()
+    """The optimizer: adam, adamw."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    ema_decay: float | None = Field(0.9999, ge=0, lt=1)
+    """Decay of the weights' exponential moving average per step; 0 keeps the last weights. It is
+    short for average={kind: ema, decay: …}."""
+    average: Annotated[Average | None, Neutral(None)] = None
+    """Another moving average of weights and buffers, in place of `ema_decay`."""
+    time_eps: float = Field(1e-5, gt=0, lt=1)
+    """Training times are on [time_eps, 1], uniform without a `noise_law`."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the network's forward pass; weights and optimizer stay in fp32. On GPUs since
+    Ampere, its products in fp32 use TF32 (ten bits)."""
+    compile: Annotated[bool, FREE] = False
+    """Compile the network with torch.compile."""
+    seed: int = Field(0, ge=0)
+    """Seed of the initial weights, the batches and dropout."""
+    checkpoint_every: Annotated[int, FREE] = Field(5000, ge=1)
+    """Steps between checkpoints; the last two are kept."""
+    log_every: Annotated[int, FREE] = Field(100, ge=1)
+    """Steps between entries of history.json, which also gets the steps of checkpoints and previews.
+    In a log file, there is a line at each checkpoint, and every 30 seconds."""
+    preview_every: Annotated[int | None, FREE] = Field(None, ge=1)
+    """Steps between previews: a picture of a model's samples, a guide's accuracy by noise level."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_complete(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        content = with_one_average(content)
+        with suppress(AttributeError, ValueError):  # of no part
+            given = content.get("objective") or "epsilon"
+            kind = type(given) if isinstance(given, Objective) else Objective.class_for(given)
+            if cast(type[Objective], kind).sees_images:
+                content = content | {"noise_law": content.get("noise_law") or {}}
+        return content
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "LoopSettings":
+        if self.ema_decay is None and self.average is None:
+            raise ValueError("ema_decay is null; give it, or average")
+        if isinstance(self.micro_batch, int) and self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}"
+            )
+        self.objective.check_recipe(self)
+        return self
+
+    @property
+    def averaging(self) -> Average:
+        """The moving average of the weights."""
+        return self.average or ExponentialAverage(decay=cast(float, self.ema_decay))
+
+
+class TrainingSettings(LoopSettings):
+    """The training recipe of a model."""
+
+    weighting: Literal["fid", "nll"] = "fid"
+    """The error of ε (paper, Eq. 10), or of the score, weighted by the diffusion G Gᵀ."""
+    label_dropout: float | None = Field(None, gt=0, lt=1)
+    """Makes the model class-conditional, for classifier-free guidance: with this probability an
+    image has no class in training. Null: unconditional."""
+
+
+def check_uses(training: LoopSettings) -> None:
+    """Raise UserError if a setting is set that a custom objective does not use."""
+    fields, objective = type(training).model_fields, training.objective
+    for key in (
+        sorted(fields.keys() & OPTIONAL.difference(objective.uses)) if objective.code else ()
+    ):
+        if getattr(training, key) not in (None, NoiseLaw.model_validate({}), fields[key].default):
+            wrong = f"{objective.kind} does not use {key}, by its `uses`"
+            raise UserError(f"training.objective: {wrong}; leave training.{key} out")
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,20 @@ They always have the same noise.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore, from_uint8, to_uint8
 from psld.diffusion.loop import sample
+from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import Network, NetworkScore
 from psld.utils.batching import Batching
-from psld.utils.device import device_of
 from psld.utils.randomness import Stream, generator
-
-if TYPE_CHECKING:
-    from psld.training.objectives import Facts
 
 SAMPLES = 64
 SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
@@ -31,12 +29,18 @@ TEST_IMAGES = 1000
 BATCH = 250
 
 
-def write_samples(facts: "Facts", eps: Network, module: nn.Module, picture: Path) -> None:
-    """Write samples of ε(z, t) to a picture; of a class-conditional one, without a class."""
+def write_samples(
+    process: LinearProcess,
+    eps: Network,
+    dataset: DatasetSettings,
+    seed: int,
+    device: torch.device,
+    picture: Path,
+) -> None:
+    """Write samples of ε(z, t) to a picture; of a class-conditional network, without a class."""
     from psld.data.images import save_images  # Most commands make no preview.
 
-    device, dataset, process = device_of(module), facts.dataset, facts.process
-    stream = generator(device, facts.training.seed, Stream.PREVIEW)
+    stream = generator(device, seed, Stream.PREVIEW)
     shape = (process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
 
     def noise(z: Tensor) -> Tensor:
@@ -55,7 +59,12 @@ def split_of_accuracy(store: ImageStore) -> Literal["test", "train"]:
 
 @torch.no_grad()
 def accuracy_by_time(
-    facts: "Facts", logits: Network, module: nn.Module, store: ImageStore
+    process: LinearProcess,
+    logits: Network,
+    store: ImageStore,
+    time_eps: float,
+    seed: int,
+    device: torch.device,
 ) -> list[float]:
     """The share of images whose class is recognized at a time in [i/10, (i + 1)/10], for each i.
 
@@ -64,14 +73,13 @@ def accuracy_by_time(
     split = split_of_accuracy(store)
     count = store.splits[split]
     chosen = np.linspace(0, count - 1, min(TEST_IMAGES, count)).astype(int)
-    device, process, training = device_of(module), facts.process, facts.training
     x0 = from_uint8(torch.from_numpy(store.images(split)[chosen])).to(device)
     labels = torch.from_numpy(store.labels(split)[chosen]).to(device)
     accuracies, batched = [], Batching(BATCH)
     for index in range(BINS):
-        stream = generator("cpu", training.seed, Stream.PREVIEW, index)
+        stream = generator("cpu", seed, Stream.PREVIEW, index)
         t = (index + torch.rand(len(x0), dtype=torch.float64, generator=stream)) / BINS
-        t = t.clamp(min=training.time_eps)
+        t = t.clamp(min=time_eps)
         answers = []
         for x, time in zip(x0.split(BATCH), t.split(BATCH), strict=True):
             shape = (len(x), process.blocks * x.shape[1], *x.shape[2:])

@@ -41,9 +41,9 @@ from psld.training.model import (
     try_loss,
     write_model,
 )
-from psld.training.objectives import Loss
+from psld.training.objectives import Loss, check_uses
 from psld.training.ranks import Ranks, join_ranks
-from psld.training.settings import Trained, check_uses
+from psld.training.settings import Trained
 from psld.training.start import deviation
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from psld.training.objectives import LoopSettings
 from psld.training.recipe import Average, Averaging, Optimizer
-from psld.training.settings import LoopSettings
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import digest_of
 from psld.utils.tensors import check_type, grouped, load_tensors, save_tensors

@@ -41,3 +41,26 @@ def test_the_files_of_all_grids_are_read_without_hydra(tmp_path):
     read = "from psld.grid.workflow import Workflow as w; print(not w.load().broken)"
     code = f"import sys; {read}; print({SLOW!r} & set(sys.modules))"
     assert succeeded(run(tmp_path, [sys.executable, "-c", code])).stdout == "True\nset()\n"
+
+
+WITHOUT_TORCH = """
+    psld.config psld.grid psld.cluster psld.data.settings psld.data.sources psld.diffusion.settings
+    psld.diffusion.samplers psld.diffusion.guidance psld.networks.settings psld.training.settings
+    psld.sampling.settings psld.sampling.distilled psld.evaluation.settings psld.metrics.settings
+    psld.paper.parts
+"""
+"""What Snakemake's processes and launchers import: packages with their modules, and modules."""
+
+
+def test_what_snakemake_and_launchers_import_is_free_of_torch(tmp_path):
+    code = f"""
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+for name in {WITHOUT_TORCH.split()!r}:
+    module = import_module(name)
+    for each in iter_modules(getattr(module, "__path__", []), name + "."):
+        import_module(each.name)
+print("torch" in sys.modules)
+"""
+    assert succeeded(run(tmp_path, [sys.executable, "-c", code])).stdout == "False\n"

@@ -14,8 +14,7 @@ from psld.grid.rows import all_entries, entries_in
 from psld.grid.schema import GridFile, Shown
 from psld.report.plan import jobs_by_stage, work_by_network
 from psld.training.model import build
-from psld.training.objectives import Denoiser
-from psld.training.settings import LoopSettings
+from psld.training.objectives import Denoiser, LoopSettings
 from tests.grid.paper import (
     ABLATIONS,
     AGAIN,

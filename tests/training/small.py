@@ -11,8 +11,8 @@ from psld.diffusion.process import LinearProcess
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
 from psld.training.batches import Batches
+from psld.training.objectives import TrainingSettings
 from psld.training.ranks import Ranks
-from psld.training.settings import TrainingSettings
 from psld.training.state import History, TrainingState
 from tests.commands import call, succeeded
 

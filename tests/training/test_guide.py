@@ -16,7 +16,6 @@ from psld.training import previews
 from psld.training.batches import Batch, Batches, Labels
 from psld.training.loop import StopRequest, train
 from psld.training.manifest import HISTORY, TrainingHistory, WandbRun
-from psld.training.model import facts_of
 from psld.training.objectives import Guide, Loss
 from psld.training.previews import BINS, accuracy_by_time
 from psld.training.settings import GuideModelSettings
@@ -112,7 +111,8 @@ def guide_settings(process: dict, **training) -> GuideModelSettings:
 
 
 def accuracy_of(settings: GuideModelSettings, store: ImageStore, network) -> list[float]:
-    return accuracy_by_time(facts_of(settings, vp_sde()), network, network, store)
+    seed, time_eps = settings.training.seed, settings.training.time_eps
+    return accuracy_by_time(vp_sde(), network, store, time_eps, seed, torch.device("cpu"))
 
 
 def test_accuracy_falls_from_certainty_to_chance_as_the_noise_grows(store):
