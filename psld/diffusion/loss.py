@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.settings import NoiseLaw
 from psld.diffusion.time_grid import time_of_noise_level
 
 
@@ -58,6 +57,19 @@ class Batch:
             yield replace(self, **cut)
 
 
+class LogNormal(Protocol):
+    """A log-normal law of noise levels σ, clipped; `psld.diffusion.settings.NoiseLaw` is one."""
+
+    @property
+    def center(self) -> float: ...
+    @property
+    def width(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
 class NoisyStates:
     """States z_t, N×kC×H×W, of a process at forward times t.
 
@@ -69,7 +81,7 @@ class NoisyStates:
     """
 
     def __init__(
-        self, process: LinearProcess, time_eps: float = 1e-5, law: NoiseLaw | None = None
+        self, process: LinearProcess, time_eps: float = 1e-5, law: LogNormal | None = None
     ) -> None:
         self.process, self.time_eps, self.law = process, time_eps, law
         self.blocks = process.blocks
@@ -91,7 +103,7 @@ class NoisyStates:
 class NoisyImages:
     """Images with noise, y = x₀ + σ n, N×C×H×W: what every process knows of its image."""
 
-    law: NoiseLaw
+    law: LogNormal
     blocks, auxiliary = 1, 0
 
     def levels(self, uniform: Tensor) -> Tensor:
@@ -102,7 +114,7 @@ class NoisyImages:
         return batch.x0 + sigma[:, None, None, None] * batch.eps, sigma
 
 
-def noise_levels(law: NoiseLaw, uniform: Tensor) -> Tensor:
+def noise_levels(law: LogNormal, uniform: Tensor) -> Tensor:
     """Return the quantiles of a law, σ, N, float64, for N numbers on [0, 1), float64."""
     logarithm = law.center + law.width * torch.special.ndtri(uniform)
     return logarithm.exp().clamp(law.low, law.high)
