@@ -107,7 +107,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         if ranks.leads:
             save_code(settings, run)
         # All ranks load the checkpoint that the leading one sees.
-        newest = ranks.largest(checkpoints.newest() if ranks.leads else 0)
+        newest = ranks.largest(checkpoints.newest_whole() if ranks.leads else 0)
         if ranks.leads:
             note_replaced(run, Path(settings.output))
         whole = ranks.leads and not newest and whole_export(run)

@@ -1,22 +1,21 @@
 """The state of a training, and the checkpoints that hold it."""
 
-import json
+import io
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import IO, Any
+from zipfile import ZipFile
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from psld.training.objectives import LoopSettings
 from psld.training.recipe import Average, Averaging, Optimizer
 from psld.utils.errors import UserError, reraise_fault
-from psld.utils.files import digest_of
-from psld.utils.tensors import check_type, grouped, load_tensors, save_tensors
+from psld.utils.files import atomic_path, digest_of
 
 KEPT = 2
 """The number of newest checkpoints that are kept."""
@@ -63,55 +62,49 @@ class TrainingState:
         """
         return "" if key == AVERAGE else f"-{digest_of(self.parts[key].identity())[:12]}"
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the tensors of the network, its averages and the optimizer, by dotted names.
-
-        `structure` is JSON: what the states of optimizer and averages hold besides tensors, and
-        their nesting. Raises UserError if they hold what cannot be saved.
-        """
-        networks = {"network": self.network}
-        states: dict[str, Any] = {"optimizer": self.optimizer}
-        for key, average in self.averages.items():
-            networks[f"ema{self._suffix(key)}"] = average.network
-            states[f"average{self._suffix(key)}"] = average
-        tensors = {
-            f"{part}.{name}": tensor
-            for part, network in networks.items()
-            for name, tensor in network.state_dict().items()
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the network, the optimizer and the averages."""
+        averages = {
+            f"{key}{self._suffix(key)}": {
+                "network": each.network.state_dict(),
+                "state": getattr(each, "state_dict", lambda: None)(),
+            }
+            for key, each in self.averages.items()
         }
-        packed = {}
-        for name, each in states.items():
-            state = getattr(each, "state_dict", lambda: None)()
-            packed[name] = pack(state, name, tensors)
-        text = bytearray(json.dumps(packed).encode())
-        return tensors | {"structure": torch.frombuffer(text, dtype=torch.uint8)}
+        network, optimizer = self.network.state_dict(), self.optimizer.state_dict()
+        return {"network": network, "optimizer": optimizer, "averages": averages}
 
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Load what `state_dict` returned; further averages that it lacks are given up."""
-        parts = grouped(tensors)
-        self.network.load_state_dict(parts["network"])
-        states = states_in(tensors)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned. Further averages that it lacks are removed."""
+        self.network.load_state_dict(state["network"])
+        load_optimizer(self.optimizer, state["optimizer"])
         for key, average in [*self.averages.items()]:
-            suffix = self._suffix(key)
-            if key != AVERAGE and f"ema{suffix}" not in parts:
+            stored = state["averages"].get(f"{key}{self._suffix(key)}")
+            if stored is None:
                 del self.averages[key], self.parts[key]
                 continue
-            average.network.load_state_dict(parts[f"ema{suffix}"])
-            load_average(average, states[f"average{suffix}"])
-        load_optimizer(self.optimizer, states["optimizer"])
+            average.network.load_state_dict(stored["network"])
+            load_average(average, stored["state"])
 
     def check(self) -> None:
-        """Raise UserError if no checkpoint can hold the state, or give that of a part back."""
-        tensors = self.state_dict()
-        for name, tensor in tensors.items():
-            check_type(tensor, f"training: {name}")
-        states = states_in(tensors)
+        """Read the states of custom parts back, as a resumed training does.
+
+        The optimizer and the averages are built again for this. Raises UserError if a checkpoint
+        cannot hold a state.
+        """
+        if not any(part.code for part in self.parts.values()):
+            return
+        try:
+            stored = from_bytes(io.BytesIO(as_bytes(self.state_dict())))
+        except UnpicklingError as error:
+            objects = "a checkpoint holds tensors, numbers, texts, and lists and dicts of them"
+            raise UserError(f"{OPTIMIZER}, {AVERAGE}: {objects} ({error})") from None
         for key, part in self.parts.items():
             if part.code and key == OPTIMIZER:
-                load_optimizer(build_optimizer(part, self.network), states["optimizer"])
+                load_optimizer(build_optimizer(part, self.network), stored["optimizer"])
             elif part.code:
-                again = build_average(part, self.network, key)
-                load_average(again, states[f"average{self._suffix(key)}"])
+                own = stored["averages"][f"{key}{self._suffix(key)}"]["state"]
+                load_average(build_average(part, self.network, key), own)
 
 
 def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
@@ -130,15 +123,29 @@ def build_average(part: Average, network: nn.Module, key: str = AVERAGE) -> Aver
     return average
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Any) -> None:
-    """Load a state as it is."""
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state as it was saved, to the bit.
+
+    torch casts its tensors to the type of their parameter, such as eight bits to 32, and takes a
+    text apart.
+    """
     optimizer.load_state_dict(state)
-    if "state" not in state:  # of a class with a form of its own
-        return
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    for key, stored in state["state"].items():
-        key = parameters[key] if isinstance(key, int) else key
-        optimizer.state[key] = as_stored(optimizer.state[key], stored)
+    for index, stored in state.get("state", {}).items():
+        if isinstance(index, int):
+            parameter = parameters[index]
+            optimizer.state[parameter] = uncast(optimizer.state[parameter], stored)
+
+
+def uncast(loaded: Any, stored: Any) -> Any:
+    """Return a stored state on the device to which an optimizer has loaded it."""
+    if isinstance(stored, Tensor):
+        return loaded if loaded.dtype == stored.dtype else stored.to(loaded.device)
+    if isinstance(stored, dict):
+        return {key: uncast(loaded[key], value) for key, value in stored.items()}
+    if isinstance(stored, list | tuple):
+        return type(stored)(map(uncast, loaded, stored))
+    return stored
 
 
 def load_average(average: Any, state: Any) -> None:
@@ -146,81 +153,43 @@ def load_average(average: Any, state: Any) -> None:
         average.load_state_dict(state)
 
 
-# -- the states of optimizers and averages, as tensors and JSON
-
-AS_INTEGERS = {1: torch.int8, 2: torch.int16}
-"""What numpy takes in place of floats of so many bytes that it lacks, such as bfloat16."""
+# -- files -----------------------------------------------------------------------------------------
 
 
-def pack(state: Any, where: str, tensors: dict[str, Tensor]) -> Any:
-    """Return a state for JSON; its tensors go to `tensors`, by names that begin with `where`.
-
-    Raises TypeError for what is no tensor, number, text, None, or dict, list or tuple of them.
-    """
-    kind = type(state)
-    if state is None or isinstance(state, bool | int | float | str):
-        return state
-    if isinstance(state, Tensor):
-        name, tensor = f"{where.partition('.')[0]}.{len(tensors)}", state.detach()
-        is_known = tensor.dtype in (torch.float16, torch.float32, torch.float64)
-        if tensor.is_floating_point() and not is_known:
-            tensor = tensor.view(AS_INTEGERS[tensor.itemsize])
-        tensors[name] = tensor
-        return {"tensor": name, "dtype": str(state.dtype).removeprefix("torch.")}
-    if kind in (dict, OrderedDict):
-        items = [[pack(k, where, {}), pack(v, f"{where}.{k}", tensors)] for k, v in state.items()]
-        return {"dict": items}
-    if kind in (list, tuple):
-        return {kind.__name__: [pack(v, f"{where}.{i}", tensors) for i, v in enumerate(state)]}
-    raise TypeError(f"{where} is a {kind.__name__}; checkpoints hold tensors, numbers and texts")
+def as_bytes(content: dict[str, Any]) -> bytes:
+    """Return what torch.save writes."""
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
 
 
-def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return the state of which `pack` made this."""
-    match packed:
-        case {"tensor": name, "dtype": dtype}:
-            return tensors[name].view(getattr(torch, dtype))
-        case {"dict": items}:
-            return {unpack(k, tensors): unpack(v, tensors) for k, v in items}
-        case {"list": items}:
-            return [unpack(each, tensors) for each in items]
-        case {"tuple": items}:
-            return tuple(unpack(each, tensors) for each in items)
-    return packed
+def from_bytes(stream: IO[bytes]) -> dict[str, Any]:
+    """Read what torch.save wrote, without running code. Raises UnpicklingError for objects."""
+    return torch.load(stream, map_location="cpu", weights_only=True)
 
 
-def states_in(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the states of optimizer and average in what `TrainingState.state_dict` returned."""
-    packed = json.loads(tensors["structure"].numpy().tobytes())
-    return {name: unpack(each, tensors) for name, each in packed.items()}
-
-
-def as_stored(loaded: Any, stored: Any) -> Any:
-    """Return a stored state on the device to which an optimizer has loaded it.
-
-    torch loads integers, and floats of other sizes, as floats of the parameter's type.
-    """
-    if isinstance(stored, Tensor):
-        return loaded if loaded.dtype == stored.dtype else stored.to(loaded.device)
-    if isinstance(stored, dict):
-        return {key: as_stored(loaded[key], value) for key, value in stored.items()}
-    if isinstance(stored, list | tuple):
-        return type(stored)(map(as_stored, loaded, stored))
-    return stored
+def is_whole(path: Path) -> bool:
+    """Check the checksums in a file of torch.save, which torch ignores."""
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception as error:  # The bytes of a header may be damaged, too.
+        reraise_fault(error, path)
+        return False
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of a training, in one folder: checkpoint-00005000.safetensors and so on."""
+    """The checkpoints of a training, in one folder: checkpoint-00005000.pt and so on."""
 
     folder: Path
 
     def path(self, step: int) -> Path:
-        return self.folder / f"checkpoint-{step:08d}.safetensors"
+        return self.folder / f"checkpoint-{step:08d}.pt"
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, ascending."""
-        pattern = r"checkpoint-(\d+)\.safetensors"
+        pattern = r"checkpoint-(\d+)\.pt"
         names = (re.fullmatch(pattern, path.name) for path in self.folder.glob("checkpoint-*"))
         return sorted(int(name[1]) for name in names if name)
 
@@ -228,22 +197,41 @@ class Checkpoints:
         """The step of the newest checkpoint; 0 if there is none."""
         return max(self.steps(), default=0)
 
+    def newest_whole(self) -> int:
+        """Return the step of the newest checkpoint that is not damaged; 0 if there is none.
+
+        Newer, damaged checkpoints are renamed. Raises UserError if all are damaged.
+        """
+        damaged = []
+        for step in reversed(self.steps()):
+            if is_whole(self.path(step)):
+                break
+            damaged.append(self.path(step))
+        else:
+            if damaged:
+                wrong = f"{damaged[0]}: damaged, and no other checkpoint is whole"
+                raise UserError(f"{wrong}; delete {self.folder} to start again")
+            return 0
+        for path in damaged:
+            aside = path.rename(path.with_suffix(".damaged"))
+            print(f"{path}: damaged; it is {aside.name} now, and step {step} is used", flush=True)
+        return step
+
     def save(self, state: TrainingState) -> None:
         """Write a checkpoint, then remove those that are not among the newest."""
-        # The history is an array, because a header of safetensors has at most 100 MB.
-        history = np.frombuffer(json.dumps(state.history).encode(), np.uint8)
-        tensors = {**state.state_dict(), "history": history}
-        origin = {"step": state.step, "seconds": state.seconds, "micro_batch": state.micro_batch}
+        kept = {"step": state.step, "seconds": state.seconds, "micro_batch": state.micro_batch}
+        content = as_bytes({"state": state.state_dict(), "history": state.history, **kept})
         for leftover in self.folder.glob(".checkpoint-*.partial"):  # of lives that were killed
             leftover.unlink(missing_ok=True)
-        save_tensors(self.path(state.step), "checkpoint", tensors, origin)
+        with atomic_path(self.path(state.step)) as partial:
+            partial.write_bytes(content)
         for step in self.steps()[:-KEPT]:
             self.path(step).unlink(missing_ok=True)
 
     def restore(self, state: TrainingState, step: int) -> None:
-        """Load the checkpoint of this step; do nothing for step 0.
+        """Load the checkpoint of this step, which is whole; do nothing for step 0.
 
-        Raises UserError if it is missing or damaged: the user decides whether to go back.
+        Raises UserError if it is missing, or of another training: the user decides what to do.
         """
         if step == 0:
             return
@@ -252,17 +240,16 @@ class Checkpoints:
             raise UserError(f"{path}: no such checkpoint; run the same command again")
         older = [s for s in self.steps() if s < step]
         remedy = f"delete it to {f'go on from step {older[-1]}' if older else 'start again'}"
-        stored = load_tensors(path, "checkpoint", remedy)
         try:
-            tensors = stored.tensors()
-            history = json.loads(tensors.pop("history").numpy().tobytes())
-            state.load_state_dict(tensors)
-            if stored.origin["step"] != step:
-                raise ValueError(f"it is of step {stored.origin['step']}")
-            state.step, state.seconds, state.history = step, stored.origin["seconds"], history
-            state.micro_batch = stored.origin.get("micro_batch", state.micro_batch)
+            with path.open("rb") as stream:
+                kept = from_bytes(stream)
+            state.load_state_dict(kept["state"])
+            if kept["step"] != step:
+                raise ValueError(f"it is of step {kept['step']}")
         except Exception as error:  # Another program can write nearly anything.
             reraise_fault(error, path)
             raise UserError(
                 f"{path}: not a checkpoint of this training ({type(error).__name__}); {remedy}"
             ) from None
+        state.step, state.seconds, state.history = step, kept["seconds"], kept["history"]
+        state.micro_batch = kept["micro_batch"]

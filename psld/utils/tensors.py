@@ -1,6 +1,6 @@
 """Arrays in files: safetensors, with their kind, their origin and a digest in the metadata.
 
-Shards, weights, checkpoints, features: this is their one writer, one reader and one check. Nothing
+Shards, weights, features: this is their one writer, one reader and one check. Nothing
 here imports torch: figures read shards without it.
 """
 
@@ -13,7 +13,6 @@ from typing import IO, TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from psld.utils.errors import UserError, reading
@@ -56,17 +55,6 @@ def as_arrays(tensors: "Mapping[str, np.ndarray | Tensor]") -> dict[str, np.ndar
         name: np.asarray(each if isinstance(each, np.ndarray) else each.cpu().numpy(), order="C")
         for name, each in tensors.items()
     }
-
-
-def check_type(tensor: Any, name: str) -> None:
-    """Raise UserError, with the name, for what no file can hold, such as bfloat16."""
-    import torch
-
-    try:
-        save({"": torch.empty(0, dtype=tensor.dtype, device="cpu").numpy()})
-    except (AttributeError, TypeError, SafetensorError):
-        found = getattr(tensor, "dtype", type(tensor).__name__)
-        raise UserError(f"{name} is {found}, which no file can hold") from None
 
 
 def digest_of_arrays(kind: str, arrays: Mapping[str, np.ndarray], origin: Mapping[str, Any]) -> str:

@@ -52,6 +52,7 @@ class OddOptimizer(torch.optim.Optimizer):
                     half = torch.zeros_like(p, dtype=torch.bfloat16)
                     state.update(count=0, large=torch.tensor(2**24 + 1), half=half, text="a")
                     state.update(nothing=None, inner={"x": [0.1, (True, float("inf"))]})
+                    state["inner"]["quarter"] = [half[:0].to(torch.int8)]
                 state["count"] += 1
                 state["large"] += 1
                 state["inner"]["x"][0] += 0.1

@@ -37,7 +37,7 @@ def test_a_logger_gets_each_entry_once_also_over_a_resumption(train, outside):
     ):
         (run / "logged").write_text(f"{given}\n")
         if checkpoint == 4:
-            (run / "checkpoints/checkpoint-00000008.safetensors").unlink()
+            (run / "checkpoints/checkpoint-00000008.pt").unlink()
         write_history(run, entries[: checkpoint // 2])
         shutil.rmtree(run / "model")
         (outside / "log.txt").unlink()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from psld.config.kinds import SHIPPED
 from psld.diffusion.loss import EpsilonLoss
@@ -18,10 +17,7 @@ from psld.training.state import (
     Checkpoints,
     TrainingState,
     build_average,
-    pack,
-    unpack,
 )
-from psld.utils.errors import UserError
 from tests.commands import (
     TINY,
     call,
@@ -71,12 +67,13 @@ def test_it_resumes_to_the_bit(outside, noun, kind):
     assert sum(moved) > len(moved) / 2
 
 
-def test_an_average_that_no_file_can_hold_is_refused_at_the_first_step(outside):
+def test_an_average_in_half_precision_resumes_to_the_bit(outside):
     with (outside / "mine.py").open("a") as file:
         file.write(HALF)
-    state = trained(recipe(average="mine:Half"), 1)
-    with pytest.raises(UserError, match=r"training: ema\..* is torch\.bfloat16, which no"):
-        state.check()
+    before = trained(recipe(average="mine:Half"), 1)
+    before.check()
+    after = resumed(recipe(average="mine:Half"), outside, before)
+    check_equal(after.state_dict(), before.state_dict())
 
 
 HALF = """
@@ -141,21 +138,6 @@ def test_the_shipped_schedules_have_their_formulas():
     assert values[2] == pytest.approx([1, 1, math.sqrt(0.5), 0.5])
 
 
-def test_what_is_in_a_state_comes_back_with_its_types():
-    state = {
-        0: {"n": 2**70, "x": 0.1, "bad": float("nan"), "yes": True, "none": None, "text": "a"},
-        "nested": {"list": [1, (2.5, [])], "empty": {}, 3: "of a number", "3": "of a text"},
-        "tensors": [torch.tensor(2**60), torch.tensor([True]), torch.tensor(1.5).bfloat16()],
-        "eight": torch.tensor([0.5, 2]).to(torch.float8_e4m3fn),
-    }
-    tensors: dict = {}
-    back = unpack(pack(state, "optimizer", tensors), tensors)
-    assert repr(back) == repr(state)
-    assert all(each.dtype != torch.bfloat16 for each in tensors.values())
-    with pytest.raises(TypeError, match=r"optimizer\.state\.0 is a set"):
-        pack({"state": [{1}]}, "optimizer", {})
-
-
 def test_only_another_recipe_than_the_papers_is_in_the_identity():
     assert recipe(optimizer="adam", schedule="constant").identity() == recipe().identity()
     assert not {"optimizer", "schedule", "average"} & recipe().identity().keys()
@@ -193,9 +175,12 @@ from torch import nn
 
 from psld.parts import Average, Optimizer, Schedule
 
+class Seen:
+    pass
+
 class Unsaved(torch.optim.SGD):
     def step(self, closure=None):
-        self.state[self.param_groups[0]["params"][0]]["seen"] = {{1, 2}}
+        self.state[self.param_groups[0]["params"][0]]["seen"] = Seen()
 
 class Unloaded(torch.optim.SGD):
     def load_state_dict(self, state):
@@ -241,8 +226,12 @@ def test_a_state_that_cannot_come_back_is_found_before_the_training_goes_on(digi
     text = WRONG.format(noun="Optimizer", method=METHODS["Optimizer"], made=made)
     (outside / "wrong.py").write_text(text)
     words = (*TINY, f"data={digits}", "training.steps=7000", "training.optimizer=wrong:Mine")
-    with contextlib.suppress(TypeError):
-        assert call(outside, "train", *words).returncode == 1
+    if made.startswith("Unsaved"):
+        line = refused(call(outside, "train", *words), 2, "a checkpoint holds tensors, numbers")
+        assert "wrong.Seen" in line
+    else:
+        with contextlib.suppress(TypeError):
+            assert call(outside, "train", *words).returncode == 1
     assert not list(outside.rglob("checkpoint-*"))
 
 
@@ -266,12 +255,12 @@ def resumes_to_the_bit(folder: Path, train) -> None:
     train()
     weights = (folder / "model/weights.safetensors").read_bytes()
     checkpoints = Checkpoints(run_directory(folder) / "checkpoints")
-    before = load_file(checkpoints.path(6))
+    before = torch.load(checkpoints.path(6))
     checkpoints.path(6).unlink()
     shutil.rmtree(run_directory(folder) / "model")
     train()
     assert (folder / "model/weights.safetensors").read_bytes() == weights
-    check_equal(load_file(checkpoints.path(6)), before)
+    check_equal(torch.load(checkpoints.path(6)), before)
 
 
 def test_a_training_of_own_parts_resumes_to_the_bit(digits, outside):

@@ -108,7 +108,7 @@ class Training:
 
     def step(self) -> int:
         """The step of the newest checkpoint."""
-        files = self.folder.glob("runs/*/checkpoints/checkpoint-*.safetensors")
+        files = self.folder.glob("runs/*/checkpoints/checkpoint-*.pt")
         return max((int(file.stem.split("-")[1]) for file in files), default=0)
 
     def reaches(self, step: int) -> None:

@@ -17,7 +17,6 @@ from psld.sampling.model import load_model
 from psld.training.manifest import HISTORY, ModelManifest, TrainingHistory, read_manifest
 from psld.utils.errors import RunError
 from psld.utils.locks import held_if_free
-from psld.utils.tensors import grouped
 from tests.commands import TINY, call, files_below, refused, run_directory, succeeded
 from tests.results import weights_digest
 
@@ -45,7 +44,7 @@ def trained(finished, tmp_path):
 
 
 def checkpoint(folder, step):
-    (path,) = folder.glob(f"runs/*/checkpoints/checkpoint-{step:08d}.safetensors")
+    (path,) = folder.glob(f"runs/*/checkpoints/checkpoint-{step:08d}.pt")
     return path
 
 
@@ -82,10 +81,11 @@ def test_the_model_says_what_it_is(finished, digits):
 
 def test_the_weights_are_the_moving_average(finished):
     exported = load_file(finished / "model" / "weights.safetensors")
-    state = grouped(load_file(checkpoint(finished, 12)))
-    assert exported.keys() == state["ema"].keys()
+    state = torch.load(checkpoint(finished, 12))["state"]
+    average = state["averages"]["training.average"]["network"]
+    assert exported.keys() == average.keys()
     for name, value in exported.items():
-        assert torch.equal(value, state["ema"][name]), name
+        assert torch.equal(value, average[name]), name
     assert any(not torch.equal(exported[name], state["network"][name]) for name in exported)
 
 
@@ -99,7 +99,7 @@ def test_without_a_decay_the_weights_are_the_last_ones(digits, tmp_path, monkeyp
     entries = TrainingHistory.read(tmp_path / "model" / HISTORY).entries
     assert losses == [entries[1].loss] != [entries[0].loss]
     exported = load_file(tmp_path / "model" / "weights.safetensors")
-    state = grouped(load_file(checkpoint(tmp_path, 2)))
+    state = torch.load(checkpoint(tmp_path, 2))["state"]
     assert all(torch.equal(exported[name], state["network"][name]) for name in exported)
 
 
@@ -189,19 +189,35 @@ def test_a_training_takes_the_settings_of_the_preparation(tmp_path):
     assert (dataset.flip, dataset.filter) == (True, "box")
 
 
-def test_a_damaged_checkpoint_is_for_the_user_to_delete(trained, digits):
+def with_one_bit_flipped(path):
+    """Flip a bit in a tensor: torch.load alone reads another number."""
+    content = bytearray(path.read_bytes())
+    state = torch.load(path)
+    name, tensor = next((n, t) for n, t in state["state"]["network"].items() if t.numel() > 99)
+    index = content.index(tensor.numpy().tobytes()) + 100
+    content[index] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path)["state"]["network"][name], tensor)
+
+
+@pytest.mark.parametrize("damage", [with_one_bit_flipped, lambda path: os.truncate(path, 5000)])
+def test_of_a_damaged_checkpoint_the_one_before_is_used(trained, digits, damage):
     before = weights(trained)
     newest, settings = checkpoint(trained, 12), (*SETTINGS, f"data={digits}")
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    files = files_below(trained)
-    refused(call(trained, "train", *settings), 2, newest.name, "delete it to go on from step 8")
-    assert files_below(trained) == files
-    newest.unlink()
-    succeeded(call(trained, "train", *settings))
+    damage(newest)
+    shutil.rmtree(newest.parents[1] / "model")
+    said = succeeded(call(trained, "train", *settings)).stdout
+    assert f"{newest.name}: damaged; it is checkpoint-00000012.damaged now, and step 8 is" in said
+    assert "going on from step 8" in said
     assert weights(trained) == before
-    checkpoint(trained, 8).unlink()
-    checkpoint(trained, 12).write_bytes(b"")
-    refused(call(trained, "train", *settings), 2, newest.name, "delete it to start again")
+    assert newest.exists()
+    for step in (8, 12):
+        damage(checkpoint(trained, step))
+    files = files_below(trained)
+    refused(
+        call(trained, "train", *settings), 2, "12.pt: damaged, and no other checkpoint is whole"
+    )
+    assert files_below(trained) == files
 
 
 # --- faults -------------------------------------------------------------------------------------

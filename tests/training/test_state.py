@@ -2,14 +2,13 @@
 
 import platform
 
-import numpy as np
 import pytest
+import torch
 
 from psld.diffusion.loss import EpsilonLoss
 from psld.training.loop import optimize
 from psld.training.state import Checkpoints
 from psld.utils.errors import UserError
-from psld.utils.tensors import save_tensors
 from tests.diffusion.processes import phase_space
 from tests.training.small import batches_of, check_equal, recipe, tiny_state
 
@@ -50,12 +49,12 @@ def test_other_files_are_no_checkpoints(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     save_at(checkpoints, state, 10)
     # What a killed writer leaves, and what a user may put there.
-    partial = tmp_path / f".checkpoint-00000020.safetensors.{platform.node()}.99999999.partial"
-    elsewhere = tmp_path / ".checkpoint-00000015.safetensors.another-node.99999999.partial"
+    partial = tmp_path / f".checkpoint-00000020.pt.{platform.node()}.99999999.partial"
+    elsewhere = tmp_path / ".checkpoint-00000015.pt.another-node.99999999.partial"
     for path in (
         *(partial, elsewhere),
-        tmp_path / "checkpoint-x.safetensors",
-        tmp_path / "checkpoint-00000030.safetensors.old",
+        tmp_path / "checkpoint-x.pt",
+        tmp_path / "checkpoint-00000030.pt.old",
     ):
         path.write_bytes(b"half")
     assert checkpoints.steps() == [10]
@@ -69,10 +68,9 @@ def test_a_checkpoint_of_another_network_or_under_another_step_is_named(tmp_path
     checkpoints = Checkpoints(tmp_path)
     save_at(checkpoints, state, 10)
     checkpoints.path(10).rename(checkpoints.path(20))
-    said = r"20\.safetensors: not a checkpoint of this training"
+    said = r"20\.pt: not a checkpoint of this training"
     with pytest.raises(UserError, match=said):
         checkpoints.restore(trained(0), 20)
-    arrays, origin = {"network.weight": np.ones(1)}, {"step": 20, "seconds": 1.0}
-    save_tensors(checkpoints.path(20), "checkpoint", arrays, origin)
+    torch.save({"state": {"network": {"weight": torch.ones(1)}}}, checkpoints.path(20))
     with pytest.raises(UserError, match=said):
         checkpoints.restore(trained(0), 20)
