@@ -16,12 +16,12 @@ from psld.diffusion.loop import sample
 from psld.diffusion.loss import EpsilonLoss, NoisyStates
 from psld.diffusion.samplers import EMSettings
 from psld.diffusion.score import NetworkScore
+from psld.models.build import build, forward_flops
+from psld.models.settings import TRAIN_FACTOR, ModelSettings
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batches
 from psld.training.loop import Meter, optimize
-from psld.training.model import build, forward_flops
 from psld.training.ranks import Ranks
-from psld.training.settings import TRAIN_FACTOR, ModelSettings
 from psld.training.state import TrainingState
 from psld.utils.device import peak_flops
 from psld.utils.errors import is_out_of_memory

@@ -27,7 +27,7 @@ from benchmarks.gpu import Row, measurements
 from psld.evaluation.results import CellResults
 from psld.grid.cache import load_grid
 from psld.grid.rows import cells_behind, entries_in
-from psld.training.manifest import imported_file
+from psld.models.manifest import imported_file
 from psld.utils.device import device_name, use_device
 from psld.utils.files import write_json
 from tests.workflow.project import Project

@@ -10,7 +10,7 @@ from benchmarks.timing import compare
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import EMSettings, SSCSSettings
 from psld.diffusion.score import NetworkScore
-from psld.training.model import build
+from psld.models.build import build
 
 IMAGES, STEPS = 250, 10
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from benchmarks.settings import compose_model
 from benchmarks.timing import compare
 from psld.diffusion.loss import EpsilonLoss, NoisyStates
+from psld.models.build import build, loss_of
 from psld.parts import Network
 from psld.training.batches import Batches
 from psld.training.loop import optimize
-from psld.training.model import build, loss_of
 from psld.training.ranks import Ranks
 from psld.training.state import TrainingState
 

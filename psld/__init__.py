@@ -9,6 +9,7 @@
 Reference: K. Pandey and S. Mandt, "A Complete Recipe for Diffusion Generative Models", ICCV 2023.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from psld.utils import VERSION
@@ -31,15 +32,23 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from psld.library import *
+    from psld.data.images import save_images
+    from psld.evaluation.images import distance, evaluate, load_extractor, load_images
+    from psld.library import LoadedModel, denoiser, from_denoiser, load, sample
+    from psld.saving import save
 else:
+    PLACES = {
+        "save": "psld.saving",
+        "save_images": "psld.data.images",
+        **dict.fromkeys(
+            ("distance", "evaluate", "load_extractor", "load_images"), "psld.evaluation.images"
+        ),
+    }
 
     def __getattr__(name: str) -> object:
-        """Import the library on first use: it needs torch, and Snakemake's processes do not."""
+        """Import a function on first use: it needs torch, and Snakemake's processes do not."""
         if name in __all__:
-            from psld import library
-
-            return getattr(library, name)
+            return getattr(import_module(PLACES.get(name, "psld.library")), name)
         raise AttributeError(f"module 'psld' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""The library: the work of the commands, as functions on tensors."""
+"""The library: trained models, networks and denoisers, sampled as functions of tensors."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from psld.config.parts import save_code
-from psld.config.reads import Read
-from psld.config.settings import groups_of, parse
-from psld.data.images import save_images
-from psld.data.store import ImageStore
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
 from psld.diffusion.gaussian import GaussianData
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
 from psld.diffusion.time_grid import level_range, time_of_noise_level
-from psld.evaluation.images import distance, evaluate, load_extractor, load_images
+from psld.models.hub import fetched
+from psld.models.objectives import Objective
+from psld.models.settings import Start
+from psld.models.start import FEWEST_IMAGES, SamplerStart, measure_start
 from psld.networks.forward import check_network, forward_pass
 from psld.sampling.model import (
     BATCH,
@@ -40,13 +38,6 @@ from psld.sampling.named import (
     named_process,
     named_sampler,
 )
-from psld.training.hub import fetched
-from psld.training.init import with_sources
-from psld.training.manifest import TrainingHistory, make_way, write_history
-from psld.training.model import build_process, check_rebuilt, write_model
-from psld.training.objectives import Objective
-from psld.training.settings import ModelSettings, Start, TrainSettings
-from psld.training.start import FEWEST_IMAGES, SamplerStart, measure_start
 from psld.utils.batching import Batching
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError, as_psld_errors, text_of
@@ -56,15 +47,9 @@ from psld.utils.tensors import array_of
 __all__ = [
     "LoadedModel",
     "denoiser",
-    "distance",
-    "evaluate",
     "from_denoiser",
     "load",
-    "load_extractor",
-    "load_images",
     "sample",
-    "save",
-    "save_images",
 ]
 
 ENDS = {"levels", "final_time"}
@@ -99,60 +84,6 @@ def load(
         RunError: the Hub cannot be reached.
     """
     return load_model(fetched(folder), choose_device(device), start=start, trust=trust)
-
-
-@as_psld_errors()
-def save(
-    folder: str | Path,
-    network: nn.Module,
-    settings: ModelSettings | Sequence[str] | str,
-    history: Sequence[dict[str, float]] = (),
-    replace: bool = False,
-) -> None:
-    """Write a network that was trained in Python into the folder of a model.
-
-        model = psld.load("models/demo/psld-0.02")
-        model.network.requires_grad_(True)                  # then train it on
-        psld.save("models/mine/tuned", model.network, model.settings)
-
-    Args:
-        folder: receives what psld train writes; commands take it, and so does `load`. Tables
-            say that the weights were saved from Python.
-        network: in evaluation mode, such as `ema.network`; what `psld.training.model.build` makes
-            of the settings, with other weights.
-        settings: those of the training, or words of psld train: ["dataset=digits",
-            "network=mynets:Mixer", "training.steps=400"]. A prepared dataset's digest is noted.
-        history: entries with step, time and loss, for the curve of the training.
-        replace: replace a model in the folder.
-
-    Raises UserError if the folder has a model, the settings do not make this network, the model of
-    their `init` is missing, or the history lacks something. Then nothing is changed.
-    """
-    check_network(network)
-    folder, call = Path(folder), "save()"
-    if isinstance(settings, ModelSettings):
-        data = f"data/{settings.dataset.name}.h5"
-        names = {"name": folder.name, "grid_name": "by-hand", "data": data, "output": f"{folder}"}
-        content = {**names, "runs": "runs", "device": "auto", "wandb": {}, **dict(settings)}
-    else:
-        from psld.config.compose import compose_content
-
-        words = [settings] if isinstance(settings, str) else settings
-        if not (isinstance(words, Sequence) and all(isinstance(word, str) for word in words)):
-            wrong = f"{call}: settings is a {type(settings).__name__}"
-            raise UserError(f"{wrong}; a model's settings or words of psld train are needed")
-        words = [f"name={folder.name}", *words]
-        content = compose_content("train", words, call, TrainSettings.free())
-    entries = parse(TrainingHistory, {"entries": history}, f"{call}: history").entries
-    run = parse(TrainSettings, content, call)
-    if not all(read.content for read in groups_of(Read, run)):  # Those of a model have it.
-        run = with_sources(run, folder)
-    check_rebuilt(network, run, build_process(run), getattr(network, "data_deviation", 1.0))
-    store = ImageStore.open_for(run.data, run.dataset) if Path(run.data).exists() else None
-    make_way(folder, "", replace)
-    save_code(run, folder)
-    write_history(folder, [entry.model_dump() for entry in entries])
-    write_model(folder, run, network, store, run.training.steps, saved=True)
 
 
 @dataclass(frozen=True)

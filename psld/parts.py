@@ -16,9 +16,9 @@ from psld.diffusion.guidance import Guidance, Label, Mask
 from psld.diffusion.samplers import SamplerSettings as Sampler
 from psld.diffusion.samplers import TimeGridSampler
 from psld.metrics.settings import Extractor, Measure
+from psld.models.objectives import Denoiser, Epsilon, Guide, Objective
+from psld.models.recipe import Average, Logger, Optimizer, Schedule
 from psld.networks.settings import Network
-from psld.training.objectives import Denoiser, Epsilon, Guide, Objective
-from psld.training.recipe import Average, Logger, Optimizer, Schedule
 
 __all__ = [
     "FREE",

@@ -98,7 +98,7 @@ def call(folder: Path, name: str, *overrides: str) -> Finished:
     ):
         patch.setattr(sys, "argv", ["psld", name, *overrides])
         if name in ("train", "train_guide"):  # It first measures its speed: one image will do.
-            patch.setattr("psld.training.model.MOST_TIMED", 1)
+            patch.setattr("psld.models.build.MOST_TIMED", 1)
         try:
             main()
         except SystemExit as ended:

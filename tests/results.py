@@ -9,7 +9,7 @@ from psld.evaluation.results import CellResult, CellResults
 from psld.evaluation.settings import Measurement
 from psld.grid.cells import Grid
 from psld.metrics.estimate import Estimate
-from psld.training.manifest import MANIFEST, Imported, ModelManifest
+from psld.models.manifest import MANIFEST, Imported, ModelManifest
 from psld.utils.files import digest_of
 from psld.utils.tensors import load_tensors
 

@@ -11,9 +11,10 @@ import torch
 
 import psld
 from psld.data.store import described_dataset
-from psld.training.manifest import HISTORY, read_manifest
-from psld.training.model import build, build_process
-from psld.training.settings import ModelSettings
+from psld.models.build import build, build_process
+from psld.models.manifest import read_manifest
+from psld.models.settings import ModelSettings
+from psld.training.files import HISTORY
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, run, succeeded
 from tests.hub import empty_hub

@@ -22,7 +22,8 @@ from typing import NoReturn
 from psld.cluster import slurm
 from psld.cluster.job import run_rank
 from psld.cluster.settings import LaunchSettings
-from psld.training.manifest import MANIFEST, export_folder, note_replaced, publish, whole_export
+from psld.models.manifest import MANIFEST
+from psld.training.files import export_folder, note_replaced, publish, whole_export
 from psld.utils.errors import RunError, UserError
 from psld.utils.files import (
     LATE_SECONDS,

@@ -48,8 +48,8 @@ def check(settings: CheckSettings) -> None:
 def _in_training(part: Any, network: str | None) -> Iterator[str]:
     """Take one step of a training on digits with this part."""
     from psld.config.compose import compose_content
+    from psld.models.build import build, build_process, check_rebuilt, loss_of, try_loss
     from psld.training.loop import check_schedule
-    from psld.training.model import build, build_process, check_rebuilt, loss_of, try_loss
     from psld.training.settings import TrainGuideSettings, TrainSettings
     from psld.training.state import TrainingState
 

@@ -41,7 +41,7 @@ def init(settings: InitSettings) -> None:
     The folder must be new or empty. The rules and all other configs stay in the package. The grid
     trains for as many steps as this machine takes in a few minutes, which is measured now.
     """
-    from psld.training.model import seconds_per_image  # imports torch
+    from psld.models.build import seconds_per_image  # imports torch
 
     folder = settings.folder.resolve()  # new/x/../.. is this one, also without new
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

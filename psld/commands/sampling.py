@@ -2,9 +2,9 @@
 
 from psld.commands.main import entry_point
 from psld.evaluation.settings import LikelihoodCommandSettings
+from psld.models.hub import fetched
 from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings
-from psld.training.hub import fetched
 
 
 @entry_point("sample", SampleSettings, record="cell", job="sample_job", changeable=True)

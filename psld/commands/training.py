@@ -2,17 +2,17 @@
 
 from psld.cluster.job import requeued_when_stopped
 from psld.commands.main import entry_point
+from psld.models.settings import StartSettings
+from psld.models.start import make_start
 from psld.paper.checkpoints import import_weights
 from psld.sampling.settings import gaussians
 from psld.training.run import run_training
 from psld.training.settings import (
     ImportGuideSettings,
     ImportModelSettings,
-    StartSettings,
     TrainGuideSettings,
     TrainSettings,
 )
-from psld.training.start import make_start
 from psld.utils.device import use_device
 
 

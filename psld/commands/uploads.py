@@ -33,9 +33,9 @@ def push(settings: PushSettings) -> None:
     files are checked first. The card replaces the repository's README.md.
     """
     from psld.library import load
+    from psld.models import hub
+    from psld.models.manifest import read_manifest
     from psld.report.page import model_card
-    from psld.training import hub
-    from psld.training.manifest import read_manifest
 
     model, repository = load(settings.folder, "cpu"), settings.repository
     folder = model.folder

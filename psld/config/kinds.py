@@ -3,9 +3,9 @@
 METRICS = "psld.metrics.settings"
 SAMPLERS = "psld.diffusion.samplers"
 SOURCES = "psld.data.sources"
-RECIPE = "psld.training.recipe"
+RECIPE = "psld.models.recipe"
 GUIDANCE = "psld.diffusion.guidance"
-OBJECTIVES = "psld.training.objectives"
+OBJECTIVES = "psld.models.objectives"
 
 SHIPPED: dict[str, dict[str, str]] = {
     "sampler": {

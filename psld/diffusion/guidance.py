@@ -91,7 +91,7 @@ class Guidance(Part):
         Args:
             sampler: the settings of the sampler (`psld.diffusion.samplers.SamplerSettings`), of
                 which this is the guidance.
-            model: the settings of the model's training (`psld.training.settings.ModelSettings`).
+            model: the settings of the model's training (`psld.models.settings.ModelSettings`).
             guide: the settings of the guide's training (`GuideModelSettings`), or None.
         """
 

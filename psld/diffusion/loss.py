@@ -29,7 +29,7 @@ class Batch:
     noising: Any = None
     """What the network sees of the images: a `Noising`."""
     facts: Any = None
-    """What a training's objective may depend on (`psld.training.objectives.Facts`)."""
+    """What a training's objective may depend on (`psld.models.objectives.Facts`)."""
 
     def noisy(self) -> tuple[Tensor, Tensor]:
         """Return what the network sees, N×C'×H×W, and its times or noise levels, N."""

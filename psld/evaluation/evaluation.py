@@ -27,9 +27,9 @@ from psld.evaluation.settings import EvaluateSettings, Measurement
 from psld.metrics.blocks import share_estimate
 from psld.metrics.extraction import batches_of, extract
 from psld.metrics.features import Device, Features, FeatureStatistics, Reference
+from psld.models.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, origin_of, read_shards
-from psld.training.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.utils.code import code_digest
 from psld.utils.device import give_back, provenance, use_device
 from psld.utils.errors import UserError
@@ -336,7 +336,7 @@ def _start_facts(settings: EvaluateSettings, model: ModelManifest) -> dict[str, 
     """Return the facts of a result about the start of its samples."""
     if not settings.sampler.starts_from_data:
         return dict.fromkeys(START_FACTS)
-    from psld.training.start import find_start  # Most cells start from the prior.
+    from psld.models.start import find_start  # Most cells start from the prior.
 
     images = model.settings.dataset, model.dataset_digest
     places = settings.start, Path(settings.model)

@@ -23,7 +23,7 @@ from psld.metrics.classifier import ImageShape, deterministic
 from psld.metrics.extraction import FeatureExtractor, batches_of, gather, load_extractor
 from psld.metrics.features import Device, Features, Reference
 from psld.metrics.settings import Extractor, MetricSettings
-from psld.training.manifest import MANIFEST, WEIGHTS, ModelManifest
+from psld.models.manifest import MANIFEST, WEIGHTS, ModelManifest
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.tensors import grouped, load_tensors, save_tensors

@@ -15,8 +15,8 @@ from psld.diffusion.time_grid import level_range
 from psld.evaluation.results import Weights
 from psld.evaluation.settings import LikelihoodCommandSettings, LikelihoodSettings
 from psld.metrics.estimate import spread
+from psld.models.manifest import ModelManifest, read_manifest
 from psld.sampling.model import LoadedModel, load_model
-from psld.training.manifest import ModelManifest, read_manifest
 from psld.utils.device import device_name, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed

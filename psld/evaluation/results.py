@@ -11,7 +11,7 @@ from pydantic import Field
 
 from psld.config.settings import MadeRecord, Settings, read_record
 from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
-from psld.training.manifest import Imported
+from psld.models.manifest import Imported
 
 Show = Literal["value", "nfe", "class_accuracy"]
 """What an entry of a table shows; NUMBER_KINDS describes each."""

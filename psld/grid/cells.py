@@ -23,9 +23,9 @@ from psld.grid.records import (
 )
 from psld.grid.schema import GridFile, Shown, seeded
 from psld.metrics.settings import MetricSettings
+from psld.models.settings import start_file
 from psld.sampling.named import as_words
 from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed
-from psld.training.settings import start_file
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 

@@ -13,10 +13,11 @@ from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.evaluation.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
 from psld.grid.schema import Origin
+from psld.models.manifest import TrainedManifest, imported_file, kind_of, read_manifest
+from psld.models.settings import StartSettings
 from psld.sampling.settings import SamplingRun
 from psld.training.init import are_there, changed_sources
-from psld.training.manifest import TrainedManifest, imported_file, kind_of, read_manifest
-from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
+from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 

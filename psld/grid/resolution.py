@@ -28,10 +28,11 @@ from psld.grid.records import (
 from psld.grid.rows import entries_in
 from psld.grid.schema import GridFile, Origin, check_name
 from psld.metrics.settings import MetricSettings
+from psld.models.settings import StartSettings
 from psld.sampling.named import named_in
 from psld.sampling.settings import SamplingRun, check_fit
 from psld.training.init import check_alike
-from psld.training.settings import StartSettings, TrainGuideSettings, TrainSettings
+from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError, locating
 from psld.utils.files import digest_of
 

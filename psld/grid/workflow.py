@@ -14,7 +14,7 @@ from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import DatasetRecord, FeaturesRecord, GuideRecord, ModelRecord, StartRecord
 from psld.grid.rows import cells_behind, entries_in
 from psld.grid.schema import GridFile
-from psld.training.manifest import imported_file
+from psld.models.manifest import imported_file
 from psld.utils.errors import UserError
 
 Shared = Literal["datasets", "features", "starts"]

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from psld.data.store import ImageStore
+from psld.models.build import build, build_process
+from psld.models.manifest import Imported, make_way
 from psld.networks.ncsnpp import Encoder
 from psld.paper.parameters import from_official, read_checkpoint
-from psld.training.manifest import Imported, make_way
-from psld.training.model import build, build_process, write_model
+from psld.training.export import write_model
 from psld.training.settings import ImportGuideSettings, ImportModelSettings
 from psld.utils.errors import UserError, locating
 

@@ -15,6 +15,7 @@ from psld.evaluation.results import CellResults, ModelResult
 from psld.grid.cells import Grid
 from psld.grid.figures import FIRST, GridFigure, all_figures
 from psld.grid.rows import read_claims, read_tables
+from psld.models.manifest import ModelManifest
 from psld.report.table import (
     TEMPLATES,
     TableText,
@@ -26,7 +27,6 @@ from psld.report.table import (
     summary,
     table_text,
 )
-from psld.training.manifest import ModelManifest
 from psld.utils.errors import UserError
 
 MOST_PIXELS = 1600

@@ -18,16 +18,10 @@ from psld.grid.entries import Entry
 from psld.grid.figures import all_figures
 from psld.grid.records import TrainedRecord
 from psld.grid.rows import cells_behind, distances, entries_in, paper_values
+from psld.models.build import build, build_process, forward_flops, seconds_per_image, with_network
+from psld.models.settings import TRAIN_FACTOR, ModelSettings
 from psld.report.table import made_by_other_code
 from psld.sampling.settings import shards_needed
-from psld.training.model import (
-    build,
-    build_process,
-    forward_flops,
-    seconds_per_image,
-    with_network,
-)
-from psld.training.settings import TRAIN_FACTOR, ModelSettings
 from psld.utils.code import code_digest
 from psld.utils.files import digest_of, kept_in_cache
 from psld.utils.progress import about

@@ -26,7 +26,7 @@ from matplotlib.transforms import ScaledTranslation
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import LineGroup, gamma_lines, nfe_lines, trained_models
 from psld.grid.rows import paper_values
-from psld.training.manifest import HISTORY, TrainingHistory
+from psld.training.files import HISTORY, TrainingHistory
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path
 

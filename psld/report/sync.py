@@ -22,7 +22,7 @@ from psld.grid.figures import all_figures
 from psld.grid.rows import csv_line, paper_values, read_table
 from psld.report.table import table_text
 from psld.sampling.shards import Shard, shard_path
-from psld.training.manifest import HISTORY, WANDB, TrainingHistory, is_exported
+from psld.training.files import HISTORY, WANDB, TrainingHistory, is_exported
 from psld.training.settings import WandbSettings
 from psld.training.wandb_runs import (
     check_login,

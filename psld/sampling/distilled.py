@@ -12,7 +12,7 @@ from pydantic import Field
 
 from psld.config.reads import CellRead
 from psld.diffusion.guidance import Guidance
-from psld.training.objectives import Denoiser
+from psld.models.objectives import Denoiser
 from psld.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -21,6 +21,10 @@ from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
 from psld.diffusion.score import Network
 from psld.diffusion.settings import ProcessSettings, PSLDSettings
 from psld.diffusion.time_grid import level_range
+from psld.models.build import build, build_process, kept_generators, with_network
+from psld.models.manifest import WEIGHTS, GuideManifest, M, ModelManifest, read_manifest
+from psld.models.settings import GuideModelSettings, ModelSettings
+from psld.models.start import SamplerStart, find_start
 from psld.networks.forward import check_network, enough_threads, forward_pass
 from psld.sampling.named import (
     NamedProcess,
@@ -32,10 +36,6 @@ from psld.sampling.named import (
     named_sampler,
 )
 from psld.sampling.settings import check_fit
-from psld.training.manifest import WEIGHTS, GuideManifest, M, ModelManifest, read_manifest
-from psld.training.model import build, build_process, kept_generators, with_network
-from psld.training.settings import GuideModelSettings, ModelSettings
-from psld.training.start import SamplerStart, find_start
 from psld.utils.batching import Batching
 from psld.utils.device import device_of
 from psld.utils.errors import RunError, UserError

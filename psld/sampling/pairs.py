@@ -13,13 +13,13 @@ from psld.data.store import from_uint8
 from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.loss import Batch
 from psld.diffusion.samplers import SamplerSettings
+from psld.models.objectives import Facts
 from psld.networks.forward import Denoiser
 from psld.sampling.model import CPU, cell_sampler, load_model
 from psld.sampling.named import named_by_words
 from psld.sampling.settings import CellSettings, ShardRecord
 from psld.sampling.shards import Shard, load_made_by, origin_of, shard_path
 from psld.training.init import read_source
-from psld.training.objectives import Facts
 from psld.utils.errors import UserError, locating
 from psld.utils.randomness import ShardNoise
 

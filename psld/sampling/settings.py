@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from psld.config.settings import FREE, Settings, read_record, write_record
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
-from psld.training.settings import GuideModelSettings, ModelSettings
+from psld.models.settings import GuideModelSettings, ModelSettings
 from psld.utils.files import digest_of
 
 

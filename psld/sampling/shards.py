@@ -18,8 +18,8 @@ from psld.utils.files import digest_of, retried_in_slurm
 from psld.utils.tensors import digest_of_arrays, load_tensors, save_tensors
 
 if TYPE_CHECKING:
+    from psld.models.manifest import GuideManifest, ModelManifest
     from psld.sampling.model import LoadedGuide, LoadedModel
-    from psld.training.manifest import GuideManifest, ModelManifest
 
 KIND = "shard"
 REMEDY = "sample it again (psld sample)"

@@ -1,1 +1,1 @@
-"""Training of models and guides: losses, loop, checkpoints, ranks; saved and imported models."""
+"""Training of models and guides: loop, checkpoints, ranks, logs."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from psld.data.store import from_uint8
 from psld.diffusion.loss import Batch, Noising
-from psld.training.objectives import LoopSettings
+from psld.models.objectives import LoopSettings
 from psld.training.ranks import Ranks
 from psld.utils.device import pinned
 from psld.utils.errors import UserError

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from psld.config.parts import name_of
 from psld.config.reads import Read
 from psld.config.settings import S, changes, groups_of, replaced
-from psld.training.hub import fetched
-from psld.training.manifest import WEIGHTS, ModelManifest, read_manifest
-from psld.training.settings import Init, ModelSettings, TrainedSettings, TrainSettings
+from psld.models.hub import fetched
+from psld.models.manifest import WEIGHTS, ModelManifest, read_manifest
+from psld.models.settings import Init, ModelSettings, TrainedSettings
+from psld.training.settings import TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of, read_json, retried_in_slurm
 

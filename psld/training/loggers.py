@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any
 
 from psld.config.parts import add_note
-from psld.training.recipe import Logger
+from psld.models.recipe import Logger
 from psld.training.settings import RunSettings
 from psld.training.state import History
 from psld.utils.errors import one_line

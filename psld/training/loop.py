@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from psld.diffusion.loss import LossOf
+from psld.models.build import forward_flops
+from psld.models.objectives import LoopSettings
+from psld.models.settings import TRAIN_FACTOR
 from psld.networks.forward import forward_pass
 from psld.training.batches import Batch, Batches
-from psld.training.manifest import preview_path, write_history
-from psld.training.model import forward_flops
-from psld.training.objectives import LoopSettings
+from psld.training.files import preview_path, write_history
 from psld.training.ranks import Ranks
-from psld.training.settings import TRAIN_FACTOR
 from psld.training.state import Checkpoints, History, TrainingState
 from psld.utils.device import peak_flops
 from psld.utils.errors import RunError, Stopped, UserError, ignored, is_out_of_memory

@@ -15,12 +15,20 @@ from torch import nn
 from psld.config.parts import import_all, imported, save_code
 from psld.config.settings import changes
 from psld.data.store import ImageStore
+from psld.models.build import (
+    build,
+    build_process,
+    check_rebuilt,
+    loss_of,
+    seconds_per_image,
+    try_loss,
+)
+from psld.models.objectives import Loss, check_uses
+from psld.models.start import deviation
 from psld.networks.forward import enough_threads
 from psld.training.batches import Batches, Labels
-from psld.training.init import take_weights, with_sources
-from psld.training.loggers import LOGGED, fed
-from psld.training.loop import Log, StopRequest, check_schedule, train
-from psld.training.manifest import (
+from psld.training.export import write_model
+from psld.training.files import (
     HISTORY,
     WANDB,
     TrainingHistory,
@@ -32,19 +40,11 @@ from psld.training.manifest import (
     whole_export,
     write_history,
 )
-from psld.training.model import (
-    build,
-    build_process,
-    check_rebuilt,
-    loss_of,
-    seconds_per_image,
-    try_loss,
-    write_model,
-)
-from psld.training.objectives import Loss, check_uses
+from psld.training.init import take_weights, with_sources
+from psld.training.loggers import LOGGED, fed
+from psld.training.loop import Log, StopRequest, check_schedule, train
 from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import Trained
-from psld.training.start import deviation
 from psld.training.state import Checkpoints, TrainingState
 from psld.utils.device import choose_device, device_name
 from psld.utils.environment import rank_of_environment

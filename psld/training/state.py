@@ -12,8 +12,8 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor, nn
 
-from psld.training.objectives import LoopSettings
-from psld.training.recipe import Average, Averaging, Optimizer
+from psld.models.objectives import LoopSettings
+from psld.models.recipe import Average, Averaging, Optimizer
 from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path, digest_of
 

@@ -17,7 +17,7 @@ from wandb.errors import Error
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb.sdk.mailbox import MailboxClosedError
 
-from psld.training.manifest import HISTORY, TrainingHistory, WandbRun, preview_path
+from psld.training.files import HISTORY, TrainingHistory, WandbRun, preview_path
 from psld.utils.errors import RunError, UserError, one_line
 from psld.utils.files import read_json
 

@@ -6,7 +6,8 @@ import pytest
 
 from psld.cluster import launcher as launching
 from psld.cluster.launcher import Launcher
-from psld.training.manifest import FILES, export_folder
+from psld.models.manifest import FILES
+from psld.training.files import export_folder
 from psld.utils.errors import RunError, UserError
 from tests.cluster.commands import Commands
 from tests.cluster.launching import launch_settings

@@ -16,7 +16,7 @@ from psld.config.compose import compose_content, for_hydra
 from psld.config.locations import CONFIGS
 from psld.config.settings import Settings, group_of, parse
 from psld.metrics.classifier import ImageShape
-from psld.training.model import build
+from psld.models.build import build
 from tests.diffusion.processes import phase_space
 
 KINDS = {name: program(name).command.kind for name in ALL}

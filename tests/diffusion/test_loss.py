@@ -8,8 +8,8 @@ from torch.nn.functional import one_hot
 
 from psld.diffusion.loss import Batch, EpsilonLoss, NoisyImages, NoisyStates, noise_levels
 from psld.diffusion.settings import NoiseLaw
+from psld.models.objectives import Denoiser, Guide, ImageGuide, Loss
 from psld.networks.forward import Denoiser as Preconditioned
-from psld.training.objectives import Denoiser, Guide, ImageGuide, Loss
 from tests.diffusion.processes import EVERY_KIND, normal, phase_space, vp_sde
 from tests.training.small import tiny_network
 

@@ -9,9 +9,9 @@ import torch
 
 from psld.diffusion.gaussian import GaussianData, GaussianStart
 from psld.diffusion.matrices import mix
-from psld.training import start as starts
-from psld.training.settings import Start
-from psld.training.start import SamplerStart, measure_start, with_mixture
+from psld.models import start as starts
+from psld.models.settings import Start
+from psld.models.start import SamplerStart, measure_start, with_mixture
 from tests.diffusion.mixture import component
 from tests.diffusion.processes import EVERY_KIND, normal, times
 from tests.diffusion.test_gaussian import SHAPE, D, in_parts, measured

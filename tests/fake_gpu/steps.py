@@ -8,14 +8,14 @@ from psld.diffusion import loop
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import GuidedScore, NetworkScore, Score, class_gradient
+from psld.models.build import build, build_process, loss_of
+from psld.models.settings import ModelSettings, TrainedSettings
 from psld.networks.forward import forward_pass
 from psld.networks.ncsnpp import NCSNpp, NCSNppGuide
 from psld.networks.settings import GuideSettings, NetworkSettings
 from psld.training.batches import Batches, Labels
 from psld.training.loop import Meter, optimize
-from psld.training.model import build, build_process, loss_of
 from psld.training.ranks import Ranks
-from psld.training.settings import ModelSettings, TrainedSettings
 from psld.training.state import TrainingState
 from psld.utils.batching import Batching
 from psld.utils.randomness import ShardNoise

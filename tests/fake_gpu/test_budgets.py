@@ -7,10 +7,10 @@ import torch
 
 from benchmarks.settings import compose_model
 from psld.diffusion.loss import Batch, EpsilonLoss
+from psld.models.build import build, build_process
+from psld.models.settings import TrainedSettings
 from psld.networks.forward import forward_pass
 from psld.training.loop import optimize
-from psld.training.model import build, build_process
-from psld.training.settings import TrainedSettings
 from psld.training.state import TrainingState
 from tests.fake_gpu.fake import CUDA, FakeGPU
 

@@ -28,7 +28,7 @@ RECIPE = (*TINY, "training.steps=4", "training.checkpoint_every=2", "training.pr
 @pytest.mark.parametrize(("objective", "sampler"), [("epsilon", "em"), ("denoiser", "few")])
 def test_train_sample_and_likelihood(run, digits, starts, monkeypatch, objective, sampler):
     preview = EMSettings(integrator="em", striding="quadratic", steps=3)
-    monkeypatch.setattr("psld.training.previews.SAMPLER", preview)
+    monkeypatch.setattr("psld.models.previews.SAMPLER", preview)
     data = f"data={digits}"
     run("train", *RECIPE, f"training.objective={objective}", data, "output=model")
     sizes = ("sampler.steps=5", "shard_size=40", "output=samples")

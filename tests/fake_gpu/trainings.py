@@ -2,8 +2,8 @@
 
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import ProcessSettings, PSLDSettings
+from psld.models.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.networks.settings import GuideSettings, NetworkSettings
-from psld.training.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from tests.training.small import recipe
 
 DATA = {

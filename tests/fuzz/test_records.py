@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from psld.cluster.job import begin_life
 from psld.data.store import Described
 from psld.evaluation.results import CellResults
-from psld.training.manifest import read_manifest
+from psld.models.manifest import read_manifest
 from psld.utils.files import read_json, write_json
 from tests.fuzz.inputs import answer, changed, damaged
 from tests.grid.mine import CONTENT, write_grid

@@ -7,8 +7,8 @@ import pytest
 from psld.config.compose import compose_content
 from psld.grid.cells import Grid
 from psld.grid.schema import SamplerFamily
+from psld.models.settings import Init
 from psld.sampling.named import named_in
-from psld.training.settings import Init
 from psld.utils.errors import UserError
 from psld.utils.files import write_text
 from tests.results import write_model_manifest

@@ -12,9 +12,9 @@ from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import GuideRecord, ModelRecord
 from psld.grid.rows import all_entries, entries_in
 from psld.grid.schema import GridFile, Shown
+from psld.models.build import build
+from psld.models.objectives import Denoiser, LoopSettings
 from psld.report.plan import jobs_by_stage, work_by_network
-from psld.training.model import build
-from psld.training.objectives import Denoiser, LoopSettings
 from tests.grid.paper import (
     ABLATIONS,
     AGAIN,

@@ -14,8 +14,8 @@ from psld.diffusion.samplers import EMSettings
 from psld.grid.cache import load_grid
 from psld.grid.records import DatasetRecord
 from psld.grid.rows import parts_of
-from psld.training.recipe import ExponentialAverage
-from psld.training.settings import Init
+from psld.models.recipe import ExponentialAverage
+from psld.models.settings import Init
 from tests.grid.digests import DIGESTS, GRIDS, differences, digests_of
 from tests.grid.mine import file_with
 

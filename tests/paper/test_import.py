@@ -13,9 +13,9 @@ import yaml
 
 from psld.grid.cache import load_grid
 from psld.grid.figures import trained_models
+from psld.models.manifest import ModelManifest, read_manifest
 from psld.sampling.model import load_model
 from psld.sampling.shards import Shard, shard_path
-from psld.training.manifest import ModelManifest, read_manifest
 from psld.utils.files import read_json, sha256_of_file, write_text
 from tests.commands import call, files_below, refused, succeeded
 from tests.data.formats import encode, random_images, write_files

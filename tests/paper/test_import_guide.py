@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
+from psld.models.manifest import GuideManifest, read_manifest
 from psld.sampling.model import load_guide
-from psld.training.manifest import GuideManifest, read_manifest
 from psld.utils.files import read_json
 from tests.commands import call, refused, succeeded
 from tests.data.formats import encode, random_images, write_files

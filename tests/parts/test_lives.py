@@ -12,8 +12,8 @@ from psld.commands.launch import TRAININGS, custom_parts
 from psld.commands.main import program, run_command, settings_of
 from psld.config.settings import in_hydra, parse
 from psld.grid.cache import load_grid
+from psld.models.build import build, build_process, check_rebuilt, try_loss
 from psld.parts import Network, Objective
-from psld.training.model import build, build_process, check_rebuilt, try_loss
 from psld.training.run import loss_of
 from psld.training.state import Checkpoints
 from psld.utils.errors import UserError

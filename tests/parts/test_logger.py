@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from psld.training import loggers
-from psld.training.manifest import write_history
+from psld.training.files import write_history
 from tests.commands import TINY, call, refused, run_directory, succeeded
 from tests.workflow.project import REPOSITORY
 

@@ -8,8 +8,8 @@ import pytest
 
 from psld.config.parts import Part
 from psld.config.settings import groups_of
+from psld.models.manifest import read_manifest
 from psld.report.plan import gigaflops
-from psld.training.manifest import read_manifest
 from tests.commands import call, command, fresh_modules, refused, run, succeeded
 from tests.grid.mine import load, with_models
 from tests.parts.own import GUIDANCE, edit, with_network, write

@@ -14,16 +14,12 @@ from psld.config.kinds import SHIPPED
 from psld.data.store import ImageStore
 from psld.diffusion.denoiser import StraightDenoiser
 from psld.diffusion.settings import NoiseLaw
+from psld.models.build import build_process
+from psld.models.manifest import GuideManifest, ModelManifest, read_manifest
+from psld.models.objectives import Objective
+from psld.models.start import deviation
 from psld.sampling.model import LoadedModel
-from psld.training.manifest import (
-    GuideManifest,
-    ModelManifest,
-    TrainingHistory,
-    read_manifest,
-)
-from psld.training.model import build_process
-from psld.training.objectives import Objective
-from psld.training.start import deviation
+from psld.training.files import TrainingHistory
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.grid.mine import load, with_models

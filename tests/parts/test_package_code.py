@@ -3,9 +3,9 @@
 import pytest
 
 from psld.evaluation.results import CellResult, Weights
+from psld.models.manifest import read_manifest
 from psld.report import table
 from psld.report.table import made_by_other_code
-from psld.training.manifest import read_manifest
 from psld.utils import VERSION
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from psld.evaluation.folders import load_reference, load_trained
+from psld.models.manifest import read_manifest
 from psld.sampling.model import load_guide, load_model
 from psld.sampling.pairs import cell_of
 from psld.sampling.shards import Shard
-from psld.training.manifest import read_manifest
 from psld.utils.code import find_code
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of

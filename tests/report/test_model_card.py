@@ -4,8 +4,8 @@ import re
 
 import yaml
 
+from psld.models.manifest import read_manifest
 from psld.report.page import model_card
-from psld.training.manifest import read_manifest
 from tests.results import write_model_manifest, write_result
 
 WEIGHTS = "1" * 64

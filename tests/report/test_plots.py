@@ -11,9 +11,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
+from psld.models.objectives import Denoiser
 from psld.report.plots import MAX_POINTS, draw_plot, looks_of, thinned
-from psld.training.manifest import write_history
-from psld.training.objectives import Denoiser
+from psld.training.files import write_history
 from tests.commands import call, refused, succeeded
 from tests.report.conftest import MEASURED
 from tests.results import write_result

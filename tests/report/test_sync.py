@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import wandb
 
-from psld.training.manifest import HISTORY, preview_path
+from psld.training.files import HISTORY, preview_path
 from psld.utils.locks import sole_holder
 from tests.commands import call, refused, succeeded
 from tests.report.server import WandbServer, wandb_server

@@ -7,7 +7,7 @@ import numpy as np
 
 from psld.config.settings import write_record
 from psld.data.images import save_images
-from psld.training.manifest import WANDB, WandbRun, preview_path, write_history
+from psld.training.files import WANDB, WandbRun, preview_path, write_history
 from psld.utils.files import write_json
 
 

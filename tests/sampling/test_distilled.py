@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 import psld
 from psld.data.store import to_uint8
+from psld.models.build import facts_of
 from psld.sampling.distilled import Distilled
 from psld.sampling.model import load_model
 from psld.sampling.named import compose_named
 from psld.sampling.shards import Shard
-from psld.training.model import facts_of
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.grid.mine import load, with_models

@@ -10,8 +10,8 @@ import torch
 import psld
 from psld.evaluation.folders import load_trained
 from psld.evaluation.results import CellResults
+from psld.models.manifest import GuideManifest, read_manifest
 from psld.sampling.shards import Shard
-from psld.training.manifest import GuideManifest, read_manifest
 from psld.utils.errors import UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.results import sealed

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from psld.training.manifest import HISTORY, TrainingHistory
+from psld.training.files import HISTORY, TrainingHistory
 from psld.utils.files import read_json
 from tests.slurm.training import EVERY, RECIPE, STEPS, Training
 

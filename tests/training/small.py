@@ -8,10 +8,10 @@ from torch import nn
 
 from psld.diffusion.loss import NoisyStates
 from psld.diffusion.process import LinearProcess
+from psld.models.objectives import TrainingSettings
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
 from psld.training.batches import Batches
-from psld.training.objectives import TrainingSettings
 from psld.training.ranks import Ranks
 from psld.training.state import History, TrainingState
 from tests.commands import call, succeeded

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 import psld.training.loop as loop
-from psld.training.manifest import read_manifest
+from psld.models.manifest import read_manifest
 from psld.utils.errors import RunError
 from tests.commands import TINY, call, files_below, refused, run_directory, succeeded
 from tests.parts.own import write

@@ -12,8 +12,8 @@ from torch import Tensor
 from psld.data.store import from_uint8
 from psld.diffusion.loss import EpsilonLoss, NoisyImages, NoisyStates
 from psld.diffusion.settings import NoiseLaw
+from psld.models.objectives import Denoiser, Loss
 from psld.training.batches import Batch, Batches, Labels
-from psld.training.objectives import Denoiser, Loss
 from psld.training.ranks import Ranks
 from psld.utils.errors import UserError
 from tests.diffusion.processes import phase_space

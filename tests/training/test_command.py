@@ -13,8 +13,9 @@ import psld.training.batches as batches
 import psld.training.loop as loop
 import psld.training.run as training_run
 from psld.data.store import ImageStore
+from psld.models.manifest import ModelManifest, read_manifest
 from psld.sampling.model import load_model
-from psld.training.manifest import HISTORY, ModelManifest, TrainingHistory, read_manifest
+from psld.training.files import HISTORY, TrainingHistory
 from psld.utils.errors import RunError
 from psld.utils.locks import held_if_free
 from tests.commands import TINY, call, files_below, refused, run_directory, succeeded

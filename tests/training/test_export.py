@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from psld.training.manifest import FILES, MANIFEST, export_folder, note_replaced, publish
+from psld.models.manifest import FILES, MANIFEST
+from psld.training.files import export_folder, note_replaced, publish
 from psld.utils.files import write_json
 from tests.commands import files_below
 

@@ -10,15 +10,15 @@ from torch import nn
 
 from psld.data.store import ImageStore, from_uint8, write_store
 from psld.diffusion.loss import NoisyStates
+from psld.models import previews
+from psld.models.objectives import Guide, Loss
+from psld.models.previews import BINS, accuracy_by_time
+from psld.models.settings import GuideModelSettings
 from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
-from psld.training import previews
 from psld.training.batches import Batch, Batches, Labels
+from psld.training.files import HISTORY, TrainingHistory, WandbRun
 from psld.training.loop import StopRequest, train
-from psld.training.manifest import HISTORY, TrainingHistory, WandbRun
-from psld.training.objectives import Guide, Loss
-from psld.training.previews import BINS, accuracy_by_time
-from psld.training.settings import GuideModelSettings
 from psld.training.state import Checkpoints, TrainingState
 from tests.commands import TINY, call, run_directory, succeeded
 from tests.diffusion.processes import phase_space, vp_sde

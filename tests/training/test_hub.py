@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import psld
+from psld.models.manifest import FILES, read_manifest
 from psld.sampling.shards import Shard
-from psld.training.manifest import FILES, read_manifest
 from psld.utils.errors import RunError, UserError
 from tests.commands import TINY, call, refused, succeeded
 from tests.hub import Hub, empty_hub

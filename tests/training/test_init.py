@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 import psld.training.loop as loop
 from psld.data.store import ImageStore, write_store
+from psld.models.manifest import read_manifest
 from psld.training.init import read_source
-from psld.training.manifest import read_manifest
 from psld.utils.errors import RunError
 from tests.commands import TINY, call, files_below, refused, succeeded
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from psld.diffusion.loss import EpsilonLoss
+from psld.models.build import forward_flops
 from psld.training import loop
+from psld.training.files import TrainingHistory
 from psld.training.loop import (
     STOP_SIGNALS,
     Log,
@@ -23,8 +25,6 @@ from psld.training.loop import (
     learning_rate,
     train,
 )
-from psld.training.manifest import TrainingHistory
-from psld.training.model import forward_flops
 from psld.training.ranks import Ranks
 from psld.training.state import Checkpoints
 from psld.utils.errors import RunError, Stopped

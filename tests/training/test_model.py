@@ -12,18 +12,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from psld.diffusion.denoiser import SeesImages
+from psld.models import previews
+from psld.models.build import build, build_process, facts_of, forward_flops, seconds_per_image
+from psld.models.manifest import FILES, ModelManifest, make_way, read_manifest
+from psld.models.settings import ModelSettings
 from psld.networks.forward import Denoiser
 from psld.sampling.model import load_model
-from psld.training import previews
-from psld.training.manifest import FILES, ModelManifest, make_way, read_manifest
-from psld.training.model import (
-    build,
-    build_process,
-    facts_of,
-    forward_flops,
-    seconds_per_image,
-)
-from psld.training.settings import ModelSettings
 from psld.utils.errors import UserError
 from psld.utils.tensors import save_tensors
 from tests.commands import files_below
@@ -186,7 +180,7 @@ def test_flops_of_a_convolution():
 
 
 def test_the_time_of_an_image_is_that_of_one_of_all_that_are_measured(monkeypatch):
-    monkeypatch.setattr("psld.training.model.MOST_TIMED", 16)
+    monkeypatch.setattr("psld.models.build.MOST_TIMED", 16)
     clock = itertools.count(step=0.1)  # any number of images takes a tenth of a second
-    monkeypatch.setattr("psld.training.model.time.process_time", lambda: next(clock))
+    monkeypatch.setattr("psld.models.build.time.process_time", lambda: next(clock))
     assert seconds_per_image(settings()) == pytest.approx(0.1 / 16)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from psld.diffusion.loss import EpsilonLoss
+from psld.models.objectives import TrainingSettings
 from psld.networks.ncsnpp import NCSNpp
 from psld.paper.parameters import from_official
 from psld.training.batches import Batch
 from psld.training.loop import optimize
-from psld.training.objectives import TrainingSettings
 from psld.training.state import TrainingState
 from tests.diffusion.processes import phase_space, vp_sde
 from tests.paper.official_options import settings_from_spec

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from psld.training.manifest import HISTORY, TrainingHistory
+from psld.training.files import HISTORY, TrainingHistory
 from psld.training.state import Checkpoints
 from tests.commands import (
     TINY,

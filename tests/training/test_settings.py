@@ -7,7 +7,7 @@ import yaml
 
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.training.objectives import TrainingSettings
+from psld.models.objectives import TrainingSettings
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 

@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 
 import psld
 from psld.data.store import from_uint8
-from psld.training.settings import Start
-from psld.training.start import SamplerStart, different_images, measure_start
+from psld.models.settings import Start
+from psld.models.start import SamplerStart, different_images, measure_start
 from psld.utils.errors import UserError
 from psld.utils.tensors import load_tensors, save_tensors
 from tests.commands import TINY, call, refused, succeeded
@@ -247,7 +247,7 @@ def test_steps_0_with_a_class_need_a_law_of_each_class(project, made):
 
 def test_images_that_the_fit_leaves_out_are_no_fewer_than_ten(monkeypatch):
     """The mean of all images and that of the mixture give the sum of those that it has not seen."""
-    monkeypatch.setattr("psld.training.start.MOST_IMAGES", 200)
+    monkeypatch.setattr("psld.models.start.MOST_IMAGES", 200)
     images = pictures(201)
     images[::2] = 255 - images[::2]  # two components
     start = measure_start(images, CPU, Start(components=(2,), directions=(20,))).data

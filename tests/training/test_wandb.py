@@ -12,8 +12,8 @@ import pytest
 import wandb
 from PIL import Image
 
-from psld.training import previews
-from psld.training.manifest import HISTORY, TrainingHistory, WandbRun, preview_path
+from psld.models import previews
+from psld.training.files import HISTORY, TrainingHistory, WandbRun, preview_path
 from psld.training.state import Checkpoints
 from psld.training.wandb_runs import live_run, log_new_steps
 from tests.commands import TINY, call, command, refused, run, run_directory, started, succeeded

@@ -22,7 +22,7 @@ RULES = (
 IN_TURN = """
 import pathlib, shlex, sys
 from psld.commands.main import main
-from psld.training import model
+from psld.models import build as model
 model.seconds_per_image = lambda settings: 0
 for line in sys.argv[1:]:
     sys.argv = shlex.split(line)

@@ -67,7 +67,7 @@ def test_the_training_takes_minutes_of_this_machine(tmp_path, monkeypatch):
         (0.16, 3000, "about 8 minutes"),
     ):
         seconds = step / 64 - 1e-9
-        monkeypatch.setattr("psld.training.model.seconds_per_image", lambda network, s=seconds: s)
+        monkeypatch.setattr("psld.models.build.seconds_per_image", lambda network, s=seconds: s)
         said = succeeded(call(tmp_path, "init", f"mine-{steps}")).stdout
         assert said.startswith(f"{steps:,} training steps take {time}")
     grid = next((tmp_path / "mine-3000/configs/grid").iterdir()).stem
@@ -80,10 +80,10 @@ def test_an_interrupted_init_leaves_nothing_and_one_may_begin_with_a_part(tmp_pa
     def interrupt(_: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("psld.training.model.seconds_per_image", interrupt)
+    monkeypatch.setattr("psld.models.build.seconds_per_image", interrupt)
     assert call(tmp_path, "init", "mine").returncode == 130
     assert not list((tmp_path / "mine").iterdir())
-    monkeypatch.setattr("psld.training.model.seconds_per_image", lambda network: 0.01)
+    monkeypatch.setattr("psld.models.build.seconds_per_image", lambda network: 0.01)
     succeeded(call(tmp_path / "mine", "init", "."))
     made = {path.name for path in (tmp_path / "mine").iterdir()}
     assert made >= {"Snakefile", "README.md", "configs", "profiles"}

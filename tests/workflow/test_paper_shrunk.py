@@ -18,7 +18,7 @@ from psld.evaluation.results import CellResults
 from psld.grid.cache import load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.rows import entries_in
-from psld.training.manifest import ModelManifest, read_manifest
+from psld.models.manifest import ModelManifest, read_manifest
 from tests.data.formats import (
     afhq_files,
     celeba_files,

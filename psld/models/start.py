@@ -21,7 +21,7 @@ from psld.config.settings import parse
 from psld.data.settings import DatasetSettings
 from psld.data.store import ImageStore, from_uint8
 from psld.diffusion.gaussian import GaussianData
-from psld.training.settings import Start, StartSettings, start_file
+from psld.models.settings import Start, StartSettings, start_file
 from psld.utils.device import all_bits
 from psld.utils.errors import UserError, locating
 from psld.utils.randomness import Stream, stream_seed

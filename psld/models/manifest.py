@@ -1,33 +1,21 @@
-"""The files of a training, for readers without torch: its manifest, its export and its history.
+"""The files of a model or guide, for readers without torch: weights, manifest, code."""
 
-Snakemake deletes the outputs of a rule before it reruns the rule. A training keeps its results in
-its run directory and copies them to the output folder, so that such a rerun costs a copy.
-
-The history and the previews in the run directory are the only source of its run in wandb: the
-training logs from them if it is online, and `psld wandb sync` uploads from them.
-"""
-
-import secrets
-import shutil
 from contextlib import suppress
-from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from psld.config.settings import (
     MadeRecord,
     Settings,
     load_record,
     read_record,
-    with_digest,
-    write_record,
 )
-from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
+from psld.models.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.utils.code import COPIES
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, read_json, write_json
+from psld.utils.files import read_json
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -127,56 +115,10 @@ def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
     return read_record(kind, path, f"{wrong}; train the {what} again")
 
 
-def export_folder(run: Path) -> Path:
-    return run / "model"
-
-
-def is_exported(run: Path) -> bool:
-    """Check if the training of this run directory has finished."""
-    return (export_folder(run) / MANIFEST).exists()
-
-
-def whole_export(run: Path) -> TrainedManifest | None:
-    """Return the manifest of the model or guide in a run directory; None if it is not whole."""
-    # It imports numpy, which takes a tenth of a second; every job of Snakemake imports this file.
-    from psld.utils.tensors import load_tensors
-
-    folder = export_folder(run)
-    with suppress(UserError):
-        is_guide = read_json(folder / MANIFEST, dict).get("kind") == "guide"
-        manifest = read_manifest(folder, GuideManifest if is_guide else ModelManifest)
-        load_tensors(folder / WEIGHTS, "weights", "train it again", manifest.weights_sha256)
-        TrainingHistory.read(folder / HISTORY)
-        return manifest
-    return None
-
-
 def model_files(folder: Path) -> list[str]:
     """Return the names of a model's files, the manifest last: the code of its own parts, too."""
     code = sorted(str(file.relative_to(folder)) for file in (folder / COPIES).rglob("*.py"))
     return [*code, *(name for name in FILES if (folder / name).exists())]
-
-
-def note_replaced(run: Path, output: Path) -> None:
-    """Print a line if `publish` is going to replace the results of another training."""
-    with suppress(UserError):  # nothing is there, or it is damaged
-        earlier = Path(str(read_json(output / MANIFEST, dict).get("run")))
-        if earlier != run:
-            other = f"stay in {export_folder(earlier)}" if is_exported(earlier) else "are lost"
-            print(f"{output}: replaces the weights of another training, which {other}", flush=True)
-
-
-def publish(run: Path, output: Path) -> bool:
-    """Copy the results to the output folder; return False if they are there already."""
-    results = export_folder(run)
-    files = model_files(results)
-    equal, _, _ = cmpfiles(results, output, files, shallow=False)
-    if len(equal) == len(files):
-        return False
-    for name in files:
-        with atomic_path(output / name) as partial:
-            shutil.copyfile(results / name, partial)
-    return True
 
 
 def imported_file(folder: str | Path) -> str | None:
@@ -204,74 +146,3 @@ def make_way(folder: str | Path, sha256: str, replace: bool) -> None:
         raise UserError(f"{folder}: has weights from {origin}; replace=true replaces them")
     for name in reversed(FILES):
         (Path(folder) / name).unlink(missing_ok=True)
-
-
-HISTORY = "history.json"
-"""In a run directory, and next to a model's weights."""
-WANDB = "wandb.json"
-"""In a run directory: the training's run in wandb."""
-
-
-class HistoryEntry(Settings):
-    """The values at one step of a training. Some have more: a rate, a peak, an accuracy."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, float]
-
-    step: int
-    time: float
-    """Unix time in seconds."""
-    loss: float
-
-
-class TrainingHistory(Settings):
-    """The values that a training logged, step by step."""
-
-    entries: list[HistoryEntry]
-
-    @classmethod
-    def read(cls, path: Path) -> "TrainingHistory":
-        """Read history.json. Raises UserError if it is missing, damaged or something else."""
-        return read_record(cls, path, f"{path}: not a training history; train the model again")
-
-
-def write_history(folder: Path, entries: list[dict[str, float]]) -> None:
-    write_json(folder / HISTORY, with_digest({"entries": entries}))
-
-
-def preview_path(run: Path, step: int) -> Path:
-    return run / "previews" / f"{step}.png"
-
-
-class WandbRun(Settings):
-    """The run of a training in wandb, in the words of `wandb.init`."""
-
-    id: str
-    """Made at the first start; a resumed training keeps it."""
-    name: str
-    group: str
-    """The grid."""
-    job_type: str
-    """The command."""
-    project: str
-    entity: str | None
-
-    @classmethod
-    def read(cls, run: Path) -> "WandbRun | None":
-        """Read the file in a run directory; None if wandb is off, or the training did not start."""
-        path = run / WANDB
-        wrong = f"{path}: not the name of a run in wandb; delete it to begin another run"
-        return read_record(cls, path, wrong) if path.exists() else None
-
-    @classmethod
-    def write(cls, run: Path, settings: RunSettings) -> None:
-        earlier = cls.read(run)
-        named = cls(
-            id=earlier.id if earlier else f"{run.name}-{secrets.token_hex(3)}",
-            name=settings.name,
-            group=settings.grid_name,
-            job_type=settings.command,
-            project=settings.wandb.project,
-            entity=settings.wandb.entity,
-        )
-        write_record(run / WANDB, named)

@@ -6,8 +6,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from psld.training.manifest import FILES, MANIFEST, model_files
-from psld.training.settings import STARTS
+from psld.models.manifest import FILES, MANIFEST, model_files
+from psld.models.settings import STARTS
 from psld.utils import VERSION
 from psld.utils.code import COPIES
 from psld.utils.errors import RunError, UserError, meant

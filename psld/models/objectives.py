@@ -14,7 +14,7 @@ from psld.config.parts import Part
 from psld.config.settings import FREE, Neutral, Settings
 from psld.data.settings import DatasetSettings
 from psld.diffusion.settings import NoiseLaw, ProcessSettings
-from psld.training.recipe import (
+from psld.models.recipe import (
     Adam,
     Average,
     Constant,
@@ -153,7 +153,7 @@ class Objective(Part):
         self, facts: Facts, module: "nn.Module", store: "ImageStore", picture: "Path"
     ) -> dict[str, float]:
         """Preview the averaged module: write a picture, and return further numbers to log."""
-        from psld.training.previews import write_samples
+        from psld.models.previews import write_samples
         from psld.utils.device import device_of
 
         eps, seed = self.eps(module, facts.process), facts.training.seed
@@ -240,7 +240,7 @@ class Guide(Objective):
         return self._of_states(module, process, gives_image=False)
 
     def _accuracies(self, facts: Facts, module: "nn.Module", store: "ImageStore") -> list[float]:
-        from psld.training.previews import accuracy_by_time
+        from psld.models.previews import accuracy_by_time
         from psld.utils.device import device_of
 
         training, logits = facts.training, self.logits(module, facts.process)
@@ -248,12 +248,12 @@ class Guide(Objective):
         return accuracy_by_time(facts.process, logits, store, *options)
 
     def preview(self, facts, module, store, picture):
-        from psld.training.previews import as_logged
+        from psld.models.previews import as_logged
 
         return as_logged(self._accuracies(facts, module, store))
 
     def measured(self, facts, module, store):
-        from psld.training.previews import split_of_accuracy
+        from psld.models.previews import split_of_accuracy
 
         accuracies = self._accuracies(facts, module, store)
         shown, split = ", ".join(f"{a:.2f}" for a in accuracies), split_of_accuracy(store)

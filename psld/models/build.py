@@ -13,19 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from psld.config.parts import imported
-from psld.config.settings import write_record
-from psld.data.store import ImageStore
 from psld.diffusion.denoiser import every_block
 from psld.diffusion.loss import Batch
 from psld.diffusion.process import LinearProcess
+from psld.models.objectives import Facts, Loss
+from psld.models.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.networks.forward import PixelMean, enough_threads
-from psld.training.manifest import MANIFEST, WEIGHTS, kind_of
-from psld.training.objectives import Facts, Loss
-from psld.training.settings import GuideModelSettings, ModelSettings, RunSettings, TrainedSettings
-from psld.utils.device import device_of, provenance
+from psld.utils.device import device_of
 from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
-from psld.utils.tensors import save_tensors
 
 T = TypeVar("T", bound=TrainedSettings)
 
@@ -197,36 +193,3 @@ def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
         while (least := min(seconds(count), seconds(count))) < TIMED and count < MOST_TIMED:
             count *= 4
     return least / count
-
-
-def write_model(
-    folder: str | Path,
-    settings: RunSettings,
-    network: nn.Module,
-    store: ImageStore | None,
-    step: int | None,
-    **more: Any,
-) -> None:
-    """Write weights, with all that decided them, and last their manifest, which has `more`.
-
-    The dataset of a model that was not trained here may not be prepared: then `store` is None.
-    """
-    origin = settings.origin(store and store.digest)
-    if imported := more.get("imported"):
-        origin = imported.model_dump(exclude={"file"})
-    path = Path(folder) / WEIGHTS
-    manifest = kind_of(settings)(
-        name=settings.name,
-        grid=settings.grid_name,
-        settings=cast(Any, settings.model()),
-        dataset_digest=store and store.digest,
-        class_names=store.class_names if store else (),
-        step=step,
-        images_seen=step and step * settings.training.batch_size,
-        parameters=sum(p.numel() for p in network.parameters()),
-        deviation=getattr(network, "data_deviation", 1.0),
-        weights_sha256=save_tensors(path, "weights", network.state_dict(), origin),
-        **more,
-        **provenance(),
-    )
-    write_record(Path(folder) / MANIFEST, manifest)

@@ -1,0 +1,48 @@
+"""What a reader must read: the modules of psld that an import loads, and their lines."""
+
+import json
+import sys
+
+import pytest
+
+from tests.commands import run, succeeded
+
+MATHEMATICS = """
+    psld.diffusion.denoiser psld.diffusion.gaussian psld.diffusion.likelihood psld.diffusion.loop
+    psld.diffusion.loss psld.diffusion.multistep psld.networks.forward psld.networks.ncsnpp
+"""
+METRICS = """
+    psld.metrics.distances psld.metrics.estimate psld.metrics.features psld.metrics.settings
+"""
+LIBRARY = "psld.library"
+
+CLOSURE = """
+import json, sys
+from importlib import import_module
+from pathlib import Path
+for name in sys.argv[1:]:
+    import_module(name)
+files = {name: each.__file__ for name, each in sys.modules.items() if name.startswith("psld.")}
+lines = {name: len(Path(file).read_text().splitlines()) for name, file in files.items()}
+print(json.dumps(lines))
+"""
+
+
+@pytest.mark.parametrize(
+    ("modules", "most_lines", "rooms"),
+    [
+        (MATHEMATICS, 4200, {"diffusion", "networks", "utils"}),
+        (METRICS, 3700, {"metrics", "config", "utils"}),
+        (
+            LIBRARY,
+            9100,
+            {"library", "sampling", "models", "diffusion", "networks", "data", "config", "utils"},
+        ),
+    ],
+    ids=["mathematics", "metrics", "load-and-sample"],
+)
+def test_a_reader_needs_no_more(tmp_path, modules, most_lines, rooms):
+    command = [sys.executable, "-c", CLOSURE, *modules.split()]
+    lines = json.loads(succeeded(run(tmp_path, command)).stdout)
+    assert {name.split(".")[1] for name in lines} == rooms
+    assert sum(lines.values()) <= most_lines, sorted(lines.items(), key=lambda each: -each[1])
