@@ -10,6 +10,7 @@ from psld.config.settings import in_hydra, keyed_groups, parse, quoted
 from psld.data.settings import DatasetSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.evaluation.settings import EvaluateSettings, Measurement
+from psld.grid.names import seeded
 from psld.grid.records import (
     DatasetRecord,
     FeaturesRecord,
@@ -21,7 +22,8 @@ from psld.grid.records import (
     TrainedRecord,
     dataset_digest,
 )
-from psld.grid.schema import GridFile, Shown, seeded
+from psld.grid.schema import GridFile
+from psld.grid.tables import Shown
 from psld.metrics.settings import MetricSettings
 from psld.models.settings import start_file
 from psld.sampling.named import as_words

@@ -18,7 +18,7 @@ from psld.evaluation.results import (
 )
 from psld.evaluation.settings import Measurement
 from psld.grid.cells import Cell
-from psld.grid.schema import Band, Row, Shown
+from psld.grid.tables import Band, Row, Shown
 from psld.metrics.estimate import (
     Difference,
     Estimate,

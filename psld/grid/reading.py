@@ -21,7 +21,8 @@ from pydantic import Field
 
 from psld.config.locations import config_file, config_names
 from psld.config.settings import Settings, parse
-from psld.grid.schema import PLACEHOLDER, GridFile, check_name, fill
+from psld.grid.names import PLACEHOLDER, check_name, fill
+from psld.grid.schema import GridFile
 from psld.utils.errors import UserError, locating
 
 MOST = 10_000

@@ -12,7 +12,7 @@ from psld.config.settings import S, Settings, groups_of
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import SamplerSettings
 from psld.evaluation.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
-from psld.grid.schema import Origin
+from psld.grid.members import Origin
 from psld.models.manifest import TrainedManifest, imported_file, kind_of, read_manifest
 from psld.models.settings import StartSettings
 from psld.sampling.settings import SamplingRun

@@ -16,6 +16,8 @@ from psld.evaluation.results import NUMBER_KINDS
 from psld.evaluation.settings import Measurement, ReferenceSettings, TrainExtractorSettings
 from psld.grid.cells import Cell, Grid, start_name
 from psld.grid.figures import PLOTS
+from psld.grid.members import Origin
+from psld.grid.names import check_name
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import (
     DatasetRecord,
@@ -26,7 +28,7 @@ from psld.grid.records import (
     StartRecord,
 )
 from psld.grid.rows import entries_in
-from psld.grid.schema import GridFile, Origin, check_name
+from psld.grid.schema import GridFile
 from psld.metrics.settings import MetricSettings
 from psld.models.settings import StartSettings
 from psld.sampling.named import named_in

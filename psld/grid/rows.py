@@ -15,7 +15,7 @@ from psld.evaluation.results import Show
 from psld.evaluation.settings import Measurement
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry, Rank
-from psld.grid.schema import RECORDED, Column, Row, Shown, Table
+from psld.grid.tables import RECORDED, Column, Row, Shown, Table
 from psld.metrics.estimate import CONFIDENCE, Difference, holm
 from psld.sampling.settings import sampler_content
 
@@ -206,7 +206,7 @@ RESOLVED |= {"cell", "rows", "columns"}
 """Keys of a grid that are compared by what they resolve to."""
 
 
-def parts_of(grid: Grid) -> dict[str, Any]:
+def decisive_content(grid: Grid) -> dict[str, Any]:
     """Return everything that decides a grid's numbers, verdicts and texts, by part."""
     file = grid.file
     parts = {"grid": file.model_dump(mode="json", exclude=file.free() | RESOLVED)}

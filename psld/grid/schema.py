@@ -1,339 +1,22 @@
-"""The schema of configs/grid/NAME.yaml: models and samplers by overrides, tables of cells, claims.
+"""The schema of configs/grid/NAME.yaml: a grid of models and samplers, its tables and claims.
 
 Templates are written out before (`psld.grid.reading`).
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterable
 from functools import cached_property
-from itertools import chain, product
-from typing import Annotated, Any, Literal, cast
+from itertools import chain
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from psld.config.settings import FREE, Settings, in_hydra
-from psld.evaluation.results import NUMBER_KINDS, Show
-from psld.utils.errors import UserError
+from psld.grid.members import SamplerFamily, Seeds, TrainedEntry
+from psld.grid.names import Cells, MetricName, Words, check_known, check_name, seeded
+from psld.grid.tables import Claim, EntryPart, Shown, Table
 
-NAME = re.compile(
-    r"(?!(null|true|false|nan|inf)$)(?!.*(.)\2{18})[a-z][a-z0-9._-]*", re.ASCII | re.IGNORECASE
-)
-"""Names in paths and command lines, where Hydra must not read them as a number or as nothing.
-Snakemake takes a file that ends with one character 20 times for an endless recursion."""
 SHARDS = 100_000
 """The largest number of a cell's shards: their files have five digits."""
-
-OF_HYDRA = re.compile(r"(.*@)?[+~]*(_global_\.)?hydra")
-LEADS_OUT = re.compile(r"[^.=]*=['\"]?(/|([^'\"]*/)?\.\.(/|['\"]?$))")
-"""A word of a place or a config that is not below this folder."""
-
-
-def _check_word(word: str) -> str:
-    if OF_HYDRA.match(word.partition("=")[0]):
-        raise ValueError(f"{word}: sets Hydra's own part, in which code can run; leave it out")
-    if LEADS_OUT.match(word):
-        raise ValueError(f"{word}: leads out of this folder; put a link into it")
-    return word
-
-
-Words = tuple[Annotated[str, AfterValidator(_check_word)], ...]
-"""Overrides, KEY=VALUE. Grids come from others, too, so none sets what a sweep calls."""
-Cells = Annotated[tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) else c)]
-"""Names of cells; one needs no list."""
-
-
-class SamplerFamily(Settings):
-    """Samplers that differ only in their budget."""
-
-    overrides: Words
-    budget: str
-    """The setting that is the budget: sampler.steps, sampler.tolerance, or one of a part's own."""
-    spends: str | int | float | None = None
-    """For a rehearsal: the budget to spend in place of the one in the sampler's name."""
-    guide: str | None = None
-    """Name of its guide, for guidance@sampler.guidance=classifier."""
-
-    def spending(self, budget: str) -> str:
-        """Return the word that sets the budget; no evaluations stay none in a rehearsal."""
-        return f"{self.budget}={budget if budget == '0' else self.spends or budget}"
-
-
-class Origin(Settings):
-    """Where the weights of a model or guide come from."""
-
-    checkpoint: str | None = None
-    """An official checkpoint to import instead of training."""
-    of: str | None = None
-    """The grid that trains it, under the same name; its overrides are taken from there."""
-    weights: str | None = None
-    """The denoiser of this grid whose training it shares; the overrides are its process."""
-
-    @property
-    def made_by(self) -> Literal["train", "import"] | None:
-        """The kind of job that makes it; None if its weights are those of another record."""
-        if self.of or self.weights:
-            return None
-        return "import" if self.checkpoint else "train"
-
-
-class TrainedEntry(Origin):
-    """A model or guide of a grid; a plain list gives the overrides of one without a checkpoint."""
-
-    overrides: Words = ()
-    starts_from: str | None = Field(default=None, exclude_if=lambda name: name is None)
-    """The model of this grid from whose weights its training starts."""
-    average_of: str | None = Field(default=None, exclude_if=lambda name: name is None)
-    """The model of this grid in whose training it is made, with `average` as `training.average`."""
-    average: Any = Field(default=None, exclude_if=lambda average: average is None)
-    gallery: Annotated[str | None, FREE] = Field(default=None, exclude_if=lambda name: name is None)
-    """The sampler of its images, if it is not that of the grid's `gallery`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_overrides(cls, content: Any) -> Any:
-        return {"overrides": content} if isinstance(content, list | tuple) else content
-
-
-class Seeds(Settings):
-    """Seeds that multiply a grid's models and cells, named by `seeded`."""
-
-    training: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """`training.seed` of each model that the grid trains; if there is none, its own."""
-    sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Seeds of the samples; the first is the grid's `seed`."""
-
-    @field_validator("training", "sampling")
-    @classmethod
-    def _are_different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"each seed only once, not {', '.join(map(str, seeds))}")
-        return seeds
-
-
-def check_name(kind: str, name: str) -> None:
-    """Raise ValueError if a grid, or a part of a grid, cannot have this name."""
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            f"{kind} {name!r}: a name begins with a letter, and has only letters (a-z, A-Z), "
-            "digits and . _ - in it, none 19 times in a row"
-        )
-
-
-def _check_known(what: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        raise ValueError(f"{what} {name!r}; there are: {', '.join(known)}")
-
-
-def seeded(name: str, seed: int, first: int) -> str:
-    """Return the name of a model or a sampler with a seed; the first seed keeps the plain name."""
-    return name if seed == first else f"{name}-seed{seed}"
-
-
-# -- tables and claims ----------------------------------------------------------------------------
-
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
-
-
-def fill(content: Any, values: dict[str, str]) -> Any:
-    """Return the content with the placeholders that have a value replaced, in keys and texts."""
-    match content:
-        case str():
-            return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), content)
-        case dict():
-            return {fill(key, values): fill(value, values) for key, value in content.items()}
-        case list():
-            return [fill(value, values) for value in content]
-    return content
-
-
-def _metric_name(word: str) -> str:
-    if "@" not in word or PLACEHOLDER.search(word):
-        return word
-    from psld.metrics.named import metric_name  # It imports Hydra.
-
-    try:
-        return metric_name(word)
-    except UserError as error:
-        raise ValueError(f"{error}".removeprefix("metric=")) from None
-
-
-MetricName = Annotated[str, AfterValidator(_metric_name)]
-"""A config of configs/metric, or MEASURE@EXTRACTOR, of which the name is taken."""
-
-
-class EntryPart(Settings):
-    """The part of what an entry shows that its table, its row or its column gives."""
-
-    model: str | None = None
-    sampler: str | None = None
-    """A sampler family; `budget` completes it."""
-    budget: str | int | float | None = None
-    """Steps or tolerance: the value of the family's budget key."""
-    samples: int | None = Field(default=None, ge=3)
-    """The number of images that are measured, the first ones of each seed."""
-    metric: MetricName | None = None
-    show: Show | None = None
-    """The kind of number; the metric's value by default."""
-
-
-class Shown(Settings):
-    """What an entry shows."""
-
-    model: str
-    sampler: str
-    budget: str
-    samples: int
-    metric: MetricName
-    show: Show
-
-    @property
-    def cell(self) -> str:
-        """The name of the cell with the first seeds, MODEL/SAMPLER-BUDGET."""
-        return f"{self.model}/{self.sampler}-{self.budget}"
-
-
-class Line(EntryPart):
-    fields: dict[str, str] = Field(default_factory=dict)
-    """Values for {placeholders} in the other texts of its entries."""
-
-
-class Column(Line):
-    label: str
-
-
-class Row(Line):
-    label: tuple[str, ...]
-    """One text for each of the table's row headings."""
-    paper: tuple[float | None, ...] | None = None
-    source: str | None = None
-    """The certainty of the paper's numbers, for the CSV; docs/results.md explains the words."""
-    literature: bool = False
-    """A result of another paper: printed, never run."""
-
-
-def merged(parts: Iterable[EntryPart], fields: dict[str, str], where: str) -> Shown:
-    """Return what some parts show together; the last one counts. Raises ValueError if one lacks."""
-    keys = list(Shown.model_fields)
-    values = {key: v for part in parts for key in keys if (v := getattr(part, key)) is not None}
-    values = fill(values, fields)
-    for key in keys:
-        if key not in values:
-            raise ValueError(f"{where}: no {key}")
-        if PLACEHOLDER.search(str(values[key])):
-            raise ValueError(
-                f"{where}: {key} {values[key]!r} has a placeholder that is not among the fields: "
-                f"{', '.join(fields) or 'there are none'}"
-            )
-    return Shown(**values | {"budget": str(values["budget"])})
-
-
-class Band(Settings):
-    """The largest difference from the paper that counts as reproduced; fixed before any run.
-
-    The wider of the two applies. A cost of sampling has no absolute band.
-    """
-
-    absolute: float = Field(ge=0)
-    """In units of the metric."""
-    relative: float = Field(ge=0)
-    """As a fraction of the paper's value."""
-    reason: str
-    """The reason for this width; printed under the table."""
-
-    def width(self, paper: float, show: Show) -> float:
-        """Return the larger of the two widths around a value of the paper."""
-        absolute = self.absolute if NUMBER_KINDS[show].from_features else 0.0
-        return max(absolute, self.relative * abs(paper))
-
-
-RECORDED = (
-    *("seeds", "column", "cell", "metric", "shows", "ours", "low", "high", "deviation", "minimum"),
-    *("extrapolated", "extrapolated_low", "extrapolated_high", "paper", "source", "difference"),
-    *("band", "status", "needs", "more_samples", "trainings", "rank", "p_value", "paired"),
-    *("samples", "nfe", "sampling_seconds", "sampling_device"),
-)
-"""The CSV columns for each entry of a table, next to the labels of its row."""
-
-
-class Table(Settings):
-    """A table of the paper, or one of the same shape."""
-
-    title: str
-    headings: tuple[str, ...]
-    caption: str = ""
-    footnotes: tuple[str, ...] = ()
-    band: Band | None = None
-    """The allowed difference from the paper's values."""
-    cell: EntryPart = EntryPart()
-    rows: tuple[Row, ...] = Field(min_length=1)
-    columns: tuple[Column, ...] = Field(min_length=1)
-
-    def shown(self, defaults: EntryPart) -> list[list[Shown]]:
-        """Return what the entries show, row by row. Raises ValueError if one names no cell."""
-
-        def entry(row: Row, column: Column) -> Shown:
-            parts = (defaults, self.cell, row, column)
-            if row.literature:
-                show: Show = next(part.show for part in reversed(parts) if part.show)
-                return cast(Shown, EntryPart(show=show))
-            where = f"table {self.title!r}, row {row.label}, column {column.label}"
-            return merged(parts, row.fields | column.fields, where)
-
-        return [[entry(row, column) for column in self.columns] for row in self.rows]
-
-    @model_validator(mode="after")
-    def _rows_fit(self) -> "Table":
-        names = [*self.headings, *(column.label for column in self.columns)]
-        if len(set(names)) < len(names):
-            raise ValueError(f"headings and columns need different names, not {', '.join(names)}")
-        if taken := set(self.headings) & set(RECORDED):
-            raise ValueError(
-                f"headings: {', '.join(sorted(taken))} is what the CSV calls another column; give "
-                "the heading another name"
-            )
-        for row in self.rows:
-            if len(row.label) != len(self.headings):
-                raise ValueError(f"row {row.label}: needs {len(self.headings)} labels")
-            if row.paper is not None and len(row.paper) != len(self.columns):
-                raise ValueError(f"row {row.label}: needs {len(self.columns)} paper values")
-        return self
-
-
-class Claim(Settings):
-    """A comparison of the paper: numbers in the grid's tables are smaller than others.
-
-    A placeholder takes every value of its list under `over`; several take all combinations.
-    """
-
-    claim: str
-    smaller: EntryPart
-    larger: EntryPart
-    times: float = Field(1.0, gt=0)
-    """Multiplies the larger number: 1.1 claims "not worse by more than 10 %", .5 "at most half"."""
-    cell: EntryPart = EntryPart()
-    over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
-
-    def pairs(self, defaults: EntryPart) -> list[tuple[str, Shown, Shown]]:
-        """Return the values of each comparison's lists, and both sides, the smaller one first.
-
-        Raises ValueError if the sides cannot be compared.
-        """
-        where, pairs = f"claim {self.claim!r}", []
-        for values in product(*self.over.values()):
-            fields = dict(zip(self.over, map(str, values), strict=True))
-            smaller, larger = (
-                merged((defaults, self.cell, side), fields, where)
-                for side in (self.smaller, self.larger)
-            )
-            kinds = {(side.metric, side.samples, side.show) for side in (smaller, larger)}
-            if len(kinds) > 1:
-                raise ValueError(f"{where}: compare one metric of equal numbers of samples")
-            pairs.append((", ".join(fields.values()), smaller, larger))
-        return pairs
-
-
-# -- the file -------------------------------------------------------------------------------------
 
 
 class GridFile(Settings):
@@ -376,13 +59,13 @@ class GridFile(Settings):
         return [(figure, cell) for figure, cells in self.figures.items() for cell in cells]
 
     @model_validator(mode="after")
-    def _entries_are_cells(self) -> "GridFile":
+    def _check_cells(self) -> "GridFile":
         for name, table in self.tables.items():
             for row, entries in zip(table.rows, self.shown[name], strict=True):
                 for entry in entries if not row.literature else ():
                     where = f"table {table.title!r}, row {row.label}: "
-                    _check_known(f"{where}unknown model", entry.model, self.models)
-                    _check_known(f"{where}unknown sampler", entry.sampler, self.samplers)
+                    check_known(f"{where}unknown model", entry.model, self.models)
+                    check_known(f"{where}unknown sampler", entry.sampler, self.samplers)
         samples = max([self.samples, *(shown.samples for shown in self.cells_shown)])
         if samples > SHARDS * self.shard_size:
             raise ValueError(f"shard_size: {samples} samples are more than {SHARDS} shards")
@@ -400,14 +83,14 @@ class GridFile(Settings):
                     f"figures.{figure}: {cell!r} is not MODEL/SAMPLER-BUDGET; "
                     f"the samplers are: {', '.join(self.samplers)}"
                 )
-            _check_known(f"figures.{figure}: unknown model", model, self.models)
+            check_known(f"figures.{figure}: unknown model", model, self.models)
         galleries = {f"models.{name}.gallery": each.gallery for name, each in self.models.items()}
         for key, sampler in ({"gallery": self.gallery} | galleries).items():
-            _check_known(f"{key}: no cell has the sampler", sampler or self.gallery, self.budgets)
+            check_known(f"{key}: no cell has the sampler", sampler or self.gallery, self.budgets)
         return self
 
     @model_validator(mode="after")
-    def _names_are_plain_and_models_have_one_source(self) -> "GridFile":
+    def _check_names_and_sources(self) -> "GridFile":
         samplers = [*self.samplers, *self.budgets]
         named = {"model": self.models, "guide": self.guides, "sampler": samplers}
         for kind, names in (named | {"table": self.tables, "figure": self.figures}).items():
@@ -422,12 +105,12 @@ class GridFile(Settings):
                 raise ValueError(f"models.{name}: weights and checkpoint: give one of them")
             if entry.weights:
                 trained = [each for each in self.models if not self.models[each].weights]
-                _check_known(f"models.{name}.weights: unknown model", entry.weights, trained)
+                check_known(f"models.{name}.weights: unknown model", entry.weights, trained)
             if entry.starts_from and (entry.weights or entry.checkpoint):
                 raise ValueError(f"models.{name}: starts_from is for a model that is trained here")
             if entry.starts_from:
                 where = f"models.{name}.starts_from: unknown model"
-                _check_known(where, entry.starts_from, self.models)
+                check_known(where, entry.starts_from, self.models)
             if (entry.average_of is None) != (entry.average is None):
                 raise ValueError(f"models.{name}: average_of and average need each other")
             if entry.average_of:
@@ -436,13 +119,13 @@ class GridFile(Settings):
                 where, others = f"models.{name}.average_of: no training of a model", self.models
                 trained = (each for each in others if others[each].made_by == "train")
                 known = [each for each in trained if not others[each].average_of]
-                _check_known(where, entry.average_of, known)
+                check_known(where, entry.average_of, known)
         return self
 
     @model_validator(mode="after")
-    def _labels_and_seeds_tell_apart(self) -> "GridFile":
+    def _check_labels_and_seeds(self) -> "GridFile":
         for name in self.labels:
-            _check_known("labels: unknown model or sampler", name, [*self.models, *self.samplers])
+            check_known("labels: unknown model or sampler", name, [*self.models, *self.samplers])
         for names in (self.models, self.samplers):
             for label, times in Counter(map(self.label, names)).items():
                 if times > 1:

@@ -31,7 +31,7 @@ from psld.grid.cache import grid_as_json, grid_from_json, load_grid
 from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry
 from psld.grid.records import TrainedRecord
-from psld.grid.rows import as_csv, parts_of, read_table
+from psld.grid.rows import as_csv, decisive_content, read_table
 from psld.metrics.features import Reference
 from psld.sampling.settings import ShardRecord
 from psld.utils.errors import PSLDError, UserError, reraise_fault
@@ -160,7 +160,7 @@ def verify(
         verified.notes.append(f"{what}: not compared with yours, there is no grid {name} here")
         return verified
     grid = load_grid(grid_name or name)
-    pair = parts_of(grid), parts_of(verified.grid)
+    pair = decisive_content(grid), decisive_content(verified.grid)
     found = [f"{GRID}: {each}" for each in differences(*pair, word="in your grid")]
     verified.wrong.extend(found)
     file = config_file("grid", grid.name)

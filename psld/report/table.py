@@ -18,7 +18,7 @@ from psld.evaluation.results import NUMBER_KINDS, CellResult
 from psld.grid.cells import Grid
 from psld.grid.entries import LEAST_TRAININGS, STATUSES, Entry, Status
 from psld.grid.rows import ANSWERS, Comparison, as_csv, ranked, read_claims, read_table, read_tables
-from psld.grid.schema import Table
+from psld.grid.tables import Table
 from psld.metrics.estimate import CONFIDENCE
 from psld.sampling.settings import gaussians
 from psld.utils import VERSION

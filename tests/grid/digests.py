@@ -11,7 +11,7 @@ from psld.config.locations import CONFIGS
 from psld.grid.cache import load_grid
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures
-from psld.grid.rows import parts_of
+from psld.grid.rows import decisive_content
 from psld.utils.files import digest_of, write_json
 
 DIGESTS = Path(__file__).with_name("digests.json")
@@ -39,7 +39,7 @@ def digests_of(grid: Grid) -> Digests:
         digests["results of sampler"][family] = digest_of(results)
         files = [(c.records, c.result, c.kept, c.inputs, c.references) for c in cells.values()]
         digests["files of sampler"][family] = digest_of(files)
-    for name, part in parts_of(grid).items():
+    for name, part in decisive_content(grid).items():
         kind, _, rest = name.partition(".")
         if kind == "tables":
             numbers[rest.partition(":")[0]].append(part)

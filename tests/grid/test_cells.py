@@ -6,7 +6,7 @@ import pytest
 
 from psld.config.compose import compose_content
 from psld.grid.cells import Grid
-from psld.grid.schema import SamplerFamily
+from psld.grid.members import SamplerFamily
 from psld.models.settings import Init
 from psld.sampling.named import named_in
 from psld.utils.errors import UserError

@@ -15,7 +15,7 @@ from psld.grid.cells import Cell, Grid
 from psld.grid.entries import Entry, Rank
 from psld.grid.rows import all_entries, as_csv, read_table
 from psld.grid.rows import ranked as with_ranks
-from psld.grid.schema import RECORDED, Band
+from psld.grid.tables import RECORDED, Band
 from psld.metrics.settings import MemorizationSettings, PrecisionSettings
 from psld.utils.files import digest_of
 from tests.grid.mine import SEEDED, grid_in, write_grid

@@ -8,7 +8,7 @@ import pytest
 from psld.grid.cells import Grid
 from psld.grid.figures import all_figures, nfe_lines, plot_entries
 from psld.grid.records import ModelRecord
-from psld.grid.rows import distances, entries_in, paper_values, parts_of
+from psld.grid.rows import decisive_content, distances, entries_in, paper_values
 from psld.grid.schema import GridFile
 from tests.grid.mine import SHOWN, file_with, grid_in, written_once
 
@@ -102,7 +102,7 @@ def test_only_pictures_stand_next_to_images_of_their_datasets(grid):
 
 def names_of_changes(grid: Grid, **changes: Any) -> set[str]:
     """The parts that differ if a grid's file is changed."""
-    before, after = parts_of(grid), parts_of(file_with(grid, **changes))
+    before, after = decisive_content(grid), decisive_content(file_with(grid, **changes))
     return {key for key in before | after if before.get(key) != after.get(key)}
 
 
@@ -124,13 +124,13 @@ def test_each_part_that_decides_numbers_is_named(grid):
     band = {"absolute": 1, "relative": 0, "reason": "A test."}
     other = with_table(grid, band=band, title="Another")
     assert names_of_changes(grid, tables=other) == {"tables.mine"}
-    twice = parts_of(file_with(grid, tables=with_table(grid, rows=(first, *rows, first))))
+    twice = decisive_content(file_with(grid, tables=with_table(grid, rows=(first, *rows, first))))
     assert twice["tables.mine: EM CLD, 10 (again)"] == twice["tables.mine: EM CLD, 10"]
 
 
 def test_all_that_decides_a_model_is_a_part(grid):
     def part(low: ModelRecord) -> dict[str, Any]:
-        return parts_of(replace(grid, models=grid.models | {"low": low}))["models.low"]
+        return decisive_content(replace(grid, models=grid.models | {"low": low}))["models.low"]
 
     own = grid.models["low"]
     for name, record in (("gamma", grid.models["high"]), ("steps", grid.models["longer"])):

@@ -1,8 +1,10 @@
 """Grid files: the cells of their entries, their models, samplers and figures."""
 
 from psld.config.settings import parse
+from psld.grid.names import seeded
 from psld.grid.reading import read_grid_file
-from psld.grid.schema import Claim, EntryPart, GridFile, seeded
+from psld.grid.schema import GridFile
+from psld.grid.tables import Claim, EntryPart
 from tests.grid.mine import CONTENT, TEXT, changed, load
 
 

@@ -11,7 +11,8 @@ from psld.grid.entries import Entry
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import GuideRecord, ModelRecord
 from psld.grid.rows import all_entries, entries_in
-from psld.grid.schema import GridFile, Shown
+from psld.grid.schema import GridFile
+from psld.grid.tables import Shown
 from psld.models.build import build
 from psld.models.objectives import Denoiser, LoopSettings
 from psld.report.plan import jobs_by_stage, work_by_network

@@ -13,7 +13,7 @@ from psld.config.settings import Neutral
 from psld.diffusion.samplers import EMSettings
 from psld.grid.cache import load_grid
 from psld.grid.records import DatasetRecord
-from psld.grid.rows import parts_of
+from psld.grid.rows import decisive_content
 from psld.models.recipe import ExponentialAverage
 from psld.models.settings import Init
 from tests.grid.digests import DIGESTS, GRIDS, differences, digests_of
@@ -125,13 +125,13 @@ def test_options_of_a_grid(demo, changes, digests):
     before, after = (grid.cells["cld/em-quadratic-40"] for grid in (demo, edited))
     names = ("digest", "evaluation_digest")
     assert [name for name in names if getattr(before, name) != getattr(after, name)] == digests
-    assert parts_of(edited) != parts_of(demo)
+    assert decisive_content(edited) != decisive_content(demo)
 
 
 def test_the_guide_of_a_sampler_is_a_part_of_the_grid(demo):
     unguided = demo.samplers["guide-40"].model_copy(update={"guide": None})
     unguided = replace(demo, samplers=demo.samplers | {"guide-40": unguided})
-    assert parts_of(unguided) != parts_of(demo)
+    assert decisive_content(unguided) != decisive_content(demo)
 
 
 class Hurried(EMSettings):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from psld.grid.cache import load_grid
-from psld.grid.schema import SamplerFamily
+from psld.grid.members import SamplerFamily
 from psld.report.plan import jobs_by_stage
 from psld.utils.errors import UserError
 from tests.grid.mine import changed, workflow_of

@@ -3,7 +3,7 @@
 import pytest
 
 from psld.evaluation.settings import ReferenceSettings
-from psld.grid.schema import EntryPart, merged
+from psld.grid.tables import EntryPart, merged
 from psld.metrics.named import UNRECORDED, compose_metric, metric_name
 from psld.utils.errors import UserError
 
