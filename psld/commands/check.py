@@ -25,7 +25,7 @@ class CheckSettings(Settings, extra="allow"):
     """For an objective: the network that it trains, a config or MODULE:CLASS; null: the demo's."""
 
 
-@entry_point("check", CheckSettings, bare="part", has_config=False)
+@entry_point("check", CheckSettings, positionals=("part",), has_config=False)
 def check(settings: CheckSettings) -> None:
     """Check a custom part: build it, call it once on small random data, and print what it gives.
 

@@ -12,7 +12,6 @@ The settings come from one of three places:
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from psld.cluster.job import RECORDS
@@ -33,9 +32,10 @@ class Command:
     """Settings that may be given with a record besides those of how its job runs (`FREE`)."""
     changeable: bool = False
     """True if other words may change the record: a training by hand starts from a grid's model."""
-    bare: str = ""
-    """Names of the settings that words without `=` give, one word each; `-- NAME …` takes all words
-    after `--` as a list."""
+    positionals: tuple[str, ...] = ()
+    """The settings that the first words give, one word each."""
+    after_dashes: str = ""
+    """The setting that takes all words after `--`, as a list."""
     has_config: bool = True
 
     @property
@@ -57,27 +57,24 @@ class Command:
     def usage(self) -> str:
         """The form of a command line; a word of a fixed choice is shown as `sync|dashboard`."""
         shown = []
-        for key in self.bare.split():
-            field = self.kind.model_fields.get(key)
-            kind = field and field.annotation
+        for key in self.positionals:
+            kind = self.kind.model_fields[key].annotation
             shown.append("|".join(get_args(kind)) if get_origin(kind) is Literal else key.upper())
-        return " ".join([f"usage: {self.where}", "KEY=VALUE …", *shown])
+        last = [f"-- {self.after_dashes.upper()} …"] if self.after_dashes else []
+        return " ".join([f"usage: {self.where}", *shown, "KEY=VALUE …", *last])
 
     def settings(self, words: list[str]) -> Settings | None:
         """Return the settings that words without flags give; None if Hydra has to compose them."""
-        if self.bare and not words:
-            raise UserError(f"{self.where}: more words are needed; {self.usage}")
+        given, words = self.positional(words)
         name = self.record_in(words)
         if name is None and not self.has_config:
             if self.record:
                 raise UserError(f"{self.where}: give {self.record}=GRID/NAME")
-            return self._of_the_class(words)
+            return self._of_the_class(given, words)
         if name is None or self.is_changed(name, words):
             return None
-        bare = [word for word in words if self.is_bare(word)]
-        given = self.of_bare(bare)
         job = find_job(self.record, name, self._planned(name, words), self.job)
-        plain = [word for word in without(words, self.record, "record") if word not in bare]
+        plain = without(words, self.record, "record")
         content = updated(job.settings.model_dump() | given, plain)
         settings = parse(self.kind, content, f"{self.record}={name}")
         job.check()
@@ -112,7 +109,7 @@ class Command:
         """
         for word in without(words, self.record, "record"):
             is_run = key_of(word).partition(".")[0] in self.run and is_plain(word)
-            if is_run or self.is_bare(word):
+            if is_run:
                 continue
             if self.changeable:
                 return True
@@ -122,35 +119,27 @@ class Command:
             )
         return False
 
-    def _of_the_class(self, words: list[str]) -> Settings:
-        after = words.index("--") if "--" in words else len(words)
-        words, last = words[:after], words[after + 1 :]
+    def _of_the_class(self, given: dict[str, Any], words: list[str]) -> Settings:
         if flags := [word for word in words if word.startswith("-")]:
             raise UserError(f"unrecognized arguments: {flags[0]}")
-        bare = [word for word in words if self.is_bare(word)]
-        others = [word for word in words if word not in bare]
-        if unreadable := [word for word in others if "=" not in word]:
-            raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE")
-        named = self.of_bare([*bare, *last])
-        if others and self.kind.model_config.get("extra") == "allow":
+        if unreadable := [word for word in words if "=" not in word]:
+            raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE; {self.usage}")
+        if words and self.kind.model_config.get("extra") == "allow":
             from psld.config.compose import content_of_words
 
-            return parse(self.kind, named | content_of_words(others, self.where), self.where)
-        return parse(self.kind, updated(named, others), self.where)
+            return parse(self.kind, given | content_of_words(words, self.where), self.where)
+        return parse(self.kind, updated(given, words), self.where)
 
-    def is_bare(self, word: str) -> bool:
-        """Check that a word is no setting: official checkpoints have `=` in their names."""
-        if not self.bare or word.startswith("-"):
-            return False
-        key, equals, _ = word.partition("=")
-        is_path = "/" in key and not key.lstrip("+~").startswith("hydra/")
-        return not equals or is_path or Path(word).is_file()
+    def positional(self, words: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """Return the settings that the first words give, and those after `--`; and the others.
 
-    def of_bare(self, words: list[str]) -> dict[str, Any]:
-        """Return the settings that words without `=` give. Raises UserError for one too many."""
-        keys = self.bare.split()
-        if keys[-1:] == ["…"]:
-            return {keys[-2]: words} if words else {}
-        if len(words) > len(keys):
-            raise UserError(f"{words[len(keys)]}: one word too many; {self.usage}")
-        return dict(zip(keys, words, strict=False))
+        Raises UserError if there are too few words.
+        """
+        given: dict[str, Any] = {}
+        if self.after_dashes and "--" in words:
+            dashes = words.index("--")
+            given, words = {self.after_dashes: words[dashes + 1 :]}, words[:dashes]
+        count = len(self.positionals)
+        if len(words) < count or (self.after_dashes and not given):
+            raise UserError(f"{self.where}: more words are needed; {self.usage}")
+        return given | dict(zip(self.positionals, words, strict=False)), words[count:]

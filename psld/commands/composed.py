@@ -103,9 +103,9 @@ def overrides_of(command: Command, words: list[str]) -> list[str]:
     The words come after those of the grid whose record they name, or after the dataset that is
     described next to `data=FILE`.
     """
-    bare = [word for word in words if command.is_bare(word)]
-    named = [f"{key}={quoted(word)}" for key, word in command.of_bare(bare).items()]
-    words = [*named, *(_with_metric_name(word) for word in words if word not in bare)]
+    given, words = command.positional(words)
+    named = [f"{key}={quoted(word)}" for key, word in given.items()]
+    words = [*named, *map(_with_metric_name, words)]
     if name := command.record_in(words):
         if not command.changeable:
             key = command.record

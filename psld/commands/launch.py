@@ -29,7 +29,7 @@ TRAININGS = {
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@entry_point("launch", LaunchSettings, bare="-- command …", has_config=False)
+@entry_point("launch", LaunchSettings, after_dashes="command", has_config=False)
 def launch(settings: LaunchSettings) -> None:
     """Run a training on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
 

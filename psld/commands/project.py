@@ -31,7 +31,7 @@ class InitSettings(Settings):
     """Also write a custom network, mynet.py, and configs/network/plain.yaml, which names it."""
 
 
-@entry_point("init", InitSettings, bare="folder", has_config=False)
+@entry_point("init", InitSettings, positionals=("folder",), has_config=False)
 def init(settings: InitSettings) -> None:
     """Make a folder for a project of your own: Snakefile, profiles, an example grid, a README.
 

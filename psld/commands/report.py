@@ -175,7 +175,7 @@ class VerifySettings(Settings):
     """Folder that has references of your own, there or below, such as features/digits."""
 
 
-@entry_point("verify", VerifySettings, bare="certificate", has_config=False)
+@entry_point("verify", VerifySettings, positionals=("certificate",), has_config=False)
 def verify(settings: VerifySettings) -> None:
     """Verify a certificate: compute its tables again, compare them, and list every difference.
 

@@ -59,7 +59,7 @@ def start(settings: StartSettings) -> None:
     print(f"wrote {settings.path}: {gaussians(made.data.components())}, σ₀ = {made.level():.3g}")
 
 
-IMPORT = {"also": {"weights"}, "changeable": True, "bare": "checkpoint"}
+IMPORT = {"also": {"weights"}, "changeable": True, "positionals": ("checkpoint",)}
 
 
 @entry_point("import_model", ImportModelSettings, record="model", **IMPORT)

@@ -23,7 +23,7 @@ class PushSettings(Settings):
     private."""
 
 
-@entry_point("push", PushSettings, bare="folder repository", has_config=False)
+@entry_point("push", PushSettings, positionals=("folder", "repository"), has_config=False)
 def push(settings: PushSettings) -> None:
     """Push a model to the Hugging Face Hub, with a card of its settings and results.
 
@@ -54,7 +54,7 @@ class WandbCommandSettings(Settings):
     wandb: Annotated[WandbSettings, FREE]
 
 
-@entry_point("wandb", WandbCommandSettings, bare="verb")
+@entry_point("wandb", WandbCommandSettings, positionals=("verb",))
 def wandb(settings: WandbCommandSettings) -> None:
     """Bring trainings and the results of a grid to wandb: sync, dashboard.
 
