@@ -9,8 +9,8 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -169,12 +169,34 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
             failures.append(failure_of(job, error))
         return None
 
-    with refusing(command.where), initialize_config_dir(str(CONFIGS), command.name, "1.3"):
+    with (
+        submitit_errors(),
+        refusing(command.where),
+        initialize_config_dir(str(CONFIGS), command.name, "1.3"),
+    ):
         hydra: Any = GlobalHydra.instance().hydra
         hydra.config_loader = Loader(hydra.config_loader.get_search_path())
         hydra.multirun(command.name, run_job, for_hydra(overrides))
     if failures:
         raise type(failures[0])(f"{len(failures)} of the sweep's jobs failed")
+
+
+@contextmanager
+def submitit_errors() -> Iterator[None]:
+    """Turn the errors of a launcher that is submitit's into one line."""
+    try:
+        yield
+    except Exception as error:
+        text, kinds = text_of(error), {kind.__name__ for kind in type(error).__mro__}
+        if isinstance(error, RuntimeError) and "on a slurm cluster" in text:
+            other = "use hydra/launcher=submitit_local"
+            raise UserError(f"hydra/launcher: there is no sbatch here; {other}") from None
+        if kinds & {"UncompletedJobError", "FailedJobError"}:
+            # Slurm refused, killed or canceled the job. Leave out the end of its log.
+            what = text.partition(") Error stream")[0].partition(") No ")[0]
+            others = "); the sweep's other jobs go on" if what != text else ""
+            raise RunError(f"{what}{others}") from None
+        raise
 
 
 def failure_of(name: str, error: Exception) -> PSLDError:

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import setup_globals
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
@@ -31,7 +31,7 @@ from omegaconf.resolvers import oc
 from psld.config.kinds import GROUPS, SHIPPED
 from psld.config.locations import CONFIGS, config_file, config_folders
 from psld.config.settings import key_of
-from psld.utils.errors import UserError, entries_of, text_of
+from psld.utils.errors import UserError, entries_of, meant, one_line, text_of
 
 
 class OwnConfigs(SearchPathPlugin):
@@ -52,13 +52,45 @@ RECORDABLE = re.compile(r"runtime\.choices\b|job\.(name|num|override_dirname)$")
 """The keys of `${hydra:KEY}` without paths and environment variables of this machine."""
 
 
+ALSO = {
+    "metric": ["MEASURE@EXTRACTOR, such as kernel@pixels"],
+    "network": ["MODULE:CLASS of a custom part"],
+    "sampler": ["MODULE:CLASS of a custom part"],
+}
+"""What a word for a group may be besides the name of a config."""
+
+
+def text_of_hydra(error: Exception) -> str:
+    """Return an error of Hydra as one line, without its advice that does not apply here."""
+    text = text_of(error)
+    if isinstance(error, OverrideParseException):
+        word = one_line(error.override).removeprefix("++")
+        key, _, value = word.partition("=")
+        bare = value.strip("'\"")
+        if not re.search(r"[^\w.-]", value, re.ASCII):
+            return f"{word}: not a setting KEY=VALUE"
+        return f"{word}: cannot be read; put a text in quotes, e.g. '{key}=\"{bare}\"'"
+    if choice := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text):
+        group, name, rest = choice.groups()
+        known = rest.partition(" Config search path")[0].split()
+        listed = ", ".join([*known, *ALSO.get(group, ())])
+        return f"{group}={name}: no such {group}{meant(name, known)}; there are: {listed}"
+    if choice := re.match(r"Error resolving interpolation '(.+)', possible", text):
+        return f"{choice[1]} cannot choose a config; write its name"
+    if unknown := re.search(r"Could not override '(\S+)'\. No match", text):
+        return f"no setting is called {unknown[1]}; the command's --help lists them"
+    text = text.partition(" To append to your default list ")[0]
+    text = text.removeprefix("ValueError raised while resolving interpolation: ")
+    return re.sub(r" full_key: (\S+) object_type=\w+$", r" (\1)", text)
+
+
 @contextmanager
 def refusing(where: str) -> Iterator[None]:
     """Turn what Hydra raises for wrong words or configs into a UserError, prefixed by `where`."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {text_of(error).removeprefix(f'{where}: ')}") from None
+        raise UserError(f"{where}: {text_of_hydra(error).removeprefix(f'{where}: ')}") from None
     except yaml.YAMLError as error:  # It names the file and the line.
         raise UserError(f"{where}: not valid YAML ({text_of(error)})") from None
     # process=inf, process=[1], 5,000 digits, lists in lists in …; hydra.run.dir=/proc/x

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from traceback import walk_tb
 from types import FrameType
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNotFoundError
 WRONG_PLACES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOEXEC}
@@ -212,8 +212,7 @@ def explained(error: Exception) -> tuple[int, str] | None:
         return error.exit_code, text
     if line := missing_extra(error):
         return 2, line
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, WRONG_PATHS) or kinds & {"HydraException", "OmegaConfBaseException"}:
+    if isinstance(error, WRONG_PATHS):
         return 2, text
     if isinstance(error, FileExistsError):
         return 2, f"{error.filename}: is a file; output and runs are folders"
@@ -225,9 +224,6 @@ def explained(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, UnicodeEncodeError):
         near = error.object[max(error.start - 40, 0) : error.end + 40]
         return 2, f"{near!r}: a name or text that is not Unicode; rename the file"
-    # submitit's error without sbatch
-    if isinstance(error, RuntimeError) and "on a slurm cluster" in text:
-        return 2, "hydra/launcher: there is no sbatch here; use hydra/launcher=submitit_local"
     if is_out_of_memory(error):
         first = text.split(". ")[0]
         what = first if "out of memory" in first else "out of memory"
@@ -235,47 +231,15 @@ def explained(error: Exception) -> tuple[int, str] | None:
         return 1, f"{what}: {advice}"
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         return 1, f"{text}; this machine or its file system failed, try again"
-    if kinds & {"UncompletedJobError", "FailedJobError"}:  # submitit's
-        # Slurm refused, killed or canceled the job. Leave out the end of its log.
-        what = text.partition(") Error stream")[0].partition(") No ")[0]
-        return 1, f"{what}); the sweep's other jobs go on" if what != text else text
     return None
 
 
-ALSO = {
-    "metric": ["MEASURE@EXTRACTOR, such as kernel@pixels"],
-    "network": ["MODULE:CLASS of a custom part"],
-    "sampler": ["MODULE:CLASS of a custom part"],
-}
-"""What a word for a group may be besides the name of a config."""
-
-
 def text_of(error: BaseException) -> str:
-    """Return an error as one line, without Hydra's advice that does not apply here."""
-    if line := missing_extra(error):
-        return line
-    text = one_line(str(error) or str(error.__cause__ or ""))
+    """Return an error as one line."""
+    text = missing_extra(error) or one_line(str(error) or str(error.__cause__ or ""))
     if isinstance(error, NotImplementedError) and not text:
         return "not implemented by the class"
-    if type(error).__name__ == "OverrideParseException":
-        word = one_line(cast(Any, error).override).removeprefix("++")
-        key, _, value = word.partition("=")
-        bare = value.strip("'\"")
-        if not re.search(r"[^\w.-]", value, re.ASCII):
-            return f"{word}: not a setting KEY=VALUE"
-        return f"{word}: cannot be read; put a text in quotes, e.g. '{key}=\"{bare}\"'"
-    if choice := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text):
-        group, name, rest = choice.groups()
-        known = rest.partition(" Config search path")[0].split()
-        listed = ", ".join([*known, *ALSO.get(group, ())])
-        return f"{group}={name}: no such {group}{meant(name, known)}; there are: {listed}"
-    if choice := re.match(r"Error resolving interpolation '(.+)', possible", text):
-        return f"{choice[1]} cannot choose a config; write its name"
-    if unknown := re.search(r"Could not override '(\S+)'\. No match", text):
-        return f"no setting is called {unknown[1]}; the command's --help lists them"
-    text = text.partition(" To append to your default list ")[0]
-    text = text.removeprefix("ValueError raised while resolving interpolation: ")
-    return re.sub(r" full_key: (\S+) object_type=\w+$", r" (\1)", text)
+    return text
 
 
 def listed(names: Sequence[str], most: int, comma: str = ", ") -> str:
