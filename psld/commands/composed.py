@@ -57,7 +57,7 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validate
 def composed_settings(command: Command, words: list[str]) -> Settings:
     """Return the settings that Hydra composes from words without flags."""
     with refusing(command.where):
-        config = composed(command, overrides_of(command, words))
+        config = composed(command, overrides_of(command, with_keys(command, words)))
         content = content_of(config, command.where, command.unrecorded)
     return parse(command.kind, content, command.where)
 
@@ -84,6 +84,7 @@ def composed(command: Command, overrides: list[str]) -> DictConfig:
 def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:
     """Run a command with `--cfg job`, which prints its settings, or `--multirun`, a sweep."""
     flags, overrides = split_flags(words)
+    overrides = with_keys(command, overrides)
     if "--multirun" in flags:
         sweep(command, main, overrides_of(command, overrides))
         return
@@ -97,15 +98,19 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")
 
 
+def with_keys(command: Command, words: list[str]) -> list[str]:
+    """Return all words as KEY=VALUE, those of the command's positionals, too."""
+    given, words = command.positional(words)
+    return [*(f"{key}={quoted(word)}" for key, word in given.items()), *words]
+
+
 def overrides_of(command: Command, words: list[str]) -> list[str]:
     """Return the overrides of a command's config.
 
     The words come after those of the grid whose record they name, or after the dataset that is
     described next to `data=FILE`.
     """
-    given, words = command.positional(words)
-    named = [f"{key}={quoted(word)}" for key, word in given.items()]
-    words = [*named, *map(_with_metric_name, words)]
+    words = [*map(_with_metric_name, words)]
     if name := command.record_in(words):
         if not command.changeable:
             key = command.record
@@ -160,7 +165,8 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
         job = f"job {HydraConfig.get().job.num}"
         # Collect errors: Hydra adds a line of its own to an error that passes through it.
         try:
-            content = content_of(config, command.where, command.unrecorded)
+            with refusing(command.where):
+                content = content_of(config, command.where, command.unrecorded)
             job = content.get("name") or job
             print(f"{job}:", flush=True)
             # A sweeper that optimizes takes what main returns: a loss, a metric.

@@ -48,10 +48,6 @@ def test_a_command_prints_its_config_and_does_nothing(words, key, tmp_path):
         ("train ~absent", "absent"),
         ("train name=größe", "name=größe: cannot be read; put a text in quotes, e.g. 'name="),
         ("plan grid", "grid: not a setting KEY=VALUE"),
-        (
-            "import_guide a b guide=demo/psld-0.02",
-            "b",
-        ),
         ("page grid_name=", "configs/grid/.yaml: grid '': a name begins with a letter"),
         ("wandb upload", "verb: Input should be "),
         ("figure figure=nfe output=/tmp", "output: /tmp is a folder; add the file"),

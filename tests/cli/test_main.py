@@ -114,8 +114,8 @@ def test_the_help_of_a_command_lists_its_settings(tmp_path):
         assert (finished.stderr, list(tmp_path.iterdir())) == ("", [])
         shown, of_cell = finished.stdout, name == "evaluate_cell"
         record = "cell=GRID/NAME " if of_cell else ""
-        words = r"( [A-Z …-]+| sync\|dashboard)?"
-        assert re.match(rf"usage: psld {name} {record}KEY=VALUE …{words}\n", shown)
+        words = r"([A-Z ]+ |sync\|dashboard )?"
+        assert re.match(rf"usage: psld {name} {record}{words}KEY=VALUE …( -- COMMAND …)?\n", shown)
         texts = descriptions(command.kind)
         assert texts, f"{name}: read from the source of the settings"
         for key in command.run if of_cell else command.kind.model_fields:

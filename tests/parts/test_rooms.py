@@ -8,15 +8,11 @@ from psld.config.kinds import SHIPPED
 PACKAGE = Path(__file__).parents[2] / "psld"
 EXCEPTIONS = {
     ("diffusion/samplers.py", "NoGuidance"): "the default of a field",
-    ("models/objectives.py", "Epsilon"): "the default of a field",
     ("models/objectives.py", "Adam"): "the default of a field",
     ("models/objectives.py", "Constant"): "the default of a field",
     ("models/objectives.py", "ExponentialAverage"): "what ema_decay is short for",
     ("metrics/named.py", "FrechetSettings"): "the measure of a metric without one",
     ("models/previews.py", "EMSettings"): "the sampler of previews",
-    ("networks/ncsnpp.py", "NetworkSettings"): "the module of these settings",
-    ("networks/ncsnpp.py", "GuideSettings"): "the module of these settings",
-    ("metrics/classifier.py", "ClassifierSettings"): "the module of these settings",
     ("sampling/distilled.py", "Denoiser"): "its base class",
     ("parts.py", "Denoiser"): "a base class of one's own",
     ("parts.py", "Epsilon"): "a base class of one's own",
