@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Optimizer(Part):
     """What moves the weights along their gradient.
 
-    Checkpoints hold its whole `state_dict()`: tensors, numbers, texts and None, also in lists,
-    tuples and dictionaries. After the first step, another one of `build` takes it back on trial.
+    Checkpoints hold its whole `state_dict()`: what `torch.load` reads with `weights_only`, such as
+    tensors of any type, numbers, texts, lists, tuples and dictionaries. After the first step,
+    another optimizer of `build` takes it back on trial.
     """
 
     noun = "optimizer"

@@ -49,13 +49,15 @@ def test_no_memory_to_read_arrays_is_no_damage(project, finished, stage: Stage, 
     before = begin_again(project, stage)
     if stage.work:
         start(stage, project, moment=Moment(signal.SIGKILL, 2)).ended()
-    arrays = {path: path.read_bytes() for path in project.rglob("*.safetensors")}
+    files = [*project.rglob("*.safetensors"), *project.rglob("*.pt")]
+    arrays = {path: path.read_bytes() for path in files}
 
-    def load(*_: object) -> None:
+    def load(*_: object, **__: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
         patch.setattr("psld.utils.tensors.load", load)
+        patch.setattr("torch.load", load)
         ended = stage.run(project)
     refused(ended, 1, "memory")
     assert "delete" not in ended.stderr

@@ -54,7 +54,7 @@ def test_a_job_that_is_warned_goes_on(cluster, digits, tmp_path):
     sweep.folder.mkdir()
     with sweep.launched() as launcher:
         sweep.wait(
-            lambda: list(sweep.folder.glob(f"runs/{NAME}-*/checkpoints/*.safetensors")),
+            lambda: list(sweep.folder.glob(f"runs/{NAME}-*/checkpoints/*.pt")),
             "checkpoint",
         )
         [array] = {job["jobid"].partition("_")[0] for job in cluster.queue()}

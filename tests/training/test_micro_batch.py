@@ -46,7 +46,7 @@ def test_memory_that_runs_out_halves_what_is_computed_at_once(digits, tmp_path, 
         assert f"out of memory with {images} images at once; trying {smaller}\n" in said
     assert json.loads((tmp_path / "model/manifest.json").read_text())["micro_batch"] == 4
     monkeypatch.undo()
-    for pattern in ("checkpoints/*2.safetensors", "model/*"):
+    for pattern in ("checkpoints/*2.pt", "model/*"):
         for path in tmp_path.glob(f"b/*/{pattern}"):
             path.unlink()
     assert trained(AUTO, "runs=b")[0] == given, "also with more memory"
