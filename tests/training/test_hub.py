@@ -113,7 +113,7 @@ def test_what_cannot_be_loaded_is_one_line(hub, model, status, kind, words):
 
 def test_what_cannot_be_pushed_is_one_line(hub, folder, monkeypatch):
     words = ("push", "models/mine/psld")
-    refused(call(folder, *words), 2, "psld push: repository is missing")
+    refused(call(folder, *words), 2, "usage: psld push FOLDER REPOSITORY")
     refused(call(folder, *words, "me/a--b"), 2, "me/a--b: ", "--")
     hub.status = 403
     refused(call(folder, *words, "me/digits"), 2, "me/digits: ", "403", "HF_TOKEN")
