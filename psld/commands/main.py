@@ -77,7 +77,7 @@ def main() -> None:
     except BrokenPipeError:  # `psld … | head` has read enough
         sys.exit(128 + signal.SIGPIPE)
     finally:
-        _drop_what_nobody_takes()
+        _discard_unwritable_output()
 
 
 class Output(io.TextIOWrapper):
@@ -97,7 +97,7 @@ def _prepare_output() -> None:
         )
 
 
-def _drop_what_nobody_takes() -> None:
+def _discard_unwritable_output() -> None:
     """Python would try to write it again when it ends, and exit with 120."""
     for output in filter(None, (sys.stdout, sys.stderr)):
         try:
@@ -126,12 +126,12 @@ def program(command: str) -> Program:
         module = importlib.import_module(f"psld.commands.{COMMANDS[command]}")
         return getattr(module, command)
     finally:
-        _exempt_what_is_imported()
+        _freeze_imports()
         gc.enable()
 
 
 @cache
-def _exempt_what_is_imported() -> None:
+def _freeze_imports() -> None:
     """Of the first command: tests call several in one process."""
     gc.freeze()
 

@@ -33,7 +33,7 @@ class OutputSettings(GridSettings):
 
     @field_validator("output")
     @classmethod
-    def _is_no_folder(cls, output: str | None) -> str | None:
+    def _check_not_folder(cls, output: str | None) -> str | None:
         if output is not None and (output.endswith("/") or Path(output).is_dir()):
             name = "the file's name, of a table or a figure without extension"
             raise ValueError(f"{output or '.'} is a folder; add {name}")

@@ -430,7 +430,7 @@ def showing_lines() -> Iterator[None]:
         yield
     except PartImportError as error:
         cause = cast(BaseException, error.__cause__)
-        traceback.print_exception(cause.with_traceback(_outside_of_psld(cause.__traceback__)))
+        traceback.print_exception(cause.with_traceback(_skip_package_frames(cause.__traceback__)))
         print(error, file=sys.stderr)
         sys.exit(1)
     except (Exception, SystemExit) as error:
@@ -440,7 +440,7 @@ def showing_lines() -> Iterator[None]:
         sys.exit(1)
 
 
-def _outside_of_psld(where: TracebackType | None) -> TracebackType | None:
+def _skip_package_frames(where: TracebackType | None) -> TracebackType | None:
     """Return a traceback without its first frames in psld and in Python's import."""
     while where:
         file = Path(where.tb_frame.f_code.co_filename)

@@ -122,7 +122,7 @@ class Settings(BaseModel):
         wrong = [
             InitErrorDetails(type=NO_NUMBER, loc=(name,), input=value)
             for name, value in content.items()
-            if _became_number(value, getattr(settings, name, value))
+            if _is_converted_number(value, getattr(settings, name, value))
         ]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
@@ -187,12 +187,12 @@ def replaced(value: Any, make: Callable[[Any], Any]) -> Any:
 NO_NUMBER = PydanticCustomError("boolean", "A boolean is no number")
 
 
-def _became_number(given: Any, checked: Any) -> bool:
+def _is_converted_number(given: Any, checked: Any) -> bool:
     """Check if a boolean, also one in a list, has become a number."""
     if isinstance(given, bool):
         return not isinstance(checked, bool)
     both = given, checked
-    return all(isinstance(x, list | tuple) for x in both) and any(map(_became_number, *both))
+    return all(isinstance(x, list | tuple) for x in both) and any(map(_is_converted_number, *both))
 
 
 class MadeRecord(Settings):
