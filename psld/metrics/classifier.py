@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from psld.networks.forward import enough_threads
 from psld.utils.errors import RunError, UserError
 from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, generator, stream_seed
-
-if TYPE_CHECKING:
-    from psld.metrics.settings import ClassifierSettings
 
 COARSEST = 4  # images are halved until both sides are at most this long
 
@@ -87,28 +84,37 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> Iterator[nn.Modu
 
 
 def train_classifier(
-    images: Tensor, labels: Tensor, device: torch.device, how: "ClassifierSettings"
+    images: Tensor,
+    labels: Tensor,
+    device: torch.device,
+    *,
+    width: int,
+    features: int,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    shift: int,
+    seed: int,
 ) -> FeatureClassifier:
     """Train on uint8 `images` N×C×H×W and integer `labels` N; the seed determines the result.
 
-    Raises RunError if the training diverges.
+    `ClassifierSettings` describes the settings. Raises RunError if the training diverges.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(how.seed, Stream.INITIAL_WEIGHTS))
+        torch.manual_seed(stream_seed(seed, Stream.INITIAL_WEIGHTS))
         shape = ImageShape.of(images, labels)
-        network = FeatureClassifier(shape, how.width, how.features).to(device).train()
-    steps, rate = how.steps, how.learning_rate
-    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    random = generator("cpu", how.seed, Stream.BATCH)
+        network = FeatureClassifier(shape, width, features).to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    random = generator("cpu", seed, Stream.BATCH)
     # A small network has one thread here as in the workflow's jobs, so the same bits by hand.
-    threads = enough_threads(network, how.batch_size, images[0].numel())
+    threads = enough_threads(network, batch_size, images[0].numel())
     loss = torch.zeros(())
     with threads, closing(Progress("classifier", "step", steps)) as progress:
         for _ in range(steps):
-            index = torch.randint(len(images), (how.batch_size,), generator=random)
+            index = torch.randint(len(images), (batch_size,), generator=random)
             index = index.to(device, non_blocking=True)
-            x = shifted(from_uint8(images[index]), how.shift, random)
+            x = shifted(from_uint8(images[index]), shift, random)
             loss = cross_entropy(network.answer(x)[1], labels[index])
             optimizer.zero_grad()
             loss.backward()

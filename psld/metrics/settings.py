@@ -127,7 +127,18 @@ class ClassifierSettings(Extractor):
     def train(self, images, labels, device):
         from psld.metrics.classifier import train_classifier
 
-        return train_classifier(images, labels, device, self)
+        return train_classifier(
+            images,
+            labels,
+            device,
+            width=self.width,
+            features=self.features,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            shift=self.shift,
+            seed=self.seed,
+        )
 
 
 class DINOv2Settings(Extractor):
