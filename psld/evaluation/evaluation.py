@@ -224,12 +224,12 @@ def _numbers(
 ) -> dict[str, Any]:
     """Return the fields of a result that are computed from features."""
     metric, samples = measurement.metric, gathered.samples[measurement.group]
-    measured = metric.measured(samples, reference, device)
-    numbers = {"class_accuracy": None, **measured._asdict()}
+    found = metric.evaluate(samples, reference, device)
+    numbers = {"class_accuracy": None, **found._asdict()}
     if samples.numbers is not None:  # images of others
-        if measured.void:
-            raise UserError(f"{metric.name}: {measured.void}")
-        numbers["reference_estimate"] = metric.exchanged(samples, reference, device)
+        if found.void:
+            raise UserError(f"{metric.name}: {found.void}")
+        numbers["reference_estimate"] = metric.exchanged_estimate(samples, reference, device)
     if gathered.labels is not None and metric.extractor.classifies:
         answers = cast(Tensor, samples.logits).argmax(dim=1)
         recognized = answers == gathered.labels[: len(samples)]

@@ -165,7 +165,7 @@ class Estimate(Settings):
         return Interval(p, min(low, p), max(high, p))  # ends at p = 0 and 1, up to rounding
 
 
-class Measured(NamedTuple):
+class Finding(NamedTuple):
     """What a measure finds; a result has these fields."""
 
     estimate: Estimate

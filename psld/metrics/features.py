@@ -107,10 +107,6 @@ class Features:
         """Return the values, n×d, on a device. Raises RunError if one is not finite."""
         return finite(self.values).to(device)
 
-    def __deepcopy__(self, memo: object) -> Self:
-        """Copy these images alone: they may be the first of many."""
-        return replace(self, **{name: each.clone() for name, each in self.tensors().items()})
-
     def tensors(self) -> dict[str, Tensor]:
         """Return values and logits by name."""
         return {"values": self.values} | ({} if self.logits is None else {"logits": self.logits})

@@ -93,7 +93,8 @@ def measured(
 
 def value_of(metric: MetricSettings, x: Features, reference: Reference, blocks: int = 20) -> float:
     reference = reference._replace(compared=metric.reference_split)
-    return metric.measure.measure(x, reference, x.blocks(blocks), "cpu").estimate.value
+    found = metric.measure.estimate(x, reference, x.blocks(blocks), "cpu")
+    return getattr(found, "estimate", found).value
 
 
 def values_of(images: np.ndarray) -> Features:
@@ -132,7 +133,7 @@ def test_each_measurement_is_of_its_first_images_and_costs_their_shards():
     assert sum(extractor.sizes) == 45, "no image beyond the last is read"
     reference = Reference(TRAIN, TEST, NOISE)
     for each, result in zip(several, results, strict=True):
-        expected = each.metric.measured(values_of(IMAGES[: each.samples]), reference).estimate
+        expected = each.metric.evaluate(values_of(IMAGES[: each.samples]), reference).estimate
         assert result.estimate.value == pytest.approx(expected.value, rel=1e-9)
         assert result.samples == each.samples
         assert result.record == each.digest("of r")
@@ -220,7 +221,7 @@ def test_memorization_has_no_reverse_and_scores_of_few_samples_have_fewer_splits
         few = values_of(IMAGES[:count])
         splits = min(10, count // 2)
         expected = inception_score(few.logits, splits, few.blocks(20))
-        assert score.measured(few, Reference(TRAIN, TEST, NOISE)).estimate.value == expected.value
+        assert score.evaluate(few, Reference(TRAIN, TEST, NOISE)).estimate.value == expected.value
 
 
 @pytest.mark.parametrize("kind", ["frechet", "precision", "recall"])
@@ -235,7 +236,7 @@ def test_other_images_of_the_reference_are_the_reverse_comparison(kind):
     assert result.estimate.copies == 30
     reverse = {"precision": "recall", "recall": "precision"}.get(kind, kind)
     samples = replace(values_of(copied), numbers=None)
-    expected = metric(reverse).measured(TRAIN, Reference(samples, None, None)).estimate
+    expected = metric(reverse).evaluate(TRAIN, Reference(samples, None, None)).estimate
     assert result.reference_estimate.value == pytest.approx(expected.value)
     assert result.reference_estimate.block_samples == expected.block_samples
     assert result.reference_estimate.value == pytest.approx(result.value)
