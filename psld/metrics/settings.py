@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Better = Literal["larger", "smaller", "floor"]
 
 
-class _Named(Part):
+class _NamedPart(Part):
     """A part with a word in the names of metrics."""
 
     kind: str
@@ -37,7 +37,7 @@ class _Named(Part):
         return self.word or re.sub(r"[^a-z0-9]+", "-", self.kind.lower()).strip("-")
 
 
-class Extractor(_Named):
+class Extractor(_NamedPart):
     """A map from images to features: a published network, a trained one, or a function."""
 
     noun = "extractor"
@@ -172,7 +172,7 @@ class PixelSettings(Extractor):
         return Pixels(device)
 
 
-class Measure(_Named):
+class Measure(_NamedPart):
     """A number of samples, mostly in comparison with the images of a reference.
 
     A measure has a `value`, whose interval comes from a jackknife; or an `estimate`, if there is a
@@ -208,7 +208,7 @@ class Measure(_Named):
         return self.names.get(word, f"{self.in_names}-{word}")
 
     @model_validator(mode="after")
-    def _better_is_known(self) -> Self:
+    def _check_better(self) -> Self:
         if self.better not in (known := (*get_args(Better), None)):
             raise ValueError(f"{self.kind}: better is {self.better!r}, none of {known}")
         return self
@@ -444,7 +444,7 @@ class MetricSettings(Settings):
     ) -> Finding:
         reference = reference._replace(compared=self.reference_split)
         if self.measure.code:  # The names of what it caches may be those of shipped measures.
-            reference = reference._replace(known=None)
+            reference = reference._replace(cache=None)
         found = self.measure.estimate(samples, reference, blocks, device)
         return found if isinstance(found, Finding) else Finding(found)
 
@@ -493,20 +493,20 @@ class MetricSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _features_are_its_own(cls, content: Any) -> Any:
+    def _default_features(cls, content: Any) -> Any:
         if isinstance(content, dict):
             return {"features": content.get("name")} | content
         return content
 
     @field_validator("better")
     @classmethod
-    def _is_the_measures(cls, better: Better | None, info: ValidationInfo) -> Better | None:
+    def _better_of_measure(cls, better: Better | None, info: ValidationInfo) -> Better | None:
         measure = info.data.get("measure")
         is_data = isinstance(measure, Part) and measure.is_data
         return better if is_data else getattr(measure, "better", None)
 
     @model_validator(mode="after")
-    def _name_is_honest_and_measure_fits(self) -> Self:
+    def _check_name_and_measure(self) -> Self:
         measure, extractor, honest = self.measure, self.extractor, self.honest_name
         if measure.is_data or extractor.is_data:
             return self

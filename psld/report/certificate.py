@@ -24,7 +24,7 @@ from torch import Tensor
 from psld.config.locations import config_file, config_names
 from psld.config.settings import write_record
 from psld.data.preparation import check_prepared
-from psld.evaluation.evaluation import Gathered, load_kept, recompute
+from psld.evaluation.evaluation import GatheredFeatures, load_kept, recompute
 from psld.evaluation.folders import FEATURES, ReferenceManifest, load_reference
 from psld.evaluation.results import NUMBER_KINDS, CellResults
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
@@ -73,7 +73,7 @@ def certify(grid: Grid, path: Path) -> int:
             dataset = cell.model.dataset
             check_prepared(f"{grid.name}/{dataset}", grid.datasets[dataset].settings)
             # Name files that are damaged, and wait for those that other machines have just written.
-            _recomputed(cell, stated, loaded, measure=False)
+            _recompute(cell, stated, loaded, measure=False)
             for record in filter(os.path.exists, cell.records):
                 ShardRecord.read(record)
             files += _files_of(cell)
@@ -108,7 +108,7 @@ def _files_of(cell: Cell) -> list[str]:
     return [cell.result, cell.kept, *manifests, *cell.references, *cell.records]
 
 
-class Verified(NamedTuple):
+class Verification(NamedTuple):
     grid: Grid
     """The reader's grid if there is one, else the certificate's: the values and bands to print."""
     results: Path
@@ -124,7 +124,7 @@ class Verified(NamedTuple):
 
 def verify(
     path: Path, folder: Path, grid_name: str | None = None, reference: Path | None = None
-) -> Verified:
+) -> Verification:
     """Verify a certificate, a zip or a folder. Raises UserError if it is damaged or malformed.
 
     Args:
@@ -168,7 +168,7 @@ def verify(
     return verified._replace(grid=replace(grid, name=name))  # its results have these paths
 
 
-class _VerifiedCell(NamedTuple):
+class _CellVerification(NamedTuple):
     """A cell whose results were computed again, without its features, which may be large."""
 
     cell: Cell
@@ -182,7 +182,7 @@ class _VerifiedCell(NamedTuple):
     """`rows_of` of its samples, by cell and extractor."""
 
 
-def _verify(root: Path, references: list[LoadedReference], measure: bool = True) -> Verified:
+def _verify(root: Path, references: list[LoadedReference], measure: bool = True) -> Verification:
     """Verify the files in the working directory, and write their computed results below `root`."""
     grid, loaded, tables = grid_from_json(Path(GRID).read_text("utf-8")), {}, {}
     files = _check_names(grid)
@@ -205,7 +205,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
         outcome = f"{len(found)} differences from yours" if references else unlike
         notes.append(f"{folder}: {outcome}")
     notes += (f"equal features: {each}" for each in equal_features(_all_rows(loaded, cells)))
-    return Verified(grid, root, wrong, tables, notes, list(_missing(tables)))
+    return Verification(grid, root, wrong, tables, notes, list(_missing(tables)))
 
 
 def _check_names(grid: Grid) -> set[str]:
@@ -221,14 +221,14 @@ def _check_names(grid: Grid) -> set[str]:
 
 def _verify_cell(
     cell: Cell, root: Path, loaded: dict[str, LoadedReference], measure: bool
-) -> _VerifiedCell:
+) -> _CellVerification:
     """Compute the results of a cell again, write them below `root`, and compare them."""
     stated = CellResults.read(cell.result)
-    gathered, computed = _recomputed(cell, stated, loaded, measure)
+    gathered, computed = _recompute(cell, stated, loaded, measure)
     write_record(root / cell.result, computed)
     pair = (each.model_dump(mode="json")["results"] for each in (computed, stated))
     wrong = [f"{cell.result}: {each}" for each in differences(*pair)]
-    if not _has_its_classes(cell, gathered.labels):
+    if not _fits_classes(cell, gathered.labels):
         wrong.append(f"{cell.kept}: labels: not the sampler's classes")
     bases = {
         result.record: MOMENTS if gathered.recomputes(each) else UNKNOWN
@@ -237,17 +237,19 @@ def _verify_cell(
     }
     samples = sorted(gathered.samples.items())  # the most samples of an extractor come last
     rows = {f"{cell.name} ({name})": rows_of(features.values) for (name, _), features in samples}
-    return _VerifiedCell(cell, wrong, bases, {each.start_sha256 for each in stated.results}, rows)
+    return _CellVerification(
+        cell, wrong, bases, {each.start_sha256 for each in stated.results}, rows
+    )
 
 
-def _verify_manifests(cells: list[_VerifiedCell]) -> Iterator[str]:
+def _verify_manifests(cells: list[_CellVerification]) -> Iterator[str]:
     """Yield where the manifests of networks differ from the grid."""
     networks = {network.manifest: network for each in cells for network in each.cell.networks}
     for path, network in networks.items():
         yield from (f"{path}: {each}" for each in manifest_differences(network))
 
 
-def _starts(cells: list[_VerifiedCell]) -> dict[str | None, set[str | None]]:
+def _starts(cells: list[_CellVerification]) -> dict[str | None, set[str | None]]:
     """Return the stated starts by their files; None is the prior."""
     starts: dict[str | None, set[str | None]] = {}
     for each in cells:
@@ -294,7 +296,7 @@ def _verify_reference(stated: LoadedReference, references: list[LoadedReference]
 
 
 def _all_rows(
-    loaded: dict[str, LoadedReference], cells: list[_VerifiedCell]
+    loaded: dict[str, LoadedReference], cells: list[_CellVerification]
 ) -> dict[str, list[int]]:
     """Return `rows_of` of the real images, then of the samples."""
     rows = {}
@@ -316,15 +318,15 @@ def _missing(tables: dict[str, Counter[str]]) -> Iterator[str]:
             yield f"{count} {what} cannot be recomputed: evaluate with keep=2048{own}"
 
 
-def _recomputed(
+def _recompute(
     cell: Cell, stated: CellResults, loaded: dict[str, LoadedReference], measure: bool
-) -> tuple[Gathered, CellResults]:
+) -> tuple[GatheredFeatures, CellResults]:
     gathered = load_kept(cell.kept, cast(str, stated.results[0].kept_sha256))
     settings = cell.evaluate_job.settings
     return gathered, recompute(settings, stated, gathered, loaded, measure)
 
 
-def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
+def _fits_classes(cell: Cell, labels: Tensor | None) -> bool:
     """Check that the samples were guided to the classes that the sampler names, if any.
 
     It holds for a custom guidance, because only its class says which.
@@ -339,7 +341,7 @@ def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
 
 
 def _basis(entry: Entry, fixed: int | None, bases: dict[str, str]) -> str:
-    """Return what the number of an entry was computed from; `bases` as in `_VerifiedCell`."""
+    """Return what the number of an entry was computed from; `bases` as in `_CellVerification`."""
     if entry.value is None:
         return "not run"
     basis = "recomputed from features"

@@ -10,8 +10,8 @@ import torch
 from psld.config.settings import parse
 from psld.evaluation.evaluation import (
     Cost,
-    Gathered,
-    MeasuredImages,
+    GatheredFeatures,
+    ImageSource,
     evaluate,
     load_kept,
     save_kept,
@@ -84,7 +84,7 @@ def measured(
 ) -> tuple[list[CellResult], Pixels]:
     extractor = Pixels()
     basis = Basis(Reference(TRAIN, TEST, NOISE), lambda split: FACTS, extractor)
-    source = MeasuredImages({}, lambda reference: f"of {reference}", parts, silent=True)
+    source = ImageSource({}, lambda reference: f"of {reference}", parts, silent=True)
     output = given.pop("output", None)
     source = source._replace(**given)
     found = evaluate(source, {"fd-classifier": basis}, measurements, output=output)
@@ -117,7 +117,7 @@ def test_an_extractor_sees_as_many_images_as_its_metrics_measure():
         Measurement(metric=metric("frechet").model_copy(update={"features": name}), samples=n)
         for name, n in pairs
     ]
-    source = MeasuredImages({}, lambda r: f"of {r}", shards([30, 30]), silent=True)
+    source = ImageSource({}, lambda r: f"of {r}", shards([30, 30]), silent=True)
     found = evaluate(source, bases, asked).results
     assert (sum(few.sizes), sum(many.sizes)) == (20, 45)
     assert [result.samples for result in found] == [20, 25, 15, 45]
@@ -246,7 +246,7 @@ def test_features_are_kept_up_to_a_number_of_them_and_come_back(tmp_path):
     logits = torch.eye(5)
     four, three = Features(TRAIN.values[:5], logits), Features(random_features(7, 3, 1))
     samples = {("fd-a", 5): four, ("fd-b", 7): three}
-    gathered = Gathered(samples, torch.arange(5), [Cost(5, 7, 0.5, "CPU")])
+    gathered = GatheredFeatures(samples, torch.arange(5), [Cost(5, 7, 0.5, "CPU")])
     for largest, names in ((4, [*samples]), (3, [("fd-b", 7)])):
         sha256 = save_kept(tmp_path / "x", gathered, largest)
         kept = load_kept(tmp_path / "x", sha256)

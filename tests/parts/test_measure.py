@@ -146,7 +146,7 @@ def test_a_measure_of_ones_own_has_a_jackknife(outside):
 def test_what_is_known_of_a_reference_is_not_given_to_measures_of_ones_own(outside):
     """They may change their copy of the reference, and it does not follow from theirs."""
     shipped, own = here_and_outside(outside, Measure, "precision")
-    known = REFERENCE._replace(known={"train radii of 3 neighbors": torch.full((80,), -1.0)})
+    known = REFERENCE._replace(cache={"train radii of 3 neighbors": torch.full((80,), -1.0)})
     assert found(shipped, known)[0].estimate.value == 0
     assert found(own, known) == found(own)
     assert found(own)[0].estimate.value > 0
