@@ -44,7 +44,7 @@ def main() -> None:
         content = {"name": name, "extractor": {"kind": "inception"}, "measure": settings}
         metric = parse(MetricSettings, content, name)
         started = time.process_time()
-        estimate = metric.measured(samples, reference).estimate
+        estimate = metric.evaluate(samples, reference).estimate
         print(f"{name:24} {time.process_time() - started:7.1f} s  {estimate.value:.4g}")
     print(f"features                 {samples.values.nbytes / 1e6:7.1f} MB")
 

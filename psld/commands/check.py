@@ -136,8 +136,9 @@ def _measuring(part: Any, _network: str | None) -> Iterator[str]:
         yield f"known pixels of 4 images of 8×8: {known:.0%}"
     elif part.noun == "measure":
         samples, train, test = (Features(torch.randn(60, 4)) for _ in range(3))
-        found = part.measure(samples, Reference(train, test, None), samples.blocks(), "cpu")
-        yield f"of 60 samples of 4 features: {found.estimate.value:.4g}"
+        found = part.estimate(samples, Reference(train, test, None), samples.blocks(), "cpu")
+        value = getattr(found, "estimate", found).value
+        yield f"of 60 samples of 4 features: {value:.4g}"
     elif not part.trains:
         features, _ = load_extractor(part)(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
         yield f"{features.shape[1]} features of an image of 3×32×32"

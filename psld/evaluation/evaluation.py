@@ -54,7 +54,7 @@ class Cost(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Gathered:
+class GatheredFeatures:
     """The features of images and the facts of their shards, for all results of an evaluation."""
 
     samples: dict[tuple[str, int], Features]
@@ -90,14 +90,14 @@ class Gathered:
         }
 
 
-class MeasuredImages(NamedTuple):
+class ImageSource(NamedTuple):
     """What is measured: images, or what an evaluation has kept of them."""
 
     facts: dict[str, Any]
     """The fields of each result about the images."""
     digest: Callable[[str], str]
     """Returns the digest of what decides a result but for the metric, from its reference's."""
-    parts: Iterable[Shard | np.ndarray]
+    chunks: Iterable[Shard | np.ndarray]
     """The images in their order: shards, or uint8 n×C×H×W."""
     numbers: Tensor | None = None
     """`distinct_numbers` of images of others; None for a cell's."""
@@ -105,7 +105,7 @@ class MeasuredImages(NamedTuple):
 
 
 def evaluate(
-    source: MeasuredImages,
+    source: ImageSource,
     bases: dict[str, Basis],
     measurements: Sequence[Measurement],
     device: Device = "cpu",
@@ -123,13 +123,13 @@ def evaluate(
 
     Raises UserError if images are missing or damaged, or too few for a metric.
     """
-    gathered = _gathered(source, bases, measurements)
+    gathered = _gather(source, bases, measurements)
     bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
-    known = {name: Known(basis, device) for name, basis in bases.items()}
+    caches = {name: CachedValues(basis, device) for name, basis in bases.items()}
 
     def numbers(m: Measurement, device: Device) -> dict[str, Any]:
         name = m.metric.features
-        reference = bases[name].reference._replace(known=known[name])
+        reference = bases[name].reference._replace(cache=caches[name])
         return _numbers(gathered, m, reference, device) | m.metric.scale(reference, device)
 
     found = {m: numbers(m, device) for m in measurements if not m.metric.measure.of_moments}
@@ -140,7 +140,7 @@ def evaluate(
         values = found.get(measurement) or numbers(measurement, "cpu")
         facts = bases[measurement.metric.features].facts
         results.append(_result(source, measurement, facts, gathered, values | made))
-    for each in known.values():
+    for each in caches.values():
         each.save()
     whole = CellResults(results=tuple(results))
     if output:
@@ -148,9 +148,9 @@ def evaluate(
     return whole
 
 
-def _gathered(
-    source: MeasuredImages, bases: Mapping[str, Basis], measurements: Sequence[Measurement]
-) -> Gathered:
+def _gather(
+    source: ImageSource, bases: Mapping[str, Basis], measurements: Sequence[Measurement]
+) -> GatheredFeatures:
     """Read each image once, and extract its features with each extractor that needs so many."""
     found: dict[str, list[Features]] = {name: [] for name in bases}
     batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
@@ -161,7 +161,7 @@ def _gathered(
     labels, costs, left = [], [], max(needed.values())
     names, extractions = " and ".join(bases), sum(needed.values())
     with closing(Progress(names, "extraction", extractions, silent=source.silent)) as progress:
-        for part in source.parts:
+        for part in source.chunks:
             images = (part.images if isinstance(part, Shard) else part)[:left]
             left -= len(images)
             for name, basis in bases.items():
@@ -177,10 +177,10 @@ def _gathered(
     features = {name: Features.joined(each) for name, each in found.items()}
     groups = [m.group for m in measurements]
     samples = {(f, n): replace(features[f].first(n), numbers=source.numbers) for f, n in groups}
-    return Gathered(samples, torch.cat(labels) if labels else None, costs)
+    return GatheredFeatures(samples, torch.cat(labels) if labels else None, costs)
 
 
-def save_kept(path: str | Path, gathered: Gathered, largest: int) -> str:
+def save_kept(path: str | Path, gathered: GatheredFeatures, largest: int) -> str:
     """Write a file from which results can be computed again, and return its SHA-256.
 
     It has labels, costs, and features; their mean and covariance if there are more than `largest`.
@@ -192,7 +192,7 @@ def save_kept(path: str | Path, gathered: Gathered, largest: int) -> str:
     return save_tensors(path, "evaluation", tensors, {"costs": gathered.costs})
 
 
-def load_kept(path: str | Path, sha256: str) -> Gathered:
+def load_kept(path: str | Path, sha256: str) -> GatheredFeatures:
     """Read what `save_kept` wrote, by the SHA-256 that it returned.
 
     Raises UserError if the file is missing or damaged, or has another number of features.
@@ -213,23 +213,23 @@ def load_kept(path: str | Path, sha256: str) -> Gathered:
             raise UserError(f"{path}: {name}: features of {wrong.pop()} samples, not of {n}")
         samples[name, n] = Features(**each)
     costs = [Cost(*cost) for cost in stored.origin["costs"]]
-    return Gathered(samples, labels, costs, moments)
+    return GatheredFeatures(samples, labels, costs, moments)
 
 
 # -- the results ----------------------------------------------------------------------------------
 
 
 def _numbers(
-    gathered: Gathered, measurement: Measurement, reference: Reference, device: Device
+    gathered: GatheredFeatures, measurement: Measurement, reference: Reference, device: Device
 ) -> dict[str, Any]:
     """Return the fields of a result that are computed from features."""
     metric, samples = measurement.metric, gathered.samples[measurement.group]
-    measured = metric.measured(samples, reference, device)
-    numbers = {"class_accuracy": None, **measured._asdict()}
+    found = metric.evaluate(samples, reference, device)
+    numbers = {"class_accuracy": None, **found._asdict()}
     if samples.numbers is not None:  # images of others
-        if measured.void:
-            raise UserError(f"{metric.name}: {measured.void}")
-        numbers["reference_estimate"] = metric.exchanged(samples, reference, device)
+        if found.void:
+            raise UserError(f"{metric.name}: {found.void}")
+        numbers["reference_estimate"] = metric.exchanged_estimate(samples, reference, device)
     if gathered.labels is not None and metric.extractor.classifies:
         answers = cast(Tensor, samples.logits).argmax(dim=1)
         recognized = answers == gathered.labels[: len(samples)]
@@ -237,7 +237,7 @@ def _numbers(
     return numbers
 
 
-class Known(dict[str, Tensor]):
+class CachedValues(dict[str, Tensor]):
     """What depends on a reference alone, for all its cells: kept where grids are, in .cache.
 
     It can take longer than the numbers of a cell. Damaged files are made again. Nothing is kept of
@@ -264,10 +264,10 @@ class Known(dict[str, Tensor]):
 
 
 def _result(
-    source: MeasuredImages,
+    source: ImageSource,
     measurement: Measurement,
     reference_facts: Callable[[str], dict[str, Any]],
-    gathered: Gathered,
+    gathered: GatheredFeatures,
     fields: dict[str, Any],
 ) -> CellResult:
     """Return a result with these numbers and facts of its making; and all about its images."""
@@ -300,7 +300,7 @@ def evaluate_cell(settings: EvaluateSettings) -> CellResults:
 def recompute(
     settings: EvaluateSettings,
     stated: CellResults,
-    gathered: Gathered,
+    gathered: GatheredFeatures,
     loaded: dict[str, tuple[Reference, ReferenceManifest]],
     compute: bool = True,
 ) -> CellResults:
@@ -344,9 +344,7 @@ def _start_facts(settings: EvaluateSettings, model: ModelManifest) -> dict[str, 
     return {"start_sha256": start.sha256, "gaussians": start.data.components()[0]}
 
 
-def _source(
-    settings: EvaluateSettings, model: ModelManifest, start: dict[str, Any]
-) -> MeasuredImages:
+def _source(settings: EvaluateSettings, model: ModelManifest, start: dict[str, Any]) -> ImageSource:
     """Return the source of a cell, whose shards are read later; `start` has the START_FACTS."""
     guide = read_manifest(settings.guide, GuideManifest) if settings.guide else None
     weights, process = model.identity(), model.settings.sampled_as(settings.process)
@@ -373,4 +371,4 @@ def _source(
         origin = origin_of(settings, model, guide, start["start_sha256"])
         yield from read_shards(settings.shards, samples, origin)
 
-    return MeasuredImages(facts, lambda reference: images, shards())
+    return ImageSource(facts, lambda reference: images, shards())

@@ -258,7 +258,7 @@ def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
     stored = load_tensors(path, "features", REMEDY, manifest.features_sha256)
     parts = {part: Features(**each) for part, each in grouped(stored.tensors()).items()}
     train, test, noise = map(parts.get, ("train", "test", "noise"))
-    return Reference(cast(Features, train), test, noise, known={}), manifest
+    return Reference(cast(Features, train), test, noise, cache={}), manifest
 
 
 def check_reference(

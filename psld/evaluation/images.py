@@ -15,7 +15,7 @@ from psld.config.parts import imported
 from psld.config.settings import parse
 from psld.data.images import check_images, located, read_images, read_npz, size_text
 from psld.evaluation import evaluation
-from psld.evaluation.evaluation import MeasuredImages
+from psld.evaluation.evaluation import ImageSource
 from psld.evaluation.folders import (
     FEATURES,
     Basis,
@@ -51,7 +51,7 @@ Images = str | Path | np.ndarray
 """A path that `load_images` reads, or uint8 N×C×H×W."""
 
 
-class Given(Extractor):
+class ObjectExtractor(Extractor):
     """An extractor that `evaluate` gets as an object."""
 
     kind: str = "given"
@@ -185,7 +185,7 @@ def _as_extractor(extractor: Any, device: str) -> FeatureExtractor:
     if isinstance(extractor, nn.Module):
         check_network(extractor, "extractor")
         extractor = deepcopy(extractor)  # The caller's may be trained on.
-    return FeatureExtractor(Given(), extractor, choose_device(device))
+    return FeatureExtractor(ObjectExtractor(), extractor, choose_device(device))
 
 
 def evaluate_images(
@@ -221,10 +221,10 @@ def evaluate_images(
         raise UserError(f"{where}: {len(whole)} images; at least {least} are needed")
     whole = whole[:samples]
     sha256, shape = _digest(whole), whole.shape[1:]
-    source = MeasuredImages(
+    source = ImageSource(
         facts={"images": path, "images_sha256": sha256},
         digest=lambda compared: digest_of(["images", sha256, compared]),
-        parts=shards or [whole],
+        chunks=shards or [whole],
         numbers=_numbers(where, whole),
         silent=silent,
     )

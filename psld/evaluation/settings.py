@@ -80,7 +80,7 @@ class EvaluateImagesSettings(Settings):
 
     @field_validator("metric", mode="before")
     @classmethod
-    def _listed(cls, metric: Any) -> Any:
+    def _split_names(cls, metric: Any) -> Any:
         if isinstance(metric, str):
             return [name.strip() for name in metric.strip("[] ").split(",")]
         if isinstance(metric, dict):
@@ -88,7 +88,7 @@ class EvaluateImagesSettings(Settings):
         return metric
 
     @model_validator(mode="after")
-    def _one_reference(self) -> Self:
+    def _check_reference(self) -> Self:
         if (self.dataset is None) == (self.reference is None):
             raise ValueError("give dataset=NAME or reference=PATH, one of them")
         return self

@@ -98,9 +98,7 @@ def train_classifier(
 ) -> FeatureClassifier:
     """Train on uint8 `images` N×C×H×W and integer `labels` N; the seed determines the result.
 
-    `psld.metrics.settings.ClassifierSettings` explains the options.
-
-    Raises RunError if the training diverges.
+    `ClassifierSettings` describes the settings. Raises RunError if the training diverges.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, Stream.INITIAL_WEIGHTS))

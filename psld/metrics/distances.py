@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from psld.metrics.blocks import Blocks, jackknife, share_estimate, with_and_without
-from psld.metrics.estimate import Estimate, Measured
+from psld.metrics.estimate import Estimate, Finding
 from psld.metrics.features import FeatureStatistics, finite
 from psld.utils.errors import UserError
 
@@ -261,7 +261,7 @@ def memorization(
     quantile: float,
     blocks: Blocks,
     once: Once = computed,
-) -> Measured:
+) -> Finding:
     """Measure the share of samples that are nearer to a training image than most test images are.
 
     The threshold is the `quantile` of the distances from N test images to their nearest training
@@ -282,7 +282,7 @@ def memorization(
     share = share_estimate(distances < threshold, blocks, threshold_images=len(test))
     first = distances.argsort(stable=True)[:NEAREST_PAIRS]
     pairs = zip(first.tolist(), index[first].tolist(), strict=True)
-    return Measured(share, void, list(pairs))
+    return Finding(share, void, list(pairs))
 
 
 def nearest(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:

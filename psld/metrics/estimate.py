@@ -73,7 +73,7 @@ class Estimate(Settings):
     """N, if a quantile of N other images decides which samples the share counts."""
 
     @model_validator(mode="after")
-    def _blocks_add_up(self) -> Self:
+    def _check_blocks(self) -> Self:
         if len(self.block_samples) != len(self.without_block):
             raise ValueError("block_samples and without_block differ in length")
         if min(self.block_samples) < 1 or sum(self.block_samples) != self.samples:
@@ -165,7 +165,7 @@ class Estimate(Settings):
         return Interval(p, min(low, p), max(high, p))  # ends at p = 0 and 1, up to rounding
 
 
-class Measured(NamedTuple):
+class Finding(NamedTuple):
     """What a measure finds; a result has these fields."""
 
     estimate: Estimate

@@ -107,10 +107,6 @@ class Features:
         """Return the values, n×d, on a device. Raises RunError if one is not finite."""
         return finite(self.values).to(device)
 
-    def __deepcopy__(self, memo: object) -> Self:
-        """Copy these images alone: they may be the first of many."""
-        return replace(self, **{name: each.clone() for name, each in self.tensors().items()})
-
     def tensors(self) -> dict[str, Tensor]:
         """Return values and logits by name."""
         return {"values": self.values} | ({} if self.logits is None else {"logits": self.logits})
@@ -152,17 +148,17 @@ class Reference(NamedTuple):
     """Standard normal noise, quantized as samples are; None for a reference of other images."""
     compared: str = "train"
     """The split that samples are compared with."""
-    known: dict[str, Tensor] | None = None
+    cache: dict[str, Tensor] | None = None
     """What was computed of these images alone; None: each time again."""
 
     def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """Return what depends on these images alone, from `known` if it is there."""
-        if self.known is None:
+        """Return what depends on these images alone, from `cache` if it is there."""
+        if self.cache is None:
             return compute()
         key = f"{self.compared} {name}"
-        if key not in self.known:
-            self.known[key] = compute()
-        return self.known[key]
+        if key not in self.cache:
+            self.cache[key] = compute()
+        return self.cache[key]
 
     def number(self, name: str, compute: Callable[[], float]) -> float:
         """Return a number as `once` does a tensor."""

@@ -32,7 +32,7 @@ SIDE = 224
 """Pixels along a side of the resized images of DINOv2."""
 
 
-class _Published(nn.Module):
+class _PublishedNetwork(nn.Module):
     """A network on its device, with the digest of its architecture and published weights."""
 
     def __init__(
@@ -88,7 +88,7 @@ def _load_network(
         ) from error
 
 
-class InceptionNetwork(_Published):
+class InceptionNetwork(_PublishedNetwork):
     """The 2048 pooled features of FID, and 1008 logits without bias, as in torch-fidelity."""
 
     def __init__(self, weights: str | Path | None, device: torch.device) -> None:
@@ -127,7 +127,7 @@ DINOV2_SIZES = {
 """File, width, depth and heads of the published networks."""
 
 
-class DINOv2Network(_Published):
+class DINOv2Network(_PublishedNetwork):
     """The class token of DINOv2, for images resized and normalized as in torch-fidelity; no logits.
 
     torch-fidelity 0.4 loads the network by torch.hub, which downloads and runs code, and it accepts
@@ -216,7 +216,7 @@ def positions(trained: Tensor) -> Tensor:
 # -- pixels ----------------------------------------------------------------------------------------
 
 
-class Pixels(_Published):
+class Pixels(_PublishedNetwork):
     """The pixels themselves, N×(C·side²) from 0 to 1; larger images are averaged to 16×16."""
 
     def __init__(self, device: torch.device) -> None:

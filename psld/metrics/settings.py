@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
@@ -10,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from psld.config.parts import Part
 from psld.config.settings import FREE, Settings, parse
-from psld.metrics.estimate import Estimate, Measured
+from psld.metrics.estimate import Estimate, Finding
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 Better = Literal["larger", "smaller", "floor"]
 
 
-class _Named(Part):
+class _NamedPart(Part):
     """A part with a word in the names of metrics."""
 
     kind: str
@@ -38,7 +37,7 @@ class _Named(Part):
         return self.word or re.sub(r"[^a-z0-9]+", "-", self.kind.lower()).strip("-")
 
 
-class Extractor(_Named):
+class Extractor(_NamedPart):
     """A map from images to features: a published network, a trained one, or a function."""
 
     noun = "extractor"
@@ -127,8 +126,18 @@ class ClassifierSettings(Extractor):
     def train(self, images, labels, device):
         from psld.metrics.classifier import train_classifier
 
-        recipe = self.model_dump(include=set(ClassifierSettings.model_fields) - {"kind", "code"})
-        return train_classifier(images, labels, device, **recipe)
+        return train_classifier(
+            images,
+            labels,
+            device,
+            width=self.width,
+            features=self.features,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            shift=self.shift,
+            seed=self.seed,
+        )
 
 
 class DINOv2Settings(Extractor):
@@ -163,10 +172,11 @@ class PixelSettings(Extractor):
         return Pixels(device)
 
 
-class Measure(_Named):
+class Measure(_NamedPart):
     """A number of samples, mostly in comparison with the images of a reference.
 
-    A custom measure has a `value`; or an `estimate`, if there is a faster way to its interval.
+    A measure has a `value`, whose interval comes from a jackknife; or an `estimate`, if there is a
+    faster way to the interval, or if it needs more than the features of both sides.
     """
 
     noun = "measure"
@@ -186,11 +196,9 @@ class Measure(_Named):
     finds_nearest: ClassVar[bool] = False
     """Its results name the samples that are nearest to training images; a figure shows them."""
     of_moments: ClassVar[bool] = False
-    """Mean and covariance of features give its value, also those that were kept. It is computed on
-    the CPU, when the GPU has been given back."""
-    exchanged: "ClassVar[Measure | None]" = None
-    """The measure that is this one if samples and reference change places. Its blocks then give
-    the interval for other images of the reference. None if there is no such measure."""
+    """Mean and covariance of features give its value, also those that were kept: `value` gets two
+    `FeatureStatistics`, and there is an `estimate`. It is computed on the CPU, when the GPU has
+    been given back."""
     names: ClassVar[dict[str, str]] = {}
     """Names that are reserved for the features of an extractor, by its word."""
 
@@ -200,48 +208,45 @@ class Measure(_Named):
         return self.names.get(word, f"{self.in_names}-{word}")
 
     @model_validator(mode="after")
-    def _better_is_known(self) -> Self:
+    def _check_better(self) -> Self:
         if self.better not in (known := (*get_args(Better), None)):
             raise ValueError(f"{self.kind}: better is {self.better!r}, none of {known}")
         return self
 
-    def value(self, samples: "Tensor", reference: "Tensor") -> float:
+    @property
+    def exchanged(self) -> "Measure | None":
+        """The measure that is this one if samples and reference change places.
+
+        Its blocks then give the interval for other images of the reference. None if there is no
+        such measure.
+        """
+        return None
+
+    def value(self, samples: Any, reference: Any) -> float:
         """Return the number of samples, n×d float32, compared with a reference, m×d.
 
         Both are copies, which it may change.
         """
         raise NotImplementedError
 
-    def estimate(self, samples: "Tensor", reference: "Tensor", blocks: "Blocks") -> Estimate:
-        """Return the value of samples with its interval. By default from a jackknife, B + 1 values.
+    def estimate(
+        self, samples: "Features", reference: "Reference", blocks: "Blocks", device: "Device"
+    ) -> Estimate | Finding:
+        """Return the value of samples with its interval; in a `Finding`, also what else is found.
 
+        By default from a jackknife: B + 1 values, on the device. `samples.on(device)` and
+        `reference.images.on(device)` are the features, n×d and m×d, which it must not change; the
+        samples may have `logits`, and `reference.split` returns the images of a split.
         `blocks.block` has the block of each sample, n numbers below B = `blocks.count`, on the CPU.
         `psld.metrics.blocks.jackknife` makes an estimate of the values with all samples and without
         each block, B + 1; `share_estimate` of n booleans, for a share of the samples.
         """
         from psld.metrics.blocks import jackknife
 
-        block = blocks.block.to(samples.device)
-        parts = [samples, *(samples[block != j] for j in range(blocks.count))]
-        # Each may change what it gets.
-        return jackknife([self.value(part, reference.clone()) for part in parts], blocks)
-
-    def measure(
-        self, samples: "Features", reference: "Reference", blocks: "Blocks", device: "Device"
-    ) -> Measured:
-        """Return the estimate and, of some measures, what else they find.
-
-        By default it is `estimate` of the features on the device. Override it for logits, for
-        statistics of features, or for both splits of the reference. A custom measure gets copies.
-        """
-        return Measured(self.estimate(samples.on(device), reference.images.on(device), blocks))
-
-    def scale(
-        self, images: "Features | FeatureStatistics", reference: "Reference", device: "Device"
-    ) -> float:
-        """Return the value of images without an interval; of real ones or noise for the scale."""
-        samples = cast("Features", images)  # The fewest blocks are enough.
-        return self.measure(samples, reference, samples.blocks(2), device).estimate.value
+        x, images = samples.on(device), reference.images.on(device)
+        block = blocks.block.to(x.device)
+        left_out = range(-1, blocks.count)  # None, then each block.
+        return jackknife((self.value(x[block != j], images.clone()) for j in left_out), blocks)
 
 
 class FrechetSettings(Measure):
@@ -258,15 +263,15 @@ class FrechetSettings(Measure):
     def exchanged(self):
         return self
 
-    def measure(self, samples, reference, blocks, device):
-        from psld.metrics.distances import frechet_estimate
-
-        return Measured(frechet_estimate(samples.on(device), reference.images.total, blocks))
-
-    def scale(self, images, reference, device):
+    def value(self, samples, reference):
         from psld.metrics.distances import frechet_distance
 
-        return frechet_distance(images.total, reference.images.total)
+        return frechet_distance(samples, reference)
+
+    def estimate(self, samples, reference, blocks, device):
+        from psld.metrics.distances import frechet_estimate
+
+        return frechet_estimate(samples.on(device), reference.images.total, blocks)
 
 
 class KernelSettings(Measure):
@@ -286,10 +291,11 @@ class KernelSettings(Measure):
     def exchanged(self):
         return self
 
-    def estimate(self, samples, reference, blocks):
+    def estimate(self, samples, reference, blocks, device):
         from psld.metrics.distances import kernel_distance
 
-        return kernel_distance(samples, reference, self.subsets, self.subset_size, blocks)
+        samples, images = samples.on(device), reference.images.on(device)
+        return kernel_distance(samples, images, self.subsets, self.subset_size, blocks)
 
 
 class InceptionScoreSettings(Measure):
@@ -307,14 +313,12 @@ class InceptionScoreSettings(Measure):
     splits: int = Field(10, gt=0)
     """Parts of the samples whose scores are averaged."""
 
-    def measure(self, samples, reference, blocks, device):
+    def estimate(self, samples, reference, blocks, device):
         from psld.metrics.distances import inception_score
         from psld.metrics.features import finite
 
-        if samples.logits is None:
-            raise UserError(f"measure.kind {self.kind}: the extractor gives no logits")
         splits = min(self.splits, max(1, len(samples) // 2))  # A rehearsal has few samples.
-        return Measured(inception_score(finite(samples.logits), splits, blocks))
+        return inception_score(finite(cast("Tensor", samples.logits)), splits, blocks)
 
 
 class NeighborSettings(Measure):
@@ -335,11 +339,11 @@ class PrecisionSettings(NeighborSettings):
     def exchanged(self):
         return RecallSettings(neighbors=self.neighbors)
 
-    def measure(self, samples, reference, blocks, device):
+    def estimate(self, samples, reference, blocks, device):
         from psld.metrics.distances import precision
 
         samples, images = samples.on(device), reference.images.on(device)
-        return Measured(precision(samples, images, self.neighbors, blocks, reference.once))
+        return precision(samples, images, self.neighbors, blocks, reference.once)
 
 
 class RecallSettings(NeighborSettings):
@@ -351,10 +355,11 @@ class RecallSettings(NeighborSettings):
     def exchanged(self):
         return PrecisionSettings(neighbors=self.neighbors)
 
-    def estimate(self, samples, reference, blocks):
+    def estimate(self, samples, reference, blocks, device):
         from psld.metrics.distances import recall
 
-        return recall(samples, reference, self.neighbors, blocks)
+        samples, images = samples.on(device), reference.images.on(device)
+        return recall(samples, images, self.neighbors, blocks)
 
 
 class MemorizationSettings(Measure):
@@ -371,7 +376,7 @@ class MemorizationSettings(Measure):
     quantile: float = Field(0.05, gt=0, lt=1)
     """The share of test images that are nearer to a training image than the threshold."""
 
-    def measure(self, samples, reference, blocks, device):
+    def estimate(self, samples, reference, blocks, device):
         from psld.metrics.distances import memorization
 
         images = samples, reference.train, reference.split("test")
@@ -425,29 +430,30 @@ class MetricSettings(Settings):
         content = dict(self) | {"name": name, "features": name, "extractor": extractor}
         return parse(type(self), content, name)
 
-    def _given(self, images: Any, reference: "Reference") -> tuple[Any, "Reference"]:
-        """Return what the measure gets: a custom one gets a copy, of which nothing is known."""
-        reference = reference._replace(compared=self.reference_split)
-        if not self.measure.code:
-            return images, reference
-        return deepcopy((images, reference._replace(known=None)))
-
-    def measured(
+    def evaluate(
         self, samples: "Features", reference: "Reference", device: "Device" = "cpu"
-    ) -> Measured:
+    ) -> Finding:
         """Compute the metric of samples, with its interval.
 
         Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
         """
-        samples, reference = self._given(samples, reference)
-        return self.measure.measure(samples, reference, samples.blocks(), device)
+        return self._found(samples, reference, samples.blocks(), device)
 
-    def exchanged(
+    def _found(
+        self, samples: "Features", reference: "Reference", blocks: "Blocks", device: "Device"
+    ) -> Finding:
+        reference = reference._replace(compared=self.reference_split)
+        if self.measure.code:  # The names of what it caches may be those of shipped measures.
+            reference = reference._replace(cache=None)
+        found = self.measure.estimate(samples, reference, blocks, device)
+        return found if isinstance(found, Finding) else Finding(found)
+
+    def exchanged_estimate(
         self, samples: "Features", reference: "Reference", device: "Device" = "cpu"
     ) -> Estimate | None:
         """Compute the metric with the interval for other images of the reference.
 
-        It is `measured` with the two sets exchanged, which changes no Fréchet distance, and makes
+        It is `evaluate` with the two sets exchanged, which changes no Fréchet distance, and makes
         precision recall. None for statistics, and for measures that cannot be exchanged.
         """
         from psld.metrics.features import FeatureStatistics, Reference
@@ -456,7 +462,7 @@ class MetricSettings(Settings):
         if other is None or isinstance(images, FeatureStatistics):
             return None
         metric = self.model_copy(update={"measure": other, "reference_split": "train"})
-        return metric.measured(images.numbered(), Reference(samples, None, None), device).estimate
+        return metric.evaluate(images.numbered(), Reference(samples, None, None), device).estimate
 
     def value(
         self,
@@ -465,8 +471,10 @@ class MetricSettings(Settings):
         device: "Device" = "cpu",
     ) -> float:
         """Compute the metric without its interval; of measures `of_moments` of statistics, too."""
-        images, reference = self._given(images, reference)
-        return self.measure.scale(images, reference, device)
+        if self.measure.of_moments:
+            return self.measure.value(images.total, reference.split(self.reference_split).total)
+        samples = cast("Features", images)  # The fewest blocks are enough.
+        return self._found(samples, reference, samples.blocks(2), device).estimate.value
 
     def scale(self, reference: "Reference", device: "Device" = "cpu") -> dict[str, float | None]:
         """Return the metric of real images that are not in the reference (`floor`), and of `noise`.
@@ -485,20 +493,20 @@ class MetricSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _features_are_its_own(cls, content: Any) -> Any:
+    def _default_features(cls, content: Any) -> Any:
         if isinstance(content, dict):
             return {"features": content.get("name")} | content
         return content
 
     @field_validator("better")
     @classmethod
-    def _is_the_measures(cls, better: Better | None, info: ValidationInfo) -> Better | None:
+    def _better_of_measure(cls, better: Better | None, info: ValidationInfo) -> Better | None:
         measure = info.data.get("measure")
         is_data = isinstance(measure, Part) and measure.is_data
         return better if is_data else getattr(measure, "better", None)
 
     @model_validator(mode="after")
-    def _name_is_honest_and_measure_fits(self) -> Self:
+    def _check_name_and_measure(self) -> Self:
         measure, extractor, honest = self.measure, self.extractor, self.honest_name
         if measure.is_data or extractor.is_data:
             return self

@@ -24,7 +24,7 @@ from torch import Tensor
 from psld.config.locations import config_file, config_names
 from psld.config.settings import write_record
 from psld.data.preparation import check_prepared
-from psld.evaluation.evaluation import Gathered, load_kept, recompute
+from psld.evaluation.evaluation import GatheredFeatures, load_kept, recompute
 from psld.evaluation.folders import FEATURES, ReferenceManifest, load_reference
 from psld.evaluation.results import NUMBER_KINDS, CellResults
 from psld.grid.cache import grid_as_json, grid_from_json, load_grid
@@ -73,7 +73,7 @@ def certify(grid: Grid, path: Path) -> int:
             dataset = cell.model.dataset
             check_prepared(f"{grid.name}/{dataset}", grid.datasets[dataset].settings)
             # Name files that are damaged, and wait for those that other machines have just written.
-            _recomputed(cell, stated, loaded, measure=False)
+            _recompute(cell, stated, loaded, measure=False)
             for record in filter(os.path.exists, cell.records):
                 ShardRecord.read(record)
             files += _files_of(cell)
@@ -108,7 +108,7 @@ def _files_of(cell: Cell) -> list[str]:
     return [cell.result, cell.kept, *manifests, *cell.references, *cell.records]
 
 
-class Verified(NamedTuple):
+class Verification(NamedTuple):
     grid: Grid
     """The reader's grid if there is one, else the certificate's: the values and bands to print."""
     results: Path
@@ -124,7 +124,7 @@ class Verified(NamedTuple):
 
 def verify(
     path: Path, folder: Path, grid_name: str | None = None, reference: Path | None = None
-) -> Verified:
+) -> Verification:
     """Verify a certificate, a zip or a folder. Raises UserError if it is damaged or malformed.
 
     Args:
@@ -168,84 +168,165 @@ def verify(
     return verified._replace(grid=replace(grid, name=name))  # its results have these paths
 
 
-def _verify(root: Path, references: list[LoadedReference], measure: bool = True) -> Verified:
+class _CellVerification(NamedTuple):
+    """A cell whose results were computed again, without its features, which may be large."""
+
+    cell: Cell
+    wrong: list[str]
+    """Its results that differ, and classes that are not the sampler's."""
+    bases: dict[str, str]
+    """`MOMENTS` or `UNKNOWN` by the records of the results without features."""
+    starts: set[str | None]
+    """The SHA-256 of the starts that its results state; None for the prior."""
+    rows: dict[str, list[int]]
+    """`rows_of` of its samples, by cell and extractor."""
+
+
+def _verify(root: Path, references: list[LoadedReference], measure: bool = True) -> Verification:
     """Verify the files in the working directory, and write their computed results below `root`."""
-    grid = grid_from_json(Path(GRID).read_text("utf-8"))
-    wrong, tables, loaded, taken, rows, networks, starts = [], {}, {}, {}, {}, {}, {}
+    grid, loaded, tables = grid_from_json(Path(GRID).read_text("utf-8")), {}, {}
+    files = _check_names(grid)
+    # A result that is there is no path that leads out of the folder.
+    evaluated = [cell for cell in grid.measured_cells if cell.result in files]
+    cells = [_verify_cell(cell, root, loaded, measure) for cell in evaluated]
+    starts = _starts(cells)
+    bases = {record: basis for each in cells for record, basis in each.bases.items()}
+    wrong = [text for each in cells for text in each.wrong]
+    wrong += _verify_manifests(cells)
+    wrong += _verify_starts(starts)
+    for name in grid.file.tables:
+        tables[name], found = _verify_table(grid, name, root, bases)
+        wrong += found
+    notes = [f"{file}: SHA-256 {max(map(str, found))}" for file, found in starts.items() if file]
+    for folder, stated in loaded.items():
+        found = list(_verify_reference(stated, references))
+        wrong += (f"{folder}: {each}" for each in found)
+        unlike = "not compared with yours; reference=FOLDER compares it"
+        outcome = f"{len(found)} differences from yours" if references else unlike
+        notes.append(f"{folder}: {outcome}")
+    notes += (f"equal features: {each}" for each in equal_features(_all_rows(loaded, cells)))
+    return Verification(grid, root, wrong, tables, notes, list(_missing(tables)))
+
+
+def _check_names(grid: Grid) -> set[str]:
+    """Return the names of the files. Raises UserError if one is not the grid's."""
     files, named = files_in(Path()), {GRID, INDEX}
     named |= {f"{grid.table(name)}.csv" for name in grid.file.tables}
     for cell in grid.measured_cells:
         named |= {*_files_of(cell), *(str(Path(m).with_name(FEATURES)) for m in cell.references)}
     if foreign := files - named:
         raise UserError(f"{min(foreign)}: no file of grid {grid.name}")
-    for cell in grid.measured_cells:
-        if cell.result in files:  # so it is no path that leads out of the folder
-            stated = CellResults.read(cell.result)
-            gathered, computed = _recomputed(cell, stated, loaded, measure)
-            for each, result in zip(cell.measurements, stated.results, strict=True):
-                if not gathered.has(each):
-                    taken[result.record] = MOMENTS if gathered.recomputes(each) else UNKNOWN
-            write_record(root / cell.result, computed)
-            pair = (each.model_dump(mode="json")["results"] for each in (computed, stated))
-            wrong += (f"{cell.result}: {each}" for each in differences(*pair))
-            networks |= {network.manifest: network for network in cell.networks}
-            file = cell.start.file if cell.start else None
-            starts.setdefault(file, set()).update(each.start_sha256 for each in stated.results)
-            if not _has_its_classes(cell, gathered.labels):
-                wrong.append(f"{cell.kept}: labels: not the sampler's classes")
-            for (name, _), features in sorted(gathered.samples.items()):
-                rows[f"{cell.name} ({name})"] = rows_of(features.values)  # of the most samples
+    return files
+
+
+def _verify_cell(
+    cell: Cell, root: Path, loaded: dict[str, LoadedReference], measure: bool
+) -> _CellVerification:
+    """Compute the results of a cell again, write them below `root`, and compare them."""
+    stated = CellResults.read(cell.result)
+    gathered, computed = _recompute(cell, stated, loaded, measure)
+    write_record(root / cell.result, computed)
+    pair = (each.model_dump(mode="json")["results"] for each in (computed, stated))
+    wrong = [f"{cell.result}: {each}" for each in differences(*pair)]
+    if not _fits_classes(cell, gathered.labels):
+        wrong.append(f"{cell.kept}: labels: not the sampler's classes")
+    bases = {
+        result.record: MOMENTS if gathered.recomputes(each) else UNKNOWN
+        for each, result in zip(cell.measurements, stated.results, strict=True)
+        if not gathered.has(each)
+    }
+    samples = sorted(gathered.samples.items())  # the most samples of an extractor come last
+    rows = {f"{cell.name} ({name})": rows_of(features.values) for (name, _), features in samples}
+    return _CellVerification(
+        cell, wrong, bases, {each.start_sha256 for each in stated.results}, rows
+    )
+
+
+def _verify_manifests(cells: list[_CellVerification]) -> Iterator[str]:
+    """Yield where the manifests of networks differ from the grid."""
+    networks = {network.manifest: network for each in cells for network in each.cell.networks}
     for path, network in networks.items():
-        wrong += (f"{path}: {each}" for each in manifest_differences(network))
+        yield from (f"{path}: {each}" for each in manifest_differences(network))
+
+
+def _starts(cells: list[_CellVerification]) -> dict[str | None, set[str | None]]:
+    """Return the stated starts by their files; None is the prior."""
+    starts: dict[str | None, set[str | None]] = {}
+    for each in cells:
+        file = each.cell.start.file if each.cell.start else None
+        starts.setdefault(file, set()).update(each.starts)
+    return starts
+
+
+def _verify_starts(starts: dict[str | None, set[str | None]]) -> Iterator[str]:
+    """Yield the files whose cells state several starts, or one in place of the prior."""
     for file, found in starts.items():
         if len(found) > 1 or (file is None) != (None in found):
-            wrong.append(f"{file or 'the prior'}: not all cells that begin there have this start")
-    for name, table in grid.file.tables.items():
-        path, entries = f"{grid.table(name)}.csv", read_table(grid, name, root)
-        texts = as_csv(table, entries), Path(path).read_text("utf-8")
-        pairs = zip_longest(*(csv.DictReader(text.splitlines()) for text in texts))
-        tables[name] = Counter()
-        for entry, pair in zip(chain.from_iterable(entries), pairs, strict=True):
-            fixed = entry.cell.sampler.settings.evaluations if entry.cells else None
-            found = list(differences(pair[0], pair[1]))
-            if fixed is not None and any(result.nfe != fixed for result in entry.results):
-                found.append(f"nfe is {entry.nfe:g}, by the sampler's settings {fixed}")
-            wrong += (f"{path}: {entry.label}: {each}" for each in found)
-            if not entry.row.literature:
-                tables[name]["different" if found else _basis(entry, fixed, taken)] += 1
-    notes, missing, real = [], [], {}
-    notes += (f"{file}: SHA-256 {max(map(str, found))}" for file, found in starts.items() if file)
+            yield f"{file or 'the prior'}: not all cells that begin there have this start"
+
+
+def _verify_table(
+    grid: Grid, name: str, root: Path, bases: dict[str, str]
+) -> tuple[Counter[str], list[str]]:
+    """Return the number of entries by what they were computed from, and the entries that differ."""
+    table, path = grid.file.tables[name], f"{grid.table(name)}.csv"
+    counts, wrong = Counter(), []
+    entries = read_table(grid, name, root)
+    texts = as_csv(table, entries), Path(path).read_text("utf-8")
+    pairs = zip_longest(*(csv.DictReader(text.splitlines()) for text in texts))
+    for entry, pair in zip(chain.from_iterable(entries), pairs, strict=True):
+        fixed = entry.cell.sampler.settings.evaluations if entry.cells else None
+        found = list(differences(pair[0], pair[1]))
+        if fixed is not None and any(result.nfe != fixed for result in entry.results):
+            found.append(f"nfe is {entry.nfe:g}, by the sampler's settings {fixed}")
+        wrong += (f"{path}: {entry.label}: {each}" for each in found)
+        if not entry.row.literature:
+            counts["different" if found else _basis(entry, fixed, bases)] += 1
+    return counts, wrong
+
+
+def _verify_reference(stated: LoadedReference, references: list[LoadedReference]) -> Iterator[str]:
+    """Yield where a reference differs from the reader's of its kind, if there are any."""
+    manifest = stated[1]
+    alike = [each for each in references if each[1].kind == manifest.kind]
+    for yours in alike:
+        yield from reference_differences(yours, stated)
+    if references and not alike:
+        yield f"no reference of yours is of {manifest.dataset} with this extractor"
+
+
+def _all_rows(
+    loaded: dict[str, LoadedReference], cells: list[_CellVerification]
+) -> dict[str, list[int]]:
+    """Return `rows_of` of the real images, then of the samples."""
+    rows = {}
+    for folder, (features, _) in loaded.items():
+        for name in ("train", "test"):
+            if images := getattr(features, name):
+                rows[f"{name} images ({folder})"] = rows_of(images.values)
+    for each in cells:
+        rows |= each.rows
+    return rows
+
+
+def _missing(tables: dict[str, Counter[str]]) -> Iterator[str]:
+    """Yield how many numbers and intervals could not be computed again."""
     counts = sum(tables.values(), start=Counter())
     for basis, what in ((UNKNOWN, "numbers"), (MOMENTS, "intervals")):
         if count := sum(n for each, n in counts.items() if each.startswith(basis)):
             own = " (a measure that is not psld's never is)"
-            missing.append(f"{count} {what} cannot be recomputed: evaluate with keep=2048{own}")
-    for folder, stated in loaded.items():
-        features, manifest = stated
-        alike = [each for each in references if each[1].kind == manifest.kind]
-        found = [text for yours in alike for text in reference_differences(yours, stated)]
-        if references and not alike:
-            found.append(f"no reference of yours is of {manifest.dataset} with this extractor")
-        wrong += (f"{folder}: {each}" for each in found)
-        unlike = "not compared with yours; reference=FOLDER compares it"
-        outcome = f"{len(found)} differences from yours" if references else unlike
-        notes.append(f"{folder}: {outcome}")
-        for name in ("train", "test"):
-            if images := getattr(features, name):
-                real[f"{name} images ({folder})"] = rows_of(images.values)
-    notes += (f"equal features: {each}" for each in equal_features(real | rows))
-    return Verified(grid, root, wrong, tables, notes, missing)
+            yield f"{count} {what} cannot be recomputed: evaluate with keep=2048{own}"
 
 
-def _recomputed(
+def _recompute(
     cell: Cell, stated: CellResults, loaded: dict[str, LoadedReference], measure: bool
-) -> tuple[Gathered, CellResults]:
+) -> tuple[GatheredFeatures, CellResults]:
     gathered = load_kept(cell.kept, cast(str, stated.results[0].kept_sha256))
     settings = cell.evaluate_job.settings
     return gathered, recompute(settings, stated, gathered, loaded, measure)
 
 
-def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
+def _fits_classes(cell: Cell, labels: Tensor | None) -> bool:
     """Check that the samples were guided to the classes that the sampler names, if any.
 
     It holds for a custom guidance, because only its class says which.
@@ -259,15 +340,15 @@ def _has_its_classes(cell: Cell, labels: Tensor | None) -> bool:
     return stated == [classes[i % len(classes)] for i in range(len(stated))]
 
 
-def _basis(entry: Entry, fixed: int | None, taken: dict[str, str]) -> str:
-    """Return what the number of an entry was computed from; `taken` has results by record."""
+def _basis(entry: Entry, fixed: int | None, bases: dict[str, str]) -> str:
+    """Return what the number of an entry was computed from; `bases` as in `_CellVerification`."""
     if entry.value is None:
         return "not run"
     basis = "recomputed from features"
     if not NUMBER_KINDS[entry.show].from_features:
         given = fixed is not None and entry.show == "nfe"
         basis = "given by the sampler's settings" if given else "counted by the certificate's maker"
-    elif found := {taken[result.record] for result in entry.results if result.record in taken}:
+    elif found := {bases[result.record] for result in entry.results if result.record in bases}:
         basis = MOMENTS if found == {MOMENTS} and entry.show == "value" else UNKNOWN
     return f"{basis}, seeds missing" if entry.missing_seeds else basis
 

@@ -22,7 +22,7 @@ class Copies(Measure):
     quantile: float = Field(default=0.05, gt=0, lt=1)
     """The share of test images that are nearer to one of these than the threshold."""
 
-    def measure(self, samples, reference, blocks, device):
+    def estimate(self, samples, reference, blocks, device):
         import torch
 
         from psld.metrics.distances import memorization

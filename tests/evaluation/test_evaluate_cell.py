@@ -122,7 +122,7 @@ def test_each_metric_of_a_cell_is_of_its_own_number_of_samples(evaluated):
 
 def test_the_gpu_is_given_back_before_the_long_work_of_the_cpu(project, monkeypatch):
     """Without the networks, whose memory others need, and after all that computes on it."""
-    happened, alive, measured = [], weakref.WeakSet(), MetricSettings.measured
+    happened, alive, measured = [], weakref.WeakSet(), MetricSettings.evaluate
     create = FeatureExtractor.__init__
 
     def created(self, *given):
@@ -134,7 +134,7 @@ def test_the_gpu_is_given_back_before_the_long_work_of_the_cpu(project, monkeypa
         return measured(metric, *given)
 
     monkeypatch.setattr(FeatureExtractor, "__init__", created)
-    monkeypatch.setattr(MetricSettings, "measured", noted)
+    monkeypatch.setattr(MetricSettings, "evaluate", noted)
     monkeypatch.setattr(evaluation, "give_back", lambda _: happened.append(len(alive)))
     succeeded(call(project, "evaluate_cell", CELL))
     on_gpu, on_cpu = ["kernel", "precision", "recall", "memorization"], ["frechet"] * 3
@@ -186,7 +186,7 @@ def test_a_cell_keeps_what_its_metrics_were_computed_from(evaluated):
         metric = parse(MetricSettings, result.metric, name)
         reference, made = load_reference(project / f"features/digits/{metric.features}/reference")
         assert made.features_sha256 == result.reference_sha256
-        again = metric.measured(kept.samples[metric.features, result.samples], reference).estimate
+        again = metric.evaluate(kept.samples[metric.features, result.samples], reference).estimate
         assert again.value == pytest.approx(result.value, rel=1e-9)
         assert again.without_block == pytest.approx(result.estimate.without_block, rel=1e-9)
         wanted = {"floor": result.floor, "noise": result.noise}

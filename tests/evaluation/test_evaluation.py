@@ -10,8 +10,8 @@ import torch
 from psld.config.settings import parse
 from psld.evaluation.evaluation import (
     Cost,
-    Gathered,
-    MeasuredImages,
+    GatheredFeatures,
+    ImageSource,
     evaluate,
     load_kept,
     save_kept,
@@ -84,7 +84,7 @@ def measured(
 ) -> tuple[list[CellResult], Pixels]:
     extractor = Pixels()
     basis = Basis(Reference(TRAIN, TEST, NOISE), lambda split: FACTS, extractor)
-    source = MeasuredImages({}, lambda reference: f"of {reference}", parts, silent=True)
+    source = ImageSource({}, lambda reference: f"of {reference}", parts, silent=True)
     output = given.pop("output", None)
     source = source._replace(**given)
     found = evaluate(source, {"fd-classifier": basis}, measurements, output=output)
@@ -93,7 +93,8 @@ def measured(
 
 def value_of(metric: MetricSettings, x: Features, reference: Reference, blocks: int = 20) -> float:
     reference = reference._replace(compared=metric.reference_split)
-    return metric.measure.measure(x, reference, x.blocks(blocks), "cpu").estimate.value
+    found = metric.measure.estimate(x, reference, x.blocks(blocks), "cpu")
+    return getattr(found, "estimate", found).value
 
 
 def values_of(images: np.ndarray) -> Features:
@@ -116,7 +117,7 @@ def test_an_extractor_sees_as_many_images_as_its_metrics_measure():
         Measurement(metric=metric("frechet").model_copy(update={"features": name}), samples=n)
         for name, n in pairs
     ]
-    source = MeasuredImages({}, lambda r: f"of {r}", shards([30, 30]), silent=True)
+    source = ImageSource({}, lambda r: f"of {r}", shards([30, 30]), silent=True)
     found = evaluate(source, bases, asked).results
     assert (sum(few.sizes), sum(many.sizes)) == (20, 45)
     assert [result.samples for result in found] == [20, 25, 15, 45]
@@ -132,7 +133,7 @@ def test_each_measurement_is_of_its_first_images_and_costs_their_shards():
     assert sum(extractor.sizes) == 45, "no image beyond the last is read"
     reference = Reference(TRAIN, TEST, NOISE)
     for each, result in zip(several, results, strict=True):
-        expected = each.metric.measured(values_of(IMAGES[: each.samples]), reference).estimate
+        expected = each.metric.evaluate(values_of(IMAGES[: each.samples]), reference).estimate
         assert result.estimate.value == pytest.approx(expected.value, rel=1e-9)
         assert result.samples == each.samples
         assert result.record == each.digest("of r")
@@ -220,7 +221,7 @@ def test_memorization_has_no_reverse_and_scores_of_few_samples_have_fewer_splits
         few = values_of(IMAGES[:count])
         splits = min(10, count // 2)
         expected = inception_score(few.logits, splits, few.blocks(20))
-        assert score.measured(few, Reference(TRAIN, TEST, NOISE)).estimate.value == expected.value
+        assert score.evaluate(few, Reference(TRAIN, TEST, NOISE)).estimate.value == expected.value
 
 
 @pytest.mark.parametrize("kind", ["frechet", "precision", "recall"])
@@ -235,7 +236,7 @@ def test_other_images_of_the_reference_are_the_reverse_comparison(kind):
     assert result.estimate.copies == 30
     reverse = {"precision": "recall", "recall": "precision"}.get(kind, kind)
     samples = replace(values_of(copied), numbers=None)
-    expected = metric(reverse).measured(TRAIN, Reference(samples, None, None)).estimate
+    expected = metric(reverse).evaluate(TRAIN, Reference(samples, None, None)).estimate
     assert result.reference_estimate.value == pytest.approx(expected.value)
     assert result.reference_estimate.block_samples == expected.block_samples
     assert result.reference_estimate.value == pytest.approx(result.value)
@@ -245,7 +246,7 @@ def test_features_are_kept_up_to_a_number_of_them_and_come_back(tmp_path):
     logits = torch.eye(5)
     four, three = Features(TRAIN.values[:5], logits), Features(random_features(7, 3, 1))
     samples = {("fd-a", 5): four, ("fd-b", 7): three}
-    gathered = Gathered(samples, torch.arange(5), [Cost(5, 7, 0.5, "CPU")])
+    gathered = GatheredFeatures(samples, torch.arange(5), [Cost(5, 7, 0.5, "CPU")])
     for largest, names in ((4, [*samples]), (3, [("fd-b", 7)])):
         sha256 = save_kept(tmp_path / "x", gathered, largest)
         kept = load_kept(tmp_path / "x", sha256)

@@ -119,4 +119,4 @@ def test_without_a_test_split_there_is_no_floor(tmp_path):
     fd = METRIC.model_copy(update={"measure": MetricSettings.model_fields["measure"].default})
     assert fd.scale(reference)["floor"] is None
     with pytest.raises(UserError, match="no test images"):
-        METRIC.measured(TRAIN, reference)
+        METRIC.evaluate(TRAIN, reference)

@@ -86,7 +86,7 @@ def test_every_metric_from_one_pass_is_torch_fidelitys(theirs):
         gather(network, batches_of(x, 70), "images", len(x)) for x in (SAMPLES, REFERENCE)
     )
     whole = Reference(reference, None, reference)
-    estimates = {name: setting(name).measured(samples, whole).estimate for name in MEASURES}
+    estimates = {name: setting(name).evaluate(samples, whole).estimate for name in MEASURES}
     values = {name: estimate.value for name, estimate in estimates.items()}
     assert values == {
         "fid": pytest.approx(theirs["frechet_inception_distance"], rel=1e-5),
@@ -106,4 +106,4 @@ def test_broken_features_are_a_run_error(name):
     samples = gather(SmallNetwork(), batches_of(SAMPLES, 70), "images", len(SAMPLES))
     samples.values[7, 2] = samples.logits[7, 2] = float("nan")
     with pytest.raises(RunError, match="NaN or infinity"):
-        setting(name).measured(samples, Reference(samples, None, samples))
+        setting(name).evaluate(samples, Reference(samples, None, samples))

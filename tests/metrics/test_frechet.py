@@ -127,7 +127,7 @@ def test_a_distance_is_to_the_images_of_its_split(split):
     train, other = random_features(200, 4, 1), random_features(60, 4, 1) + 0.1
     reference = Reference(Features(train), Features(other), Features(train + 10))
     images = getattr(reference, split)
-    assert metric.measured(images, reference).estimate.value == pytest.approx(0, abs=1e-9)
+    assert metric.evaluate(images, reference).estimate.value == pytest.approx(0, abs=1e-9)
     floor, noise = metric.scale(reference).values()
     assert 0.01 < floor < noise
 

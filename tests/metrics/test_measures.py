@@ -13,7 +13,7 @@ from psld.metrics.distances import (
     precision,
     recall,
 )
-from psld.metrics.estimate import Estimate, Measured, t_quantile
+from psld.metrics.estimate import Estimate, Finding, t_quantile
 from psld.utils.errors import RunError, UserError
 
 BLOCKS = 5
@@ -139,7 +139,7 @@ def test_too_few_samples_are_user_errors():
 TRAIN, TEST, NEW = normal(500, 4), normal(1000, 4, seed=1), normal(400, 4, seed=2)
 
 
-def memorized(samples: torch.Tensor, test: torch.Tensor = TEST, quantile: float = 0.05) -> Measured:
+def memorized(samples: torch.Tensor, test: torch.Tensor = TEST, quantile: float = 0.05) -> Finding:
     return memorization(samples, TRAIN, test, quantile, assign_blocks(len(samples)))
 
 

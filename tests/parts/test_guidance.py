@@ -13,7 +13,7 @@ from psld.config.kinds import SHIPPED
 from psld.config.settings import parse, reading_a_file
 from psld.data.store import write_store
 from psld.diffusion.guidance import Guidance, Mask
-from psld.report.certificate import _has_its_classes
+from psld.report.certificate import _fits_classes
 from psld.sampling.model import ImageSampler
 from psld.sampling.named import Named, compose_named
 from psld.sampling.sample import draw_masks
@@ -146,9 +146,7 @@ def test_a_guidance_whose_code_is_not_here_is_compared_and_never_used(outside):
             sampler=SimpleNamespace(settings=each.sampler),
             model=SimpleNamespace(settings=SimpleNamespace(dataset=None)),
         )
-        assert _has_its_classes(labelled, torch.tensor([3, 7])) is passes, (
-            "only its code knows them"
-        )
+        assert _fits_classes(labelled, torch.tensor([3, 7])) is passes, "only its code knows them"
     with pytest.raises(UserError, match="read from a file is used without its class"):
         sampled(unknown.sampler)
 

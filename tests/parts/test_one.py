@@ -20,5 +20,5 @@ def test_mirror_images_are_copies_too(channels):
         content = {"name": f"{kind}-pixels", "extractor": PixelSettings(), "measure": measure}
         metric = MetricSettings.model_validate(content)
         samples = Features(torch.cat([turned, others]))
-        shares.append(metric.measured(samples, reference).estimate.value)
+        shares.append(metric.evaluate(samples, reference).estimate.value)
     assert shares[0] >= 0.5 > shares[1]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from psld.config.settings import write_record
-from psld.evaluation.evaluation import Cost, Gathered, recompute, save_kept
+from psld.evaluation.evaluation import Cost, GatheredFeatures, recompute, save_kept
 from psld.evaluation.folders import ReferenceManifest, save_features
 from psld.evaluation.results import CellResults
 from psld.grid.cells import Grid
@@ -125,7 +125,7 @@ def evaluate(
     twice = 2 if "free" in name else 1
     steps, labels = int(share * twice * int(cell.sampler.budget)), torch.arange(60) % classes
     features = random_features(seed, 60)
-    gathered = Gathered(
+    gathered = GatheredFeatures(
         samples={each.group: features.first(each.samples) for each in cell.measurements},
         labels=labels if "free" in name else None,
         costs=[Cost(30, steps, 1.25, "CPU"), Cost(30, steps, 2.5, "CPU")],

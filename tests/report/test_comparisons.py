@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from psld.diffusion.samplers import TimeGridSampler
-from psld.evaluation.evaluation import Gathered, load_kept, save_kept
+from psld.evaluation.evaluation import GatheredFeatures, load_kept, save_kept
 from psld.metrics.features import Features
 from psld.report.certificate import equal_features, rows_of
 from psld.utils.errors import UserError
@@ -227,7 +227,7 @@ def test_classes_and_numbers_of_samples_are_those_of_the_settings(copied, tmp_pa
     evaluate_again(copied, "classes/free-10", seed=2, classes=9)
     line = "free-10.safetensors: labels: not the sampler's classes"
     refused(call(copied, "certify", "grid_name=mine"), 2, line)
-    more = Gathered({("fd-classifier", 60): random_features(0, 600)}, None, [])
+    more = GatheredFeatures({("fd-classifier", 60): random_features(0, 600)}, None, [])
     kept = save_kept(tmp_path / "kept", more, 512)
     with pytest.raises(UserError, match="features of 600 samples, not of 60"):
         load_kept(tmp_path / "kept", kept)
