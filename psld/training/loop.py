@@ -3,12 +3,12 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,29 +74,116 @@ class Log:
         self.due = begun + max(LIVE_SECONDS, 100 * took)  # 1 % of the time at most
 
 
+@dataclass(frozen=True)
+class Due:
+    """What is due after a step."""
+
+    entry: bool
+    """An entry of the history: at each of the other two, too."""
+    preview: bool
+    checkpoint: bool
+    stop: int
+    """The number of the signal that asked any rank to stop; 0 without one."""
+
+    @classmethod
+    def after(cls, step: int, settings: LoopSettings, ranks: Ranks, stop: "StopRequest") -> "Due":
+        last = step == settings.steps
+        asks = ranks.world == 1 or step % STOP_EVERY == 0
+        stopping = ranks.largest(stop.number) if asks and not last else 0
+        checkpoint = last or bool(stopping) or step % settings.checkpoint_every == 0
+        preview = bool(settings.preview_every) and step % cast(int, settings.preview_every) == 0
+        return cls(
+            checkpoint or preview or step % settings.log_every == 0, preview, checkpoint, stopping
+        )
+
+
+Hook = Callable[[TrainingState, Due], None]
+"""Called on the leading rank, after a step with an entry of the history."""
+
+
+def hooks_of(checkpoints: Checkpoints, log: Log) -> list[Hook]:
+    """Return what makes previews, checkpoints and the files of the history, in this order."""
+
+    def preview(state: TrainingState, due: Due) -> None:
+        if due.preview:
+            numbers = log.preview(state.average.network, preview_path(log.run, state.step))
+            state.history[-1] = numbers | state.history[-1]  # What the loop measured stays.
+
+    def save(state: TrainingState, due: Due) -> None:
+        if due.checkpoint:
+            checkpoints.save(state)
+
+    def write(state: TrainingState, due: Due) -> None:
+        log.save(state.history, due.checkpoint)
+
+    return [preview, save, write]
+
+
 def train(
     state: TrainingState,
     batches: Batches,
     loss_of: LossOf,
-    settings: LoopSettings,
     ranks: Ranks,
-    checkpoints: Checkpoints,
-    log: Log,
+    hooks: Sequence[Hook],
     stop: "StopRequest",
-    unused: bool = False,
 ) -> None:
-    """Train `state` from its step up to `settings.steps`, and save checkpoints.
+    """Train `state` from its step up to `settings.steps`.
 
     A training that is stopped and resumed ends with the same weights on the same number of ranks:
     batches and noise come from (seed, step), and dropout from (seed, step, rank). On CPUs they are
     equal to the bit; on GPUs if the convolutions are deterministic.
 
-    `unused`: some weights have no gradient.
-
     Raises:
         RunError: the gradient is not finite; no checkpoint is written after that step.
         Stopped: a signal asked any rank to stop; a checkpoint is written first.
     """
+    settings = state.settings
+    network = parallel_network(state, batches, loss_of, ranks)
+    peak = peak_flops(ranks.device, settings.precision)
+    whole = peak and peak * ranks.world
+    meter = Meter(ranks, whole and TRAIN_FACTOR * forward_flops(state.average.network) / whole)
+    progress = Progress("training", "step", settings.steps, state.step, silent=not ranks.leads)
+    earlier_seconds, started, first = state.seconds, time.monotonic(), state.step
+    while state.step < settings.steps:
+        step = state.step
+        torch.manual_seed(stream_seed(settings.seed, Stream.DROPOUT, step, ranks.rank))
+        loss, norm = optimize(state, network, loss_of, batches.draw(step), settings)
+        ranks.share(state.network.buffers())
+        if step == first:
+            check_first_step(state, loss, norm, ranks)
+        meter.add(step, loss, norm)
+        progress.update()
+        due = Due.after(state.step, settings, ranks, stop)
+        if not due.entry:
+            continue
+        values = meter.read(images_per_step=settings.batch_size)
+        progress.note = f"loss {values['loss']:.4f}"
+        if due.checkpoint and not due.stop and progress.in_lines:
+            shown = [text.format(values[key]) for key, text in SHOWN.items() if key in values]
+            print(f"step {state.step}/{settings.steps}: {', '.join(shown)}", flush=True)
+        rate = learning_rate(settings, step)
+        entry = {"step": state.step, "time": time.time(), **values, "learning_rate": rate}
+        state.history.append(entry)
+        state.seconds = earlier_seconds + time.monotonic() - started
+        for hook in hooks if ranks.leads else ():
+            hook(state, due)
+        if due.preview or due.checkpoint:
+            ranks.barrier()  # nccl would not let the others wait in the next step.
+        meter.start_clock()  # do not count saving and previews as training
+        if due.stop:
+            progress.close()
+            raise Stopped(due.stop, state.step)
+    progress.close()
+
+
+def parallel_network(
+    state: TrainingState, batches: Batches, loss_of: LossOf, ranks: Ranks
+) -> nn.Module:
+    """Return the network as a training calls it: in its precision, compiled, on all ranks.
+
+    It finds the micro-batch that fits into memory, if the settings ask for it.
+    """
+    settings = state.settings
     called = forward_pass(state.network, settings.precision, compile=settings.compile)
     if settings.micro_batch == "auto" and not state.micro_batch:  # a checkpoint has it
         batch = batches.draw(state.step)
@@ -104,67 +191,29 @@ def train(
         if ranks.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(ranks.device)  # What did not fit is no step's.
     ranks.limit_exchanges()
-    network = ranks.parallel(called, unused)
-    peak = peak_flops(ranks.device, settings.precision)
-    whole = peak and peak * ranks.world
-    meter = Meter(ranks, whole and TRAIN_FACTOR * forward_flops(state.average.network) / whole)
-    progress = Progress("training", "step", settings.steps, state.step, silent=not ranks.leads)
+    network = ranks.parallel(called, state.has_unused_weights)
     state.network.train()
-    earlier_seconds, started = state.seconds, time.monotonic()
     if ranks.world > 1:
         # DistributedDataParallel reorders the gradients after its first backward pass, and the last
         # bit of their sum over the ranks depends on the order. After this unused pass, all steps
         # have the same order, so a resumed training equals an uninterrupted one to the bit.
-        with left_as_it_was(state.network):
+        with undone(state.network):
             accumulate_gradient(network, loss_of, batches.draw(state.step), state.micro_batch)
-    first = state.step
-    while state.step < settings.steps:
-        step = state.step
-        torch.manual_seed(stream_seed(settings.seed, Stream.DROPOUT, step, ranks.rank))
-        loss, norm = optimize(state, network, loss_of, batches.draw(step), settings)
-        ranks.share(state.network.buffers())
-        if step == first:
-            if step == 0 and not bool(ranks.mean(torch.stack([loss, norm])).isfinite().all()):
-                raise RunError(
-                    "the loss is NaN or infinite at the first step, before any update of the "
-                    "weights: look at the objective, the network and the data (psld check)"
-                )
-            state.check()  # Refuse what no checkpoint can hold now, not in hours.
-        meter.add(step, loss, norm)
-        progress.update()
+    return network
 
-        last = state.step == settings.steps
-        saving = last or state.step % settings.checkpoint_every == 0
-        previewing = settings.preview_every and state.step % settings.preview_every == 0
-        logging = saving or previewing or state.step % settings.log_every == 0
-        asking = ranks.world == 1 or state.step % STOP_EVERY == 0
-        stopping = ranks.largest(stop.number) if asking and not last else 0
-        if logging or stopping:
-            values = meter.read(images_per_step=settings.batch_size)
-            progress.note = f"loss {values['loss']:.4f}"
-            if saving and progress.in_lines:
-                shown = [text.format(values[key]) for key, text in SHOWN.items() if key in values]
-                print(f"step {state.step}/{settings.steps}: {', '.join(shown)}", flush=True)
-            rate = learning_rate(settings, step)
-            entry = {"step": state.step, "time": time.time(), **values, "learning_rate": rate}
-            state.history.append(entry)
-        if previewing and ranks.leads:
-            numbers = log.preview(state.average.network, preview_path(log.run, state.step))
-            state.history[-1] = numbers | state.history[-1]  # What the loop measured stays.
-        if saving or stopping:
-            state.seconds = earlier_seconds + time.monotonic() - started
-            if ranks.leads:
-                checkpoints.save(state)
-        if (logging or stopping) and ranks.leads:
-            log.save(state.history, bool(saving or stopping))
-        if previewing or saving or stopping:
-            ranks.barrier()  # nccl would not let the others wait in the next step.
-        if logging:
-            meter.start_clock()  # do not count saving and previews as training
-        if stopping:
-            progress.close()
-            raise Stopped(stopping, state.step)
-    progress.close()
+
+def check_first_step(state: TrainingState, loss: Tensor, norm: Tensor, ranks: Ranks) -> None:
+    """Raise an error at the first step of a life for what would end the training later.
+
+    Raises RunError if the loss of the first step of all is not finite, and UserError if a
+    checkpoint cannot hold the state.
+    """
+    if state.step == 1 and not bool(ranks.mean(torch.stack([loss, norm])).isfinite().all()):
+        raise RunError(
+            "the loss is NaN or infinite at the first step, before any update of the "
+            "weights: look at the objective, the network and the data (psld check)"
+        )
+    state.check()
 
 
 def optimize(
@@ -264,7 +313,7 @@ def _fits(network: nn.Module, loss_of: LossOf, batch: Batch, images: int, later:
     `later`: its size over that of the parameters: two moments, and the exchange between ranks.
     """
     try:
-        with left_as_it_was(network):
+        with undone(network):
             held = [torch.empty_like(each) for each in network.parameters() for _ in range(later)]
             # Of two parts, if there are: the second one's pass holds the gradients of the first.
             accumulate_gradient(network, loss_of, next(batch.split(2 * images)), images)
@@ -277,7 +326,7 @@ def _fits(network: nn.Module, loss_of: LossOf, batch: Batch, images: int, later:
 
 
 @contextmanager
-def left_as_it_was(network: nn.Module) -> Iterator[None]:
+def undone(network: nn.Module) -> Iterator[None]:
     """Undo what a pass that trains nothing leaves in a network: gradients and new buffers."""
     before = [buffer.clone() for buffer in network.buffers()]
     try:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
 from pathlib import Path
 from time import strftime
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -42,7 +43,7 @@ from psld.training.files import (
 )
 from psld.training.init import take_weights, with_sources
 from psld.training.loggers import LOGGED, fed
-from psld.training.loop import Log, StopRequest, check_schedule, train
+from psld.training.loop import Log, StopRequest, check_schedule, hooks_of, train
 from psld.training.ranks import Ranks, join_ranks
 from psld.training.settings import Trained
 from psld.training.state import Checkpoints, TrainingState
@@ -61,13 +62,60 @@ network (2.4e9) took 5 steps a second with one thread, and one in 5 to 9 seconds
 DAY = 86_400  # seconds
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What a training needs, built and checked before anything is written."""
+
+    settings: Trained
+    """With the classes of all parts but the dataset's source."""
+    run: Path
+    """The run directory."""
+    store: ImageStore
+    images: np.ndarray
+    labels: Labels | None
+    loss: Loss
+    network: nn.Module
+    """With its initial weights."""
+    has_unused_weights: bool
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.run / "checkpoints")
+
+
 def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> float:
     """Train, or resume from the last checkpoint, and write weights and manifest.
 
-    All pixels are checked first: that takes seconds, and damage would cost days.
-
     `on_start` gets the run directory and the first step, on the leading rank. Return the last loss
     of the history.
+    """
+    setup = prepare(settings)
+    settings, run = setup.settings, setup.run
+    with ExitStack() as stack:
+        # The leading rank takes the lock before it joins: nccl would not let the others wait.
+        if rank_of_environment() == 0:
+            waiting = f"{run}: another training is running there; waiting for its end"
+            stack.enter_context(sole_holder(run / "lock", waiting))
+        ranks = stack.enter_context(join_ranks(settings.device))
+        state = restore(setup, ranks)
+        if state is None:  # A training with this average among others has made it.
+            if ranks.leads:
+                _publish(run, settings)
+            return TrainingHistory.read(export_folder(run) / HISTORY).entries[-1].loss
+        if ranks.leads:
+            on_start(run, state.step)
+        train_on(setup, state, ranks, stack)
+        if ranks.leads:
+            export_all(setup, state, ranks)
+            _publish(run, settings)
+        return state.history[-1]["loss"]
+
+
+def prepare(settings: Trained) -> Setup:
+    """Read the dataset, and build the network and the loss of a training.
+
+    All pixels are checked: that takes seconds, and damage would cost days. Raises UserError for
+    what does not fit together.
     """
     settings = with_sources(settings, settings.output)
     store = ImageStore.open_for(settings.data, settings.dataset)
@@ -78,96 +126,105 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
         update=imported({key: each for key, each in settings if key != "dataset"}, copies=run)
     )
     import_all(settings)
-    is_custom = bool(settings.network.code or settings.training.objective.code)
-    check_schedule(settings.training)
-    check_uses(settings.training)
-    checkpoints = Checkpoints(run / "checkpoints")
     training, process = settings.training, build_process(settings)
-    objective, images = training.objective, store.images("train")
-    labels = labels_of(settings, store)
-    spread = deviation(store, settings.dataset.flip) if objective.needs_deviation else 1.0
+    check_schedule(training)
+    check_uses(training)
+    images, labels = store.images("train"), labels_of(settings, store)
+    needs_deviation = training.objective.needs_deviation
+    spread = deviation(store, settings.dataset.flip) if needs_deviation else 1.0
     loss = loss_of(settings, process, spread)
     torch.manual_seed(stream_seed(training.seed, Stream.INITIAL_WEIGHTS))
     network = build(settings, process, spread)
-    if settings.init is not None and not checkpoints.newest():
+    if settings.init is not None and not Checkpoints(run / "checkpoints").newest():
         taken = take_weights(network, settings)
         if rank_of_environment() == 0:
             print(taken, flush=True)
+    is_custom = bool(settings.network.code or training.objective.code)
     if is_custom:
         check_rebuilt(network, settings, process, spread)
     unused = is_custom and try_loss(network, loss, labels is not None)[1]
+    return Setup(settings, run, store, images, labels, loss, network, unused)
 
-    with ExitStack() as stack:
-        # The leading rank takes the lock before it joins: nccl would not let the others wait.
-        if rank_of_environment() == 0:
-            waiting = f"{run}: another training is running there; waiting for its end"
-            stack.enter_context(sole_holder(run / "lock", waiting))
-        ranks = stack.enter_context(join_ranks(settings.device))
-        state = TrainingState(network.to(ranks.device), training, settings.averages)
-        if ranks.leads:
-            save_code(settings, run)
-        # All ranks load the checkpoint that the leading one sees.
-        newest = ranks.largest(checkpoints.newest_whole() if ranks.leads else 0)
-        if ranks.leads:
-            note_replaced(run, Path(settings.output))
-        whole = ranks.leads and not newest and whole_export(run)
-        if ranks.largest(int(bool(whole))):
-            if ranks.leads:  # A training with this average among others has made it.
-                _publish(run, settings)
-            return TrainingHistory.read(export_folder(run) / HISTORY).entries[-1].loss
-        checkpoints.restore(state, newest)
-        if ranks.leads:
-            on_start(run, state.step)
-            for name in settings.averages:
-                if f"averages.{name}" not in state.averages:
-                    alone = f"{name} needs a training of its own"
-                    print(f"averages.{name}: this training began without it; {alone}")
-        if training.micro_batch != "auto":
-            state.micro_batch = training.micro_batch
-        part = training.batch_size // ranks.world
-        size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
-        stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
-        if state.step < training.steps:
-            left, on_cpu = (training.steps - state.step) * part, ranks.device.type == "cpu"
-            time = _time_on_cpu(settings, left, ranks) if on_cpu else ""
-            stop = stack.enter_context(StopRequest())
-            batches = Batches(images, settings.dataset.flip, loss.noising, training, ranks, labels)
-            log = Log(run, partial(preview, loss, store))
-            if ranks.leads:
-                what = f"{settings.output} for {training.steps} steps"
-                print(f"training {what} on {device_name(ranks.device)}, in {run}{time}", flush=True)
-                if state.step:
-                    print(f"going on from step {state.step}: {checkpoints.folder}", flush=True)
-                write_json(run / "settings.json", settings.model().model_dump(mode="json"))
-                if settings.wandb.mode != "disabled":
-                    WandbRun.write(run, settings)
-                if settings.wandb.mode == "online":
-                    from psld.training.wandb_runs import live_run  # takes a second to import
 
-                    log.live.append(stack.enter_context(live_run(run)))
-                loggers = fed(settings.logger, run, settings, state.history)
-                log.live.append(stack.enter_context(loggers))
-            train(state, batches, loss, training, ranks, checkpoints, log, stop, unused)
-            if ranks.leads and batches.resident is None:
-                _check_again(store, checkpoints.folder)
-            batches.close()
-        elif ranks.leads and not is_exported(run):  # A kill has come after the last checkpoint.
+def restore(setup: Setup, ranks: Ranks) -> TrainingState | None:
+    """Return the state of the newest checkpoint, or the first one, on the device of this rank.
+
+    None if there is no checkpoint, but a finished model.
+    """
+    settings, run, checkpoints = setup.settings, setup.run, setup.checkpoints
+    network = setup.network.to(ranks.device)
+    state = TrainingState(network, settings.training, settings.averages)
+    state.has_unused_weights = setup.has_unused_weights
+    if ranks.leads:
+        save_code(settings, run)
+    # All ranks load the checkpoint that the leading one sees.
+    newest = ranks.largest(checkpoints.newest_whole() if ranks.leads else 0)
+    if ranks.leads:
+        note_replaced(run, Path(settings.output))
+    whole = ranks.leads and not newest and whole_export(run)
+    if ranks.largest(int(bool(whole))):
+        return None
+    checkpoints.restore(state, newest)
+    if ranks.leads:
+        for name in settings.averages:
+            if f"averages.{name}" not in state.averages:
+                alone = f"{name} needs a training of its own"
+                print(f"averages.{name}: this training began without it; {alone}")
+    if settings.training.micro_batch != "auto":
+        state.micro_batch = settings.training.micro_batch
+    return state
+
+
+def train_on(setup: Setup, state: TrainingState, ranks: Ranks, stack: ExitStack) -> None:
+    """Train from the state's step to the last one; loggers and signals are held by the stack."""
+    settings, run, training = setup.settings, setup.run, setup.settings.training
+    part = training.batch_size // ranks.world
+    size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
+    stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
+    if state.step == training.steps:
+        if ranks.leads and not is_exported(run):  # A kill has come after the last checkpoint.
             stack.enter_context(fed(settings.logger, run, settings, state.history))
-        if ranks.leads:
-            made = {"device": device_name(ranks.device), "ranks": ranks.world}
-            for name in settings.averages:
-                if average := state.averages.get(f"averages.{name}"):
-                    own = settings.of_average(name)
-                    own_run = Path(settings.runs) / own.run_name(store.digest)
-                    with held_if_free(own_run / "lock") as is_free:
-                        if is_free and not _has_begun(own_run):
-                            export(own_run, own, average.network, state, loss, store, **made)
-            # A whole one stays: its manifest says what made it.
-            whole = whole_export(run)
-            if not whole or changes(whole.settings, settings.model()):
-                export(run, settings, state.average.network, state, loss, store, **made)
-            _publish(run, settings)
-        return state.history[-1]["loss"]
+        return
+    left, on_cpu = (training.steps - state.step) * part, ranks.device.type == "cpu"
+    time = _time_on_cpu(settings, left, ranks) if on_cpu else ""
+    stop, noising = stack.enter_context(StopRequest()), setup.loss.noising
+    flip, labels = settings.dataset.flip, setup.labels
+    batches = Batches(setup.images, flip, noising, training, ranks, labels)
+    log = Log(run, partial(preview, setup.loss, setup.store))
+    if ranks.leads:
+        what = f"{settings.output} for {training.steps} steps"
+        print(f"training {what} on {device_name(ranks.device)}, in {run}{time}", flush=True)
+        if state.step:
+            print(f"going on from step {state.step}: {setup.checkpoints.folder}", flush=True)
+        write_json(run / "settings.json", settings.model().model_dump(mode="json"))
+        if settings.wandb.mode != "disabled":
+            WandbRun.write(run, settings)
+        if settings.wandb.mode == "online":
+            from psld.training.wandb_runs import live_run  # takes a second to import
+
+            log.live.append(stack.enter_context(live_run(run)))
+        log.live.append(stack.enter_context(fed(settings.logger, run, settings, state.history)))
+    train(state, batches, setup.loss, ranks, hooks_of(setup.checkpoints, log), stop)
+    if ranks.leads and batches.resident is None:
+        _check_again(setup.store, setup.checkpoints.folder)
+    batches.close()
+
+
+def export_all(setup: Setup, state: TrainingState, ranks: Ranks) -> None:
+    """Write the model of each average into its run directory, unless it is there."""
+    settings, run, store, loss = setup.settings, setup.run, setup.store, setup.loss
+    made = {"device": device_name(ranks.device), "ranks": ranks.world}
+    for name in settings.averages:
+        if average := state.averages.get(f"averages.{name}"):
+            own = settings.of_average(name)
+            own_run = Path(settings.runs) / own.run_name(store.digest)
+            with held_if_free(own_run / "lock") as is_free:
+                if is_free and not _is_begun(own_run):
+                    export(own_run, own, average.network, state, loss, store, **made)
+    # A whole one stays: its manifest says what made it.
+    whole = whole_export(run)
+    if not whole or changes(whole.settings, settings.model()):
+        export(run, settings, state.average.network, state, loss, store, **made)
 
 
 def export(
@@ -205,7 +262,7 @@ def labels_of(settings: Trained, store: ImageStore) -> Labels | None:
     return None
 
 
-def _has_begun(run: Path) -> bool:
+def _is_begun(run: Path) -> bool:
     """Check if a training of its own has begun in a run directory; it stays what it is."""
     return is_exported(run) or bool(Checkpoints(run / "checkpoints").newest())
 

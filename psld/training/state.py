@@ -40,7 +40,9 @@ class TrainingState:
 
         Raises UserError if a part does not build what it should.
         """
-        self.network = network
+        self.network, self.settings = network, settings
+        self.has_unused_weights = False
+        """True if some weights get no gradient."""
         averages = {f"averages.{name}": part for name, part in (further or {}).items()}
         averages = {AVERAGE: settings.averaging} | averages
         self.parts: dict[str, Any] = {OPTIMIZER: settings.optimizer} | averages

@@ -18,7 +18,7 @@ from psld.networks.ncsnpp import NCSNppGuide
 from psld.networks.settings import GuideSettings
 from psld.training.batches import Batch, Batches, Labels
 from psld.training.files import HISTORY, TrainingHistory, WandbRun
-from psld.training.loop import StopRequest, train
+from psld.training.loop import StopRequest, hooks_of, train
 from psld.training.state import Checkpoints, TrainingState
 from tests.commands import TINY, call, run_directory, succeeded
 from tests.diffusion.processes import phase_space, vp_sde
@@ -73,7 +73,7 @@ def test_it_learns_to_tell_classes_apart_in_noise(tmp_path):
     batches = Batches(images, False, NoisyStates(process), settings, ONE_RANK, Labels(labels, 2))
     log, loss_of = Recorder(), Loss(Guide(), None, NoisyStates(process))
     checkpoints = Checkpoints(tmp_path)
-    train(state, batches, loss_of, settings, ONE_RANK, checkpoints, log, StopRequest())
+    train(state, batches, loss_of, ONE_RANK, hooks_of(checkpoints, log), StopRequest())
     little = torch.full((64,), 0.05, dtype=torch.float64)
     eps, auxiliary = torch.randn(64, process.blocks, 8, 8), torch.randn(64, 1, 8, 8)
     z = process.perturb(from_uint8(torch.from_numpy(images)), little, eps, auxiliary)

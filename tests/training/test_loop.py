@@ -22,6 +22,7 @@ from psld.training.loop import (
     Meter,
     StopRequest,
     accumulate_gradient,
+    hooks_of,
     learning_rate,
     train,
 )
@@ -53,7 +54,7 @@ def run(
     log = log or Recorder()
     batches = batches or batches_of(PROCESS, settings)
     stop = StopRequest() if stop is None else stop
-    train(state, batches, EpsilonLoss(PROCESS), settings, ranks, checkpoints, log, stop)
+    train(state, batches, EpsilonLoss(PROCESS), ranks, hooks_of(checkpoints, log), stop)
     return state, checkpoints, log
 
 
