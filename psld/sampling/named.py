@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from inspect import signature
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
@@ -166,7 +166,8 @@ def library_call(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
-        names = [*signature(function).parameters]
+        plain, form = get_type_hints(function), signature(function)
+        names = [*form.parameters]
 
         @wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -180,14 +181,22 @@ def library_call(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 found = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
                 name = found["loc"][0]
                 name = names[name] if isinstance(name, int) else name
-                got = f"{found['input']!r:.100}"
-                raise UserError(one_line(f"{call}: {name}: {found['msg']} (got {got})")) from None
+                got = (
+                    "" if found["type"] == "missing_argument" else f" (got {found['input']!r:.100})"
+                )
+                raise UserError(one_line(f"{call}: {name}: {found['msg']}{got}")) from None
             except UserError as error:
                 text = str(error).removeprefix(f"{call}: ").replace("sampler.integrator", "sampler")
                 text = re.sub(r"\bsampler\.(guidance\.)?(?=\w)", "", text)
                 text = text.replace("the command's --help", "psld sample --help")
                 raise UserError(f"{call}: {text}") from None
 
+        given = [
+            each.replace(annotation=plain.get(name, each.empty))
+            for name, each in form.parameters.items()
+        ]
+        # What help() shows: the types without their ranges.
+        cast(Any, wrapper).__signature__ = form.replace(parameters=given)
         return wrapper
 
     return decorate
