@@ -451,15 +451,50 @@ def test_a_prediction_that_is_no_tensor_is_named():
         psld.from_denoiser(network, *EVERY_LEVEL).sample(2, **FEW)
 
 
-def test_the_users_default_type_changes_nothing(model):
-    loaded = psld.load(model)
-    given = {"sampler": "em", "steps": 4, "raw": True}
-    images = loaded.sample(2, **given)
+def test_the_users_default_type_changes_nothing(model, features):
+    """Neither what is sampled nor what is measured; and known pixels may be of any float type."""
+    images, others = torch.randint(256, (2, 60, 1, 8, 8), dtype=torch.uint8)
+    x = images[:3] / 127.5 - 1
+    known = x.double(), torch.zeros(3, 1, 8, 8)
+    few, em = ({"sampler": name, "steps": 4, "raw": True} for name in ("few", "em"))
+    noise = torch.randn(3, 4, 8, 8)
+
+    def signs(z: torch.Tensor) -> torch.Tensor:
+        return noise[:, : z.shape[1]].to(z)
+
+    def results() -> list:
+        loaded = psld.load(model)
+        theirs = psld.from_denoiser(Own(half).eval(), (1, 8, 8), 0.002, 80, images=images)
+        extractor = psld.load_extractor(features)
+        metrics = {"fd-classifier": features, "kernel@pixels": None}
+        likelihood = log_likelihood(loaded.process, loaded.eps(), x, signs, tolerance=1e-2)
+        return [
+            loaded.sample(3, **em),
+            loaded.sample(3, **em, inpainting=known),
+            psld.sample(loaded.process, loaded.network, (3, 1, 8, 8), **em),
+            loaded.sample(3, **few),
+            theirs.sample(3, **few),
+            psld.denoiser(loaded, n=3)(x, 0.5),
+            likelihood.log_likelihood.float(),
+            psld.distance(images, others, extractor),
+            *(
+                psld.evaluate(images, others, metric, extractor=each).interval
+                for metric, each in metrics.items()
+            ),
+        ]
+
+    expected = results()
     torch.set_default_dtype(torch.float64)
     try:
-        assert torch.equal(loaded.sample(2, **given), images)
+        found = results()
     finally:
         torch.set_default_dtype(torch.float32)
+    for one, other in zip(expected, found, strict=True):
+        if isinstance(one, torch.Tensor):
+            assert one.dtype == torch.float32
+            assert torch.equal(one, other)
+        else:
+            assert one == other
 
 
 def test_the_users_autocast_changes_no_distance(features):

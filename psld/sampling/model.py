@@ -37,7 +37,7 @@ from psld.sampling.named import (
 )
 from psld.sampling.settings import check_fit
 from psld.utils.batching import Batching
-from psld.utils.device import device_of
+from psld.utils.device import device_of, float32_by_default
 from psld.utils.errors import RunError, UserError
 from psld.utils.numbers import Count, Seed, Whole
 from psld.utils.randomness import ShardNoise, Stream, stream_seed
@@ -240,7 +240,10 @@ def _loaded(
     stored = load_tensors(path, "weights", remedy, manifest.weights_sha256)
     if stored.origin.get("model", settings.identity()) != settings.identity():
         raise UserError(f"{path}: trained with other settings than its manifest says; {remedy}")
-    with kept_generators(CPU):  # A model that is loaded changes no random numbers of the user's.
+    with (
+        kept_generators(CPU),
+        float32_by_default(),
+    ):  # A model that is loaded leaves the user's random numbers.
         network = build(settings, build_process(settings), manifest.deviation).to(device)
     try:
         network.load_state_dict(stored.tensors())
@@ -348,7 +351,7 @@ class ImageSampler:
                 raise UserError(f"inpainting has bytes; its images are {right}")
             if self.gaussian:
                 raise UserError("inpainting starts from the prior; use another sampler than few")
-            inpainting = Inpainting(self.process, images, mask)
+            inpainting = Inpainting(self.process, images.float(), mask)
         x, *_ = self.sample(range(n), (seed, 0), inpainting, silent=not shown)
         return x.cpu() if raw else to_uint8(x).cpu()
 
