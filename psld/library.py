@@ -1,12 +1,13 @@
 """The library: trained models, networks and denoisers, sampled as functions of tensors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import InstanceOf, SkipValidation
 from torch import Tensor, nn
 
 from psld.diffusion.denoiser import SeesImages, StraightDenoiser, check_levels, every_block
@@ -31,16 +32,14 @@ from psld.sampling.model import (
 )
 from psld.sampling.named import (
     by_class,
-    check_numbers,
-    checked_seed,
-    checked_shape,
-    in_words_of_the_call,
+    library_call,
     named_process,
     named_sampler,
 )
 from psld.utils.batching import Batching
 from psld.utils.device import choose_device, device_of
 from psld.utils.errors import UserError, as_psld_errors, text_of
+from psld.utils.numbers import PLAIN, BatchShape, Count, ImageShape, Label, Level, Seed, Whole
 from psld.utils.randomness import ShardNoise
 from psld.utils.tensors import array_of
 
@@ -153,23 +152,23 @@ class ForeignDenoiser:
         given = process, settings, eps, self.network, self.shape, Batching(batch_size)
         return ImageSampler(*given, gaussian=gaussian)
 
-    @in_words_of_the_call("eps()")
+    @library_call("eps()")
     def eps(self, process: AnyProcess = "psld") -> SeesImages:
         """Return ε(z, t) of a process, for `log_likelihood`; its `process` is that process."""
         built = named_process("eps()", process).build()
         return SeesImages(built, self.network, gives_image=True)
 
-    @in_words_of_the_call(CALL)
+    @library_call(CALL)
     def sample(
         self,
-        n: int,
+        n: Count,
         *,
         process: AnyProcess = "psld",
         sampler: str | None = None,
-        steps: int | None = None,
-        seed: int | None = 0,
+        steps: Whole | None = None,
+        seed: Seed | None = 0,
         inpainting: KnownPixels | None = None,
-        batch_size: int = BATCH,
+        batch_size: Count = BATCH,
         raw: bool = False,
         progress: bool = False,
         **options: object,
@@ -189,13 +188,13 @@ class ForeignDenoiser:
         return sampled.images(n, seed, inpainting, raw, progress)
 
 
-@in_words_of_the_call("from_denoiser()")
+@library_call("from_denoiser()")
 def from_denoiser(
     network: nn.Module,
-    shape: Sequence[int],
-    sigma_min: float,
-    sigma_max: float,
-    images: Tensor | None = None,
+    shape: ImageShape,
+    sigma_min: Level,
+    sigma_max: Level,
+    images: SkipValidation[Tensor | None] = None,
 ) -> ForeignDenoiser:
     """Return a network of somebody else as the network of every process.
 
@@ -225,12 +224,10 @@ def from_denoiser(
             to `sigma_max`.
     """
     check_network(network)
-    channels, height, width = checked_shape(shape, "C×H×W")
+    channels, height, width = shape
     image = (channels, height, width)
-    numbers = isinstance(sigma_min, Real) and isinstance(sigma_max, Real)
-    if not (numbers and 0 <= sigma_min < sigma_max):
-        wrong = f"sigma_min is {sigma_min!r} and sigma_max is {sigma_max!r}"
-        raise UserError(f"{wrong}; numbers are needed, 0 ≤ sigma_min < sigma_max")
+    if sigma_min >= sigma_max:
+        raise UserError(f"sigma_min is {sigma_min}, and sigma_max {sigma_max} is not above it")
     if images is not None:
         images = torch.from_numpy(array_of(images, "images"))
         if images.dtype != torch.uint8 or images.shape[1:] != image or len(images) < FEWEST_IMAGES:
@@ -239,19 +236,19 @@ def from_denoiser(
     return ForeignDenoiser(network, image, sigma_min, sigma_max, images)
 
 
-@in_words_of_the_call(CALL)
+@library_call(CALL)
 def sample(
     process: LinearProcess,
     network: nn.Module,
-    shape: tuple[int, int, int, int],
+    shape: BatchShape,
     *,
     sampler: str = "multistep",
-    steps: int | None = None,
-    seed: int | None = 0,
-    label: int | Sequence[int] | None = None,
-    scale: float | None = None,
+    steps: Whole | None = None,
+    seed: Seed | None = 0,
+    label: Annotated[Label | Sequence[Label] | None, PLAIN] = None,
+    scale: SkipValidation[float | None] = None,
     inpainting: KnownPixels | None = None,
-    batch_size: int = BATCH,
+    batch_size: Count = BATCH,
     raw: bool = False,
     progress: bool = False,
     **options: object,
@@ -271,16 +268,9 @@ def sample(
 
     Other arguments, result and errors are those of `LoadedModel.sample`.
     """
-    if not isinstance(process, LinearProcess):
-        raise UserError(f"process is {process!r}; a LinearProcess is needed")
     check_network(network)
-    n, channels, height, width = checked_shape(shape, "n×C×H×W")
-    classes: list[int] | None = None
-    if label is not None:
-        label = label.tolist() if isinstance(label, Tensor) else label
-        classes = list(label) if isinstance(label, Iterable) else [label]
-        for each in classes:
-            check_numbers(0, label=each)
+    n, channels, height, width = shape
+    classes = [label] if isinstance(label, int) else label
     words, options = by_class(classes, False, scale, options)
     chosen = named_sampler(CALL, sampler, steps, options, words)
     called = forward_pass(network, chosen.precision)
@@ -307,9 +297,9 @@ def _white(shape: tuple[int, int, int]) -> SamplerStart:
     return SamplerStart(GaussianData.one(shape, *moments), one)
 
 
-@in_words_of_the_call("denoiser()")
+@library_call("denoiser()")
 def denoiser(
-    model: LoadedModel, n: int | None = None, seed: int = 0
+    model: InstanceOf[LoadedModel], n: Count | None = None, seed: Seed = 0
 ) -> StraightDenoiser | nn.Module:
     """Return a trained model as the denoiser D(y; σ) = E[x₀ | y = x₀ + σ noise].
 
@@ -336,9 +326,7 @@ def denoiser(
             return network
     if n is None and model.process.blocks > 1:
         raise UserError("this model has momentum to draw: give n, the images per call")
-    n = 1 if n is None else n
-    check_numbers(1, n=n)
-    seed = checked_seed(seed)
+    n = n or 1
     size = dataset.image_size
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
     with ShardNoise(seed, 0, shape, model.device) as noise:

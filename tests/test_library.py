@@ -195,9 +195,11 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"step": 3}, r"unknown key step \(is steps meant\?\)"),
         ({"sampler": "rk45", "steps": 5}, "rk45 takes no steps; it takes final_time, denoise, "),
         ({"order": 9}, "order: Input should be less than or equal to 3"),
-        ({"n": 0}, "n is 0; at least 1 is needed"),
-        ({"seed": torch.tensor(0.5)}, r"seed is tensor\(0.5000\); a whole number is needed"),
-        ({"n": 10**30}, f"n is {10**30}; at most 1,000,000,000,000 are possible"),
+        ({"n": 0}, r"n: Input should be greater than or equal to 1 \(got 0\)$"),
+        ({"n": True}, r"n: Input should be a valid integer \(got True\)$"),
+        ({"n": 10**30}, "n: Input should be less than or equal to 1000000000000 "),
+        ({"seed": torch.tensor(0.5)}, r"seed: Input should be a valid integer \(got 0.5\)$"),
+        ({"batch_size": 0}, "batch_size: Input should be greater than or equal to 1 "),
         ({"scale": 3}, "scale is the strength of guidance; give a label or a guide"),
         ({"label": True}, "label: a class is a number or a name, and several are a list; got True"),
         ({"eta": object()}, "eta: <object .* is no number, boolean, text or list"),
@@ -213,7 +215,7 @@ def test_errors_are_in_the_words_of_the_call(model, wrong, said):
 
 def test_shapes_that_do_not_fit_are_refused(model):
     loaded = psld.load(model)
-    with pytest.raises(UserError, match=r"sample\(\): shape is \(1, 8, 8\); n×C×H×W is needed"):
+    with pytest.raises(UserError, match=r"sample\(\): shape: Tuple should have at least 4 items"):
         psld.sample(loaded.process, loaded.network, (1, 8, 8), **FEW)
     with pytest.raises(UserError, match=r"images of \(2, 8, 8\), not \(6, 8, 8\)"):
         psld.sample(loaded.process, loaded.network, (2, 3, 8, 8), **FEW)
@@ -429,9 +431,8 @@ def test_a_network_in_training_mode_is_refused(model):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"network": half}, "network is <function half .*>; a torch.nn.Module is needed"),
-        ({"sigma_min": 100}, "sigma_min is 100 and sigma_max is 80; numbers are needed, 0"),
-        ({"sigma_min": "0.1"}, "sigma_min is '0.1' and"),
+        ({"sigma_min": 100}, "sigma_min is 100.0, and sigma_max 80.0 is not above it"),
+        ({"sigma_min": "0.1"}, r"sigma_min: Input should be a valid number \(got '0.1'\)$"),
         ({"images": "digits"}, "images: no array of images"),
         ({"images": torch.zeros(20, 1, 8, 8)}, "images is torch.float32 "),
     ],
@@ -450,15 +451,50 @@ def test_a_prediction_that_is_no_tensor_is_named():
         psld.from_denoiser(network, *EVERY_LEVEL).sample(2, **FEW)
 
 
-def test_the_users_default_type_changes_nothing(model):
-    loaded = psld.load(model)
-    given = {"sampler": "em", "steps": 4, "raw": True}
-    images = loaded.sample(2, **given)
+def test_the_users_default_type_changes_nothing(model, features):
+    """Neither what is sampled nor what is measured; and known pixels may be of any float type."""
+    images, others = torch.randint(256, (2, 60, 1, 8, 8), dtype=torch.uint8)
+    x = images[:3] / 127.5 - 1
+    known = x.double(), torch.zeros(3, 1, 8, 8)
+    few, em = ({"sampler": name, "steps": 4, "raw": True} for name in ("few", "em"))
+    noise = torch.randn(3, 4, 8, 8)
+
+    def signs(z: torch.Tensor) -> torch.Tensor:
+        return noise[:, : z.shape[1]].to(z)
+
+    def results() -> list:
+        loaded = psld.load(model)
+        theirs = psld.from_denoiser(Own(half).eval(), (1, 8, 8), 0.002, 80, images=images)
+        extractor = psld.load_extractor(features)
+        metrics = {"fd-classifier": features, "kernel@pixels": None}
+        likelihood = log_likelihood(loaded.process, loaded.eps(), x, signs, tolerance=1e-2)
+        return [
+            loaded.sample(3, **em),
+            loaded.sample(3, **em, inpainting=known),
+            psld.sample(loaded.process, loaded.network, (3, 1, 8, 8), **em),
+            loaded.sample(3, **few),
+            theirs.sample(3, **few),
+            psld.denoiser(loaded, n=3)(x, 0.5),
+            likelihood.log_likelihood.float(),
+            psld.distance(images, others, extractor),
+            *(
+                psld.evaluate(images, others, metric, extractor=each).interval
+                for metric, each in metrics.items()
+            ),
+        ]
+
+    expected = results()
     torch.set_default_dtype(torch.float64)
     try:
-        assert torch.equal(loaded.sample(2, **given), images)
+        found = results()
     finally:
         torch.set_default_dtype(torch.float32)
+    for one, other in zip(expected, found, strict=True):
+        if isinstance(one, torch.Tensor):
+            assert one.dtype == torch.float32
+            assert torch.equal(one, other)
+        else:
+            assert one == other
 
 
 def test_the_users_autocast_changes_no_distance(features):

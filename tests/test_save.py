@@ -200,7 +200,10 @@ def test_classes_of_a_network_of_ones_own(folder):
     assert not torch.allclose(mixed[1], plain[1])
     assert not torch.allclose(mixed[1], sampled(label=2, scale=2.0)[1])
     assert next(each.tolist() for each in seen if each is not None) == [0, 2, 0]
-    for wrong, said in (({"label": "two"}, "label is 't'"), ({"scale": 2}, "give a label")):
+    for wrong, said in (
+        ({"label": "two"}, "label: Input should be"),
+        ({"scale": 2}, "give a label"),
+    ):
         with pytest.raises(UserError, match=said):
             sampled(**wrong)
     with pytest.raises(UserError, match="guidance: a label or a guide chooses one; give either"):

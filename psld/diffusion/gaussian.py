@@ -92,7 +92,7 @@ class GaussianData:
             basis = torch.eye(d).to(first)
         else:
             generator = torch.Generator().manual_seed(0)
-            basis = torch.randn(d, rank, generator=generator).to(first)
+            basis = torch.randn(d, rank, generator=generator, dtype=torch.float32).to(first)
             for _ in range(PASSES):
                 image = torch.zeros_like(basis)
                 for x, _ in chunks():

@@ -24,7 +24,7 @@ from psld.metrics.extraction import FeatureExtractor, batches_of, gather, load_e
 from psld.metrics.features import Device, Features, Reference
 from psld.metrics.settings import Extractor, MetricSettings
 from psld.models.manifest import MANIFEST, WEIGHTS, ModelManifest
-from psld.utils.device import device_name, provenance, use_device
+from psld.utils.device import device_name, float32_by_default, provenance, use_device
 from psld.utils.errors import UserError
 from psld.utils.tensors import grouped, load_tensors, save_tensors
 
@@ -117,7 +117,8 @@ def load_trained(folder: str | Path, device: Device = "cpu") -> FeatureExtractor
     manifest = read_extractor_manifest(folder)
     part = imported(manifest.extractor, folder)
     stored = load_tensors(Path(folder) / WEIGHTS, "weights", TRAIN_AGAIN, manifest.digest)
-    network = part.build_trained(manifest.shape, torch.device(device))
+    with float32_by_default():
+        network = part.build_trained(manifest.shape, torch.device(device))
     network.load_state_dict(stored.tensors())
     return FeatureExtractor(part, network, device, manifest.test_accuracy)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from psld.metrics.features import Device, Features, digest_of_weights
 from psld.metrics.settings import Extractor
 from psld.utils.batching import Batching
-from psld.utils.device import all_bits
+from psld.utils.device import all_bits, float32_by_default
 from psld.utils.progress import Progress
 
 KEY = "metric.extractor"
@@ -53,7 +53,9 @@ class FeatureExtractor:
 
 def load_extractor(part: Extractor, device: Device = "cpu") -> FeatureExtractor:
     """Build an extractor that is not trained here. Raises UserError if its weights are missing."""
-    return FeatureExtractor(part, part.build(torch.device(device)), device)
+    with float32_by_default():
+        network = part.build(torch.device(device))
+    return FeatureExtractor(part, network, device)
 
 
 def batches_of(images: np.ndarray, batch_size: int) -> Iterator[Tensor]:

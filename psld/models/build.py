@@ -19,7 +19,7 @@ from psld.diffusion.process import LinearProcess
 from psld.models.objectives import Facts, Loss
 from psld.models.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.networks.forward import PixelMean, enough_threads
-from psld.utils.device import device_of
+from psld.utils.device import device_of, float32_by_default
 from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
 
@@ -102,7 +102,7 @@ def check_rebuilt(
     where = f"network={getattr(settings.network, settings.network.KEY)}"
     if (objective := settings.training.objective).code:
         where += f", training.objective={objective.kind}"
-    with kept_generators(device):
+    with kept_generators(device), float32_by_default():
         torch.manual_seed(stream_seed(settings.training.seed, Stream.REBUILT_WEIGHTS))
         rebuilt = build(cast(Any, settings), process, deviation).to(device).eval()
         try:

@@ -9,6 +9,7 @@ from textwrap import shorten
 from typing import Any, cast
 
 import torch
+from pydantic import SkipValidation
 from torch import Tensor, nn
 
 from psld.data.store import to_uint8
@@ -29,23 +30,23 @@ from psld.networks.forward import check_network, enough_threads, forward_pass
 from psld.sampling.named import (
     NamedProcess,
     by_class,
-    check_numbers,
-    checked_seed,
-    in_words_of_the_call,
+    drawn_seed,
+    library_call,
     named_process,
     named_sampler,
 )
 from psld.sampling.settings import check_fit
 from psld.utils.batching import Batching
-from psld.utils.device import device_of
+from psld.utils.device import device_of, float32_by_default
 from psld.utils.errors import RunError, UserError
+from psld.utils.numbers import Count, Seed, Whole
 from psld.utils.randomness import ShardNoise, Stream, stream_seed
 from psld.utils.tensors import load_tensors
 
 KnownPixels = tuple[Tensor, Tensor]
 """Images and a mask, 1 for a known pixel."""
 
-AnyProcess = NamedProcess | LinearProcess
+AnyProcess = SkipValidation[NamedProcess | LinearProcess]
 
 CALL = "sample()"
 CPU = torch.device("cpu")
@@ -119,21 +120,21 @@ class LoadedModel:
 
     @torch.inference_mode(False)  # The caller's: there are no gradients of a guide in it.
     @torch.no_grad()
-    @in_words_of_the_call(CALL)
+    @library_call(CALL)
     def sample(
         self,
-        n: int,
+        n: Count,
         *,
         sampler: str = "multistep",
-        steps: int | None = None,
-        seed: int | None = 0,
-        label: int | str | Sequence[int | str] | None = None,
+        steps: Whole | None = None,
+        seed: Seed | None = 0,
+        label: SkipValidation[int | str | Sequence[int | str] | None] = None,
         guide: str | Path | None = None,
-        scale: float | None = None,
+        scale: SkipValidation[float | None] = None,
         trust: bool = False,
         process: AnyProcess | None = None,
         inpainting: KnownPixels | None = None,
-        batch_size: int = BATCH,
+        batch_size: Count = BATCH,
         raw: bool = False,
         progress: bool = False,
         **options: object,
@@ -239,7 +240,10 @@ def _loaded(
     stored = load_tensors(path, "weights", remedy, manifest.weights_sha256)
     if stored.origin.get("model", settings.identity()) != settings.identity():
         raise UserError(f"{path}: trained with other settings than its manifest says; {remedy}")
-    with kept_generators(CPU):  # A model that is loaded changes no random numbers of the user's.
+    with (
+        kept_generators(CPU),
+        float32_by_default(),
+    ):  # A model that is loaded leaves the user's random numbers.
         network = build(settings, build_process(settings), manifest.deviation).to(device)
     try:
         network.load_state_dict(stored.tensors())
@@ -334,12 +338,9 @@ class ImageSampler:
         Return uint8, or float32 if `raw`, on the CPU. Raises UserError for wrong arguments.
         """
         check_network(self.network)
-        check_numbers(1, n=n, batch_size=self.batching.size)
-        seed = checked_seed(seed)
+        seed = drawn_seed(seed)
         inpainting = None
         if known is not None:
-            if not isinstance(known, tuple) or not all(isinstance(x, Tensor) for x in known):
-                raise UserError("inpainting is two tensors: (images, mask)")
             images, mask = (each.to(self.device) for each in known)
             shape, one = (n, *self.shape), (n, 1, *self.shape[1:])
             if images.shape != shape or mask.shape != one:
@@ -350,7 +351,7 @@ class ImageSampler:
                 raise UserError(f"inpainting has bytes; its images are {right}")
             if self.gaussian:
                 raise UserError("inpainting starts from the prior; use another sampler than few")
-            inpainting = Inpainting(self.process, images, mask)
+            inpainting = Inpainting(self.process, images.float(), mask)
         x, *_ = self.sample(range(n), (seed, 0), inpainting, silent=not shown)
         return x.cpu() if raw else to_uint8(x).cpu()
 

@@ -3,21 +3,24 @@
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from operator import index
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import wraps
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar, cast, get_type_hints
+
+from pydantic import ConfigDict, ValidationError, validate_call
 
 from psld.config.settings import Settings, group_of, parse, quoted, reading_a_file
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.sampling.settings import SampleSettings
-from psld.utils.errors import UserError, as_psld_errors
+from psld.utils.errors import UserError, as_psld_errors, one_line
 
 NOTED = ("norms", "start_of")
 """What a sampler's content says besides its settings (`psld.sampling.settings.sampler_content`)."""
-MOST = 10**12
-"""The largest number of images, or of anything else that a call counts."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Named(Settings):
@@ -119,41 +122,12 @@ def by_class(
     return words, {key: each for key, each in given.items() if each is not None} | {**options}
 
 
-def check_numbers(least: int, **given: Any) -> None:
-    """Raise UserError if an argument is no whole number of at least `least`."""
-    for name, value in given.items():
-        try:
-            number = index(value)
-        except TypeError:
-            number = None
-        if number is None or isinstance(value, bool):
-            raise UserError(f"{name} is {value!r}; a whole number is needed")
-        if number < least:
-            raise UserError(f"{name} is {value}; at least {least} is needed")
-        if least and number > MOST:
-            raise UserError(f"{name} is {value}; at most {MOST:,} are possible")
-
-
-def checked_shape(shape: Sequence[int], form: str) -> tuple[int, ...]:
-    """Return a shape of this form, such as C×H×W. Raises UserError if it is not."""
-    names = form.split("×")
-    try:
-        sizes = tuple(shape)
-    except TypeError:
-        sizes = ()
-    if len(sizes) != len(names):
-        raise UserError(f"shape is {shape!r}; {form} is needed")
-    check_numbers(1, **dict(zip(names, sizes, strict=True)))
-    return tuple(map(int, sizes))
-
-
-def checked_seed(seed: int | None) -> int:
-    """Return the seed; None is a random one, which is printed. Raises UserError for others."""
+def drawn_seed(seed: int | None) -> int:
+    """Return the seed; None is a random one, which is printed."""
     if seed is None:
         seed = secrets.randbits(31)
         print(f"seed={seed}", flush=True)
-    check_numbers(0, seed=seed)
-    return index(seed)
+    return seed
 
 
 def as_words(key: str, settings: Mapping[str, object]) -> list[str]:
@@ -183,14 +157,46 @@ def named_by_words(words: Sequence[str], where: str) -> Named:
         return named_in({group: each or None for group, each in content.items()}, where)
 
 
-@contextmanager
-def in_words_of_the_call(call: str) -> Iterator[None]:
-    """Let errors name arguments, such as `steps`, in place of settings, such as `sampler.steps`."""
-    try:
-        with as_psld_errors():
-            yield
-    except UserError as error:
-        text = str(error).removeprefix(f"{call}: ").replace("sampler.integrator", "sampler")
-        text = re.sub(r"\bsampler\.(guidance\.)?(?=\w)", "", text)
-        text = text.replace("the command's --help", "psld sample --help")
-        raise UserError(f"{call}: {text}") from None
+def library_call(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Check the arguments of a function of the library by their types.
+
+    Errors name the call, and arguments, such as `steps`, in place of settings, such as
+    `sampler.steps`.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+        plain, form = get_type_hints(function), signature(function)
+        names = [*form.parameters]
+
+        @wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                with as_psld_errors():
+                    return checked(*args, **kwargs)
+            except ValidationError as error:
+                if error.title != function.__qualname__:  # of a custom part's own
+                    raise
+                # Of a union, the deepest error is that of the alternative that fits best.
+                found = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
+                name = found["loc"][0]
+                name = names[name] if isinstance(name, int) else name
+                got = (
+                    "" if found["type"] == "missing_argument" else f" (got {found['input']!r:.100})"
+                )
+                raise UserError(one_line(f"{call}: {name}: {found['msg']}{got}")) from None
+            except UserError as error:
+                text = str(error).removeprefix(f"{call}: ").replace("sampler.integrator", "sampler")
+                text = re.sub(r"\bsampler\.(guidance\.)?(?=\w)", "", text)
+                text = text.replace("the command's --help", "psld sample --help")
+                raise UserError(f"{call}: {text}") from None
+
+        given = [
+            each.replace(annotation=plain.get(name, each.empty))
+            for name, each in form.parameters.items()
+        ]
+        # What help() shows: the types without their ranges.
+        cast(Any, wrapper).__signature__ = form.replace(parameters=given)
+        return wrapper
+
+    return decorate

@@ -172,6 +172,17 @@ def all_bits() -> Iterator[None]:
         use_tf32(*before)
 
 
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Let networks be built in float32 in this context, whatever the caller's default type is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def provenance() -> dict[str, Any]:
     """Return versions, precision flags and git revision, for every file that holds a result."""
     cudnn, (convolutions, matmul) = torch.backends.cudnn.version(), tf32_in_use()

@@ -5,11 +5,7 @@ import pytest
 from benchmarks.settings import compose_model
 from psld.config.compose import compose_content
 from psld.config.settings import parse
-from psld.sampling.named import (
-    check_numbers,
-    compose_named,
-    named_process,
-)
+from psld.sampling.named import compose_named, named_process
 from psld.sampling.settings import check_fit, gaussians, images_digest, sampler_content
 from psld.training.settings import TrainGuideSettings
 from psld.utils.errors import UserError
@@ -111,11 +107,6 @@ def test_laws_are_named_by_their_gaussians():
     assert gaussians([1]) == gaussians([1, 1]) == "one Gaussian"
     assert gaussians([4]) == gaussians([4, 4]) == "4 Gaussians"
     assert gaussians([8, 1, 32]) == "1 to 32 Gaussians"
-
-
-def test_a_truth_is_no_number_of_images():
-    with pytest.raises(UserError, match=r"^n is True; a whole number is needed"):
-        check_numbers(1, n=True)
 
 
 def test_a_process_is_a_name_or_a_name_with_settings():

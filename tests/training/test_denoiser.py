@@ -204,7 +204,7 @@ def test_known_pixels_are_kept_as_every_process(folder):
     for wrong, said in (
         ((mask.byte(), mask), "bytes"),
         ((images, mask[:, 0]), "a mask of"),
-        (images, "two tensors"),
+        (images, "inpainting: Tuple should have"),
     ):
         with pytest.raises(UserError, match=said):
             ours.sample(4, **options | {"inpainting": wrong})
