@@ -108,8 +108,9 @@ lint: $(INSTALLED) ## Check style, imports and types: ruff, snakefmt, snakemake 
 	.venv/bin/basedpyright
 	$(SNAKEMAKE) --lint
 
-docs: $(INSTALLED) ## Make the API pages of the library from its docstrings: docs/api/psld/library.html
-	$(RUN) python -m pdoc --docformat google --output-directory $(API) psld.library psld.saving psld.evaluation.images psld.diffusion psld.networks
+docs: $(INSTALLED) ## Make the API pages of the library from its docstrings, in docs/api/
+	$(RUN) python -m pdoc --docformat google --output-directory $(API) \
+		psld.library psld.saving psld.evaluation.images psld.data.images psld.diffusion psld.networks
 
 lock: $(INSTALLED) ## Write requirements.lock again, after a change of pyproject.toml
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
