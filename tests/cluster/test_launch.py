@@ -44,7 +44,7 @@ def unwilling(slurm, resolved, tmp_path) -> Commands:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (("train", "model=demo/cld"), ["unknown key model"]),
+        (("train", "model=demo/cld"), ["usage: psld launch KEY=VALUE … -- COMMAND"]),
         (("--", "sample"), ["train or train_guide, not sample"]),
         ((*TRAINING, "training.steps=0"), ["psld train: training.steps"]),
         (("--", "train", "model=demo/cld", "record=x"), ["grid has changed", "not x"]),
