@@ -82,7 +82,6 @@ def test_a_metric_that_needs_more_samples_is_exchanged(mine_file):
     ("changes", "complaint"),
     [
         ({"rehearses": "none"}, r"none\.yaml: no such grid"),
-        ({"rehearses": "small"}, r"small\.yaml is itself a rehearsal"),
         (
             {"models": ["network.width=8"]},
             r"small\.yaml: models\.\S+: unknown key network\.width",
