@@ -105,7 +105,7 @@ class Guidance(Part):
         Raises UserError for a class that the dataset does not have.
         """
         label = getattr(self, "label", None)
-        return [] if label is None else _in_turn(label, dataset, class_names)
+        return [] if label is None else _class_numbers(label, dataset, class_names)
 
     def build(
         self,
@@ -131,7 +131,7 @@ class Guidance(Part):
         return NetworkScore(eps, batching)
 
 
-def _in_turn(label: Label, dataset: Any, class_names: Sequence[str]) -> list[int]:
+def _class_numbers(label: Label, dataset: Any, class_names: Sequence[str]) -> list[int]:
     if not dataset.num_classes:
         raise UserError(f"guidance needs classes, and dataset {dataset.name} has none")
     if label == "cycle":

@@ -139,11 +139,11 @@ class TimeGridSampler(SamplerSettings):
 
         Raises UserError if the process does not have the noise levels.
         """
-        from psld.diffusion.time_grid import given_levels, time_grid
+        from psld.diffusion.time_grid import time_grid, times_of_levels
 
         if self.levels:
             from_prior = not self.starts_from_data
-            return given_levels(process, self.levels, self.final_time, from_prior).clone()
+            return times_of_levels(process, self.levels, self.final_time, from_prior).clone()
         if self.starts_from_data and self.start_level is None:
             where = "needs it where no model gives it"
             raise UserError(f"sampler.start_level: start={self.start} {where}")

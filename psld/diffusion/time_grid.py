@@ -76,7 +76,7 @@ def time_grid(
 
 
 @lru_cache(KEPT)
-def given_levels(
+def times_of_levels(
     process: LinearProcess, levels: tuple[float, ...], final_time: float, from_prior: bool
 ) -> Tensor:
     """Return the times of a list of noise levels, falling; `from_prior`: the first time is T.

@@ -154,7 +154,7 @@ class Cell:
         """The words from which psld sample composes its images; `output` is the user's."""
         options, process = self.options, self.model.settings.sampled_as()
         family = options.samplers[self.sampler.family]
-        words = [*family.overrides, family.spending(self.sampler.budget)]
+        words = [*family.overrides, family.budget_word(self.sampler.budget)]
         if process:
             settings = process.model_dump(mode="json", exclude={"kind"})
             words += [f"process={process.kind}", *as_words("process", settings)]

@@ -19,7 +19,7 @@ class SamplerFamily(Settings):
     guide: str | None = None
     """Name of its guide, for guidance@sampler.guidance=classifier."""
 
-    def spending(self, budget: str) -> str:
+    def budget_word(self, budget: str) -> str:
         """Return the word that sets the budget; no evaluations stay none in a rehearsal."""
         return f"{self.budget}={budget if budget == '0' else self.spends or budget}"
 

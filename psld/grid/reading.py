@@ -12,7 +12,6 @@ written; `1.0e-3` is a number, and stands there as 0.001.
 
 from collections.abc import Iterator
 from itertools import product
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,6 @@ from psld.config.settings import Settings, parse
 from psld.grid.names import PLACEHOLDER, check_name, fill
 from psld.grid.schema import GridFile
 from psld.utils.errors import UserError, locating
-
-MOST = 10_000
-"""The most entries that a name with placeholders may stand for."""
 
 
 class Rehearsal(Settings):
@@ -61,10 +57,7 @@ def read_grid_file(path: Path) -> GridFile:
     if "rehearses" in content:
         rehearsal = parse(Rehearsal, content, where=str(path))
         rehearsed = grid_path(rehearsal.rehearses)
-        whole = _content(rehearsed)
-        if "rehearses" in whole:
-            raise UserError(f"{path}: rehearses: {rehearsed} is itself a rehearsal; name a grid")
-        whole = _with_models_of_others(whole, rehearsed)
+        whole = _with_models_of_others(_content(rehearsed), rehearsed)
         whole = parse(GridFile, whole, where=str(rehearsed))
         content = _rehearsal_content(path.stem, rehearsal, whole)
     return parse(GridFile, _with_models_of_others(content, path), where=str(path))
@@ -228,7 +221,5 @@ def _combinations(name: str, lists: dict[str, list[str]], where: str) -> Iterato
             known = ", ".join(lists) or "none"
             raise UserError(f"{where}: {name}: no list {placeholder!r}; there are: {known}")
     chosen = [lists[placeholder] for placeholder in placeholders]
-    if (size := prod(map(len, chosen))) > MOST:
-        raise UserError(f"{where}: {name}: stands for {size}; at most {MOST} are possible")
     for values in product(*chosen):
         yield dict(zip(placeholders, values, strict=True))

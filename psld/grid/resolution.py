@@ -48,7 +48,7 @@ def resolve(name: str, file: GridFile, path: Path) -> Grid:
     return _Resolver(name, file, path).grid()
 
 
-def in_grid(folder: str, grid: str, name: str) -> dict[str, str]:
+def grid_settings(folder: str, grid: str, name: str) -> dict[str, str]:
     """Return the settings of a training that grids which share its composition do not share."""
     return {"name": name, "grid_name": grid, "output": f"{folder}/{grid}/{name}"}
 
@@ -86,7 +86,9 @@ class _Resolver:
                 with locating(f"{self.path}: models.{name}"):
                     check_alike(model.settings, by_folder[init.model.name].settings)
         shared = {n: models[each.weights] for n, each in models.items() if each.weights}
-        return models | {name: self._sharing(models[name], shared[name]) for name in shared}
+        return models | {
+            name: self._with_shared_weights(models[name], shared[name]) for name in shared
+        }
 
     def model(self, name: str) -> ModelRecord:
         """Return a model, after those that its training reads. Raises UserError for a circle."""
@@ -102,7 +104,7 @@ class _Resolver:
                 for each, other in self.file.trainings.items()
                 if other.average_of == name and not entry.of
             }
-            content = content | in_grid("models", grid, name) | {"averages": averages}
+            content = content | grid_settings("models", grid, name) | {"averages": averages}
             settings = parse(TrainSettings, content, where)
         with locating(f"{where}: training.objective.cell"):
             for read in groups_of(CellRead, settings.training.objective):
@@ -155,7 +157,7 @@ class _Resolver:
         networks = self.model(model), record, guide
         return Cell(self.name, *networks, None, self.file.seed, self.file, metrics, {})
 
-    def _sharing(self, model: ModelRecord, trained: ModelRecord) -> ModelRecord:
+    def _with_shared_weights(self, model: ModelRecord, trained: ModelRecord) -> ModelRecord:
         """Return a model with the folder of the weights that it shares.
 
         Raises UserError if they are not those of a denoiser, or if another training is needed.
@@ -183,7 +185,7 @@ class _Resolver:
         where, entry = f"{self.path}: guides.{name}", self.file.guides[name]
         with self._reading(where, f"guides.{name}"):
             content = self.composer.content("train_guide", entry.overrides, where)
-            own = in_grid("guides", self.name, name)
+            own = grid_settings("guides", self.name, name)
             settings = parse(TrainGuideSettings, content | own, where)
         return GuideRecord(settings=settings, checkpoint=entry.checkpoint)
 
@@ -195,7 +197,7 @@ class _Resolver:
     def _sampler(self, name: str, family: str, budget: str) -> SamplerRecord:
         where, entry = f"{self.path}: sampler {name}", self.file.samplers[family]
         content = self.composer.content("sample", [*entry.overrides, "model=x", "output=x"], where)
-        content = updated(content, [entry.spending(budget)])
+        content = updated(content, [entry.budget_word(budget)])
         sampler = named_in(content, where).sampler
         run = {key: content[key] for key in SamplingRun.model_fields}
         guided = sampler.guidance.needs_guide

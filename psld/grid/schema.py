@@ -15,9 +15,6 @@ from psld.grid.members import SamplerFamily, Seeds, TrainedEntry
 from psld.grid.names import Cells, MetricName, Words, check_known, check_name, seeded
 from psld.grid.tables import Claim, EntryPart, Shown, Table
 
-SHARDS = 100_000
-"""The largest number of a cell's shards: their files have five digits."""
-
 
 class GridFile(Settings):
     title: str = ""
@@ -66,9 +63,6 @@ class GridFile(Settings):
                     where = f"table {table.title!r}, row {row.label}: "
                     check_known(f"{where}unknown model", entry.model, self.models)
                     check_known(f"{where}unknown sampler", entry.sampler, self.samplers)
-        samples = max([self.samples, *(shown.samples for shown in self.cells_shown)])
-        if samples > SHARDS * self.shard_size:
-            raise ValueError(f"shard_size: {samples} samples are more than {SHARDS} shards")
         for claim, pairs in zip(self.claims, self.pairs, strict=True):
             for side in (side for _, *sides in pairs for side in sides):
                 if side not in self.cells_shown:

@@ -61,7 +61,7 @@ class Row(Line):
     """A result of another paper: printed, never run."""
 
 
-def merged(parts: Iterable[EntryPart], fields: dict[str, str], where: str) -> Shown:
+def merge_parts(parts: Iterable[EntryPart], fields: dict[str, str], where: str) -> Shown:
     """Return what some parts show together; the last one counts. Raises ValueError if one lacks."""
     keys = list(Shown.model_fields)
     values = {key: v for part in parts for key in keys if (v := getattr(part, key)) is not None}
@@ -127,7 +127,7 @@ class Table(Settings):
                 show: Show = next(part.show for part in reversed(parts) if part.show)
                 return cast(Shown, EntryPart(show=show))
             where = f"table {self.title!r}, row {row.label}, column {column.label}"
-            return merged(parts, row.fields | column.fields, where)
+            return merge_parts(parts, row.fields | column.fields, where)
 
         return [[entry(row, column) for column in self.columns] for row in self.rows]
 
@@ -172,7 +172,7 @@ class Claim(Settings):
         for values in product(*self.over.values()):
             fields = dict(zip(self.over, map(str, values), strict=True))
             smaller, larger = (
-                merged((defaults, self.cell, side), fields, where)
+                merge_parts((defaults, self.cell, side), fields, where)
                 for side in (self.smaller, self.larger)
             )
             kinds = {(side.metric, side.samples, side.show) for side in (smaller, larger)}

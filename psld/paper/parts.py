@@ -87,7 +87,9 @@ class CelebA(Source):
 
         archive, folder = "img_align_celeba.zip", "img_align_celeba"
         page = "the CelebA project page (mmlab.ie.cuhk.edu.hk/projects/CelebA.html, Align&Cropped"
-        tree = FileTree(published(self.root, archive, folder, f"put {archive} of {page} Images)"))
+        tree = FileTree(
+            find_published(self.root, archive, folder, f"put {archive} of {page} Images)")
+        )
         return Images([(partial(tree.picture, name), 0) for name in tree.picture_names()])
 
 
@@ -105,7 +107,7 @@ class AFHQv2(Source):
             "get the archive with `bash download.sh afhq-v2-dataset` of github.com/clovaai/"
             "stargan-v2 and put it, or the unpacked folders train and test,"
         )
-        path = published(self.root, "afhq_v2.zip", "train", advice)
+        path = find_published(self.root, "afhq_v2.zip", "train", advice)
         tree = FileTree(path.parent if path.is_dir() else path)
         # The archive may hold the two folders inside another one.
         folders = {name: PurePosixPath(name).parts[-3:-1] for name in tree.picture_names()}
@@ -121,7 +123,7 @@ class AFHQv2(Source):
         return Images(list(pictures("train")), list(pictures("test")), AFHQV2_CLASSES)
 
 
-def published(root: str, archive: str, folder: str, advice: str) -> Path:
+def find_published(root: str, archive: str, folder: str, advice: str) -> Path:
     """Return the archive of a published dataset, or the folder that is unpacked from it.
 
     The archive comes first, because the folder may be unpacked only in part. Raises UserError.

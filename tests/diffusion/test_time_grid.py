@@ -7,10 +7,10 @@ from psld.config.settings import parse
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.samplers import MultistepSettings
 from psld.diffusion.time_grid import (
-    given_levels,
     level_range,
     time_grid,
     time_of_noise_level,
+    times_of_levels,
 )
 from psld.utils.errors import UserError
 from tests.diffusion.processes import EVERY_KIND, phase_space, times
@@ -103,7 +103,7 @@ def test_two_levels_at_an_end_are_refused():
     low, high = level_range(process, 1e-3)
     for levels in ((high, 1.0, 0.999 * low, 0.995 * low), (1.005 * high, 1.001 * high, 1.0)):
         with pytest.raises(UserError, match=r"levels: two of them are .* or more, or 0\."):
-            given_levels(process, levels, 1e-3, True)
+            times_of_levels(process, levels, 1e-3, True)
 
 
 @pytest.mark.parametrize(

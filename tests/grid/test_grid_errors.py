@@ -35,7 +35,6 @@ from tests.grid.mine import CONTENT, changed, refusal
         ("models/psld", ["dataset.num_classes=0"], "not prepared as configs/dataset/digits.yaml"),
         ("models/psld", ["dataset.name='10'"], "models.psld: dataset '10': a name begins with"),
         ("models/psld", ["dataset=celeba64"], "psld/em-10: fd-classifier needs labels"),
-        ("samples", 3_000_001, "shard_size: 3000001 samples are more than 100000 shards"),
         ("samplers/em/budget", "sampler.stepps", "sampler em-10: unknown key sampler.stepps"),
         ("samplers/em/overrides", ["sampler=sscs"], "vp-sde/em-10: sscs needs a process with mom"),
         ("tables/tolerance/columns/2/show", "class_accuracy", "needs samples guided to a class"),

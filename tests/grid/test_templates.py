@@ -81,10 +81,6 @@ def test_a_table_may_be_a_template_around_others():
         ({"lists": {"gamma": [{"a": 1}]}}, "mine: lists.gamma: a list of names or numbers"),
         ({"models": {"psld-{gama}": []}}, "mine: models: psld-{gama}: no list 'gama'; there are: "),
         ({"models": {"a{seed}": [], "a1": []}}, "mine: models: two are called a1"),
-        (
-            {"lists": {k: [*range(10)] for k in "abcde"}, "models": {"{a}{b}{c}{d}{e}": []}},
-            "mine: models: {a}{b}{c}{d}{e}: stands for 100000; at most 10000 are possible",
-        ),
     ],
 )
 def test_a_wrong_template_is_refused(changes, complaint):

@@ -3,7 +3,7 @@
 import pytest
 
 from psld.evaluation.settings import ReferenceSettings
-from psld.grid.tables import EntryPart, merged
+from psld.grid.tables import EntryPart, merge_parts
 from psld.metrics.named import UNRECORDED, compose_metric, metric_name
 from psld.utils.errors import UserError
 
@@ -52,7 +52,7 @@ def test_a_wrong_pair_is_one_line(pair, said):
 def test_grids_take_pairs_also_with_placeholders():
     common = EntryPart(model="m", sampler="s", budget=1, samples=9, show="value")
     for word, name in (("recall@pixels", "recall-pixels"), ("{m}@fid", "kid")):
-        shown = merged((common, EntryPart(metric=word)), {"m": "kernel"}, "here")
+        shown = merge_parts((common, EntryPart(metric=word)), {"m": "kernel"}, "here")
         assert shown.metric == name
     with pytest.raises(ValueError, match="recall@pixel: no extractor"):
         EntryPart(metric="recall@pixel")
