@@ -6,7 +6,6 @@ This file depends on the inside of Hydra 1.3; tests/config/test_shipped.py says 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from operator import itemgetter
 from typing import Any, NoReturn, cast
 
 import yaml
@@ -163,32 +162,35 @@ def content_of_words(words: Sequence[str], where: str) -> dict[str, Any]:
 def for_hydra(words: Sequence[str]) -> list[str]:
     """Return words as Hydra's overrides, over configs that hold what differs from the classes.
 
-    Hydra takes a setting that no config has with ++ alone; the classes refuse what they do not
-    know. A value that names a part replaces it and comes first: `training.optimizer=adamw`, then
-    `training.optimizer.weight_decay=1`. A group's word without a file names a part.
+    First come the choices of groups, then the settings, outer ones before inner ones. Hydra takes a
+    setting that no config has with ++ alone; the classes refuse what they do not know.
     """
-    chosen: list[str] = []
-    values: list[tuple[int, str]] = []
-    last = {key: value for key, _, value in (word.partition("=") for word in words)}
-    for word in words:
-        key, _, value = word.partition("=")
-        if any(WITH_KIND.fullmatch(each) for each in (value, last[key])) and is_group(key):
-            if value == last[key] and f"~{key}" not in chosen:
-                chosen.append(f"~{key}")
-                values.append((0, f"++{key}={value}"))
-            continue
-        if not PLAIN_KEY.fullmatch(key) or is_group(key):
-            chosen.append(word)
+    pairs = [(key, value) for key, _, value in (word.partition("=") for word in words)]
+    parts = {k: v for k, v in dict(pairs).items() if WITH_KIND.fullmatch(v) and is_group(k)}
+    choices, settings = [f"~{group}" for group in parts], [*parts.items()]
+    for word, (key, value) in zip(words, pairs, strict=True):
+        is_choice = is_group(key) or not PLAIN_KEY.fullmatch(key)
+        if is_choice and key not in parts and not WITH_KIND.fullmatch(value):
+            choices.append(word)
             for kind in value.split(","):
                 _name_part(key.partition("@")[0], kind)
-            continue
-        depth, is_part = key.count("."), any(each.startswith(f"{key}.") for each in words)
-        if value.startswith("{") or is_part:
-            values.append((depth, f"++{key}=null"))
-        if is_part and value != "null" and not value.startswith("{"):
-            key += ".kind"
-        values.append((depth, f"++{key}={value}"))
-    return [*chosen, *(word for _, word in sorted(values, key=itemgetter(0)))]
+        elif not is_choice:
+            settings.append((key, value))
+    settings.sort(key=lambda setting: setting[0].count("."))
+    return [*choices, *(each for setting in settings for each in _updates(*setting, words))]
+
+
+def _updates(key: str, value: str, words: Sequence[str]) -> Iterator[str]:
+    """Yield the overrides of one setting.
+
+    A value that names a part, or writes one, replaces the part with all its settings:
+    `training.optimizer=adamw` and then `training.optimizer.weight_decay=1`.
+    """
+    has_settings = any(word.startswith(f"{key}.") for word in words)
+    if (value.startswith("{") or has_settings) and not is_group(key):
+        yield f"++{key}=null"
+    is_name = has_settings and value != "null" and not value.startswith("{")
+    yield f"++{key}{'.kind' if is_name else ''}={value}"
 
 
 def is_group(key: str) -> bool:
