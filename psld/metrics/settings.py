@@ -429,7 +429,8 @@ class MetricSettings(Settings):
     ) -> Finding:
         """Compute the metric of samples, with its interval.
 
-        Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
+        Raises RunError if features are NaN or infinite, and what the measure raises for too few
+        samples.
         """
         return self._found(samples, reference, samples.blocks(), device)
 
