@@ -121,7 +121,7 @@ def evaluate(
             removed after use.
         keep: the most features of an extractor for which they are kept.
 
-    Raises UserError if images are missing or damaged, or too few for a metric.
+    Raises UserError if images are missing or damaged, and what a measure raises for too few images.
     """
     gathered = _gather(source, bases, measurements)
     bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})

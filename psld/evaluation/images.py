@@ -127,8 +127,6 @@ def evaluate(
 
     Raises UserError if files are missing or damaged, or the images do not fit the reference.
     """
-    if not isinstance(metric, str):
-        raise UserError(f"evaluate(): metric is {metric!r}; the name of one metric is needed")
     first, second = (
         each if isinstance(each, str | Path) else array_of(each, name)
         for name, each in (("images", images), ("reference", reference))

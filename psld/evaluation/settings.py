@@ -83,8 +83,6 @@ class EvaluateImagesSettings(Settings):
     def _split_names(cls, metric: Any) -> Any:
         if isinstance(metric, str):
             return [name.strip() for name in metric.strip("[] ").split(",")]
-        if isinstance(metric, dict):
-            raise ValueError("takes names; for other settings, write a config in configs/metric")
         return metric
 
     @model_validator(mode="after")

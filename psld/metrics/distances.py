@@ -108,7 +108,7 @@ def kernel_distance(
     The value is that of `torch_fidelity.calculate_metrics`. It is unbiased, so it may be negative.
     A value without a block leaves the block's samples out of every subset. The reference's subsets
     are the same for all cells of equal n; the interval does not include their error. Raises
-    UserError if a subset is too small.
+    ValueError if a subset without a block has fewer than two samples.
     """
     random = np.random.RandomState(SEED)
     values = torch.zeros(blocks.count + 1, dtype=torch.float64)
@@ -125,8 +125,6 @@ def kernel_distance(
 def _mmd(x: Tensor, y: Tensor, membership: Tensor) -> Tensor:
     """Return MMD² of all x, n×d, to y, then without each block; `membership` is n×B of 0 and 1."""
     n = with_and_without(membership.sum(dim=0))
-    if (n < 2).any():
-        raise UserError(f"metric.measure.subset_size={len(x)} is too small for {len(n) - 1} blocks")
     among_x = membership.T @ _kernel(x, x).fill_diagonal_(0) @ membership
     rest = among_x.sum() - 2 * among_x.sum(dim=1) + among_x.diagonal()
     among_x = torch.cat([among_x.sum()[None], rest])
@@ -145,7 +143,7 @@ def inception_score(logits: Tensor, splits: int, blocks: Blocks) -> Estimate:
     The logits are n×classes; each split has its own p(y).
     The value is that of `torch_fidelity.calculate_metrics`, with its order of the samples. A value
     without a block leaves the block's samples out of every split. The score of few samples is too
-    low, so compare only equal n and splits. Raises UserError with too few samples.
+    low, so compare only equal n and splits. Raises ValueError if all of a split is in one block.
     """
     n = len(logits)
     order = np.random.RandomState(SEED).permutation(n)
@@ -161,10 +159,6 @@ def inception_score(logits: Tensor, splits: int, blocks: Blocks) -> Estimate:
 def _split_scores(log_p: Tensor, membership: Tensor) -> Tensor:
     """Score one split, n×classes, with all samples and then without each block, n×B of 0 and 1."""
     n = with_and_without(membership.sum(dim=0))
-    if (n == 0).any():
-        raise UserError(
-            f"metric.measure.splits: a split of {len(log_p)} samples is too small; use fewer splits"
-        )
     p = log_p.exp()
     q = with_and_without(membership.T @ p) / n[:, None]
     negative_entropy = with_and_without(membership.T @ (p * log_p).sum(dim=1)) / n
@@ -182,7 +176,6 @@ def precision(
     A sample is among the reference if it is at least as near to some reference image as this image
     is to its k-th nearest neighbor in the reference. Features are n×d and m×d: m² + nm distances.
     """
-    _check_neighbors(len(reference), neighbors)
 
     def radii_of_reference() -> Tensor:
         return torch.cat([_kth(d, neighbors) for d in _distances(reference, reference)])
@@ -200,18 +193,12 @@ def recall(samples: Tensor, reference: Tensor, neighbors: int, blocks: Blocks) -
     too wide (docs/notes/intervals.md).
     """
     block = blocks.block.to(samples.device)
-    _check_neighbors(len(samples) - int(block.bincount().max()), neighbors)
     radii = _radii_without(samples, block, neighbors, blocks.count)
     covered: Any = sum(
         torch.stack([(d <= radius).any(dim=1).sum() for radius in radii])
         for d in _distances(reference, samples)
     )
     return jackknife(covered.double() / len(reference), blocks, share=True)
-
-
-def _check_neighbors(images: int, neighbors: int) -> None:
-    if images <= neighbors:
-        raise UserError(f"metric.measure.neighbors={neighbors}: too many for {images} images")
 
 
 def _radii_without(samples: Tensor, block: Tensor, neighbors: int, blocks: int) -> Tensor:

@@ -74,8 +74,6 @@ class Estimate(Settings):
 
     @model_validator(mode="after")
     def _check_blocks(self) -> Self:
-        if len(self.block_samples) != len(self.without_block):
-            raise ValueError("block_samples and without_block differ in length")
         if min(self.block_samples) < 1 or sum(self.block_samples) != self.samples:
             raise ValueError("block_samples must be positive and add up to samples")
         return self

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -206,12 +206,6 @@ class Measure(_NamedPart):
         """Return the honest name of a metric of this measure and an extractor."""
         word = extractor.in_names
         return self.names.get(word, f"{self.in_names}-{word}")
-
-    @model_validator(mode="after")
-    def _check_better(self) -> Self:
-        if self.better not in (known := (*get_args(Better), None)):
-            raise ValueError(f"{self.kind}: better is {self.better!r}, none of {known}")
-        return self
 
     @property
     def exchanged(self) -> "Measure | None":
@@ -435,7 +429,8 @@ class MetricSettings(Settings):
     ) -> Finding:
         """Compute the metric of samples, with its interval.
 
-        Raises UserError if the samples are too few, and RunError if features are NaN or infinite.
+        Raises RunError if features are NaN or infinite, and what the measure raises for too few
+        samples.
         """
         return self._found(samples, reference, samples.blocks(), device)
 
@@ -498,9 +493,9 @@ class MetricSettings(Settings):
             return {"features": content.get("name")} | content
         return content
 
-    @field_validator("better")
+    @field_validator("better", mode="before")
     @classmethod
-    def _better_of_measure(cls, better: Better | None, info: ValidationInfo) -> Better | None:
+    def _better_of_measure(cls, better: Any, info: ValidationInfo) -> Any:
         measure = info.data.get("measure")
         is_data = isinstance(measure, Part) and measure.is_data
         return better if is_data else getattr(measure, "better", None)

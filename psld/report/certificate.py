@@ -136,10 +136,8 @@ def verify(
     if reference and not files:
         raise UserError(f"reference={reference}: no {FEATURES} there or below; run psld reference")
     references = [load_reference(file.parent) for file in files]
-    if not (path.is_file() or path.is_dir()):
-        raise UserError(f"{path}: no such file or folder")
     try:
-        if path.is_file():
+        if not path.is_dir():
             _unpack(path, folder / "files")
         with chdir(path if path.is_dir() else folder / "files"):
             for name, sha256 in _index(Path(), files_in(Path())).items():

@@ -237,9 +237,3 @@ def test_features_without_a_digest_and_a_name_that_is_taken_are_refused(outside,
     word = "metric=mymetrics:MeanShift@mymetrics:Rows"
     refused(call(outside, "evaluate", *words, word), 2, "mymetrics", said)
     assert not (outside / "x.json").exists()
-
-
-def test_a_setting_of_a_measure_without_a_config_is_one_line(outside):
-    words = ("images=data/digits.h5", "dataset=digits", "metric=mymetrics:MeanShift@pixels")
-    said = "metric: takes names; for other settings, write a config in configs/metric"
-    refused(call(outside, "evaluate", *words, "metric.measure.factor=2"), 2, said)
