@@ -85,8 +85,6 @@ class Command:
         name = value_in(words, self.record) if self.record else None
         if name is not None and ("/" in name or self.record in ("cell", "model", "guide")):
             return name
-        if self.record and value_in(words, "record") is not None:
-            raise UserError(f"record: give it with {self.record}=GRID/NAME")
         return None
 
     def _planned(self, name: str, words: list[str]) -> str | None:
@@ -120,8 +118,6 @@ class Command:
         return False
 
     def _of_the_class(self, given: dict[str, Any], words: list[str]) -> Settings:
-        if flags := [word for word in words if word.startswith("-")]:
-            raise UserError(f"unrecognized arguments: {flags[0]}")
         if unreadable := [word for word in words if "=" not in word]:
             raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE; {self.usage}")
         if words and self.kind.model_config.get("extra") == "allow":

@@ -88,8 +88,6 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
     if "--multirun" in flags:
         sweep(command, main, overrides_of(command, overrides))
         return
-    if hydra := [word for word in overrides if word.startswith("hydra")]:
-        raise UserError(f"{hydra[0]}: a setting of sweeps; give --multirun, too")
     with refusing(command.where):
         config = composed(command, overrides_of(command, overrides))
         content: Any = OmegaConf.to_container(config, resolve=True)
@@ -194,9 +192,6 @@ def submitit_errors() -> Iterator[None]:
         yield
     except Exception as error:
         text, kinds = text_of(error), {kind.__name__ for kind in type(error).__mro__}
-        if isinstance(error, RuntimeError) and "on a slurm cluster" in text:
-            other = "use hydra/launcher=submitit_local"
-            raise UserError(f"hydra/launcher: there is no sbatch here; {other}") from None
         if kinds & {"UncompletedJobError", "FailedJobError"}:
             # Slurm refused, killed or canceled the job. Leave out the end of its log.
             what = text.partition(") Error stream")[0].partition(") No ")[0]

@@ -65,10 +65,6 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         with in_one_line(), showing_lines():
-            try:
-                Path.cwd()
-            except FileNotFoundError:
-                raise UserError("the working folder was deleted; go to another one") from None
             _run(*(sys.argv[1:] or ["--help"]))
             sys.stdout.flush()
     except KeyboardInterrupt:

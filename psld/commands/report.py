@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from psld.commands.main import entry_point
 from psld.config.settings import Settings
@@ -30,14 +30,6 @@ class GridSettings(Settings):
 class OutputSettings(GridSettings):
     output: str | None = None
     """Path of the file, of a table or a figure without extension; null: its place in results/."""
-
-    @field_validator("output")
-    @classmethod
-    def _check_not_folder(cls, output: str | None) -> str | None:
-        if output is not None and (output.endswith("/") or Path(output).is_dir()):
-            name = "the file's name, of a table or a figure without extension"
-            raise ValueError(f"{output or '.'} is a folder; add {name}")
-        return output
 
 
 class PlanSettings(GridSettings):
@@ -92,9 +84,6 @@ def tabulate(settings: TabulateSettings) -> None:
 
     grid = load_grid(settings.grid_name)
     if settings.table is None:
-        if not any(Path(result).exists() for result in grid.results):
-            place = f"results/cells/{grid.name}: no results here"
-            raise UserError(f"{place}; run it in the project's folder, or first run the grid")
         print_tables(grid)
         return
     if settings.table not in grid.file.tables:

@@ -47,7 +47,7 @@ class Read(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_found(cls, given: Any) -> Any:
+    def _with_digests(cls, given: Any) -> Any:
         """Take a name alone, or what was written: there, the name is among what is free."""
         if isinstance(given, cls):
             return given

@@ -16,7 +16,7 @@ from psld.grid.members import Origin
 from psld.models.manifest import TrainedManifest, imported_file, kind_of, read_manifest
 from psld.models.settings import StartSettings
 from psld.sampling.settings import SamplingRun
-from psld.training.init import are_there, changed_sources
+from psld.training.init import changed_sources, sources_exist
 from psld.training.settings import TrainGuideSettings, TrainSettings
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -111,7 +111,7 @@ class TrainedRecord(Origin):
         wrong = [key for key in asked | stated if asked.get(key) != stated.get(key)]
         if None not in (images, found.dataset_digest) and images != found.dataset_digest:
             wrong.append(f"images ({data})")
-        if not found.imported and are_there(mine := self.settings.model()):
+        if not found.imported and sources_exist(mine := self.settings.model()):
             changed = changed_sources(mine, found.settings)
             wrong += [f"source ({name} has changed)" for name in changed]
         if wrong:

@@ -325,7 +325,7 @@ class LoopSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_complete(cls, content: Any) -> Any:
+    def _complete(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
         content = with_one_average(content)
@@ -337,13 +337,9 @@ class LoopSettings(Settings):
         return content
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "LoopSettings":
+    def _check_combination(self) -> "LoopSettings":
         if self.ema_decay is None and self.average is None:
             raise ValueError("ema_decay is null; give it, or average")
-        if isinstance(self.micro_batch, int) and self.batch_size % self.micro_batch:
-            raise ValueError(
-                f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}"
-            )
         self.objective.check_recipe(self)
         return self
 

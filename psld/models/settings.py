@@ -31,7 +31,7 @@ class TrainedSettings(Settings):
     training: LoopSettings
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> "TrainedSettings":
+    def _check_parts(self) -> "TrainedSettings":
         objective = self.training.objective
         self.network.check_image_size(self.dataset.image_size)
         objective.check_dataset(self.training, self.dataset)
@@ -135,7 +135,7 @@ class GuideModelSettings(TrainedSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _parts_are_of_guides(cls, content: Any) -> Any:
+    def _with_parts_of_guides(cls, content: Any) -> Any:
         """Take a network without a kind as the shipped guide's, and a model's objectives as those
         of a guide that sees the same."""
         if not isinstance(content, dict):

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 
 from psld.config.settings import Settings
 
@@ -43,13 +43,6 @@ class EncoderOptions(Settings):
     """`input_skip` adds the pyramid, or appends it as channels (progressive_combine)."""
     init_scale: float = Field(default=0.0, ge=0)
     """Scale of the initial weights of each branch's last layer; 0 means 1e-10 (init_scale)."""
-
-    @field_validator("fir_kernel")
-    @classmethod
-    def _can_be_normalized(cls, kernel: tuple[float, ...]) -> tuple[float, ...]:
-        if sum(kernel) == 0:
-            raise ValueError("must not sum to 0: it is normalized to sum 1; usual is [1, 3, 3, 1]")
-        return kernel
 
     @property
     def channels(self) -> list[int]:

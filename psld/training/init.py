@@ -74,11 +74,11 @@ def changed_sources(settings: TrainedSettings, made: TrainedSettings) -> list[st
             changed.append(now.name)
         elif now.noun == "model":
             source = read_source(now.name)[1].settings
-            changed += changed_sources(source, source) if are_there(source) else []
+            changed += changed_sources(source, source) if sources_exist(source) else []
     return changed
 
 
-def are_there(settings: TrainedSettings) -> bool:
+def sources_exist(settings: TrainedSettings) -> bool:
     """Check if all that a training of a grid reads is there."""
     reads = groups_of(Read, settings)
     return all(each.files and all(map(os.path.exists, each.files)) for each in reads)

@@ -205,8 +205,8 @@ def parallel_network(
 def check_first_step(state: TrainingState, loss: Tensor, norm: Tensor, ranks: Ranks) -> None:
     """Raise an error at the first step of a life for what would end the training later.
 
-    Raises RunError if the loss of the first step of all is not finite, and UserError if a
-    checkpoint cannot hold the state.
+    Raises RunError if the loss of the first step of all is not finite, and what custom parts raise
+    if a checkpoint cannot hold their state.
     """
     if state.step == 1 and not bool(ranks.mean(torch.stack([loss, norm])).isfinite().all()):
         raise RunError(

@@ -46,7 +46,7 @@ class RunSettings(TrainedSettings):
 
     @field_validator("logger", mode="before")
     @classmethod
-    def _one_is_a_list(cls, given: Any) -> Any:
+    def _as_list(cls, given: Any) -> Any:
         return [given] if isinstance(given, str | dict | Logger) else given
 
     def model(self) -> ModelSettings | GuideModelSettings:

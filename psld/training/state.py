@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import IO, Any
 from zipfile import ZipFile
 
@@ -36,10 +35,7 @@ class TrainingState:
         settings: LoopSettings,
         further: Mapping[str, Average] | None = None,
     ) -> None:
-        """`further`: averages besides that of the settings, by name.
-
-        Raises UserError if a part does not build what it should.
-        """
+        """`further`: averages besides that of the settings, by name."""
         self.network, self.settings = network, settings
         self.has_unused_weights = False
         """True if some weights get no gradient."""
@@ -47,7 +43,7 @@ class TrainingState:
         averages = {AVERAGE: settings.averaging} | averages
         self.parts: dict[str, Any] = {OPTIMIZER: settings.optimizer} | averages
         """The settings of what has a state, by their keys."""
-        self.averages = {key: build_average(part, network, key) for key, part in averages.items()}
+        self.averages = {key: build_average(part, network) for key, part in averages.items()}
         self.average = self.averages[AVERAGE]
         self.optimizer = build_optimizer(settings.optimizer, network)
         self.micro_batch = settings.micro_batch if settings.micro_batch != "auto" else None
@@ -91,22 +87,18 @@ class TrainingState:
     def check(self) -> None:
         """Read the states of custom parts back, as a resumed training does.
 
-        The optimizer and the averages are built again for this. Raises UserError if a checkpoint
-        cannot hold a state.
+        The optimizer and the averages are built again for this. Raises UnpicklingError if a
+        checkpoint cannot hold a state.
         """
         if not any(part.code for part in self.parts.values()):
             return
-        try:
-            stored = from_bytes(io.BytesIO(as_bytes(self.state_dict())))
-        except UnpicklingError as error:
-            objects = "a checkpoint holds tensors, numbers, texts, and lists and dicts of them"
-            raise UserError(f"{OPTIMIZER}, {AVERAGE}: {objects} ({error})") from None
+        stored = from_bytes(io.BytesIO(as_bytes(self.state_dict())))
         for key, part in self.parts.items():
             if part.code and key == OPTIMIZER:
                 load_optimizer(build_optimizer(part, self.network), stored["optimizer"])
             elif part.code:
                 own = stored["averages"][f"{key}{self._suffix(key)}"]["state"]
-                load_average(build_average(part, self.network, key), own)
+                load_average(build_average(part, self.network), own)
 
 
 def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
@@ -114,14 +106,10 @@ def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimize
     return part.build(list(network.parameters()))
 
 
-def build_average(part: Average, network: nn.Module, key: str = AVERAGE) -> Averaging:
-    """Build the average of a network. Raises UserError if it shares the network's weights."""
-    average: Any = part.build(network)
-    own = average.network
-    if {id(each) for each in own.parameters()} & {id(each) for each in network.parameters()}:
-        wrong = "build returns the weights that are trained, not a copy of them"
-        raise UserError(f"{key}: {part.kind}: {wrong}")
-    own.eval().requires_grad_(False)
+def build_average(part: Average, network: nn.Module) -> Averaging:
+    """Build the average of a network."""
+    average = part.build(network)
+    average.network.eval().requires_grad_(False)
     return average
 
 

@@ -130,8 +130,6 @@ def check_archive(stream: IO[bytes]) -> None:
     """
     if is_zipfile(stream):
         with ZipFile(stream) as archive:
-            # torch compresses nothing: what is compressed may be a bomb.
-            packed = [entry.filename for entry in archive.infolist() if entry.compress_type]
-            if damaged := packed or archive.testzip():
-                raise BadZipFile(f"{damaged}")
+            if damaged := archive.testzip():
+                raise BadZipFile(damaged)
     stream.seek(0)

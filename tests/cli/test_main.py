@@ -70,11 +70,6 @@ def test_a_text_that_is_shown_is_one_write(tmp_path):
     assert shown.stdout.endswith(".\n")
 
 
-def test_a_deleted_working_folder(tmp_path):
-    line = f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} -P -m psld --version"
-    refused(run(tmp_path, ["sh", "-c", line]), 2, "the working folder was deleted")
-
-
 def test_a_terminal_is_shown_no_control_character_and_only_what_its_locale_has(tmp_path):
     """Nor does a locale change what is in a file."""
     code = r"""if True:

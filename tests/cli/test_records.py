@@ -100,7 +100,7 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path, mo
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("train record=x", "record: give it with model=GRID/NAME"),
+        ("train record=x", "unknown key record"),
         ("train model=mine/pdls", "model=mine/pdls: no such model in configs/grid/mine.yaml"),
         ("train model=mine", "no such model in configs/grid/mine.yaml; there are: vp-sde, psld"),
         ("train model=none/psld", "configs/grid/none.yaml: no such grid; there are: demo, "),

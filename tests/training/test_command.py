@@ -249,28 +249,6 @@ def test_a_small_network_trains_in_one_thread_and_says_where(digits, tmp_path, m
     assert re.search(where.format(3, "more"), more, re.MULTILINE)
 
 
-def test_a_cpu_trains_for_more_than_a_day_only_if_it_is_asked_for(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_run, "seconds_per_image", lambda network: 3600.0)
-    words = ("train", *SETTINGS, f"data={digits}", "training.batch_size=8", "training.steps=6")
-    said = refused(call(tmp_path, *words), 2, "model: 6 steps take about 2 days on this CPU")
-    assert "give training.steps=3, or device=cpu" in said
-    assert not (tmp_path / "model").exists()
-    monkeypatch.setattr(loop, "optimize", lambda *_: (_ for _ in ()).throw(RunError("begun")))
-    refused(call(tmp_path, *words, "device=cpu"), 1, "begun")
-
-
-def test_only_the_steps_that_are_left_count_for_the_day(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_run, "seconds_per_image", lambda network: 3600.0)
-    words = ["train", *SETTINGS, f"data={digits}", "training.batch_size=8", "training.steps=6"]
-    words.append("training.checkpoint_every=3")
-    left, optimize = [*range(3)], loop.optimize
-    with monkeypatch.context() as ended:
-        ended.setattr(loop, "optimize", lambda *each: (left.pop(), optimize(*each))[1])
-        with pytest.raises(IndexError):
-            call(tmp_path, *words, "device=cpu")
-    assert "going on from step 3" in succeeded(call(tmp_path, *words)).stdout
-
-
 def test_a_large_dataset_that_is_overwritten_during_its_training_is_noticed(
     digits, tmp_path, monkeypatch
 ):

@@ -22,7 +22,6 @@ def train_settings(*overrides: str) -> TrainSettings:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"micro_batch": 5}, "micro_batch 5 does not divide batch_size 12"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"label_dropout": 0}, "label_dropout"),
         ({"label_dropout": 1}, "label_dropout"),

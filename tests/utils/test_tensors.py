@@ -4,7 +4,7 @@ import io
 import json
 import random
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+from zipfile import BadZipFile
 
 import numpy as np
 import pytest
@@ -161,7 +161,3 @@ def test_files_of_torch_are_checked_and_rewound():
     with pytest.raises(BadZipFile, match="data"):
         check_archive(io.BytesIO(content))
     check_archive(io.BytesIO(b"of torch 1.5"))
-    with ZipFile(bomb := io.BytesIO(), "w", ZIP_DEFLATED) as archive:
-        archive.writestr("bomb", bytes(1000))
-    with pytest.raises(BadZipFile, match="bomb"):
-        check_archive(bomb)
