@@ -6,7 +6,7 @@ import sys
 from psld.config.locations import config_names
 from psld.config.parts import imported
 from psld.grid.records import dataset_digest
-from psld.grid.rows import parts_of
+from psld.grid.rows import decisive_content
 from psld.grid.workflow import Workflow
 from psld.utils.errors import in_one_line
 from psld.utils.files import digest_of

@@ -97,6 +97,6 @@ rule certify:
     conda:
         "../../envs/psld.yaml"
     params:
-        content=lambda w: digest_of(parts_of(GRIDS.grid(w.grid))),
+        content=lambda w: digest_of(decisive_content(GRIDS.grid(w.grid))),
     shell:
         "python -m psld certify grid_name={wildcards.grid:q} output={output:q} > {log:q} 2>&1"
