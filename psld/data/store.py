@@ -227,7 +227,7 @@ def _layout(
     return memory.getvalue()
 
 
-class Described(Settings, extra="ignore"):
+class DatasetRecord(Settings, extra="ignore"):
     """The part of a dataset's record that commands use."""
 
     settings: DatasetSettings
@@ -242,7 +242,7 @@ def described_dataset(path: Path) -> dict[str, Any]:
     record = path.with_suffix(".json")
     missing = f"no such file, which says what is in {path.name}; {AGAIN}"
     wrong = f"{record}: not the record of a dataset; {AGAIN}"
-    return read_record(Described, record, wrong, missing).settings.model_dump(mode="json")
+    return read_record(DatasetRecord, record, wrong, missing).settings.model_dump(mode="json")
 
 
 # -- pixels: bytes in files, numbers in [−1, 1] in networks; images are quantized only here -------
