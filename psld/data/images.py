@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -63,24 +63,16 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def as_image(picture: Any, where: str) -> Image.Image:
-    """Return a PIL image, or a uint8 array H×W or H×W×C, as a PIL image.
+def as_image(picture: Image.Image | np.ndarray, where: str) -> Image.Image:
+    """Return a picture of a source, or a uint8 array H×W or H×W×C, as a PIL image.
 
-    Raises UserError, with `where`, for anything else.
+    Raises UserError, with `where`, for other numbers than bytes, which Pillow would clip.
     """
-    found = f"a {type(picture).__name__}"
-    if isinstance(picture, Image.Image):
-        if picture.mode in _EIGHT_BIT_MODES and min(picture.size):
-            picture.load()  # It may be cut short.
-            return picture
-        found = f"a PIL image of mode {picture.mode} and {size_text(picture.size)}"
     if isinstance(picture, np.ndarray):
-        channels = picture.shape[2:] if picture.ndim > 1 and picture.size else None
-        if picture.dtype == np.uint8 and channels in ((), (1,), (3,), (4,)):
-            return Image.fromarray(picture[:, :, 0] if channels == (1,) else picture)
-        found = f"{picture.dtype} of {size_text(picture.shape)}"
-    right = "a PIL image of 8 bits, or uint8 H×W or H×W×C with 1, 3 or 4 channels"
-    raise UserError(f"{where}: {found}; right is {right}, or a function that returns one")
+        picture = Image.fromarray(picture[:, :, 0] if picture.shape[2:] == (1,) else picture)
+    if picture.mode not in _EIGHT_BIT_MODES:
+        raise UserError(f"{where}: mode {picture.mode}, not 8 bits of gray, RGB or CMYK")
+    return picture
 
 
 def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
@@ -205,11 +197,6 @@ def read_images(path: str | Path, silent: bool = False, side: int | None = None)
             raise no_images(path)
         check_images(arrays[0], "N×H×W×C", f"{path}: {IMAGES}")
         return np.ascontiguousarray(arrays[0].transpose(0, 3, 1, 2))
-    if path.suffix in (".npy", ".pt", ".pth"):
-        raise UserError(
-            f"{path}: not a form of images that is read; write them as uint8 N×H×W×C with "
-            f"np.savez('images.npz', {IMAGES}=…)"
-        )
     return _read_pictures(path, silent, side)
 
 
@@ -255,9 +242,7 @@ def check_images(images: np.ndarray, form: str, where: str) -> None:
     channels = images.shape[form.split("×").index("C")] if images.ndim == 4 and images.size else 0
     if images.dtype != np.uint8 or channels not in (1, 3):
         found = f"{images.dtype} of {size_text(images.shape)}"
-        floats = "; of floats in [−1, 1], ((x + 1) * 127.5).clamp(0, 255).byte()"
-        needed = f"uint8 {form}, N > 0, with 1 or 3 channels is needed"
-        raise UserError(f"{where}: {found}; {needed}{floats if images.dtype.kind == 'f' else ''}")
+        raise UserError(f"{where}: {found}; uint8 {form} with 1 or 3 channels is needed")
 
 
 def size_text(shape: tuple[int, ...]) -> str:

@@ -23,11 +23,10 @@ from psld.data.images import (
     as_image,
     central_square,
     refuse,
-    size_text,
     to_channels,
 )
 from psld.data.settings import DatasetSettings, FilterName, Images, PrepareSettings, Source
-from psld.data.store import FORMAT_VERSION, Described, ImageStore, write_store
+from psld.data.store import FORMAT_VERSION, DatasetRecord, ImageStore, write_store
 from psld.utils import VERSION
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, write_json, write_text
@@ -67,8 +66,6 @@ def prepare_dataset(
     if not splits["train"]:
         raise UserError(f"dataset.source: {source.kind}: no training images are left")
     classes, found = settings.num_classes, images.class_names
-    if twice := [name for name, times in Counter(found).items() if times > 1]:
-        raise UserError(f"dataset.source: two classes are called {twice[0]}")
     if classes not in (0, len(found)):
         raise UserError(
             f"dataset.num_classes is {classes}, but the source {settings.source.kind} has "
@@ -105,14 +102,15 @@ def prepare_dataset(
     return record
 
 
-def _earlier(output: Path) -> Described | None:
+def _earlier(output: Path) -> DatasetRecord | None:
     """Return the record of a dataset; None if there is no dataset with a whole record."""
     with suppress(UserError):
-        return load_record(Described, output.with_suffix(".json"), "") if output.exists() else None
+        if output.exists():
+            return load_record(DatasetRecord, output.with_suffix(".json"), "")
     return None
 
 
-def _other(earlier: Described, settings: DatasetSettings) -> str:
+def _other(earlier: DatasetRecord, settings: DatasetSettings) -> str:
     """Say with which other settings a dataset was prepared; an empty text if with none.
 
     A source in another place, or of edited code, is another one if `Source.seen` says so.
@@ -185,11 +183,9 @@ def read_picture(source: Source, images: Images, split: str, i: int) -> tuple[Im
 
 
 def _checked_label(label: Any, classes: int, where: str) -> int:
-    with suppress(TypeError):
-        if 0 <= index(label) < max(classes, 1):
-            return index(label)
-    right = f"0 to {classes - 1}, an index of class_names" if classes else "0, without class_names"
-    raise UserError(f"{where}: label {label!r:.100}; right is {right}")
+    if not 0 <= (number := index(label)) < max(classes, 1):
+        raise UserError(f"{where}: label {number}, but there are {classes} classes")
+    return number
 
 
 def _blocks(
@@ -220,11 +216,7 @@ def _blocks(
             for number, label in zip(numbers, split.labels[numbers], strict=True):
                 label = _checked_label(label, len(images.class_names), where)
                 labels[first + number] = label if settings.num_classes else 0
-            pixels, needed = np.asarray(split.pixels(numbers)), (len(numbers), *split.shape)
-            if pixels.dtype != np.uint8 or pixels.shape != needed:
-                found = f"{pixels.dtype} of {size_text(pixels.shape)}"
-                raise UserError(f"{where}: {found}; right is uint8 of {size_text(needed)}")
-            return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), []
+            return np.ascontiguousarray(split.pixels(numbers).transpose(0, 3, 1, 2)), []
         pixels = np.empty((len(numbers), channels, side, side), np.uint8)
         for i, number in enumerate(numbers):
             try:

@@ -258,13 +258,6 @@ def _held_out(names: Iterable[str], fraction: float) -> set[str]:
 # -- numbered images: arrays, and datasets of Hugging Face -----------------------------------------
 
 
-AS_BYTES = (
-    "uint8 N×H×W or N×H×W×C with 1, 3 or 4 channels: of numbers in [0, 1] "
-    "np.uint8(np.round(255 * x)), in [−1, 1] np.uint8(np.round(127.5 * (x + 1))), with the "
-    "channels first x.transpose(0, 2, 3, 1)"
-)
-
-
 @dataclass(frozen=True)
 class Rows(Sequence):
     """Pairs (picture, label) of some rows; those of an array can be taken many at once."""
@@ -294,8 +287,6 @@ class Numbered(Source):
     """The part of the images that is held out for the test split, chosen by their numbers."""
 
     def seen(self):
-        if not Path(self.path).exists():
-            raise UserError(f"{self.path}: no such file or folder (dataset.source.path)")
         files = [each.stat() for each in (regular_file(self.path), *Path(self.path).rglob("*"))]
         newest = datetime.fromtimestamp(max(each.st_mtime for each in files))
         return f"{sum(each.st_size for each in files):,} bytes, {newest:%Y-%m-%d %H:%M:%S}"
@@ -355,7 +346,8 @@ class Array(Numbered):
             opened = partial(np.memmap, path, np.uint8, "r", images.offset, images.shape, order)
         wrong = images.dtype.name != "uint8" or images.ndim not in (3, 4) or not images.size
         if wrong or images.shape[3:] not in ((), (1,), (3,), (4,)):
-            raise UserError(f"{path}: {images.dtype} of {images.shape}; right is {AS_BYTES}")
+            right = "uint8 N×H×W or N×H×W×C with 1, 3 or 4 channels"
+            raise UserError(f"{path}: {images.dtype} of {images.shape}; right is {right}")
         count, height, width, *channels = images.shape
         names = () if labels is None else self.classes(labels, count)
         labels = np.zeros(count, int) if labels is None else labels
@@ -400,9 +392,6 @@ class HuggingFace(Numbered):
         data = datasets.concatenate_datasets(taken).with_format(None)
         count, types, names = len(data), data.features, ()
         in_test = np.arange(count) >= len(taken[0]) if len(taken) > 1 else self.in_test(count)
-        if self.label not in types and self.label != type(self).model_fields["label"].default:
-            wrong = f"no column {self.label} (dataset.source.label), but {', '.join(types)}"
-            raise UserError(f"{path}: {wrong}")
         labels = np.array(data[self.label][:] if self.label in types else [0] * count)
         if self.label in types:
             names = getattr(types[self.label], "names", None) or self.classes(labels, count)

@@ -178,7 +178,7 @@ def write_store(
         labels: int64 (N,); all 0 without classes. They may be filled while the blocks are made.
         blocks: uint8 (n, C, H, W) each, and N images in all.
     """
-    pixels, count = hashlib.sha256(), 0
+    pixels = hashlib.sha256()
     sizes = {f"{name}_size": size for name, size in splits.items()}
     attributes = {"format_version": FORMAT_VERSION, **sizes, "num_classes": num_classes}
     shape = (len(labels), *image)
@@ -191,9 +191,6 @@ def write_store(
             contiguous = np.ascontiguousarray(block)
             pixels.update(contiguous)
             file.write(contiguous)
-            count += len(block)
-        if count != len(labels):
-            raise ValueError(f"{count} images for {len(labels)} labels")
         digest = content_digest(pixels, labels, image, splits)
         layout = _layout(shape, labels, class_names, {**attributes, "digest": digest})
         file.write(len(layout).to_bytes(8, "little") + hashlib.sha256(layout).digest())
@@ -227,7 +224,7 @@ def _layout(
     return memory.getvalue()
 
 
-class Described(Settings, extra="ignore"):
+class DatasetRecord(Settings, extra="ignore"):
     """The part of a dataset's record that commands use."""
 
     settings: DatasetSettings
@@ -242,7 +239,7 @@ def described_dataset(path: Path) -> dict[str, Any]:
     record = path.with_suffix(".json")
     missing = f"no such file, which says what is in {path.name}; {AGAIN}"
     wrong = f"{record}: not the record of a dataset; {AGAIN}"
-    return read_record(Described, record, wrong, missing).settings.model_dump(mode="json")
+    return read_record(DatasetRecord, record, wrong, missing).settings.model_dump(mode="json")
 
 
 # -- pixels: bytes in files, numbers in [−1, 1] in networks; images are quantized only here -------

@@ -23,19 +23,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Named(Settings):
+class SamplerChoice(Settings):
     """The groups of psld sample's config that a call names."""
 
     sampler: SamplerSettings
     process: ProcessSettings | None
 
 
-def named_in(content: Mapping[str, Any], where: str) -> Named:
+def named_in(content: Mapping[str, Any], where: str) -> SamplerChoice:
     """Return the sampler and the process in the content of psld sample's config."""
-    return parse(Named, {key: content.get(key) for key in Named.model_fields}, where)
+    return parse(
+        SamplerChoice, {key: content.get(key) for key in SamplerChoice.model_fields}, where
+    )
 
 
-def compose_named(overrides: Sequence[str], where: str) -> Named:
+def compose_named(overrides: Sequence[str], where: str) -> SamplerChoice:
     """Return the sampler and the process of words. Raises UserError, prefixed by `where`."""
     return named_in(_composed(overrides, where), where)
 
@@ -93,7 +95,7 @@ def named_sampler(
         return compose_named([f"sampler={name}", *words], call).sampler
     except UserError as error:
         content = _composed([f"sampler={name}"], call)["sampler"]
-        kind = group_of(Named.model_fields["sampler"], content)
+        kind = group_of(SamplerChoice.model_fields["sampler"], content)
         plain = kind.model_fields if kind else options
         unknown = [key for key in options if key.partition(".")[0] not in plain]
         if unknown and "meant?" not in str(error):
@@ -143,7 +145,7 @@ def as_words(key: str, settings: Mapping[str, object]) -> list[str]:
     return words
 
 
-def named_by_words(words: Sequence[str], where: str) -> Named:
+def sampler_of_words(words: Sequence[str], where: str) -> SamplerChoice:
     """Return the sampler and the process in a shard's words, which `as_words` wrote."""
     content: dict[str, dict[str, Any]] = {"sampler": {}, "process": {}}
     for word in words:

@@ -16,7 +16,7 @@ from psld.diffusion.samplers import SamplerSettings
 from psld.models.objectives import Facts
 from psld.networks.forward import Denoiser
 from psld.sampling.model import CPU, cell_sampler, load_model
-from psld.sampling.named import named_by_words
+from psld.sampling.named import sampler_of_words
 from psld.sampling.settings import CellSettings, ShardRecord
 from psld.sampling.shards import Shard, load_made_by, origin_of, shard_path
 from psld.training.init import read_source
@@ -109,13 +109,13 @@ def cell_of(check: Check, folder: str, first: int, model: str, where: str) -> Ce
     Raises UserError if a student cannot learn from it.
     """
     shard = Shard.load(shard_path(folder, first))
-    named = named_by_words(shard.origin.words, where)
-    sampler = imported(named.sampler, folder)
+    chosen = sampler_of_words(shard.origin.words, where)
+    sampler = imported(chosen.sampler, folder)
     with locating(where):
         check(sampler)
     return CellSettings(
         model=str(read_source(model)[0]),
-        process=named.process,
+        process=chosen.process,
         sampler=sampler,
         shard_size=shard.origin.size,
         seed=shard.origin.seed,

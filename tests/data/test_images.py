@@ -63,18 +63,17 @@ def test_gray_pictures_among_colored_ones_become_colored(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "array", "said"),
+    ("array", "said"),
     [
-        ("x.npz", IMAGES, "arr_0: uint8 of 5×3×4×4; uint8 N×H×W×C, N > 0, with 1 or 3 channels"),
-        ("x.npz", IMAGES.transpose(0, 2, 3, 1) / 1.0, "arr_0: float64 of 5×4×4×3"),
-        ("x.npz", np.array([None]), "pickled objects, which can run code"),
-        ("x.npy", IMAGES, r"not a form of images that is read; .*np\.savez"),
+        (IMAGES, "arr_0: uint8 of 5×3×4×4; uint8 N×H×W×C with 1 or 3 channels is needed"),
+        (IMAGES.transpose(0, 2, 3, 1) / 1.0, "arr_0: float64 of 5×4×4×3"),
+        (np.array([None]), "pickled objects, which can run code"),
     ],
 )
-def test_arrays_that_are_no_images(tmp_path, name, array, said):
-    (np.savez if name == "x.npz" else np.save)(tmp_path / name, array)
-    with pytest.raises(UserError, match=rf"{name}: .*{said}"):
-        read_images(tmp_path / name)
+def test_arrays_that_are_no_images(tmp_path, array, said):
+    np.savez(tmp_path / "x.npz", array)
+    with pytest.raises(UserError, match=rf"x\.npz: .*{said}"):
+        read_images(tmp_path / "x.npz")
 
 
 class Bomb:

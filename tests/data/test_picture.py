@@ -147,13 +147,3 @@ def test_a_picture_of_another_size_ends_the_reading(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"00001\.png has 8×9 pixels"):
         reading.read_images(tmp_path / "pictures")
     assert len(read) < 30
-
-
-def test_no_images_are_refused(tmp_path):
-    """Neither written as a picture, nor read."""
-    none = np.zeros((0, 8, 8, 1), np.uint8)
-    np.savez(tmp_path / "none.npz", arr_0=none)
-    with pytest.raises(UserError, match=r"none\.png: uint8 of 0×1×8×8; uint8 N×C×H×W, N > 0"):
-        save_images(none.transpose(0, 3, 1, 2), tmp_path / "none.png")
-    with pytest.raises(UserError, match=r"none\.npz: arr_0: uint8 of 0×8×8×1"):
-        reading.read_images(tmp_path / "none.npz")

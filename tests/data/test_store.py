@@ -71,11 +71,6 @@ def test_the_digest_is_that_of_pixels_labels_and_shape(path):
     np.testing.assert_array_equal(ImageStore.open(path.with_name("x.h5")).images("all"), IMAGES)
 
 
-def test_the_number_of_images_must_be_that_of_the_labels(tmp_path):
-    with pytest.raises(ValueError, match="9 images for 10 labels"):
-        write_store(tmp_path / "x.h5", **content(), blocks=[IMAGES[:9]])
-
-
 DATASET = DatasetSettings(
     **{"name": "faces", "channels": 3, "image_size": 4, "num_classes": 3, "flip": False},
     **{"filter": None, "source": {"kind": "digits"}},

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from psld.cluster.job import begin_life
-from psld.data.store import Described
+from psld.data.store import DatasetRecord
 from psld.evaluation.results import CellResults
 from psld.models.manifest import read_manifest
 from psld.utils.files import read_json, write_json
@@ -30,7 +30,10 @@ DIGITS = {
 }
 PLAIN = {
     "lives.json": ({"7": [3], "8": [4]}, lambda file: begin_life(file.parent, 3) or True),
-    "dataset.json": ({"settings": DIGITS, "digest": "0"}, lambda file: read_json(file, Described)),
+    "dataset.json": (
+        {"settings": DIGITS, "digest": "0"},
+        lambda file: read_json(file, DatasetRecord),
+    ),
 }
 """Files without a digest: a changed value that fits is taken."""
 

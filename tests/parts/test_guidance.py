@@ -15,7 +15,7 @@ from psld.data.store import write_store
 from psld.diffusion.guidance import Guidance, Mask
 from psld.report.certificate import _fits_classes
 from psld.sampling.model import ImageSampler
-from psld.sampling.named import Named, compose_named
+from psld.sampling.named import SamplerChoice, compose_named
 from psld.sampling.sample import draw_masks
 from psld.sampling.settings import CellSettings, sampler_content
 from psld.sampling.shards import Shard
@@ -162,7 +162,7 @@ def test_known_pixels_need_a_fixed_grid_and_the_prior():
         "guidance": {"kind": "inpainting", **INPAINTING}
     }
     with pytest.raises(UserError, match="has no known pixels; inpaint with start=prior"):
-        parse(Named, {"sampler": em | {"start": "mixture"}, "process": None}, "test")
+        parse(SamplerChoice, {"sampler": em | {"start": "mixture"}, "process": None}, "test")
     rk45 = {"integrator": "rk45", "tolerance": 0.1, "guidance": em["guidance"]}
     with pytest.raises(UserError, match="rk45 has none; use another sampler"):
-        parse(Named, {"sampler": rk45, "process": None}, "test")
+        parse(SamplerChoice, {"sampler": rk45, "process": None}, "test")

@@ -13,7 +13,7 @@ from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.score import NetworkScore
 from psld.networks.forward import forward_pass
 from psld.sampling.model import ImageSampler
-from psld.sampling.named import Named, named_sampler
+from psld.sampling.named import SamplerChoice, named_sampler
 from psld.sampling.settings import sampler_content
 from psld.sampling.shards import Shard
 from psld.utils.batching import Batching
@@ -31,7 +31,7 @@ OPTIONS = dict.fromkeys(SHIPPED["sampler"], GRID) | {"rk45": {"tolerance": 3e-2}
 
 def read(kind: str, options: dict) -> SamplerSettings:
     content = {"sampler": {"integrator": kind, **options}, "process": None}
-    return parse(Named, content, "test").sampler
+    return parse(SamplerChoice, content, "test").sampler
 
 
 class Network(nn.Module):
