@@ -110,7 +110,7 @@ lint: $(INSTALLED) ## Check style, imports and types: ruff, snakefmt, snakemake 
 
 docs: $(INSTALLED) ## Make the API pages of the library from its docstrings, in docs/api/
 	$(RUN) python -m pdoc --docformat google --output-directory $(API) \
-		psld.library psld.saving psld.evaluation.images psld.data.images psld.diffusion psld.networks
+		psld.library psld.training.saving psld.evaluation.images psld.data.images psld.diffusion psld.networks
 
 lock: $(INSTALLED) ## Write requirements.lock again, after a change of pyproject.toml
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \

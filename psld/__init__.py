@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from psld.data.images import save_images
     from psld.evaluation.images import distance, evaluate, load_extractor, load_images
     from psld.library import LoadedModel, denoiser, from_denoiser, load, sample
-    from psld.saving import save
+    from psld.training.saving import save
 else:
     PLACES = {
-        "save": "psld.saving",
+        "save": "psld.training.saving",
         "save_images": "psld.data.images",
         **dict.fromkeys(
             ("distance", "evaluate", "load_extractor", "load_images"), "psld.evaluation.images"

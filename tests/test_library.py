@@ -165,7 +165,7 @@ def test_the_example_of_a_public_name_runs(name, folder):
 @pytest.mark.slow
 def test_the_api_pages_have_the_public_names(tmp_path):
     succeeded(run(REPOSITORY, ["make", "docs", "INSTALLED=", f"API={tmp_path}"]))
-    pages = ("library", "saving", "evaluation/images", "data/images")
+    pages = ("library", "training/saving", "evaluation/images", "data/images")
     text = "".join((tmp_path / "psld" / f"{page}.html").read_text() for page in pages)
     assert all(f'id="{name}"' in text for name in psld.__all__ if name != "__version__")
     assert (tmp_path / "psld" / "diffusion" / "process.html").exists()
