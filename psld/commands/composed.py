@@ -97,7 +97,7 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
 
 
 def with_keys(command: Command, words: list[str]) -> list[str]:
-    """Return all words as KEY=VALUE, those of the command's positionals, too."""
+    """Return the words as KEY=VALUE, including the command's positionals."""
     given, words = command.positional(words)
     return [*(f"{key}={quoted(word)}" for key, word in given.items()), *words]
 

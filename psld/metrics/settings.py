@@ -438,7 +438,7 @@ class MetricSettings(Settings):
         self, samples: "Features", reference: "Reference", blocks: "Blocks", device: "Device"
     ) -> Finding:
         reference = reference._replace(compared=self.reference_split)
-        if self.measure.code:  # The names of what it caches may be those of shipped measures.
+        if self.measure.code:  # Its cache may use the names of a shipped measure.
             reference = reference._replace(cache=None)
         found = self.measure.estimate(samples, reference, blocks, device)
         return found if isinstance(found, Finding) else Finding(found)
