@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -63,7 +63,7 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def as_image(picture: Image.Image | np.ndarray, where: str) -> Image.Image:
+def as_image(picture: Any, where: str) -> Image.Image:
     """Return a picture of a source, or a uint8 array H×W or H×W×C, as a PIL image.
 
     Raises UserError, with `where`, for other numbers than bytes, which Pillow would clip.
