@@ -18,7 +18,7 @@ from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.models.hub import fetched
 from psld.models.objectives import Objective
 from psld.models.settings import Start
-from psld.models.start import FEWEST_IMAGES, SamplerStart, measure_start
+from psld.models.start import SamplerStart, measure_start
 from psld.networks.forward import check_network, forward_pass
 from psld.sampling.model import (
     BATCH,
@@ -38,7 +38,7 @@ from psld.sampling.named import (
 )
 from psld.utils.batching import Batching
 from psld.utils.device import choose_device, device_of
-from psld.utils.errors import UserError, as_psld_errors, text_of
+from psld.utils.errors import UserError, as_psld_errors
 from psld.utils.numbers import PLAIN, BatchShape, Count, ImageShape, Label, Level, Seed, Whole
 from psld.utils.randomness import ShardNoise
 from psld.utils.tensors import array_of
@@ -226,13 +226,11 @@ def from_denoiser(
     check_network(network)
     channels, height, width = shape
     image = (channels, height, width)
-    if sigma_min >= sigma_max:
-        raise UserError(f"sigma_min is {sigma_min}, and sigma_max {sigma_max} is not above it")
     if images is not None:
         images = torch.from_numpy(array_of(images, "images"))
-        if images.dtype != torch.uint8 or images.shape[1:] != image or len(images) < FEWEST_IMAGES:
+        if images.dtype != torch.uint8 or images.shape[1:] != image:
             wrong = f"{images.dtype} {tuple(images.shape)}"
-            raise UserError(f"images is {wrong}, not uint8 {('N', *image)}, N ≥ {FEWEST_IMAGES}")
+            raise UserError(f"images is {wrong}, not uint8 {('N', *image)}")
     return ForeignDenoiser(network, image, sigma_min, sigma_max, images)
 
 
@@ -276,12 +274,7 @@ def sample(
     called = forward_pass(network, chosen.precision)
 
     def eps(z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
-        try:
-            return process.checked(called(z.clone(), t, *label), z)  # It may change its input.
-        except (TypeError, IndexError, AttributeError) as error:
-            if not label:
-                raise
-            raise UserError(f"label: the network does not take it ({text_of(error)})") from error
+        return process.checked(called(z.clone(), t, *label), z)  # It may change its input.
 
     image = (channels, height, width)
     chosen, _ = with_start(chosen, process, None, device_of(network))

@@ -194,7 +194,7 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"sampler": "nosuch"}, "sampler=nosuch: no such sampler; there are: .*multistep"),
         ({"steps": 1}, "sampler: steps is 1; at least 2 are needed, or 0"),
         ({"step": 3}, r"unknown key step \(is steps meant\?\)"),
-        ({"sampler": "rk45", "steps": 5}, "rk45 takes no steps; it takes final_time, denoise, "),
+        ({"sampler": "rk45", "steps": 5}, "unknown key steps "),
         ({"order": 9}, "order: Input should be less than or equal to 3"),
         ({"n": 0}, r"n: Input should be greater than or equal to 1 \(got 0\)$"),
         ({"n": True}, r"n: Input should be a valid integer \(got True\)$"),
@@ -203,7 +203,6 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"batch_size": 0}, "batch_size: Input should be greater than or equal to 1 "),
         ({"scale": 3}, "scale is the strength of guidance; give a label or a guide"),
         ({"label": True}, "label: a class is a number or a name, and several are a list; got True"),
-        ({"eta": object()}, "eta: <object .* is no number, boolean, text or list"),
         ({"label": 3}, "classifier-free guidance needs a class-conditional model; .* a guide"),
         ({"sampler": "rk45", "precision": "bf16"}, "sampler: bf16 has an error above"),
     ],
@@ -432,7 +431,6 @@ def test_a_network_in_training_mode_is_refused(model):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"sigma_min": 100}, "sigma_min is 100.0, and sigma_max 80.0 is not above it"),
         ({"sigma_min": "0.1"}, r"sigma_min: Input should be a valid number \(got '0.1'\)$"),
         ({"images": "digits"}, "images: no array of images"),
         ({"images": torch.zeros(20, 1, 8, 8)}, "images is torch.float32 "),
@@ -546,15 +544,6 @@ def test_images_that_are_none_are_named(wrong, features, tmp_path):
         psld.save_images(wrong, tmp_path / "x.png")
     with pytest.raises(UserError, match=r"^reference: no array"):
         psld.evaluate(images, wrong, "fd-classifier", extractor=features)
-
-
-def test_floats_are_saved_as_the_refusal_says(tmp_path):
-    x = (torch.rand(4, 3, 8, 8) * 2.4 - 1.2).requires_grad_()
-    with pytest.raises(UserError, match=r"of floats in \[−1, 1\], (.*)$") as refused:
-        psld.save_images(x, tmp_path / "x.png")
-    images = eval(str(refused.value).partition("1], ")[2])
-    psld.save_images(images, tmp_path / "x")
-    assert (psld.load_images(tmp_path / "x") / 127.5 - 1 - x.clamp(-1, 1)).abs().max() < 0.008
 
 
 @pytest.mark.parametrize(

@@ -205,13 +205,3 @@ def test_classes_of_a_network_of_ones_own(folder):
     ):
         with pytest.raises(UserError, match=said):
             sampled(**wrong)
-    with pytest.raises(UserError, match="guidance: a label or a guide chooses one; give either"):
-        sampled(label=1, guidance={"kind": "classifier-free", "label": 2})
-    for forward, said in (
-        (lambda z, t: z, r"takes 2 positional arguments but 3 were given"),
-        (lambda z, t, label: z if label is None else z[:, label + 9], "out of"),
-        (lambda z, t, label: z if label is None else z + network.classes[label], "no attribute"),
-    ):
-        network.forward = forward
-        with pytest.raises(UserError, match=rf"label: the network does not take it \(.*{said}"):
-            sampled(label=1)

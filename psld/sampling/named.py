@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, cast, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
-from psld.config.settings import Settings, group_of, parse, quoted, reading_a_file
+from psld.config.settings import Settings, parse, quoted, reading_a_file
 from psld.diffusion.samplers import SamplerSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.sampling.settings import SampleSettings
@@ -39,15 +39,11 @@ def named_in(content: Mapping[str, Any], where: str) -> SamplerChoice:
 
 def compose_named(overrides: Sequence[str], where: str) -> SamplerChoice:
     """Return the sampler and the process of words. Raises UserError, prefixed by `where`."""
-    return named_in(_composed(overrides, where), where)
-
-
-def _composed(overrides: Sequence[str], where: str) -> dict[str, Any]:
     # Hydra takes a third of a second to import; the library does without it until a call.
     from psld.config.compose import compose_content
 
     words = [*overrides, "model=x", "output=x"]
-    return compose_content("sample", words, where, SampleSettings.free())
+    return named_in(compose_content("sample", words, where, SampleSettings.free()), where)
 
 
 NamedProcess = str | Mapping[str, Mapping[str, object]]
@@ -61,14 +57,7 @@ def named_process(call: str, process: Any) -> ProcessSettings:
     """
     if hasattr(process, "build"):
         return process
-    process = {process: {}} if isinstance(process, str) else process
-    given = process.values() if isinstance(process, Mapping) else ()
-    if [isinstance(settings, Mapping) for settings in given] != [True]:
-        raise UserError(
-            'process is a name or {name: settings}: {"psld": {"gamma": 0.25}}, or with matrices of '
-            'your own a LinearProcess or {"recipe": {"D": …, "Q": …, "S": …}}'
-        )
-    [(name, settings)] = process.items()
+    [(name, settings)] = ({process: {}} if isinstance(process, str) else process).items()
     words = [f"process={name}", *as_words("process", settings)]
     return cast(ProcessSettings, compose_named(words, call).process)
 
@@ -90,18 +79,8 @@ def named_sampler(
         for key, value in options.items()
         for name, each in (value.items() if isinstance(value, Mapping) else [("", value)])
     }
-    words = [*overrides, *as_words("sampler", options)]
-    try:
-        return compose_named([f"sampler={name}", *words], call).sampler
-    except UserError as error:
-        content = _composed([f"sampler={name}"], call)["sampler"]
-        kind = group_of(SamplerChoice.model_fields["sampler"], content)
-        plain = kind.model_fields if kind else options
-        unknown = [key for key in options if key.partition(".")[0] not in plain]
-        if unknown and "meant?" not in str(error):
-            taken = ", ".join(key for key in plain if key not in ("code", "integrator", "guidance"))
-            raise UserError(f"{name} takes no {unknown[0]}; it takes {taken}") from None
-        raise
+    words = [f"sampler={name}", *overrides, *as_words("sampler", options)]
+    return compose_named(words, call).sampler
 
 
 def by_class(
@@ -109,14 +88,12 @@ def by_class(
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the words and options of guidance to classes, by a guide or without; none without it.
 
-    Raises UserError for a scale without one, and if there is a guidance already.
+    Raises UserError for a scale without one.
     """
     if label is None and not by_guide:
         if scale is not None:
             raise UserError("scale is the strength of guidance; give a label or a guide")
         return [], {**options}
-    if "guidance" in options:
-        raise UserError("guidance: a label or a guide chooses one; give either")
     label = quoted(label) if isinstance(label, str) else label
     given = {"guidance.label": label, "guidance.scale": scale}
     kind = "classifier" if by_guide else "classifier-free"
@@ -136,11 +113,7 @@ def as_words(key: str, settings: Mapping[str, object]) -> list[str]:
     """Return settings as KEY.NAME=VALUE; arrays and tensors are lists, and a text is as it is."""
     words = []
     for name, value in settings.items():
-        try:
-            text = json.dumps(value, default=lambda array: array.tolist(), ensure_ascii=False)
-        except (TypeError, ValueError, AttributeError):
-            wrong = f"{key}.{name}: {value!r} is no number, boolean, text or list"
-            raise UserError(wrong) from None
+        text = json.dumps(value, default=lambda array: array.tolist(), ensure_ascii=False)
         words.append(f"{key}.{name}={value if isinstance(value, str) else text}")
     return words
 
