@@ -147,10 +147,21 @@ def load_average(average: Any, state: Any) -> None:
 
 
 def as_bytes(content: dict[str, Any]) -> bytes:
-    """Return what torch.save writes."""
+    """Return what torch.save writes of a content on the CPU."""
     stream = io.BytesIO()
-    torch.save(content, stream)
+    torch.save(on_cpu(content), stream)
     return stream.getvalue()
+
+
+def on_cpu(state: Any) -> Any:
+    """Return a state with its tensors on the CPU."""
+    if isinstance(state, Tensor):
+        return state.detach().cpu()
+    if isinstance(state, dict):
+        return {key: on_cpu(value) for key, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(map(on_cpu, state))
+    return state
 
 
 def from_bytes(stream: IO[bytes]) -> dict[str, Any]:
