@@ -205,3 +205,5 @@ def test_classes_of_a_network_of_ones_own(folder):
     ):
         with pytest.raises(UserError, match=said):
             sampled(**wrong)
+    with pytest.raises(UserError, match="guidance: a label or a guide chooses one; give either"):
+        sampled(label=1, guidance={"kind": "classifier-free", "label": 2})

@@ -26,7 +26,7 @@ from psld.data.images import (
     to_channels,
 )
 from psld.data.settings import DatasetSettings, FilterName, Images, PrepareSettings, Source
-from psld.data.store import FORMAT_VERSION, DatasetRecord, ImageStore, write_store
+from psld.data.store import FORMAT_VERSION, ImageStore, PreparedRecord, write_store
 from psld.utils import VERSION
 from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, write_json, write_text
@@ -102,15 +102,15 @@ def prepare_dataset(
     return record
 
 
-def _earlier(output: Path) -> DatasetRecord | None:
+def _earlier(output: Path) -> PreparedRecord | None:
     """Return the record of a dataset; None if there is no dataset with a whole record."""
     with suppress(UserError):
         if output.exists():
-            return load_record(DatasetRecord, output.with_suffix(".json"), "")
+            return load_record(PreparedRecord, output.with_suffix(".json"), "")
     return None
 
 
-def _other(earlier: DatasetRecord, settings: DatasetSettings) -> str:
+def _other(earlier: PreparedRecord, settings: DatasetSettings) -> str:
     """Say with which other settings a dataset was prepared; an empty text if with none.
 
     A source in another place, or of edited code, is another one if `Source.seen` says so.

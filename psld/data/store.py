@@ -224,7 +224,7 @@ def _layout(
     return memory.getvalue()
 
 
-class DatasetRecord(Settings, extra="ignore"):
+class PreparedRecord(Settings, extra="ignore"):
     """The part of a dataset's record that commands use."""
 
     settings: DatasetSettings
@@ -239,7 +239,7 @@ def described_dataset(path: Path) -> dict[str, Any]:
     record = path.with_suffix(".json")
     missing = f"no such file, which says what is in {path.name}; {AGAIN}"
     wrong = f"{record}: not the record of a dataset; {AGAIN}"
-    return read_record(DatasetRecord, record, wrong, missing).settings.model_dump(mode="json")
+    return read_record(PreparedRecord, record, wrong, missing).settings.model_dump(mode="json")
 
 
 # -- pixels: bytes in files, numbers in [−1, 1] in networks; images are quantized only here -------

@@ -88,12 +88,14 @@ def by_class(
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the words and options of guidance to classes, by a guide or without; none without it.
 
-    Raises UserError for a scale without one.
+    Raises UserError for a scale without one, and if there is a guidance already, which would win.
     """
     if label is None and not by_guide:
         if scale is not None:
             raise UserError("scale is the strength of guidance; give a label or a guide")
         return [], {**options}
+    if "guidance" in options:
+        raise UserError("guidance: a label or a guide chooses one; give either")
     label = quoted(label) if isinstance(label, str) else label
     given = {"guidance.label": label, "guidance.scale": scale}
     kind = "classifier" if by_guide else "classifier-free"

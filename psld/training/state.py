@@ -88,8 +88,11 @@ class TrainingState:
         """Read the states of custom parts back, as a resumed training does.
 
         The optimizer and the averages are built again for this. Raises UnpicklingError if a
-        checkpoint cannot hold a state.
+        checkpoint cannot hold a state, and TypeError if the file of a model cannot hold an average.
         """
+        for average in self.averages.values():
+            for tensor in average.network.state_dict().values():
+                torch.empty(0, dtype=tensor.dtype).numpy()  # As at the export.
         if not any(part.code for part in self.parts.values()):
             return
         stored = from_bytes(io.BytesIO(as_bytes(self.state_dict())))

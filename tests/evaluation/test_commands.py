@@ -9,7 +9,7 @@ import torch
 
 from psld.config.compose import compose_content
 from psld.config.settings import parse, write_record
-from psld.data.store import DatasetRecord, ImageStore, truncated, write_store
+from psld.data.store import ImageStore, PreparedRecord, truncated, write_store
 from psld.evaluation.folders import (
     extractor_for,
     features_of_splits,
@@ -49,7 +49,7 @@ def store_of(path: Path, train: int, test: int, num_classes: int = 10) -> str:
         blocks=[images],
     )
     settings = compose_content("prepare", [f"dataset.num_classes={num_classes}"], "test")
-    record = DatasetRecord(settings=settings["dataset"], digest=ImageStore.open(path).digest)
+    record = PreparedRecord(settings=settings["dataset"], digest=ImageStore.open(path).digest)
     write_record(path.with_suffix(".json"), record)
     return str(path)
 

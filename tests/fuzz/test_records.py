@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from psld.cluster.job import begin_life
-from psld.data.store import DatasetRecord
+from psld.data.store import PreparedRecord
 from psld.evaluation.results import CellResults
 from psld.models.manifest import read_manifest
 from psld.utils.files import read_json, write_json
@@ -32,7 +32,7 @@ PLAIN = {
     "lives.json": ({"7": [3], "8": [4]}, lambda file: begin_life(file.parent, 3) or True),
     "dataset.json": (
         {"settings": DIGITS, "digest": "0"},
-        lambda file: read_json(file, DatasetRecord),
+        lambda file: read_json(file, PreparedRecord),
     ),
 }
 """Files without a digest: a changed value that fits is taken."""
