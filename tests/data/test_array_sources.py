@@ -94,7 +94,7 @@ def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "damaged", "complaint"),
     [
-        ("t10k-images-idx3-ubyte.gz", b"<html>404", "not a whole IDX file"),
+        ("t10k-images-idx3-ubyte.gz", b"<html>404", "not a valid IDX file"),
         ("train-images-idx3-ubyte.gz", gzip.compress(idx(TRAIN[1])), "in 3 dimensions"),
         ("train-images-idx3-ubyte.gz", gzip.compress(idx(TRAIN[0])[:-1]), "cannot reshape"),
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(TRAIN[1])), "6 labels, but 2"),

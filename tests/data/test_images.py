@@ -50,7 +50,18 @@ def test_broken_pictures_are_named_all_at_once(tmp_path):
     text = str(error.value)
     named = [f"{tmp_path}/{i:02d}.png: broken picture (" for i in range(3, 14)]
     assert [each in text for each in named] == [True] * 10 + [False]
-    assert text.endswith(" and 1 more; remove or replace it")
+    assert text.endswith(" and 1 more; remove or replace them")
+
+
+def test_the_error_of_broken_pictures_ends_with_the_command_that_removes_them(tmp_path):
+    whole = encode(random_images(9, 9, 3))
+    write_files(tmp_path / "p", {"a 1.png": whole[:50], "b.png": whole[:60], "c.png": whole})
+    write_zip(tmp_path / "p.zip", {"a.png": whole[:50], "b.png": whole[:60]})
+    remove = f"; remove or replace them: rm '{tmp_path}/p/a 1.png' {tmp_path}/p/b.png"
+    for name, ending in (("p", remove), ("p.zip", "; remove or replace them")):
+        with pytest.raises(UserError) as error:
+            read_images(tmp_path / name)
+        assert str(error.value).endswith(ending)
 
 
 def test_gray_pictures_among_colored_ones_become_colored(tmp_path):
@@ -91,7 +102,7 @@ def test_files_that_are_no_arrays(tmp_path):
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Bomb()))
     os.mkfifo(tmp_path / "pipe")
     for name, said in {
-        "damaged.npz": r"not a whole \.npz of arrays \(.*CRC",
+        "damaged.npz": r"not a valid \.npz of arrays \(.*CRC",
         "pickle.npz": "pickled objects, which can run code",
         "pipe": "a pipe or a device",
     }.items():
@@ -104,7 +115,9 @@ def test_arrays_are_read_by_their_names(tmp_path):
     b, a = read_npz(tmp_path / "x.npz", ["b", "a"])
     assert (len(a), len(b)) == (3, 2)
     assert read_npz(tmp_path / "x.npz", ["a", "c"]) is None
-    with pytest.raises(UserError, match=r"x\.npz: no arr_0 in it, but a, b; save the images as"):
+    with pytest.raises(
+        UserError, match=r"x\.npz: no array arr_0 in it, but a, b; save the images as"
+    ):
         read_images(tmp_path / "x.npz")
 
 

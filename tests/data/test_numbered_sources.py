@@ -121,9 +121,9 @@ def test_files_that_are_no_arrays_are_one_line(folder):
     np.savez("other.npz", x=PIXELS)
     shutil.copy("other.npz", "renamed.npy")
     for name, says in {
-        "cut.npy": "cut.npy: not a whole .npy of numbers (",
-        "renamed.npy": "renamed.npy: not a whole .npy of numbers (",
-        "other.npz": "other.npz: no arr_0 in it, but x; save the images as arr_0",
+        "cut.npy": "cut.npy: not a valid .npy of numbers (",
+        "renamed.npy": "renamed.npy: not a valid .npy of numbers (",
+        "other.npz": "other.npz: no array arr_0 in it, but x; save the images as arr_0",
     }.items():
         with pytest.raises(UserError, match=r"^[^\n]*$") as found:
             prepare({"kind": "array", "path": name})

@@ -144,6 +144,8 @@ def test_a_picture_of_another_size_ends_the_reading(tmp_path, monkeypatch):
         return image
 
     monkeypatch.setattr(reading, "to_channels", to_channels)
-    with pytest.raises(UserError, match=r"00001\.png has 8×9 pixels"):
+    with pytest.raises(
+        UserError, match=r"00000.png is 8×8 pixels .width×height., 00001.png is 9×8"
+    ):
         reading.read_images(tmp_path / "pictures")
     assert len(read) < 30

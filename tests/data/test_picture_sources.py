@@ -216,7 +216,7 @@ def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
         (afhqv2, "", r"afhq_v2\.zip.*clovaai/stargan-v2"),
         (afhqv2, "cats", "no pictures in test/dog"),
         (folder, "nothing", r"nothing: neither .* \(\[Errno 2\] No such file"),
-        (folder, "", r"no pictures in it; they end in \.bmp"),
+        (folder, "", r"contains no pictures; pictures end in \.bmp"),
         (folder, "cats/a.png", r"a\.png: neither a folder nor a whole zip archive"),
     ],
 )

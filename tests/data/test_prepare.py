@@ -133,24 +133,24 @@ def test_a_run_hears_of_other_names_and_sizes_of_pictures(pictures, tmp_path):
     assert list(notes_on_prepared(*record)) == []
 
 
-def test_a_damaged_digest_file_is_written_again(pictures, tmp_path):
+def test_a_damaged_digest_file_is_repaired(pictures, tmp_path):
     record, digest = prepared(pictures, tmp_path), tmp_path / "mine.digest"
     whole = digest.read_bytes()
     digest.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     [line] = notes_on_prepared(*record)
-    assert line == f"{digest}: not the digest of mine.h5; written again"
+    assert line == f"{digest}: not the digest of mine.h5; repaired"
     assert digest.read_bytes() == whole
     assert list(notes_on_prepared(*record)) == []
 
 
-def test_notes_say_what_they_could_not_repair_and_which_settings_are_other_ones(pictures, tmp_path):
+def test_notes_say_what_they_could_not_repair_and_which_settings_differ(pictures, tmp_path):
     name, settings = prepared(pictures, tmp_path)
     (pictures / "a/000.png").unlink()
     smaller = settings.dataset.model_copy(update={"image_size": 4})
     edited = settings.model_copy(update={"dataset": smaller})
     [line] = notes_on_prepared(name, edited)
-    assert line.startswith(f"{tmp_path}/mine.h5: prepared with another dataset.image_size; if you")
-    with pytest.raises(UserError, match=r"dataset\.image_size; for these: psld"):
+    assert line.startswith(f"{tmp_path}/mine.h5: prepared with another dataset.image_size; to use")
+    with pytest.raises(UserError, match=r"dataset\.image_size; to use these: psld"):
         check_prepared(name, edited)
     check_prepared(name, settings)
     (tmp_path / "mine.digest").write_text("another\n")
@@ -196,7 +196,7 @@ def test_the_number_of_classes_must_be_that_of_the_source(pictures, tmp_path):
 
 def test_a_class_has_no_name_that_asks_for_all_classes(pictures, tmp_path):
     (pictures / "a").rename(pictures / "cycle")
-    with pytest.raises(UserError, match=r"a class is called cycle, which .* rename it"):
+    with pytest.raises(UserError, match=r"a class is named cycle, which .* rename it"):
         prepare_dataset(dataset(folder(pictures), num_classes=2), tmp_path / "x.h5")
     prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
     store = ImageStore.open(tmp_path / "x.h5")
@@ -213,7 +213,8 @@ def test_broken_pictures_stop_the_preparation_and_are_named_all_at_once(pictures
     with pytest.raises(UserError) as error:
         prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
     two = r"\S+a/004\.png: broken picture \(.+\); \S+b/001\.png: broken picture \(.+\)"
-    assert re.fullmatch(f"{two}; remove or replace it", str(error.value))
+    remedy = r"; remove or replace them: rm \S+a/004\.png \S+b/001\.png"
+    assert re.fullmatch(two + remedy, str(error.value))
     assert before == ((tmp_path / "x.h5").read_bytes(), (tmp_path / "x.json").read_bytes())
     assert list(tmp_path.glob(".*")) == []
 

@@ -159,7 +159,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         with pytest.raises(UserError, match="not made by psld prepare"):
             ImageStore.open(tmp_path / name)
     sign(tmp_path / "y.h5")
-    with pytest.raises(UserError, match="not a whole dataset"):
+    with pytest.raises(UserError, match="not a valid dataset"):
         ImageStore.open(tmp_path / "y.h5")
 
 
@@ -176,7 +176,7 @@ def test_images_that_cannot_be_mapped(path):
         del file["images"]
         file.create_dataset("images", data=IMAGES, chunks=(1, 3, 4, 4))
     sign(path)
-    with pytest.raises(UserError, match="cut short, or with something behind the images"):
+    with pytest.raises(UserError, match="truncated, or with extra bytes after the images"):
         ImageStore.open(path)
 
 
