@@ -303,7 +303,7 @@ class Numbered(Source):
         return in_test
 
     def classes(self, labels: "np.ndarray", count: int) -> tuple[str, ...]:
-        """Return the class names "0", "1", …. Raises UserError if the labels are no class indices."""
+        """Return the class names 0, 1, …. Raises UserError if the labels are not class indices."""
         fits = labels.shape == (count,) and labels.dtype.kind in "iu"
         if not fits or labels.min() < 0 or labels.max() >= count:
             ends = f" from {labels.min()} to {labels.max()}" if fits else ""

@@ -104,7 +104,7 @@ def test_many_images_take_the_memory_of_few(monkeypatch):
         (PIXELS, LABELS / 1, "x.npz: the labels are float64 of shape (50,); right is 50 integers "),
         (PIXELS, LABELS[1:], "the labels are int64 of shape (49,); right is 50 integers from 0"),
         (PIXELS, LABELS - 1, "the labels are int64 from -1 to 1 of shape (50,); right is 50 inte"),
-        (PIXELS, LABELS + 48, "from 48 to 50 of shape (50,); right is 50 integers from 0, as of"),
+        (PIXELS, LABELS + 48, "from 48 to 50 of shape (50,); right is 50 integers from 0, such as"),
     ],
 )
 def test_arrays_that_are_no_images_are_one_line(images, labels, says, folder):

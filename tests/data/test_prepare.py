@@ -196,7 +196,7 @@ def test_the_number_of_classes_must_be_that_of_the_source(pictures, tmp_path):
 
 def test_a_class_has_no_name_that_asks_for_all_classes(pictures, tmp_path):
     (pictures / "a").rename(pictures / "cycle")
-    with pytest.raises(UserError, match=r"a class is named cycle, which .* rename it"):
+    with pytest.raises(UserError, match=r"a class is named cycle, which .* rename the class"):
         prepare_dataset(dataset(folder(pictures), num_classes=2), tmp_path / "x.h5")
     prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
     store = ImageStore.open(tmp_path / "x.h5")

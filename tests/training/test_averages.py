@@ -56,7 +56,7 @@ def test_it_is_the_model_of_a_training_of_its_own_also_after_a_kill(train, tmp_p
     with monkeypatch.context() as patch:
         killed_at(3, patch)
         refused(train("name=base", SHORT), 1, "killed")
-    assert "going on from step 2" in succeeded(train("name=base", SHORT)).stdout
+    assert "resuming from step 2" in succeeded(train("name=base", SHORT)).stdout
     killed_at(0, monkeypatch)
     assert "training models" not in succeeded(train(*alone)).stdout
     assert sha256(tmp_path, "short") == expected != sha256(tmp_path, "base")
@@ -69,7 +69,7 @@ def test_a_training_that_began_without_it_does_not_make_it(train, tmp_path, monk
         refused(train("name=base", *before), 1, "killed")
     said = succeeded(train("name=base", SHORT)).stdout
     assert (
-        "averages.short: this training began without it; short needs a training of its own" in said
+        "averages.short: this training started without this average; train short separately" in said
     )
     assert not list((tmp_path / "runs").glob("short-*"))
     assert run_directory(tmp_path).name.startswith("base-")
@@ -119,7 +119,7 @@ def test_a_whole_training_that_starts_again_changes_no_file(train, tmp_path, mon
     succeeded(train(*words))
     assert files_below(tmp_path / "runs") == kept
     assert sha256(tmp_path, "base")
-    assert "other needs a training of its own" in train("name=base", "averages.other=ema").stdout
+    assert "train other separately" in train("name=base", "averages.other=ema").stdout
     [made] = (tmp_path / "runs").glob("short-*")
     shutil.rmtree(made)
     succeeded(train(*words))

@@ -141,7 +141,7 @@ def test_a_finished_training_only_exports_and_other_intervals_resume_it(
     checkpoint(trained, 12).unlink()
     changed = ("training.checkpoint_every=3", "training.log_every=1")
     printed = succeeded(call(trained, "train", *SETTINGS, f"data={digits}", *changed)).stdout
-    assert "going on from step 8: " in printed
+    assert "resuming from step 8: " in printed
     assert len(list((trained / "runs").iterdir())) == 1
     assert weights(trained) == before
 
@@ -208,8 +208,8 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(trained, digits, damage)
     damage(newest)
     shutil.rmtree(newest.parents[1] / "model")
     said = succeeded(call(trained, "train", *settings)).stdout
-    assert f"{newest.name}: damaged; it is checkpoint-00000012.damaged now, and step 8 is" in said
-    assert "going on from step 8" in said
+    assert f"{newest.name}: damaged and renamed to checkpoint-00000012.damaged; step 8 is" in said
+    assert "resuming from step 8" in said
     assert weights(trained) == before
     assert newest.exists()
     for step in (8, 12):

@@ -87,7 +87,7 @@ def test_it_resumes_to_the_bit(folder, digits, monkeypatch):
         refused(train(folder, digits, *words), 1, "stopped")
     (folder / "models/by-hand/base/weights.safetensors").unlink()
     finished = succeeded(train(folder, digits, *words))
-    assert "going on from step 1" in finished.stdout
+    assert "resuming from step 1" in finished.stdout
     assert "starting from" not in finished.stdout
     resumed = weights(folder, "tuned")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -96,12 +96,12 @@ def test_it_resumes_to_the_bit(folder, digits, monkeypatch):
 def test_what_fits_is_taken_and_the_rest_is_named(folder, digits):
     words = ("init.model=by-hand/base", "name=other", "process=vp-sde", SLOW)
     line = refused(train(folder, digits, *words), 2, "init.model=by-hand/base: stem.weight: (8, 2,")
-    assert "(8, 1, 3, 3) here; init.take=fitting takes what fits" in line
+    assert "(8, 1, 3, 3) here; init.take=fitting loads the weights that fit" in line
     assert not (folder / "models/by-hand/other").exists()
     said = succeeded(train(folder, digits, *words, "init.take=fitting")).stdout.splitlines()[0]
     assert said.startswith("starting from by-hand/base; process.")
     assert "; process.kind was psld, is vp-sde; " in said
-    assert "; not taken, or new: stem.weight, " in said
+    assert "; not loaded, or new: stem.weight, " in said
     left = said.partition("new: ")[2].split(", ")
     base, other = weights(folder, "base"), weights(folder, "other")
     for name in base.keys() - {*left}:

@@ -134,7 +134,7 @@ def test_killed_stopped_and_resumed(training, uninterrupted, tmp_path):
     stopped_at = int(re.search(r"step (\d+) is saved", line)[1])
     assert 3 * EVERY <= stopped_at < STEPS
     assert third.returncode == 0, complaints
-    assert f"going on from step {stopped_at}: " in printed
+    assert f"resuming from step {stopped_at}: " in printed
     check_same_training(tmp_path, uninterrupted)
     check_history(tmp_path, stopped_at)
 

@@ -116,7 +116,7 @@ def test_a_training_outlives_its_wandb(digits, tmp_path, server):
         core.terminate()
         printed, complaints = process.communicate(timeout=300)
     assert process.returncode == 0, complaints
-    assert printed.count("`psld wandb sync` uploads what is missing") == 1
+    assert printed.count("`psld wandb sync` uploads the missing steps") == 1
     assert f"step {STEPS}/{STEPS}" in printed
 
 
