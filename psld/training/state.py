@@ -123,7 +123,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     """Load the state of an optimizer bit-exactly.
 
     By itself, torch casts the tensors of the state to the dtype of their parameter, such as 8-bit
-    moments to float32, and turns strings into lists of characters.
+    moments to float32, and corrupts strings.
     """
     optimizer.load_state_dict(state)
     parameters = [each for group in optimizer.param_groups for each in group["params"]]

@@ -173,7 +173,9 @@ def test_the_same_pictures_elsewhere_are_the_same_source(pictures, tmp_path):
         moved = dataset(folder(tmp_path / root), num_classes=2)
         lines = list(notes_on_prepared(name, settings.model_copy(update={"dataset": moved})))
         assert len(lines) == (root == "others")
-        assert all("mine.h5: prepared with another dataset.source; if" in line for line in lines)
+        assert all(
+            "mine.h5: prepared with another dataset.source; to use" in line for line in lines
+        )
     halved = dataset(folder(pictures, test_fraction=0.5), num_classes=2)
     [line] = notes_on_prepared(name, settings.model_copy(update={"dataset": halved}))
     assert "prepared with another dataset.source" in line
