@@ -43,7 +43,7 @@ def pixels_of(source):
 # --- digits -------------------------------------------------------------------------------------
 
 
-def test_digits_are_all_there_once_and_split_evenly():
+def test_digits_are_complete_and_split_evenly():
     source = Digits().open()
     assert (len(source.train), len(source.test)) == (1437, 360)
     labels = labels_of(source)
@@ -82,7 +82,7 @@ def test_padding_puts_zeros_around_the_image(tmp_path):
     np.testing.assert_array_equal(pixels_of(source), expected)
 
 
-def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
+def test_the_debian_package_is_the_default_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("psld.data.sources.DEBIAN_FOLDER", tmp_path / "debian")
     with pytest.raises(UserError, match=r"^downloads/fashion-mnist: no train-images.*Debian"):
@@ -142,7 +142,7 @@ class Trap:
         return open, (str(self.path), "w")
 
 
-def test_another_pickle_is_refused_and_not_run(cifar10):
+def test_a_foreign_pickle_is_refused_and_not_executed(cifar10):
     cifar(cifar10, download=True).open()
     trap = pickle.dumps(Trap(cifar10 / "ran"), protocol=2)
     (cifar10 / "cifar-10-batches-py/data_batch_3").write_bytes(trap)
@@ -151,7 +151,7 @@ def test_another_pickle_is_refused_and_not_run(cifar10):
     assert not (cifar10 / "ran").exists()
 
 
-def test_a_missing_archive_and_one_cut_short_say_what_to_get(cifar10, tmp_path):
+def test_a_missing_or_truncated_archive_names_the_file_to_download(cifar10, tmp_path):
     path = cifar10 / "cifar-10-python.tar.gz"
     path.write_bytes(path.read_bytes()[:-100])
     for root, download in ((tmp_path / "empty", False), (cifar10, True)):

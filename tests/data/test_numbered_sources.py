@@ -66,7 +66,7 @@ def test_arrays_that_are_left_out_are_named(capsys):
     assert "x.npz: left out: arr_1; classes are read from labels" in capsys.readouterr().err
 
 
-def test_what_is_converted_is_counted():
+def test_conversions_are_counted():
     wide, cut = random_images(6, 8, 12), {"not square, cut to the central square": 6}
     np.save("gray.npy", wide)
     record, store = prepare({"kind": "array", "path": "gray.npy"})
@@ -84,7 +84,7 @@ def test_what_is_converted_is_counted():
     assert "test image that is also a training image" in prepare(source)[0]["converted"]
 
 
-def test_many_images_take_the_memory_of_few(monkeypatch):
+def test_memory_does_not_grow_with_the_number_of_images(monkeypatch):
     """Only blocks are in memory, no picture is made, and no number hashed if none is held out."""
     taken, read = [], Rows.pixels
     monkeypatch.setattr(sources, "hashlib", None)
@@ -107,14 +107,14 @@ def test_many_images_take_the_memory_of_few(monkeypatch):
         (PIXELS, LABELS + 48, "from 48 to 50 of shape (50,); right is 50 integers from 0, such as"),
     ],
 )
-def test_arrays_that_are_no_images_are_one_line(images, labels, says, folder):
+def test_arrays_that_are_not_images_are_reported_in_one_line(images, labels, says, folder):
     np.savez("x.npz", arr_0=images, **({} if labels is None else {"labels": labels}))
     with pytest.raises(UserError, match=rf"^[^\n]*{re.escape(says)}[^\n]*$"):
         prepare({"kind": "array", "path": "x.npz"})
     assert not list(folder.glob("*.h5")), "nothing half written"
 
 
-def test_files_that_are_no_arrays_are_one_line(folder):
+def test_files_that_are_not_arrays_are_reported_in_one_line(folder):
     np.save("x.npy", PIXELS)
     whole = (folder / "x.npy").read_bytes()
     (folder / "cut.npy").write_bytes(whole[:-1])
@@ -183,7 +183,7 @@ def test_each_form_of_a_dataset_of_hugging_face(library, folder):
     assert prepare(source)[0]["splits"] == {"train": 6, "test": 2}
 
 
-def test_wrong_datasets_are_one_line(library, folder):
+def test_wrong_datasets_are_reported_in_one_line(library, folder):
     rows = rows_of(library).add_column("name", list("abcdefgh")).add_column("size", [1.5] * 8)
     rows.to_parquet("x.parquet")
     library.DatasetDict(train=rows, test=rows).save_to_disk("split")
@@ -220,7 +220,7 @@ def test_broken_pictures_of_a_dataset_are_listed(library):
         prepare({"kind": "datasets", "path": "broken"})
 
 
-def test_the_library_is_an_extra(folder, monkeypatch):
+def test_a_missing_datasets_library_is_reported(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     (folder / "x").mkdir()
     said = r"not installed; pip install 'psld\[datasets\]'"
@@ -228,7 +228,7 @@ def test_the_library_is_an_extra(folder, monkeypatch):
         prepare({"kind": "datasets", "path": "x"})
 
 
-def test_the_command_takes_an_array(folder):
+def test_the_command_accepts_an_array(folder):
     np.save("x.npy", PIXELS)
     words = ("dataset=folder", "dataset.name=mine", "dataset.image_size=8")
     own = ("dataset.source=array", "dataset.source.path=x.npy", "dataset.source.test_fraction=0.2")

@@ -73,7 +73,7 @@ def test_central_square():
     np.testing.assert_array_equal(central_square(Image.fromarray(pixels), 2), pixels[2:4, 1:3])
 
 
-def test_pictures_are_turned_upright():
+def test_pictures_are_rotated_by_their_exif_orientation():
     stream = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6

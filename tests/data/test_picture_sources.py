@@ -41,7 +41,7 @@ def pngs(*names, size=(4, 4)):
 # --- CelebA -------------------------------------------------------------------------------------
 
 
-def test_celeba_trains_on_everything(tmp_path):
+def test_all_images_of_celeba_are_training_images(tmp_path):
     """The archive comes before what is unpacked of it."""
     write_files(tmp_path, celeba_files(2))
     source = celeba(tmp_path).open()
@@ -152,7 +152,7 @@ def test_only_regular_files_are_read_and_the_others_are_counted(tmp_path, capsys
         folder(tmp_path / "pipe.png").open()
 
 
-def test_names_that_are_no_utf_8(tmp_path):
+def test_names_that_are_not_utf_8(tmp_path):
     """Archives of old systems have them."""
     kind, file = os.fsdecode(b"\xe4pfel"), os.fsdecode(b"\xe4.png")
     write_files(tmp_path, pngs(f"{kind}/{file}", "birnen/b.png", f"birnen/{file}"))
@@ -196,7 +196,7 @@ def test_pictures_of_every_class_are_held_out(tmp_path):
     assert not any(labels_of(folder(tmp_path).open())), "one picture lies in no class"
 
 
-def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
+def test_of_two_archive_members_with_the_same_name_the_later_is_read(tmp_path):
     files = pngs("0.png")
     root = write_zip(tmp_path / "faces.zip", {"0.png": b"older"})
     with zipfile.ZipFile(root, "a") as packed, pytest.warns(UserWarning, match="Duplicate"):
@@ -220,7 +220,7 @@ def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
         (folder, "cats/a.png", r"a\.png: neither a folder nor a whole zip archive"),
     ],
 )
-def test_missing_files_say_what_to_get(tmp_path, source, place, said):
+def test_errors_for_missing_files_name_what_to_download(tmp_path, source, place, said):
     if place.startswith("cats"):
         names = ("a.png", "train/cat/1.png", "train/dog/1.png", "train/wild/1.png")
         write_files(tmp_path / "cats", pngs(*names))

@@ -46,7 +46,7 @@ def pictures(tmp_path):
     return write_files(tmp_path / "pictures", files)
 
 
-def test_pixels_are_the_resized_pictures_and_those_held_out_come_last(pictures, tmp_path):
+def test_pixels_are_the_resized_pictures_with_the_test_images_last(pictures, tmp_path):
     settings = dataset(folder(pictures, test_fraction=0.25), num_classes=2)
     record = prepare_dataset(settings, tmp_path / "data" / "mine.h5")
     assert record["splits"] == {"train": 30, "test": 10}
@@ -116,7 +116,7 @@ def prepared(pictures, tmp_path):
     return "grid/mine", settings
 
 
-def test_a_run_hears_of_other_names_and_sizes_of_pictures(pictures, tmp_path):
+def test_changed_names_and_sizes_of_pictures_are_reported(pictures, tmp_path):
     record = prepared(pictures, tmp_path)
     one = pictures / "a/000.png"
     one.touch()
@@ -164,7 +164,7 @@ def test_notes_say_what_they_could_not_repair_and_which_settings_differ(pictures
     check_prepared(name, edited)
 
 
-def test_the_same_pictures_elsewhere_are_the_same_source(pictures, tmp_path):
+def test_moved_pictures_are_the_same_source(pictures, tmp_path):
     name, settings = prepared(pictures, tmp_path)
     for root in ("same", "others"):
         shutil.copytree(pictures, tmp_path / root)
@@ -188,7 +188,7 @@ def test_pictures_next_to_the_folders_of_classes_are_counted(pictures, tmp_path,
     assert said in capsys.readouterr().err
 
 
-def test_the_number_of_classes_must_be_that_of_the_source(pictures, tmp_path):
+def test_the_number_of_classes_must_match_the_source(pictures, tmp_path):
     with pytest.raises(
         UserError, match=r"num_classes is 3, but the source folder has 2 classes \(a, b\)"
     ):
@@ -196,7 +196,7 @@ def test_the_number_of_classes_must_be_that_of_the_source(pictures, tmp_path):
     assert list(tmp_path.glob("*.h5")) == []
 
 
-def test_a_class_has_no_name_that_asks_for_all_classes(pictures, tmp_path):
+def test_a_class_cannot_be_named_cycle(pictures, tmp_path):
     (pictures / "a").rename(pictures / "cycle")
     with pytest.raises(UserError, match=r"a class is named cycle, which .* rename the class"):
         prepare_dataset(dataset(folder(pictures), num_classes=2), tmp_path / "x.h5")
@@ -206,7 +206,7 @@ def test_a_class_has_no_name_that_asks_for_all_classes(pictures, tmp_path):
     assert (store.num_classes, store.class_names) == (0, ())
 
 
-def test_broken_pictures_stop_the_preparation_and_are_named_all_at_once(pictures, tmp_path):
+def test_broken_pictures_stop_the_preparation_with_one_error(pictures, tmp_path):
     prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
     before = (tmp_path / "x.h5").read_bytes(), (tmp_path / "x.json").read_bytes()
     for name in ("a/004.png", "b/001.png"):
@@ -258,7 +258,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path):
 # --- the command --------------------------------------------------------------------------------
 
 
-def test_the_command_makes_three_files_and_prints_what_is_in_them(tmp_path):
+def test_the_command_writes_three_files_and_prints_their_content(tmp_path):
     result = succeeded(call(tmp_path, "prepare"))
     assert result.stderr == ""
     assert result.stdout.endswith("\nclasses: 0 0, 1 1, 2 2, 3 3, 4 4, 5 5, 6 6, 7 7, 8 8, 9 9\n")
@@ -273,7 +273,7 @@ def test_the_command_makes_three_files_and_prints_what_is_in_them(tmp_path):
     assert store.digest == json.loads((tmp_path / "data" / "digits.json").read_text())["digest"]
 
 
-def test_the_command_counts_what_it_converts_and_the_classes_that_it_leaves_out(tmp_path):
+def test_the_command_counts_conversions_and_ignored_classes(tmp_path):
     modes = {"tiny": "L", "cmyk": "CMYK", "clear": "RGBA", "plain": "RGB"}
     for number, (name, mode) in enumerate(modes.items()):
         path = tmp_path / "p" / f"{number % 2}" / f"{name}.tif"
@@ -291,7 +291,7 @@ def test_the_command_counts_what_it_converts_and_the_classes_that_it_leaves_out(
     assert classes == "its 2 classes are not used; dataset.num_classes=2 uses them"
 
 
-def test_pictures_that_are_in_both_splits_are_counted(tmp_path):
+def test_pictures_in_both_splits_are_counted(tmp_path):
     once = {f"{i}.png": encode(random_images(8, 8, 3, seed=i)) for i in range(20)}
     write_files(tmp_path / "p", once | {f"again-{name}": each for name, each in once.items()})
     words = ["dataset=folder", "dataset.name=p", "dataset.image_size=8", "dataset.source.root=p"]

@@ -92,7 +92,7 @@ def test_compiled_networks_have_a_graph_for_each_number_of_images(monkeypatch):
 
 
 @pytest.mark.parametrize("embedding", ["positional", "fourier"])
-def test_a_denoiser_is_its_network_in_edm_s_preconditioning(embedding):
+def test_a_denoiser_applies_the_preconditioning_of_edm(embedding):
     """F sees c_in y, ln σ / 4 and the label; Fourier features take the logarithm themselves."""
     s, label = 0.4, torch.tensor([0, 3])
     inner = unsettled(NCSNpp(small(embedding=embedding), SIZE, 2, 2, num_classes=3))
@@ -108,7 +108,7 @@ def test_a_denoiser_is_its_network_in_edm_s_preconditioning(embedding):
     torch.testing.assert_close(denoiser(y, 0.2)[0], denoiser(y, sigma)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_an_evaluation_gets_as_many_threads_as_it_has_work_for():
+def test_the_number_of_threads_follows_the_work():
     """Parameters × pixels × images, and no more threads than there were."""
     network, before = nn.Linear(9, 10), torch.get_num_threads()  # 100 parameters
     torch.set_num_threads(3)
@@ -124,7 +124,7 @@ def test_an_evaluation_gets_as_many_threads_as_it_has_work_for():
         torch.set_num_threads(before)
 
 
-def test_bf16_takes_networks_of_others():
+def test_bf16_accepts_custom_networks():
     image = torch.ones(1, 3, 4, 4)
     for network in (torch.nn.Conv2d(3, 3, 1), torch.nn.Identity()):
         called = forward_pass(network, "bf16")

@@ -20,7 +20,7 @@ from tests.paper.official_options import official, spec_of
 
 
 @EVERY_OPTION
-def test_it_is_the_plain_network_of_its_official_weights_and_trains_every_parameter(options):
+def test_outputs_equal_the_plain_network_and_every_parameter_has_a_gradient(options):
     """Each weight has one official name, and comes back from it as it was."""
     settings = small(**options)
     network = unsettled(NCSNpp(settings, SIZE, 2, 2))
@@ -51,7 +51,7 @@ INITIAL = [
 
 
 @pytest.mark.parametrize("options", INITIAL, ids=str)
-def test_initial_weights_have_the_official_law(options):
+def test_initial_weights_have_the_official_distribution(options):
     """U(−a, a) with a² = 3 · scale / mean(fan in, fan out), and biases of 0."""
     settings = small(base_channels=32, **options)
     network = NCSNpp(settings, SIZE, 2, 2)
@@ -123,7 +123,7 @@ def test_images_of_another_shape():
         network(torch.zeros(1, 3, SIZE, SIZE), torch.ones(1))
 
 
-def test_channels_that_cannot_be_normalised():
+def test_channels_that_cannot_be_normalized():
     with pytest.raises(UserError, match=r"base_channels .* 140 channels, .* 32 groups"):
         NCSNpp(small(base_channels=28, channel_multipliers=(1, 4)), SIZE, 2, 2)
 

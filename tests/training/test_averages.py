@@ -48,7 +48,9 @@ def killed_at(step, monkeypatch):
     monkeypatch.setattr(loop, "optimize", stop)
 
 
-def test_it_is_the_model_of_a_training_of_its_own_also_after_a_kill(train, tmp_path, monkeypatch):
+def test_a_further_average_equals_a_separate_training_even_after_a_kill(
+    train, tmp_path, monkeypatch
+):
     """Its name and its settings find it: nothing is left to do."""
     alone = ("name=short", "training.average={kind: ema, decay: 0.5}")
     succeeded(train(*alone, "runs=others"))
@@ -63,7 +65,9 @@ def test_it_is_the_model_of_a_training_of_its_own_also_after_a_kill(train, tmp_p
 
 
 @pytest.mark.parametrize("before", [(), ("averages.short={kind: ema, decay: 0.6}",)])
-def test_a_training_that_began_without_it_does_not_make_it(train, tmp_path, monkeypatch, before):
+def test_a_training_that_started_without_an_average_does_not_export_it(
+    train, tmp_path, monkeypatch, before
+):
     with monkeypatch.context() as patch:
         killed_at(3, patch)
         refused(train("name=base", *before), 1, "killed")
@@ -75,12 +79,12 @@ def test_a_training_that_began_without_it_does_not_make_it(train, tmp_path, monk
     assert run_directory(tmp_path).name.startswith("base-")
 
 
-def test_a_wrong_one_is_refused_before_the_training(train):
+def test_a_wrong_average_is_refused_before_the_training(train):
     refused(train("averages.short=emma"), 2, "averages.short: no average 'emma'")
     refused(train("averages.sh/ort=ema"), 2, "averages")
 
 
-def test_the_model_of_a_training_of_its_own_stays(train, tmp_path):
+def test_the_model_of_a_separate_training_is_not_replaced(train, tmp_path):
     alone = ("name=short", "training.average={kind: ema, decay: 0.5}", "training.micro_batch=1")
     succeeded(train(*alone))
     before = files_below(run_directory(tmp_path))
@@ -89,7 +93,7 @@ def test_the_model_of_a_training_of_its_own_stays(train, tmp_path):
     assert files_below(mine) == before
 
 
-def test_a_damaged_one_is_trained_again(train, tmp_path):
+def test_a_damaged_model_of_an_average_is_trained_again(train, tmp_path):
     succeeded(train("name=base", SHORT))
     [made] = (tmp_path / "runs").glob("short-*/model/weights.safetensors")
     whole = made.read_bytes()
@@ -99,7 +103,7 @@ def test_a_damaged_one_is_trained_again(train, tmp_path):
     assert made.read_bytes() == whole
 
 
-def test_one_that_reads_a_model_does_not_move_the_training(train, tmp_path):
+def test_an_average_that_reads_a_model_does_not_change_the_run_directory(train, tmp_path):
     write(tmp_path, reads=READS)
     succeeded(train("name=base"))
     succeeded(train("name=first"))
@@ -109,7 +113,7 @@ def test_one_that_reads_a_model_does_not_move_the_training(train, tmp_path):
     assert list((tmp_path / "runs").glob("base-*")) == [run]
 
 
-def test_a_whole_training_that_starts_again_changes_no_file(train, tmp_path, monkeypatch):
+def test_restarting_a_finished_training_changes_no_file(train, tmp_path, monkeypatch):
     """Its manifest says what made the weights: not what runs later, on other devices."""
     words = "name=base", SHORT
     succeeded(train(*words))

@@ -53,7 +53,7 @@ def weights(folder):
     return (folder / "model" / "weights.safetensors").read_bytes()
 
 
-def test_the_model_says_what_it_is(finished, digits):
+def test_the_manifest_describes_the_model(finished, digits):
     manifest = json.loads((finished / "model" / "manifest.json").read_text())
     assert manifest["name"] == "psld"
     assert manifest["grid"] == "by-hand"
@@ -90,7 +90,7 @@ def test_the_weights_are_the_moving_average(finished):
     assert any(not torch.equal(exported[name], state["network"][name]) for name in exported)
 
 
-def test_without_a_decay_the_weights_are_the_last_ones(digits, tmp_path, monkeypatch):
+def test_without_a_decay_the_weights_are_those_of_the_last_step(digits, tmp_path, monkeypatch):
     """And a sweep gets the last loss."""
     losses, whole = [], training_run.run_training
     train = "psld.commands.training.run_training"
@@ -104,7 +104,7 @@ def test_without_a_decay_the_weights_are_the_last_ones(digits, tmp_path, monkeyp
     assert all(torch.equal(exported[name], state["network"][name]) for name in exported)
 
 
-def test_a_training_says_first_that_it_replaces_another_and_at_last_what_it_wrote(trained, digits):
+def test_a_training_reports_what_it_replaces_and_what_it_wrote(trained, digits):
     words = ("train", *SETTINGS, f"data={digits}")
     assert "nothing new for model; its run" in succeeded(call(trained, *words)).stdout
     lines = succeeded(call(trained, *words, "training.steps=1")).stdout.splitlines()
@@ -127,9 +127,7 @@ def test_the_lock_is_taken_before_the_ranks_join(digits, tmp_path, monkeypatch):
     assert held == [True]
 
 
-def test_a_finished_training_only_exports_and_other_intervals_resume_it(
-    trained, digits, monkeypatch
-):
+def test_a_finished_training_only_exports_even_with_other_intervals(trained, digits, monkeypatch):
     """How often to save and log does not decide the weights, so the run directory is the same."""
     before = weights(trained)
     shutil.rmtree(trained / "model")
@@ -177,7 +175,7 @@ def test_bad_settings_are_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_training_takes_the_settings_of_the_preparation(tmp_path):
+def test_the_settings_of_a_training_must_match_the_prepared_dataset(tmp_path):
     """Settings by hand have to be those of the prepared images."""
     larger = ("dataset.image_size=16", "dataset.filter=box", "output=larger.h5")
     succeeded(call(tmp_path, "prepare", *larger, "dataset.name=larger", "dataset.flip=true"))
@@ -202,7 +200,7 @@ def with_one_bit_flipped(path):
 
 
 @pytest.mark.parametrize("damage", [with_one_bit_flipped, lambda path: os.truncate(path, 5000)])
-def test_of_a_damaged_checkpoint_the_one_before_is_used(trained, digits, damage):
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(trained, digits, damage):
     before = weights(trained)
     newest, settings = checkpoint(trained, 12), (*SETTINGS, f"data={digits}")
     damage(newest)
@@ -232,7 +230,7 @@ def test_a_diverging_training_ends_with_one_line(digits, tmp_path):
     assert not list(tmp_path.glob("runs/*/checkpoints/*"))
 
 
-def test_a_small_network_trains_in_one_thread_and_says_where(digits, tmp_path, monkeypatch):
+def test_a_small_network_trains_in_one_thread(digits, tmp_path, monkeypatch):
     """So a busy machine does not stop it, and the weights are those of the workflow's jobs."""
     before = torch.get_num_threads()
     settings = (*SETTINGS, f"data={digits}", "training.steps=1", "runs=runs")
@@ -249,9 +247,7 @@ def test_a_small_network_trains_in_one_thread_and_says_where(digits, tmp_path, m
     assert re.search(where.format(3, "more"), more, re.MULTILINE)
 
 
-def test_a_large_dataset_that_is_overwritten_during_its_training_is_noticed(
-    digits, tmp_path, monkeypatch
-):
+def test_overwriting_a_large_dataset_during_its_training_is_an_error(digits, tmp_path, monkeypatch):
     """Larger ones than `RESIDENT_BYTES` stay on disk, and `cp` writes into the same file."""
     data = shutil.copy(digits, tmp_path / "large.h5")
     shutil.copy(digits.with_suffix(".json"), tmp_path / "large.json")

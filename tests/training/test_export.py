@@ -34,7 +34,7 @@ def same(made: Path, output: Path) -> bool:
     return files_below(export_folder(made)) == files_below(output)
 
 
-def test_what_is_there_stays_as_it_is(made, published):
+def test_published_files_stay_unchanged(made, published):
     """Snakemake would rerun what depends on it."""
 
     def times() -> dict[Path, tuple[int, int]]:
@@ -46,7 +46,7 @@ def test_what_is_there_stays_as_it_is(made, published):
 
 
 @pytest.mark.parametrize("stays", [True, False])
-def test_what_another_training_made_is_replaced(made, published, tmp_path, capsys, stays):
+def test_the_results_of_another_training_are_replaced(made, published, tmp_path, capsys, stays):
     other = tmp_path / "other"
     if stays:
         write_json(export_folder(other) / "manifest.json", {"step": 2})
@@ -60,7 +60,7 @@ def test_what_another_training_made_is_replaced(made, published, tmp_path, capsy
 
 
 @pytest.mark.parametrize("copies", range(len(FILES)))
-def test_one_that_is_ended_on_the_way_leaves_no_manifest(made, tmp_path, monkeypatch, copies):
+def test_an_interrupted_publication_leaves_no_manifest(made, tmp_path, monkeypatch, copies):
     """So nobody takes its files for a model, and the next one makes them whole."""
     output, left, copy = tmp_path / "model", [None] * copies, shutil.copyfile
 
@@ -84,7 +84,7 @@ def test_one_that_is_ended_on_the_way_leaves_no_manifest(made, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("name", "content"), [(FILES[0], b"?"), (FILES[1], None), (MANIFEST, b"{")]
 )
-def test_what_is_missing_or_damaged_comes_back(made, published, name, content, capsys):
+def test_missing_or_damaged_files_are_published_again(made, published, name, content, capsys):
     """Missing, cut, or with another byte and the size and the time of the right one."""
     path, whole = published / name, (published / name).read_bytes()
     os.utime(export_folder(made) / name, (1e9, 1e9))

@@ -44,7 +44,7 @@ def folder(made, tmp_path) -> Path:
     return shutil.copytree(made, tmp_path / "copy")
 
 
-def test_it_starts_from_the_weights_of_its_source_and_so_does_the_average(folder, digits):
+def test_the_network_and_the_average_start_from_the_weights_of_the_source(folder, digits):
     """With a decay near one the average stays there. The place of the source decides nothing, but
     a source that was trained again makes its descendant again."""
     slow = ("training.ema_decay=0.999999", "name=tuned")
@@ -67,7 +67,7 @@ def test_it_starts_from_the_weights_of_its_source_and_so_does_the_average(folder
     assert other.init["weights_sha256"] == source.weights_sha256
 
 
-def test_it_resumes_to_the_bit(folder, digits, monkeypatch):
+def test_a_training_with_a_source_resumes_bit_exactly(folder, digits, monkeypatch):
     """Without the weights of its source, which only the first life reads."""
     words = ("init.model=by-hand/base", "name=tuned")
     succeeded(train(folder, digits, *words))
@@ -93,7 +93,7 @@ def test_it_resumes_to_the_bit(folder, digits, monkeypatch):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_what_fits_is_taken_and_the_rest_is_named(folder, digits):
+def test_fitting_weights_are_loaded_and_the_others_are_named(folder, digits):
     words = ("init.model=by-hand/base", "name=other", "process=vp-sde", SLOW)
     line = refused(train(folder, digits, *words), 2, "init.model=by-hand/base: stem.weight: (8, 2,")
     assert "(8, 1, 3, 3) here; init.take=fitting loads the weights that fit" in line

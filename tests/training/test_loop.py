@@ -147,7 +147,7 @@ def test_a_training_compiles_its_network_if_it_is_asked_to(tmp_path, monkeypatch
 # --- many steps ---------------------------------------------------------------------------------
 
 
-def test_what_is_logged_and_saved_when(tmp_path):
+def test_the_times_of_logs_and_checkpoints(tmp_path):
     settings = recipe(steps=11, checkpoint_every=5, log_every=3, preview_every=4)
     state, checkpoints, log = run(tmp_path, settings)
     assert state.step == 11
@@ -161,7 +161,7 @@ def test_what_is_logged_and_saved_when(tmp_path):
         assert all(math.isfinite(value) and value > 0 for value in values.values())
 
 
-def test_the_average_is_that_of_the_weights_after_each_step(tmp_path):
+def test_the_average_is_updated_with_the_weights_after_each_step(tmp_path):
     """θ̄ ← d θ̄ + (1 − d) θ, once a step; previews and exports are of this network."""
     settings = recipe(steps=5, ema_decay=0.5, preview_every=5)
     state, seen = tiny_state(PROCESS, settings), []
@@ -375,7 +375,7 @@ def test_an_infinite_gradient_is_noticed_as_nan_is():
 # --- signals, only while a training listens ------------------------------------------------------
 
 
-def test_a_signal_is_remembered_and_the_handlers_come_back():
+def test_a_signal_is_recorded_and_the_handlers_are_restored():
     """USR2 before a time limit, TERM from a scheduler, INT from the keyboard."""
     assert {*STOP_SIGNALS} == {signal.SIGUSR2, signal.SIGTERM, signal.SIGINT}
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
@@ -389,7 +389,7 @@ def test_a_signal_is_remembered_and_the_handlers_come_back():
         assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
-def test_a_warning_after_a_whole_training_does_nothing():
+def test_a_warning_after_a_finished_training_is_ignored():
     """A rank waits until the leading one has written the model; nobody would requeue the job."""
     with StopRequest() as stop:
         pass
@@ -398,7 +398,7 @@ def test_a_warning_after_a_whole_training_does_nothing():
     assert stop.number == 0
 
 
-def test_slurm_may_ask_again():
+def test_repeated_signals_of_slurm_are_ignored():
     """It ends a job with two SIGTERM; the first one's checkpoint, and its line, need their time."""
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
@@ -409,7 +409,7 @@ def test_slurm_may_ask_again():
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_second_ctrl_c_acts_as_it_did_before():
+def test_a_second_ctrl_c_has_its_usual_effect():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.number == signal.SIGINT

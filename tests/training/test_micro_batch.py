@@ -29,7 +29,7 @@ def with_room_for(monkeypatch, room: int) -> list[int]:
     return tried
 
 
-def test_memory_that_runs_out_halves_what_is_computed_at_once(digits, tmp_path, monkeypatch):
+def test_an_out_of_memory_error_halves_the_micro_batch(digits, tmp_path, monkeypatch):
     """All steps are as with that number, and a training that goes on keeps it."""
     words = ("train", *EVERY, f"data={digits}", "output=model")
 
@@ -56,7 +56,7 @@ def test_memory_that_runs_out_halves_what_is_computed_at_once(digits, tmp_path, 
     refused(call(tmp_path, *words, AUTO, "runs=e"), 1, "out of memory with one image at once")
 
 
-def test_all_ranks_take_what_fits_into_the_memory_of_each():
+def test_all_ranks_use_the_micro_batch_that_fits_on_every_rank():
     """A rank that has enough tries again with the others."""
     others = iter([1, 0])
 

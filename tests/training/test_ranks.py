@@ -28,7 +28,7 @@ SETTINGS = (
 
 
 @pytest.mark.slow
-def test_two_ranks_train_what_one_trains(digits, tmp_path):
+def test_two_ranks_train_the_same_weights_as_one_rank(digits, tmp_path):
     """The same global batch, dropout off: weights, average and optimiser agree to rounding."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     settings = (*SETTINGS, f"data={digits}", "output=model")
@@ -63,7 +63,7 @@ def test_two_ranks_train_a_network_with_an_unused_weight(digits, tmp_path):
 
 
 @pytest.mark.parametrize("left", [{"WORLD_SIZE": "4", "RANK": "1"}, {"RANK": "1"}])
-def test_what_a_shell_has_left_of_other_ranks_is_refused(monkeypatch, left):
+def test_leftover_rank_variables_in_the_environment_are_refused(monkeypatch, left):
     """Rank 1 would train, and write nothing."""
     for name, value in left.items():
         monkeypatch.setenv(name, value)
@@ -71,7 +71,7 @@ def test_what_a_shell_has_left_of_other_ranks_is_refused(monkeypatch, left):
         next(join_ranks("cpu").gen)
 
 
-def test_neighbouring_jobs_and_lives_meet_at_different_ports(monkeypatch):
+def test_neighboring_jobs_and_restarts_use_different_ports(monkeypatch):
     """Below the ports of outgoing connections: 32768 and up on Linux."""
 
     def port(job: int, lives: int) -> int:
@@ -119,7 +119,7 @@ def test_gpus_exchange_gradients_by_nccl_and_numbers_by_gloo(gpus, group):  # no
     group.destroy_process_group.assert_called_once()
 
 
-def test_numbers_are_those_of_all_ranks(group):
+def test_numbers_are_combined_over_all_ranks(group):
     """The other rank has 5 more of each."""
 
     def all_reduce(values, op=torch.distributed.ReduceOp.SUM, group=None):

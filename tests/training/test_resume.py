@@ -97,7 +97,9 @@ def kill(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_many_moments(training, uninterrupted, tmp_path):
+def test_a_training_killed_at_many_moments_ends_with_the_same_weights(
+    training, uninterrupted, tmp_path
+):
     """Also before the first step, and before torch is there; the last life ends by itself."""
     for life in itertools.count():
         with started(tmp_path, training) as process:
@@ -113,7 +115,9 @@ def test_killed_at_many_moments(training, uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_stopped_and_resumed(training, uninterrupted, tmp_path):
+def test_a_training_that_is_killed_stopped_and_resumed_ends_with_the_same_weights(
+    training, uninterrupted, tmp_path
+):
     """A signal: a checkpoint and one line. The next life waits for its end, then goes on."""
     logged = [*training, "training.preview_every=60"]
     with started(tmp_path, logged) as process:

@@ -34,7 +34,7 @@ def begun(digits, tmp_path, monkeypatch):
     return begin
 
 
-def test_a_part_of_the_labels_is_dropped(begun, digits):
+def test_label_dropout_replaces_some_labels(begun, digits):
     """A class-conditional network learns images without a class, too."""
     _, batch, _ = begun("training.label_dropout=0.3")
     dropped = batch.labels == 10
@@ -70,14 +70,14 @@ def test_images_are_mirrored_if_the_dataset_says_so_and_the_seed_decides_the_fir
     assert not torch.equal(first, other)
 
 
-def test_noise_levels_are_those_of_the_settings(begun):
+def test_noise_levels_follow_the_settings(begun):
     _, batch, loss_of = begun("training.noise_law={low: 0.5, high: 2}")
     levels = loss_of.facts.process.noise_level(batch.t)
     assert float(levels.min()) == pytest.approx(0.5, rel=1e-6)
     assert float(levels.max()) == pytest.approx(2, rel=1e-6)
 
 
-def test_times_and_the_weights_of_the_loss_are_those_of_the_settings(begun):
+def test_times_and_loss_weights_follow_the_settings(begun):
     """A new network predicts nothing: then `fid` costs 1, and `nll` the weight of the noise."""
     costs = {}
     for weighting in ("fid", "nll"):
@@ -93,7 +93,7 @@ def test_times_and_the_weights_of_the_loss_are_those_of_the_settings(begun):
     assert costs["nll"] == pytest.approx(expected, rel=0.05)
 
 
-def test_a_new_denoiser_costs_one_at_each_level(begun, digits):
+def test_the_loss_of_an_untrained_denoiser_is_one_at_each_noise_level(begun, digits):
     """But for the mean of the images, which its preconditioning does not know."""
     state, batch, loss_of = begun("training.objective=denoiser", "dataset.flip=true")
     x = from_uint8(torch.from_numpy(ImageStore.open(digits).images("train").copy())).double()
@@ -109,7 +109,7 @@ def test_a_new_denoiser_costs_one_at_each_level(begun, digits):
     torch.testing.assert_close(loss_of(state.network, batch), expected, rtol=1e-4, atol=0)
 
 
-def test_the_parts_of_a_batch_are_those_of_the_settings(begun, tmp_path):
+def test_micro_batches_follow_the_settings(begun, tmp_path):
     """In a training that goes on, too."""
     state, batch, loss_of = begun("training.micro_batch=50")
     assert state.micro_batch == 50

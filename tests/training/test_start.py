@@ -109,7 +109,7 @@ def test_copies_and_mirror_images_are_one_image():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_moments_are_those_of_what_a_training_sees(flip):
+def test_the_moments_match_the_images_of_a_training(flip):
     images = pictures(200)
     x = flat(np.concatenate([images, images[..., ::-1]]) if flip else images)
     data = measure_start(images, CPU, Start(components=()), flip=flip).data
@@ -137,7 +137,7 @@ def project(made, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_a_start_is_made_once_for_all_models_when_it_is_needed(project, made):
+def test_a_start_is_fitted_once_for_all_models(project, made):
     """Also where there is one of other images."""
     stored = load_tensors(made / START, "start", "")
     other = stored.origin | {"dataset": "0" * 64}
@@ -159,7 +159,9 @@ def test_a_start_is_made_once_for_all_models_when_it_is_needed(project, made):
     assert names == {"x.safetensors", "x-classes.safetensors"}
 
 
-def test_samples_of_another_start_are_not_kept_and_one_with_classes_serves_without(project, made):
+def test_samples_of_another_start_are_replaced_and_a_start_with_classes_works_without(
+    project, made
+):
     shutil.copytree(made / "starts", project / "starts")
     sample = ("sample", "model=model", *FEW)
     succeeded(call(project, *sample))
@@ -188,7 +190,7 @@ WRONG: list[tuple[str, Any]] = [
 ]
 
 
-def test_a_start_that_is_wrong_is_refused(project, made):
+def test_a_wrong_start_is_refused(project, made):
     stored = load_tensors(made / START, "start", "")
     for said, change in WRONG:
         arrays, origin = change(stored)
@@ -197,7 +199,7 @@ def test_a_start_that_is_wrong_is_refused(project, made):
             psld.load("model", start="wrong").sample(1, sampler="few")
 
 
-def test_a_start_that_is_damaged_or_missing_without_its_images_is_one_line(project, made):
+def test_a_damaged_or_missing_start_without_images_is_reported_in_one_line(project, made):
     sample = ("sample", "model=model", *FEW)
     remedy = "run psld prepare dataset=x, or give start=FILE"
     prepared(project, "x", pictures(200, seed=1), [100, 100], "replace=true")  # other images
@@ -216,7 +218,7 @@ def test_a_start_that_is_damaged_or_missing_without_its_images_is_one_line(proje
     refused(wrong, 2, "start: the sampler starts from the prior")
 
 
-def test_what_a_start_is_made_of_is_said_in_its_settings(project, made):
+def test_the_settings_of_a_start_name_its_inputs(project, made):
     coarse = ("start.components=[2]", "start.directions=[10]", "start.shares=[1,0.6]")
     words = ("dataset.name=x", "dataset.num_classes=2", *coarse, "output=coarse.safetensors")
     succeeded(call(project, "start", *words))
@@ -233,7 +235,7 @@ def test_what_a_start_is_made_of_is_said_in_its_settings(project, made):
     torch.testing.assert_close(start.levels[0], usual.levels[0] / 0.75)
 
 
-def test_steps_0_with_a_class_need_a_law_of_each_class(project, made):
+def test_steps_0_with_a_class_need_a_distribution_of_each_class(project, made):
     """A class of fewer than ten images has none, and no network is evaluated."""
     stored = load_tensors(made / START, "start", "")
     origin = stored.origin | {"classes": True}
@@ -242,7 +244,7 @@ def test_steps_0_with_a_class_need_a_law_of_each_class(project, made):
         psld.load("model").sample(2, sampler="few", steps=0, label=1)
 
 
-def test_images_that_the_fit_leaves_out_are_no_fewer_than_ten(monkeypatch):
+def test_the_fit_leaves_out_at_least_ten_images(monkeypatch):
     """The mean of all images and that of the mixture give the sum of those that it has not seen."""
     monkeypatch.setattr("psld.models.start.MOST_IMAGES", 200)
     images = pictures(201)

@@ -79,7 +79,7 @@ def live(folder: Path, training: list[str], end: signal.Signals) -> int:
 
 
 @pytest.mark.slow
-def test_a_run_of_three_lives_has_each_step_once(digits, tmp_path, server):
+def test_a_run_with_two_restarts_has_each_step_once(digits, tmp_path, server):
     """wandb may lose the last steps of the first life, which is killed; the second adds them."""
     training = command("train", *SETTINGS, f"data={digits}", "wandb.mode=online")
     live(tmp_path, training, signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_a_run_of_three_lives_has_each_step_once(digits, tmp_path, server):
 
 
 @pytest.mark.slow
-def test_a_training_outlives_its_wandb(digits, tmp_path, server):
+def test_a_training_continues_when_wandb_dies(digits, tmp_path, server):
     """As where Slurm signals every process of a job, or the memory is short."""
     without_previews = (*SETTINGS, "training.preview_every=null", f"data={digits}")
     training = command("train", *without_previews, "wandb.mode=online")
@@ -157,7 +157,7 @@ class NotedRun:
 
 
 @pytest.mark.parametrize(("step", "new"), [(0, [20, 40, 60]), (40, [40, 60]), (61, [])])
-def test_the_steps_that_the_run_lacks_are_logged(tmp_path, step, new):
+def test_missing_steps_are_logged(tmp_path, step, new):
     """`step` is the first that wandb takes; each has its values, its time and its picture."""
     run, online = write_training(tmp_path, [20, 40, 60]), NotedRun(step)
     log_new_steps(online, run)
@@ -170,7 +170,7 @@ def test_the_steps_that_the_run_lacks_are_logged(tmp_path, step, new):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_training_goes_on_in_its_run_and_ends_it_as_it_ended(tmp_path, monkeypatch, fails):
+def test_a_training_resumes_its_wandb_run_and_reports_its_exit_code(tmp_path, monkeypatch, fails):
     run, online, options = write_training(tmp_path, [20]), NotedRun(), {}
     monkeypatch.setattr("wandb.init", lambda **given: options.update(given) or online)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -196,7 +196,7 @@ def test_a_resumed_training_keeps_the_id_of_its_run(tmp_path):
     assert WandbRun.read(tmp_path / "other").id != first.id
 
 
-def test_nobody_logged_in_is_one_line(digits, tmp_path, monkeypatch):
+def test_a_missing_login_is_reported_in_one_line(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     wandb.teardown()
@@ -222,7 +222,7 @@ SLOWLY = [
     ],
     ids=str,
 )
-def test_a_server_that_fails_is_one_line(tmp_path, server, capsys, first, later):
+def test_a_failing_server_is_reported_in_one_line(tmp_path, server, capsys, first, later):
     """Three checkpoints are logged."""
     vars(server).update(first)
     with live_run(write_training(tmp_path, [20])) as log:
