@@ -1,4 +1,4 @@
-"""Further averages of a training: each is the model that a training of its own would make."""
+"""Further averages of a training: each equals the model of a separate training."""
 
 import shutil
 
@@ -51,7 +51,7 @@ def killed_at(step, monkeypatch):
 def test_a_further_average_equals_a_separate_training_even_after_a_kill(
     train, tmp_path, monkeypatch
 ):
-    """Its name and its settings find it: nothing is left to do."""
+    """A later training with the name and the settings of the average finds it finished."""
     alone = ("name=short", "training.average={kind: ema, decay: 0.5}")
     succeeded(train(*alone, "runs=others"))
     expected = sha256(tmp_path, "short")
@@ -114,7 +114,7 @@ def test_an_average_that_reads_a_model_does_not_change_the_run_directory(train, 
 
 
 def test_restarting_a_finished_training_changes_no_file(train, tmp_path, monkeypatch):
-    """Its manifest says what made the weights: not what runs later, on other devices."""
+    """The manifest describes how the weights were trained, not a later run on another device."""
     words = "name=base", SHORT
     succeeded(train(*words))
     (tmp_path / "models/by-hand/base/manifest.json").unlink()

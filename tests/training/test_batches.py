@@ -1,4 +1,4 @@
-"""Batches: a function of only (seed, step), split among the ranks; the labels of their images."""
+"""Batches: a function of (seed, step) only, split among the ranks, with labels."""
 
 import threading
 from dataclasses import fields, replace
@@ -26,7 +26,7 @@ CLASSES = 10
 
 
 def numbered() -> tuple[np.ndarray, np.ndarray]:
-    """Fifty images whose every pixel is the image's number, and labels that follow from it."""
+    """Return 50 images whose pixels equal the number of the image, and labels derived from it."""
     numbers = np.arange(50)
     images = np.broadcast_to(numbers[:, None, None, None], (50, 1, 8, 8)).astype(np.uint8)
     return images, numbers * 7 % CLASSES
@@ -50,7 +50,7 @@ def parts_of(batch: Batch) -> dict[str, Tensor]:
 
 
 def check_same(one: Batch, *others: Batch) -> None:
-    """The first is the others, one after the other."""
+    """Assert that the first batch is the concatenation of the other batches."""
     for name, value in parts_of(one).items():
         assert torch.equal(torch.cat([parts_of(other)[name] for other in others]), value), name
 
@@ -95,7 +95,7 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused():
 
 
 def test_noise_is_standard_normal_and_independent_per_block():
-    """And under DSM every auxiliary block at the start. Times are from `time_eps` to one."""
+    """With DSM, the initial auxiliary noise is, too. Times lie between `time_eps` and 1."""
     settings = recipe(batch_size=1000, time_eps=0.25)
     batch = batches_of(DSM, settings, images=random_images(channels=2)).draw(0)
     assert batch.x0.shape == (1000, 2, 8, 8)
@@ -136,7 +136,7 @@ def test_a_dataset_too_large_for_the_device_gives_the_same_batches(monkeypatch):
 
 
 def numbers_of(batch) -> torch.Tensor:
-    """Which images a batch holds."""
+    """Return the numbers of the images in a batch."""
     return ((batch.x0[:, 0, 0, 0] + 1) * 127.5).round().long()
 
 

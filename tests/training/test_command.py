@@ -40,7 +40,7 @@ def finished(digits, tmp_path_factory):
 
 @pytest.fixture
 def trained(finished, tmp_path):
-    """A copy of it to damage."""
+    """A copy of the finished training, which a test may damage."""
     return shutil.copytree(finished, tmp_path / "trained")
 
 
@@ -91,7 +91,7 @@ def test_the_weights_are_the_moving_average(finished):
 
 
 def test_without_a_decay_the_weights_are_those_of_the_last_step(digits, tmp_path, monkeypatch):
-    """And a sweep gets the last loss."""
+    """The function also returns the last loss, for sweeps."""
     losses, whole = [], training_run.run_training
     train = "psld.commands.training.run_training"
     monkeypatch.setattr(train, lambda *given: losses.append(whole(*given)))
@@ -114,7 +114,7 @@ def test_a_training_reports_what_it_replaces_and_what_it_wrote(trained, digits):
 
 
 def test_the_lock_is_taken_before_the_ranks_join(digits, tmp_path, monkeypatch):
-    """Other ranks wait for the leading one as long as it takes, but not in a group of nccl."""
+    """Other ranks wait for rank 0 without a time limit, which an nccl group would impose."""
     held = []
 
     def join(device):
@@ -128,11 +128,11 @@ def test_the_lock_is_taken_before_the_ranks_join(digits, tmp_path, monkeypatch):
 
 
 def test_a_finished_training_only_exports_even_with_other_intervals(trained, digits, monkeypatch):
-    """How often to save and log does not decide the weights, so the run directory is the same."""
+    """The intervals do not determine the weights, so the run directory is the same."""
     before = weights(trained)
     shutil.rmtree(trained / "model")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "optimize", None)  # No step can be made.
+        patch.setattr(loop, "optimize", None)  # No step can be taken.
         succeeded(call(trained, "train", *SETTINGS, f"data={digits}", "wandb.mode=offline"))
     assert weights(trained) == before
     assert not list(trained.glob("runs/*/wandb.json")), "no run in wandb either"
@@ -176,7 +176,7 @@ def test_bad_settings_are_refused_before_anything_is_written(
 
 
 def test_the_settings_of_a_training_must_match_the_prepared_dataset(tmp_path):
-    """Settings by hand have to be those of the prepared images."""
+    """Settings given by hand must match the prepared images."""
     larger = ("dataset.image_size=16", "dataset.filter=box", "output=larger.h5")
     succeeded(call(tmp_path, "prepare", *larger, "dataset.name=larger", "dataset.flip=true"))
     finished = call(tmp_path, "train", *SETTINGS, "dataset=digits", "data=larger.h5")
@@ -189,7 +189,7 @@ def test_the_settings_of_a_training_must_match_the_prepared_dataset(tmp_path):
 
 
 def with_one_bit_flipped(path):
-    """Flip a bit in a tensor: torch.load alone reads another number."""
+    """Flip a bit in a tensor, which torch.load alone does not detect."""
     content = bytearray(path.read_bytes())
     state = torch.load(path)
     name, tensor = next((n, t) for n, t in state["state"]["network"].items() if t.numel() > 99)
@@ -231,7 +231,7 @@ def test_a_diverging_training_ends_with_one_line(digits, tmp_path):
 
 
 def test_a_small_network_trains_in_one_thread(digits, tmp_path, monkeypatch):
-    """So a busy machine does not stop it, and the weights are those of the workflow's jobs."""
+    """A busy machine then does not slow it down, and the weights equal those of workflow jobs."""
     before = torch.get_num_threads()
     settings = (*SETTINGS, f"data={digits}", "training.steps=1", "runs=runs")
     torch.set_num_threads(3)
@@ -248,7 +248,7 @@ def test_a_small_network_trains_in_one_thread(digits, tmp_path, monkeypatch):
 
 
 def test_overwriting_a_large_dataset_during_its_training_is_an_error(digits, tmp_path, monkeypatch):
-    """Larger ones than `RESIDENT_BYTES` stay on disk, and `cp` writes into the same file."""
+    """Datasets above `RESIDENT_BYTES` stay on disk, and `cp` writes into the open file."""
     data = shutil.copy(digits, tmp_path / "large.h5")
     shutil.copy(digits.with_suffix(".json"), tmp_path / "large.json")
 

@@ -1,4 +1,4 @@
-"""Training a denoiser, and sampling it as every process, with every kind of guidance."""
+"""Train a denoiser, and sample every process from it, with every kind of guidance."""
 
 import contextlib
 import json
@@ -141,7 +141,7 @@ def test_an_external_denoiser_samples_every_process(folder):
 
 
 def test_the_default_sampler_stays_in_the_noise_levels_of_a_denoiser(folder):
-    """It begins at 80 in place of 150 to 258, where images are as good as noise."""
+    """It starts at σ = 80 instead of 150 to 258, at which images are practically noise."""
     network, asked = psld.load(folder / "model").network, []
     network.register_forward_hook(lambda _, given, out: asked.append(float(given[1][0])))
     edm = psld.from_denoiser(network, (1, 8, 8), sigma_min=0.002, sigma_max=80)

@@ -1,4 +1,4 @@
-"""Publication of a training's results: once, manifest last, and again if a file is damaged."""
+"""Publish the results of a training once, manifest last, and again if a file is damaged."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from tests.commands import files_below
 
 @pytest.fixture
 def made(tmp_path) -> Path:
-    """The run directory of a training that has made its files."""
+    """The run directory of a finished training."""
     run = tmp_path / "run"
     export_folder(run).mkdir(parents=True)
     (export_folder(run) / "weights.safetensors").write_bytes(os.urandom(100))
@@ -35,7 +35,7 @@ def same(made: Path, output: Path) -> bool:
 
 
 def test_published_files_stay_unchanged(made, published):
-    """Snakemake would rerun what depends on it."""
+    """Snakemake would rerun all jobs that depend on a changed file."""
 
     def times() -> dict[Path, tuple[int, int]]:
         return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in published.iterdir()}
@@ -61,7 +61,7 @@ def test_the_results_of_another_training_are_replaced(made, published, tmp_path,
 
 @pytest.mark.parametrize("copies", range(len(FILES)))
 def test_an_interrupted_publication_leaves_no_manifest(made, tmp_path, monkeypatch, copies):
-    """So nobody takes its files for a model, and the next one makes them whole."""
+    """Its files are then not mistaken for a model, and the next publication completes them."""
     output, left, copy = tmp_path / "model", [None] * copies, shutil.copyfile
 
     def copyfile(source, target):
@@ -85,7 +85,7 @@ def test_an_interrupted_publication_leaves_no_manifest(made, tmp_path, monkeypat
     ("name", "content"), [(FILES[0], b"?"), (FILES[1], None), (MANIFEST, b"{")]
 )
 def test_missing_or_damaged_files_are_published_again(made, published, name, content, capsys):
-    """Missing, cut, or with another byte and the size and the time of the right one."""
+    """A file may be missing, truncated, or have a changed byte but equal size and time."""
     path, whole = published / name, (published / name).read_bytes()
     os.utime(export_folder(made) / name, (1e9, 1e9))
     path.unlink()

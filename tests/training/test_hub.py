@@ -1,4 +1,4 @@
-"""Models that travel: pushed to a stand-in for the Hub, and loaded from it."""
+"""Push models to a stand-in for the Hub, and load them from it."""
 
 import re
 import shutil
@@ -32,7 +32,7 @@ def folder(model, tmp_path) -> Path:
 
 
 def push(folder: Path, *words: str) -> str:
-    """Push a model and return the address that is printed."""
+    """Push a model and return the printed address."""
     printed = succeeded(call(folder, "push", "mine/psld", "me/digits", *words)).stdout
     return re.fullmatch(r'psld\.load\("(hf://me/digits@[0-9a-f]{40})"\)\n', printed)[1]
 

@@ -68,7 +68,7 @@ def test_the_network_and_the_average_start_from_the_weights_of_the_source(folder
 
 
 def test_a_training_with_a_source_resumes_bit_exactly(folder, digits, monkeypatch):
-    """Without the weights of its source, which only the first life reads."""
+    """The weights of the source may be gone, because only the first run reads them."""
     words = ("init.model=by-hand/base", "name=tuned")
     succeeded(train(folder, digits, *words))
     whole = weights(folder, "tuned")
@@ -154,7 +154,7 @@ def test_a_job_waits_for_the_folder_of_its_source(folder, monkeypatch, capsys):
 
 
 def test_damaged_weights_are_refused(folder, digits):
-    """Also whole ones of another training, under the manifest of the first."""
+    """Undamaged weights of another training under the same manifest are refused, too."""
     file = folder / "models/by-hand/base/weights.safetensors"
     shutil.copy(folder / "models/by-hand/denoiser/weights.safetensors", file)
     refused(train(folder, digits, "init.model=by-hand/base"), 2, "not the weights file that was")

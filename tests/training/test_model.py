@@ -1,4 +1,4 @@
-"""Models and guides from their folders, and the networks that settings build."""
+"""Load models and guides from their folders, and build networks from settings."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ def settings(**training) -> ModelSettings:
 
 @pytest.fixture
 def copied(model, tmp_path) -> Path:
-    """A copy of the model to damage."""
+    """A copy of the model, which a test may damage."""
     return shutil.copytree(model, tmp_path / "model")
 
 
@@ -94,7 +94,7 @@ def test_weights_of_other_settings_or_another_network_are_refused(copied, vp_sde
 
 @pytest.mark.parametrize("imported", [False, True])
 def test_an_import_replaces_other_weights_only_on_request(copied, imported):
-    """Those of the same checkpoint stay, so they are not imported twice."""
+    """Weights from the same checkpoint stay, so they are not imported twice."""
     own = {"file": "a.ckpt", "sha256": "a" * 64, "weights": "ema"}
     change_manifest(copied, imported=own if imported else None)
     before = files_below(copied)
@@ -114,7 +114,7 @@ def test_an_import_replaces_other_weights_only_on_request(copied, imported):
     [({}, 6, 3), ({"objective": "denoiser", "noise_law": {"low": 0.01, "high": 50}}, 3, 3)],
 )
 def test_a_network_of_states_and_one_of_images(training, inputs, outputs):
-    """CLD: position and momentum in, the momentum's noise out; as a denoiser, an image each."""
+    """CLD maps position and momentum to the momentum noise; a denoiser maps images to images."""
     own = settings(**training, label_dropout=0.1)
     process = build_process(own)
     network = build(own, process, deviation=0.3)
@@ -181,6 +181,6 @@ def test_flops_of_a_convolution():
 
 def test_the_time_per_image_divides_by_the_measured_images(monkeypatch):
     monkeypatch.setattr("psld.models.build.MOST_TIMED", 16)
-    clock = itertools.count(step=0.1)  # any number of images takes a tenth of a second
+    clock = itertools.count(step=0.1)  # any number of images takes 0.1 seconds
     monkeypatch.setattr("psld.models.build.time.process_time", lambda: next(clock))
     assert seconds_per_image(settings()) == pytest.approx(0.1 / 16)

@@ -1,4 +1,4 @@
-"""From the settings of a training to its batches, network and loss; nothing is trained here."""
+"""Build batches, network and loss from the settings of a training, without training."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.training.small import recipe
 
 @pytest.fixture
 def begun(digits, tmp_path, monkeypatch):
-    """A function that returns the state, a batch and the loss of a training as it begins."""
+    """A function that returns the initial state, a batch and the loss of a training."""
 
     def begin(*words: str, command: str = "train"):
         handed = []
@@ -35,7 +35,7 @@ def begun(digits, tmp_path, monkeypatch):
 
 
 def test_label_dropout_replaces_some_labels(begun, digits):
-    """A class-conditional network learns images without a class, too."""
+    """A class-conditional network also learns without a class."""
     _, batch, _ = begun("training.label_dropout=0.3")
     dropped = batch.labels == 10
     assert float(dropped.double().mean()) == pytest.approx(0.3, abs=0.12)
@@ -78,7 +78,7 @@ def test_noise_levels_follow_the_settings(begun):
 
 
 def test_times_and_loss_weights_follow_the_settings(begun):
-    """A new network predicts nothing: then `fid` costs 1, and `nll` the weight of the noise."""
+    """An untrained network predicts 0: the loss is 1 for `fid`, the noise weight for `nll`."""
     costs = {}
     for weighting in ("fid", "nll"):
         state, batch, loss_of = begun(f"training.weighting={weighting}", "training.time_eps=0.1")
@@ -94,7 +94,7 @@ def test_times_and_loss_weights_follow_the_settings(begun):
 
 
 def test_the_loss_of_an_untrained_denoiser_is_one_at_each_noise_level(begun, digits):
-    """But for the mean of the images, which its preconditioning does not know."""
+    """The mean of the images, which the preconditioning ignores, adds to the loss."""
     state, batch, loss_of = begun("training.objective=denoiser", "dataset.flip=true")
     x = from_uint8(torch.from_numpy(ImageStore.open(digits).images("train").copy())).double()
     x = torch.cat([x, x.flip(-1)])
@@ -110,7 +110,7 @@ def test_the_loss_of_an_untrained_denoiser_is_one_at_each_noise_level(begun, dig
 
 
 def test_micro_batches_follow_the_settings(begun, tmp_path):
-    """In a training that goes on, too."""
+    """This also holds for a resumed training."""
     state, batch, loss_of = begun("training.micro_batch=50")
     assert state.micro_batch == 50
     optimize(state, state.network, loss_of, batch, recipe())

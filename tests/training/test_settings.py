@@ -119,7 +119,7 @@ DECIDES_THE_WEIGHTS = [
 
 
 def run_with(word: str) -> str:
-    """The run directory's name with a setting KEY=VALUE, without Hydra."""
+    """Return the name of the run directory with an override KEY=VALUE, without Hydra."""
     key, _, value = word.partition("=")
     content = group = train_settings().model_dump(mode="json")
     *groups, last = key.split(".")
@@ -138,7 +138,7 @@ def test_only_settings_that_determine_the_weights_change_the_run_directory():
 
 
 def test_every_setting_of_a_training_is_tried_here():
-    """One that is missing in the identity would let a training go on from another one's weights."""
+    """A setting missing in the identity would let a training resume from other weights."""
     keys = (word.partition("=")[0] for word in KEEPS_THE_RUN + DECIDES_THE_WEIGHTS)
     tried = {key.removeprefix("training.") for key in keys if key.startswith("training.")}
     assert tried == TrainingSettings.model_fields.keys()

@@ -48,7 +48,7 @@ def test_a_checkpoint_restores_the_whole_state(tmp_path):
 def test_other_files_are_not_loaded_as_checkpoints(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     save_at(checkpoints, state, 10)
-    # What a killed writer leaves, and what a user may put there.
+    # Files of a killed writer, and files that a user may add.
     partial = tmp_path / f".checkpoint-00000020.pt.{platform.node()}.99999999.partial"
     elsewhere = tmp_path / ".checkpoint-00000015.pt.another-node.99999999.partial"
     for path in (
