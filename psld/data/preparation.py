@@ -57,10 +57,10 @@ def prepare_dataset(
     Raises UserError if the source cannot be read, or if `output` is a dataset with other settings
     or other images and `replace` is false.
     """
-    earlier = None if replace else _earlier(output)
-    if earlier and (other := _other(earlier, settings)):
-        raise UserError(f"{output}: {other}; {REPLACE}")
-    seen = _seen(settings.source)  # Before reading, so that later changes are reported.
+    earlier = None if replace else _existing_record(output)
+    if earlier and (difference := _difference(earlier, settings)):
+        raise UserError(f"{output}: {difference}; {REPLACE}")
+    seen = _source_text(settings.source)  # Before reading, so that later changes are reported.
     source = imported(settings.source)
     settings, images = settings.model_copy(update={"source": source}), source.open()
     splits = {"train": len(images.train), "test": len(images.test)}
@@ -104,7 +104,7 @@ def prepare_dataset(
     return record
 
 
-def _earlier(output: Path) -> PreparedRecord | None:
+def _existing_record(output: Path) -> PreparedRecord | None:
     """Return the record of a dataset; None if the dataset or a valid record is missing."""
     with suppress(UserError):
         if output.exists():
@@ -112,7 +112,7 @@ def _earlier(output: Path) -> PreparedRecord | None:
     return None
 
 
-def _other(earlier: PreparedRecord, settings: DatasetSettings) -> str:
+def _difference(earlier: PreparedRecord, settings: DatasetSettings) -> str:
     """Return a text that names the settings that differ from those of the prepared dataset.
 
     The text is empty if none differ. A source that has moved, or whose code was edited, differs if
@@ -123,7 +123,7 @@ def _other(earlier: PreparedRecord, settings: DatasetSettings) -> str:
     keys = [key for key in now if before[key] != now[key]]
     if places[0] != places[1] and "source" not in keys:
         with suppress(UserError, OSError):  # The source may be gone; the dataset stays usable.
-            keys += ["source"] if _seen(settings.source) != earlier.seen else []
+            keys += ["source"] if _source_text(settings.source) != earlier.seen else []
     return f"prepared with another dataset.{' and another dataset.'.join(keys)}" if keys else ""
 
 
@@ -135,10 +135,10 @@ def check_prepared(name: str, settings: PrepareSettings) -> None:
     Args:
         name: the name of the dataset's config, for the command in the message.
     """
-    earlier = _earlier(output := Path(settings.output))
-    if earlier and (other := _other(earlier, settings.dataset)):
+    earlier = _existing_record(output := Path(settings.output))
+    if earlier and (difference := _difference(earlier, settings.dataset)):
         raise UserError(
-            f"{output}: {other}; to use these: psld prepare dataset={name} replace=true"
+            f"{output}: {difference}; to use these: psld prepare dataset={name} replace=true"
         )
 
 
@@ -149,7 +149,7 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     invalidate all results that depend on it. `name` is as in `check_prepared`.
     """
     output = Path(settings.output)
-    file, record = output.with_suffix(".digest"), _earlier(output)
+    file, record = output.with_suffix(".digest"), _existing_record(output)
     if record is None:
         return
     try:
@@ -159,11 +159,11 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     except (UserError, OSError) as error:
         yield f"{file}: not the digest of {output.name} ({error})"
     again = f"psld prepare dataset={name} replace=true"
-    if other := _other(record, settings.dataset):
-        yield f"{output}: {other}; to use the current settings: {again}"
+    if other := _difference(record, settings.dataset):
+        yield f"{output}: {difference}; to use the current settings: {again}"
         return
     with suppress(UserError, OSError):  # The source may be gone; the dataset stays usable.
-        if record.seen and (now := _seen(settings.dataset.source)) != record.seen:
+        if record.seen and (now := _source_text(settings.dataset.source)) != record.seen:
             both = (shorten(text, 100, placeholder=" …") for text in (record.seen, now))
             yield (
                 f"{output}: its source has changed since it was prepared ({'; now '.join(both)}). "
@@ -171,11 +171,11 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
             )
 
 
-def _seen(source: Source) -> str:
+def _source_text(source: Source) -> str:
     return str(imported(source).seen())
 
 
-_asking = Lock()
+_index_lock = Lock()
 
 
 def read_picture(source: Source, images: Images, split: str, i: int) -> tuple[Image.Image, int]:
@@ -185,7 +185,7 @@ def read_picture(source: Source, images: Images, split: str, i: int) -> tuple[Im
     the pair breaks the rules of `Images`.
     """
     where = f"dataset.source: {source.kind}: {split} picture {i}"
-    with _asking:
+    with _index_lock:
         picture, label = getattr(images, split)[i]
     label = _checked_label(label, len(images.class_names), where)
     return as_image(picture() if callable(picture) else picture, where), label

@@ -1,4 +1,4 @@
-"""Sources that fit in memory: digits, MNIST, Fashion-MNIST, CIFAR-10."""
+"""Sources that are read into memory: digits, MNIST, Fashion-MNIST, CIFAR-10."""
 
 import gzip
 import pickle
@@ -64,7 +64,7 @@ def test_digits_are_complete_and_split_evenly():
 
 @pytest.mark.parametrize("folder", ["", "FashionMNIST/raw"])
 def test_fashion_mnist(tmp_path, folder):
-    """As it is published, or as torchvision unpacks it."""
+    """The files may be gzipped, as published, or unpacked by torchvision."""
     files = idx_files(TRAIN, TEST)
     if folder:
         files = {name.removesuffix(".gz"): gzip.decompress(data) for name, data in files.items()}
@@ -117,12 +117,12 @@ CLASSES = [f"class {i}" for i in range(10)]
 
 @pytest.fixture
 def cifar10(tmp_path, monkeypatch) -> Path:
-    """A folder with a small archive, whose checksums torchvision expects."""
+    """A folder with a small archive; torchvision is patched to expect its checksums."""
     return write_cifar10(tmp_path / "cifar", PIXELS, LABELS, CLASSES, monkeypatch)
 
 
 def test_cifar10(cifar10):
-    """From its archive, and then from the unpacked folder; without network."""
+    """It is read from the archive and then from the unpacked folder, without network."""
     for download in (True, False):
         source = cifar(cifar10, download).open()
         assert (len(source.train), len(source.test)) == (150, 30)
@@ -133,7 +133,7 @@ def test_cifar10(cifar10):
 
 
 class Trap:
-    """A pickle of this creates a file when it is loaded."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -167,7 +167,7 @@ def test_a_missing_or_truncated_archive_names_the_file_to_download(cifar10, tmp_
 
 @pytest.fixture
 def server(tmp_path):
-    """Serves tmp_path/served; yields the address."""
+    """An HTTP server of tmp_path/served; yields its address."""
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Images that are read from, and written to, every form of file."""
+"""Read and write images in every file format."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Data as people have it: arrays in .npy and .npz, and datasets of Hugging Face."""
+"""Sources of numbered images: arrays in .npy and .npz, and Hugging Face datasets."""
 
 import re
 import shutil
@@ -85,7 +85,7 @@ def test_conversions_are_counted():
 
 
 def test_memory_does_not_grow_with_the_number_of_images(monkeypatch):
-    """Only blocks are in memory, no picture is made, and no number hashed if none is held out."""
+    """Arrays are read in blocks, without PIL images, and without hashes if none is held out."""
     taken, read = [], Rows.pixels
     monkeypatch.setattr(sources, "hashlib", None)
     monkeypatch.setattr(Rows, "pixels", lambda *a: taken.append(a[1]) or read(*a))
@@ -147,7 +147,9 @@ def test_the_tar_files_of_the_examples_become_a_dataset(folder):
 
 @pytest.fixture
 def library(folder, monkeypatch):
-    with empty_hub(folder):  # Its library, which this one imports, reads the address once.
+    with empty_hub(
+        folder
+    ):  # huggingface_hub, which `datasets` imports, reads the address only once.
         library = pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
     return library

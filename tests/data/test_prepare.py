@@ -1,4 +1,4 @@
-"""The whole preparation, as a function and as the command `psld prepare`."""
+"""Prepare datasets with the function and with the command `psld prepare`."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def folder(root, **changes):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """40 pictures, 16×16, of two classes."""
+    """A folder of 40 pictures, 16×16, in two classes."""
     images = random_images(40, 16, 16, 3)
     names = [f"{'ab'[i % 2]}/{i:03d}.png" for i in range(40)]
     files = {name: encode(pixels) for name, pixels in zip(names, images, strict=True)}
@@ -71,7 +71,7 @@ def test_pixels_are_the_resized_pictures_with_the_test_images_last(pictures, tmp
 def test_preparing_again_gives_the_same_bytes(pictures, tmp_path, monkeypatch):
     settings = dataset(folder(pictures))
     first = prepare_dataset(settings, tmp_path / "1.h5")
-    # Blocks of three images on five threads: order and bytes must not depend on it.
+    # Blocks of three images on five threads must not change the order or the bytes.
     monkeypatch.setattr("psld.data.preparation.BLOCK_BYTES", 3 * 8 * 8 * 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(5))
     second = prepare_dataset(settings, tmp_path / "2.h5")
@@ -99,7 +99,7 @@ def test_a_dataset_of_other_settings_or_images_is_replaced_on_request(pictures, 
 
 
 def test_a_preparation_depends_on_all_but_name_and_flips():
-    """And on the source's settings: tests/parts/test_source.py."""
+    """tests/parts/test_source.py tests the settings of the source."""
     settings = dataset(folder("x"))
     changes = {"channels": 1, "image_size": 4, "num_classes": 2, "filter": None}
     for key, value in (changes | {"name": "x", "flip": False}).items():
@@ -108,7 +108,7 @@ def test_a_preparation_depends_on_all_but_name_and_flips():
 
 
 def prepared(pictures, tmp_path):
-    """The record of a dataset in a grid, after its preparation."""
+    """Prepare a dataset of a grid; return its name and its settings."""
     source = dataset(folder(pictures), num_classes=2)
     settings = PrepareSettings(dataset=source, output=str(tmp_path / "mine.h5"))
     prepare_dataset(source, tmp_path / "mine.h5")
@@ -234,7 +234,7 @@ def test_celeba_at_64(tmp_path):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_dataset(tmp_path):
-    """150 MB of pixels pass through a process that may grow by a third of that."""
+    """The process reads 150 MB of pixels and may grow by a third of that."""
     write_files(tmp_path / "p", {f"{i}.png": encode(random_images(8, 8, 3)) for i in range(3000)})
     code = f"""if True:
         import os, resource

@@ -143,7 +143,7 @@ def test_the_error_for_a_missing_file_names_the_command(tmp_path):
 
 
 def sign(path) -> None:
-    """Give what h5py wrote the end that psld prepare writes."""
+    """Append the 40 bytes that psld prepare writes after the images to a file of h5py."""
     with h5py.File(path) as file:
         offset = (file["images"].id.get_offset() if "images" in file else None) or 800
     layout = path.read_bytes()[:offset]
@@ -197,7 +197,7 @@ def test_from_uint8_equals_the_official_division():
 
 
 def test_truncated_lowers_the_levels_that_the_official_code_lowers():
-    """Its datasets are read in float64 and handed on in float32."""
+    """The official code reads datasets in float64 and passes them on in float32."""
     u = torch.arange(256, dtype=torch.uint8)
     lost = u.int() - truncated(u).int()
     assert sorted(lost.tolist()) == [0] * 161 + [1] * 95

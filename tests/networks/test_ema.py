@@ -1,4 +1,4 @@
-"""The moving average of the weights against its closed form."""
+"""Compare the moving average of the weights with its closed form."""
 
 import pytest
 import torch

@@ -21,7 +21,7 @@ from tests.paper.official_options import official, spec_of
 
 @EVERY_OPTION
 def test_outputs_equal_the_plain_network_and_every_parameter_has_a_gradient(options):
-    """Each weight has one official name, and comes back from it as it was."""
+    """Each weight has one official name, and the conversion back returns it unchanged."""
     settings = small(**options)
     network = unsettled(NCSNpp(settings, SIZE, 2, 2))
     x, t = images_and_times()
@@ -86,7 +86,7 @@ def test_dropout_only_in_training():
 
 
 def test_the_norm_of_a_small_signal():
-    """Its ε is 1e-6: a signal of that variance has half of it left."""
+    """The ε of the norm is 1e-6, so a signal with variance 1e-6 is normalized to variance 1/2."""
     x = 1e-3 * torch.randn(2, 8, 16, 16)
     groups = x.view(2, 2, -1).double()
     variance, mean = torch.var_mean(groups, dim=2, correction=0, keepdim=True)
@@ -100,7 +100,7 @@ def test_fourier_features_have_the_scale_of_the_settings():
 
 
 def test_classes():
-    """No label is one more class, the last."""
+    """ "No class" is an additional class, the last one."""
     network = unsettled(NCSNpp(small(), SIZE, 2, 2, num_classes=3))
     x, t = images_and_times()
     assert network.class_embedding.weight.shape == (4, 32)
