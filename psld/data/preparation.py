@@ -159,7 +159,7 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     except (UserError, OSError) as error:
         yield f"{file}: not the digest of {output.name} ({error})"
     again = f"psld prepare dataset={name} replace=true"
-    if other := _difference(record, settings.dataset):
+    if difference := _difference(record, settings.dataset):
         yield f"{output}: {difference}; to use the current settings: {again}"
         return
     with suppress(UserError, OSError):  # The source may be gone; the dataset stays usable.

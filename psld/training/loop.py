@@ -107,9 +107,7 @@ def hooks_of(checkpoints: Checkpoints, log: Log) -> list[Hook]:
     def preview(state: TrainingState, due: Due) -> None:
         if due.preview:
             numbers = log.preview(state.average.network, preview_path(log.run, state.step))
-            state.history[-1] = (
-                numbers | state.history[-1]
-            )  # The values of the loop take precedence.
+            state.history[-1] = numbers | state.history[-1]  # Values of the loop take precedence.
 
     def save(state: TrainingState, due: Due) -> None:
         if due.checkpoint:

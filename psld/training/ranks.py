@@ -35,11 +35,11 @@ class Ranks:
     world: int
     device: torch.device
     control: dist.ProcessGroup | None = None
-    """The gloo group that exchanges these numbers.
+    """The gloo group that exchanges these numbers; its threads end before the interpreter does.
 
-    It is separate from the group of the gradients, which DistributedDataParallel never frees. If a
-    gloo thread of that group released the last reference to a Python tensor during interpreter
-    shutdown, it would abort a process that has finished its work.
+    The group of the gradients is not used, because DistributedDataParallel never frees it. If a
+    thread of gloo releases the last reference to a Python tensor during interpreter shutdown, it
+    aborts a process that has finished its work.
     """
 
     @property

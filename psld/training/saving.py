@@ -60,16 +60,13 @@ def save(
         words = [settings] if isinstance(settings, str) else settings
         if not (isinstance(words, Sequence) and all(isinstance(word, str) for word in words)):
             wrong = f"{call}: settings is a {type(settings).__name__}"
-            raise UserError(
-                f"{wrong}; the settings of a model or overrides of psld train are needed"
-            )
+            right = "the settings of a model or overrides of psld train are needed"
+            raise UserError(f"{wrong}; {right}")
         words = [f"name={folder.name}", *words]
         content = compose_content("train", words, call, TrainSettings.free())
     entries = parse(TrainingHistory, {"entries": history}, f"{call}: history").entries
     run = parse(TrainSettings, content, call)
-    if not all(
-        read.content for read in groups_of(Read, run)
-    ):  # Settings of a loaded model already have the digests.
+    if not all(read.content for read in groups_of(Read, run)):  # A loaded model has the digests.
         run = with_sources(run, folder)
     check_rebuilt(network, run, build_process(run), getattr(network, "data_deviation", 1.0))
     store = ImageStore.open_for(run.data, run.dataset) if Path(run.data).exists() else None
