@@ -390,7 +390,7 @@ class HuggingFace(Numbered):
         splits = loaded if isinstance(loaded, dict) else {"train": loaded}
         taken = [splits[name] for name in ("train", "test") if name in splits]
         if "train" not in splits or (self.test_fraction and len(taken) > 1):
-            right = "train is needed, and no test with dataset.source.test_fraction"
+            right = "train is needed, without test if dataset.source.test_fraction is set"
             raise UserError(f"{path}: its splits are {', '.join(splits)}; {right}")
         data = datasets.concatenate_datasets(taken).with_format(None)
         count, types, names = len(data), data.features, ()
