@@ -172,7 +172,9 @@ def test_what_cannot_be_saved_is_one_line_and_changes_nothing(folder, network):
         ({"step": 1, "time": 1, "loss": torch.nan}, "loss: Input should be a finite number"),
     ):
         refused(said, network, WORDS, history=[entry], replace=True)
-    refused("settings is a NoneType; a model's settings or words of psld train", network, None)
+    refused(
+        "settings is a NoneType; the settings of a model or overrides of psld train", network, None
+    )
     assert {path: path.read_bytes() for path in Path("mine").rglob("*.*")} == files
     psld.save("mine", network, [*WORDS, "training.steps=8"], replace=True)
     assert read_manifest("mine").step == 8

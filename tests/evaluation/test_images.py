@@ -233,8 +233,10 @@ def test_pictures_of_several_sizes_are_measured_as_they_are_prepared(tmp_path):
         words = (f"dataset.name={folder}", f"dataset.source.root={folder}", "dataset.image_size=8")
         succeeded(call(tmp_path, "prepare", "dataset=folder", *words))
     words = ("evaluate", "images=a", "reference=b", "metric=fd-pixels")
-    said = refused(call(tmp_path, *words), 2, "has 40×24 pixels, the first one 20×31")
-    assert "image_size=N takes N×N of the middle of each" in said
+    said = refused(
+        call(tmp_path, *words), 2, "a: 0.png is 31×20 pixels (width×height), 1.png is 24×40"
+    )
+    assert "image_size=N crops pictures to their central squares and resizes them" in said
     said = succeeded(call(tmp_path, *words, "image_size=8")).stdout
     prepared = ("evaluate", "images=data/a.h5", "reference=data/b.h5", "metric=fd-pixels")
     assert said == succeeded(call(tmp_path, *prepared)).stdout

@@ -276,7 +276,7 @@ def test_a_killed_training_of_own_parts_resumes_to_the_bit(digits, outside, tmp_
     with started(outside, command("train", *words)) as process:
         wait_for_checkpoints(process, outside, count=2)
         kill(process)
-    assert "going on from step" in succeeded(call(outside, "train", *words)).stdout
+    assert "resuming from step" in succeeded(call(outside, "train", *words)).stdout
     succeeded(call(outside, "train", *words, "runs=whole", "output=other"))
     weights = [(outside / name / "weights.safetensors").read_bytes() for name in ("model", "other")]
     assert weights[0] == weights[1]

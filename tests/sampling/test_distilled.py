@@ -133,7 +133,7 @@ def test_it_goes_on_to_the_bit(folder):
     whole = load_file(run / "model/weights.safetensors")
     for file in ("checkpoints/checkpoint-00000006.pt", "model/manifest.json"):
         (run / file).unlink()
-    assert "going on from step 3" in succeeded(train(folder)).stdout
+    assert "resuming from step 3" in succeeded(train(folder)).stdout
     check_equal(load_file(run / "model/weights.safetensors"), whole)
 
 
