@@ -6,7 +6,8 @@ class Mixer(Network):                   # mynets.py: psld train network=mynets:M
     def build(self, in_channels, out_channels, image_size, num_classes):
         ...                             # a torch.nn.Module, called with (z, t)
 
-`FREE` marks fields that never affect a result; `Neutral` marks a value that leaves it unchanged.
+`FREE` marks a field that does not determine a result; `Neutral(x)` marks a field that does not
+determine a result while its value is x.
 """
 
 from psld.config.reads import CellRead, ModelRead

@@ -59,7 +59,7 @@ class SamplerStart:
     """Digest of the file."""
 
     def level(self, mixture: bool = True, classes: Sequence[int] = ()) -> float:
-        """Return σ₀ of the mixture or of the single Gaussian, the maximum over the classes."""
+        """Return σ₀ of the mixture or the single Gaussian; for classes, the maximum over them."""
         return float(self.levels[int(mixture), self.data.groups(classes)].max())
 
 
@@ -100,8 +100,8 @@ def find_start(
         file: the file to read; None: search for a file.
         folder: the folder of the model.
 
-    Raises UserError if `file` is missing, damaged, malformed, or fitted to other images; or, without
-    `file`, if no file fits and the dataset was not prepared.
+    Raises UserError if `file` is missing, damaged, malformed, or fitted to other images. Without
+    `file`, raises UserError if no file fits and the dataset was not prepared.
     """
     own, data, reasons = start_file(dataset, classes), Path(f"data/{dataset.name}.h5"), []
     here = ImageStore.open(data).digest if data.exists() else None
@@ -183,7 +183,7 @@ def views_of(
 
 
 def deviation(store: ImageStore, flip: bool) -> float:
-    """Return the standard deviation of the training images, the root mean square over the pixels."""
+    """Return the root mean square, over the pixels, of the training images' standard deviation."""
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
     images, labels = store.images("train"), store.labels("train")
     for part, _ in views_of(images, labels, CPU, flip, np.arange(len(images))):
