@@ -342,8 +342,7 @@ def _read(
 
 
 def _numbers(where: Path | str, images: np.ndarray) -> torch.Tensor:
-    """Number the distinct images; copies share a number. Raises UserError if fewer than 3 differ.
-    """
+    """Number the images; copies share a number. Raises UserError for fewer than 3 distinct images."""
     numbers = distinct_numbers(images)
     if (different := int(numbers.max()) + 1) < 3:
         raise UserError(f"{where}: {different} distinct images; at least 3 are needed")

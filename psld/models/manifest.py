@@ -61,8 +61,7 @@ class TrainedManifest(MadeRecord, extra="ignore"):
 
     @property
     def init(self) -> dict[str, str] | None:
-        """Name and digest of the pretrained weights; None if the weights were initialized randomly.
-        """
+        """Name and digest of the pretrained weights; None if training started at random weights."""
         if (init := getattr(self.settings, "init", None)) is None:
             return None
         name = init.model.name.removeprefix("models/")

@@ -129,8 +129,7 @@ class Averaging(Protocol):
     """A copy of the network with averaged weights and buffers, used for previews and export."""
 
     def update(self, network: "nn.Module") -> None:
-        """Update the average with the weights and buffers after a step. Called without gradients.
-        """
+        """Update the average with weights and buffers after a step. Called without gradients."""
         ...
 
 

@@ -1,5 +1,4 @@
-"""Check arguments of library calls, and resolve samplers and processes by name. Imports no torch.
-"""
+"""Check arguments of library calls; resolve samplers and processes by name. Imports no torch."""
 
 import json
 import re

@@ -164,6 +164,6 @@ def known_pixels(
     drawn = torch.from_numpy(draw_masks(mask, indices, dataset.image_size, cell.mnist))
     read = (store.digest, cell.mnist and ImageStore.open(cell.mnist).digest)
     if read != (origin.dataset_digest, origin.masks_digest):
-        raise UserError(f"{cell.data} or {cell.mnist}: the file has changed; sample again")
+        raise UserError(f"{cell.data}: the images or the masks have changed; sample again")
     known = torch.from_numpy(images[indices.start : indices.stop].copy()).to(model.device)
     return Inpainting(model.process, from_uint8(known), drawn[:, None].to(model.device))

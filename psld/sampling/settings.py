@@ -107,8 +107,7 @@ def images_digest(
 
 
 def sampler_content(sampler: SamplerSettings) -> dict[str, Any]:
-    """Return the settings of a sampler that determine its images, without null or neutral values.
-    """
+    """Return the sampler settings that determine its images, without null or neutral values."""
     content = sampler.identity()
     # Older versions gave different images with these settings, so their digests must differ.
     if sampler.precision == "bf16":

@@ -272,7 +272,7 @@ def test_shards_and_references_that_do_not_belong_to_the_cell(project):
     manifest = project / "models/mine/psld/manifest.json"
     content = json.loads(manifest.read_text()) | {"dataset_digest": "f" * 64}
     manifest.write_text(sealed(content))
-    words = "fd-classifier-train/reference: of dataset digits, but the model is of another"
+    words = "fd-classifier-train/reference: made from dataset digits, but the model was trained"
     refused(call(project, "evaluate_cell", CELL), 2, words)
     assert not (project / RESULT).exists()
 

@@ -43,7 +43,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         (f"npz={__file__}/x.npz", "test_sample_errors.py is no folder that you may write to"),
         # By a guide.
         (GUIDED, "guide: sampler.guidance needs it"),
-        ("guide=GUIDE", "guide: sampler.guidance has no use for"),
+        ("guide=GUIDE", "guide: sampler.guidance does not use"),
         (f"{GUIDED} guide=MODEL", "not the manifest of a guide, but of a model"),
         (
             f"{GUIDED} guide=GUIDE sampler.guidance.label=[3,three]",
@@ -115,7 +115,7 @@ def test_a_manifest_of_other_settings_than_its_weights_is_refused(copied, tmp_pa
     manifest["settings"]["dataset"]["image_size"] = 16
     (copied / "manifest.json").write_text(sealed(manifest))
     finished = call(tmp_path, "sample", f"model={copied}", "output=cell", "sampler.steps=2")
-    refused(finished, 2, "weights.safetensors: trained with other settings than its manifest says")
+    refused(finished, 2, "weights.safetensors: its settings differ from those in the manifest")
 
 
 def test_nan_is_refused(copied, tmp_path):
