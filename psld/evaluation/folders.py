@@ -231,7 +231,7 @@ def features_of_splits(
 
 
 def real_batches(images: np.ndarray, metric: MetricSettings) -> Iterator[Tensor]:
-    """Split a reference's uint8 images into batches, and truncate them if the metric asks for it."""
+    """Split a reference's uint8 images into batches, truncated if the metric asks for it."""
     batches = batches_of(images, metric.batch_size)
     return map(truncated, batches) if metric.truncated_reference else batches
 

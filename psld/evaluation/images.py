@@ -342,7 +342,7 @@ def _read(
 
 
 def _numbers(where: Path | str, images: np.ndarray) -> torch.Tensor:
-    """Number the images; copies share a number. Raises UserError for fewer than 3 distinct images."""
+    """Number the images; copies share a number. Raises UserError unless 3 images are distinct."""
     numbers = distinct_numbers(images)
     if (different := int(numbers.max()) + 1) < 3:
         raise UserError(f"{where}: {different} distinct images; at least 3 are needed")
