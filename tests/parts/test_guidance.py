@@ -122,7 +122,7 @@ def test_a_guidance_of_ones_own_by_the_command_and_in_the_library(outside, vp_sd
         np.testing.assert_array_equal(loaded.sample(4, **how), shard.images)
         means[brightness] = float(loaded.sample(4, raw=True, **how).mean())
     edited = (*EM, *words, "sampler.guidance.strength=1")
-    refused(call(outside, "sample", *edited), 2, "made by another sampler_digest")
+    refused(call(outside, "sample", *edited), 2, "sampled with a different sampler_digest")
     assert means[-0.9] < -0.5 < 0.5 < means[0.9]
 
 

@@ -115,7 +115,7 @@ def test_a_shard_that_does_not_serve_takes_the_records_of_its_range_away(cell, h
             words = "damaged shard file"
         case "foreign":
             shard(1, seed=4).save(path)
-            words = "made by another seed"
+            words = "sampled with a different seed"
     with pytest.raises(UserError, match=rf"00001\.safetensors: {words}.*sample it again"):
         list(read(cell, 25))
     records = sorted(path.name for path in cell.glob("*.json"))
