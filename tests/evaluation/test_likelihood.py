@@ -111,7 +111,7 @@ def test_numbers_do_not_depend_on_the_batch_size(perfect, threes):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("start_time=1e-6", ("start_time: 1e-06 is before", "1e-05 or more")),
+        ("start_time=1e-6", ("start_time: 1e-06 is below", "1e-05 or more")),
         ("images=2000", ("images: the test split of", "not 2000")),
         ("precision=bf16", ("unknown key precision",)),
         ("tolerance=1e-300", ("tolerance: Input should be greater than",)),
