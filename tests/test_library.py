@@ -201,7 +201,7 @@ def test_settings_of_a_sampler_are_values_of_python(model):
         ({"n": 10**30}, "n: Input should be less than or equal to 1000000000000 "),
         ({"seed": torch.tensor(0.5)}, r"seed: Input should be a valid integer \(got 0.5\)$"),
         ({"batch_size": 0}, "batch_size: Input should be greater than or equal to 1 "),
-        ({"scale": 3}, "scale is the strength of guidance; give a label or a guide"),
+        ({"scale": 3}, "scale: there is no guidance to scale; give a label or a guide"),
         ({"label": True}, "label: a class is a number or a name, and several are a list; got True"),
         ({"label": 3}, "classifier-free guidance needs a class-conditional model; .* a guide"),
         ({"sampler": "rk45", "precision": "bf16"}, "sampler: bf16 has an error above"),
@@ -220,7 +220,9 @@ def test_shapes_that_do_not_fit_are_refused(model):
     with pytest.raises(UserError, match=r"images of \(2, 8, 8\), not \(6, 8, 8\)"):
         psld.sample(loaded.process, loaded.network, (2, 3, 8, 8), **FEW)
     known = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
-    with pytest.raises(UserError, match=r"inpainting has images of \(2, 1, 8, 8\) .*, not \(4,"):
+    with pytest.raises(
+        UserError, match=r"inpainting: got images of \(2, 1, 8, 8\) .*; expected \(4,"
+    ):
         psld.sample(loaded.process, loaded.network, (4, 1, 8, 8), **FEW, inpainting=known)
     process, network, shape = phase_space(0.02), Own(lambda z: z).eval(), (2, 3, 8, 8)
     known = torch.zeros(shape), torch.ones(shape)
@@ -269,7 +271,7 @@ def test_known_pixels_are_kept(model):
     ):
         with pytest.raises(UserError, match=rf"^sample\(\): inpainting: {said}"):
             loaded.sample(4, **options | {"inpainting": wrong})
-    with pytest.raises(UserError, match=r"inpainting starts from the prior"):
+    with pytest.raises(UserError, match=r"inpainting: it needs start=prior"):
         loaded.sample(4, **options | {"sampler": "few"})
     torch.testing.assert_close(filled[..., :4], images[..., :4])
     assert (filled[..., 4:] - images[..., 4:]).abs().mean() > 0.1
@@ -433,7 +435,7 @@ def test_a_network_in_training_mode_is_refused(model):
     [
         ({"sigma_min": "0.1"}, r"sigma_min: Input should be a valid number \(got '0.1'\)$"),
         ({"images": "digits"}, "images: no array of images"),
-        ({"images": torch.zeros(20, 1, 8, 8)}, "images is torch.float32 "),
+        ({"images": torch.zeros(20, 1, 8, 8)}, "images: got torch.float32 "),
     ],
 )
 def test_a_denoiser_that_cannot_be_one_is_refused(wrong, said):

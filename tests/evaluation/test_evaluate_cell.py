@@ -268,11 +268,13 @@ def test_another_model_in_a_model_s_folder_is_neither_sampled_nor_measured(proje
 def test_shards_and_references_that_do_not_belong_to_the_cell(project):
     other = ("model=models/mine/psld", "sampler=em", "sampler.steps=3", "shard_size=10", "shards=3")
     succeeded(call(project, "sample", *other, "seed=1", "output=other"))
-    refused(call(project, "evaluate_cell", CELL, "shards=other"), 2, "other/00000", "another seed")
+    refused(
+        call(project, "evaluate_cell", CELL, "shards=other"), 2, "other/00000", "a different seed"
+    )
     manifest = project / "models/mine/psld/manifest.json"
     content = json.loads(manifest.read_text()) | {"dataset_digest": "f" * 64}
     manifest.write_text(sealed(content))
-    words = "fd-classifier-train/reference: of dataset digits, but the model is of another"
+    words = "fd-classifier-train/reference: made from dataset digits, but the model was trained"
     refused(call(project, "evaluate_cell", CELL), 2, words)
     assert not (project / RESULT).exists()
 

@@ -245,7 +245,9 @@ def test_weights_of_another_origin_stay_unless_they_may_be_replaced(workplace):
     succeeded(call(workplace, "import_model", "earlier.ckpt", *overrides(VECTOR)))
     before = files_below(workplace / "model")
     later = ("import_model", "later.ckpt", *overrides(VECTOR))
-    complaint = "model: has weights from the checkpoint earlier.ckpt; replace=true replaces them"
+    complaint = (
+        "model: has weights from the checkpoint earlier.ckpt; set replace=true to replace them"
+    )
     refused(call(workplace, *later), 2, complaint)
     assert files_below(workplace / "model") == before
     succeeded(call(workplace, *later, "replace=true"))

@@ -160,7 +160,7 @@ def test_a_decay_is_short_for_the_average_ema(outside):
     assert "ema_decay" not in own.identity()
     assert own.identity()["average"]["kind"] == "mine:Polyak"
     assert type(own).model_validate(own.model_dump()) == own
-    with pytest.raises(ValueError, match="ema_decay is null; give it, or average"):
+    with pytest.raises(ValueError, match="ema_decay: null without an average"):
         recipe(ema_decay=None)
     with pytest.raises(ValueError, match=r"average\.dekay"):
         recipe(average={"kind": "ema", "dekay": 0.5})

@@ -131,5 +131,5 @@ def test_shards_of_another_guide_are_refused(model, guide, digits, tmp_path):
     succeeded(call(tmp_path, "sample", *cell, "output=cell"))
     retrain = (*TINY, "training.steps=2", f"data={digits}", "output=guide")
     succeeded(call(tmp_path, "train_guide", *retrain))
-    words = "00000.safetensors: made by another guide_sha256"
+    words = "00000.safetensors: sampled with a different guide_sha256"
     refused(call(tmp_path, "sample", *cell, "output=cell"), 2, words)

@@ -69,7 +69,7 @@ def test_a_denoiser_is_loaded_as_a_network_of_another_process(folder):
     own, other = (load_model(folder / "model", cpu, process) for process in (None, vp_sde))
     assert (own.process.blocks, other.process.blocks) == (2, 1)
     assert other.settings.process == vp_sde
-    with pytest.raises(UserError, match="the model's network is of the process"):
+    with pytest.raises(UserError, match="the network serves only the process"):
         load_model(folder / "plain", cpu, vp_sde)
 
 
@@ -86,7 +86,7 @@ def test_the_command_makes_the_same_images_and_records_the_process(folder):
     kept = call(folder, "sample", "model=model", *process, *few)
     assert "kept" in succeeded(kept).stdout
     other = call(folder, "sample", "model=model", "process=cld", *few)
-    changed = "process.gamma=0.25 then, 0.0 now: made by another process_digest"
+    changed = "process.gamma=0.25 then, 0.0 now: sampled with a different process_digest"
     refused(other, 2, changed)
     plain = call(folder, "sample", "model=plain", "process=cld", *few)
     refused(plain, 2, "process: ", "training.objective=denoiser")
@@ -184,7 +184,7 @@ def test_a_start_fitted_to_given_images_equals_the_start_of_the_dataset(folder):
     low = psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 0.4, images=seen[:100])
     assert low.sample(4, **options).shape == (4, 1, 8, 8), "no level above 0.4 is asked for"
     for wrong in (seen.float(), seen[:, :, :4]):
-        with pytest.raises(UserError, match=r"images is .*, not uint8 \('N', 1, 8, 8\)"):
+        with pytest.raises(UserError, match=r"images: got .*; expected uint8 \('N', 1, 8, 8\)"):
             psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 80, images=wrong)
 
 

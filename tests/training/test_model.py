@@ -83,7 +83,7 @@ def test_weights_of_other_settings_or_another_network_are_refused(copied, vp_sde
     changed = read_manifest(copied, ModelManifest).settings.model_dump(mode="json")
     changed["training"]["seed"] = 7
     change_manifest(copied, settings=changed)
-    with pytest.raises(UserError, match="trained with other settings than its manifest says"):
+    with pytest.raises(UserError, match="its settings differ from those in the manifest"):
         load_model(copied, CPU)
     tensors.popitem()
     sha256 = save_tensors(copied / "weights.safetensors", "weights", tensors, {})
@@ -101,7 +101,9 @@ def test_an_import_replaces_other_weights_only_on_request(copied, imported):
     if imported:
         make_way(copied, "a" * 64, replace=True)
     source = "the checkpoint a.ckpt" if imported else "a training here"
-    with pytest.raises(UserError, match=f"has weights from {source}; replace=true replaces them"):
+    with pytest.raises(
+        UserError, match=f"has weights from {source}; set replace=true to replace them"
+    ):
         make_way(copied, "b" * 64, replace=False)
     assert files_below(copied) == before
     make_way(copied, "b" * 64, replace=True)

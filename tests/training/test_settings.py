@@ -27,9 +27,9 @@ def train_settings(*overrides: str) -> TrainSettings:
         ({"label_dropout": 1}, "label_dropout"),
         (
             {"objective": "denoiser", "weighting": "nll"},
-            "weighting is for objective=epsilon",
+            "weighting: only objective=epsilon uses it",
         ),
-        ({"noise_law": {}, "weighting": "nll"}, "weighting=nll is a mean over uniform times"),
+        ({"noise_law": {}, "weighting": "nll"}, "weighting: nll needs uniform times"),
         ({"noise_law": {"low": 2, "high": 2}}, "low must be below high, got 2 and 2"),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_guide_needs_several_classes():
     )
     assert parse(TrainGuideSettings, two, "test").dataset.num_classes == 2
     for content in (none, one):
-        with pytest.raises(UserError, match="has no classes to tell apart"):
+        with pytest.raises(UserError, match="a guide needs at least 2 classes"):
             parse(TrainGuideSettings, content, "test")
 
 
@@ -161,7 +161,7 @@ def test_a_process_is_the_same_or_that_of_a_denoiser():
     for each in (model, denoiser):
         assert each.with_process(None) == each.with_process(own) == each
     assert denoiser.with_process(other).process == other
-    with pytest.raises(UserError, match="process: the model's network is of the process that"):
+    with pytest.raises(UserError, match="process: the network serves only the process"):
         model.with_process(other)
 
 

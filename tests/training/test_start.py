@@ -99,7 +99,7 @@ def test_copies_and_mirror_images_are_one_image():
     start = measure_start(copies, CPU, Start())
     assert start.data.components() == [1]
     torch.testing.assert_close(start.data.means[0].double(), flat(few).mean(0), rtol=0, atol=1e-5)
-    with pytest.raises(UserError, match="9 different training images"):
+    with pytest.raises(UserError, match="9 distinct training images"):
         measure_start(np.concatenate([few[:9], few[:9, ..., ::-1]]), CPU, Start())
     images, labels = pictures(30), np.arange(30) // 10
     nine = [*range(9), *range(9), *range(10, 30)]
@@ -143,8 +143,8 @@ def test_a_start_is_fitted_once_for_all_models(project, made):
     other = stored.origin | {"dataset": "0" * 64}
     save_tensors(START, "start", stored.arrays, other)
     said = succeeded(call(project, "sample", "model=model", *FEW)).stdout
-    assert "fitting a mixture" in said
-    assert f"not kept: {START}: made of another dataset than is asked for" in said
+    assert "fitting the initial distribution" in said
+    assert f"not kept: {START}: fitted with a different dataset than requested" in said
     whole = (project / START).read_bytes()
     assert whole == (made / START).read_bytes()
     other = ("process=vp-sde", "training.steps=1", "output=other", "data=data/x.h5")
@@ -167,7 +167,7 @@ def test_samples_of_another_start_are_replaced_and_a_start_with_classes_works_wi
     succeeded(call(project, *sample))
     stored = load_tensors(START, "start", "")
     save_tensors(START, "start", stored.arrays | {"means": -stored.arrays["means"]}, stored.origin)
-    refused(call(project, *sample), 2, "00000.safetensors: made by another start_sha256")
+    refused(call(project, *sample), 2, "00000.safetensors: sampled with a different start_sha256")
     assert "kept" in succeeded(call(project, *sample, f"start={made / START}")).stdout
     with_classes = ("start=starts/x-classes.safetensors", "output=y")
     succeeded(call(project, *sample, *with_classes))
@@ -176,7 +176,7 @@ def test_samples_of_another_start_are_replaced_and_a_start_with_classes_works_wi
 @pytest.mark.parametrize("name", ["digits-flip", "digits-classes"])
 def test_two_datasets_do_not_share_the_file_of_a_start(name, tmp_path):
     """The dataset `digits` with flips, or with classes, has the same name."""
-    said = f"dataset.name={name}: a start needs a name without -flip or -classes at its end"
+    said = f"dataset.name={name}: ends with -flip or -classes"
     refused(call(tmp_path, "start", f"dataset.name={name}"), 2, said)
     assert not (tmp_path / "starts").exists()
 
@@ -195,7 +195,7 @@ def test_a_wrong_start_is_refused(project, made):
     for said, change in WRONG:
         arrays, origin = change(stored)
         save_tensors("wrong", "start", stored.arrays | arrays, stored.origin | origin)
-        with pytest.raises(UserError, match=f"wrong: {said}.*; make it again"):
+        with pytest.raises(UserError, match=f"wrong: {said}.*; fit it again"):
             psld.load("model", start="wrong").sample(1, sampler="few")
 
 
