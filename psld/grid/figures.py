@@ -156,7 +156,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         if any(m.metric.measure.finds_nearest for m in cell.measurements):
             name, category = f"nearest/{cell.name}", ("Samples", "Nearest training images")
             shown = " · ".join(cell.in_words)
-            title = f"{shown}: the samples nearest to training images, above these images"
+            title = f"{shown}: the samples nearest to training images, above these"
             yield GridFigure(name, "nearest", title, category, {"": cell})
     for name, cells in grid.file.figures.items():
         if len(cells) == 1:

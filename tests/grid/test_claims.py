@@ -151,7 +151,7 @@ def test_counts_have_the_error_of_training_again_alone(grid, folder):
     [
         (
             {"over": {"steps": [10, 30]}},
-            "no table has the value of psld/em-30 by fd-classifier of 100 samples",
+            "no table shows the value of psld/em-30 with metric fd-classifier and 100",
         ),
         ({"over": {}}, "budget '{steps}' has an unknown placeholder; there are: none"),
         ({"larger": {"model": "cld", "samples": 50}}, "both sides need the same metric, samples"),

@@ -30,7 +30,7 @@ from tests.grid.mine import CONTENT, changed, refusal
         ),
         ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: .* no `of`"),
         ("models/none", {"of": "paper"}, "models.none: .*paper.yaml trains no model of this name"),
-        ("models/denoiser-cld", {"of": "demo"}, "demo.yaml, this model shares .* denoiser-psld; add"),
+        ("models/denoiser-cld", {"of": "demo"}, "demo.yaml, this model shares .* denoiser-psld;"),
         ("guides", {"psld": {"of": "demo"}}, "guides.psld.of: only for models; give"),
         ("models/psld", ["dataset.num_classes=0"], "differ from configs/dataset/digits.yaml"),
         ("models/psld", ["dataset.name='10'"], "models.psld: dataset '10': a name begins with"),
