@@ -143,7 +143,7 @@ def beyond_float32(state):
 @pytest.mark.parametrize(
     ("change", "more", "words"),
     [
-        (without_ema, [], ["holds no moving average", "weights=online"]),
+        (without_ema, [], ["contains no moving average", "weights=online"]),
         (broken, [], ["NaN or infinity", "all_modules."]),
         (beyond_float32, [], ["NaN or infinity", "all_modules."]),
         (dict, ["process.gamma=0"], ["(6,", "should be (3,"]),

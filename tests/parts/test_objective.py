@@ -329,7 +329,7 @@ def test_in_a_grid_a_part_of_a_training_reads_a_model_of_the_grid(configs):
     by_hand = settings_of(program("train").command, ["model=mine/mine", "training.micro_batch=1"])
     assert by_hand.model().identity() == grid.models["mine"].settings.model().identity()
     circle = {"mine": taught("Taught", "base"), "base": taught("Taught", "mine")}
-    with pytest.raises(UserError, match="a circle: mine → base → mine"):
+    with pytest.raises(UserError, match="circular reference: mine → base → mine"):
         load(configs, with_models(circle))
     pull = ["sampler=em", "guidance@sampler.guidance=taught:Pull", "sampler.guidance.teacher=base"]
     samplers = {"em": {"overrides": pull, "budget": "sampler.steps"}}
