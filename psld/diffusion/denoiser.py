@@ -106,7 +106,7 @@ class DataPrediction:
 
 
 class SeesImages(nn.Module):
-    """Wrap a network of noisy images, f(y, σ), as a network of states of a process, f(z, t).
+    """Wrap a network of noisy images, f(y, σ), as a network of process states, f(z, t).
 
     A state depends on its image only through y = aᵀ Σ⁻¹ z / ρ, which equals x₀ + σ n with
     σ = ρ^(−½). Therefore a denoiser gives the ε of every process of the recipe, in all k blocks:
@@ -124,7 +124,7 @@ class SeesImages(nn.Module):
         self._tables: dict[tuple[float, torch.device, torch.dtype], list[Tensor]] = {}
 
     def forward(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
-        """Evaluate the network at N times. Copies a t on a GPU to the CPU; `at` avoids this copy."""
+        """Evaluate the network at N times. Copies t from a GPU to the CPU; `at` avoids the copy."""
         times, index = t.double().cpu().unique(return_inverse=True)
         tables = [each[index.expand(len(z))] for each in self._coefficients(times)]
         return self._evaluate(z, tables, label)

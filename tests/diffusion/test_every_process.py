@@ -122,7 +122,7 @@ def test_levels_that_the_network_has_not_seen_are_refused_in_one_line():
         with pytest.raises(UserError, match=said):
             check_levels(levels, low, high)
     check_levels((0.01, 90), 0.01 * (1 + 1e-7), 90 * (1 - 1e-7))
-    with pytest.raises(UserError, match=r"takes 0\.0101 to 100"):
+    with pytest.raises(UserError, match=r"accepts 0\.0101 to 100"):
         check_levels((0.01, 90), 0.0101, 100)
     below = {"start": "gaussian", "start_level": 3.0, "final_time": 0.02}
     check_levels(MultistepSettings(**few | below).noise_levels(vp_sde()), 2e-2, 3)

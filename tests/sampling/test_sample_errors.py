@@ -47,7 +47,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         (f"{GUIDED} guide=MODEL", "not the manifest of a guide, but of a model"),
         (
             f"{GUIDED} guide=GUIDE sampler.guidance.label=[3,three]",
-            "no class three; there are 0 to 9, and cycle (0, 1, 2,",
+            "no class three; give 0 to 9, a name or cycle (0, 1, 2,",
         ),
         # Without a classifier.
         (FREE, "needs a class-conditional model…training.label_dropout"),
