@@ -69,7 +69,7 @@ class PSLDSettings(PhaseSpaceSettings):
     gamma: float = Field(ge=0)
     """Γ: friction on the position. 0 gives critically damped Langevin diffusion (CLD)."""
     mass_inverse: float = Field(4.0, gt=0)
-    """M⁻¹. Critical damping, (Γ − ν)² = 4 M⁻¹, sets the friction on the momentum: ν = Γ + 2 √M⁻¹."""
+    """M⁻¹. Critical damping, (Γ − ν)² = 4 M⁻¹, sets the friction ν = Γ + 2 √M⁻¹ on the momentum."""
     kappa: float = Field(0.04, gt=0)
     """κ: the initial momentum is drawn from N(0, κM)."""
 
@@ -104,7 +104,7 @@ class RecipeSettings(PhaseSpaceSettings):
         return self._process(D=self.D, Q=self.Q, S=self.S, initial_variance=self.initial_variance)
 
     @model_validator(mode="after")
-    def _shapes_agree(self) -> "RecipeSettings":
+    def _check_shapes(self) -> "RecipeSettings":
         k = self.blocks
         for name in ("D", "Q"):
             rows = getattr(self, name)
@@ -130,10 +130,10 @@ class NoiseLaw(Settings):
     low: float = Field(2e-5, gt=0)
     """The smallest σ; smaller draws are clipped to this value."""
     high: float = Field(1000.0, gt=0)
-    """The largest σ; larger draws are clipped to this value. Sampling outside [low, high] fails."""
+    """The largest σ; larger draws are clipped to this value. A sampler may use levels up to it."""
 
     @model_validator(mode="after")
-    def _is_ordered(self) -> "NoiseLaw":
+    def _check_order(self) -> "NoiseLaw":
         if self.low >= self.high:
             raise ValueError(f"low must be below high, got {self.low:g} and {self.high:g}")
         return self

@@ -27,7 +27,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("sampler.steps=1", "sampler…steps is 1; at least 2 are needed, or 0 for"),
+        ("sampler.steps=1", "sampler…steps is 1; at least 2 are needed"),
         ("sampler=few sampler.steps=1 sampler.denoise=false", "sampler…steps is 1; at least 2 are"),
         ("sampler.final_time=1e-6", "sampler.final_time: 1e-06 is before…1e-05 or more"),
         ("sampler=ddim", "ddim…rk45"),
