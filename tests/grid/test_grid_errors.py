@@ -124,7 +124,7 @@ FREE = {"budget": "sampler.steps", "overrides": ["guidance@sampler.guidance=clas
     ("sampler", "process", "complaint"),
     [
         (GUIDED | {"guide": "other"}, "psld", "samplers.em.guide: no guide 'other'"),
-        (GUIDED | {"guide": "guide"}, "cld", "noised by another process"),
+        (GUIDED | {"guide": "guide"}, "cld", "trained with a different process"),
         (FREE, "psld", "class-conditional model"),
         (PLAIN | {"guide": "guide"}, "psld", "samplers.em.guide: the sampler uses no guide; add"),
     ],

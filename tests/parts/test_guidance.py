@@ -161,7 +161,7 @@ def test_known_pixels_need_a_fixed_grid_and_the_prior():
     em = sde("em", striding="uniform", steps=4).model_dump() | {
         "guidance": {"kind": "inpainting", **INPAINTING}
     }
-    with pytest.raises(UserError, match="has no known pixels; inpaint with start=prior"):
+    with pytest.raises(UserError, match="does not support known pixels; inpaint with start=prior"):
         parse(SamplerChoice, {"sampler": em | {"start": "mixture"}, "process": None}, "test")
     rk45 = {"integrator": "rk45", "tolerance": 0.1, "guidance": em["guidance"]}
     with pytest.raises(UserError, match="rk45 has none; use another sampler"):

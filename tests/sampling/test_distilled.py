@@ -104,7 +104,7 @@ def test_it_learns_and_is_sampled_in_one_evaluation_as_every_process(folder, mon
         "data=data/digits.h5",
         "output=likelihood.json",
     )
-    refused(call(folder, *likelihood), 2, "its noise levels are", "the denoiser takes 0.5")
+    refused(call(folder, *likelihood), 2, "its noise levels are", "the denoiser accepts 0.5")
 
 
 def test_a_null_of_the_sampler_stands_in_the_words_of_its_samples(folder):

@@ -27,7 +27,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("sampler.steps=1", "sampler…steps is 1; at least 2 are needed, or 0 for"),
+        ("sampler.steps=1", "sampler…steps is 1; at least 2 are needed"),
         ("sampler=few sampler.steps=1 sampler.denoise=false", "sampler…steps is 1; at least 2 are"),
         ("sampler.final_time=1e-6", "sampler.final_time: 1e-06 is below…1e-05 or more"),
         ("sampler=ddim", "ddim…rk45"),
@@ -47,7 +47,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         (f"{GUIDED} guide=MODEL", "not the manifest of a guide, but of a model"),
         (
             f"{GUIDED} guide=GUIDE sampler.guidance.label=[3,three]",
-            "no class three; there are 0 to 9, and cycle (0, 1, 2,",
+            "no class three; give 0 to 9, a name or cycle (0, 1, 2,",
         ),
         # Without a classifier.
         (FREE, "needs a class-conditional model…training.label_dropout"),

@@ -174,7 +174,7 @@ def test_the_noise_predicted_by_an_external_denoiser(folder):
 def test_a_start_fitted_to_given_images_equals_the_start_of_the_dataset(folder):
     ours, seen = psld.load(folder / "model"), images_of(folder)
     edm = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0.002, sigma_max=80, images=seen)
-    with pytest.raises(UserError, match=r"noise levels are .* takes 0\.002 to 80"):
+    with pytest.raises(UserError, match=r"noise levels are .* accepts 0\.002 to 80"):
         edm.sample(4, process="cld", sampler="multistep")
     options = {"sampler": "few", "steps": 3, "process": "vp-sde"}
     theirs, mine = (model.sample(4, **options).int() for model in (edm, ours))
