@@ -109,7 +109,7 @@ def test_published_moments_are_those_of_the_statistics():
     moments = FeatureStatistics.of_moments(mean.float(), covariance.float())
     torch.testing.assert_close(moments.mean, mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(moments.covariance, covariance, rtol=1e-6, atol=1e-6)
-    with pytest.raises(UserError, match=r"statistics \(mu, sigma\), enough for Fréchet"):
+    with pytest.raises(UserError, match=r"statistics \(mu, sigma\), which suffice for Fréchet"):
         moments.on("cpu")
 
 

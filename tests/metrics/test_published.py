@@ -158,7 +158,7 @@ def test_gray_images_are_repeated_and_other_tensors_refused(name, request):
     torch.testing.assert_close(features, extractor(gray.repeat(1, 3, 1, 1))[0])
     assert (logits is None) == (name == "dinov2")
     for wrong in (torch.zeros(1, 3, 8, 8), torch.zeros(1, 2, 8, 8, dtype=torch.uint8)):
-        with pytest.raises(UserError, match="takes uint8 images"):
+        with pytest.raises(UserError, match="accepts uint8 images"):
             extractor(wrong)
 
 
