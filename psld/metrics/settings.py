@@ -478,9 +478,8 @@ class MetricSettings(Settings):
         """Return the metric without its interval. Measures `of_moments` also accept statistics."""
         if self.measure.of_moments:
             return self.measure.value(images.total, reference.split(self.reference_split).total)
-        samples = cast(
-            "Features", images
-        )  # The interval is unused, so use as few blocks as possible.
+        # The interval is unused, so use as few blocks as possible.
+        samples = cast("Features", images)
         return self._found(samples, reference, samples.blocks(2), device).estimate.value
 
     def scale(self, reference: "Reference", device: "Device" = "cpu") -> dict[str, float | None]:
