@@ -63,7 +63,7 @@ def test_agrees_with_torch_fidelity(n, d, rel):
 
 
 def test_different_extractors_and_single_images_are_user_errors():
-    with pytest.raises(UserError, match="different extractors"):
+    with pytest.raises(UserError, match="use one extractor for both"):
         frechet_distance(gather(random_features(9, 3, 1)), gather(random_features(9, 4, 1)))
     with pytest.raises(UserError, match="at least 2"):
         frechet_distance(gather(random_features(9, 3, 1)), gather(random_features(1, 3, 1)))
