@@ -199,7 +199,7 @@ def test_missing_damaged_and_foreign_weights_say_what_to_get(weights, tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     for name in ("missing", "cut", "foreign", "list", "evil", "pipe"):
         path = tmp_path / f"{name}.pth"
-        with pytest.raises(UserError, match=r"download .*weights-inception-.*-6726825d\.pth") as caught:
+        with pytest.raises(UserError, match=r"download .*inception-.*-6726825d\.pth") as caught:
             inception_of(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
