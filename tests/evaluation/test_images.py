@@ -143,7 +143,7 @@ def test_other_images_and_statistics_are_references(folder):
     said = succeeded(evaluate(folder, "noisy.npz", "metric=fd-classifier", *words)).stdout
     assert "with other images of the reference, too: not known from statistics alone" in said
     finished = evaluate(folder, "noisy.npz", "metric=kd-classifier", *words)
-    refused(finished, 2, "statistics (mu, sigma), enough for Fréchet distances alone")
+    refused(finished, 2, "statistics (mu, sigma), which suffice for Fréchet distances")
 
 
 class Scaled(torch.nn.Module):
