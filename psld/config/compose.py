@@ -67,7 +67,7 @@ def text_of_hydra(error: Exception) -> str:
         key, _, value = word.partition("=")
         bare = value.strip("'\"")
         if not re.search(r"[^\w.-]", value, re.ASCII):
-            return f"{word}: not a setting KEY=VALUE"
+            return f"{word}: not of the form KEY=VALUE"
         return f"{word}: cannot be read; put a text in quotes, e.g. '{key}=\"{bare}\"'"
     if choice := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text):
         group, name, rest = choice.groups()

@@ -68,10 +68,10 @@ def test_the_data_must_be_there_with_its_digest(unwilling, tmp_path, digits):
     shutil.copy(digits, tmp_path)
     refused(call(tmp_path, *launch), 2, "digits.json: no such file", "psld prepare")
     shutil.copy(digits.with_name("digits.json"), tmp_path)
-    refused(call(tmp_path, *launch), 2, f"{no_file} with its .digest; make it with psld prepare")
+    refused(call(tmp_path, *launch), 2, f"{no_file}, or no .digest file next to it; run psld prepare")
     # The workflow names the model, whose grid says what the dataset is.
     of_grid = ("--", "train", "model=demo/cld", "data=digits.h5")
-    refused(call(tmp_path, "launch", *of_grid), 2, f"{no_file} with its .digest")
+    refused(call(tmp_path, "launch", *of_grid), 2, f"{no_file}, or no .digest file")
     assert unwilling.calls("sbatch") == []
 
 
@@ -147,7 +147,7 @@ def launched(slurm, tmp_path, digits, monkeypatch) -> Callable[..., str]:
 )
 def test_a_signal_cancels_the_job_or_leaves_it(slurm, launched, tmp_path, number, detach, cancels):
     printed = launched(f"detach={detach}", numbers=(number,))
-    assert ("canceled the job" if cancels else "the job goes on") in printed
+    assert ("canceled the job" if cancels else "the job continues") in printed
     name = next((tmp_path / "runs" / "launches").iterdir()).name
     assert slurm.calls("scancel") == ([f"--me --name={name}"] if cancels else [])
 
@@ -199,6 +199,6 @@ def test_a_second_output_of_a_run_waits_for_the_first(slurm, launched, tmp_path,
         fcntl.flock(held, fcntl.LOCK_EX)
         printed = launched("output=b", numbers=(signal.SIGINT,))
     assert "another launcher waits" in printed
-    assert "the other launcher goes on" in printed
+    assert "the other launcher continues" in printed
     assert len(slurm.calls("sbatch")) == 1
     assert slurm.calls("scancel") == []
