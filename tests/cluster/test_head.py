@@ -114,7 +114,7 @@ def test_jobs_of_an_earlier_run_are_canceled_until_they_are_gone(machine, tmp_pa
     )
     machine.answer("squeue", first=listed)
     said = succeeded(begun(tmp_path)).stderr
-    assert said.count("canceling what the last run left in Slurm: job 42\n") == 1
+    assert said.count("canceling the Slurm jobs of the last run: 42\n") == 1
     assert machine.calls("scancel") == ["--me --name=psld-7"] * 2
 
 

@@ -65,7 +65,9 @@ def test_the_first_rank_asks_unless_slurm_preempts(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert warned(description) == asked
-    assert capsys.readouterr().out.endswith(" goes on when it is scheduled again\n")
+    assert capsys.readouterr().out.endswith(
+        " is requeued; it resumes when Slurm schedules it again\n"
+    )
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "Slurm ends this life"
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN, "one warning is enough"
 

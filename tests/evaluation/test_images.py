@@ -141,7 +141,9 @@ def test_other_images_and_statistics_are_references(folder):
     assert len({each.record for each in (dataset, images, statistics)}) == 3
     words = ("reference=statistics.npz", "extractor=features/digits/fd-classifier")
     said = succeeded(evaluate(folder, "noisy.npz", "metric=fd-classifier", *words)).stdout
-    assert "including the uncertainty of the reference: unknown from mean and covariance alone" in said
+    assert (
+        "including the uncertainty of the reference: unknown from mean and covariance alone" in said
+    )
     finished = evaluate(folder, "noisy.npz", "metric=kd-classifier", *words)
     refused(finished, 2, "statistics (mu, sigma), enough for Fréchet distances alone")
 
@@ -201,7 +203,7 @@ def test_copies_narrow_no_interval(folder):
     assert copies.interval.half_width == pytest.approx(few.interval.half_width, rel=0.05)
     assert back[1].interval.half_width == pytest.approx(back[0].interval.half_width, rel=0.05)
     said = succeeded(evaluate(folder, "copies.npz", *FD)).stdout
-    assert "fd-classifier of 400 images (40 different): " in said
+    assert "fd-classifier of 400 images (40 distinct): " in said
     assert "infinitely many: lower, and not known from fewer than 128 different images, 4 f" in said
 
 
