@@ -149,6 +149,7 @@ def begin_life(run: Path, step: int) -> None:
     if begun[-FRUITLESS_LIVES:] == [step] * FRUITLESS_LIVES:
         raise RunError(
             f"{run}: no progress: the job started {FRUITLESS_LIVES} times at step {step} ({STEP}) "
-            "and saved no later step; save more often (training.checkpoint_every) or request more time"
+            "and saved no later step; save more often (training.checkpoint_every), or request "
+            "more time"
         )
     write_json(file, {**lives, job: [*begun, step]})

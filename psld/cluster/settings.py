@@ -60,8 +60,8 @@ class LaunchSettings(Settings):
     def _values_fit(self) -> "LaunchSettings":
         if any(not name or name.startswith("-") for name in self.additional_options):
             raise ValueError(
-                "slurm_additional_parameters: write options without dashes, `name=value` or `name`; "
-                f"got {self.slurm_additional_parameters}"
+                "slurm_additional_parameters: write options without dashes, as `name=value` or "
+                f"`name`; got {self.slurm_additional_parameters}"
             )
         names = {name.replace("_", "-") for name in self.additional_options}
         if taken := ", ".join(sorted(names & SET_BY_LAUNCH)):
