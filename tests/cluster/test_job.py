@@ -75,7 +75,7 @@ def test_the_first_rank_asks_unless_slurm_preempts(
 @pytest.mark.parametrize(
     ("complaint", "said"),
     [
-        ("Job is pending execution for job 42\n", "goes on"),
+        ("Job is pending execution for job 42\n", "it resumes"),
         (
             "Requested operation is presently\ndisabled\n",
             "could not be requeued: Requested operation is presently disabled",
@@ -120,7 +120,7 @@ def test_a_job_that_gets_nowhere_gives_up_and_another_begins_from_nothing(tmp_pa
     begun = [0, 0, 50, *[90] * FRUITLESS_LIVES]
     for step in begun:
         begin_life(tmp_path, step)
-    with pytest.raises(RunError, match=r"began at step 90 .*checkpoint_every"):
+    with pytest.raises(RunError, match=r"started 2 times at step 90 .*checkpoint_every"):
         begin_life(tmp_path, 90)
     monkeypatch.setenv("SLURM_JOB_ID", "43")
     begin_life(tmp_path, 90)

@@ -118,7 +118,7 @@ def test_slurm_is_asked_long_without_an_answer_and_briefly_with_a_refusal(
     def pause(_: float) -> None:
         now[0] += seconds / 4
 
-    with pytest.raises(RunError, match=rf"no again \(for {limit}\).*the same command goes on"):
+    with pytest.raises(RunError, match=rf"no again \(for {limit}\).*run the same command again"):
         retry_until_reachable(ask, said.append, pause)
     assert now[0] == seconds
     assert said == [f"{text}; retrying until Slurm answers" for text in ("no", "no again")]

@@ -130,7 +130,7 @@ def test_a_file_that_does_not_fit_into_memory_is_named(tmp_path, monkeypatch):
 
     write(tmp_path / "x")
     monkeypatch.setattr("psld.utils.tensors.load", load)
-    complaint = r"x: takes more memory to read than there is \(Unable to allocate 9 TiB\)"
+    complaint = r"x: not enough memory to read this file \(Unable to allocate 9 TiB\)"
     with pytest.raises(RunError, match=complaint):
         load_tensors(tmp_path / "x", "shard", "make it again")
 
