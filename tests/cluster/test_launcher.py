@@ -104,7 +104,7 @@ def test_only_the_user_may_write_to_the_folder_of_a_launch(slurm, launcher):
     """Jobs run the pickles in it."""
     launcher.folder.mkdir(parents=True)
     launcher.folder.chmod(0o770)
-    with pytest.raises(UserError, match=r"other users may write to it.*chmod 700"):
+    with pytest.raises(UserError, match=r"other users may write to this folder.*chmod 700"):
         launcher.finish()
     assert slurm.calls("sbatch") == []
 
