@@ -1,4 +1,4 @@
-"""The command that tries a custom part before anything is trained, sampled or measured."""
+"""The command that tests a custom part before training, sampling or evaluation."""
 
 import math
 import time
@@ -17,28 +17,30 @@ CALL = "psld check"
 
 
 class CheckSettings(Settings, extra="allow"):
-    """Settings of `psld check`; the other keys are settings of the part."""
+    """Settings of `psld check`; all other keys are settings of the part."""
 
     part: str
-    """The part, MODULE:CLASS."""
+    """The custom part, MODULE:CLASS."""
     network: str | None = None
-    """For an objective: the network that it trains, a config or MODULE:CLASS; null: the demo's."""
+    """Network to train with a custom objective, a config name or MODULE:CLASS. Null: the network of
+    the demo."""
 
 
 @entry_point("check", CheckSettings, positionals=("part",), has_config=False)
 def check(settings: CheckSettings) -> None:
-    """Check a custom part: build it, call it once on small random data, and print what it gives.
+    """Check a custom part: build it, call it once on small random data, and print the results.
 
         psld check mynets:Mixer width=128
         psld check flows:VPrediction network=mynets:Mixer
 
-    What is part of a training is tried in one step of a training on digits, forward and backward.
-    It takes seconds, and writes nothing.
+    A part of a training is tested in one training step on digits, forward and backward. The check
+    takes seconds and writes no files.
     """
     name, started = settings.part, time.perf_counter()
     noun = noun_of(name)
     part: Any = parse(noun, {noun.KEY: name, **(settings.model_extra or {})}, f"{CALL} {name}")
-    print(f"{name}: {noun.noun}; its code {part.code[:12]}: {', '.join(part.source_code.files)}")
+    files = ", ".join(part.source_code.files)
+    print(f"{name}: {noun.noun}; files: {files} (digest of the code: {part.code[:12]})")
     torch.manual_seed(0)
     for line in CALLS.get(noun.noun, _in_training)(part, settings.network):
         print(line)
@@ -46,7 +48,7 @@ def check(settings: CheckSettings) -> None:
 
 
 def _in_training(part: Any, network: str | None) -> Iterator[str]:
-    """Take one step of a training on digits with this part."""
+    """Take one training step on digits with the part."""
     from psld.config.compose import compose_content
     from psld.models.build import build, build_process, check_rebuilt, loss_of, try_loss
     from psld.training.loop import check_schedule
@@ -70,11 +72,11 @@ def _in_training(part: Any, network: str | None) -> Iterator[str]:
     shape = "×".join(map(str, module.in_shape))  # pyright: ignore
     yield f"the network takes {shape} and has {weights:,} parameters"
     check_rebuilt(module, run, process)
-    yield "built again and loaded, it gives the same"
+    yield "a rebuilt network with loaded weights gives the same output"
     value, lacking = try_loss(module, loss_of(run, process), is_guide)
     if not math.isfinite(value):
         raise UserError(f"{CALL}: the loss of two random images is {value}")
-    yield f"the loss of two random images is {value:.4g}" + "; unused weights" * lacking
+    yield f"the loss of two random images is {value:.4g}" + "; some weights are unused" * lacking
     check_schedule(run.training)
     state = TrainingState(module, run.training)
     for each in module.parameters():
@@ -82,11 +84,11 @@ def _in_training(part: Any, network: str | None) -> Iterator[str]:
     state.optimizer.step()
     state.average.update(module)
     state.check()
-    yield "the optimizer takes a step, and a checkpoint can hold the state"
+    yield "the optimizer takes a step, and a checkpoint can hold the state of the training"
 
 
 def _in_sampling(part: Any, _network: str | None) -> Iterator[str]:
-    """Sample one Gaussian as PSLD with a sampler, or with a guidance of EM."""
+    """Sample from one Gaussian with PSLD and the sampler, or with EM and the guidance."""
     from psld.diffusion.loop import sample
     from psld.diffusion.samplers import SamplerSettings
     from psld.diffusion.settings import PSLDSettings
@@ -111,9 +113,9 @@ def _in_sampling(part: Any, _network: str | None) -> Iterator[str]:
     with ShardNoise(0, 0, (4, 2, 8, 8), torch.device("cpu")) as noise:  # as in `psld sample`
         z = sample(process, sampler, score, process.prior(noise()), noise, silent=True)
     if not bool(z.isfinite().all()):
-        raise UserError(f"{CALL}: NaN or infinity in samples of one Gaussian")
+        raise UserError(f"{CALL}: NaN or infinity in samples from a Gaussian")
     sampler.check_evaluations(score.evaluations)
-    yield f"samples one Gaussian as PSLD with {score.evaluations} network evaluations"
+    yield f"samples from a Gaussian with PSLD and {score.evaluations} network evaluations"
 
 
 def _source(part: Any, _network: str | None) -> Iterator[str]:
@@ -133,15 +135,15 @@ def _measuring(part: Any, _network: str | None) -> Iterator[str]:
 
     if part.noun == "mask":
         known = np.asarray(part.draw(range(4), 8, None)).mean()
-        yield f"known pixels of 4 images of 8×8: {known:.0%}"
+        yield f"known pixels in 4 images of 8×8: {known:.0%}"
     elif part.noun == "measure":
         samples, train, test = (Features(torch.randn(60, 4)) for _ in range(3))
         found = part.estimate(samples, Reference(train, test, None), samples.blocks(), "cpu")
         value = getattr(found, "estimate", found).value
-        yield f"of 60 samples of 4 features: {value:.4g}"
+        yield f"value for 60 samples with 4 features: {value:.4g}"
     elif not part.trains:
         features, _ = load_extractor(part)(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
-        yield f"{features.shape[1]} features of an image of 3×32×32"
+        yield f"{features.shape[1]} features per image of 3×32×32"
 
 
 CALLS: dict[str, Callable[[Any, str | None], Iterator[str]]] = {
@@ -150,4 +152,4 @@ CALLS: dict[str, Callable[[Any, str | None], Iterator[str]]] = {
     "source": _source,
     **dict.fromkeys(("mask", "extractor", "measure"), _measuring),
 }
-"""What is done with parts that are not part of a training."""
+"""The check of each noun whose parts do not belong to a training."""

@@ -165,7 +165,7 @@ def test_a_kind_of_number_is_one_entry(folder, monkeypatch, kind, text):
 def test_what_cannot_be_tabulated_is_one_line_and_what_existed_stays(folder, grid):
     refused(
         call(folder, "tabulate", "grid_name=mine", "table=yours"),
-        *(2, "table: 'yours' is not in grid mine; there are: mine, few, ode, holes"),
+        *(2, "table: 'yours' is not in grid mine; its tables are: mine, few, ode, holes"),
     )
     before, path = tabulate(folder), grid.cells["low/em-10"].result
     (folder / path).write_text('{"value": 1')
