@@ -28,7 +28,8 @@ def run_cells() -> dict[str, Any]:
 
 def printed() -> str:
     """Return the committed text outputs."""
-    return "".join(sum((out.get("text", []) for cell in CODE for out in cell["outputs"]), []))
+    outputs = [output for cell in CODE for output in cell["outputs"]]
+    return "".join(line for output in outputs for line in output.get("text", []))
 
 
 def test_the_committed_outputs_are_complete_and_small():
