@@ -6,6 +6,7 @@ A fence has one of these types; any other type on a page that is listed here is 
 
     sh                  commands, run in a copy of the project, fence by fence
     yaml, python        a file, if the first line is a comment with its path; otherwise an excerpt
+    diff                changes of the file that the first line names, without the comments in it
     text                what a command prints, or a sketch
 """
 
@@ -97,10 +98,11 @@ INSTEAD = {
     r"(wandb login|(make|psld wandb) (sync|dashboard))\b.*": ":",
     r"(rm -r|torchrun) .*": ":",
     r"cp -r ~/photos pictures": "cp -r ../downloads/flowers pictures",
-    r"(git clone|make demo\b|source .venv/bin/activate).*": ":",  # set up already
+    r"(git clone|make demo\b|make setup|module load|source .venv/bin/activate).*": ":",  # set up
     r"psld prepare (.*)root=/path/to/images": r"psld prepare \1root=downloads/flowers",
     r"(psld train .*training=cifar10-ablation.*)": r"\1 --cfg job",
     r"psld evaluate images=generated reference=real image_size=32": ":",
+    r"python -c 'import psld; psld.load_extractor.*": ":",  # downloads Inception
 }
 """Patterns of commands that cannot run here, and what runs in their place; `:` is nothing."""
 
@@ -139,7 +141,7 @@ def fences_of(text: str) -> list[Fence]:
     fences = [Fence(*found) for found in re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.S | re.M)]
     assert text.count("```") == 2 * len(fences), "a fence begins and ends at the start of a line"
     for fence in fences:
-        assert fence.language in ("sh", "yaml", "python", "text"), fence
+        assert fence.language in ("sh", "yaml", "python", "diff", "text"), fence
         is_output = fence.language == "text"
         assert not (is_output and COMMAND.search(fence.text)), f"commands are sh:\n{fence.text}"
     return fences
@@ -172,9 +174,26 @@ class Reader:
         path = self.place / fence.path if fence.path else None
         if fence.language == "sh":
             self.run(fence.script)
+        elif fence.language == "diff":
+            self.apply(fence.text)
         elif path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(fence.text)
+
+    def apply(self, diff: str) -> None:
+        """Change a file as a diff says, line by line; the rest of a line, a comment, is ignored."""
+        head, *changes = diff.splitlines()
+        path = self.place / head.removeprefix("--- ")
+        after, before = path.read_text().splitlines(), []
+        for sign, line in ((change[0], change[1:]) for change in changes):
+            if sign == "+":
+                before.append(line)
+                continue
+            while not after[0].startswith(line):
+                before.append(after.pop(0))
+            found = after.pop(0)
+            before += [found] if sign == " " else []
+        path.write_text("\n".join([*before, *after, ""]))
 
     def run(self, script: str) -> str:
         """Run the commands one after the other, where the last ones ended; each must succeed."""
