@@ -1,7 +1,8 @@
 """Draw the figures of a grid from its results, and images of samples in rows."""
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -21,10 +22,11 @@ from psld.sampling.shards import Shard, read_shard, shard_path
 from psld.utils.errors import UserError
 
 ROWS, COLUMNS = 12, 16  # most rows of the images of a shard, and images per row
-COMPARED = 14  # images per row of a comparison
+COMPARED = 8  # images per row of a comparison: few, so that its names are readable on a phone
 REAL = "training images"  # the name of their row
 TITLE_HEIGHT = 0.4  # inches
 LETTER_WIDTH = 0.085  # inches, in the name of a row
+LONGEST_LINE = 28  # letters in a line of the name of a row
 
 
 def draw_figure(grid: Grid, name: str) -> Figure:
@@ -143,10 +145,16 @@ def full_row(images: np.ndarray, columns: int) -> np.ndarray:
     return np.concatenate([images, white])[:columns]
 
 
+def _wrapped(name: str) -> Iterator[str]:
+    for line in name.splitlines():
+        yield from textwrap.wrap(line, LONGEST_LINE)
+
+
 def draw_images(images: np.ndarray, columns: int, title: str, names: Sequence[str] = ()) -> Figure:
     """Draw images, uint8, N×C×H×W, in rows of `columns`, with the rows' names on the left."""
     pixels = tiled(images, columns)
     height, width, _ = pixels.shape
+    names = ["\n".join(_wrapped(name)) for name in names]
     letters = (len(line) for name in names for line in name.splitlines())
     margin = LETTER_WIDTH * max(letters, default=0)
     inches = PAGE_WIDTH - margin

@@ -4,9 +4,9 @@ import base64
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from PIL import Image
@@ -19,6 +19,7 @@ from psld.models.manifest import ModelManifest
 from psld.report.table import (
     TEMPLATES,
     TableText,
+    answer,
     answers,
     claims_text,
     limit_text,
@@ -29,6 +30,8 @@ from psld.report.table import (
 )
 
 MOST_PIXELS = 1600
+UNFOLDED = 5
+"""The number of figures that are shown without a click."""
 FEW_COLORS = 1024
 """A picture with at most as many colors is a drawing or gray; one with more has photographs."""
 
@@ -43,7 +46,11 @@ class Picture(NamedTuple):
 
 
 def results_page(grid: Grid) -> str:
-    """Return the page: what was asked, what came out, the tables and figures that exist."""
+    """Return the page of a grid's results.
+
+    It begins with the first finding and the first figure. Tables and figures that do not exist yet
+    are listed.
+    """
     tables = read_tables(grid)
     entries = [entry for rows in tables.values() for row in rows for entry in row]
     results = [result for entry in entries for result in entry.results]
@@ -51,19 +58,22 @@ def results_page(grid: Grid) -> str:
     files = {name: Path(f"{grid.figure(name)}.png") for name in all_figures(grid)}
     drawn = {name: file for name, file in files.items() if file.exists()}
     pictures = _pictures(grid, drawn)
+    headlines = (answer(grid.file.tables[name], rows).headline for name, rows in tables.items())
     return TEMPLATES.get_template("page.html").render(
         grid=grid,
         total=len(entries),
         compared=sum(e.paper is not None and e.status != "literature" for e in entries),
         summary=summary(grid, tables),
         claims=claims_text(read_claims(grid)),
-        answers=answers(tables),
+        headline=next(filter(None, headlines), ""),
+        answers=answers(grid, tables),
         facts=_facts(grid),
         scales=list(scales(entries)),
         tables=texts,
         limits={name: limit_text(grid.file.tables[name], rows) for name, rows in tables.items()},
-        first=pictures.pop(FIRST, []),
-        pictures=pictures,
+        lead=pictures[0] if pictures else None,
+        pictures=_by_category(pictures[1:UNFOLDED]),
+        folded=_by_category(pictures[UNFOLDED:]),
         missing=[name for name in files if name not in drawn],
         origins=list(_origins(results)) if results else [],
     )
@@ -86,18 +96,25 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
     return {name: items for name, items in facts.items() if items}
 
 
-def _pictures(grid: Grid, drawn: dict[str, Path]) -> dict[Any, list[Picture]]:
-    """Return the drawn figures by category, the first ones by FIRST; equal captions once."""
-    pictures: dict[Any, list[Picture]] = {}
+def _pictures(grid: Grid, drawn: dict[str, Path]) -> list[Picture]:
+    """Return the drawn figures; a caption that repeats names the first figure that has it."""
+    pictures = []
     captions: dict[str, int] = {}
     for number, (name, path) in enumerate(drawn.items(), 1):
         figure = all_figures(grid)[name]
         first = captions.setdefault(figure.caption, number)
         caption = figure.caption if first == number else f"As in Figure {first}."
-        picture = Picture(number, figure, caption, *_embedded(path))
-        place = figure.category if figure.category == FIRST else figure.category[0]
-        pictures.setdefault(place, []).append(picture)
+        pictures.append(Picture(number, figure, caption, *_embedded(path)))
     return pictures
+
+
+def _by_category(pictures: Iterable[Picture]) -> dict[str, list[Picture]]:
+    """Return pictures by category; the figures that a grid compares are in "", the first one."""
+    found: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        category = picture.figure.category
+        found.setdefault("" if category == FIRST else category[0], []).append(picture)
+    return found
 
 
 def _embedded(path: Path) -> tuple[str, int, int]:

@@ -5,13 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
-from operator import attrgetter
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import cast
+from typing import NamedTuple, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from tabulate import tabulate
 
 from psld.evaluation.results import NUMBER_KINDS, CellResult
@@ -19,7 +19,7 @@ from psld.grid.cells import Grid
 from psld.grid.entries import LEAST_TRAININGS, STATUSES, Entry, Status
 from psld.grid.rows import ANSWERS, Comparison, as_csv, ranked, read_claims, read_table, read_tables
 from psld.grid.tables import Table
-from psld.metrics.estimate import CONFIDENCE
+from psld.metrics.estimate import CONFIDENCE, Difference, holm
 from psld.sampling.settings import gaussians
 from psld.utils import VERSION
 from psld.utils.environment import git_revision
@@ -38,15 +38,21 @@ MARKS: dict[Status, str] = {
     "undecided": " ?",
 }
 RANKS = {"best": " ★", "perhaps best": " ≈"}
-WORDS: dict[str | None, tuple[str, str, str]] = {
-    "smaller": ("nearest to the data", "nearer to the data", "farther"),
-    "larger": ("best", "better", "worse"),
-    "floor": ("nearest to real images", "nearer to real images", "farther"),
+OVERLAPS = " ≠"
+"""The mark of an entry that differs from the best, though both intervals overlap."""
+WORDS: dict[str | None, tuple[str, str]] = {
+    "smaller": ("nearest to the data", "nearer to the data"),
+    "larger": ("best", "better"),
+    "floor": ("nearest to real images", "nearer to real images"),
 }
-"""By which values of a metric are better."""
-STARTS = {"gaussian": " from one Gaussian", "mixture": " from the mixture"}
+"""Keyed by the direction in which the metric improves."""
+STARTS = {"prior": "from the prior", "gaussian": "from one Gaussian", "mixture": "from the mixture"}
+PIXELS = (
+    "Pixels favor the initial distribution (start), which was fitted to them; look at the "
+    "pictures, or use FID."
+)
 NAMED = 2
-"""The most entries that are named, and not counted."""
+"""The most entries that a sentence names; of more, it gives the number."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def table_text(table: Table, rows: list[list[Entry]]) -> TableText:
     headings = [*table.headings, *(["seeds"] if has_seeds else [])]
     return TableText(
         title=table.title,
-        answer=sentence(entries),
+        answer=answer(table, rows).text,
         caption=table.caption,
         headings=len(headings),
         columns=[*headings, *(column.label for column in table.columns)],
@@ -170,7 +176,9 @@ def _short(entry: Entry) -> str:
     paper = number_text(entry.paper, digits)
     if entry.status == "literature":
         return paper if entry.paper is None else f"{paper}†"
-    ours = our_text(entry) + (RANKS.get(entry.rank.name, "") if entry.rank else "")
+    ours = our_text(entry)
+    if entry.rank:
+        ours += RANKS.get(entry.rank.name, OVERLAPS * entry.rank.overlaps)
     if entry.paper is None:
         return ours
     if entry.difference is None:
@@ -298,15 +306,17 @@ def _law(start: str, entries: Iterable[Entry]) -> str:
 
 def scales(entries: list[Entry]) -> Iterable[str]:
     """Yield the scale of each metric, and of each dataset if there are several."""
-    results = [entry.results[0] for entry in entries if entry.results]
-    kinds = [(r.metric["name"], r.model.settings["dataset"]["name"]) for r in results]
-    several = len({dataset for _, dataset in kinds}) > 1
-    for (metric, dataset), result in dict(zip(kinds, results, strict=True)).items():
+    found = {}
+    for entry in (entry for entry in entries if entry.results):
+        result = entry.results[0]
+        kind = result.metric["name"], result.model.settings["dataset"]["name"]
+        found[kind] = result, entry.measurement.metric.better
+    several = len({dataset for _, dataset in found}) > 1
+    for (metric, dataset), (result, better) in found.items():
         name = f"{metric} on {dataset}" if several else metric
         note = f"Scale of {name}: standard normal noise has {_significant(result.noise)}"
-        if result.floor is not None:
-            count = f" ({result.floor_samples:,} images)" if result.floor_samples else ""
-            note += f", the {result.held_out}{count} {_significant(result.floor)}"
+        if better == "floor" and result.floor is not None:
+            note += f", the {result.held_out} {_significant(result.floor)}, which is best"
         if result.extractor_test_accuracy is not None:
             note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
         yield f"{note}."
@@ -319,69 +329,129 @@ def _significant(number: float) -> str:
 # -- the sentence ----------------------------------------------------------------------------------
 
 
-def sentence(entries: Iterable[Entry]) -> str:
-    """Return what came out of a table, in its first metric and dataset; empty if nothing did.
+class Answer(NamedTuple):
+    """What came out of a table, in sentences."""
 
-    All entries are compared with the best of the table, as those of a column are for the marks.
+    findings: list[str]
+    """A sentence for each comparison."""
+    limits: list[str]
+    """Sentences about what the findings rest on."""
+
+    @property
+    def text(self) -> str:
+        return " ".join([*self.findings, *self.limits])
+
+    @property
+    def headline(self) -> str:
+        return " ".join([*self.findings[:1], *self.limits])
+
+
+def answer(table: Table, rows: list[list[Entry]]) -> Answer:
+    """Return the findings of a table's comparisons; without any, of its first metric and dataset.
+
+    An entry that has not been run is left out.
     """
-    distinct = {e.number: e for e in entries if e.by_cell and e.show == "value"}
-    compared = [entry for entry in ranked(list(distinct.values())) if entry.rank]
-    alike = [entry for entry in compared if entry.axis == compared[0].axis]
-    if not alike:
-        return ""
-    best = next(entry for entry in alike if entry.rank and entry.rank.name == "best")
-    text = _few_against_more(best, alike) or _the_best(best, alike)
-    result = best.results[0]
-    if result.floor is not None:
-        images = f"{result.floor_samples:,} real images" if result.floor_samples else "real images"
-        floor = number_text(result.floor, decimals(2, abs(result.floor)))
-        text += f"; {images} of the {result.held_out} have {floor}"
-    return f"{text}."
-
-
-def _few_against_more(best: Entry, alike: Sequence[Entry]) -> str:
-    """Say that few evaluations are better than more of another sampler; empty if that is not so.
-
-    The network is that of the best entry. Of each other sampler, the most evaluations count.
-    """
-    name = best.cell.model.name
-    same = [entry for entry in alike if entry.nfe == 0 or entry.cell.model.name == name]
-    same.sort(key=attrgetter("nfe"))
-    most = {entry.nfe and entry.shown.sampler: entry for entry in same}  # 0: the start alone
-    for few in (entry for entry in same if entry.nfe):
-        better, untold, worse = [], [], []
-        for other in (e for sampler, e in most.items() if sampler != few.shown.sampler):
-            difference = few.worse_than(other)
-            told = len(alike) * len(most) * difference.p_value < 1 - CONFIDENCE
-            is_better = cast(float, few.loss) < cast(float, other.loss)
-            found = (better if is_better else worse) if told else untold
-            found.append(other)
-        if any(other.nfe > few.nfe for other in better):
-            break
+    shown = (
+        e for row in rows for e in row if e.by_cell and e.show == "value" and e.loss is not None
+    )
+    entries = [*{entry.number: entry for entry in shown}.values()]
+    if table.compare:
+        compared = [
+            {name: e for name, part in each.entries.items() for e in entries if part.fits(e.shown)}
+            for each in table.compare
+        ]
+        findings = _contrasts([contrast.where for contrast in table.compare], compared)
+        used = [entry for sides in compared for entry in sides.values()]
     else:
-        return ""
-    word = WORDS[best.measurement.metric.better][1]
-    than = f"{word} than {' and '.join(map(_drawn, better))}, with the same network"
-    parts = [f"{few.cell.in_words[0]}: {_drawn(few, ' evaluations')} are {than}"]
-    parts += [f"{_drawn(other)} cannot be told from them" for other in untold]
-    return "; ".join([*parts, *(f"{word} still: {_drawn(other)}" for other in worse)])
+        used = [entry for entry in ranked(entries) if entry.rank]
+        used = [entry for entry in used if entry.axis == used[0].axis]
+        findings = [_the_best(used)] if used else []
+    limits = [_trainings(used)] if findings else []
+    pixels = (e for e in entries if e.measurement.metric.extractor.kind == "pixels")
+    if any(entry.cell.sampler.settings.starts_from_data for entry in pixels):
+        limits.append(PIXELS)
+    return Answer(findings, limits)
 
 
-def _drawn(entry: Entry, unit: str = "") -> str:
-    """Return an entry's evaluations and sampler, with its start if that is of images, and value."""
-    label = entry.cell.options.label(entry.shown.sampler)
-    start = STARTS.get(entry.results[0].sampler.get("start", ""), "")
-    whole = f"{entry.nfe:.0f}{unit} of {label}{start * (start not in label)}"
-    return f"{whole if entry.nfe else 'the start alone'} ({our_text(entry)})"
+def _trainings(entries: Iterable[Entry]) -> str:
+    counts = [cast(int, entry.trainings) for entry in entries]
+    fewest, most = min(counts), max(counts)
+    times = f"{fewest} to {most}" if fewest < most else str(most)
+    return f"Each model was trained {'once' if most == 1 else f'{times} times'}."
 
 
-def _the_best(best: Entry, alike: Sequence[Entry]) -> str:
-    nearest, _, farther = WORDS[best.measurement.metric.better]
-    untold = [entry for entry in alike if entry.rank and entry.rank.name == "perhaps best"]
-    named = [f"{', '.join([*e.row.label, e.column])} ({our_text(e)})" for e in (best, *untold)]
-    rest = " and ".join(named[1:]) if len(untold) <= NAMED else f"{len(untold)} other entries"
-    rest = f"{rest} cannot be told from it" if untold else f"all others are {farther}"
-    return f"{nearest.capitalize()}, as measured: {named[0]}; {rest}"
+def _contrasts(openings: list[str], compared: list[dict[str, Entry]]) -> list[str]:
+    """Return a sentence for each contrast, with Holm's correction for the pairs of all of them."""
+    pairs = [
+        (index, *sorted(names, key=lambda name: cast(float, sides[name].loss)))
+        for index, sides in enumerate(compared)
+        for names in combinations(sides, 2)
+    ]
+    found = [compared[i][worse].worse_than(compared[i][better]) for i, better, worse in pairs]
+    p_values = holm([difference.p_value for difference in found])
+    told = [
+        {
+            (a, b): d
+            for (i, a, b), d, p in zip(pairs, found, p_values, strict=True)
+            if i == index and p < 1 - CONFIDENCE
+        }
+        for index in range(len(compared))
+    ]
+    texts = zip(openings, compared, told, strict=True)
+    return [_contrast(*each) for each in texts if len(each[1]) > 1]
+
+
+def _contrast(
+    opening: str, sides: dict[str, Entry], told: dict[tuple[str, str], Difference]
+) -> str:
+    """Return a sentence about sides, of which those pairs, the better one first, differ."""
+    word = WORDS[next(iter(sides.values())).measurement.metric.better][1]
+    values = {name: f" ({our_text(entry)})" for name, entry in sides.items()}
+
+    def named(names: Iterable[str], of: str = "", last: str = " and ") -> str:
+        """List the names, each with its value where it is first mentioned."""
+        *most, final = [f"{of}{name}{values.pop(name, '')}" for name in names]
+        return last.join(filter(None, [", ".join(most), final]))
+
+    parts = []
+    for better in sorted(sides, key=lambda name: cast(float, sides[name].loss)):
+        if worse := [name for name in sides if (better, name) in told]:
+            part = f"images of {named([better])} are {word} than {named(worse, 'images of ')}"
+            if len(sides) == 2:
+                [difference] = told.values()
+                error = difference.interval.half_width
+                by = number_text(abs(difference.value), digits := decimals(2, error))
+                part += f", by {by} ± {number_text(error, digits)}"
+            parts.append(part)
+    alike = [pair for pair in combinations(sides, 2) if not {pair, pair[::-1]} & told.keys()]
+    if alike:
+        shown = [sides] if not told else alike
+        parts += [f"no difference between {named(names)} can be told" for names in shown]
+    text = "; ".join(parts)
+    return f"{opening} {text}." if opening else f"{text[0].upper()}{text[1:]}."
+
+
+def _the_best(entries: Sequence[Entry]) -> str:
+    """Return a sentence about the best of some ranked entries, and those that it may not beat."""
+    nearest, nearer = WORDS[entries[0].measurement.metric.better]
+    best = next(entry for entry in entries if entry.rank and entry.rank.name == "best")
+    untold = [entry for entry in entries if entry.rank and entry.rank.name == "perhaps best"]
+    if not untold:
+        return f"Images of {_named(best)} are {nearer} than images of all other entries."
+    others = " and ".join(map(_named, untold))
+    if len(untold) > NAMED:
+        others = f"{len(untold)} other entries"
+    text = f"Images of {_named(best)} are {nearest} as measured"
+    return f"{text}; no difference from {others} can be told."
+
+
+def _named(entry: Entry) -> str:
+    """Return the labels of an entry, its start where no label has it, and its value."""
+    labels = [*entry.row.label, entry.column]
+    start = entry.results[0].sampler.get("start", "prior")
+    if not any(start in label for label in labels):
+        labels.append(STARTS[start])
+    return f"{', '.join(labels)} ({our_text(entry)})"
 
 
 # -- formats ---------------------------------------------------------------------------------------
@@ -394,7 +464,11 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
     finalize=lambda value: value.replace("`", "") if type(value) is str else value,
 )
-"""The templates of HTML pages. Captions are written for Markdown, too, so their backticks go."""
+"""The templates of HTML pages. Texts are Markdown: the filter `code` formats names in backticks,
+and elsewhere, as in attributes, the backticks are left out."""
+TEMPLATES.filters["code"] = lambda text: Markup(
+    re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+)
 
 
 def write_table(grid: Grid, name: str, output: str) -> None:
@@ -407,11 +481,11 @@ def write_table(grid: Grid, name: str, output: str) -> None:
     write_text(f"{output}.html", TEMPLATES.get_template("table.html").render(text=text))
 
 
-def answers(tables: dict[str, list[list[Entry]]]) -> dict[str, str]:
-    """Return the sentences of tables, each with the name of the first table that it is of."""
+def answers(grid: Grid, tables: dict[str, list[list[Entry]]]) -> dict[str, str]:
+    """Return the sentences of a grid's tables, with the name of the first table that says each."""
     found: dict[str, str] = {}
     for name, rows in tables.items():
-        found.setdefault(sentence(chain.from_iterable(rows)), name)
+        found.setdefault(answer(grid.file.tables[name], rows).text, name)
     return {text: name for text, name in found.items() if text}
 
 
@@ -468,7 +542,7 @@ SYMBOLS = {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"[": "{[}", "*": "{*}"},  # at the start of a row, they would belong to the command before
     **{"<": "$<$", ">": "$>$", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "√": r"$\surd$"},
-    **{"★": r"$\star$", "≈": r"$\approx$", "→": r"$\to$", "∞": r"$\infty$"},
+    **{"★": r"$\star$", "≈": r"$\approx$", "≠": r"$\neq$", "→": r"$\to$", "∞": r"$\infty$"},
     **{"Γ": r"$\Gamma$", "ν": r"$\nu$", "κ": r"$\kappa$"},
     **{"⁻": "$^{-}$", "¹": "$^{1}$", "²": "$^{2}$"},
     **{"✓": r"$\checkmark$", "✗": r"\textbf{x}", "†": r"$\dagger$"},
@@ -477,4 +551,5 @@ SYMBOLS = {
 
 
 def _escape(text: str) -> str:
-    return " ".join(text.split()).translate(str.maketrans(SYMBOLS))
+    escaped = " ".join(text.split()).translate(str.maketrans(SYMBOLS))
+    return re.sub(r"`([^`]+)`", r"\\texttt{\1}", escaped)
