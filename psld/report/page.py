@@ -59,14 +59,15 @@ def results_page(grid: Grid) -> str:
     drawn = {name: file for name, file in files.items() if file.exists()}
     pictures = _pictures(grid, drawn)
     headlines = (answer(grid.file.tables[name], rows).headline for name, rows in tables.items())
+    headline = next(filter(None, headlines), "")
     return TEMPLATES.get_template("page.html").render(
         grid=grid,
         total=len(entries),
         compared=sum(e.paper is not None and e.status != "literature" for e in entries),
         summary=summary(grid, tables),
         claims=claims_text(read_claims(grid)),
-        headline=next(filter(None, headlines), ""),
-        answers=answers(grid, tables),
+        headline=headline,
+        answers={text: name for text, name in answers(grid, tables).items() if text != headline},
         facts=_facts(grid),
         scales=list(scales(entries)),
         tables=texts,

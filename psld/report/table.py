@@ -27,6 +27,8 @@ from psld.utils.errors import listed, one_line
 from psld.utils.files import write_text
 
 MISSING = "–"
+PHONE_WIDTH = 48  # in letters of a table, as style.css sets them
+COLUMN_SPACE = 1.5  # between columns, in letters
 LISTED = 5  # the most names that a note lists
 MARKS: dict[Status, str] = {
     "reproduced": " ✓",
@@ -69,6 +71,18 @@ class TableText:
     notes: list[str] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
     """Notes for a table that stands alone. The page has them once, for all tables."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Return whether a phone is too narrow for the words of headings and the numbers."""
+        width = 0.0
+        for index, (column, *cells) in enumerate(zip(self.columns, *self.lines, strict=True)):
+            parts = column.split()  # A bracket next to a mark has a line of its own.
+            for cell in cells:
+                separator = None if index < self.headings else " (" if self.marks else "\n"
+                parts += cell.split(separator)
+            width += max(map(len, parts)) + COLUMN_SPACE
+        return width > PHONE_WIDTH
 
 
 def table_text(table: Table, rows: list[list[Entry]]) -> TableText:

@@ -19,7 +19,7 @@ from tests.grid.mine import CONTENT, changed, refusal
         ("metric", "fd", r"no such metric \(is fid meant\?\); there are: .*fd-classifier,"),
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
         ("models/psld", {"gallery": "few-1"}, r"models\.psld\.gallery: no cell has .* 'few-1'"),
-        ("labels", {"pdls": "PSLD"}, "unknown model, sampler or figure 'pdls'; there are: vp-sde, psld"),
+        ("labels", {"pdls": "PSLD"}, "unknown model, sampler or figure 'pdls'; there are: vp-"),
         ("labels", {"psld": "vp-sde"}, "labels: two are called 'vp-sde'"),
         ("models/psld", ["process=psld", "process.gama=1"], "psld: .*is process.gamma meant"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
