@@ -1,4 +1,4 @@
-"""The pages for readers: of a grid's results, in HTML, and the card of a model, in Markdown."""
+"""The page of a grid's results, in HTML, and the card of a model, in Markdown."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ MOST_PIXELS = 1600
 UNFOLDED = 5
 """The number of figures that are shown without a click."""
 FEW_COLORS = 1024
-"""A picture with at most as many colors is a drawing or gray; one with more has photographs."""
+"""A picture with more colors is taken for a photograph, and compressed with losses."""
 
 
 class Picture(NamedTuple):
@@ -119,9 +119,9 @@ def _by_category(pictures: Iterable[Picture]) -> dict[str, list[Picture]]:
 
 
 def _embedded(path: Path) -> tuple[str, int, int]:
-    """Return a PNG as a data URI, WebP of at most MOST_PIXELS in width, and its size in pixels.
+    """Return a PNG as a data URI, WebP of at most MOST_PIXELS in width, with its size in pixels.
 
-    It is lossless unless it has photographs.
+    Drawings and gray pictures are compressed without losses.
     """
     image = Image.open(path).convert("RGB")
     few = image.getcolors(FEW_COLORS) is not None
@@ -140,7 +140,9 @@ def _origins(results: Sequence[ModelResult]) -> Iterator[TableText]:
         facts = [each.settings["dataset"]["name"], steps, each.weights_sha256]
         settings = dict(each.settings)
         if settings["training"].get("objective") == "denoiser":
-            settings.pop("process", None)  # that of a cell: the weights serve all
+            settings.pop(
+                "process", None
+            )  # the process of one cell; the weights serve every process
         lines[each.name] = [each.name, *facts, json.dumps(settings)]
     columns = ["name", "dataset", "steps", "SHA-256", "settings"]
     yield TableText("Weights", columns, list(lines.values()))
@@ -159,17 +161,20 @@ def _software(result: ModelResult) -> tuple[str, ...]:
 
 
 OF_THE_START = (
-    "means and covariances of training images. It is not private: two starts of data that differ "
-    "in one image give that image."
+    "means and covariances of training images. They are not private: from the starts of two "
+    "datasets that differ in one image, this image can be computed."
 )
 
 
 def model_card(
     manifest: ModelManifest, repository: str, license: str, start: str | None = None
 ) -> str:
-    """Return the README.md of a repository on the Hub, with its header; `start` is uploaded, too.
+    """Return the README.md of a model's repository on the Hub.
 
-    It has the results of the working directory that were measured with exactly these weights.
+    It lists the results in the working directory that were measured with exactly these weights.
+
+    Args:
+        start: the file of the initial distribution, if it is uploaded with the model.
     """
     header = {"license": license, "library_name": "psld", "tags": ["diffusion", "psld"]}
     header["pipeline_tag"] = "unconditional-image-generation"
@@ -179,7 +184,7 @@ def model_card(
         "A diffusion model of images, for a reference implementation of Phase Space Langevin "
         "Diffusion (K. Pandey and S. Mandt, ICCV 2023).",
         markdown(TableText("Model", ["", ""], [*facts, ["license of the weights", license]], 2)),
-        # The package is on no index, and its name there may be somebody else's one day.
+        # The package is on no index, where somebody else may take its name.
         f"### How to load\n\n```python\nimport psld  # in its checkout: pip install '.[hub]'\n\n"
         f'model = psld.load("hf://{repository}")\nimages = model.sample(16, seed=0)\n```',
         f"This loads the newest commit. `hf://{repository}@COMMIT`, with the hash of a commit, "
@@ -216,7 +221,7 @@ def _card_facts(manifest: ModelManifest) -> Iterator[tuple[str, str | None]]:
 
 
 def _distances(weights_sha256: str) -> str:
-    """Return a table of the results that were measured with these weights, and no guide's."""
+    """Return a table of the results that were measured with these weights and without a guide."""
     lines = []
     for path in sorted(Path("results/cells").glob("*/*/*.json")):
         if weights_sha256 not in path.read_text():  # Reading all results of the paper takes long.
@@ -229,6 +234,6 @@ def _distances(weights_sha256: str) -> str:
                 cost = [f"{r.samples:,}", f"{r.nfe:g}"]
                 lines.append([cell, r.metric["name"], *cost, f"{r.value:.4g}", interval])
     columns = ["cell", "metric", "images", "evaluations per image", "value", "95 % interval"]
-    covers = "The interval covers other samples of the same weights; not training again."
+    covers = "The interval covers other samples of the same weights, but not training again."
     text = TableText("Distances", columns, lines, notes=[covers])
     return markdown(text).strip() if lines else "No distances were measured."

@@ -2,8 +2,8 @@
 
 A plot has panels of curves on a logarithmic axis of values, with one legend above them. Bars are
 the 95 % intervals of distances. The colors are those of Okabe and Ito, which color-blind readers
-can tell apart; markers and line styles keep lines apart in a gray print. Figures stay readable at
-half their size.
+can tell apart; markers and line styles keep lines apart in a gray print. Figures are so narrow that
+they are readable on a phone.
 """
 
 import math
@@ -38,7 +38,7 @@ rc("ytick", labelsize=10)
 rc("legend", fontsize=10.5, frameon=False, handlelength=2.8)
 rc("grid", color="0.9")
 rc("savefig", dpi=220)
-rc("svg", hashsalt="psld")  # equal figures are equal files
+rc("svg", hashsalt="psld")  # so that equal figures are equal files
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
@@ -54,13 +54,13 @@ LEGEND_LINE = 0.25
 # Sizes in points.
 LINE_WIDTH = 1.6
 MARKER_SIZE = 6.5
-APART, SPREAD = 4.0, 20.0  # between the bars of two curves, and of all
+APART, SPREAD = 4.0, 20.0  # between the bars of two curves, and between the outer bars
 
 LEAST_TICKS = 3
 MAX_POINTS = 60  # of a training curve
 LONGEST_BAR = 10  # a bar is drawn down to this fraction of its value
 
-SCALE_COLOR = "0.45"  # of reference lines
+SCALE_COLOR = "0.45"  # of the line of noise, and of the paper in the legend
 NOISE = {"color": SCALE_COLOR, "linewidth": 1, "linestyle": ":", "zorder": 1}
 """The line at the distance of pure noise, behind all curves."""
 HOLE_COLOR = (0, 114, 178)  # of missing pixels; neither black nor white in a gray print
@@ -87,7 +87,7 @@ class Look:
         }
 
     def paper(self) -> dict[str, Any]:
-        """Return the properties of the paper's numbers: larger, hollow, on a thin line."""
+        """Return the properties of numbers of the paper: large, hollow markers on a thin line."""
         return self.ours() | {
             "linewidth": 0.7,
             "markersize": 1.7 * MARKER_SIZE,
@@ -99,7 +99,7 @@ class Look:
 
 
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
-    """Return the looks of all models or all samplers of a grid, for all its figures."""
+    """Return the looks of all models or all samplers, the same in all figures of a grid."""
     looks = {}
     for index, name in enumerate(names):
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
@@ -121,13 +121,13 @@ class Curve:
     ours: Points
     paper: Points = field(default_factory=list)
     bars: Sequence[tuple[float, float, float]] = ()  # x and both ends of each error bar
-    arrows: Points = field(default_factory=list)  # lower ends of bars that go on
+    arrows: Points = field(default_factory=list)  # lower ends of bars that are cut
 
 
 @dataclass(frozen=True)
 class Panel:
     title: str
-    axis: object  # adjacent panels with the same one share their y axis
+    axis: object  # adjacent panels with equal axes share their y axis
     y_label: str
     curves: list[Curve]
     noise: float | None = None
@@ -156,7 +156,8 @@ def _panels(
 ) -> list[Panel]:
     """Return the panels that have points. Raises UserError if no cell is measured yet.
 
-    `x_value` maps a cell and its network evaluations to its x.
+    Args:
+        x_value: maps a cell and its network evaluations to the x of its point.
     """
     papers, label, panels = paper_values(grid), grid.file.label, []
     # A model has one dataset, and its label may name it.
@@ -226,7 +227,7 @@ def _plot_training(grid: Grid) -> Figure:
             panel.curves.append(Curve(grid.file.label(model.name), looks[model.name], points))
     if not panels and not any(Path(model.folder, HISTORY).exists() for model in models):
         raise UserError(f"models/{grid.name}: nothing of grid {grid.name} to plot yet")
-    if not panels:  # of models that were saved from Python
+    if not panels:  # models that were saved from Python
         figure = Figure(figsize=PANEL)
         figure.text(0.5, 0.5, "These models have no history.", ha="center")
         return figure
@@ -235,7 +236,7 @@ def _plot_training(grid: Grid) -> Figure:
 
 
 def thinned(points: Points) -> Points:
-    """Average the points in at most MAX_POINTS bins, equally wide on a logarithmic axis."""
+    """Average points in at most MAX_POINTS bins, which are equally wide on a logarithmic axis."""
     if len(points) <= MAX_POINTS:
         return points
     steps, losses = np.array(points).T
@@ -248,7 +249,7 @@ def thinned(points: Points) -> Points:
 
 
 def save(figure: Figure, output: str) -> None:
-    """Write a figure as OUTPUT.png and OUTPUT.svg, each whole or not at all; print both paths."""
+    """Write a figure atomically as OUTPUT.png and OUTPUT.svg, and print both paths."""
     for ending, metadata in (("svg", {"Date": None}), ("png", {})):
         with atomic_path(f"{output}.{ending}") as partial:
             figure.savefig(partial, format=ending, bbox_inches="tight", metadata=metadata)
@@ -258,7 +259,11 @@ def save(figure: Figure, output: str) -> None:
 def _draw_panels(
     panels: Sequence[Panel], x_label: str, set_x_axis: Callable[[Axes, list[float]], None]
 ) -> Figure:
-    """Draw panels in rows of about the same length; `set_x_axis` gets axes and sorted x values."""
+    """Draw panels in rows of equal length.
+
+    Args:
+        set_x_axis: is called with the axes of each panel and its sorted x values.
+    """
     rows = math.ceil(len(panels) / PANELS_PER_ROW)
     columns = math.ceil(len(panels) / rows)
     width = columns * PANEL[0] if columns > 1 else SINGLE_PANEL_WIDTH
@@ -296,7 +301,7 @@ def _draw_panels(
 
 
 def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
-    """Draw a curve; shift it by so many points if it has bars, away from those of others."""
+    """Draw a curve; a curve with bars is shifted by `shift` points, away from other bars."""
     drawn = []
     if curve.paper:
         drawn += axes.plot(*zip(*curve.paper, strict=True), label="_paper", **curve.look.paper())
@@ -310,12 +315,12 @@ def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
         if curve.arrows:
             drawn += axes.plot(*zip(*curve.arrows, strict=True), "v", label="_arrows", **look)
         move = ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
-        for artist in drawn:  # The limits of the axes are already those of the data.
+        for artist in drawn:  # Moving artists no longer changes the limits of the axes.
             artist.set_transform(axes.transData + move)
 
 
 def _share_y_axis(pairs: list[tuple[Panel, Axes]]) -> None:
-    """Give panels the same y axis, which fits all curves and bars, and draw the line of noise."""
+    """Give panels one y axis, with room for all curves and bars, and draw the line of noise."""
     curves = [curve for panel, _ in pairs for curve in panel.curves]
     values = [y for curve in curves for _, y in curve.ours + curve.paper]
     values += [end for curve in curves for _, *ends in curve.bars for end in ends]
@@ -340,7 +345,7 @@ def _ticks(low: float, high: float) -> Locator:
 
 
 def _label_x_axis(axes: Axes, values: list[float], labels: str) -> None:
-    """Label the sorted values, in the format `labels`, except those too close to the one before."""
+    """Label sorted values in the format `labels`; a value too close to the last label has none."""
     labeled, last = [], -math.inf
     for value in values:
         place = axes.transAxes.inverted().transform(axes.transData.transform((value, 1)))[0]

@@ -1,4 +1,4 @@
-"""The texts of a table, and their formats, which add nothing and round nothing."""
+"""The texts of a table, and its formats, which only format these texts."""
 
 import math
 import re
@@ -29,7 +29,8 @@ from psld.utils.files import write_text
 MISSING = "–"
 PHONE_WIDTH = 48  # in letters of a table, as style.css sets them
 COLUMN_SPACE = 1.5  # between columns, in letters
-LISTED = 5  # the most names that a note lists
+LISTED = 5
+"""The most names that a note lists."""
 MARKS: dict[Status, str] = {
     "reproduced": " ✓",
     "off": " ✗",
@@ -67,10 +68,10 @@ class TableText:
     answer: str = ""
     caption: str = ""
     marks: list[list[Status]] = field(default_factory=list)
-    """Of each entry, row by row."""
+    """The status of each entry, row by row."""
     notes: list[str] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
-    """Notes for a table that stands alone. The page has them once, for all tables."""
+    """Notes for a table in a file of its own. The page has them once, for all tables."""
 
     @property
     def is_wide(self) -> bool:
@@ -117,7 +118,7 @@ def summary(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
 
 
 def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
-    """Return the distances of infinitely many samples with their intervals; None without any."""
+    """Return the distances of infinitely many samples with their intervals, or None."""
     columns = [column for column in zip(*rows, strict=True) if any(e.extrapolated for e in column)]
     if not columns:
         return None
@@ -130,7 +131,7 @@ def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
 
     return TableText(
         title=f"{table.title}: n → ∞",
-        caption="Fréchet distances of infinitely many samples, with their 95 % intervals.",
+        caption="Fréchet distances, extrapolated to infinitely many samples, with 95 % intervals.",
         headings=len(table.headings),
         columns=[*table.headings, *(column[0].column for column in columns)],
         lines=[[*row[0].row.label, *map(text, row)] for row in zip(*columns, strict=True)],
@@ -143,8 +144,9 @@ def claims_text(answered: Iterable[Comparison]) -> TableText:
     return TableText(
         title="Claims",
         caption=(
-            "A claim says of each pair which number is smaller. The difference is this one minus "
-            "the other, or the claim's multiple of it; the paper's stands next to it."
+            "A claim states which of two numbers is smaller. The difference is this number minus "
+            "the other number, or minus a multiple of the other number if the claim has a factor. "
+            "The difference of the paper's numbers stands next to it."
         ),
         columns=["claim", "where", "difference", "paper's", "p", "samples", "trainings", "answer"],
         headings=2,
@@ -152,10 +154,10 @@ def claims_text(answered: Iterable[Comparison]) -> TableText:
         notes=[
             f"{len(comparisons)} comparisons: "
             f"{', '.join(f'{counts[answer]} {answer}' for answer in ANSWERS if counts[answer])}.",
-            "± half of the 95 % interval of the difference, paired where both draw the same noise: "
-            "a difference within it cannot be told from none. Agrees, contradicts: p < 0.05, with "
-            "Holm's correction for the comparisons of the claim. Without ±: counts, as they are.",
-            "For these weights: with fewer than three trainings of one side, the answer covers "
+            "± is half of the 95 % interval of the difference, paired where both numbers draw the "
+            "same noise. Agrees, contradicts: p < 0.05, with Holm's correction for the comparisons "
+            "of the claim. Differences of counts have no ±.",
+            "For these weights: one side has fewer than three trainings, so the answer covers "
             "other samples of the same weights, but not training again.",
         ],
     )
@@ -185,7 +187,7 @@ def _seeds(entries: list[Entry]) -> str:
 
 
 def _short(entry: Entry) -> str:
-    """Return our value and its rank and, in brackets, the paper's, the difference and verdict."""
+    """Return value and rank and, in brackets, the paper's value, the difference and the verdict."""
     digits = digits_of(entry)
     paper = number_text(entry.paper, digits)
     if entry.status == "literature":
@@ -203,11 +205,11 @@ def _short(entry: Entry) -> str:
     return f"{ours} ({paper}, {number_text(entry.difference, digits, '+')}{verdict})"
 
 
-# -- our numbers ---------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------
 
 
 def our_text(entry: Entry) -> str:
-    """Return our value with its interval, its deviation and its minimum."""
+    """Return the value of an entry with its interval, standard deviation and minimum."""
     digits = digits_of(entry)
     text = number_text(entry.value, digits)
     if entry.interval and entry.interval.half_width:
@@ -227,7 +229,7 @@ def digits_of(entry: Entry) -> int:
 
 
 def decimals(fewest: int, error: float) -> int:
-    """Return the number of decimals: so many that the error is not printed as 0."""
+    """Return the number of decimals with which the error is not printed as 0."""
     return max(fewest, -math.floor(math.log10(error))) if error else fewest
 
 
@@ -235,7 +237,7 @@ def number_text(number: float | None, digits: int, sign: str = "") -> str:
     return MISSING if number is None else f"{number:{sign}.{digits}f}"
 
 
-# -- the notes: what its entries rest on, and the scale of its numbers ---------------------------
+# -- notes -----------------------------------------------------------------------------------------
 
 
 def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
@@ -248,19 +250,23 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         yield f"No value ({MISSING}) of {reason}."
     if others := list(dict.fromkeys(path for entry in entries for path in entry.others)):
         yield (
-            f"Of other records, so not shown: {listed(others, LISTED)}. Delete them, and the "
-            "workflow makes them again."
+            "Not shown, because the grid has changed or files were moved: "
+            f"{listed(others, LISTED)}. Delete them and run the workflow again."
         )
     yield from made_by_other_code(result for entry in entries for result in entry.results)
     if worse := [entry.label for entry in entries if entry.is_worse_than_noise]:
         yield (
-            "Farther from the images than pure noise: not trained enough, or sampled in too few "
+            "Farther from the images than pure noise, because of too few training or sampling "
             f"steps: {listed(worse, LISTED, '; ')}."
         )
     for start in ("gaussian", "mixture"):
         these = [e for e in entries if e.results and e.results[0].sampler.get("start") == start]
         if names := sorted({entry.shown.sampler for entry in these}):
-            yield f"Starts from {_law(start, these)} of the training images: {', '.join(names)}."
+            law = _distribution(start, these)
+            yield (
+                f"The initial distribution (start) of {', '.join(names)} is {law}, fitted to the "
+                "training images."
+            )
     if band := table.band:
         yield (
             f"Band (✓ ✗): {band.absolute:g} or {band.relative:.0%} of the paper's value, whichever "
@@ -286,7 +292,7 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
 
 
 def made_by_other_code(results: Iterable[CellResult]) -> Iterable[str]:
-    """Say how many models, guides and cells were made by another revision of psld than this one."""
+    """Yield how many models, guides and cells were made by another revision of psld."""
     makers: dict[str, dict[str | None, bool]] = {"model": {}, "guide": {}, "cell": {}}
     here = git_revision()
     for result in results:
@@ -302,20 +308,21 @@ def made_by_other_code(results: Iterable[CellResult]) -> Iterable[str]:
         if count := sum(others.values()):
             counts.append(f"{count} {what}{'s' * (count > 1)}")
     if counts:
-        yield f"Made by another revision of psld than the one here: {', '.join(counts)}."
+        yield f"Made by another revision of psld than the current revision: {', '.join(counts)}."
 
 
 def _differ(revision: str | None, here: str | None) -> bool:
     return None not in (revision, here) and revision != here
 
 
-def _law(start: str, entries: Iterable[Entry]) -> str:
+def _distribution(start: str, entries: Iterable[Entry]) -> str:
     if start == "gaussian":
-        return "the mean and covariance"
+        return "one Gaussian"
     results = [result for entry in entries for result in entry.results]
-    K = {cast(int, result.gaussians) for result in results}
-    guided = any("label" in result.sampler["guidance"] for result in results)
-    return "a mixture of Gaussians" if guided else gaussians(K)  # a class has its own K
+    if any("label" in result.sampler["guidance"] for result in results):
+        return "a mixture of Gaussians"  # each class has its own number of Gaussians
+    number = gaussians({cast(int, result.gaussians) for result in results})
+    return number if number == "one Gaussian" else f"a mixture of {number}"
 
 
 def scales(entries: list[Entry]) -> Iterable[str]:
@@ -340,7 +347,7 @@ def _significant(number: float) -> str:
     return f"{float(f'{number:.3g}'):,}".removesuffix(".0")
 
 
-# -- the sentence ----------------------------------------------------------------------------------
+# -- sentences -------------------------------------------------------------------------------------
 
 
 class Answer(NamedTuple):
@@ -361,9 +368,9 @@ class Answer(NamedTuple):
 
 
 def answer(table: Table, rows: list[list[Entry]]) -> Answer:
-    """Return the findings of a table's comparisons; without any, of its first metric and dataset.
+    """Return what a table says about its comparisons, or else about its best entry.
 
-    An entry that has not been run is left out.
+    The best entry is that of the first metric and dataset. Entries without results are left out.
     """
     shown = (
         e for row in rows for e in row if e.by_cell and e.show == "value" and e.loss is not None
@@ -418,7 +425,7 @@ def _contrasts(openings: list[str], compared: list[dict[str, Entry]]) -> list[st
 def _contrast(
     opening: str, sides: dict[str, Entry], told: dict[tuple[str, str], Difference]
 ) -> str:
-    """Return a sentence about sides, of which those pairs, the better one first, differ."""
+    """Return the sentence of a contrast; `told` has the significant pairs, better side first."""
     word = WORDS[next(iter(sides.values())).measurement.metric.better][1]
     values = {name: f" ({our_text(entry)})" for name, entry in sides.items()}
 
@@ -446,7 +453,7 @@ def _contrast(
 
 
 def _the_best(entries: Sequence[Entry]) -> str:
-    """Return a sentence about the best of some ranked entries, and those that it may not beat."""
+    """Return a sentence about the best of ranked entries, and about entries that may be as good."""
     nearest, nearer = WORDS[entries[0].measurement.metric.better]
     best = next(entry for entry in entries if entry.rank and entry.rank.name == "best")
     untold = [entry for entry in entries if entry.rank and entry.rank.name == "perhaps best"]
@@ -504,7 +511,7 @@ def answers(grid: Grid, tables: dict[str, list[list[Entry]]]) -> dict[str, str]:
 
 
 def print_tables(grid: Grid, root: Path = Path(), with_summary: bool = True) -> None:
-    """Print the tables of a grid with results below `root`, its claims, and a summary."""
+    """Print the tables, the claims and the summary of a grid, with the results below `root`."""
     tables = read_tables(grid, root)
     texts = [table_text(grid.file.tables[name], rows) for name, rows in tables.items()]
     for text in texts:
@@ -527,7 +534,7 @@ def markdown(text: TableText) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text in one line of Markdown that holds no HTML element and no link."""
+    """Return a text as one line of Markdown in which HTML elements and links are escaped."""
     return re.sub(r"\\*(<(?=[A-Za-z/!?])|](?=[(\[:]))", r"\\\1", one_line(text))
 
 
@@ -554,7 +561,10 @@ def latex(text: TableText) -> str:
 SYMBOLS = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"[": "{[}", "*": "{*}"},  # at the start of a row, they would belong to the command before
+    **{
+        "[": "{[}",
+        "*": "{*}",
+    },  # at the start of a row, LaTeX would read them as options of the command before
     **{"<": "$<$", ">": "$>$", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "√": r"$\surd$"},
     **{"★": r"$\star$", "≈": r"$\approx$", "≠": r"$\neq$", "→": r"$\to$", "∞": r"$\infty$"},
     **{"Γ": r"$\Gamma$", "ν": r"$\nu$", "κ": r"$\kappa$"},

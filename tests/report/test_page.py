@@ -68,12 +68,12 @@ def test_the_tables_are_those_of_the_other_formats_and_what_they_share_stands_on
 def test_what_is_farther_than_noise_is_named_in_words(folder, grid):
     """On the page and in the tables. The scale of noise is 98.76; the number of evaluations is no
     distance."""
-    words = "Farther from the images than pure noise: not trained enough"
+    words = "Farther from the images than pure noise, because of too few training"
     assert words not in page_in(folder)
     write_result(folder, grid, "cld/em-10", value=98.8)
     write_result(folder, grid, "high/em-20", value=120.0)
     write_result(folder, grid, "cld/rk45-1e-2", value=5.5, nfe=300)
-    note = f"{words}, or sampled in too few steps: EM CLD, 10; EM high, 20."
+    note = f"{words} or sampling steps: EM CLD, 10; EM high, 20."
     assert note in page_in(folder)
     assert note in succeeded(call(folder, "tabulate", "grid_name=mine")).stdout
 

@@ -120,7 +120,8 @@ def test_what_weights_and_samples_come_from_is_said_on_table_and_page(folder, gr
         write_result(folder, grid, cell, value=value, error=error, **made)
     table, page = tabulate(folder)["md"], results_page(grid)
     for note in (
-        "Starts from 4 to 32 Gaussians of the training images: em.",
+        "The initial distribution (start) of em is a mixture of 4 to 32 Gaussians, fitted to the "
+        "training images.",
         "Trained from the weights of other models: high from mine/base.",
         "Saved from Python (psld.save), not trained by a command: low.",
     ):
