@@ -20,7 +20,8 @@ MEASURE = """addEventListener("load", () => {
     broken: images.filter((i) => !i.naturalWidth || i.clientHeight < 50).map((i) => i.alt),
     overflow: root.scrollWidth - root.clientWidth,
     cut: [...document.querySelectorAll("img, td, th")]
-      .filter((part) => part.getBoundingClientRect().right > root.clientWidth)
+      .filter((part) => part.getBoundingClientRect().right >
+        (part.closest(".scroll") ?? root).getBoundingClientRect().right)
       .map((part) => part.alt || part.textContent),
     beside: [...document.querySelectorAll("section[id^=table] .pair")].map(({children}) =>
       children[0].getBoundingClientRect().right <= children[1].getBoundingClientRect().left),

@@ -27,8 +27,8 @@ from psld.utils.errors import listed, one_line
 from psld.utils.files import write_text
 
 MISSING = "–"
-PHONE_WIDTH = 48  # in letters of a table, as style.css sets them
-COLUMN_SPACE = 1.5  # between columns, in letters
+PHONE_WIDTH = 45  # in letters of a table, as style.css sets them
+COLUMN_SPACE = 2  # between columns, in letters
 LISTED = 5
 """The most names that a note lists."""
 MARKS: dict[Status, str] = {
@@ -82,8 +82,13 @@ class TableText:
             for cell in cells:
                 separator = None if index < self.headings else " (" if self.marks else "\n"
                 parts += cell.split(separator)
-            width += max(map(len, parts)) + COLUMN_SPACE
+            width += max(map(_letters, parts)) + COLUMN_SPACE
         return width > PHONE_WIDTH
+
+
+def _letters(text: str) -> float:
+    """Return the width of a text in letters; a space and a point are half as wide."""
+    return len(text) - (text.count(" ") + text.count(".")) / 2
 
 
 def table_text(table: Table, rows: list[list[Entry]]) -> TableText:
