@@ -266,7 +266,7 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         )
     for start in ("gaussian", "mixture"):
         these = [e for e in entries if e.results and e.results[0].sampler.get("start") == start]
-        if names := sorted({entry.shown.sampler for entry in these}):
+        if names := sorted({f"`{entry.shown.sampler}`" for entry in these}):
             law = _distribution(start, these)
             yield (
                 f"The initial distribution (start) of {', '.join(names)} is {law}, fitted to the "

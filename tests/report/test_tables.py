@@ -120,13 +120,13 @@ def test_what_weights_and_samples_come_from_is_said_on_table_and_page(folder, gr
         write_result(folder, grid, cell, value=value, error=error, **made)
     table, page = tabulate(folder)["md"], results_page(grid)
     for note in (
-        "The initial distribution (start) of em is a mixture of 4 to 32 Gaussians, fitted to the "
+        "The initial distribution (start) of `em` is a mixture of 4 to 32 Gaussians, fitted to the "
         "training images.",
         "Trained from the weights of other models: high from mine/base.",
         "Saved from Python (psld.save), not trained by a command: low.",
     ):
         assert note in table
-        assert note in page
+        assert note.replace("`em`", "<code>em</code>") in page
     assert ">9 from mine/base</td>" in page
 
 
