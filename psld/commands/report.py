@@ -133,7 +133,7 @@ def page(settings: OutputSettings) -> None:
     grid = load_grid(settings.grid_name)
     output = settings.output or grid.page
     write_text(output, results_page(grid))
-    for answer, name in answers(read_tables(grid)).items():
+    for answer, name in answers(grid, read_tables(grid)).items():
         print(f"{grid.file.tables[name].title}\n    {answer}")
     print(f"Page: {output}")
 

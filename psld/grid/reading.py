@@ -149,7 +149,7 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
     for sampler in content["samplers"].values():
         sampler["spends"] = rehearsal.budgets.get(sampler["budget"])
     for table in content["tables"].values():
-        table |= {"title": f"Rehearsal of: {table['title']}", "band": None}
+        table |= {"title": f"Rehearsal of: {table['title']}", "band": None, "compare": []}
         for entry in (table["cell"], *table["rows"], *table["columns"]):
             entry["samples"] = None
             entry["metric"] = rehearsal.metrics.get(entry["metric"], entry["metric"])

@@ -87,7 +87,9 @@ def _rank(entry: Entry, best: Entry, comparisons: int) -> Rank:
     difference = entry.worse_than(best)
     p_value = min(1.0, comparisons * difference.p_value)
     name = "not best" if p_value < 1 - CONFIDENCE else "perhaps best"
-    return Rank(name, p_value, difference.paired)
+    a, b = entry.interval, best.interval
+    overlaps = bool(a and b and a.low <= b.high and b.low <= a.high)
+    return Rank(name, p_value, difference.paired, overlaps)
 
 
 def paper_values(grid: Grid) -> dict[tuple[Cell, Measurement], dict[Show, float]]:

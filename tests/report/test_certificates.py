@@ -296,7 +296,7 @@ def test_samples_of_the_prior_that_say_they_have_a_start_are_found(certificate, 
         in_text(f"results/cells/mine/{cell}.json", none, none.replace("null", '"f"'))(entries)
     finished = verify(tmp_path, forged(entries))
     refused(finished, 1, "0.zip: 1 differences")
-    assert "the prior: not all cells that begin there have this start\n" in finished.stdout
+    assert "the prior: some cells that start there state another start\n" in finished.stdout
 
 
 def test_features_that_results_were_not_computed_from_are_found(copied):
