@@ -225,7 +225,7 @@ def decisive_content(grid: Grid) -> dict[str, Any]:
     for name, dataset in grid.datasets.items():
         parts[f"datasets.{name}"] = dataset.settings.dataset.preparation()
     for name, table in file.tables.items():
-        parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=RESOLVED)
+        parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=table.free() | RESOLVED)
         for entry in entries_in(grid, name):
             key = f"tables.{name}: {entry.label}"
             while key in parts:  # Rows may have equal labels.

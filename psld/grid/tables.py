@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from itertools import product
-from typing import cast
+from typing import Annotated, cast
 
 from pydantic import Field, model_validator
 
-from psld.config.settings import Settings
+from psld.config.settings import FREE, Settings
 from psld.evaluation.results import NUMBER_KINDS, Show
 from psld.grid.names import PLACEHOLDER, MetricName, fill
 
@@ -133,7 +133,7 @@ class Table(Settings):
     footnotes: tuple[str, ...] = ()
     band: Band | None = None
     """The largest difference from the paper's values that counts as reproduced."""
-    compare: tuple[Contrast, ...] = ()
+    compare: Annotated[tuple[Contrast, ...], FREE] = ()
     """The comparisons that the table's sentence answers; without any, it names the best entry."""
     cell: EntryPart = EntryPart()
     rows: tuple[Row, ...] = Field(min_length=1)
