@@ -344,7 +344,7 @@ def _ticks(low: float, high: float) -> Locator:
     return MaxNLocator(5)
 
 
-def _label_x_axis(axes: Axes, values: list[float], labels: str) -> None:
+def _label_x_axis(axes: Axes, values: Iterable[float], labels: str) -> None:
     """Label sorted values in the format `labels`; a value too close to the last label has none."""
     labeled, last = [], -math.inf
     for value in values:

@@ -434,10 +434,10 @@ def _contrast(
     word = WORDS[next(iter(sides.values())).measurement.metric.better][1]
     values = {name: f" ({our_text(entry)})" for name, entry in sides.items()}
 
-    def named(names: Iterable[str], of: str = "", last: str = " and ") -> str:
+    def named(names: Iterable[str], of: str = "") -> str:
         """List the names, each with its value where it is first mentioned."""
         *most, final = [f"{of}{name}{values.pop(name, '')}" for name in names]
-        return last.join(filter(None, [", ".join(most), final]))
+        return " and ".join(filter(None, [", ".join(most), final]))
 
     parts = []
     for better in sorted(sides, key=lambda name: cast(float, sides[name].loss)):
@@ -445,9 +445,9 @@ def _contrast(
             part = f"images of {named([better])} are {word} than {named(worse, 'images of ')}"
             if len(sides) == 2:
                 [difference] = told.values()
-                error = difference.interval.half_width
-                by = number_text(abs(difference.value), digits := decimals(2, error))
-                part += f", by {by} ± {number_text(error, digits)}"
+                value, error = abs(difference.value), difference.interval.half_width
+                digits = decimals(2, error if error > 1e-6 * value else 0.0)
+                part += f", by {number_text(value, digits)} ± {number_text(error, digits)}"
             parts.append(part)
     alike = [pair for pair in combinations(sides, 2) if not {pair, pair[::-1]} & told.keys()]
     if alike:

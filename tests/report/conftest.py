@@ -27,7 +27,7 @@ MEASURED = {
 
 @pytest.fixture(scope="session")
 def project(once) -> Path:
-    """A folder whose own configs are SHOWN."""
+    """A folder with the grid SHOWN in its configs."""
     return written_once(once, "shown", SHOWN)
 
 
@@ -38,7 +38,7 @@ def grid(project) -> Grid:
 
 @pytest.fixture
 def folder(project, grid, tmp_path, monkeypatch) -> Path:
-    """The working directory, in which the commands read SHOWN and find the results of MEASURED."""
+    """The working directory, with the grid SHOWN and the results MEASURED."""
     link_grid(project, tmp_path)
     for cell, (value, error) in MEASURED.items():
         write_result(tmp_path, grid, cell, value=value, error=error)
@@ -47,7 +47,7 @@ def folder(project, grid, tmp_path, monkeypatch) -> Path:
 
 
 def shard_of(images: np.ndarray, index: int = 0, dataset: str | None = None, **more: Any) -> Shard:
-    """A shard with these images, which fill it."""
+    """A shard that consists of these images."""
     origin = ShardOrigin(
         weights_sha256="w",
         sampler_digest="s",
@@ -65,7 +65,7 @@ def plain(*colors: tuple[int, int, int]) -> np.ndarray:
 
 
 class Page(HTMLParser):
-    """The elements of a page, its texts, and those of the tables' cells."""
+    """The elements of a page, its text, and the texts of its table cells."""
 
     def __init__(self, content: str) -> None:
         super().__init__()

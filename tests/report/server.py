@@ -26,12 +26,12 @@ class StoredRun:
     """A run as the server has it."""
 
     options: dict[str, Any] = field(default_factory=dict)
-    """What the client says at the start: displayName, groupName, jobType, tags, project, config."""
+    """What the client sends first: displayName, groupName, jobType, tags, project, config."""
     history: dict[int, dict[str, Any]] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     lines: int = 0
-    """The number of lines of the history that came, the replaced ones too."""
+    """The number of received lines of history, including replaced lines."""
     exit_code: int | None = None
     stats: int = 0
     """The number of lines of system metrics."""

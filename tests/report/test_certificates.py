@@ -74,8 +74,8 @@ def test_a_project_with_a_damaged_or_missing_file_is_not_certified(copied):
     assert not (copied / CERTIFICATE).exists()
 
 
-def test_a_grid_on_a_dataset_of_other_settings_is_not_certified(copied):
-    """It was prepared by hand, so Snakemake does not prepare it again."""
+def test_a_dataset_prepared_with_other_settings_is_not_certified(copied):
+    """The dataset was prepared by hand, so Snakemake does not prepare it again."""
     grid = json.loads(entries_of((copied / CERTIFICATE).read_bytes())["grid.json"])
     settings = grid["datasets"]["digits"]["settings"]["dataset"] | {"filter": "box"}
     (copied / "data").mkdir(exist_ok=True)
@@ -88,7 +88,7 @@ def test_a_grid_on_a_dataset_of_other_settings_is_not_certified(copied):
     refused(call(copied, "certify", "grid_name=mine"), 2, said)
 
 
-def test_results_of_other_settings_are_left_out_and_a_grid_without_any_is_refused(copied):
+def test_results_of_other_settings_are_left_out_and_a_grid_without_results_is_refused(copied):
     results = CellResults.read(copied / RESULT).results
     write_record(copied / RESULT, CellResults(results=results[:1]))
     counts = "mine: 1 given by the sampler's settings, 8 not run, 3 recomputed from features"
@@ -141,8 +141,8 @@ def test_a_damaged_byte_and_a_changed_or_missing_file_are_found_and_named(certif
     refused(verify(tmp_path, zipped(others)), 2, f"0.zip: {RESULT}: missing")
 
 
-def test_an_added_file_is_named_and_none_is_written_outside(certificate, tmp_path):
-    """Also if the index has it."""
+def test_an_added_file_is_named_and_not_written_outside(certificate, tmp_path):
+    """Also if the index lists the file."""
     for name in ("added", "../outside", "/outside"):
         entries = entries_of(certificate) | {name: b"x"}
         refused(verify(tmp_path, zipped(entries)), 2, f"0.zip: {name}: added")
@@ -172,7 +172,7 @@ def test_a_full_temporary_folder_is_no_damage(certificate, tmp_path):
 
 
 def test_texts_of_a_certificate_do_not_control_the_terminal(certificate, tmp_path):
-    """A line that is hidden could say what differs."""
+    """Control characters could hide a line that reports a difference."""
     entries = entries_of(certificate)
     in_text("grid.json", '"title": "Mine"', r'"title": "\u001b[8mMine"')(entries)
     assert "### \\x1b[8mMine\n" in succeeded(verify(tmp_path, forged(entries))).stdout
@@ -180,7 +180,7 @@ def test_texts_of_a_certificate_do_not_control_the_terminal(certificate, tmp_pat
     assert "\x1b" not in line
 
 
-def test_missing_seeds_are_said_with_each_number(copied, tmp_path):
+def test_missing_seeds_are_reported_with_each_number(copied, tmp_path):
     path = copied / "configs/grid/mine.yaml"
     path.write_text(f"seeds: {{sampling: [0, 1]}}\n{path.read_text()}")
     printed = succeeded(verify(tmp_path, certify(copied))).stdout
@@ -188,7 +188,7 @@ def test_missing_seeds_are_said_with_each_number(copied, tmp_path):
     assert "✓¹, 1 of 2 seeds)" in printed or "✗¹, 1 of 2 seeds)" in printed
 
 
-def test_costs_of_sampling_are_the_makers(certificate, tmp_path, monkeypatch):
+def test_costs_of_sampling_are_reported_as_counted_by_the_maker(certificate, tmp_path, monkeypatch):
     """Whatever kinds of numbers there are."""
     cost = NUMBER_KINDS["class_accuracy"]._replace(from_features=False)
     monkeypatch.setitem(NUMBER_KINDS, "class_accuracy", cost)
@@ -210,7 +210,7 @@ def test_the_grid_of_another_version_is_refused(certificate, tmp_path):
     refused(verify(tmp_path, forged(entries)), 2, "dropped", "of another version of psld")
 
 
-def test_what_is_no_certificate_is_refused(tmp_path):
+def test_a_file_that_is_no_certificate_is_refused(tmp_path):
     for content in (b"x" * 1000, zipped({INDEX: b"[1]"}), zipped({"a": b"x", "a/b": b""})):
         refused(verify(tmp_path, content), 2, "0.zip: ")
     refused(call(tmp_path, "verify", "none.zip"), 2, "none.zip: no such file")
@@ -271,7 +271,7 @@ def test_forgeries_are_found_and_their_files_named(certificate, tmp_path):
         (in_features(REFERENCE, "features", "train.values"), REFERENCE),
     ],
 )
-def test_what_does_not_belong_together_is_refused(certificate, tmp_path, change, words):
+def test_files_that_do_not_belong_together_are_refused(certificate, tmp_path, change, words):
     entries = entries_of(certificate)
     change(entries)
     refused(verify(tmp_path, forged(entries)), 2, "0.zip", words)
@@ -279,7 +279,7 @@ def test_what_does_not_belong_together_is_refused(certificate, tmp_path, change,
 
 @pytest.mark.parametrize("imported", [False, True])
 def test_a_model_of_fewer_steps_than_the_grid_trains_is_found(certificate, tmp_path, imported):
-    """Also if its results say so; an imported one has those of its checkpoint."""
+    """Also if the results state as few steps. An imported model has the steps of its checkpoint."""
     entries, origin = entries_of(certificate), IMPORTED.model_dump_json() if imported else "null"
     for name in (MODEL, RESULT, RESULT.replace("20", "10")):
         in_text(name, '"step": 1200', '"step": 3')(entries)
@@ -289,8 +289,8 @@ def test_a_model_of_fewer_steps_than_the_grid_trains_is_found(certificate, tmp_p
     assert imported or "0.zip: 1 differences" in finished.stderr
 
 
-def test_samples_of_the_prior_that_say_they_have_a_start_are_found(certificate, tmp_path):
-    """Also if those of all cells do."""
+def test_samples_of_the_prior_that_state_a_start_are_found(certificate, tmp_path):
+    """Also if the samples of all cells state it."""
     entries, none = entries_of(certificate), '"start_sha256": null'
     for cell in CELLS:
         in_text(f"results/cells/mine/{cell}.json", none, none.replace("null", '"f"'))(entries)

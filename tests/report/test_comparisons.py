@@ -39,7 +39,7 @@ from tests.results import sealed
 
 @pytest.fixture
 def reader(made, tmp_path) -> Path:
-    """A folder with the grid of the project, and a reference of its own."""
+    """A folder with the grid of the project and the reader's own reference."""
     link_grid(made, tmp_path)
     shutil.copytree(made / "features", tmp_path / "features")
     return tmp_path
@@ -67,9 +67,7 @@ def test_a_certificate_of_the_readers_own_grid_and_reference_has_no_differences(
     assert "equal features" not in printed
 
 
-def test_a_certificate_forged_with_the_projects_own_commands_is_refused_entry_by_entry(
-    copied, reader, monkeypatch
-):
+def test_each_forged_entry_of_a_certificate_is_reported(copied, reader, monkeypatch):
     """Its reference is the samples; values, band, a setting and evaluations are made up."""
     path, samples = copied / "configs/grid/mine.yaml", random_features(0, 60).values
     text = path.read_text()
@@ -112,7 +110,7 @@ def test_a_certificate_forged_with_the_projects_own_commands_is_refused_entry_by
     assert "(2.00, " in finished.stdout, "values and bands are the reader's"
 
 
-def test_left_out_rows_and_another_name_of_the_grid_are_differences(reader, certificate):
+def test_omitted_rows_are_differences(reader, certificate):
     text = (reader / "configs/grid/mine.yaml").read_text().replace("VP-SDE, 30", "VP-SDE, 31")
     (reader / "configs").unlink()
     write_text(reader / "configs/grid/other.yaml", text)
@@ -175,8 +173,8 @@ def test_numbers_whose_features_are_not_kept_are_not_recomputed(copied, reader):
     assert line in finished.stdout
 
 
-def test_features_that_are_left_out_hide_no_other_number(copied, reader):
-    """Those of fewer samples, which are measured last."""
+def test_numbers_of_other_features_are_recomputed_when_some_features_are_left_out(copied, reader):
+    """The features of fewer samples are left out; they are measured last."""
     path = copied / "configs/grid/mine.yaml"
     content = yaml.safe_load(path.read_text())
     content["tables"]["mine"]["columns"].append({"label": "fewer", "samples": 50})
@@ -198,7 +196,7 @@ def test_features_that_are_left_out_hide_no_other_number(copied, reader):
     assert f"{RESULT}: 0.estimate.value is " in compared(reader, forged(entries)).stdout
 
 
-def test_of_mean_and_covariance_a_distance_is_recomputed_and_its_interval_is_not(copied, reader):
+def test_from_mean_and_covariance_the_distance_is_recomputed_without_its_interval(copied, reader):
     """Other numbers of the same features are only stated."""
     for seed, cell in enumerate(CELLS):
         evaluate_again(copied, cell, seed=seed, largest=3)
@@ -220,7 +218,7 @@ def test_of_mean_and_covariance_a_distance_is_recomputed_and_its_interval_is_not
     assert f"{RESULT}: 0.estimate.value is " in finished.stdout
 
 
-def test_classes_and_numbers_of_samples_are_those_of_the_settings(copied, tmp_path):
+def test_wrong_classes_and_numbers_of_samples_are_refused(copied, tmp_path):
     """A class accuracy of other classes, and a distance of more samples, look better."""
     evaluate_again(copied, "classes/free-10", seed=2, classes=9)
     line = "free-10.safetensors: labels: not the sampler's classes"

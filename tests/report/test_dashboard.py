@@ -13,13 +13,13 @@ from psld.report.sync import find_report, report_blocks
 
 @pytest.fixture(scope="module")
 def grid(grids) -> Grid:
-    """One with several datasets and metrics."""
+    """A grid with several datasets and metrics."""
     return grids["paper"]
 
 
 @pytest.fixture
 def panel_grids(grid) -> list[dict[str, Any]]:
-    """What wandb receives of each group of panels: panels, and the runs that they show."""
+    """What wandb receives for each group of panels: the panels and the runs that they show."""
     blocks = [block._to_model() for block in report_blocks(grid)]
     sent = [block.model_dump(by_alias=True, mode="json") for block in blocks]
     return [block["metadata"] for block in sent if block["type"] == "panel-grid"]
@@ -41,7 +41,7 @@ def filters_of(panel_grid: dict[str, Any]) -> dict[str, list[Any]]:
     return found
 
 
-def test_evaluations_are_sorted_by_each_metric_and_stand_against_nfe(grid, panel_grids):
+def test_evaluations_are_sorted_and_plotted_against_nfe_for_each_metric(grid, panel_grids):
     kinds = {(c.model.dataset, m.metric.name) for c in grid.measured_cells for m in c.measurements}
     scatters = [shown for shown in panel_grids if panels_of(shown, "Scatter Plot")]
     assert {tuple(name for [name] in filters_of(shown)["tags"]) for shown in scatters} == kinds
@@ -54,7 +54,7 @@ def test_evaluations_are_sorted_by_each_metric_and_stand_against_nfe(grid, panel
         assert filters_of(shown)["nfe"] == [1], "at least one evaluation"
 
 
-def test_runs_of_the_grid_alone_are_shown_and_every_training_table_and_figure(grid, panel_grids):
+def test_the_report_shows_all_trainings_tables_and_figures_of_only_this_grid(grid, panel_grids):
     assert {filters_of(shown)["group"][0] for shown in panel_grids} == {grid.name}
     by_job: dict[str, list[dict[str, Any]]] = {}
     for shown in panel_grids:

@@ -136,7 +136,7 @@ def test_a_figure_of_inpainted_samples_shows_their_holes(folder, inpainted, digi
 
 
 def test_training_images_stand_below_samples(folder, digits, monkeypatch):
-    """From all over the split: those of a folder are sorted by class."""
+    """They come from the whole split, because the images of a folder are sorted by class."""
     (folder / "data").mkdir()
     (folder / "data/digits.h5").symlink_to(digits)
     train, drawn = ImageStore.open(digits).images("train"), []

@@ -11,7 +11,7 @@ from tests.results import write_model_manifest, write_result
 WEIGHTS = "1" * 64
 
 
-def test_a_card_has_what_the_model_is_and_its_measured_distances(folder, grid):
+def test_a_card_describes_the_model_and_lists_its_distances(folder, grid):
     manifest = read_manifest(write_model_manifest(folder, grid, "cld", weights_sha256=WEIGHTS))
     for cell, model in (("cld/em-20", "cld"), ("low/em-10", "cld"), ("cld/em-10", "high")):
         settings = grid.models[model].settings.model().identity()

@@ -44,7 +44,7 @@ def page_in(folder: Path) -> str:
     return (folder / "results/mine.html").read_text()
 
 
-def test_the_tables_are_those_of_the_other_formats_and_what_they_share_stands_once(content, grid):
+def test_the_page_has_the_tables_of_the_other_formats_and_shared_notes_once(content, grid):
     plain, tables = html.unescape(content), Page(content).tables
     for name, table in grid.file.tables.items():
         text = table_text(table, read_table(grid, name))
@@ -65,7 +65,7 @@ def test_the_tables_are_those_of_the_other_formats_and_what_they_share_stands_on
     assert said < content.index("<img") < content.index("<nav"), "the finding, then a picture"
 
 
-def test_what_is_farther_than_noise_is_named_in_words(folder, grid):
+def test_entries_farther_than_noise_are_listed(folder, grid):
     """On the page and in the tables. The scale of noise is 98.76; the number of evaluations is no
     distance."""
     words = "Farther from the images than pure noise, because of too few training"
@@ -78,8 +78,8 @@ def test_what_is_farther_than_noise_is_named_in_words(folder, grid):
     assert note in succeeded(call(folder, "tabulate", "grid_name=mine")).stdout
 
 
-def test_without_a_paper_nothing_is_counted_but_what_is_missing(folder, grid, monkeypatch):
-    """The word says nothing to somebody who has no paper to compare with: measured."""
+def test_without_a_paper_only_missing_entries_are_counted(folder, grid, monkeypatch):
+    """Without a paper to compare with, the status `measured` says nothing."""
     assert "measured" in page_in(folder)
     for entry in entries_in(grid):
         monkeypatch.setitem(entry.__dict__, "paper", None)
@@ -88,7 +88,7 @@ def test_without_a_paper_nothing_is_counted_but_what_is_missing(folder, grid, mo
     assert ">measured<" not in content
 
 
-def test_weights_of_every_process_name_none(folder, grid):
+def test_weights_that_serve_every_process_list_no_process(folder, grid):
     """A cell's results have the process that the weights were sampled as."""
     for cell in ("cld/em-10", "cld/em-20", "cld/rk45-1e-2"):
         made = made_with(grid, cell)
@@ -119,7 +119,7 @@ def test_all_entries_are_counted_by_status(content, grid):
         assert sum(counted.values()) == len(statuses)
 
 
-def test_nothing_is_fetched_and_nothing_runs_and_every_link_leads_to_a_place(content):
+def test_the_page_fetches_and_runs_nothing_and_all_links_have_targets(content):
     page = Page(content)
     assert not page.all("script", "link", "iframe", "object", "embed")
     assert not re.search(r"https?:|@import|url\(|\son\w+=", content)
@@ -190,7 +190,7 @@ def test_names_in_backticks_are_code_and_elsewhere_have_no_backticks(folder, gri
 
 
 @in_a_browser
-def test_a_phone_cuts_nothing_off_and_a_desk_shows_tables_next_to_their_texts(
+def test_nothing_is_cut_off_on_a_phone_and_tables_stand_next_to_texts_on_a_desktop(
     content, folder, tmp_path
 ):
     page = folder / "results/mine.html"

@@ -41,8 +41,8 @@ def legend_of(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_ours_stand_over_their_network_evaluations_next_to_the_papers(grid):
-    """An adaptive sampler's needs the paper's own count of evaluations, which 1e-3 lacks."""
+def test_the_nfe_plot_shows_measured_numbers_and_numbers_of_the_paper(grid):
+    """For an adaptive sampler, the paper must give the evaluations; at 1e-3 it gives none."""
     figure = draw_plot(grid, "nfe")
     assert points_of(figure) == {
         "em": {
@@ -64,7 +64,7 @@ def test_ours_stand_over_their_network_evaluations_next_to_the_papers(grid):
     assert low < 2.5 < 9.25 < high
 
 
-def test_distances_over_gamma(grid):
+def test_the_gamma_plot_shows_distances_by_gamma(grid):
     figure = draw_plot(grid, "gamma")
     assert points_of(figure) == {
         "em": {"10 steps": [(0, 8.5), (0.01, 7.5), (0.25, 9.25)], "20 steps": [(0, 4.25)]}
@@ -76,7 +76,7 @@ def test_distances_over_gamma(grid):
     assert [f"{tick:g}" for tick in axes.get_xticks()] == ["0", "0.01", "0.25"]
 
 
-def test_error_bars_end_inside_the_axes_and_cover_no_other(folder, grid):
+def test_error_bars_end_inside_the_axes_and_do_not_overlap(folder, grid):
     for cell, value in ("cld/em-10", 8.5), ("low/em-10", 7.5), ("high/em-10", 9.5):
         write_result(folder, grid, cell, value=value, error=value / 4)
     axes = draw_plot(grid, "nfe").axes[0]
@@ -88,7 +88,7 @@ def test_error_bars_end_inside_the_axes_and_cover_no_other(folder, grid):
     assert len(set(shifts)) == len(shifts)
 
 
-def test_a_bar_that_goes_on_to_0_ends_in_an_arrow_and_0_itself_has_no_place(folder, grid):
+def test_a_bar_down_to_0_ends_in_an_arrow_and_a_value_of_0_is_not_drawn(folder, grid):
     """The axis is logarithmic."""
     write_result(folder, grid, "cld/em-10", value=8.5, error=8)
     write_result(folder, grid, "cld/em-20", value=0.0)
@@ -99,7 +99,7 @@ def test_a_bar_that_goes_on_to_0_ends_in_an_arrow_and_0_itself_has_no_place(fold
     assert [x for x, _ in points_of(figure)["em"]["cld"]] == [10]
 
 
-def test_a_plot_speaks_in_words(folder, grid):
+def test_a_plot_uses_the_labels_of_the_grid(folder, grid):
     labels = {"cld": r"CLD, $\frac$", "high": "PSLD", "em": "Euler–Maruyama"}
     figure = draw_plot(replace(grid, file=grid.file.model_copy(update={"labels": labels})), "nfe")
     assert [axes.get_title() for axes in figure.axes] == ["Euler–Maruyama", "rk45"]
@@ -107,8 +107,8 @@ def test_a_plot_speaks_in_words(folder, grid):
     figure.savefig(folder / "plot.png")  # no text is taken for a formula, of which this is none
 
 
-def test_noise_stands_in_the_legend_and_no_split_of_real_images_does(folder, grid):
-    """The split is no random draw, and has another number of images."""
+def test_the_legend_has_the_distance_of_noise_but_not_of_held_out_images(folder, grid):
+    """The held-out split is no random draw, and has a different number of images."""
     figure = draw_plot(grid, "nfe")
     assert legend_of(figure)[-2:] == ["hollow: the paper's", "noise: 99"]
     for cell, (value, _) in MEASURED.items():
@@ -143,7 +143,7 @@ def test_axes_have_names_and_labels_that_do_not_overlap(folder, grid, lowest, hi
                 assert all(end <= start for (_, end), (start, _) in pairwise(sorted(ends)))
 
 
-def test_a_model_has_its_look_in_every_plot_whatever_has_been_run(folder, grid):
+def test_a_model_looks_the_same_in_every_plot(folder, grid):
     Path(grid.cells["vp-sde/em-20"].result).unlink()
     for model in grid.models:
         write_training(folder, model, steps=30)
@@ -161,7 +161,7 @@ def test_a_model_has_its_look_in_every_plot_whatever_has_been_run(folder, grid):
     assert names == {"nfe": {"cld", "low", "high"}, "training": set(grid.models)}
 
 
-def test_few_lines_are_solid_and_many_are_told_apart():
+def test_few_lines_are_solid_and_many_lines_are_distinguishable():
     looks = list(looks_of(f"model {number}" for number in range(25)).values())
     assert [look.dash for look in looks[:7]] == ["solid"] * 7
     assert len({look.color for look in looks[:7]}) == len({look.marker for look in looks[:7]}) == 7
@@ -177,7 +177,7 @@ def write_training(folder: Path, model: str, steps: int) -> None:
 
 
 def test_training_curves_of_the_models_that_have_been_trained(folder, grid):
-    """Losses of noise and of images have panels of their own."""
+    """Losses of noise and losses of images have separate panels."""
     trained = grid.models["low"]
     recipe = trained.settings.training.model_copy(update={"objective": Denoiser()})
     settings = trained.settings.model_copy(update={"training": recipe})
@@ -200,15 +200,15 @@ def test_training_curves_of_the_models_that_have_been_trained(folder, grid):
 
 
 def test_models_without_a_history_have_a_plot_that_says_so(folder, grid):
-    """As psld.save makes them, by default."""
+    """`psld.save` writes such models by default."""
     write_history(folder / "models/mine/cld", [])
     assert [text.get_text() for text in draw_plot(grid, "training").texts] == [
         "These models have no history."
     ]
 
 
-def test_long_curves_are_averaged_at_equal_ratios_of_steps():
-    """So the first steps, in which the loss falls, are not one point."""
+def test_long_curves_are_averaged_in_bins_of_equal_logarithmic_width():
+    """The first steps, in which the loss falls, must not become one point."""
     points = [(float(step), 2.0 if step % 200 else 4.0) for step in range(100, 1_000_001, 100)]
     few = thinned(points)
     assert 20 < len(few) <= MAX_POINTS
@@ -226,7 +226,7 @@ def test_long_curves_are_averaged_at_equal_ratios_of_steps():
 # --- the command ---------------------------------------------------------------------------------
 
 
-def test_a_plot_is_a_picture_and_a_vector_graphic_and_always_the_same(folder):
+def test_a_plot_is_written_as_png_and_svg_reproducibly(folder):
     contents, figures = [], folder / "results/figures/mine"
     for _ in range(2):
         succeeded(call(folder, "figure", "grid_name=mine", "figure=nfe"))

@@ -24,7 +24,7 @@ FIGURE = "results/figures/mine/samples/cld.png"
 
 @pytest.fixture
 def folder(folder, grid) -> Path:
-    """Results, of which one has a class accuracy and one its shard; and a figure."""
+    """Results, one with a class accuracy and one with its shard, and a figure."""
     accuracy = estimate_of(0.75, samples=100)
     write_result(folder, grid, "low/em-10", value=7.5, class_accuracy=accuracy)
     images = random_images(70, 8, 8, 1).transpose(0, 3, 1, 2)
@@ -47,7 +47,7 @@ def runs(folder, grid) -> dict[tuple[str, str], ResultRun]:
     return runs_by_name(grid)
 
 
-def test_every_result_with_a_meaning_is_a_run(folder, grid, runs):
+def test_every_result_that_is_not_void_is_a_run(folder, grid, runs):
     tables = {("tabulate", "mine"), ("tabulate", "ode")}
     assert set(runs) == {*(("evaluate", c) for c in MEASURED), *tables, ("figure", "figures")}
     assert runs["figure", "figures"].logged.keys() == {"samples/cld"}
@@ -86,7 +86,7 @@ def test_an_evaluation_has_its_metric_its_settings_and_its_first_images(folder, 
     assert "samples" not in guided.logged, "its shard is gone"
 
 
-def test_a_table_is_there_as_it_is_printed_and_with_every_entry(runs):
+def test_a_table_is_uploaded_as_printed_and_with_every_entry(runs):
     run = runs["tabulate", "mine"]
     table = run.logged.pop("table")
     assert table.columns == ["sampler", "model", "20", "10", "NFE at 10"]
@@ -146,13 +146,13 @@ def json_of(content: object) -> object:
     return json.loads(json.dumps(content))
 
 
-def test_before_anything_ran_there_is_nothing(tmp_path, grid, monkeypatch):
+def test_without_results_there_are_no_runs(tmp_path, grid, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert runs_by_name(grid) == {}
 
 
-def test_each_metric_of_a_cell_has_a_picture_of_its_own(folder, grid, monkeypatch):
-    """wandb refuses one that another run has."""
+def test_each_metric_of_a_cell_has_its_own_picture_object(folder, grid, monkeypatch):
+    """wandb refuses a picture object that another run has."""
     cell = grid.cells["cld/em-10"]
     twice = replace(cell, measurements=cell.measurements * 2)
     monkeypatch.setattr(type(grid), "measured_cells", [twice])

@@ -31,7 +31,7 @@ def test_a_table_shows_mean_interval_deviation_and_the_number_of_seeds(grid, row
     assert [line[1] for line in missing.lines] == ["0 of 6", "0 of 2"]
 
 
-def test_undecided_entries_are_counted_by_what_can_decide_them(grid, rows):
+def test_undecided_entries_are_counted_by_remedy(grid, rows):
     first, official = (against(row[0], paper=2.05, band=0.5) for row in rows)
     notes = table_text(grid.file.tables["mine-all"], [[first], [official]]).notes
     said = r"2 of 2 entries are undecided \(\?\); up to [\d,]+ more samples \(further seeds\) can "
@@ -49,8 +49,8 @@ def test_a_plot_has_the_mean_with_its_interval(grid, folder, rows, monkeypatch):
     assert any(np.allclose(bar, ends) for bar in bars)
 
 
-def test_imported_weights_have_a_mark_of_their_own_and_no_training_has_it(grid, rows):
-    """The manifest says what was imported, not the grid, which may name any file."""
+def test_only_imported_weights_have_the_mark_of_imported_weights(grid, rows):
+    """The manifest states what was imported; the grid may name any file."""
     official = rows[1][0]
     trained = replace(official, by_cell=with_weights(official, imported=None))
     compared = ((official, 2.4), (official, 9.0), (trained, 2.4))
@@ -66,8 +66,8 @@ def test_imported_weights_have_a_mark_of_their_own_and_no_training_has_it(grid, 
     assert replace(three, by_cell=with_one).status == "agrees for imported weights"
 
 
-def test_a_verdict_says_that_seeds_are_missing(grid, rows):
-    """Else somebody could leave out the training that does not fit."""
+def test_a_verdict_states_missing_seeds(grid, rows):
+    """Otherwise a training that does not fit could be left out unnoticed."""
     three = against(rows[0][0], paper=2.2, band=9)
     most = dict(list(three.by_cell.items())[:5])
     entries = [three, replace(three, by_cell=most)]

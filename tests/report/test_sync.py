@@ -70,7 +70,7 @@ def test_wandb_may_be_disabled(tmp_path, server, monkeypatch, verb):
     assert not server.runs
 
 
-def test_a_training_that_runs_is_left_for_later(tmp_path, server):
+def test_a_running_training_is_left_for_the_next_sync(tmp_path, server):
     with sole_holder(write_training(tmp_path, [10]) / "lock", "waiting"):
         said = succeeded(call(tmp_path, "wandb", "sync")).stdout
     assert said.startswith("runs/model: left for the next sync, because the training is running\n")
@@ -114,14 +114,14 @@ def test_a_damaged_history_is_named_and_the_others_are_uploaded(tmp_path, server
 
 
 @pytest.mark.slow  # wandb gives it 20 seconds.
-def test_a_server_that_is_not_there_is_one_line(tmp_path, server, monkeypatch):
+def test_a_missing_server_is_reported_in_one_line(tmp_path, server, monkeypatch):
     write_training(tmp_path, [10])
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     wandb.teardown()
     refused(call(tmp_path, "wandb", "sync"), 1, "wandb: 1 uploads failed; the reasons are above")
 
 
-def test_without_a_login_there_is_one_line(tmp_path, server, monkeypatch):
+def test_a_missing_login_is_reported_in_one_line(tmp_path, server, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY")
     wandb.teardown()  # It reads the environment once.

@@ -81,7 +81,7 @@ def test_all_formats_hold_the_same_entries_and_texts(folder):
 
 
 def test_the_page_marks_entries_by_more_than_color(folder, grid):
-    """And one that more samples or trainings decide."""
+    """Also an entry that more samples or trainings can decide."""
     write_result(folder, grid, "vp-sde/em-20", value=2.4, error=1)
     write_result(folder, grid, "high/em-20", value=3.125, error=0.05)
     page = tabulate(folder)["html"]
@@ -95,7 +95,7 @@ def test_the_page_marks_entries_by_more_than_color(folder, grid):
         assert re.search(f'<td class="{status}" data-column="[^"]+">{re.escape(text)}</td>', page)
 
 
-def test_what_differs_from_the_best_although_the_intervals_overlap_is_marked(folder, grid):
+def test_entries_that_differ_from_the_best_despite_overlapping_intervals_are_marked(folder, grid):
     """The samples are paired, so the interval of the difference is smaller."""
     tables = {}
     for value in (8.5, 7.75, 7.51):
@@ -108,7 +108,7 @@ def test_what_differs_from_the_best_although_the_intervals_overlap_is_marked(fol
     assert r"$\neq$" in text["tex"]
 
 
-def test_what_weights_and_samples_come_from_is_said_on_table_and_page(folder, grid):
+def test_origins_of_weights_and_samples_are_noted_in_table_and_page(folder, grid):
     base = {"init": {"model": "mine/base", "weights_sha256": "1" * 64}, "step": 9}
     for cell, fields, gaussians in (
         ("low/em-10", {"saved": True}, 4),
@@ -130,7 +130,7 @@ def test_what_weights_and_samples_come_from_is_said_on_table_and_page(folder, gr
     assert ">9 from mine/base</td>" in page
 
 
-def test_a_scale_belongs_to_a_metric_and_a_dataset(grid):
+def test_each_metric_and_dataset_has_a_scale(grid):
     """One table may show the same metric on two datasets. No number is printed as 0."""
     base = cell_result(grid, "low/em-10", value=1.0, floor=0.00031, noise=12345.6)
     [entry] = [e for e in entries_in(grid, "mine") if e.label == "EM low #1_a, 10"]
@@ -151,7 +151,7 @@ def test_a_scale_belongs_to_a_metric_and_a_dataset(grid):
     assert two[0] == f"{scale}; the classifier's test accuracy is 0.987."
 
 
-def test_results_of_other_numbers_of_samples_share_a_file(folder, grid):
+def test_results_of_several_numbers_of_samples_share_a_file(folder, grid):
     values = {50: 9.0, 100: 8.5, 20: 8.0}
     results = [
         cell_result(grid, "cld/em-10", samples=n, value=v, error=0.01) for n, v in values.items()
@@ -167,7 +167,7 @@ def test_results_of_other_numbers_of_samples_share_a_file(folder, grid):
         (NumberKind(lambda result: 12.345, decimals=1, from_features=False), "12.3"),
     ],
 )
-def test_a_kind_of_number_is_one_entry(folder, monkeypatch, kind, text):
+def test_a_custom_kind_of_number_has_digits_interval_and_band(folder, monkeypatch, kind, text):
     """Its digits, its interval and its band follow."""
     monkeypatch.setitem(NUMBER_KINDS, "nfe", kind)
     printed = body_of_markdown(tabulate(folder)["md"])[0][4]
@@ -175,7 +175,7 @@ def test_a_kind_of_number_is_one_entry(folder, monkeypatch, kind, text):
     assert ("✗¹" in printed) == kind.from_features
 
 
-def test_what_cannot_be_tabulated_is_one_line_and_what_existed_stays(folder, grid):
+def test_errors_are_one_line_and_keep_existing_tables(folder, grid):
     refused(
         call(folder, "tabulate", "grid_name=mine", "table=yours"),
         *(2, "table: 'yours' is not in grid mine; its tables are: mine, few, ode, holes"),
@@ -197,7 +197,7 @@ def test_a_table_is_made_before_anything_was_run(folder):
     assert "nan" not in "".join(text.values()).lower()
 
 
-def test_without_a_table_all_are_printed_with_the_number_of_entries_by_status(folder):
+def test_without_a_table_name_all_tables_are_printed_with_a_summary(folder):
     """Nothing is written."""
     text = succeeded(call(folder, "tabulate", "grid_name=mine")).stdout
     assert not (folder / "results/tables").exists()
@@ -228,14 +228,14 @@ def test_latex_knows_every_symbol_of_the_grids(grids, tmp_path):
         (0.0123, 0.00004, "0.01230 ± 0.00008"),
     ],
 )
-def test_an_error_is_never_printed_as_0(grid, value, error, text):
+def test_errors_are_printed_with_at_least_one_significant_digit(grid, value, error, text):
     """It is half of the 95 % interval: 2.093 standard errors of twenty blocks."""
     entry = read_table(grid, "mine")[0][1]
     result = cell_result(grid, entry.cell.name, value=value, error=error)
     assert our_text(replace(entry, by_cell={entry.cell: result})) == text
 
 
-def test_distances_of_infinitely_many_samples_have_their_ends(grid, folder):
+def test_extrapolated_distances_are_printed_with_their_intervals(grid, folder):
     text = limit_text(grid.file.tables["mine"], read_table(grid, "mine"))
     assert text.columns == ["sampler", "model", "20", "10"], "no column of counts"
     assert text.lines[0][2:] == ["4.25 (4.23 to 4.27)", "8.50 (8.48 to 8.52)"]
