@@ -125,7 +125,7 @@ def measure_demo(cluster: Cluster, folder: Path, _: Path) -> None:
     there = numbers_of(project.folder)
     differences = [abs(there[entry] / here[entry] - 1) for entry in here]
     print(
-        f"{len(differences)} numbers differ from those of one machine by {max(differences):.1%} at "
+        f"{len(differences)} numbers differ from one machine's by {max(differences):.1%} at "
         f"most, by {statistics.median(differences):.1%} in the median"
     )
 

@@ -87,7 +87,7 @@ def in_clones(count: int, function: Callable[[str, Path], None], names: list[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("faults", nargs="*", help="names in faults.json; default: all")
-    parser.add_argument("--tests", nargs="*", default=[], help="default: those of the fault's room")
+    parser.add_argument("--tests", nargs="*", default=[], help="default: tests/PACKAGE")
     options, faults = parser.parse_args(), json.loads(FAULTS.read_text())
     survived = []
 

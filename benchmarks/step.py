@@ -35,7 +35,7 @@ def main() -> None:
     measure(
         "39M, 16 images", [*LARGE, "training.batch_size=16", "training.micro_batch=16"], repeats=3
     )
-    own_network("a network of one's own", repeats=7)
+    own_network("a custom network", repeats=7)
 
 
 def measure(name: str, overrides: list[str], repeats: int) -> None:
