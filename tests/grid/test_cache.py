@@ -28,7 +28,7 @@ def edited(configs: Path, file: str, old: str, new: str) -> None:
     path.write_text((CONFIGS / file).read_text().replace(old, new))
 
 
-def test_the_cache_answers_until_a_config_changes(configs, monkeypatch):
+def test_cache_is_used_until_a_config_changes(configs, monkeypatch):
     """Also one of another grid, of which this one takes a model."""
     edited(configs, "grid/demo.yaml", "[process=vp-sde]", "[process=vp-sde, training.seed=5]")
     mine = changed("models/vp-sde", {"of": "demo"})
@@ -42,7 +42,7 @@ def test_the_cache_answers_until_a_config_changes(configs, monkeypatch):
     assert load(configs, mine).models["vp-sde"].settings.training.seed == 6
 
 
-def test_a_change_in_a_linked_folder_is_noticed(configs, tmp_path):
+def test_change_in_a_linked_folder_invalidates_the_cache(configs, tmp_path):
     edited(configs, "process/psld.yaml", "", "")
     load(configs)
     (configs / "process").rename(tmp_path / "shared")
@@ -53,7 +53,7 @@ def test_a_change_in_a_linked_folder_is_noticed(configs, tmp_path):
     assert load_grid("mine").models["psld"].settings.process.gamma == 0.5
 
 
-def test_what_is_no_config_stops_no_grid(configs):
+def test_files_that_are_not_configs_are_ignored(configs):
     """Also in a run, whose jobs read the grids."""
     first, grids = load(configs), config_names("grid")
     for folder in (configs / "grid", configs / "process"):
@@ -75,14 +75,14 @@ def test_what_is_no_config_stops_no_grid(configs):
         Workflow({"mine": first.file}, {}).word("datasets", "nowhere")
 
 
-def test_a_grid_is_read_in_a_folder_that_cannot_be_written(configs, tmp_path):
+def test_grid_can_be_read_in_a_read_only_folder(configs, tmp_path):
     (configs / "grid" / "mine.yaml").write_text(TEXT)
     with read_only(tmp_path):
         assert set(load_grid("mine").models) == {"vp-sde", "psld"}
     assert not CACHE.exists()
 
 
-def test_a_damaged_cache_is_made_again(configs):
+def test_damaged_cache_is_recomputed(configs):
     whole, file = content(load(configs)), FILE.read_bytes()
     FILE.write_bytes(file.replace(b'"batch_size": 64', b'"batch_size": 46', 1))
     assert content(load(configs)) == whole

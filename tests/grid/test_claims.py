@@ -71,7 +71,7 @@ def fill(folder: Path) -> None:
     write_result(folder, grid, "psld/em-20", value=3.5, error=0.01)
 
 
-def test_a_claim_is_answered_by_the_difference_and_says_what_it_covers(grid, folder):
+def test_difference_answers_a_claim_and_reports_its_trainings(grid, folder):
     answered = list(read_claims(grid, folder))
     assert [(each.answer, each.trainings) for each in answered[:4]] == [
         ("agrees", 3),
@@ -87,7 +87,7 @@ def test_a_claim_is_answered_by_the_difference_and_says_what_it_covers(grid, fol
     assert [each.label for each in answered] == ["10", "20"] * 3
 
 
-def test_answers_are_those_of_corrected_p_values(grid, tmp_path):
+def test_answers_use_corrected_p_values(grid, tmp_path):
     """Of two comparisons, both with p below 5 %, and one of them not after Holm's correction."""
 
     def compared(*gaps: float) -> list[Comparison]:
@@ -107,7 +107,7 @@ def test_answers_are_those_of_corrected_p_values(grid, tmp_path):
     assert [each.answer for each in (far, near)] == ["agrees", "agrees"]
 
 
-def test_what_was_not_run_counts_as_a_comparison_of_its_claim(grid, tmp_path):
+def test_missing_comparison_counts_for_the_correction(grid, tmp_path):
     for cell, value, error in (("psld/em-20", 4.0, 0.11), ("cld/em-20", 4.35, 0.01)):
         write_result(tmp_path, grid, cell, value=value, error=error)
     first, second = list(read_claims(grid, tmp_path))[:2]
@@ -115,7 +115,7 @@ def test_what_was_not_run_counts_as_a_comparison_of_its_claim(grid, tmp_path):
     assert second.p_value / second.difference.p_value == pytest.approx(2)
 
 
-def test_a_claim_can_allow_a_margin(folder, grid):
+def test_claim_with_a_margin(folder, grid):
     """SSCS is not told from EM, but it is not worse by half, and not better by half either."""
     sscs = {"model": "psld", "sampler": "sscs", "budget": 10}
     em = sscs | {"sampler": "em"}
@@ -138,7 +138,7 @@ def test_a_claim_can_allow_a_margin(folder, grid):
     assert again == pytest.approx(0.1 * 0.5 / 3**0.5)
 
 
-def test_counts_have_the_error_of_training_again_alone(grid, folder):
+def test_counts_have_only_the_error_of_retraining(grid, folder):
     three, one = list(read_claims(grid, folder))[4:]
     assert three.difference.errors == ((pytest.approx(1 / 3**0.5), pytest.approx(2.0)),)
     assert (three.answer, one.answer) == ("agrees", "agrees")
@@ -159,7 +159,7 @@ def test_counts_have_the_error_of_training_again_alone(grid, folder):
         ({"smaller": {}}, "claim 'PSLD is better than <CLD>': model is missing"),
     ],
 )
-def test_a_claim_without_two_comparable_numbers_is_refused(tmp_path, change, complaint):
+def test_claim_without_two_comparable_numbers_is_refused(tmp_path, change, complaint):
     first, *others = GRID["claims"]
     with pytest.raises(UserError, match=r"mine\.yaml: .*claim") as refused:
         write_grid(tmp_path, GRID | {"claims": [first | change, *others]})

@@ -54,7 +54,7 @@ def rows(grid, folder):
     return read_table(grid, "mine-all", folder)
 
 
-def test_the_interval_of_several_trainings_adds_their_spread_to_the_error_of_samples(rows):
+def test_interval_of_several_trainings_includes_their_spread(rows):
     trainings = [2.05, 2.55, 2.25]  # means over sampling seeds
     drawn = t.ppf(0.975, 39) * 0.05 / 2**0.5  # the blocks of two sampling seeds
     margin = np.hypot(t.ppf(0.975, 2) * stdev(trainings) / 3**0.5, drawn)
@@ -71,7 +71,7 @@ def against(entry: Entry, paper: float, band: float = 1.0) -> Entry:
     return replace(entry, paper=paper, band=band_of_test)
 
 
-def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, rows):
+def test_entry_undecided_by_its_trainings_needs_more_trainings(grid, rows):
     """More samples do not narrow the spread over trainings. Imported weights have none."""
     first, official = (against(row[0], paper=2.05, band=0.5) for row in rows)
     assert (first.status, first.needs, first.more_samples) == ("undecided", "trainings", None)
@@ -83,7 +83,7 @@ def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, ro
     assert (zero.width, zero.status) == (0.5, "off")
 
 
-def test_fewer_than_three_trainings_give_a_verdict_of_these_weights_alone(grid, rows):
+def test_fewer_than_three_trainings_give_a_verdict_for_their_weights_only(grid, rows):
     """Three do not, unless they have different weights."""
     three, one = rows[0]
     two = replace(three, by_cell=dict(list(three.by_cell.items())[:4]))
@@ -118,7 +118,7 @@ def with_results(grid: Grid, results: dict[str, float], error: float, **fields: 
     return replace(all_entries(grid)["mine-all"][0][0], by_cell=made)
 
 
-def test_what_draws_the_same_noise_is_paired(grid):
+def test_entries_with_the_same_noise_are_paired(grid):
     """Not the sampler decides: all of them start with the same noise. That of a shard is one array,
     so sample i has other noise in shards of another size.
     """
@@ -138,7 +138,7 @@ def test_what_draws_the_same_noise_is_paired(grid):
     assert not is_paired("psld/em-10", samples=50), "other blocks of the jackknife"
 
 
-def test_trainings_are_paired_if_both_samplers_use_the_same(grid):
+def test_samplers_of_the_same_trainings_are_paired(grid):
     """The spread over trainings is large, but that of the differences is small. A multiple of an
     entry has its errors times as large.
     """
@@ -193,7 +193,7 @@ def test_seeds_of_an_inpainted_cell_share_its_images(grid):
     assert (entry.status, entry.needs, entry.more_samples) == ("undecided", "trainings", None)
 
 
-def test_all_trainings_weigh_the_same_while_some_seeds_are_missing(grid, tmp_path):
+def test_trainings_have_equal_weights_while_seeds_are_missing(grid, tmp_path):
     """Else two samplers that are equal in each training would differ by what has been run."""
     values = {"psld": 2.0, "psld-seed1": 2.5}
     runs = {
@@ -218,7 +218,7 @@ def test_all_trainings_weigh_the_same_while_some_seeds_are_missing(grid, tmp_pat
     assert measured("mine-all").values == [2.5, 2.2], "the seed that most trainings have"
 
 
-def test_an_entry_says_what_it_is_of(rows):
+def test_entry_describes_its_cells(rows):
     [three, one], [official, missing] = rows
     assert (three.samples, three.cell.name, three.label) == (100, "psld/em-10", "PSLD, 10")
     assert (three.trainings, one.trainings, missing.trainings) == (3, 1, None)
@@ -234,7 +234,7 @@ def test_an_entry_says_what_it_is_of(rows):
     assert (missing.status, three.status) == ("not run", "measured"), "the paper has no number"
 
 
-def test_samples_that_decide_are_those_of_all_seeds(grid):
+def test_number_of_samples_that_would_decide_counts_all_seeds(grid):
     """With the half-width w and the end δ away, n' = n · (w / δ)² · 1.654² decide inside."""
     names = ("official/em-10", "official/em-10-seed7")
     two = with_results(grid, dict.fromkeys(names, 2.0), error=0.1)
@@ -246,7 +246,7 @@ def test_samples_that_decide_are_those_of_all_seeds(grid):
     assert two.more_samples is None, "the paper has no number"
 
 
-def test_a_band_is_the_wider_of_two_and_a_cost_has_its_share_alone(grid):
+def test_band_is_the_wider_of_two_and_only_relative_for_nfe(grid):
     band = Band(absolute=0.5, relative=0.1, reason="A test.")
     assert [band.width(paper, "value") for paper in (2.0, -10.0)] == [0.5, 1.0]
     assert [band.width(paper, "nfe") for paper in (2.0, 10.0)] == pytest.approx([0.2, 1.0])
@@ -264,7 +264,7 @@ def test_a_band_is_the_wider_of_two_and_a_cost_has_its_share_alone(grid):
     assert counted.extrapolated is None
 
 
-def test_infinitely_many_samples_have_the_error_of_training_again_too(rows):
+def test_extrapolation_includes_the_error_of_retraining(rows):
     three, one = rows[0]
     drawn, again = three.drawn.extrapolated, three.trained.interval
     assert three.extrapolated.value == pytest.approx(drawn.value)
@@ -273,7 +273,7 @@ def test_infinitely_many_samples_have_the_error_of_training_again_too(rows):
     assert one.extrapolated == one.drawn.extrapolated
 
 
-def test_results_of_other_records_are_not_an_entry_s(grid, folder, tmp_path):
+def test_entry_ignores_results_with_another_digest(grid, folder, tmp_path):
     write_result(tmp_path, grid, "psld/em-20", value=9.0, record="0" * 64)
     entry = read_table(grid, "mine-all", tmp_path)[0][1]
     assert (entry.value, entry.others) == (None, (grid.cells["psld/em-20"].result,))
@@ -295,7 +295,7 @@ def ranked(grid: Grid, values: dict[str, float], **changes: Any) -> list[Rank | 
     return [entry.rank for entry in with_ranks(column)]
 
 
-def test_entries_that_cannot_be_told_from_the_best_are_perhaps_the_best(grid):
+def test_entry_without_significant_difference_from_the_best_is_perhaps_best(grid):
     """With all comparisons counted: each p is times the number of others."""
     values = {"psld/em-10": 2.0, "vp-sde/em-10": 2.15, "psld/em-10-seed7": 2.9}
     best, near, far = ranked(grid, values)
@@ -308,7 +308,7 @@ def test_entries_that_cannot_be_told_from_the_best_are_perhaps_the_best(grid):
     assert ranked(grid, dict.fromkeys(values, 2.0))[1].p_value == 1
 
 
-def test_the_best_is_the_smallest_or_largest_and_memorization_has_none(grid):
+def test_best_is_the_smallest_or_largest_except_for_memorization(grid):
     values = {"psld/em-10": 2.0, "psld/sscs-10": 9.0}
     assert [rank.name for rank in ranked(grid, values)] == ["best", "not best"]
     shares = {"measure": PrecisionSettings(), "better": "larger"}
@@ -317,7 +317,7 @@ def test_the_best_is_the_smallest_or_largest_and_memorization_has_none(grid):
     assert ranked(grid, values, **memorized) == [None, None]
 
 
-def test_the_best_is_the_nearest_to_the_floor(grid):
+def test_best_is_the_nearest_to_the_floor(grid):
     """Which is 0.321 here. On both sides of it, the distances from it are compared."""
     values = {"psld/em-10": 2.0, "psld/sscs-10": 0.3, "vp-sde/em-10": 0.36}
     ranks = ranked(grid, values, better="floor")
@@ -326,7 +326,7 @@ def test_the_best_is_the_nearest_to_the_floor(grid):
     assert across.p_value == 1, "equally far"
 
 
-def test_only_entries_of_one_dataset_metric_and_number_of_samples_are_ranked(grid, rows):
+def test_ranks_need_equal_datasets_metrics_and_numbers_of_samples(grid, rows):
     """And no counts."""
     a = with_results(grid, {"psld/em-10": 2.0}, error=0.05)
     fewer = a.measurement.model_copy(update={"samples": 50})
@@ -335,7 +335,7 @@ def test_only_entries_of_one_dataset_metric_and_number_of_samples_are_ranked(gri
     assert [e.rank for e in with_ranks([a, counted])] == [None, None]
 
 
-def test_the_csv_has_what_is_known_of_each_entry(grid, rows):
+def test_csv_has_all_fields_of_each_entry(grid, rows):
     table = grid.file.tables["mine-all"]
     three, one = rows[0]
     compared = [[against(three, paper=2.0), one], rows[1]]

@@ -56,7 +56,7 @@ REPORTS = ("checkpoint_every", "log_every", "preview_every")
 
 
 @pytest.mark.parametrize("kind", ["models", "guides"])
-def test_a_training(demo, kind):
+def test_settings_that_do_not_change_a_training(demo, kind):
     record = getattr(demo, kind)["psld-0.02"]
     kept = {"name", "grid_name", "data", "output", "runs", "device", "averages"}
     kept |= {"logger", "dataset.source.code"}
@@ -65,7 +65,7 @@ def test_a_training(demo, kind):
     assert undecided(record.settings, lambda own: type(record)(settings=own).digest) == kept
 
 
-def test_a_dataset(paper):
+def test_settings_that_do_not_change_a_dataset(paper):
     settings = paper.datasets["cifar10"].settings
     kept = {"output", "replace", "dataset.name", "dataset.flip"}
     kept |= {"dataset.source.root", "dataset.source.download"}
@@ -79,7 +79,7 @@ def test_a_dataset(paper):
     ("job", "decided"),
     [("extractor_job", set()), ("reference_job", {"metric.truncated_reference"})],
 )
-def test_an_extractor_and_its_reference(demo, job, decided):
+def test_settings_that_change_an_extractor_and_its_reference(demo, job, decided):
     features = demo.features["digits/fd-classifier"]
     names = {name for name, _ in edits(features.reference)}
     extractor = {name for name in names if name.startswith("metric.extractor.")}
@@ -91,7 +91,7 @@ def test_an_extractor_and_its_reference(demo, job, decided):
     assert len(extractor) > 5
 
 
-def test_a_cell(demo):
+def test_settings_that_do_not_change_a_cell(demo):
     cell = demo.cells["psld-0.02/guide-40"]
     kept = {"family", "budget", "guide"}  # names
     kept |= {f"run.{key}" for key in ("batch_size", "compile", "device")}
@@ -119,7 +119,7 @@ def test_a_cell(demo):
         ({"seed": 1}, ["digest", "evaluation_digest"]),
     ],
 )
-def test_options_of_a_grid(demo, changes, digests):
+def test_grid_options_change_only_the_digests_that_depend_on_them(demo, changes, digests):
     """The parts of the grid, which decide its certificate, have them all."""
     edited = file_with(demo, **changes)
     before, after = (grid.cells["cld/em-quadratic-40"] for grid in (demo, edited))
@@ -128,7 +128,7 @@ def test_options_of_a_grid(demo, changes, digests):
     assert decisive_content(edited) != decisive_content(demo)
 
 
-def test_the_guide_of_a_sampler_is_a_part_of_the_grid(demo):
+def test_guide_of_a_sampler_is_part_of_the_grid(demo):
     unguided = demo.samplers["guide-40"].model_copy(update={"guide": None})
     unguided = replace(demo, samplers=demo.samplers | {"guide-40": unguided})
     assert decisive_content(unguided) != decisive_content(demo)
@@ -139,7 +139,7 @@ class Hurried(EMSettings):
     haste: Annotated[float, Neutral(0.0)] = 0.0
 
 
-def test_an_option_added_to_a_sampler_changes_no_cell_that_does_not_use_it(demo):
+def test_new_sampler_option_with_a_neutral_value_changes_no_digest(demo):
     cell = demo.cells["cld/em-quadratic-40"]
 
     def digest(haste: float) -> str:
@@ -157,7 +157,7 @@ LIKE_OTHERS = ("denoiser-rehearsal", "digits-denoiser", "rehearsal", "small-deno
 @pytest.mark.parametrize(
     "name", [pytest.param(g, marks=[pytest.mark.slow] * (g in LIKE_OTHERS)) for g in GRIDS]
 )
-def test_what_was_made_still_serves(name, resolved):
+def test_digests_have_not_changed(name, resolved):
     """Another digest would train, sample or evaluate again: of the paper, weeks on GPUs.
 
     After a change that is meant to: `python -m tests.grid.digests`.

@@ -13,7 +13,7 @@ MODELS = {
 }
 
 
-def test_one_training_serves_all(configs):
+def test_models_share_one_training(configs):
     grid = load(configs, with_models(MODELS))
     one, cld = grid.models["one"], grid.models["one-cld"]
     assert (cld.name, cld.folder, cld.digest) == ("one-cld", one.folder, one.digest)

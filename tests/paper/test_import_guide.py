@@ -51,14 +51,14 @@ def test_reference_guide_by_hand(tmp_path, vector):
     assert manifest["imported"]["weights"] == "online"
 
 
-def test_a_checkpoint_of_a_model_is_refused_as_a_guide(tmp_path, vector):
+def test_model_checkpoint_is_refused_as_a_guide(tmp_path, vector):
     model = reference_files("checkpoint_*.ckpt")[0]
     given = (str(model), *overrides(vector), "output=guide")
     refused(call(tmp_path, "import_guide", *given), 2, model.name, "all_modules.")
     assert not (tmp_path / "guide").exists()
 
 
-def test_a_guide_of_a_grid_is_imported_by_its_name_without_its_dataset(tmp_path):
+def test_guide_of_a_grid_is_imported_by_name_without_its_dataset(tmp_path):
     vector = load(VECTORS[0])
     write_checkpoint(tmp_path / "epoch=9.ckpt", vector)
     shutil.copytree(CONFIGS, tmp_path / "configs")

@@ -53,7 +53,7 @@ def steps_of(entry: Entry) -> int | None:
     return getattr(entry.cell.sampler.settings, "steps", None)
 
 
-def test_every_number_holds(grid):
+def test_certificate_is_verified(grid):
     """Each is recomputed from the certificate, and settings and reference are the project's."""
     words = ("results/certificates/demo.zip", "reference=features/digits")
     printed = succeeded(call(ROOT, "verify", *words)).stdout
@@ -69,7 +69,7 @@ def pictures_of(grid: Grid) -> list[Path]:
     return [FIGURES / f"{name}.png" for name in all_figures(grid)]
 
 
-def test_every_picture_can_be_looked_at(grid):
+def test_figures_are_readable_and_not_blank(grid):
     for name, figure in all_figures(grid).items():
         path = FIGURES / f"{name}.png"
         least = 200 if len(figure.cells) == 2 else 300  # two rows of images
@@ -81,13 +81,13 @@ def test_every_picture_can_be_looked_at(grid):
         assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")
 
 
-def test_the_classifier_is_accurate(results):
+def test_classifier_is_accurate(results):
     accuracies = {result.extractor_test_accuracy for result in results.values()}
     assert len(accuracies) == 1, "all cells are measured by one classifier"
     assert min(accuracies) >= 0.95
 
 
-def test_guided_samples_are_of_their_class(results):
+def test_guided_samples_have_their_class(results):
     guided = {entry: r for entry, r in results.items() if r.class_accuracy is not None}
     kinds = {entry.cell.sampler.settings.guidance.kind for entry in guided}
     assert kinds == {"classifier"}
@@ -129,7 +129,7 @@ def test_more_steps_are_not_worse(grid, results):
         assert many.value <= limit, (many.model.name, many.sampler)
 
 
-def test_the_start_has_most_of_the_gain_and_few_and_the_student_that_of_the_evaluations(results):
+def test_gains_of_the_initial_distribution_few_and_the_student(results):
     """What README and docs/samplers.md say of digits."""
     thousand = {e: r.value for e, r in results.items() if e.measurement.samples == 1000}
     of = {e.cell.name.removeprefix("denoiser-psld/"): value for e, value in thousand.items()}
@@ -147,7 +147,7 @@ PAGE = RESULTS / "demo.html"
 
 @in_a_browser
 @pytest.mark.parametrize("width", [390, 1440])
-def test_the_page_is_shown_whole(grid, tmp_path, width):
+def test_page_fits_the_browser_window(grid, tmp_path, width):
     """On a phone and on a desk: no picture is broken, and only tables and plots are scrolled."""
     page = shown(PAGE, width, tmp_path)
     assert page["broken"] == []
@@ -157,6 +157,6 @@ def test_the_page_is_shown_whole(grid, tmp_path, width):
 
 
 @in_a_browser
-def test_the_page_fetches_nothing(tmp_path):
+def test_page_fetches_nothing(tmp_path):
     fetched = shown(PAGE, 1440, tmp_path)["fetched"]
     assert [address for address in fetched if not address.startswith("data:")] == []

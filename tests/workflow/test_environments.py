@@ -73,7 +73,7 @@ def conda(path: Path) -> dict[str, frozenset[str]]:
     return dict(packages)
 
 
-def test_environment_yml_is_pyproject():
+def test_environment_yml_matches_pyproject():
     assert conda(REPOSITORY / "environment.yml") == pyproject()
 
 
@@ -94,7 +94,7 @@ def distribution_of(package: str) -> str:
     return COMES_WITH.get(name, name)
 
 
-def test_the_environment_of_the_rules_has_what_their_commands_import():
+def test_environment_of_the_rules_has_the_imports_of_their_commands():
     rules = [r for path in RULES for r in re.split(r"^rule ", path.read_text(), flags=re.M)[1:]]
     assert rules
     assert all('conda:\n        "../../envs/psld.yaml"' in rule for rule in rules)
@@ -104,7 +104,7 @@ def test_the_environment_of_the_rules_has_what_their_commands_import():
     assert conda(ENVIRONMENT).items() <= conda(REPOSITORY / "environment.yml").items()
 
 
-def test_pyproject_has_what_the_code_imports():
+def test_pyproject_has_the_imports_of_the_code():
     ours = (name for name in IMPORTS.modules if not IMPORTS.is_module_squashed(name))
     needed = set().union(*map(needed_by, ours))
     assert needed <= set(pyproject())

@@ -14,7 +14,7 @@ SOURCE, TARGET = "models/tiny/vp-sde", "models/tiny/psld/manifest.json"
 
 
 @pytest.mark.slow
-def test_a_source_that_was_trained_again_makes_its_descendant_again(finished):
+def test_retrained_source_invalidates_its_descendant(finished):
     def weights(manifest: str) -> dict:
         content = json.loads((finished.folder / manifest).read_text())
         return content["weights_sha256"], content["settings"]["init"]

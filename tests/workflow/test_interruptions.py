@@ -19,7 +19,7 @@ def state(paths: list[Path]) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
 
-def test_a_failed_training_costs_its_own_outputs_only(finished):
+def test_failed_training_affects_only_its_own_outputs(finished):
     own = finished.folder / "models" / "tiny" / "psld"
     kept = [p for p in finished.files("data", "models", "runs", "samples") if own not in p.parents]
     kept += finished.files("results")
@@ -46,7 +46,7 @@ def shards_in(project: Project) -> list[Path]:
     return [path for path in project.files("samples") if path.suffix == ".safetensors"]
 
 
-def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
+def test_killed_run_resumes_without_repeating_finished_shards(finished):
     """Those of a job that was not done among them. The same command again is all that it takes.
 
     The kill leaves its job alone, which the next run ends; tests/faults kills a job itself.
@@ -78,7 +78,7 @@ def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
     assert finished.plan(*CELLS) == {}
 
 
-def test_a_damaged_shard_is_the_only_one_that_is_sampled_again(finished):
+def test_only_a_damaged_shard_is_resampled(finished):
     """Also if there are other numbers of shards in a job meanwhile."""
     damaged = finished.folder / "samples/tiny/psld/em-3/00002.safetensors"
     before = state(shards_in(finished))

@@ -79,7 +79,7 @@ def in_a_file(folder: Path, code: int = 0) -> str:
     return printed
 
 
-def test_a_file_gets_lines_with_the_time_left_and_a_terminal_gets_bars(folder):
+def test_file_gets_lines_and_terminal_gets_progress_bars(folder):
     """The first say how long it takes and where to watch, the last what came out."""
     (folder / "broken").touch()
     failed = in_a_file(folder, code=2)
@@ -155,7 +155,7 @@ def progress(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_the_time_left_is_the_training_s_own(run, tmp_path):
+def test_time_left_is_read_from_the_training_log(run, tmp_path):
     log = progress(tmp_path / "log", "training: step 598 of 2500, 6.1 steps/s, 05:13 left, loss 1")
     run.plan(prepare=1, train=1, sample=6, evaluate=6, mine=1)
     run.start(0, "prepare")
@@ -174,7 +174,7 @@ def test_the_time_left_is_the_training_s_own(run, tmp_path):
     assert run.line_at(9999) == "training 1 of 1; then 13 other jobs"
 
 
-def test_waiting_jobs_take_the_time_of_those_that_have_ended(run, tmp_path):
+def test_time_of_waiting_jobs_is_estimated_from_finished_jobs(run, tmp_path):
     short = progress(tmp_path / "short", "training: step 90 of 99, 1 steps/s, 00:09 left")
     long = progress(tmp_path / "long", "training: step 9 of 99, 1 steps/s, 01:30 left")
     run.plan(train=4, train_guide=1, sample=4, demo=1)
@@ -197,7 +197,7 @@ def test_waiting_jobs_take_the_time_of_those_that_have_ended(run, tmp_path):
 
 
 @pytest.mark.parametrize("made", ["results/mine.html", "results/cells/mine/denoiser/few-4.json"])
-def test_the_last_line_names_what_a_target_has_made(run, made):
+def test_last_line_names_the_output_of_a_target(run, made):
     run.plan(evaluate=1, target=1)
     run.start(1, "evaluate", output=[made])
     run.end(1)
@@ -206,7 +206,7 @@ def test_the_last_line_names_what_a_target_has_made(run, made):
     assert run.printed() == ["2 jobs; the log of each is in logs/", f"done: {made}"]
 
 
-def test_a_file_as_target_is_named_when_it_is_there(run):
+def test_last_line_names_a_file_target_when_it_exists(run):
     run.plan(prepare=1, start=1)
     for job, rule in enumerate(("prepare", "start")):
         run.start(job, rule, output=[f"{rule}.file", "another"])
@@ -216,7 +216,7 @@ def test_a_file_as_target_is_named_when_it_is_there(run):
     assert run.printed()[1:] == ["done: start.file"]
 
 
-def test_a_dry_run_shows_snakemake_s_plan(folder):
+def test_dry_run_shows_the_plan_of_snakemake(folder):
     command = [sys.executable, "-m", "snakemake", "--profile", "profiles/default", "--dry-run"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -159,7 +159,7 @@ PICTURES = {
 
 
 @pytest.mark.slow
-def test_a_model_and_a_cell_of_every_kind_run(project, monkeypatch):
+def test_one_model_and_cell_of_each_kind_run(project, monkeypatch):
     monkeypatch.chdir(project.folder)
     targets, models, measured, figures, done = {"rehearsal-table3"}, [], [], [], set()
     for name, pictures in PICTURES.items():

@@ -27,7 +27,7 @@ COLUMN = '- {label: "3", budget: 3}'
 LAST_ROW = "show: nfe}\n    rows:\n      - {label: [VP-SDE], model: vp-sde}"
 
 
-def test_what_decides_no_result_reruns_nothing(finished):
+def test_edits_without_effect_on_results_rerun_nothing(finished):
     """Nor identical data that is prepared again, and files that were touched: even if each input
     looks newer than what was made of it, and some are large.
     """
@@ -61,7 +61,7 @@ def test_what_decides_no_result_reruns_nothing(finished):
     assert finished.plan("tiny") == {}
 
 
-def test_other_images_of_the_same_settings_rerun_all_that_was_made_of_them(finished):
+def test_changed_images_rerun_everything_that_depends_on_them(finished):
     """As after `psld prepare replace=true` of a folder to which pictures were added."""
     data, record = finished.folder / "data/digits.h5", finished.folder / "data/digits.json"
     store, said = ImageStore.open(data), json.loads(record.read_text())
@@ -129,14 +129,14 @@ NUMBER = (GRID, LAST_ROW, LAST_ROW.replace("model:", "paper: [3.0, 20], model:")
         ),
     ],
 )
-def test_a_change_reruns_what_depends_on_it(finished, edits, plan):
+def test_change_reruns_its_dependents(finished, edits, plan):
     """Of two changes, each reruns what the other does not."""
     for edit in edits:
         finished.edit(*edit)
     assert finished.plan("tiny") == plan
 
 
-def test_more_cells_and_a_number_of_the_papers_rerun_the_plot_that_shows_them(finished):
+def test_new_cells_and_paper_values_rerun_their_plot(finished):
     """Not the other one, of the trainings."""
     finished.edit(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}')
     cells = {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 3, "page": 1, "certify": 1}
@@ -147,7 +147,7 @@ def test_more_cells_and_a_number_of_the_papers_rerun_the_plot_that_shows_them(fi
     assert finished.plan("tiny") == {"tabulate": 1, "figure": 1, "page": 1, "certify": 1}
 
 
-def test_another_dataset_is_taken_up_by_one_run(finished):
+def test_changed_dataset_needs_one_run(finished):
     finished.edit("configs/dataset/digits.yaml", "image_size: 8", "image_size: 4")
     finished.edit("configs/dataset/digits.yaml", "filter: null", "filter: box")
     finished.run("tiny/psld/em-3")

@@ -51,7 +51,7 @@ def rules() -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_job_asks_for_what_the_profile_says(planned):
+def test_jobs_request_the_resources_of_the_profile(planned):
     profile = read("profiles/slurm/config.yaml")
     found = set()
     for job in planned:
@@ -68,7 +68,7 @@ def test_every_job_asks_for_what_the_profile_says(planned):
 
 
 @pytest.mark.slow
-def test_the_launcher_of_a_training_understands_what_it_is_given(planned):
+def test_launcher_parses_its_command_line(planned):
     """And a checkpoint may have any name."""
     launches = [c for job in planned for c in re.findall(r"psld launch (.*?) > logs", job)]
     assert len(launches) > 5
@@ -86,7 +86,7 @@ def test_the_launcher_of_a_training_understands_what_it_is_given(planned):
         assert shlex.split(command)[4] == OFFICIAL
 
 
-def test_the_shell_command_of_every_rule_quotes_what_it_is_given():
+def test_shell_commands_quote_their_arguments():
     """And `planned` has awkward names: a shell would run a part of them."""
     files = sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))
     shells = re.findall(
