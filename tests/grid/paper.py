@@ -186,5 +186,4 @@ STOPPED = {
     "guide-cifar10": 999,
     "guide-afhqv2": 299,
 }
-"""The epoch, counted from 0, whose weights the official sampling scripts load, if it is not the last
-epoch."""
+"""The epoch, counted from 0, that the official sampling scripts load, if it is not the last."""

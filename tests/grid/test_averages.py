@@ -1,4 +1,4 @@
-"""Models that are other averages of a training."""
+"""Models that are an additional weight average of a training."""
 
 import re
 

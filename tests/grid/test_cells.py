@@ -1,4 +1,4 @@
-"""The cells of a grid: their files, their jobs, their words, and the networks they use."""
+"""The cells of a grid: files, jobs, overrides, descriptions, and the networks that they use."""
 
 from dataclasses import replace
 
@@ -74,9 +74,7 @@ def test_overrides_of_a_cell_compose_its_settings(demo, name):
     assert (content["data"], content["mnist"]) == (job.data, job.mnist)
 
 
-def test_network_with_other_settings_or_images_is_refused(
-    demo: Grid, tmp_path, monkeypatch
-):
+def test_network_with_other_settings_or_images_is_refused(demo: Grid, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, other = demo.models["cld"], demo.models["psld-0.02"]
     with pytest.raises(UserError, match=r"models/demo/cld/manifest\.json: no such file"):

@@ -1,4 +1,4 @@
-"""The entries of tables: numbers of several seeds, their intervals, differences and verdicts."""
+"""The entries of tables: means over seeds, intervals, differences and verdicts."""
 
 import csv
 from dataclasses import replace
@@ -66,13 +66,13 @@ def test_interval_of_several_trainings_includes_their_spread(rows):
 
 
 def against(entry: Entry, paper: float, band: float = 1.0) -> Entry:
-    """The entry with a number of the paper, from which it may differ by this."""
+    """Return the entry with a paper value and a band of this width."""
     band_of_test = Band(absolute=band, relative=0.0, reason="A test.")
     return replace(entry, paper=paper, band=band_of_test)
 
 
 def test_entry_undecided_by_its_trainings_needs_more_trainings(grid, rows):
-    """More samples do not narrow the spread over trainings. Imported weights have none."""
+    """More samples do not reduce the spread over trainings, which imported weights do not have."""
     first, official = (against(row[0], paper=2.05, band=0.5) for row in rows)
     assert (first.status, first.needs, first.more_samples) == ("undecided", "trainings", None)
     assert (official.status, official.needs) == ("undecided", "samples")
@@ -84,7 +84,7 @@ def test_entry_undecided_by_its_trainings_needs_more_trainings(grid, rows):
 
 
 def test_fewer_than_three_trainings_give_a_verdict_for_their_weights_only(grid, rows):
-    """Three do not, unless they have different weights."""
+    """Three trainings give a general verdict, unless their weights are equal."""
     three, one = rows[0]
     two = replace(three, by_cell=dict(list(three.by_cell.items())[:4]))
     same = replace(three, by_cell=with_weights(three, weights_sha256="0" * 64))
@@ -102,7 +102,7 @@ def test_fewer_than_three_trainings_give_a_verdict_for_their_weights_only(grid, 
 
 
 def with_weights(entry: Entry, **fields: Any) -> dict[Cell, CellResult]:
-    """The results of an entry, of other weights."""
+    """Return the results of an entry with changed fields of the model, such as its weights."""
     results = entry.by_cell.items()
     return {
         c: r.model_copy(update={"model": r.model.model_copy(update=fields)}) for c, r in results
@@ -110,7 +110,7 @@ def with_weights(entry: Entry, **fields: Any) -> dict[Cell, CellResult]:
 
 
 def with_results(grid: Grid, results: dict[str, float], error: float, **fields: Any) -> Entry:
-    """An entry with the results of these cells."""
+    """Return an entry with results of these cells."""
     made = {
         grid.cells[name]: cell_result(grid, name, value=value, error=error, **fields)
         for name, value in results.items()
@@ -119,8 +119,8 @@ def with_results(grid: Grid, results: dict[str, float], error: float, **fields: 
 
 
 def test_entries_with_the_same_noise_are_paired(grid):
-    """Not the sampler decides: all of them start with the same noise. That of a shard is one array,
-    so sample i has other noise in shards of another size.
+    """The sampler does not matter, because all samplers start with the same noise. The noise of a
+    shard is one array, so the noise of sample i depends on the shard size.
     """
 
     def is_paired(name: str, **fields: Any) -> bool:
@@ -132,15 +132,15 @@ def test_entries_with_the_same_noise_are_paired(grid):
 
     assert is_paired("official/em-10")
     assert is_paired("psld/sscs-10")
-    assert not is_paired("vp-sde/em-10"), "other blocks of variables"
+    assert not is_paired("vp-sde/em-10"), "different blocks of variables"
     assert not is_paired("psld/em-10-seed7")
     assert not is_paired("psld/em-10", shard_size=50)
-    assert not is_paired("psld/em-10", samples=50), "other blocks of the jackknife"
+    assert not is_paired("psld/em-10", samples=50), "different blocks of the jackknife"
 
 
 def test_samplers_of_the_same_trainings_are_paired(grid):
-    """The spread over trainings is large, but that of the differences is small. A multiple of an
-    entry has its errors times as large.
+    """The spread over trainings is large, but the spread of the differences is small. A factor of
+    an entry multiplies its errors.
     """
     models = ("psld", "psld-seed1", "psld-seed2")
 
@@ -175,14 +175,14 @@ def test_samplers_of_the_same_trainings_are_paired(grid):
         return replace(em, by_cell=results)
 
     own = {cell: result.model.weights_sha256 for cell, result in em.by_cell.items()}
-    assert tuned(own).minus(sscs).p_value < 0.01, "each with the training that it began from"
+    assert tuned(own).minus(sscs).p_value < 0.01, "each is paired with its source"
     from_one, strangers = tuned(dict.fromkeys(own, "one")), tuned({c: c.name for c in own})
     assert from_one.minus(sscs).p_value > 0.1
     assert from_one.minus(sscs).errors == strangers.minus(sscs).errors, "three trainings each"
 
 
 def test_seeds_of_an_inpainted_cell_share_its_images(grid):
-    """More samples of the same images do not halve the variance, nor extrapolate, nor decide."""
+    """More samples of the same images do not reduce the variance, extrapolate or decide."""
     names = ("psld/holes-10", "psld/holes-10-seed7")
     one, two = (with_results(grid, dict.fromkeys(names[:k], 2.0), error=0.1) for k in (1, 2))
     assert two.interval.half_width == pytest.approx(one.interval.half_width)
@@ -194,7 +194,7 @@ def test_seeds_of_an_inpainted_cell_share_its_images(grid):
 
 
 def test_trainings_have_equal_weights_while_seeds_are_missing(grid, tmp_path):
-    """Else two samplers that are equal in each training would differ by what has been run."""
+    """Otherwise, samplers that are equal in each training would differ by missing seeds."""
     values = {"psld": 2.0, "psld-seed1": 2.5}
     runs = {
         "em": ("psld/em-10", "psld/em-10-seed7", "psld-seed1/em-10"),
@@ -235,7 +235,7 @@ def test_entry_describes_its_cells(rows):
 
 
 def test_number_of_samples_that_would_decide_counts_all_seeds(grid):
-    """With the half-width w and the end δ away, n' = n · (w / δ)² · 1.654² decide inside."""
+    """With half-width w at distance δ from an end of the band, n · (w / δ)² · 1.654² decide."""
     names = ("official/em-10", "official/em-10-seed7")
     two = with_results(grid, dict.fromkeys(names, 2.0), error=0.1)
     near = against(two, paper=2.0, band=0.1)
@@ -284,7 +284,7 @@ def test_entry_ignores_results_with_another_digest(grid, folder, tmp_path):
 
 
 def ranked(grid: Grid, values: dict[str, float], **changes: Any) -> list[Rank | None]:
-    """The ranks of entries in a column, one for each cell."""
+    """Return the ranks of the entries of a column, with one entry for each cell."""
     column = [with_results(grid, {name: value}, error=0.05) for name, value in values.items()]
     for place, entry in enumerate(column):
         [cell] = entry.by_cell
@@ -296,7 +296,7 @@ def ranked(grid: Grid, values: dict[str, float], **changes: Any) -> list[Rank | 
 
 
 def test_entry_without_significant_difference_from_the_best_is_perhaps_best(grid):
-    """With all comparisons counted: each p is times the number of others."""
+    """Each p-value is multiplied by the number of comparisons."""
     values = {"psld/em-10": 2.0, "vp-sde/em-10": 2.15, "psld/em-10-seed7": 2.9}
     best, near, far = ranked(grid, values)
     assert best == Rank("best")
@@ -318,7 +318,7 @@ def test_best_is_the_smallest_or_largest_except_for_memorization(grid):
 
 
 def test_best_is_the_nearest_to_the_floor(grid):
-    """Which is 0.321 here. On both sides of it, the distances from it are compared."""
+    """The floor is 0.321. Distances from the floor are compared on both of its sides."""
     values = {"psld/em-10": 2.0, "psld/sscs-10": 0.3, "vp-sde/em-10": 0.36}
     ranks = ranked(grid, values, better="floor")
     assert [rank.name for rank in ranks] == ["not best", "best", "perhaps best"]
@@ -327,7 +327,7 @@ def test_best_is_the_nearest_to_the_floor(grid):
 
 
 def test_ranks_need_equal_datasets_metrics_and_numbers_of_samples(grid, rows):
-    """And no counts."""
+    """Numbers of network evaluations have no ranks."""
     a = with_results(grid, {"psld/em-10": 2.0}, error=0.05)
     fewer = a.measurement.model_copy(update={"samples": 50})
     assert [e.rank for e in with_ranks([a, replace(a, measurement=fewer)])] == [None, None]

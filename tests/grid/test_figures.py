@@ -1,4 +1,4 @@
-"""The figures of a grid, determined from its cells without any result."""
+"""The figures of a grid, which are determined by its cells without results."""
 
 from dataclasses import replace
 from typing import Any
@@ -51,7 +51,7 @@ def test_grid_has_plots_samples_comparisons_and_its_own_figures(grid):
         "one": {"": "low/em-10"},
         "two": {"cld": "cld/em-10", "low": "low/em-10"},
         "models/digits": {model: f"{model}/em-10" for model in models},
-        # Of unguided samplers, in the order of the file and of their costs.
+        # Unguided samplers in the order of the file, with increasing cost.
         "samplers/cld": {
             "em, 10 steps": "cld/em-10",
             "em, 20 steps": "cld/em-20",
@@ -82,7 +82,7 @@ def test_title_names_common_parts_of_cells_and_rows_name_the_others(grid):
 
 
 def test_plot_has_one_panel_per_model_or_sampler_whichever_is_fewer(grid):
-    """Two samplers take fewer panels than four models; one model takes fewer than two samplers."""
+    """Two samplers need fewer panels than four models; one model needs fewer than two samplers."""
     assert [group.panel for group in nfe_lines(grid)] == ["em", "rk45"]
     content = grid.file.model_dump()
     for table in content["tables"].values():
@@ -97,17 +97,17 @@ def test_only_sample_figures_show_images_of_their_dataset(grid):
     assert datasets == {"nfe": [], "samples/cld": [DATA], "models/digits": [DATA]}
 
 
-# --- what decides numbers -------------------------------------------------------------------------
+# --- parts that affect numbers --------------------------------------------------------------------
 
 
 def names_of_changes(grid: Grid, **changes: Any) -> set[str]:
-    """The parts that differ if a grid's file is changed."""
+    """Return the names of the parts that differ after a change of the grid's file."""
     before, after = decisive_content(grid), decisive_content(file_with(grid, **changes))
     return {key for key in before | after if before.get(key) != after.get(key)}
 
 
 def with_table(grid: Grid, **changes: Any) -> dict[str, Any]:
-    """The tables of its file, of which one is changed."""
+    """Return the tables of the grid's file with changes in one table."""
     tables = grid.file.model_dump()["tables"]
     tables["mine"] |= changes
     return tables
@@ -138,7 +138,7 @@ def test_all_settings_that_affect_a_model_are_in_its_part(grid):
     first, second = (
         part(own.model_copy(update={"checkpoint": f"{place}/x.ckpt"})) for place in ("a", "b")
     )
-    assert first == second != part(own), "the file's place decides nothing"
+    assert first == second != part(own), "the folder of the checkpoint has no effect"
 
 
 def test_paper_values_by_cell_and_measurement(grid):

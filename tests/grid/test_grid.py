@@ -10,7 +10,7 @@ from tests.grid.mine import CONTENT, TEXT, changed, load
 
 def test_column_overrides_row_and_row_overrides_table():
     content = changed("tables/steps/columns/1", {"label": "QS", "sampler": "em{kind}"})
-    content["tables"]["steps"]["rows"][0]["fields"] = {"kind": "-quadratic"}  # completes names
+    content["tables"]["steps"]["rows"][0]["fields"] = {"kind": "-quadratic"}  # for {kind}
     content["tables"]["steps"]["rows"].pop(1)
     file = parse(GridFile, content, where="mine")
     shown = {
@@ -59,7 +59,7 @@ def test_overrides_of_a_model_follow_the_defaults(configs):
 
 
 def test_key_overrides_a_merged_mapping(tmp_path):
-    """`<<` of YAML is no repetition of a key."""
+    """A key after `<<` of YAML is not a duplicate key."""
     extra = "  low: &low {overrides: [sampler=em], budget: sampler.steps}\n"
     extra += "  high: {<<: *low, budget: sampler.final_time}\n"
     path = tmp_path / "mine.yaml"

@@ -1,4 +1,4 @@
-"""Grid files that are refused, with the file and the key, in one line."""
+"""Invalid grid files are refused with a one-line error that names the file and the key."""
 
 import pytest
 import yaml
@@ -82,7 +82,7 @@ def test_overrides_that_run_code_or_leave_the_folder_are_refused(place, word, co
 
 
 def test_duplicate_key_is_refused(configs):
-    """Other texts that are no grids: tests/fuzz/test_grids.py."""
+    """tests/fuzz/test_grids.py has other texts that are not grids."""
     text = "seed: 1\ntitle: Mine\nseed: 2\n"
     refusal(configs, text, "line 3, column 1: seed is already a key in line 1")
 
@@ -151,7 +151,7 @@ def test_model_name_that_collides_with_a_seed_is_refused(configs):
     ],
 )
 def test_metric_needs_its_own_name_and_matching_features(configs, text, complaint):
-    """The reference is made with the config that `features` names."""
+    """The reference is computed with the config that `features` names."""
     (configs / "metric").mkdir()
     copied = f"defaults: [fd-classifier, _self_]\n{text}\n"
     (configs / "metric/fd-classifier-mine.yaml").write_text(copied)

@@ -1,4 +1,4 @@
-"""Models of a grid that start from another one: their order, identity, inputs and errors."""
+"""Models that start from another model of a grid: order, identity, inputs and errors."""
 
 import re
 
@@ -53,7 +53,7 @@ def test_sources_with_chains_seeds_shared_weights_and_other_grids(configs):
 
 
 def test_overridden_training_starts_from_the_same_model(configs):
-    """And is the same training, if nothing that decides is changed."""
+    """It is the same training if the override does not affect the result."""
     load(configs, with_models(MODELS))
     train = program("train").command
     grid, same, other = (
@@ -66,7 +66,7 @@ def test_overridden_training_starts_from_the_same_model(configs):
 
 
 def test_changed_source_is_detected_at_any_depth(configs):
-    """base → tuned → last, of which base is trained again."""
+    """In the chain base → tuned → last, base is retrained."""
     last = TUNED | {"starts_from": "tuned"}
     grid = load(configs, with_models(MODELS | {"last": last}))
     models = grid.models

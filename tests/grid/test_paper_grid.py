@@ -1,4 +1,4 @@
-"""The paper's grid against the paper: its numbers, its settings and its amount of work."""
+"""The grid `paper` agrees with the paper: numbers, settings and amount of work."""
 
 import resource
 
@@ -33,7 +33,7 @@ from tests.workflow.project import Project
 
 @pytest.fixture(scope="module")
 def parameters(paper) -> dict[str, int]:
-    """The number of parameters of each model, which is never allocated."""
+    """Return the number of parameters of each model. No weights are allocated."""
     numbers, counted = {}, {}
     for name, model in paper.models.items():
         settings, process = model.settings, model.settings.process.build()
@@ -51,7 +51,7 @@ def parameters(paper) -> dict[str, int]:
 
 
 def computed(entry: Entry, size: int) -> Number:
-    """What the grid really computes for a number of the paper."""
+    """Return the number that the grid computes for an entry with a paper value."""
     cell = entry.cell
     sampler, process = cell.sampler.settings, cell.model.settings.process
     kind = [sampler.integrator, getattr(sampler, "striding", None)]
@@ -86,7 +86,7 @@ def test_sources_of_the_paper_values(paper):
 
 
 def test_bands_have_reasons_and_separate_the_methods(paper):
-    """In Tables 1 and 7 a value within its band is nearer to its own method than to the other."""
+    """In Tables 1 and 7, a value within its band is nearer to its method than to the other."""
     bands = {name: paper.file.tables[name].band for name in TRANSCRIBED}
     assert all(band.reason for band in bands.values())
     rivals = {"table1": [(2.41, 2.21)], "table7": [(1.01, 0.85), (7.10, 6.93)]}
@@ -97,7 +97,7 @@ def test_bands_have_reasons_and_separate_the_methods(paper):
 
 
 def printed(file: GridFile) -> dict[Shown, float]:
-    """The metrics and network evaluations that the paper prints."""
+    """Return the metrics and network evaluations that the paper prints."""
     numbers = {}
     for name, table in file.tables.items():
         for row, shown in zip(table.rows, file.shown[name], strict=True):
@@ -108,7 +108,7 @@ def printed(file: GridFile) -> dict[Shown, float]:
 
 @pytest.mark.parametrize(("name", "against"), [("paper", CONTRADICTED), ("paper-seeds", AGAIN)])
 def test_paper_values_contradict_only_the_listed_claims(name, against):
-    """docs/notes/paper.md says where the paper contradicts itself."""
+    """docs/notes/paper.md lists the contradictions."""
     file = read_grid_file(grid_path(name))
     numbers, contradicted = printed(file), []
     for claim, pairs in zip(file.claims, file.pairs, strict=True):
@@ -119,7 +119,7 @@ def test_paper_values_contradict_only_the_listed_claims(name, against):
 
 
 def test_paper_seeds_agrees_with_the_paper_grid(paper):
-    """With the same first training, samples, numbers of the paper, and bands."""
+    """Both grids have the same first training, samples, paper values and bands."""
     whole, seeds = paper.file, read_grid_file(grid_path("paper-seeds"))
     assert len(seeds.trainings) == 3 * len(seeds.models)
     for key in ("defaults", "seed", "shard_size", "samples"):
@@ -153,7 +153,7 @@ def test_networks_have_the_sizes_of_the_paper(paper, parameters):
 def recipe(
     trained: ModelRecord | GuideRecord, overrides: tuple[str, ...], name: str
 ) -> LoopSettings:
-    """The training settings of a model or guide, after its length and batch are checked."""
+    """Check the steps and common settings of a training, and return its settings."""
     [chosen] = [o[9:] for o in overrides if o.startswith("training=")]
     batch, epochs, learning_rate, dropout = TRAININGS[chosen]
     epochs = STOPPED.get(name, epochs - 1) + 1
@@ -183,7 +183,7 @@ def test_models_have_the_training_settings_of_the_official_scripts(paper):
 
 
 def test_guides_have_the_training_settings_of_the_official_scripts(paper):
-    """On the noise of the models that they guide."""
+    """Guides are trained with the process of the models that they guide."""
     assert list(paper.guides) == ["cifar10-psld-0.01", "afhqv2-psld-0.01"]
     for name, guide in paper.guides.items():
         overrides = paper.file.guides[name].overrides
@@ -207,7 +207,7 @@ def test_samplers_end_like_the_official_samplers(paper):
 
 @pytest.mark.slow
 def test_dry_run_lists_all_jobs_of_the_paper_in_seconds(paper, resolved, tmp_path):
-    """Before anything exists."""
+    """The project has no files yet."""
     project = Project.link(tmp_path / "project", resolved)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert project.plan("--quiet", "rules", "--", "all") == jobs_by_stage(paper)
@@ -219,12 +219,12 @@ def test_dry_run_lists_all_jobs_of_the_paper_in_seconds(paper, resolved, tmp_pat
 
 
 def compared(file: GridFile) -> set[tuple[str, str]]:
-    """The cells of all comparisons, the one that the paper calls better first."""
+    """Return the pairs of cells of all comparisons. The paper calls the first cell better."""
     return {(smaller.cell, larger.cell) for pairs in file.pairs for _, smaller, larger in pairs}
 
 
 def test_denoiser_grid_repeats_comparisons_of_the_paper(paper):
-    """Of the same processes and samplers, next to the same numbers of the paper."""
+    """The comparisons have the same processes, samplers and paper values."""
     whole, denoisers = paper.file, read_grid_file(grid_path("paper-denoiser"))
     ours = compared(denoisers) - compared(whole)
     assert {(a.partition("/")[2], b.partition("/")[2]) for a, b in ours} == {

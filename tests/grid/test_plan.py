@@ -1,4 +1,4 @@
-"""The plan of a grid: the remaining work and its known cost."""
+"""The plan of a grid: the remaining work and its estimated cost."""
 
 import re
 from dataclasses import replace
@@ -22,9 +22,9 @@ from tests.results import write_model_manifest, write_result
 
 
 def test_work_is_images_times_network_evaluations(paper):
-    """Of the 97M network: Table 1, Table 2 with the NFE that the paper prints, three galleries, and
-    the shard that Figure 3 shows. Of the 66M network: ten cells of ten shards, each counted once,
-    and five galleries."""
+    """The 97M network has Table 1, Table 2 with the NFE that the paper prints, three galleries, and
+    the shard of Figure 3. The 66M network has ten cells of ten shards, each counted once, and five
+    galleries."""
     work = work_by_network(paper)
     large, shared, guide = work["cifar10-sota"], work["celeba64-ablation"], work["guide-cifar10"]
     assert len(large.trained) == 3
@@ -52,7 +52,7 @@ def plan(folder, *overrides: str) -> str:
 
 
 def hours(output: str) -> list[str]:
-    """The last two columns of the demo's network in the table of work."""
+    """Return the last two columns of the row of the demo's network in the table of work."""
     [line] = re.findall(r"^\| demo .*$", output, re.MULTILINE)
     return [column.strip() for column in line.strip("|").split("|")[-2:]]
 
@@ -63,7 +63,7 @@ def test_hours_follow_from_flops_and_a_measured_step(folder, demo, monkeypatch):
     monkeypatch.setattr("psld.report.plan.gigaflops", lambda trained: 0.5)
     monkeypatch.setattr("psld.report.plan.seconds_per_image", lambda network: 7200 / images)
     output = plan(folder, "sustained_tflops=1e-2")
-    slowed = work.evaluations + 5 * work.adaptive  # RK45's take six times as long
+    slowed = work.evaluations + 5 * work.adaptive  # RK45 steps take six times as long
     expected = (3 * work.training_images, slowed)
     assert 0 < work.adaptive < work.evaluations
     assert hours(output) == [f"{each * 0.5 / 1e3 / 3600 / 1e-2:.1f}" for each in expected]
@@ -75,7 +75,7 @@ def test_flops_are_cached_until_the_network_code_changes(tmp_path, monkeypatch, 
     count = Mock(return_value=7 * 10**9)
     monkeypatch.setattr("psld.report.plan.forward_flops", count)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / ".cache").mkdir()  # as reading a grid does
+    (tmp_path / ".cache").mkdir()  # created when a grid is read
     for edited, counts in ((None, 1), ("report", 1), ("networks", 2)):
         digest = lambda *rooms, edited=edited: f"edited: {edited in rooms}"  # noqa: E731
         monkeypatch.setattr("psld.report.plan.code_digest", digest)
@@ -98,7 +98,7 @@ def test_throughput_of_earlier_runs_is_per_gpu(folder, demo):
     "changes", [{"network": {"base_channels": 128}}, {"dataset": {"image_size": 32}}]
 )
 def test_models_of_different_sizes_are_different_networks(demo, changes):
-    """Whatever their order: the name in configs/network alone does not say what they cost."""
+    """The name in configs/network does not determine the cost, nor does the order of models."""
     cld, [(group, change)] = demo.models["cld"], changes.items()
     settings = getattr(cld.settings, group).model_copy(update=change)
     large = cld.model_copy(update={"settings": cld.settings.model_copy(update={group: settings})})
@@ -133,7 +133,7 @@ def test_plan_lists_cells_figures_and_jobs(folder, demo):
     output = plan(folder)
     assert f"Grid demo: {len(demo.models)} models, " in output
     assert re.search(rf"^\| tabulate +\| +{len(demo.file.tables)} \|$", output, re.MULTILINE)
-    # Four shards of 250 samples for each of 10 cells, and two for each cell of the ODE.
+    # Each of 10 cells has four shards of 250 samples, and each cell of the ODE has two.
     assert re.search(r"^\| demo-steps +\| +3 \| +10 \| +40 \|$", output, re.MULTILINE)
     assert re.search(r"^\| demo-tolerance +\| +2 \| +2 \| +4 \|$", output, re.MULTILINE)
     assert hours(output) == ["?", "?"]

@@ -1,4 +1,4 @@
-"""Grids that are made from another grid: a rehearsal, and models that another grid trains."""
+"""Grids that depend on another grid: rehearsals, and models that another grid trains."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ REHEARSAL: dict[str, Any] = {
 
 @pytest.fixture
 def mine_file(configs) -> Path:
-    """A grid with an imported model, a guide, a figure and a band."""
+    """Write a grid with an imported model, a guide, a figure and a band."""
     path = configs / "grid" / "mine.yaml"
     content = changed("models/cld", {"overrides": ["process=cld"], "checkpoint": "official.ckpt"})
     content["guides"] = {"guide": ["dataset=digits", "process=psld", "wandb.mode=disabled"]}
@@ -73,7 +73,7 @@ def test_rehearsal_has_all_models_and_cells_at_a_tiny_size(mine_file):
 
 
 def test_metric_that_needs_more_samples_is_replaced(mine_file):
-    """The grid's own, too."""
+    """This includes the main metric of the grid."""
     write(mine_file, metrics={load_grid("mine").file.metric: "fd-pixels"})
     assert load_grid("small").file.metric == "fd-pixels"
 

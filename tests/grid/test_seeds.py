@@ -1,4 +1,4 @@
-"""Seeds of a grid: models and cells are multiplied, figures are not."""
+"""Seeds of a grid multiply its models and cells, but not its figures."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The targets of the workflow: their names, their files, and words that are none."""
+"""The targets of the workflow: names, files, and words that are not targets."""
 
 import re
 from dataclasses import replace
@@ -34,7 +34,7 @@ def test_grids_tables_and_figures_are_targets(workflow, demo):
 
 
 def test_requested_cell_becomes_a_target(grids, demo):
-    """Its result or, if no table shows it, its images. Snakemake checks all other words."""
+    """The target is the result of the cell or, if no table shows the cell, its images."""
     others = ["all", "demo", "demo-steps", "x/own.txt", CELL, "demo/cld/em-quadratic-41", "demo-x"]
     workflow = workflow_of(grids)
     workflow.rules = {"all"}
@@ -54,7 +54,7 @@ def test_shared_files_belong_to_one_grid(workflow):
 
 
 def test_imported_networks_are_not_trained(demo, tmp_path, monkeypatch):
-    """No job makes what was imported by hand."""
+    """No rule writes networks that were imported by hand."""
     monkeypatch.chdir(tmp_path)
     for folder in ("models/demo/vp-sde", "guides/demo/psld-0.02"):
         write_json(tmp_path / folder / "manifest.json", {"imported": {"file": "official.ckpt"}})
@@ -81,7 +81,7 @@ def test_table_reads_each_result_once(workflow):
 
 
 def test_copied_grid_takes_no_target_names(grids, demo, paper):
-    """Nor does a table with the name of a rule or of a grid, or a grid with that of a rule."""
+    """Rules and grids also take precedence over tables, and rules over grids, of the same name."""
     tables = demo.file.tables | dict.fromkeys(("train", "paper"), demo.file.tables["demo-steps"])
     copied = {"a-copy": file_with(demo, tables=tables), "all": demo, "b-copy": paper}
     copies = {name: replace(grid, name=name) for name, grid in copied.items()}
@@ -100,7 +100,7 @@ def test_copied_grid_takes_no_target_names(grids, demo, paper):
 
 
 def test_dataset_belongs_to_the_requested_grid(configs):
-    """Another grid may name it, and need not resolve; this one has it from a config."""
+    """A second grid that uses the dataset need not resolve."""
     (configs / "grid/demo.yaml").write_text(TEXT.replace("dataset=digits, ", ""))
     (configs / "grid/draft.yaml").write_text(TEXT.replace("process=vp-sde", "process=none"))
     workflow = Workflow.load()

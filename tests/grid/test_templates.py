@@ -1,4 +1,4 @@
-"""Templates in grid files: which entries they stand for."""
+"""Templates in grid files and the entries to which they expand."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def expanded(text: str = SWEEP, **changes: Any) -> GridFile:
 
 
 def test_name_with_placeholders_expands_to_one_name_per_value():
-    """Of several placeholders, the last changes fastest."""
+    """The last of several placeholders changes fastest."""
     file = expanded()
     assert list(file.models) == [
         *("cld", "psld-0", "psld-0.01", "psld-1e-3"),
@@ -68,7 +68,7 @@ def test_table_template_contains_row_templates():
     tables = expanded(tables={"sweep-{steps}": table | {"title": "{steps} steps, {gamma}"}}).tables
     assert list(tables) == ["sweep-10", "sweep-40"]
     assert tables["sweep-40"].title == "40 steps, {gamma}", "not in the table's name"
-    # The value of {steps} is set; what is left is one column of it, and one of NFE.
+    # The table sets {steps}, so its column template expands to one column; the other shows the NFE.
     assert [column.label for column in tables["sweep-40"].columns] == ["40 steps", "NFE"]
     assert len(tables["sweep-10"].rows) == 4
 

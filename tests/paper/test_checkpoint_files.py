@@ -41,7 +41,7 @@ def test_guide_has_no_ema(tmp_path):
 
 
 class Harmful:
-    """Unpickling it would copy a file."""
+    """An object that copies a file when it is unpickled."""
 
     def __init__(self, target: pathlib.Path):
         self.target = target
@@ -59,7 +59,7 @@ def test_unknown_objects_are_skipped_and_not_executed(tmp_path):
 
 
 def test_error_names_an_object_that_cannot_be_skipped(tmp_path):
-    """torch takes no stand-in for a kind of dictionary."""
+    """torch cannot replace a subclass of dict by a placeholder."""
     state = {"score_fn.all_modules.0.b": torch.ones(1)}
     path = save(tmp_path / "a.ckpt", state, config=defaultdict(int, steps=3))
     advice = r"a\.ckpt: holds objects .*\(.*collections\.defaultdict.*save its state_dict and glob"
@@ -79,7 +79,7 @@ def test_error_names_an_object_that_cannot_be_skipped(tmp_path):
     ],
 )
 def test_error_describes_a_path_that_is_not_a_file(tmp_path, make, message):
-    """And nobody waits for what another process may write into a named pipe."""
+    """A named pipe is refused without waiting for a writer."""
     make(tmp_path / "x.ckpt")
     with pytest.raises(UserError, match=rf"x\.ckpt: {message}"):
         read_checkpoint(tmp_path / "x.ckpt")

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def network_of(vector: dict[str, np.ndarray]) -> dict[str, object]:
-    """Our settings of a reference vector's network."""
+    """Return the settings of the network of a reference vector."""
     return settings_from_spec(json.loads(str(vector["spec"]))).model_dump(mode="json")
 
 
@@ -44,7 +44,7 @@ def dataset_of(vector: dict[str, np.ndarray]) -> list[str]:
 
 
 def process_of(vector: dict[str, np.ndarray]) -> str:
-    """By the numbers of channels: VP-SDE has no momentum, CLD predicts its half of the noise."""
+    """Infer the process from the channels: VP-SDE has no momentum, CLD predicts half the noise."""
     spec = json.loads(str(vector["spec"]))
     if spec["in_ch"] in (1, 3):
         return "vp-sde"
@@ -70,7 +70,7 @@ def check_weights(folder: Path, vector: dict[str, np.ndarray], kind: str) -> Non
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
-    """A folder with the dataset of the tiny checkpoint, prepared."""
+    """Return a folder with the prepared dataset of the tiny checkpoint."""
     folder = tmp_path_factory.mktemp("prepared")
     write_pictures(folder)
     prepare(folder, VECTOR)
@@ -136,7 +136,7 @@ def broken(state):
 
 
 def beyond_float32(state):
-    """It would be infinite in the model, which has float32."""
+    """Return weights that overflow in float32."""
     return {name: torch.full_like(w, 1e300, dtype=torch.float64) for name, w in state.items()}
 
 
@@ -171,7 +171,7 @@ def test_failed_import_keeps_the_existing_model(workplace):
 
 
 def test_model_imported_without_its_dataset_can_be_sampled(tmp_path):
-    """The digest of the data is not known."""
+    """The manifest has no digest of the dataset."""
     succeeded(call(tmp_path, "import_model", str(TINY), *overrides(VECTOR)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     check_weights(tmp_path / "model", VECTOR, "ema")
@@ -189,7 +189,7 @@ def test_model_imported_without_its_dataset_can_be_sampled(tmp_path):
 
 @pytest.fixture
 def project(tmp_path) -> Project:
-    """A grid whose model `official` is imported and whose model `trained` is not."""
+    """Return a project whose model `official` is imported and whose model `trained` is not."""
     return project_with(TINY, tmp_path / "project")
 
 

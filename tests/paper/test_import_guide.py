@@ -23,14 +23,14 @@ VECTORS = reference_files("net_classifier*.npz")
 
 
 def write_checkpoint(path: Path, vector: dict[str, np.ndarray]) -> None:
-    """The vector's weights as Lightning wrote those of a guide: without a moving average."""
+    """Write the weights of the vector as a Lightning checkpoint of a guide, which has no EMA."""
     weights = {f"clf_fn.{k[2:]}": torch.from_numpy(v) for k, v in vector.items() if k[:2] == "w/"}
     torch.save({"state_dict": weights, "global_step": 9}, path)
 
 
 @pytest.fixture(params=VECTORS, ids=lambda path: path.stem)
 def vector(request, tmp_path) -> dict[str, np.ndarray]:
-    """A reference vector, with a checkpoint of its weights and a dataset that its network fits."""
+    """Return a reference vector; write a checkpoint of its weights and a matching dataset."""
     vector = load(request.param)
     write_checkpoint(tmp_path / "epoch=9.ckpt", vector)
     classes = json.loads(str(vector["spec"]))["n_cls"]

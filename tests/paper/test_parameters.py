@@ -1,4 +1,4 @@
-"""The mapping from official names: the guide's, and weights that do not fit."""
+"""The mapping from official parameter names, and weights that do not fit."""
 
 import pytest
 import torch

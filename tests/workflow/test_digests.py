@@ -1,4 +1,4 @@
-"""The rules name the small files and digests of what they read."""
+"""The rules have the digests of their inputs as input files."""
 
 import re
 
@@ -8,7 +8,7 @@ FILES = REPOSITORY / "workflow/rules"
 
 
 def test_rules_read_digests_and_pass_their_record_to_the_command():
-    """Large files are `ancient`: their digests, which are small, decide."""
+    """Large files are `ancient`: reruns depend on the small files of their digests."""
     text = "\n".join(path.read_text() for path in sorted(FILES.glob("*.smk")))
     rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL))
     made = rules.keys() - {"tabulate", "figure", "page", "certify"}
@@ -21,7 +21,7 @@ def test_rules_read_digests_and_pass_their_record_to_the_command():
 
 
 def test_rules_depend_on_manifests_and_trainings_are_local_rules():
-    """Weights are large and `ancient`; the manifest, which is small, says if they are others."""
+    """Weights are large and `ancient`; the small manifest changes with them."""
     text = "\n".join(path.read_text() for path in sorted(FILES.glob("*.smk")))
     rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL))
     for name in ("sample", "evaluate"):

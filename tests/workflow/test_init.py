@@ -1,4 +1,4 @@
-"""A model of a grid that starts from another one, with Snakemake."""
+"""A model that starts from another model of a grid, in the workflow."""
 
 import json
 import os
@@ -25,8 +25,8 @@ def test_retrained_source_invalidates_its_descendant(finished):
     assert weights(TARGET)[1]["model"]["content"] == source
     assert finished.plan(TARGET) == {}
 
-    # Other weights of the same settings, because rounding and dropout are others. First with the
-    # old time, as after a copy: then a job says so.
+    # The same settings give other weights, because `micro_batch` changes rounding and dropout. With
+    # the old modification time, as after a copy, Snakemake does not notice, but the job does.
     file = finished.folder / SOURCE / "manifest.json"
     before = file.stat()
     for run in finished.folder.glob("runs/vp-sde-*"):

@@ -1,4 +1,4 @@
-"""The workflow outside of a checkout: `psld init`, and the rules as a module."""
+"""The workflow outside a checkout: `psld init`, and the rules as a module."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ use rule * from psld
 
 
 class Outside(Project):
-    """A project that uses the installed package."""
+    """A project that uses the installed package instead of a copy."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -55,7 +55,7 @@ def test_init_writes_a_project_for_custom_images_and_rules(mine):
     planned = mine.run("--dry-run", "mine/denoiser/few-4", "summary")
     jobs = dict(re.findall(r"^(train|sample|summary) +(\d)$", planned, re.MULTILINE))
     assert jobs == {"train": "1", "sample": "3", "summary": "1"}
-    # The rules are a module of another workflow.
+    # A second workflow imports the rules as a module.
     (mine.folder / "other.smk").write_text(MODULE)
     result = "results/cells/mine/denoiser/few-4.json"
     assert mine.plan("--snakefile", "other.smk", result) == CELL
@@ -99,10 +99,10 @@ def test_interrupted_init_leaves_no_files_and_init_can_write_a_custom_part(tmp_p
 
 @pytest.mark.slow
 def test_missing_extractor_weights_stop_a_run_before_its_trainings(mine):
-    """Not its plan, nor a run that measures nothing new.
+    """A dry run and a run without new evaluations are not stopped.
 
-    And a run names a dataset whose pictures have changed. It plans nothing: everything would be
-    made again.
+    A dry run also reports a dataset whose pictures have changed. It plans no job for this dataset,
+    because a new dataset would invalidate everything.
     """
     write_files(mine.folder / "pictures", {f"{i}.png": encode(PICTURE) for i in range(20)})
     metric = (SHIPPED / "configs/metric/fid.yaml").read_text()

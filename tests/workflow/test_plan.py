@@ -1,4 +1,4 @@
-"""Snakemake's plan before anything exists, and its errors for an invalid grid."""
+"""The plan of Snakemake in an empty project, and its errors for an invalid grid."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def test_dry_run_in_an_empty_project_lists_all_stages(fresh):
 
 
 def test_cell_plans_only_its_inputs_and_invalid_grid_fails_on_request(fresh):
-    """Only the cells on the command line become rules, because a grid may have ten thousand."""
+    """Only the cells of the command line become rules, because a grid may have 10,000 cells."""
     bad = (fresh.folder / GRID).read_text().replace("[sampler=em]", "[sampler=sscs]")
     (fresh.folder / "configs/grid/bad.yaml").write_text(bad.replace("tiny-", "bad-"))
     with (fresh.folder / "Snakefile").open("a") as snakefile:
@@ -28,7 +28,7 @@ def test_cell_plans_only_its_inputs_and_invalid_grid_fails_on_request(fresh):
 
     done = fresh.snakemake("--dry-run", "bad")
     assert done.returncode == 2
-    assert "in file" not in done.stdout, "no frames of Snakemake around the line"
+    assert "in file" not in done.stdout, "Snakemake adds no traceback"
     complaint = "vp-sde/em-3: sscs needs a process with momentum"
     [line] = [line for line in done.stdout.splitlines() if complaint in line]
     assert line.startswith(f"error: {fresh.folder}/configs/grid/bad.yaml")
@@ -36,7 +36,7 @@ def test_cell_plans_only_its_inputs_and_invalid_grid_fails_on_request(fresh):
 
 
 def test_read_only_folder_is_one_error_line(fresh):
-    """Snakemake writes into its own folder, also for a dry run."""
+    """Snakemake writes into its own folder even in a dry run."""
     place = (fresh.folder / ".snakemake").resolve()
     place.mkdir()
     with read_only(place):
@@ -49,7 +49,7 @@ def test_read_only_folder_is_one_error_line(fresh):
 
 @pytest.mark.slow
 def test_jobs_of_a_grid_do_not_import_hydra(finished_once):
-    """One process has run all stages, from the first to the last file."""
+    """One process has run the jobs of all stages."""
     imported = set((finished_once.folder / "modules.txt").read_text().split())
     assert {"torch", "matplotlib", "h5py"} < imported
     assert not {"hydra", "omegaconf", "submitit"} & imported
