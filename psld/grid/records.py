@@ -158,7 +158,7 @@ class StartRecord(Settings):
         from psld.utils.tensors import load_tensors  # Deferred: Snakemake reads no arrays.
 
         if Path(self.file).exists():
-            made = load_tensors(self.file, "start", "make it again (psld start)").origin
+            made = load_tensors(self.file, "start", "fit it again (psld start)").origin
             if made.get("settings") != self.settings.start.model_dump(mode="json"):
                 raise UserError(
                     f"{self.file}: fitted with settings that differ from configs/start.yaml; "

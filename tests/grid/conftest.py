@@ -1,4 +1,4 @@
-"""The project's grids, and an empty folder of the user's configs."""
+"""Fixtures: the grids of the project, and an empty folder for the configs of a user."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def workflow(grids) -> Workflow:
 
 @pytest.fixture
 def folder(resolved, tmp_path, monkeypatch) -> Path:
-    """The working directory: empty, but the project's grids need not be resolved in it."""
+    """Change to an empty working directory with the cache of the project's resolved grids."""
     cache = tmp_path / CACHE
     cache.parent.mkdir()
     cache.symlink_to(resolved / CACHE)
@@ -37,7 +37,7 @@ def folder(resolved, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def configs(tmp_path, monkeypatch) -> Path:
-    """The user's own folder of configs, with no grid yet; the cache starts empty."""
+    """Change to an empty working directory with an empty config folder and an empty cache."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs" / "grid").mkdir(parents=True)
     return tmp_path / "configs"

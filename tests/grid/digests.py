@@ -1,7 +1,7 @@
-"""The digests of what the project's grids make, and of where it is, kept in digests.json.
+"""The digests of all records of the project's grids and of their paths, stored in digests.json.
 
-`python -m tests.grid.digests` writes the file again, in the folder of the project. Do so only
-after a change that is meant to train, sample or evaluate again, or to another table or figure.
+`python -m tests.grid.digests`, run in the folder of the project, rewrites the file. Rewrite it only
+after an intended change of trainings, samples or evaluations, or of a table or a figure.
 """
 
 from collections import defaultdict
@@ -18,7 +18,7 @@ DIGESTS = Path(__file__).with_name("digests.json")
 GRIDS = sorted(path.stem for path in (CONFIGS / "grid").glob("*.yaml"))
 
 Digests = dict[str, dict[str, str]]
-"""By kind of record and name; the cells of a sampler are one."""
+"""Digests by kind of record and name. The cells of a sampler share one digest."""
 
 
 def digests_of(grid: Grid) -> Digests:
@@ -51,7 +51,7 @@ def digests_of(grid: Grid) -> Digests:
 
 
 def differences(old: Digests, new: Digests) -> list[str]:
-    """The records that were added, removed or changed, in words."""
+    """Describe the records that were added, removed or changed."""
     words = []
     for kind in sorted({*old, *new}):
         before, after = old.get(kind, {}), new.get(kind, {})

@@ -1,4 +1,4 @@
-"""Small grids, configs/grid/mine.yaml: their texts, their files, and changes to them."""
+"""Small grids for tests, written to configs/grid/mine.yaml, and functions that change them."""
 
 import contextlib
 from copy import deepcopy
@@ -51,7 +51,7 @@ CONTENT: dict[str, Any] = yaml.safe_load(TEXT)
 
 
 def changed(path: str, value: Any, content: dict[str, Any] = CONTENT) -> dict[str, Any]:
-    """CONTENT, or another content, with one value, named by its keys, replaced."""
+    """Return a copy of `content` with the value at `path` (keys joined by /) replaced."""
     content = place = deepcopy(content)
     *parents, last = path.split("/")
     for key in parents:
@@ -61,7 +61,7 @@ def changed(path: str, value: Any, content: dict[str, Any] = CONTENT) -> dict[st
 
 
 def with_models(models: dict[str, Any]) -> dict[str, Any]:
-    """CONTENT with these models alone, each at two budgets."""
+    """Return CONTENT with only these models, each at two budgets."""
     rows = [{"label": ["EM", name], "model": name} for name in models]
     table = CONTENT["tables"]["steps"] | {"rows": rows}
     return CONTENT | {"models": models, "tables": {"steps": table}}
@@ -73,7 +73,7 @@ def load(configs: Path, content: dict[str, Any] = CONTENT) -> Grid:
 
 
 def file_with(grid: Grid, **changes: Any) -> Grid:
-    """The grid with a file that says something else. (A copy of a file keeps what it computed.)"""
+    """Return the grid with a changed file, which is built anew: a copy keeps its cached values."""
     content = {key: getattr(grid.file, key) for key in GridFile.model_fields}
     return replace(grid, file=GridFile(**(content | changes)))
 
@@ -82,7 +82,7 @@ def workflow_of(grids: dict[str, Grid]) -> Workflow:
     return Workflow({name: grid.file for name, grid in grids.items()}, grids)
 
 
-# -- grids of other tables ------------------------------------------------------------------------
+# -- grids with other tables -----------------------------------------------------------------------
 
 COMMON: dict[str, Any] = yaml.safe_load("""
 defaults: [dataset=digits, network=demo, training=demo]
@@ -99,7 +99,7 @@ samplers:
   free: {overrides: [sampler=em, guidance@sampler.guidance=classifier-free], budget: sampler.steps}
   holes: {overrides: [sampler=em, guidance@sampler.guidance=inpainting], budget: sampler.steps}
 """)
-"""What grids share whose tables are of interest. Only the samplers of the tables are resolved."""
+"""Common entries of grids that test tables. Only samplers that a table uses are resolved."""
 
 
 def grid_content(text: str) -> dict[str, Any]:
@@ -152,7 +152,7 @@ tables:
     columns: [{label: distance}]
     rows: [{label: [CLD], model: cld}]
 """)
-"""All that tables and figures may show. Its models low and high differ in Γ only."""
+"""A grid with everything that tables and figures show. Models low and high differ only in Γ."""
 
 SEEDED = grid_content("""
 shard_size: 100
@@ -176,11 +176,11 @@ tables:
     columns: [{label: "10"}]
     rows: [{label: [SSCS], sampler: sscs}, {label: [Inpainted], sampler: holes}]
 """)
-"""Entries are means over three trainings and two seeds of the samples."""
+"""A grid whose entries are means over three trainings and two sampling seeds."""
 
 
 def write_grid(folder: Path, content: dict[str, Any]) -> Grid:
-    """Make `mine` the grid of the folder's own configs, and load it."""
+    """Write the grid `mine` into the configs of `folder`, and load it."""
     write_text(folder / "configs/grid/mine.yaml", yaml.safe_dump(content, sort_keys=False))
     return grid_in(folder)
 
@@ -191,18 +191,18 @@ def grid_in(folder: Path) -> Grid:
 
 
 def written_once(once: Once, name: str, content: dict[str, Any]) -> Path:
-    """Return a folder in which a grid is `mine`; it is not to be changed."""
+    """Return a shared folder with the grid `mine`. Tests must not change this folder."""
     return once(f"grid-{name}", lambda folder: write_grid(folder, content))
 
 
 def link_grid(project: Path, folder: Path) -> None:
-    """Link the configs of `project` and its cache into `folder`: resolving a grid takes seconds."""
+    """Link the configs and the cache of `project` into `folder`: resolving takes seconds."""
     for name in ("configs", ".cache"):
         (folder / name).symlink_to(project / name)
 
 
 def refusal(configs: Path, content: dict[str, Any] | str, complaint: str) -> None:
-    """Check that a grid file is refused in one line, and that nothing is written."""
+    """Assert that a grid file is refused with a one-line error and that no cache is written."""
     text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
     (configs / "grid" / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=complaint) as refused:

@@ -1,7 +1,7 @@
 """A second transcription of the paper's numbers and settings, for comparison with the grid.
 
-A number of the authors is (dataset, Γ, millions of parameters, sampler, budget, samples, column,
-value), with Γ = None for VP-SDE. The column is NFE (number of function evaluations) or the metric.
+A number of the paper is (dataset, Γ, millions of parameters, sampler, budget, samples, column,
+value), with Γ = None for VP-SDE. The column is `nfe` (network evaluations) or the metric.
 """
 
 Number = tuple[str, float | None, int, str, float, int, str, float]
@@ -106,35 +106,35 @@ TRANSCRIBED: dict[str, list[Number]] = {
 
 ODE = "with the ODE at the same tolerance"
 CONTRADICTED = (
-    ("ODE is better than SDE with the same weights", "0.02"),
-    ("EM-US is better than EM-QS at 1000 on CIFAR-10", "psld-0.25"),
+    ("The ODE is better than the SDE with the same weights", "0.02"),
+    ("EM-US is better than EM-QS at 1000 NFE on CIFAR-10", "psld-0.25"),
     ("PSLD is better than CLD across all comparison points", "em-uniform, 250"),
     ("PSLD is better than VP-SDE across all comparison points", "em-quadratic, 50"),
     ("PSLD is better than VP-SDE across all comparison points", "em-uniform, 50"),
-    ("Quadratic steps are better up to 250 evaluations", "psld-0.02, 250"),
-    ("Uniform steps are better above 500 evaluations", "cld"),
-    ("Uniform steps are better above 500 evaluations", "psld-0.02"),
+    ("Quadratic striding is better than uniform striding up to 250 NFE", "psld-0.02, 250"),
+    ("Uniform striding is better than quadratic striding above 500 NFE", "cld"),
+    ("Uniform striding is better than quadratic striding above 500 NFE", "psld-0.02"),
     (
-        "SSCS is better than EM up to 250 evaluations, for most settings",
+        "SSCS is better than EM up to 250 NFE, for most settings",
         "psld-0.02, quadratic, 250",
     ),
-    ("EM is better than SSCS above 250 evaluations, for most settings", "cld, quadratic, 1000"),
+    ("EM is better than SSCS above 250 NFE, for most settings", "cld, quadratic, 1000"),
     (
-        "EM is better than SSCS above 250 evaluations, for most settings",
+        "EM is better than SSCS above 250 NFE, for most settings",
         "psld-0.02, quadratic, 1000",
     ),
-    ("EM is better than SSCS above 250 evaluations, for most settings", "psld-0.02, uniform, 500"),
+    ("EM is better than SSCS above 250 NFE, for most settings", "psld-0.02, uniform, 500"),
     (f"PSLD is better than CLD {ODE}", "1e-2"),
     (f"PSLD is better than CLD {ODE}", "1e-1"),
-    (f"PSLD needs fewer evaluations than CLD {ODE}", "1e-1"),  # 27 and 27
+    (f"PSLD needs fewer network evaluations than CLD {ODE}", "1e-1"),  # 27 and 27
 )
-"""Where the paper's own numbers contradict a claim."""
+"""The claims and comparisons that the paper's own numbers contradict."""
 AGAIN = (
     ("PSLD is better than CLD", "em-uniform, 250"),
     ("PSLD is better than VP-SDE", "em-quadratic, 50"),
-    ("SSCS is better than EM up to 250 evaluations", "psld-0.02, 250"),
+    ("SSCS is better than EM up to 250 NFE", "psld-0.02, 250"),
 )
-"""Those among the rows that are trained three times."""
+"""The contradicted claims of the grid with three trainings."""
 
 LITERATURE = {
     "table1": (2.27, 2.46, 2.43, 3.17, 2.90, 2.80, 10.87, 25.32, 7.41),
@@ -152,14 +152,15 @@ SIZES = {
     "afhqv2-ablation": {65.82},
     "afhqv2-sota": {128.45},
 }
-"""Millions of parameters. Where there are two, CLD and VP-SDE predict half of what PSLD does."""
+"""Millions of parameters. The second, smaller size belongs to CLD and VP-SDE, which predict half as
+many channels as PSLD."""
 
 ABLATIONS = {
     "cifar10-vp-sde": "cifar10-vp-sde",
     "celeba64-vp-sde": "celeba64-cld",
     "afhqv2-vp-sde": "afhqv2-ablation-psld-0.01",
 }
-"""The trainings of the denoisers, and a model of the paper with the same network and length."""
+"""For each denoiser, a model of the paper with the same network and number of training steps."""
 
 IMAGES = {CIFAR: 50_000, CELEBA: 202_599, AFHQ: 14_336}
 
@@ -185,5 +186,4 @@ STOPPED = {
     "guide-cifar10": 999,
     "guide-afhqv2": 299,
 }
-"""The epochs, counted from 0, after which the official sampling scripts take their weights, where
-that is not the last."""
+"""The epoch, counted from 0, that the official sampling scripts load, if it is not the last."""

@@ -1,4 +1,4 @@
-"""Models that are other averages of a training."""
+"""Models that are an additional weight average of a training."""
 
 import re
 
@@ -12,7 +12,7 @@ SHORT = {"average_of": "base", "average": {"kind": "ema", "decay": 0.5}}
 MODELS = {"base": ["process=psld"], "short": SHORT}
 
 
-def test_it_is_the_model_of_a_training_with_another_average(configs):
+def test_average_equals_a_training_with_this_average(configs):
     content = with_models(MODELS | {"alone": ["process=psld", "training.ema_decay=0.5"]})
     grid = load(configs, content | {"seeds": {"training": [3, 7]}})
     models = grid.models
@@ -32,20 +32,20 @@ def test_it_is_the_model_of_a_training_with_another_average(configs):
     assert alone.models["base"].digest == models["base"].digest
 
 
-def test_it_keeps_no_word_of_the_average_of_its_training(configs):
+def test_average_ignores_the_average_settings_of_its_training(configs):
     words = ["process=psld", "training.average=ema", "training.average.decay=0.9"]
     grid = load(configs, with_models(MODELS | {"base": words}))
     decays = [grid.models[name].settings.training.averaging.decay for name in ("base", "short")]
     assert decays == [0.9, 0.5]
 
 
-def test_it_costs_no_training(configs):
+def test_average_needs_no_training(configs):
     grids = (load(configs, with_models(m)) for m in (MODELS, {"base": MODELS["base"]}))
     both, one = (sum(w.training_images for w in work_by_network(grid).values()) for grid in grids)
     assert both == one
 
 
-def test_another_grid_takes_it_as_it_is(configs):
+def test_average_can_be_used_by_a_second_grid(configs):
     short = load(configs, with_models(MODELS)).models["short"]
     (configs / "grid/other.yaml").write_text((configs / "grid/mine.yaml").read_text())
     taken = load(configs, with_models({"short": {"of": "other"}})).models["short"]
@@ -70,5 +70,5 @@ def test_another_grid_takes_it_as_it_is(configs):
         ),
     ],
 )
-def test_what_is_none_is_refused(configs, entries, said):
+def test_invalid_averages_are_refused(configs, entries, said):
     refusal(configs, with_models(MODELS | entries), re.escape(said))

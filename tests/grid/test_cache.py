@@ -22,14 +22,14 @@ def content(grid: Grid) -> list[Any]:
 
 
 def edited(configs: Path, file: str, old: str, new: str) -> None:
-    """Write the user's own copy of a shipped config, changed."""
+    """Write a changed copy of a shipped config into the user's configs."""
     path = configs / file
     path.parent.mkdir(exist_ok=True)
     path.write_text((CONFIGS / file).read_text().replace(old, new))
 
 
-def test_the_cache_answers_until_a_config_changes(configs, monkeypatch):
-    """Also one of another grid, of which this one takes a model."""
+def test_cache_is_used_until_a_config_changes(configs, monkeypatch):
+    """This includes the config of a second grid whose model the grid uses."""
     edited(configs, "grid/demo.yaml", "[process=vp-sde]", "[process=vp-sde, training.seed=5]")
     mine = changed("models/vp-sde", {"of": "demo"})
     first = load(configs, mine)
@@ -42,7 +42,7 @@ def test_the_cache_answers_until_a_config_changes(configs, monkeypatch):
     assert load(configs, mine).models["vp-sde"].settings.training.seed == 6
 
 
-def test_a_change_in_a_linked_folder_is_noticed(configs, tmp_path):
+def test_change_in_a_linked_folder_invalidates_the_cache(configs, tmp_path):
     edited(configs, "process/psld.yaml", "", "")
     load(configs)
     (configs / "process").rename(tmp_path / "shared")
@@ -53,13 +53,13 @@ def test_a_change_in_a_linked_folder_is_noticed(configs, tmp_path):
     assert load_grid("mine").models["psld"].settings.process.gamma == 0.5
 
 
-def test_what_is_no_config_stops_no_grid(configs):
-    """Also in a run, whose jobs read the grids."""
+def test_files_that_are_not_configs_are_ignored(configs):
+    """They are ignored by `load_grid`, `config_names` and the workflow."""
     first, grids = load(configs), config_names("grid")
     for folder in (configs / "grid", configs / "process"):
         folder.mkdir(exist_ok=True)
         for name, target in {
-            ".#psld.yaml": "me@host.123:17",  # an editor's lock
+            ".#psld.yaml": "me@host.123:17",  # a lock file of an editor
             "digits.yaml": "nowhere",
             "itself.yaml": "itself.yaml",
             "zero.yaml": "/dev/zero",
@@ -68,21 +68,21 @@ def test_what_is_no_config_stops_no_grid(configs):
             (folder / name).symlink_to(target)
         (folder / "psld.yaml").mkdir()
         os.mkfifo(folder / "pipe.yaml")
-        (folder / "._x.yaml").write_bytes(b"\0\5\xff")  # of another system
+        (folder / "._x.yaml").write_bytes(b"\0\5\xff")  # a metadata file of macOS
     assert content(load_grid("mine")) == content(first)
     assert config_names("grid") == grids
     with pytest.raises(UserError, match="no grid has these"):
         Workflow({"mine": first.file}, {}).word("datasets", "nowhere")
 
 
-def test_a_grid_is_read_in_a_folder_that_cannot_be_written(configs, tmp_path):
+def test_grid_can_be_read_in_a_read_only_folder(configs, tmp_path):
     (configs / "grid" / "mine.yaml").write_text(TEXT)
     with read_only(tmp_path):
         assert set(load_grid("mine").models) == {"vp-sde", "psld"}
     assert not CACHE.exists()
 
 
-def test_a_damaged_cache_is_made_again(configs):
+def test_damaged_cache_is_recomputed(configs):
     whole, file = content(load(configs)), FILE.read_bytes()
     FILE.write_bytes(file.replace(b'"batch_size": 64', b'"batch_size": 46', 1))
     assert content(load(configs)) == whole

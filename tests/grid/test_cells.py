@@ -1,4 +1,4 @@
-"""The cells of a grid: their files, their jobs, their words, and the networks they use."""
+"""The cells of a grid: files, jobs, overrides, descriptions, and the networks that they use."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ CELL = "psld-0.02/guide-40"
         (1001, 250, 2, [(0, 1), (2, 3), (4, 4)]),
     ],
 )
-def test_shards_are_as_many_as_the_largest_measurement_needs(demo, samples, size, per_job, ranges):
+def test_largest_measurement_determines_the_number_of_shards(demo, samples, size, per_job, ranges):
     cell = demo.cells[CELL]
     changes = {"shard_size": size, "shards_per_job": per_job}
     [one] = cell.measurements
@@ -38,7 +38,7 @@ def test_shards_are_as_many_as_the_largest_measurement_needs(demo, samples, size
         _ = shown.evaluate_job
 
 
-def test_jobs_have_what_the_grid_decides(demo):
+def test_jobs_have_the_settings_of_the_grid(demo):
     cell = demo.cells[CELL]
     sample, evaluate = cell.sample_job, cell.evaluate_job
     assert (sample.digest, evaluate.digest) == (cell.digest, cell.evaluation_digest)
@@ -59,7 +59,7 @@ def test_jobs_have_what_the_grid_decides(demo):
     "name",
     [CELL, "psld-0.02/inpainting-40", "denoiser-cld/em-quadratic-40", "few-0"],
 )
-def test_the_words_of_a_cell_compose_it(demo, name):
+def test_overrides_of_a_cell_compose_its_settings(demo, name):
     cell = next(each for each in demo.cells.values() if each.name.endswith(name))
     cell = replace(cell, options=cell.options.model_copy(update={"batch_size": 7}))
     content = compose_content("sample", [*cell.words, "output=x"], name)
@@ -74,9 +74,7 @@ def test_the_words_of_a_cell_compose_it(demo, name):
     assert (content["data"], content["mnist"]) == (job.data, job.mnist)
 
 
-def test_a_network_of_another_record_or_of_other_images_is_refused(
-    demo: Grid, tmp_path, monkeypatch
-):
+def test_network_with_other_settings_or_images_is_refused(demo: Grid, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, other = demo.models["cld"], demo.models["psld-0.02"]
     with pytest.raises(UserError, match=r"models/demo/cld/manifest\.json: no such file"):
@@ -102,7 +100,7 @@ def test_a_network_of_another_record_or_of_other_images_is_refused(
         demo.cells["cld/em-quadratic-40"].sample_job.check()
 
 
-def test_a_sampler_says_its_budget_by_the_setting_that_it_is(demo):
+def test_description_names_the_budget_of_the_sampler(demo):
     cell = demo.cells["cld/em-quadratic-40"]
     for key, said in {"steps": "40 steps", "tolerance": "tolerance 40", "n": "n 40"}.items():
         family = SamplerFamily(overrides=(), budget=f"sampler.{key}")

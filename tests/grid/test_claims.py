@@ -1,4 +1,4 @@
-"""The claims of a grid: the paper's comparisons, answered by differences of our numbers."""
+"""The claims of a grid: comparisons that are answered by differences of measured numbers."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def grid(folder) -> Grid:
 
 
 def fill(folder: Path) -> None:
-    """CLD is worse in every training at 10 steps; at 20, one training of each was run."""
+    """Write results: CLD is worse in all trainings at 10 steps. At 20 steps, one has run."""
     grid = write_grid(folder, GRID)
     trainings = zip(("", "-seed1", "-seed2"), (0.0, 0.1, -0.1), strict=True)
     for seed, shift in trainings:
@@ -71,24 +71,24 @@ def fill(folder: Path) -> None:
     write_result(folder, grid, "psld/em-20", value=3.5, error=0.01)
 
 
-def test_a_claim_is_answered_by_the_difference_and_says_what_it_covers(grid, folder):
+def test_difference_answers_a_claim_and_reports_its_trainings(grid, folder):
     answered = list(read_claims(grid, folder))
     assert [(each.answer, each.trainings) for each in answered[:4]] == [
         ("agrees", 3),
         ("contradicts", 1),
-        ("cannot tell", 3),  # SSCS differs from EM by less than trainings do
+        ("cannot tell", 3),  # The trainings differ more than SSCS and EM.
         ("not run", 0),
     ]
     assert answered[0].difference.value == pytest.approx(-1.0)
     papers = pytest.approx([-0.5, 0.25, None, None, -3.0, None])
     assert [each.paper for each in answered] == papers
     assert answered[2].p_value == min(1.0, 2 * answered[2].difference.p_value)
-    assert answered[3].p_value == 1, "what was not run is a comparison that finds nothing"
+    assert answered[3].p_value == 1, "a missing comparison has a p-value of 1"
     assert [each.label for each in answered] == ["10", "20"] * 3
 
 
-def test_answers_are_those_of_corrected_p_values(grid, tmp_path):
-    """Of two comparisons, both with p below 5 %, and one of them not after Holm's correction."""
+def test_answers_use_corrected_p_values(grid, tmp_path):
+    """Two comparisons have p < 0.05, but not always after Holm's correction."""
 
     def compared(*gaps: float) -> list[Comparison]:
         for budget, gap in zip((10, 20), gaps, strict=True):
@@ -107,7 +107,7 @@ def test_answers_are_those_of_corrected_p_values(grid, tmp_path):
     assert [each.answer for each in (far, near)] == ["agrees", "agrees"]
 
 
-def test_what_was_not_run_counts_as_a_comparison_of_its_claim(grid, tmp_path):
+def test_missing_comparison_counts_for_the_correction(grid, tmp_path):
     for cell, value, error in (("psld/em-20", 4.0, 0.11), ("cld/em-20", 4.35, 0.01)):
         write_result(tmp_path, grid, cell, value=value, error=error)
     first, second = list(read_claims(grid, tmp_path))[:2]
@@ -115,8 +115,8 @@ def test_what_was_not_run_counts_as_a_comparison_of_its_claim(grid, tmp_path):
     assert second.p_value / second.difference.p_value == pytest.approx(2)
 
 
-def test_a_claim_can_allow_a_margin(folder, grid):
-    """SSCS is not told from EM, but it is not worse by half, and not better by half either."""
+def test_claim_with_a_margin(folder, grid):
+    """SSCS has less than 1.5 times the distance of EM, but not less than 0.5 times."""
     sscs = {"model": "psld", "sampler": "sscs", "budget": 10}
     em = sscs | {"sampler": "em"}
     claims = [
@@ -129,16 +129,16 @@ def test_a_claim_can_allow_a_margin(folder, grid):
     again = {"tables": GRID["tables"] | {"mine-again": table | {"rows": rows}}}
     content = GRID | {"claims": claims} | again
     within, half, printed = read_claims(write_grid(folder / "margin", content), folder)
-    assert printed.paper == 4.5 - 0.5 * 5.0, "from the table that has it"
+    assert printed.paper == 4.5 - 0.5 * 5.0, "from the table with a paper value"
     assert (within.answer, half.answer) == ("agrees", "contradicts")
     assert within.difference.value == pytest.approx(4.0 - 1.5 * 4.0)
     assert (within.times, within.paper) == (1.5, None)
     drawn, again = (error for error, _ in within.difference.errors)
-    assert drawn == pytest.approx(0.01 * 0.5), "the blocks have one noise"
+    assert drawn == pytest.approx(0.01 * 0.5), "the blocks share their noise"
     assert again == pytest.approx(0.1 * 0.5 / 3**0.5)
 
 
-def test_counts_have_the_error_of_training_again_alone(grid, folder):
+def test_counts_have_only_the_error_of_retraining(grid, folder):
     three, one = list(read_claims(grid, folder))[4:]
     assert three.difference.errors == ((pytest.approx(1 / 3**0.5), pytest.approx(2.0)),)
     assert (three.answer, one.answer) == ("agrees", "agrees")
@@ -159,7 +159,7 @@ def test_counts_have_the_error_of_training_again_alone(grid, folder):
         ({"smaller": {}}, "claim 'PSLD is better than <CLD>': model is missing"),
     ],
 )
-def test_a_claim_without_two_comparable_numbers_is_refused(tmp_path, change, complaint):
+def test_claim_without_two_comparable_numbers_is_refused(tmp_path, change, complaint):
     first, *others = GRID["claims"]
     with pytest.raises(UserError, match=r"mine\.yaml: .*claim") as refused:
         write_grid(tmp_path, GRID | {"claims": [first | change, *others]})

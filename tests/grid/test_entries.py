@@ -1,4 +1,4 @@
-"""The entries of tables: numbers of several seeds, their intervals, differences and verdicts."""
+"""The entries of tables: means over seeds, intervals, differences and verdicts."""
 
 import csv
 from dataclasses import replace
@@ -54,7 +54,7 @@ def rows(grid, folder):
     return read_table(grid, "mine-all", folder)
 
 
-def test_the_interval_of_several_trainings_adds_their_spread_to_the_error_of_samples(rows):
+def test_interval_of_several_trainings_includes_their_spread(rows):
     trainings = [2.05, 2.55, 2.25]  # means over sampling seeds
     drawn = t.ppf(0.975, 39) * 0.05 / 2**0.5  # the blocks of two sampling seeds
     margin = np.hypot(t.ppf(0.975, 2) * stdev(trainings) / 3**0.5, drawn)
@@ -66,13 +66,13 @@ def test_the_interval_of_several_trainings_adds_their_spread_to_the_error_of_sam
 
 
 def against(entry: Entry, paper: float, band: float = 1.0) -> Entry:
-    """The entry with a number of the paper, from which it may differ by this."""
+    """Return the entry with a paper value and a band of this width."""
     band_of_test = Band(absolute=band, relative=0.0, reason="A test.")
     return replace(entry, paper=paper, band=band_of_test)
 
 
-def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, rows):
-    """More samples do not narrow the spread over trainings. Imported weights have none."""
+def test_entry_undecided_by_its_trainings_needs_more_trainings(grid, rows):
+    """More samples do not reduce the spread over trainings, which imported weights do not have."""
     first, official = (against(row[0], paper=2.05, band=0.5) for row in rows)
     assert (first.status, first.needs, first.more_samples) == ("undecided", "trainings", None)
     assert (official.status, official.needs) == ("undecided", "samples")
@@ -83,8 +83,8 @@ def test_an_entry_that_is_undecided_by_its_trainings_needs_more_of_them(grid, ro
     assert (zero.width, zero.status) == (0.5, "off")
 
 
-def test_fewer_than_three_trainings_give_a_verdict_of_these_weights_alone(grid, rows):
-    """Three do not, unless they have different weights."""
+def test_fewer_than_three_trainings_give_a_verdict_for_their_weights_only(grid, rows):
+    """Three trainings give a general verdict, unless their weights are equal."""
     three, one = rows[0]
     two = replace(three, by_cell=dict(list(three.by_cell.items())[:4]))
     same = replace(three, by_cell=with_weights(three, weights_sha256="0" * 64))
@@ -102,7 +102,7 @@ def test_fewer_than_three_trainings_give_a_verdict_of_these_weights_alone(grid, 
 
 
 def with_weights(entry: Entry, **fields: Any) -> dict[Cell, CellResult]:
-    """The results of an entry, of other weights."""
+    """Return the results of an entry with changed fields of the model, such as its weights."""
     results = entry.by_cell.items()
     return {
         c: r.model_copy(update={"model": r.model.model_copy(update=fields)}) for c, r in results
@@ -110,7 +110,7 @@ def with_weights(entry: Entry, **fields: Any) -> dict[Cell, CellResult]:
 
 
 def with_results(grid: Grid, results: dict[str, float], error: float, **fields: Any) -> Entry:
-    """An entry with the results of these cells."""
+    """Return an entry with results of these cells."""
     made = {
         grid.cells[name]: cell_result(grid, name, value=value, error=error, **fields)
         for name, value in results.items()
@@ -118,9 +118,9 @@ def with_results(grid: Grid, results: dict[str, float], error: float, **fields: 
     return replace(all_entries(grid)["mine-all"][0][0], by_cell=made)
 
 
-def test_what_draws_the_same_noise_is_paired(grid):
-    """Not the sampler decides: all of them start with the same noise. That of a shard is one array,
-    so sample i has other noise in shards of another size.
+def test_entries_with_the_same_noise_are_paired(grid):
+    """The sampler does not matter, because all samplers start with the same noise. The noise of a
+    shard is one array, so the noise of sample i depends on the shard size.
     """
 
     def is_paired(name: str, **fields: Any) -> bool:
@@ -132,15 +132,15 @@ def test_what_draws_the_same_noise_is_paired(grid):
 
     assert is_paired("official/em-10")
     assert is_paired("psld/sscs-10")
-    assert not is_paired("vp-sde/em-10"), "other blocks of variables"
+    assert not is_paired("vp-sde/em-10"), "different blocks of variables"
     assert not is_paired("psld/em-10-seed7")
     assert not is_paired("psld/em-10", shard_size=50)
-    assert not is_paired("psld/em-10", samples=50), "other blocks of the jackknife"
+    assert not is_paired("psld/em-10", samples=50), "different blocks of the jackknife"
 
 
-def test_trainings_are_paired_if_both_samplers_use_the_same(grid):
-    """The spread over trainings is large, but that of the differences is small. A multiple of an
-    entry has its errors times as large.
+def test_samplers_of_the_same_trainings_are_paired(grid):
+    """The spread over trainings is large, but the spread of the differences is small. A factor of
+    an entry multiplies its errors.
     """
     models = ("psld", "psld-seed1", "psld-seed2")
 
@@ -175,14 +175,14 @@ def test_trainings_are_paired_if_both_samplers_use_the_same(grid):
         return replace(em, by_cell=results)
 
     own = {cell: result.model.weights_sha256 for cell, result in em.by_cell.items()}
-    assert tuned(own).minus(sscs).p_value < 0.01, "each with the training that it began from"
+    assert tuned(own).minus(sscs).p_value < 0.01, "each is paired with its source"
     from_one, strangers = tuned(dict.fromkeys(own, "one")), tuned({c: c.name for c in own})
     assert from_one.minus(sscs).p_value > 0.1
     assert from_one.minus(sscs).errors == strangers.minus(sscs).errors, "three trainings each"
 
 
 def test_seeds_of_an_inpainted_cell_share_its_images(grid):
-    """More samples of the same images do not halve the variance, nor extrapolate, nor decide."""
+    """More samples of the same images do not reduce the variance, extrapolate or decide."""
     names = ("psld/holes-10", "psld/holes-10-seed7")
     one, two = (with_results(grid, dict.fromkeys(names[:k], 2.0), error=0.1) for k in (1, 2))
     assert two.interval.half_width == pytest.approx(one.interval.half_width)
@@ -193,8 +193,8 @@ def test_seeds_of_an_inpainted_cell_share_its_images(grid):
     assert (entry.status, entry.needs, entry.more_samples) == ("undecided", "trainings", None)
 
 
-def test_all_trainings_weigh_the_same_while_some_seeds_are_missing(grid, tmp_path):
-    """Else two samplers that are equal in each training would differ by what has been run."""
+def test_trainings_have_equal_weights_while_seeds_are_missing(grid, tmp_path):
+    """Otherwise, samplers that are equal in each training would differ by missing seeds."""
     values = {"psld": 2.0, "psld-seed1": 2.5}
     runs = {
         "em": ("psld/em-10", "psld/em-10-seed7", "psld-seed1/em-10"),
@@ -218,7 +218,7 @@ def test_all_trainings_weigh_the_same_while_some_seeds_are_missing(grid, tmp_pat
     assert measured("mine-all").values == [2.5, 2.2], "the seed that most trainings have"
 
 
-def test_an_entry_says_what_it_is_of(rows):
+def test_entry_describes_its_cells(rows):
     [three, one], [official, missing] = rows
     assert (three.samples, three.cell.name, three.label) == (100, "psld/em-10", "PSLD, 10")
     assert (three.trainings, one.trainings, missing.trainings) == (3, 1, None)
@@ -234,8 +234,8 @@ def test_an_entry_says_what_it_is_of(rows):
     assert (missing.status, three.status) == ("not run", "measured"), "the paper has no number"
 
 
-def test_samples_that_decide_are_those_of_all_seeds(grid):
-    """With the half-width w and the end δ away, n' = n · (w / δ)² · 1.654² decide inside."""
+def test_number_of_samples_that_would_decide_counts_all_seeds(grid):
+    """With half-width w at distance δ from an end of the band, n · (w / δ)² · 1.654² decide."""
     names = ("official/em-10", "official/em-10-seed7")
     two = with_results(grid, dict.fromkeys(names, 2.0), error=0.1)
     near = against(two, paper=2.0, band=0.1)
@@ -246,7 +246,7 @@ def test_samples_that_decide_are_those_of_all_seeds(grid):
     assert two.more_samples is None, "the paper has no number"
 
 
-def test_a_band_is_the_wider_of_two_and_a_cost_has_its_share_alone(grid):
+def test_band_is_the_wider_of_two_and_only_relative_for_nfe(grid):
     band = Band(absolute=0.5, relative=0.1, reason="A test.")
     assert [band.width(paper, "value") for paper in (2.0, -10.0)] == [0.5, 1.0]
     assert [band.width(paper, "nfe") for paper in (2.0, 10.0)] == pytest.approx([0.2, 1.0])
@@ -264,7 +264,7 @@ def test_a_band_is_the_wider_of_two_and_a_cost_has_its_share_alone(grid):
     assert counted.extrapolated is None
 
 
-def test_infinitely_many_samples_have_the_error_of_training_again_too(rows):
+def test_extrapolation_includes_the_error_of_retraining(rows):
     three, one = rows[0]
     drawn, again = three.drawn.extrapolated, three.trained.interval
     assert three.extrapolated.value == pytest.approx(drawn.value)
@@ -273,7 +273,7 @@ def test_infinitely_many_samples_have_the_error_of_training_again_too(rows):
     assert one.extrapolated == one.drawn.extrapolated
 
 
-def test_results_of_other_records_are_not_an_entry_s(grid, folder, tmp_path):
+def test_entry_ignores_results_with_another_digest(grid, folder, tmp_path):
     write_result(tmp_path, grid, "psld/em-20", value=9.0, record="0" * 64)
     entry = read_table(grid, "mine-all", tmp_path)[0][1]
     assert (entry.value, entry.others) == (None, (grid.cells["psld/em-20"].result,))
@@ -284,7 +284,7 @@ def test_results_of_other_records_are_not_an_entry_s(grid, folder, tmp_path):
 
 
 def ranked(grid: Grid, values: dict[str, float], **changes: Any) -> list[Rank | None]:
-    """The ranks of entries in a column, one for each cell."""
+    """Return the ranks of the entries of a column, with one entry for each cell."""
     column = [with_results(grid, {name: value}, error=0.05) for name, value in values.items()]
     for place, entry in enumerate(column):
         [cell] = entry.by_cell
@@ -295,8 +295,8 @@ def ranked(grid: Grid, values: dict[str, float], **changes: Any) -> list[Rank | 
     return [entry.rank for entry in with_ranks(column)]
 
 
-def test_entries_that_cannot_be_told_from_the_best_are_perhaps_the_best(grid):
-    """With all comparisons counted: each p is times the number of others."""
+def test_entry_without_significant_difference_from_the_best_is_perhaps_best(grid):
+    """Each p-value is multiplied by the number of comparisons."""
     values = {"psld/em-10": 2.0, "vp-sde/em-10": 2.15, "psld/em-10-seed7": 2.9}
     best, near, far = ranked(grid, values)
     assert best == Rank("best")
@@ -308,7 +308,7 @@ def test_entries_that_cannot_be_told_from_the_best_are_perhaps_the_best(grid):
     assert ranked(grid, dict.fromkeys(values, 2.0))[1].p_value == 1
 
 
-def test_the_best_is_the_smallest_or_largest_and_memorization_has_none(grid):
+def test_best_is_the_smallest_or_largest_except_for_memorization(grid):
     values = {"psld/em-10": 2.0, "psld/sscs-10": 9.0}
     assert [rank.name for rank in ranked(grid, values)] == ["best", "not best"]
     shares = {"measure": PrecisionSettings(), "better": "larger"}
@@ -317,8 +317,8 @@ def test_the_best_is_the_smallest_or_largest_and_memorization_has_none(grid):
     assert ranked(grid, values, **memorized) == [None, None]
 
 
-def test_the_best_is_the_nearest_to_the_floor(grid):
-    """Which is 0.321 here. On both sides of it, the distances from it are compared."""
+def test_best_is_the_nearest_to_the_floor(grid):
+    """The floor is 0.321. Distances from the floor are compared on both of its sides."""
     values = {"psld/em-10": 2.0, "psld/sscs-10": 0.3, "vp-sde/em-10": 0.36}
     ranks = ranked(grid, values, better="floor")
     assert [rank.name for rank in ranks] == ["not best", "best", "perhaps best"]
@@ -326,8 +326,8 @@ def test_the_best_is_the_nearest_to_the_floor(grid):
     assert across.p_value == 1, "equally far"
 
 
-def test_only_entries_of_one_dataset_metric_and_number_of_samples_are_ranked(grid, rows):
-    """And no counts."""
+def test_ranks_need_equal_datasets_metrics_and_numbers_of_samples(grid, rows):
+    """Numbers of network evaluations have no ranks."""
     a = with_results(grid, {"psld/em-10": 2.0}, error=0.05)
     fewer = a.measurement.model_copy(update={"samples": 50})
     assert [e.rank for e in with_ranks([a, replace(a, measurement=fewer)])] == [None, None]
@@ -335,7 +335,7 @@ def test_only_entries_of_one_dataset_metric_and_number_of_samples_are_ranked(gri
     assert [e.rank for e in with_ranks([a, counted])] == [None, None]
 
 
-def test_the_csv_has_what_is_known_of_each_entry(grid, rows):
+def test_csv_has_all_fields_of_each_entry(grid, rows):
     table = grid.file.tables["mine-all"]
     three, one = rows[0]
     compared = [[against(three, paper=2.0), one], rows[1]]

@@ -1,4 +1,4 @@
-"""The figures of a grid, determined from its cells without any result."""
+"""The figures of a grid, which are determined by its cells without results."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ def grid(once) -> Grid:
     return grid_in(written_once(once, "shown", SHOWN))
 
 
-def test_a_plot_needs_the_results_of_its_cells_once(grid):
+def test_plot_reads_each_result_once(grid):
     plots = {n: [entry.number for entry in plot] for n, plot in plot_entries(grid).items()}
     counts = {"nfe": 10, "gamma": 6, "training": 0}
     assert {name: len(numbers) for name, numbers in plots.items()} == counts
@@ -32,7 +32,7 @@ def test_imported_models_have_no_training_curve(grid):
     assert plot_entries(replace(grid, models=models)).keys() == {"nfe", "gamma"}
 
 
-def test_a_grid_has_plots_samples_comparisons_and_the_figures_of_its_file(grid):
+def test_grid_has_plots_samples_comparisons_and_its_own_figures(grid):
     shown = {"mine": ("cld/holes-10",), "one": ("low/em-10",), "two": ("cld/em-10", "low/em-10")}
     file = grid.file.model_copy(update={"figures": shown})
     figures = all_figures(replace(grid, file=file))
@@ -51,7 +51,7 @@ def test_a_grid_has_plots_samples_comparisons_and_the_figures_of_its_file(grid):
         "one": {"": "low/em-10"},
         "two": {"cld": "cld/em-10", "low": "low/em-10"},
         "models/digits": {model: f"{model}/em-10" for model in models},
-        # Of unguided samplers, in the order of the file and of their costs.
+        # Unguided samplers in the order of the file, with increasing cost.
         "samplers/cld": {
             "em, 10 steps": "cld/em-10",
             "em, 20 steps": "cld/em-20",
@@ -64,7 +64,7 @@ def test_a_grid_has_plots_samples_comparisons_and_the_figures_of_its_file(grid):
         assert list(shown.items()) == list(expected.items())
 
 
-def test_figures_name_what_their_cells_share_in_the_title_and_the_rest_at_the_rows(grid):
+def test_title_names_common_parts_of_cells_and_rows_name_the_others(grid):
     labels = {"low": "PSLD", "em": "EM"}
     shown = {
         "models": ("cld/em-10", "low/em-10"),
@@ -85,8 +85,8 @@ def test_figures_name_what_their_cells_share_in_the_title_and_the_rest_at_the_ro
     assert titles["both"] == "What both show"
 
 
-def test_plots_have_the_models_in_their_panels_if_these_are_fewer(grid):
-    """Two samplers take fewer panels than four models; one model takes fewer than two samplers."""
+def test_plot_has_one_panel_per_model_or_sampler_whichever_is_fewer(grid):
+    """Two samplers need fewer panels than four models; one model needs fewer than two samplers."""
     assert [group.panel for group in nfe_lines(grid)] == ["em", "rk45"]
     content = grid.file.model_dump()
     for table in content["tables"].values():
@@ -95,29 +95,29 @@ def test_plots_have_the_models_in_their_panels_if_these_are_fewer(grid):
     assert (alone.panel, list(alone.lines)) == ("cld", ["em", "rk45"])
 
 
-def test_only_pictures_stand_next_to_images_of_their_datasets(grid):
+def test_only_sample_figures_show_images_of_their_dataset(grid):
     figures = all_figures(grid)
     datasets = {name: figures[name].datasets for name in ("nfe", "samples/cld", "models/digits")}
     assert datasets == {"nfe": [], "samples/cld": [DATA], "models/digits": [DATA]}
 
 
-# --- what decides numbers -------------------------------------------------------------------------
+# --- parts that affect numbers --------------------------------------------------------------------
 
 
 def names_of_changes(grid: Grid, **changes: Any) -> set[str]:
-    """The parts that differ if a grid's file is changed."""
+    """Return the names of the parts that differ after a change of the grid's file."""
     before, after = decisive_content(grid), decisive_content(file_with(grid, **changes))
     return {key for key in before | after if before.get(key) != after.get(key)}
 
 
 def with_table(grid: Grid, **changes: Any) -> dict[str, Any]:
-    """The tables of its file, of which one is changed."""
+    """Return the tables of the grid's file with changes in one table."""
     tables = grid.file.model_dump()["tables"]
     tables["mine"] |= changes
     return tables
 
 
-def test_each_part_that_decides_numbers_is_named(grid):
+def test_changed_parts_that_affect_numbers_are_named(grid):
     models = {k: m.model_copy(update={"gallery": "em-10"}) for k, m in grid.file.models.items()}
     pictures = {"gallery": "em-20", "figures": {}, "models": models}
     assert names_of_changes(grid, shards_per_job=3, batch_size=1, **pictures) == set()
@@ -132,7 +132,7 @@ def test_each_part_that_decides_numbers_is_named(grid):
     assert twice["tables.mine: EM CLD, 10 (again)"] == twice["tables.mine: EM CLD, 10"]
 
 
-def test_all_that_decides_a_model_is_a_part(grid):
+def test_all_settings_that_affect_a_model_are_in_its_part(grid):
     def part(low: ModelRecord) -> dict[str, Any]:
         return decisive_content(replace(grid, models=grid.models | {"low": low}))["models.low"]
 
@@ -142,10 +142,10 @@ def test_all_that_decides_a_model_is_a_part(grid):
     first, second = (
         part(own.model_copy(update={"checkpoint": f"{place}/x.ckpt"})) for place in ("a", "b")
     )
-    assert first == second != part(own), "the file's place decides nothing"
+    assert first == second != part(own), "the folder of the checkpoint has no effect"
 
 
-def test_numbers_of_the_paper_are_those_of_a_cell_and_a_measurement(grid):
+def test_paper_values_by_cell_and_measurement(grid):
     printed = {(c.name, m.samples): each for (c, m), each in paper_values(grid).items()}
     assert printed == {
         ("cld/em-20", 100): {"value": 4.0},

@@ -8,9 +8,9 @@ from psld.grid.tables import Claim, EntryPart
 from tests.grid.mine import CONTENT, TEXT, changed, load
 
 
-def test_table_row_and_column_make_an_entry_and_the_last_prevails():
+def test_column_overrides_row_and_row_overrides_table():
     content = changed("tables/steps/columns/1", {"label": "QS", "sampler": "em{kind}"})
-    content["tables"]["steps"]["rows"][0]["fields"] = {"kind": "-quadratic"}  # completes names
+    content["tables"]["steps"]["rows"][0]["fields"] = {"kind": "-quadratic"}  # for {kind}
     content["tables"]["steps"]["rows"].pop(1)
     file = parse(GridFile, content, where="mine")
     shown = {
@@ -27,7 +27,7 @@ def test_table_row_and_column_make_an_entry_and_the_last_prevails():
     assert plain.shown["tolerance"][0][0].cell == "vp-sde/rk45-0.001"
 
 
-def test_a_cell_has_a_model_a_sampler_a_seed_and_measurements(configs):
+def test_cell_has_a_model_a_sampler_a_seed_and_measurements(configs):
     grid = load(configs)
     assert list(grid.cells) == [
         *("psld/em-10", "psld/em-20", "psld/em-quadratic-10", "psld/em-quadratic-20"),
@@ -47,7 +47,7 @@ def test_a_cell_has_a_model_a_sampler_a_seed_and_measurements(configs):
     assert (list(grid.metrics), list(grid.datasets)) == (["fd-classifier"], ["digits"])
 
 
-def test_a_model_s_own_overrides_come_after_those_of_all(configs):
+def test_overrides_of_a_model_follow_the_defaults(configs):
     own = ["process=psld", "training.steps=9", "data=data/own.hdf5"]
     official = {"overrides": own, "checkpoint": "official.ckpt"}
     models = load(configs, changed("models/psld", official)).models
@@ -58,8 +58,8 @@ def test_a_model_s_own_overrides_come_after_those_of_all(configs):
     assert [model.folder for model in models.values()] == ["models/mine/vp-sde", "models/mine/psld"]
 
 
-def test_a_key_replaces_that_of_a_merged_mapping(tmp_path):
-    """`<<` of YAML is no repetition of a key."""
+def test_key_overrides_a_merged_mapping(tmp_path):
+    """A key after `<<` of YAML is not a duplicate key."""
     extra = "  low: &low {overrides: [sampler=em], budget: sampler.steps}\n"
     extra += "  high: {<<: *low, budget: sampler.final_time}\n"
     path = tmp_path / "mine.yaml"
@@ -67,7 +67,7 @@ def test_a_key_replaces_that_of_a_merged_mapping(tmp_path):
     assert read_grid_file(path).samplers["high"].budget == "sampler.final_time"
 
 
-def test_a_side_prevails_over_its_claim():
+def test_side_overrides_the_cell_of_its_claim():
     cell = {"model": "a", "sampler": "em", "budget": 1}
     sides = {"smaller": {"model": "b"}, "larger": {"budget": 2}}
     claim = Claim.model_validate({"claim": "c", "cell": cell, **sides})
@@ -75,7 +75,7 @@ def test_a_side_prevails_over_its_claim():
     assert (smaller.cell, larger.cell, larger.samples) == ("b/em-1", "a/em-2", 4)
 
 
-def test_the_longest_name_of_a_family_is_that_of_a_sampler_and_the_first_seed_is_not_named():
+def test_longest_sampler_name_is_matched_and_first_seed_is_not_named():
     file = parse(GridFile, CONTENT, where="mine")
     assert file.split("em-quadratic-10") == ("em-quadratic", "10")
     assert (file.split("em-10"), file.split("sscs-10")) == (("em", "10"), None)

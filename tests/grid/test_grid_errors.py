@@ -1,4 +1,4 @@
-"""Grid files that are refused, with the file and the key, in one line."""
+"""Invalid grid files are refused with a one-line error that names the file and the key."""
 
 import pytest
 import yaml
@@ -69,7 +69,7 @@ from tests.grid.mine import CONTENT, changed, refusal
         ("seeds", {"training": [1, 1]}, "seeds.training: seeds must be different, not 1, 1"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_refused_by_its_key(configs, path, value, complaint):
+def test_error_names_the_key_of_an_invalid_value(configs, path, value, complaint):
     refusal(configs, changed(path, value), complaint)
 
 
@@ -86,7 +86,7 @@ def test_a_wrong_value_is_refused_by_its_key(configs, path, value, complaint):
         ("models/psld", "data='a/../../x.h5'", "leads out"),
     ],
 )
-def test_a_grid_of_others_sets_nothing_that_runs_code_or_leads_out(place, word, complaint):
+def test_overrides_that_run_code_or_leave_the_folder_are_refused(place, word, complaint):
     content = CONTENT | {"guides": {}}
     where = place.replace("/", ".").removesuffix(".overrides")
     where = where if place == "defaults" else f"{where}.overrides"
@@ -96,8 +96,8 @@ def test_a_grid_of_others_sets_nothing_that_runs_code_or_leads_out(place, word, 
     assert f"{where}.0: {word}: {complaint}" in str(refused.value)
 
 
-def test_a_key_that_is_there_twice_is_refused(configs):
-    """Other texts that are no grids: tests/fuzz/test_grids.py."""
+def test_duplicate_key_is_refused(configs):
+    """tests/fuzz/test_grids.py has other texts that are not grids."""
     text = "seed: 1\ntitle: Mine\nseed: 2\n"
     refusal(configs, text, "line 3, column 1: seed is already a key in line 1")
 
@@ -108,7 +108,7 @@ AWKWARD = (
 )
 
 
-def test_no_shell_and_no_path_gets_an_awkward_name():
+def test_names_unsafe_for_shells_and_paths_are_refused():
     table, sampler = CONTENT["tables"]["steps"], {"overrides": [], "budget": "sampler.steps"}
     own = {"figures": "psld/em-10", "tables": table, "samplers": sampler}
     for kind in ("models", "guides", "samplers", "tables", "figures"):
@@ -120,7 +120,7 @@ def test_no_shell_and_no_path_gets_an_awkward_name():
             assert "\n" not in str(refused.value)
 
 
-def test_an_unknown_grid_is_refused_with_those_that_are_there(configs):
+def test_error_for_an_unknown_grid_lists_the_grids(configs):
     (configs / "grid" / "mine.yaml").touch()
     known = ", ".join(config_names("grid"))
     assert {"demo", "mine"} < set(known.split(", "))
@@ -144,12 +144,12 @@ FREE = {"budget": "sampler.steps", "overrides": ["guidance@sampler.guidance=clas
         (PLAIN | {"guide": "guide"}, "psld", "samplers.em.guide: the sampler uses no guide; add"),
     ],
 )
-def test_a_guided_sampler_needs_what_guides_it(configs, sampler, process, complaint):
+def test_guided_sampler_needs_a_matching_guide(configs, sampler, process, complaint):
     guides = {"guides": {"guide": ["dataset=digits", f"process={process}"]}}
     refusal(configs, changed("samplers/em", sampler) | guides, complaint)
 
 
-def test_a_model_with_the_name_of_a_seed_is_refused(configs):
+def test_model_name_that_collides_with_a_seed_is_refused(configs):
     content = changed("models/psld-seed1", ["process=psld"]) | {"seeds": {"training": [0, 1]}}
     refusal(configs, content, "seeds.training: two models are called psld-seed1")
 
@@ -165,15 +165,15 @@ def test_a_model_with_the_name_of_a_seed_is_refused(configs):
         ("name: fd-classifier-mine\nfeatures: nothing", "metric=nothing: no such metric"),
     ],
 )
-def test_a_metric_has_a_name_and_features_of_its_own(configs, text, complaint):
-    """The reference is made with the config that `features` names."""
+def test_metric_needs_its_own_name_and_matching_features(configs, text, complaint):
+    """The reference is computed with the config that `features` names."""
     (configs / "metric").mkdir()
     copied = f"defaults: [fd-classifier, _self_]\n{text}\n"
     (configs / "metric/fd-classifier-mine.yaml").write_text(copied)
     refusal(configs, changed("metric", "fd-classifier-mine"), complaint)
 
 
-def test_a_metric_of_test_images_needs_some(configs):
+def test_metric_on_test_images_needs_a_test_split(configs):
     mine = {"name": "mine", "channels": 1, "image_size": 8, "num_classes": 10, "flip": False}
     content = changed("models/psld", ["dataset=mine"]) | {"metric": "memorization-pixels"}
     (configs / "dataset").mkdir(exist_ok=True)

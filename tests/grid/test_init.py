@@ -1,4 +1,4 @@
-"""Models of a grid that start from another one: their order, identity, inputs and errors."""
+"""Models that start from another model of a grid: order, identity, inputs and errors."""
 
 import re
 
@@ -15,7 +15,7 @@ TUNED = {"starts_from": "base", "overrides": ["process=psld", "training.steps=3"
 MODELS = {"tuned": TUNED, "base": ["process=psld"]}
 
 
-def test_the_identity_has_the_record_of_the_source(configs):
+def test_identity_includes_the_digest_of_the_source(configs):
     models = load(configs, with_models(MODELS)).models
     assert models["tuned"].settings.model().identity()["init"] == {
         "model": {"digest": models["base"].digest},
@@ -31,7 +31,7 @@ def test_the_identity_has_the_record_of_the_source(configs):
     assert fitting.digest != models["tuned"].digest
 
 
-def test_chains_seeds_shared_weights_and_other_grids(configs):
+def test_sources_with_chains_seeds_shared_weights_and_other_grids(configs):
     denoiser = ["process=psld", "training.objective=denoiser"]
     models = MODELS | {
         "base": denoiser,
@@ -52,8 +52,8 @@ def test_chains_seeds_shared_weights_and_other_grids(configs):
     assert again.models["last"].reads == ["models/other/tuned/manifest.json"]
 
 
-def test_a_training_that_is_changed_by_hand_starts_from_the_same_model(configs):
-    """And is the same training, if nothing that decides is changed."""
+def test_overridden_training_starts_from_the_same_model(configs):
+    """It is the same training if the override does not affect the result."""
     load(configs, with_models(MODELS))
     train = program("train").command
     grid, same, other = (
@@ -65,8 +65,8 @@ def test_a_training_that_is_changed_by_hand_starts_from_the_same_model(configs):
     assert other.init.model.name == grid.init.model.name == "models/mine/base"
 
 
-def test_what_changed_is_noticed_at_any_depth(configs):
-    """base → tuned → last, of which base is trained again."""
+def test_changed_source_is_detected_at_any_depth(configs):
+    """In the chain base → tuned → last, base is retrained."""
     last = TUNED | {"starts_from": "tuned"}
     grid = load(configs, with_models(MODELS | {"last": last}))
     models = grid.models
@@ -99,5 +99,5 @@ def test_what_changed_is_noticed_at_any_depth(configs):
         ),
     ],
 )
-def test_bad_sources(configs, entries, said):
+def test_invalid_sources_are_refused(configs, entries, said):
     refusal(configs, with_models(MODELS | entries), re.escape(said))

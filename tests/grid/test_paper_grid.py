@@ -1,4 +1,4 @@
-"""The paper's grid against the paper: its numbers, its settings and its amount of work."""
+"""The grid `paper` agrees with the paper: numbers, settings and amount of work."""
 
 import resource
 
@@ -33,7 +33,7 @@ from tests.workflow.project import Project
 
 @pytest.fixture(scope="module")
 def parameters(paper) -> dict[str, int]:
-    """The number of parameters of each model, which is never allocated."""
+    """Return the number of parameters of each model. No weights are allocated."""
     numbers, counted = {}, {}
     for name, model in paper.models.items():
         settings, process = model.settings, model.settings.process.build()
@@ -51,7 +51,7 @@ def parameters(paper) -> dict[str, int]:
 
 
 def computed(entry: Entry, size: int) -> Number:
-    """What the grid really computes for a number of the paper."""
+    """Return the number that the grid computes for an entry with a paper value."""
     cell = entry.cell
     sampler, process = cell.sampler.settings, cell.model.settings.process
     kind = [sampler.integrator, getattr(sampler, "striding", None)]
@@ -64,7 +64,7 @@ def computed(entry: Entry, size: int) -> Number:
 
 
 @pytest.mark.parametrize("name", TRANSCRIBED)
-def test_the_numbers_of_a_table_are_its_cells(paper, parameters, name):
+def test_transcribed_numbers_match_the_cells(paper, parameters, name):
     numbers = []
     for entry in entries_in(paper, name):
         if entry.cells and entry.paper is not None:
@@ -72,7 +72,7 @@ def test_the_numbers_of_a_table_are_its_cells(paper, parameters, name):
     assert sorted(numbers, key=str) == sorted(TRANSCRIBED[name], key=str)
 
 
-def test_where_numbers_come_from(paper):
+def test_sources_of_the_paper_values(paper):
     known = {"table5": {"V-realigned"}, "table6": {"V", "V, label inferred"}}
     for name, table in paper.file.tables.items():
         assert {row.source for row in table.rows if row.paper} == known.get(name, {"V"})
@@ -85,8 +85,8 @@ def test_where_numbers_come_from(paper):
     assert alone == [("table6", ("VP-SDE", f"−{log}")) for log in (4, 3, 2, 1)]
 
 
-def test_the_bands_are_stated_and_narrower_than_what_the_tables_show(paper):
-    """In Tables 1 and 7 a value within its band is nearer to its own method than to the other."""
+def test_bands_have_reasons_and_separate_the_methods(paper):
+    """In Tables 1 and 7, a value within its band is nearer to its method than to the other."""
     bands = {name: paper.file.tables[name].band for name in TRANSCRIBED}
     assert all(band.reason for band in bands.values())
     rivals = {"table1": [(2.41, 2.21)], "table7": [(1.01, 0.85), (7.10, 6.93)]}
@@ -97,7 +97,7 @@ def test_the_bands_are_stated_and_narrower_than_what_the_tables_show(paper):
 
 
 def printed(file: GridFile) -> dict[Shown, float]:
-    """The metrics and network evaluations that the paper prints."""
+    """Return the metrics and network evaluations that the paper prints."""
     numbers = {}
     for name, table in file.tables.items():
         for row, shown in zip(table.rows, file.shown[name], strict=True):
@@ -107,8 +107,8 @@ def printed(file: GridFile) -> dict[Shown, float]:
 
 
 @pytest.mark.parametrize(("name", "against"), [("paper", CONTRADICTED), ("paper-seeds", AGAIN)])
-def test_the_paper_s_own_numbers_support_all_claims_but_those(name, against):
-    """docs/notes/paper.md says where the paper contradicts itself."""
+def test_paper_values_contradict_only_the_listed_claims(name, against):
+    """docs/notes/paper.md lists the contradictions."""
     file = read_grid_file(grid_path(name))
     numbers, contradicted = printed(file), []
     for claim, pairs in zip(file.claims, file.pairs, strict=True):
@@ -118,8 +118,8 @@ def test_the_paper_s_own_numbers_support_all_claims_but_those(name, against):
     assert contradicted == list(against)
 
 
-def test_the_rows_that_are_trained_three_times_are_those_of_the_paper(paper):
-    """With the same first training, samples, numbers of the paper, and bands."""
+def test_paper_seeds_agrees_with_the_paper_grid(paper):
+    """Both grids have the same first training, samples, paper values and bands."""
     whole, seeds = paper.file, read_grid_file(grid_path("paper-seeds"))
     assert len(seeds.trainings) == 3 * len(seeds.models)
     for key in ("defaults", "seed", "shard_size", "samples"):
@@ -132,7 +132,7 @@ def test_the_rows_that_are_trained_three_times_are_those_of_the_paper(paper):
     assert set(bands) == {(band.absolute, band.relative) for band in (wide, narrow)}
 
 
-def test_the_reference_of_table_7_is_truncated_as_the_official_code_s_is(paper):
+def test_references_of_table_7_are_truncated(paper):
     truncated = {name for name, metric in paper.metrics.items() if metric.truncated_reference}
     assert truncated == {"fid-train", "fid-test"}
     assert {column.metric for column in paper.file.tables["table7"].columns} == truncated
@@ -141,7 +141,7 @@ def test_the_reference_of_table_7_is_truncated_as_the_official_code_s_is(paper):
 # --- the models -------------------------------------------------------------------------------
 
 
-def test_networks_have_the_paper_s_sizes(paper, parameters):
+def test_networks_have_the_sizes_of_the_paper(paper, parameters):
     sizes: dict[str, set[float]] = {}
     for network, work in work_by_network(paper).items():
         for model in work.trained:
@@ -153,7 +153,7 @@ def test_networks_have_the_paper_s_sizes(paper, parameters):
 def recipe(
     trained: ModelRecord | GuideRecord, overrides: tuple[str, ...], name: str
 ) -> LoopSettings:
-    """The training settings of a model or guide, after its length and batch are checked."""
+    """Check the steps and common settings of a training, and return its settings."""
     [chosen] = [o[9:] for o in overrides if o.startswith("training=")]
     batch, epochs, learning_rate, dropout = TRAININGS[chosen]
     epochs = STOPPED.get(name, epochs - 1) + 1
@@ -167,7 +167,7 @@ def recipe(
     return training
 
 
-def test_models_are_trained_as_the_official_scripts_say(paper):
+def test_models_have_the_training_settings_of_the_official_scripts(paper):
     for name, model in paper.models.items():
         training = recipe(model, paper.file.overrides(name), name)
         assert (training.grad_clip, training.ema_decay) == (1.0, 0.9999)
@@ -182,8 +182,8 @@ def test_models_are_trained_as_the_official_scripts_say(paper):
         assert process.numerical_eps == 1e-9
 
 
-def test_guides_are_trained_as_the_official_scripts_say(paper):
-    """On the noise of the models that they guide."""
+def test_guides_have_the_training_settings_of_the_official_scripts(paper):
+    """Guides are trained with the process of the models that they guide."""
     assert list(paper.guides) == ["cifar10-psld-0.01", "afhqv2-psld-0.01"]
     for name, guide in paper.guides.items():
         overrides = paper.file.guides[name].overrides
@@ -197,7 +197,7 @@ def test_guides_are_trained_as_the_official_scripts_say(paper):
         assert cell.sampler.settings.guidance.scale == scale
 
 
-def test_samplers_end_as_the_official_ones(paper):
+def test_samplers_end_like_the_official_samplers(paper):
     for sampler in paper.samplers.values():
         assert (sampler.settings.final_time, sampler.settings.denoise) == (1e-3, True)
 
@@ -206,8 +206,8 @@ def test_samplers_end_as_the_official_ones(paper):
 
 
 @pytest.mark.slow
-def test_a_dry_run_lists_the_whole_paper_in_seconds(paper, resolved, tmp_path):
-    """Before anything exists."""
+def test_dry_run_lists_all_jobs_of_the_paper_in_seconds(paper, resolved, tmp_path):
+    """The project has no files yet."""
     project = Project.link(tmp_path / "project", resolved)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert project.plan("--quiet", "rules", "--", "all") == jobs_by_stage(paper)
@@ -219,12 +219,12 @@ def test_a_dry_run_lists_the_whole_paper_in_seconds(paper, resolved, tmp_path):
 
 
 def compared(file: GridFile) -> set[tuple[str, str]]:
-    """The cells of all comparisons, the one that the paper calls better first."""
+    """Return the pairs of cells of all comparisons. The paper calls the first cell better."""
     return {(smaller.cell, larger.cell) for pairs in file.pairs for _, smaller, larger in pairs}
 
 
-def test_the_denoisers_are_asked_the_paper_s_questions(paper):
-    """Of the same processes and samplers, next to the same numbers of the paper."""
+def test_denoiser_grid_repeats_comparisons_of_the_paper(paper):
+    """The comparisons have the same processes, samplers and paper values."""
     whole, denoisers = paper.file, read_grid_file(grid_path("paper-denoiser"))
     ours = compared(denoisers) - compared(whole)
     assert {(a.partition("/")[2], b.partition("/")[2]) for a, b in ours} == {
@@ -233,7 +233,7 @@ def test_the_denoisers_are_asked_the_paper_s_questions(paper):
     assert printed(denoisers).items() <= printed(whole).items()
 
 
-def test_they_are_the_ablations_with_another_objective(folder, paper):
+def test_denoisers_are_ablations_with_another_objective(folder, paper):
     grid = load_grid("paper-denoiser")
     for name in grid.models.keys() & paper.models.keys():
         assert grid.models[name].settings.process == paper.models[name].settings.process

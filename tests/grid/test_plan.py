@@ -1,4 +1,4 @@
-"""The plan of a grid: the remaining work and its known cost."""
+"""The plan of a grid: the remaining work and its estimated cost."""
 
 import re
 from dataclasses import replace
@@ -21,10 +21,10 @@ from tests.grid.mine import file_with
 from tests.results import write_model_manifest, write_result
 
 
-def test_work_is_images_times_evaluations(paper):
-    """Of the 97M network: Table 1, Table 2 with the NFE that the paper prints, three galleries, and
-    the shard that Figure 3 shows. Of the 66M network: ten cells of ten shards, each counted once,
-    and five galleries."""
+def test_work_is_images_times_network_evaluations(paper):
+    """The 97M network has Table 1, Table 2 with the NFE that the paper prints, three galleries, and
+    the shard of Figure 3. The 66M network has ten cells of ten shards, each counted once, and five
+    galleries."""
     work = work_by_network(paper)
     large, shared, guide = work["cifar10-sota"], work["celeba64-ablation"], work["guide-cifar10"]
     assert len(large.trained) == 3
@@ -37,7 +37,7 @@ def test_work_is_images_times_evaluations(paper):
     assert guide.evaluations == 2 * 1000 * 1000, "with its gradient"
 
 
-def test_an_adaptive_sampler_takes_what_the_paper_prints_or_else_a_guess(paper, monkeypatch):
+def test_adaptive_sampler_uses_the_nfe_of_the_paper_or_a_guess(paper, monkeypatch):
     few = work_by_network(paper)["cifar10-ablation"].evaluations
     monkeypatch.setattr("psld.report.plan.ADAPTIVE_EVALUATIONS", 300)
     many = work_by_network(paper)["cifar10-ablation"].evaluations
@@ -52,18 +52,18 @@ def plan(folder, *overrides: str) -> str:
 
 
 def hours(output: str) -> list[str]:
-    """The last two columns of the demo's network in the table of work."""
+    """Return the last two columns of the row of the demo's network in the table of work."""
     [line] = re.findall(r"^\| demo .*$", output, re.MULTILINE)
     return [column.strip() for column in line.strip("|").split("|")[-2:]]
 
 
-def test_hours_follow_the_formula_and_a_measured_step(folder, demo, monkeypatch):
+def test_hours_follow_from_flops_and_a_measured_step(folder, demo, monkeypatch):
     works = work_by_network(demo)
     work, images = works["demo"], sum(each.flops(0.5) for each in works.values()) / 0.5 / 3
     monkeypatch.setattr("psld.report.plan.gigaflops", lambda trained: 0.5)
     monkeypatch.setattr("psld.report.plan.seconds_per_image", lambda network: 7200 / images)
     output = plan(folder, "sustained_tflops=1e-2")
-    slowed = work.evaluations + 5 * work.adaptive  # RK45's take six times as long
+    slowed = work.evaluations + 5 * work.adaptive  # RK45 steps take six times as long
     expected = (3 * work.training_images, slowed)
     assert 0 < work.adaptive < work.evaluations
     assert hours(output) == [f"{each * 0.5 / 1e3 / 3600 / 1e-2:.1f}" for each in expected]
@@ -71,11 +71,11 @@ def test_hours_follow_the_formula_and_a_measured_step(folder, demo, monkeypatch)
     assert output.splitlines()[-1].startswith("On one core of this machine: about 2 hours for ")
 
 
-def test_a_count_is_kept_until_the_code_of_its_network_changes(tmp_path, monkeypatch, demo):
+def test_flops_are_cached_until_the_network_code_changes(tmp_path, monkeypatch, demo):
     count = Mock(return_value=7 * 10**9)
     monkeypatch.setattr("psld.report.plan.forward_flops", count)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / ".cache").mkdir()  # as reading a grid does
+    (tmp_path / ".cache").mkdir()  # created when a grid is read
     for edited, counts in ((None, 1), ("report", 1), ("networks", 2)):
         digest = lambda *rooms, edited=edited: f"edited: {edited in rooms}"  # noqa: E731
         monkeypatch.setattr("psld.report.plan.code_digest", digest)
@@ -83,7 +83,7 @@ def test_a_count_is_kept_until_the_code_of_its_network_changes(tmp_path, monkeyp
         assert count.call_count == counts
 
 
-def test_earlier_runs_are_measurements_per_gpu(folder, demo):
+def test_throughput_of_earlier_runs_is_per_gpu(folder, demo):
     write_model_manifest(folder, demo, "cld", images_seen=6000, seconds=10.0, ranks=2)
     cell = next(cell for cell in demo.measured_cells if cell.model.name == "cld")
     write_result(folder, demo, cell.name, value=1.0, nfe=40.0, sampling_seconds=20.0)
@@ -97,8 +97,8 @@ def test_earlier_runs_are_measurements_per_gpu(folder, demo):
 @pytest.mark.parametrize(
     "changes", [{"network": {"base_channels": 128}}, {"dataset": {"image_size": 32}}]
 )
-def test_models_of_another_size_are_not_the_same_network(demo, changes):
-    """Whatever their order: the name in configs/network alone does not say what they cost."""
+def test_models_of_different_sizes_are_different_networks(demo, changes):
+    """The name in configs/network does not determine the cost, nor does the order of models."""
     cld, [(group, change)] = demo.models["cld"], changes.items()
     settings = getattr(cld.settings, group).model_copy(update=change)
     large = cld.model_copy(update={"settings": cld.settings.model_copy(update={group: settings})})
@@ -113,7 +113,7 @@ def test_models_of_another_size_are_not_the_same_network(demo, changes):
     assert evaluations[0] == evaluations[1]
 
 
-def test_jobs_are_counted(demo, paper):
+def test_number_of_jobs_by_stage(demo, paper):
     assert jobs_by_stage(demo) == {
         **{"prepare": 1, "start": 1, "train_extractor": 1, "reference": 1, "train_guide": 1},
         **{"train": len(trained_models(demo)), "evaluate": len(demo.measured_cells)},
@@ -126,14 +126,14 @@ def test_jobs_are_counted(demo, paper):
     assert jobs_by_stage(paper)["sample"] == sum(-(-n // 10) for n in shards)
 
 
-def test_the_plan_lists_everything(folder, demo):
+def test_plan_lists_cells_figures_and_jobs(folder, demo):
     cells = plan(folder, "list=cells").splitlines()
     assert cells == [f"demo/{cell.name}" for cell in demo.measured_cells]
     assert plan(folder, "list=figures").splitlines() == list(all_figures(demo))
     output = plan(folder)
     assert f"Grid demo: {len(demo.models)} models, " in output
     assert re.search(rf"^\| tabulate +\| +{len(demo.file.tables)} \|$", output, re.MULTILINE)
-    # Four shards of 250 samples for each of 10 cells, and two for each cell of the ODE.
+    # Each of 10 cells has four shards of 250 samples, and each cell of the ODE has two.
     assert re.search(r"^\| demo-steps +\| +3 \| +10 \| +40 \|$", output, re.MULTILINE)
     assert re.search(r"^\| demo-tolerance +\| +2 \| +2 \| +4 \|$", output, re.MULTILINE)
     assert hours(output) == ["?", "?"]

@@ -1,4 +1,4 @@
-"""The digests of records: every setting that decides a result changes them, and no other does."""
+"""The digests of records: they change with all settings that affect a result, and no others."""
 
 import contextlib
 import json
@@ -23,9 +23,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 
 
 def edits(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, BaseModel]]:
-    """Yield the name of each setting, and the settings with another value of it."""
-    for key, value in settings:
-        if key == "kind":  # of several groups of settings: it comes with others
+    """Yield the name of each setting, and the settings with a changed value for it."""
+    for key in type(settings).model_fields:
+        value = getattr(settings, key)
+        if key == "kind":  # It selects a group of settings with other keys.
             continue
         inner = [(f"{prefix}{key}", another(key, value))]
         if isinstance(value, BaseModel):
@@ -47,7 +48,7 @@ def another(key: str, value: Any) -> Any:
 
 
 def undecided(settings: BaseModel, digest: Callable[[Any], str]) -> set[str]:
-    """The settings that do not change the digest."""
+    """Return the names of the settings that do not change the digest."""
     before = digest(settings)
     return {name for name, edited in edits(settings) if digest(edited) == before}
 
@@ -56,7 +57,7 @@ REPORTS = ("checkpoint_every", "log_every", "preview_every")
 
 
 @pytest.mark.parametrize("kind", ["models", "guides"])
-def test_a_training(demo, kind):
+def test_settings_that_do_not_change_a_training(demo, kind):
     record = getattr(demo, kind)["psld-0.02"]
     kept = {"name", "grid_name", "data", "output", "runs", "device", "averages"}
     kept |= {"logger", "dataset.source.code"}
@@ -65,7 +66,7 @@ def test_a_training(demo, kind):
     assert undecided(record.settings, lambda own: type(record)(settings=own).digest) == kept
 
 
-def test_a_dataset(paper):
+def test_settings_that_do_not_change_a_dataset(paper):
     settings = paper.datasets["cifar10"].settings
     kept = {"output", "replace", "dataset.name", "dataset.flip"}
     kept |= {"dataset.source.root", "dataset.source.download"}
@@ -79,7 +80,7 @@ def test_a_dataset(paper):
     ("job", "decided"),
     [("extractor_job", set()), ("reference_job", {"metric.truncated_reference"})],
 )
-def test_an_extractor_and_its_reference(demo, job, decided):
+def test_settings_that_change_an_extractor_and_its_reference(demo, job, decided):
     features = demo.features["digits/fd-classifier"]
     names = {name for name, _ in edits(features.reference)}
     extractor = {name for name in names if name.startswith("metric.extractor.")}
@@ -91,13 +92,13 @@ def test_an_extractor_and_its_reference(demo, job, decided):
     assert len(extractor) > 5
 
 
-def test_a_cell(demo):
+def test_settings_that_do_not_change_a_cell(demo):
     cell = demo.cells["psld-0.02/guide-40"]
     kept = {"family", "budget", "guide"}  # names
     kept |= {f"run.{key}" for key in ("batch_size", "compile", "device")}
     assert undecided(cell.sampler, lambda own: replace(cell, sampler=own).digest) == kept
     [measurement] = cell.measurements
-    kept = {"metric.batch_size", "metric.better"}  # its measure says which way is better
+    kept = {"metric.batch_size", "metric.better"}  # the measure determines the direction
     assert (
         undecided(measurement, lambda own: replace(cell, measurements=(own,)).evaluation_digest)
         == kept
@@ -119,8 +120,8 @@ def test_a_cell(demo):
         ({"seed": 1}, ["digest", "evaluation_digest"]),
     ],
 )
-def test_options_of_a_grid(demo, changes, digests):
-    """The parts of the grid, which decide its certificate, have them all."""
+def test_grid_options_change_only_the_digests_that_depend_on_them(demo, changes, digests):
+    """All of these options are in the content that a certificate compares."""
     tables = {name: t.model_copy(update={"compare": ()}) for name, t in demo.file.tables.items()}
     edited = file_with(demo, **changes, tables=tables)
     before, after = (grid.cells["cld/em-quadratic-40"] for grid in (demo, edited))
@@ -129,18 +130,18 @@ def test_options_of_a_grid(demo, changes, digests):
     assert decisive_content(edited) != decisive_content(demo)
 
 
-def test_the_guide_of_a_sampler_is_a_part_of_the_grid(demo):
+def test_guide_of_a_sampler_is_part_of_the_grid(demo):
     unguided = demo.samplers["guide-40"].model_copy(update={"guide": None})
     unguided = replace(demo, samplers=demo.samplers | {"guide-40": unguided})
     assert decisive_content(unguided) != decisive_content(demo)
 
 
 class Hurried(EMSettings):
-    __module__ = "psld.tests"  # so it is no part of one's own, whose code decides
+    __module__ = "psld.tests"  # A custom part would add its code to the digest.
     haste: Annotated[float, Neutral(0.0)] = 0.0
 
 
-def test_an_option_added_to_a_sampler_changes_no_cell_that_does_not_use_it(demo):
+def test_new_sampler_option_with_a_neutral_value_changes_no_digest(demo):
     cell = demo.cells["cld/em-quadratic-40"]
 
     def digest(haste: float) -> str:
@@ -152,16 +153,16 @@ def test_an_option_added_to_a_sampler_changes_no_cell_that_does_not_use_it(demo)
 
 
 LIKE_OTHERS = ("denoiser-rehearsal", "digits-denoiser", "rehearsal", "small-denoiser")
-"""Grids that are resolved as others are, each in seconds."""
+"""Grids that are similar to other grids. Resolving takes seconds for each of them."""
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(g, marks=[pytest.mark.slow] * (g in LIKE_OTHERS)) for g in GRIDS]
 )
-def test_what_was_made_still_serves(name, resolved):
-    """Another digest would train, sample or evaluate again: of the paper, weeks on GPUs.
+def test_digests_have_not_changed(name, resolved):
+    """A changed digest repeats trainings, samples or evaluations, for the paper weeks on GPUs.
 
-    After a change that is meant to: `python -m tests.grid.digests`.
+    After an intended change, run `python -m tests.grid.digests`.
     """
     kept = json.loads(DIGESTS.read_text())
     assert list(kept) == GRIDS

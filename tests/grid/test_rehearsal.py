@@ -1,4 +1,4 @@
-"""Grids that are made from another grid: a rehearsal, and models that another grid trains."""
+"""Grids that depend on another grid: rehearsals, and models that another grid trains."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ REHEARSAL: dict[str, Any] = {
 
 @pytest.fixture
 def mine_file(configs) -> Path:
-    """A grid with an imported model, a guide, a figure and a band."""
+    """Write a grid with an imported model, a guide, a figure and a band."""
     path = configs / "grid" / "mine.yaml"
     content = changed("models/cld", {"overrides": ["process=cld"], "checkpoint": "official.ckpt"})
     content["guides"] = {"guide": ["dataset=digits", "process=psld", "wandb.mode=disabled"]}
@@ -38,7 +38,7 @@ def write(mine_file: Path, **changes: Any) -> None:
     mine_file.with_name("small.yaml").write_text(yaml.safe_dump(REHEARSAL | changes))
 
 
-def test_a_model_of_another_grid_is_rehearsed_without_its_source(mine_file):
+def test_model_of_another_grid_is_rehearsed_without_its_source(mine_file):
     content = changed("models/tuned", {"starts_from": "psld", "overrides": ["process=psld"]})
     mine_file.with_name("other.yaml").write_text(yaml.safe_dump(content))
     mine_file.write_text(yaml.safe_dump(changed("models/tuned", {"of": "other"})))
@@ -47,7 +47,7 @@ def test_a_model_of_another_grid_is_rehearsed_without_its_source(mine_file):
     assert load_grid("small").models["tuned"].settings.init is None
 
 
-def test_a_rehearsal_has_every_model_and_cell_and_is_small(mine_file):
+def test_rehearsal_has_all_models_and_cells_at_a_tiny_size(mine_file):
     write(mine_file)
     small, whole = load_grid("small"), load_grid("mine")
     assert list(small.cells) == list(whole.cells)
@@ -72,8 +72,8 @@ def test_a_rehearsal_has_every_model_and_cell_and_is_small(mine_file):
         load_grid("small")
 
 
-def test_a_metric_that_needs_more_samples_is_exchanged(mine_file):
-    """The grid's own, too."""
+def test_metric_that_needs_more_samples_is_replaced(mine_file):
+    """This includes the main metric of the grid."""
     write(mine_file, metrics={load_grid("mine").file.metric: "fd-pixels"})
     assert load_grid("small").file.metric == "fd-pixels"
 
@@ -90,14 +90,14 @@ def test_a_metric_that_needs_more_samples_is_exchanged(mine_file):
         ({"tables": {}}, "unknown key tables"),
     ],
 )
-def test_a_wrong_rehearsal_is_refused_in_one_line(mine_file, changes, complaint):
+def test_invalid_rehearsal_is_refused_in_one_line(mine_file, changes, complaint):
     write(mine_file, **changes)
     with pytest.raises(UserError, match=complaint) as refused:
         load_grid("small")
     assert "\n" not in str(refused.value)
 
 
-def test_a_rehearsal_spends_nothing_where_nothing_is_spent():
+def test_rehearsal_keeps_a_budget_of_zero():
     family = SamplerFamily(overrides=(), budget="sampler.steps", spends=3)
     assert [family.budget_word(each) for each in ("0", "10")] == [
         "sampler.steps=0",
@@ -105,7 +105,7 @@ def test_a_rehearsal_spends_nothing_where_nothing_is_spent():
     ]
 
 
-def test_the_fast_grid_trains_nothing_and_samples_the_papers_models(folder, paper):
+def test_fast_grid_samples_the_models_of_the_paper_without_training(folder, paper):
     fast = load_grid("fast")
     assert not {"train", "import"} & jobs_by_stage(fast).keys()
     pattern = workflow_of({"fast": fast, "paper": paper}).pattern("models", imported=False)

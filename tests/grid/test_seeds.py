@@ -1,4 +1,4 @@
-"""Seeds of a grid: models and cells are multiplied, figures are not."""
+"""Seeds of a grid multiply its models and cells, but not its figures."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def grid(once) -> Grid:
     return grid_in(written_once(once, "of-seeds", CONTENT | {"seeds": seeds}))
 
 
-def test_models_are_trained_once_for_each_seed(grid):
+def test_models_are_trained_once_per_seed(grid):
     assert list(grid.models) == ["psld", "psld-seed1", "psld-seed2", "official"]
     assert [m.settings.training.seed for m in grid.models.values()] == [0, 1, 2, 0]
     jobs = jobs_by_stage(grid)
@@ -38,7 +38,7 @@ def test_cells_are_multiplied_by_both_seeds(grid):
     assert cells[-1].result == "results/cells/mine/psld-seed2/em-10-seed7.json"
 
 
-def test_more_seeds_do_again_nothing_that_is_done(configs, grid):
+def test_additional_seeds_keep_existing_digests(configs, grid):
     before, after = load(configs, CONTENT).cells, grid.cells
     for name, cell in before.items():
         assert (after[name].digest, after[name].records) == (cell.digest, cell.records)

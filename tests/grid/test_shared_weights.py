@@ -1,4 +1,4 @@
-"""Several models with the weights of one denoiser: one training, and cells of their own."""
+"""Models that share the weights of a denoiser: one training, but separate cells."""
 
 import pytest
 
@@ -13,7 +13,7 @@ MODELS = {
 }
 
 
-def test_one_training_serves_all(configs):
+def test_models_share_one_training(configs):
     grid = load(configs, with_models(MODELS))
     one, cld = grid.models["one"], grid.models["one-cld"]
     assert (cld.name, cld.folder, cld.digest) == ("one-cld", one.folder, one.digest)
@@ -28,7 +28,7 @@ def test_one_training_serves_all(configs):
         assert job.settings.process == cld.settings.process
     assert sampled["psld"].sample_job.settings.process is None
 
-    # Seeds of a training are shared one by one. Another process changes its own cells alone.
+    # Models with the same training seed share weights. A changed process affects only its cells.
     other = {"weights": "one", "overrides": ["process=psld", "process.gamma=0.3"]}
     seeds = {"seeds": {"training": [0, 7]}}
     after = load(configs, with_models(MODELS | {"one-cld": other}) | seeds)

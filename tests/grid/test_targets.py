@@ -1,4 +1,4 @@
-"""The targets of the workflow: their names, their files, and words that are none."""
+"""The targets of the workflow: names, files, and words that are not targets."""
 
 import re
 from dataclasses import replace
@@ -33,8 +33,8 @@ def test_grids_tables_and_figures_are_targets(workflow, demo):
     assert {f"{table}.csv", "results/figures/demo/samples/cld.png"} < set(whole)
 
 
-def test_a_cell_is_a_target_if_it_is_asked_for(grids, demo):
-    """Its result or, if no table shows it, its images. Snakemake checks all other words."""
+def test_requested_cell_becomes_a_target(grids, demo):
+    """The target is the result of the cell or, if no table shows the cell, its images."""
     others = ["all", "demo", "demo-steps", "x/own.txt", CELL, "demo/cld/em-quadratic-41", "demo-x"]
     workflow = workflow_of(grids)
     workflow.rules = {"all"}
@@ -45,7 +45,7 @@ def test_a_cell_is_a_target_if_it_is_asked_for(grids, demo):
     assert workflow.cells_among(shown) == shown != {}
 
 
-def test_files_that_grids_share_are_of_some_grid(workflow):
+def test_shared_files_belong_to_one_grid(workflow):
     assert workflow.word("datasets", "digits") == "demo/digits"
     assert workflow.word("features", "digits/fd-classifier") == "demo/digits/fd-classifier"
     for kind, name in ("datasets", "emoji-16"), ("features", "digits/kid"):
@@ -53,8 +53,8 @@ def test_files_that_grids_share_are_of_some_grid(workflow):
             workflow.word(kind, name)
 
 
-def test_what_is_imported_is_not_trained(demo, tmp_path, monkeypatch):
-    """No job makes what was imported by hand."""
+def test_imported_networks_are_not_trained(demo, tmp_path, monkeypatch):
+    """No rule writes networks that were imported by hand."""
     monkeypatch.chdir(tmp_path)
     for folder in ("models/demo/vp-sde", "guides/demo/psld-0.02"):
         write_json(tmp_path / folder / "manifest.json", {"imported": {"file": "official.ckpt"}})
@@ -73,15 +73,15 @@ def test_what_is_imported_is_not_trained(demo, tmp_path, monkeypatch):
         assert makes("models", nothing) == makes("guides", nothing) == [False, False]
 
 
-def test_a_table_reads_the_results_of_its_cells_each_once(workflow):
+def test_table_reads_each_result_once(workflow):
     wildcards = SimpleNamespace(grid="demo", table="demo-tolerance")
     results = workflow.table_results(wildcards)
     assert len(results) == len(set(results)) == 2, "two columns of each cell"
     assert "results/cells/demo/vp-sde/rk45-1e-2.json" in results
 
 
-def test_a_copy_runs_and_takes_no_name(grids, demo, paper):
-    """Nor does a table with the name of a rule or of a grid, or a grid with that of a rule."""
+def test_copied_grid_takes_no_target_names(grids, demo, paper):
+    """Rules and grids also take precedence over tables, and rules over grids, of the same name."""
     tables = demo.file.tables | dict.fromkeys(("train", "paper"), demo.file.tables["demo-steps"])
     copied = {"a-copy": file_with(demo, tables=tables), "all": demo, "b-copy": paper}
     copies = {name: replace(grid, name=name) for name, grid in copied.items()}
@@ -99,8 +99,8 @@ def test_a_copy_runs_and_takes_no_name(grids, demo, paper):
         workflow.cells_among(["table1"])
 
 
-def test_a_dataset_is_of_the_grid_that_was_asked_for(configs):
-    """Another grid may name it, and need not resolve; this one has it from a config."""
+def test_dataset_belongs_to_the_requested_grid(configs):
+    """A second grid that uses the dataset need not resolve."""
     (configs / "grid/demo.yaml").write_text(TEXT.replace("dataset=digits, ", ""))
     (configs / "grid/draft.yaml").write_text(TEXT.replace("process=vp-sde", "process=none"))
     workflow = Workflow.load()
@@ -109,7 +109,7 @@ def test_a_dataset_is_of_the_grid_that_was_asked_for(configs):
     assert list(workflow.grids) == ["demo"]
 
 
-def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
+def test_invalid_grid_stops_only_requests_for_it(configs):
     others = set(config_names("grid")) - {"demo"} | {"another"}
     for name in others:
         (configs / f"grid/{name}.yaml").write_text("half: written")

@@ -1,4 +1,4 @@
-"""Templates in grid files: which entries they stand for."""
+"""Templates in grid files and the entries to which they expand."""
 
 from typing import Any
 
@@ -39,8 +39,8 @@ def expanded(text: str = SWEEP, **changes: Any) -> GridFile:
     return parse(GridFile, expand_templates(yaml.safe_load(text) | changes, "mine"), where="mine")
 
 
-def test_a_name_stands_for_one_with_each_value():
-    """Of several placeholders, the last changes fastest."""
+def test_name_with_placeholders_expands_to_one_name_per_value():
+    """The last of several placeholders changes fastest."""
     file = expanded()
     assert list(file.models) == [
         *("cld", "psld-0", "psld-0.01", "psld-1e-3"),
@@ -52,7 +52,7 @@ def test_a_name_stands_for_one_with_each_value():
     assert [file.label(name) for name in ("psld-0.01", "cld")] == ["PSLD Γ = 0.01", "cld"]
 
 
-def test_rows_and_columns_pass_their_values_on_to_their_cells():
+def test_placeholder_values_of_rows_and_columns_reach_their_cells():
     file = expanded()
     [table] = file.tables.values()
     assert [column.label for column in table.columns] == ["10 steps", "40 steps", "NFE"]
@@ -63,12 +63,12 @@ def test_rows_and_columns_pass_their_values_on_to_their_cells():
     assert cells[3] == ["cld/em-10", "cld/em-40", "cld/em-10"]
 
 
-def test_a_table_may_be_a_template_around_others():
+def test_table_template_contains_row_templates():
     table = yaml.safe_load(SWEEP)["tables"]["sweep"]
     tables = expanded(tables={"sweep-{steps}": table | {"title": "{steps} steps, {gamma}"}}).tables
     assert list(tables) == ["sweep-10", "sweep-40"]
     assert tables["sweep-40"].title == "40 steps, {gamma}", "not in the table's name"
-    # The value of {steps} is set; what is left is one column of it, and one of NFE.
+    # The table sets {steps}, so its column template expands to one column; the other shows the NFE.
     assert [column.label for column in tables["sweep-40"].columns] == ["40 steps", "NFE"]
     assert len(tables["sweep-10"].rows) == 4
 
@@ -83,7 +83,7 @@ def test_a_table_may_be_a_template_around_others():
         ({"models": {"a{seed}": [], "a1": []}}, "mine: models: two entries are called a1"),
     ],
 )
-def test_a_wrong_template_is_refused(changes, complaint):
+def test_invalid_template_is_refused(changes, complaint):
     with pytest.raises(UserError, match=complaint):
         expanded(**changes)
 
@@ -100,6 +100,6 @@ def test_a_wrong_template_is_refused(changes, complaint):
         ('["Γ = {gamma}"]', "[all]", "model 'psld-{gamma}' has an unknown placeholder; .* steps"),
     ],
 )
-def test_a_placeholder_without_a_value_is_refused(old, new, complaint):
+def test_placeholder_without_a_value_is_refused(old, new, complaint):
     with pytest.raises(UserError, match=complaint):
         expanded(SWEEP.replace(old, new))

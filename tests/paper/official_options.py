@@ -1,4 +1,4 @@
-"""The options of the official networks, as reference vectors name them, mapped to our settings."""
+"""The options of the official networks, as named in reference vectors, and our settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,17 +25,17 @@ SPEC_KEYS = {
     "progressive_combine": "progressive_combine",
     "init_scale": "init_scale",
 }
-"""Official options that have the same values as ours, and our names for them."""
+"""Official options with the same values as our settings, and the names of our settings."""
 
 SHAPE_KEYS = {"in_ch", "out_ch", "n_cls"}
-"""Official options that are arguments of our networks, not settings."""
+"""Official options that are arguments of our networks and not settings."""
 
 FIXED = {"nonlinearity": "swish", "noise_cond": True}
 """Official options that have this value in every official configuration."""
 
 
 def settings_from_spec(spec: Mapping[str, Any]) -> NetworkSettings | GuideSettings:
-    """Our settings for the official options of a score network or a guide (`name`)."""
+    """Return our settings for the official options of a score network or a guide (`name`)."""
     known = SPEC_KEYS.keys() | SHAPE_KEYS | FIXED.keys() | {"name", "fir", "progressive"}
     assert spec.keys() <= known
     assert all(spec.get(key, value) == value for key, value in FIXED.items())
@@ -48,7 +48,7 @@ def settings_from_spec(spec: Mapping[str, Any]) -> NetworkSettings | GuideSettin
 
 
 def spec_of(settings: NetworkSettings) -> dict[str, Any]:
-    """The official options of our settings, of a network from 2 to 2 channels."""
+    """Return the official options for our settings, for 2 input and 2 output channels."""
     return {
         "name": "ncsnpp",
         "in_ch": 2,
@@ -75,7 +75,7 @@ def spec_of(settings: NetworkSettings) -> dict[str, Any]:
 
 
 def official(network: Encoder) -> dict[str, Tensor]:
-    """The network's weights by their official names, in the official layout."""
+    """Return the weights of the network with their official names and layout."""
     ours = network.state_dict()
     return {
         source.name: source.swapped(ours[name])

@@ -18,7 +18,7 @@ def save(path: pathlib.Path, state: dict[str, object], **more: object) -> pathli
     return path
 
 
-def test_online_and_ema_are_told_apart(tmp_path):
+def test_online_and_ema_weights_are_read_separately(tmp_path):
     state = {
         "score_fn.all_modules.0.W": torch.zeros(2),
         "ema_score_fn.all_modules.0.W": torch.ones(2),
@@ -41,7 +41,7 @@ def test_guide_has_no_ema(tmp_path):
 
 
 class Harmful:
-    """Unpickling it would copy a file."""
+    """An object that copies a file when it is unpickled."""
 
     def __init__(self, target: pathlib.Path):
         self.target = target
@@ -50,7 +50,7 @@ class Harmful:
         return shutil.copyfile, (str(CHECKPOINT), str(self.target))
 
 
-def test_foreign_objects_are_neither_needed_nor_run(tmp_path):
+def test_unknown_objects_are_skipped_and_not_executed(tmp_path):
     trap = tmp_path / "trap"
     state = {"score_fn.all_modules.0.b": torch.ones(1)}
     path = save(tmp_path / "a.ckpt", state, config=Harmful(trap), folder=tmp_path)
@@ -58,8 +58,8 @@ def test_foreign_objects_are_neither_needed_nor_run(tmp_path):
     assert not trap.exists()
 
 
-def test_an_object_that_nothing_can_stand_in_for_is_named(tmp_path):
-    """torch takes no stand-in for a kind of dictionary."""
+def test_error_names_an_object_that_cannot_be_skipped(tmp_path):
+    """torch cannot replace a subclass of dict by a placeholder."""
     state = {"score_fn.all_modules.0.b": torch.ones(1)}
     path = save(tmp_path / "a.ckpt", state, config=defaultdict(int, steps=3))
     advice = r"a\.ckpt: holds objects .*\(.*collections\.defaultdict.*save its state_dict and glob"
@@ -78,20 +78,20 @@ def test_an_object_that_nothing_can_stand_in_for_is_named(tmp_path):
         (lambda path: path.write_text("\n<!DOCTYPE html><p>expired"), "a web page, not a"),
     ],
 )
-def test_what_is_no_checkpoint_at_all_is_said(tmp_path, make, message):
-    """And nobody waits for what another process may write into a named pipe."""
+def test_error_describes_a_path_that_is_not_a_file(tmp_path, make, message):
+    """A named pipe is refused without waiting for a writer."""
     make(tmp_path / "x.ckpt")
     with pytest.raises(UserError, match=rf"x\.ckpt: {message}"):
         read_checkpoint(tmp_path / "x.ckpt")
 
 
-def test_a_name_of_a_weight_that_is_no_text_is_refused(tmp_path):
+def test_weight_name_that_is_not_a_string_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"a\.ckpt: not a Lightning checkpoint"):
         read_checkpoint(save(tmp_path / "a.ckpt", {1: torch.ones(1)}))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.999])
-def test_file_cut_short(tmp_path, share):
+def test_truncated_file_is_refused(tmp_path, share):
     whole = CHECKPOINT.read_bytes()
     path = tmp_path / "cut.ckpt"
     path.write_bytes(whole[: int(share * len(whole))])
@@ -107,7 +107,7 @@ def test_file_cut_short(tmp_path, share):
         ({"state_dict": {"unet.a": torch.ones(1)}}, r"begins with score_fn\. or clf_fn\."),
     ],
 )
-def test_something_else(tmp_path, content, message):
+def test_file_without_official_weights_is_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=message):
         read_checkpoint(tmp_path / "other.ckpt")

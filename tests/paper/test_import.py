@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def network_of(vector: dict[str, np.ndarray]) -> dict[str, object]:
-    """Our settings of a reference vector's network."""
+    """Return the settings of the network of a reference vector."""
     return settings_from_spec(json.loads(str(vector["spec"]))).model_dump(mode="json")
 
 
@@ -44,7 +44,7 @@ def dataset_of(vector: dict[str, np.ndarray]) -> list[str]:
 
 
 def process_of(vector: dict[str, np.ndarray]) -> str:
-    """By the numbers of channels: VP-SDE has no momentum, CLD predicts its half of the noise."""
+    """Infer the process from the channels: VP-SDE has no momentum, CLD predicts half the noise."""
     spec = json.loads(str(vector["spec"]))
     if spec["in_ch"] in (1, 3):
         return "vp-sde"
@@ -70,7 +70,7 @@ def check_weights(folder: Path, vector: dict[str, np.ndarray], kind: str) -> Non
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
-    """A folder with the dataset of the tiny checkpoint, prepared."""
+    """Return a folder with the prepared dataset of the tiny checkpoint."""
     folder = tmp_path_factory.mktemp("prepared")
     write_pictures(folder)
     prepare(folder, VECTOR)
@@ -115,7 +115,7 @@ def test_reference_checkpoint_by_hand(workplace, path, kind):
     }
 
 
-def test_an_imported_manifest_has_no_training_but_its_steps_and_its_dataset(workplace):
+def test_imported_manifest_has_steps_and_dataset_but_no_run(workplace):
     checkpoint = torch.load(TINY, weights_only=True)
     torch.save({**checkpoint, "global_step": 7}, workplace / "seven.ckpt")
     succeeded(call(workplace, "import_model", "seven.ckpt", *overrides(VECTOR)))
@@ -136,7 +136,7 @@ def broken(state):
 
 
 def beyond_float32(state):
-    """It would be infinite in the model, which has float32."""
+    """Return weights that overflow in float32."""
     return {name: torch.full_like(w, 1e300, dtype=torch.float64) for name, w in state.items()}
 
 
@@ -152,7 +152,7 @@ def beyond_float32(state):
         (dict, ["dataset.num_classes=2"], ["noise.h5: has num_classes 0"]),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_writes_nothing(workplace, change, more, words):
+def test_checkpoint_that_does_not_fit_writes_no_model(workplace, change, more, words):
     checkpoint = torch.load(TINY, weights_only=True)
     torch.save({"state_dict": change(checkpoint["state_dict"])}, workplace / "changed.ckpt")
     arguments = ("changed.ckpt", *overrides(VECTOR), *more)
@@ -160,7 +160,7 @@ def test_a_checkpoint_that_does_not_fit_writes_nothing(workplace, change, more, 
     assert not (workplace / "model").exists()
 
 
-def test_a_failed_import_leaves_the_model_before_it(workplace):
+def test_failed_import_keeps_the_existing_model(workplace):
     succeeded(call(workplace, "import_model", str(TINY), *overrides(VECTOR)))
     before = files_below(workplace / "model")
     for name, content in (("cut.ckpt", TINY.read_bytes()[:-100]), ("none.ckpt", None)):
@@ -170,8 +170,8 @@ def test_a_failed_import_leaves_the_model_before_it(workplace):
     assert files_below(workplace / "model") == before
 
 
-def test_a_model_without_its_dataset_is_sampled(tmp_path):
-    """The digest of the data is not known."""
+def test_model_imported_without_its_dataset_can_be_sampled(tmp_path):
+    """The manifest has no digest of the dataset."""
     succeeded(call(tmp_path, "import_model", str(TINY), *overrides(VECTOR)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     check_weights(tmp_path / "model", VECTOR, "ema")
@@ -189,7 +189,7 @@ def test_a_model_without_its_dataset_is_sampled(tmp_path):
 
 @pytest.fixture
 def project(tmp_path) -> Project:
-    """A grid whose model `official` is imported and whose model `trained` is not."""
+    """Return a project whose model `official` is imported and whose model `trained` is not."""
     return project_with(TINY, tmp_path / "project")
 
 
@@ -226,7 +226,7 @@ def test_reference_checkpoint_through_the_workflow(tmp_path, path):
     assert project.plan(record) == {}, "nothing is imported twice"
 
 
-def test_a_model_that_is_imported_by_hand_is_not_trained(project):
+def test_model_imported_by_hand_is_not_trained(project):
     record = "samples/tiny/trained/em-3/00000-00001.json"
     succeeded(call(project.folder, "import_model", str(TINY), "model=tiny/trained"))
     assert project.plan(record) == {"sample": 1}
@@ -238,7 +238,7 @@ def test_a_model_that_is_imported_by_hand_is_not_trained(project):
     assert project.plan(record) == {"prepare": 1, "train": 1, "sample": 1}
 
 
-def test_weights_of_another_origin_stay_unless_they_may_be_replaced(workplace):
+def test_weights_of_another_origin_need_replace(workplace):
     shutil.copy(TINY, workplace / "earlier.ckpt")
     content = torch.load(TINY, weights_only=True)
     torch.save({**content, "epoch": 3}, workplace / "later.ckpt")
@@ -255,7 +255,7 @@ def test_weights_of_another_origin_stay_unless_they_may_be_replaced(workplace):
 
 
 @pytest.mark.slow
-def test_a_model_whose_checkpoint_is_missing_is_not_trained(project):
+def test_model_with_a_missing_checkpoint_is_not_trained(project):
     (project.folder / "files" / OFFICIAL_NAME).unlink()
     done = project.snakemake("--dry-run", "models/tiny/official/manifest.json")
     assert done.returncode != 0

@@ -23,14 +23,14 @@ VECTORS = reference_files("net_classifier*.npz")
 
 
 def write_checkpoint(path: Path, vector: dict[str, np.ndarray]) -> None:
-    """The vector's weights as Lightning wrote those of a guide: without a moving average."""
+    """Write the weights of the vector as a Lightning checkpoint of a guide, which has no EMA."""
     weights = {f"clf_fn.{k[2:]}": torch.from_numpy(v) for k, v in vector.items() if k[:2] == "w/"}
     torch.save({"state_dict": weights, "global_step": 9}, path)
 
 
 @pytest.fixture(params=VECTORS, ids=lambda path: path.stem)
 def vector(request, tmp_path) -> dict[str, np.ndarray]:
-    """A reference vector, with a checkpoint of its weights and a dataset that its network fits."""
+    """Return a reference vector; write a checkpoint of its weights and a matching dataset."""
     vector = load(request.param)
     write_checkpoint(tmp_path / "epoch=9.ckpt", vector)
     classes = json.loads(str(vector["spec"]))["n_cls"]
@@ -51,14 +51,14 @@ def test_reference_guide_by_hand(tmp_path, vector):
     assert manifest["imported"]["weights"] == "online"
 
 
-def test_a_checkpoint_of_a_model_is_refused_as_a_guide(tmp_path, vector):
+def test_model_checkpoint_is_refused_as_a_guide(tmp_path, vector):
     model = reference_files("checkpoint_*.ckpt")[0]
     given = (str(model), *overrides(vector), "output=guide")
     refused(call(tmp_path, "import_guide", *given), 2, model.name, "all_modules.")
     assert not (tmp_path / "guide").exists()
 
 
-def test_a_guide_of_a_grid_is_imported_by_its_name_without_its_dataset(tmp_path):
+def test_guide_of_a_grid_is_imported_by_name_without_its_dataset(tmp_path):
     vector = load(VECTORS[0])
     write_checkpoint(tmp_path / "epoch=9.ckpt", vector)
     shutil.copytree(CONFIGS, tmp_path / "configs")

@@ -1,4 +1,4 @@
-"""The mapping from official names: the guide's, and weights that do not fit."""
+"""The mapping from official parameter names, and weights that do not fit."""
 
 import pytest
 import torch
@@ -21,12 +21,12 @@ def test_mapping_of_the_guide_is_a_bijection():
     assert mapped.keys() == guide.state_dict().keys()
 
 
-def test_settings_survive_the_official_spelling():
+def test_settings_round_trip_through_official_options():
     for options in OPTIONS:
         assert settings_from_spec(spec_of(small(**options))) == small(**options)
 
 
-def test_misfits_are_listed():
+def test_error_lists_weights_that_do_not_fit():
     network = NCSNpp(small(), SIZE, 2, 2)
     state = official(network)
     del state["all_modules.0.weight"]
@@ -47,7 +47,7 @@ def test_weights_of_a_larger_network_do_not_fit():
         from_official(larger, NCSNpp(small(), SIZE, 2, 2))
 
 
-def test_official_networks_know_no_classes():
+def test_class_embedding_is_not_in_official_networks():
     network = NCSNpp(small(), SIZE, 2, 2)
     with pytest.raises(UserError, match=r"not in official networks: class_embedding\.weight"):
         from_official(official(network), NCSNpp(small(), SIZE, 2, 2, num_classes=3))

@@ -1,4 +1,4 @@
-"""The measure in studies/one, a part of one's own."""
+"""The measure of studies/one, a custom part."""
 
 import pytest
 import torch

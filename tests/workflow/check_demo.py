@@ -1,6 +1,6 @@
-"""A check of the outputs of `make demo` in this folder: `make check-demo`.
+"""Check the outputs of `make demo` in this folder: `make check-demo`.
 
-The page is looked at in a real browser.
+The page is opened in a real browser.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ RESULTS = ROOT / "results"
 FIGURES = RESULTS / "figures" / "demo"
 
 FAR_BELOW_NOISE = 1 / 3
-"""Distances of good samples, as a part of the distance of pure noise."""
+"""The largest distance of good samples, relative to the distance of pure noise."""
 
 NOISE_OF_A_DISTANCE = 0.15
-"""Of two distances from 1,000 samples, one may be larger than the other by this part by chance."""
+"""The relative difference that two distances of 1,000 samples may have by chance."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,18 +44,18 @@ def grid(at_the_root) -> Grid:
 
 @pytest.fixture
 def results(grid) -> dict[Entry, CellResult]:
-    """The results of every cell of the grid, in its own metric."""
+    """Return the results of all cells in the main metric of the grid."""
     entries = [e.read() for e in distances(grid) if e.shown.metric == grid.file.metric]
     return {entry: entry.results[0] for entry in entries}
 
 
 def steps_of(entry: Entry) -> int | None:
-    """The steps of a sampler of the SDE, None for one of the ODE."""
+    """Return the steps of an SDE sampler, and None for an ODE sampler."""
     return getattr(entry.cell.sampler.settings, "steps", None)
 
 
-def test_every_number_holds(grid):
-    """Each is recomputed from the certificate, and settings and reference are the project's."""
+def test_certificate_is_verified(grid):
+    """Numbers are recomputed from the certificate, and settings and references are compared."""
     words = ("results/certificates/demo.zip", "reference=features/digits")
     printed = succeeded(call(ROOT, "verify", *words)).stdout
     for name in grid.file.tables:
@@ -66,14 +66,14 @@ def test_every_number_holds(grid):
 
 
 def pictures_of(grid: Grid) -> list[Path]:
-    """Every figure of the demo, PNG."""
+    """Return the PNG files of all figures of the demo."""
     return [FIGURES / f"{name}.png" for name in all_figures(grid)]
 
 
-def test_every_picture_can_be_looked_at(grid):
+def test_figures_are_readable_and_not_blank(grid):
     for name, figure in all_figures(grid).items():
         path = FIGURES / f"{name}.png"
-        least = 200 if len(figure.cells) == 2 else 300  # two rows of images
+        least = 200 if len(figure.cells) == 2 else 300  # two rows of images need less height
         with Image.open(path) as image:
             image.load()
             assert min(image.size) > least, path
@@ -82,13 +82,13 @@ def test_every_picture_can_be_looked_at(grid):
         assert ElementTree.parse(path.with_suffix(".svg")).getroot().tag.endswith("svg")
 
 
-def test_the_classifier_is_accurate(results):
+def test_classifier_is_accurate(results):
     accuracies = {result.extractor_test_accuracy for result in results.values()}
     assert len(accuracies) == 1, "all cells are measured by one classifier"
     assert min(accuracies) >= 0.95
 
 
-def test_guided_samples_are_of_their_class(results):
+def test_guided_samples_have_their_class(results):
     guided = {entry: r for entry, r in results.items() if r.class_accuracy is not None}
     kinds = {entry.cell.sampler.settings.guidance.kind for entry in guided}
     assert kinds == {"classifier"}
@@ -106,10 +106,10 @@ def test_good_samplers_are_far_better_than_noise(grid, results):
 
 
 def more_steps(results: dict[Entry, CellResult]) -> Iterator[tuple[CellResult, CellResult]]:
-    """Pairs of results that differ in the steps alone: the fewer, then the more.
+    """Yield pairs of results that differ only in the number of steps, fewer steps first.
 
-    Not of `few`, which is multistep: on networks that are hardly trained its distance rises again
-    after ten evaluations (docs/samplers.md).
+    `few` and `multistep` are left out: with networks that are hardly trained, their distance
+    increases again after 10 evaluations (docs/samplers.md).
     """
     for few, worse in results.items():
         if worse.sampler["integrator"] == "multistep" or not steps_of(few):
@@ -123,15 +123,15 @@ def more_steps(results: dict[Entry, CellResult]) -> Iterator[tuple[CellResult, C
 def test_more_steps_are_not_worse(grid, results):
     pairs = list(more_steps(results))
     rows = grid.file.tables["demo-steps"].rows
-    of_the_start = 1  # EM from the mixture at 10 and 100
+    of_the_start = 1  # EM from the mixture with 10 and 100 steps
     assert len(pairs) == len(rows) + of_the_start
     for few, many in pairs:
         limit = (1 + NOISE_OF_A_DISTANCE) * few.value + few.floor
         assert many.value <= limit, (many.model.name, many.sampler)
 
 
-def test_the_start_has_most_of_the_gain_and_few_and_the_student_that_of_the_evaluations(results):
-    """What README and docs/samplers.md say of digits."""
+def test_gains_of_the_initial_distribution_few_and_the_student(results):
+    """README and docs/samplers.md state these results for the digits."""
     thousand = {e: r.value for e, r in results.items() if e.measurement.samples == 1000}
     of = {e.cell.name.removeprefix("denoiser-psld/"): value for e, value in thousand.items()}
     prior, hundred, three = (of[name] for name in ("em-quadratic-40", "em-mixture-100", "few-3"))
@@ -148,8 +148,8 @@ PAGE = RESULTS / "demo.html"
 
 @in_a_browser
 @pytest.mark.parametrize("width", [390, 1440])
-def test_the_page_is_shown_whole(grid, tmp_path, width):
-    """On a phone and on a desk: no picture is broken, and no picture or column is cut off."""
+def test_page_fits_the_browser_window(grid, tmp_path, width):
+    """On a phone and on a desktop, no image is broken, and no image or column is cut off."""
     page = shown(PAGE, width, tmp_path)
     assert page["broken"] == []
     assert page["cut"] == []
@@ -158,7 +158,7 @@ def test_the_page_is_shown_whole(grid, tmp_path, width):
 
 
 @in_a_browser
-def test_the_page_fetches_nothing(tmp_path):
+def test_page_fetches_nothing(tmp_path):
     fetched = shown(PAGE, 1440, tmp_path)["fetched"]
     assert [address for address in fetched if not address.startswith("data:")] == []
 

@@ -11,13 +11,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COPIED = ("Snakefile", "workflow", "configs", "envs", "profiles", "psld")
 
 GRID = "configs/grid/tiny.yaml"
-"""The only grid of the copy."""
+"""The only grid of the copied project."""
 
 RULES = (
     *("prepare", "train_extractor", "reference", "train", "train_guide", "import_model"),
     *("import_guide", "start", "sample", "evaluate", "tabulate", "figure", "page", "certify"),
 )
-"""The rules that make something."""
+"""The rules that write files."""
 
 IN_TURN = """
 import pathlib, shlex, sys
@@ -29,9 +29,9 @@ for line in sys.argv[1:]:
     main()
 pathlib.Path("modules.txt").write_text(" ".join(sys.modules))
 """
-"""Runs command lines one after the other, with the imports of one process; writes these down.
+"""A program that runs command lines one after the other in one process, and lists its imports.
 
-No training measures its speed first: that takes two steps more.
+Trainings do not measure their speed first, which takes two more steps.
 """
 
 WHOLE_GRID = {
@@ -46,25 +46,25 @@ WHOLE_GRID = {
     "page": 1,
     "certify": 1,
 }
-"""How many jobs of each stage make the grid of tiny.yaml from nothing.
+"""The number of jobs of each stage for the whole grid tiny.yaml.
 
-Two jobs sample two shards each of each of four cells. The figures are a plot, one gallery for each
-model, and three comparisons.
+Each of four cells has two jobs that sample two shards each. The figures are a plot, one gallery for
+each model, and three comparisons.
 """
 
 
 class Project:
-    """A folder with the project in it."""
+    """A folder that contains the project."""
 
     timeout = 1800
-    """Seconds that a run of Snakemake may take."""
+    """The timeout of a Snakemake run, in seconds."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def create(cls, folder: Path) -> "Project":
-        """A copy of the repository's code, with the configs of the tests and their grid alone."""
+        """Copy the code of the repository and the configs of the tests, with their grid only."""
         folder.mkdir()
         for name in COPIED:
             source, target = REPOSITORY / name, folder / name
@@ -80,14 +80,14 @@ class Project:
 
     @classmethod
     def create_with_grids(cls, folder: Path) -> "Project":
-        """A copy of the repository's code with the shipped grids, too."""
+        """Copy the code of the repository, the configs of the tests, and the shipped grids."""
         project = cls.create(folder)
         shutil.copytree(REPOSITORY / "configs", folder / "configs", dirs_exist_ok=True)
         return project
 
     @classmethod
     def link(cls, folder: Path, resolved: Path) -> "Project":
-        """The repository's code, and its grids as they are in the cache of a folder."""
+        """Link the code of the repository and the cache of resolved grids in `resolved`."""
         folder.mkdir()
         for name in (*COPIED, ".cache"):
             source = resolved if name == ".cache" else REPOSITORY
@@ -96,7 +96,7 @@ class Project:
         return cls(folder)
 
     def copy(self, folder: Path) -> "Project":
-        """A copy with all results, modification times included."""
+        """Copy the project with all results and modification times."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return Project(folder)
 
@@ -105,12 +105,12 @@ class Project:
 
     @property
     def environment(self) -> dict[str, str]:
-        """`python` is the interpreter of the tests, `psld` is the copy's."""
+        """Environment variables: the Python interpreter of the tests, and the copied `psld`."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Run Snakemake and let it end as it may; its stdout and stderr are one text."""
+        """Run Snakemake with any exit status. stderr is part of stdout."""
         return subprocess.run(
             self.command(*arguments),
             cwd=self.folder,
@@ -122,15 +122,15 @@ class Project:
         )
 
     def run(self, *arguments: str) -> str:
-        """Run Snakemake, which must succeed."""
+        """Run Snakemake, assert that it succeeds, and return its output."""
         done = self.snakemake(*arguments)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
     def run_in_one_process(self, *targets: str) -> None:
-        """Make targets as `run` does, without seconds of imports for each of their jobs.
+        """Create targets as `run` does, without seconds of imports for each job.
 
-        One process runs the commands of a dry run; Snakemake then takes note of what they made.
+        One process runs the commands of a dry run. Snakemake then records the outputs (`--touch`).
         """
         planned = self.run("--dry-run", "--printshellcmds", *targets)
         jobs = re.findall(r"^Shell command: python -m (psld .*) > \S+ 2>&1$", planned, re.MULTILINE)
@@ -140,7 +140,7 @@ class Project:
         self.run("--touch", "--forceall", *targets)
 
     def plan(self, *arguments: str) -> dict[str, int]:
-        """The number of jobs of each stage that a dry run lists."""
+        """Return the number of jobs of each stage in a dry run."""
         output = self.run("--dry-run", *arguments)
         if "Nothing to be done" in output:
             return {}
@@ -151,13 +151,13 @@ class Project:
         return {rule: int(number) for rule, number in jobs if rule in RULES}
 
     def edit(self, file: str, old: str, new: str) -> None:
-        """Replace the one place where `old` stands."""
+        """Replace the only occurrence of `old` in a file."""
         path = self.folder / file
         text = path.read_text()
         assert text.count(old) == 1, f"{file} holds {old!r} {text.count(old)} times"
         path.write_text(text.replace(old, new))
 
     def files(self, *folders: str) -> list[Path]:
-        """All files below these folders of the project."""
+        """Return all files below these folders of the project."""
         found = (path for folder in folders for path in (self.folder / folder).rglob("*"))
         return sorted(path for path in found if path.is_file())

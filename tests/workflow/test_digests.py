@@ -1,4 +1,4 @@
-"""The rules name the small files and digests of what they read."""
+"""The rules have the digests of their inputs as input files."""
 
 import re
 
@@ -7,8 +7,8 @@ from tests.workflow.project import REPOSITORY
 FILES = REPOSITORY / "workflow/rules"
 
 
-def test_each_rule_has_the_digests_of_what_it_reads_and_passes_its_record_on():
-    """Large files are `ancient`: their digests, which are small, decide."""
+def test_rules_read_digests_and_pass_their_record_to_the_command():
+    """Large files are `ancient`: reruns depend on the small files of their digests."""
     text = "\n".join(path.read_text() for path in sorted(FILES.glob("*.smk")))
     rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL))
     made = rules.keys() - {"tabulate", "figure", "page", "certify"}
@@ -20,8 +20,8 @@ def test_each_rule_has_the_digests_of_what_it_reads_and_passes_its_record_on():
             assert "digest=" in rules[name].partition("output:")[0], name
 
 
-def test_what_is_made_of_a_model_follows_its_manifest_and_a_training_waits_for_no_cluster():
-    """Weights are large and `ancient`; the manifest, which is small, says if they are others."""
+def test_rules_depend_on_manifests_and_trainings_are_local_rules():
+    """Weights are large and `ancient`; the small manifest changes with them."""
     text = "\n".join(path.read_text() for path in sorted(FILES.glob("*.smk")))
     rules = dict(re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL))
     for name in ("sample", "evaluate"):

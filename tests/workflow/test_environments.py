@@ -1,4 +1,4 @@
-"""The agreement of pyproject.toml, environment.yml and envs/psld.yaml with the code's imports."""
+"""pyproject.toml, environment.yml and envs/psld.yaml agree with the imports of the code."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ PYPI_NAMES = {
     "matplotlib-base": "matplotlib",
     "huggingface_hub": "huggingface-hub",
 }
-"""Packages that conda-forge calls by another name than PyPI."""
+"""Packages with different names on conda-forge and PyPI."""
 
 DISTRIBUTIONS = packages_distributions()
 
@@ -32,36 +32,36 @@ COMES_WITH = {
     "snakemake-interface-common": "snakemake",
     "snakemake-interface-executor-plugins": "snakemake",
 }
-"""Packages that the code imports and another package brings along."""
+"""Imported packages that are installed as a dependency of another package."""
 
 
 OPTIONAL = EXTRAS["datasets"] | EXTRAS["hub"] | {"submitit"}
-"""Packages that the code imports only where a user names what needs them: submitit, for sweeps."""
+"""Packages that are imported only on request: submitit, for sweeps."""
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
 def split(requirement: str) -> tuple[str, frozenset[str]]:
-    """The name and the bounds of a requirement: `torch>=2.6,<3`."""
+    """Split a requirement such as `torch>=2.6,<3` into its name and its bounds."""
     name, bounds = re.fullmatch(r"([a-z0-9_-]+)((?:[<>=!].*)?)", requirement).groups()
     return PYPI_NAMES.get(name, name), frozenset(bounds.split(",")) - {""}
 
 
 def pyproject() -> dict[str, frozenset[str]]:
-    """Bounds of what `make setup` installs, and of Python, by name."""
+    """Return the bounds of Python and of all packages that `make setup` installs, by name."""
     python = {"python": frozenset({PROJECT["requires-python"]})}
     return python | requirements() | requirements("workflow", "wandb", "hub", "dev")
 
 
 def requirements(*extras: str) -> dict[str, frozenset[str]]:
-    """Bounds of the packages of extras, or of the base, by name."""
+    """Return the bounds of the packages of extras, or of the base installation, by name."""
     optional = PROJECT["optional-dependencies"]
     needed = chain(*(optional[e] for e in extras)) if extras else PROJECT["dependencies"]
     return dict(split(each) for each in needed if not each.startswith("psld["))
 
 
 def conda(path: Path) -> dict[str, frozenset[str]]:
-    """Bounds of all packages of a conda environment by their PyPI names."""
+    """Return the bounds of all packages of a conda environment by PyPI name."""
     content = yaml.safe_load(path.read_text())
     assert content["channels"] == ["conda-forge", "nodefaults"]
     listed = content["dependencies"]
@@ -73,7 +73,7 @@ def conda(path: Path) -> dict[str, frozenset[str]]:
     return dict(packages)
 
 
-def test_environment_yml_is_pyproject():
+def test_environment_yml_matches_pyproject():
     assert conda(REPOSITORY / "environment.yml") == pyproject()
 
 
@@ -81,20 +81,20 @@ IMPORTS = grimp.build_graph("psld", include_external_packages=True, cache_dir=No
 
 
 def needed_by(module: str) -> set[str]:
-    """The distributions that a module of this project imports, itself or through others of it."""
+    """Return the distributions that a module of the project imports, directly or indirectly."""
     found = IMPORTS.find_upstream_modules(module)
     packages = {name for name in found if name.partition(".")[0] != "psld"}
     return set(map(distribution_of, packages - sys.stdlib_module_names - OPTIONAL))
 
 
 def distribution_of(package: str) -> str:
-    """The distribution that installs a package, or brings along the one that does."""
+    """Return the distribution that installs a package, itself or as a dependency."""
     [name] = set(DISTRIBUTIONS[package])
     name = name.lower().replace("_", "-")
     return COMES_WITH.get(name, name)
 
 
-def test_the_environment_of_the_rules_has_what_their_commands_import():
+def test_environment_of_the_rules_has_the_imports_of_their_commands():
     rules = [r for path in RULES for r in re.split(r"^rule ", path.read_text(), flags=re.M)[1:]]
     assert rules
     assert all('conda:\n        "../../envs/psld.yaml"' in rule for rule in rules)
@@ -104,11 +104,11 @@ def test_the_environment_of_the_rules_has_what_their_commands_import():
     assert conda(ENVIRONMENT).items() <= conda(REPOSITORY / "environment.yml").items()
 
 
-def test_pyproject_has_what_the_code_imports():
+def test_pyproject_has_the_imports_of_the_code():
     ours = (name for name in IMPORTS.modules if not IMPORTS.is_module_squashed(name))
     needed = set().union(*map(needed_by, ours))
     assert needed <= set(pyproject())
-    # A command says which extra brings a package that is missing.
+    # Commands name the extra that installs a missing package.
     by_extra = {extra: set(map(distribution_of, EXTRAS[extra])) for extra in ("workflow", "wandb")}
     assert needed - set(requirements()) <= set().union(*by_extra.values())
     for extra, packages in by_extra.items():

@@ -1,4 +1,4 @@
-"""A model of a grid that starts from another one, with Snakemake."""
+"""A model that starts from another model of a grid, in the workflow."""
 
 import json
 import os
@@ -14,7 +14,7 @@ SOURCE, TARGET = "models/tiny/vp-sde", "models/tiny/psld/manifest.json"
 
 
 @pytest.mark.slow
-def test_a_source_that_was_trained_again_makes_its_descendant_again(finished):
+def test_retrained_source_invalidates_its_descendant(finished):
     def weights(manifest: str) -> dict:
         content = json.loads((finished.folder / manifest).read_text())
         return content["weights_sha256"], content["settings"]["init"]
@@ -25,8 +25,8 @@ def test_a_source_that_was_trained_again_makes_its_descendant_again(finished):
     assert weights(TARGET)[1]["model"]["content"] == source
     assert finished.plan(TARGET) == {}
 
-    # Other weights of the same settings, because rounding and dropout are others. First with the
-    # old time, as after a copy: then a job says so.
+    # The same settings give other weights, because `micro_batch` changes rounding and dropout. With
+    # the old modification time, as after a copy, Snakemake does not notice, but the job does.
     file = finished.folder / SOURCE / "manifest.json"
     before = file.stat()
     for run in finished.folder.glob("runs/vp-sde-*"):

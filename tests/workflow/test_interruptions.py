@@ -1,4 +1,4 @@
-"""The files after a failure or a kill, and the continuation by the next run."""
+"""Failed and killed runs: the files that they leave, and how the next run resumes."""
 
 import shutil
 import subprocess
@@ -15,11 +15,11 @@ CELLS = ("tiny/psld/em-3", "tiny/vp-sde/em-3")
 
 
 def state(paths: list[Path]) -> dict[Path, tuple[int, bytes]]:
-    """When each file was written, and what is in it."""
+    """Return the modification time and the content of each file."""
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
 
-def test_a_failed_training_costs_its_own_outputs_only(finished):
+def test_failed_training_affects_only_its_own_outputs(finished):
     own = finished.folder / "models" / "tiny" / "psld"
     kept = [p for p in finished.files("data", "models", "runs", "samples") if own not in p.parents]
     kept += finished.files("results")
@@ -30,7 +30,7 @@ def test_a_failed_training_costs_its_own_outputs_only(finished):
     assert "error: NaN or infinity in the loss at step" in done.stdout
     assert state(kept) == before
 
-    # Back to the settings that were trained: their run directory still holds the last checkpoint.
+    # With the old settings, the run directory still has the last checkpoint.
     finished.edit(GRID, ", training.learning_rate=1e30", "")
     finished.run("models/tiny/psld/manifest.json")
     runs = finished.folder / "runs"
@@ -38,18 +38,19 @@ def test_a_failed_training_costs_its_own_outputs_only(finished):
     assert state([path for path in kept if path not in exported]) == {
         path: found for path, found in before.items() if path not in exported
     }
-    assert all(path.read_bytes() == before[path][1] for path in exported), "written again, the same"
-    assert finished.plan("tiny") == {}, "the same weights: nothing is sampled again"
+    assert all(path.read_bytes() == before[path][1] for path in exported), "rewritten unchanged"
+    assert finished.plan("tiny") == {}, "the weights are the same, so nothing is resampled"
 
 
 def shards_in(project: Project) -> list[Path]:
     return [path for path in project.files("samples") if path.suffix == ".safetensors"]
 
 
-def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
-    """Those of a job that was not done among them. The same command again is all that it takes.
+def test_killed_run_resumes_without_repeating_finished_shards(finished):
+    """This includes the finished shards of an unfinished job. The same command resumes the run.
 
-    The kill leaves its job alone, which the next run ends; tests/faults kills a job itself.
+    Only Snakemake is killed. Its job keeps running until the next run ends it. tests/faults kills
+    a job itself.
     """
     for made in ("samples", "results"):
         shutil.rmtree(finished.folder / made)
@@ -63,7 +64,7 @@ def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
     )
     deadline = time.monotonic() + 600
     while len(shards_in(finished)) < 3:
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.kill()
@@ -74,12 +75,12 @@ def test_a_killed_run_goes_on_without_repeating_finished_shards(finished):
     finished.run(*CELLS)
     assert state(list(done)) == done
     assert len(shards_in(finished)) == 8
-    assert len(finished.files("samples")) == 8 + 4, "shards and records, and nothing half written"
+    assert len(finished.files("samples")) == 8 + 4, "8 shards, 4 records, no incomplete files"
     assert finished.plan(*CELLS) == {}
 
 
-def test_a_damaged_shard_is_the_only_one_that_is_sampled_again(finished):
-    """Also if there are other numbers of shards in a job meanwhile."""
+def test_only_a_damaged_shard_is_resampled(finished):
+    """This holds even if the number of shards per job has changed."""
     damaged = finished.folder / "samples/tiny/psld/em-3/00002.safetensors"
     before = state(shards_in(finished))
     content = bytearray(damaged.read_bytes())

@@ -1,4 +1,4 @@
-"""`make demo` with a small Snakefile: its progress, on a terminal and elsewhere; its last words."""
+"""`make demo` with a small Snakefile: progress on a terminal and in a file, and the last lines."""
 
 import logging
 import os
@@ -51,7 +51,7 @@ def folder(tmp_path) -> Path:
 
 def make_demo(folder: Path, stdout: int, stderr: int) -> subprocess.Popen:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # `make test` would be taken for the parent of this make, which then names its folder.
+    # Without this, a surrounding `make test` makes this make print its folder.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     environment = {**kept, "PATH": path, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
     command = [shutil.which("make"), "demo", "INSTALLED="]
@@ -59,12 +59,12 @@ def make_demo(folder: Path, stdout: int, stderr: int) -> subprocess.Popen:
 
 
 def on_a_terminal(folder: Path) -> str:
-    """Everything that the terminal shows."""
+    """Run `make demo` on a terminal, and return its output."""
     terminal, end = pty.openpty()
     running = make_demo(folder, end, end)
     os.close(end)
     shown = b""
-    with suppress(OSError):  # the end of a terminal
+    with suppress(OSError):  # raised at the end of the terminal's output
         while part := os.read(terminal, 4096):
             shown += part
     os.close(terminal)
@@ -79,8 +79,8 @@ def in_a_file(folder: Path, code: int = 0) -> str:
     return printed
 
 
-def test_a_file_gets_lines_with_the_time_left_and_a_terminal_gets_bars(folder):
-    """The first say how long it takes and where to watch, the last what came out."""
+def test_file_gets_lines_and_terminal_gets_progress_bars(folder):
+    """The first lines have the estimated time and the log to watch, the last line the output."""
     (folder / "broken").touch()
     failed = in_a_file(folder, code=2)
     first, *_ = failed.splitlines()
@@ -112,7 +112,7 @@ def test_a_file_gets_lines_with_the_time_left_and_a_terminal_gets_bars(folder):
 
 
 class Run:
-    """Snakemake's events for the logger, at times that the test sets."""
+    """Sends events of Snakemake to the logger, at times that the test sets."""
 
     def __init__(self, monkeypatch, capsys):
         self.now, self.capsys = 0.0, capsys
@@ -155,7 +155,7 @@ def progress(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_the_time_left_is_the_training_s_own(run, tmp_path):
+def test_time_left_is_read_from_the_training_log(run, tmp_path):
     log = progress(tmp_path / "log", "training: step 598 of 2500, 6.1 steps/s, 05:13 left, loss 1")
     run.plan(prepare=1, train=1, sample=6, evaluate=6, mine=1)
     run.start(0, "prepare")
@@ -165,16 +165,16 @@ def test_the_time_left_is_the_training_s_own(run, tmp_path):
     young = "training 1 of 1: step 598 of 2500; then 13 other jobs"
     assert run.line_at(59) == young, "no time in the first minute"
     told = "training 1 of 1: step 598 of 2500, about 5 minutes left; then 13 other jobs"
-    assert run.line_at(60) == run.line_at(9999) == told, "an overdue job is not about to end"
+    assert run.line_at(60) == run.line_at(9999) == told, "an overdue job keeps its time"
     os.utime(log, (0, 0))
-    assert run.line_at(9999) == young, "it may wait in a queue"
+    assert run.line_at(9999) == young, "with an old log, the job may wait in a queue"
     progress(tmp_path / "log", "training: step 9 of 2500, 0.01 steps/s, 1:02:03 left")
     assert "step 9 of 2500, about 62 minutes left" in run.line_at(9999)
     (tmp_path / "log").unlink()
     assert run.line_at(9999) == "training 1 of 1; then 13 other jobs"
 
 
-def test_waiting_jobs_take_the_time_of_those_that_have_ended(run, tmp_path):
+def test_time_of_waiting_jobs_is_estimated_from_finished_jobs(run, tmp_path):
     short = progress(tmp_path / "short", "training: step 90 of 99, 1 steps/s, 00:09 left")
     long = progress(tmp_path / "long", "training: step 9 of 99, 1 steps/s, 01:30 left")
     run.plan(train=4, train_guide=1, sample=4, demo=1)
@@ -182,9 +182,10 @@ def test_waiting_jobs_take_the_time_of_those_that_have_ended(run, tmp_path):
     run.end(0, 120)
     run.start(1, "train", long)
     run.start(2, "train", short)
+    # A training takes 120 s, and two trainings run at once.
     assert run.line_at(150) == (
         "training 3 of 5: step 9 of 99, about 2 minutes left; "
-        "then 2 trainings and 5 other jobs, about 60 seconds or more"  # 120 s, and two at once
+        "then 2 trainings and 5 other jobs, about 60 seconds or more"
     )
     for job, rule in (1, "train"), (2, "train"), (3, "train"), (4, "train_guide"):
         run.start(job, rule)
@@ -193,11 +194,11 @@ def test_waiting_jobs_take_the_time_of_those_that_have_ended(run, tmp_path):
     run.end(5, 60)
     run.start(6, "sample", "logs/6")
     left = "4 of 10 jobs left, about 2 minutes or more; the oldest: logs/6"
-    assert run.line_at(1000) == left, "an overdue job is not about to end"
+    assert run.line_at(1000) == left, "an overdue job keeps its time"
 
 
 @pytest.mark.parametrize("made", ["results/mine.html", "results/cells/mine/denoiser/few-4.json"])
-def test_the_last_line_names_what_a_target_has_made(run, made):
+def test_last_line_names_the_output_of_a_target(run, made):
     run.plan(evaluate=1, target=1)
     run.start(1, "evaluate", output=[made])
     run.end(1)
@@ -206,17 +207,17 @@ def test_the_last_line_names_what_a_target_has_made(run, made):
     assert run.printed() == ["2 jobs; the log of each is in logs/", f"done: {made}"]
 
 
-def test_a_file_as_target_is_named_when_it_is_there(run):
+def test_last_line_names_a_file_target_when_it_exists(run):
     run.plan(prepare=1, start=1)
     for job, rule in enumerate(("prepare", "start")):
         run.start(job, rule, output=[f"{rule}.file", "another"])
-        run.say(LogEvent.JOB_ERROR, jobid=job)  # It is tried again.
+        run.say(LogEvent.JOB_ERROR, jobid=job)  # The job is retried.
         run.start(job, rule, output=[f"{rule}.file", "another"])
         run.end(job)
     assert run.printed()[1:] == ["done: start.file"]
 
 
-def test_a_dry_run_shows_snakemake_s_plan(folder):
+def test_dry_run_shows_the_plan_of_snakemake(folder):
     command = [sys.executable, "-m", "snakemake", "--profile", "profiles/default", "--dry-run"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The workflow outside of a checkout: `psld init`, and the rules as a module."""
+"""The workflow outside a checkout: `psld init`, and the rules as a module."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ use rule * from psld
 
 
 class Outside(Project):
-    """A project that uses the installed package."""
+    """A project that uses the installed package instead of a copy."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,7 +47,7 @@ def mine(tmp_path) -> Outside:
 
 
 @pytest.mark.slow
-def test_init_makes_a_project_for_own_pictures_and_own_rules(mine):
+def test_init_writes_a_project_for_custom_images_and_rules(mine):
     mine.edit("Snakefile", "# Rules of your own go here.", OWN_RULE)
     mine.edit("Snakefile", '"results/mine.html"', '"notes.txt", "results/mine.html"')
     (mine.folder / "notes.txt").touch()
@@ -55,13 +55,13 @@ def test_init_makes_a_project_for_own_pictures_and_own_rules(mine):
     planned = mine.run("--dry-run", "mine/denoiser/few-4", "summary")
     jobs = dict(re.findall(r"^(train|sample|summary) +(\d)$", planned, re.MULTILINE))
     assert jobs == {"train": "1", "sample": "3", "summary": "1"}
-    # The rules are a module of another workflow.
+    # A second workflow imports the rules as a module.
     (mine.folder / "other.smk").write_text(MODULE)
     result = "results/cells/mine/denoiser/few-4.json"
     assert mine.plan("--snakefile", "other.smk", result) == CELL
 
 
-def test_the_training_takes_minutes_of_this_machine(tmp_path, monkeypatch):
+def test_number_of_training_steps_depends_on_the_speed_of_the_machine(tmp_path, monkeypatch):
     for step, steps, time in (
         *((3.6, 2000, "about 2 hours"), (1e-3, 5000, "about 5 sec")),
         (0.16, 3000, "about 8 minutes"),
@@ -76,7 +76,7 @@ def test_the_training_takes_minutes_of_this_machine(tmp_path, monkeypatch):
     assert (model.training.steps, model.training.objective.kind) == (3000, "denoiser")
 
 
-def test_an_interrupted_init_leaves_nothing_and_one_may_begin_with_a_part(tmp_path, monkeypatch):
+def test_interrupted_init_leaves_no_files_and_init_can_write_a_custom_part(tmp_path, monkeypatch):
     def interrupt(_: object) -> float:
         raise KeyboardInterrupt
 
@@ -98,11 +98,11 @@ def test_an_interrupted_init_leaves_nothing_and_one_may_begin_with_a_part(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_network_that_cannot_be_downloaded_ends_a_run_before_its_trainings(mine):
-    """Not its plan, nor a run that measures nothing new.
+def test_missing_extractor_weights_stop_a_run_before_its_trainings(mine):
+    """A dry run and a run without new evaluations are not stopped.
 
-    And a run names a dataset whose pictures have changed. It plans nothing: everything would be
-    made again.
+    A dry run also reports a dataset whose pictures have changed. It plans no job for this dataset,
+    because a new dataset would invalidate everything.
     """
     write_files(mine.folder / "pictures", {f"{i}.png": encode(PICTURE) for i in range(20)})
     metric = (SHIPPED / "configs/metric/fid.yaml").read_text()

@@ -1,8 +1,8 @@
-"""The paper's grids, rehearsed through the workflow: a model and a cell of each kind.
+"""The rehearsals of the paper's grids, run in the workflow: a model and a cell of each kind.
 
-The kind of a model is dataset × process × network. Cells have each integrator with each striding
-and guidance, each dataset, and each metric. Images have the formats of the published sources.
-Inception has random weights, and so has DINOv2, which is the small one.
+The kind of a model is dataset × process × network. The cells cover all combinations of integrator,
+striding and guidance, all datasets, and all metrics. Images have the formats of the published
+sources. Inception and DINOv2 (its small variant) have random weights.
 """
 
 import shutil
@@ -39,13 +39,13 @@ SMALLER = {
     "training.batch_size=8": "training.batch_size=2",
     "training.micro_batch=4": "training.micro_batch=1",
 }
-"""Sizes of rehearsals, which are for GPUs, and those that one core makes in a minute."""
+"""The sizes of the rehearsals, which need GPUs, and smaller sizes for a minute on one core."""
 
 
 def write_sources(downloads: Path) -> None:
-    """Small archives as their publishers name and pack them; of CIFAR-10, any pictures.
+    """Write small archives in the published formats; CIFAR-10 is replaced by a folder of images.
 
-    A start takes ten different images.
+    Fitting an initial distribution needs ten different images.
     """
     cifar = {f"class {i % 10}/{i}.png": encode(random_images(32, 32, 3, seed=i)) for i in range(14)}
     write_zip(downloads / "cifar10.zip", cifar)
@@ -59,7 +59,7 @@ def write_sources(downloads: Path) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    """The project with the paper's grids and their rehearsals, before anything is run."""
+    """Return a project with the paper's grids and their rehearsals, before any run."""
     project = Project.create(tmp_path_factory.mktemp("paper") / "project")
     grids = project.folder / "configs" / "grid"
     (project.folder / GRID).unlink()
@@ -75,7 +75,7 @@ def project(tmp_path_factory) -> Project:
         metric.write_text(
             text.replace("kind: inception", "kind: inception\n  weights: inception.pth")
         )
-    # Meta's large network has a gigabyte of weights.
+    # The weights of the large DINOv2 network have a gigabyte.
     small = {metric: f"{metric}-small" for metric in ("fd-dinov2", "memorization-dinov2")}
     for name in REHEARSALS.values():
         text = (grids / f"{name}.yaml").read_text()
@@ -96,7 +96,7 @@ def project(tmp_path_factory) -> Project:
 
 
 def one_model_of_each_kind(grid: Grid, shown: list[Cell]) -> set[str]:
-    """The manifests of models and guides, of cells that are shown where these have the kind."""
+    """Return the manifests of one network of each kind, if possible one that `shown` uses."""
     needed = [network for cell in shown for network in cell.networks]
     kinds = {}
     for record in (*needed, *grid.models.values(), *grid.guides.values()):
@@ -121,9 +121,9 @@ def keys(cell: Cell) -> set[tuple[str, ...]]:
 
 
 def one_of_each_kind(cells: list[Cell], done: set[tuple[str, ...]]) -> list[Cell]:
-    """A few of the cells, of few models, that have all kinds of cells, datasets and metrics.
+    """Choose a few cells of few models that cover all kinds of cells, datasets and metrics.
 
-    Those that are done before are left out, and the others are added to them.
+    Keys in `done` are already covered. The keys of the chosen cells are added to `done`.
     """
     chosen = []
 
@@ -137,7 +137,7 @@ def one_of_each_kind(cells: list[Cell], done: set[tuple[str, ...]]) -> list[Cell
 
 
 def to_measure(cells: list[Cell]) -> list[Cell]:
-    """Some of the cells that have all their datasets and metrics."""
+    """Choose some of the cells that cover all of their datasets and metrics."""
     done, chosen = set(), []
     for cell in sorted(cells, key=lambda cell: -len(measures(cell))):
         if measures(cell) - done:
@@ -147,7 +147,7 @@ def to_measure(cells: list[Cell]) -> list[Cell]:
 
 
 def figures_of_other_kinds(grid: Grid, cells: list[Cell]) -> set[str]:
-    """Figures of samples that stand in no table."""
+    """Return the figures of samples of kinds that `cells` does not contain."""
     kinds = set(map(kind, cells))
     return {f for f, cell in grid.file.figure_cells if kind(grid.cells[cell]) not in kinds}
 
@@ -159,7 +159,7 @@ PICTURES = {
 
 
 @pytest.mark.slow
-def test_a_model_and_a_cell_of_every_kind_run(project, monkeypatch):
+def test_one_model_and_cell_of_each_kind_run(project, monkeypatch):
     monkeypatch.chdir(project.folder)
     targets, models, measured, figures, done = {"rehearsal-table3"}, [], [], [], set()
     for name, pictures in PICTURES.items():

@@ -1,4 +1,4 @@
-"""Snakemake's plan before anything exists, and its errors for an invalid grid."""
+"""The plan of Snakemake in an empty project, and its errors for an invalid grid."""
 
 import pytest
 
@@ -9,13 +9,13 @@ CELL = {"prepare": 1, "train_extractor": 1, "reference": 1, "train": 1, "sample"
 LISTS = """\nPath("rules.txt").write_text(" ".join(rule.name for rule in workflow.rules))\n"""
 
 
-def test_a_dry_run_before_anything_exists_lists_every_stage(fresh):
+def test_dry_run_in_an_empty_project_lists_all_stages(fresh):
     assert fresh.plan() == WHOLE_GRID, "the default is the demo, or the only grid"
     assert not (fresh.folder / "data").exists()
 
 
-def test_a_cell_alone_needs_its_own_chain_only_and_a_bad_grid_stops_who_asks_for_it(fresh):
-    """Only the cells on the command line become rules, because a grid may have ten thousand."""
+def test_cell_plans_only_its_inputs_and_invalid_grid_fails_on_request(fresh):
+    """Only the cells of the command line become rules, because a grid may have 10,000 cells."""
     bad = (fresh.folder / GRID).read_text().replace("[sampler=em]", "[sampler=sscs]")
     (fresh.folder / "configs/grid/bad.yaml").write_text(bad.replace("tiny-", "bad-"))
     with (fresh.folder / "Snakefile").open("a") as snakefile:
@@ -28,15 +28,15 @@ def test_a_cell_alone_needs_its_own_chain_only_and_a_bad_grid_stops_who_asks_for
 
     done = fresh.snakemake("--dry-run", "bad")
     assert done.returncode == 2
-    assert "in file" not in done.stdout, "no frames of Snakemake around the line"
+    assert "in file" not in done.stdout, "Snakemake adds no traceback"
     complaint = "vp-sde/em-3: sscs needs a process with momentum"
     [line] = [line for line in done.stdout.splitlines() if complaint in line]
     assert line.startswith(f"error: {fresh.folder}/configs/grid/bad.yaml")
     assert done.stdout.endswith(f"{line}\n")
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(fresh):
-    """Snakemake writes into its own folder, also for a dry run."""
+def test_read_only_folder_is_one_error_line(fresh):
+    """Snakemake writes into its own folder even in a dry run."""
     place = (fresh.folder / ".snakemake").resolve()
     place.mkdir()
     with read_only(place):
@@ -48,8 +48,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(fresh):
 
 
 @pytest.mark.slow
-def test_no_job_of_a_grid_imports_hydra(finished_once):
-    """One process has run all stages, from the first to the last file."""
+def test_jobs_of_a_grid_do_not_import_hydra(finished_once):
+    """One process has run the jobs of all stages."""
     imported = set((finished_once.folder / "modules.txt").read_text().split())
     assert {"torch", "matplotlib", "h5py"} < imported
     assert not {"hydra", "omegaconf", "submitit"} & imported

@@ -18,7 +18,7 @@ SAMPLES = {"sample": 8, **RESULTS, "figure": 5}
 MODELS = {"train": 2, **SAMPLES, "figure": 6}
 
 LARGE = 20_000
-"""Bytes; a file of more is not compared by content in the test of large files."""
+"""Size in bytes above which the test of large files compares no contents."""
 
 VP_SDE, PSLD = "  vp-sde: [process=vp-sde]", "  psld: [process=psld]"
 
@@ -27,9 +27,9 @@ COLUMN = '- {label: "3", budget: 3}'
 LAST_ROW = "show: nfe}\n    rows:\n      - {label: [VP-SDE], model: vp-sde}"
 
 
-def test_what_decides_no_result_reruns_nothing(finished):
-    """Nor identical data that is prepared again, and files that were touched: even if each input
-    looks newer than what was made of it, and some are large.
+def test_edits_without_effect_on_results_rerun_nothing(finished):
+    """Identical data that is prepared again and touched files rerun nothing, even if all inputs are
+    newer than their outputs and some files are large.
     """
     data, training = finished.folder / "data/digits.h5", "configs/training/tiny.yaml"
     before = data.stat().st_mtime_ns
@@ -42,7 +42,7 @@ def test_what_decides_no_result_reruns_nothing(finished):
         (training, "log_every: 50", "log_every: 10\nmicro_batch: 4\ncompile: true"),
         (training, "preview_every: 500", "preview_every: null"),
         ("configs/sample.yaml", "device: auto", "device: cpu"),
-        ("configs/dataset/digits.yaml", "# A mirrored 2 is no digit.", "# Another comment."),
+        ("configs/dataset/digits.yaml", "# Mirrored digits are", "# Comment: mirrored digits are"),
         ("psld/commands/training.py", '"""Commands that make', '"""Programs that make'),
         ("psld/sampling/settings.py", '"""Settings of sampling,', '"""Another docstring,'),
         ("profiles/default/config.yaml", "file-size: 100000000", f"file-size: {LARGE}"),
@@ -61,8 +61,8 @@ def test_what_decides_no_result_reruns_nothing(finished):
     assert finished.plan("tiny") == {}
 
 
-def test_other_images_of_the_same_settings_rerun_all_that_was_made_of_them(finished):
-    """As after `psld prepare replace=true` of a folder to which pictures were added."""
+def test_changed_images_rerun_everything_that_depends_on_them(finished):
+    """The images change as by `psld prepare replace=true` after pictures were added to a folder."""
     data, record = finished.folder / "data/digits.h5", finished.folder / "data/digits.json"
     store, said = ImageStore.open(data), json.loads(record.read_text())
     parts = store.splits, store.labels("all")[::-1].copy(), store.num_classes
@@ -94,32 +94,32 @@ NUMBER = (GRID, LAST_ROW, LAST_ROW.replace("model:", "paper: [3.0, 20], model:")
         pytest.param(
             [RK45, TITLE],
             {"sample": 4, "evaluate": 2, "tabulate": 2, "figure": 2, "page": 1, "certify": 1},
-            id="a sampler's setting: its cells in one table; a title: the other table",
+            id="a setting of a sampler: its cells in one table; a title: the other table",
         ),
         pytest.param(
             [GAMMA, EXTRACTOR],
             {"train_extractor": 1, "reference": 1, "train": 1, "sample": 4, **RESULTS, "figure": 4},
-            id="a model's setting: this model; the metric's extractor: no sampling of the other",
+            id="a setting of a model: this model; an extractor: no sampling of the other model",
         ),
         pytest.param(
             [FEWER, NUMBER],
             {"evaluate": 2, "tabulate": 2, "page": 1, "certify": 1},
-            id="fewer samples of a cell: the same shards; a number of the paper's: its table",
+            id="fewer samples of a cell: the same shards; a paper value: its table",
         ),
         pytest.param(
             [(DIGITS, "flip: false", "flip: true")],
             MODELS,
-            id="what training does with the images: all models",
+            id="mirroring of the training images: all models",
         ),
         pytest.param(
             [(GRID, "shard_size: 5", "shard_size: 2")],
             {**SAMPLES, "sample": 20},
-            id="the shards: all sampling",
+            id="the shard size: all samples",
         ),
         pytest.param(
             [LABELS],
             {"figure": 6, "tabulate": 2, "page": 1, "certify": 1},
-            id="a label: tables, whose sentences say it",
+            id="a label: the tables and figures that show it",
         ),
         pytest.param(
             [QUESTION, COUNTS, ORDER],
@@ -129,15 +129,15 @@ NUMBER = (GRID, LAST_ROW, LAST_ROW.replace("model:", "paper: [3.0, 20], model:")
         ),
     ],
 )
-def test_a_change_reruns_what_depends_on_it(finished, edits, plan):
-    """Of two changes, each reruns what the other does not."""
+def test_change_reruns_its_dependents(finished, edits, plan):
+    """Each of two changes reruns jobs that the other change does not rerun."""
     for edit in edits:
         finished.edit(*edit)
     assert finished.plan("tiny") == plan
 
 
-def test_more_cells_and_a_number_of_the_papers_rerun_the_plot_that_shows_them(finished):
-    """Not the other one, of the trainings."""
+def test_new_cells_and_paper_values_rerun_their_plot(finished):
+    """The plot of the trainings is not redrawn."""
     finished.edit(GRID, COLUMN, f'{COLUMN}\n      - {{label: "4", budget: 4}}')
     cells = {"sample": 4, "evaluate": 2, "tabulate": 1, "figure": 3, "page": 1, "certify": 1}
     assert finished.plan("tiny") == cells
@@ -147,7 +147,7 @@ def test_more_cells_and_a_number_of_the_papers_rerun_the_plot_that_shows_them(fi
     assert finished.plan("tiny") == {"tabulate": 1, "figure": 1, "page": 1, "certify": 1}
 
 
-def test_another_dataset_is_taken_up_by_one_run(finished):
+def test_changed_dataset_needs_one_run(finished):
     finished.edit("configs/dataset/digits.yaml", "image_size: 8", "image_size: 4")
     finished.edit("configs/dataset/digits.yaml", "filter: null", "filter: box")
     finished.run("tiny/psld/em-3")

@@ -10,13 +10,13 @@ from tests.cluster.launching import launch_settings
 from tests.workflow.project import REPOSITORY, Project
 
 TARGETS = ("imports", "figure3-cifar10")
-"""A figure of the paper, and the demo with imports, for the other stages."""
+"""A figure of the paper, and the demo with imports. Together they need all stages."""
 
 OFFICIAL = "official's $(touch expanded); `touch expanded` ü.pth"
-"""The path of a checkpoint, as a user may call it."""
+"""A path of a checkpoint with special characters."""
 
 EVERYWHERE = {"slurm_partition", "runtime", "mem_mb", "cpus_per_task"}
-"""What every rule asks for."""
+"""The resources that all rules request."""
 
 
 def read(file: str) -> dict:
@@ -24,7 +24,7 @@ def read(file: str) -> dict:
 
 
 def demo_with_imports() -> dict:
-    """The demo's grid with an imported model and guide."""
+    """Return the grid of the demo with an imported model and an imported guide."""
     text = (REPOSITORY / "configs/grid/demo.yaml").read_text()
     grid = yaml.safe_load(text.replace(" demo-", " imports-"))
     for entries, name in ((grid["models"], "cld"), (grid["guides"], "psld-0.02")):
@@ -34,7 +34,7 @@ def demo_with_imports() -> dict:
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory, resolved) -> list[str]:
-    """What the dry run prints of each job."""
+    """Return the output of a dry run, split into jobs."""
     project = Project.link(tmp_path_factory.mktemp("slurm") / "project", resolved)
     (project.folder / OFFICIAL).touch()
     grids = project.folder / "configs/grid"
@@ -45,13 +45,13 @@ def planned(tmp_path_factory, resolved) -> list[str]:
 
 
 def rules() -> list[str]:
-    """Every rule that makes something."""
+    """Return the names of all rules that write files."""
     files = sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))
     return [r for file in files for r in re.findall(r"^rule (\w+):", file.read_text(), re.M)]
 
 
 @pytest.mark.slow
-def test_every_job_asks_for_what_the_profile_says(planned):
+def test_jobs_request_the_resources_of_the_profile(planned):
     profile = read("profiles/slurm/config.yaml")
     found = set()
     for job in planned:
@@ -68,8 +68,8 @@ def test_every_job_asks_for_what_the_profile_says(planned):
 
 
 @pytest.mark.slow
-def test_the_launcher_of_a_training_understands_what_it_is_given(planned):
-    """And a checkpoint may have any name."""
+def test_launcher_parses_its_command_line(planned):
+    """Checkpoints may have any name."""
     launches = [c for job in planned for c in re.findall(r"psld launch (.*?) > logs", job)]
     assert len(launches) > 5
     asked = read("profiles/slurm/config.yaml")["set-resources"]["train"]
@@ -86,8 +86,8 @@ def test_the_launcher_of_a_training_understands_what_it_is_given(planned):
         assert shlex.split(command)[4] == OFFICIAL
 
 
-def test_the_shell_command_of_every_rule_quotes_what_it_is_given():
-    """And `planned` has awkward names: a shell would run a part of them."""
+def test_shell_commands_quote_their_arguments():
+    """Otherwise a shell would run parts of names such as OFFICIAL."""
     files = sorted((REPOSITORY / "workflow" / "rules").glob("*.smk"))
     shells = re.findall(
         r"^    shell:\n((?: {8}.*\n)+)", "".join(f.read_text() for f in files), re.M
