@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
 
+from psld.cluster.fork_server import start_server
 from psld.cluster.job import RUN
 from psld.cluster.slurm import active_jobs_named, cancel_jobs_named
 from psld.config.settings import Settings, read_record, write_record
@@ -52,8 +53,10 @@ _folder: Path | None = None
 """The folder of the run of this process, if it holds the locks."""
 
 
-def begin_run() -> None:
+def begin_run(with_fork_server: bool = False) -> None:
     """Be the only run of Snakemake in this working directory; exit with one line if one runs.
+
+    Jobs on this machine are forks of one process `with_fork_server`.
 
     The Snakefile calls this in `onstart`: after planning and before execution, but not in dry
     runs, reports and listings, or in the processes of jobs.
@@ -63,6 +66,8 @@ def begin_run() -> None:
             _begin(Path(".snakemake/psld"))
     except KeyboardInterrupt:
         sys.exit("error: interrupted")
+    if with_fork_server:
+        start_server()
     look_again_once()
 
 

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError, as_psld_errors, listed, reading, reraise_fault
-from psld.utils.files import atomic_path, check_place, files_below, regular_file
+from psld.utils.files import atomic_path, atomic_paths, check_place, files_below, regular_file
 from psld.utils.progress import Progress
 from psld.utils.tensors import array_of, digest_of_arrays
 
@@ -33,6 +33,7 @@ _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", 
 SHOWN = 64  # pixels: on a sheet, each pixel of a narrower image is a square, which no viewer blurs
 IMAGES = "arr_0"  # in an .npz of guided-diffusion and EDM: the name of an array without one
 REMOVE = "; remove or replace it"
+FILES_AT_ONCE = 1000  # pictures of a folder that are flushed to disk together
 SOURCE = "source"  # the key of a picture's text with the digest of what made it
 
 
@@ -308,10 +309,14 @@ def save_images(
     else:
         names = (Path(path) / f"{first + i:05d}.png" for i in range(len(images)))
         pictures = dict(zip(names, images.transpose(0, 2, 3, 1), strict=True))
-    for file, pixels in pictures.items():
-        with atomic_path(file) as partial:
-            picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-            picture.save(partial, format="PNG", pnginfo=info)
+    files = [*pictures]
+    for begin in range(0, len(files), FILES_AT_ONCE):
+        some = files[begin : begin + FILES_AT_ONCE]
+        with atomic_paths(some) as partials:
+            for partial, file in zip(partials, some, strict=True):
+                pixels = pictures[file]
+                picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+                picture.save(partial, format="PNG", pnginfo=info)
 
 
 def is_single_picture(path: str | Path, source: str) -> bool:
