@@ -25,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 
 COMMANDS = {"sample", "evaluate_cell", "figure", "tabulate", "reference", "start", "page"}
@@ -72,7 +73,7 @@ def run_in_fork(words: Sequence[str]) -> None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.connect(_address(folder))
-            job = json.dumps([words, os.getcwd(), dict(os.environ)]).encode()
+            job = json.dumps([words, str(Path.cwd()), dict(os.environ)]).encode()
             socket.send_fds(connection, [job], [0, 1, 2])
             if not (answer := connection.recv(MESSAGE_BYTES)):
                 return
@@ -126,9 +127,9 @@ def _keep(connection: socket.socket) -> list[str]:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        sys.stdin = sys.__stdin__ = open(0)
-        sys.stdout = sys.__stdout__ = open(1, "w")
-        sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace")
+        sys.stdin = sys.__stdin__ = os.fdopen(0)
+        sys.stdout = sys.__stdout__ = os.fdopen(1, "w")
+        sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace")
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)

@@ -1,9 +1,10 @@
-"""Commands of a trained model: its samples, and its likelihood."""
+"""Commands of a trained model: its samples, and its likelihood.
+
+They import torch when their settings are known, so their help and their errors do without it.
+"""
 
 from psld.commands.main import entry_point
 from psld.evaluation.settings import LikelihoodCommandSettings
-from psld.models.hub import fetched
-from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings
 
 
@@ -21,6 +22,9 @@ def sample(settings: SampleSettings) -> None:
     Complete shards are kept. A killed run loses at most the shard in progress. An output with
     samples of another model or sampler is refused.
     """
+    from psld.models.hub import fetched
+    from psld.sampling.sample import sample_range
+
     local = settings.model_copy(update={"model": str(fetched(settings.model))})
     print(f"wrote {sample_range(local)}")
 
@@ -36,7 +40,8 @@ def likelihood(settings: LikelihoodCommandSettings) -> None:
     prior. Momentum is drawn K times (`draws`), and the number is then an upper bound on the bits.
     The network computes in fp32.
     """
-    from psld.evaluation.likelihood import measure_likelihood  # Jobs that sample do without it.
+    from psld.evaluation.likelihood import measure_likelihood
+    from psld.models.hub import fetched
 
     local = settings.model_copy(update={"model": str(fetched(settings.model))})
     result = measure_likelihood(local)

@@ -1,19 +1,17 @@
-"""Commands that make models and guides: by training, or from official checkpoints."""
+"""Commands that make models and guides: by training, or from official checkpoints.
+
+They import torch when their settings are known, so their help and their errors do without it.
+"""
 
 from psld.cluster.job import requeued_when_stopped
 from psld.commands.main import entry_point
 from psld.models.settings import StartSettings
-from psld.models.start import make_start
-from psld.paper.checkpoints import import_weights
-from psld.sampling.settings import gaussians
-from psld.training.run import run_training
 from psld.training.settings import (
     ImportGuideSettings,
     ImportModelSettings,
     TrainGuideSettings,
     TrainSettings,
 )
-from psld.utils.device import use_device
 
 
 @entry_point("train", TrainSettings, record="model", changeable=True)
@@ -28,6 +26,8 @@ def train(settings: TrainSettings) -> float:
     Several ranks: torchrun --nproc-per-node=4 -m psld train ...
     """
     with requeued_when_stopped() as on_start:
+        from psld.training.run import run_training
+
         return run_training(settings, on_start)
 
 
@@ -42,6 +42,8 @@ def train_guide(settings: TrainGuideSettings) -> float:
     The guide fits models of the same dataset and process. Several ranks: as for psld train.
     """
     with requeued_when_stopped() as on_start:
+        from psld.training.run import run_training
+
         return run_training(settings, on_start)
 
 
@@ -55,6 +57,10 @@ def start(settings: StartSettings) -> None:
     It serves all models of the dataset, and depends on no network. `psld sample` makes it when it
     needs one. It is not private: two starts of images that differ in one image give that image.
     """
+    from psld.models.start import make_start
+    from psld.sampling.settings import gaussians
+    from psld.utils.device import use_device
+
     made = make_start(settings, use_device(settings.device))
     print(f"wrote {settings.path}: {gaussians(made.data.components())}, σ₀ = {made.level():.3g}")
 
@@ -73,6 +79,8 @@ def import_model(settings: ImportModelSettings) -> None:
     tensors and plain containers are read from it. The dataset need not be prepared. The workflow
     does not train a grid's model that is imported; to have it trained, delete its folder.
     """
+    from psld.paper.checkpoints import import_weights
+
     import_weights(settings)
 
 
@@ -83,4 +91,6 @@ def import_guide(settings: ImportGuideSettings) -> None:
     psld import_guide FILE guide=paper/cifar10-psld-0.01
     psld import_guide FILE dataset=cifar10 network=guide-cifar10 training=guide-cifar10
     """
+    from psld.paper.checkpoints import import_weights
+
     import_weights(settings)
