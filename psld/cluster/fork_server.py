@@ -28,12 +28,16 @@ from importlib import import_module
 from pathlib import Path
 from types import FrameType
 
-COMMANDS = {"sample", "evaluate_cell", "figure", "tabulate", "reference", "start", "page"}
-"""The commands that run in forks. Trainings are long, and start ranks of their own."""
+COMMANDS = {
+    *("train", "train_guide", "train_extractor", "reference", "start"),
+    *("sample", "evaluate_cell", "tabulate", "figure", "page"),
+}
+"""The commands that run in forks: those of the rules that need torch or matplotlib."""
 IMPORTS = (
     *("psld.commands.metrics", "psld.commands.report", "psld.commands.sampling"),
     *("psld.commands.training", "psld.evaluation.evaluation", "psld.metrics.extraction"),
     *("psld.report.page", "psld.report.plots", "psld.report.table", "psld.sampling.sample"),
+    *("psld.training.run", "torch._dynamo"),  # The first step of torch's optimizers imports it.
 )
 """The modules that the server imports: what these commands need."""
 THREADS = {"OMP_NUM_THREADS": "1"}
@@ -90,7 +94,8 @@ def run_in_fork(words: Sequence[str]) -> None:
     except OSError:
         return
     if os.WIFSIGNALED(status):
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # SIGKILL has no handler.
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
     os._exit(os.WEXITSTATUS(status))
 
