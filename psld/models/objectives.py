@@ -291,6 +291,10 @@ class LoopSettings(Settings):
     """Images per forward pass on one rank; gradients are summed. `auto`: half as many, and so on,
     if a GPU runs out of memory before the first step. Null: the rank's whole part. The weights
     depend on it by rounding, and by dropout, which draws its masks for each pass."""
+    noise_block: Annotated[int | None, Neutral(None)] = Field(None, ge=1)
+    """Images of the global batch that share a stream of noise, (seed, step, block): a rank draws
+    the noise of its own blocks alone. Null: one stream for the batch, which each rank draws from
+    its beginning to its own last image. Either way, the noise is equal on any number of ranks."""
     learning_rate: float = Field(2e-4, gt=0)
     """The learning rate after the warm-up."""
     warmup_steps: int = Field(5000, ge=0)

@@ -52,19 +52,34 @@ def generator(
     return torch.Generator(device).manual_seed(stream_seed(seed, stream, *index))
 
 
-def standard_normal(key: int, index: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
+def standard_normal(
+    key: int,
+    index: int,
+    shape: tuple[int, ...],
+    device: torch.device,
+    block: int | None = None,
+    first: int = 0,
+) -> Tensor:
     """Return standard normal numbers, float32 on the CPU: draw `index` of this key's stream.
 
     NumPy's counter-based generator Philox draws them. So they are the same bytes on every machine,
     a draw depends on no other, and a smaller draw is the beginning of a larger one. They are in
     pinned memory if `device`, to which they will be copied, is a GPU.
+
+    Args:
+        block: images with a stream of their own, (key, index, block), so that a part of a draw can
+            be drawn alone; None: one stream, which can be entered at its beginning only, because
+            the ziggurat takes a varying number of the generator's outputs.
+        first: the number of the first of these blocks.
     """
-    # The counter's lower words count within a draw.
-    bits = np.random.Philox(key=key, counter=[0, 0, index, 0])
     # A new tensor for each draw: torch takes the memory of an earlier one when its copy has ended.
     pinned = device.type == "cuda"
     drawn = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=pinned)
-    np.random.Generator(bits).standard_normal(dtype=np.float32, out=drawn.numpy())
+    parts = [drawn] if block is None else drawn.split(block)
+    for number, part in enumerate(parts, first + (block is not None)):
+        # The counter's lower words count within a part.
+        bits = np.random.Philox(key=key, counter=[0, 0, index, number])
+        np.random.Generator(bits).standard_normal(dtype=np.float32, out=part.numpy())
     return drawn
 
 
