@@ -138,7 +138,7 @@ def train(
         Stopped: a signal asked any rank to stop; a checkpoint is written first.
     """
     settings = state.settings
-    network = parallel_network(state, batches, loss_of, ranks)
+    network, changing = parallel_network(state, batches, loss_of, ranks)
     peak = peak_flops(ranks.device, settings.precision)
     whole = peak and peak * ranks.world
     meter = Meter(ranks, whole and TRAIN_FACTOR * forward_flops(state.average.network) / whole)
@@ -148,7 +148,7 @@ def train(
         step = state.step
         torch.manual_seed(stream_seed(settings.seed, Stream.DROPOUT, step, ranks.rank))
         loss, norm = optimize(state, network, loss_of, batches.draw(step), settings)
-        ranks.share(state.network.buffers())
+        ranks.share(changing)
         if step == first:
             check_first_step(state, loss, norm, ranks)
         meter.add(step, loss, norm)
@@ -156,6 +156,7 @@ def train(
         due = Due.after(state.step, settings, ranks, stop)
         if not due.entry:
             continue
+        ranks.share(state.network.buffers())
         values = meter.read(images_per_step=settings.batch_size)
         progress.note = f"loss {values['loss']:.4f}"
         if due.checkpoint and not due.stop and progress.in_lines:
@@ -178,10 +179,10 @@ def train(
 
 def parallel_network(
     state: TrainingState, batches: Batches, loss_of: LossOf, ranks: Ranks
-) -> nn.Module:
+) -> tuple[nn.Module, list[Tensor]]:
     """Return the network as a training calls it: in its precision, compiled, on all ranks.
 
-    It finds the micro-batch that fits into memory, if the settings ask for it.
+    Also return the buffers that a pass changes, which the ranks share after each step. It finds the micro-batch that fits into memory, if the settings ask for it.
     """
     settings = state.settings
     called = forward_pass(state.network, settings.precision, compile=settings.compile)
@@ -193,13 +194,20 @@ def parallel_network(
     ranks.limit_exchanges()
     network = ranks.parallel(called, state.has_unused_weights)
     state.network.train()
+    changing: list[Tensor] = []
     if ranks.world > 1:
         # DistributedDataParallel reorders the gradients after its first backward pass, and the last
         # bit of their sum over the ranks depends on the order. After this unused pass, all steps
         # have the same order, so a resumed training equals an uninterrupted one to the bit.
+        buffers = [*state.network.buffers()]
+        before = [buffer.clone() for buffer in buffers]
         with undone(state.network):
             accumulate_gradient(network, loss_of, batches.draw(state.step), state.micro_batch)
-    return network
+            differ = [not torch.equal(a, b) for a, b in zip(before, buffers, strict=True)]
+        if buffers:
+            shares = ranks.mean(torch.tensor(differ, dtype=torch.float32))  # of ranks
+            changing = [buffers[i] for i in shares.nonzero().flatten().tolist()]
+    return network, changing
 
 
 def check_first_step(state: TrainingState, loss: Tensor, norm: Tensor, ranks: Ranks) -> None:
