@@ -3,7 +3,9 @@
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,12 +62,14 @@ class Log:
     due: float = 0.0
     """The time from which the history may be written without a checkpoint."""
 
+    def write_step(self, step: int) -> None:
+        """Write the step of the newest checkpoint, from which a restarted training resumes."""
+        write_text(self.run / STEP, f"{step}\n")
+
     def save(self, history: History, has_checkpoint: bool) -> None:
         """Write the history if it is due, or if a checkpoint was saved."""
         begun = time.monotonic()
-        if has_checkpoint:
-            write_text(self.run / STEP, f"{history[-1]['step']}\n")
-        elif begun < self.due:
+        if begun < self.due and not has_checkpoint:
             return
         write_history(self.run, history)
         for log in self.live:
@@ -102,7 +106,16 @@ Hook = Callable[[TrainingState, Due], None]
 
 
 def hooks_of(checkpoints: Checkpoints, log: Log) -> list[Hook]:
-    """Return what makes previews, checkpoints and the files of the history, in this order."""
+    """Return what makes previews, checkpoints and the files of the history, in this order.
+
+    A thread writes a checkpoint from a copy of the state, while the training goes on. An error of
+    the thread is raised at the next entry of the history. The last checkpoint is waited for.
+    """
+    writer, writing = ThreadPoolExecutor(1, "checkpoint"), deque[Future[None]]()
+
+    def write_checkpoint(content: dict[str, Any]) -> None:
+        checkpoints.write(content)
+        log.write_step(content["step"])
 
     def preview(state: TrainingState, due: Due) -> None:
         if due.preview:
@@ -110,8 +123,14 @@ def hooks_of(checkpoints: Checkpoints, log: Log) -> list[Hook]:
             state.history[-1] = numbers | state.history[-1]  # What the loop measured stays.
 
     def save(state: TrainingState, due: Due) -> None:
+        ends = bool(due.stop) or state.step == state.settings.steps
+        if writing and (due.checkpoint or writing[0].done()):
+            writing.popleft().result()
         if due.checkpoint:
-            checkpoints.save(state)
+            writing.append(writer.submit(write_checkpoint, checkpoints.copy(state)))
+        if ends:
+            writing.popleft().result()
+            writer.shutdown()
 
     def write(state: TrainingState, due: Due) -> None:
         log.save(state.history, due.checkpoint)
@@ -182,7 +201,8 @@ def parallel_network(
 ) -> tuple[nn.Module, list[Tensor]]:
     """Return the network as a training calls it: in its precision, compiled, on all ranks.
 
-    Also return the buffers that a pass changes, which the ranks share after each step. It finds the micro-batch that fits into memory, if the settings ask for it.
+    Also return the buffers that a pass changes, which the ranks share after each step. If the
+    settings ask for it, find the micro-batch that fits into memory.
     """
     settings = state.settings
     called = forward_pass(state.network, settings.precision, compile=settings.compile)
