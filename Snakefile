@@ -1,11 +1,11 @@
 """The grids as a workflow: prepare → train → sample → evaluate → tabulate.
 
-    snakemake                            the whole demo grid, like snakemake demo
-    snakemake demo/cld/em-quadratic-40   one cell of it
-    snakemake demo-steps                 one table, or one figure
+    snakemake                            the demo grid, the same as snakemake demo
+    snakemake demo/cld/em-quadratic-40   one cell of the demo grid
+    snakemake demo-steps                 one table; figures work the same way
     snakemake all                        the paper: weeks of GPU time (psld plan grid_name=paper)
 
-profiles/ sets where the jobs run; configs/ sets what they compute.
+profiles/ sets where jobs run; configs/ sets what jobs compute.
 """
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 
-# Python puts the working folder first for -m. No file in it takes the place of a package.
+# With -m, Python puts the working folder first in sys.path. Its files must not shadow packages.
 if not sys.flags.safe_path and sys.path[0] == os.path.abspath(""):  # noqa: PTH100
     del sys.path[0]
 

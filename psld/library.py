@@ -1,4 +1,4 @@
-"""The library: trained models, networks and denoisers, sampled as functions of tensors."""
+"""The library: sample trained models, custom networks and denoisers from Python."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,9 +52,9 @@ __all__ = [
 ]
 
 ENDS = {"levels", "final_time"}
-"""The options that decide a sampler's smallest noise level."""
+"""The sampler options that determine the smallest noise level."""
 WHITE = 10.0
-"""The noise level from which images are as good as white noise, of any mean and covariance."""
+"""From this noise level on, noisy images cannot be distinguished from white noise."""
 
 
 @as_psld_errors()
@@ -69,17 +69,17 @@ def load(
         model = psld.load("models/demo/psld-0.02")
 
     Args:
-        folder: written by psld train; holds weights.safetensors and manifest.json. Or GRID/MODEL,
-            for models/GRID/MODEL; or an address on the Hugging Face Hub, hf://USER/NAME@COMMIT;
-            without @COMMIT it is the newest.
+        folder: a folder with weights.safetensors and manifest.json, written by psld train;
+            GRID/MODEL for models/GRID/MODEL; or an address on the Hugging Face Hub,
+            hf://USER/NAME@COMMIT. Without @COMMIT, the newest commit is loaded.
         device: `auto`, or a torch device such as `cpu` or `cuda`.
-        start: the file of its start, for samplers such as few (psld start). None: that of its
-            dataset in starts/, which is made of data/DATASET.h5 if it is not there.
-        trust: run the copy of a custom part's code that is next to the weights, in parts/, if that
-            code is not among your own files. Read it before.
+        start: the file of the initial distribution (psld start), for samplers such as few. None:
+            the file of the model's dataset in starts/; a missing file is fitted to data/DATASET.h5.
+        trust: run the copy of a custom part's code in parts/, next to the weights, if that code
+            is not among your own files. Read the code first.
 
     Raises:
-        UserError: a file is missing, damaged or not a model's, or the device does not exist.
+        UserError: a file is missing, damaged or not part of a model, or the device does not exist.
         RunError: the Hub cannot be reached.
     """
     return load_model(fetched(folder), choose_device(device), start=start, trust=trust)
@@ -87,9 +87,9 @@ def load(
 
 @dataclass(frozen=True)
 class ForeignDenoiser:
-    """Somebody's network D(y, σ) as the network of every process; see `from_denoiser`.
+    """An external denoiser D(y, σ), used as the network of every process; see `from_denoiser`.
 
-    Images are N×C×H×W, on [−1, 1]; `sigma_min` to `sigma_max` are the noise levels that it takes.
+    Images are N×C×H×W, on [−1, 1]. The network accepts noise levels in [`sigma_min`, `sigma_max`].
     """
 
     network: nn.Module
@@ -105,16 +105,16 @@ class ForeignDenoiser:
 
     @cached_property
     def start(self) -> SamplerStart | None:
-        """The start of samplers; None without images."""
+        """The initial distribution of samplers, fitted to the images; None without images."""
         if self.images is None:
             return None
         return measure_start(self.images.numpy(), device_of(self.network), Start())
 
     def _fitted(self, sampler: SamplerSettings, process: LinearProcess) -> SamplerSettings:
-        """Return a sampler with the noise levels that the network takes.
+        """Return the sampler, limited to the noise levels that the network accepts.
 
-        In place of the prior it begins at `sigma_max`, as samplers of such networks do, if that
-        hides the images.
+        The sampler starts at `sigma_max` instead of the prior if images with this noise look like
+        white noise.
         """
         low, high = level_range(process, sampler.final_time)
         fits: dict[str, object] = {}
@@ -128,12 +128,17 @@ class ForeignDenoiser:
     def _sampler(
         self, process: LinearProcess, settings: SamplerSettings, batch_size: int
     ) -> ImageSampler:
-        """Return how images are sampled. Raises UserError for noise levels that it does not take.
+        """Return an image sampler for a process.
 
-        Without images, a start at a level is that of white noise.
+        Without images, a sampler that starts at `sigma_max` starts from white noise.
+
+        Raises UserError if the sampler needs noise levels that the network does not accept.
         """
         if settings.asks_for_classes:
-            raise UserError("sampler.guidance: the network has no classes; bind one to it")
+            raise UserError(
+                "sampler.guidance: the network accepts no class; bind a class to the network "
+                "(functools.partial)"
+            )
         process, device = every_block(process), device_of(self.network)
         start = None
         if isinstance(settings, TimeGridSampler) and settings.starts_from_data:
@@ -144,7 +149,7 @@ class ForeignDenoiser:
         settings, gaussian = with_start(*given, highest=self.sigma_max)
         other = (
             "give images= and sample with few, or sigma_min=0 and sigma_max=inf if the network "
-            "takes any level"
+            "accepts any level"
         )
         levels = settings.noise_levels(process)
         check_levels(levels, self.sigma_min, self.sigma_max, "network", other)
@@ -154,7 +159,8 @@ class ForeignDenoiser:
 
     @library_call("eps()")
     def eps(self, process: AnyProcess = "psld") -> SeesImages:
-        """Return ε(z, t) of a process, for `log_likelihood`; its `process` is that process."""
+        """Return ε(z, t) of a process, for `log_likelihood`; its attribute `process` holds the
+        process."""
         built = named_process("eps()", process).build()
         return SeesImages(built, self.network, gives_image=True)
 
@@ -173,10 +179,11 @@ class ForeignDenoiser:
         progress: bool = False,
         **options: object,
     ) -> Tensor:
-        """Sample n images; arguments, result and errors are those of `LoadedModel.sample`.
+        """Sample n images; see `LoadedModel.sample` for the arguments, the result and the errors.
 
-        There are no labels and guides: bind a class to the network. `sampler=None` is few if there
-        are images of the training, else multistep, at the noise levels that the network takes.
+        Labels and guides are not supported: bind a class to the network instead. `sampler=None`
+        chooses few if training images were given, else multistep, and limits the sampler to the
+        noise levels that the network accepts.
         """
         built = named_process(CALL, process).build()
         few = self.images is not None and inpainting is None
@@ -196,9 +203,9 @@ def from_denoiser(
     sigma_max: Level,
     images: SkipValidation[Tensor | None] = None,
 ) -> ForeignDenoiser:
-    """Return a network of somebody else as the network of every process.
+    """Return an external denoiser as a model that can be sampled with every process.
 
-        class Gray(torch.nn.Module):                 # a network of yours
+        class Gray(torch.nn.Module):                 # your network
             def forward(self, y, sigma):
                 return torch.zeros_like(y)
 
@@ -206,22 +213,23 @@ def from_denoiser(
         model = psld.from_denoiser(gray, (3, 32, 32), sigma_min=0.002, sigma_max=80)
         images = model.sample(4)
 
-    With images of its training, samplers can start from a mixture of Gaussians of them:
+    With training images, samplers can start from a mixture of Gaussians fitted to these images:
 
         seen = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8)   # psld.load_images(…)
         model = psld.from_denoiser(gray, (3, 32, 32), sigma_min=0.002, sigma_max=80, images=seen)
         images = model.sample(4, process="vp-sde", steps=4, start_level=3.0)
 
     Args:
-        network: D(y, σ): images with noise, N×C×H×W, and noise levels, N, float32 → the images that
-            it predicts, on [−1, 1]. In training mode it is refused: call its eval() first.
-        shape: of an image, C×H×W.
-        sigma_min: the smallest noise level that it takes; samplers that ask for smaller ones are
-            refused. 0 if it takes any.
-        sigma_max: the largest one; inf if it takes any. From the prior, processes reach 150 to 700.
-        images: of the training, uint8 N×C×H×W. Samplers then start from a mixture of Gaussians of
-            them (`sampler="few"`, the default with images), fitted at the first use, at a level up
-            to `sigma_max`.
+        network: D(y, σ): noisy images, N×C×H×W, and noise levels, N, float32 → predicted images on
+            [−1, 1]. Call `network.eval()` first: a network in training mode is rejected.
+        shape: the shape of an image, C×H×W.
+        sigma_min: the smallest noise level that the network accepts; samplers that need smaller
+            levels are rejected. 0: no lower limit.
+        sigma_max: the largest noise level that the network accepts; inf: no upper limit. Sampling
+            from the prior starts at noise levels of 150 to 700, depending on the process.
+        images: the training images, uint8 N×C×H×W. Samplers then start from a mixture of Gaussians
+            (`sampler="few"`, the default with images) at a noise level of at most `sigma_max`. The
+            mixture is fitted at its first use.
     """
     check_network(network)
     channels, height, width = shape
@@ -230,7 +238,7 @@ def from_denoiser(
         images = torch.from_numpy(array_of(images, "images"))
         if images.dtype != torch.uint8 or images.shape[1:] != image:
             wrong = f"{images.dtype} {tuple(images.shape)}"
-            raise UserError(f"images is {wrong}, not uint8 {('N', *image)}")
+            raise UserError(f"images: got {wrong}; expected uint8 {('N', *image)}")
     return ForeignDenoiser(network, image, sigma_min, sigma_max, images)
 
 
@@ -251,20 +259,21 @@ def sample(
     progress: bool = False,
     **options: object,
 ) -> Tensor:
-    """Sample images from a network of your own; for a trained model see `LoadedModel.sample`.
+    """Sample images from a custom network; for a trained model see `LoadedModel.sample`.
 
-        model = psld.load("models/demo/psld-0.02")   # or a process and a network of yours
+        model = psld.load("models/demo/psld-0.02")   # or your own process and network
         images = psld.sample(model.process, model.network, (16, 1, 8, 8), steps=10)
 
     Args:
-        process: that of the training.
-        network: ε(z, t): states N×kC×H×W and forward times N → predicted noise. In training mode it
-            is refused: call its eval() first.
-        shape: of the images, n×C×H×W.
-        label: a class by number, or a list of which image i gets entry i mod its length. The
-            network is then ε(z, t, label), of N classes, or of None for no class.
+        process: the process that the network was trained with.
+        network: ε(z, t): states N×kC×H×W and forward times N → predicted noise. Call
+            `network.eval()` first: a network in training mode is rejected.
+        shape: the shape of the result, n×C×H×W.
+        label: the number of a class, or a list of numbers: image i gets the entry at i modulo the
+            length of the list. The network is then called as ε(z, t, label), where `label` has N
+            classes, or is None for no class.
 
-    Other arguments, result and errors are those of `LoadedModel.sample`.
+    See `LoadedModel.sample` for the other arguments, the result and the errors.
     """
     check_network(network)
     n, channels, height, width = shape
@@ -274,7 +283,7 @@ def sample(
     called = forward_pass(network, chosen.precision)
 
     def eps(z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
-        return process.checked(called(z.clone(), t, *label), z)  # It may change its input.
+        return process.checked(called(z.clone(), t, *label), z)  # The network may modify z.
 
     image = (channels, height, width)
     chosen, _ = with_start(chosen, process, None, device_of(network))
@@ -284,7 +293,7 @@ def sample(
 
 
 def _white(shape: tuple[int, int, int]) -> SamplerStart:
-    """Return the start of images of mean 0 and variance 1, at a level that is given."""
+    """Return the initial distribution for images with mean 0 and variance 1."""
     values, one = torch.Size(shape).numel(), torch.ones(1, dtype=torch.float32)
     moments = one.new_zeros(1, values), torch.eye(values, 1).to(one), one[None, None], one
     return SamplerStart(GaussianData.one(shape, *moments), one)
@@ -301,12 +310,13 @@ def denoiser(
         D = psld.denoiser(psld.load("models/demo/psld-0.02"), n=16)
         y = D.sigma_max * torch.randn(16, 1, 8, 8)       # then any sampler of dy/dσ = (y − D)/σ
 
-    The momentum is drawn once, from the seed, and kept: see psld.diffusion.denoiser. A model that
-    was trained as a denoiser is its network itself, which needs no momentum, unless its objective
-    has an `eps` of its own.
+    The momentum is drawn once, from the seed, and then stays fixed: see psld.diffusion.denoiser.
+    For a model that was trained as a denoiser, the network itself is returned; it needs no
+    momentum. A custom objective that overrides `eps` is the exception.
 
     Args:
-        n: images per call; without momentum (VP-SDE, a denoiser), any number.
+        n: the number of images per call; not needed without momentum (VP-SDE, a denoiser), where
+            a call accepts any number of images.
 
     Raises:
         UserError: the model's ε does not determine the image at every time, or `n` is missing.
@@ -314,11 +324,11 @@ def denoiser(
     network, dataset = model.network, model.settings.dataset
     if model.settings.serves_every_process:
         if len({*model.levels}) == 1:
-            raise UserError("a student knows one noise level; take its teacher")
+            raise UserError("the student accepts a single noise level; use its teacher instead")
         if type(model.settings.training.objective).eps is Objective.eps:
             return network
     if n is None and model.process.blocks > 1:
-        raise UserError("this model has momentum to draw: give n, the images per call")
+        raise UserError("n: the model needs momentum; give the number of images per call")
     n = n or 1
     size = dataset.image_size
     shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)

@@ -1,4 +1,4 @@
-"""The base classes of custom parts, which are in files of the user (docs/extending.md).
+"""The base classes of custom parts, which users define in their own files (docs/extending.md).
 
 class Mixer(Network):                   # mynets.py: psld train network=mynets:Mixer
     width: int = 64
@@ -6,7 +6,8 @@ class Mixer(Network):                   # mynets.py: psld train network=mynets:M
     def build(self, in_channels, out_channels, image_size, num_classes):
         ...                             # a torch.nn.Module, called with (z, t)
 
-`FREE` and `Neutral` mark fields that do not decide a result.
+`FREE` marks a field that does not determine a result; `Neutral(x)` marks a field that does not
+determine a result while its value is x.
 """
 
 from psld.config.reads import CellRead, ModelRead

@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +33,12 @@ def flowers(folder: Path) -> None:
         write_files(folder / "downloads" / "flowers" / kind, pictures)
 
 
-def folders(folder: Path) -> None:
-    """Two folders of pictures of one size."""
-    for seed, (name, count) in enumerate({"mine": 40, "theirs": 60}.items()):
+MINE_AND_THEIRS = {"mine": 40, "theirs": 60}
+
+
+def folders(folder: Path, sizes: Mapping[str, int] = MINE_AND_THEIRS) -> None:
+    """Folders with so many pictures of one size."""
+    for seed, (name, count) in enumerate(sizes.items()):
         pictures = random_images(count, 8, 8, seed=seed)
         write_files(folder / name, {f"{i}.png": encode(each) for i, each in enumerate(pictures)})
 
@@ -71,6 +74,10 @@ EXAMPLES = sorted((REPOSITORY / "docs" / "examples").glob("*.*"))
 
 MODEL_OF_EXAMPLES = "psld train process=psld training.steps=3 output=models/demo/psld-0.02"
 """In place of `make demo`."""
+DENOISER_OF_README = (
+    "psld train dataset=digits network=demo training=demo training.objective=denoiser "
+    "output=models/demo/denoiser-psld"
+)
 
 INSTEAD = {
     # These need a cluster, or take GPUs.
@@ -90,7 +97,10 @@ INSTEAD = {
     r"(wandb login|(make|psld wandb) (sync|dashboard))\b.*": ":",
     r"(rm -r|torchrun) .*": ":",
     r"cp -r ~/photos pictures": "cp -r ../downloads/flowers pictures",
-    r"source .venv/bin/activate": ":",  # set up already
+    r"(git clone|make demo\b|source .venv/bin/activate).*": ":",  # set up already
+    r"psld prepare (.*)root=/path/to/images": r"psld prepare \1root=downloads/flowers",
+    r"(psld train .*training=cifar10-ablation.*)": r"\1 --cfg job",
+    r"psld evaluate images=generated reference=real image_size=32": ":",
 }
 """Patterns of commands that cannot run here, and what runs in their place; `:` is nothing."""
 
@@ -185,6 +195,19 @@ class Reader:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_fence_of_a_page_is_understood(page):
     assert any(fence.language == "sh" for fence in fences_of(text_of(page)))
+
+
+@pytest.mark.slow
+def test_each_block_of_the_readme_runs_after_the_demo(tmp_path):
+    reader = Reader(tmp_path / "project", grids=("demo", "paper"))
+    flowers(reader.folder)
+    folders(reader.folder, {"generated": 40, "real": 60})
+    reader.run(f"psld prepare dataset=digits\n{DENOISER_OF_README}")
+    for fence in fences_of((REPOSITORY / "README.md").read_text()):
+        reader.place = reader.folder
+        in_python = fence.language == "python"
+        reader.run(f"python - <<'END'\n{fence.text}END" if in_python else fence.script)
+    assert (reader.folder / "sixteen.png").is_file()
 
 
 @pytest.mark.slow

@@ -154,7 +154,9 @@ def test_what_cannot_be_saved_is_one_line_and_changes_nothing(folder, network):
 
     psld.save("mine", network, WORDS)
     files = {path: path.read_bytes() for path in Path("mine").rglob("*.*")}
-    refused("mine: has weights from a training here; replace=true replaces them", network, WORDS)
+    refused(
+        "mine: has weights from a training here; set replace=true to replace them", network, WORDS
+    )
     with pytest.raises(RuntimeError, match=r"size mismatch for a\.weight"):
         psld.save("mine", network, [*WORDS, "network.width=5"])
     refused(r"save\(\): unknown key network\.widht", network, [*WORDS, "network.widht=5"])
@@ -164,7 +166,11 @@ def test_what_cannot_be_saved_is_one_line_and_changes_nothing(folder, network):
         def forward(self, z, t):
             return 2 * super().forward(z, t)
 
-    refused("built again and loaded .* something else", Other(2, 2, 4).eval(), WORDS)
+    refused(
+        "changes when the module is rebuilt and its weights are loaded",
+        Other(2, 2, 4).eval(),
+        WORDS,
+    )
     absent = [*WORDS, "init.model=absent"]
     refused("absent: no such model .*; this training reads it", network, absent, replace=True)
     for entry, said in (
@@ -172,7 +178,9 @@ def test_what_cannot_be_saved_is_one_line_and_changes_nothing(folder, network):
         ({"step": 1, "time": 1, "loss": torch.nan}, "loss: Input should be a finite number"),
     ):
         refused(said, network, WORDS, history=[entry], replace=True)
-    refused("settings is a NoneType; a model's settings or words of psld train", network, None)
+    refused(
+        "settings is a NoneType; the settings of a model or overrides of psld train", network, None
+    )
     assert {path: path.read_bytes() for path in Path("mine").rglob("*.*")} == files
     psld.save("mine", network, [*WORDS, "training.steps=8"], replace=True)
     assert read_manifest("mine").step == 8
@@ -205,5 +213,5 @@ def test_classes_of_a_network_of_ones_own(folder):
     ):
         with pytest.raises(UserError, match=said):
             sampled(**wrong)
-    with pytest.raises(UserError, match="guidance: a label or a guide chooses one; give either"):
+    with pytest.raises(UserError, match="guidance: label and guide also choose a guidance"):
         sampled(label=1, guidance={"kind": "classifier-free", "label": 2})

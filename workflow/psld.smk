@@ -1,4 +1,4 @@
-"""The rules. Another workflow loads them as a module; its targets are then their files.
+"""The rules. To use them in another workflow, load this file as a module, and name files as targets.
 
 from psld.config.locations import SHIPPED
 

@@ -1,6 +1,6 @@
-"""The names of grids, tables, figures and cells as targets.
+"""Targets: the names of grids, tables, figures and cells.
 
-A Snakefile includes this after its rules, because the check has to know all of them.
+A Snakefile includes this file after all rules, because a rule name cannot be a target name too.
 """
 
 import gc
@@ -12,8 +12,8 @@ from snakemake.cli import get_argument_parser
 from psld.cluster.head import begin_run
 from psld.utils.files import check_place
 
-# The jobs of a large grid are millions of objects that live to the end. Looking for garbage among
-# them as often as Python does takes a quarter of the time of a dry run.
+# The jobs of a large grid are millions of long-lived objects. With the default threshold, garbage
+# collection takes a quarter of the time of a dry run.
 gc.set_threshold(100_000)
 
 
@@ -46,25 +46,26 @@ for target in GRIDS.targets:
 
 
 def asked_targets():
-    """Return the targets on the command line, which Snakemake has only after it has read the rules.
+    """Return the targets on the command line, before Snakemake itself parses them.
 
-    Its processes of single jobs, and programs that call it, ask for none here.
+    The list is empty in the processes of single jobs and in programs that call Snakemake's API.
     """
     if not (workflow.is_main_process and "snakemake" in sys.argv[0]):
         return []
     if words := get_argument_parser().parse_args(sys.argv[1:]).targets:
         return words
     inputs = workflow.get_rule(workflow.default_target).input
-    has_files = any(isinstance(each, str) for each in inputs)  # others are functions
+    has_files = any(isinstance(each, str) for each in inputs)  # The alternative is functions.
     return [] if has_files else [GRIDS.default]
 
 
-# Snakemake would report a grid that does not resolve as an error of the rules. `all` is the paper.
+# Resolve the grids of the targets here, for an error of one line: Snakemake would report an
+# unresolvable grid as an error in the rules.
 with in_one_line():
     CELLS = GRIDS.cells_among(asked_targets())
 
-# The name of each cell is a target. Only the cells that are asked for get a rule, because a grid
-# may have ten thousand cells.
+# Each cell is a target, but only the requested cells get a rule, because a grid may have ten thousand
+# cells.
 for target, files in CELLS.items():
 
     rule:

@@ -1,13 +1,14 @@
-"""Images in files: pictures in folders and zip archives, an .npz, a prepared dataset."""
+"""Read and write images: pictures in folders and zip archives, .npz files, prepared datasets."""
 
 import hashlib
 import io
 import math
 import os
+import shlex
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path, PurePosixPath
@@ -25,31 +26,36 @@ from psld.utils.progress import Progress
 from psld.utils.tensors import array_of, digest_of_arrays
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# Of the suffixes, and often found under them. Pillow runs programs to read some of the rest.
+# The formats of these suffixes, and two that are often misnamed with one of them. Pillow runs
+# external programs to read some other formats.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow clips deeper modes to 0…255 instead of scaling them.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
-SHOWN = 64  # pixels: on a sheet, each pixel of a narrower image is a square, which no viewer blurs
-IMAGES = "arr_0"  # in an .npz of guided-diffusion and EDM: the name of an array without one
+SHOWN = 64
+"""Width in pixels to which `tiled` enlarges smaller images, so that no viewer blurs them."""
+IMAGES = "arr_0"
+"""Name of the images in an .npz: numpy's default, used by guided-diffusion and EDM."""
 REMOVE = "; remove or replace it"
-FILES_AT_ONCE = 1000  # pictures of a folder that are flushed to disk together
-SOURCE = "source"  # the key of a picture's text with the digest of what made it
+FILES_AT_ONCE = 1000
+"""Pictures of a folder that are flushed to disk together."""
+SOURCE = "source"
+"""Key of a PNG text chunk: the digest of what made the images."""
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """Decode a picture to 8 bits a channel, upright as its EXIF says; the first of several frames.
+    """Decode the first frame of a picture to 8 bits per channel, rotated as its EXIF data says.
 
-    Raises UserError, with `name`, if it is broken, or so large that Pillow refuses it.
+    Raises BrokenPicture, with `name`, if the picture is damaged or larger than Pillow accepts.
     """
     with reading(name, "broken picture", REMOVE, BrokenPicture):
         try:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        except UnidentifiedImageError:  # Its message contains the address of the stream.
+        except UnidentifiedImageError:  # Its message shows the memory address of the stream.
             raise ValueError("not a picture") from None
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I;16"):  # Keep the upper half, as Pillow does of RGB.
+        if image.mode.startswith("I;16"):  # Keep the upper byte, as Pillow does for RGB.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode not in _EIGHT_BIT_MODES:
             raise ValueError(f"mode {image.mode}, not 8 bits of gray, RGB or CMYK")
@@ -57,7 +63,7 @@ def decode(data: bytes, name: str) -> Image.Image:
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Convert to gray (Rec. 601 luma) or RGB, on white if the picture is transparent."""
+    """Convert to gray (Rec. 601 luma) or RGB; put a transparent picture on white."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -65,9 +71,9 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def as_image(picture: Any, where: str) -> Image.Image:
-    """Return a picture of a source, or a uint8 array H×W or H×W×C, as a PIL image.
+    """Convert a PIL image or a uint8 array (H×W or H×W×C) of a source to an 8-bit PIL image.
 
-    Raises UserError, with `where`, for other numbers than bytes, which Pillow would clip.
+    Raises UserError, with `where`, if the pixels have more than 8 bits, which Pillow would clip.
     """
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture[:, :, 0] if picture.shape[2:] == (1,) else picture)
@@ -77,9 +83,9 @@ def as_image(picture: Any, where: str) -> Image.Image:
 
 
 def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
-    """Cut out the central square of `side` pixels, by default the picture's shorter side.
+    """Crop to the central square of `side` pixels, by default the shorter side of the picture.
 
-    A smaller picture is surrounded by black.
+    A picture smaller than `side` is padded with black.
     """
     side = side or min(image.size)
     left, top = int((image.width - side) / 2), int((image.height - side) / 2)
@@ -87,14 +93,17 @@ def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
 
 
 class BrokenPicture(UserError):
-    """A file of a picture is damaged."""
+    """A picture is damaged."""
+
+    file: str | None = None
+    """The file of this picture alone; None for a picture in an archive or in a dataset."""
 
 
 class FileTree:
-    """The regular files of a folder and its subfolders, links followed, or of a zip archive.
+    """The regular files of a zip archive, or of a folder and its subfolders, following links.
 
-    Hidden files are left out, and so is a link that leads back to a folder above it. All reading
-    threads share one open archive, as zipfile allows. Nothing is unpacked to disk.
+    Hidden files are left out, and so are links to a folder that contains them. All reading threads
+    share one open archive, which zipfile supports. Nothing is unpacked to disk.
 
     Raises UserError if `path` is neither a folder nor a whole archive.
     """
@@ -108,53 +117,69 @@ class FileTree:
         else:
             with reading(path, "neither a folder nor a whole zip archive"):
                 self._archive = zipfile.ZipFile(regular_file(path))
-            # Of two files of one name, the later one counts.
+            # If two members have the same name, zipfile reads the later one.
             members = [each for each in self._archive.infolist() if each.filename]
             sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
         self.sizes = {name: sizes[name] for name in sorted(sizes) if not _is_hidden(name)}
-        """In bytes, by name, with / between folders."""
+        """File size in bytes, by name relative to `path`, with / as the separator."""
         self._pictures = [name for name in self.sizes if name.lower().endswith(PICTURE_SUFFIXES)]
 
     def picture_names(self) -> list[str]:
-        """Return the names that end like a picture's, sorted, and print how many others there are.
+        """Return the sorted names of the pictures, and print how many other files are left out.
 
-        Raises UserError if there are none.
+        Raises UserError if no file has the suffix of a picture.
         """
         others = Counter(map(_ending, sorted(self.sizes.keys() - set(self._pictures))))
         others += self._left_out
         counts = ", ".join(f"{count} × {kind}" for kind, count in others.most_common(5))
         left_out = f"left out: {counts}{', …' if len(others) > 5 else ''}" if others else ""
         if not self._pictures:
-            ends = f"they end in {', '.join(PICTURE_SUFFIXES)}{left_out and f' ({left_out})'}"
-            raise UserError(f"{self.path}: no pictures in it; {ends}")
+            ends = f"pictures end in {', '.join(PICTURE_SUFFIXES)}{left_out and f' ({left_out})'}"
+            raise UserError(f"{self.path}: contains no pictures; {ends}")
         if left_out:
             print(f"{self.path}: {left_out}", file=sys.stderr)
         return self._pictures
 
     def listing(self) -> str:
-        """Return the number of pictures, and a digest of their names and sizes."""
+        """Return a text with the number of pictures and a digest of their names and file sizes."""
         lines = "".join(f"{self.sizes[name]} {name}\0" for name in self._pictures)
         digest = hashlib.sha256(bytes_of(lines)).hexdigest()
         return f"{len(self._pictures):,} pictures, names and sizes {digest[:12]}"
 
     def read(self, name: str) -> bytes:
-        """Read a file. Raises UserError if it does not match the archive's own checksum."""
+        """Read a file. Raises BrokenPicture if it is unreadable or fails the archive's checksum."""
         with reading(f"{self.path}/{name}", "cannot be read", REMOVE, BrokenPicture):
             return self._archive.read(name) if self._archive else (self.path / name).read_bytes()
 
     def picture(self, name: str) -> Image.Image:
-        return decode(self.read(name), f"{self.path}/{name}")
+        """Read and decode a picture. Raises BrokenPicture if it is damaged."""
+        try:
+            return decode(self.read(name), f"{self.path}/{name}")
+        except BrokenPicture as error:
+            error.file = None if self._archive else f"{self.path}/{name}"
+            raise
 
 
-def refuse(broken: Sequence[str]) -> None:
-    """Raise UserError if pictures are broken, with the errors of at most ten."""
-    if broken:
-        errors = sorted(error.removesuffix(REMOVE) for error in broken)
-        raise UserError(listed(errors, 10, "; ") + REMOVE)
+def refuse(broken: Mapping[str, str | None]) -> None:
+    """Raise UserError if any picture is broken.
+
+    The message has at most ten errors, and the command that removes the files if it has all.
+
+    Args:
+        broken: `BrokenPicture.file` by the text of the error.
+    """
+    if not broken:
+        return
+    errors = [error.removesuffix(REMOVE) for error in sorted(broken)]
+    files = [broken[error] for error in sorted(broken)]
+    remedy = REMOVE if len(errors) == 1 else "; remove or replace them"
+    if len(files) <= 10 and all(files):
+        remedy += f": {shlex.join(['rm', *map(str, files)])}"
+    raise UserError(listed(errors, 10, "; ") + remedy)
 
 
 def bytes_of(name: str) -> bytes:
-    """Return a name as bytes; in old archives and folders, it may be no UTF-8."""
+    """Encode a file name; names in old archives and folders may not be UTF-8."""
     return name.encode(errors="surrogateescape")
 
 
@@ -164,7 +189,7 @@ def _ending(name: str) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    """Recognize hidden files, and the folder that macOS adds to zip archives."""
+    """Check for hidden files and for the folder that macOS adds to zip archives."""
     parts = PurePosixPath(name).parts
     return parts[:1] == ("__MACOSX",) or any(part.startswith(".") for part in parts)
 
@@ -173,7 +198,10 @@ def _is_hidden(name: str) -> bool:
 
 
 def located(path: str | Path) -> Path:
-    """Return the path, or that of the prepared dataset of this name; UserError if there is none."""
+    """Return `path` if it exists, else the prepared dataset of this name.
+
+    Raises UserError if neither exists.
+    """
     data = Path(f"data/{path}.h5")
     for each in (Path(path), data):
         if each.exists():
@@ -182,14 +210,18 @@ def located(path: str | Path) -> Path:
 
 
 def read_images(path: str | Path, silent: bool = False, side: int | None = None) -> np.ndarray:
-    """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the names or of the array.
+    """Read all images, uint8 N×C×H×W, gray or RGB, in the order of their names or of the array.
 
-    `psld.load_images` has the forms of the path, besides shards; `side` resizes pictures. Raises
-    UserError if there are none, a file is damaged, or the images differ in size.
+    Args:
+        path: the forms that `psld.load_images` accepts, except shards.
+        silent: show no progress bar.
+        side: crop each picture to its central square and resize it to `side` pixels.
+
+    Raises UserError if there are no images, a file is damaged, or the images differ in size.
     """
     path = located(path)
     if side and path.suffix in (".h5", ".npz"):
-        raise UserError(f"{path}: image_size is for folders and archives of pictures")
+        raise UserError(f"{path}: image_size applies only to folders and archives of pictures")
     if path.suffix == ".h5":
         return np.array(ImageStore.open(path).images("train"))
     if path.suffix == ".npz":
@@ -203,21 +235,21 @@ def read_images(path: str | Path, silent: bool = False, side: int | None = None)
 
 def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
     tree = FileTree(path)
-    names, broken = tree.picture_names(), []
+    names, broken = tree.picture_names(), dict[str, str | None]()
 
     def pixels(name: str) -> np.ndarray | None:
         try:
             image = tree.picture(name)
         except BrokenPicture as error:
-            broken.append(str(error))
+            broken[str(error)] = error.file
             return None
         image = to_channels(image, 1 if image.mode in ("1", "L", "LA") else 3)
         if side:  # as `psld prepare` does
             image = central_square(image).resize((side, side), Image.Resampling.LANCZOS)
         return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
-    arrays = []
-    # At an error, closing drops the pictures that are not begun, for which the pool would wait.
+    arrays, first = [], ""
+    # After an error, closing `read` cancels the pending pictures; the pool would wait for them.
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
         closing(cast(Generator, pool.map(pixels, names))) as read,
@@ -227,19 +259,24 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
             progress.update()
             if array is None:
                 continue
+            first = first or name
             if arrays and array.shape[1:] != arrays[0].shape[1:]:
-                sizes = size_text(array.shape[1:]), size_text(arrays[0].shape[1:])
-                wrong = f"{name} has {sizes[0]} pixels, the first one {sizes[1]}"
-                raise UserError(f"{path}: {wrong}; image_size=N takes N×N of the middle of each")
+                sizes = [size_text(each.shape[:0:-1]) for each in (arrays[0], array)]
+                wrong = f"{first} is {sizes[0]} pixels (width×height), {name} is {sizes[1]}"
+                right = "image_size=N crops pictures to their central squares and resizes them"
+                raise UserError(f"{path}: {wrong}; {right}")
             arrays.append(array)
     refuse(broken)
-    if len({len(array) for array in arrays}) > 1:  # Gray pictures become RGB if others are.
+    if len({len(array) for array in arrays}) > 1:  # Gray pictures become RGB if any picture is RGB.
         arrays = [array.repeat(3 // len(array), axis=0) for array in arrays]
     return np.stack(arrays)
 
 
 def check_images(images: np.ndarray, form: str, where: str) -> None:
-    """Raise UserError, with `where`, unless images are bytes of the form N×C×H×W or N×H×W×C."""
+    """Raise UserError, with `where`, unless the images are uint8 and have 1 or 3 channels.
+
+    `form`: N×C×H×W or N×H×W×C.
+    """
     channels = images.shape[form.split("×").index("C")] if images.ndim == 4 and images.size else 0
     if images.dtype != np.uint8 or channels not in (1, 3):
         found = f"{images.dtype} of {size_text(images.shape)}"
@@ -247,39 +284,39 @@ def check_images(images: np.ndarray, form: str, where: str) -> None:
 
 
 def size_text(shape: tuple[int, ...]) -> str:
-    """Return a shape such as 8×8."""
+    """Format a shape, such as 8×8."""
     return "×".join(map(str, shape)) or "a number"
 
 
 def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray] | None:
-    """Read arrays of an .npz by name, and never unpickle; None if it lacks one of them.
+    """Read arrays of an .npz by name; return None if one is missing. Nothing is unpickled.
 
-    Raises UserError if the file is missing, damaged or of pickled objects, and RunError if an array
-    is larger than the memory, or says so.
+    Raises UserError if the file is missing, damaged or has pickled objects, and RunError if an
+    array does not fit into memory by the size in its header.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
             return [stored[name] for name in names] if {*names} <= {*stored.files} else None
-    except Exception as error:  # What something else wrote can raise nearly any.
+    except Exception as error:  # Damaged files can raise nearly any error.
         reraise_fault(error, path)
         reason = "it has pickled objects, which can run code" if "pickle" in str(error) else error
-        raise UserError(f"{path}: not a whole .npz of arrays ({reason})") from None
+        raise UserError(f"{path}: not a valid .npz of arrays ({reason})") from None
 
 
 def names_in(path: str | Path) -> list[str]:
-    """Return the names of the arrays in a whole .npz."""
+    """Return the names of the arrays in an .npz."""
     with np.load(path) as stored:
         return stored.files
 
 
 def no_images(path: str | Path) -> UserError:
-    """Return the error of a whole .npz without images, with what it has in their place."""
-    names = ", ".join(names_in(path)) or "nothing"
-    return UserError(f"{path}: no {IMAGES} in it, but {names:.100}; save the images as {IMAGES}")
+    """Return the error of an .npz without images, with the names of its arrays."""
+    found = f"no array {IMAGES} in it, but {', '.join(names_in(path)) or 'nothing':.100}"
+    return UserError(f"{path}: {found}; save the images as {IMAGES}")
 
 
 def write_npz(path: str | Path, images: np.ndarray) -> None:
-    """Write uint8 images N×C×H×W as others' evaluators read them: `arr_0`, N×H×W×C."""
+    """Write uint8 images N×C×H×W as `arr_0`, N×H×W×C, which other evaluators read."""
     with atomic_path(path) as partial, partial.open("wb") as file:
         np.savez(file, images.transpose(0, 2, 3, 1))
 
@@ -288,16 +325,16 @@ def write_npz(path: str | Path, images: np.ndarray) -> None:
 def save_images(
     images: ArrayLike, path: str | Path, first: int = 0, source: str | None = None
 ) -> None:
-    """Write uint8 images N×C×H×W into one picture PATH.png, or into a folder as 00000.png, …
+    """Write uint8 images N×C×H×W as one sheet PATH.png, or into a folder as 00000.png, …
 
         psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "four.png")
 
     Args:
         first: the number of the first file of a folder.
-        source: a digest of what made the images; None: that of the images themselves. Pictures
-            carry it, and a folder takes those of one source alone.
+        source: a digest of what made the images, by default the digest of the images. It is
+            stored in each picture, and a folder accepts only pictures of one source.
 
-    Raises UserError if the images are no bytes, or the folder holds other pictures.
+    Raises UserError if the images are not uint8, or the folder holds pictures of another source.
     """
     images = array_of(images, f"{path}")
     check_images(images, "N×C×H×W", f"{path}")
@@ -320,16 +357,16 @@ def save_images(
 
 
 def is_single_picture(path: str | Path, source: str) -> bool:
-    """Return True if `save_images` writes one picture PATH, False if it writes into a folder.
+    """Return True if `save_images` writes one picture to `path`, False if it writes into a folder.
 
-    Raises UserError if it can do neither, or if the folder holds pictures of another source.
+    Raises UserError if `path` suits neither, or if the folder holds pictures of another source.
     """
     path = Path(path)
     single = (ending := path.suffix.lower()) == ".png"
     is_file = path.is_file() if path.exists() else ending in Image.registered_extensions()
     if is_file != single:
         raise UserError(f"{path}: images go into a folder, or into a file that ends in .png")
-    other = None if single else next(path.glob("*.png"), None)  # All there are of one source.
+    other = None if single else next(path.glob("*.png"), None)  # All have one source.
     if other and decode(other.read_bytes(), f"{other}").info.get(SOURCE) != source:
         raise UserError(f"{path}: holds other pictures, such as {other.name}; name another folder")
     check_place(path if single else path / "00000.png")
@@ -337,7 +374,7 @@ def is_single_picture(path: str | Path, source: str) -> bool:
 
 
 def tiled(images: np.ndarray, columns: int) -> np.ndarray:
-    """Arrange images N×C×H×W in rows of `columns`, with white around each; H′×W′×C."""
+    """Arrange images N×C×H×W in rows of `columns` images with white margins; return H′×W′×C."""
     enlarged = max(1, SHOWN // images.shape[3])
     images = images.repeat(enlarged, axis=2).repeat(enlarged, axis=3)
     count, channels, height, width = images.shape

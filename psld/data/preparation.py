@@ -1,4 +1,4 @@
-"""Make a dataset's HDF5 file from a source: decode in parallel, write in order, hold few blocks."""
+"""Prepare the HDF5 file of a dataset: decode in parallel, write in order, with bounded memory."""
 
 import os
 import platform
@@ -33,33 +33,34 @@ from psld.utils.files import atomic_path, write_json, write_text
 from psld.utils.progress import Progress
 
 BLOCK_BYTES = 1 << 22
-"""Bytes of a block, which is decoded, hashed and written at once; two a thread are held."""
+"""Bytes of a block of images, decoded by one thread; memory holds two blocks per thread."""
 
 MAX_THREADS = 16
-"""Decoding releases Python's lock, but one thread does all hashing and writing."""
+"""More threads do not help: a single thread hashes and writes what they decode."""
 
 PLACES = "root", "path", "code"
-"""The settings of a source with which it may have the same images."""
+"""Settings of a source that can change without changing its images."""
 
 REPLACE = "give another dataset.name, or replace=true"
-"""The remedies if another dataset is there."""
+"""The remedies if `output` holds another dataset."""
 
 
 def prepare_dataset(
     settings: DatasetSettings, output: Path, replace: bool = False
 ) -> dict[str, Any]:
-    """Make `output`, its digest (ending .digest) and, last, the record (ending .json).
+    """Write the dataset `output`, its digest (ending .digest) and its record (ending .json).
 
-    The digest depends on the content alone: the workflow compares it. The record, which is also
-    returned, has its origin. An old file stays until the new one is whole.
+    The digest depends on the content alone; the workflow compares it. The record, which is written
+    last and returned, tells how the dataset was made. An existing dataset stays until the new one
+    is complete.
 
-    Raises UserError for a wrong source, or if `output` is a dataset of other settings or other
-    images and `replace` is false.
+    Raises UserError if the source cannot be read, or if `output` is a dataset with other settings
+    or other images and `replace` is false.
     """
-    earlier = None if replace else _earlier(output)
-    if earlier and (other := _other(earlier, settings)):
-        raise UserError(f"{output}: {other}; {REPLACE}")
-    seen = _seen(settings.source)  # What changes from here on is told.
+    earlier = None if replace else _existing_record(output)
+    if earlier and (difference := _difference(earlier, settings)):
+        raise UserError(f"{output}: {difference}; {REPLACE}")
+    seen = _source_text(settings.source)  # Before reading, so that later changes are reported.
     source = imported(settings.source)
     settings, images = settings.model_copy(update={"source": source}), source.open()
     splits = {"train": len(images.train), "test": len(images.test)}
@@ -72,7 +73,8 @@ def prepare_dataset(
             f"{len(found)} classes ({', '.join(found) or 'none'}); 0 ignores them"
         )
     if classes and "cycle" in found:
-        raise UserError("dataset.source: a class is called cycle, which means all; rename it")
+        wrong = "a class is named cycle, which means all classes"
+        raise UserError(f"dataset.source: {wrong}; rename the class")
     image = (settings.channels, settings.image_size, settings.image_size)
     labels = np.zeros(sum(splits.values()), np.int64)
     converted: Counter[str] = Counter()
@@ -102,81 +104,88 @@ def prepare_dataset(
     return record
 
 
-def _earlier(output: Path) -> PreparedRecord | None:
-    """Return the record of a dataset; None if there is no dataset with a whole record."""
+def _existing_record(output: Path) -> PreparedRecord | None:
+    """Return the record of a dataset; None if the dataset or a valid record is missing."""
     with suppress(UserError):
         if output.exists():
             return load_record(PreparedRecord, output.with_suffix(".json"), "")
     return None
 
 
-def _other(earlier: PreparedRecord, settings: DatasetSettings) -> str:
-    """Say with which other settings a dataset was prepared; an empty text if with none.
+def _difference(earlier: PreparedRecord, settings: DatasetSettings) -> str:
+    """Return a text that names the settings that differ from those of the prepared dataset.
 
-    A source in another place, or of edited code, is another one if `Source.seen` says so.
+    The text is empty if none differ. A source that has moved, or whose code was edited, differs if
+    `Source.seen` differs.
     """
     before, now = earlier.settings.preparation(), settings.preparation()
     places = [{key: each["source"].pop(key, None) for key in PLACES} for each in (before, now)]
     keys = [key for key in now if before[key] != now[key]]
     if places[0] != places[1] and "source" not in keys:
-        with suppress(UserError, OSError):  # The dataset serves without its source.
-            keys += ["source"] if _seen(settings.source) != earlier.seen else []
+        with suppress(UserError, OSError):  # The source may be gone; the dataset stays usable.
+            keys += ["source"] if _source_text(settings.source) != earlier.seen else []
     return f"prepared with another dataset.{' and another dataset.'.join(keys)}" if keys else ""
 
 
 def check_prepared(name: str, settings: PrepareSettings) -> None:
-    """Raise UserError if a dataset was prepared with other settings.
+    """Raise UserError if a dataset was prepared by hand with other settings.
 
-    That was by hand, because Snakemake makes again what it has made. `name`: in the advice.
+    Snakemake prepares its own datasets again when their settings change.
+
+    Args:
+        name: the name of the dataset's config, for the command in the message.
     """
-    earlier = _earlier(output := Path(settings.output))
-    if earlier and (other := _other(earlier, settings.dataset)):
-        raise UserError(f"{output}: {other}; for these: psld prepare dataset={name} replace=true")
+    earlier = _existing_record(output := Path(settings.output))
+    if earlier and (difference := _difference(earlier, settings.dataset)):
+        raise UserError(
+            f"{output}: {difference}; to use these: psld prepare dataset={name} replace=true"
+        )
 
 
 def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
-    """Compare a dataset with its digest file, which is repaired, and its source; yield lines.
+    """Compare a dataset with its digest file and with its source; yield a line per difference.
 
-    Nothing is prepared again, because everything after it would be made again. `name` is that of
-    the dataset in the advice.
+    A wrong digest file is repaired. The dataset is not prepared again, because that would
+    invalidate all results that depend on it. `name` is as in `check_prepared`.
     """
     output = Path(settings.output)
-    file, record = output.with_suffix(".digest"), _earlier(output)
+    file, record = output.with_suffix(".digest"), _existing_record(output)
     if record is None:
         return
     try:
         if file.exists() and file.read_bytes() != f"{record.digest}\n".encode():
             write_text(file, f"{ImageStore.open(output).digest}\n")
-            yield f"{file}: not the digest of {output.name}; written again"
+            yield f"{file}: not the digest of {output.name}; repaired"
     except (UserError, OSError) as error:
         yield f"{file}: not the digest of {output.name} ({error})"
     again = f"psld prepare dataset={name} replace=true"
-    if other := _other(record, settings.dataset):
-        yield f"{output}: {other}; if you did that by hand, then for these: {again}"
+    if difference := _difference(record, settings.dataset):
+        yield f"{output}: {difference}; to use the current settings: {again}"
         return
-    with suppress(UserError, OSError):  # The dataset serves without its source.
-        if record.seen and (now := _seen(settings.dataset.source)) != record.seen:
+    with suppress(UserError, OSError):  # The source may be gone; the dataset stays usable.
+        if record.seen and (now := _source_text(settings.dataset.source)) != record.seen:
             both = (shorten(text, 100, placeholder=" …") for text in (record.seen, now))
             yield (
                 f"{output}: its source has changed since it was prepared ({'; now '.join(both)}). "
-                f"To take what is there now: {again}"
+                f"To use its current images: {again}"
             )
 
 
-def _seen(source: Source) -> str:
+def _source_text(source: Source) -> str:
     return str(imported(source).seen())
 
 
-_asking = Lock()
+_index_lock = Lock()
 
 
 def read_picture(source: Source, images: Images, split: str, i: int) -> tuple[Image.Image, int]:
-    """Return a picture of a source and its label. Raises UserError for what `Images` excludes.
+    """Return a picture of a source and its label.
 
-    Of several threads, one at a time asks for a pair; the picture is read by each.
+    One thread at a time indexes the split; threads read pictures concurrently. Raises UserError if
+    the pair breaks the rules of `Images`.
     """
     where = f"dataset.source: {source.kind}: {split} picture {i}"
-    with _asking:
+    with _index_lock:
         picture, label = getattr(images, split)[i]
     label = _checked_label(label, len(images.class_names), where)
     return as_image(picture() if callable(picture) else picture, where), label
@@ -191,15 +200,15 @@ def _checked_label(label: Any, classes: int, where: str) -> int:
 def _blocks(
     images: Images, labels: np.ndarray, settings: DatasetSettings, converted: Counter[str]
 ) -> Iterator[np.ndarray]:
-    """Yield pixels, some at a time, in order; fill in the labels; count `conversions`, and what is
-    in both splits.
+    """Yield blocks of pixels in order; fill in `labels`, and count conversions in `converted`.
 
-    Raises UserError at the end, with all pictures that cannot be read.
+    Test images that are also training images are counted, too. Raises UserError after the last
+    block if pictures are broken.
     """
     channels, side, hashes = settings.channels, settings.image_size, []
     size = max(1, BLOCK_BYTES // (channels * side**2))
     threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-    train_size, broken = len(images.train), []
+    train_size, broken = len(images.train), dict[str, str | None]()
     splits: dict[str, Any] = {"train": images.train, "test": images.test}
     blocks = [
         (name, range(start, min(start + size, len(split))))
@@ -222,7 +231,7 @@ def _blocks(
             try:
                 image, label = read_picture(settings.source, images, name, number)
             except BrokenPicture as error:
-                broken.append(str(error))
+                broken[str(error)] = error.file
                 continue
             labels[first + number] = label if settings.num_classes else 0
             if image.width != image.height and not settings.source.squeezes:
@@ -236,7 +245,7 @@ def _blocks(
         ThreadPoolExecutor(threads) as pool,
         closing(Progress(f"preparing {settings.name}", "image", len(labels))) as progress,
     ):
-        for start in range(0, len(blocks), 2 * threads):  # Bounds the memory.
+        for start in range(0, len(blocks), 2 * threads):  # This bounds the memory.
             for pixels, found in pool.map(decoded, blocks[start : start + 2 * threads]):
                 converted.update(found)
                 hashes += [hash(image.tobytes()) for image in pixels]
@@ -251,9 +260,9 @@ def _blocks(
 def to_pixels(
     image: Image.Image, channels: int, image_size: int, filter_name: FilterName | None
 ) -> np.ndarray:
-    """Convert to uint8 (C, H, W), with antialiased resizing; squeeze to a square.
+    """Convert to uint8 (C, H, W), resized with antialiasing; the aspect ratio is not kept.
 
-    Raises UserError if the size differs and there is no filter.
+    Raises UserError if the size differs and `filter_name` is None.
     """
     image, size = to_channels(image, channels), (image_size, image_size)
     if image.size != size:
@@ -268,7 +277,7 @@ def to_pixels(
 
 
 def conversions(image: Image.Image, channels: int, image_size: int) -> Iterator[str]:
-    """Say what `to_pixels` changes in a picture besides shrinking it."""
+    """Yield a description of each change that `to_pixels` makes, except for shrinking."""
     gray = image.mode in ("1", "L", "LA")
     if min(image.size) < image_size:
         yield f"smaller than {image_size}×{image_size}, enlarged"

@@ -21,14 +21,15 @@ class Images:
     """The images of a dataset: sequences of pairs (picture, label).
 
     A picture is a PIL image, a uint8 array H×W or H×W×C with 1, 3 or 4 channels, or a function
-    that returns one of these; its central square is taken. A label is an index of
-    `class_names`; 0 if there are none.
+    that returns one of these; it is cropped to its central square. A label is an index into
+    `class_names`, or 0 if there are no classes.
 
-    `psld prepare` asks for each pair once, for one at a time and in any order. It calls functions
-    in several threads at once, and holds a few pictures: reading belongs into a function.
+    `psld prepare` indexes each pair once, one at a time, in any order. It calls functions from
+    several threads and holds only a few pictures in memory, so read files in a function.
 
-    A sequence with `shape`, H×W×C of each of its pictures, also has them many at once, by
-    `pixels(range)`, uint8 n×H×W×C, and `labels`: so those of the dataset's own size are read.
+    A sequence may also have `shape` (H×W×C, the same for all pictures), `pixels(range)` (returns
+    uint8 n×H×W×C) and `labels`. If `shape` is the shape of the dataset's images, they are read many
+    at a time this way.
     """
 
     train: Sequence[tuple[Any, int]]
@@ -41,21 +42,25 @@ class Source(Part):
 
     noun = "source"
     squeezes: ClassVar[bool] = False
-    """Squeeze pictures that are not square, instead of taking their central squares."""
+    """Resize pictures that are not square without cropping them to their central square."""
     has_test: ClassVar[bool] = True
-    """False if no image is held out for the test split, which of some sources a setting says. Yours
-    may say it below `Folder` or `Array`, too."""
+    """False if the source has no test split. A custom source may set it, and may override the
+    property of `Folder` or `Array`, which depends on `test_fraction`."""
 
     kind: str
 
     def open(self) -> Images:
-        """Find the images; `psld prepare` calls it once. Raises UserError that says what to get."""
+        """Find the images; `psld prepare` calls this once.
+
+        Raises UserError that names the missing files and where to get them.
+        """
         raise NotImplementedError
 
     def seen(self) -> str:
-        """Return a text that changes with the images, quickly: `psld` compares it before each run.
+        """Return a text that changes with the images; an empty text if they never change.
 
-        If it is another than at the preparation, a line says so. Empty: the images never change.
+        It must be fast: each workflow run compares it with the text at the time of the preparation,
+        and reports a difference.
         """
         return ""
 
@@ -72,19 +77,19 @@ class DatasetSettings(Settings):
     num_classes: int = Field(ge=0)
     """Number of classes; 0 ignores the labels of the source."""
     flip: bool
-    """Mirror half of the training images, left to right."""
+    """Mirror each training image left to right with probability 1/2."""
     filter: FilterName | None
-    """Filter of the antialiased resizing to `image_size`. Null: no other size is accepted."""
+    """Filter that resizes pictures to `image_size`. Null: pictures of other sizes are an error."""
     source: Source
     """The source of the images."""
 
     def preparation(self) -> dict[str, Any]:
         """Return all settings that change the prepared file, ready for JSON.
 
-        Name, flips and the source's free settings do not change it.
+        The name, the flips and the free settings of the source do not change it.
         """
         content = self.model_dump(mode="json", exclude={"name", "flip"})
-        named = content["source"].get(FREE_NAMES, ())  # by a custom source
+        named = content["source"].get(FREE_NAMES, ())  # of a custom source
         free = self.source.free() | {FREE_NAMES, *named}
         source = {key: value for key, value in content["source"].items() if key not in free}
         return content | {"source": source}
@@ -95,6 +100,6 @@ class PrepareSettings(Settings):
 
     dataset: DatasetSettings
     output: Annotated[str, FREE] = Field(pattern=r"\.h5$")
-    """The HDF5 file to make. A record of its making, ending .json, is written next to it."""
+    """The HDF5 file to write. Its record, ending .json, is written next to it."""
     replace: Annotated[bool, FREE] = False
-    """Replace a dataset that is there by one of other settings or of other images."""
+    """Replace an existing dataset that has other settings or other images."""

@@ -1,6 +1,6 @@
-"""Published datasets, any folder of pictures, arrays, and datasets of Hugging Face.
+"""Sources of images: published datasets, folders of pictures, arrays, Hugging Face datasets.
 
-Snakemake reads their settings, so numpy, Pillow and torchvision are imported by what needs them.
+Snakemake imports these settings, so numpy, Pillow and torchvision are imported only where needed.
 """
 
 import gzip
@@ -39,8 +39,8 @@ IDX_FILES = (
 class Digits(Source):
     """The 1,797 handwritten digits (8×8, 10 classes) that scikit-learn ships.
 
-    Every fifth of the images sorted by class is a test. The file itself repeats 0…9, so every fifth
-    of it would be a zero or a five.
+    Every fifth image, after sorting by class, is a test image. The file itself repeats the classes
+    0…9, so every fifth image in its order would be mostly a zero or a five.
     """
 
     kind: str = "digits"
@@ -50,7 +50,7 @@ class Digits(Source):
 
         sklearn: Any = find_spec("sklearn")  # Importing it takes a second.
         file = Path(sklearn.submodule_search_locations[0], "datasets/data/digits.csv.gz")
-        lines = np.loadtxt(file, delimiter=",")  # each the 64 values of an image, then its class
+        lines = np.loadtxt(file, delimiter=",")  # 64 pixels and the class per line
         images = np.round(lines[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         pairs = list(zip(images, lines[:, -1].astype(int), strict=True))
         test = set(np.argsort(lines[:, -1], kind="stable")[::5].tolist())
@@ -70,13 +70,13 @@ class MNIST(Source):
     """Side, in pixels, of the black square in which the image is centered before any resizing."""
 
     loader: ClassVar = "MNIST"
-    """The name of torchvision's class, and of the folder of its downloads."""
+    """Name of the torchvision class and of its download folder."""
     origin: ClassVar = "the MNIST page (yann.lecun.com/exdb/mnist)"
     class_names: ClassVar = tuple("0123456789")
 
     @property
     def folder(self) -> Path:
-        """The folder of the files, whether it exists or not."""
+        """Folder of the IDX files; it may not exist."""
         return Path(self.root)
 
     def open(self):
@@ -87,7 +87,7 @@ class MNIST(Source):
         )
 
         def find(name: str) -> Path | None:
-            """Return the user's own file, or that which torchvision unpacked from its download."""
+            """Return the path in `root` or in torchvision's download folder; None if missing."""
             places = (root / f"{name}.gz", root / name, root / self.loader / "raw" / name)
             return next(filter(Path.is_file, places), None)
 
@@ -98,7 +98,7 @@ class MNIST(Source):
             paths = [*map(find, IDX_FILES)]
         if None in paths:
             missing = files[paths.index(None)]
-            wrong = f"no {missing}; {advice}, or allow dataset.source.download=true"
+            wrong = f"no {missing}; {advice}, or dataset.source.download=true"
             raise UserError(f"{root}: {wrong}")
         train, test = (_idx_split(a, b, self.pad) for a, b in (paths[:2], paths[2:]) if a and b)
         return Images(train, test, self.class_names)
@@ -147,7 +147,7 @@ def read_idx(path: Path) -> "np.ndarray":
 
     opened = gzip.open if path.suffix == ".gz" else open
     dimensions = 3 if "images" in path.name else 1
-    with reading(path, "not a whole IDX file", "; get it again"), opened(path, "rb") as file:
+    with reading(path, "not a valid IDX file", "; download it again"), opened(path, "rb") as file:
         data = file.read()
         if data[:4] != bytes([0, 0, 8, dimensions]):
             raise ValueError(f"not bytes in {dimensions} dimensions")
@@ -160,12 +160,12 @@ class CIFAR10(Source):
 
     kind: str = "cifar10"
     root: Annotated[Root, FREE] = "downloads/cifar10"
-    """Folder that holds the archive or the unpacked folder."""
+    """Folder of the archive or of the unpacked folder."""
     download: Annotated[bool, FREE] = True
     """Let torchvision download the archive if it is missing, and unpack it."""
 
     def open(self):
-        # The batches are pickles, which torchvision reads only if their checksums are right.
+        # The batches are pickles; torchvision verifies their checksums before it unpickles them.
         root = Path(self.root)
         advice = (
             "put cifar-10-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html into "
@@ -182,11 +182,11 @@ class CIFAR10(Source):
 
 @contextmanager
 def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleType]:
-    """Yield torchvision.datasets; its errors become one line that ends with `advice`.
+    """Yield torchvision.datasets, and turn its errors into one line that ends with `advice`.
 
-    Raises RunError; UserError if files are missing or damaged and may not be downloaded.
+    Raises RunError, or UserError if files are missing or damaged and `download` is False.
     """
-    # torchvision imports torch, which nothing else in the preparation needs.
+    # Imported here because it imports torch, which the other sources do not need.
     import torchvision.datasets
 
     try:
@@ -199,17 +199,17 @@ def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleT
 
 
 class Folder(Source):
-    """The pictures of a folder or a zip archive; subfolders are classes.
+    """The pictures of a folder or a zip archive, whose subfolders may be classes.
 
-    Those of the first level, if every picture lies in one. A single folder around all of them is
-    left out: most tools pack one into an archive.
+    The subfolders of the first level are the classes if every picture lies in one of them. A single
+    folder around all subfolders is skipped, because most tools add such a folder to an archive.
     """
 
     kind: str = "folder"
     root: Root
     """The folder or zip archive."""
     test_fraction: float = Field(0.0, ge=0, lt=1)
-    """The part of the pictures that is held out for the test split, chosen by the files' names."""
+    """Fraction of the pictures that is held out for the test split, chosen by the file names."""
 
     @property
     def has_test(self):
@@ -245,9 +245,10 @@ class Folder(Source):
 
 
 def _held_out(names: Iterable[str], fraction: float) -> set[str]:
-    """Choose the names with the smallest hashes.
+    """Return the given fraction of the names, those with the smallest hashes.
 
-    The choice does not depend on the order of the names, and new ones move few old ones.
+    The choice does not depend on the order of the names, and adding names moves few of the others
+    between the splits.
     """
     from psld.data.images import bytes_of
 
@@ -255,18 +256,19 @@ def _held_out(names: Iterable[str], fraction: float) -> set[str]:
     return set(by_hash[: round(fraction * len(by_hash))])
 
 
-# -- numbered images: arrays, and datasets of Hugging Face -----------------------------------------
+# -- numbered images: arrays and Hugging Face datasets ---------------------------------------------
 
 
 @dataclass(frozen=True)
 class Rows(Sequence):
-    """Pairs (picture, label) of some rows; those of an array can be taken many at once."""
+    """Pairs (picture, label) of selected rows; rows of an array can be read many at a time."""
 
     read: Callable[[Any], Any]
-    """Returns the picture of a row; if all have one `shape`, H×W×C, also those of many rows."""
+    """Returns the picture of one row; with a `shape`, also accepts an array of rows."""
     rows: "np.ndarray"
     labels: "np.ndarray"
     shape: tuple[int, ...] = ()
+    """H×W×C of all pictures; empty if their shapes may differ."""
 
     def __len__(self):
         return len(self.rows)
@@ -275,16 +277,16 @@ class Rows(Sequence):
         return self.read(self.rows[index]), self.labels[index]
 
     def pixels(self, indices: range) -> "np.ndarray":
-        """Return many pictures, uint8 n×H×W×C."""
+        """Return the pictures of a range, uint8 n×H×W×C."""
         return self.read(self.rows[indices.start : indices.stop]).reshape(-1, *self.shape)
 
 
 class Numbered(Source):
-    """Images with numbers, some of which may be held out."""
+    """Images identified by their numbers, some of which may be held out."""
 
     path: Root
     test_fraction: float = Field(0.0, ge=0, lt=1)
-    """The part of the images that is held out for the test split, chosen by their numbers."""
+    """Fraction of the images that is held out for the test split, chosen by their numbers."""
 
     def seen(self):
         files = [each.stat() for each in (regular_file(self.path), *Path(self.path).rglob("*"))]
@@ -292,29 +294,30 @@ class Numbered(Source):
         return f"{sum(each.st_size for each in files):,} bytes, {newest:%Y-%m-%d %H:%M:%S}"
 
     def in_test(self, count: int) -> "np.ndarray":
-        """Return booleans of so many images: those that are held out."""
+        """Return `count` booleans, true for the held-out images."""
         import numpy as np
 
         in_test = np.zeros(count, bool)
-        if self.test_fraction:  # Of many images, the hashes take seconds.
+        if self.test_fraction:  # Hashing many numbers takes seconds.
             in_test[[*map(int, _held_out(map(str, range(count)), self.test_fraction))]] = True
         return in_test
 
     def classes(self, labels: "np.ndarray", count: int) -> tuple[str, ...]:
-        """Return the names of numbered classes. Raises UserError unless the labels are numbers."""
+        """Return the class names 0, 1, …. Raises UserError if the labels are not class indices."""
         fits = labels.shape == (count,) and labels.dtype.kind in "iu"
         if not fits or labels.min() < 0 or labels.max() >= count:
             ends = f" from {labels.min()} to {labels.max()}" if fits else ""
-            right = f"{count:,} integers from 0, as of np.unique(labels, return_inverse=True)[1]"
+            right = f"{count:,} integers from 0, such as np.unique(labels, return_inverse=True)[1]"
             found = f"{labels.dtype}{ends} of shape {labels.shape}"
             raise UserError(f"{self.path}: the labels are {found}; right is {right}")
         return tuple(map(str, range(int(labels.max()) + 1)))
 
 
 class Array(Numbered):
-    """Images in an array, uint8 N×H×W or N×H×W×C.
+    """Images in an array file, uint8 N×H×W or N×H×W×C.
 
-    An .npy is read part by part. An .npz has them as `arr_0` and, if there are classes, `labels`.
+    An .npy file is read in parts. An .npz file contains the images as `arr_0` and may contain
+    their classes as `labels`.
     """
 
     kind: str = "array"
@@ -339,9 +342,9 @@ class Array(Numbered):
                 print(f"{path}: {said}", file=sys.stderr)
             opened = partial(np.asarray, images)
         else:
-            with reading(path, "not a whole .npy of numbers"):
+            with reading(path, "not a valid .npy of numbers"):
                 images = np.lib.format.open_memmap(path, mode="r")
-            # A map of its own for each part: the pages of one map would stay in memory.
+            # Each read opens a new memory map; the pages of a single map would stay in memory.
             order = "F" if np.isfortran(images) else "C"
             opened = partial(np.memmap, path, np.uint8, "r", images.offset, images.shape, order)
         wrong = images.dtype.name != "uint8" or images.ndim not in (3, 4) or not images.size
@@ -361,17 +364,17 @@ class Array(Numbered):
 
 
 class HuggingFace(Numbered):
-    """The pictures in a dataset of Hugging Face's library `datasets`.
+    """The pictures of a dataset that the library `datasets` of Hugging Face can load.
 
-    That is a folder of `save_to_disk`, a parquet file, or a folder of them. A split `test` is the
-    test split. Of parquet files, `datasets` keeps a copy in its cache.
+    The path is a folder written by `save_to_disk`, a parquet file, or a folder of parquet files. A
+    split named `test` is the test split. `datasets` caches a copy of parquet files.
     """
 
     kind: str = "datasets"
     image: str = "image"
-    """The column of pictures."""
+    """Name of the column of pictures."""
     label: str = "label"
-    """The column of classes, if there is one."""
+    """Name of the column of classes, if the dataset has classes."""
 
     def open(self):
         import datasets  # pyright: ignore[reportMissingImports]
@@ -387,7 +390,7 @@ class HuggingFace(Numbered):
         splits = loaded if isinstance(loaded, dict) else {"train": loaded}
         taken = [splits[name] for name in ("train", "test") if name in splits]
         if "train" not in splits or (self.test_fraction and len(taken) > 1):
-            right = "train is needed, and with dataset.source.test_fraction no test"
+            right = "train is needed, without test if dataset.source.test_fraction is set"
             raise UserError(f"{path}: its splits are {', '.join(splits)}; {right}")
         data = datasets.concatenate_datasets(taken).with_format(None)
         count, types, names = len(data), data.features, ()

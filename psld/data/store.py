@@ -1,17 +1,19 @@
-"""The HDF5 file of a prepared dataset, read through one memory map that all ranks share.
+"""The HDF5 file of a prepared dataset, read through a memory map that all ranks share.
 
-HDF5 sees nothing but the layout of a file: the library may hang when it reads a damaged file, and
-it crashes the interpreter if a full disk keeps it from flushing. So plain reads and writes, which
-raise plain errors, serve the pixels and the digests.
+The HDF5 library processes only the layout of a file. It may hang on a damaged file, and it crashes
+the interpreter if it cannot flush to a full disk. Pixels and digests are therefore read and written
+with ordinary file operations, which raise OSError.
 
 Layout, version 3:
 
-    images   uint8  (N, C, H, W), contiguous; after them come only 40 bytes that HDF5 ignores: the
-             offset of the images, a little-endian 64-bit integer, and the SHA-256 of all before it
+    images   uint8  (N, C, H, W), contiguous, the training images first
     labels   int64  (N,), all 0 if the dataset has no classes
-    class_names     a list in JSON, as bytes
-    attributes of the file: format_version, train_size, test_size (N = train_size + test_size, train
-    first), num_classes, digest
+    class_names     a JSON list, as bytes
+    attributes of the file: format_version, train_size, test_size (N = train_size + test_size),
+    num_classes, digest
+
+The images are followed by 40 bytes that HDF5 ignores: the offset of the images in the file, a
+little-endian 64-bit integer, and the SHA-256 of all bytes before that offset.
 """
 
 import hashlib
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 3
 END_BYTES = 40
-"""The bytes behind the images."""
+"""Number of bytes after the images."""
 AGAIN = "prepare it again (psld prepare)"
 Split = Literal["train", "test", "all"]
 
@@ -44,7 +46,10 @@ Split = Literal["train", "test", "all"]
 def content_digest(
     pixels: "hashlib._Hash", labels: np.ndarray, image: tuple[int, ...], splits: Mapping[Any, int]
 ) -> str:
-    """Return the SHA-256 of a training's view: `pixels`, labels, image shape and split sizes."""
+    """Return the SHA-256 of what a training reads: pixels, labels, image shape and split sizes.
+
+    `pixels`: a hash object that was updated with the pixels.
+    """
     pixels.update(labels.astype("<i8"))
     shape = {"image": list(image), "train": splits["train"], "test": splits["test"]}
     pixels.update(json.dumps(shape, sort_keys=True).encode())
@@ -68,11 +73,11 @@ class ImageStore:
     @classmethod
     @retried_in_slurm
     def open(cls, path: str | Path) -> "ImageStore":
-        """Map the file. Raises UserError if it is missing, damaged, cut short or foreign.
+        """Open a dataset as a memory map. The pixels are verified when `images` is first called.
 
-        The pixels are checked when `images` is first called.
+        Raises UserError if the file is missing, damaged, truncated, or not a prepared dataset.
         """
-        import h5py  # A tenth of a second: no command needs it before its work begins.
+        import h5py  # The import takes 0.1 seconds, which fast commands save.
 
         path = Path(path)
         if not path.is_file():
@@ -80,8 +85,8 @@ class ImageStore:
                 f"{path}: no such file; make it with psld prepare dataset={path.stem}, or with "
                 f"dataset=folder dataset.name={path.stem} dataset.source.root=FOLDER"
             )
-        # Opened once: the path may be given to another file.
-        with path.open("rb") as stream, reading(path, "not a whole dataset", f"; {AGAIN}"):
+        # The file is opened only once, because another process may replace it at this path.
+        with path.open("rb") as stream, reading(path, "not a valid dataset", f"; {AGAIN}"):
             offset = _checked_offset(stream)
             with h5py.File(stream, "r") as opened:
                 file: Any = opened
@@ -92,7 +97,7 @@ class ImageStore:
                 labels, images = file["labels"][:], file["images"]
                 end = offset + images.nbytes + END_BYTES
                 if (images.id.get_offset(), os.fstat(stream.fileno()).st_size) != (offset, end):
-                    raise ValueError("cut short, or with something behind the images")
+                    raise ValueError("truncated, or with extra bytes after the images")
                 mapped = np.memmap(stream, np.uint8, mode="r", offset=offset, shape=images.shape)
                 digest, num_classes = str(file.attrs["digest"]), int(file.attrs["num_classes"])
                 names = tuple(json.loads(bytes(file["class_names"][:])))
@@ -101,7 +106,7 @@ class ImageStore:
 
     @classmethod
     def open_for(cls, path: str | Path, dataset: DatasetSettings) -> "ImageStore":
-        """Open a dataset's file. Raises UserError if its images do not fit the settings."""
+        """Open a prepared dataset. Raises UserError if its images do not match the settings."""
         store = cls.open(path)
         shape = {"channels": store.shape[0], "image_size": store.shape[-1]}
         for key, found in (shape | {"num_classes": store.num_classes}).items():
@@ -114,13 +119,14 @@ class ImageStore:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of an image, C×H×W."""
+        """Shape of an image, (C, H, W)."""
         return self._images.shape[1:]
 
     def images(self, split: Split) -> np.ndarray:
-        """Return the images of a split, uint8 (n, C, H, W): a view of the memory map.
+        """Return the images of a split as a view of the memory map, uint8 (n, C, H, W).
 
-        All are read once, to check them. Raises UserError if there are none or they are damaged.
+        The first call reads all images to verify the digest. Raises UserError if the split is empty
+        or the file is damaged.
         """
         if self._content_digest != self.digest:
             raise UserError(f"{self.path}: the content does not match its digest; {AGAIN}")
@@ -147,7 +153,7 @@ class ImageStore:
 
 
 def _checked_offset(file: IO[bytes]) -> int:
-    """Return the offset of the images; ValueError if the digest of all before them is wrong."""
+    """Return the offset of the images. Raises ValueError if the bytes before them are damaged."""
     size = os.fstat(file.fileno()).st_size
     file.seek(max(0, size - END_BYTES))
     end = file.read()
@@ -168,15 +174,15 @@ def write_store(
     blocks: Iterable[np.ndarray],
     class_names: Sequence[str] = (),
 ) -> str:
-    """Write a dataset of N images, the training images first; return the content's digest.
+    """Write a dataset of N images, the training images first; return the digest of its content.
 
-    Hold one block at a time. The same content gives the same bytes. Raises OSError if the disk is
-    full, with an unfinished file at `path`: call it with a temporary name.
+    Only one block is in memory at a time, and equal content gives equal bytes. If the disk is full,
+    this raises OSError and leaves an unfinished file, so `path` should be a temporary name.
 
     Args:
         image: shape (C, H, W) of an image.
-        labels: int64 (N,); all 0 without classes. They may be filled while the blocks are made.
-        blocks: uint8 (n, C, H, W) each, and N images in all.
+        labels: int64 (N,), all 0 without classes. The iterator `blocks` may fill them in.
+        blocks: arrays uint8 (n, C, H, W) with N images in total.
     """
     pixels = hashlib.sha256()
     sizes = {f"{name}_size": size for name, size in splits.items()}
@@ -212,56 +218,56 @@ def _layout(
     with h5py.File(memory, "w") as file:
         file.attrs.update(attributes)
         file.create_dataset("labels", data=labels.astype("<i8"))
-        names = json.dumps(list(class_names)).encode()  # An attribute holds no more than 64 KB.
+        names = json.dumps(list(class_names)).encode()  # An attribute holds at most 64 KB.
         file.create_dataset("class_names", data=np.frombuffer(names, np.uint8))
-        # Early allocation gives the images an offset now. Without filling, the file ends there: the
-        # pixels are everything from the offset to the end of the file.
+        # With early allocation the images have an offset now. Without fill values, HDF5 writes no
+        # pixels, so these bytes end at the offset, where `write_store` appends the pixels.
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         images = file.create_dataset("images", shape, np.uint8, dcpl=creation, fill_time="never")
         offset = images.id.get_offset()
-    assert memory.getbuffer().nbytes == offset, "HDF5 put something behind the images"
+    assert memory.getbuffer().nbytes == offset, "HDF5 wrote bytes after the offset of the images"
     return memory.getvalue()
 
 
 class PreparedRecord(Settings, extra="ignore"):
-    """The part of a dataset's record that commands use."""
+    """The part of the record of a prepared dataset that commands use."""
 
     settings: DatasetSettings
     digest: str
     seen: str = ""
-    """`Source.seen` at the preparation."""
+    """The text of `Source.seen` at the time of the preparation."""
 
 
 def described_dataset(path: Path) -> dict[str, Any]:
-    """Return the dataset settings of a prepared file. Raises UserError without a whole record."""
+    """Return the settings of a prepared dataset. Raises UserError if its record is not valid."""
     ImageStore.open(path)
     record = path.with_suffix(".json")
-    missing = f"no such file, which says what is in {path.name}; {AGAIN}"
+    missing = f"no such file, which describes {path.name}; {AGAIN}"
     wrong = f"{record}: not the record of a dataset; {AGAIN}"
     return read_record(PreparedRecord, record, wrong, missing).settings.model_dump(mode="json")
 
 
-# -- pixels: bytes in files, numbers in [−1, 1] in networks; images are quantized only here -------
+# -- pixels: uint8 in files, [−1, 1] in networks; images are quantized only here -------------------
 
 
 def from_uint8(images: "Tensor") -> "Tensor":
-    """uint8 → float32 in [−1, 1]: x = u / 127.5 − 1."""
-    # A tensor, because CUDA multiplies by the inverse of a number, which loses a bit.
+    """Convert uint8 to float32 in [−1, 1]: x = u / 127.5 − 1."""
+    # Divide by a tensor: CUDA divides by a Python number by multiplying with its rounded inverse.
     levels = images.float()
     return levels / levels.new_full((), 127.5) - 1
 
 
 def truncated(images: "Tensor") -> "Tensor":
-    """uint8 → uint8: images as the official code writes them; 95 of 256 levels are one lower."""
+    """Return uint8 images as the official code writes them: it lowers 95 of 256 levels by 1."""
     return to_uint8((images.double() / 127.5 - 1).float())
 
 
 def to_uint8(x: "Tensor") -> "Tensor":
-    """Numbers → uint8: u = (x/2 + 1/2) · 255, clipped to [0, 255] and truncated.
+    """Convert numbers in [−1, 1] to uint8: u = (x/2 + 1/2) · 255, clipped to [0, 255], truncated.
 
     The official code truncates instead of rounding, which makes images half a level darker on
-    average and changes the FID. In float32 `to_uint8(from_uint8(u))` is u or, if u/127.5 is
-    rounded down, u − 1.
+    average and changes the FID. In float32, `to_uint8(from_uint8(u))` is u, or u − 1 if u/127.5 is
+    rounded down.
     """
     return ((x * 0.5 + 0.5) * 255).clamp(0, 255).byte()

@@ -1,5 +1,5 @@
-"""Forward processes: linear SDEs built by the recipe, with their losses and samplers.
+"""Forward processes (linear SDEs of the paper's recipe), their losses and their samplers.
 
-Instances are phase space Langevin diffusion (PSLD), critically damped Langevin diffusion (CLD) and
-the variance-preserving SDE (VP-SDE).
+The recipe includes phase space Langevin diffusion (PSLD), critically damped Langevin diffusion
+(CLD) and the variance-preserving SDE (VP-SDE).
 """

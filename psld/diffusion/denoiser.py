@@ -1,6 +1,7 @@
-"""Networks of states z_t and denoisers of the image: each from the other.
+"""Conversions between networks of the states z_t and denoisers of the image.
 
-x̂₀ = E[x₀ | z_t] from ε, D(y; σ) = E[x₀ | y = x₀ + σ n] from ε, and ε of every process from D.
+An ε-network gives the predicted image x̂₀ = E[x₀ | z_t] and the denoiser
+D(y; σ) = E[x₀ | y = x₀ + σ n]. A denoiser gives the ε of every process.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,22 +22,25 @@ CHECKED_TIMES = 512
 """Number of times, evenly spaced in log t, at which `check_prediction` tests a process."""
 
 TABLES = 4096
-"""The most times whose coefficients are kept on a device: rk45 has others for each batch."""
+"""The largest number of times whose coefficients are cached on a device.
+
+The adaptive steps of rk45 visit different times in each batch, so the cache would grow otherwise.
+"""
 
 ROUNDING = 1e-6
-"""The relative error of a noise level that was found from its time, with room."""
+"""An upper bound of the relative error of a noise level that is computed from its time."""
 
 
 class PredictionCoefficients(NamedTuple):
-    """The float64 rows of x̂₀ = state · z + eps · ε at N times; `score` is for guides.
+    """The float64 rows of x̂₀ = state · z + eps · ε at N times; guidance also uses `score`.
 
     A network learns E[ε | z]. Under both HSM and DSM it is linear in x̂₀,
 
         ε = v − g x̂₀,    v = L_εᵀ Σ⁻¹ z,    g = L_εᵀ Σ⁻¹ a,
 
-    with Σ the covariance given the image alone and L_ε the factor that the network's ε belongs to
-    (under HSM, L_ε Lᵀ_ε = Σ, so this is L⁻¹ z − c x̂₀ = ε). The predicted blocks p overdetermine
-    x̂₀. Least squares gives x̂₀ = g_pᵀ (v_p − ε_p) / |g_p|².
+    where Σ is the covariance given the image alone, and L_ε is the factor that defines the ε of
+    the network. (Under HSM, L_ε L_εᵀ = Σ, so ε = L⁻¹ z − c x̂₀.) The predicted blocks p
+    overdetermine x̂₀; the least-squares solution is x̂₀ = g_pᵀ (v_p − ε_p) / |g_p|².
     """
 
     state: Tensor
@@ -44,7 +48,7 @@ class PredictionCoefficients(NamedTuple):
     eps: Tensor
     """−g_pᵀ / |g_p|², N×1×p."""
     score: Tensor
-    """aᵀ / ρ, N×1×k: the derivative of x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ by the score s."""
+    """aᵀ / ρ, N×1×k: the derivative of x̂₀ = (aᵀ Σ⁻¹ z + aᵀ s) / ρ with respect to the score s."""
 
 
 def prediction_coefficients(process: LinearProcess, t: Times) -> PredictionCoefficients:
@@ -68,14 +72,14 @@ def consistent_eps(process: LinearProcess, t: Times) -> tuple[Tensor, Tensor]:
 def check_prediction(process: LinearProcess, final_time: float) -> None:
     """Raise UserError if the predicted ε does not depend on the image at a time in [final_time, T].
 
-    The direction of g_p is then reversed from one checked time to the next.
+    At such a time g_p passes through 0, so its direction reverses between two checked times.
     """
     grid = final_time ** torch.linspace(0, 1, CHECKED_TIMES, dtype=torch.float64)
     g = consistent_eps(process, grid)[1][:, :, 0]
     turned = (g[1:] * g[:-1]).sum(dim=1) <= 0
     if turned.any():
         size = g.norm(dim=1)
-        share = size[:-1] / (size[:-1] + size[1:])  # linear interpolation between the two
+        share = size[:-1] / (size[:-1] + size[1:])  # linear interpolation of the zero
         zeros = grid[:-1] + share * grid.diff()
         times = ", ".join(f"{t:.3g}" for t in zeros[turned].flip(0).tolist())
         other = "upper" if process.factor == "lower" else "lower"
@@ -89,7 +93,7 @@ class DataPrediction:
     """The predicted image x̂₀ at the times of a grid, from a `Score`, with or without guides."""
 
     def __init__(self, process: LinearProcess, times: Tensor, device: torch.device) -> None:
-        """Tabulate the coefficients. Raises UserError as `check_prediction` does."""
+        """Tabulate the coefficients. Raises UserError if `check_prediction` does."""
         check_prediction(process, float(times.min()))
         self.times = times.tolist()
         rows = prediction_coefficients(process, times)
@@ -102,35 +106,35 @@ class DataPrediction:
 
 
 class SeesImages(nn.Module):
-    """A network of images with noise, f(y, σ), as a network of the states of a process, f(z, t).
+    """Wrap a network of noisy images, f(y, σ), as a network of process states, f(z, t).
 
-    A state depends on its image only through y = aᵀ Σ⁻¹ z / ρ, which is x₀ + σ n with σ = ρ^(−½).
-    So a denoiser gives the ε of every process in the recipe, in all of its blocks:
+    A state depends on its image only through y = aᵀ Σ⁻¹ z / ρ, which equals x₀ + σ n with
+    σ = ρ^(−½). Therefore a denoiser gives the ε of every process of the recipe, in all k blocks:
 
         ε = L⁻¹ (z − a D(y; σ))
 
-    A guide gives its logits.
+    If the network is a guide, the wrapper returns the guide's logits.
     """
 
     def __init__(self, process: LinearProcess, network: Network, *, gives_image: bool) -> None:
-        """`gives_image`: the network predicts x₀, and this one returns ε."""
+        """`gives_image`: True for a denoiser, whose prediction of x₀ is converted to ε."""
         super().__init__()
         self.process = every_block(process)
         self.network, self.gives_image = network, gives_image
         self._tables: dict[tuple[float, torch.device, torch.dtype], list[Tensor]] = {}
 
     def forward(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
-        """Evaluate at N times. A t on a GPU is copied to the CPU; `at` needs no copy."""
+        """Evaluate the network at N times. Copies t from a GPU to the CPU; `at` avoids the copy."""
         times, index = t.double().cpu().unique(return_inverse=True)
         tables = [each[index.expand(len(z))] for each in self._coefficients(times)]
         return self._evaluate(z, tables, label)
 
     def at(self, t: float) -> Callable[..., Tensor]:
-        """Return the function of states, N×kC×H×W, at one time, for any number of calls."""
+        """Return the network as a function of states, N×kC×H×W, at one time."""
         return lambda z, *label: self._evaluate(z, self._on_device(t, z.device, z.dtype), label)
 
     def _on_device(self, t: float, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-        if (key := (t, device, dtype)) not in self._tables:  # once for all batches
+        if (key := (t, device, dtype)) not in self._tables:  # computed once for all batches
             if len(self._tables) == TABLES:
                 self._tables.clear()
             tables = self._coefficients(t)
@@ -138,7 +142,7 @@ class SeesImages(nn.Module):
         return self._tables[key]
 
     def _coefficients(self, t: Times) -> tuple[Tensor, ...]:
-        """Return aᵀ Σ⁻¹ / ρ, σ, L⁻¹ and L⁻¹ a, each for N times, float64."""
+        """Return aᵀ Σ⁻¹ / ρ, σ, L⁻¹ and L⁻¹ a at N times, float64."""
         row = prediction_coefficients(self.process, t).state
         return row, self.process.noise_level(t), *consistent_eps(self.process, t)
 
@@ -156,7 +160,7 @@ class SeesImages(nn.Module):
 
 
 def every_block(process: LinearProcess) -> LinearProcess:
-    """Return the process with ε = L⁻¹ (z − a x̂₀) in all blocks, whatever its networks predict."""
+    """Return a copy of the process whose networks predict ε = L⁻¹ (z − a x̂₀) in all blocks."""
     process = copy(process)
     process.matching, process.predicted = "hsm", slice(0, process.blocks)
     return process
@@ -169,24 +173,28 @@ def check_levels(
     network: str = "denoiser",
     other: str = "train one with another training.noise_law",
 ) -> None:
-    """Raise UserError if a network for levels in [low, high] is asked for others, up to rounding.
+    """Raise UserError if a sampler needs noise levels outside the network's range [low, high].
 
-    `asked`: the smallest and the largest. `other`: what else to do about it.
+    Args:
+        asked: the smallest and the largest noise level that the sampler needs.
+        low, high: the range of the network; deviations by rounding are allowed.
+        network: the name of the network in the error text.
+        other: a remedy, added to the error text.
     """
     smallest, largest = asked
     if smallest < low * (1 - ROUNDING) or largest > high * (1 + ROUNDING):
         raise UserError(
-            f"process: its noise levels are {smallest:.3g} to {largest:.3g}, and the {network} "
-            f"takes {low:.3g} to {high:.3g}; change sampler.final_time, sampler.levels or the "
+            f"process: its noise levels are {smallest:.3g} to {largest:.3g}, but the {network} "
+            f"accepts {low:.3g} to {high:.3g}; change sampler.final_time, sampler.levels or the "
             f"process, or {other}"
         )
 
 
 def guide_input(y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a guide of images with noise sees: y with a variance of about 1, and σ^(1/4).
+    """Return the inputs of a guide for noisy images: y scaled to unit variance, and σ^(1/4).
 
-    The latter is exp(ln σ/4), because a network takes the logarithm of its time, or a number of
-    about 1.
+    The network embeds its time or the logarithm of its time. σ^(1/4) is of the order of 1, and its
+    logarithm is ln σ / 4.
     """
     return y * (1 + sigma.square()).rsqrt().view(-1, 1, 1, 1), sigma**0.25
 
@@ -195,20 +203,21 @@ class StraightDenoiser:
     """The denoiser D(y; σ) = E[x₀ | y] for y = x₀ + σ n, from an ε-network of any process.
 
     In straight coordinates z = R̃_t [√ρ y, u] with σ = ρ(t)^(−½), only the first coordinate depends
-    on the image. The other k − 1, u ~ N(0, I), are independent of it. They are drawn once and kept.
-    The sampler then runs on y alone, on the variance-exploding ODE dy/dσ = (y − D)/σ.
+    on the image. The other k − 1 coordinates, u ~ N(0, I), are independent of the image. They are
+    drawn once and kept fixed (`frozen`). A sampler then moves only y, along the variance-exploding
+    ODE dy/dσ = (y − D)/σ.
 
         >>> denoise = StraightDenoiser(process, network, torch.randn(n, (k - 1) * c, h, w))
         >>> y = denoise.sigma_max * torch.randn(n, c, h, w)
         >>> for sigma, after in pairwise(sigmas):          # Euler, from sigma_max down
         ...     y = y + (after - sigma) * (y - denoise(y, sigma)) / sigma
 
-    σ is clipped to [`sigma_min`, `sigma_max`]. The call computes the coefficients of σ on the CPU,
-    so a σ on a GPU is copied to the CPU first. The network receives float32, and the result has
-    the type of y. A network with parameters that require gradients builds an autograd graph; call
-    under torch.no_grad() then.
+    σ is clipped to [`sigma_min`, `sigma_max`]. The coefficients at σ are computed on the CPU, so a
+    σ on a GPU is copied to the CPU first. The network receives float32, and the result has the
+    type of y. If parameters of the network require gradients, call the denoiser under
+    torch.no_grad() to avoid an autograd graph.
 
-    `round_sigma` and `class_labels` are for samplers in the manner of EDM.
+    `round_sigma` and `class_labels` exist because EDM's samplers expect them.
     """
 
     def __init__(
@@ -221,7 +230,7 @@ class StraightDenoiser:
         """Raise UserError if the network of `process` cannot predict x₀ at every time.
 
         Args:
-            frozen: u, N×(k−1)C×H×W standard normal; for k = 1 any number × 0×H×W.
+            frozen: u, standard normal, N×(k−1)C×H×W; for k = 1, M×0×H×W with any M.
             final_time: the earliest time at which the network is evaluated.
         """
         check_prediction(process, final_time)
@@ -233,20 +242,20 @@ class StraightDenoiser:
         self.sigma_min, self.sigma_max = level_range(process, final_time)
 
     def round_sigma(self, sigma: float | Tensor) -> Tensor:
-        """Return σ as it is: the network takes any."""
+        """Return σ unchanged: the denoiser accepts continuous noise levels."""
         return torch.as_tensor(sigma)
 
     def __call__(self, y: Tensor, sigma: float | Tensor, class_labels: None = None) -> Tensor:
-        """Predict the images, N×C×H×W; `sigma` is one number or N."""
+        """Predict the images, N×C×H×W. `sigma` is one number, or N numbers."""
         if class_labels is not None:
             raise UserError(
-                "denoiser: class_labels must be None; give it a network with the class bound"
+                "denoiser: class_labels must be None; bind the class to the network instead"
             )
         n, auxiliary, *size = self.frozen.shape
         channels = auxiliary // (self.process.blocks - 1) if auxiliary else y.shape[1]
         expected = (n if auxiliary else len(y), channels, *size)
         if y.shape != expected:
-            raise UserError(f"denoiser: y is {tuple(y.shape)}, but this one is for {expected}")
+            raise UserError(f"denoiser: y has the shape {tuple(y.shape)}; expected {expected}")
         levels, image = torch.as_tensor(sigma).double().cpu().unique(return_inverse=True)
         image = image.expand(len(y))
         t = time_of_noise_level(self.process, levels, self.final_time)

@@ -1,7 +1,8 @@
-"""Images as a mixture of Gaussians, and samplers' start from it.
+"""Mixtures of Gaussians that are fitted to images, as initial distributions of samplers.
 
-Above some noise level σ₀, images with noise are nearly a mixture of Gaussians with noise, so a
-network adds little there (for one Gaussian: Wang and Vastola, 2412.09726).
+Above some noise level σ₀, the distribution of noisy images is close to a mixture of Gaussians
+with the same noise, so a network adds little at these levels. (Wang and Vastola, arXiv 2412.09726,
+show this for one Gaussian.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,27 +19,30 @@ from psld.utils.device import all_bits
 from psld.utils.errors import UserError
 
 LARGEST_BASIS = 20_000_000
-"""Values of a basis, in half precision: 40 MB."""
+"""The largest number of values of a basis: 40 MB in half precision."""
 LARGEST_RANK = 512
+"""The largest number of vectors of a basis."""
 SMALLEST_VARIANCE = 0.01
-"""Directions with less variance are no part of a basis: next to σ₀² only their sum matters."""
+"""The basis omits directions with less variance: compared with σ₀², only their sum matters."""
 PASSES = 2
-"""Passes over the images of the randomized search for a basis (Halko et al., 2011)."""
+"""Passes over the images in the randomized search for a basis (Halko et al., 2011)."""
 
 
 @dataclass(frozen=True)
 class GaussianData:
-    """A law of images with d values each, of all images and of each class. Its two moments are
+    """A distribution of images with d values each: a mixture of Gaussians for each group g.
+
+    Group 0 contains all images. With classes, group 1 + c contains the images of class c. The mean
+    and the covariance of group g are
 
         μ_g,   C_g = U K_g Uᵀ + v_g (I − U Uᵀ).
 
-    In the q leading eigenvectors V_g of U K_g Uᵀ it is a mixture, independent of the rest, which is
-    Gaussian:
+    The coordinates along the q leading eigenvectors V_g of U K_g Uᵀ follow a mixture
 
         (U V_g)ᵀ (x − μ_g) ~ Σ_k w_k N(m_k, S_k).
 
-    One Gaussian has q = 0. Group 0 has all images; group 1 + c has those of class c, if there are
-    classes.
+    The other coordinates are Gaussian and independent of these q coordinates. A single Gaussian
+    has q = 0.
     """
 
     shape: tuple[int, ...]
@@ -50,11 +54,11 @@ class GaussianData:
     covariances: Tensor
     """K, groups×r×r."""
     rests: Tensor
-    """v, groups: the mean variance in the other directions."""
+    """v, groups: the mean variance in the directions orthogonal to U."""
     axes: Tensor
     """V, groups×r×q, orthonormal."""
     weights: Tensor
-    """w, groups×K; 0 for components that a group does not have."""
+    """w, groups×K; 0 pads groups with fewer than K components."""
     centers: Tensor
     """m, groups×K×q."""
     spreads: Tensor
@@ -64,12 +68,12 @@ class GaussianData:
     def measure(
         cls, passes: Callable[[], Iterable[tuple[Tensor, Tensor]]], num_classes: int
     ) -> "GaussianData":
-        """Measure the two moments of images in a few passes.
+        """Measure the mean and the covariance of images in a few passes.
 
         Args:
-            passes: called for each pass; returns all images in parts, float N×views×C×H×W, with
-                their labels, int64 N on the same device, which are ignored without classes.
-            num_classes: 0 for group 0 alone.
+            passes: function that is called for each pass. It yields all images in chunks, float
+                N×views×C×H×W, with their labels, int64 N, on the same device.
+            num_classes: number of classes; with 0, labels are ignored and only group 0 exists.
         """
         first = next(iter(passes()))[0]
         shape, d = tuple(first.shape[2:]), first[0, 0].numel()
@@ -100,7 +104,7 @@ class GaussianData:
                 basis = torch.linalg.qr(image)[0]
 
         def covariances(basis: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-            """Return K, groups×r×r, and the traces of C, groups, of the first groups."""
+            """Return K, groups×r×r, and the traces of C, groups, for the first `groups` groups."""
             inner = first.new_zeros(groups, basis.shape[1], basis.shape[1])
             traces = first.new_zeros(groups)
             for x, group in chunks():
@@ -109,14 +113,15 @@ class GaussianData:
                     coordinates = part @ basis
                     inner[g] += coordinates.T @ coordinates
                     traces[g] += part.square().sum()
-            # A class of few images says nothing in most directions: it keeps a unit of all images.
+            # A class of few images has no variance in most directions, so the covariance of all
+            # images, with the weight of one image, regularizes its covariance.
             inner, traces = inner + inner[:1] / counts[0], traces + traces[0] / counts[0]
             more = counts[:groups] + 1
             return inner / more[:, None, None], traces / more
 
         values, vectors = torch.linalg.eigh(covariances(basis, 1)[0][0])
         kept = max(1, int((values > SMALLEST_VARIANCE).sum()))
-        # Half precision, as in its file.
+        # Round to half precision, as `arrays` does, so that a saved basis gives the same results.
         basis = _orthonormal((basis @ vectors[:, -kept:]).half().float())
         inner, traces = covariances(basis, groups)
         inside = inner.diagonal(dim1=1, dim2=2).sum(dim=1)
@@ -132,14 +137,14 @@ class GaussianData:
         covariances: Tensor,
         rests: Tensor,
     ) -> "GaussianData":
-        """Return one Gaussian for each group."""
+        """Return the distribution with a single Gaussian for each group."""
         groups, rank = covariances.shape[:2]
         axes, centers = means.new_empty(groups, rank, 0), means.new_empty(groups, 1, 0)
         weights, spreads = means.new_ones(groups, 1), means.new_empty(groups, 1, 0, 0)
         return cls(shape, means, basis, covariances, rests, axes, weights, centers, spreads)
 
     def as_one(self) -> "GaussianData":
-        """Return the Gaussian with the same two moments."""
+        """Return the single Gaussians with the same means and covariances."""
         return self.one(self.shape, self.means, self.basis, self.covariances, self.rests)
 
     @property
@@ -147,11 +152,11 @@ class GaussianData:
         return len(self.means) > 1
 
     def groups(self, classes: Sequence[int] = ()) -> list[int]:
-        """Return the groups of these classes; that of all images without classes."""
+        """Return the groups of these classes, or group 0 if there are no classes."""
         return [1 + each for each in classes if self.has_classes] or [0]
 
     def components(self, classes: Sequence[int] = ()) -> list[int]:
-        """Return K of each of these classes, or of all images."""
+        """Return the number of components of each group that `groups` returns."""
         return (self.weights[self.groups(classes)] > 0).sum(1).tolist()
 
     def largest_deviations(self) -> Tensor:
@@ -165,7 +170,7 @@ class GaussianData:
         return replace(self, **moved)
 
     def arrays(self) -> dict[str, Tensor]:
-        """Return what `from_arrays` takes."""
+        """Return the arrays from which `from_arrays` builds the distribution."""
         arrays = {name: each for name, each in vars(self).items() if name != "shape"}
         means = self.means.unflatten(1, self.shape)
         return arrays | {"means": means, "basis": self.basis.half()}
@@ -181,14 +186,15 @@ class GaussianData:
     ) -> Tensor:
         """Return y = x + σ n', as a function of standard normal noise n, N×C×H×W.
 
-        With P the projection on U V and k the component of an image,
+        With P the projection onto the span of U V, and k the component of an image,
 
             y = μ + (I − P) √(C + σ²) n + U V (m_k + √(S_k + σ²) Vᵀ Uᵀ n).
 
         Args:
-            labels: the classes of the images, N; None, or a law without classes, means all images.
-            which: uniform numbers in [0, 1), N, that choose the components; None draws them from
-                torch's own generator.
+            labels: the classes of the images, N. Group 0 is used if it is None or if the
+                distribution has no classes.
+            which: uniform numbers in [0, 1), N, that choose the components; if None, torch's
+                default generator draws them.
         """
         out = torch.empty_like(noise.flatten(1))
         which = torch.rand(len(noise)) if which is None else which
@@ -196,7 +202,7 @@ class GaussianData:
         if labels is not None and self.has_classes:
             groups = 1 + labels.cpu()
             if not ((groups > 0) & (groups < len(self.means))).all():
-                raise UserError(f"labels: there are the classes 0 to {len(self.means) - 2}")
+                raise UserError(f"labels: must be classes from 0 to {len(self.means) - 2}")
         for g in groups.unique().tolist():
             chosen = (groups == g).to(noise.device)
             rest, c = self._outside(g, noise.flatten(1)[chosen], sigma)
@@ -225,23 +231,23 @@ class GaussianData:
 
 
 def _orthonormal(basis: Tensor) -> Tensor:
-    """Return the orthonormal matrix that is nearest to one rounded to half precision."""
+    """Return the orthonormal matrix nearest to a basis that was rounded to half precision."""
     values, vectors = torch.linalg.eigh((basis.T @ basis).double())
     return basis @ ((vectors * values.rsqrt()) @ vectors.T).to(basis.dtype)
 
 
 class GaussianStart:
-    """The start of a sampler at the noise level σ₀ instead of at T, from Gaussians of the data.
+    """An initial distribution at the noise level σ₀ instead of at T, from Gaussians of the data.
 
-    In straight coordinates, z = R̃_t [√ρ y, u], only y depends on the image. So with y = x + σ₀ n,
-    for x from the law of the data, and u ~ N(0, I), z has the law that the process gives such x at
-    the time t₀ with σ_eff(t₀) = σ₀. Its moments are
+    In straight coordinates, z = R̃_t [√ρ y, u], only y depends on the image. Draw an image x from
+    the fitted distribution, y = x + σ₀ n and u ~ N(0, I). Then z is distributed as the process
+    distributes x at the time t₀ with σ_eff(t₀) = σ₀. The mean and the covariance are
 
         E[z] = a μ,      Cov[z] = Σ + a aᵀ ⊗ C.
 
-    The noise of y and u is that of the usual start at T, in these coordinates, so starts at T and
-    from one Gaussian with one seed give similar images. (R̃_T⁻¹ √S is orthogonal up to what is left
-    of the image at T; the nearest orthogonal matrix is taken.)
+    y and u use the same noise as the prior at T, expressed in these coordinates. Therefore the
+    prior and a single Gaussian give similar images from the same seed. (R̃_T⁻¹ √S is orthogonal
+    except for the remainder of the image at T; the nearest orthogonal matrix is used.)
     """
 
     def __init__(
@@ -261,7 +267,10 @@ class GaussianStart:
     def __call__(
         self, noise: Tensor, labels: Tensor | None = None, which: Tensor | None = None
     ) -> Tensor:
-        """Return z at `time` from standard normal noise, both N×kC×H×W; `which` as in `draw`."""
+        """Return z at `time` from standard normal noise, both N×kC×H×W.
+
+        `labels` and `which` are described in `GaussianData.draw`.
+        """
         channels = self.data.shape[0]
         drawn = mix(self.turn, noise)
         y = self.data.draw(drawn[:, :channels], self.sigma, labels, which)
@@ -275,10 +284,11 @@ class GaussianStart:
         which: Tensor | None = None,
         sigma: float = 0.0,
     ) -> Tensor:
-        """Return y = x + σ n', N×C×H×W, with x from the law of the data.
+        """Return y = x + σ n', N×C×H×W, with x from the fitted distribution.
 
-        The arguments are those of a call. At σ₀ it is the y of the call's z; at σ = 0, images that
-        are similar to those in z.
+        `noise`, `labels` and `which` are described in `__call__`. At σ = σ₀, y is the image part
+        of the z that `__call__` returns. At σ = 0, the result is x itself, similar to the images
+        in z.
         """
         first = mix(self.turn, noise)[:, : self.data.shape[0]]
         return self.data.draw(first, sigma, labels, which)

@@ -1,4 +1,4 @@
-"""Guidance and masks as parts: what steers samples, and which of their pixels are known."""
+"""The part families `guidance` (what steers the samples) and `mask` (which pixels are known)."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -22,37 +22,40 @@ if TYPE_CHECKING:
 def _check_classes(label: object) -> object:
     classes = label if isinstance(label, list | tuple) else [label]
     if not classes or any(isinstance(c, bool) or not isinstance(c, int | str) for c in classes):
-        raise ValueError(f"a class is a number or a name, and several are a list; got {label!r}")
+        raise ValueError(f"must be a class number, a class name or a list of these; got {label!r}")
     return label
 
 
 Label = Annotated[int | str | tuple[int | str, ...], BeforeValidator(_check_classes)]
-"""A class for all samples, by number or name; a list, of which sample i gets entry i mod its
-length; or `cycle`, the list of all classes."""
+"""The classes of the samples: one class, by number or name; a list of classes, which the samples
+take in turn; or `cycle`, the list of all classes."""
 
 
 class Mask(Part):
-    """The known pixels of images whose holes a sampler fills in."""
+    """The base class of masks: which pixels of an image are known, and which a sampler fills in."""
 
     noun = "mask"
 
     kind: str
 
     datasets: ClassVar[tuple[str, ...]] = ()
-    """The prepared datasets that it reads, by name; psld sample can give it `mnist`."""
+    """The prepared datasets that the mask reads, by name. `psld sample` can provide `mnist`."""
 
     def draw(self, indices: range, image_size: int, mnist: str | None) -> "np.ndarray":
-        """Return the masks of images, N×H×W with H = W = image_size: 1 is known, 0 is the hole.
+        """Return masks, N×H×W with H = W = image_size: 1 marks a known pixel, 0 the hole.
 
-        Image i has the same mask in every call. `mnist`: the prepared MNIST, if `datasets` has it.
+        Args:
+            indices: the indices of the images. Image i must get the same mask in every call.
+            image_size: pixels along a side.
+            mnist: the path of the prepared MNIST if `datasets` contains it, else None.
         """
         raise NotImplementedError
 
 
 class Guidance(Part):
-    """What steers the samples of a model: a change of the score, or pixels that are known.
+    """The base class of guidance, which changes the score or fixes known pixels of the samples.
 
-    A custom guidance overrides `build`, and other methods as it needs them.
+    A custom guidance overrides `build`, and further methods as needed.
     """
 
     noun = "guidance"
@@ -61,14 +64,14 @@ class Guidance(Part):
     kind: str
 
     evaluations: ClassVar[int | None] = 1
-    """Evaluations of the network for one of the score; None if they depend on the time."""
+    """Network evaluations per evaluation of the score; None if their number varies with time."""
     needs_guide: ClassVar[bool] = False
-    """True if `build` takes the logits of a guide (psld train_guide)."""
+    """True if `build` needs the logits of a guide (`psld train_guide`)."""
 
     is_none: ClassVar[bool] = False
-    """True if the samples are those of the model alone."""
+    """True if the samples are not guided."""
     holes: ClassVar[tuple[Literal["train", "test"], Mask] | None] = None
-    """The split whose images the samples fill in, and the mask; None without known pixels."""
+    """For inpainting, the split whose images are filled in, and the mask; otherwise None."""
 
     @cached_property
     def inpaints(self) -> bool:
@@ -76,31 +79,31 @@ class Guidance(Part):
 
     @property
     def asks_for_classes(self) -> bool:
-        """True with a field `label: Label`, the classes of the samples."""
+        """True if the guidance has a field `label: Label` for the classes of the samples."""
         return hasattr(self, "label")
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """The files that it needs, keys of psld sample: `guide`, `data`, the datasets of masks."""
+        """The files that the guidance needs: keys of `psld sample`, such as `guide` and `data`."""
         guide = ("guide",) if self.needs_guide else ()
         return (*guide, "data", *self.holes[1].datasets) if self.holes else guide
 
     def check(self, sampler: Any, model: Any, guide: Any) -> None:
-        """Raise UserError if a model cannot be sampled so; asked before anything is sampled.
+        """Raise UserError if the guidance does not suit the model; called before sampling.
 
         Args:
-            sampler: the settings of the sampler (`psld.diffusion.samplers.SamplerSettings`), of
-                which this is the guidance.
+            sampler: the settings of the sampler (`psld.diffusion.samplers.SamplerSettings`) that
+                contain this guidance.
             model: the settings of the model's training (`psld.models.settings.ModelSettings`).
             guide: the settings of the guide's training (`GuideModelSettings`), or None.
         """
 
     def classes(self, dataset: Any, class_names: Sequence[str]) -> list[int]:
-        """Return the classes that the samples get in turn; none without a field `label`.
+        """Return the classes that the samples take in turn; an empty list without a field `label`.
 
         Args:
             dataset: the settings of the model's dataset (`psld.data.settings.DatasetSettings`).
-            class_names: by number; none where no model is loaded.
+            class_names: the names of the classes by number; empty if no model is loaded.
 
         Raises UserError for a class that the dataset does not have.
         """
@@ -115,16 +118,18 @@ class Guidance(Part):
         labels: Any,
         logits: Any,
     ) -> "Score":
-        """Return the score of one shard of images, which counts evaluations of the network.
+        """Return the score of one shard of images; the score counts the network evaluations.
 
-        `psld.diffusion.score` has what it is made of, such as `GuidedScore`, which adds a gradient.
+        `psld.diffusion.score` has building blocks, such as `GuidedScore`, which adds a gradient.
 
         Args:
             process: the forward process.
-            eps: the network ε(z, t), or with classes also ε(z, t, label), of N×kC×H×W and N times.
-            batching: evaluates functions of the shard's images in parts.
-            labels: the class of each image, a tensor of N; None without classes.
-            logits: the guide's logits(z, t), a function to N×classes; None if it needs no guide.
+            eps: the network ε(z, t), or ε(z, t, label) of a class-conditional model, for states
+                N×kC×H×W and N times.
+            batching: evaluates functions of the shard's images in batches.
+            labels: the class of each image, N; None without classes.
+            logits: the guide as a function of (z, t) that returns N×classes; None unless
+                `needs_guide`.
         """
         from psld.diffusion.score import NetworkScore
 
@@ -133,7 +138,7 @@ class Guidance(Part):
 
 def _class_numbers(label: Label, dataset: Any, class_names: Sequence[str]) -> list[int]:
     if not dataset.num_classes:
-        raise UserError(f"guidance needs classes, and dataset {dataset.name} has none")
+        raise UserError(f"sampler.guidance: needs classes, but dataset {dataset.name} has none")
     if label == "cycle":
         return list(range(dataset.num_classes))
     classes = []
@@ -142,25 +147,23 @@ def _class_numbers(label: Label, dataset: Any, class_names: Sequence[str]) -> li
         number = named if isinstance(each, str) else each
         if isinstance(each, int) and named not in (None, each):
             other = class_names[each] if each < len(class_names) else "no class"
-            readings = f"{each} is the name of number {named}, and the number of {other}"
-            raise UserError(
-                f"sampler.guidance.label: {readings}; give the name in quotes: '{each}'"
-            )
+            readings = f"{each} is the name of class {named}, and the number of {other}"
+            raise UserError(f"sampler.guidance.label: {readings}; put the name in quotes: '{each}'")
         if number not in range(dataset.num_classes):
-            names = shorten(", ".join(class_names), 200, placeholder=" …") or "names unknown here"
+            names = shorten(", ".join(class_names), 200, placeholder=" …") or "names unknown"
             raise UserError(
-                f"sampler.guidance.label: dataset {dataset.name} has no class {each}; there are 0 "
-                f"to {dataset.num_classes - 1}, and cycle ({names})"
+                f"sampler.guidance.label: dataset {dataset.name} has no class {each}; give 0 to "
+                f"{dataset.num_classes - 1}, a name or cycle ({names})"
             )
         classes.append(number)
     return classes
 
 
-# -- the shipped ones ------------------------------------------------------------------------------
+# -- built-in guidance -----------------------------------------------------------------------------
 
 
 class NoGuidance(Guidance):
-    """Plain samples of the model; a class-conditional model samples without a class."""
+    """No guidance. A class-conditional model samples without a class."""
 
     is_none = True
 
@@ -168,22 +171,22 @@ class NoGuidance(Guidance):
 
 
 class ClassifierGuidance(Guidance):
-    """Guidance by a noise-conditional guide: its gradient is added to the score (paper, Eq. 13)."""
+    """Guidance by a noise-conditional classifier, whose gradient the score adds (paper, Eq. 13)."""
 
     needs_guide = True
 
     kind: str = "classifier"
     scale: float = Field(5.0, gt=0)
-    """Factor of ∇ log p(y | z_t): 1 is Bayes' rule; more gives purer classes and less variety."""
+    """Factor of ∇ log p(y | z_t). 1 is Bayes' rule; larger values: purer classes, less variety."""
     label: Label = "cycle"
     """The class of the samples by number or name, a list of classes, or `cycle`."""
     official_time: bool = False
     """Give the guide the reverse time 1 − t, as the official code does when sampling."""
 
     def check(self, sampler, model, guide):
-        """Check that the guide was trained on the model's dataset, noised by its process."""
+        """Check that the guide was trained on the dataset and the process of the model."""
         if guide is None:
-            raise UserError("guidance by a guide needs one (psld train_guide)")
+            raise UserError("sampler.guidance: needs a guide; train a guide with psld train_guide")
         for key in ("name", "channels", "image_size", "num_classes"):
             theirs, ours = getattr(guide.dataset, key), getattr(model.dataset, key)
             if theirs != ours:
@@ -193,15 +196,15 @@ class ClassifierGuidance(Guidance):
                 )
         if not guide.serves_every_process and guide.process != model.process:
             raise UserError(
-                "the guide was trained on images noised by another process than the model's; "
-                "train one with the model's process"
+                "the guide was trained with a different process than the model; "
+                "train a guide with the model's process"
             )
         if self.official_time and guide.serves_every_process:
-            wrong = "this guide takes noise levels, not times"
+            wrong = "this guide accepts noise levels, not times; set it to false"
             raise UserError(f"sampler.guidance.official_time: {wrong}")
         if self.official_time and guide.network.takes_logarithm:
             raise UserError(
-                "sampler.guidance.official_time: this guide embeds the logarithm of the time, and "
+                "sampler.guidance.official_time: this guide embeds the logarithm of the time, but "
                 "the reverse time begins at 0; use a guide with network.embedding=positional"
             )
 
@@ -213,11 +216,11 @@ class ClassifierGuidance(Guidance):
 
 
 class ClassifierFreeGuidance(Guidance):
-    """Guidance of a class-conditional model, away from its own prediction without a class."""
+    """Guidance of a class-conditional model away from its prediction without a class."""
 
     kind: str = "classifier-free"
     scale: float = Field(2.0, gt=0)
-    """ε = ε(∅) + scale · (ε(y) − ε(∅)): 1 is the model's own conditional distribution."""
+    """ε = ε(∅) + scale · (ε(y) − ε(∅)): 1 is the conditional distribution of the model."""
     label: Label = "cycle"
     """The class of the samples by number or name, a list of classes, or `cycle`."""
 
@@ -228,8 +231,8 @@ class ClassifierFreeGuidance(Guidance):
     def check(self, sampler, model, guide):
         if not model.num_classes and sampler.evaluations != 0:
             raise UserError(
-                "classifier-free guidance needs a class-conditional model; train one with "
-                "training.label_dropout=0.1, or give a guide"
+                "classifier-free guidance needs a class-conditional model; train a model with "
+                "training.label_dropout=0.1, or use classifier guidance with a guide"
             )
 
     def build(self, process, eps, batching, labels, logits):
@@ -239,11 +242,11 @@ class ClassifierFreeGuidance(Guidance):
 
 
 class HalvesMask(Mask):
-    """Holes of half an image."""
+    """Holes that cover half of an image."""
 
     kind: str = "halves"
     missing: Literal["left", "right", "top", "bottom", "cycle"] = "cycle"
-    """The hole; `cycle` takes the four sides in turn, image by image."""
+    """The side that is missing; `cycle` takes the four sides in turn, image by image."""
 
     def draw(self, indices, image_size, mnist):
         import numpy as np
@@ -259,13 +262,13 @@ class HalvesMask(Mask):
 
 
 class InpaintingGuidance(Guidance):
-    """Inpainting: sample i fills in the hole in image i of a split."""
+    """Inpainting: sample i fills in the hole of image i of a split."""
 
     kind: str = "inpainting"
     split: Literal["train", "test"] = "test"
-    """The images to fill in. A cell has no more samples than the split has images."""
+    """The split with the images to fill in. A cell has at most as many samples as the split."""
     mask: Mask = HalvesMask()
-    """The holes."""
+    """The mask, which defines the holes."""
 
     @property
     def holes(self):

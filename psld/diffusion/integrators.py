@@ -1,9 +1,9 @@
-"""The interface of integrators of the reverse process, and the paper's integrators.
+"""The interface of integrators of the reverse process, and the integrators of the paper.
 
 Every step is linear in the state z, the score s and standard normal noise ξ, with k×k matrices:
 z ← P z + W s + N ξ. An integrator computes these matrices once for its time grid, in float64 on
-the CPU, and applies them in float32 on the device. `ProbabilityFlow` alone has no time grid:
-`integrate` chooses its steps by their error.
+the CPU, and applies them in float32 on the device. Only `ProbabilityFlow` has no time grid:
+`integrate` adapts its step size to the error.
 """
 
 from collections.abc import Callable
@@ -20,28 +20,31 @@ from psld.utils.device import all_bits
 from psld.utils.errors import RunError, UserError
 
 Noise = Callable[[Tensor], Tensor]
-"""Function that draws standard normal noise in the shape of a given state. To the step of a sampler
-it gives that of the whole state, whatever it is called with."""
+"""Function that draws standard normal noise in the shape of its argument. In a sampler's step, the
+noise always has the shape of the whole state, whatever the argument is."""
 
 
 class Integrator(Protocol):
-    """An integrator from T = 1 toward the data, in len(times) steps.
+    """An integrator of the reverse process from T = 1 toward the data, in len(times) steps.
 
-    One of the probability-flow ODE says `ode = True`: then the denoising step is the ODE's, too.
+    An integrator of the probability-flow ODE sets `ode = True`. The denoising step is then an Euler
+    step of this ODE instead of the reverse SDE.
     """
 
     times: list[float]
     """Forward times at which the steps start."""
     ends: list[float]
-    """Forward times at which the steps end. If the last step ends at 0, it has reached the data;
-    otherwise the loop adds the denoising step."""
+    """Forward times at which the steps end. If the last step ends at a time above 0, the sampling
+    loop adds the denoising step."""
     draws: int
-    """How often the steps, all together, draw noise."""
+    """Total number of noise draws in all steps."""
 
     @property
     def replacement_times(self) -> list[float] | None:
-        """For inpainting: the time whose noise the known pixels get after each step. None if the
-        integrator handles the known pixels itself."""
+        """For inpainting: the forward times at which the known pixels are replaced, one per step.
+
+        None if the integrator handles the known pixels itself.
+        """
         ...
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
@@ -50,11 +53,11 @@ class Integrator(Protocol):
 
 
 class Sampler(Protocol):
-    """What the sampling loop needs of a sampler's settings (`psld.diffusion.samplers`)."""
+    """The interface of a sampler's settings for the loop (see `psld.diffusion.samplers`)."""
 
     @property
     def denoise(self) -> bool:
-        """True if one more evaluation at the last time takes the samples to time 0."""
+        """True if an additional evaluation at the last time takes the samples to time 0."""
         ...
 
     def build(
@@ -65,15 +68,15 @@ class Sampler(Protocol):
 
 
 class Inpainting:
-    """Keep the pixels with mask 1; the sampler fills in the rest.
+    """Known pixels (mask 1) of images whose other pixels a sampler fills in.
 
     After each step, position and momentum of the known pixels are drawn again from the kernel
-    N(a x₀, Σ) given the image. EM and SSCS do so at the time at which the step started, which is
-    the official sampler's rule, and gDDIM and conjugate integrators at the time that it reached.
-    The paper derives imputation from Eq. 13 with the observed part as the condition.
+    N(a x₀, Σ) given the image. EM and SSCS use the kernel at the time at which the step started, as
+    the official sampler does; gDDIM and conjugate integrators use the kernel at the end of the
+    step. The paper derives imputation from Eq. 13 with the observed pixels as the condition.
 
-    A sampler that predicts the image needs no new noise: the known pixels are put into its
-    prediction, and each step then takes a known pixel from one draw of the kernel to another.
+    A sampler that predicts the image needs no new noise. The known pixels are inserted into its
+    prediction, so each step moves a known pixel from a draw of the kernel to another draw.
     """
 
     def __init__(self, process: LinearProcess, images: Tensor, mask: Tensor) -> None:
@@ -85,17 +88,17 @@ class Inpainting:
         Raises UserError for other values.
         """
         if not (images.abs() <= 1).all():
-            raise UserError("inpainting: the images must be in [−1, 1]; of bytes, x / 127.5 - 1")
+            raise UserError("inpainting: the images must be in [−1, 1]; for bytes, x / 127.5 - 1")
         if not ((mask == 0) | (mask == 1)).all():
             raise UserError(
-                "inpainting: the mask must be 1 for a known pixel, else 0; of bytes, x > 127"
+                "inpainting: the mask must be 1 for a known pixel, else 0; for bytes, x > 127"
             )
         self.process = process
         self.images = images
         self.mask = mask.to(images)
 
     def combine(self, generated: Tensor, known: Tensor) -> Tensor:
-        """Take pixels with mask 1 from `known`, the others from `generated`: images or states."""
+        """Return images or states: known pixels from `known`, the others from `generated`."""
         return generated * (1 - self.mask) + known.to(generated) * self.mask
 
 
@@ -114,8 +117,8 @@ class EulerMaruyama:
     ) -> None:
         """Tabulate the steps between the descending forward times of `grid`.
 
-        With `probability_flow` the steps are Euler's on the probability-flow ODE: the score has
-        half its weight, and the noise none.
+        With `probability_flow`, the steps are Euler steps of the probability-flow ODE: the weight
+        of the score is halved, and no noise is added.
         """
         start, delta = grid[:-1], (grid[:-1] - grid[1:])[:, None, None]
         share, noise = (0.5, 0.0) if probability_flow else (1.0, 1.0)
@@ -129,7 +132,7 @@ class EulerMaruyama:
         self.noise = table(noise * delta.sqrt() * process.diffusion(start), device)
 
     def mean(self, index: int, z: Tensor, score: Score) -> Tensor:
-        """Take the step without its noise. The last step of a sampler is such a step."""
+        """Take the step without its noise; used for the denoising step."""
         s = score(z, self.times[index]).mix(self.score_matrix[index])
         return mix(self.state[index], z) + mix(self.weight[index], s)
 
@@ -141,8 +144,8 @@ class SymmetricSplitting:
     """The symmetric splitting CLD sampler (SSCS; paper, Eq. 12).
 
     A step is an exact half step of the linear part, one Euler step of the score part,
-    z ← z + δ · 2βD (S⁻¹ z + s), and the other half step of the linear part. The score is evaluated
-    once per step, at the step's start time.
+    z ← z + δ · 2βD (S⁻¹ z + s), and another exact half step of the linear part. The score is
+    evaluated once per step, at the start time of the step.
     """
 
     def __init__(self, process: LinearProcess, grid: Tensor, device: torch.device) -> None:
@@ -176,8 +179,8 @@ class SymmetricSplitting:
 class ProbabilityFlow:
     """SciPy's RK45, Dormand–Prince 5(4), on the probability-flow ODE dz/dt = A z − ½ G Gᵀ s.
 
-    The step size is common to the whole shard, so an image does not depend on the batch size. The
-    state is float64; the network receives it in the type of the start.
+    All images of a shard share the step size, so an image does not depend on the batch size. The
+    state is float64; the network receives the state in the type of the initial state.
     """
 
     times = replacement_times = [1.0]  # one step: the whole adaptive integration
@@ -201,29 +204,29 @@ class ProbabilityFlow:
 
 
 Velocity = Callable[[float, Tensor], Tensor]
-"""Function (t, y) → dy/dt, of the shape of y, on any device. The state y is float64 on the CPU."""
+"""Function (t, y) → dy/dt, in the shape of y, on any device. The state y is float64 on the CPU."""
 
 
-@all_bits()  # the step control would follow the rounding of TF32
+@all_bits()  # otherwise the step control would react to the rounding of TF32
 @torch.no_grad()
 def integrate(
     velocity: Velocity, start: float, end: float, y: Tensor, tolerance: float, name: str
 ) -> Tensor:
     """Solve dy/dt = velocity(t, y) from `y` at `start` to `end`, in either direction of time.
 
-    SciPy's RK45 computes the steps on the CPU. The root mean square of the error, in units of
-    tolerance · (1 + |y|), stays below 1.
+    SciPy's RK45 computes the steps on the CPU. It keeps the root mean square of the error of each
+    step, in units of tolerance · (1 + |y|), below 1.
 
     Args:
         y: of any shape, on any device.
-        tolerance: relative and absolute.
-        name: the start of error messages.
+        tolerance: relative and absolute error tolerance.
+        name: prefix of error messages.
 
     Returns:
         The state at `end`, float64 on the CPU.
 
     Raises:
-        RunError: a velocity is not finite, or the step becomes too small.
+        RunError: a velocity is not finite, or the step size becomes too small.
     """
     from scipy.integrate import RK45  # The import takes a quarter of a second.
 
@@ -238,5 +241,5 @@ def integrate(
     while solver.status == "running":
         solver.step()
     if solver.status == "failed":
-        raise RunError(f"{name}: at time {solver.t:.4g} no step is small enough for its tolerance")
+        raise RunError(f"{name}: at time {solver.t:.4g} no step size meets the tolerance; raise it")
     return torch.from_numpy(solver.y).view(y.shape)

@@ -22,16 +22,19 @@ from psld.utils.progress import Progress
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The log-likelihoods of a batch, and their cost: each evaluation takes `probes` gradients."""
+    """The log-likelihoods of a batch of images, and the number of network evaluations.
+
+    Each network evaluation also computes `probes` gradients.
+    """
 
     log_likelihood: Tensor
-    """log p(x) of each image, or the bound on it, in nats, float64, N."""
+    """log p(x) of each image, or a lower bound of it, in nats, float64, N."""
     evaluations: int
     """Network evaluations per image and momentum draw."""
 
 
 @validate_call(config=ConfigDict(arbitrary_types_allowed=True))
-@torch.inference_mode(False)  # The caller's: there are no gradients in it.
+@torch.inference_mode(False)  # Autograd does not work in inference mode.
 def log_likelihood(
     process: LinearProcess,
     network: Network,
@@ -44,40 +47,42 @@ def log_likelihood(
     tolerance: Tolerance = 1e-5,
     batch_size: PositiveInt | Batching = 256,
 ) -> Likelihood:
-    """Integrate the probability flow from the images at t = ε to T and add up its divergence:
+    """Return the log-likelihood of images under the probability-flow ODE, solved from ε to T:
 
         log p(x, m) = log N(z_T; 0, S) + ∫_ε^T tr ∂_z(F z − ½ G Gᵀ s) dt,   z_ε = (x, m), m ~ q,
 
-    with q = N(0, Σ₀) the law of the auxiliary blocks. The trace is Hutchinson's estimate. Over
-    K draws of m the bound is log (1/K) Σ_k p(x, m_k)/q(m_k). On average it is below log p(x) and
-    rises with K. For k = 1 there is no m, and one draw is exact.
+    with q = N(0, Σ₀) the distribution of the auxiliary blocks. The trace is Hutchinson's estimate.
+    With K draws of m, the result is the lower bound log (1/K) Σ_k p(x, m_k)/q(m_k). Its expectation
+    is below log p(x) and rises with K. For k = 1 there is no m, and a single draw is exact.
 
-    The mean of exponentials exceeds that of their exponents, so an error of the trace that differs
-    between the draws of an image raises the result above the bound. The draws therefore share
-    their probes; what is left is small if more `probes` change nothing.
+    The logarithm is taken of a mean of exponentials. Therefore, errors of the trace that differ
+    between the draws of an image would raise the result above the bound. To avoid this, all draws
+    of an image share their probes. Check that more `probes` do not change the result.
 
-    All images take the same steps, so a result depends on the other images by about `tolerance`.
+    All images share the step size, so a result depends on the other images by about `tolerance`.
 
     Args:
-        images: N×C×H×W; their type is that of the computation.
-        noise: draws the probes' signs and the momenta.
+        images: N×C×H×W; the network receives states in their type.
+        noise: draws the signs of the probes, and the momenta.
         probes: number of random vectors for the trace. Groups of 2^⌈log₂ k⌉ vectors have the same
-            signs up to flips of whole blocks, so terms between blocks cancel in a group's mean.
-            Take whole groups: without, these terms are most of the error.
-        draws: K.
-        start_time: ε. The drift has moved the data for a time ε, so the estimate of one image has
-            an error of about ε β x·m/(κM), which averages to 0.
-        tolerance: relative and absolute, of the step control (`integrators.integrate`).
-        batch_size: most states (images × draws) per network evaluation; changes only memory.
+            signs up to flips of whole blocks, so terms between blocks cancel in the mean of a
+            group. Use a multiple of the group size: otherwise these terms dominate the error.
+        draws: K, the number of draws of m per image.
+        start_time: ε. Starting at ε instead of 0 gives the estimate of one image an error of about
+            ε β x·m/(κM), which averages to 0.
+        tolerance: relative and absolute error tolerance of `integrators.integrate`.
+        batch_size: largest number of states (images × draws) per network evaluation; affects only
+            memory.
 
     Raises:
-        UserError: an auxiliary block starts at a point, or the network computes in half precision.
+        UserError: an auxiliary block has an initial variance of 0, or the network computes in half
+            precision.
         ValidationError: a number is outside its range.
     """
     if not process.initial_covariance.diagonal()[1:].all():
         raise UserError(
-            "likelihood: the process starts an auxiliary block at a point (initial_variance 0), "
-            "which has no density; the variance must be positive"
+            "likelihood: process.initial_variance is 0 in an auxiliary block, which then has no "
+            "density; the variance must be positive"
         )
     if process.blocks == 1:
         draws = 1
@@ -117,18 +122,18 @@ def log_likelihood(
 
 
 def dequantize(images: Tensor, uniform: Tensor) -> Tensor:
-    """Return 2 (u + U)/256 − 1 from uint8 images u and noise U in [0, 1) of the same shape."""
+    """Return 2 (u + U)/256 − 1 for uint8 images u and uniform noise U in [0, 1), equal shapes."""
     return 2 * (images + uniform) / 256 - 1
 
 
 def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
-    """Return −log₂ p per dimension, in units of one gray level, of images from `dequantize`.
+    """Return bits per dimension: −log₂ p per dimension of images from `dequantize`, in gray levels.
 
     Args:
-        log_likelihood: in nats, of images on the interval [−1, 1].
+        log_likelihood: log p in nats, for images on [−1, 1].
         dimensions: C·H·W.
     """
-    # 256 levels on an interval of length 2 are 2⁷ per unit.
+    # 256 gray levels on an interval of length 2 are 2⁷ levels per unit.
     return -log_likelihood / (dimensions * math.log(2)) + 7
 
 
@@ -142,7 +147,7 @@ def _velocity(
     eps = at_time(network, t)(z)
     if eps.dtype in (torch.bfloat16, torch.float16):
         raise UserError(
-            "likelihood: the network computes in half precision, whose error is above the "
+            "likelihood: the network computes in half precision, whose rounding error exceeds the "
             "tolerance of adaptive steps; use fp32"
         )
     pushed = mix(push[0], process.checked(eps, z))
@@ -158,7 +163,10 @@ def _velocity(
 
 
 def _probes(blocks: int, z: Tensor, noise: Noise, count: int) -> list[Tensor]:
-    """Draw random signs like z. Probe j flips block b if j & b has an odd number of set bits."""
+    """Draw `count` tensors of random signs in the shape of z.
+
+    Within a group, probe j flips the signs of block b if j & b has an odd number of set bits.
+    """
     group = 1 << (blocks - 1).bit_length()
     probes, signs = [], z
     for j in range(count):

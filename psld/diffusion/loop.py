@@ -1,4 +1,4 @@
-"""The sampling loop: integrator steps from noise to data, then the denoising step; inpainting."""
+"""The sampling loop: integrator steps, replacement of known pixels, and the denoising step."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,7 +14,7 @@ from psld.utils.progress import Progress
 
 
 class Replacement:
-    """The replacement of the known pixels at given forward times, with tabulated kernels."""
+    """Replacement of the known pixels at given forward times, with tabulated kernels."""
 
     def __init__(self, inpainting: Inpainting, times: list[float]) -> None:
         process, device = inpainting.process, inpainting.images.device
@@ -24,12 +24,12 @@ class Replacement:
         self.factor = table(process.image_factor(t), device)
 
     def noisy(self, index: int, z: Tensor, noise: Noise) -> Tensor:
-        """Put the known pixels back as a draw of the kernel at time `index`."""
+        """Replace the known pixels by a draw from the kernel at time `index`."""
         known = mix(self.image[index], self.inpainting.images)
         return self.inpainting.combine(z, known + mix(self.factor[index], noise(z)))
 
     def mean(self, index: int, z: Tensor) -> Tensor:
-        """Put the known pixels back as the mean of the kernel at time `index`."""
+        """Replace the known pixels by the mean of the kernel at time `index`."""
         return self.inpainting.combine(z, mix(self.image[index], self.inpainting.images))
 
 
@@ -42,23 +42,24 @@ def sample(
     inpainting: Inpainting | None = None,
     silent: bool = False,
 ) -> Tensor:
-    """Integrate the reverse process from z, at the sampler's first time, to the data.
+    """Integrate the reverse process from z, at the first time of the sampler, to the data.
 
         >>> noise = lambda z: torch.randn(z.shape, generator=generator)
         >>> z = process.prior(torch.randn(n, k * c, h, w, generator=generator))
         >>> x = sample(process, sampler, NetworkScore(network, batch_size=64), z, noise)[:, :c]
 
     Args:
-        sampler: the settings of a sampler (`psld.diffusion.samplers`); the score has its guidance.
-        score: its evaluations are counted in `score.evaluations`.
+        sampler: the settings of a sampler (`psld.diffusion.samplers`).
+        score: the score, including guidance; `score.evaluations` counts its network evaluations.
         z: a draw from the prior, or from `psld.diffusion.gaussian.GaussianStart`, N×kC×H×W.
-        noise: called with the state, once per linear update that adds noise. If it has a method
-            `expect`, that is first told how often.
+        noise: draws standard normal noise in the shape of the state; called once per linear update
+            that adds noise. If it has a method `expect`, the loop first calls this method with the
+            number of draws.
         inpainting: the known pixels.
-        silent: show no progress.
+        silent: hide the progress.
 
     Returns:
-        The state at time 0 (without the denoising step: at the final time), N×kC×H×W.
+        The state at time 0, or at the final time without the denoising step, N×kC×H×W.
 
     Raises:
         UserError: the sampler does not suit the process, or cannot inpaint.
@@ -78,7 +79,10 @@ def path(
     inpainting: Inpainting | None = None,
     silent: bool = False,
 ) -> Iterator[tuple[float, Tensor]]:
-    """Yield forward time and state at the start and after each step; arguments as in `sample`."""
+    """Yield the forward time and the state, initially and after each step.
+
+    `sample` describes the arguments.
+    """
     integrator = sampler.build(process, z.device, inpainting)
     replaced = integrator.replacement_times or []
     draws = integrator.draws + (1 + len(replaced) if inpainting else 0)

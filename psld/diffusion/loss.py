@@ -1,4 +1,4 @@
-"""The training losses, and what a network sees: a process's states, or images with noise."""
+"""The training loss of ε-networks, and the noisy inputs: process states or noisy images."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,35 +14,35 @@ from psld.diffusion.time_grid import time_of_noise_level
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a batch, on its device; only the times stay on the CPU.
-
-    N images `x0`, N×C×H×W in [−1, 1], and their times `t` (`NoisyStates.levels`), float64; standard
-    normal `eps`, N×kC×H×W, and, under DSM, `auxiliary_eps`, N×(k−1)C×H×W; `labels`, int64, if
-    classes are used.
-    """
+    """The part of a batch on one rank. All tensors but the times are on the device of the rank."""
 
     x0: Tensor
+    """N images, N×C×H×W in [−1, 1]."""
     t: Tensor
+    """Times or noise levels (`Noising.levels`), N, float64 on the CPU."""
     eps: Tensor
+    """Standard normal noise, N×kC×H×W."""
     auxiliary_eps: Tensor | None
+    """Standard normal noise of the initial auxiliary blocks under DSM, N×(k−1)C×H×W, else None."""
     labels: Tensor | None = None
+    """Classes, int64, N; None without classes."""
     noising: Any = None
-    """What the network sees of the images: a `Noising`."""
+    """The `Noising` that computes the input of the network."""
     facts: Any = None
-    """What a training's objective may depend on (`psld.models.objectives.Facts`)."""
+    """The facts about the training that its objective uses (`psld.models.objectives.Facts`)."""
 
     def noisy(self) -> tuple[Tensor, Tensor]:
-        """Return what the network sees, N×C'×H×W, and its times or noise levels, N."""
+        """Return the noisy input of the network, N×C'×H×W, and its times or noise levels, N."""
         return self.noising(self)
 
     @property
     def label(self) -> tuple[Tensor, ...]:
-        """The further arguments of a network: the labels, if classes are used."""
+        """The additional arguments of a network: the labels, if any."""
         return () if self.labels is None else (self.labels,)
 
     @property
     def target(self) -> Tensor:
-        """The noise ε in the blocks that a network of the process's states predicts."""
+        """The noise ε in the blocks that a network of process states predicts."""
         return self.target_of(self.facts.process)
 
     def target_of(self, process: LinearProcess) -> Tensor:
@@ -58,7 +58,7 @@ class Batch:
 
 
 class LogNormal(Protocol):
-    """A log-normal law of noise levels σ, clipped; `psld.diffusion.settings.NoiseLaw` is one."""
+    """A clipped log-normal distribution of noise levels σ, such as `NoiseLaw` of the settings."""
 
     @property
     def center(self) -> float: ...
@@ -71,13 +71,14 @@ class LogNormal(Protocol):
 
 
 class NoisyStates:
-    """States z_t, N×kC×H×W, of a process at forward times t.
+    """Noising that draws states z_t, N×kC×H×W, of a process at forward times t.
 
-    Without a law t is uniform on [time_eps, 1], as in the paper. With one, t is the time at which
-    the noise level σ_eff(t) has that law, so trainings of several processes see the same noise.
+    Without `law`, t is uniform on [time_eps, 1], as in the paper. With `law`, t is drawn such that
+    the noise level σ_eff(t) follows this distribution; trainings of different processes then use
+    the same noise levels.
 
-    `blocks`, k, is how many standard normal numbers each value of an image gets; `auxiliary` is how
-    many more, k − 1 under DSM, else 0.
+    For each value of an image, the noising needs `blocks` = k standard normal numbers, plus
+    `auxiliary` numbers: k − 1 under DSM, else 0.
     """
 
     def __init__(
@@ -88,20 +89,20 @@ class NoisyStates:
         self.auxiliary = process.blocks - 1 if process.needs_auxiliary_noise else 0
 
     def levels(self, uniform: Tensor) -> Tensor:
-        """Return the times of N uniform numbers, float64."""
+        """Return N times, float64, from N uniform numbers."""
         if self.law is None:
             return self.time_eps + (LinearProcess.T - self.time_eps) * uniform
         return time_of_noise_level(self.process, noise_levels(self.law, uniform), self.time_eps)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the states and their times in the states' type, both on the batch's device."""
+        """Return the states and their times, both in the type and on the device of the states."""
         z = self.process.perturb(batch.x0, batch.t, batch.eps, batch.auxiliary_eps)
         return z, batch.t.to(z.device, z.dtype, non_blocking=True)
 
 
 @dataclass(frozen=True)
 class NoisyImages:
-    """Images with noise, y = x₀ + σ n, N×C×H×W: what every process knows of its image."""
+    """Noising that draws noisy images y = x₀ + σ n, N×C×H×W, for any process."""
 
     law: LogNormal
     blocks, auxiliary = 1, 0
@@ -115,35 +116,37 @@ class NoisyImages:
 
 
 def noise_levels(law: LogNormal, uniform: Tensor) -> Tensor:
-    """Return the quantiles of a law, σ, N, float64, for N numbers on [0, 1), float64."""
+    """Return the quantiles σ, N, of a distribution at N numbers on [0, 1), both float64."""
     logarithm = law.center + law.width * torch.special.ndtri(uniform)
     return logarithm.exp().clamp(law.low, law.high)
 
 
 class Noising(Protocol):
-    """What a network sees of an image."""
+    """The interface of noisings, which compute the noisy input of a network from a batch."""
 
     blocks: int
+    """Standard normal numbers per value of an image."""
     auxiliary: int
+    """Additional standard normal numbers per value of an image (DSM)."""
 
     def levels(self, uniform: Tensor) -> Tensor:
-        """Return the times or noise levels of N uniform numbers, float64."""
+        """Return N times or noise levels, float64, from N uniform numbers."""
         ...
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return what the network sees, N×C'×H×W, and its times or noise levels, N."""
+        """Return the noisy input of the network, N×C'×H×W, and its times or noise levels, N."""
         ...
 
 
 class EpsilonLoss:
-    """The loss ‖ε_θ(z_t, t) − ε‖², z_t = mean(t) + L(t) ε (paper, Eq. 10), as a mean of elements.
+    """The mean of (ε_θ(z_t, t) − ε)² over all elements, z_t = mean(t) + L(t) ε (paper, Eq. 10).
 
-    Only the predicted blocks of ε count: for CLD, the momentum's half. The process draws z_t given
-    x₀ (HSM) or given (x₀, m₀) (DSM). A class-conditional network also receives the labels.
+    The mean runs over the predicted blocks of ε only: for CLD, the momentum. The process draws z_t
+    given x₀ (HSM) or given (x₀, m₀) (DSM). A class-conditional network also receives the labels.
 
-    The weighting `nll` gives the error of the score weighted by the diffusion,
-    (s_θ − s)ᵀ G Gᵀ (s_θ − s), averaged over images and pixels: twice the integrand of the bound on
-    the likelihood.
+    With the weighting `nll`, the loss is the error of the score weighted by the diffusion,
+    (s_θ − s)ᵀ G Gᵀ (s_θ − s), averaged over images and pixels. This is twice the integrand of the
+    bound on the likelihood.
     """
 
     def __init__(
@@ -152,7 +155,7 @@ class EpsilonLoss:
         weighting: Literal["fid", "nll"] = "fid",
         noising: NoisyStates | None = None,
     ) -> None:
-        """`noising`: the paper's by default, with uniform times."""
+        """`noising`: by default that of the paper, `NoisyStates` with uniform times."""
         self.process, self.weighting = process, weighting
         self.noising = noising or NoisyStates(process)
 
@@ -167,4 +170,4 @@ class EpsilonLoss:
 
 
 LossOf = Callable[[nn.Module, Batch], Tensor]
-"""What a training minimizes: from a network and a batch to a scalar."""
+"""A training loss: a function of a network and a batch that returns a scalar."""

@@ -1,4 +1,4 @@
-"""Matrices on blocks: applied to states, checked, and the Gaussian kernel that they define."""
+"""Block matrices: application to states, checks, and the Gaussian kernel of a linear SDE."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Vector = Tensor | Sequence[float]
 Matrix = Tensor | Sequence[Sequence[float]]
 
 LARGEST = 1e9
-"""The largest coefficient of a process: of larger ones, differences near 1 have too few digits."""
+"""The largest coefficient of a process. Larger coefficients lose too many digits to rounding."""
 
 TERMS = 24
 """Terms of a series in τ with 2‖A‖τ ≤ 1; the omitted terms are below 1e-23."""
@@ -22,8 +22,8 @@ TERMS = 24
 def mix(matrix: Tensor, z: Tensor) -> Tensor:
     """Apply a block matrix to a state: out_i = Σ_j matrix_ij z_j.
 
-    The products are elementwise: a matrix product would round a state to TF32 on a GPU, or to
-    bfloat16 under autocast.
+    The products are elementwise, because a matrix product would round the state to TF32 on a GPU
+    or to bfloat16 under autocast.
 
     Args:
         matrix: k×j, or N×k×j with one matrix per sample; cast to the type of z.
@@ -44,18 +44,18 @@ def mix(matrix: Tensor, z: Tensor) -> Tensor:
 
 
 def table(matrices: Tensor, device: torch.device) -> Tensor:
-    """Convert coefficients for use in steps: float32 on the device."""
+    """Return coefficients in float32 on the device, as integrator steps use them."""
     return matrices.to(device, torch.float32)
 
 
 def predicted_text(prediction: object) -> str:
-    """Return the shape that a network predicts; of what is no tensor, the type."""
+    """Describe a prediction for error messages: the shape of a tensor, else the type."""
     kind = f"a {type(prediction).__name__} in place of a tensor"
     return f"{tuple(prediction.shape)}" if isinstance(prediction, Tensor) else kind
 
 
 class LinearKernel:
-    """Mean and covariance of dz = −A z dτ + √(2D) dw, started from a known state.
+    """Mean and covariance of dz = −A z dτ + √(2D) dw from a known initial state.
 
         Φ(τ) = exp(−A τ),      C(τ) = ∫₀^τ Φ(u) 2D Φ(u)ᵀ du
 
@@ -63,10 +63,10 @@ class LinearKernel:
 
         C(τ) = Σ_{n≥1} C_n τⁿ/n!,      C₁ = 2D,      C_{n+1} = −(A C_n + C_n Aᵀ).
 
-    Some entries start with τ³ or τ⁵, such as the variance of a position that gets its noise through
-    a momentum. Their lower coefficients are exactly 0, so nothing cancels as τ → 0. The closed form
-    S − Φ S Φᵀ would lose all digits there. Doubling gives longer times,
-    C(2τ) = C(τ) + Φ(τ) C(τ) Φ(τ)ᵀ.
+    The leading term of some entries is τ³ or τ⁵, as for the variance of a position that receives
+    its noise through a momentum. The lower coefficients of these entries are exactly 0, so nothing
+    cancels as τ → 0, where the closed form S − Φ S Φᵀ would lose all digits. Longer times follow by
+    doubling: C(2τ) = C(τ) + Φ(τ) C(τ) Φ(τ)ᵀ.
     """
 
     def __init__(self, A: Tensor, D: Tensor) -> None:
@@ -81,7 +81,7 @@ class LinearKernel:
         self.covariance_series = torch.stack(covariances)
 
     def transition(self, elapsed: Tensor) -> Tensor:
-        """Return Φ, …×k×k, after elapsed times τ of any shape … and any sign."""
+        """Return Φ(τ), …×k×k, for elapsed times τ of any shape … and any sign."""
         doublings = self._doublings(elapsed)
         phi = _series(self.transition_series, elapsed / 2**doublings)
         for _ in range(doublings):
@@ -100,7 +100,7 @@ class LinearKernel:
         return phi, covariance
 
     def _doublings(self, elapsed: Tensor) -> int:
-        """Return how often the longest time is halved until 2‖A‖τ ≤ 1."""
+        """Return the number of halvings of the longest time that give 2‖A‖τ ≤ 1."""
         longest = 2 * self.norm * max(elapsed.abs().flatten().tolist(), default=0.0)
         return max(0, math.ceil(math.log2(longest))) if longest > 0 else 0
 
@@ -111,13 +111,13 @@ def _series(coefficients: Tensor, tau: Tensor) -> Tensor:
 
 
 def semidefinite_root(D: Tensor) -> Tensor:
-    """Return the symmetric square root of D, which may be singular (CLD)."""
+    """Return the symmetric square root of D, which may be singular, as in CLD."""
     values, vectors = torch.linalg.eigh(D)
     return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def as_float64(**arrays: Matrix | Vector) -> list[Tensor]:
-    """Return D, Q, S and initial_variance on the CPU. Raises UserError unless all fit k blocks."""
+    """Return D, Q, S and initial_variance in float64, on the CPU; UserError for bad shapes."""
     names = ", ".join(arrays)
     try:
         tensors = [torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in arrays.values()]
@@ -127,21 +127,21 @@ def as_float64(**arrays: Matrix | Vector) -> list[Tensor]:
     if not k or [x.shape for x in tensors] != [(k, k), (k, k), (k,), (k,)]:
         shapes = (f"{name} {tuple(x.shape)}" for name, x in zip(arrays, tensors, strict=True))
         raise UserError(
-            "process: D and Q must be k×k matrices, S and initial_variance k variances, for k "
+            "process: D and Q must be k×k matrices, and S and initial_variance k variances, for k "
             f"blocks; got the shapes {', '.join(shapes)}"
         )
     if not all((x.abs() <= LARGEST).all() for x in tensors):
-        raise UserError(f"process: {names} must be finite, and at most {LARGEST:g}")
+        raise UserError(f"process: {names} must be finite and at most {LARGEST:g} in magnitude")
     return tensors
 
 
 def as_times(t: Tensor | float | Sequence[float]) -> Tensor:
-    """Return times or noise levels as the coefficients need them: N float64, on the CPU."""
+    """Return times or noise levels as a float64 tensor on the CPU, with at least one dimension."""
     return torch.atleast_1d(torch.as_tensor(t, dtype=torch.float64, device="cpu"))
 
 
 def check_recipe(D: Tensor, Q: Tensor, S: Tensor, initial_variance: Tensor) -> None:
-    """Raise UserError unless D, Q and S fit the recipe (paper, Eqs. 2–4) and x₀ has no noise."""
+    """Raise UserError unless the matrices satisfy the recipe (paper, Eqs. 2–4)."""
     if not torch.allclose(D, D.T) or torch.linalg.eigvalsh(D).min() < -1e-12:
         raise UserError(
             f"process: D must be symmetric and positive semi-definite, got {D.tolist()}"
@@ -152,7 +152,7 @@ def check_recipe(D: Tensor, Q: Tensor, S: Tensor, initial_variance: Tensor) -> N
         raise UserError(f"process: the stationary variances S must be positive, got {S.tolist()}")
     if initial_variance[0] != 0 or initial_variance.min() < 0:
         raise UserError(
-            "process: initial_variance must be 0 for the image and not negative elsewhere, "
+            "process: initial_variance must be 0 for the image, and not negative for other blocks, "
             f"got {initial_variance.tolist()}"
         )
 
@@ -164,21 +164,22 @@ def check_schedule(beta: Any) -> None:
 
 
 def check_convergence(rate: Tensor, elapsed: float) -> None:
-    """Raise UserError unless every mode of the drift decays, in numbers that can be computed.
+    """Raise UserError unless every mode of the drift decays and its norm is small enough.
 
-    D ⪰ 0 is not enough: D = 0 is a pure rotation.
+    D ⪰ 0 is not sufficient: D = 0 gives a pure rotation.
 
     Args:
-        elapsed: ∫β over the whole time.
+        rate: (D + Q) S⁻¹.
+        elapsed: ∫β from 0 to T.
     """
     if not float(rate.norm()) * elapsed <= LARGEST:
         raise UserError(
-            f"process: (D + Q) S⁻¹ ∫β has the norm {float(rate.norm()) * elapsed:.3g}; at most "
-            f"{LARGEST:g} can be computed: lower β (beta_min, beta_max), D or Q, or raise S"
+            f"process: the norm of (D + Q) S⁻¹ ∫β is {float(rate.norm()) * elapsed:.3g}, above "
+            f"{LARGEST:g}; lower β (beta_min, beta_max), D or Q, or raise S"
         )
     slowest = torch.linalg.eigvals(rate).real.min()
     if slowest <= 1e-12:
         raise UserError(
-            "process: it does not converge to N(0, S): (D + Q) S⁻¹ has an eigenvalue with real "
-            f"part {slowest:.3g}; give noise (D) to a block that all others turn into (Q)"
+            "process: does not converge to N(0, S), because (D + Q) S⁻¹ has an eigenvalue with "
+            f"real part {slowest:.3g}; add noise (D) to a block that Q couples to all others"
         )

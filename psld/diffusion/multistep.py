@@ -4,9 +4,9 @@ With a root R̃ R̃ᵀ = Σ of the covariance given the image, w = R̃⁻¹ z, c
 
     dw = x̂₀ dc − η² (w − c x̂₀) dλ + √2 η dW_λ          (λ = −log σ_eff grows while sampling)
 
-has the marginals of the forward process for every root and every η ≥ 0. Proof: given x₀,
-w = c x₀ + ξ with ξ ~ N(0, I) moves with velocity ċ x₀. The average of this over p(x₀ | w) is ċ x̂₀.
-The terms with η are the same average of an Ornstein–Uhlenbeck process toward N(c x₀, I).
+has the marginals of the forward process for every root and every η ≥ 0. Proof: given x₀, the point
+w = c x₀ + ξ with ξ ~ N(0, I) moves with the velocity ċ x₀. Its average over p(x₀ | w) is ċ x̂₀. The
+terms with η are the average of an Ornstein–Uhlenbeck process that leaves N(c x₀, I) invariant.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from psld.diffusion.score import Score
 Interpolation = Literal["lambda", "t", "sqrt-t"]
 
 NODES = 20
-"""Nodes of Gauss–Legendre quadrature in log t, per step."""
+"""Number of Gauss–Legendre nodes in log t per step."""
 
 
 class ExponentialScheme:
@@ -36,8 +36,9 @@ class ExponentialScheme:
         z_s = P z_t + Σ_j X_j x̂₀_j + N ξ,    P = e^(−E) R̃_s R̃_t⁻¹,    N = √(1 − e^(−2E)) R̃_s,
         X_j = R̃_s ∫_t^s e^(−E_u) ℓ_j(u) (dc + η² c dλ),    E_u = ∫_u^s η² dλ,    E = E_t,
 
-    with ℓ_j the Lagrange polynomials through the nodes. For any nodes, P a_t + Σ_j X_j = a_s and
-    P Σ_t Pᵀ + N Nᵀ = Σ_s, so a step takes the kernel of an image at t to its kernel at s.
+    with ℓ_j the Lagrange polynomials through the nodes. P a_t + Σ_j X_j = a_s and
+    P Σ_t Pᵀ + N Nᵀ = Σ_s hold for any nodes. A step with the true image as prediction therefore
+    maps the kernel of the image at t to its kernel at s.
     """
 
     def __init__(
@@ -52,8 +53,8 @@ class ExponentialScheme:
     ) -> None:
         """
         Args:
-            final_time: the last time that a step reaches.
-            eta_interval: the low and high noise levels σ_eff between which η acts.
+            final_time: the forward time at which the last step ends.
+            eta_interval: the lowest and the highest noise level σ_eff at which η acts.
         """
         self.process = process
         self.root = whitening_root(process, root, final_time)
@@ -62,17 +63,17 @@ class ExponentialScheme:
         self.interpolation: Interpolation = interpolation
 
     def transition(self, start: Tensor, end: Tensor) -> Tensor:
-        """Return P, N×k×k, between N times."""
+        """Return P, N×k×k, for steps from N times to N times."""
         decay = (-self._churn(start, end)).exp()[:, None, None]
         return decay * self.root(end) @ torch.linalg.inv(self.root(start))
 
     def noise_factor(self, start: Tensor, end: Tensor) -> Tensor:
-        """Return N, N×k×k, between N times; 0 for a step without noise."""
+        """Return the noise factors N, N×k×k; 0 for a step without noise."""
         share = -torch.expm1(-2 * self._churn(start, end))
         return share.sqrt()[:, None, None] * self.root(end)
 
     def weights(self, start: Tensor, end: Tensor, nodes: Tensor) -> Tensor:
-        """Return X, N×k×q, between N times; `nodes` are the times of the q predictions, N×q."""
+        """Return X, N×k×q; `nodes` are the times of the q predictions of each step, N×q."""
 
         def curve(times: Tensor) -> Tensor:
             c = torch.linalg.solve(self.root(times), self.process.image_mean(times))
@@ -82,8 +83,8 @@ class ExponentialScheme:
         return self.root(end) @ whitened
 
     def _churn(self, start: Tensor, end: Tensor) -> Tensor:
-        """Return ∫ η² dλ from `start` to `end`, over the noise levels of `eta_interval`."""
-        # Levels at the floor of `numerical_eps` differ by rounding alone, in either direction.
+        """Return ∫ η² dλ from `start` to `end`, within the noise levels of `eta_interval`."""
+        # With `numerical_eps`, σ_eff is constant near t = 0, so rounding can make this negative.
         return (self._churned(end) - self._churned(start)).clamp(min=0)
 
     def _churned(self, t: Tensor) -> Tensor:
@@ -91,15 +92,16 @@ class ExponentialScheme:
 
 
 class Multistep:
-    """The multistep sampler: `ExponentialScheme` with the last `order` predictions of the image.
+    """The multistep sampler, which applies `ExponentialScheme` to the last `order` predictions.
 
     The last step returns the prediction at the final time, so N evaluations visit N times. At
-    order 1 with k = 1 this is DDIM; with the flow root it is gDDIM's DDIM for a consistent ε. The
-    coefficients P, X, N are tabulated once; a step is z ← P z + X [x̂₀ …] + N ξ.
+    order 1, the sampler with k = 1 is DDIM; with the flow root, it is the DDIM of gDDIM if the
+    predicted blocks of ε are consistent. The coefficients P, X, N are tabulated once; a step is
+    z ← P z + X [x̂₀ …] + N ξ.
 
-    A step begins by evaluating x̂₀. With the corrector, the previous step is then repeated with the
-    same noise and with the new x̂₀ among its nodes. Inpainting puts the known pixels into x̂₀. They
-    then follow the kernel exactly, and the history contains their true values.
+    A step first evaluates x̂₀. The corrector then repeats the previous step with the same noise and
+    with the new x̂₀ as an additional node. Inpainting inserts the known pixels into x̂₀. The known
+    pixels then follow the kernel exactly, and the history contains their true values.
     """
 
     replacement_times = None
@@ -118,7 +120,7 @@ class Multistep:
     ) -> None:
         """Tabulate the steps between the descending forward times of `grid`.
 
-        Without `denoise`, the end is the noisy state at the last time. `options` are those of
+        Without `denoise`, the result is the noisy state at the last time. `options` are passed to
         `ExponentialScheme`.
         """
         start, end = grid[:-1], grid[1:]
@@ -142,7 +144,7 @@ class Multistep:
         self.history: list[Tensor] = []
         """Predictions so far, newest first."""
         self.base: Tensor
-        """P z + N ξ of the last step, which the corrector uses again."""
+        """P z + N ξ of the last step, which the corrector reuses."""
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         data = self.predict(index, z, score)
@@ -160,15 +162,15 @@ class Multistep:
         return self.base + self._combined(self.weights[index])
 
     def _combined(self, weights: Tensor) -> Tensor:
-        """Return Σ_j X_j x̂₀_j, N×kC×H×W, over as many predictions as there are weights."""
+        """Return Σ_j X_j x̂₀_j, N×kC×H×W, over the newest predictions, one for each column of X."""
         return mix(weights, torch.cat(self.history[: weights.shape[1]], dim=1))
 
 
-# -- integrals of the interpolating polynomials, and their table ----------------------------------
+# -- integrals of the interpolating polynomials ---------------------------------------------------
 
 
 def gauss_log_times(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Return times u, N×n from `start` to `end`, and weights with Σ w f(u) ≈ ∫_start^end f dt."""
+    """Return times u in [start, end], N×n, and weights w, N×n, with Σ w f(u) ≈ ∫_start^end f dt."""
     x, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(NODES))
     span = (end / start).log()[:, None]
     u = start[:, None] * (span * (1 + x) / 2).exp()
@@ -176,7 +178,7 @@ def gauss_log_times(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lagrange(nodes: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ℓ_j(x) and ℓ_j'(x), both N×m×q; ℓ_j is 1 at node j and 0 at the others.
+    """Return ℓ_j(x) and ℓ_j'(x), both N×m×q; ℓ_j is 1 at node j and 0 at the other nodes.
 
     Args:
         nodes: N×q, all different.
@@ -210,7 +212,7 @@ def polynomial_integrals(
     integrals sum to Y(end) − Y(start) up to rounding.
 
     Args:
-        curve: Y, from N×m times to N×m×d.
+        curve: Y, a function that maps N×m times to N×m×d.
         start, end: N times.
         nodes: N×q times.
     """
@@ -233,13 +235,13 @@ def step_weights(
     *,
     ahead: int = 0,
 ) -> list[Tensor]:
-    """Tabulate the weights of every step of a multistep method on a time grid, k×q each.
+    """Return the weights of each step of a multistep method on a time grid, k×q for each step.
 
-    The nodes are the step's start and earlier times, and with `ahead` = 1 also its end. The first
-    steps have fewer earlier times.
+    The nodes of a step are its start and the `order` − 1 times before it, and with `ahead` = 1 also
+    its end. The first steps have fewer nodes.
 
     Args:
-        weights: from N starts, N ends and N×q nodes to N×k×q.
+        weights: function that maps N starts, N ends and N×q nodes to N×k×q.
     """
     steps = len(grid) - 1
     matrices = []

@@ -1,8 +1,8 @@
-"""The paper's recipe for forward processes: one linear SDE on k blocks.
+"""The recipe of the paper for forward processes: a linear SDE on k blocks.
 
 A state z stacks k blocks of C channels each (k = 1: the image x; k = 2: position x and momentum m).
-All coefficients are k×k matrices that act on blocks. They depend only on time, so they are computed
-in float64 on the CPU, once per distinct time, and applied to float32 images.
+All coefficients are k×k matrices that act on blocks. The coefficients depend only on time, so they
+are computed in float64 on the CPU, once per distinct time, and applied to float32 images.
 """
 
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ from psld.utils.errors import UserError
 Times = Tensor | float
 
 LEAST_LEFT, MOST_LEFT = 1e-9, 0.1
-"""How much of an image a process may leave at its final time; the paper's leave under 0.01."""
+"""Bounds of |a(T)|, the factor of the image at T; below 0.01 for the processes of the paper."""
 
 
 @dataclass(frozen=True)
 class LinearBeta:
-    """The schedule β(t) = β₀ + t (β₁ − β₀) on t ∈ [0, 1]; constant if β₀ = β₁."""
+    """The linear schedule β(t) = β₀ + t (β₁ − β₀) for t ∈ [0, 1]."""
 
     beta_min: float
     beta_max: float
@@ -59,15 +59,15 @@ class LinearProcess:
 
     where S − Φ S Φᵀ is computed without cancellation (`matrices.LinearKernel`).
 
-    Hybrid score matching (HSM) marginalizes the auxiliary blocks of z₀: their mean is 0, and Σ₀ is
-    their covariance. Under denoising score matching (DSM), z₀ is known and Σ₀ = 0.
+    Hybrid score matching (HSM) marginalizes the auxiliary blocks of z₀, which have mean 0 and
+    covariance Σ₀. Under denoising score matching (DSM), z₀ is known and Σ₀ = 0.
 
         >>> process = PSLDSettings(kind="psld", gamma=0.01).build()
         >>> z = process.perturb(x0, t, eps)            # t: N times in (0, 1], float64
         >>> score = mix(process.score_matrix(t), network(z, t.float()))
 
-    Times are tensors of shape (N,), or one number, of any type. Matrices are float64 of shape
-    (N, k, k), on the CPU. Times of more dimensions are in place of N: N×m gives N×m×k×k.
+    Times are tensors of shape (N,) and any type, or one number. Matrices are float64 of shape
+    (N, k, k), on the CPU. Times of shape (N, m) give matrices of shape (N, m, k, k).
     """
 
     T = 1.0
@@ -84,13 +84,13 @@ class LinearProcess:
         factor: Literal["lower", "upper"] = "lower",
         numerical_eps: float = 0.0,
     ) -> None:
-        """Check the recipe's conditions. Raises UserError that names the failed condition.
+        """Check the conditions of the recipe. Raises UserError that names the violated condition.
 
         Args:
             D: k×k, symmetric positive semi-definite.
             Q: k×k, skew-symmetric.
             S: k stationary variances.
-            initial_variance: k variances of z₀; 0 for the image, block 0.
+            initial_variance: k variances of z₀, with 0 for block 0, the image.
             numerical_eps: added to the diagonal of Σ(t).
         """
         self.D, self.Q, S, initial_variance = as_float64(
@@ -112,16 +112,16 @@ class LinearProcess:
         self._reversed = LinearKernel((self.D - self.Q) @ inverse, self.D)
         self.predicted = self._predicted_blocks()
         left = float(self.image_mean(self.T).norm())
-        found = f"process: it leaves {left:.2g} of the image at its final time"
+        found = f"process: {left:.2g} of the image remains at its final time"
         if left < LEAST_LEFT:
             raise UserError(
-                f"{found}, too little for float32: at least {LEAST_LEFT} must be left; lower β "
-                "(beta_min, beta_max), or the entries of (D + Q) S⁻¹, as by Γ and M⁻¹"
+                f"{found}, too little for float32, which needs {LEAST_LEFT}; lower β (beta_min, "
+                "beta_max) or the entries of (D + Q) S⁻¹ (for PSLD, gamma and mass_inverse)"
             )
         if not left <= MOST_LEFT:
             raise UserError(
-                f"{found}, and samplers start from N(0, S); raise β (beta_min, beta_max): at most "
-                f"{MOST_LEFT} may be left"
+                f"{found}, but samplers start from N(0, S), which allows {MOST_LEFT}; raise β "
+                "(beta_min, beta_max)"
             )
 
     def __repr__(self) -> str:
@@ -130,15 +130,16 @@ class LinearProcess:
         return f"<{type(self).__name__}: D = {D}, Q = {Q}, S = {S}, {how}>"
 
     def build(self) -> "LinearProcess":
-        """Return the process itself, which the library takes in place of settings."""
+        """Return the process itself, so that a process can be passed in place of its settings."""
         return self
 
     def _predicted_blocks(self) -> slice:
-        """Return the blocks of ε that the network predicts: those that scores of noisy blocks need.
+        """Return the blocks of ε that the network predicts.
 
-        A block without noise (D_ii = 0) needs no score. L⁻ᵀ is triangular, so such blocks can be
-        left out at the start under the lower factor, and at the end under the upper factor. CLD
-        (Γ = 0) with the lower factor therefore predicts only the momentum's noise.
+        A block without noise (D_ii = 0) needs no score. L⁻ᵀ is triangular, so the prediction can
+        omit leading blocks without noise under the lower factor, and trailing blocks under the
+        upper factor. CLD (Γ = 0) with the lower factor therefore predicts only the noise of the
+        momentum.
         """
         noisy = torch.nonzero(torch.diagonal(self.D)).flatten().tolist()
         if self.factor == "lower":
@@ -152,17 +153,20 @@ class LinearProcess:
 
     @property
     def needs_auxiliary_noise(self) -> bool:
-        """True if `perturb` draws z₀'s auxiliary blocks (DSM) instead of marginalizing them."""
+        """True if `perturb` needs draws of the auxiliary blocks of z₀ (DSM)."""
         return self.matching == "dsm" and self.blocks > 1
 
     # -- perturbation kernel --------------------------------------------------------------------
 
     def transition(self, t: Times) -> Tensor:
-        """Return Φ(t), N×k×k, the transition of the drift from time 0."""
+        """Return Φ(t), N×k×k, the transition matrix of the drift from time 0 to t."""
         return self._forward.transition(self.beta.integral(t))
 
     def transition_between(self, start: Times, end: Times) -> Tensor:
-        """Return the drift's transition, N×k×k, between N times, forward or backward."""
+        """Return the transition matrix of the drift, N×k×k, from N times `start` to N times `end`.
+
+        `end` may be before `start`.
+        """
         return self._forward.transition(self.beta.integral(end) - self.beta.integral(start))
 
     def covariance(self, t: Times) -> Tensor:
@@ -178,7 +182,7 @@ class LinearProcess:
     def perturb(
         self, x0: Tensor, t: Times, eps: Tensor, auxiliary_eps: Tensor | None = None
     ) -> Tensor:
-        """Draw z_t, N×kC×H×W, given the image: z_t = mean(t) + L(t) ε.
+        """Return z_t = mean(t) + L(t) ε, N×kC×H×W, a draw from the perturbation kernel.
 
         Args:
             x0: N×C×H×W images in [−1, 1].
@@ -190,7 +194,7 @@ class LinearProcess:
         return self.mean(x0, t, auxiliary_eps) + mix(self.covariance_factor(t), eps)
 
     def mean(self, x0: Tensor, t: Times, auxiliary_eps: Tensor | None = None) -> Tensor:
-        """Return the mean of z_t, N×kC×H×W; arguments as in `perturb`.
+        """Return the mean of z_t, N×kC×H×W. `perturb` describes the arguments.
 
         Raises ValueError without `auxiliary_eps` under DSM.
         """
@@ -205,7 +209,7 @@ class LinearProcess:
     def score_matrix(self, t: Times) -> Tensor:
         """Return −L⁻ᵀ, N×k×p: from the p predicted blocks of ε to the score (paper, Eq. 9).
 
-        Rows of blocks that are not predicted are 0: no step uses their score.
+        Rows of blocks that are not predicted are 0, because no step uses the score of these blocks.
         """
         inverse = torch.linalg.inv(self.covariance_factor(t)).mT
         matrix = inverse.new_zeros(*inverse.shape[:-1], self.predicted_blocks)
@@ -215,14 +219,14 @@ class LinearProcess:
     def checked(self, eps: Tensor, z: Tensor) -> Tensor:
         """Return a network's prediction of ε, N×pC×H×W, in the type of the state z, N×kC×H×W.
 
-        Raises UserError if it has another shape, which torch might broadcast in silence.
+        Raises UserError for another shape, which torch might silently broadcast.
         """
         channels = z.shape[1] // self.blocks
         needed = self.predicted_blocks * channels
         if not isinstance(eps, Tensor) or eps.shape != (len(z), needed, *z.shape[2:]):
             raise UserError(
                 f"network: predicts {predicted_text(eps)} for states of {tuple(z.shape)}; the "
-                f"process needs {needed} channels: ε of {self.predicted_blocks} of {self.blocks} "
+                f"process needs {needed} channels: ε in {self.predicted_blocks} of {self.blocks} "
                 f"blocks with {channels} channels each"
             )
         return eps.to(z.dtype)
@@ -231,23 +235,23 @@ class LinearProcess:
         """Return z_T ~ N(0, S) from standard normal noise of the same shape."""
         return mix(self.S.sqrt(), noise)
 
-    # -- the process as noise on the image, for both matchings ------------------------------------
+    # -- the kernel given the image, under HSM and DSM -------------------------------------------
 
     def image_mean(self, t: Times) -> Tensor:
         """Return a(t) = Φ(t) e_x, N×k: E[z_t | x₀] = a x₀."""
         return self.transition(t)[..., 0]
 
     def image_covariance(self, t: Times) -> Tensor:
-        """Return Σ(t) = Φ Σ₀ Φᵀ + C, N×k×k, of p(z_t | x₀), with C the covariance of the noise.
+        """Return Σ(t) = Φ Σ₀ Φᵀ + C, N×k×k, the covariance of p(z_t | x₀); C is that of the noise.
 
-        This is the kernel of HSM; under DSM it is the kernel with z₀'s auxiliary blocks
-        marginalized. Both terms are exact to a few roundings in every entry, for any small t.
+        Under HSM this is `covariance`. Under DSM the auxiliary blocks of z₀ are marginalized here
+        too. Every entry of both terms is exact up to a few roundings, for any small t.
         """
         phi, noise = self._forward.moments(self.beta.integral(t))
         return self._regularized(phi @ self.initial_covariance @ phi.mT + noise)
 
     def image_factor(self, t: Times) -> Tensor:
-        """Return the triangular L(t), N×k×k, with L Lᵀ = `image_covariance`."""
+        """Return the triangular factor L(t) of `image_covariance`, N×k×k, with L Lᵀ = Σ."""
         return self._factorize(self.image_covariance(t))
 
     def whitened_mean(self, t: Times) -> Tensor:
@@ -263,18 +267,19 @@ class LinearProcess:
         return self.whitened_mean(t).square().sum(dim=-1)
 
     def noise_level(self, t: Times) -> Tensor:
-        """Return σ_eff(t) = ρ^(−½), N: the noise on the image, in units of the image."""
+        """Return the noise level σ_eff(t) = ρ^(−½), N, in units of the image."""
         return self.precision(t).rsqrt()
 
     def log_snr(self, t: Times) -> Tensor:
-        """Return λ(t) = −log σ_eff, N, which falls with t: half the log signal-to-noise ratio."""
+        """Return λ(t) = −log σ_eff, N: half the log signal-to-noise ratio, which falls with t."""
         return 0.5 * self.precision(t).log()
 
     def image_diffusion_squared(self, t: Times) -> Tensor:
         """Return Σ̇ − F Σ − Σ Fᵀ, N×k×k, with F the drift and Σ the `image_covariance`.
 
-        This is G Gᵀ except for `numerical_eps` e: the regularized Σ moves as if the diffusion were
-        G Gᵀ − e (F + Fᵀ). The difference matters if Σ itself is as small as e.
+        Without `numerical_eps`, this equals G Gᵀ. With `numerical_eps` = e, the regularized Σ
+        evolves as if the squared diffusion were G Gᵀ − e (F + Fᵀ). The difference matters where
+        Σ is as small as e.
         """
         drift = self.drift(t)
         return self.diffusion_squared(t) - self.numerical_eps * (drift + drift.mT)
@@ -295,8 +300,8 @@ class LinearProcess:
     def diffusion_squared(self, t: Times) -> Tensor:
         """Return G Gᵀ = 2 β(t) D, N×k×k.
 
-        In reverse time, the drift of the reverse SDE (paper, Eq. 11) is −drift·z + G Gᵀ·score and
-        that of the probability-flow ODE is −drift·z + ½ G Gᵀ·score.
+        In reverse time, the drift of the reverse SDE (paper, Eq. 11) is −drift·z + G Gᵀ·score, and
+        the drift of the probability-flow ODE is −drift·z + ½ G Gᵀ·score.
         """
         return 2 * self.beta(t)[..., None, None] * self.D
 
@@ -307,8 +312,9 @@ class LinearProcess:
     def reverse_linear_step(self, start: Times, end: Times) -> tuple[Tensor, Tensor]:
         """Solve the linear part of SSCS exactly from forward time `start` down to `end` < `start`.
 
-        The symmetric splitting CLD sampler (SSCS; paper, Eq. 12) leaves, in reverse time s,
-        dz = −β (D − Q) S⁻¹ z ds + √(2 β D) dw: the process with Q reversed, from a known state.
+        In reverse time s, the linear part of the symmetric splitting CLD sampler (SSCS; paper,
+        Eq. 12) is dz = −β (D − Q) S⁻¹ z ds + √(2 β D) dw: the process with −Q in place of Q, from
+        a known state.
 
         Returns:
             (Φ, L), both N×k×k: z ← Φ z + L ξ with ξ standard normal.
@@ -327,6 +333,6 @@ class LinearProcess:
             return torch.linalg.cholesky(covariance.flip(-1, -2)).flip(-1, -2)
         except RuntimeError:
             raise UserError(
-                "process: its noise is singular, to rounding, at an early time; raise "
-                "process.numerical_eps or that time (sampler.final_time, training.time_eps)"
+                "process: its covariance is numerically singular at an early time; raise "
+                "process.numerical_eps, sampler.final_time or training.time_eps"
             ) from None

@@ -1,13 +1,13 @@
 """Time-dependent square roots of Σ(t), which define the whitened coordinates of samplers.
 
-Every root is R̃ = L U with L the triangular factor of Σ and U orthogonal. Let H = L⁻¹ G Gᵀ L⁻ᵀ and
-K = L⁻¹ F L + ½ H, with F the drift. A skew-symmetric W in U̇ = W U defines the root:
+Every root is R̃ = L U, with L the triangular factor of Σ and U orthogonal. Let H = L⁻¹ G Gᵀ L⁻ᵀ and
+K = L⁻¹ F L + ½ H, with F the drift. The skew-symmetric W in U̇ = W U defines the root:
 
     flow      W_f = triu(K, 1) − triu(K, 1)ᵀ   (lower factor; tril(K, −1) for the upper one)
               Ṙ = (F + ½ G Gᵀ Σ⁻¹) R: the root that the probability-flow ODE follows
     straight  W = W_f + v ĉᵀ − ĉ vᵀ,   ĉ = c_L/|c_L|,   v = −½ H ĉ,   c_L = L⁻¹ a
               R̃⁻¹ a = (√ρ, 0, …): only the first whitened coordinate depends on x₀. For k > 2 the
-              other axes follow by parallel transport in the flow root's coordinates.
+              other axes follow by parallel transport in the coordinates of the flow root.
 """
 
 import math
@@ -31,8 +31,8 @@ GAUSS_3 = ((1 - 0.6**0.5) / 2, 0.5, (1 + 0.6**0.5) / 2)
 class WhiteningRoot:
     """The root R̃(t), N×k×k, at forward times between `final_time` and T; float64 on the CPU.
 
-    U is tabulated once from T down. One Magnus step of order 6 leads from the nearest tabulated
-    time above t to t, so R̃ R̃ᵀ = Σ is exact to rounding, and the error of U is about 1e-9.
+    U is tabulated once, from T down. A Magnus step of order 6 leads to t from the nearest tabulated
+    time above t. R̃ R̃ᵀ = Σ is exact up to rounding, and the error of U is about 1e-9.
     """
 
     def __init__(self, process: LinearProcess, kind: Root, final_time: float) -> None:
@@ -86,11 +86,11 @@ class WhiteningRoot:
 
 
 whitening_root = lru_cache(16)(WhiteningRoot)
-"""Return the root of a process; its table is kept."""
+"""Return the `WhiteningRoot` of a process, with its table cached."""
 
 
 def magnus(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
-    """Return Ω, such that exp(Ω) solves Ẏ = A Y over one step to order 6.
+    """Return Ω such that exp(Ω) solves Ẏ = A Y over a step of length h, to order 6.
 
     `first`, `middle` and `last` are h A at the Gauss–Legendre nodes (Blanes, Casas, Oteo and Ros,
     The Magnus expansion and some of its applications, 2009, Eq. 257).

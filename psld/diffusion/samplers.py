@@ -1,6 +1,7 @@
-"""Settings of samplers and of their guidance, checked without torch.
+"""Settings of samplers and of their guidance, validated without importing torch.
 
-A sampler is a class: its options, and `build`, which makes its integrator and needs torch.
+A sampler is a class: its fields are its options, and `build` constructs its integrator. Only
+`build` and the computation of time grids import torch.
 """
 
 from itertools import pairwise
@@ -24,37 +25,37 @@ if TYPE_CHECKING:
 
 
 Level = Annotated[float, Field(le=1e6)]
-"""A noise level; a process reaches less than 1,000 from images on [−1, 1]."""
+"""A noise level σ. The processes reach less than 1,000 for images in [−1, 1]."""
 
 Power = Annotated[float, Field(ge=0.1, le=100)]
 
 
 class SamplerSettings(Part):
-    """The settings of every sampler."""
+    """The base class of samplers."""
 
     KEY = "integrator"
     noun = "sampler"
     recorded_attributes = ("evaluations",)
 
     evaluations: ClassVar[int | None] = None
-    """Network evaluations per image; None for a sampler that chooses its steps."""
+    """Network evaluations (NFE) per image; None for a sampler with adaptive steps."""
 
     integrator: str
     """The kind of sampler."""
     final_time: float = Field(default=1e-3, gt=0, lt=1)
-    """The forward time at which the integrator stops, if `fall` does not stop it before."""
+    """The forward time at which the integrator stops, unless `fall` stops it at a later time."""
     denoise: bool = True
-    """End with one more evaluation at `final_time`: a noise-free Euler step of the reverse SDE to
-    time 0 (of rk45: of its ODE), or the predicted image (multistep)."""
+    """End with an additional evaluation at `final_time`: a noise-free Euler step of the reverse SDE
+    (for rk45, of the ODE) to time 0, or the predicted image (multistep)."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network; a guide, the state and all coefficients stay in fp32. On a GPU,
-    networks in fp32, guides included, multiply with TF32's ten bits, except in rk45's steps."""
+    """Precision of the network; the guide, the state and all coefficients stay in fp32. On a GPU,
+    fp32 networks and guides multiply in TF32 (10 bits of mantissa), except in steps of rk45."""
     guidance: Guidance = NoGuidance()
-    """The guidance of the samples, if any."""
+    """What steers the samples: classes, or known pixels (inpainting)."""
 
     @property
     def starts_from_data(self) -> bool:
-        """True if the sampler begins at Gaussians of the training images."""
+        """True if the initial distribution is fitted to the training images (not the prior)."""
         return getattr(self, "start", "prior") != "prior"
 
     @property
@@ -62,25 +63,27 @@ class SamplerSettings(Part):
         return self.guidance.asks_for_classes
 
     def check_evaluations(self, counted: int) -> None:
-        """Raise UserError if a custom part takes another number than `evaluations`."""
+        """Raise UserError if the network evaluations of a custom part differ from `evaluations`."""
         if self.evaluations not in (None, counted):
             raise UserError(
                 f"sampler: {self.integrator} with guidance {self.guidance.kind}: takes {counted} "
-                f"network evaluations, not {self.evaluations}; `grid_steps` of the sampler and "
-                "`evaluations` of the guidance say how many (None: not fixed)"
+                f"network evaluations, not {self.evaluations}; correct `grid_steps` of the sampler "
+                "or `evaluations` of the guidance (None: not fixed)"
             )
 
     @property
     def cost(self) -> float:
-        """A number that grows with the work: figures draw samplers of a family by it."""
+        """A number that grows with the cost; figures order samplers of a family by this number."""
         return float(self.evaluations or 0)
 
     def check_process(self, process: "ProcessSettings | LinearProcess") -> None:
-        """Raise UserError if the sampler cannot sample this kind of process."""
+        """Raise UserError if the sampler does not support this kind of process."""
 
     def noise_levels(self, process: "LinearProcess") -> tuple[float, float]:
-        """Return the smallest and the largest noise level that the network is asked for; if there
-        is none, inf and 0."""
+        """Return the smallest and the largest noise level at which the network is evaluated.
+
+        Without network evaluations, return inf and 0.
+        """
         from psld.diffusion.time_grid import level_range
 
         return level_range(process, self.final_time)
@@ -91,37 +94,43 @@ class SamplerSettings(Part):
         device: "torch.device",
         inpainting: "Inpainting | None" = None,
     ) -> "Integrator":
-        """Build the integrator. Raises UserError if it does not suit the process or inpainting: one
-        that ignores `inpainting` must have `replacement_times`."""
+        """Build the integrator.
+
+        An integrator that does not handle `inpainting` itself must have `replacement_times`. Raises
+        UserError if the integrator does not support the process or inpainting.
+        """
         raise NotImplementedError
 
 
 class TimeGridSampler(SamplerSettings):
-    """The settings of samplers with a fixed time grid."""
+    """The base class of samplers with a fixed time grid."""
 
     predicts_images: ClassVar[bool] = False
-    """True if the last step gives the predicted image, which needs no step before."""
+    """True if the last step returns the predicted image, so that a single step is enough."""
 
     striding: Literal["uniform", "quadratic", "power", "lambda", "edm"]
-    """The time grid: `uniform` or `quadratic` in time, evenly spaced in t^(1/p) (`power`), in λ
-    (`lambda`), or in σ_eff^(1/p) (`edm`). All but `uniform` put more steps near the data."""
+    """The time grid: `uniform` or `quadratic` in time, or evenly spaced in t^(1/p) (`power`), in λ
+    (`lambda`) or in σ_eff^(1/p) (`edm`). All except `uniform` place more steps near the data."""
     power: Power = 7.0
-    """p of the strides `power` and `edm` (EDM's ρ: 7); the others ignore it."""
+    """p of the time grids `power` and `edm` (ρ = 7 in EDM); the other time grids ignore p."""
     steps: int = Field(ge=0, le=100_000)
-    """N: evaluations of the score per image, including the final one. Each evaluates the network
-    once, or twice under classifier-free guidance (scale 1: once). With a start from images, 0 gives
-    draws from the start's law: images without the network, whatever the other options are."""
+    """N: evaluations of the score per image, including the final evaluation (`denoise`). Each
+    evaluates the network once, or twice under classifier-free guidance with a scale other than 1.
+    With start=gaussian or mixture, 0 returns images drawn from this distribution without the
+    network; all other options are then ignored."""
     start: Annotated[Literal["prior", "gaussian", "mixture"], Neutral("prior")] = "prior"
-    """Where the sampler begins: the prior at T; or, at the noise level `start_level`, the Gaussian
-    with the mean and covariance of the training images, or a mixture of Gaussians of them."""
+    """The initial distribution: the `prior` at T; or, at the noise level `start_level`, a Gaussian
+    with the mean and covariance of the training images (`gaussian`), or a mixture of Gaussians
+    fitted to the training images (`mixture`)."""
     start_level: Level | None = Field(default=None, gt=0)
-    """σ₀ of a start from images. Null: the level that the start gives."""
+    """σ₀, the noise level of start=gaussian or mixture. Null: the level stored with the start."""
     fall: Annotated[float | None, Field(gt=1, le=1e6), Neutral(None)] = None
-    """With a start from images, the least last level is σ₀ / fall^K, K the number of steps between
-    levels: a few steps do not reach to nearly 0. Null: the last level is that of `final_time`."""
+    """With start=gaussian or mixture, stop at the noise level σ₀ / fall^K if `final_time` has a
+    lower noise level; K is the number of steps of the time grid. This keeps a few steps from
+    becoming too large. Null: stop at `final_time`."""
     levels: tuple[Level, ...] | None = None
-    """The noise levels of the evaluations, falling, in place of `striding`; `steps` is their
-    number. The first is the start's."""
+    """The noise levels of the evaluations in descending order, in place of `striding`. `steps` must
+    be their number. The first is the noise level of the initial distribution."""
 
     @property
     def evaluations(self):
@@ -130,14 +139,17 @@ class TimeGridSampler(SamplerSettings):
 
     @property
     def grid_steps(self) -> int:
-        """K: the steps of the time grid. An integrator that evaluates at both ends of a step has
-        half as many, rounded up: its last step may be one of Euler's, from its first end alone."""
+        """K: the number of steps of the time grid.
+
+        An integrator that evaluates the score at both ends of a step has half as many, rounded up:
+        its last step may be an Euler step with a single evaluation.
+        """
         return self.steps - 1 if self.denoise else self.steps
 
     def time_grid(self, process: "LinearProcess") -> "torch.Tensor":
-        """Return the descending forward times at which the integrator's steps start and end.
+        """Return the K + 1 descending forward times at which the steps start and end.
 
-        Raises UserError if the process does not have the noise levels.
+        Raises UserError if the process does not reach the noise levels.
         """
         from psld.diffusion.time_grid import time_grid, times_of_levels
 
@@ -145,10 +157,11 @@ class TimeGridSampler(SamplerSettings):
             from_prior = not self.starts_from_data
             return times_of_levels(process, self.levels, self.final_time, from_prior).clone()
         if self.starts_from_data and self.start_level is None:
-            where = "needs it where no model gives it"
-            raise UserError(f"sampler.start_level: start={self.start} {where}")
-        grid = self.final_time, self.power, self.start_level, self.fall
-        return time_grid(process, self.striding, self.grid_steps, *grid).clone()  # It is kept.
+            remedy = "set it, or use a model with a start"
+            raise UserError(f"sampler.start_level: missing for start={self.start}; {remedy}")
+        options = self.final_time, self.power, self.start_level, self.fall
+        grid = time_grid(process, self.striding, self.grid_steps, *options)
+        return grid.clone()  # The original is cached.
 
     def noise_levels(self, process):
         if not self.steps:
@@ -159,21 +172,23 @@ class TimeGridSampler(SamplerSettings):
         return float(low), float(high)
 
     @model_validator(mode="after")
-    def _start_fits(self) -> "TimeGridSampler":
+    def _check_start_and_levels(self) -> "TimeGridSampler":
         once = self.starts_from_data and self.denoise and self.predicts_images
         if (self.steps == 1 and not once) or (self.steps == 0 and not self.starts_from_data):
             raise ValueError(
-                f"steps is {self.steps}; at least 2 are needed, or 0 for images of start=mixture "
-                "or gaussian without the network, or with multistep 1 for the image predicted there"
+                f"steps is {self.steps}; at least 2 are needed. With start=mixture or gaussian, 0 "
+                "draws images without the network, and multistep allows 1"
             )
         if self.starts_from_data and self.guidance.holes:
-            raise ValueError(f"start={self.start} has no known pixels; inpaint with start=prior")
+            raise ValueError(
+                f"start={self.start} does not support known pixels; inpaint with start=prior"
+            )
         if not self.starts_from_data and self.start_level is not None:
             raise ValueError("start_level is for start=mixture or gaussian; set it to null")
         if self.levels is not None:
             if len(self.levels) < 2 or not all(a > b for a, b in pairwise((*self.levels, 0))):
                 raise ValueError(
-                    f"levels must be at least 2, fall and be above 0, got {list(self.levels)}"
+                    f"levels must be at least 2 descending numbers above 0, got {list(self.levels)}"
                 )
             if len(self.levels) != self.grid_steps + 1:
                 raise ValueError(
@@ -181,7 +196,9 @@ class TimeGridSampler(SamplerSettings):
                     f"for {self.steps} steps"
                 )
             if self.start_level not in (None, self.levels[0]):
-                raise ValueError("levels begin at the start: leave out start_level")
+                raise ValueError(
+                    "start_level must be null or the first of levels; leave out start_level"
+                )
         return self
 
 
@@ -213,7 +230,7 @@ class SSCSSettings(TimeGridSampler):
 
 
 class RK45Settings(SamplerSettings):
-    """A sampler of the probability-flow ODE with adaptive steps: Dormand–Prince 5(4)."""
+    """Dormand–Prince 5(4) on the probability-flow ODE, with adaptive steps."""
 
     integrator: str = "rk45"
     tolerance: Tolerance
@@ -231,41 +248,41 @@ class RK45Settings(SamplerSettings):
         return ProbabilityFlow(process, self.final_time, self.tolerance)
 
     @model_validator(mode="after")
-    def _suits_adaptive_steps(self) -> "RK45Settings":
+    def _check_fixed_grid_options(self) -> "RK45Settings":
         if self.guidance.holes:
             raise ValueError(NO_INPAINTING)
         if self.precision == "bf16":
             raise ValueError(
-                "bf16 has an error above the tolerances of rk45, whose steps would follow the "
-                "rounding; use precision=fp32, or a sampler with a fixed time grid"
+                "the rounding error of bf16 exceeds the tolerance of rk45; use precision=fp32, or "
+                "a sampler with a fixed time grid"
             )
         return self
 
 
 NO_INPAINTING = (
-    "inpainting puts the known pixels back after each step of a fixed time grid, and rk45 has "
+    "inpainting replaces the known pixels after each step of a fixed time grid, but rk45 has "
     "none; use another sampler"
 )
 
 
 class MultistepSettings(TimeGridSampler):
-    """The exponential multistep sampler in whitened coordinates, for few evaluations."""
+    """The exponential multistep sampler in whitened coordinates, for few network evaluations."""
 
     predicts_images = True
 
     integrator: str = "multistep"
-    """Past predictions of the image are extrapolated; the rest of a step is exact."""
+    """Extrapolates past predictions of the image; the linear part of a step is exact."""
     root: Literal["flow", "straight"] = "straight"
-    """`straight`: only one combination of the blocks depends on the image; `flow`: the coordinates
-    of the probability-flow ODE."""
+    """The whitened coordinates. `straight`: only the first coordinate depends on the image. `flow`:
+    the coordinates follow the probability-flow ODE."""
     order: int = Field(2, ge=1, le=3)
-    """Predictions that a step uses; the first steps use fewer."""
+    """Number of predictions that a step uses; the first steps use fewer."""
     eta: float = Field(1.0, ge=0, le=100)
-    """η: noise. 0 is deterministic; for k = 1, 1 is the noise of the reverse SDE."""
+    """η, the amount of noise: 0 is deterministic; for k = 1, 1 is the noise of the reverse SDE."""
     eta_interval: tuple[float, float] | None = (0.02, 0.5)
-    """The noise levels (σ_eff, low and high) between which η acts; null means all levels."""
+    """The lowest and the highest noise level σ_eff at which η acts; null: all levels."""
     corrector: bool = True
-    """Repeat each step with the prediction at its end, without extra evaluations."""
+    """Repeat each step with the prediction at its end, without additional evaluations."""
     interpolation: Literal["lambda", "t", "sqrt-t"] = "t"
     """The variable of the polynomial through the past predictions: λ = −log σ_eff, t, or √t."""
 
@@ -277,7 +294,7 @@ class MultistepSettings(TimeGridSampler):
         return Multistep(process, self.time_grid(process), device, inpainting=inpainting, **chosen)
 
     @model_validator(mode="after")
-    def _interval_is_ordered(self) -> "MultistepSettings":
+    def _check_eta_interval(self) -> "MultistepSettings":
         if self.eta_interval and not 0 <= self.eta_interval[0] < self.eta_interval[1]:
-            raise ValueError(f"eta_interval must be two rising numbers, got {self.eta_interval}")
+            raise ValueError(f"eta_interval must be two ascending numbers, got {self.eta_interval}")
         return self

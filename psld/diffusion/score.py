@@ -1,4 +1,4 @@
-"""What integrators know of the score s(z, t) ≈ ∇ log p_t(z), and the count of its evaluations."""
+"""The score s(z, t) ≈ ∇ log p_t(z) as integrators use it, with a count of network evaluations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from psld.diffusion.matrices import mix
 from psld.utils.batching import Batching
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W; half precision is cast."""
+"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W; half-precision results are cast."""
 
 ClassNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""ε(z, t, label); the label None means no class."""
+"""ε(z, t, label), as `Network`; the label None means no class."""
 
 Logits = Callable[[Tensor, Tensor], Tensor]
 """Logits(z, t): N×kC×H×W states and N times → N×classes."""
@@ -24,7 +24,8 @@ Logits = Callable[[Tensor, Tensor], Tensor]
 def at_time(network: Network | ClassNetwork, t: float) -> Callable[..., Tensor]:
     """Return the network as a function of states, N×kC×H×W, and labels, at one forward time.
 
-    A network that has coefficients of its own tabulates them (`psld.diffusion.denoiser`).
+    A network with a method `at` precomputes its coefficients for this time, as `SeesImages` of
+    `psld.diffusion.denoiser` does.
     """
     if tabulated := getattr(network, "at", None):
         return tabulated(t)
@@ -33,12 +34,12 @@ def at_time(network: Network | ClassNetwork, t: float) -> Callable[..., Tensor]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The score s = −L⁻ᵀ ε + g of the states z of a shard at one forward time."""
+    """The score s = −L⁻ᵀ ε + g for the states z of a shard at one forward time."""
 
     eps: Tensor
     """ε, the noise in the predicted blocks, N×pC×H×W, in the type of z."""
     gradient: Tensor | None = None
-    """g, a gradient that is added to the network's score, such as a guide's, N×kC×H×W."""
+    """g, N×kC×H×W: a gradient that is added to the score of the network, such as from a guide."""
 
     def mix(self, matrix: Tensor, projection: Tensor | None = None) -> Tensor:
         """Return M ε + P g, N×rC×H×W, the term of the score in an integrator's step.
@@ -60,27 +61,31 @@ class Score(Protocol):
 
     @property
     def evaluations(self) -> int:
-        """NFE: number of function evaluations, here of the network, per image so far."""
+        """NFE: number of function evaluations, here network evaluations per image, so far."""
         ...
 
     def __call__(self, z: Tensor, t: float) -> Prediction:
-        """Return ε and a gradient at the states z, N×kC×H×W, and the forward time t."""
+        """Return ε and the gradient at the states z, N×kC×H×W, and at the forward time t."""
         ...
 
 
 def batching(size: int | Batching) -> Batching:
-    """Return `size` as a `Batching`. Scores that share one also share its reduced size."""
+    """Return `size` as a `Batching`.
+
+    A `Batching` reduces its size when memory runs out; scores that share it share this size.
+    """
     return size if isinstance(size, Batching) else Batching(size)
 
 
 class NetworkScore:
     """The score of an ε-network, evaluated in batches of the shard.
 
-    With one label y per image it is classifier-free guidance (Ho and Salimans, 2022),
+    With one label y per image, the score uses classifier-free guidance (Ho and Salimans, 2022),
 
         ε = ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅)),
 
-    of two evaluations of the network; a scale of 1 is the class-conditional score, of one.
+    at two network evaluations per time. A scale of 1 gives the class-conditional score at one
+    network evaluation per time.
     """
 
     def __init__(
@@ -111,11 +116,11 @@ class NetworkScore:
 
 @dataclass
 class GuidedScore:
-    """A score with a gradient, s(z, t) + scale · g(z, t)."""
+    """A score plus a scaled gradient, s(z, t) + scale · g(z, t)."""
 
     score: Score
     gradient: Callable[[Tensor, float], Tensor]
-    """g(z, t) at one forward time, with respect to the state, N×kC×H×W."""
+    """g(z, t), N×kC×H×W: the gradient with respect to the state at one forward time."""
     scale: float = 1.0
 
     @property
@@ -135,12 +140,12 @@ def class_gradient(
 ) -> Callable[[Tensor, float], Tensor]:
     """Return ∇_z log p(y | z_t), the gradient of guidance by a guide (paper, Eq. 13).
 
-    It is with respect to the whole state, position and momentum.
+    The gradient is with respect to the whole state, position and momentum.
 
     Args:
         labels: the class y of each image of the shard, N.
-        official_time: give the guide the reverse time 1 − t, as the official code does. Guides are
-            trained on forward times.
+        official_time: call the guide with the reverse time 1 − t, as the official code does,
+            although guides are trained on forward times.
     """
     batched = batching(batch_size)
 

@@ -1,6 +1,6 @@
-"""Settings of processes and of noise in training, checked without torch.
+"""Settings of processes and of training noise levels, validated without importing torch.
 
-`build` makes a process and needs torch.
+Only `build`, which constructs a process, imports torch.
 """
 
 import math
@@ -35,21 +35,21 @@ class VPSDESettings(Settings):
 
 
 class PhaseSpaceSettings(Settings):
-    """The settings of every process with momentum: noise schedule and perturbation kernel."""
+    """The common settings of processes with momentum: noise schedule and perturbation kernel."""
 
     beta_min: float = Field(8.0, gt=0)
     """β(0). The paper uses a constant β = 8."""
     beta_max: float = Field(8.0, gt=0)
     """β(1); β is linear in between."""
     matching: Literal["hsm", "dsm"] = "hsm"
-    """Condition the kernel on x₀ alone (hybrid score matching) or on (x₀, m₀) (denoising)."""
+    """`hsm` (hybrid score matching) conditions the kernel on x₀, `dsm` (denoising) on (x₀, m₀)."""
     factor: Literal["lower", "upper"] = "lower"
-    """The triangular factor L of Σ = L Lᵀ that turns the predicted noise into a score."""
+    """The triangular factor L of Σ = L Lᵀ, which converts the predicted noise to a score."""
     numerical_eps: float = Field(1e-9, ge=0)
     """Added to the diagonal of Σ(t), which is singular at t = 0."""
 
     def _process(self, **recipe: Any) -> "LinearProcess":
-        """Return the process of a recipe: D, Q, S and initial_variance."""
+        """Return the process with these matrices: D, Q, S and initial_variance."""
         from psld.diffusion.process import LinearBeta, LinearProcess
 
         beta = LinearBeta(self.beta_min, self.beta_max)
@@ -67,11 +67,11 @@ class PSLDSettings(PhaseSpaceSettings):
 
     kind: Literal["psld"]
     gamma: float = Field(ge=0)
-    """Γ: friction on the position. 0 is critically damped Langevin diffusion (CLD)."""
+    """Γ: friction on the position. 0 gives critically damped Langevin diffusion (CLD)."""
     mass_inverse: float = Field(4.0, gt=0)
-    """M⁻¹. Critical damping, (Γ − ν)² = 4 M⁻¹, gives the momentum's friction ν = Γ + 2 √M⁻¹."""
+    """M⁻¹. Critical damping, (Γ − ν)² = 4 M⁻¹, sets the friction ν = Γ + 2 √M⁻¹ on the momentum."""
     kappa: float = Field(0.04, gt=0)
-    """κ: the momentum starts as N(0, κM)."""
+    """κ: the initial momentum is drawn from N(0, κM)."""
 
     def build(self) -> "LinearProcess":
         mass, nu = 1 / self.mass_inverse, self.gamma + 2 * math.sqrt(self.mass_inverse)
@@ -84,17 +84,17 @@ class PSLDSettings(PhaseSpaceSettings):
 
 
 class RecipeSettings(PhaseSpaceSettings):
-    """Any process of the recipe on k blocks, the first of which is the image."""
+    """Any process of the recipe on k blocks; block 0 is the image."""
 
     kind: Literal["recipe"]
     D: Matrix
     """k×k, symmetric and positive semi-definite: the noise on each block."""
     Q: Matrix
-    """k×k, skew-symmetric: the rotation of blocks into each other."""
+    """k×k, skew-symmetric: the coupling between blocks."""
     S: tuple[float, ...]
     """k stationary variances."""
     initial_variance: tuple[float, ...]
-    """k variances at t = 0; 0 for the image."""
+    """k variances at t = 0, with 0 for the image."""
 
     @property
     def blocks(self) -> int:
@@ -104,7 +104,7 @@ class RecipeSettings(PhaseSpaceSettings):
         return self._process(D=self.D, Q=self.Q, S=self.S, initial_variance=self.initial_variance)
 
     @model_validator(mode="after")
-    def _shapes_agree(self) -> "RecipeSettings":
+    def _check_shapes(self) -> "RecipeSettings":
         k = self.blocks
         for name in ("D", "Q"):
             rows = getattr(self, name)
@@ -121,19 +121,19 @@ ProcessSettings = Annotated[
 
 
 class NoiseLaw(Settings):
-    """The law of the noise levels σ that a training sees: log-normal (Karras et al., 2022, §5)."""
+    """The log-normal distribution of noise levels σ in training (Karras et al., 2022, §5)."""
 
     center: float = -1.2
     """Mean of ln σ."""
     width: float = Field(1.2, gt=0)
     """Standard deviation of ln σ."""
     low: float = Field(2e-5, gt=0)
-    """The smallest σ: draws are clipped to it."""
+    """The smallest σ; smaller draws are clipped to this value."""
     high: float = Field(1000.0, gt=0)
-    """The largest σ. A denoiser is asked for no level outside."""
+    """The largest σ; larger draws are clipped to this value. A sampler may use levels up to it."""
 
     @model_validator(mode="after")
-    def _is_ordered(self) -> "NoiseLaw":
+    def _check_order(self) -> "NoiseLaw":
         if self.low >= self.high:
             raise ValueError(f"low must be below high, got {self.low:g} and {self.high:g}")
         return self

@@ -10,13 +10,13 @@ from psld.diffusion.process import LinearProcess
 from psld.utils.errors import UserError
 
 TABLE = 256
-"""Number of times, evenly spaced in log t, of the table that starts the search for a time."""
+"""Number of times, evenly spaced in log t, that bracket the solution of `time_of_noise_level`."""
 
 ITERATIONS = 6
-"""Newton steps of that search; each doubles the number of correct digits."""
+"""Newton steps of `time_of_noise_level`; each step doubles the number of correct digits."""
 
 KEPT = 64
-"""Grids that are kept. To find one takes as long as some evaluations of a small network."""
+"""Size of each cache. Computing a grid takes as long as a few small-network evaluations."""
 
 
 @lru_cache(KEPT)
@@ -31,13 +31,13 @@ def time_grid(
 ) -> Tensor:
     """Return K + 1 descending forward times, float64, for K integrator steps.
 
-    With ε the final time, or if it is later the time at which σ_eff is `start_level` / fall^K; p
-    the power; T = 1, or the time at which σ_eff is `start_level`; r_i = (K − i)/K; and
-    [x]_i = x(ε) + (x(T) − x(ε)) r_i:
+    T is 1, or the time at which σ_eff equals `start_level`. ε is `final_time`, or the time at which
+    σ_eff equals `start_level` / fall^K if that time is later. Let p be the power, r_i = (K − i)/K
+    and [x]_i = x(ε) + (x(T) − x(ε)) r_i. The times t_i are
 
         uniform    t_i = [t]_i
         quadratic  t_i = ε + (T − ε) r_i²
-        power      t_i^(1/p) = [t^(1/p)]_i; p = 2 is gDDIM's grid
+        power      t_i^(1/p) = [t^(1/p)]_i; p = 2 is the grid of gDDIM
         lambda     λ(t_i) = [λ]_i, with λ = −log σ_eff
         edm        σ_eff(t_i)^(1/p) = [σ_eff^(1/p)]_i (Karras et al., 2022, Eq. 5)
     """
@@ -47,7 +47,7 @@ def time_grid(
         low, high = level_range(process, final)
         if not low < start_level <= high:
             raise UserError(
-                f"sampler.start_level: {start_level:g}; the noise levels of the process are "
+                f"sampler.start_level: {start_level:g} is outside the noise levels of the process, "
                 f"{low:.3g} to {high:.4g}"
             )
         first = float(time_of_noise_level(process, start_level, final))
@@ -55,7 +55,7 @@ def time_grid(
             final = float(time_of_noise_level(process, start_level * fall**-steps, final))
 
     def spaced(low: float, high: float) -> Tensor:
-        """Return numbers with evenly spaced p-th roots."""
+        """Return descending numbers from `high` to `low` with evenly spaced p-th roots."""
         return (low ** (1 / p) + (high ** (1 / p) - low ** (1 / p)) * remaining) ** p
 
     low, high = level_range(process, final, first)
@@ -71,7 +71,7 @@ def time_grid(
         case _:  # edm
             levels = spaced(low, high)
     times = time_of_noise_level(process, levels, final)
-    times[-1], times[0] = final, first  # of one time alone, the first
+    times[-1], times[0] = final, first  # a grid of a single time contains the first
     return times
 
 
@@ -79,9 +79,9 @@ def time_grid(
 def times_of_levels(
     process: LinearProcess, levels: tuple[float, ...], final_time: float, from_prior: bool
 ) -> Tensor:
-    """Return the times of a list of noise levels, falling; `from_prior`: the first time is T.
+    """Return the times of a descending list of noise levels; with `from_prior`, the first is T.
 
-    Raises UserError if the process has other levels between `final_time` and T.
+    Raises UserError for levels that the process does not reach between `final_time` and T.
     """
     low, high = level_range(process, final_time)
     if levels[-1] < low / 1.01 or levels[0] > high * 1.01:
@@ -91,12 +91,14 @@ def times_of_levels(
         )
     if from_prior and levels[0] < high / 1.01:
         raise UserError(
-            f"sampler.levels: start=prior begins at {high:.4g}, so the first level must be it; "
-            "for a later start use start=mixture"
+            f"sampler.levels: the first level must be {high:.4g}, where start=prior begins; "
+            "for a lower first level use start=mixture"
         )
     times = time_of_noise_level(process, as_times(levels), final_time)
     if not (times.diff() < 0).all():
-        raise UserError(f"sampler.levels: two of them are {high:.4g} or more, or {low:.4g} or less")
+        raise UserError(
+            f"sampler.levels: two levels are at least {high:.4g}, or at most {low:.4g}; remove one"
+        )
     if from_prior:
         times[0] = process.T
     return times
@@ -106,7 +108,7 @@ def times_of_levels(
 def level_range(
     process: LinearProcess, final_time: float, start_time: float = LinearProcess.T
 ) -> tuple[float, float]:
-    """Return the noise levels σ_eff at two times: the smallest and the largest in between."""
+    """Return σ_eff at `final_time` and at `start_time`, the extreme noise levels in between."""
     low, high = process.noise_level(torch.tensor([final_time, start_time], dtype=torch.float64))
     return float(low), float(high)
 
@@ -116,8 +118,8 @@ def time_of_noise_level(
 ) -> Tensor:
     """Return the times, N, at which σ_eff has the given values, clipped to [`final_time`, T].
 
-    σ_eff grows with time because noise is only added. Newton's method in log t starts in the right
-    interval of a table and stays in it.
+    σ_eff grows with time, because the process only adds noise. Newton's method in log t starts in
+    the interval of a table that contains the solution, and stays within this interval.
     """
     grid = final_time ** torch.linspace(1, 0, TABLE, dtype=torch.float64)
     target = -as_times(levels).log()

@@ -1,1 +1,1 @@
-"""The evaluation of cells and of images of others: shards, references, results, bands."""
+"""The evaluation of cells and of external images: references, results, bands, likelihood."""

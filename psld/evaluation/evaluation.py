@@ -1,6 +1,7 @@
-"""The evaluation of images by several metrics, from one pass over them.
+"""Evaluate images by several metrics in one pass over the images.
 
-Its source is a cell's shards, or what was kept of them, or images of others (`images.py`).
+The images are the shards of a cell, or external images (`images.py`). The results of a cell can
+also be recomputed from the features that an earlier evaluation kept.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,14 +39,14 @@ from psld.utils.progress import Progress
 from psld.utils.tensors import load_tensors, save_tensors
 
 NUMBERS = {"estimate", "void", "nearest", "class_accuracy", "floor", "noise"}
-"""The fields of a cell's result that are computed from features."""
+"""The fields of a result that are computed from features."""
 
 START_FACTS = {"start_sha256", "gaussians"}
-"""The fields of a cell's result about the start of its samples."""
+"""The fields of a result about the initial distribution of its samples."""
 
 
 class Cost(NamedTuple):
-    """What one shard cost, and what made it."""
+    """The cost of sampling a shard, and the device that sampled it."""
 
     images: int
     nfe: int
@@ -55,27 +56,27 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class GatheredFeatures:
-    """The features of images and the facts of their shards, for all results of an evaluation."""
+    """The features of images and the costs of their shards, for all results of an evaluation."""
 
     samples: dict[tuple[str, int], Features]
-    """The first images, by `metric.features` and their number."""
+    """The features of the first n images, by (`metric.features`, n)."""
     labels: Tensor | None
-    """int64, n: the class that each image was guided to; None without guidance to a class."""
+    """int64, N: the class of each image; None without guidance to classes."""
     costs: list[Cost]
     moments: dict[tuple[str, int], FeatureStatistics] = field(default_factory=dict)
-    """Kept of images whose features are too many to keep."""
+    """Mean and covariance of features that are too large to be kept, with the keys of `samples`."""
 
     def has(self, measurement: Measurement) -> bool:
-        """Check if there are features for a measurement, and the class of its measure."""
+        """Check if a measurement can be computed: its features and its measure are available."""
         return not measurement.metric.measure.is_data and measurement.group in self.samples
 
     def recomputes(self, measurement: Measurement) -> bool:
-        """Check if there are features, or mean and covariance for the value of a distance."""
+        """Check if the value of a measurement can be computed, from features or their moments."""
         of_moments = measurement.metric.measure.of_moments
         return self.has(measurement) or (of_moments and measurement.group in self.moments)
 
     def spent(self, samples: int) -> dict[str, Any]:
-        """Return the fields of a result that say what its images cost; none if it is unknown."""
+        """Return the fields of a result about the cost of its images; empty if it is unknown."""
         costs, images = [], 0
         for cost in self.costs:
             if images < samples:
@@ -91,16 +92,17 @@ class GatheredFeatures:
 
 
 class ImageSource(NamedTuple):
-    """What is measured: images, or what an evaluation has kept of them."""
+    """The images to evaluate, and the facts about them for the results."""
 
     facts: dict[str, Any]
     """The fields of each result about the images."""
     digest: Callable[[str], str]
-    """Returns the digest of what decides a result but for the metric, from its reference's."""
+    """Maps the digest of the reference to the digest of everything but the metric that determines a
+    result."""
     chunks: Iterable[Shard | np.ndarray]
-    """The images in their order: shards, or uint8 n×C×H×W."""
+    """The images in order: shards, or arrays, uint8 n×C×H×W."""
     numbers: Tensor | None = None
-    """`distinct_numbers` of images of others; None for a cell's."""
+    """`distinct_numbers` of external images; None for a cell."""
     silent: bool = False
 
 
@@ -112,16 +114,19 @@ def evaluate(
     output: str | None = None,
     keep: int = 512,
 ) -> CellResults:
-    """Measure images, and write the results and what they come from if `output` is a path.
+    """Evaluate images.
 
-    Fréchet distances, each a minute of the CPU, come last, when the GPU has been given back.
+    Fréchet distances take a minute of CPU time each. They are computed last, after the GPU was
+    released.
 
     Args:
-        bases: what the images are compared with, by `metric.features`; their extractors are
-            removed after use.
-        keep: the most features of an extractor for which they are kept.
+        bases: the references and their extractors, by `metric.features`. The extractors are removed
+            after use.
+        output: path of the results, JSON; the features are written next to it. None: write nothing.
+        keep: write the features of extractors with at most this number of features, and the mean
+            and covariance of the features of other extractors.
 
-    Raises UserError if images are missing or damaged, and what a measure raises for too few images.
+    Raises UserError if images are missing or damaged. Measures may raise errors for too few images.
     """
     gathered = _gather(source, bases, measurements)
     bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
@@ -151,7 +156,7 @@ def evaluate(
 def _gather(
     source: ImageSource, bases: Mapping[str, Basis], measurements: Sequence[Measurement]
 ) -> GatheredFeatures:
-    """Read each image once, and extract its features with each extractor that needs so many."""
+    """Read each image once, and extract its features with each extractor that needs this image."""
     found: dict[str, list[Features]] = {name: [] for name in bases}
     batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
     needed: dict[str, int] = {}
@@ -181,9 +186,10 @@ def _gather(
 
 
 def save_kept(path: str | Path, gathered: GatheredFeatures, largest: int) -> str:
-    """Write a file from which results can be computed again, and return its SHA-256.
+    """Write a file from which results can be recomputed, and return its SHA-256.
 
-    It has labels, costs, and features; their mean and covariance if there are more than `largest`.
+    The file holds labels, costs, and features. If an extractor has more than `largest` features, it
+    holds their mean and covariance instead.
     """
     tensors = {} if gathered.labels is None else {"labels": gathered.labels}
     for (name, n), features in gathered.samples.items():
@@ -193,9 +199,9 @@ def save_kept(path: str | Path, gathered: GatheredFeatures, largest: int) -> str
 
 
 def load_kept(path: str | Path, sha256: str) -> GatheredFeatures:
-    """Read what `save_kept` wrote, by the SHA-256 that it returned.
+    """Read a file that `save_kept` wrote, with the SHA-256 that `save_kept` returned.
 
-    Raises UserError if the file is missing or damaged, or has another number of features.
+    Raises UserError if the file is missing or damaged, or has a wrong number of samples.
     """
     stored = load_tensors(path, "evaluation", "evaluate the cell again", sha256)
     tensors = stored.tensors()
@@ -210,7 +216,7 @@ def load_kept(path: str | Path, sha256: str) -> GatheredFeatures:
             moments[name, n] = FeatureStatistics.of_tensors(n, **each)
             continue
         if wrong := {len(tensor) for tensor in each.values()} - {n}:
-            raise UserError(f"{path}: {name}: features of {wrong.pop()} samples, not of {n}")
+            raise UserError(f"{path}: {name}: has features of {wrong.pop()} samples, not {n}")
         samples[name, n] = Features(**each)
     costs = [Cost(*cost) for cost in stored.origin["costs"]]
     return GatheredFeatures(samples, labels, costs, moments)
@@ -226,7 +232,7 @@ def _numbers(
     metric, samples = measurement.metric, gathered.samples[measurement.group]
     found = metric.evaluate(samples, reference, device)
     numbers = {"class_accuracy": None, **found._asdict()}
-    if samples.numbers is not None:  # images of others
+    if samples.numbers is not None:  # external images
         if found.void:
             raise UserError(f"{metric.name}: {found.void}")
         numbers["reference_estimate"] = metric.exchanged_estimate(samples, reference, device)
@@ -238,10 +244,11 @@ def _numbers(
 
 
 class CachedValues(dict[str, Tensor]):
-    """What depends on a reference alone, for all its cells: kept where grids are, in .cache.
+    """A cache of values that depend only on a reference, shared by all cells that use it.
 
-    It can take longer than the numbers of a cell. Damaged files are made again. Nothing is kept of
-    a reference that has no folder: it has no noise, and no digest of its features.
+    Computing these values can take longer than evaluating a cell. The cache is a file in
+    .cache/references, if the working directory has a folder .cache. Damaged files are replaced. A
+    reference without a folder is not cached, because its features have no digest.
     """
 
     def __init__(self, basis: Basis, device: Device) -> None:
@@ -257,7 +264,7 @@ class CachedValues(dict[str, Tensor]):
         self.stored = len(self)
 
     def save(self) -> None:
-        """Write the file, if there is more than in it."""
+        """Write the file if there are new values."""
         if self.lasts and len(self) > self.stored:
             with suppress(OSError):
                 save_tensors(self.path, "reference", self, self.origin)
@@ -270,7 +277,7 @@ def _result(
     gathered: GatheredFeatures,
     fields: dict[str, Any],
 ) -> CellResult:
-    """Return a result with these numbers and facts of its making; and all about its images."""
+    """Return a result with these fields, and with the facts about images, reference and cost."""
     metric = measurement.metric
     facts = reference_facts(metric.reference_split) | gathered.spent(measurement.samples)
     record = measurement.digest(source.digest(facts["reference_sha256"]))
@@ -282,7 +289,7 @@ def _result(
 
 
 def evaluate_cell(settings: EvaluateSettings) -> CellResults:
-    """Measure the first images of a cell, and write the results and what they come from.
+    """Evaluate the first images of a cell, and write the results and the features.
 
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
@@ -304,11 +311,16 @@ def recompute(
     loaded: dict[str, tuple[Reference, ReferenceManifest]],
     compute: bool = True,
 ) -> CellResults:
-    """Compute the results of a cell again from what was kept: no shards, no extractor.
+    """Recompute the results of a cell from kept features, without shards and extractors.
 
-    Of the stated results, take over the software, and the numbers whose features were not kept; of
-    a Fréchet distance from mean and covariance the interval; all numbers unless `compute`. The
-    references of this cell are added to those that are loaded, by their folder.
+    Args:
+        stated: the earlier results. Numbers whose features were not kept, and the provenance, are
+            copied from them. So is the interval of a Fréchet distance whose value is recomputed
+            from mean and covariance.
+        gathered: the kept features.
+        loaded: loaded references by folder; the references of this cell are added.
+        compute: False copies all numbers from `stated`.
+
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
     """
     model, results = read_manifest(settings.model, ModelManifest), []
@@ -333,7 +345,7 @@ def recompute(
 
 
 def _start_facts(settings: EvaluateSettings, model: ModelManifest) -> dict[str, Any]:
-    """Return the facts of a result about the start of its samples."""
+    """Return the facts of a result about the initial distribution of its samples."""
     if not settings.sampler.starts_from_data:
         return dict.fromkeys(START_FACTS)
     from psld.models.start import find_start  # Most cells start from the prior.
@@ -345,7 +357,7 @@ def _start_facts(settings: EvaluateSettings, model: ModelManifest) -> dict[str, 
 
 
 def _source(settings: EvaluateSettings, model: ModelManifest, start: dict[str, Any]) -> ImageSource:
-    """Return the source of a cell, whose shards are read later; `start` has the START_FACTS."""
+    """Return the images of a cell, whose shards are read on iteration; `start`: the START_FACTS."""
     guide = read_manifest(settings.guide, GuideManifest) if settings.guide else None
     weights, process = model.identity(), model.settings.sampled_as(settings.process)
     if process:

@@ -1,8 +1,9 @@
-"""The folders below features/: of a trained extractor, and of the reference of metrics.
+"""The folders in features/: trained extractors, and references of metrics.
 
-An extractor's has `weights.safetensors`. A reference's has `features.safetensors`, those of a
-dataset's images, train and test (if there is one), and of noise for the scale; all metrics with the
-same extractor share it. Last, both get a `manifest.json`.
+The folder of an extractor has `weights.safetensors`. The folder of a reference has
+`features.safetensors`: the features of a dataset's training split, of its test split, if any, and
+of noise, which defines the scale. All metrics with the same extractor share a reference. In both
+folders, `manifest.json` is written last.
 """
 
 import time
@@ -31,10 +32,10 @@ from psld.utils.tensors import grouped, load_tensors, save_tensors
 FEATURES = "features.safetensors"
 TRAIN_AGAIN = "run psld train_extractor again"
 REMEDY = "run psld reference again"
-MISSING = "no such file; make it with {}, of the same dataset and metric"
+MISSING = "no such file; run {} with the same dataset and metric"
 
 NOISE_SAMPLES = 10_000
-"""Images of noise; as many as training images if there are fewer."""
+"""The number of noise images, at most the number of training images."""
 
 
 # -- trained extractors ---------------------------------------------------------------------------
@@ -45,7 +46,7 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
     store, name = ImageStore.open_for(settings.data, settings.dataset), settings.dataset.name
     part = imported(settings.metric.extractor)
     if not part.trains:
-        wrong = f"the extractor of {settings.metric.name} is not trained here"
+        wrong = f"the extractor of {settings.metric.name} is not trained by psld"
         raise UserError(f"metric: {wrong}; use metric=fd-classifier")
     if part.classifies and store.num_classes < 2:
         wrong = f"dataset {name} has no labels to train a classifier with"
@@ -77,7 +78,7 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
         device=device_name(device),
         **provenance(),
     )
-    write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
+    write_record(Path(settings.output) / MANIFEST, manifest)  # The last file of the folder.
     return manifest
 
 
@@ -96,17 +97,17 @@ class ExtractorManifest(MadeRecord):
     dataset: str
     dataset_digest: str
     digest: str
-    """The SHA-256 of architecture and weights: the extractor's, and that of its file."""
+    """SHA-256 of architecture and weights; the digest of the extractor and of its weights file."""
     train_accuracy: float | None = Field(None, ge=0, le=1)
-    """Of a classifier, without augmentation; null for others."""
+    """Accuracy of a classifier, without augmentation; null for other extractors."""
     test_accuracy: float | None = Field(None, ge=0, le=1)
-    """Null without a test split."""
+    """As `train_accuracy`, on the test split; null without a test split."""
     seconds: float
     device: str
 
 
 def read_extractor_manifest(folder: str | Path) -> ExtractorManifest:
-    """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
+    """Read the manifest of an extractor. Raises UserError if it is missing or damaged."""
     path = Path(folder) / MANIFEST
     wrong = f"{path}: not the manifest of an extractor; {TRAIN_AGAIN}"
     return read_record(ExtractorManifest, path, wrong, MISSING.format("psld train_extractor"))
@@ -129,20 +130,21 @@ def load_trained(folder: str | Path, device: Device = "cpu") -> FeatureExtractor
 class ReferenceManifest(MadeRecord):
     extractor: Extractor
     truncated_reference: bool
-    """True if the real images were truncated as samples are."""
+    """True if the real images were truncated to bytes in the same way as samples."""
     dataset: str
     dataset_digest: str
     images: dict[str, int]
-    """Number of images of each part: train, test if the dataset has it, noise."""
+    """Number of images of each part: train, noise, and test if the dataset has a test split."""
     features_sha256: str
     extractor_digest: str
     extractor_test_accuracy: float | None
-    """Of a classifier; null for other extractors and without a test split."""
+    """Accuracy of a classifier on the test split; null for other extractors, or without this split.
+    """
     device: str
 
     @property
     def kind(self) -> tuple[str, dict[str, Any], bool]:
-        """The dataset, and the settings that decide the features."""
+        """The dataset, and the settings that determine the features."""
         return self.dataset, self.extractor.identity(), self.truncated_reference
 
     def facts(self, split: str) -> dict[str, Any]:
@@ -161,7 +163,7 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
     store = ImageStore.open_for(settings.data, settings.dataset)
     extractor = extractor_for(metric, folder, store.digest, use_device(settings.device))
     parts = features_of_splits(extractor, store, metric)
-    parts["train"] = Features(parts["train"].values)  # no metric needs its logits
+    parts["train"] = Features(parts["train"].values)  # No metric needs logits of training images.
     count = min(store.splits["train"], NOISE_SAMPLES)
     noise = noise_images(count, store.shape, metric.batch_size)
     parts["noise"] = gather(extractor, noise, "noise", count)
@@ -178,7 +180,7 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
         device=device_name(extractor.device),
         **provenance(),
     )
-    write_record(Path(settings.output) / MANIFEST, manifest)  # it completes the folder
+    write_record(Path(settings.output) / MANIFEST, manifest)  # The last file of the folder.
     return manifest
 
 
@@ -188,10 +190,16 @@ def extractor_for(
     dataset_digest: str | None = None,
     device: Device = "cpu",
 ) -> FeatureExtractor:
-    """Load the extractor of a metric: the trained one in `folder`, or another; a loaded one is it.
+    """Load the extractor of a metric.
 
-    Raises UserError if the folder is missing, damaged, or not of these settings and of the data
-    with this digest (None: of any), and if published weights cannot be loaded.
+    Args:
+        folder: the folder of a trained extractor; None for a published extractor. An extractor that
+            is already loaded is returned unchanged.
+        dataset_digest: the digest of the data on which the extractor must have been trained; None
+            accepts any data.
+
+    Raises UserError if the folder is missing or damaged, if its settings or its data differ, or if
+    published weights cannot be loaded.
     """
     settings = metric.extractor
     if isinstance(folder, FeatureExtractor):
@@ -202,7 +210,7 @@ def extractor_for(
         raise UserError(f"extractor={folder}: metric {metric.name} needs none; set extractor=null")
     if folder is None:
         needs = f"metric {metric.name} needs the folder of a trained extractor"
-        raise UserError(f"extractor: {needs}, made by psld train_extractor")
+        raise UserError(f"extractor: {needs}; run psld train_extractor")
     trained = read_extractor_manifest(folder)
     if told := "; ".join(changes(trained.extractor, settings)):
         raise UserError(f"{folder}: metric.extractor: {told}; delete it, or {TRAIN_AGAIN}")
@@ -223,13 +231,13 @@ def features_of_splits(
 
 
 def real_batches(images: np.ndarray, metric: MetricSettings) -> Iterator[Tensor]:
-    """Cut uint8 images of a reference into batches, truncated as samples are if it is asked for."""
+    """Split a reference's uint8 images into batches, truncated if the metric asks for it."""
     batches = batches_of(images, metric.batch_size)
     return map(truncated, batches) if metric.truncated_reference else batches
 
 
 def noise_images(count: int, shape: tuple[int, ...], batch_size: int) -> Iterator[Tensor]:
-    """Yield batches of pure noise as images, the same images for any batch size."""
+    """Yield batches of images of pure noise; the images do not depend on the batch size."""
     random = np.random.default_rng(0)
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)
@@ -237,7 +245,7 @@ def noise_images(count: int, shape: tuple[int, ...], batch_size: int) -> Iterato
 
 
 def save_features(folder: str | Path, parts: dict[str, Features], origin: dict[str, str]) -> str:
-    """Write the features of all parts, with the digests of what made them; return the SHA-256."""
+    """Write the features of all parts, with the digests in `origin`, and return the SHA-256."""
     tensors = {}
     for part, features in parts.items():
         tensors |= {f"{part}.{name}": tensor for name, tensor in features.tensors().items()}
@@ -245,14 +253,14 @@ def save_features(folder: str | Path, parts: dict[str, Features], origin: dict[s
 
 
 def read_reference_manifest(folder: str | Path) -> ReferenceManifest:
-    """Read a folder's manifest. Raises UserError if it is missing, damaged or foreign."""
+    """Read the manifest of a reference. Raises UserError if it is missing or damaged."""
     path = Path(folder) / MANIFEST
     wrong = f"{path}: not the manifest of a reference; {REMEDY}"
     return read_record(ReferenceManifest, path, wrong, MISSING.format("psld reference"))
 
 
 def load_reference(folder: str | Path) -> tuple[Reference, ReferenceManifest]:
-    """Read a reference. Raises UserError if a file is missing, damaged or foreign."""
+    """Read a reference. Raises UserError if a file is missing, damaged or not of a reference."""
     manifest, path = read_reference_manifest(folder), Path(folder) / FEATURES
     stored = load_tensors(path, "features", REMEDY, manifest.features_sha256)
     parts = {part: Features(**each) for part, each in grouped(stored.tensors()).items()}
@@ -267,38 +275,45 @@ def check_reference(
     extractor_digest: str,
     model: ModelManifest | None,
 ) -> None:
-    """Raise UserError if the reference is of another extractor, or dataset than the model's."""
+    """Raise UserError if the reference has another extractor than the metric, or another dataset
+    than the model."""
     source = *reference.kind[1:], reference.extractor_digest
     if source != (metric.extractor.identity(), metric.truncated_reference, extractor_digest):
-        raise UserError(f"{folder}: made with another extractor than {metric.name} has; {REMEDY}")
+        raise UserError(f"{folder}: made with another extractor than {metric.name}; {REMEDY}")
     if model is None:
         return
-    # Of an imported model, only the name of its dataset is certain.
+    # An imported model may have no digest of its dataset, only the name.
     dataset, digest = model.settings.dataset.name, model.dataset_digest
     if dataset != reference.dataset or digest not in (None, reference.dataset_digest):
-        raise UserError(f"{folder}: of dataset {reference.dataset}, but the model is of another")
+        raise UserError(
+            f"{folder}: made from dataset {reference.dataset}, but the model was trained on other "
+            f"data ({dataset}); {REMEDY}"
+        )
 
 
 def prepared_shape(folder: str | Path, dataset: str | None = None) -> tuple[int, ...] | None:
-    """Return C×H×W of a reference's images, if they are in data/. Raises UserError for others."""
+    """Return C×H×W of a reference's images; None if the dataset is not in data/.
+
+    Raises UserError if `dataset` has other images than the reference.
+    """
     manifest = read_reference_manifest(folder)
     data = Path(f"data/{dataset or manifest.dataset}.h5")
     store = ImageStore.open(data) if data.exists() else None
     if dataset and store and store.digest != manifest.dataset_digest:
-        raise UserError(f"{folder}: of other images than {data}; {REMEDY}")
+        raise UserError(f"{folder}: made from other images than {data}; {REMEDY}")
     return store and store.shape
 
 
 class Basis(NamedTuple):
-    """What images are compared with, in the features of one extractor."""
+    """A reference, with the extractor of its features."""
 
     reference: Reference
     facts: Callable[[str], dict[str, Any]]
-    """The fields of a result about the reference, by split."""
+    """Maps a split to the fields of a result about the reference."""
     extractor: FeatureExtractor | None
-    """None after its use."""
+    """None when the extractor is no longer needed."""
     shape: tuple[int, ...] | None = None
-    """C×H×W of the reference's images, if they are known."""
+    """C×H×W of the reference's images; None if unknown."""
 
 
 def folder_basis(
@@ -308,7 +323,10 @@ def folder_basis(
     device: torch.device,
     model: ModelManifest | None = None,
 ) -> Basis:
-    """Load a reference and its extractor, for a model's images or any."""
+    """Load a reference and its extractor.
+
+    `model`: check that the reference has the dataset of this model; None: no check.
+    """
     reference, manifest = load_reference(folder)
     network = extractor_for(metric, extractor, manifest.dataset_digest, device)
     check_reference(metric, folder, manifest, network.digest, model)

@@ -1,4 +1,4 @@
-"""Images of others, measured: `psld.evaluate`, `psld.distance`, and `psld evaluate images=`."""
+"""Evaluate external images: `psld.evaluate`, `psld.distance`, and `psld evaluate images=`."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -42,22 +42,23 @@ from psld.utils.files import digest_of
 from psld.utils.tensors import array_of, digest_of_arrays
 
 BATCH = 250
-"""Images per evaluation of an extractor."""
+"""Images per call of an extractor."""
 
 ROUNDING = 1e-6
-"""The rounding of a published covariance, as a share of its largest number or eigenvalue."""
+"""The largest accepted rounding error of a published covariance, divided by its largest element or
+eigenvalue."""
 
 Images = str | Path | np.ndarray
 """A path that `load_images` reads, or uint8 N×C×H×W."""
 
 
 class ObjectExtractor(Extractor):
-    """An extractor that `evaluate` gets as an object."""
+    """An extractor that a caller of `evaluate` passes as a module or function."""
 
     kind: str = "given"
 
     def digest(self):
-        return self.kind  # Nothing of it is kept.
+        return self.kind  # Its features are not saved, so no digest is needed.
 
 
 def load_extractor(name: str | Path, device: str = "auto") -> FeatureExtractor:
@@ -66,7 +67,7 @@ def load_extractor(name: str | Path, device: str = "auto") -> FeatureExtractor:
         extractor = psld.load_extractor("features/digits/fd-classifier")
 
     `name` is a folder that psld train_extractor wrote, or an extractor that needs no training:
-    `inception` (of FID), `dinov2`, `pixels`, or MODULE:CLASS of a custom part.
+    `inception` (for FID), `dinov2`, `pixels`, or MODULE:CLASS for a custom part.
     Raises UserError if a file is missing or damaged.
     """
     if not Path(name).exists() and (str(name) in SHIPPED["extractor"] or ":" in str(name)):
@@ -83,9 +84,10 @@ def load_images(path: str | Path, progress: bool = False, image_size: int | None
         images = psld.load_images("black")       # "cifar10": the training images of data/cifar10.h5
 
     `path` is a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C (`arr_0`);
-    a folder of shards of psld sample; or a prepared dataset, by its name or its .h5 file. With
-    `image_size`, pictures of any size become squares of it. Raises UserError if there are none, a
-    file is damaged, or the images differ in size.
+    a folder of shards from psld sample; or the name or .h5 file of a prepared dataset. With
+    `image_size`, pictures of any size are cropped to their central square and resized to
+    `image_size` pixels. Raises UserError if there are no images, a file is damaged, or the images
+    differ in size.
     """
     return torch.from_numpy(_read(path, not progress, image_size)[1])
 
@@ -101,7 +103,7 @@ def evaluate(
     device: str = "auto",
     progress: bool = False,
 ) -> CellResult:
-    """Measure images against a reference, with 95 % intervals.
+    """Compare images with a reference by a metric, with 95 % intervals.
 
         images, reference = torch.randint(256, (2, 100, 1, 8, 8), dtype=torch.uint8)
         extractor = "features/digits/fd-classifier"
@@ -110,20 +112,22 @@ def evaluate(
 
     Args:
         images: uint8 N×C×H×W, or a path that `load_images` reads.
-        reference: the same; the name of a prepared dataset, whose features are kept; an .npz of
-            statistics (mu, sigma); or a folder that psld reference wrote.
+        reference: uint8 M×C×H×W; a path that `load_images` reads; the name of a prepared dataset,
+            whose saved features are used if they exist; an .npz with the reference statistics mu
+            and sigma; or a folder that psld reference wrote.
         metric: a config in configs/metric, such as fid, kid or fd-classifier; or MEASURE@EXTRACTOR,
-            each a kind or such a config: recall@pixels, kid@fd-dinov2.
-        extractor: a folder that psld train_extractor wrote, for metrics with a classifier; None:
-            that of the dataset. Or, in place of the metric's, one of `load_extractor`, a module in
-            evaluation mode or a function: uint8 N×C×H×W on the device → float features N×d.
-        image_size: as in `load_images`, of both.
+            each a kind or a config: recall@pixels, kid@fd-dinov2.
+        extractor: a folder that psld train_extractor wrote, for metrics with a trained extractor;
+            None: the extractor of the dataset. Or a replacement for the metric's extractor: the
+            result of `load_extractor`, a module in eval mode, or a function: uint8 N×C×H×W on the
+            device → float features N×d.
+        image_size: as in `load_images`, for images and reference.
 
     Returns:
-        `value` and `interval` for this number of images; `extrapolated` for infinitely many, if the
-        metric is a Fréchet distance; `reference_estimate.interval` for other images of the
-        reference; `estimate.copies`, the images that equal an earlier one and narrow no interval;
-        and what `psld evaluate` writes.
+        The fields that `psld evaluate` writes. `value` and `interval` are for this number of
+        images; `extrapolated` is for infinitely many images, if the metric is a Fréchet distance;
+        `reference_estimate.interval` is for other images of the reference; `estimate.copies` is the
+        number of images that equal an earlier image. Copies do not narrow the interval.
 
     Raises UserError if files are missing or damaged, or the images do not fit the reference.
     """
@@ -148,7 +152,7 @@ def distance(
     extractor: str | Path | FeatureExtractor | Callable[[Tensor], Any],
     progress: bool = False,
 ) -> float:
-    """Return the Fréchet distance between two sets of images in an extractor's features.
+    """Return the Fréchet distance between two sets of images in the feature space of an extractor.
 
         extractor = psld.load_extractor("features/digits/fd-classifier")
         first, second = torch.randint(256, (2, 100, 1, 8, 8), dtype=torch.uint8)
@@ -156,18 +160,18 @@ def distance(
 
     Args:
         images, reference: uint8 N×C×H×W and M×C×H×W.
-        extractor: from `load_extractor`, or what it takes; or a module or a function as in
+        extractor: the result or the argument of `load_extractor`; or a module or a function as in
             `evaluate`.
 
-    Raises UserError if the images do not suit the extractor or a set has fewer than two, and
-    RunError if a feature is not finite.
+    Raises UserError if the images do not fit the extractor or a set has fewer than two images, and
+    RunError if a feature is NaN or infinite.
     """
     is_named = isinstance(extractor, str | Path)
     extractor = load_extractor(extractor) if is_named else _as_extractor(extractor, "auto")
     totals = []
     for name, given in {"images": images, "reference": reference}.items():
         if (each := array_of(given, name)).dtype != np.uint8:
-            check_images(each, "N×C×H×W", name)  # It says what is needed.
+            check_images(each, "N×C×H×W", name)  # This raises the error for the wrong type.
         batches = batches_of(each, BATCH)
         totals.append(gather(extractor, batches, "features", len(each), not progress).total)
     return frechet_distance(*totals)
@@ -177,12 +181,12 @@ def distance(
 
 
 def _as_extractor(extractor: Any, device: str) -> FeatureExtractor:
-    """Return what a call gets as an extractor. Raises UserError for what is none."""
+    """Convert a module or a function to an extractor. Raises UserError for other objects."""
     if isinstance(extractor, FeatureExtractor):
         return extractor
     if isinstance(extractor, nn.Module):
         check_network(extractor, "extractor")
-        extractor = deepcopy(extractor)  # The caller's may be trained on.
+        extractor = deepcopy(extractor)  # The caller may continue to train the module.
     return FeatureExtractor(ObjectExtractor(), extractor, choose_device(device))
 
 
@@ -199,15 +203,15 @@ def evaluate_images(
     device: torch.device,
     silent: bool = False,
 ) -> CellResults:
-    """Measure images by some metrics, and write the results if `output` is a path.
+    """Evaluate external images by one or more metrics, and write the results if `output` is a path.
 
-    The arguments are those of `EvaluateImagesSettings`. Raises UserError if files are missing or
-    damaged, or if there are too few images, or of another size than those of the reference.
+    See `EvaluateImagesSettings` for the arguments. Raises UserError if files are missing or
+    damaged, if there are too few images, or if images and reference differ in size.
     """
-    # Hydra takes a third of a second to import, and no job of a model's cell needs it.
+    # Importing Hydra takes a third of a second, and the evaluation of cells does not need it.
     from psld.metrics.named import compose_metric
 
-    composed = [compose_metric(name) for name in metrics]  # refuses a wrong name before the work
+    composed = [compose_metric(name) for name in metrics]  # Raises for a wrong name before work.
     if isinstance(extractor, FeatureExtractor):
         composed = [metric.with_extractor(extractor.part) for metric in composed]
     if dataset and not is_dataset(dataset):
@@ -216,7 +220,7 @@ def evaluate_images(
     path, whole, shards = _read(images, silent, image_size)
     where = path or "images"
     if len(whole) < (least := samples or 3):
-        raise UserError(f"{where}: {len(whole)} images; at least {least} are needed")
+        raise UserError(f"{where}: {len(whole)} images; at least {least} images are needed")
     whole = whole[:samples]
     sha256, shape = _digest(whole), whole.shape[1:]
     source = ImageSource(
@@ -231,7 +235,7 @@ def evaluate_images(
         folder = extractor if len(composed) == 1 else None
         if metric.extractor.trains and not isinstance(extractor, FeatureExtractor):
             folder = extractor or (dataset and f"features/{dataset}/{metric.features}")
-            if folder:  # Its manifest has the settings that it was trained with.
+            if folder:  # The manifest has the settings with which the extractor was trained.
                 trained = imported(read_extractor_manifest(folder).extractor, folder)
                 metric = metric.model_copy(update={"extractor": trained})
         measurements.append(Measurement(metric=metric, samples=len(whole)))
@@ -239,19 +243,22 @@ def evaluate_images(
             bases[name] = _basis(metric, reference, dataset, folder, image_size, device, silent)
             if (expected := bases[name].shape) not in (None, shape):
                 sizes = size_text(shape), size_text(expected)
-                raise UserError(f"{where}: images of {sizes[0]}; the reference has {sizes[1]}")
+                raise UserError(
+                    f"{where}: the images are {sizes[0]}, but the reference has {sizes[1]}; both "
+                    "must have the same size"
+                )
         if metric.needs_test and bases[name].reference.test is None:
             option = "" if metric.extractor.trains else " extractor=null"
             raise UserError(
-                f"metric={metric.name}: compares with test images, and the reference has none; if "
-                f"the dataset has a test split, run psld reference dataset=NAME "
-                f"metric={word}{option}, and give dataset=NAME"
+                f"metric={metric.name}: needs test images, but the reference has none; if the "
+                f"dataset has a test split, run psld reference dataset=NAME metric={word}{option}, "
+                "and give dataset=NAME"
             )
     return evaluation.evaluate(source, bases, measurements, device, output)
 
 
 def is_dataset(name: str) -> bool:
-    """Check if a dataset of this name was prepared here, or has features."""
+    """Check if data/ or features/ has a dataset with this name."""
     return Path(f"data/{name}.h5").exists() or Path(f"features/{name}").exists()
 
 
@@ -264,7 +271,7 @@ def _basis(
     device: torch.device,
     silent: bool,
 ) -> Basis:
-    """Load the extractor and the reference, of a dataset the features that are kept, if any are."""
+    """Load the extractor and the reference; for a dataset, use the saved features if they exist."""
     if reference is None:
         kept = Path(f"features/{dataset}/{metric.features}/reference")
         reference = kept if (kept / FEATURES).exists() else f"data/{dataset}.h5"
@@ -288,9 +295,10 @@ def _basis(
 
 
 def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
-    """Read mean, d, and covariance, d×d, of features, as others publish them: `mu` and `sigma`.
+    """Read published reference statistics: `mu`, the mean, d, and `sigma`, the covariance, d×d.
 
-    None if the file is no .npz with these. Raises UserError if they are no mean and covariance.
+    Return None if the file is not an .npz with `mu` and `sigma`. Raises UserError if the arrays are
+    not a mean and a covariance.
     """
     arrays = read_npz(path, ["mu", "sigma"]) if path.suffix == ".npz" else None
     if arrays is None:
@@ -300,42 +308,44 @@ def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
     if not has_shape or any(each.dtype not in (np.float32, np.float64) for each in arrays):
         found = [f"{each.dtype} of {size_text(each.shape)}" for each in arrays]
         wrong = f"mu is {found[0]} and sigma {found[1]}; float32 or float64 of d and d×d is needed"
-    # Larger numbers would overflow in a distance or its interval. NaN is not smaller.
+    # Larger numbers would overflow in a distance or its interval. NaN fails the comparison, too.
     elif not all((np.abs(each) < np.finfo(np.float32).max).all() for each in arrays):
-        wrong = "mu and sigma are not finite numbers of float32's range"
+        wrong = "mu and sigma must be finite and in the range of float32"
     elif np.abs(covariance - covariance.T).max() > ROUNDING * np.abs(covariance).max():
-        wrong = "sigma is not symmetric, so it is no covariance"
+        wrong = "sigma is not symmetric, so it is not a covariance"
     else:
         least, largest = np.linalg.eigvalsh(covariance.astype(np.float64))[[0, -1]]
         if least >= -ROUNDING * abs(largest):
             return {"mu": mean, "sigma": covariance}
-        wrong = f"sigma has the eigenvalue {least:.3g}, so it is no covariance"
+        wrong = f"sigma has the eigenvalue {least:.3g}, so it is not a covariance"
     raise UserError(f"{path}: {wrong}")
 
 
 def _read(
     images: Images, silent: bool, image_size: int | None
 ) -> tuple[str | None, np.ndarray, list[Shard]]:
-    """Return the path, None for an array; the images; and the shards that hold them, if any do."""
+    """Return the path, None for an array; the images; and their shards, if the path has shards."""
     if isinstance(images, np.ndarray):
         check_images(images, "N×C×H×W", "images")
         return None, images, []
-    files = sorted(located(images).glob("[0-9]*.safetensors"))  # none below a file
+    files = sorted(located(images).glob("[0-9]*.safetensors"))  # Empty if the path is a file.
     if not files:
         return str(images), read_images(images, silent, image_size), []
     shards = [Shard.load(file) for file in files]
     first, *others = (shard.origin.at(0).model_dump() for shard in shards)
     for file, origin in zip(files[1:], others, strict=True):
         if keys := ", ".join(key for key in origin if origin[key] != first[key]):
-            raise UserError(f"{file}: made by another {keys} than {files[0]}; take them apart")
+            raise UserError(
+                f"{file}: sampled with a different {keys} than {files[0]}; separate the shards"
+            )
     return str(images), np.concatenate([shard.images for shard in shards]), shards
 
 
 def _numbers(where: Path | str, images: np.ndarray) -> torch.Tensor:
-    """Number the images; copies share a number. Raises UserError unless 3 differ, in 3 blocks."""
+    """Number the images; copies share a number. Raises UserError unless 3 images are distinct."""
     numbers = distinct_numbers(images)
     if (different := int(numbers.max()) + 1) < 3:
-        raise UserError(f"{where}: {different} different images; at least 3 are needed")
+        raise UserError(f"{where}: {different} distinct images; at least 3 are needed")
     return numbers
 
 

@@ -1,4 +1,4 @@
-"""The bits per dimension of a split by the probability flow."""
+"""Measure the bits per dimension of a split, computed by the probability flow."""
 
 import time
 from statistics import fmean
@@ -22,36 +22,36 @@ from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
 
 TOGETHER = 250
-"""Images that take their steps together, and whose noise is one stream."""
+"""Images per chunk. The images of a chunk share the steps of the integrator and a noise stream."""
 
 
 class LikelihoodResult(MadeRecord):
     """The bits per dimension of a model: the mean over images, with its 95 % t-interval."""
 
     bits_per_dimension: float
-    """On average an upper bound on those of the bytes: by dequantization and, with momentum, by its
-    draws."""
+    """On average an upper bound on the bits per dimension of the bytes, because of dequantization
+    and, with momentum, because of the finite number of momentum draws."""
     low: float
     high: float
     measured: int
     """Number of images."""
     likelihood: LikelihoodSettings
     evaluations: float
-    """Network evaluations per image and draw, counted."""
+    """Measured number of network evaluations per image and draw."""
     gradients: float
     """Vector-Jacobian products per image and draw."""
     seconds: float
     device: str
     dataset_digest: str
-    """The dataset whose images were measured."""
+    """Digest of the dataset whose images were measured."""
     model: Weights
 
 
 def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
-    """Measure a split under a model and write the result. Print a line for each part.
+    """Measure the likelihood of a split under a model, write the result, and print progress.
 
     Raises UserError if the flow starts outside of the network's times or noise levels, if images
-    are missing, or if the dataset is not that of the training.
+    are missing, or if the dataset is not the dataset of the training.
     """
     manifest = read_manifest(settings.model, ModelManifest)
     dataset = manifest.settings.dataset
@@ -59,14 +59,14 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     store = ImageStore.open_for(settings.data or f"data/{dataset.name}.h5", dataset)
     if manifest.dataset_digest not in (None, store.digest):
         raise UserError(
-            f"{store.path}: not the images of the training, or split in another way: the model may "
-            "have seen them; prepare the dataset as before, or train the model again"
+            f"{store.path}: the images or the split differ from the training, so the model may "
+            "have seen test images; prepare the dataset as before, or train the model again"
         )
     images = store.images(settings.split)
     if len(images) < (settings.images or 2):
-        found = f"the {settings.split} split of {store.path} has {len(images)}"
-        raise UserError(f"images: {found}, not {settings.images or 'two or more'}")
-    # In a random order, because a split may be sorted by class.
+        found = f"the {settings.split} split of {store.path} has {len(images)} images"
+        raise UserError(f"images: {found}; {settings.images or 'two or more'} are needed")
+    # The images are shuffled, because a split may be sorted by class.
     chosen = np.random.default_rng(0).permutation(len(images))[: settings.images]
     device = use_device(settings.device)
     model = load_model(settings.model, device, settings.process, trust=settings.trust)
@@ -106,7 +106,10 @@ def measure_part(
     first: int,
     device: torch.device,
 ) -> Likelihood:
-    """Measure images, uint8 N×C×H×W, with random numbers from the seed and `first`, their place."""
+    """Measure the likelihood of images, uint8 N×C×H×W.
+
+    `first`: the index of the first image; with the seed, it determines the random numbers.
+    """
     key = stream_seed(settings.seed, Stream.LIKELIHOOD, first)
     random = np.random.Generator(np.random.Philox(key=key))
     uniform = torch.from_numpy(random.random(images.shape, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""The results of a cell, with what they were computed from, and the numbers that tables show."""
+"""The results of an evaluation, the numbers that tables show, and their comparison with bands."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
 from psld.models.manifest import Imported
 
 Show = Literal["value", "nfe", "class_accuracy"]
-"""What an entry of a table shows; NUMBER_KINDS describes each."""
+"""The number in an entry of a table; see NUMBER_KINDS."""
 
 
 class Weights(Settings, extra="ignore"):
@@ -25,63 +25,64 @@ class Weights(Settings, extra="ignore"):
     dataset_digest: str | None
     step: int | None
     imported: Imported | None = None
-    """The checkpoint that they come from; null for a training."""
+    """The checkpoint from which the weights were imported; null for trained weights."""
     init: dict[str, str] | None = None
-    """The model from which the training started, and its `weights_sha256`."""
+    """The pretrained model that initialized the training, and its `weights_sha256`."""
     saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
-    """True if `psld.save` wrote them: no command trained them."""
+    """True if the weights were written by `psld.save`, not trained by a command."""
     git_revision: str | None = None
-    """Revision of the code of psld that trained them."""
+    """Git revision of psld at the training."""
     settings: dict[str, Any]
-    """The settings that decide the weights."""
+    """The settings that determine the weights."""
 
 
 class CellResult(MadeRecord):
-    """One metric of the first `samples` images of a cell, or of images of others: no model."""
+    """A metric of the first `samples` images of a cell, or of external images, without a model."""
 
     record: str
-    """The digest of what decides the result: a table shows the results of its own records."""
+    """Digest of everything that determines the result. A table shows only results with the digests
+    of its own cells."""
     metric: dict[str, Any]
     estimate: Estimate
-    """The value, with what its interval needs."""
+    """The value, with the data for its interval."""
     void: str | None = None
-    """The reason why the value has no meaning, and no table shows it; null if it has one."""
+    """The reason why the value is meaningless and not shown in tables; null for a valid value."""
     class_accuracy: Estimate | None
-    """Share of guided samples whose class the metric's classifier recognizes."""
+    """Share of the samples that the metric's classifier assigns to the class of the guidance."""
     nfe: float | None = None
-    """Network evaluations per image, counted."""
+    """Measured number of network evaluations per image."""
     sampling_seconds: float | None = None
     sampling_device: str | None = None
     floor: float | None
-    """The metric of real images that are not in the reference; null without a test split."""
+    """The metric of held-out real images; null without a test split."""
     floor_samples: int | None = None
     noise: float | None
-    """The metric of pure noise; null if the reference is no prepared dataset."""
+    """The metric of pure noise; null if the reference is not a prepared dataset."""
     nearest: tuple[tuple[int, int], ...] | None
     """For memorization: the nearest pairs of sample and training image; null for other metrics."""
     extractor_test_accuracy: float | None
     reference_samples: int | None
-    """Null for statistics: others publish them without this number."""
+    """Null for published reference statistics, which do not state their number of samples."""
     reference_sha256: str
-    """SHA-256 of the reference's features; of images or statistics if it is no dataset."""
+    """SHA-256 of the reference's features; for external references, of the images or statistics."""
     kept_sha256: str | None
-    """SHA-256 of the file next to the results: what they were computed from."""
+    """SHA-256 of the file of features next to the results."""
     model: Weights | None = None
     guide: Weights | None = None
     sampler: dict[str, Any] | None = None
     seed: int | None = None
     start_sha256: str | None = None
-    """The start of the samples, which is made of training images; null for the prior."""
+    """Digest of the samples' initial distribution; null for the prior."""
     gaussians: int | None = None
-    """K of that start, of all images."""
+    """Number K of Gaussians of the initial distribution of all images; null for the prior."""
     images: str | None = None
-    """Path of images of others; null for a model's, and for a tensor."""
+    """Path of external images; null for a cell or a tensor."""
     images_sha256: str | None = None
     reference_estimate: Estimate | None = None
-    """The value with the interval for other images of the reference, and these images."""
+    """The value, with the interval for other images of the reference and the same images."""
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
-        """Show the numbers alone; `model_dump()` has the rest."""
+        """Show only the numbers; `model_dump()` has all fields."""
         yield "metric", self.metric["name"]
         for name in ("value", "samples", "interval", "extrapolated"):
             yield name, getattr(self, name)
@@ -96,22 +97,25 @@ class CellResult(MadeRecord):
 
     @property
     def interval(self) -> Interval:
-        """The value with the 95 % interval for other images of the same number."""
+        """The value, with the 95 % interval for other images of the same number."""
         return self.estimate.interval
 
     @property
     def held_out(self) -> str:
-        """The split that is not the reference, of which `floor` is."""
+        """The split that is not the reference; `floor` is computed from it."""
         return "training split" if self.metric["reference_split"] == "test" else "test split"
 
     @property
     def extrapolated(self) -> Interval | None:
-        """A Fréchet distance of infinitely many images, if there are enough to say."""
+        """The Fréchet distance extrapolated to infinitely many images; None for too few images."""
         return self.estimate.extrapolated
 
 
 class ModelResult(CellResult):
-    """One metric of a cell: its images are a model's. For type checkers; results are cast to it."""
+    """A metric of a cell, whose images are samples of a model.
+
+    For type checkers only: a CellResult is cast to this class.
+    """
 
     nfe: float = Field(default=...)
     sampling_seconds: float = Field(default=...)
@@ -124,13 +128,13 @@ class ModelResult(CellResult):
 
 class NumberKind(NamedTuple):
     read: Callable[[ModelResult], Estimate | float]
-    """Returns the number of a result; an Estimate has an interval."""
+    """Returns the number in a result; an Estimate has an interval."""
     decimals: int = 2
-    """The fewest decimals to print; more if the error needs them."""
+    """The fewest decimals to print; small errors are printed with more decimals."""
     from_features: bool = True
     """False for a cost of sampling, to which a band's absolute width does not apply."""
     of_classes: bool = False
-    """True if it needs samples guided to a class, and a metric with a classifier."""
+    """True if the number needs guidance to classes, and a metric with a classifier."""
 
 
 NUMBER_KINDS: dict[Show, NumberKind] = {
@@ -149,16 +153,16 @@ class CellResults(Settings):
 
     @classmethod
     def read(cls, path: str | Path) -> "CellResults":
-        """Read a record. Raises UserError if it is damaged or from another version."""
-        remedy = "delete it and evaluate again, or all cells: snakemake GRID --forcerun evaluate"
+        """Read a file of results. Raises UserError if it is damaged or from another version."""
+        remedy = "delete it and evaluate again; for all cells: snakemake GRID --forcerun evaluate"
         return read_record(cls, path, f"{path}: not the metrics of a cell; {remedy}")
 
     @classmethod
     def find(cls, path: str | Path, record: str) -> ModelResult | None:
-        """Return the result of a record; None if there is none yet. A file is read once."""
+        """Return the result with this `record`; None if there is none. A file is read once."""
         if not Path(path).exists():
             return None
-        status = Path(path).stat()  # A file that is written again is another one.
+        status = Path(path).stat()  # The key of the cache changes when the file is replaced.
         return _by_record(path, status.st_dev, status.st_ino, status.st_mtime_ns).get(record)
 
 
@@ -170,15 +174,16 @@ def _by_record(path: str | Path, *_version: int) -> dict[str, ModelResult]:
 # -- bands -----------------------------------------------------------------------------------------
 
 POWER = 0.8
-"""The probability with which `samples_to_decide` decide."""
+"""The probability with which the number of samples from `samples_to_decide` gives a decision."""
 
 
 def place_in_band(
     interval: Interval, low: float, high: float
 ) -> Literal["inside", "outside", "overlap"]:
-    """Compare an interval, or a number as an interval of width 0, with the band [low, high].
+    """Compare an interval with the band [low, high].
 
-    Only a whole interval is `inside` or `outside`.
+    The result is `inside` or `outside` only if the whole interval is. A number is an interval of
+    width 0.
     """
     if low <= interval.low and interval.high <= high:
         return "inside"
@@ -190,18 +195,20 @@ def samples_to_decide(
 ) -> int | None:
     """Return the number of *additional* samples that decide if a value is in the band [low, high].
 
-    It is 0 if the interval does not overlap the band in part, and None if no number is enough. The
-    half-width w of n samples shrinks as 1/√n; v of training again, `fixed`, does not. With δ the
-    distance of the value from the nearer end of the band, the interval of n' samples in all clears
-    this end with the probability P if
+    Return 0 if the interval is already inside or outside, and None if no number of samples is
+    enough. The half-width w of the interval for n samples shrinks as 1/√n; the half-width v for
+    retraining, `fixed`, does not shrink. Let δ be the distance of the value from the nearer end of
+    the band. With n' samples in total, the interval excludes this end with probability P if
 
         √(w² n / n' + v²) = δ z_0.975 / (z_0.975 + z_P),        z_0.975 = 1.96
 
-    A decision has a power of 80 %: outside the band one end has to be cleared, with z_0.8 = 0.84.
-    Inside, both have to be, each with 90 %: z_0.9 = 1.28.
+    The decision has a power of 80 %. A value outside the band must be separated from one end, with
+    P = 80 %, z_0.8 = 0.84. A value inside must be separated from both ends, each with P = 90 %,
+    z_0.9 = 1.28.
 
-    Get the samples as further seeds: a larger n in one cell would change its bias. Choose the
-    number before: to stop at the first verdict makes more of them wrong.
+    Draw the additional samples with further seeds, because a larger n in one cell changes the bias
+    of its metric. Choose the number in advance: stopping at the first decision increases the error
+    rate.
     """
     if place_in_band(interval, low, high) != "overlap":
         return 0

@@ -1,4 +1,4 @@
-"""Settings of evaluations and of the commands that measure, checked without torch."""
+"""Settings of the commands that evaluate images and models. Imports no torch."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -18,25 +18,28 @@ class Measurement(Settings):
 
     metric: MetricSettings
     samples: int = Field(ge=3)
-    """Fewer than 3 have no interval."""
+    """An interval needs at least 3 images."""
 
     @property
     def group(self) -> tuple[str, int]:
-        """The features that it is computed from: those of the first images, by an extractor."""
+        """The key of the features: the name of the extractor's folder and the number of images."""
         return self.metric.features, self.samples
 
     def digest(self, images: str) -> str:
-        """Return the digest of what decides the result, from that of the images."""
+        """Return the digest of everything that determines the result.
+
+        `images`: the digest of the images.
+        """
         return digest_of([images, self.metric.identity(), self.samples])
 
 
 class FeatureFolders(Settings):
-    """The folders of the features that metrics share."""
+    """The folders of an extractor and its reference, which several metrics share."""
 
     reference: str
-    """Written by psld reference."""
+    """Folder written by psld reference."""
     extractor: str | None
-    """Written by psld train_extractor; null for a published extractor."""
+    """Folder written by psld train_extractor; null for a published extractor."""
 
 
 class EvaluateSettings(CellSettings):
@@ -48,8 +51,8 @@ class EvaluateSettings(CellSettings):
     output: Annotated[str, FREE]
     """Path of the results, JSON."""
     keep: Annotated[int, FREE] = Field(512, ge=1)
-    """Keep the features of extractors that have at most this number of them; Inception has 2048.
-    Of other extractors, keep mean and covariance."""
+    """Keep the features of extractors with at most this number of features per image; for other
+    extractors, keep their mean and covariance. Inception has 2048 features."""
 
 
 class EvaluateImagesSettings(Settings):
@@ -59,22 +62,23 @@ class EvaluateImagesSettings(Settings):
     """A folder or zip archive of pictures, an .npz with uint8 N×H×W×C, a folder of shards, or a
     prepared dataset, .h5."""
     metric: tuple[str, ...] = Field(("fid",), min_length=1)
-    """Configs in configs/metric: fid, or several, [fid,kid]; or MEASURE@EXTRACTOR, each a kind or
-    such a config: recall@pixels, mymeasures:Mine@fd-dinov2."""
+    """One or several configs in configs/metric: fid, or [fid,kid]. Or MEASURE@EXTRACTOR, each a
+    kind or a config: recall@pixels, mymeasures:Mine@fd-dinov2."""
     dataset: str | None = None
-    """The prepared dataset to compare with, data/NAME.h5; psld reference keeps its features."""
+    """The prepared dataset to compare with, data/NAME.h5; psld reference saves its features."""
     reference: str | None = None
-    """In place of a dataset: images like those above, an .npz of statistics (mu, sigma), or a
-    folder that psld reference wrote."""
+    """Instead of a dataset: a path as for `images`, an .npz with the reference statistics mu and
+    sigma, or a folder that psld reference wrote."""
     extractor: str | None = None
-    """Folder that psld train_extractor wrote; null: that of the dataset, or a published one."""
+    """Folder that psld train_extractor wrote. Null: the extractor of the dataset, or the published
+    extractor of the metric."""
     image_size: int | None = Field(None, ge=1)
-    """Pixels: the central square of each picture is resized to this, as psld prepare does. Null: as
-    they are, all of one size."""
+    """Resize the central square of each picture to this number of pixels, as psld prepare does.
+    Null: do not resize; all pictures must have the same size."""
     samples: int | None = Field(None, ge=3)
-    """The number of images to measure, from the first; null: all."""
+    """Number of images to evaluate, from the first on; null: all images."""
     output: str | None = Field(None, pattern=r"\.json$")
-    """Path of the results, JSON, in the form of a cell's; null: none."""
+    """Output file for the results, JSON, in the format of a cell's results; null: none."""
     device: str = "auto"
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 
@@ -88,7 +92,7 @@ class EvaluateImagesSettings(Settings):
     @model_validator(mode="after")
     def _check_reference(self) -> Self:
         if (self.dataset is None) == (self.reference is None):
-            raise ValueError("give dataset=NAME or reference=PATH, one of them")
+            raise ValueError("give either dataset=NAME or reference=PATH")
         return self
 
 
@@ -112,26 +116,26 @@ class ReferenceSettings(_CommandSettings):
     """Settings of `psld reference`."""
 
     extractor: Annotated[str | None, FREE]
-    """Folder from train_extractor; null for a published extractor, which needs none."""
+    """Folder that psld train_extractor wrote; null for a published extractor."""
     output: Annotated[str, FREE]
     """Output folder for the features and their manifest."""
 
 
 class LikelihoodSettings(Settings):
-    """Everything that decides the bits per dimension of a model."""
+    """Everything that determines the bits per dimension of a model."""
 
     split: Literal["train", "test"]
     """The images whose likelihood is measured."""
     process: ProcessSettings | None = None
-    """The process to take a denoiser as, in place of the one in its training."""
+    """The process with which a denoiser is used. Null: the process of its training."""
     images: int | None = Field(ge=2)
-    """Number of images, drawn from the split once and for all; null: all."""
+    """Number of images, a fixed random subset of the split; null: all images."""
     probes: int = Field(ge=1)
-    """Random vectors of Hutchinson's estimate of the trace; each costs one gradient. With momentum
-    take an even number, because pairs cancel most of the error."""
+    """Number of random vectors in Hutchinson's trace estimate; each vector costs one gradient. With
+    momentum, choose an even number, because most of the error cancels in pairs of vectors."""
     draws: int = Field(ge=1)
-    """K: draws of the momentum for each image; the bound on the bits falls with K. No effect
-    without momentum, where the likelihood is no bound."""
+    """K: draws of the momentum per image; the upper bound on the bits decreases with K. Without
+    momentum, K has no effect, and the likelihood is not a bound."""
     start_time: float = Field(gt=0, lt=1)
     """The time at which the flow starts from the images; not below the model's time_eps."""
     tolerance: Tolerance
@@ -146,12 +150,13 @@ class LikelihoodCommandSettings(LikelihoodSettings):
     model: str
     """A trained model: its folder, GRID/MODEL for models/GRID/MODEL, or hf://USER/NAME@COMMIT."""
     trust: Annotated[bool, FREE] = False
-    """As of `psld sample`: run the copy of the code next to the weights. Read it before."""
+    """As in `psld sample`: run the copy of a custom part's code in parts/, next to the weights.
+    Read the code first."""
     data: Annotated[str | None, FREE]
     """The prepared dataset, HDF5; null: the file in data/ with the name of the model's dataset."""
     output: Annotated[str, FREE] = Field(pattern=r"\.json$")
-    """Path of the result."""
+    """Output file for the result, JSON."""
     batch_size: Annotated[int, FREE] = Field(ge=1)
-    """Most images, times draws, per network evaluation; changes speed and memory only."""
+    """Largest number of images × draws per network evaluation; affects only speed and memory."""
     device: Annotated[str, FREE]
     """`auto`, or a torch device such as `cpu` or `cuda`."""

@@ -1,1 +1,1 @@
-"""A grid: models × samplers = cells, in tables and figures. Imports no torch."""
+"""Grids: models × samplers = cells, shown in tables and figures. This package imports no torch."""

@@ -1,8 +1,8 @@
-"""The resolved grids on disk, .cache/grids/NAME.json, and the jobs that commands look up in them.
+"""The cache of resolved grids, .cache/grids/NAME.json, in which commands look up their jobs.
 
-Resolving a grid takes seconds, reading a resolved one milliseconds. If a config or the code has
-changed, the grid is resolved again, but a job that was planned before takes its record from the
-cache as it is.
+Resolving a grid takes seconds; reading a resolved grid takes milliseconds. A grid is resolved again
+if a config or the code has changed. A job that was planned before the change still reads its record
+from the cache.
 """
 
 import errno
@@ -35,17 +35,17 @@ RECORDS = {
     "guide": "guides",
     "cell": "cells",
 }
-"""The words for records on a command line, and the attributes of `Grid` that have them."""
+"""The command-line key of each kind of record, and the attribute of `Grid` that holds the kind."""
 
 
 def load_grid(name: str) -> Grid:
-    """Load configs/grid/NAME.yaml from the cache, or resolve it if a config has changed.
+    """Load configs/grid/NAME.yaml from the cache, or resolve it if a config or code has changed.
 
-    Raises UserError, with file and key, for anything that does not resolve.
+    Raises UserError, with file and key, if the grid does not resolve.
     """
     path = grid_path(name)
     (known, grid), configs = _read(name), _digest()
-    if grid is None or known != configs or not _has_code_of_now(grid):
+    if grid is None or known != configs or not _has_current_code(grid):
         from psld.grid.resolution import resolve
 
         grid = resolve(name, read_grid_file(path), path)
@@ -54,21 +54,23 @@ def load_grid(name: str) -> Grid:
             write_text(CACHE / f"{name}.json", f"{configs} {digest_of(text)}\n{text}")
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise  # Who only reads needs no cache.
+                raise  # In a read-only folder, the grid is used without a cache.
     models = {name: each.with_imported() for name, each in grid.models.items()}
     guides = {name: each.with_imported() for name, each in grid.guides.items()}
     return replace(grid, models=models, guides=guides)
 
 
 def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
-    """Return the job of a record, GRID/NAME.
+    """Return the job of a record.
 
     Args:
-        key: the word for the record, such as `cell`.
-        planned: the digest that the job had when it was planned; None if it was not.
-        kind: the attribute of the record, such as `sample_job`.
+        key: the command-line key of the record, such as `cell`.
+        name: the record, GRID/NAME.
+        planned: the digest that the job had when Snakemake planned it; None for a job by hand.
+        kind: the attribute of the record that holds the job, such as `sample_job`.
 
-    Raises UserError if there is no such record, or if the grid has changed since it was planned.
+    Raises UserError if the record does not exist, or if the grid has changed since the job was
+    planned.
     """
     grid_name, _, record_name = name.partition("/")
     grid = _read(grid_name)[1] if planned else None
@@ -86,7 +88,7 @@ def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
 
 
 def words_of(key: str, name: str) -> list[str]:
-    """Return the words that a grid has for the model, guide or cell GRID/NAME."""
+    """Return the overrides that compose the model, guide or cell GRID/NAME."""
     grid_name, _, record_name = name.partition("/")
     grid = load_grid(grid_name)
     _found(grid, key, record_name)
@@ -116,12 +118,12 @@ def grid_from_json(text: str) -> Grid:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, ("grid", *first["loc"])))
-        remedy = "damaged, or of another version of psld: use that one"
+        remedy = "damaged, or written by another version of psld: use that version"
         raise UserError(f"{where}: {first['msg']}; {remedy}") from None
 
 
 def _read(name: str) -> tuple[str, Grid | None]:
-    """Return the digest of the configs of a cached grid, and the grid, up to date or not."""
+    """Return the digest of the configs of a cached grid, and the grid, even if it is outdated."""
     try:
         header, _, text = (CACHE / f"{name}.json").read_text("utf-8").partition("\n")
         configs, sha256 = header.split(" ")
@@ -130,9 +132,11 @@ def _read(name: str) -> tuple[str, Grid | None]:
         return "", None
 
 
-def _has_code_of_now(grid: Grid) -> bool:
-    """Check if the custom parts of a grid have the code that their files have now, if these are
-    here: tables and pages need no code, and jobs that do refuse without it."""
+def _has_current_code(grid: Grid) -> bool:
+    """Check that the code of a grid's custom parts is the code in their files.
+
+    A missing file passes: tables and pages need no code, and jobs that need it raise an error.
+    """
     records = (grid.models, grid.guides, grid.samplers, grid.metrics, grid.datasets)
     known = {each for named in records for record in named.values() for each in codes_in(record)}
     now = ((find_code(name.partition(":")[0]), digest) for name, digest in known)
@@ -143,6 +147,8 @@ def _digest() -> str:
     """Return a digest of the code and of all configs."""
     digest = hashlib.sha256(code_digest().encode())
     for place, file in config_files().items():
-        with suppress(FileNotFoundError, PermissionError):  # One that decides nothing here.
+        with suppress(
+            FileNotFoundError, PermissionError
+        ):  # Resolving reports a file that it needs.
             digest.update(os.fsencode(place) + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()

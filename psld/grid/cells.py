@@ -1,4 +1,4 @@
-"""The cells of a grid, and the grid itself."""
+"""Resolved grids and their cells."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,35 +34,35 @@ from psld.utils.files import digest_of
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A cell of a grid: a model, a sampler with its budget, a seed, and what is measured."""
+    """A cell of a grid: a model, a sampler with its budget, a seed, and the measurements."""
 
     grid: str
     model: ModelRecord
     sampler: SamplerRecord
     guide: GuideRecord | None
     start: StartRecord | None
-    """The start of its sampler; None for the prior."""
+    """The initial distribution of the sampler (`start`); None for the prior."""
     seed: int
     options: GridFile
     measurements: tuple[Measurement, ...]
     features: dict[str, FeaturesRecord]
-    """The features of its measurements, by the name that the metrics share."""
+    """The features of the measurements, by the name that metrics with the same features share."""
 
     @cached_property
     def name(self) -> str:
-        """MODEL/SAMPLER-BUDGET, with the seed if it is not the grid's."""
+        """MODEL/SAMPLER-BUDGET, with the seed if it is not the seed of the grid."""
         sampler = f"{self.sampler.family}-{self.sampler.budget}"
         return f"{self.model.name}/{seeded(sampler, self.seed, self.options.seed)}"
 
     @property
     def in_words(self) -> tuple[str, str]:
-        """What figures call its model, and its sampler with the budget."""
+        """The labels of the model, and of the sampler with its budget, in figures."""
         label = self.options.label
         return label(self.model.name), f"{label(self.sampler.family)}, {self.budget_in_words}"
 
     @property
     def budget_in_words(self) -> str:
-        """The value of the setting that is its sampler's budget, as in `40 steps`."""
+        """The budget of the sampler with its unit, as in `40 steps`."""
         key, budget = self.options.samplers[self.sampler.family].budget, self.sampler.budget
         if key == "sampler.steps":
             unit = {"0": "steps: the start alone", "1": "step"}.get(budget, "steps")
@@ -79,41 +79,41 @@ class Cell:
 
     @property
     def kept(self) -> str:
-        """The features, or sums of them, from which its results are computed."""
+        """The file of features, or of their sums, from which the results are computed."""
         return f"results/cells/{self.grid}/{self.name}.safetensors"
 
     @cached_property
     def digest(self) -> str:
-        """The digest of what decides its images."""
+        """The digest of all settings that determine the images."""
         guide, process = self.guide and self.guide.digest, self.model.settings.sampled_as()
         images = self.sampler.settings, self.seed, self.options.shard_size
         return images_digest(self.model.digest, guide, *images, process)
 
     @cached_property
     def evaluation_digest(self) -> str:
-        """The digest of what decides its results."""
+        """The digest of all settings that determine the results."""
         return digest_of([m.digest(self.digest) for m in self.measurements])
 
     @property
     def shards(self) -> int:
-        """The number of shards that its measurements need; one if it is only shown."""
+        """The number of shards that the measurements need; 1 for a cell without measurements."""
         size = self.options.shard_size
         return max((shards_needed(m.samples, size) for m in self.measurements), default=1)
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """The first and the last shard of each job that samples it."""
+        """The first and last shard of each sampling job."""
         size, shards = self.options.shards_per_job, self.shards
         return [(first, min(first + size, shards) - 1) for first in range(0, shards, size)]
 
     @property
     def records(self) -> list[str]:
-        """The records of its shards, one of each range."""
+        """The records of the shards, one file for each range."""
         return [str(record_path(self.folder, *shards)) for shards in self.ranges]
 
     @property
     def datasets(self) -> dict[str, str]:
-        """The prepared datasets that its sampler reads: `data` to inpaint, `mnist` for masks."""
+        """The prepared datasets that the sampler reads: `data` to inpaint, `mnist` for masks."""
         paths = {"data": self.model.settings.data, "mnist": "data/mnist.h5"}
         return {key: paths[key] for key in self.sampler.settings.guidance.files if key in paths}
 
@@ -127,7 +127,7 @@ class Cell:
 
     @property
     def inputs(self) -> list[str]:
-        """The files that decide its images besides the model: guide, start and digests."""
+        """The files besides the model that determine the images: guide, start and digests."""
         guide = [self.guide.manifest] if self.guide else []
         start = [self.start.file] if self.start else []
         return [*guide, *start, *map(dataset_digest, self.datasets.values())]
@@ -151,7 +151,7 @@ class Cell:
 
     @property
     def words(self) -> list[str]:
-        """The words from which psld sample composes its images; `output` is the user's."""
+        """The overrides with which `psld sample` draws the images; the user adds `output`."""
         options, process = self.options, self.model.settings.sampled_as()
         family = options.samplers[self.sampler.family]
         words = [*family.overrides, family.budget_word(self.sampler.budget)]
@@ -173,11 +173,11 @@ class Cell:
 
     @property
     def evaluate_job(self) -> Job[EvaluateSettings]:
-        """Raises UserError for a cell that is only shown."""
+        """Raises UserError for a cell without measurements."""
         if not self.measurements:
             raise UserError(
-                f"cell={self.grid}/{self.name}: no table shows it, so the grid has no metric for "
-                f"it; psld plan grid_name={self.grid} list=cells lists those with metrics"
+                f"cell={self.grid}/{self.name}: no table shows this cell, so it has no metric; "
+                f"psld plan grid_name={self.grid} list=cells lists the cells with metrics"
             )
         content = self._images | {
             "measurements": self.measurements,
@@ -191,7 +191,7 @@ class Cell:
 
 
 def start_name(dataset: DatasetSettings, sampler: SamplerSettings) -> str | None:
-    """Return the name of the start of a sampler; None if it starts from the prior."""
+    """Return the name of a sampler's initial distribution (`start`); None for the prior."""
     if not sampler.starts_from_data:
         return None
     return PurePath(start_file(dataset, sampler.asks_for_classes)).stem
@@ -199,7 +199,7 @@ def start_name(dataset: DatasetSettings, sampler: SamplerSettings) -> str | None
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A grid with everything resolved."""
+    """A resolved grid: its file and the records of everything that the file names."""
 
     name: str
     file: GridFile
@@ -216,14 +216,14 @@ class Grid:
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
-        """All cells that are sampled, by name: those that tables show first."""
+        """All cells that are sampled, by name; the cells that tables show come first."""
         return {cell.name: cell for cell in self._cells_by_key.values()}
 
     @property
     def measured_cells(self) -> list[Cell]:
         return [cell for cell in self.cells.values() if cell.measurements]
 
-    # Files: paths of tables and figures are without extension.
+    # Paths of tables and figures have no extension.
 
     @property
     def results(self) -> list[str]:
@@ -257,7 +257,7 @@ class Grid:
         return Measurement(metric=self.metrics[shown.metric], samples=shown.samples)
 
     def words(self, key: str, name: str) -> list[str]:
-        """Return the words from which a command composes the settings of a record."""
+        """Return the overrides from which a command composes the settings of a record."""
         if key == "cell":
             return self.cells[name].words
         if key == "model":

@@ -1,4 +1,4 @@
-"""The entries of a table: where they stand, our numbers with their intervals, and verdicts."""
+"""The entries of a table: their places, our numbers with intervals, and the verdicts."""
 
 import math
 from collections import Counter
@@ -32,7 +32,7 @@ from psld.metrics.estimate import (
 )
 
 LEAST_TRAININGS = 3
-"""The fewest trainings for a verdict that is not of these weights alone."""
+"""The smallest number of trainings for a verdict on the training, not on these weights alone."""
 
 Status = Literal[  # noqa: RUF041
     Literal["reproduced", "off", "agrees for these weights", "differs for these weights"],
@@ -47,15 +47,15 @@ class Rank(NamedTuple):
     """The rank of an entry among the comparable entries of its column."""
 
     name: Literal["best", "perhaps best", "not best"]
-    """The first two mark a set that contains the best with 95 %."""
+    """`best` and `perhaps best` mark a set that contains the best entry with 95 % confidence."""
     p_value: float | None = None
-    """Of the difference from the best, after Bonferroni's correction."""
+    """The p-value of the difference from the best entry, after Bonferroni's correction."""
     paired: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One entry of a table: its place, the cells behind it, their results so far, its verdict."""
+    """One entry of a table: its place, its cells, their results so far, and the verdict."""
 
     row: Row
     column: str
@@ -64,19 +64,20 @@ class Entry:
     paper: float | None
     band: Band | None
     cells: tuple[Cell, ...] = ()
-    """One for each seed of training and sampling; none in a literature row."""
+    """One cell for each seed of training and sampling; none in a literature row."""
     measurement: Measurement = field(default=cast(Measurement, None))  # for literature
     by_cell: Mapping[Cell, ModelResult] = field(default_factory=dict)
     others: tuple[str, ...] = ()
-    """The files that are there, but hold no result of these records."""
+    """The result files that exist but hold results of other records."""
     void: tuple[str, ...] = ()
-    """The reasons why results have no value."""
+    """The reasons why results have no valid value."""
     rank: Rank | None = None
 
     def read(self, root: Path = Path()) -> "Entry":
-        """Return the entry with the results that are below `root`, the folder of the project.
+        """Return the entry with the results below `root`, the folder of the project.
 
-        Results of other records are left out: the grid has changed since, or files were moved.
+        Results of other records are left out. They are there if the grid has changed since, or if
+        files were moved.
         """
         found, others, void = {}, [], []
         for cell in self.cells:
@@ -88,7 +89,7 @@ class Entry:
                 found[cell] = result
             elif path.exists():
                 others.append(cell.result)
-        return replace(self, by_cell=_complete(found), others=tuple(others), void=tuple(void))
+        return replace(self, by_cell=_balanced(found), others=tuple(others), void=tuple(void))
 
     @property
     def label(self) -> str:
@@ -100,7 +101,7 @@ class Entry:
 
     @property
     def samples(self) -> int:
-        """The samples of each seed."""
+        """The number of samples of each seed."""
         return self.shown.samples
 
     @property
@@ -109,12 +110,12 @@ class Entry:
 
     @property
     def number(self) -> tuple[Cell, Measurement]:
-        """What it measures: equal in entries that show other kinds of numbers of one result."""
+        """The cell and measurement. Entries that show different numbers of one result share it."""
         return self.cell, self.measurement
 
     @property
     def axis(self) -> tuple[str, Measurement]:
-        """Dataset and measurement: entries with the same ones have values that can be compared."""
+        """Dataset and measurement. Entries with the same axis have comparable values."""
         return self.cell.model.dataset, self.measurement
 
     # -- our number ---------------------------------------------------------------------------
@@ -125,7 +126,7 @@ class Entry:
 
     @property
     def missing_seeds(self) -> int:
-        """The results that the grid asks for and that are not in our number."""
+        """The number of results that the grid requires and that are not in our number."""
         return len(self.cells) - len(self.by_cell)
 
     @property
@@ -143,9 +144,9 @@ class Entry:
 
     @property
     def by_training(self) -> dict[str, float]:
-        """The number of each training, by its weights: the mean over sampling seeds.
+        """The number of each training, the mean over sampling seeds, by the digest of its weights.
 
-        Models that share weights are one training, and so are copies under other names.
+        Models that share weights count as one training, and so do copies under other names.
         """
         trainings: dict[str, list[float]] = {}
         for result, value in zip(self.results, self.values, strict=True):
@@ -163,7 +164,7 @@ class Entry:
 
     @property
     def scope(self) -> Literal["training", "imported weights", "these weights"]:
-        """What a verdict is of; with fewer than three trainings, it is of these weights."""
+        """The subject of the verdict; with fewer than three trainings, these weights."""
         if any(result.model.imported for result in self.results):
             return "imported weights"
         return "training" if len(self.by_training) >= LEAST_TRAININGS else "these weights"
@@ -172,8 +173,8 @@ class Entry:
     def drawn(self) -> Estimate | None:
         """Our number with the error of drawing samples from these weights.
 
-        None without results, and for a number without error. Trainings share their noise if they
-        have the same sampling seed; all inpainted cells share their images.
+        None without results, and for a number without an error. Trainings with the same sampling
+        seed share their noise; all inpainted cells share their images.
         """
         by_noise: dict[int, list[Estimate]] = {}
         for result in self.results:
@@ -187,7 +188,7 @@ class Entry:
 
     @property
     def trained(self) -> Estimate | None:
-        """Our number with the error of training again; None for a single training."""
+        """Our number with the error between trainings; None for a single training."""
         values = list(self.by_training.values())
         return spread(values) if len(values) > 1 else None
 
@@ -195,31 +196,31 @@ class Entry:
     def interval(self) -> Interval | None:
         """Our number with its 95 % interval; None without an error estimate.
 
-        It covers other samples of the same weights and, from several trainings, training again.
+        It covers new samples of the same weights and, given several trainings, new trainings.
         """
         errors = [each.interval for each in (self.drawn, self.trained) if each]
         return combined(fmean(self.values), errors) if errors else None
 
     @property
     def extrapolated(self) -> Interval | None:
-        """The Fréchet distance of infinitely many samples, with the same errors as `interval`.
+        """The Fréchet distance for infinitely many samples, with the same errors as `interval`.
 
-        None if a cell has too few samples, and for other numbers. None for inpainted cells,
-        because there are no more images than the split has.
+        None if a cell has too few samples, and for other kinds of numbers. None for inpainted
+        cells, because the split limits the number of images.
         """
         drawn = None if self.is_inpainted or self.show != "value" else self.drawn
         if drawn is None or drawn.extrapolated is None:
             return None
-        again = self.trained  # the bias of 1/n is the same for all trainings
+        again = self.trained  # The bias of order 1/n is the same for all trainings.
         errors = [drawn.extrapolated, *([again.interval] if again else [])]
         return combined(drawn.extrapolated.value, errors)
 
     def minus(self, other: "Entry", times: float = 1.0) -> Difference:
-        """Return our number, also of counts, minus that of another entry or a multiple of it.
+        """Return our number minus `times` the number of another entry; both may be counts.
 
-        It is paired by samples if both draw the same noise, whatever the sampler. With several
-        trainings, the error of training again is added; a training is paired with the one whose
-        weights it began with.
+        The samples are paired if both entries draw the same noise, whatever the sampler. With
+        several trainings, the error between trainings is added. A training is paired with the
+        training whose weights it started from.
         """
         a, b = self.drawn, other.drawn
         if a is None or b is None:
@@ -233,7 +234,7 @@ class Entry:
 
     @property
     def loss(self) -> float | None:
-        """A number that is smaller for a better entry; None if no values are better."""
+        """A number that is smaller for a better entry; None if the metric has no better side."""
         value, floor = cast(float, self.value), self.results[0].floor
         match self.measurement.metric.better:
             case "smaller":
@@ -245,7 +246,7 @@ class Entry:
         return None
 
     def worse_than(self, best: "Entry") -> Difference:
-        """Return the difference of the losses of two entries, of either sign."""
+        """Return the difference between the losses of two entries; it may have either sign."""
         floor, values = self.results[0].floor, (cast(float, e.value) for e in (self, best))
         if self.measurement.metric.better != "floor" or floor is None:
             return self.minus(best)
@@ -256,7 +257,7 @@ class Entry:
 
     @property
     def _by_first_weights(self) -> dict[str, float]:
-        """`by_training`, by the weights that each training began with, if none shares them."""
+        """`by_training`, by the initial weights if no two trainings share their initial weights."""
         models = [result.model for result in self.results]
         first = {m.weights_sha256: (m.init or {}).get("weights_sha256") for m in models}
         began = {weights: before or weights for weights, before in first.items()}
@@ -266,11 +267,11 @@ class Entry:
 
     @property
     def _noise(self) -> set[tuple[int, int, int]]:
-        """What decides the noise of sample i: seed, shard size and number of blocks of variables.
+        """Seed, shard size and number of blocks of variables: they determine the noise of sample i.
 
         The noise of a shard is one array of normal numbers for each draw, images × variables, and
-        every sampler starts with the first. With another number of variables, the same numbers
-        belong to other samples, and the cells are taken as independent.
+        every sampler starts with the first array. With another number of variables, the same
+        numbers belong to other samples, and the cells count as independent.
         """
         return {
             (cell.seed, cell.options.shard_size, cell.model.settings.process.blocks)
@@ -279,7 +280,7 @@ class Entry:
 
     @property
     def is_worse_than_noise(self) -> bool:
-        """True for a distance larger than that of pure noise, the scale of its metric."""
+        """True for a distance larger than the distance of pure noise, the scale of the metric."""
         if self.show != "value" or self.value is None:
             return False
         noise, better = self.results[0].noise, self.measurement.metric.better
@@ -301,9 +302,9 @@ class Entry:
 
     @property
     def width(self) -> float | None:
-        """The largest difference that counts as reproduced.
+        """The largest difference from the paper that counts as reproduced.
 
-        None for the evaluations of a sampler with fixed steps: they are a setting, not a result.
+        None for the NFE of a sampler with fixed steps, because that NFE is a setting, not a result.
         """
         if self.band is None or self.paper is None:
             return None
@@ -314,7 +315,7 @@ class Entry:
 
     @property
     def _judged(self) -> tuple[Interval, float, float] | None:
-        """Our number with its interval, and the ends of the band; None without one of these."""
+        """Our number with its interval, and the ends of the band; None if one is missing."""
         if self.value is None or self.paper is None or self.width is None:
             return None
         interval = self.interval or Interval(self.value, self.value, self.value)
@@ -322,7 +323,7 @@ class Entry:
 
     @property
     def status(self) -> Status:
-        """The verdict, by the whole interval; `measured` if there is nothing to compare with."""
+        """The verdict by the whole interval; `measured` without a paper's number or a band."""
         if self.row.literature:
             return "literature"
         if self.value is None:
@@ -338,10 +339,10 @@ class Entry:
 
     @property
     def needs(self) -> Literal["samples", "trainings"] | None:
-        """The remedy for an undecided entry; None if it is decided, or if there is none.
+        """The remedy for an undecided entry; None for a decided entry, or if nothing helps.
 
-        Below three trainings, more samples would decide for these weights alone. An inpainted cell
-        has no more samples: its images are those of a split.
+        With fewer than three trainings, more samples would decide about these weights alone. An
+        inpainted cell cannot have more samples, because the split limits the number of images.
         """
         if self.status != "undecided":
             return None
@@ -353,7 +354,10 @@ class Entry:
 
     @property
     def more_samples(self) -> int | None:
-        """The samples that decide the entry, 0 if it is decided; None if they alone cannot."""
+        """The number of samples that decides the entry, 0 for a decided entry.
+
+        None if more samples alone cannot decide.
+        """
         if self._judged is None:
             return None
         if self.status != "undecided":
@@ -368,10 +372,10 @@ class Entry:
         return samples_to_decide(interval, samples, low, high, fixed)
 
 
-def _complete(by_cell: dict[Cell, ModelResult]) -> dict[Cell, ModelResult]:
-    """Return the results for the sampling seeds that all trainings have, else for the commonest.
+def _balanced(by_cell: dict[Cell, ModelResult]) -> dict[Cell, ModelResult]:
+    """Return the results for the sampling seeds that all trainings have, or for the commonest seed.
 
-    So value, errors and differences give all trainings the same weight, while a grid runs too.
+    Values, errors and differences then weight all trainings equally, even while the grid runs.
     """
     trainings = len({cell.model.folder for cell in by_cell})
     counts = Counter(cell.seed for cell in by_cell)

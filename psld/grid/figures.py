@@ -1,8 +1,8 @@
 """The figures of a grid, their contents and their captions.
 
-Figures show the first seed of each cell, plots the mean of all. Cells share a panel of a plot if
-their numbers are comparable: the same dataset, metric, number of samples and sampler family, and
-no guidance.
+Figures of images show the first seed of each cell; plots show the mean over all seeds. Cells share
+a panel of a plot if their numbers are comparable: they have the same dataset, metric, number of
+samples, and model or sampler family, and no guidance.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,41 +27,42 @@ PLOTS = {
 FIRST = ("Samples", "Compared by the grid")
 
 LEAST_FRICTIONS = 3
-"""The fewest values of Γ in a line: two points show little of a dependence."""
+"""The smallest number of values of Γ in a line: two points show little of the dependence on Γ."""
 
 _LEVELS = (
-    "Bars are 95 % intervals; an arrow ends one that goes on below a tenth of its value. Lines of "
-    "a panel are moved apart by a few points, so that their bars do not cover each other. Hollow "
-    "markers are the paper's numbers, if it has any. Gray lines, if on the axis, are the distances "
-    "of pure noise and of the split that is not the reference; the legend has their values."
+    "Bars are 95 % intervals; an arrow marks a bar that extends below one tenth of its value. "
+    "Lines in a panel are shifted by a few points so that their bars do not overlap. Hollow "
+    "markers are the paper's numbers, where available. Gray lines within the axis are the "
+    "distances of pure noise and of the split that is not the reference; the legend has their "
+    "values."
 )
-_SAME_START = "from the same noise in every model with as many blocks of variables"
+_SAME_START = "from the same noise in all models with the same number of blocks of variables"
 CAPTIONS = {
     "comparison": (
-        f"The first samples, not chosen. A column is the same sample in each row and starts "
-        f"{_SAME_START}. Below them are training images."
+        f"The first samples, not selected. A column shows the same sample index in each row, drawn "
+        f"{_SAME_START}. The samples are followed by training images."
     ),
     "nearest": (
-        "Of the measured samples, those nearest to a training image in the metric's "
-        "features, and below each this image. Copies of training images would stand here."
+        "The measured samples that are nearest to a training image in the metric's features, each "
+        "above its nearest training image. Copies of training images would appear here."
     ),
     "nfe": (
-        "Distance from the reference against counted network evaluations per image, for "
-        "cells that differ in their budget only. A panel has a line for each sampler of one model, "
-        "or for each model with one sampler, whichever takes fewer panels. Both axes are "
-        f"logarithmic. Panels with the same values on their axis can be compared. {_LEVELS}"
+        "Distance from the reference against counted network evaluations per image (lower is "
+        "better), for cells that differ in their budget only. A panel has a line for each sampler "
+        "of one model, or for each model with one sampler, whichever needs fewer panels. Both axes "
+        f"are logarithmic. Panels with the same range of values are comparable. {_LEVELS}"
     ),
     "gamma": (
         "Distance from the reference against the friction Γ on the position, for models "
-        "that differ in Γ only (Γ = 0 is CLD). One panel for each sampler, one line for "
-        "each budget. The axis of Γ is linear from 0 to the smallest Γ, then logarithmic. "
+        "that differ in Γ only (Γ = 0 is CLD). There is one panel for each sampler and one line "
+        "for each budget. The axis of Γ is linear up to the smallest positive Γ, then logarithmic. "
         f"{_LEVELS}"
     ),
     "training": (
-        "Mean loss of each model over its training steps; both axes are logarithmic, and long "
-        "curves are averaged over steps. Networks of one process predict noise, and denoisers the "
-        "image. Losses of different processes measure different noise: a lower one does not mean a "
-        "better model."
+        "Mean loss of each model against training steps; both axes are logarithmic, and long "
+        "curves are averaged over steps. Networks of one process predict noise; denoisers predict "
+        "the image. Losses of different processes measure different noise, so a lower loss does "
+        "not mean a better model."
     ),
 }
 """The captions of plots, and of all figures of a kind."""
@@ -74,31 +75,31 @@ class GridFigure:
     name: str
     kind: Literal["plot", "samples", "comparison", "nearest"]
     """`samples` shows the images of one cell; `comparison` shows one cell in each row; `nearest`
-    shows the samples of one cell that are nearest to training images, above these images."""
+    shows the samples of one cell that are nearest to training images, above the training images."""
     title: str
     category: tuple[str, str]
     cells: dict[str, Cell] = field(default_factory=dict)
-    """The cells whose images it shows, by the names next to the images."""
+    """The cells whose images the figure shows, by the names next to the images."""
     plotted: dict[str, Any] = field(default_factory=dict)
-    """What decides a plot besides its inputs: colors by models, entries, the paper's numbers."""
+    """The contents of a plot besides its input files: line names, entries, the paper's numbers."""
     plotted_from: tuple[str, ...] = ()
-    """The results or histories of trainings that a plot shows."""
+    """The results or training histories that a plot shows."""
 
     @property
     def inputs(self) -> list[str]:
-        """The small files that decide it: of images, the records of the shards."""
+        """The small files that determine the figure; for images, the records of the shards."""
         cells = self.cells.values()
         shown = [cell.result if self.kind == "nearest" else cell.records[0] for cell in cells]
         return [*self.plotted_from, *shown]
 
     @property
     def datasets(self) -> list[str]:
-        """The prepared datasets of the training images, or originals, next to the samples."""
+        """The prepared datasets of the training images or originals next to the samples."""
         return list(dict.fromkeys(cell.model.settings.data for cell in self.cells.values()))
 
     @property
     def content(self) -> dict[str, Any]:
-        """What decides it besides its inputs."""
+        """Everything besides the input files that determines the figure."""
         cells = {label: cell.name for label, cell in self.cells.items()}
         return {"title": self.title, "cells": cells, **self.plotted}
 
@@ -110,15 +111,16 @@ class GridFigure:
 
     @property
     def caption(self) -> str:
-        """Plain text, the same in the report and on the page of results."""
+        """The caption as plain text, for the report and for the results page."""
         if self.kind != "samples":
             return CAPTIONS[self.name if self.kind == "plot" else self.kind]
-        first = f"{self.title}: the first samples, not chosen"
+        first = f"{self.title}: the first samples, not selected"
         if self.cell.sampler.settings.guidance.inpaints:
             return f"{first}, between the images with the hole in blue and the originals."
         if self.cell.sampler.settings.asks_for_classes:
-            return f"{first}. A row for each class asked for, and one of training images."
-        return f"{first}. The same positions start {_SAME_START}. Below them are training images."
+            return f"{first}. Each requested class has a row, followed by a row of training images."
+        start = f"Images at the same position are drawn {_SAME_START}"
+        return f"{first}. {start}. The samples are followed by training images."
 
 
 @cache
@@ -135,7 +137,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
     papers, models = paper_values(grid), grid.file.models
     for plot, entries in plot_entries(grid).items():
         content = {
-            # Their order sets their colors.
+            # The order of the lines determines their colors.
             "lines": {name: grid.file.label(name) for name in (*models, *grid.file.samplers)},
             "entries": [entry.shown.model_dump() for entry in entries],
             "paper": [papers.get(entry.number) for entry in entries],
@@ -167,7 +169,7 @@ def _samples(name: str, category: str, cell: Cell) -> GridFigure:
 
 
 def _first_cells(grid: Grid) -> dict[Cell, None]:
-    """The cells of all tables with their first seeds, each once."""
+    """Return the first-seed cells of all tables, without duplicates."""
     return dict.fromkeys(entry.cell for entry in entries_in(grid) if entry.cells)
 
 
@@ -193,7 +195,7 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
 
 
 def _in_words(cells: Iterable[Cell]) -> tuple[str, dict[str, Cell]]:
-    """Return the model or sampler that all cells share, and each cell by what it does not share."""
+    """Return the label of the model or sampler that all cells share, and the cells by the rest."""
     words = {cell: cell.in_words for cell in cells}
     models, samplers = ({each[i] for each in words.values()} for i in (0, 1))
     if len(models) == 1:
@@ -207,12 +209,12 @@ def _in_words(cells: Iterable[Cell]) -> tuple[str, dict[str, Cell]]:
 
 MODEL, SAMPLER = attrgetter("model.name"), attrgetter("sampler.family")
 BUDGET = attrgetter("budget_in_words")
-"""What panels and lines of a plot stand for: a name of each cell."""
+"""The names of a cell that panels and lines of a plot can stand for."""
 
 
 @dataclass
 class LineGroup:
-    """Lines of entries that can be compared: the contents of one panel of a plot."""
+    """Lines of comparable entries: the contents of one panel of a plot."""
 
     dataset: str
     metric: str
@@ -224,12 +226,12 @@ class LineGroup:
 
     @property
     def axis(self) -> tuple[str, str, int]:
-        """Equal for groups whose values can be compared."""
+        """Dataset, metric and number of samples: equal for groups with comparable values."""
         return self.dataset, self.metric, self.samples
 
 
 def plot_entries(grid: Grid) -> dict[str, list[Entry]]:
-    """Return the entries of each plot that a grid has, each once; none of the training curves."""
+    """Return the entries of each plot of a grid, without duplicates; training curves have none."""
     found: dict[str, list[Entry]] = {}
     for plot, groups in {"nfe": nfe_lines(grid), "gamma": gamma_lines(grid)}.items():
         lines = chain.from_iterable(group.lines.values() for group in groups)
@@ -241,8 +243,9 @@ def plot_entries(grid: Grid) -> dict[str, list[Entry]]:
 def nfe_lines(grid: Grid) -> list[LineGroup]:
     """Return lines of cells that differ only in budget, grouped by model or by sampler.
 
-    The fewer groups, the more lines stand next to each other. Leave out a group if no line has two
-    cells, because it shows no dependence, and cells without evaluations: the axis is logarithmic.
+    The grouping with fewer groups is returned, because it puts more lines into one panel. Groups in
+    which no line has two cells are left out, and so are cells with 0 evaluations, because the axis
+    is logarithmic.
     """
     order = list(grid.file.models).index
     evaluated = (e for e in distances(grid) if e.cell.sampler.settings.evaluations != 0)
@@ -285,11 +288,11 @@ def _line_groups(
             key = (cell.model.dataset, entry.shown.metric, entry.samples, panel(cell))
             group = groups.setdefault(key, LineGroup(*key))
             group.lines.setdefault(line(cell), []).append(entry)
-    # Groups with the same axis stand next to each other, all in the tables' order.
+    # Groups with the same axis are adjacent; otherwise the order is the order of the tables.
     axes = [group.axis for group in groups.values()]
     return sorted(groups.values(), key=lambda group: axes.index(group.axis))
 
 
 def trained_models(grid: Grid) -> list[str]:
-    """The models that the grid trains: all but imported ones and those of other grids."""
+    """Return the models that the grid trains, without imported models and models of other grids."""
     return [name for name in grid.file.models if grid.models[name].made_by == "train"]

@@ -1,4 +1,4 @@
-"""The models, guides, samplers and seeds of a grid, each by its overrides."""
+"""The settings of the models, guides, samplers and seeds in a grid file."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,14 +13,14 @@ class SamplerFamily(Settings):
 
     overrides: Words
     budget: str
-    """The setting that is the budget: sampler.steps, sampler.tolerance, or one of a part's own."""
+    """The key of the budget: sampler.steps, sampler.tolerance, or a setting of a custom sampler."""
     spends: str | int | float | None = None
-    """For a rehearsal: the budget to spend in place of the one in the sampler's name."""
+    """In a rehearsal, the budget that replaces the budget in the sampler's name."""
     guide: str | None = None
-    """Name of its guide, for guidance@sampler.guidance=classifier."""
+    """The name of the guide, for guidance@sampler.guidance=classifier."""
 
     def budget_word(self, budget: str) -> str:
-        """Return the word that sets the budget; no evaluations stay none in a rehearsal."""
+        """Return the override that sets the budget. A budget of 0 stays 0 in a rehearsal."""
         return f"{self.budget}={budget if budget == '0' else self.spends or budget}"
 
 
@@ -30,29 +30,30 @@ class Origin(Settings):
     checkpoint: str | None = None
     """An official checkpoint to import instead of training."""
     of: str | None = None
-    """The grid that trains it, under the same name; its overrides are taken from there."""
+    """The grid that trains this model, under the same name. That grid also gives the overrides."""
     weights: str | None = None
-    """The denoiser of this grid whose training it shares; the overrides are its process."""
+    """The denoiser of this grid whose weights this model shares; the overrides set the process."""
 
     @property
     def made_by(self) -> Literal["train", "import"] | None:
-        """The kind of job that makes it; None if its weights are those of another record."""
+        """The kind of job that makes the weights; None if another record provides the weights."""
         if self.of or self.weights:
             return None
         return "import" if self.checkpoint else "train"
 
 
 class TrainedEntry(Origin):
-    """A model or guide of a grid; a plain list gives the overrides of one without a checkpoint."""
+    """A model or guide of a grid. A plain list in the file is short for `overrides`."""
 
     overrides: Words = ()
     starts_from: str | None = Field(default=None, exclude_if=lambda name: name is None)
     """The model of this grid from whose weights its training starts."""
     average_of: str | None = Field(default=None, exclude_if=lambda name: name is None)
-    """The model of this grid in whose training it is made, with `average` as `training.average`."""
+    """The model of this grid whose training also makes this average, as `average` says."""
     average: Any = Field(default=None, exclude_if=lambda average: average is None)
+    """The value of `training.average`, for a model with `average_of`."""
     gallery: Annotated[str | None, FREE] = Field(default=None, exclude_if=lambda name: name is None)
-    """The sampler of its images, if it is not that of the grid's `gallery`."""
+    """The sampler whose images are shown for this model, if not the `gallery` of the grid."""
 
     @model_validator(mode="before")
     @classmethod
@@ -61,16 +62,16 @@ class TrainedEntry(Origin):
 
 
 class Seeds(Settings):
-    """Seeds that multiply a grid's models and cells, named by `seeded`."""
+    """Seeds that multiply the models and cells of a grid. `seeded` gives their names."""
 
     training: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """`training.seed` of each model that the grid trains; if there is none, its own."""
+    """Values of `training.seed` for models that the grid trains; empty keeps their own seeds."""
     sampling: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Seeds of the samples; the first is the grid's `seed`."""
+    """Seeds of the samples; the first seed is the `seed` of the grid."""
 
     @field_validator("training", "sampling")
     @classmethod
     def _check_different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"each seed only once, not {', '.join(map(str, seeds))}")
+            raise ValueError(f"seeds must be different, not {', '.join(map(str, seeds))}")
         return seeds

@@ -1,4 +1,4 @@
-"""Names and words of a grid: what they may be, and their placeholders."""
+"""Rules for the names and overrides in a grid file, and the replacement of placeholders."""
 
 import re
 from collections.abc import Iterable
@@ -11,34 +11,34 @@ from psld.utils.errors import UserError
 NAME = re.compile(
     r"(?!(null|true|false|nan|inf)$)(?!.*(.)\2{18})[a-z][a-z0-9._-]*", re.ASCII | re.IGNORECASE
 )
-"""Names in paths and command lines, where Hydra must not read them as a number or as nothing.
-Snakemake takes a file that ends with one character 20 times for an endless recursion."""
+"""Names in paths and command lines. Hydra must not read a name as a number, a Boolean or null.
+Snakemake reports an endless recursion for a file name that ends with 20 equal characters."""
 
 OF_HYDRA = re.compile(r"(.*@)?[+~]*(_global_\.)?hydra")
 LEADS_OUT = re.compile(r"[^.=]*=['\"]?(/|([^'\"]*/)?\.\.(/|['\"]?$))")
-"""A word of a place or a config that is not below this folder."""
+"""An override with an absolute path or with `..`, which leads out of the current folder."""
 
 
 def _check_word(word: str) -> str:
     if OF_HYDRA.match(word.partition("=")[0]):
-        raise ValueError(f"{word}: sets Hydra's own part, in which code can run; leave it out")
+        raise ValueError(f"{word}: sets Hydra's own config, which can run code; leave it out")
     if LEADS_OUT.match(word):
-        raise ValueError(f"{word}: leads out of this folder; put a link into it")
+        raise ValueError(f"{word}: leads out of this folder; put a link into this folder instead")
     return word
 
 
 Words = tuple[Annotated[str, AfterValidator(_check_word)], ...]
-"""Overrides, KEY=VALUE. Grids come from others, too, so none sets what a sweep calls."""
+"""Overrides, KEY=VALUE. Grid files may come from other people, so no override can run code."""
 Cells = Annotated[tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) else c)]
-"""Names of cells; one needs no list."""
+"""Names of cells; a single name needs no list."""
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raise ValueError if a grid, or a part of a grid, cannot have this name."""
+    """Raise ValueError if this name is invalid for a grid or for a member of a grid."""
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"{kind} {name!r}: a name begins with a letter, and has only letters (a-z, A-Z), "
-            "digits and . _ - in it, none 19 times in a row"
+            f"{kind} {name!r}: a name begins with a letter, contains only letters (a-z, A-Z), "
+            "digits and . _ -, and repeats no character 19 times in a row"
         )
 
 
@@ -48,7 +48,7 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
 
 
 def seeded(name: str, seed: int, first: int) -> str:
-    """Return the name of a model or a sampler with a seed; the first seed keeps the plain name."""
+    """Return the name of a model or sampler with a seed; the first seed keeps the plain name."""
     return name if seed == first else f"{name}-seed{seed}"
 
 
@@ -56,7 +56,7 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 def fill(content: Any, values: dict[str, str]) -> Any:
-    """Return the content with the placeholders that have a value replaced, in keys and texts."""
+    """Return the content, keys included, with every placeholder in `values` replaced."""
     match content:
         case str():
             return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), content)
@@ -79,4 +79,4 @@ def _metric_name(word: str) -> str:
 
 
 MetricName = Annotated[str, AfterValidator(_metric_name)]
-"""A config of configs/metric, or MEASURE@EXTRACTOR, of which the name is taken."""
+"""The name of a config in configs/metric, or MEASURE@EXTRACTOR, which becomes the metric's name."""

@@ -1,13 +1,13 @@
-"""Read configs/grid/NAME.yaml: templates, models of other grids, and rehearsals written out.
+"""Read configs/grid/NAME.yaml, and expand templates, models of other grids, and rehearsals.
 
-In a template, an entry with a {placeholder} in its name stands for many (docs/research.md has one).
-The names are the keys of models, guides, samplers, labels, figures and tables, and the labels of
-rows and columns. A placeholder in a name takes all values of its list (several take all
-combinations), and has the same value in the rest of the entry. A row and a column pass their values
-on to their cell.
+A template is an entry with a {placeholder} in its name; it stands for several entries
+(docs/research.md has an example). The names are the keys of models, guides, samplers, labels,
+figures and tables, and the labels of rows and columns. A placeholder in a name takes each value of
+its list, several placeholders take all combinations, and the rest of the entry has the same value.
+Rows and columns pass their values on to their cells.
 
-Numbers are those of YAML 1.1: `1e-3` has no dot, so it is a text, and stands in names as it is
-written; `1.0e-3` is a number, and stands there as 0.001.
+Numbers follow YAML 1.1: `1e-3` has no dot, so it is a string, which appears in names as written;
+`1.0e-3` is a number, which appears in names as 0.001.
 """
 
 from collections.abc import Iterator
@@ -30,18 +30,18 @@ class Rehearsal(Settings):
 
     rehearses: str
     models: tuple[str, ...]
-    """Overrides that follow those of each model and guide."""
+    """Overrides that are appended to the overrides of each model and guide."""
     budgets: dict[str, str | int | float]
-    """The value for each kind of budget, in place of the one in the sampler's name."""
+    """The budget for each budget key, in place of the budget in the sampler's name."""
     metrics: dict[str, str] = Field(default_factory=dict)
-    """The metric for each one that needs more samples."""
+    """The replacement for each metric that needs more samples than the rehearsal has."""
     samples: int = Field(ge=3)
     shard_size: int = Field(ge=1)
     batch_size: int = Field(ge=1)
 
 
 def grid_path(name: str) -> Path:
-    """Return the file of a grid. Raises UserError if there is none, or for an impossible name."""
+    """Return the file of a grid. Raises UserError if the file is missing or the name is invalid."""
     with locating(f"configs/grid/{name}.yaml", ValueError):
         check_name("grid", name)
     path = config_file("grid", name)
@@ -52,18 +52,18 @@ def grid_path(name: str) -> Path:
 
 
 def read_grid_file(path: Path) -> GridFile:
-    """Read a grid file; a rehearsal is written out."""
+    """Read a grid file; a rehearsal is expanded to a full grid."""
     content = _content(path)
     if "rehearses" in content:
         rehearsal = parse(Rehearsal, content, where=str(path))
         rehearsed = grid_path(rehearsal.rehearses)
-        whole = _with_models_of_others(_content(rehearsed), rehearsed)
+        whole = _with_shared_models(_content(rehearsed), rehearsed)
         whole = parse(GridFile, whole, where=str(rehearsed))
         content = _rehearsal_content(path.stem, rehearsal, whole)
-    return parse(GridFile, _with_models_of_others(content, path), where=str(path))
+    return parse(GridFile, _with_shared_models(content, path), where=str(path))
 
 
-def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any]:
+def _with_shared_models(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """Fill in the overrides and checkpoints of models that another grid trains."""
     if not isinstance(content.get("models"), dict):
         return content
@@ -73,8 +73,8 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
             other, where = grid_path(entry["of"]), f"{path}: models.{name}"
             if len(entry) > 1:
                 raise UserError(
-                    f"{where}: the model of {other} is taken as it is; for another one, give all "
-                    "overrides and no `of`"
+                    f"{where}: `of` uses the model of {other} unchanged; for a different model, "
+                    "give all overrides and no `of`"
                 )
             if other not in files:
                 files[other] = parse(GridFile, _content(other), where=str(other))
@@ -84,8 +84,9 @@ def _with_models_of_others(content: dict[str, Any], path: Path) -> dict[str, Any
                 raise UserError(f"{where}: {other} trains no model of this name")
             if trained.weights:
                 raise UserError(
-                    f"{where}: {other} trains it as {trained.weights}; take that one, and give "
-                    f"{name} its weights (weights: {trained.weights}) and a process"
+                    f"{where}: in {other}, this model shares the weights of {trained.weights}; add "
+                    f"{trained.weights} with `of`, and give {name} a process and "
+                    f"weights: {trained.weights}"
                 )
             whole = {"overrides": file.overrides(name), "checkpoint": trained.checkpoint}
             models[name] = entry | whole
@@ -96,7 +97,7 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text("utf-8"), _Loader)
         if not isinstance(content, dict):
-            raise UserError(f"{path}: not a grid: settings by their names are needed")
+            raise UserError(f"{path}: not a grid: the file must contain KEY: VALUE settings")
         return expand_templates(content, str(path))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -107,14 +108,14 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.CSafeLoader):
-    """Refuses a key that is there twice."""
+    """A YAML loader that raises an error for duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # Before the keys of `<<` are added, which the mapping's own keys replace.
+        # Check before `<<` is merged, because the mapping may override merged keys.
         lines: dict[str, int] = {}
         for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
             if key.value in lines:
-                problem = f"{key.value} is also a key in line {lines[key.value]}"
+                problem = f"{key.value} is already a key in line {lines[key.value]}"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
@@ -123,12 +124,13 @@ class _Loader(yaml.CSafeLoader):
 def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[str, Any]:
     """Return the content of a full grid file for a rehearsal.
 
-    The names of tables and figures begin with its own: those of all grids are targets. Nothing is
-    imported, because no official checkpoint fits the small networks.
+    The names of tables and figures get the rehearsal's name as a prefix, because the names of all
+    grids are Snakemake targets. Nothing is imported, because no official checkpoint fits the small
+    networks.
     """
     content = file.model_dump(mode="json") | {
         "title": f"Rehearsal of: {file.title}",
-        "question": "Do all steps work? The networks are tiny: the numbers mean nothing.",
+        "question": "Do all steps work? The networks are tiny, so the numbers mean nothing.",
         "samples": rehearsal.samples,
         "shard_size": rehearsal.shard_size,
         "batch_size": rehearsal.batch_size,
@@ -137,9 +139,9 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
     }
     for trained in (*content["models"].values(), *content["guides"].values()):
         if trained.get("average_of"):
-            continue  # of the small network
+            continue  # The average is made in the training of the small network.
         words = trained["overrides"]
-        if trained["of"]:  # The grid has no model from which it starts.
+        if trained["of"]:  # This grid does not contain the model that the training starts from.
             words = [word for word in words if not word.startswith("init.")]
         trained |= {"overrides": [*words, *rehearsal.models]}
         trained |= {"checkpoint": None, "of": None}
@@ -161,9 +163,9 @@ NAMED = ("models", "guides", "samplers", "labels", "figures", "tables")
 
 
 def expand_templates(content: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the content of a grid file without its lists and with every template written out.
+    """Return the content of a grid file without `lists` and with all templates expanded.
 
-    Raises UserError if a name has a placeholder without a list, or if two entries get one name.
+    Raises UserError if a placeholder has no list, or if two entries get the same name.
     """
     content = dict(content)
     lists = _lists(content.pop("lists", {}), where)
@@ -180,13 +182,13 @@ def expand_templates(content: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _lists(lists: Any, where: str) -> dict[str, list[str]]:
-    """Check the lists, and return their values as texts: YAML reads numbers as numbers."""
+    """Check the lists, and return their values as strings."""
     if not isinstance(lists, dict):
-        raise UserError(f"{where}: lists: lists of values by their names are needed")
+        raise UserError(f"{where}: lists: must map names to lists of values")
     for name, values in lists.items():
         plain = isinstance(values, list) and all(isinstance(v, str | int | float) for v in values)
         if not plain or not values:
-            raise UserError(f"{where}: lists.{name}: a list of names or numbers is needed")
+            raise UserError(f"{where}: lists.{name}: must be a list of names or numbers")
     return {str(name): [str(value) for value in values] for name, values in lists.items()}
 
 
@@ -196,15 +198,15 @@ def _expand_keys(entries: dict[str, Any], lists: dict[str, list[str]], where: st
         for values in _combinations(str(key), lists, where):
             name = fill(key, values)
             if name in expanded:
-                raise UserError(f"{where}: two are called {name}")
+                raise UserError(f"{where}: two entries are called {name}")
             expanded[name] = fill(entry, values)
     return expanded
 
 
 def _members(entry: Any, lists: dict[str, list[str]], where: str) -> Iterator[Any]:
-    """Yield the rows or columns of a template; they carry their values as `fields`."""
+    """Yield the rows or columns that a template stands for, with their values as `fields`."""
     if not isinstance(entry, dict) or not isinstance(entry.get("fields", {}), dict):
-        yield entry  # the schema refuses it, and says why
+        yield entry  # The schema reports the error.
         return
     fixed = {name: str(value) for name, value in entry.get("fields", {}).items()}
     label = str(fill(entry.get("label"), fixed))
@@ -214,7 +216,7 @@ def _members(entry: Any, lists: dict[str, list[str]], where: str) -> Iterator[An
 
 
 def _combinations(name: str, lists: dict[str, list[str]], where: str) -> Iterator[dict[str, str]]:
-    """Yield all combinations of values of a name's placeholders, the last changing fastest."""
+    """Yield all combinations of values of the placeholders in a name; the last changes fastest."""
     placeholders = list(dict.fromkeys(PLACEHOLDER.findall(name)))
     for placeholder in placeholders:
         if placeholder not in lists:

@@ -1,6 +1,7 @@
-"""The records of a grid: what its jobs need, resolved once (docs/architecture.md).
+"""The records of a grid: the resolved settings of its jobs (docs/architecture.md).
 
-What decides the result has a digest; how the job runs (paths, device, batch size) has none.
+A record's digest covers the settings that determine the result. Settings of how the job runs
+(paths, device, batch size) are not part of the digest.
 """
 
 from functools import cached_property
@@ -23,14 +24,14 @@ from psld.utils.files import digest_of
 
 
 class Job(NamedTuple, Generic[S]):
-    """The settings of one job, the digest of what decides its result, and the networks it uses."""
+    """The settings of a job, the digest of what determines its result, and the records it uses."""
 
     settings: S
     digest: str
     uses: "tuple[TrainedRecord | StartRecord, ...]" = ()
 
     def check(self) -> None:
-        """Raise UserError if a network or start that is there is not that of its record."""
+        """Raise UserError if a network or start on disk does not match its record."""
         for each in self.uses:
             each.check()
 
@@ -52,7 +53,7 @@ class TrainedRecord(Origin):
 
     settings: TrainSettings | TrainGuideSettings
     trained_with: str | None = None
-    """The manifest of the model of whose training it is another average."""
+    """For a model with `average_of`, the manifest of the model whose training makes the average."""
 
     @property
     def name(self) -> str:
@@ -84,26 +85,25 @@ class TrainedRecord(Origin):
 
     @property
     def reads(self) -> list[str]:
-        """The files of other jobs that its own needs, besides the dataset."""
+        """The outputs of other jobs that the training reads, besides the dataset."""
         files = [file for each in groups_of(Read, self.settings) for file in each.files]
         return files + ([self.trained_with] if self.trained_with else [])
 
     def with_imported(self) -> Self:
-        """Return it with the checkpoint of imported weights in its folder, if the grid names none.
+        """Return the record with the checkpoint of weights that were imported by hand, if any.
 
-        Nothing trains these weights, and certificates state the checkpoint.
+        No job trains these weights, and certificates state their checkpoint.
         """
         return self.model_copy(update={"checkpoint": self.checkpoint or imported_file(self.folder)})
 
     def read_manifest(self) -> TrainedManifest:
-        """Read the manifest in its folder. Raises UserError if it is missing or damaged."""
+        """Read the manifest of the network. Raises UserError if it is missing or damaged."""
         return read_manifest(self.folder, kind_of(self.settings))
 
     def check(self) -> None:
-        """Raise UserError if the network in its folder has other settings or another dataset, or
-        if what its training has read has changed.
+        """Raise UserError if the network on disk has other settings, images or inputs.
 
-        Of an imported network, the dataset may not be known.
+        The dataset of an imported network may be unknown; it is then not compared.
         """
         found, data = self.read_manifest(), Path(self.dataset_digest)
         images = data.read_text("utf-8", "replace").strip() if data.exists() else None
@@ -116,8 +116,8 @@ class TrainedRecord(Origin):
             wrong += [f"source ({name} has changed)" for name in changed]
         if wrong:
             raise UserError(
-                f"{self.manifest}: of another network, by its {', '.join(wrong)}; put the grid's "
-                f"own there, or delete {self.folder} to have it made again"
+                f"{self.manifest}: does not match the grid in its {', '.join(wrong)}; put the "
+                f"grid's network there, or delete {self.folder} to recompute it"
             )
 
 
@@ -140,7 +140,7 @@ class SamplerRecord(Settings):
 
 
 class StartRecord(Settings):
-    """The start of samplers, of all models of a dataset with the same flips."""
+    """An initial distribution (`start`), shared by all models of a dataset with the same flips."""
 
     settings: StartSettings
 
@@ -154,15 +154,15 @@ class StartRecord(Settings):
         return Job(self.settings, digest_of([dataset.preparation(), dataset.flip, how]))
 
     def check(self) -> None:
-        """Raise UserError if the start that is there was fitted in another way."""
-        from psld.utils.tensors import load_tensors  # Snakemake reads no arrays.
+        """Raise UserError if the file on disk was fitted with other settings."""
+        from psld.utils.tensors import load_tensors  # Deferred: Snakemake reads no arrays.
 
         if Path(self.file).exists():
             made = load_tensors(self.file, "start", "make it again (psld start)").origin
             if made.get("settings") != self.settings.start.model_dump(mode="json"):
                 raise UserError(
-                    f"{self.file}: fitted with other settings than configs/start.yaml has; delete "
-                    "it to have it made again"
+                    f"{self.file}: fitted with settings that differ from configs/start.yaml; "
+                    "delete the file to recompute it"
                 )
 
 
@@ -171,7 +171,7 @@ class FeaturesRecord(Settings):
 
     reference: ReferenceSettings
     extractor: TrainExtractorSettings | None
-    """The training of the extractor; None for a published one."""
+    """The training of the extractor; None for a published extractor."""
 
     @property
     def manifest(self) -> str:
@@ -184,7 +184,7 @@ class FeaturesRecord(Settings):
 
     @property
     def extractor_manifests(self) -> list[str]:
-        """One, if the extractor is trained."""
+        """The manifest of the extractor if it is trained; else empty."""
         return [f"{self.extractor.output}/manifest.json"] if self.extractor else []
 
     @property
@@ -195,7 +195,7 @@ class FeaturesRecord(Settings):
 
     @property
     def extractor_job(self) -> Job:
-        """The training of the extractor. Raises UserError for a published one."""
+        """The training of the extractor. Raises UserError for a published extractor."""
         if self.extractor is None:
             name = self.reference.metric.features
             raise UserError(f"features={name}: the extractor is published, so it is not trained")

@@ -1,4 +1,4 @@
-"""Resolve a grid file: compose with Hydra all that it names, and check that the parts fit."""
+"""Resolve a grid file: compose all records with Hydra, and check that the parts fit together."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,16 +40,16 @@ from psld.utils.files import digest_of
 
 
 def resolve(name: str, file: GridFile, path: Path) -> Grid:
-    """Resolve all that a grid file names.
+    """Resolve everything that a grid file names.
 
-    Raises UserError, with file and key, if something does not compose, or if a cell pairs a model
-    with a sampler or a metric that does not fit it.
+    Raises UserError, with file and key, if a record does not compose, or if a cell pairs a model
+    with a sampler or a metric that does not fit the model.
     """
     return _Resolver(name, file, path).grid()
 
 
 def grid_settings(folder: str, grid: str, name: str) -> dict[str, str]:
-    """Return the settings of a training that grids which share its composition do not share."""
+    """Return the settings of a training that depend on its grid and its name in the grid."""
     return {"name": name, "grid_name": grid, "output": f"{folder}/{grid}/{name}"}
 
 
@@ -61,9 +61,9 @@ class _Resolver:
     composer: Composer = field(default_factory=Composer)
     known: dict[str, ModelRecord] = field(default_factory=dict)
     begun: list[str] = field(default_factory=list)
-    """The models and guides that are being resolved, the inner ones last."""
+    """The stack of models and guides that are being resolved, innermost last."""
     cells_read: dict[str, SamplerRecord] = field(default_factory=dict)
-    """The samplers of cells that trainings read, by their folders."""
+    """The samplers of the cells that trainings read, by the folders of the cells."""
 
     def grid(self) -> Grid:
         named = self.models, self.guides, self.samplers
@@ -71,7 +71,9 @@ class _Resolver:
         others = metrics, datasets, self.features(), self.starts()
         grid = Grid(self.name, self.file, *named, *others)
         if taken := PLOTS.keys() & self.file.figures:
-            raise UserError(f"{self.path}: figures.{min(taken)}: a plot of the grid has this name")
+            raise UserError(
+                f"{self.path}: figures.{min(taken)}: a plot of the grid has this name; rename it"
+            )
         self._check_cells(grid)
         self._check_tables(grid)
         return grid
@@ -82,7 +84,7 @@ class _Resolver:
         by_folder = {model.folder: model for model in models.values()}
         for name, model in models.items():
             init = model.settings.init
-            if init and init.model.name in by_folder:  # not one of another grid
+            if init and init.model.name in by_folder:  # Models of other grids are not checked here.
                 with locating(f"{self.path}: models.{name}"):
                     check_alike(model.settings, by_folder[init.model.name].settings)
         shared = {n: models[each.weights] for n, each in models.items() if each.weights}
@@ -91,7 +93,10 @@ class _Resolver:
         }
 
     def model(self, name: str) -> ModelRecord:
-        """Return a model, after those that its training reads. Raises UserError for a circle."""
+        """Return a model. The models that its training reads are resolved first.
+
+        Raises UserError for a circular reference.
+        """
         if model := self.known.get(name):
             return model
         entry = self.file.trainings[name]
@@ -115,35 +120,37 @@ class _Resolver:
 
     @contextmanager
     def _reading(self, where: str, name: str, of: str | None = None) -> Iterator[None]:
-        """Complete meanwhile what a training reads. Raises UserError if it is of a circle."""
+        """Resolve the inputs of a training inside the context. Raises UserError for a circle."""
         if name in self.begun:
             circle = " → ".join([*self.begun[self.begun.index(name) :], name])
-            raise UserError(f"{where}: a circle: {circle}")
+            raise UserError(f"{where}: circular reference: {circle}")
         self.begun.append(name)
         with finding(partial(self._find, where, of)):
             yield
         self.begun.pop()
 
     def _find(self, where: str, of: str | None, noun: str, content: dict[str, Any]) -> dict:
-        """Return the content of a `Read` of a record of this grid, or of the one that trains it."""
-        # With several trainings, each reads those of its own seed.
+        """Return the content of a `Read` of a record in this grid, or in the grid `of`."""
+        # With several training seeds, a training reads records of the same seed.
         seeds = {each: seed for names in self.file.names.values() for seed, each in names.items()}
         name, grid = self.file.with_seed(content["name"], seeds.get(self.begun[-1])), self
         if of:
             grid = _Resolver(of, read_grid_file(grid_path(of)), grid_path(of))
         if noun == "cell" and (cell := grid.measured_cell(name)):
             self.cells_read[cell.folder] = cell.sampler
-            digest = digest_of([cell.digest, cell.shards])  # The digest of a cell has no number.
+            digest = digest_of(
+                [cell.digest, cell.shards]
+            )  # Cell digests omit the number of shards.
             return content | {"name": cell.folder, "digest": digest, "files": cell.records}
         if noun == "model" and (entry := grid.file.trainings.get(name)):
             source = grid.model(entry.weights or name)
             found = {"digest": source.digest, "files": (source.manifest,)}
             return content | {"name": source.folder} | found
-        known = ", ".join(grid.file.trainings) if noun == "model" else "those of its tables"
+        known = ", ".join(grid.file.trainings) if noun == "model" else "the cells of its tables"
         raise UserError(f"{where}: no {noun} {name!r} in {grid.path}; there are: {known}")
 
     def measured_cell(self, name: str) -> Cell | None:
-        """Return a cell of a table, MODEL/SAMPLER-BUDGET, with the grid's seed."""
+        """Return the cell MODEL/SAMPLER-BUDGET with the grid's seed; None if no table has it."""
         model, _, sampler = name.partition("/")
         key = model, sampler, self.file.seed
         shown = [each for each in self.file.cells_shown if key in self.file.cell_keys(each)]
@@ -160,18 +167,19 @@ class _Resolver:
     def _with_shared_weights(self, model: ModelRecord, trained: ModelRecord) -> ModelRecord:
         """Return a model with the folder of the weights that it shares.
 
-        Raises UserError if they are not those of a denoiser, or if another training is needed.
+        Raises UserError if `trained` is not a denoiser, or if the model differs in more than the
+        process.
         """
         where = f"{self.path}: models.{model.name}.weights"
         if not trained.settings.serves_every_process:
             raise UserError(
-                f"{where}: {trained.name} is a network of one process; only a denoiser "
-                "(training.objective=denoiser) can be shared"
+                f"{where}: {trained.name} is trained for one process; only the weights of a "
+                "denoiser (training.objective=denoiser) can be shared"
             )
         if model.digest != trained.digest:
             raise UserError(
-                f"{where}: the overrides change more than the process, which needs a training of "
-                "its own; leave out weights"
+                f"{where}: the overrides change more than the process, so the model needs a "
+                "separate training; leave out weights"
             )
         settings = model.settings.model_copy(update={"output": trained.folder})
         return model.model_copy(update={"settings": settings})
@@ -181,7 +189,10 @@ class _Resolver:
         return {name: self.guide(name) for name in self.file.guides}
 
     def guide(self, name: str) -> GuideRecord:
-        """Return a guide, after what its training reads. Raises UserError for a circle."""
+        """Return a guide. The records that its training reads are resolved first.
+
+        Raises UserError for a circular reference.
+        """
         where, entry = f"{self.path}: guides.{name}", self.file.guides[name]
         with self._reading(where, f"guides.{name}"):
             content = self.composer.content("train_guide", entry.overrides, where)
@@ -191,7 +202,7 @@ class _Resolver:
 
     @cached_property
     def samplers(self) -> dict[str, SamplerRecord]:
-        """Return the samplers by FAMILY-BUDGET. The budget is a value in a family's settings."""
+        """The samplers by FAMILY-BUDGET. The budget is the value of one setting of the family."""
         return {name: self._sampler(name, *each) for name, each in self.file.budgets.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> SamplerRecord:
@@ -208,8 +219,8 @@ class _Resolver:
             )
         if entry.guide and not guided:
             raise UserError(
-                f"{self.path}: samplers.{family}.guide: nothing is guided by it; add "
-                "guidance@sampler.guidance=classifier to the overrides"
+                f"{self.path}: samplers.{family}.guide: the sampler uses no guide; add "
+                "guidance@sampler.guidance=classifier to the overrides, or leave out guide"
             )
         return SamplerRecord(
             family=family,
@@ -228,8 +239,8 @@ class _Resolver:
         metric = self._reference("digits", name).metric
         if metric.name != name:
             raise UserError(
-                f"{self.path}: metric {name}: configs/metric/{name}.yaml: name: {name}, not "
-                f"{metric.name}"
+                f"{self.path}: metric {name}: configs/metric/{name}.yaml: name is {metric.name}; "
+                f"set name: {name}"
             )
         if metric.features != name:
             both = (self._reference("digits", each) for each in (metric.features, name))
@@ -238,7 +249,7 @@ class _Resolver:
             if shared != own:
                 raise UserError(
                     f"{self.path}: metric {name}: configs/metric/{name}.yaml: features: "
-                    f"{metric.features} has another extractor; set features: {name}"
+                    f"{metric.features} has a different extractor; set features: {name}"
                 )
         return metric
 
@@ -266,7 +277,7 @@ class _Resolver:
         return features
 
     def starts(self) -> dict[str, StartRecord]:
-        """Return the starts that models of this grid may need; cells have those of their own."""
+        """Return the starts that any pair of a model and a sampler of this grid needs."""
         starts = {}
         for model, sampler in product(self.models.values(), self.samplers.values()):
             name = start_name(dataset := model.settings.dataset, sampler.settings)
@@ -279,7 +290,10 @@ class _Resolver:
         return starts
 
     def datasets(self) -> dict[str, DatasetRecord]:
-        """Return all datasets by name, each prepared once, from configs/dataset."""
+        """Return all datasets of models, guides and masks by name, as configs/dataset sets them.
+
+        Raises UserError if a model or guide overrides the preparation of its dataset.
+        """
         datasets = {}
         for key, trained in (("models", self.models), ("guides", self.guides)):
             for name, record in trained.items():
@@ -287,8 +301,8 @@ class _Resolver:
                 dataset = datasets[own.name] = self._dataset(own.name, where)
                 if own.preparation() != dataset.settings.dataset.preparation():
                     raise UserError(
-                        f"{where}: its dataset is not prepared as configs/dataset/{own.name}.yaml "
-                        "says; make a config of its own for it"
+                        f"{where}: the dataset settings differ from "
+                        f"configs/dataset/{own.name}.yaml; write a separate config for them"
                     )
         if any("mnist" in each.settings.guidance.files for each in self.samplers.values()):
             datasets["mnist"] = self._dataset("mnist", str(self.path))
@@ -307,13 +321,13 @@ class _Resolver:
                 check_fit(cell.sampler.settings, cell.model.settings, guide)
             dataset = cell.model.settings.dataset
             for metric in (measurement.metric for measurement in cell.measurements):
-                where, lacks = f"{self.path}: cell {cell.name}: {metric.name}", "has none; use"
+                where = f"{self.path}: cell {cell.name}: {metric.name}"
                 if metric.extractor.classifies and dataset.num_classes < 2:
-                    needs = f"needs labels for its classifier, and dataset {dataset.name}"
-                    raise UserError(f"{where} {needs} {lacks} metric: fid")
+                    lacks = f"dataset {dataset.name} has no labels; use metric: fid"
+                    raise UserError(f"{where} needs labels for its classifier, but {lacks}")
                 if metric.needs_test and not dataset.source.has_test:
-                    needs = f"compares with test images, and dataset {dataset.name}"
-                    raise UserError(f"{where} {needs} {lacks} dataset.source.test_fraction=0.1")
+                    lacks = f"dataset {dataset.name} has none; use dataset.source.test_fraction=0.1"
+                    raise UserError(f"{where} compares with test images, but {lacks}")
 
     def _check_tables(self, grid: Grid) -> None:
         for name in self.file.tables:
@@ -323,6 +337,6 @@ class _Resolver:
                 if NUMBER_KINDS[entry.show].of_classes and not fits:
                     raise UserError(
                         f"{self.path}: tables.{name}, row {entry.row.label}: {entry.show} needs "
-                        "samples guided to a class and a metric with a classifier, not "
-                        f"{entry.cell.name} by {metric.name}"
+                        "class-conditional samples and a metric with a classifier, not "
+                        f"{entry.cell.name} with {metric.name}"
                     )

@@ -1,4 +1,4 @@
-"""The rows of a grid's tables: their entries, ranked, as CSV, and the claims that compare them."""
+"""The rows of a grid's tables: entries with ranks, the CSV, and the claims about the entries."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from psld.sampling.settings import sampler_content
 
 @cache
 def all_entries(grid: Grid) -> dict[str, list[list[Entry]]]:
-    """The entries of each table, row by row, without results."""
+    """Return the entries of each table, row by row, without results."""
 
     def entry(table: Table, row: Row, column: Column, shown: Shown, paper: float | None) -> Entry:
         place = row, column.label, shown, paper, table.band
@@ -46,13 +46,13 @@ def entries_in(grid: Grid, *tables: str) -> Iterator[Entry]:
 
 
 def distances(grid: Grid) -> list[Entry]:
-    """Return the entries that show a metric, one for each cell and measurement."""
+    """Return the entries that show the value of a metric, one for each cell and measurement."""
     entries = (entry for entry in entries_in(grid) if entry.cells and entry.show == "value")
     return list({entry.number: entry for entry in entries}.values())
 
 
 def cells_behind(entries: Iterable[Entry]) -> list[Cell]:
-    """Return the cells of some entries with all their seeds, each once."""
+    """Return the cells of some entries with all their seeds, without duplicates."""
     return list(dict.fromkeys(cell for entry in entries for cell in entry.cells))
 
 
@@ -68,7 +68,7 @@ def read_tables(grid: Grid, root: Path = Path()) -> dict[str, list[list[Entry]]]
 
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:
-    """Compare entries of the same metric, dataset and number of samples with the best of them."""
+    """Rank each entry against the best entry of the same metric, dataset and number of samples."""
     groups: dict[tuple[str, Measurement], list[Entry]] = {}
     for entry in entries:
         if entry.by_cell and entry.show == "value":
@@ -101,7 +101,7 @@ def paper_values(grid: Grid) -> dict[tuple[Cell, Measurement], dict[Show, float]
 
 
 def as_csv(table: Table, rows: list[list[Entry]]) -> str:
-    """Return the table for programs: one line for each entry."""
+    """Return the table as CSV, one line for each entry."""
     stream = io.StringIO()
     entries = [csv_line(table, entry) for row in rows for entry in row]
     writer = csv.writer(stream, lineterminator="\n")
@@ -110,7 +110,7 @@ def as_csv(table: Table, rows: list[list[Entry]]) -> str:
 
 
 def _no_formula(value: object) -> object:
-    """Return a value of a CSV; a text that spreadsheets would run gets an apostrophe in front."""
+    """Return a CSV value, with an apostrophe before text that spreadsheets read as a formula."""
     return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r]", value) else value
 
 
@@ -136,7 +136,7 @@ def csv_line(table: Table, entry: Entry) -> dict[str, Any]:
         "sampling_device": ", ".join(dict.fromkeys(r.sampling_device for r in results)) or None,
     }
     labels = dict(zip(table.headings, entry.row.label, strict=True))
-    # The other columns are attributes of the entry with the same name.
+    # The other columns have the names of the entry's attributes.
     return labels | {c: known[c] if c in known else getattr(entry, c) for c in RECORDED}
 
 
@@ -151,13 +151,13 @@ ANSWERS: tuple[Answer, ...] = get_args(Answer)
 class Comparison:
     claim: str
     label: str
-    """The values of the claim's lists that tell it from the others."""
+    """The values of the claim's `over` lists in this comparison."""
     smaller: Entry
     larger: Entry
     times: float = 1.0
     """The factor of the larger number."""
     p_value: float = 1.0
-    """Of the difference, after Holm's correction for the comparisons of the claim."""
+    """The p-value of the difference, after Holm's correction for the comparisons of the claim."""
 
     @property
     def paper(self) -> float | None:
@@ -166,7 +166,7 @@ class Comparison:
 
     @cached_property
     def difference(self) -> Difference | None:
-        """The smaller side minus `times` the other; None if one has not been run."""
+        """The smaller side minus `times` the larger side; None if a side has no results."""
         has_both = self.smaller.by_cell and self.larger.by_cell
         return self.smaller.minus(self.larger, self.times) if has_both else None
 
@@ -187,27 +187,27 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
     """Yield all comparisons of a grid's claims, with the results below `root`."""
     shown = {}
     for entry in sorted(entries_in(grid), key=lambda entry: entry.paper is not None):
-        shown[entry.shown] = entry  # of several, one with the paper's number
+        shown[entry.shown] = entry  # An entry with the paper's number replaces one without.
     for claim, pairs in zip(grid.file.claims, grid.file.pairs, strict=True):
         compared = [
             Comparison(claim.claim, label, shown[a].read(root), shown[b].read(root), claim.times)
             for label, a, b in pairs
         ]
-        # What was not run counts as a comparison that finds nothing.
+        # A comparison without results counts as one without a significant difference.
         p_values = holm([each.difference.p_value if each.difference else 1.0 for each in compared])
         for each, p_value in zip(compared, p_values, strict=True):
             yield replace(each, p_value=p_value)
 
 
-# -- what decides a grid's numbers -----------------------------------------------------------------
+# -- the content that determines a grid's numbers --------------------------------------------------
 
 RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}
 RESOLVED |= {"cell", "rows", "columns"}
-"""Keys of a grid that are compared by what they resolve to."""
+"""Keys of a grid file that are compared by their resolved values."""
 
 
 def decisive_content(grid: Grid) -> dict[str, Any]:
-    """Return everything that decides a grid's numbers, verdicts and texts, by part."""
+    """Return everything that determines a grid's numbers, verdicts and texts, by part."""
     file = grid.file
     parts = {"grid": file.model_dump(mode="json", exclude=file.free() | RESOLVED)}
     for kind, records in (("models", grid.models), ("guides", grid.guides)):
@@ -226,7 +226,7 @@ def decisive_content(grid: Grid) -> dict[str, Any]:
         parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=RESOLVED)
         for entry in entries_in(grid, name):
             key = f"tables.{name}: {entry.label}"
-            while key in parts:  # rows may have equal labels
+            while key in parts:  # Rows may have equal labels.
                 key += " (again)"
             row = entry.row.model_dump(include={"source", "literature"})
             parts[key] = {"paper": entry.paper, **entry.shown.model_dump(), **row}

@@ -1,6 +1,6 @@
 """The schema of configs/grid/NAME.yaml: a grid of models and samplers, its tables and claims.
 
-Templates are written out before (`psld.grid.reading`).
+Templates are expanded before the schema is applied (`psld.grid.reading`).
 """
 
 from collections import Counter
@@ -23,19 +23,20 @@ class GridFile(Settings):
     defaults: Words = ()
     """Overrides that all models share."""
     metric: MetricName = Field(min_length=1)
-    """The metric of all entries that set no other: its name in configs/metric, or
-    MEASURE@EXTRACTOR, each a kind or such a name."""
+    """The metric of entries that set none: a name in configs/metric, or MEASURE@EXTRACTOR, where
+    each side is a kind or a name in configs/metric."""
     samples: int = Field(ge=3)
-    """Samples per cell, unless a table sets another number. Fewer than 3 have no interval."""
+    """Samples per cell, unless a table sets another number. An interval needs 3 samples."""
     shard_size: int = Field(ge=1)
+    """Samples per shard; part of the seeding, so changing it resamples everything."""
     shards_per_job: Annotated[int, FREE] = Field(10, ge=1)
-    """Shards that one job makes; changing it resamples nothing."""
+    """Shards that one job samples; changing it resamples nothing."""
     batch_size: Annotated[int, FREE] = Field(ge=1)
     """Images per network evaluation when sampling; changes speed and memory, never the images."""
     seed: int = Field(0, ge=0)
-    """Seed of all samples: the same noise for every cell."""
+    """Seed of all samples: every cell draws the same noise."""
     seeds: Seeds = Seeds()
-    """More seeds than one: tables then show means over them."""
+    """Several seeds for trainings or samples; tables then show means over the seeds."""
     gallery: Annotated[str, FREE]
     """The sampler, with its budget, whose images are shown for each model."""
     models: dict[str, TrainedEntry]
@@ -43,13 +44,13 @@ class GridFile(Settings):
     """Noise-conditional guides for samplers; `defaults` do not apply to them."""
     samplers: dict[str, SamplerFamily]
     labels: dict[str, str] = Field(default_factory=dict)
-    """Words for models and samplers in figures, by name; else the name stands there."""
+    """Labels of models and samplers in figures, by name; the default label is the name."""
     figures: Annotated[dict[str, Cells], FREE] = Field(default_factory=dict)
-    """Pictures of cells, MODEL/SAMPLER-BUDGET, by name: one cell, such as inpainted images, or a
-    list of cells that are compared, a row each. The cells need not be in a table."""
+    """Figures of sampled images by name. Each shows one cell, MODEL/SAMPLER-BUDGET, or compares a
+    list of cells, one row per cell. The cells need not be in a table."""
     tables: dict[str, Table]
     claims: tuple[Claim, ...] = ()
-    """The comparisons of the paper; their numbers are in the tables."""
+    """Comparisons of numbers in the tables, such as the comparisons that the paper makes."""
 
     @property
     def figure_cells(self) -> list[tuple[str, str]]:
@@ -67,8 +68,8 @@ class GridFile(Settings):
             for side in (side for _, *sides in pairs for side in sides):
                 if side not in self.cells_shown:
                     raise ValueError(
-                        f"claim {claim.claim!r}: no table has the {side.show} of {side.cell} by "
-                        f"{side.metric} of {side.samples} samples"
+                        f"claim {claim.claim!r}: no table shows the {side.show} of {side.cell} "
+                        f"with metric {side.metric} and {side.samples} samples"
                     )
         for figure, cell in self.figure_cells:
             model, _, sampler = cell.partition("/")
@@ -93,24 +94,28 @@ class GridFile(Settings):
         for name, guide in self.guides.items():
             for key in ("of", "weights", "starts_from", "average_of"):
                 if getattr(guide, key):
-                    raise ValueError(f"guides.{name}.{key}: is for models; give the overrides")
+                    raise ValueError(
+                        f"guides.{name}.{key}: only for models; give overrides instead"
+                    )
         for name, entry in self.models.items():
             if entry.weights and entry.checkpoint:
-                raise ValueError(f"models.{name}: weights and checkpoint: give one of them")
+                raise ValueError(f"models.{name}: give weights or checkpoint, not both")
             if entry.weights:
                 trained = [each for each in self.models if not self.models[each].weights]
                 check_known(f"models.{name}.weights: unknown model", entry.weights, trained)
             if entry.starts_from and (entry.weights or entry.checkpoint):
-                raise ValueError(f"models.{name}: starts_from is for a model that is trained here")
+                raise ValueError(
+                    f"models.{name}: starts_from: only for a model that this grid trains"
+                )
             if entry.starts_from:
                 where = f"models.{name}.starts_from: unknown model"
                 check_known(where, entry.starts_from, self.models)
             if (entry.average_of is None) != (entry.average is None):
-                raise ValueError(f"models.{name}: average_of and average need each other")
+                raise ValueError(f"models.{name}: give both average_of and average, or neither")
             if entry.average_of:
                 if entry.overrides or entry.starts_from or entry.made_by != "train":
-                    raise ValueError(f"models.{name}: average_of: give it and average, no more")
-                where, others = f"models.{name}.average_of: no training of a model", self.models
+                    raise ValueError(f"models.{name}: average_of: allows no other key than average")
+                where, others = f"models.{name}.average_of: no trained model", self.models
                 trained = (each for each in others if others[each].made_by == "train")
                 known = [each for each in trained if not others[each].average_of]
                 check_known(where, entry.average_of, known)
@@ -123,21 +128,21 @@ class GridFile(Settings):
         for names in (self.models, self.samplers):
             for label, times in Counter(map(self.label, names)).items():
                 if times > 1:
-                    raise ValueError(f"labels: two are called {label!r}")
+                    raise ValueError(f"labels: two names have the label {label!r}")
         if self.seeds.sampling[:1] not in ((), (self.seed,)):
-            raise ValueError(f"seeds.sampling: its first is seed, which is {self.seed}")
+            raise ValueError(f"seeds.sampling: the first seed must be the grid's seed, {self.seed}")
         names = Counter(chain.from_iterable(each.values() for each in self.names.values()))
         if twice := [name for name, times in names.items() if times > 1]:
             raise ValueError(f"seeds.training: two models are called {twice[0]}")
         return self
 
     def label(self, name: str) -> str:
-        """Return what figures call a model or a sampler."""
+        """Return the label of a model or a sampler in figures."""
         return self.labels.get(name, name)
 
     @cached_property
     def names(self) -> dict[str, dict[int | None, str]]:
-        """The names of each model by training seed; None: it is not trained with the grid's."""
+        """The names of each model by training seed; None for a model without the grid's seeds."""
         names, seeds = {}, self.seeds.training
         for model, entry in self.models.items():
             trained = self.models[entry.weights] if entry.weights else entry
@@ -147,7 +152,7 @@ class GridFile(Settings):
         return names
 
     def with_seed(self, name: str, seed: int | None) -> str:
-        """Return the name of a model, or MODEL/SAMPLER-BUDGET, in the training with a seed."""
+        """Return the name of a model, or of MODEL/SAMPLER-BUDGET, for a training seed."""
         model, slash, sampler = name.partition("/")
         return self.names.get(model, {}).get(seed, model) + slash + sampler
 
@@ -174,12 +179,15 @@ class GridFile(Settings):
 
     @cached_property
     def shown(self) -> dict[str, list[list[Shown]]]:
-        """What the entries of each table show, row by row. Raises ValueError if one has no cell."""
+        """The contents of the entries of each table, row by row.
+
+        Raises ValueError if an entry names no cell.
+        """
         return {name: table.shown(self._defaults) for name, table in self.tables.items()}
 
     @cached_property
     def cells_shown(self) -> dict[Shown, None]:
-        """What the entries of all tables show, each once, but for literature."""
+        """The contents of the entries of all tables, without duplicates and literature rows."""
         rows = chain.from_iterable(self.shown.values())
         return dict.fromkeys(shown for row in rows for shown in row if shown.model)
 
@@ -192,7 +200,10 @@ class GridFile(Settings):
         return EntryPart(metric=self.metric, samples=self.samples, show="value")
 
     def overrides(self, model: str) -> tuple[str, ...]:
-        """Return all overrides of a model; those of another grid's model are already complete."""
+        """Return all overrides of a model, including `defaults` and shared overrides.
+
+        The overrides of another grid's model are already complete.
+        """
         entry = self.trainings[model]
         if entry.weights:
             shared = self.overrides(entry.weights)
@@ -207,13 +218,13 @@ class GridFile(Settings):
 
     @cached_property
     def budgets(self) -> dict[str, tuple[str, str]]:
-        """Family and budget of the samplers of all tables and figures, by FAMILY-BUDGET."""
+        """Family and budget of each sampler in tables and figures, by FAMILY-BUDGET."""
         shown = {f"{s.sampler}-{s.budget}": (s.sampler, s.budget) for s in self.cells_shown}
         pictured = (cell.partition("/")[2] for _, cell in self.figure_cells)
         return shown | {name: pair for name in pictured if (pair := self.split(name))}
 
     def split(self, sampler: str) -> tuple[str, str] | None:
-        """Return family and budget of SAMPLER-BUDGET; None if no family has this name."""
+        """Return the family and budget of FAMILY-BUDGET; None for an unknown family."""
         families = [family for family in self.samplers if sampler.startswith(f"{family}-")]
         family = max(families, key=len, default=None)
         return (family, sampler.removeprefix(f"{family}-")) if family else None

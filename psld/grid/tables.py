@@ -1,4 +1,4 @@
-"""The tables and claims of a grid: rows, columns, what an entry shows, and allowed differences."""
+"""The settings of tables and claims in a grid file: rows, columns, entries and bands."""
 
 from collections.abc import Iterable
 from itertools import product
@@ -12,22 +12,22 @@ from psld.grid.names import PLACEHOLDER, MetricName, fill
 
 
 class EntryPart(Settings):
-    """The part of what an entry shows that its table, its row or its column gives."""
+    """A part of the content of an entry, given by the table, the row or the column."""
 
     model: str | None = None
     sampler: str | None = None
-    """A sampler family; `budget` completes it."""
+    """A sampler family."""
     budget: str | int | float | None = None
-    """Steps or tolerance: the value of the family's budget key."""
+    """The value of the family's budget key, such as steps or tolerance."""
     samples: int | None = Field(default=None, ge=3)
-    """The number of images that are measured, the first ones of each seed."""
+    """The number of measured images: the first images of each seed."""
     metric: MetricName | None = None
     show: Show | None = None
-    """The kind of number; the metric's value by default."""
+    """The kind of number that is shown; the default is the value of the metric."""
 
 
 class Shown(Settings):
-    """What an entry shows."""
+    """The content of an entry: the cell, the measurement, and the kind of number."""
 
     model: str
     sampler: str
@@ -44,7 +44,7 @@ class Shown(Settings):
 
 class Line(EntryPart):
     fields: dict[str, str] = Field(default_factory=dict)
-    """Values for {placeholders} in the other texts of its entries."""
+    """Values of the {placeholders} in the entries of the row or column."""
 
 
 class Column(Line):
@@ -53,45 +53,50 @@ class Column(Line):
 
 class Row(Line):
     label: tuple[str, ...]
-    """One text for each of the table's row headings."""
+    """One string for each of the table's `headings`."""
     paper: tuple[float | None, ...] | None = None
+    """The paper's numbers, one for each column; null where the paper has none."""
     source: str | None = None
-    """The certainty of the paper's numbers, for the CSV; docs/results.md explains the words."""
+    """The certainty of the paper's numbers, for the CSV; docs/results.md explains the values."""
     literature: bool = False
-    """A result of another paper: printed, never run."""
+    """True for a row with results of another paper, which is printed but never run."""
 
 
 def merge_parts(parts: Iterable[EntryPart], fields: dict[str, str], where: str) -> Shown:
-    """Return what some parts show together; the last one counts. Raises ValueError if one lacks."""
+    """Merge parts of an entry; later parts override earlier parts.
+
+    Raises ValueError if a key is missing or has a placeholder without a value.
+    """
     keys = list(Shown.model_fields)
     values = {key: v for part in parts for key in keys if (v := getattr(part, key)) is not None}
     values = fill(values, fields)
     for key in keys:
         if key not in values:
-            raise ValueError(f"{where}: no {key}")
+            raise ValueError(f"{where}: {key} is missing")
         if PLACEHOLDER.search(str(values[key])):
             raise ValueError(
-                f"{where}: {key} {values[key]!r} has a placeholder that is not among the fields: "
-                f"{', '.join(fields) or 'there are none'}"
+                f"{where}: {key} {values[key]!r} has an unknown placeholder; there are: "
+                f"{', '.join(fields) or 'none'}"
             )
     return Shown(**values | {"budget": str(values["budget"])})
 
 
 class Band(Settings):
-    """The largest difference from the paper that counts as reproduced; fixed before any run.
+    """The largest difference from the paper that counts as reproduced, fixed before any run.
 
-    The wider of the two applies. A cost of sampling has no absolute band.
+    The larger of the absolute and relative widths applies. A sampling cost has only the relative
+    width.
     """
 
     absolute: float = Field(ge=0)
-    """In units of the metric."""
+    """The absolute width, in units of the metric."""
     relative: float = Field(ge=0)
-    """As a fraction of the paper's value."""
+    """The relative width, as a fraction of the paper's value."""
     reason: str
-    """The reason for this width; printed under the table."""
+    """The reason for these widths; printed under the table."""
 
     def width(self, paper: float, show: Show) -> float:
-        """Return the larger of the two widths around a value of the paper."""
+        """Return the width of the band around a value of the paper."""
         absolute = self.absolute if NUMBER_KINDS[show].from_features else 0.0
         return max(absolute, self.relative * abs(paper))
 
@@ -102,24 +107,27 @@ RECORDED = (
     *("band", "status", "needs", "more_samples", "trainings", "rank", "p_value", "paired"),
     *("samples", "nfe", "sampling_seconds", "sampling_device"),
 )
-"""The CSV columns for each entry of a table, next to the labels of its row."""
+"""The CSV columns of each entry, which follow the labels of its row."""
 
 
 class Table(Settings):
-    """A table of the paper, or one of the same shape."""
+    """A table of a grid, with the paper's numbers where available."""
 
     title: str
     headings: tuple[str, ...]
     caption: str = ""
     footnotes: tuple[str, ...] = ()
     band: Band | None = None
-    """The allowed difference from the paper's values."""
+    """The largest difference from the paper's values that counts as reproduced."""
     cell: EntryPart = EntryPart()
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
 
     def shown(self, defaults: EntryPart) -> list[list[Shown]]:
-        """Return what the entries show, row by row. Raises ValueError if one names no cell."""
+        """Return the contents of the entries, row by row.
+
+        Raises ValueError if an entry names no cell.
+        """
 
         def entry(row: Row, column: Column) -> Shown:
             parts = (defaults, self.cell, row, column)
@@ -135,36 +143,40 @@ class Table(Settings):
     def _check_rows(self) -> "Table":
         names = [*self.headings, *(column.label for column in self.columns)]
         if len(set(names)) < len(names):
-            raise ValueError(f"headings and columns need different names, not {', '.join(names)}")
+            raise ValueError(
+                f"headings and columns must have different names, not {', '.join(names)}"
+            )
         if taken := set(self.headings) & set(RECORDED):
             raise ValueError(
-                f"headings: {', '.join(sorted(taken))} is what the CSV calls another column; give "
-                "the heading another name"
+                f"headings: {', '.join(sorted(taken))}: the CSV has a column of this name; rename "
+                "the heading"
             )
         for row in self.rows:
             if len(row.label) != len(self.headings):
-                raise ValueError(f"row {row.label}: needs {len(self.headings)} labels")
+                n = len(self.headings)
+                raise ValueError(f"row {row.label}: needs {n} labels, one for each heading")
             if row.paper is not None and len(row.paper) != len(self.columns):
-                raise ValueError(f"row {row.label}: needs {len(self.columns)} paper values")
+                n = len(self.columns)
+                raise ValueError(f"row {row.label}: needs {n} paper values, one for each column")
         return self
 
 
 class Claim(Settings):
-    """A comparison of the paper: numbers in the grid's tables are smaller than others.
+    """A claim that numbers in the grid's tables are smaller than other numbers there.
 
-    A placeholder takes every value of its list under `over`; several take all combinations.
+    A placeholder takes each value of its list in `over`; several take all combinations.
     """
 
     claim: str
     smaller: EntryPart
     larger: EntryPart
     times: float = Field(1.0, gt=0)
-    """Multiplies the larger number: 1.1 claims "not worse by more than 10 %", .5 "at most half"."""
+    """A factor on the larger number: 1.1 claims "at most 10 % worse", 0.5 claims "at most half"."""
     cell: EntryPart = EntryPart()
     over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
 
     def pairs(self, defaults: EntryPart) -> list[tuple[str, Shown, Shown]]:
-        """Return the values of each comparison's lists, and both sides, the smaller one first.
+        """Return, for each comparison, the values of its placeholders, the smaller and larger side.
 
         Raises ValueError if the sides cannot be compared.
         """
@@ -177,6 +189,6 @@ class Claim(Settings):
             )
             kinds = {(side.metric, side.samples, side.show) for side in (smaller, larger)}
             if len(kinds) > 1:
-                raise ValueError(f"{where}: compare one metric of equal numbers of samples")
+                raise ValueError(f"{where}: both sides need the same metric, samples and show")
             pairs.append((", ".join(fields.values()), smaller, larger))
         return pairs

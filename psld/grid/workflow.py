@@ -1,4 +1,4 @@
-"""All grids for the rules of the workflow: the records behind wildcards, and the targets."""
+"""All grids, for the rules of the workflow: records by wildcards, and targets by name."""
 
 import re
 from collections.abc import Callable, Iterable, Set
@@ -22,21 +22,21 @@ Shared = Literal["datasets", "features", "starts"]
 
 @dataclass
 class Workflow:
-    """All grids. Methods that take a rule's wildcards return records.
+    """All grids. Methods with a rule's wildcards as argument return records.
 
-    The files are read at once, for the names of all targets. What they name is resolved when it is
-    asked for, because that takes seconds for each grid.
+    All grid files are read at once, because they name the targets. A grid is resolved at its first
+    use, because resolving takes seconds for each grid.
     """
 
     files: dict[str, GridFile]
     grids: dict[str, Grid] = field(default_factory=dict)
-    """Those that were asked for."""
+    """The grids that have been resolved so far."""
     broken: dict[str, UserError] = field(default_factory=dict)
     """The errors of the files that cannot be read."""
     seen: Callable[[Grid], None] | None = None
-    """Called with each grid, once."""
+    """A callback for each grid, called once when the grid is resolved."""
     rules: Set[str] = frozenset()
-    """The names of rules, which are no names of grids, tables and figures for Snakemake."""
+    """The names of rules, which cannot be target names of grids, tables and figures."""
 
     @classmethod
     def load(cls, seen: Callable[[Grid], None] | None = None) -> "Workflow":
@@ -47,18 +47,18 @@ class Workflow:
                 files[name] = read_grid_file(grid_path(name))
             except UserError as error:
                 broken[name] = error
-            except OSError as error:  # It has just gone, or nobody may read it.
+            except OSError as error:  # The file was just deleted, or is not readable.
                 broken[name] = UserError(f"configs/grid/{name}.yaml: {error.strerror}")
         return cls(files, broken=broken, seen=seen)
 
     @property
     def default(self) -> str:
-        """The grid that is made without a target: not the paper, which takes weeks of GPU time."""
+        """The grid of the default target. It is not the paper, which takes weeks of GPU time."""
         names = self.files.keys() | self.broken.keys()
         return "demo" if "demo" in names else min(names)
 
     def grid(self, name: str) -> Grid:
-        """Return a grid: it is resolved, or read from the cache, when it is asked for first."""
+        """Return a grid. The first call resolves the grid or reads it from the cache."""
         if name not in self.grids:
             self.grids[name] = load_grid(name)
             if self.seen:
@@ -90,13 +90,14 @@ class Workflow:
         return self._with("starts", wildcards.start).starts[wildcards.start]
 
     def word(self, kind: Shared, name: str) -> str:
-        """GRID/NAME of a shared record, on a command line, in a grid that has it."""
+        """Return GRID/NAME of a shared record for a command line; the grid has the record."""
         return f"{self._with(kind, name).name}/{name}"
 
     def _with(self, kind: Shared, name: str) -> Grid:
-        """Return a grid with a record that grids share: all prepare a dataset in the same way.
+        """Return a grid that has a shared record. All grids prepare a dataset in the same way.
 
-        Raises UserError if no grid has it, or if one that names the dataset does not resolve.
+        Raises UserError if no grid has the record, or if a grid that names the dataset does not
+        resolve.
         """
         dataset = re.sub("(/.*|(-flip)?(-classes)?)$", "", name)
         naming = {grid for grid, file in self.files.items() if dataset in repr(file)}
@@ -106,7 +107,7 @@ class Workflow:
 
         for grid in sorted(self.files, key=is_unlikely):
             if all(is_unlikely(grid)) and not config_file("dataset", dataset):
-                break  # Resolving all grids takes long.
+                break  # No dataset has this name. Resolving the other grids would take long.
             try:
                 if name in getattr(self.grid(grid), kind):
                     return self.grid(grid)
@@ -114,12 +115,12 @@ class Workflow:
                 if grid in naming:
                     raise
         command = {"datasets": "prepare", "features": "reference", "starts": "start"}[kind]
-        raise UserError(f"{name}: no grid has these {kind}; psld {command} makes them by hand")
+        raise UserError(f"{name}: no grid has these {kind}; make them by hand with psld {command}")
 
     def pattern(self, kind: Literal["models", "guides"], imported: bool) -> str:
-        """A pattern of GRID/NAME for all models or guides that jobs import, or that they train.
+        """Return a pattern of GRID/NAME for all models or guides that jobs import or train.
 
-        Weights that were imported by hand are source files: no job makes them.
+        No job makes weights that were imported by hand; they are source files.
         """
         names = []
         for grid, file in self.files.items():
@@ -138,7 +139,7 @@ class Workflow:
         return sorted(cell.result for cell in cells_behind(entries_in(grid, wildcards.table)))
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
-        """What decides a table besides its inputs: its texts, labels, and what each entry shows."""
+        """Return what determines a table besides its input files: texts, labels, and entries."""
         file, name = self.grid(wildcards.grid).file, wildcards.table
         entries = [[shown.model_dump() for shown in row] for row in file.shown[name]]
         content = {"table": file.tables[name].model_dump(), "entries": entries}
@@ -162,9 +163,10 @@ class Workflow:
 
     @cached_property
     def targets(self) -> dict[str, str]:
-        """The names of all grids, tables and figures, each with that of its grid.
+        """The grid of each target: each name of a grid, a table or a figure.
 
-        Of several grids, such as a copy, it is the one with which the name begins, or else none.
+        If several grids have the name, because one is a copy of another, the name belongs to the
+        grid whose name is its prefix. Without such a grid, the name is no target.
         """
         targets = {}
         for name, grids in self.owners.items():
@@ -174,7 +176,7 @@ class Workflow:
         return {name: grid for name, grid in targets.items() if name not in self.rules}
 
     def target_files(self, target: str) -> list[str]:
-        """The final files of a table, of a figure, or of a grid."""
+        """Return the final files of a table, a figure, or a grid."""
         grid = self.grid(self.targets[target])
         if target != grid.name and target in grid.file.tables:
             return grid.table_files(target)
@@ -185,11 +187,11 @@ class Workflow:
         return [grid.page, *tables, *figures, *grid.results, grid.certificate]
 
     def cells_among(self, words: Iterable[str]) -> dict[str, list[str]]:
-        """Resolve the grids of the names among these targets; return the files of those of cells.
+        """Resolve the grids of these targets, and return the files of the targets that are cells.
 
-        The target of a cell is GRID/MODEL/SAMPLER: its result or, if no table shows it, its images.
-        Snakemake checks all other words. Raises UserError if a grid does not resolve, or for a name
-        in several grids.
+        A cell is the target GRID/MODEL/SAMPLER. Its file is its result or, if no table shows the
+        cell, the records of its images. Snakemake checks all other words. Raises UserError if a
+        grid does not resolve, or for a name in several grids.
         """
         cells = {}
         for word in words:
@@ -203,7 +205,7 @@ class Workflow:
                 self.grid(self.targets[name])
             elif name in self.owners:
                 place = " or ".join(f"results/*/{owner}/{name}.*" for owner in self.owners[name])
-                raise UserError(f"{name}: a name in several grids; name a file, {place}")
+                raise UserError(f"{name}: several grids have this name; name a file, {place}")
             elif grid in self.files and (found := self.grid(grid).cells.get(cell)):
                 cells[name] = [found.result] if found.measurements else found.records
         return cells

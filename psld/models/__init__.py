@@ -1,1 +1,1 @@
-"""Trained models and guides: settings, objectives, modules, files, and the start of samplers."""
+"""Trained models and guides: settings, objectives, modules, files, and initial distributions."""

@@ -1,4 +1,4 @@
-"""The module that a training makes, of its settings, and what is written about its weights."""
+"""Build the module that a training trains, check that it can be rebuilt, and measure its cost."""
 
 import copy
 import math
@@ -25,19 +25,20 @@ from psld.utils.randomness import Stream, stream_seed
 T = TypeVar("T", bound=TrainedSettings)
 
 TIMED, MOST_TIMED = 0.5, 64
-"""Seconds, and the most images, of a measurement of speed."""
+"""The shortest duration, in seconds, and the largest number of images of a speed measurement."""
 
 
 def build_process(settings: TrainedSettings) -> LinearProcess:
-    """Build the process; that of a denoiser has ε in all of its blocks."""
+    """Build the process; for a denoiser, ε is predicted in all blocks of its state."""
     process = settings.process.build()
     return every_block(process) if settings.serves_every_process else process
 
 
 def with_network(settings: T, record: str | Path | None = None, *, trust: bool = False) -> T:
-    """Return settings with the classes of network and objective, which building a module needs.
+    """Return the settings with the code of network and objective imported, to build a module.
 
-    Source, optimizer and the other parts may stay data. The arguments are those of `imported`.
+    The code of the other custom parts, such as the optimizer, is not imported. See `imported` for
+    `record` and `trust`.
     """
     objective = imported(settings.training.objective, record, trust=trust)
     training = settings.training.model_copy(update={"objective": objective})
@@ -46,9 +47,10 @@ def with_network(settings: T, record: str | Path | None = None, *, trust: bool =
 
 
 def facts_of(settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0) -> Facts:
-    """Return what the objective of a training may depend on.
+    """Return the facts that the objective of a training may depend on.
 
-    `deviation`: s of the training images, which a manifest notes; shipped modules keep their own.
+    `deviation`: s, the standard deviation of the training images, as recorded in a manifest.
+    Shipped modules also store it in a buffer.
     """
     init = getattr(settings, "init", None)
     facts = cast(Any, settings.training), settings.dataset, process, deviation
@@ -58,7 +60,7 @@ def facts_of(settings: TrainedSettings, process: LinearProcess, deviation: float
 def build(
     settings: ModelSettings | GuideModelSettings, process: LinearProcess, deviation: float = 1.0
 ) -> nn.Module:
-    """Build the module that is trained: a network with the channels that its objective says."""
+    """Build the module that is trained: the network, with the channels that the objective needs."""
     objective, facts = settings.training.objective, facts_of(settings, process, deviation)
     part, size = settings.network, settings.dataset.image_size
     seen, given = objective.channels(settings.dataset, process)
@@ -71,12 +73,12 @@ def build(
     module.in_shape, module.in_bfloat16 = network.in_shape, network.in_bfloat16
     module.data_deviation = deviation
     if not (module is network or type(module).__module__.startswith("psld.")):
-        module.in_bfloat16 = False  # Layers of a custom wrapper may take float32: autocast.
+        module.in_bfloat16 = False  # Layers of a custom wrapper may need float32, so use autocast.
     return module
 
 
 def loss_of(settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0) -> Loss:
-    """Return the loss of a training; `deviation` as in `facts_of`."""
+    """Return the loss of a training; see `facts_of` for `deviation`."""
     objective, facts = settings.training.objective, facts_of(settings, process, deviation)
     return Loss(objective, facts, objective.noising(facts))
 
@@ -89,13 +91,13 @@ LEVELS = 5
 def check_rebuilt(
     module: nn.Module, settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0
 ) -> None:
-    """Check that what is saved of a module is all that it computes with.
+    """Check that the settings and the `state_dict()` of a module determine its output.
 
-    A module that is built again, from other random numbers, gets its `state_dict()`; both have to
-    give the same at `LEVELS` noise levels, in eval mode, and the module has to give it twice. It
-    runs on a copy: module and generators stay as they are.
+    A second module, built with other random numbers, loads the `state_dict()`. In eval mode, both
+    modules must give the same outputs at `LEVELS` noise levels, and the first module must give the
+    same outputs when it is called again. The check does not change the module or the generators.
 
-    Raises UserError if the outputs differ, and RuntimeError if the settings make another module.
+    Raises UserError if the outputs differ, and RuntimeError if the `state_dict()` does not fit.
     """
     device, kept = device_of(module), copy.deepcopy(module).eval()
     where = f"network={getattr(settings.network, settings.network.KEY)}"
@@ -108,18 +110,18 @@ def check_rebuilt(
         inputs = _inputs_at_levels(settings, rebuilt, device)
         first, other, again = kept(*inputs), rebuilt(*inputs), kept(*inputs)
     for found, wrong in (
-        (again, "in eval mode it gives something else at each call"),
-        (other, "built again and loaded with its weights, it gives something else"),
+        (again, "the output changes from call to call in eval mode"),
+        (other, "the output changes when the module is rebuilt and its weights are loaded"),
     ):
         if not torch.allclose(first, found, rtol=1e-4, atol=1e-5, equal_nan=True):
-            right = "what it computes with has to be a parameter or a persistent buffer"
+            right = "store everything it depends on as a parameter or a persistent buffer"
             raise UserError(f"{where}: {wrong}; {right}")
 
 
 def _inputs_at_levels(
     settings: TrainedSettings, module: nn.Module, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Return images and noise levels, or states and times, that a module is called with."""
+    """Return random inputs of a module: images and noise levels, or states and times."""
     low, high = settings.levels
     time = torch.linspace(settings.training.time_eps, 1, LEVELS)
     scale = torch.ones(LEVELS)
@@ -133,16 +135,16 @@ def _inputs_at_levels(
 
 @contextmanager
 def kept_generators(device: torch.device) -> Iterator[None]:
-    """Give torch's generators, of the CPU and of a GPU, their state back."""
+    """Restore the state of torch's generators, of the CPU and the GPU, at the end of the block."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 
 
 def try_loss(module: nn.Module, loss: Loss, has_labels: bool) -> tuple[float, bool]:
-    """Return the loss of two random images, and whether some weights have no gradient of it.
+    """Return the loss of two random images, and whether some parameters get no gradient.
 
-    Module and generators stay as they are. Several ranks have to know of such weights, because they
-    would wait for the gradients.
+    The module and the generators are not changed. A training on several ranks must know of
+    parameters without gradient, because it would wait for these gradients.
     """
     facts, noising = loss.facts, loss.noising
     channels, size = facts.dataset.channels, facts.dataset.image_size
@@ -163,7 +165,7 @@ def try_loss(module: nn.Module, loss: Loss, has_labels: bool) -> tuple[float, bo
 
 @torch.no_grad()
 def forward_flops(network: nn.Module) -> int:
-    """Return the FLOPs of one image through a network; a multiply-add counts as two."""
+    """Return the FLOPs of a forward pass for one image; a multiply-add counts as two FLOPs."""
     from torch.utils.flop_counter import FlopCounterMode  # imports triton
 
     device, shape = device_of(network), cast(tuple[int, ...], network.in_shape)
@@ -173,7 +175,7 @@ def forward_flops(network: nn.Module) -> int:
 
 
 def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
-    """Measure the seconds of a core, without waiting, for an image in a training step."""
+    """Measure the CPU time per image of a forward and backward pass on one core, in seconds."""
     network = build(settings, build_process(settings)).eval()
 
     def seconds(count: int) -> float:
@@ -182,9 +184,9 @@ def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
         network(images, levels).sum().backward()
         return time.process_time() - started
 
-    with enough_threads(network, images=1, pixels=1):  # one
+    with enough_threads(network, images=1, pixels=1):  # This gives a single thread.
         count = 1
-        # The first of each number of images also prepares the kernels.
+        # The first call with each number of images includes the setup of kernels.
         while (least := min(seconds(count), seconds(count))) < TIMED and count < MOST_TIMED:
             count *= 4
     return least / count

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: upload and download. huggingface_hub is the extra `hub`."""
+"""Upload models to the Hugging Face Hub and download them. The extra `hub` has the dependency."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +20,14 @@ MODELS = Path("models")
 
 
 def fetched(model: str | Path) -> Path:
-    """Return the folder of a model; download one with an address hf://USER/NAME@COMMIT.
+    """Return the folder of a model; download the model if it is an address hf://USER/NAME@COMMIT.
 
-    Without a commit it is the newest. What is in huggingface_hub's cache is not downloaded again.
-    GRID/MODEL is the folder models/GRID/MODEL.
+    Without @COMMIT, the newest commit is downloaded. Files in the cache of huggingface_hub are not
+    downloaded again. GRID/MODEL is the folder models/GRID/MODEL.
 
     Raises:
-        UserError: there are other models, but not this one, or no folder models; the address is
-            wrong; or the extra is missing.
+        UserError: the folder has no model, but there are other models, or there is no folder
+            models/; the address is wrong; or the extra `hub` is not installed.
         RunError: the Hub cannot be reached, or fails.
     """
     if not str(model).startswith("hf://"):
@@ -53,9 +53,10 @@ def _folder(model: Path) -> Path:
 
 
 def push(folder: Path, repository: str, card: str, start: str | None) -> str:
-    """Upload a model, its card, and the file of its start, if given, as one commit.
+    """Upload a model, its card and the file of its initial distribution in one commit.
 
-    Return the commit's hash. Raises as `fetched` does.
+    `start` is that file; None uploads none. Return the hash of the commit. See `fetched` for the
+    errors.
     """
     with _hub(repository) as hub:
         from huggingface_hub import CommitOperationAdd as Add
@@ -69,7 +70,7 @@ def push(folder: Path, repository: str, card: str, start: str | None) -> str:
 
 @contextmanager
 def _hub(what: str) -> Iterator["HfApi"]:
-    """Yield the Hub. Its errors become one line about `what`."""
+    """Yield the API of the Hub. Its exceptions become UserError or RunError, prefixed by `what`."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -77,10 +78,10 @@ def _hub(what: str) -> Iterator["HfApi"]:
         raise UserError(f"{what}: needs huggingface_hub: pip install 'psld[hub]'") from None
     try:
         yield HfApi(library_name="psld", library_version=VERSION)
-    except Exception as error:  # Which HTTP client raises it depends on huggingface_hub's version.
-        if getattr(error, "errno", None):  # the disk's
+    except Exception as error:  # Its class depends on the HTTP client of huggingface_hub's version.
+        if getattr(error, "errno", None):  # an error of the file system
             raise
-        if isinstance(error, LocalEntryNotFoundError):  # not in the cache, and not reachable
+        if isinstance(error, LocalEntryNotFoundError):  # The cause says why the download failed.
             error = error.__cause__ or error
         status = getattr(getattr(error, "response", None), "status_code", None)
         text = shorten(str(error) or type(error).__name__, 240, placeholder=" …")

@@ -1,4 +1,4 @@
-"""The files of a model or guide, for readers without torch: weights, manifest, code."""
+"""The files of a model or guide: weights, history, manifest and code. Imports no torch."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -20,16 +20,16 @@ from psld.utils.files import read_json
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 FILES = (WEIGHTS, "history.json", MANIFEST)
-"""The manifest is written last: if it exists, so do the others."""
+"""In the order of writing. The manifest is last, so if it exists, the other files exist."""
 
 
 class Imported(Settings):
-    """The official checkpoint that weights come from."""
+    """The official checkpoint from which weights were imported."""
 
     file: str
     sha256: str
     weights: Literal["ema", "online"]
-    """The moving average, or the network as it was trained."""
+    """`ema`: the moving average of the weights; `online`: the weights themselves."""
 
 
 class TrainedManifest(MadeRecord, extra="ignore"):
@@ -41,7 +41,7 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     dataset_digest: str | None
     """Digest of the training data; null for imported weights whose dataset was not prepared."""
     class_names: tuple[str, ...] = ()
-    """Of the training data; empty if it has none, or if its dataset was not prepared."""
+    """Class names of the training data; empty without names, or if the dataset was not prepared."""
     step: int | None
     images_seen: int | None
     parameters: int
@@ -50,25 +50,25 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     device: str | None = None
     ranks: int | None = None
     micro_batch: int | None = None
-    """Images at once on a rank; null: its whole part of the batch."""
+    """Images per forward pass on a rank; null: the rank's whole share of the batch."""
     run: str | None = None
     deviation: float = Field(default=1.0, exclude_if=lambda deviation: deviation == 1)
-    """s of the training images, if the objective needs it: what the module was built with."""
+    """s, the standard deviation of the training images, if the objective needs it."""
     imported: Imported | None = None
     saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
-    """True if `psld.save` wrote the weights: no command trained them."""
+    """True if the weights were written by `psld.save`, not trained by a command."""
     weights_sha256: str
 
     @property
     def init(self) -> dict[str, str] | None:
-        """Name and digest of the weights from which the training started; None if random."""
+        """Name and digest of the pretrained weights; None if training started at random weights."""
         if (init := getattr(self.settings, "init", None)) is None:
             return None
         name = init.model.name.removeprefix("models/")
         return {"model": name, "weights_sha256": init.model.content}
 
     def identity(self) -> dict[str, Any]:
-        """The part that is copied into the results of these weights."""
+        """The fields that are copied into the results of these weights."""
         kept = {
             "name",
             "weights_sha256",
@@ -91,12 +91,12 @@ class GuideManifest(TrainedManifest):
     kind: Literal["guide"] = "guide"
     settings: GuideModelSettings
     accuracy_by_time: list[float] | None = None
-    """Share of test images, or of training images without a test split, that are recognized at each
-    noise level, from little to much noise."""
+    """Accuracy at each range of noise levels, from low to high noise, on the test split, or on the
+    training split if there is no test split."""
 
 
 def kind_of(settings: TrainedSettings) -> type[ModelManifest | GuideManifest]:
-    """Return the manifest of what these settings make."""
+    """Return the class of the manifest for a model or a guide."""
     return ModelManifest if settings.makes == "model" else GuideManifest
 
 
@@ -104,10 +104,10 @@ M = TypeVar("M", bound=TrainedManifest)
 
 
 def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
-    """Read a manifest of this kind. Raises UserError if it is missing, damaged or foreign."""
+    """Read a manifest. Raises UserError if it is missing, damaged, or of another kind."""
     path, what = Path(folder) / MANIFEST, kind.model_fields["kind"].default
     other = what
-    with suppress(UserError):  # read_record says what is wrong
+    with suppress(UserError):  # read_record reports the error
         other = read_json(path, dict).get("kind", what)
     wrong = f"{path}: not the manifest of a {what}"
     if other != what:
@@ -116,24 +116,24 @@ def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
 
 
 def model_files(folder: Path) -> list[str]:
-    """Return the names of a model's files, the manifest last: the code of its own parts, too."""
+    """Return the names of a model's files: the code of custom parts first, the manifest last."""
     code = sorted(str(file.relative_to(folder)) for file in (folder / COPIES).rglob("*.py"))
     return [*code, *(name for name in FILES if (folder / name).exists())]
 
 
 def imported_file(folder: str | Path) -> str | None:
-    """Return the name of the checkpoint that weights were imported from; None for other weights."""
-    with suppress(UserError):  # nothing is there, or it is damaged
+    """Return the name of the checkpoint that weights were imported from; None if not imported."""
+    with suppress(UserError):  # A missing or damaged manifest has no checkpoint.
         if imported := read_json(Path(folder) / MANIFEST, dict).get("imported"):
             return str(imported["file"])
     return None
 
 
 def make_way(folder: str | Path, sha256: str, replace: bool) -> None:
-    """Remove weights that do not come from a checkpoint with this SHA-256, if there are any.
+    """Remove the weights in a folder unless they come from the checkpoint with this SHA-256.
 
-    Raises UserError if there are and `replace` is false. Without a whole manifest nothing can load
-    the weights, so they are removed.
+    Weights with a missing or damaged manifest cannot be loaded, so they are always removed. Raises
+    UserError if there are other weights and `replace` is false.
     """
     there: TrainedManifest | None = None
     for kind in (ModelManifest, GuideManifest):
@@ -143,6 +143,6 @@ def make_way(folder: str | Path, sha256: str, replace: bool) -> None:
         return
     if there and not replace:
         origin = f"the checkpoint {there.imported.file}" if there.imported else "a training here"
-        raise UserError(f"{folder}: has weights from {origin}; replace=true replaces them")
+        raise UserError(f"{folder}: has weights from {origin}; set replace=true to replace them")
     for name in reversed(FILES):
         (Path(folder) / name).unlink(missing_ok=True)

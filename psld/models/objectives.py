@@ -1,6 +1,6 @@
-"""Objectives, what a training minimizes of what its network sees, and the recipe of a training.
+"""Objectives, which define the loss and the inputs of the network, and the training recipe.
 
-No torch at the top: each process of Snakemake reads them.
+The module does not import torch at the top, because each process of Snakemake imports it.
 """
 
 from collections.abc import Set
@@ -39,33 +39,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Facts:
-    """What an objective may depend on besides its own settings; a batch has them as `facts`."""
+    """The facts that an objective may use besides its own settings; `facts` of a batch."""
 
     training: "TrainingSettings"
     dataset: DatasetSettings
     process: "LinearProcess"
     deviation: float = 1.0
-    """s: that of the training images around their mean, if the objective `needs_deviation`."""
+    """s: the standard deviation of the training images around their mean; 1 unless the objective
+    sets `needs_deviation`."""
     init: str | None = None
-    """The name of the model from which the training starts."""
+    """The name of the pretrained model that initializes the training; None without one."""
 
     @property
     def law(self) -> "NoiseLaw":
-        """The law of the noise levels of an objective that sees images."""
+        """The distribution of the noise levels, for an objective with `sees_images`."""
         return cast("NoiseLaw", self.training.noise_law)
 
 
 OPTIONAL = frozenset({"noise_law", "time_eps", "weighting", "label_dropout"})
-"""The settings of a training that not every objective uses."""
+"""Training settings that an objective may leave unused."""
 
 SHORT = {"epsilon": None, "guide": None, "denoiser": "denoiser", "image-guide": "denoiser"}
-"""The identities of shipped kinds that have a short one, as before there were others."""
+"""Short identities of shipped kinds, kept so that existing digests stay valid."""
 
 
 class Objective(Part):
-    """What a training minimizes. By default its network predicts the noise of a process's states.
+    """The objective of a training: the inputs of the network and the loss.
 
-    This one needs no more:
+    By default, the network predicts the noise in the states of a process. A custom objective needs
+    only a loss:
 
         class Absolute(Objective):
             def loss(self, module, batch):
@@ -80,43 +82,45 @@ class Objective(Part):
 
     makes: ClassVar[Literal["model", "guide"]] = "model"
     uses: ClassVar[Set[str]] = OPTIONAL
-    """Those of `OPTIONAL` that decide the weights; a custom objective refuses the others."""
+    """The settings in `OPTIONAL` that affect the weights. Setting another one of them is an error
+    for custom objectives."""
     sees_images: ClassVar[bool] = False
-    """True if the network sees images with noise, y = x₀ + σ n, and so serves every process."""
+    """True if the network sees noisy images, y = x₀ + σ n, and so serves every process."""
     needs_deviation: ClassVar[bool] = False
-    """True if `facts` have the deviation of the training images, which takes a pass over them."""
+    """True if the objective needs `facts.deviation`, which takes a pass over the training images.
+    """
     of_data: ClassVar[Set[str]] = frozenset()
-    """Buffers of the module that the training images decide: they stay if a training starts from
-    a model of other images."""
+    """Names of buffers that are computed from the training images. A training that is initialized
+    from a pretrained model keeps its own values of these buffers."""
 
     def check_recipe(self, training: "LoopSettings") -> None:
-        """Raise ValueError, with the key, for settings of the training that do not fit."""
+        """Raise ValueError, with the key, for training settings that do not fit the objective."""
         if training.noise_law and getattr(training, "weighting", "fid") == "nll":
-            raise ValueError("weighting=nll is a mean over uniform times; set noise_law to null")
+            raise ValueError("weighting: nll needs uniform times; set noise_law to null")
 
     def check_dataset(self, training: "LoopSettings", dataset: DatasetSettings) -> None:
-        """Raise ValueError, with the key, for a dataset that does not fit."""
+        """Raise ValueError, with the key, for a dataset that does not fit the objective."""
         dropout = getattr(training, "label_dropout", None)
         if dropout is not None and dataset.num_classes < 1:
             raise ValueError(
-                f"training.label_dropout makes the model class-conditional, but dataset "
-                f"{dataset.name} has no classes (dataset.num_classes is 0); set it to null"
+                f"training.label_dropout: a class-conditional model needs classes, but dataset "
+                f"{dataset.name} has none (dataset.num_classes is 0); set it to null"
             )
 
     def channels(self, dataset: DatasetSettings, process: "LinearProcess") -> tuple[int, int]:
-        """Return the numbers of channels of what the network sees, and of what it gives."""
+        """Return the numbers of input and output channels of the network."""
         blocks = (1, 1) if self.sees_images else (process.blocks, process.predicted_blocks)
         return blocks[0] * dataset.channels, blocks[1] * dataset.channels
 
     def wrap(self, network: "nn.Module", facts: Facts) -> "nn.Module":
-        """Return the module that is trained and saved, around a network.
+        """Return the module that is trained and saved, which contains the network.
 
-        One with more that is trained, for the loss, returns a tuple while it is in training.
+        In training mode, a module with further outputs for the loss returns a tuple.
         """
         return network
 
     def noising(self, facts: Facts) -> "Noising":
-        """Return what the network sees of an image."""
+        """Return the function that adds noise to images, which gives the inputs of the network."""
         from psld.diffusion.loss import NoisyImages, NoisyStates
 
         if self.sees_images:
@@ -126,14 +130,15 @@ class Objective(Part):
     def loss(self, module: "nn.Module", batch: "Batch") -> "Tensor":
         """Return the loss of a batch, a scalar, from the module, which may be compiled or parallel.
 
-        `batch` (`psld.diffusion.loss.Batch`) has the images `x0`, N×C×H×W; `noisy()`, what the
-        network sees, and its times; `target`, the noise in the predicted blocks; `labels`, if the
-        model has classes; and `facts`.
+        `batch` (`psld.diffusion.loss.Batch`) has the images `x0`, N×C×H×W; `noisy()`, which returns
+        the inputs of the network, noisy states or images, and their times or noise levels;
+        `target`, the noise in the predicted blocks; `labels`, if the model has classes; and
+        `facts`.
         """
         raise NotImplementedError
 
     def eps(self, module: "Network", process: "LinearProcess") -> "Network":
-        """Return ε(z, t), or ε(z, t, label), of a process, from the module that was trained."""
+        """Return ε(z, t), or ε(z, t, label), of a process, computed with the trained module."""
         return self._of_states(module, process, gives_image=True)
 
     def _of_states(
@@ -144,15 +149,15 @@ class Objective(Part):
         return SeesImages(process, module, gives_image=gives_image) if self.sees_images else module
 
     def check(self, sampler: "SamplerSettings", process: "ProcessSettings") -> None:
-        """Raise UserError if a sampler cannot sample such a model."""
+        """Raise UserError if a sampler cannot sample a model with this objective."""
 
     def check_cell(self, sampler: "SamplerSettings") -> None:
-        """Raise UserError if it cannot learn from a cell, which it reads, by this sampler."""
+        """Raise UserError if the objective cannot train on a cell that was sampled by `sampler`."""
 
     def preview(
         self, facts: Facts, module: "nn.Module", store: "ImageStore", picture: "Path"
     ) -> dict[str, float]:
-        """Preview the averaged module: write a picture, and return further numbers to log."""
+        """Preview the averaged module: write a picture, and return numbers to log."""
         from psld.models.previews import write_samples
         from psld.utils.device import device_of
 
@@ -161,12 +166,15 @@ class Objective(Part):
         return {}
 
     def measured(self, facts: Facts, module: "nn.Module", store: "ImageStore") -> dict[str, Any]:
-        """Return fields of the manifest about the trained module; others are not kept."""
+        """Measure the trained module, and return fields of the manifest.
+
+        Keys that are not fields of the manifest are dropped.
+        """
         return {}
 
 
 class Epsilon(Objective):
-    """The network predicts the noise ε of a process's states (paper, Eq. 10)."""
+    """The network predicts the noise ε in the states of a process (paper, Eq. 10)."""
 
     def loss(self, module, batch):
         from psld.diffusion.loss import EpsilonLoss
@@ -176,11 +184,12 @@ class Epsilon(Objective):
 
 
 class Denoiser(Objective):
-    """The network predicts the image of an image with noise, D(y; σ), in EDM's preconditioning.
+    """The module predicts the clean image from a noisy image, D(y; σ), with EDM's preconditioning.
 
-    The loss is λ(σ) ‖D(y; σ) − x₀‖², λ = (σ² + s²) / (σ s)², as a mean of elements (Karras et al.,
-    2022, Table 1), with s = `facts.deviation`. This λ makes every level of images with mean 0 cost
-    1 before the first step; of other images, up to 1 + |mean|²/s² per value at high levels.
+    The loss is λ(σ) ‖D(y; σ) − x₀‖², λ = (σ² + s²) / (σ s)², averaged over the elements (Karras et
+    al., 2022, Table 1), with s = `facts.deviation`. Before the first step, the loss is 1 at every
+    noise level for images with mean 0. For other images, it is up to 1 + |mean|²/s² per value at
+    high noise levels.
     """
 
     kind: str = "denoiser"
@@ -192,7 +201,7 @@ class Denoiser(Objective):
 
     def check_recipe(self, training):
         if getattr(training, "weighting", "fid") != "fid":
-            raise ValueError("weighting is for objective=epsilon; a denoiser has EDM's")
+            raise ValueError("weighting: only objective=epsilon uses it; leave weighting out")
 
     def wrap(self, network, facts):
         from psld.networks.forward import Denoiser as Preconditioned
@@ -207,9 +216,9 @@ class Denoiser(Objective):
 
 
 class Guide(Objective):
-    """The network recognizes the class of a process's states, for guidance by it.
+    """The network classifies noisy states of a process, for classifier guidance.
 
-    The loss is the mean of −log p(class | z_t, t), or of −log p(class | y, σ), over images.
+    The loss is the mean of −log p(class | z_t, t), or of −log p(class | y, σ), over the images.
     """
 
     kind: str = "guide"
@@ -220,8 +229,8 @@ class Guide(Objective):
     def check_dataset(self, training, dataset):
         if dataset.num_classes < 2:
             raise ValueError(
-                f"dataset {dataset.name} has no classes to tell apart "
-                f"(dataset.num_classes is {dataset.num_classes})"
+                f"dataset.num_classes: a guide needs at least 2 classes, but dataset "
+                f"{dataset.name} has {dataset.num_classes}"
             )
 
     def channels(self, dataset, process):
@@ -236,7 +245,7 @@ class Guide(Objective):
         return cross_entropy(module(*seen).float(), cast(Any, batch.labels))
 
     def logits(self, module: "Network", process: "LinearProcess") -> "Network":
-        """Return the logits of the classes, N×K, of states and times of a process."""
+        """Return the function that computes the logits, N×K, from states and times of a process."""
         return self._of_states(module, process, gives_image=False)
 
     def _accuracies(self, facts: Facts, module: "nn.Module", store: "ImageStore") -> list[float]:
@@ -257,12 +266,12 @@ class Guide(Objective):
 
         accuracies = self._accuracies(facts, module, store)
         shown, split = ", ".join(f"{a:.2f}" for a in accuracies), split_of_accuracy(store)
-        print(f"accuracy on the {split} split, from little to much noise: {shown}")
+        print(f"accuracy on the {split} split, from low to high noise: {shown}")
         return {"accuracy_by_time": accuracies}
 
 
 class ImageGuide(Guide):
-    """The network recognizes the class of an image with noise, and so guides every process."""
+    """The network classifies noisy images, and so guides every process."""
 
     kind: str = "image-guide"
 
@@ -277,44 +286,44 @@ class LoopSettings(Settings):
     """The training recipe that models and guides share. The defaults are the paper's."""
 
     objective: Objective = Epsilon()
-    """`epsilon`: a network of noisy states of one process. `denoiser`: a network of images with
-    noise, y = x₀ + σ n, which serves every process: a model D(y; σ), or a guide of y."""
+    """`epsilon`: the network sees noisy states of one process. `denoiser`: the network sees noisy
+    images, y = x₀ + σ n, and serves every process."""
     noise_law: NoiseLaw | None = None
-    """The law of the noise levels. Null: for `epsilon` the forward time is uniform, for a denoiser
-    the law has its defaults. An `epsilon` network with a law hardly sees the noise of the prior:
-    sample it with sampler=few."""
+    """The distribution of the noise levels. Null: uniform times for `epsilon`, the default
+    distribution for a denoiser. An `epsilon` network with a `noise_law` rarely sees noise levels as
+    high as the prior; sample it with sampler=few."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
     batch_size: int = Field(ge=1)
     """Images per step over all ranks."""
     micro_batch: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | None, FREE] = None
-    """Images per forward pass on one rank; gradients are summed. `auto`: half as many, and so on,
-    if a GPU runs out of memory before the first step. Null: the rank's whole part. The weights
-    depend on it by rounding, and by dropout, which draws its masks for each pass."""
+    """Images per forward pass on one rank; gradients are accumulated. `auto`: halved while a GPU
+    runs out of memory before the first step. Null: the rank's whole share of the batch. The weights
+    depend on it only through rounding and through dropout, whose masks are drawn per pass."""
     noise_block: Annotated[int | None, Neutral(None)] = Field(None, ge=1)
-    """Images of the global batch that share a stream of noise, (seed, step, block): a rank draws
-    the noise of its own blocks alone. Null: one stream for the batch, which each rank draws from
-    its beginning to its own last image. Either way, the noise is equal on any number of ranks."""
+    """Images of the global batch that share a stream of noise, (seed, step, block), so that a rank
+    draws only the noise of its own blocks. Null: one stream per batch, which each rank draws up to
+    its own last image. Either way, the noise does not depend on the number of ranks."""
     learning_rate: float = Field(2e-4, gt=0)
     """The learning rate after the warm-up."""
     warmup_steps: int = Field(5000, ge=0)
     """Steps over which the learning rate grows linearly from 0."""
     schedule: Annotated[Schedule, Neutral(Constant())] = Constant()
-    """The factor of the learning rate in each step: constant, cosine, inverse-sqrt."""
+    """The schedule of the learning rate: constant, cosine, inverse-sqrt."""
     optimizer: Annotated[Optimizer, Neutral(Adam())] = Adam()
     """The optimizer: adam, adamw."""
     grad_clip: float = Field(1.0, gt=0)
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; larger gradients are scaled down."""
     ema_decay: float | None = Field(0.9999, ge=0, lt=1)
-    """Decay of the weights' exponential moving average per step; 0 keeps the last weights. It is
-    short for average={kind: ema, decay: …}."""
+    """Decay per step of the exponential moving average of the weights; with 0, the average is the
+    last weights. It is short for average={kind: ema, decay: …}."""
     average: Annotated[Average | None, Neutral(None)] = None
-    """Another moving average of weights and buffers, in place of `ema_decay`."""
+    """A custom moving average of weights and buffers, instead of `ema_decay`."""
     time_eps: float = Field(1e-5, gt=0, lt=1)
     """Training times are on [time_eps, 1], uniform without a `noise_law`."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network's forward pass; weights and optimizer stay in fp32. On GPUs since
-    Ampere, its products in fp32 use TF32 (ten bits)."""
+    """Precision of the network's forward pass; weights and optimizer stay in fp32. On GPUs since
+    Ampere, matrix products in fp32 use TF32 (10 bits of mantissa)."""
     compile: Annotated[bool, FREE] = False
     """Compile the network with torch.compile."""
     seed: int = Field(0, ge=0)
@@ -322,10 +331,11 @@ class LoopSettings(Settings):
     checkpoint_every: Annotated[int, FREE] = Field(5000, ge=1)
     """Steps between checkpoints; the last two are kept."""
     log_every: Annotated[int, FREE] = Field(100, ge=1)
-    """Steps between entries of history.json, which also gets the steps of checkpoints and previews.
-    In a log file, there is a line at each checkpoint, and every 30 seconds."""
+    """Steps between entries of history.json; steps with a checkpoint or preview get an entry, too.
+    A log file gets a line at each checkpoint, and every 30 seconds."""
     preview_every: Annotated[int | None, FREE] = Field(None, ge=1)
-    """Steps between previews: a picture of a model's samples, a guide's accuracy by noise level."""
+    """Steps between previews: a picture of a model's samples, or a guide's accuracy by noise level.
+    Null: no previews."""
 
     @model_validator(mode="before")
     @classmethod
@@ -333,7 +343,7 @@ class LoopSettings(Settings):
         if not isinstance(content, dict):
             return content
         content = with_one_average(content)
-        with suppress(AttributeError, ValueError):  # of no part
+        with suppress(AttributeError, ValueError):  # Validation reports an invalid objective.
             given = content.get("objective") or "epsilon"
             kind = type(given) if isinstance(given, Objective) else Objective.class_for(given)
             if cast(type[Objective], kind).sees_images:
@@ -343,7 +353,7 @@ class LoopSettings(Settings):
     @model_validator(mode="after")
     def _check_combination(self) -> "LoopSettings":
         if self.ema_decay is None and self.average is None:
-            raise ValueError("ema_decay is null; give it, or average")
+            raise ValueError("ema_decay: null without an average; set ema_decay or average")
         self.objective.check_recipe(self)
         return self
 
@@ -357,20 +367,21 @@ class TrainingSettings(LoopSettings):
     """The training recipe of a model."""
 
     weighting: Literal["fid", "nll"] = "fid"
-    """The error of ε (paper, Eq. 10), or of the score, weighted by the diffusion G Gᵀ."""
+    """`fid`: the error of ε (paper, Eq. 10). `nll`: the error of the score, weighted by the
+    diffusion G Gᵀ."""
     label_dropout: float | None = Field(None, gt=0, lt=1)
-    """Makes the model class-conditional, for classifier-free guidance: with this probability an
-    image has no class in training. Null: unconditional."""
+    """The probability with which the class of an image is dropped in training. Any value makes the
+    model class-conditional, for classifier-free guidance. Null: unconditional."""
 
 
 def check_uses(training: LoopSettings) -> None:
-    """Raise UserError if a setting is set that a custom objective does not use."""
+    """Raise UserError if the training sets an optional setting that a custom objective ignores."""
     fields, objective = type(training).model_fields, training.objective
     for key in (
         sorted(fields.keys() & OPTIONAL.difference(objective.uses)) if objective.code else ()
     ):
         if getattr(training, key) not in (None, NoiseLaw.model_validate({}), fields[key].default):
-            wrong = f"{objective.kind} does not use {key}, by its `uses`"
+            wrong = f"`uses` of {objective.kind} does not list {key}"
             raise UserError(f"training.objective: {wrong}; leave training.{key} out")
 
 

@@ -1,6 +1,6 @@
-"""Previews of a training: a model's samples, a guide's accuracy by noise level.
+"""Previews of a training: samples of a model, or the accuracy of a guide by noise level.
 
-They always have the same noise.
+All previews of a training use the same noise.
 """
 
 from pathlib import Path
@@ -23,9 +23,9 @@ SAMPLES = 64
 SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
 
 BINS = 10
-"""Noise levels: ranges of the forward time of equal length, from 0 to 1."""
+"""The number of ranges of equal length that divide the forward times from 0 to 1."""
 TEST_IMAGES = 1000
-"""The largest number of images for the accuracy, spread evenly over the split."""
+"""The largest number of images for the accuracy, taken at equal distances from the split."""
 BATCH = 250
 
 
@@ -37,8 +37,8 @@ def write_samples(
     device: torch.device,
     picture: Path,
 ) -> None:
-    """Write samples of ε(z, t) to a picture; of a class-conditional network, without a class."""
-    from psld.data.images import save_images  # Most commands make no preview.
+    """Sample from ε(z, t), without a class if the network is class-conditional; write a picture."""
+    from psld.data.images import save_images  # Imported late, because it needs Pillow.
 
     stream = generator(device, seed, Stream.PREVIEW)
     shape = (process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
@@ -66,9 +66,9 @@ def accuracy_by_time(
     seed: int,
     device: torch.device,
 ) -> list[float]:
-    """The share of images whose class is recognized at a time in [i/10, (i + 1)/10], for each i.
+    """Return the accuracy at random times in [i/10, (i + 1)/10] for i = 0, …, 9.
 
-    The images come from the test split, or from the training split if there is no other.
+    The images come from the test split, or from the training split if there is no test split.
     """
     split = split_of_accuracy(store)
     count = store.splits[split]
@@ -91,6 +91,6 @@ def accuracy_by_time(
 
 
 def as_logged(accuracies: list[float]) -> dict[str, float]:
-    """The mean over all noise levels, and each accuracy by its range of times."""
+    """Return numbers to log: the mean accuracy, and the accuracy for each range of times."""
     by_range = {f"accuracy/t{i / BINS:g}-{(i + 1) / BINS:g}": a for i, a in enumerate(accuracies)}
     return {"accuracy": sum(accuracies) / BINS, **by_range}

@@ -1,4 +1,4 @@
-"""Optimizers, schedules, averages and loggers: the parts of a training's loop. No torch."""
+"""Optimizers, schedules, averages and loggers: the parts of the training loop. Imports no torch."""
 
 from collections.abc import Callable
 from math import cos, pi, sqrt
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Optimizer(Part):
-    """What moves the weights along their gradient.
+    """An optimizer of the weights.
 
-    Checkpoints hold its whole `state_dict()`: what `torch.load` reads with `weights_only`, such as
-    tensors of any type, numbers, texts, lists, tuples and dictionaries. After the first step,
-    another optimizer of `build` takes it back on trial.
+    Checkpoints contain the whole `state_dict()` of the built optimizer. It may hold whatever
+    `torch.load` reads with `weights_only`: tensors of any type, numbers, strings, lists, tuples and
+    dictionaries. After the first step, a newly built optimizer loads it as a test.
     """
 
     noun = "optimizer"
@@ -26,10 +26,10 @@ class Optimizer(Part):
     kind: str = "adam"
 
     def build(self, parameters: "list[nn.Parameter]") -> "optim.Optimizer":
-        """Build the optimizer of all parameters, which are on the training's device.
+        """Build the optimizer of all parameters, which are on the device of the training.
 
-        The loop sets `lr` of all its `param_groups` before each step, to
-        `training.learning_rate` × warm-up × schedule. Gradients are clipped by then.
+        Before each step, the training loop clips the gradients and sets `lr` of all `param_groups`
+        to `training.learning_rate` × warm-up × schedule.
         """
         raise NotImplementedError
 
@@ -38,9 +38,9 @@ class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015, Algorithm 1)."""
 
     betas: tuple[float, float] = (0.9, 0.999)
-    """β₁ and β₂: decays of the averages of the gradient and of its square, per step."""
+    """β₁ and β₂: decay rates of the moving averages of the gradient and of its square, per step."""
     eps: float = Field(default=1e-8, gt=0)
-    """ε: what is added to the root of the average square."""
+    """ε: added to the square root of the average squared gradient."""
 
     def build(self, parameters):
         from torch import optim
@@ -54,7 +54,7 @@ class AdamW(Adam):
     kind: str = "adamw"
 
     weight_decay: float = Field(default=0.01, ge=0)
-    """λ: each step first takes the share `lr` · λ off the weights."""
+    """λ: each step first multiplies the weights by 1 − `lr` · λ."""
 
     def build(self, parameters):
         from torch import optim
@@ -64,16 +64,21 @@ class AdamW(Adam):
 
 
 class Schedule(Part):
-    """The course of the learning rate, apart from its warm-up."""
+    """The learning rate as a function of the step, apart from the warm-up."""
 
     noun = "schedule"
 
     kind: str = "constant"
 
     def factor(self, step: int, steps: int) -> float:
-        """Return the factor of `training.learning_rate` in a step, from 0 to `steps` − 1.
+        """Return the factor by which `training.learning_rate` is multiplied in a step.
 
-        It is finite and not negative, and depends on nothing else: a resumed training asks again.
+        The factor must be finite and not negative. It may depend only on the arguments and the
+        settings, because a resumed training computes it again.
+
+        Args:
+            step: from 0 to `steps` − 1.
+            steps: the number of steps of the training.
         """
         raise NotImplementedError
 
@@ -86,9 +91,9 @@ class Constant(Schedule):
 
 
 class Cosine(Schedule):
-    """From 1 down to `least`, least + (1 − least) (1 + cos(π step / steps)) / 2.
+    """Cosine decay from 1 to `least`: least + (1 − least) (1 + cos(π step / steps)) / 2.
 
-    One period of SGDR (Loshchilov and Hutter, 2017, Eq. 5).
+    This is one period of SGDR (Loshchilov and Hutter, 2017, Eq. 5).
     """
 
     kind: str = "cosine"
@@ -106,24 +111,25 @@ class InverseSqrt(Schedule):
     kind: str = "inverse-sqrt"
 
     reference_steps: int = Field(default=70_000, ge=1)
-    """t_ref: the steps with the factor 1; EDM2 has 70,000 on ImageNet-512."""
+    """t_ref: the number of steps before the decay starts; EDM2 uses 70,000 on ImageNet-512."""
 
     def factor(self, step, steps):
         return 1 / sqrt(max(step / self.reference_steps, 1))
 
 
 class Averaging(Protocol):
-    """The average of a network in training.
+    """The average of a network during training.
 
-    If it has more than its network, such as a count or a second average, `state_dict()` returns it
-    for checkpoints, and `load_state_dict(state)` takes it back, with tensors on the CPU.
+    An average with further state, such as a count or a second average, needs two more methods for
+    checkpoints: `state_dict()` returns that state, and `load_state_dict(state)` restores it from
+    tensors on the CPU.
     """
 
     network: "nn.Module"
-    """A copy of the network, with averaged weights and buffers: it is previewed and exported."""
+    """A copy of the network with averaged weights and buffers, used for previews and export."""
 
     def update(self, network: "nn.Module") -> None:
-        """Take in the weights and buffers after a step. Called without gradients."""
+        """Update the average with weights and buffers after a step. Called without gradients."""
         ...
 
 
@@ -137,16 +143,16 @@ class Average(Part):
     def build(self, network: "nn.Module") -> Averaging:
         """Build the average of a network before its first step, or before a checkpoint is loaded.
 
-        It works on a copy, `copy.deepcopy(network)`.
+        The average must hold a copy of the network, `copy.deepcopy(network)`.
         """
         raise NotImplementedError
 
 
 class ExponentialAverage(Average):
-    """θ̄ ← d θ̄ + (1 − d) θ after each step; buffers are those of the last step."""
+    """θ̄ ← d θ̄ + (1 − d) θ after each step; buffers are copied from the last step."""
 
     decay: float = Field(default=0.9999, ge=0, lt=1)
-    """d; 0 keeps the last weights."""
+    """d; with 0, the average is the last weights."""
 
     def build(self, network):
         from psld.networks.forward import EMA
@@ -155,9 +161,9 @@ class ExponentialAverage(Average):
 
 
 def with_one_average(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a training's content in which `ema_decay` alone stands for the average `ema`.
+    """Return the content of a training with the average `ema` expressed as `ema_decay` alone.
 
-    It is null next to any other `average`.
+    For any other `average`, `ema_decay` becomes null.
     """
     average = content.get("average")
     if average is None:
@@ -174,7 +180,7 @@ def with_one_average(content: dict[str, Any]) -> dict[str, Any]:
 
 
 class Logger(Part):
-    """A destination of what a training logs, besides its history and wandb."""
+    """A further destination of the training log, besides history.json and wandb."""
 
     noun = "logger"
 
@@ -183,18 +189,20 @@ class Logger(Part):
     def start(
         self, run: Path, settings: Any, from_step: int
     ) -> Callable[[dict[str, float] | None], object]:
-        """Begin to log; return a function of each entry of the history, and last of None.
+        """Start to log, and return the function that receives the entries of the history.
 
-        An entry has `step`, `time` (Unix, in seconds), `loss`, `grad_norm`, `learning_rate`, …, as
-        in history.json. They come every `log_every` steps, at most every two seconds, together. A
-        training that is killed and resumed logs no step twice. Only the leading rank logs.
+        The function is called with each entry and, at the end, with None. As in history.json, an
+        entry has `step`, `time` (Unix time in seconds), `loss`, `grad_norm`, `learning_rate`, ….
+        There is an entry every `log_every` steps; entries arrive in groups, at most every two
+        seconds. A training that is killed and resumed logs no step twice. Only rank 0 logs.
 
-        All calls are made in a thread, for which the training does not wait. An exception, or more
-        than five seconds in one call, ends the logger with a printed line.
+        All calls are made in a separate thread, and the training does not wait for them. A logger
+        that raises an exception or takes more than five seconds in a call is stopped, and a line
+        is printed.
 
         Args:
             run: the run directory; previews/STEP.png are pictures.
-            settings: of the training (`psld.training.settings.RunSettings`).
-            from_step: the last step that was logged before; 0 for a new training.
+            settings: the settings of the training (`psld.training.settings.RunSettings`).
+            from_step: the last step that was already logged; 0 for a new training.
         """
         raise NotImplementedError

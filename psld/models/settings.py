@@ -1,4 +1,7 @@
-"""Settings of trainings: dataset, process, network and recipe of a model or guide. No torch."""
+"""Settings of trainings: dataset, process, network and recipe of a model or guide.
+
+Imports no torch.
+"""
 
 from math import inf
 from typing import Annotated, Any, ClassVar, Literal, cast
@@ -14,16 +17,17 @@ from psld.networks.settings import Network
 from psld.utils.errors import UserError
 
 TRAIN_FACTOR = 3
-"""FLOPs of a training step over those of its forward pass; the backward pass takes two thirds."""
+"""FLOPs of a training step divided by the FLOPs of its forward pass. The backward pass needs twice
+the FLOPs of the forward pass."""
 
 
 class TrainedSettings(Settings):
-    """Everything that decides the weights of a network."""
+    """Everything that determines the weights of a network."""
 
     makes: ClassVar[Literal["model", "guide"]] = "model"
-    """Its objective has to make the same."""
+    """The result of the training. `makes` of the objective must have the same value."""
     num_classes: ClassVar[int] = 0
-    """The number of classes that the network takes as input; 0 if it takes none."""
+    """The number of classes that the network accepts as input; 0 for an unconditional network."""
 
     dataset: DatasetSettings
     process: ProcessSettings
@@ -37,15 +41,15 @@ class TrainedSettings(Settings):
         objective.check_dataset(self.training, self.dataset)
         if objective.makes != self.makes:
             other = "train" if self.makes == "guide" else "train_guide"
-            raise ValueError(f"training.objective: makes a {objective.makes}; use psld {other}")
+            raise ValueError(f"training.objective: trains a {objective.makes}; use psld {other}")
         return self
 
     def identity(self) -> dict[str, Any]:
-        """The settings that, with the dataset's digest, decide the weights.
+        """Return the settings that, with the dataset's digest, determine the weights.
 
-        The source of a dataset decides its file, and not more. A network that serves every process
-        is trained without the process, and an objective without the settings that it does not use.
-        Custom classes below shipped objectives have no short form.
+        The source of a dataset is left out, because the digest covers it. So is the process if the
+        network serves every process, and so are settings that the objective does not use. Custom
+        subclasses of shipped objectives have no short identity.
         """
         content, objective = super().identity(), self.training.objective
         del content["dataset"]["source"]
@@ -62,29 +66,30 @@ class TrainedSettings(Settings):
 
     @property
     def command(self) -> str:
-        """The command of psld that trains it."""
+        """The psld command of the training."""
         return "train" if self.makes == "model" else "train_guide"
 
     @property
     def serves_every_process(self) -> bool:
-        """True if the network sees images with noise, and `process` is only the default."""
+        """True if the network sees noisy images, so that `process` is only the default process."""
         return self.training.objective.sees_images
 
     @property
     def levels(self) -> tuple[float, float]:
-        """The lowest and the highest noise level that the network takes."""
+        """The lowest and the highest noise level that the network accepts."""
         law = cast(NoiseLaw, self.training.noise_law)
         return (law.low, law.high) if self.serves_every_process else (0.0, inf)
 
 
 class Init(Settings):
-    """The model from whose weights a training starts."""
+    """The pretrained model that initializes a training."""
 
     model: ModelRead
-    """GRID/MODEL, its folder, or hf://OWNER/NAME@COMMIT; its weights are in the identity."""
+    """GRID/MODEL, the folder of a model, or hf://OWNER/NAME@COMMIT. The identity includes the
+    digest of the weights."""
     take: Literal["all", "fitting"] = "all"
-    """`fitting`: take the weights that have the same names and shapes here, and print the others.
-    `all`: refuse a model with others."""
+    """`fitting`: copy the weights whose names and shapes agree, and print the names of the other
+    weights. `all`: fail if any name or shape differs."""
 
 
 class ModelSettings(TrainedSettings):
@@ -92,33 +97,37 @@ class ModelSettings(TrainedSettings):
 
     training: TrainingSettings
     init: Annotated[Init | None, Neutral(None)] = None
-    """The model from whose weights the training starts: init.model=GRID/MODEL, a folder, or
-    hf://OWNER/NAME@COMMIT. With init.take=fitting the others may have other shapes. Null: none."""
+    """The pretrained model that initializes the weights: init.model=GRID/MODEL, a folder, or
+    hf://OWNER/NAME@COMMIT. With init.take=fitting, weights with other names or shapes stay
+    random. Null: all weights are random."""
 
     def sampled_as(self, process: ProcessSettings | None = None) -> ProcessSettings | None:
-        """Return the process that a denoiser is sampled as, by default its own; None for others."""
+        """Return the process with which a denoiser is sampled; None if the model is no denoiser.
+
+        The default is the process of the training.
+        """
         return (process or self.process) if self.serves_every_process else None
 
     def with_process(self, process: ProcessSettings | None) -> "ModelSettings":
-        """Return the settings as a model of another process; None changes nothing.
+        """Return the settings with another process; None returns them unchanged.
 
-        Raises UserError if the network is of one process alone.
+        Raises UserError if the network serves only the process of its training.
         """
         if process is None or process == self.process:
             return self
         if not self.serves_every_process:
             raise UserError(
-                "process: the model's network is of the process that it was trained for; leave out "
-                "process, or train a denoiser (training.objective=denoiser), which serves all"
+                "process: the network serves only the process of its training; leave out process, "
+                "or train a denoiser (training.objective=denoiser), which serves every process"
             )
         return self.model_copy(update={"process": process})
 
     def check_time(self, key: str, time: float) -> None:
-        """Raise UserError if a time is before the first one that the network was trained for."""
+        """Raise UserError if a time is smaller than all times of the training."""
         first = self.training.time_eps
         if time < first and not self.serves_every_process:
             raise UserError(
-                f"{key}: {time:g} is before the first time that the network was trained for "
+                f"{key}: {time:g} is below the smallest time of the training "
                 f"(training.time_eps); use {first:g} or more"
             )
 
@@ -128,7 +137,7 @@ class ModelSettings(TrainedSettings):
 
 
 class GuideModelSettings(TrainedSettings):
-    """A noise-conditional guide: it recognizes the class of an image with a process's noise."""
+    """A noise-conditional guide: a classifier of noisy states or noisy images."""
 
     makes = "guide"
     init: ClassVar[None] = None
@@ -136,8 +145,11 @@ class GuideModelSettings(TrainedSettings):
     @model_validator(mode="before")
     @classmethod
     def _with_parts_of_guides(cls, content: Any) -> Any:
-        """Take a network without a kind as the shipped guide's, and a model's objectives as those
-        of a guide that sees the same."""
+        """Complete the parts of a guide.
+
+        A network without a kind is `ncsnpp-guide`. The objective of a model becomes the objective
+        of a guide with the same inputs.
+        """
         if not isinstance(content, dict):
             return content
         content = dict(content)
@@ -152,32 +164,33 @@ class GuideModelSettings(TrainedSettings):
 
 
 GUIDES = {"epsilon": "guide", "denoiser": "image-guide"}
-"""The objectives of guides that see what these objectives of models see."""
+"""Maps the objective of a model to the objective of a guide with the same inputs."""
 
 
 class Start(Settings):
-    """How the start of samplers is fitted to training images (`psld.models.start`)."""
+    """How an initial distribution is fitted to training images (`psld.models.start`)."""
 
     components: tuple[Annotated[int, Field(ge=2)], ...] = (2, 4, 8, 16, 32)
-    """The numbers K of Gaussians of which the best is taken, besides one."""
+    """Candidates for the number K of Gaussians; K = 1 is always a candidate."""
     directions: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(10, 20, 40), min_length=1)
-    """The numbers q of leading directions of which the best is taken: in these it is a mixture."""
+    """Candidates for the number q of leading directions in which the mixture is fitted."""
     shares: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 0.3)
-    """σ₀ as a share of the largest deviation: of one Gaussian, and of a mixture's components."""
+    """σ₀ divided by the largest standard deviation: of a single Gaussian, and of the components of
+    a mixture."""
 
 
 STARTS = "starts"
-"""The folder of starts."""
+"""The folder of the files of initial distributions."""
 
 
 def start_file(dataset: DatasetSettings, classes: bool) -> str:
-    """Return the path of a dataset's start, starts/DATASET[-flip][-classes].safetensors.
+    """Return the path of an initial distribution, starts/DATASET[-flip][-classes].safetensors.
 
-    Raises UserError if DATASET ends like that, because the path would be that of another start.
+    Raises UserError if DATASET ends with -flip or -classes, because the path would be ambiguous.
     """
     if dataset.name.endswith(("-flip", "-classes")):
-        end = "a start needs a name without -flip or -classes at its end"
-        raise UserError(f"dataset.name={dataset.name}: {end}")
+        wrong = "ends with -flip or -classes, as names of starts do; rename the dataset"
+        raise UserError(f"dataset.name={dataset.name}: {wrong}")
     flip, kinds = "-flip" * dataset.flip, "-classes" * classes
     return f"{STARTS}/{dataset.name}{flip}{kinds}.safetensors"
 
@@ -190,9 +203,10 @@ class StartSettings(Settings):
     """The prepared dataset, HDF5."""
     start: Start = Start()
     classes: bool = False
-    """Measure each class, too, for samplers that ask for one, if each has ten different images."""
+    """Also fit a distribution to each class, for guidance to classes. It has no effect if a class
+    has fewer than ten distinct images."""
     output: Annotated[str | None, FREE] = Field(default=None, pattern=r"\.safetensors$")
-    """The file to make; null: starts/DATASET.safetensors, with -flip and -classes in its name."""
+    """Output file; null: starts/DATASET[-flip][-classes].safetensors."""
     device: Annotated[str, FREE] = "auto"
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 

@@ -1,8 +1,9 @@
-"""The start of samplers: a law of a dataset's training images, and the noise levels to start at.
+"""The initial distribution of samplers (`start`), fitted to the training images of a dataset.
 
-It is a mixture of Gaussians, fitted by scikit-learn's expectation maximization. It depends on the
-dataset and on flips, and on no network, so all models of a dataset share its record. That is not
-private: the starts of two sets of images that differ in one image give that image.
+The initial distribution is a mixture of Gaussians, fitted by scikit-learn's expectation
+maximization, with the noise levels at which samplers start. It depends on the dataset and on flips,
+but on no network, so all models of a dataset share its file. The file is not private: from the
+files of two datasets that differ in one image, this image can be reconstructed.
 """
 
 import hashlib
@@ -30,43 +31,46 @@ from psld.utils.tensors import load_tensors, save_tensors
 KIND = "start"
 CPU = torch.device("cpu")
 LOWEST_LEVEL = 0.5
-"""No start is below this noise level. A fit adds its square to all variances."""
+"""The lowest noise level at which samplers start. Its square is added to all variances of a fit."""
 FEWEST_IMAGES = 10
-"""No mean, and no component's center, is of fewer different images: it would be near to them."""
+"""The fewest distinct images for a mean or the center of a component. With fewer images, the center
+would resemble individual images."""
 MOST_IMAGES = 10_000
-"""A mixture is fitted to so many images at most, drawn at random."""
+"""The largest number of images to which a mixture is fitted; more images are subsampled."""
 ITERATIONS = 100
 CHUNK = 1 << 24
-"""Values of images that are on the device at once."""
+"""The largest number of pixel values on the device at once."""
 
 Passes = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""All images in parts, float N×views×C×H×W, with their labels, at each call."""
+"""A function that returns an iterator over all images, in chunks, float N×views×C×H×W, with their
+labels."""
 
 
 @dataclass(frozen=True)
 class SamplerStart:
-    """The law of the images that samplers start from, and the noise levels at which they do."""
+    """An initial distribution, and the noise levels at which samplers start from it."""
 
     data: GaussianData = field(repr=False)
     levels: Tensor
-    """σ₀ of one Gaussian, and of the mixture, 2×groups."""
+    """σ₀ of the single Gaussian and of the mixture, 2×groups."""
     path: str = ""
-    """Its file, and the digest of that, if it has one."""
+    """The file of the initial distribution; empty if there is no file."""
     sha256: str = ""
+    """Digest of the file."""
 
     def level(self, mixture: bool = True, classes: Sequence[int] = ()) -> float:
-        """Return σ₀ of the mixture or of one Gaussian; for classes, the largest of theirs."""
+        """Return σ₀ of the mixture or the single Gaussian; for classes, the maximum over them."""
         return float(self.levels[int(mixture), self.data.groups(classes)].max())
 
 
 def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
-    """Measure a dataset's training images on a device, and write their start.
+    """Fit the initial distribution to a dataset's training images on a device, and write its file.
 
-    Raises UserError if the dataset is missing or damaged, or has too few different images.
+    Raises UserError if the dataset is missing or damaged, or has too few distinct images.
     """
     dataset, path = settings.dataset, settings.path
     store = ImageStore.open_for(settings.data, dataset)
-    print("fitting a mixture of Gaussians to the training images, to start from", flush=True)
+    print("fitting the initial distribution, a mixture of Gaussians, to the images", flush=True)
     images, labels = store.images("train"), store.labels("train")
     num_classes = store.num_classes if settings.classes else 0
     with locating(settings.data):
@@ -85,16 +89,19 @@ def find_start(
     folder: Path = Path(),
     device: torch.device = CPU,
 ) -> SamplerStart:
-    """Return the start of a model, from the dataset of its training.
+    """Return the initial distribution for the dataset of a model.
 
-    It is read from `file`, if one is given; or else from starts/ here or in the model's folder.
-    If there is none, or only one of other images, it is made of data/DATASET.h5.
+    Without `file`, the places are, in this order: starts/ in the working directory; starts/ in the
+    model's folder; a new fit to data/DATASET.h5.
 
-    Without the digest of these images, those of data/DATASET.h5 are taken for them.
-    `classes` asks for the law of each class, too.
+    Args:
+        digest: the digest of the training images; None: the digest of data/DATASET.h5.
+        classes: also return the distribution of each class.
+        file: the file to read; None: search for a file.
+        folder: the folder of the model.
 
-    Raises UserError if the file is missing, damaged, malformed, or of other images; without a file,
-    if the dataset is not here, either.
+    Raises UserError if `file` is missing, damaged, malformed, or fitted to other images. Without
+    `file`, raises UserError if no file fits and the dataset was not prepared.
     """
     own, data, reasons = start_file(dataset, classes), Path(f"data/{dataset.name}.h5"), []
     here = ImageStore.open(data).digest if data.exists() else None
@@ -108,7 +115,7 @@ def find_start(
             except UserError as error:
                 reasons.append(f"{error}; ")
     if here and digest in (None, here):
-        from psld.config.compose import compose_content  # Hydra takes a third of a second.
+        from psld.config.compose import compose_content  # Importing Hydra takes 0.3 seconds.
 
         for reason in reasons:
             print(f"not kept: {reason.removesuffix('; ')}", flush=True)
@@ -116,30 +123,29 @@ def find_start(
         content |= {"dataset": dataset, "data": str(data), "classes": classes, "output": None}
         return make_start(parse(StartSettings, content, "psld start"), device)
     raise UserError(
-        f"{''.join(reasons) or f'{own}: no such file; '}it is made of the images of the model's "
-        f"training, which are not in {data}: run psld prepare dataset={dataset.name}, or give "
-        "start=FILE"
+        f"{''.join(reasons) or f'{own}: no such file; '}the training images to fit it to are not "
+        f"in {data}: run psld prepare dataset={dataset.name}, or give start=FILE"
     )
 
 
 def load_start(path: str | Path, dataset: DatasetSettings, wanted: dict[str, Any]) -> SamplerStart:
-    """Read a start, and draw an image of the dataset's shape from it.
+    """Read the file of an initial distribution, and test that it draws images of the right shape.
 
-    Raises UserError if it is missing, damaged or malformed, or if its origin is not `wanted`, of
-    which None is any.
+    Raises UserError if the file is missing, damaged or malformed, or if its origin differs from
+    `wanted`, where None accepts any value.
     """
-    remedy = "make it again (psld start)"
+    remedy = "fit it again (psld start)"
     stored = load_tensors(path, KIND, remedy)
     for key, value in wanted.items():
         if value is not None and stored.origin.get(key) != value:
-            raise UserError(f"{path}: made of another {key} than is asked for; {remedy}")
+            raise UserError(f"{path}: fitted with a different {key} than requested; {remedy}")
     arrays, shape = stored.tensors(), (dataset.channels, dataset.image_size, dataset.image_size)
     try:
         levels, noise = arrays.pop("levels"), torch.zeros(1, *shape, dtype=torch.float32)
         start = SamplerStart(GaussianData.from_arrays(arrays), levels, str(path), stored.sha256)
         if start.data.draw(noise, start.level(), which=noise.new_zeros(1)).isfinite().all():
             return start
-    except (LookupError, TypeError, RuntimeError):  # Arrays are missing, or do not fit together.
+    except (LookupError, TypeError, RuntimeError):  # Arrays are missing or have wrong shapes.
         pass
     raise UserError(f"{path}: not a start of images {shape}; {remedy}")
 
@@ -148,7 +154,7 @@ def load_start(path: str | Path, dataset: DatasetSettings, wanted: dict[str, Any
 
 
 def different_images(images: np.ndarray) -> np.ndarray:
-    """Return the indices of images that differ from all before them, and from their mirror images.
+    """Return the index of the first copy of each distinct image; mirror images count as copies.
 
     Args:
         images: uint8 N×C×H×W.
@@ -163,9 +169,10 @@ def different_images(images: np.ndarray) -> np.ndarray:
 def views_of(
     images: np.ndarray, labels: np.ndarray, device: torch.device, flip: bool, chosen: np.ndarray
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the images of the chosen indices, and their labels, in parts on the device.
+    """Yield the images at the chosen indices, and their labels, in chunks on the device.
 
-    With `flip`, an image has two views, itself and its mirror image, because a network sees both.
+    With `flip`, each image has two views, the image and its mirror image, because the network is
+    trained on both. Otherwise, each image has one view.
     """
     size = max(1, CHUNK // images[0].size)
     for first in range(0, len(chosen), size):
@@ -176,7 +183,7 @@ def views_of(
 
 
 def deviation(store: ImageStore, flip: bool) -> float:
-    """Return the deviation of the training images around their mean, pixel by pixel."""
+    """Return the root mean square, over the pixels, of the training images' standard deviation."""
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
     images, labels = store.images("train"), store.labels("train")
     for part, _ in views_of(images, labels, CPU, flip, np.arange(len(images))):
@@ -186,7 +193,7 @@ def deviation(store: ImageStore, flip: bool) -> float:
     return max(variance, 1e-6) ** 0.5
 
 
-@all_bits()  # the last variances are differences of large sums
+@all_bits()  # The smallest variances are differences of large sums, so they need full precision.
 @torch.no_grad()
 def measure_start(
     images: np.ndarray,
@@ -196,31 +203,33 @@ def measure_start(
     num_classes: int = 0,
     flip: bool = False,
 ) -> SamplerStart:
-    """Measure the two moments of images, and fit mixtures of Gaussians to them.
+    """Compute mean and covariance of images, and fit mixtures of Gaussians to the images.
 
-    Each different image counts once. A component looks Gaussian under noise of some part of its
-    largest deviation. So with λ_k the largest variance of component k, a start from a mixture
-    begins at
+    Each distinct image counts once. A component with added noise is approximately Gaussian if the
+    noise level is a certain share of the component's largest standard deviation. So, with λ_k the
+    largest variance of component k, samplers start from a mixture at the noise level
 
         σ₀ = max(0.3 √(Σ_k w_k λ_k), 0.5),
 
-    and one from one Gaussian at max(0.75 √λ, 0.5).
+    and from a single Gaussian at max(0.75 √λ, 0.5).
 
     Args:
         images: uint8 N×C×H×W.
-        how: the numbers of components and directions, and the shares 0.75 and 0.3.
+        how: the candidates for the numbers of components and directions, and the shares 0.75 and
+            0.3.
         labels: int64 N; None without classes.
-        num_classes: 0 for a start without classes. It has classes if each has ten different images:
-            a class of fewer would be all images minus the other classes.
-        flip: each image counts with its mirror image.
+        num_classes: the number of classes; 0 for an initial distribution without classes. It is
+            replaced by 0 if a class has fewer than ten distinct images, because the images of this
+            class could be computed from all images and the other classes.
+        flip: also use the mirror image of each image.
 
-    Raises UserError for fewer than ten different images, mirror images counted as one.
+    Raises UserError for fewer than ten distinct images, where mirror images count as copies.
     """
     chosen = different_images(images)
     if len(chosen) < FEWEST_IMAGES:
         raise UserError(
-            f"{len(chosen)} different training images, and a start of fewer than {FEWEST_IMAGES} "
-            "would be near to single ones; use start=prior, such as sampler=multistep"
+            f"{len(chosen)} distinct training images, but an initial distribution needs at least "
+            f"{FEWEST_IMAGES}; use start=prior, such as sampler=multistep"
         )
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     if num_classes and np.bincount(labels[chosen], minlength=num_classes).min() < FEWEST_IMAGES:
@@ -236,15 +245,16 @@ def measure_start(
 
 
 def with_mixture(data: GaussianData, passes: Passes, how: Start) -> GaussianData:
-    """Return a law as a mixture in its leading directions, with nearly the same two moments.
+    """Replace each Gaussian by a mixture in its leading directions, with nearly the same moments.
 
-    A fifth of the images is held out, with all of its views. K and q are those under which held-out
-    images with noise, y = x + σ n at σ = 0.5, are most likely. Since KL(p_σ ‖ q_σ) + E log q_σ(y)
-    is the same for all laws q, they are those with the smallest divergence. A fit adds σ² to all
-    covariances, so that none shrinks to single images, and this is taken away again. All groups
-    have the q of all images, and each its own K, which is 1 if no mixture is more likely than one
-    Gaussian, and is halved until components have enough images; if that of all images is 1, so are
-    the others.
+    A fifth of the images is held out, with all of their views. K and q maximize the likelihood of
+    held-out images with noise, y = x + σ n at σ = 0.5. They also minimize the divergence, since
+    KL(p_σ ‖ q_σ) + E log q_σ(y) is the same for all distributions q. The fit adds σ² to all
+    variances, so that no component shrinks to a single image, and σ² is subtracted from the result.
+
+    The group of all images determines q for all groups. Each class has its own K. K is 1 if no
+    mixture is more likely than one Gaussian, and is halved until each component has enough images.
+    If K is 1 for all images, K is 1 for each class.
     """
     values, vectors = (each.flip(-1) for each in torch.linalg.eigh(data.covariances.double()))
     axes = vectors[..., : max(how.directions)].float()
@@ -268,9 +278,10 @@ def with_mixture(data: GaussianData, passes: Passes, how: Start) -> GaussianData
 
 
 def _coordinates(data: GaussianData, axes: Tensor, passes: Passes) -> list[np.ndarray]:
-    """Return coordinates of each group's images, and of their mirror images: N×views×Q each.
+    """Return the coordinates of each group's images and mirror images, N×views×Q for each group.
 
-    `axes` are groups×r×Q, in the basis. The images are in random order, as many as a fit takes.
+    `axes`, groups×r×Q, are given in the basis of `data`. The images are shuffled and limited to
+    MOST_IMAGES.
     """
     rows: list[list[Tensor]] = [[] for _ in axes]
     for x, labels in passes():
@@ -283,7 +294,8 @@ def _coordinates(data: GaussianData, axes: Tensor, passes: Passes) -> list[np.nd
     stream = np.random.default_rng(stream_seed(0, Stream.START))
     whole = [torch.cat(each).double().numpy() for each in rows]
     most = MOST_IMAGES // whole[0].shape[1]
-    # The mean of all and that of the fit give the sum of the images that are left out.
+    # At least FEWEST_IMAGES images are left out, because their sum follows from the mean of all
+    # images and the mean of the fitted images.
     counts = (len(c) if len(c) <= most else min(most, len(c) - FEWEST_IMAGES) for c in whole)
     chosen = (c[stream.permutation(len(c))[:n]] for c, n in zip(whole, counts, strict=True))
     return list(map(np.ascontiguousarray, chosen))
@@ -292,7 +304,7 @@ def _coordinates(data: GaussianData, axes: Tensor, passes: Passes) -> list[np.nd
 def _best(
     c: np.ndarray, variances: np.ndarray, components: Sequence[int], directions: Sequence[int]
 ) -> tuple[int, int]:
-    """Return the most likely K and q for the coordinates, N×views×Q, of these variances."""
+    """Return the most likely K and q for coordinates, N×views×Q, with these variances."""
     held, Q = len(c) // 5, c.shape[2]
     if not held:
         return 1, directions[0]
@@ -316,9 +328,9 @@ def _best(
 def _fitted(
     c: np.ndarray, components: int, variances: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return w, K, m, K×q, and S, K×q×q, of the coordinates of images, N×views×q.
+    """Fit a mixture to coordinates, N×views×q; return weights, K, means, K×q, covariances, K×q×q.
 
-    K is `components`, or half of it, and so on, until all components have enough images.
+    K is `components`, halved until each component has enough images.
     """
     images, q = len(c), c.shape[2]
     if components == 1:
@@ -330,13 +342,13 @@ def _fitted(
 
 
 def _mixture(c: np.ndarray, components: int) -> Any:
-    """Fit a GaussianMixture to c, N×q, with the variance of noise added to each component's."""
-    from sklearn.mixture import GaussianMixture  # half a second, and most commands fit none
+    """Fit a GaussianMixture to c, N×q, with the variance of the noise added to each component."""
+    from sklearn.mixture import GaussianMixture  # The import takes half a second.
     from threadpoolctl import threadpool_limits
 
     noise = LOWEST_LEVEL**2
-    # Several threads gain nothing on matrices of this size, and on busy cores they wait for ever.
+    # Several threads are no faster for such small matrices, and very slow on busy cores.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a hundred steps are enough, converged or not
+        warnings.simplefilter("ignore")  # Converged or not, 100 iterations are enough.
         mixture = GaussianMixture(components, reg_covar=noise, max_iter=ITERATIONS, random_state=0)
         return mixture.fit(c)

@@ -1,4 +1,4 @@
-"""A network in use: its forward pass and threads, EDM's preconditioning, the EMA of its weights."""
+"""The forward pass of a network, its CPU threads, EDM's preconditioning, and the EMA of weights."""
 
 import copy
 import math
@@ -16,33 +16,33 @@ from psld.utils.errors import UserError
 Precision = Literal["fp32", "bf16"]
 
 WORK_OF_A_THREAD = 1e9
-"""Parameters × pixels × images of a network evaluation for which a CPU thread is worth starting."""
+"""Parameters × pixels × images of a network evaluation that justify one CPU thread."""
 
 
 def check_network(network: nn.Module, name: str = "network") -> None:
-    """Raise UserError if a network is in training mode, in which its output varies."""
+    """Raise UserError if a network is in training mode, in which its output is random."""
     parts = set(network.modules())
-    # An exported network is in training mode, whatever it was exported from.
+    # The graph modules of torch.export are always in training mode.
     parts -= {one for graph in parts if isinstance(graph, GraphModule) for one in graph.modules()}
     if any(one.training and not list(one.children()) for one in parts):
         raise UserError(
-            f"the {name} is in training mode, where dropout and batch norm change what it gives; "
+            f"the {name} is in training mode, in which dropout and batch norm change its output; "
             "call its eval() first"
         )
 
 
 def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = False) -> nn.Module:
-    """Return the module to call; it shares its weights with `network`.
+    """Return the module to call, which shares its weights with `network`.
 
-    In bf16, networks whose part says so compute as `InBfloat16` says, others under autocast.
+    In bf16, a network with `in_bfloat16` computes as in `InBfloat16`, and others under autocast.
 
-    A compiled network has a graph for each number of images, and its convolutions have the channels
-    innermost, which suits the units of a GPU that multiply matrices. Not so without compiling:
-    there torch's norms give the channels outermost, so each would need two copies.
+    With `compile`, there is one graph for each number of images, and convolutions use the
+    channels-last layout, which suits the tensor cores of a GPU. Without `compile`, the layout stays
+    channels-first, because the norms of torch return it and each would cost two copies.
     """
     in_bfloat16 = getattr(network, "in_bfloat16", False)
     if compile:
-        # By itself, torch leaves the channels outermost in the training of a U-Net.
+        # By default, torch keeps channels-first when it compiles the training of a U-Net.
         innermost: dict[str, Any] = {"force_layout_optimization": True}
         compiled: Any = torch.compile(network, dynamic=False, options=innermost)
         network = compiled
@@ -52,13 +52,15 @@ def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = Fa
 
 
 class Around(nn.Module):
+    """Base class of modules that wrap a network."""
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
 
 class PixelMean(Around):
-    """Logits N×classes of a network; logits of each pixel are averaged over the pixels."""
+    """Returns logits N×classes; if the network returns logits per pixel, their mean."""
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         logits = self.network(z, t)
@@ -69,10 +71,15 @@ class PixelMean(Around):
 def enough_threads(
     network: nn.Module, images: int, pixels: int, least: float = WORK_OF_A_THREAD
 ) -> Iterator[None]:
-    """Let torch use as many CPU threads as an evaluation of the network has work for.
+    """Limit the CPU threads of torch to the number that the work of a network evaluation justifies.
 
-    Threads wait for each other at each layer: for a small network on a busy machine, far longer
-    than they compute. `pixels`: of an image. `least`: the work of one thread.
+    Threads wait for each other at each layer. For a small network on a busy machine, they would
+    wait far longer than they compute.
+
+    Args:
+        images: images per evaluation.
+        pixels: pixels per image.
+        least: the work that justifies one thread, as in `WORK_OF_A_THREAD`.
     """
     before = torch.get_num_threads()
     work = sum(parameter.numel() for parameter in network.parameters()) * pixels * images
@@ -84,7 +91,7 @@ def enough_threads(
 
 
 class UnderAutocast(Around):
-    """A network under autocast; coefficients, states and loss outside of it stay in float32."""
+    """Runs a network under bfloat16 autocast; everything outside of the network stays float32."""
 
     def forward(self, z: Tensor, *conditions: Tensor | None) -> Tensor:
         with torch.autocast(z.device.type, torch.bfloat16):
@@ -92,16 +99,16 @@ class UnderAutocast(Around):
 
 
 class InBfloat16(Around):
-    """A network whose weights and activations are bfloat16; its own weights stay float32.
+    """Runs a network with bfloat16 copies of its float32 weights and with bfloat16 activations.
 
-    Under autocast, norms on a GPU would return float32, and each weight would be cast by a kernel
-    of its own: more bytes for the GPU, and twice as many launches for its host. Here norms sum
-    their statistics in float32, but take and return bfloat16; `Cast` takes many weights at once.
+    Under autocast, norms on a GPU return float32 and a separate kernel casts each weight, which
+    moves more bytes and doubles the number of kernel launches. Here, norms accumulate statistics in
+    float32 but accept and return bfloat16, and `Cast` casts many weights in one kernel.
     """
 
     TOGETHER = 32
-    """Weights that are cast at once. Ranks exchange the gradients of some while the others are
-    computed (unless the network is compiled), so not all together."""
+    """Number of weights that are cast at once. The limit lets ranks exchange the first gradients
+    while others are still computed (unless the network is compiled)."""
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         names, weights = zip(*self.network.named_parameters(), strict=True)
@@ -113,7 +120,7 @@ class InBfloat16(Around):
 
 
 class Cast(torch.autograd.Function):
-    """Copies of tensors in another type; the backward pass casts their gradients back."""
+    """Casts tensors to another dtype; the backward pass casts the gradients back."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -126,7 +133,7 @@ class Cast(torch.autograd.Function):
 
 
 def in_type(dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return copies of tensors in another type; a GPU makes them in one kernel."""
+    """Copy tensors to another dtype, in one kernel on a GPU."""
     copies = tuple(torch.empty_like(tensor, dtype=dtype) for tensor in tensors)
     _foreach_copy_(copies, tensors)
     return copies
@@ -135,7 +142,7 @@ def in_type(dtype: torch.dtype, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ..
 class EMA:
     """The exponential moving average θ̄ ← d θ̄ + (1 − d) θ after each step.
 
-    There is no bias correction, as in the official code. Buffers are those of the last step.
+    There is no bias correction, as in the official code. Buffers are copied from the last step.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -158,11 +165,11 @@ class Denoiser(nn.Module):
 
         c_skip = s² / (σ² + s²),   c_out = σ s / √(σ² + s²),   c_in = 1 / √(σ² + s²),
 
-    with s the deviation of the training images around their mean. F's input and target then have
-    about unit variance at every σ.
+    where s is the standard deviation of the training images around their mean. The input and the
+    target of F then have approximately unit variance at every σ.
 
-    `sigma_min`, `sigma_max` (the levels of the training) and `round_sigma` are for samplers in the
-    manner of EDM.
+    EDM-style samplers use `sigma_min`, `sigma_max` (the range of training noise levels) and
+    `round_sigma`.
     """
 
     deviation: Tensor
@@ -174,7 +181,7 @@ class Denoiser(nn.Module):
         sigma_min: float,
         sigma_max: float,
     ) -> None:
-        """`network` is one that `build` has made."""
+        """`network`: a network built by `psld.models.build`."""
         super().__init__()
         self.network, self.sigma_min, self.sigma_max = network, sigma_min, sigma_max
         self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32))
@@ -182,13 +189,16 @@ class Denoiser(nn.Module):
         self.of_logarithm = network.takes_logarithm
 
     def round_sigma(self, sigma: float | Tensor) -> Tensor:
-        """Return σ as it is: the network takes any."""
+        """Return σ unchanged, because the network accepts any σ."""
         return torch.as_tensor(sigma)
 
     def forward(self, y: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        """Predict the images, N×C×H×W, from y of that shape and their noise levels, one or N.
+        """Predict the clean images.
 
-        `label` is as in `NCSNpp`.
+        Args:
+            y: noisy images, N×C×H×W.
+            sigma: one noise level, or N.
+            label: as in `NCSNpp.forward`.
         """
         sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(y.shape[0])
         c_noise = sigma.log() / 4
@@ -196,9 +206,9 @@ class Denoiser(nn.Module):
         sigma, total = sigma[:, None, None, None], total[:, None, None, None]
         time = c_noise.exp() if self.of_logarithm else c_noise
         given = () if label is None else (label,)
-        # Samplers in the manner of EDM keep y in float64.
+        # EDM-style samplers keep y in float64.
         out = self.network((y * total.rsqrt()).to(self.deviation), time.to(self.deviation), *given)
-        if out.shape != y.shape:  # torch would broadcast one channel to all.
-            raise UserError(f"network: gives {tuple(out.shape)} for images of {tuple(y.shape)}")
+        if out.shape != y.shape:  # torch would broadcast a single channel.
+            raise UserError(f"network: returns {tuple(out.shape)} for images of {tuple(y.shape)}")
         out = out.to(y.dtype)
         return self.deviation.square() / total * y + sigma * self.deviation * total.rsqrt() * out

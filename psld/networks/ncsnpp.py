@@ -1,4 +1,4 @@
-"""NCSN++, the score network of the paper (Song et al., 2021, appendix H), its guide, and layers."""
+"""NCSN++, the score network of the paper (Song et al., 2021, appendix H), and its guide."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from psld.utils.errors import UserError
 if TYPE_CHECKING:
     from psld.networks.options import EncoderOptions, Options
 
-NETWORK_IN_NETWORK_SCALE = 0.1  # of the initial weights of the layers that NCSN++ calls NIN
+NETWORK_IN_NETWORK_SCALE = 0.1
+"""Scale of the initial weights of the layers that the official code calls NIN."""
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 class Encoder(nn.Module):
-    """The part that NCSN++ and its guide share: the levels on the way down, and the middle.
+    """The encoder that NCSN++ and its guide share: the downsampling levels and the middle.
 
-    Each level halves the image of the one before.
-
-    `image_size` must be divisible by 2^(levels − 1), as the settings of a training check.
+    Each level after the first halves the image, so `image_size` must be divisible by
+    2^(levels − 1); the settings of a training check this.
     """
 
     def __init__(self, settings: EncoderOptions, image_size: int, in_channels: int):
@@ -49,13 +49,15 @@ class Encoder(nn.Module):
         self.middle = Middle(settings, self.skip_channels[-1])
 
     def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the features of the middle, and the skips of all levels, first to last.
+        """Return the features of the middle, and the skips of all levels from first to last.
 
-        x: B×C×H×W; embedding: B×(4·base_channels), its activation already applied.
+        Args:
+            x: images, B×C×H×W.
+            embedding: time embedding after its activation, B×(4·base_channels).
         """
         if x.shape[1:] != self.in_shape:
             raise UserError(
-                f"the network takes images of {self.in_shape}, not {tuple(x.shape[1:])}"
+                f"the network accepts images of {self.in_shape}, not {tuple(x.shape[1:])}"
             )
         pyramid = x.to(self.stem.weight.dtype)
         skips = [self.stem(pyramid)]
@@ -65,13 +67,13 @@ class Encoder(nn.Module):
 
 
 class NCSNpp(Encoder):
-    """ε(x, t): B×in×H×W → B×out×H×W, a U-Net whose blocks receive the time.
+    """The noise prediction ε(x, t), B×in×H×W → B×out×H×W: a U-Net conditioned on time.
 
         network = NCSNpp(settings, image_size=32, in_channels=6, out_channels=6)
         noise = network(x, t)  # t: forward times in (0, 1], shape (B,)
 
-    With `num_classes` > 0 the network also takes a class. One more class, the last, means "no
-    class", so that one network serves with and without classes (classifier-free guidance).
+    With `num_classes` > 0 the network is also conditioned on a class. The additional label
+    `num_classes` means "no class", as classifier-free guidance needs.
     """
 
     def __init__(
@@ -99,9 +101,12 @@ class NCSNpp(Encoder):
             self.output = output_layers(channels, out_channels, settings.init_scale)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """x: B×in×H×W; t: forward times, shape (B,); label: classes, shape (B,), int64.
+        """Predict the noise.
 
-        The label `num_classes` means "no class", which is also the default for all images.
+        Args:
+            x: noisy images, B×in×H×W.
+            t: forward times in (0, 1], shape (B,).
+            label: classes, int64, shape (B,). `num_classes` means "no class", also the default.
         """
         embedding = self.time(t)
         if self.class_embedding is not None:
@@ -118,10 +123,10 @@ class NCSNpp(Encoder):
 
 
 class NCSNppGuide(Encoder):
-    """Class logits of a noisy image: B×in×H×W → B×num_classes.
+    """Class logits of noisy images, B×in×H×W → B×num_classes.
 
-    The levels and the middle of NCSN++, then one linear layer without bias over all features of
-    all pixels.
+    The encoder of NCSN++ is followed by one linear layer without bias over the features of all
+    pixels.
 
         logits = NCSNppGuide(settings, 32, in_channels=6, num_classes=10)(x, t)
     """
@@ -134,13 +139,13 @@ class NCSNppGuide(Encoder):
         self.head = nn.Linear(features, num_classes, bias=False)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """x: B×in×H×W; t: forward times in (0, 1], shape (B,)."""
+        """Return the logits for x: B×in×H×W at forward times t in (0, 1], shape (B,)."""
         h, _ = self.encode(x, silu(self.time(t)))
         return self.head(h.flatten(1))
 
 
 class DownLevel(nn.Module):
-    """The residual blocks of level `index`, and the step to the next, if there is one."""
+    """The residual blocks of level `index`, followed by downsampling except at the last level."""
 
     def __init__(
         self,
@@ -177,7 +182,7 @@ class DownLevel(nn.Module):
             self.pyramid_channels = out_channels
 
     def forward(self, skips: list[Tensor], pyramid: Tensor, embedding: Tensor) -> Tensor:
-        """Append this level's features to `skips`; return the input pyramid for the next level."""
+        """Append the features of this level to `skips`; return the pyramid for the next level."""
         for block, attention in zip(self.blocks, self.attentions, strict=True):
             skips.append(attention(block(skips[-1], embedding)))
         if self.resample is None:
@@ -207,7 +212,7 @@ class Middle(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """The residual blocks of level `index`, each with one skip, and the step to the one before."""
+    """The residual blocks of level `index`, each with a skip, and upsampling except at level 0."""
 
     def __init__(
         self,
@@ -242,7 +247,7 @@ class UpLevel(nn.Module):
     def forward(
         self, h: Tensor, skips: list[Tensor], pyramid: Tensor | None, embedding: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Take this level's features from the end of `skips`; return features and pyramid."""
+        """Pop the features of this level from `skips`; return new features and output pyramid."""
         for block in self.blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding)
         h = self.attention(h)
@@ -272,7 +277,7 @@ def resampling_layer(
     plain: Callable[[EncoderOptions], nn.Module],
     with_conv: Callable[[EncoderOptions, int, int], nn.Module],
 ) -> nn.Module:
-    """Return the step between two levels: a residual block that resamples, or a separate layer."""
+    """Return the layer between two levels: a resampling residual block, or a separate layer."""
     if settings.block == "biggan":
         return ResidualBlock(settings, channels, channels, resample=plain(settings))
     if settings.resample_with_conv:
@@ -281,7 +286,7 @@ def resampling_layer(
 
 
 def resampled(layer: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
-    """Apply a resampling layer; only a residual block takes the time embedding."""
+    """Apply a resampling layer; only residual blocks accept the time embedding."""
     return layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
 
 
@@ -299,9 +304,9 @@ def linear(in_features: int, out_features: int, scale: float = 1.0) -> nn.Linear
 
 
 def initialized(layer: Layer, scale: float = 1.0) -> Layer:
-    """Draw weights from U(−a, a), a² = 3·scale / mean(fan in, fan out), and set the bias to 0.
+    """Draw weights from U(−a, a) with a² = 3·scale / mean(fan in, fan out); set the bias to 0.
 
-    Scale 0 means 1e-10, so a branch that ends in such a layer adds almost nothing at first.
+    Scale 0 means 1e-10, so that a branch that ends in this layer initially adds almost nothing.
     """
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale or 1e-10))
     if layer.bias is not None:
@@ -310,9 +315,9 @@ def initialized(layer: Layer, scale: float = 1.0) -> Layer:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalization: at least four channels a group, at most 32 groups.
+    """Return a group normalization with at least 4 channels per group and at most 32 groups.
 
-    Raises UserError if the groups would not have the same size.
+    Raises UserError if the channels cannot be divided into groups of equal size.
     """
     groups = min(channels // 4, 32)
     if channels % groups:
@@ -324,15 +329,15 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def add_shortcut(shortcut: Tensor, branch: Tensor, rescale: bool) -> Tensor:
-    """shortcut + branch, divided by √2 if `rescale`, so that the variance does not grow."""
+    """Return shortcut + branch, divided by √2 if `rescale`, so that the variance does not grow."""
     total = shortcut + branch
     return total * math.sqrt(0.5) if rescale else total
 
 
-# -- halving and doubling an image ----------------------------------------------------------------
+# -- downsampling and upsampling ------------------------------------------------------------------
 #
-# The FIR filter is StyleGAN's `upfirdn2d` with the two-dimensional kernel k ⊗ k, applied to each
-# channel separately, by ordinary convolutions.
+# The FIR filter is the `upfirdn2d` of StyleGAN with the two-dimensional kernel k ⊗ k, implemented
+# with depthwise convolutions.
 
 
 def downsampling(settings: EncoderOptions) -> nn.Module:
@@ -355,7 +360,7 @@ def downsampling_conv(
     """B×in×H×W → B×out×H/2×W/2."""
     before: nn.Module = FIRFilter(settings.fir_kernel, padding=len(settings.fir_kernel))
     if settings.resampling == "plain":
-        # As 'SAME' padding in TensorFlow: only the right and lower edges are padded.
+        # TensorFlow's 'SAME' padding pads only the right and lower edges here.
         before = nn.ZeroPad2d((0, 1, 0, 1))
     conv = conv3x3(in_channels, out_channels, stride=2, padding=0)
     return nn.Sequential(OrderedDict(before=before, conv=conv))
@@ -370,16 +375,17 @@ def upsampling_conv(settings: EncoderOptions, in_channels: int, out_channels: in
 
 
 def _kernel(taps: Sequence[float]) -> Tensor:
-    """The kernel k ⊗ k / (Σk)², shape 1×1×K×K."""
+    """Return the kernel k ⊗ k / (Σk)², shape 1×1×K×K."""
     kernel = torch.tensor(taps, dtype=torch.float32)
     kernel = torch.outer(kernel, kernel)
     return (kernel / kernel.sum())[None, None]
 
 
 class FIRFilter(nn.Module):
-    """Filter each channel with `padding` zeros in all, and keep every `stride`-th value.
+    """Filter each channel, with zero padding, and keep every `stride`-th value.
 
-    Half of the zeros lie on each side; of an odd number, one more on the left and upper sides.
+    `padding` is the total number of zeros per dimension, half on each side. If it is odd, the left
+    and upper sides get one zero more.
     """
 
     def __init__(self, taps: Sequence[float], padding: int, stride: int = 1, gain: float = 1.0):
@@ -401,7 +407,7 @@ class FIRFilter(nn.Module):
 
 
 class FIRUpsampling(nn.Module):
-    """Put a zero after each value, in both directions, and filter with gain 4."""
+    """Insert a zero after each value in both dimensions, and filter with gain 4."""
 
     def __init__(self, taps: Sequence[float]):
         super().__init__()
@@ -412,18 +418,18 @@ class FIRUpsampling(nn.Module):
         channels, height, width = x.shape[1:]
         weight = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
         y = conv_transpose2d(x, weight, stride=2, padding=self.cut, groups=channels)
-        # A filter of odd length gives one value more.
+        # A filter of odd length returns one additional row and column.
         return y[..., : 2 * height, : 2 * width]
 
 
 class FIRUpsamplingConv(nn.Module):
-    """Put a zero after each value, convolve with 3×3 weights, filter with gain 4, add a bias."""
+    """Insert a zero after each value, convolve with 3×3 weights, filter with gain 4, add a bias."""
 
     def __init__(self, taps: Sequence[float], in_channels: int, out_channels: int):
         super().__init__()
         conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, bias=False)
         self.conv = initialized(conv)
-        # The convolution gives 2H + 1 values, so the filter needs K − 2 zeros to give 2H.
+        # The convolution returns 2H + 1 rows, so the filter needs K − 2 zeros to return 2H rows.
         self.filter = FIRFilter(taps, padding=len(taps) - 2, gain=4.0)
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
@@ -435,9 +441,9 @@ class FIRUpsamplingConv(nn.Module):
 
 
 class PositionalEmbedding(nn.Module):
-    """t ↦ (sin ωt, cos ωt) with frequencies ω from 1 down to 1/10000, in `channels` values.
+    """t ↦ (sin ωt, cos ωt) with `channels`/2 frequencies ω from 1 down to 1/10000.
 
-    As in the paper's models, t is not multiplied by the number of steps, which DDPM does.
+    As in the models of the paper, and unlike in DDPM, t is not multiplied by the number of steps.
     """
 
     def __init__(self, channels: int):
@@ -452,7 +458,7 @@ class PositionalEmbedding(nn.Module):
 
 
 class FourierEmbedding(nn.Module):
-    """t ↦ (sin 2πw log t, cos 2πw log t) with w ~ N(0, scale²), drawn once and never trained."""
+    """t ↦ (sin 2πw log t, cos 2πw log t) with frequencies w ~ N(0, scale²) that are not trained."""
 
     def __init__(self, channels: int, scale: float):
         super().__init__()
@@ -464,7 +470,7 @@ class FourierEmbedding(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Forward times t ∈ (0, 1], shape (B,) ↦ (B, 4·base_channels), for every residual block."""
+    """Embeds forward times in (0, 1] for the residual blocks: (B,) → (B, 4·base_channels)."""
 
     def __init__(self, settings: EncoderOptions):
         super().__init__()
@@ -477,15 +483,15 @@ class TimeEmbedding(nn.Module):
         self.linear2 = linear(4 * base, 4 * base)
 
     def forward(self, t: Tensor) -> Tensor:
-        # The features are at least float32; the weights may have another precision.
+        # The features have at least float32 precision; the weights may have another dtype.
         features = self.embedding(t).to(self.linear1.weight.dtype)
         return self.linear2(silu(self.linear1(features)))
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions, the time embedding between them, plus a shortcut.
+    """Two 3×3 convolutions, with the time embedding added between them, and a shortcut.
 
-    With `resample`, branch and shortcut are both resampled, as in BigGAN.
+    `resample` is applied to both the branch and the shortcut, as in BigGAN.
     """
 
     def __init__(
@@ -510,7 +516,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = initialized(nn.Conv2d(in_channels, out_channels, 1), scale)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x: B×C×H×W; embedding: B×(4·base_channels), its activation already applied."""
+        """`x`: B×C×H×W; `embedding`: time embedding after its activation, B×(4·base_channels)."""
         h, x = self.resample(silu(self.norm1(x))), self.resample(x)
         h = self.conv1(h) + self.time(embedding)[:, :, None, None]
         h = self.dropout(silu(self.norm2(h)))
@@ -518,7 +524,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all pixels, with one head, plus a shortcut."""
+    """Single-head self-attention over all pixels, and a shortcut."""
 
     def __init__(self, settings: EncoderOptions, channels: int):
         super().__init__()
@@ -539,7 +545,7 @@ class Attention(nn.Module):
 
 
 class Combine(nn.Module):
-    """Join the input pyramid, through a 1×1 convolution, to the features of its level."""
+    """Apply a 1×1 convolution to the input pyramid, and combine it with the features of a level."""
 
     def __init__(self, pyramid_channels: int, channels: int, concatenate: bool):
         super().__init__()

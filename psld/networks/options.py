@@ -1,4 +1,4 @@
-"""The options of NCSN++ and of its guide; the official name of each is in parentheses."""
+"""The options of NCSN++ and of its guide, with the option of the official code in parentheses."""
 
 from typing import ClassVar, Literal
 
@@ -15,34 +15,37 @@ class EncoderOptions(Settings):
     base_channels: int = Field(ge=8, multiple_of=4)
     """Channels of the first level (nf)."""
     channel_multipliers: tuple[PositiveInt, ...] = Field(min_length=1)
-    """Channels of each level divided by `base_channels`; each level halves the image (ch_mult)."""
+    """Channels of each level as multiples of `base_channels`; each level after the first halves the
+    image (ch_mult)."""
     blocks_per_level: PositiveInt
-    """Residual blocks per level on the way down; the way up has one more (num_res_blocks)."""
+    """Residual blocks per downsampling level; upsampling levels have one more (num_res_blocks)."""
     attention_resolutions: tuple[PositiveInt, ...] = ()
-    """Image sizes, in pixels, at which each block is followed by attention; others are ignored.
-    The middle of the network always has attention (attn_resolutions)."""
+    """Image sizes in pixels of the levels with attention; sizes without a level are ignored. The
+    middle of the network always has attention (attn_resolutions)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Probability that a value of a residual branch is dropped in training (dropout)."""
+    """Dropout probability in the residual branches (dropout)."""
     block: Literal["biggan", "ddpm"] = "biggan"
     """`biggan`: residual blocks resample; `ddpm`: separate layers resample (resblock_type)."""
     embedding: Literal["positional", "fourier"] = "positional"
-    """Sinusoids of t, or random Fourier features of log t (embedding_type)."""
+    """`positional`: sinusoids of t; `fourier`: Fourier features of log t (embedding_type)."""
     fourier_scale: float = Field(default=16.0, gt=0)
     """Standard deviation of the frequencies of the Fourier features (fourier_scale)."""
     resampling: Literal["plain", "fir"] = "plain"
-    """Nearest neighbor and averages of 2×2, or a FIR filter both ways (fir)."""
+    """`plain`: average 2×2 pixels to downsample, repeat pixels to upsample; `fir`: a FIR filter for
+    both (fir)."""
     fir_kernel: tuple[float, ...] = Field(default=(1, 3, 3, 1), min_length=2)
-    """The FIR filter in one dimension; it is normalized to sum 1 (fir_kernel)."""
+    """Taps of the one-dimensional FIR filter, which is normalized to sum 1 (fir_kernel)."""
     resample_with_conv: bool = True
     """Add a convolution to the resampling layers between `ddpm` blocks (resamp_with_conv)."""
     skip_rescale: bool = True
-    """Divide each sum of shortcut and branch by √2, which keeps the variance (skip_rescale)."""
+    """Divide each sum of shortcut and branch by √2, to preserve the variance (skip_rescale)."""
     progressive_input: Literal["none", "input_skip", "residual"] = "none"
-    """The use of a pyramid of the downsampled input on the way down (progressive_input)."""
+    """How the downsampling levels use a pyramid of the downsampled input (progressive_input)."""
     progressive_combine: Literal["sum", "cat"] = "sum"
-    """`input_skip` adds the pyramid, or appends it as channels (progressive_combine)."""
+    """How `input_skip` combines the pyramid with the features: `sum` adds it, `cat` appends it as
+    channels (progressive_combine)."""
     init_scale: float = Field(default=0.0, ge=0)
-    """Scale of the initial weights of each branch's last layer; 0 means 1e-10 (init_scale)."""
+    """Scale of the initial weights of the last layer of each branch; 0 means 1e-10 (init_scale)."""
 
     @property
     def channels(self) -> list[int]:
@@ -65,6 +68,7 @@ class Options(EncoderOptions):
     """Options of NCSN++ (Song et al., 2021, appendix H)."""
 
     progressive_output: Literal["none", "output_skip", "residual"] = "none"
-    """The contribution of each level to the output, or to a pyramid of it (progressive).
-    With `output_skip` the official code has as many output as input channels; ours has as many as
-    requested."""
+    """How the upsampling levels contribute to the output. `none`: only the last level does;
+    `output_skip`: the images of all levels are summed in a pyramid; `residual`: a pyramid is added
+    to the features (progressive). With `output_skip`, the official code always returns as many
+    channels as its input; this code returns the requested number."""

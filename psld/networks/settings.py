@@ -1,4 +1,4 @@
-"""Networks as parts: NCSN++ and its guide."""
+"""Settings of networks: NCSN++, its guide, and custom networks."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -11,32 +11,33 @@ if TYPE_CHECKING:
 
 
 class Network(Part):
-    """A network of noisy images: of a process's states, or of images with noise (a denoiser)."""
+    """A network whose input is the state of a process or, in a denoiser, an image with noise."""
 
     noun = "network"
-    needs_kind = False  # Configs of NCSN++ say none.
+    needs_kind = False  # The configs of NCSN++ have no kind.
 
     kind: Annotated[str, Neutral("ncsnpp")] = "ncsnpp"
 
     in_bfloat16: ClassVar[bool] = False
-    """With precision=bf16: the weights are cast, too, and norms sum in float32; else autocast."""
+    """With precision=bf16, cast weights and activations to bfloat16 instead of using autocast."""
     takes_logarithm: ClassVar[bool] = False
-    """True if the network takes the logarithm of its t, and so no t ≤ 0."""
+    """True if the network computes log t, so that t must be positive."""
 
     def check_image_size(self, size: int) -> None:
-        """Raise ValueError, with the key, if the network takes no images of this size."""
+        """Raise ValueError, with the key, if the network does not support images of this size."""
 
     def build(
         self, in_channels: int, out_channels: int, image_size: int, num_classes: int
     ) -> "nn.Module":
-        """Build the network, a module called with (z, t) or, with classes, (z, t, label).
+        """Build a module that is called with (z, t) or, with classes, with (z, t, label).
 
-        z is N×in_channels×H×W with H = W = image_size. t has N numbers: the forward time; of a
-        denoiser ln σ / 4, or its exponential if the network `takes_logarithm`. label has N numbers
-        from 0 to num_classes, which means no class, as does a call without it.
+        z: N×in_channels×H×W with H = W = image_size.
+        t: N numbers, the forward times; in a denoiser ln σ / 4, or exp(ln σ / 4) if the network
+            `takes_logarithm`.
+        label: N integers from 0 to num_classes. num_classes, or no label, means "no class".
 
-        It returns N×out_channels×H×W; as a guide N×out_channels, the logits of the classes, or
-        such a map, whose mean over the pixels is taken.
+        The module returns N×out_channels×H×W. A guide returns the logits of the classes,
+        N×out_channels, or logits per pixel, N×out_channels×H×W, which are averaged over the pixels.
         """
         raise NotImplementedError
 
@@ -55,7 +56,7 @@ class NetworkSettings(Options, EncoderSettings):
 
 
 class GuideSettings(EncoderSettings):
-    """Settings of the noise-conditional guide: an NCSN++ without its way up."""
+    """Settings of the noise-conditional guide: the encoder of NCSN++ and a linear layer."""
 
     kind: Annotated[str, Neutral("ncsnpp-guide")] = "ncsnpp-guide"
 

@@ -1,1 +1,1 @@
-"""What only the paper and its authors' code need: parts, and the import of their checkpoints."""
+"""Parts that only the paper's grids use, and the import of the official code's checkpoints."""

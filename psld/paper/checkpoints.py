@@ -15,15 +15,16 @@ from psld.utils.errors import UserError, locating
 def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
     """Write a model or a guide with the weights of a checkpoint, as training does.
 
-    Raises UserError, with a list, if any are missing, unexpected, of the wrong shape or not finite.
+    Raises UserError that lists the parameters that are missing, unexpected, of a wrong shape or not
+    finite.
     """
-    # The official code keeps no moving average of a guide.
+    # The official code keeps no moving average (EMA) of a guide's weights.
     chosen = settings.weights if isinstance(settings, ImportModelSettings) else "online"
     path = settings.checkpoint
     checkpoint = read_checkpoint(path)
     network = build(settings, build_process(settings))
     if not isinstance(network, Encoder):
-        raise UserError("training.objective: official checkpoints are no denoisers; use epsilon")
+        raise UserError("training.objective: official checkpoints are not denoisers; use epsilon")
     store = None
     if Path(settings.data).exists():
         store = ImageStore.open_for(settings.data, settings.dataset)

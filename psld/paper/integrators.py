@@ -20,10 +20,12 @@ class GDDIM:
 
         z_s = Ψ(s,t) z_t + Σ_j C_j ε^R_j,      C_j = ∫_t^s ½ Ψ(s,u) G Gᵀ R_u⁻ᵀ ℓ_j(u) du,
 
-    with Ψ the transition of the drift, R the flow root of Σ and ε^R = −Rᵀ s. If the data is one
-    point, ε^R is constant along a trajectory. The integrand is ℓ_j d(Ψ(s,u) R_u).
+    where Ψ is the transition of the drift, R the flow root of Σ, s the score and ε^R = −Rᵀ s. If
+    the data is a single point, ε^R is constant along a trajectory. The integrand is
+    ℓ_j d(Ψ(s,u) R_u).
 
-    A network that predicts only some blocks of ε gives no full score. Then ε^R = R⁻¹(z − a x̂₀).
+    A network that predicts only some blocks of ε does not give the full score. In this case,
+    ε^R = R⁻¹(z − a x̂₀).
     """
 
     draws = 0
@@ -43,7 +45,7 @@ class GDDIM:
         self.transition = table(process.transition_between(start, end), device)
         self.weights = step_weights(partial(_gddim_weights, process, root), grid, order, device)
         self.history: list[Tensor] = []
-        """ε^R so far, newest first."""
+        """The previous values of ε^R, newest first."""
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         eps = score(z, self.times[index]).mix(self.eps[index], self.projection[index])
@@ -69,7 +71,7 @@ def _noise_rows(
 def _gddim_weights(
     process: LinearProcess, root: WhiteningRoot, start: Tensor, end: Tensor, nodes: Tensor
 ) -> Tensor:
-    """Return [C_0 C_1 …], N×k×(q·k), of steps between N times through N×q nodes."""
+    """Return [C_0 C_1 …], N×k×(q·k), for N steps with N×q interpolation nodes."""
 
     def curve(times: Tensor) -> Tensor:
         return (process.transition_between(times, end[:, None]) @ root(times)).flatten(2)
@@ -83,12 +85,13 @@ class ConjugateIntegrator:
 
         dz̄ = A B A⁻¹ z̄ dt + dΦ ε,      dΦ = ½ A G Gᵀ L⁻ᵀ dt.
 
-    In the state, a step from t to s is, with T(s,u) the transition of F − B,
+    In the original coordinates, a step from t to s is
 
-        z_s = T(s,t) (I + (s − t) B) z_t + ∫_t^s T(s,u) ½ G Gᵀ L_u⁻ᵀ du ε.
+        z_s = T(s,t) (I + (s − t) B) z_t + ∫_t^s T(s,u) ½ G Gᵀ L_u⁻ᵀ du ε,
 
-    B = 0 is the exponential integrator, B = λI is λ-DDIM-I and B = λ·(all ones) is λ-DDIM-II. Any
-    λ has order 1. The paper searches for the best λ at each number of evaluations.
+    where T(s,u) is the transition of F − B. B = 0 is the exponential integrator, B = λI is λ-DDIM-I
+    and B = λ·(all ones) is λ-DDIM-II. The order is 1 for any λ. The paper searches for the best λ
+    at each NFE.
     """
 
     draws = 0
@@ -117,7 +120,7 @@ class ConjugateIntegrator:
         self.weight = table(weight, device)
         self.eps = torch.eye(process.predicted_blocks, device=device)
         self.projection = table(-process.covariance_factor(start).mT[:, p], device)
-        """−Lᵀ in the predicted blocks: turns a guide's score into ε."""
+        """−Lᵀ in the predicted blocks, which converts a guide's score to ε."""
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         eps = score(z, self.times[index]).mix(self.eps, self.projection[index])

@@ -1,8 +1,8 @@
-"""The official networks (mandt-lab/PSLD): parameter names mapped to ours, and checkpoints.
+"""The official networks (mandt-lab/PSLD): the mapping to our parameter names, and checkpoints.
 
 The official NCSN++ keeps all layers in one list, `all_modules`, in the order of creation; a
-parameter is named `all_modules.N.NAME`. The mapping visits our modules in that order and counts N.
-Layers without parameters count too.
+parameter is named `all_modules.N.NAME`. The mapping visits our modules in the same order and counts
+N. Layers without parameters count, too.
 """
 
 import hashlib
@@ -65,7 +65,8 @@ Swap = Callable[[Tensor], Tensor]
 class OfficialParameter(NamedTuple):
     """The official name of one of our parameters, and the conversion between the two layouts.
 
-    Each conversion is its own inverse, except that ours may have two more dimensions of size 1.
+    Each conversion is its own inverse, except that our tensor may have two more dimensions of
+    size 1.
     """
 
     name: str
@@ -107,7 +108,7 @@ def official_parameters(network: ncsnpp.Encoder) -> dict[str, OfficialParameter]
 
 
 def _in_official_order(network: ncsnpp.Encoder) -> Iterator[nn.Module | None]:
-    """Yield our counterpart of each layer of the official list; None and Identity do not count."""
+    """Yield our counterpart of each official layer; None and Identity stand for no layer."""
     time, middle = network.time, network.middle
     if isinstance(time.embedding, ncsnpp.FourierEmbedding):
         yield time.embedding
@@ -133,7 +134,7 @@ def _in_official_order(network: ncsnpp.Encoder) -> Iterator[nn.Module | None]:
 def _parameters(layer: nn.Module, settings: EncoderOptions) -> Iterator[tuple[str, str, Swap]]:
     """Yield the official name, our name and the conversion of each parameter of a layer."""
     conv = "Conv2d_0" if settings.resampling == "fir" else "Conv_0"
-    parts = {"": ""}  # official names by ours
+    parts = {"": ""}  # our name → official name
     match layer:
         case ncsnpp.FourierEmbedding():
             yield "W", "frequencies", _same
@@ -163,7 +164,7 @@ def _parameters(layer: nn.Module, settings: EncoderOptions) -> Iterator[tuple[st
 
 NETWORK_PREFIXES = ("score_fn.", "clf_fn.")
 KEPT = ("state_dict", "global_step")
-"""All that is read from a checkpoint."""
+"""The keys of a checkpoint that are read."""
 
 
 class OfficialCheckpoint(NamedTuple):
@@ -172,24 +173,24 @@ class OfficialCheckpoint(NamedTuple):
     online: dict[str, Tensor]
     """The weights of the last training step."""
     ema: dict[str, Tensor] | None
-    """Their moving average; None for a guide."""
+    """The exponential moving average (EMA) of the weights; None for a guide."""
     step: int | None
     """The number of training steps, if the file has it."""
     sha256: str
     """The SHA-256 of the file."""
 
     def weights(self, chosen: Literal["ema", "online"]) -> dict[str, Tensor]:
-        """Return one of both. Raises UserError if the file does not have it."""
+        """Return the chosen weights. Raises UserError if the file does not have them."""
         weights = self.ema if chosen == "ema" else self.online
         if weights is None:
-            raise UserError("holds no moving average; give weights=online")
+            raise UserError("contains no moving average of the weights; set weights=online")
         return weights
 
 
 def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
     """Read a Lightning checkpoint of a score network or a guide of the official code.
 
-    Raises UserError if the file is missing, damaged, or something else.
+    Raises UserError if the file is missing, damaged, or not such a checkpoint.
     """
     content, sha256 = _load(Path(path))
     state, step = (content.get(k) if isinstance(content, Mapping) else None for k in KEPT)
@@ -220,18 +221,18 @@ class _Unread:
 
 
 def _load(path: Path) -> tuple[Any, str]:
-    """Load tensors and plain containers only, whatever else the file holds; and its SHA-256.
+    """Return the tensors and plain containers of a file, and the SHA-256 of the file.
 
     Lightning may store objects of other packages next to the weights (a configuration, a path).
-    Their classes are not imported: each is replaced by `_Unread`. torch cannot replace subclasses
-    of dict; a file with such an object is refused, and the object is named.
+    Their classes are not imported; each class is replaced by `_Unread`. torch cannot replace
+    subclasses of dict, so a file with such an object raises UserError with the object's name.
     """
     foreign: list[str] = []
-    if not path.is_file():  # To open a named pipe would wait for ever.
+    if not path.is_file():  # Opening a named pipe would block forever.
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise UserError(f"{path}: {kind if path.exists() else 'no such file'}")
     try:
-        with path.open("rb") as stream:  # Once: the file may be replaced at any moment.
+        with path.open("rb") as stream:  # Open once, because the file may be replaced meanwhile.
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             check_archive(stream)
             foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(stream))
@@ -244,16 +245,17 @@ def _load(path: Path) -> tuple[Any, str]:
 
 
 def _reason(path: Path, foreign: list[str]) -> str:
-    """Return why a file cannot be read; `foreign`: the objects of other packages in it."""
+    """Return why a file cannot be read; `foreign` names the objects of other packages in it."""
     with path.open("rb") as stream:
         start, is_archive = stream.read(64).lstrip().lower(), is_zipfile(stream)
     if not start:
         return "an empty file"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page, not a checkpoint: the link may have expired; download it again"
-    if foreign and is_archive:  # whose checksums are right
+    if foreign and is_archive:  # The checksums of the archive are already verified.
         return (
-            f"holds objects that cannot be left out ({', '.join(foreign)}); if you trust it, load "
-            f"it where their packages are installed, and torch.save its {' and '.join(KEPT)} alone"
+            f"contains objects that cannot be skipped ({', '.join(foreign)}); if you trust the "
+            "file, load it where their packages are installed, and save only "
+            f"{' and '.join(KEPT)} with torch.save"
         )
-    return "not a readable checkpoint: it is damaged, or not of the official code"
+    return "not a readable checkpoint: damaged, or not written by the official code"

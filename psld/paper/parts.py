@@ -1,4 +1,4 @@
-"""The parts that only the paper and its rivals need: samplers, masks and sets of pictures."""
+"""Parts that only the paper's grids and its baselines use: samplers, masks and image sources."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -18,11 +18,11 @@ class GDDIMSettings(TimeGridSampler):
     """Generalized DDIM (Zhang, Tao and Chen, ICLR 2023): a baseline."""
 
     integrator: str = "gddim"
-    """ε in the coordinates of the flow root, extrapolated in t; the drift is exact."""
+    """Polynomial extrapolation in t of ε in the coordinates of the flow root; exact drift."""
     order: int = Field(2, ge=1, le=4)
-    """Evaluations that a step uses; the first steps use fewer."""
+    """The number of evaluations that a step combines; the first steps combine fewer."""
     power: Power = 2.0
-    """p of the strides `power` (2 is gDDIM's grid) and `edm`; the others ignore it."""
+    """The exponent p of the stridings `power` (2 is gDDIM's grid) and `edm`; others ignore p."""
 
     def build(self, process, device, inpainting=None):
         from psld.paper.integrators import GDDIM
@@ -36,10 +36,9 @@ class ConjugateSettings(TimeGridSampler):
     integrator: str = "conjugate"
     """Euler steps in coordinates A z with Ȧ = A (B − F)."""
     conjugation: Literal["identity", "ones"] = "identity"
-    """B: strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
+    """The matrix B: strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
     strength: float = Field(0.0, ge=-100, le=100)
-    """λ of the paper, which searches for it at each number of evaluations; 0 is the exponential
-    integrator."""
+    """λ; the paper searches for the best λ at each NFE. 0 is the exponential integrator."""
 
     def build(self, process, device, inpainting=None):
         from psld.paper.integrators import ConjugateIntegrator
@@ -49,10 +48,10 @@ class ConjugateSettings(TimeGridSampler):
 
 
 class DigitsMask(Mask):
-    """Holes in the shape of digits: MNIST's training digit i in image i, as in the paper.
+    """Holes in the shape of digits: MNIST's training digit i for image i, as in the paper.
 
-    Every pixel of the stroke, even a faint one, is in the hole, as in the official code. Digits are
-    resized to the nearest pixel as in Pillow.
+    All nonzero pixels of a digit belong to the hole, as in the official code. Digits are resized by
+    nearest-neighbor interpolation, as in Pillow.
     """
 
     datasets = ("mnist",)
@@ -71,7 +70,7 @@ class DigitsMask(Mask):
 
 
 AFHQV2_CLASSES = ("dog", "cat", "wild")
-"""In the order of the official PSLD code, so that labels agree with its classifiers."""
+"""The classes in the order of the official PSLD code, so that labels match its classifiers."""
 
 
 class CelebA(Source):
@@ -80,7 +79,7 @@ class CelebA(Source):
     kind: str = "celeba"
     squeezes = True
     root: Annotated[Root, FREE] = "downloads/celeba"
-    """Folder that holds img_align_celeba.zip or the unpacked folder img_align_celeba."""
+    """The folder that contains img_align_celeba.zip or the unpacked folder img_align_celeba."""
 
     def open(self):
         from psld.data.images import FileTree
@@ -98,7 +97,7 @@ class AFHQv2(Source):
 
     kind: str = "afhqv2"
     root: Annotated[Root, FREE] = "downloads/afhqv2"
-    """Folder that holds afhq_v2.zip or the unpacked folders train and test."""
+    """The folder that contains afhq_v2.zip or the unpacked folders train and test."""
 
     def open(self):
         from psld.data.images import FileTree
@@ -109,14 +108,14 @@ class AFHQv2(Source):
         )
         path = find_published(self.root, "afhq_v2.zip", "train", advice)
         tree = FileTree(path.parent if path.is_dir() else path)
-        # The archive may hold the two folders inside another one.
+        # The two folders may be inside a top-level folder of the archive.
         folders = {name: PurePosixPath(name).parts[-3:-1] for name in tree.picture_names()}
 
         def pictures(split: str) -> Iterator[tuple[partial, int]]:
             for label, kind in enumerate(AFHQV2_CLASSES):
                 inside = [name for name, folder in folders.items() if folder == (split, kind)]
                 if not inside:
-                    wrong = f"no pictures in {split}/{kind}; unpack or get it again"
+                    wrong = f"no pictures in {split}/{kind}; unpack or download the archive again"
                     raise UserError(f"{tree.path}: {wrong}")
                 yield from ((partial(tree.picture, name), label) for name in inside)
 
@@ -124,9 +123,10 @@ class AFHQv2(Source):
 
 
 def find_published(root: str, archive: str, folder: str, advice: str) -> Path:
-    """Return the archive of a published dataset, or the folder that is unpacked from it.
+    """Return the archive of a published dataset, or the folder that is unpacked from the archive.
 
-    The archive comes first, because the folder may be unpacked only in part. Raises UserError.
+    The archive comes first, because the folder may be unpacked only in part. Raises UserError, with
+    `advice`, if neither exists.
     """
     for path in (Path(root, archive), Path(root, folder)):
         if path.exists():

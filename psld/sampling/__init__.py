@@ -1,1 +1,1 @@
-"""Loaded models and their samples: cells in shards, guided or inpainted; students of a cell."""
+"""Load models, sample the shards of cells, with guidance or inpainting, and distill students."""

@@ -1,9 +1,10 @@
-"""One evaluation: the objective of a student, which learns where a sampler of its teacher ends.
+"""Distillation: a student learns in one network evaluation what a sampler of its teacher computes.
 
-From a start near the data, the way of a deterministic sampler is short: the image x that it reaches
-is a function of the noisy image y at which it began. A copy of the denoiser learns this function at
-one noise level, σ₀ of the start. This is knowledge distillation (Luhman and Luhman, 2101.02388)
-from a nearer start than pure noise. No torch.
+A deterministic sampler maps the noisy image y, at which it starts, to an image x. If it starts from
+the initial distribution instead of pure noise, its path is short. A copy of the denoiser learns
+the map at a single noise level, σ₀ of the initial distribution. This is knowledge distillation
+(Luhman and Luhman, 2101.02388) with an initial distribution that is closer to the data than pure
+noise. Imports no torch.
 """
 
 from typing import TYPE_CHECKING
@@ -26,12 +27,15 @@ NEEDED = {
     "eta": 0,
     "denoise": True,
 }
-"""A sampler whose image is a function of y alone. With the root `flow`, with η > 0, or without the
-last prediction, it is one of other noise, too."""
+"""The settings under which a sampled image depends on y only. With the root `flow`, with η > 0, or
+without the final denoising, the image also depends on other noise."""
 
 
 class Distilled(Denoiser):
-    """‖D(y; σ₀) − x‖², a mean of elements, over the pairs of a cell. It starts from its teacher."""
+    """‖D(y; σ₀) − x‖², averaged over the elements, for the pairs (y, x) of a cell.
+
+    The training starts from the weights of the teacher.
+    """
 
     kind: str = "distilled"
 
@@ -39,27 +43,29 @@ class Distilled(Denoiser):
     of_data = Denoiser.of_data | {"level"}
 
     cell: CellRead
-    """Samples of the teacher, by sampler=few sampler.eta=0."""
+    """Samples of the teacher, drawn with sampler=few sampler.eta=0."""
     first: int = Field(default=0, ge=0)
-    """The first shard that is learned. Equal seeds and numbers of shards have equal noise, so leave
-    out as many as are measured of the student: else these are starts that it has seen."""
+    """The first shard of the training pairs. Shards with the same seed and index have the same
+    noise. So skip as many shards as you evaluate of the student; otherwise the student is
+    evaluated on noise that it was trained on."""
 
     def check_cell(self, sampler):
         wrong = [key for key, needed in NEEDED.items() if getattr(sampler, key, None) != needed]
         wrong += [] if _is_plain(sampler.guidance) else ["guidance"]
         if wrong:
             raise UserError(
-                f"sampler.{wrong[0]} is {getattr(sampler, wrong[0], 'missing')}, and a student "
-                "learns from images that their start decides: sample them with sampler=few "
-                "sampler.eta=0, without guidance, or classifier-free with scale=1"
+                f"sampler.{wrong[0]}: {getattr(sampler, wrong[0], 'missing')} cannot be distilled; "
+                "sample the cell with sampler=few sampler.eta=0, without guidance or with "
+                "classifier-free guidance of scale 1"
             )
 
     def check(self, sampler, process):
         how = [getattr(sampler, key, None) for key in ("start", "steps")]
         if how not in (["mixture", 0], ["mixture", 1]) or not _is_plain(sampler.guidance):
             raise UserError(
-                "sampler: a student knows one noise level, that of its start, and no guidance; use "
-                "sampler=few sampler.steps=1, with classes classifier-free guidance of scale 1"
+                "sampler: a student accepts a single noise level, σ₀ of its initial distribution, "
+                "and no guidance; use sampler=few sampler.steps=1, and for classes classifier-free "
+                "guidance of scale 1"
             )
 
     def wrap(self, network, facts):
@@ -81,6 +87,8 @@ class Distilled(Denoiser):
 
 
 def _is_plain(guidance: Guidance) -> bool:
-    """Check if the samples are those of the network, without a class or with its own of one."""
-    own = guidance.asks_for_classes and guidance.evaluations == 1 and not guidance.needs_guide
-    return guidance.is_none or own
+    """Check if sampling uses the predictions of the network unchanged, with or without a class."""
+    conditional = (
+        guidance.asks_for_classes and guidance.evaluations == 1 and not guidance.needs_guide
+    )
+    return guidance.is_none or conditional

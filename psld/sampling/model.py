@@ -1,4 +1,4 @@
-"""Models and guides that are loaded, and how their images are sampled."""
+"""Load models and guides, and sample images from them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ from psld.utils.randomness import ShardNoise, Stream, stream_seed
 from psld.utils.tensors import load_tensors
 
 KnownPixels = tuple[Tensor, Tensor]
-"""Images and a mask, 1 for a known pixel."""
+"""Images, and a mask that is 1 at known pixels."""
 
 AnyProcess = SkipValidation[NamedProcess | LinearProcess]
 
@@ -61,22 +61,22 @@ class LoadedModel:
         model = psld.load("models/demo/psld-0.02", device="cpu")
         model.device, model.process, model.network, model.settings.training
 
-    `eps()` is ε(z, t) of its process, of a denoiser, too.
+    `eps()` returns ε(z, t) of the process, also if the network is a denoiser.
     """
 
     settings: ModelSettings
-    """Those of the training; `process` may be another one if the network serves every process."""
+    """The settings of the training; for a denoiser, `process` may differ from the training."""
     process: LinearProcess
     network: nn.Module
-    """ε(z, t): states N×kC×H×W and forward times N → predicted noise, or ε(z, t, label); a denoiser
-    is D(y, σ), or D(y, σ, label)."""
+    """ε(z, t) or ε(z, t, label): states N×kC×H×W and forward times N → predicted noise; for a
+    denoiser, D(y, σ) or D(y, σ, label)."""
     weights_sha256: str
     folder: Path
     class_names: tuple[str, ...] = ()
     dataset_digest: str | None = None
-    """Of the training images; None for an imported model whose dataset was not prepared."""
+    """Digest of the training images; None for an imported model whose dataset was not prepared."""
     start_file: str | None = None
-    """The file of its start; None finds it by the dataset."""
+    """The file of the initial distribution; None: the file of the model's dataset."""
 
     def __repr__(self) -> str:
         data, own = self.settings.dataset, self.settings.process
@@ -93,32 +93,38 @@ class LoadedModel:
         return device_of(self.network)
 
     def eps(self, network: nn.Module | None = None) -> Network:
-        """Return ε(z, t) of the model's process; `network` is its network as it is called."""
+        """Return ε(z, t) of the model's process.
+
+        `network`: a replacement for the model's network, such as its compiled form.
+        """
         objective = self.settings.training.objective
         return objective.eps(network or self.network, self.process)
 
     @property
     def levels(self) -> tuple[float, float]:
-        """The lowest and the highest noise level that the network takes; a student has one."""
+        """The lowest and the highest noise level that the network accepts; equal for a student."""
         low, high = self.settings.levels
         network = self.network if self.settings.serves_every_process else None
         return float(getattr(network, "sigma_min", low)), float(getattr(network, "sigma_max", high))
 
     @cached_property
     def start(self) -> SamplerStart:
-        """The start of samplers, with the mixture of the training images: `sampler="few"` begins at
-        σ₀ = `start.level()`; `start.data.draw(noise, σ₀)` draws there."""
+        """The initial distribution: a mixture of Gaussians fitted to the training images.
+
+        `sampler="few"` starts at the noise level σ₀ = `start.level()`; `start.data.draw(noise, σ₀)`
+        draws noisy images at this level.
+        """
         return self.start_for(classes=False)
 
     def start_for(self, classes: bool) -> SamplerStart:
-        """Return the law of the training images, if `classes` of each class, too.
+        """Return the initial distribution, with `classes` also of each class.
 
-        Raises UserError if it is missing, damaged, or of other images.
+        Raises UserError if its file is missing, damaged, or fitted to other images.
         """
         given = self.settings.dataset, self.dataset_digest, classes
         return find_start(*given, self.start_file, self.folder, self.device)
 
-    @torch.inference_mode(False)  # The caller's: there are no gradients of a guide in it.
+    @torch.inference_mode(False)  # A caller's inference mode would prevent gradients of a guide.
     @torch.no_grad()
     @library_call(CALL)
     def sample(
@@ -146,36 +152,37 @@ class LoadedModel:
             images = denoiser.sample(16, process={"psld": {"gamma": 0.25}}, sampler="few", steps=4)
 
         Args:
-            sampler: name of a config in configs/sampler, shipped or your own.
-            steps: evaluations of the score per image; None uses the sampler's default. Each
-                evaluates the network once, or twice under classifier-free guidance. With few, 0
-                draws from its start alone.
-            seed: equal seeds give equal images, up to rounding, on any device; None is a random
-                one, which is printed. Image i is that of psld sample, up to its shard_size, and
-                does not depend on n, but for rk45, whose steps all images share.
-            label: a class by number or name, a list of which image i gets entry i mod its length,
-                or `cycle`, the list of all classes; needs a guide, a class-conditional model, or
-                `few` with 0 steps.
-            guide: folder of a guide.
-            scale: strength of the guidance by label or guide; None uses the default.
+            sampler: the name of a config in configs/sampler, shipped or custom.
+            steps: score evaluations per image; None: the default of the sampler. Each score
+                evaluation evaluates the network once, or twice with classifier-free guidance. With
+                few, 0 steps draw from the initial distribution without the network.
+            seed: equal seeds give equal images, up to rounding, on any device. None draws a random
+                seed and prints it. Image i equals image i of psld sample, for i below shard_size,
+                and does not depend on n. The exception is rk45, whose steps all images share.
+            label: the number or name of a class; a list, from which image i gets the entry at i
+                modulo its length; or `cycle` for all classes in turn. It needs a guide, a
+                class-conditional model, or `few` with 0 steps.
+            guide: the folder of a guide.
+            scale: the strength of the guidance by label or guide; None: the default.
             trust: as in `load`, for the code of the guide.
-            process: the process to sample a denoiser as: a LinearProcess, the name of a config in
-                configs/process, or {name: settings}. None: that of its training.
+            process: the process with which a denoiser is sampled: a LinearProcess, the name of a
+                config in configs/process, or {name: settings}. None: the process of the training.
             inpainting: the known pixels: images, float n×C×H×W in [−1, 1], and a mask, n×1×H×W,
-                1 for a known pixel, else 0; not for rk45 and not from the Gaussian start.
-            batch_size: images per network evaluation; changes only speed and memory.
-            raw: return float32 instead of bytes: images on [−1, 1], not clipped.
-            progress: show a bar, in notebooks as a widget; in a log, a line every 30 s.
+                1 at known pixels and 0 elsewhere. Not supported by rk45 and by samplers that start
+                from the initial distribution.
+            batch_size: images per network evaluation; affects only speed and memory.
+            raw: return float32 images on [−1, 1], not clipped, instead of bytes.
+            progress: show a progress bar, a widget in notebooks; in a log, a line every 30 s.
             options: other settings of the sampler, such as striding or tolerance: numbers,
-                booleans, lists, None. A string is read as on the command line. A guidance of your
-                own is guidance="mine:Pull" or guidance={"kind": "mine:Pull", "strength": 2}.
+                booleans, lists, None. A string is parsed as on the command line. A custom guidance
+                is guidance="mine:Pull" or guidance={"kind": "mine:Pull", "strength": 2}.
 
         Returns:
             uint8 n×C×H×W on the CPU; float32 if raw.
 
         Raises:
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
-            RunError: an image is not finite.
+            RunError: an image has NaN or infinite values.
         """
         words, options = by_class(label, guide is not None, scale, options)
         chosen = named_sampler(CALL, sampler, steps, options, words)
@@ -197,7 +204,7 @@ class LoadedGuide:
     weights_sha256: str
 
     def logits(self, process: LinearProcess) -> Network:
-        """Return the logits of states and times of a process."""
+        """Return the function that computes logits from states and times of a process."""
         return cast(Any, self.settings.training.objective).logits(self.network, process)
 
 
@@ -208,14 +215,16 @@ def load_model(
     start: str | Path | None = None,
     trust: bool = False,
 ) -> LoadedModel:
-    """Read a model, as a network of another process than its training's if one is given.
+    """Load a model. The parameters are frozen; `network.requires_grad_(True)` unfreezes them.
 
-    Its parameters are frozen; `network.requires_grad_(True)` trains it on. `start` is the file of
-    its start; None finds it by the dataset of the training. `trust` runs the folder's own copy of
-    the code of custom parts.
+    Args:
+        process: the process with which a denoiser is sampled; None: the process of the training.
+        start: the file of the initial distribution; None: the file of the training's dataset.
+        trust: run the copy of custom parts' code in the folder.
 
-    Raises UserError if a file is missing, damaged or foreign, if the code of a custom part is not
-    among the user's files (`psld.utils.code.may_run`), or if the network is of one process.
+    Raises UserError if a file is missing, damaged or not part of a model, if the code of a custom
+    part is not among the user's files (`psld.utils.code.may_run`), or if `process` is given for a
+    network that serves only the process of its training.
     """
     manifest, network = _loaded(folder, ModelManifest, device, trust)
     settings = manifest.settings.with_process(process)
@@ -224,7 +233,7 @@ def load_model(
 
 
 def load_guide(folder: str | Path, device: torch.device, trust: bool = False) -> LoadedGuide:
-    """Read a guide, as `load_model` reads a model."""
+    """Load a guide; see `load_model`."""
     manifest, network = _loaded(folder, GuideManifest, device, trust)
     return LoadedGuide(manifest.settings, network, manifest.weights_sha256)
 
@@ -232,23 +241,23 @@ def load_guide(folder: str | Path, device: torch.device, trust: bool = False) ->
 def _loaded(
     folder: str | Path, kind: type[M], device: torch.device, trust: bool
 ) -> tuple[M, nn.Module]:
-    """Read a manifest of this kind, and its network with the weights, frozen and not training."""
+    """Return the manifest and the network with its weights, frozen and in eval mode."""
     manifest = read_manifest(folder, kind)
     settings: Any = with_network(manifest.settings, folder, trust=trust)
     path = Path(folder) / WEIGHTS
     remedy = f"train the {settings.makes} (psld {settings.command}), or import it"
     stored = load_tensors(path, "weights", remedy, manifest.weights_sha256)
     if stored.origin.get("model", settings.identity()) != settings.identity():
-        raise UserError(f"{path}: trained with other settings than its manifest says; {remedy}")
+        raise UserError(f"{path}: its settings differ from those in the manifest; {remedy}")
     with (
         kept_generators(CPU),
         float32_by_default(),
-    ):  # A model that is loaded leaves the user's random numbers.
+    ):  # Loading a model must not change the user's random numbers.
         network = build(settings, build_process(settings), manifest.deviation).to(device)
     try:
         network.load_state_dict(stored.tensors())
     except RuntimeError as error:
-        start = shorten(str(error), 200, placeholder=" …")  # it lists every name
+        start = shorten(str(error), 200, placeholder=" …")  # The message lists every name.
         raise UserError(f"{path}: does not fit the network of its manifest ({start})") from None
     network = network.eval().requires_grad_(False)
     return manifest.model_copy(update={"settings": settings}), network
@@ -256,26 +265,26 @@ def _loaded(
 
 @dataclass(frozen=True)
 class ImageSampler:
-    """All that decides how images are sampled but their noise, resolved once."""
+    """Everything that determines sampled images except their noise, resolved once."""
 
     process: LinearProcess
     settings: SamplerSettings
-    """With the level of its start."""
+    """The sampler, with the noise level at which it starts filled in."""
     eps: Callable[..., Tensor]
-    """The process's ε(z, t)."""
+    """ε(z, t) of the process."""
     network: nn.Module
-    """That ε evaluates."""
+    """The network that `eps` evaluates."""
     shape: tuple[int, int, int]
     """C×H×W of an image."""
     batching: Batching
     classes: Sequence[int] = ()
-    """The classes that the images get in turn; none without guidance."""
+    """The classes that the images get in turn; empty without guidance."""
     logits: Network | None = None
-    """Those of the guide, for states of the process."""
+    """The logits of the guide, for states of the process."""
     gaussian: GaussianStart | None = None
-    """The start, unless it is the prior."""
+    """The initial distribution; None for the prior."""
     start_sha256: str | None = None
-    """The digest of the file of that start."""
+    """Digest of the file of the initial distribution."""
 
     @property
     def device(self) -> torch.device:
@@ -290,19 +299,19 @@ class ImageSampler:
     ) -> tuple[Tensor, Tensor | None, int]:
         """Sample the images with these indices in a cell.
 
-        The noise is drawn for all of them at each step, so an image depends neither on the batch
-        size nor on the worker, nor, up to rounding, on the device.
+        At each step, the noise of all images is drawn at once. So an image does not depend on the
+        batch size, the worker or, up to rounding, the device.
 
         Args:
-            key: seed and shard of their noise.
-            silent: show no progress.
+            key: the seed and the shard index, which determine the noise.
+            silent: do not show progress.
 
         Returns:
-            The images, N×C×H×W in about [−1, 1]; the class that each was guided to, if any; and the
-            number of network evaluations per image.
+            The images, N×C×H×W in about [−1, 1]; the class of each image, None without guidance to
+            classes; and the number of network evaluations per image.
 
         Raises:
-            RunError: an image is not finite.
+            RunError: an image has NaN or infinite values.
         """
         labels, count, (channels, height, width) = None, len(indices), self.shape
         if self.classes:
@@ -315,7 +324,7 @@ class ImageSampler:
         devices = [self.device] if self.device.type == "cuda" else []
         drawn = torch.random.fork_rng(devices, enabled=own)
         with threads, drawn, ShardNoise(*key, states, self.device) as noise:
-            if own:  # It may draw from torch's generator.
+            if own:  # Custom code may draw from torch's generator.
                 torch.manual_seed(stream_seed(key[0], Stream.SAMPLER, key[1]))
             score = guidance.build(self.process, self.eps, self.batching, labels, self.logits)
             if self.gaussian is None:
@@ -326,14 +335,18 @@ class ImageSampler:
             if not without:
                 z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
         if not torch.isfinite(z).all():
-            raise RunError(f"shard {key[1]}: the sampler produced NaN or infinity")
+            raise RunError(f"shard {key[1]}: the sampler produced NaN or infinite values")
         self.settings.check_evaluations(score.evaluations)
         return z[:, :channels], labels, score.evaluations
 
     def images(
         self, n: int, seed: int | None, known: KnownPixels | None, raw: bool, shown: bool
     ) -> Tensor:
-        """Sample the first n images, with the known pixels if there are any, for a caller.
+        """Sample the first n images for a caller of the library.
+
+        Args:
+            known: the known pixels of inpainting; None without inpainting.
+            shown: show progress.
 
         Return uint8, or float32 if `raw`, on the CPU. Raises UserError for wrong arguments.
         """
@@ -345,12 +358,12 @@ class ImageSampler:
             shape, one = (n, *self.shape), (n, 1, *self.shape[1:])
             if images.shape != shape or mask.shape != one:
                 wrong = f"images of {tuple(images.shape)} and a mask of {tuple(mask.shape)}"
-                raise UserError(f"inpainting has {wrong}, not {shape} and {one}")
+                raise UserError(f"inpainting: got {wrong}; expected {shape} and {one}")
             if not images.is_floating_point():
                 right = "floats in [−1, 1]: x / 127.5 - 1"
-                raise UserError(f"inpainting has bytes; its images are {right}")
+                raise UserError(f"inpainting: the images are integers; give {right}")
             if self.gaussian:
-                raise UserError("inpainting starts from the prior; use another sampler than few")
+                raise UserError("inpainting: it needs start=prior, such as sampler=multistep")
             inpainting = Inpainting(self.process, images.float(), mask)
         x, *_ = self.sample(range(n), (seed, 0), inpainting, silent=not shown)
         return x.cpu() if raw else to_uint8(x).cpu()
@@ -366,19 +379,20 @@ def with_start(
     highest: float = math.inf,
     classes: Sequence[int] = (),
 ) -> tuple[SamplerSettings, GaussianStart | None]:
-    """Return a sampler with the level of its start, and the start; None is the prior.
+    """Return the sampler with its start level filled in, and its initial distribution.
 
-    A level that the start gives, for samples of these classes, is at least `lowest`, and at most
-    `highest`.
+    The initial distribution is None for a sampler that starts from the prior. Without a level in
+    the settings of the sampler, the level is σ₀ of the initial distribution for these classes,
+    clamped to [`lowest`, `highest`].
 
-    Raises UserError if the sampler needs a start and there is none.
+    Raises UserError if the sampler needs an initial distribution and `start` is None.
     """
     if not isinstance(sampler, TimeGridSampler) or not sampler.starts_from_data:
         return sampler, None
     if start is None:
         raise UserError(
-            "sampler.start: the training images are known for models in a folder (psld.load), and "
-            "for psld.from_denoiser(…, images=…), alone; use start=prior, such as sampler=multistep"
+            "sampler.start: the initial distribution needs training images, from psld.load(FOLDER) "
+            "or psld.from_denoiser(…, images=…); use start=prior, such as sampler=multistep"
         )
     level = sampler.levels[0] if sampler.levels else sampler.start_level
     mixture = sampler.start == "mixture"
@@ -399,11 +413,13 @@ def cell_sampler(
     *,
     compile: bool = False,
 ) -> ImageSampler:
-    """Resolve how a cell is sampled, and read its start; `compile` as in `forward_pass`.
+    """Resolve how a cell is sampled, and read the initial distribution.
 
-    Raises UserError if the sampler cannot sample the model, or the guide cannot guide it; if there
-    is no start of the model's dataset; or if its denoiser or the guide was not trained for the
-    sampler's noise levels.
+    `compile` is passed to `forward_pass`.
+
+    Raises UserError if the sampler or the guide does not fit the model; if the model's dataset has
+    no initial distribution; or if the denoiser or the guide was not trained for the noise levels of
+    the sampler.
     """
     process, dataset = model.process, model.settings.dataset
     shape = (dataset.channels, dataset.image_size, dataset.image_size)
@@ -411,8 +427,9 @@ def cell_sampler(
     start = model.start_for(sampler.asks_for_classes) if sampler.starts_from_data else None
     if start and classes and sampler.evaluations == 0 and not start.data.has_classes:
         raise UserError(
-            "sampler.guidance: a class has fewer than ten different training images, so the start "
-            "has no law of each class, and with steps=0 there is no network that knows them"
+            "sampler.guidance: steps=0 cannot draw classes, because a class has fewer than ten "
+            "distinct training images and so the initial distribution has no classes; use steps=1 "
+            "or more"
         )
     low, high = model.levels
     given = process, start, model.device

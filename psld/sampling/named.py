@@ -1,4 +1,4 @@
-"""Calls of the library: their arguments, and samplers and processes by name. Imports no torch."""
+"""Check arguments of library calls; resolve samplers and processes by name. Imports no torch."""
 
 import json
 import re
@@ -18,28 +18,31 @@ from psld.sampling.settings import SampleSettings
 from psld.utils.errors import UserError, as_psld_errors, one_line
 
 NOTED = ("norms", "start_of")
-"""What a sampler's content says besides its settings (`psld.sampling.settings.sampler_content`)."""
+"""Keys of `psld.sampling.settings.sampler_content` that are not settings of a sampler."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class SamplerChoice(Settings):
-    """The groups of psld sample's config that a call names."""
+    """The sampler and the process of a library call, as config groups of psld sample."""
 
     sampler: SamplerSettings
     process: ProcessSettings | None
 
 
 def named_in(content: Mapping[str, Any], where: str) -> SamplerChoice:
-    """Return the sampler and the process in the content of psld sample's config."""
+    """Return the sampler and the process from the content of a psld sample config."""
     return parse(
         SamplerChoice, {key: content.get(key) for key in SamplerChoice.model_fields}, where
     )
 
 
 def compose_named(overrides: Sequence[str], where: str) -> SamplerChoice:
-    """Return the sampler and the process of words. Raises UserError, prefixed by `where`."""
-    # Hydra takes a third of a second to import; the library does without it until a call.
+    """Return the sampler and the process for KEY=VALUE overrides of psld sample.
+
+    Raises UserError, prefixed by `where`, if an override is wrong.
+    """
+    # Importing Hydra takes a third of a second, so it is imported at the first call.
     from psld.config.compose import compose_content
 
     words = [*overrides, "model=x", "output=x"]
@@ -47,11 +50,11 @@ def compose_named(overrides: Sequence[str], where: str) -> SamplerChoice:
 
 
 NamedProcess = str | Mapping[str, Mapping[str, object]]
-"""A process by the name of its config, with settings or without: {"psld": {"gamma": 0.25}}."""
+"""The name of a process config, or the name with settings: {"psld": {"gamma": 0.25}}."""
 
 
 def named_process(call: str, process: Any) -> ProcessSettings:
-    """Return the settings of a process that a call names; a LinearProcess is its own settings.
+    """Return the settings of a process; a LinearProcess is returned unchanged.
 
     Raises UserError for unknown names and settings.
     """
@@ -69,9 +72,9 @@ def named_sampler(
     options: Mapping[str, object],
     overrides: Sequence[str] = (),
 ) -> SamplerSettings:
-    """Return the settings of a sampler that a call names, with options.
+    """Return the settings of a sampler config with options.
 
-    Raises UserError for unknown names and impossible values.
+    Raises UserError for unknown names and invalid values.
     """
     options = options if steps is None else {"steps": steps, **options}
     options = {
@@ -86,16 +89,20 @@ def named_sampler(
 def by_class(
     label: Any, by_guide: bool, scale: float | None, options: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
-    """Return the words and options of guidance to classes, by a guide or without; none without it.
+    """Return overrides and options for guidance to classes, by a guide or classifier-free.
 
-    Raises UserError for a scale without one, and if there is a guidance already, which would win.
+    Without a label or guide, the overrides are empty.
+
+    Raises UserError for a scale without a label or guide, or if `options` has a guidance, too.
     """
     if label is None and not by_guide:
         if scale is not None:
-            raise UserError("scale is the strength of guidance; give a label or a guide")
+            raise UserError("scale: there is no guidance to scale; give a label or a guide")
         return [], {**options}
     if "guidance" in options:
-        raise UserError("guidance: a label or a guide chooses one; give either")
+        raise UserError(
+            "guidance: label and guide also choose a guidance; give either guidance or these"
+        )
     label = quoted(label) if isinstance(label, str) else label
     given = {"guidance.label": label, "guidance.scale": scale}
     kind = "classifier" if by_guide else "classifier-free"
@@ -104,7 +111,7 @@ def by_class(
 
 
 def drawn_seed(seed: int | None) -> int:
-    """Return the seed; None is a random one, which is printed."""
+    """Return the seed, or for None a random seed, which is printed."""
     if seed is None:
         seed = secrets.randbits(31)
         print(f"seed={seed}", flush=True)
@@ -112,7 +119,7 @@ def drawn_seed(seed: int | None) -> int:
 
 
 def as_words(key: str, settings: Mapping[str, object]) -> list[str]:
-    """Return settings as KEY.NAME=VALUE; arrays and tensors are lists, and a text is as it is."""
+    """Return settings as KEY.NAME=VALUE; arrays and tensors become lists, strings stay unquoted."""
     words = []
     for name, value in settings.items():
         text = json.dumps(value, default=lambda array: array.tolist(), ensure_ascii=False)
@@ -121,13 +128,13 @@ def as_words(key: str, settings: Mapping[str, object]) -> list[str]:
 
 
 def sampler_of_words(words: Sequence[str], where: str) -> SamplerChoice:
-    """Return the sampler and the process in a shard's words, which `as_words` wrote."""
+    """Return the sampler and the process from a shard's `words`, which `as_words` wrote."""
     content: dict[str, dict[str, Any]] = {"sampler": {}, "process": {}}
     for word in words:
         key, _, value = word.partition("=")
         group, _, name = key.partition(".")
         if group in content and name not in NOTED:
-            with suppress(ValueError):  # A text is not quoted.
+            with suppress(ValueError):  # Strings are not quoted.
                 value = json.loads(value)
             content[group][name] = value
     with reading_a_file():
@@ -135,9 +142,9 @@ def sampler_of_words(words: Sequence[str], where: str) -> SamplerChoice:
 
 
 def library_call(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Check the arguments of a function of the library by their types.
+    """Decorate a library function so that its arguments are checked by their type annotations.
 
-    Errors name the call, and arguments, such as `steps`, in place of settings, such as
+    Errors start with `call` and name arguments, such as `steps`, instead of settings, such as
     `sampler.steps`.
     """
 
@@ -152,9 +159,9 @@ def library_call(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 with as_psld_errors():
                     return checked(*args, **kwargs)
             except ValidationError as error:
-                if error.title != function.__qualname__:  # of a custom part's own
+                if error.title != function.__qualname__:  # raised by code of a custom part
                     raise
-                # Of a union, the deepest error is that of the alternative that fits best.
+                # In a union, the alternative that fits best has the error with the longest path.
                 found = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
                 name = found["loc"][0]
                 name = names[name] if isinstance(name, int) else name
@@ -172,7 +179,7 @@ def library_call(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             each.replace(annotation=plain.get(name, each.empty))
             for name, each in form.parameters.items()
         ]
-        # What help() shows: the types without their ranges.
+        # help() then shows the types without their ranges.
         cast(Any, wrapper).__signature__ = form.replace(parameters=given)
         return wrapper
 

@@ -1,4 +1,4 @@
-"""What a student learns from, the pairs of a cell, and its network (`psld.sampling.distilled`)."""
+"""The network of a student and its training pairs, read from a cell (`psld.sampling.distilled`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,30 +27,31 @@ Check = Callable[[SamplerSettings], None]
 
 
 class Pairs:
-    """The pairs (y, x) of a cell, as what a network sees (`psld.diffusion.loss.Noising`).
+    """The pairs (y, x) of a cell, a replacement for `psld.diffusion.loss.Noising`.
 
-    The images x are the cell's shards. The noisy images, y = x' + σ₀ n with x' from a mixture of
-    Gaussians of the training images, are drawn again: they follow from the cell's seed and the
-    number of the shard. A batch's uniform numbers choose pairs, in place of noise levels.
+    The images x are read from the cell's shards. The noisy images y = x' + σ₀ n, with x' from the
+    mixture of Gaussians, are drawn again from the cell's seed and the index of the shard. The
+    uniform numbers of a batch choose pairs instead of noise levels.
     """
 
-    blocks, auxiliary = 0, 0  # It needs no other noise.
+    blocks, auxiliary = 0, 0  # The loss needs no other noise.
 
     def __init__(self, read: CellRead, first: int, facts: Facts, check: Check) -> None:
-        """Read the shards that the cell's records list, or all that its folder's records list.
+        """Read the shards listed in the records of `read`, or in all records of its folder.
 
         Args:
-            first: the first shard.
-            check: raises UserError for a sampler from whose samples a student cannot learn.
+            first: the index of the first shard.
+            check: raises UserError for a sampler whose samples cannot be distilled.
 
-        Raises UserError if one is damaged; or if they are not of the model from which the training
-        starts, as it is now, of its dataset and the start of that, and of a deterministic sampler.
+        Raises UserError if a shard is damaged, or if the shards were not sampled from the current
+        version of the model that initializes the training, with its dataset and initial
+        distribution, and by a deterministic sampler.
         """
         folder, records = read.name, read.files
         where = f"training.objective.cell: {folder}"
         if facts.init is None:
             raise UserError(
-                f"{where}: a student starts from the model of its cell; give init.model"
+                f"{where}: a student starts from the weights of its teacher; set init.model"
             )
         paths = [*map(Path, records)] or sorted(Path(folder).glob("*-*.json"))
         listed = {s.index: s.digest for path in paths for s in ShardRecord.read(path).shards}
@@ -61,11 +62,13 @@ class Pairs:
         model = load_model(cell.model, CPU, cell.process)
         ours, theirs = facts.dataset, model.settings.dataset
         if (ours.preparation(), ours.flip) != (theirs.preparation(), theirs.flip):
-            raise UserError(f"{where}: its teacher is of dataset {theirs.name}, not {ours.name}")
+            raise UserError(
+                f"{where}: its model was trained on dataset {theirs.name}, not {ours.name}"
+            )
         sampler = cell_sampler(model, None, cell.sampler, batch_size=1)
         if model.settings.num_classes and not sampler.classes:
             raise UserError(
-                f"{where}: the network takes classes; sample its teacher with classifier-free "
+                f"{where}: the network is class-conditional; sample the cell with classifier-free "
                 "guidance of scale 1"
             )
         origin = origin_of(cell, model, None, sampler.start_sha256)
@@ -75,7 +78,9 @@ class Pairs:
             with locating("training.objective.cell"):
                 shard = load_made_by(shard_path(folder, index), origin.at(index))
             if shard.digest() != digest:
-                raise UserError(f"{where}: shard {index} is another than its record says")
+                raise UserError(
+                    f"{where}: shard {index} differs from its record; sample the cell again"
+                )
             if shard.labels is not None:
                 labels.append(torch.from_numpy(shard.labels))
             states = (len(shard.images), sampler.process.blocks * channels, *sampler.shape[1:])
@@ -86,11 +91,12 @@ class Pairs:
         self.pairs = [torch.cat(each) for each in (starts, images, labels) if each]
 
     def levels(self, uniform: Tensor) -> Tensor:
-        """Return the numbers of pairs, float64, in place of noise levels."""
+        """Return the indices of pairs, float64, instead of noise levels."""
         return (uniform * len(self.pairs[0])).floor()
 
     def chosen(self, numbers: Tensor, device: torch.device) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the images x, N×C×H×W, and what the network sees: y, σ₀, and labels if any."""
+        """Return the images x, N×C×H×W, and the inputs of the network: y, σ₀, and the labels if the
+        network is class-conditional."""
         if self.pairs[0].device != device:
             self.pairs = [each.to(device) for each in self.pairs]
         numbers = numbers.to(device, torch.int64, non_blocking=True)
@@ -104,9 +110,9 @@ class Pairs:
 
 
 def cell_of(check: Check, folder: str, first: int, model: str, where: str) -> CellSettings:
-    """Return the settings of the cell in a folder, which stand in the words of its first shard.
+    """Return the settings of the cell in a folder, parsed from the `words` of shard `first`.
 
-    Raises UserError if a student cannot learn from it.
+    Raises UserError if the cell cannot be distilled.
     """
     shard = Shard.load(shard_path(folder, first))
     chosen = sampler_of_words(shard.origin.words, where)
@@ -123,9 +129,10 @@ def cell_of(check: Check, folder: str, first: int, model: str, where: str) -> Ce
 
 
 class Student(Denoiser):
-    """A denoiser of one noise level, that of its training: a buffer."""
+    """A denoiser that accepts a single noise level, the level of its training."""
 
     level: Tensor
+    """Float scalar, a buffer."""
 
     sigma_min = property(lambda self: float(self.level), lambda self, _: None)  # not the teacher's
     sigma_max = sigma_min

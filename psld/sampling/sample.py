@@ -1,6 +1,6 @@
-"""Sampling the shards of a cell: one process makes many shards and resolves the cell once.
+"""Sample the shards of a cell. A process resolves the cell once and samples many shards.
 
-The noise of a shard is the same bytes on every machine, and threads draw it ahead of time.
+The noise of a shard has the same bytes on every machine. Threads draw it ahead of time.
 """
 
 import time
@@ -38,7 +38,7 @@ from psld.utils.files import check_place, digest_of
 
 
 def sample_range(settings: SampleSettings) -> Path:
-    """Make the shards of a range, PNGs or an .npz if asked for, and last the range's record.
+    """Sample the shards of a range, write pictures or an .npz if requested, then write the record.
 
     Print a line for each shard. Return the path of the record.
     """
@@ -48,7 +48,7 @@ def sample_range(settings: SampleSettings) -> Path:
     if settings.png:
         from psld.data.images import is_single_picture  # Only pictures need Pillow.
 
-        is_single_picture(settings.png, source)  # Refuses a wrong path before the work.
+        is_single_picture(settings.png, source)  # Raises for a wrong path before sampling.
     if settings.npz:
         check_place(settings.npz)
     if start := sampler.gaussian:
@@ -79,7 +79,7 @@ def sample_range(settings: SampleSettings) -> Path:
 
 
 def load_cell(settings: SampleSettings) -> tuple[LoadedModel, ImageSampler, ShardOrigin]:
-    """Load what samples a cell, once for all of its shards, and the origin of shard 0."""
+    """Load the model and the sampler of a cell, and return them with the origin of shard 0."""
     device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device, settings.process, settings.start, settings.trust)
     guide = load_guide(settings.guide, device, settings.trust) if settings.guide else None
@@ -92,12 +92,12 @@ def load_cell(settings: SampleSettings) -> tuple[LoadedModel, ImageSampler, Shar
 def sample_shards(
     settings: SampleSettings, model: LoadedModel, sampler: ImageSampler, expected: ShardOrigin
 ) -> Iterator[tuple[Shard, bool]]:
-    """Yield each shard of the range, and True if it was made now, not found whole.
+    """Yield each shard of the range, and True if it was sampled, False if its file was kept.
 
-    Each shard is written when it is done, so a killed process loses at most one. Before a file is
-    replaced, the reason is printed.
+    Each shard is written as soon as it is sampled, so a killed process loses at most one shard. The
+    reason for replacing a file is printed.
 
-    Raises UserError for a shard of another origin, unless this is the folder of the grid's cell.
+    Raises UserError for a shard of another origin, unless `output` is the folder of a grid's cell.
     """
     for index in range(settings.first, settings.first + settings.shards):
         file, origin = shard_path(settings.output, index), expected.at(index)
@@ -105,7 +105,7 @@ def sample_shards(
             yield load_made_by(file, origin), False
         except UserError as error:
             if isinstance(error, OtherOriginError) and settings.output != settings.folder:
-                other = "into another output, or delete this folder"
+                other = "to another output, or delete this folder"
                 raise UserError(f"{error}, {other}") from None
             if file.exists():
                 print(f"not kept: {error}", flush=True)
@@ -123,7 +123,7 @@ def sample_shard(
     inpainting = None
     if cell.sampler.guidance.holes:
         inpainting = known_pixels(cell, model, origin, indices)
-        indices = indices[: len(inpainting.images)]  # fewer at the end of the split
+        indices = indices[: len(inpainting.images)]  # The last shard of a split may be smaller.
     x, labels, nfe = sampler.sample(indices, (cell.seed, origin.index), inpainting)
     return Shard(
         images=to_uint8(x).cpu().numpy(),
@@ -137,9 +137,9 @@ def sample_shard(
 
 
 def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -> np.ndarray:
-    """Return the masks of some images, uint8 N×H×W: 1 for a known pixel, 0 in the hole.
+    """Return the masks of the images at these indices, uint8 N×H×W: 1 at known pixels, else 0.
 
-    `mnist` is the prepared MNIST, for masks of its digits.
+    `mnist`: the path of the prepared MNIST dataset, for masks shaped like its digits.
     """
     return np.asarray(mask.draw(indices, image_size, mnist)).astype(np.uint8)
 
@@ -147,9 +147,9 @@ def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -
 def known_pixels(
     cell: CellSettings, model: LoadedModel, origin: ShardOrigin, indices: range
 ) -> Inpainting:
-    """Return the images of the split at these indices, as far as they exist, and their masks.
+    """Return the images and the masks at these indices, up to the end of the split.
 
-    Raises UserError if none exists, or if they are not those of the origin.
+    Raises UserError if all indices are beyond the split, or if the files differ from the origin.
     """
     dataset = model.settings.dataset
     split, mask = cast(tuple[Split, Mask], cell.sampler.guidance.holes)
@@ -157,14 +157,13 @@ def known_pixels(
     images = store.images(split)
     if indices.start >= len(images):
         raise UserError(
-            f"shard {indices.start // cell.shard_size}: begins at image {indices.start}, but "
-            f"the {split} split of {cell.data} has {len(images)}; "
-            "ask for no more samples than images"
+            f"shard {indices.start // cell.shard_size}: starts at image {indices.start}, but "
+            f"the {split} split of {cell.data} has {len(images)} images; request fewer samples"
         )
     indices = indices[: len(images) - indices.start]
     drawn = torch.from_numpy(draw_masks(mask, indices, dataset.image_size, cell.mnist))
     read = (store.digest, cell.mnist and ImageStore.open(cell.mnist).digest)
     if read != (origin.dataset_digest, origin.masks_digest):
-        raise UserError(f"{cell.data}, or the masks: replaced while they were read; sample again")
+        raise UserError(f"{cell.data}: the images or the masks have changed; sample again")
     known = torch.from_numpy(images[indices.start : indices.stop].copy()).to(model.device)
     return Inpainting(model.process, from_uint8(known), drawn[:, None].to(model.device))

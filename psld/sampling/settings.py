@@ -1,4 +1,7 @@
-"""Settings of sampling, records of shards, and checks of sampler, model and guide. No torch."""
+"""Settings of sampling, records of shards, and checks that a sampler and a guide fit a model.
+
+Imports no torch.
+"""
 
 import re
 from collections.abc import Collection, Sequence
@@ -15,10 +18,10 @@ from psld.utils.files import digest_of
 
 
 class SamplingRun(Settings):
-    """How sampling runs: speed and memory, never the images."""
+    """Settings that affect only the speed and memory of sampling, never the images."""
 
     batch_size: Annotated[int, FREE] = Field(ge=1)
-    """Most images per network evaluation; it is halved if GPU memory runs out."""
+    """Largest number of images per network evaluation; halved when the GPU runs out of memory."""
     compile: Annotated[bool, FREE]
     """Compile the network with torch.compile."""
     device: Annotated[str, FREE]
@@ -26,22 +29,22 @@ class SamplingRun(Settings):
 
 
 class CellSettings(Settings):
-    """Everything that decides the images of a cell: shared by sampling and evaluation."""
+    """Everything that determines the images of a cell; shared by sampling and evaluation."""
 
     model: str
     """A trained model: its folder, GRID/MODEL for models/GRID/MODEL, or hf://USER/NAME@COMMIT."""
     process: ProcessSettings | None = None
-    """The process to sample a denoiser as, in place of the one in its training."""
+    """The process with which a denoiser is sampled. Null: the process of its training."""
     sampler: SamplerSettings
     start: str | None = None
-    """The start, for a sampler that begins at one: its file (psld start). Null: that of the model's
-    dataset in starts/, which is made if it is not there."""
+    """File of the initial distribution (psld start), for samplers that start from it. Null: the
+    file of the model's dataset in starts/; a missing file is created."""
     guide: str | None = None
-    """Folder of the noise-conditional guide, for guidance by one."""
+    """Folder of the noise-conditional guide, for guidance by a guide."""
     data: str | None = None
     """The prepared dataset, HDF5, for inpainting."""
     mnist: str | None = None
-    """The prepared MNIST, HDF5, for masks of its digits."""
+    """The prepared MNIST, HDF5, for masks shaped like its digits."""
     shard_size: int = Field(ge=1)
     """Images per shard."""
     seed: int = Field(ge=0)
@@ -50,16 +53,16 @@ class CellSettings(Settings):
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 
     @model_validator(mode="after")
-    def _guidance_has_its_files(self) -> "CellSettings":
+    def _check_files(self) -> "CellSettings":
         guidance = self.sampler.guidance
         if self.start and not self.sampler.starts_from_data:
             raise ValueError("start: the sampler starts from the prior; set it to null")
         for key in ("guide", "data", "mnist"):
             path, needed = getattr(self, key), key in guidance.files
             if needed and path is None:
-                raise ValueError(f"{key}: sampler.guidance needs it; it is null")
+                raise ValueError(f"{key}: sampler.guidance needs a path, but {key} is null")
             if path is not None and not needed:
-                raise ValueError(f"{key}: sampler.guidance has no use for {path}; set it to null")
+                raise ValueError(f"{key}: sampler.guidance does not use {path}; set it to null")
         return self
 
 
@@ -67,22 +70,24 @@ class SampleSettings(SamplingRun, CellSettings):
     """Settings of `psld sample`."""
 
     trust: Annotated[bool, FREE] = False
-    """Run the copy of a custom part's code that is next to the weights, in parts/, if that code is
-    not among your own files. Read it before."""
+    """Run the copy of a custom part's code in parts/, next to the weights, if that code is not
+    among your own files. Read the code first."""
     first: Annotated[int, FREE] = Field(ge=0)
-    """Index of the first shard. Shard j begins with sample j · shard_size."""
+    """Index of the first shard. Shard j starts with sample j · shard_size."""
     shards: Annotated[int, FREE] = Field(ge=1)
-    """Number of shards to make, from `first` on; of a grid's cell, as many as it has."""
+    """Number of shards to sample, from `first` on; for a grid's cell, at most its number of shards.
+    """
     output: Annotated[str, FREE]
-    """Folder that receives the shards 00000.safetensors, … and the record of their range."""
+    """Output folder for the shards 00000.safetensors, … and the record of their range."""
     folder: str | None = None
-    """The folder of a grid's cell: in it, and in no other, samples of another origin are made
-    again."""
+    """The folder of a grid's cell. Only if `output` is this folder are shards of another origin
+    replaced."""
     png: Annotated[str | None, FREE] = None
-    """A folder that receives each image as a PNG, numbered by sample; it takes the images of one
-    cell alone. Or a file NAME.png for all in one; null: none."""
+    """Output folder for one PNG per image, numbered by sample; it may hold the images of a single
+    cell only. Or a file NAME.png for all images in one picture. Null: none."""
     npz: Annotated[str | None, FREE] = Field(None, pattern=r"\.npz$")
-    """A file for the images as others' evaluators read them: `arr_0`, uint8 N×H×W×C; null: none."""
+    """Output file for the images in the format of other evaluators: `arr_0`, uint8 N×H×W×C. Null:
+    none."""
 
 
 def images_digest(
@@ -93,23 +98,27 @@ def images_digest(
     shard_size: int,
     process: ProcessSettings | None,
 ) -> str:
-    """Return the digest of what decides a cell's images; `process` is that of a denoiser."""
+    """Return the digest of everything that determines a cell's images.
+
+    `process`: the process with which a denoiser is sampled; None for other models.
+    """
     decides = [model, guide, sampler_content(sampler), seed, shard_size]
     return digest_of([*decides, *([process.model_dump(mode="json")] if process else [])])
 
 
 def sampler_content(sampler: SamplerSettings) -> dict[str, Any]:
-    """Return the settings of a sampler that decide its images: neither null nor neutral."""
+    """Return the sampler settings that determine its images, without null or neutral values."""
     content = sampler.identity()
+    # Older versions gave different images with these settings, so their digests must differ.
     if sampler.precision == "bf16":
-        content["norms"] = "bf16"  # once norms stayed in fp32, which made other images
+        content["norms"] = "bf16"
     if sampler.starts_from_data:
-        content["start_of"] = "dataset"  # once each model had one, of other images
+        content["start_of"] = "dataset"
     return content
 
 
 def gaussians(components: Collection[int]) -> str:
-    """Name laws of so many Gaussians each: `one Gaussian`, `4 to 32 Gaussians`."""
+    """Describe the sizes of mixtures: `one Gaussian`, `4 to 32 Gaussians`."""
     ends = sorted({min(components), max(components)})
     return "one Gaussian" if ends == [1] else f"{' to '.join(map(str, ends))} Gaussians"
 
@@ -124,9 +133,9 @@ def check_fit(
     guide: GuideModelSettings | None,
     class_names: Sequence[str] = (),
 ) -> list[int]:
-    """Return the classes that the samples get in turn; none without guidance to a class.
+    """Return the classes that the samples get in turn; empty without guidance to classes.
 
-    Raises UserError if the sampler cannot sample the model, or the guide cannot guide it.
+    Raises UserError if the sampler or the guide does not fit the model.
     """
     sampler.check_process(model.process)
     model.training.objective.check(sampler, model.process)
@@ -139,19 +148,19 @@ def check_fit(
 class SampledShard(Settings):
     index: int
     digest: str
-    """Of its arrays and of what made them."""
+    """Digest of the shard's arrays and origin."""
     images: int
 
 
 class ShardRecord(Settings):
-    """A range of whole shards. It is written last, after the shards."""
+    """The record of a range of complete shards, written after the shards."""
 
     shards: tuple[SampledShard, ...]
 
     @classmethod
     def read(cls, path: str | Path) -> "ShardRecord":
         """Read a record. Raises UserError if it is damaged."""
-        return read_record(cls, path, f"{path}: not the record of shards; sample again")
+        return read_record(cls, path, f"{path}: not a record of shards; sample again")
 
     def write(self, folder: str | Path) -> Path:
         """Write the record next to its shards and return its path."""
@@ -166,7 +175,7 @@ def record_path(folder: str | Path, first: int, last: int) -> Path:
 
 
 def records_of(folder: str | Path, index: int) -> list[Path]:
-    """Return the records of all ranges that hold this shard."""
+    """Return the paths of all records whose range contains this shard."""
     found = []
     for file in Path(folder).glob("*.json"):
         name = re.fullmatch(r"(\d{5})-(\d{5})\.json", file.name)

@@ -1,4 +1,4 @@
-"""Shards: fixed ranges of sample indices, one file each, with the origin of its images."""
+"""Shards: each file holds the images of a fixed range of sample indices, and their origin."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,34 +26,34 @@ REMEDY = "sample it again (psld sample)"
 
 
 class OtherOriginError(UserError):
-    """A shard is whole, but of another model, sampler or seed."""
+    """A shard is undamaged, but was sampled with another model, sampler or seed."""
 
 
 class ShardOrigin(Settings):
-    """Everything that decides a shard's images, on one kind of device, but for the package's code.
+    """Everything that determines a shard's images on a given device type, except psld's code.
 
-    A change of that code invalidates nothing: delete the shards that are to be made again.
+    A code change invalidates no shard. To sample shards again after a code change, delete them.
     """
 
     weights_sha256: str
     sampler_digest: str
     process_digest: str | None = None
-    """The process that a denoiser was sampled as."""
+    """Digest of the process with which a denoiser was sampled."""
     start_sha256: str | None = None
-    """The law of the training images that a sampler started from."""
+    """Digest of the initial distribution; None for the prior."""
     seed: int
     index: int
-    """Sample i of the cell is image i − index · size of this shard."""
+    """Image j of this shard is sample index · size + j of the cell."""
     size: int
-    """Images of a shard; the last one of an inpainted split may hold fewer."""
+    """Images per shard; the last shard of an inpainted split may hold fewer."""
     guide_sha256: str | None = None
-    """Weights of the guide."""
+    """Digest of the guide's weights."""
     dataset_digest: str | None = None
-    """The dataset whose images were inpainted."""
+    """Digest of the dataset whose images were inpainted."""
     masks_digest: str | None = None
-    """The file that the masks came from."""
+    """Digest of the dataset from which the masks were drawn."""
     words: tuple[str, ...] = Field((), exclude=True)
-    """The settings behind seed and digests as KEY=VALUE, to name those that differ."""
+    """The settings behind seed and digests as KEY=VALUE, so that errors name the differences."""
 
     def at(self, index: int) -> "ShardOrigin":
         """Return the origin of another shard of the same cell."""
@@ -66,13 +66,13 @@ def origin_of(
     guide: "LoadedGuide | GuideManifest | None",
     start_sha256: str | None = None,
 ) -> ShardOrigin:
-    """Return the origin of a cell's shard 0; those of other shards differ in the index alone.
+    """Return the origin of a cell's shard 0. The origins of other shards differ only in `index`.
 
-    `start_sha256`: the digest of its start; None for the prior.
+    `start_sha256`: the digest of the initial distribution; None for the prior.
     """
     sampler, denoised_as = sampler_content(cell.sampler), model.settings.sampled_as(cell.process)
     process = denoised_as and denoised_as.model_dump(mode="json")
-    # Without the word of a null, a reader would take the default.
+    # A reader of `words` replaces a missing key by its default, so null values must be listed.
     own, fields = cell.sampler, type(cell.sampler).model_fields.items()
     nulls = {k: None for k, f in fields if getattr(own, k) is None and f.default is not None}
     words = as_words("sampler", sampler | nulls) + as_words("process", process or {})
@@ -93,19 +93,19 @@ def origin_of(
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Shard:
-    """One shard: its images, their origin, and the cost of making them."""
+    """The images of a shard, their origin, and the cost of sampling."""
 
     images: np.ndarray
     """uint8, size×C×H×W."""
     origin: ShardOrigin
     nfe: int
-    """Network evaluations per image, counted."""
+    """Measured number of network evaluations per image."""
     seconds: float
     device: str
     labels: np.ndarray | None = None
-    """int64, the class that each image was guided to."""
+    """int64, the class of each image, for guidance to classes."""
     masks: np.ndarray | None = None
-    """uint8, size×H×W: 1 for a known pixel of an inpainted image."""
+    """uint8, size×H×W: 1 at known pixels of inpainted images."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         arrays = {"images": self.images, "labels": self.labels, "masks": self.masks}
@@ -115,7 +115,7 @@ class Shard:
         return replace(self, **{name: array[:count] for name, array in self.arrays().items()})
 
     def digest(self) -> str:
-        """Return the SHA-256 of arrays and origin: the same however long it took to make them."""
+        """Return the SHA-256 of arrays and origin; the cost of sampling does not enter."""
         return digest_of_arrays(KIND, self.arrays(), self.origin.model_dump())
 
     def save(self, path: str | Path) -> None:
@@ -130,7 +130,7 @@ class Shard:
         try:
             return cls(**stored.arrays, **stored.origin)
         except (ValidationError, TypeError):
-            raise UserError(f"{path}: not a shard of this version; {REMEDY}") from None
+            raise UserError(f"{path}: not a shard of this version of psld; {REMEDY}") from None
 
 
 def shard_path(folder: str | Path, index: int) -> Path:
@@ -138,13 +138,13 @@ def shard_path(folder: str | Path, index: int) -> Path:
 
 
 read_shard = retried_in_slurm(Shard.load)
-"""`Shard.load` of a shard that has been sampled: a Slurm job waits for another node's file."""
+"""`Shard.load`, but a Slurm job waits until a file that another node wrote becomes visible."""
 
 
 def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
     """Read a shard.
 
-    Raises UserError if it is missing or damaged, and OtherOriginError if it is of another origin.
+    Raises UserError if it is missing or damaged, and OtherOriginError if its origin differs.
     """
     shard = Shard.load(path)
     made, expected = shard.origin, origin.model_dump()
@@ -152,21 +152,21 @@ def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
     if differing:
         then, now = (dict(w.split("=", 1) for w in each.words) for each in (made, origin))
         words = [f"{k}={then[k]} then, {v} now" for k, v in now.items() if then.get(k, v) != v]
-        # The first says which sampler or process; of another one, most settings differ.
+        # The first differing settings identify another sampler; most of its settings differ.
         changed = f"{'; '.join(words[:3])}: " if words else ""
         remedy = f"give shard_size={made.size}, or " if differing == ["size"] else ""
         raise OtherOriginError(
-            f"{path}: {changed}made by another {' and '.join(differing)} than the model and the "
-            f"sampler have now; {remedy}sample it again"
+            f"{path}: {changed}sampled with a different {' and '.join(differing)} than the current "
+            f"model and sampler have; {remedy}sample it again"
         )
     return shard
 
 
 def read_shards(folder: str | Path, samples: int, expected: ShardOrigin) -> Iterator[Shard]:
-    """Yield the shards that hold the first `samples` images, the last one cut to fit.
+    """Yield the shards that hold the first `samples` images; the last shard is truncated to fit.
 
     `expected` is the origin of shard 0. Raises UserError if a shard is missing, damaged or of
-    another origin, and removes the records of its range, so the workflow samples it again.
+    another origin, and removes the records of its range, so that the workflow samples it again.
     """
     for index in range(shards_needed(samples, expected.size)):
         path = shard_path(folder, index)
@@ -180,6 +180,6 @@ def read_shards(folder: str | Path, samples: int, expected: ShardOrigin) -> Iter
         if len(shard.images) < min(left, expected.size):
             raise UserError(
                 f"{path}: ends with sample {index * expected.size + len(shard.images) - 1}, but "
-                f"{samples} are asked for; an inpainted split has one for each of its images"
+                f"{samples} samples are requested; request at most as many as the split has images"
             )
         yield shard.first(left)

@@ -1,4 +1,4 @@
-"""Batches: what a training sees at step s is a function of (seed, s) only."""
+"""Training batches: the batch of step s is a function of (seed, s) only."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from psld.utils.errors import UserError
 from psld.utils.randomness import Prefetch, Stream, generator, standard_normal, stream_seed
 
 RESIDENT_BYTES = 4 << 30
-"""A training split up to this size is moved to the training device as a whole."""
+"""A training split of at most this size is kept on the training device."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class Labels:
     """The classes of the training images, as inputs of a model or as targets of a guide."""
 
     values: np.ndarray
-    """int64, one per image."""
+    """int64, one label per image."""
     num_classes: int
     dropout: float = 0.0
-    """Probability that a label is replaced by `num_classes`, which means no class."""
+    """Probability that a label is replaced by `num_classes`, the label for "no class"."""
 
 
 class Batches:
-    """The batches of one rank: its parts of the global batches that are drawn from (seed, step).
+    """The batches of one rank: its parts of the global batches, drawn from (seed, step).
 
-    Everything is drawn on the CPU, by threads that are some steps ahead, so the batches are the
-    same bytes on every device, and nothing waits for the device.
+    Threads draw everything on the CPU, some steps ahead. The batches are therefore bit-identical on
+    every device, and drawing never waits for the device.
     """
 
     def __init__(
@@ -46,7 +46,12 @@ class Batches:
         ranks: Ranks,
         labels: Labels | None = None,
     ) -> None:
-        """`images`: uint8 N×C×H×W, usually a memory map."""
+        """Check that the batch size divides by the number of ranks, and start to draw.
+
+        Args:
+            images: uint8 N×C×H×W, usually a memory map.
+            flip: mirror each image with probability 1/2.
+        """
         if settings.batch_size % ranks.world:
             raise UserError(
                 f"training.batch_size: {settings.batch_size} images cannot be shared equally by "
@@ -60,7 +65,8 @@ class Batches:
         if images.nbytes <= RESIDENT_BYTES:
             self.resident = torch.from_numpy(np.array(images)).to(self.device)
         drawn = (noising.blocks + noising.auxiliary) * images.shape[1]
-        # One stream of noise begins with the first image; blocks begin with this rank's first one.
+        # Without blocks, noise is drawn from the start of the batch, so a rank also draws the noise
+        # of the ranks before it.
         block = settings.noise_block
         self.first_block = self.part.start // block if block else 0
         self.first_drawn = self.first_block * (block or 0)
@@ -68,7 +74,7 @@ class Batches:
         self._drawn = Prefetch(self._draw_on_host, self.device, self.noise_shape)
 
     def close(self) -> None:
-        """End the threads, and let go of the images."""
+        """Stop the threads and release the images."""
         self._drawn.close()
         self.resident = None
 
@@ -87,7 +93,10 @@ class Batches:
         return Batch(x0=x0, t=t, eps=noise[:, :channels], auxiliary_eps=auxiliary, labels=labels)
 
     def _draw_on_host(self, step: int) -> tuple[Any, ...]:
-        """Return times, images (their indices if the device holds all), flips, noise, labels."""
+        """Return times, images, flips, noise and labels of a step.
+
+        The images are replaced by their indices if the device holds all images.
+        """
         settings, size = self.settings, self.settings.batch_size
         host = generator("cpu", settings.seed, Stream.BATCH, step)
         indices = torch.randint(len(self.images), (size,), generator=host)[self.part]

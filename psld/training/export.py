@@ -1,4 +1,4 @@
-"""Write the weights of a training, with all that decided them."""
+"""Write the weights of a model with their manifest."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -21,9 +21,12 @@ def write_model(
     step: int | None,
     **more: Any,
 ) -> None:
-    """Write weights, with all that decided them, and last their manifest, which has `more`.
+    """Write the weights, and then the manifest, which records everything that determined them.
 
-    The dataset of a model that was not trained here may not be prepared: then `store` is None.
+    Args:
+        store: the prepared dataset; None if a model from elsewhere is written without its dataset.
+        step: the number of training steps; None if unknown.
+        more: further fields of the manifest.
     """
     origin = settings.origin(store and store.digest)
     if imported := more.get("imported"):

@@ -1,10 +1,10 @@
-"""The files of a training's run directory, for readers without torch: its export and its history.
+"""The files in the run directory of a training: its exported model and its history. No torch.
 
-Snakemake deletes the outputs of a rule before it reruns the rule. A training keeps its results in
-its run directory and copies them to the output folder, so that such a rerun costs a copy.
+Snakemake deletes the outputs of a rule before it reruns the rule. A training therefore keeps its
+results in its run directory and copies them to the output folder, so that a rerun only copies them.
 
-The history and the previews in the run directory are the only source of its run in wandb: the
-training logs from them if it is online, and `psld wandb sync` uploads from them.
+The run in wandb is logged only from the history and the previews in the run directory: during an
+online training, or later by `psld wandb sync`.
 """
 
 import secrets
@@ -30,13 +30,13 @@ from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json, write_json
 
 HISTORY = "history.json"
-"""In a run directory, and next to a model's weights."""
+"""Name of the history in a run directory and next to the weights of a model."""
 WANDB = "wandb.json"
-"""In a run directory: the training's run in wandb."""
+"""Name of the file in a run directory that identifies the run in wandb."""
 
 
 class HistoryEntry(Settings):
-    """The values at one step of a training. Some have more: a rate, a peak, an accuracy."""
+    """The values logged at one step. Further fields may be a rate, a memory peak, an accuracy."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float]
@@ -54,7 +54,7 @@ class TrainingHistory(Settings):
 
     @classmethod
     def read(cls, path: Path) -> "TrainingHistory":
-        """Read history.json. Raises UserError if it is missing, damaged or something else."""
+        """Read history.json. Raises UserError if it is missing, damaged or not a history."""
         return read_record(cls, path, f"{path}: not a training history; train the model again")
 
 
@@ -67,23 +67,26 @@ def preview_path(run: Path, step: int) -> Path:
 
 
 class WandbRun(Settings):
-    """The run of a training in wandb, in the words of `wandb.init`."""
+    """The run of a training in wandb; the fields are arguments of `wandb.init`."""
 
     id: str
-    """Made at the first start; a resumed training keeps it."""
+    """Chosen at the first start and kept by a resumed training."""
     name: str
     group: str
-    """The grid."""
+    """Name of the grid."""
     job_type: str
-    """The command."""
+    """Name of the command."""
     project: str
     entity: str | None
 
     @classmethod
     def read(cls, run: Path) -> "WandbRun | None":
-        """Read the file in a run directory; None if wandb is off, or the training did not start."""
+        """Read the file in a run directory.
+
+        Return None if it is missing: wandb is disabled, or the training has not started.
+        """
         path = run / WANDB
-        wrong = f"{path}: not the name of a run in wandb; delete it to begin another run"
+        wrong = f"{path}: does not identify a run in wandb; delete it to start a new run"
         return read_record(cls, path, wrong) if path.exists() else None
 
     @classmethod
@@ -110,8 +113,8 @@ def is_exported(run: Path) -> bool:
 
 
 def whole_export(run: Path) -> TrainedManifest | None:
-    """Return the manifest of the model or guide in a run directory; None if it is not whole."""
-    # It imports numpy, which takes a tenth of a second; every job of Snakemake imports this file.
+    """Return the manifest of an exported model or guide; None if a file is missing or damaged."""
+    # This imports numpy, which takes 0.1 seconds, and every Snakemake job imports this module.
     from psld.utils.tensors import load_tensors
 
     folder = export_folder(run)
@@ -125,8 +128,8 @@ def whole_export(run: Path) -> TrainedManifest | None:
 
 
 def note_replaced(run: Path, output: Path) -> None:
-    """Print a line if `publish` is going to replace the results of another training."""
-    with suppress(UserError):  # nothing is there, or it is damaged
+    """Print a line if `publish` will replace the results of another training."""
+    with suppress(UserError):  # The output is missing or damaged.
         earlier = Path(str(read_json(output / MANIFEST, dict).get("run")))
         if earlier != run:
             other = f"stay in {export_folder(earlier)}" if is_exported(earlier) else "are lost"
@@ -134,7 +137,7 @@ def note_replaced(run: Path, output: Path) -> None:
 
 
 def publish(run: Path, output: Path) -> bool:
-    """Copy the results to the output folder; return False if they are there already."""
+    """Copy the results to the output folder; return False if it already holds equal files."""
     results = export_folder(run)
     files = model_files(results)
     equal, _, _ = cmpfiles(results, output, files, shallow=False)

@@ -1,4 +1,4 @@
-"""Starting from a model: the first weights of a training are those of the model. No torch."""
+"""Start a training from the weights of a model, and find the inputs of a training. No torch."""
 
 import os
 import re
@@ -24,13 +24,13 @@ OF_A_COMMIT = re.compile(r"[^@]*@[0-9a-f]{7,40}")
 
 
 def read_source(name: str) -> tuple[Path, ModelManifest]:
-    """Return folder and manifest of a model that a training reads.
+    """Return the folder and the manifest of a model that a training reads.
 
-    Raises UserError if it is not there, or may be another one in the next life of the training;
-    RunError if the Hub cannot be reached.
+    Raises UserError if the model is missing, or is on the Hub without a commit, so that it might
+    change before the training is resumed. Raises RunError if the Hub cannot be reached.
     """
     if name.startswith("hf://") and not OF_A_COMMIT.fullmatch(name):
-        raise UserError(f"{name}: changes; name the commit: {name.partition('@')[0]}@COMMIT")
+        raise UserError(f"{name}: may change; name the commit: {name.partition('@')[0]}@COMMIT")
     try:
         folder = fetched(name)
         return folder, read_manifest(folder)
@@ -39,10 +39,10 @@ def read_source(name: str) -> tuple[Path, ModelManifest]:
 
 
 def with_sources(settings: S, output: str | Path | None = None) -> S:
-    """Return settings with the digests of what they read, as it is now.
+    """Return the settings with the current digests of the models and samples that they read.
 
-    Raises UserError if it is not there, or is what `output` replaces; RunError if the Hub cannot be
-    reached.
+    Raises UserError if one is missing or would be replaced by `output`, and RunError if the Hub
+    cannot be reached.
     """
 
     def found(read: Any) -> Any:
@@ -51,7 +51,7 @@ def with_sources(settings: S, output: str | Path | None = None) -> S:
         if read.noun == "model":
             folder, manifest = read_source(read.name)
             if output and folder.resolve() == Path(output).resolve():
-                wrong = f"{read.name}: a training that reads it would replace it"
+                wrong = f"{read.name}: the training reads this model and would replace it"
                 raise UserError(f"{wrong}; give another output")
             there = manifest.weights_sha256
         else:
@@ -62,11 +62,11 @@ def with_sources(settings: S, output: str | Path | None = None) -> S:
 
 
 def changed_sources(settings: TrainedSettings, made: TrainedSettings) -> list[str]:
-    """Return what has changed of what a training reads, and of what was read for that.
+    """Return the names of the changed inputs of a training, including their own inputs.
 
     Args:
-        settings: with names of files that are there.
-        made: those of the weights that are there.
+        settings: the current settings; all files that they name must exist.
+        made: the settings with which the existing weights were trained.
     """
     changed, read = [], {each.content for each in groups_of(Read, made)}
     for now in groups_of(Read, with_sources(settings)):
@@ -79,33 +79,39 @@ def changed_sources(settings: TrainedSettings, made: TrainedSettings) -> list[st
 
 
 def sources_exist(settings: TrainedSettings) -> bool:
-    """Check if all that a training of a grid reads is there."""
+    """Check if all files that a training of a grid reads exist."""
     reads = groups_of(Read, settings)
     return all(each.files and all(map(os.path.exists, each.files)) for each in reads)
 
 
 @retried_in_slurm
 def _shards_in(folder: str, records: Sequence[str] | None) -> list[tuple[int, str]]:
-    """Return the numbers and digests of a cell's shards, by these records, or all in the folder.
+    """Return the sorted indices and digests of the shards of a cell.
 
-    Raises UserError if there are none, or if they are damaged.
+    They are read from the given records, or from all records in the folder. Raises UserError if
+    there are no records or they are damaged.
     """
     files = [*map(Path, records)] if records else [*Path(folder).glob("*-*.json")]
     if not (files and all(file.exists() for file in files)):
-        raise UserError(f"{folder}: no samples of a cell; this training reads them, so sample it")
+        raise UserError(
+            f"{folder}: no samples of a cell; this training reads them, so sample the cell first"
+        )
     try:
         shards = (each for file in files for each in read_json(file, dict)["shards"])
         return sorted({(each["index"], each["digest"]) for each in shards})
     except (LookupError, TypeError):
-        raise UserError(f"{folder}: not the records of a cell's shards; sample it again") from None
+        raise UserError(
+            f"{folder}: not the records of a cell's shards; sample the cell again"
+        ) from None
 
 
 def check_alike(mine: ModelSettings, source: ModelSettings) -> None:
-    """Raise UserError if the source is a model of another kind, unless what fits is taken."""
+    """Raise UserError if the source is another kind of model, unless `init.take` is `fitting`."""
     if mine.init is None or mine.init.take == "fitting":
         return
     ours, theirs = (each.training.objective for each in (mine, source))
-    # A class below the source's, such as a student of a denoiser, makes the same module.
+    # An objective that subclasses the source's, such as a student of a denoiser, builds the same
+    # module.
     is_below = isinstance(ours, type(theirs))
     if theirs.is_data:
         is_below = theirs.kind in map(name_of, type(ours).__mro__)
@@ -115,18 +121,17 @@ def check_alike(mine: ModelSettings, source: ModelSettings) -> None:
     pairs = {"network": networks, "training.objective": objectives, "number of classes": classes}
     for key, (ours, theirs) in pairs.items():
         if ours != theirs:
-            raise UserError(
-                f"init.model: its {key} is {theirs}, not {ours}; init.take=fitting takes what fits"
-            )
+            wrong = f"init.model: its {key} is {theirs}, not {ours}"
+            raise UserError(f"{wrong}; init.take=fitting loads the weights that fit")
 
 
 def take_weights(module: "nn.Module", settings: TrainSettings) -> str:
-    """Load the weights of the model from which a training starts; return what differs from it.
+    """Load the weights of the model from which a training starts; describe the differences.
 
-    Raises UserError for a model of another kind, or of other shapes, unless what fits is taken;
-    and if nothing fits.
+    Raises UserError if the model is of another kind or has other shapes, unless `init.take` is
+    `fitting`, and if no weights fit.
     """
-    from psld.utils.tensors import load_tensors  # Snakemake reads no arrays.
+    from psld.utils.tensors import load_tensors  # Snakemake imports this module but needs no numpy.
 
     init = cast(Init, settings.init)
     name, take = init.model.name, init.take
@@ -143,11 +148,11 @@ def take_weights(module: "nn.Module", settings: TrainSettings) -> str:
     others = [key for key in ours | theirs if key not in {*fitting, *of_data}]
     if not fitting or (others and take == "all"):
         there, here = (_shape(each.get(others[0])) for each in (theirs, ours))
-        remedy = "init.take=fitting takes what fits" if fitting else "nothing in it fits"
+        remedy = "init.take=fitting loads the weights that fit" if fitting else "no weights fit"
         raise UserError(f"init.model={name}: {others[0]}: {there} there, {here} here; {remedy}")
     module.load_state_dict(fitting, strict=False)
     rest = changes(manifest.settings.process, settings.process, "process.")
-    rest += [f"not taken, or new: {', '.join(others)}"] if others else []
+    rest += [f"not loaded, or new: {', '.join(others)}"] if others else []
     return shorten("; ".join([f"starting from {name}", *rest]), 1000, placeholder=" …")
 
 

@@ -1,4 +1,4 @@
-"""Loggers at work: each in a thread of its own, for which a training does not wait."""
+"""Run each logger in its own thread, so that the training does not wait for it."""
 
 import time
 import traceback
@@ -17,21 +17,21 @@ from psld.utils.errors import one_line
 from psld.utils.files import saved_step, write_text
 
 PATIENCE = 5.0
-"""Seconds that a call of a logger may take."""
+"""Maximum duration of one call of a logger, in seconds."""
 
 LOGGED = "logged"
-"""In a run directory: the last step that the loggers were given."""
+"""Name of the file in a run directory that holds the last step sent to the loggers."""
 
 
 class _Worker(Thread):
-    """The thread of a logger, which ends with None in the queue or with an exception."""
+    """The thread of a logger. It ends at None in the queue or at an exception."""
 
     def __init__(self, logger: Logger, *given: Any) -> None:
         super().__init__(name=logger.kind, daemon=True)
         self.logger, self.given = logger, given
         self.queue: SimpleQueue[dict[str, float] | None] = SimpleQueue()
         self.since: float | None = time.monotonic()
-        """When the present call began; None between calls."""
+        """Monotonic time at which the current call began; None between calls."""
         self.is_given_up = False
 
     def run(self) -> None:
@@ -42,33 +42,33 @@ class _Worker(Thread):
                 entry = self.queue.get()
                 self.since = time.monotonic()
                 log(entry)
-        except BaseException as error:  # sys.exit() of a logger does not end the training either
+        except BaseException as error:  # sys.exit() in a logger must not end the training.
             add_note(error)
             traceback.print_exception(error)
-            self._say(f"{type(error).__name__}: {one_line(str(error))}")
+            self._give_up(f"{type(error).__name__}: {one_line(str(error))}")
 
     def hangs(self) -> bool:
-        """Check if its present call takes too long; it gets nothing more then."""
+        """Check if the current call takes too long; if it does, the logger gets no more entries."""
         since = self.since
         if self.is_alive() and since is not None and time.monotonic() - since > PATIENCE:
-            self._say(f"more than {PATIENCE:g} seconds in one call")
+            self._give_up(f"more than {PATIENCE:g} seconds in one call")
         return self.is_given_up
 
-    def _say(self, reason: str) -> None:
+    def _give_up(self, reason: str) -> None:
         if not self.is_given_up:
             self.is_given_up = True
-            print(f"logger: {self.logger.kind}: {reason}; it gets nothing more", flush=True)
+            print(f"logger: {self.logger.kind}: {reason}; it gets no more entries", flush=True)
 
 
 @contextmanager
 def fed(
     loggers: Sequence[Logger], run: Path, settings: RunSettings, history: History
 ) -> Iterator[Callable[[History], None]]:
-    """Start loggers, and yield a function of the history that gives them the new entries.
+    """Start the loggers, and yield a function that sends them the new entries of a history.
 
-    They get those that the history has already, too, from the last step that any was given: a
-    training that was killed repeats steps, so a file in the run directory has this step. At the
-    end, wait for what the loggers still have to log.
+    Entries that are already in `history` are sent first. A file in the run directory holds the last
+    step that was sent, because a killed training repeats steps after its last checkpoint. At the
+    end, this waits until the loggers have processed all entries.
     """
     last = saved_step(run, LOGGED)
     workers = [_Worker(logger, run, settings, last) for logger in loggers]

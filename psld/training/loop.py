@@ -1,4 +1,4 @@
-"""The training loop. It waits for the device only when it logs or saves."""
+"""The training loop. It synchronizes with the device only to log and to save."""
 
 import math
 import signal
@@ -32,13 +32,13 @@ from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, stream_seed
 
 STOP_EVERY = 10
-"""Several ranks stop only at multiples of this number of steps: asking them all takes time."""
+"""Several ranks stop only every so many steps, because asking all ranks takes time."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-"""From a scheduler, from the keyboard, and from Slurm before a time limit or a preemption."""
+"""Sent by a scheduler, by Ctrl-C, and by Slurm before a time limit or a preemption."""
 
 LIVE_SECONDS = 2.0
-"""The least time between two writes of the history, if there is no checkpoint."""
+"""Minimum time between two writes of the history without a checkpoint, in seconds."""
 
 SHOWN = {
     "loss": "loss {:.4f}",
@@ -46,28 +46,28 @@ SHOWN = {
     "peak_memory_gib": "{:.1f} GiB",
     "mfu": "MFU {:.1%}",
 }
-"""The logged values that are printed at a checkpoint."""
+"""Format of the logged values that are printed at a checkpoint."""
 
 
 @dataclass
 class Log:
-    """The history and the previews of a training, which the leading rank writes."""
+    """Writes the history and the previews of a training, on rank 0."""
 
     run: Path
     """The run directory."""
     preview: Callable[[nn.Module, Path], dict[str, float]]
-    """Of the averaged network: returns numbers, and may write a picture to the path."""
+    """Called with the averaged network; returns numbers, and may write a picture to the path."""
     live: list[Callable[[History], None]] = field(default_factory=list)
-    """Called with the history when it has been written."""
+    """Called with the history after each write."""
     due: float = 0.0
-    """The time from which the history may be written without a checkpoint."""
+    """Monotonic time after which the history may be written without a checkpoint."""
 
     def write_step(self, step: int) -> None:
         """Write the step of the newest checkpoint, from which a restarted training resumes."""
         write_text(self.run / STEP, f"{step}\n")
 
     def save(self, history: History, has_checkpoint: bool) -> None:
-        """Write the history if it is due, or if a checkpoint was saved."""
+        """Write the history if a checkpoint was saved or the last write is long enough ago."""
         begun = time.monotonic()
         if begun < self.due and not has_checkpoint:
             return
@@ -75,19 +75,19 @@ class Log:
         for log in self.live:
             log(history)
         took = time.monotonic() - begun
-        self.due = begun + max(LIVE_SECONDS, 100 * took)  # 1 % of the time at most
+        self.due = begun + max(LIVE_SECONDS, 100 * took)  # at most 1% of the time
 
 
 @dataclass(frozen=True)
 class Due:
-    """What is due after a step."""
+    """The actions that are due after a step."""
 
     entry: bool
-    """An entry of the history: at each of the other two, too."""
+    """Add an entry to the history; true at each preview and checkpoint, too."""
     preview: bool
     checkpoint: bool
     stop: int
-    """The number of the signal that asked any rank to stop; 0 without one."""
+    """Number of the signal that asked any rank to stop; 0 if there is none."""
 
     @classmethod
     def after(cls, step: int, settings: LoopSettings, ranks: Ranks, stop: "StopRequest") -> "Due":
@@ -102,14 +102,14 @@ class Due:
 
 
 Hook = Callable[[TrainingState, Due], None]
-"""Called on the leading rank, after a step with an entry of the history."""
+"""Called on rank 0 after each step that adds an entry to the history."""
 
 
 def hooks_of(checkpoints: Checkpoints, log: Log) -> list[Hook]:
-    """Return what makes previews, checkpoints and the files of the history, in this order.
+    """Return the hooks that write previews, checkpoints and the history, in this order.
 
-    A thread writes a checkpoint from a copy of the state, while the training goes on. An error of
-    the thread is raised at the next entry of the history. The last checkpoint is waited for.
+    A thread writes each checkpoint from a copy of the state while the training continues. The next
+    entry of the history raises an error of the thread. The last checkpoint is waited for.
     """
     writer, writing = ThreadPoolExecutor(1, "checkpoint"), deque[Future[None]]()
 
@@ -120,7 +120,7 @@ def hooks_of(checkpoints: Checkpoints, log: Log) -> list[Hook]:
     def preview(state: TrainingState, due: Due) -> None:
         if due.preview:
             numbers = log.preview(state.average.network, preview_path(log.run, state.step))
-            state.history[-1] = numbers | state.history[-1]  # What the loop measured stays.
+            state.history[-1] = numbers | state.history[-1]  # Values of the loop take precedence.
 
     def save(state: TrainingState, due: Due) -> None:
         ends = bool(due.stop) or state.step == state.settings.steps
@@ -148,13 +148,13 @@ def train(
 ) -> None:
     """Train `state` from its step up to `settings.steps`.
 
-    A training that is stopped and resumed ends with the same weights on the same number of ranks:
-    batches and noise come from (seed, step), and dropout from (seed, step, rank). On CPUs they are
-    equal to the bit; on GPUs if the convolutions are deterministic.
+    A training that is stopped and resumed ends with the same weights if the number of ranks is the
+    same: batches and noise depend on (seed, step), and dropout on (seed, step, rank). The weights
+    are bit-identical on CPUs, and on GPUs if the convolutions are deterministic.
 
     Raises:
-        RunError: the gradient is not finite; no checkpoint is written after that step.
-        Stopped: a signal asked any rank to stop; a checkpoint is written first.
+        RunError: if the loss or the gradient is not finite; no later checkpoint is written.
+        Stopped: if a signal asked any rank to stop, after a checkpoint was written.
     """
     settings = state.settings
     network, changing = parallel_network(state, batches, loss_of, ranks)
@@ -188,8 +188,8 @@ def train(
         for hook in hooks if ranks.leads else ():
             hook(state, due)
         if due.preview or due.checkpoint:
-            ranks.barrier()  # nccl would not let the others wait in the next step.
-        meter.start_clock()  # do not count saving and previews as training
+            ranks.barrier()  # In the next step, nccl would limit how long they wait.
+        meter.start_clock()  # Do not count saving and previews as training.
         if due.stop:
             progress.close()
             raise Stopped(due.stop, state.step)
@@ -199,18 +199,18 @@ def train(
 def parallel_network(
     state: TrainingState, batches: Batches, loss_of: LossOf, ranks: Ranks
 ) -> tuple[nn.Module, list[Tensor]]:
-    """Return the network as a training calls it: in its precision, compiled, on all ranks.
+    """Return the network in the precision of the settings, compiled if requested, on all ranks.
 
-    Also return the buffers that a pass changes, which the ranks share after each step. If the
-    settings ask for it, find the micro-batch that fits into memory.
+    Also return the buffers that a pass changes, which the ranks share after each step. With
+    `micro_batch=auto`, also find the largest micro-batch that fits into memory.
     """
     settings = state.settings
     called = forward_pass(state.network, settings.precision, compile=settings.compile)
-    if settings.micro_batch == "auto" and not state.micro_batch:  # a checkpoint has it
+    if settings.micro_batch == "auto" and not state.micro_batch:  # A checkpoint stores it.
         batch = batches.draw(state.step)
         state.micro_batch = largest_micro_batch(called, loss_of, batch, ranks)
         if ranks.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(ranks.device)  # What did not fit is no step's.
+            torch.cuda.reset_peak_memory_stats(ranks.device)  # Ignore the trials.
     ranks.limit_exchanges()
     network = ranks.parallel(called, state.has_unused_weights)
     state.network.train()
@@ -231,10 +231,10 @@ def parallel_network(
 
 
 def check_first_step(state: TrainingState, loss: Tensor, norm: Tensor, ranks: Ranks) -> None:
-    """Raise an error at the first step of a life for what would end the training later.
+    """After the first step of a run, raise errors that would otherwise end the training later.
 
-    Raises RunError if the loss of the first step of all is not finite, and what custom parts raise
-    if a checkpoint cannot hold their state.
+    Raises RunError if the loss or the gradient of step 1 is not finite, and the errors of
+    `TrainingState.check` if a checkpoint cannot hold the state of custom parts.
     """
     if state.step == 1 and not bool(ranks.mean(torch.stack([loss, norm])).isfinite().all()):
         raise RunError(
@@ -251,7 +251,10 @@ def optimize(
     batch: Batch,
     settings: LoopSettings,
 ) -> tuple[Tensor, Tensor]:
-    """Take one step. `network` is `state.network`, perhaps compiled and parallel.
+    """Take one optimizer step, and update the averages.
+
+    Args:
+        network: `state.network`, which may be compiled and parallel.
 
     Returns the loss before the step and the norm of its gradient before clipping, on the device.
     """
@@ -261,7 +264,7 @@ def optimize(
     trained = [each for group in state.optimizer.param_groups for each in group["params"]]
     norm = nn.utils.clip_grad_norm_(trained, settings.grad_clip)
     state.optimizer.step()
-    state.network.zero_grad(set_to_none=True)  # An optimizer may leave out some weights.
+    state.network.zero_grad(set_to_none=True)  # An optimizer may not hold all weights.
     with torch.no_grad():
         for average in state.averages.values():
             average.update(state.network)
@@ -270,9 +273,9 @@ def optimize(
 
 
 def learning_rate(settings: LoopSettings, step: int) -> float:
-    """Return the rate: `learning_rate`, from 0 linearly up to `warmup_steps`, times the schedule.
+    """Return the learning rate: `learning_rate` times a linear warm-up times the schedule's factor.
 
-    Raises UserError if the schedule's factor is no number, negative, or not finite.
+    Raises UserError if the factor is negative or not finite.
     """
     schedule, key = settings.schedule, "training.schedule"
     factor = float(schedule.factor(step, settings.steps))
@@ -284,21 +287,21 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
 
 
 def check_schedule(settings: LoopSettings) -> None:
-    """Raise UserError if `learning_rate` does at one of 1,001 steps, the last among them."""
+    """Evaluate `learning_rate` at up to 1,001 steps, including the last; raise its UserError."""
     steps = settings.steps
     for step in sorted({*(steps * i // 1000 for i in range(1000)), steps - 1}):
         learning_rate(settings, step)
 
 
-# -- micro-batches: the gradient of a batch in several passes, of as many images as memory takes --
+# -- micro-batches: accumulate the gradient of a batch in passes that fit into memory -------------
 
 
 def accumulate_gradient(
     network: nn.Module, loss_of: LossOf, batch: Batch, micro_batch: int | None
 ) -> Tensor:
-    """Add the gradient of the batch's mean loss, micro-batch by micro-batch; return the loss.
+    """Accumulate the gradient of the mean loss of a batch over its micro-batches; return the loss.
 
-    Ranks exchange gradients once, with the last micro-batch.
+    Ranks exchange gradients once, in the backward pass of the last micro-batch.
     """
     total = torch.zeros((), device=batch.x0.device)
     parts = list(batch.split(micro_batch or len(batch.x0)))
@@ -312,16 +315,17 @@ def accumulate_gradient(
 
 
 def largest_micro_batch(network: nn.Module, loss_of: LossOf, batch: Batch, ranks: Ranks) -> int:
-    """Return the largest part of the batch whose gradient fits into the memory of every rank.
+    """Return the largest number of images whose gradient fits into the memory of every rank.
 
-    It is found by trying, with half as many images after each failure on any rank.
+    It starts with all images of the rank's batch. After each out-of-memory error on any rank, it
+    tries the next divisor of the batch that is at most half as large.
 
     Args:
-        network: without the exchange of gradients, because a rank that fails would leave the others
-            waiting there.
-        batch: the rank's part of a batch.
+        network: the network without the exchange of gradients; in an exchange, the other ranks
+            would wait for a rank that has run out of memory.
+        batch: this rank's part of a batch.
 
-    Raises RunError if not even one image fits.
+    Raises RunError if a single image does not fit.
     """
     images = len(batch.x0)
     while ranks.largest(int(not _fits(network, loss_of, batch, images, 2 + (ranks.world > 1)))):
@@ -336,14 +340,15 @@ def largest_micro_batch(network: nn.Module, loss_of: LossOf, batch: Batch, ranks
 
 
 def _fits(network: nn.Module, loss_of: LossOf, batch: Batch, images: int, later: int) -> bool:
-    """Check if the gradient of so many images can be computed next to what later steps hold.
+    """Check if the gradient of `images` images fits into memory beside the state of later steps.
 
-    `later`: its size over that of the parameters: two moments, and the exchange between ranks.
+    `later`: the size of that state, in units of the parameters: 2 for the moments of the optimizer,
+    and 1 for the exchange between ranks.
     """
     try:
         with undone(network):
             held = [torch.empty_like(each) for each in network.parameters() for _ in range(later)]
-            # Of two parts, if there are: the second one's pass holds the gradients of the first.
+            # Try two micro-batches: the second pass also holds the gradients of the first.
             accumulate_gradient(network, loss_of, next(batch.split(2 * images)), images)
             del held
         return True
@@ -355,7 +360,7 @@ def _fits(network: nn.Module, loss_of: LossOf, batch: Batch, images: int, later:
 
 @contextmanager
 def undone(network: nn.Module) -> Iterator[None]:
-    """Undo what a pass that trains nothing leaves in a network: gradients and new buffers."""
+    """Reset the gradients and restore the buffers of a network at the end of the block."""
     before = [buffer.clone() for buffer in network.buffers()]
     try:
         yield
@@ -365,18 +370,18 @@ def undone(network: nn.Module) -> Iterator[None]:
             buffer.copy_(value)
 
 
-# -- what the loop reads -------------------------------------------------------------------------
+# -- measurements and signals --------------------------------------------------------------------
 
 
 class Meter:
-    """The averages of loss and gradient norm on the device, and the first step with NaN."""
+    """Averages the loss and the gradient norm on the device, and records the first NaN."""
 
     def __init__(self, ranks: Ranks, mfu_of_one: float | None = None) -> None:
         """`mfu_of_one`: the model FLOPs utilization (MFU) at one image per second, if known."""
         self.ranks = ranks
         self.mfu_of_one = mfu_of_one
         self.broken = torch.tensor(-1, device=ranks.device)
-        """The first step with a loss or gradient that is not finite; −1 if there is none."""
+        """The first step whose loss or gradient is not finite; −1 if there is none."""
         self.sums, self.steps = torch.zeros(2, device=ranks.device), 0
         self.start_clock()
 
@@ -390,12 +395,12 @@ class Meter:
         self.broken.masked_fill_(first, step)
 
     def read(self, images_per_step: int) -> dict[str, float]:
-        """Return the averages since the last reading. Waits for the device.
+        """Return the averages since the last call. Waits for the device.
 
         Raises RunError with the first step whose loss or gradient was not finite.
         """
         loss, norm = (self.ranks.mean(self.sums) / self.steps).tolist()
-        # The losses are those of each rank's own images.
+        # Each rank sees only the losses of its own images, so a NaN may occur on any rank.
         if (broken := self.ranks.largest(int(self.broken))) >= 0:
             raise RunError(
                 f"NaN or infinity in the loss at step {broken}; checkpoints before it, "
@@ -414,17 +419,18 @@ class Meter:
 
 
 class StopRequest:
-    """The stop signals as a number that the loop reads, within a `with` block.
+    """Records stop signals as a number that the loop reads, within a `with` block.
 
     A second Ctrl-C has its usual effect. Slurm repeats its signals (SIGTERM before and after a
-    grace period, then SIGKILL), so other repeats are ignored, SIGTERM also after the block: a
-    stopped training is about to say so and to end. After a whole training Slurm's warning is
-    ignored: a rank that waits for the leading one, which writes the model, needs no other life.
+    grace period, then SIGKILL), so all other repeated signals are ignored. After the block, SIGTERM
+    stays ignored if a signal arrived, because the stopped training is about to exit. SIGUSR2, the
+    warning of Slurm, is ignored after a finished training: while rank 0 writes the model, the other
+    ranks wait and need no restart.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        """The number of the signal; 0 before there is one."""
+        """Number of the last signal; 0 if none arrived."""
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":

@@ -1,4 +1,4 @@
-"""The ranks of one training: processes that each compute a part of every batch."""
+"""The ranks of a training: processes that each compute a part of every batch."""
 
 import os
 import warnings
@@ -17,36 +17,41 @@ from psld.utils.device import use_device
 from psld.utils.environment import rank_of_environment
 
 WAIT_TIMEOUT = timedelta(days=7)
-"""The longest wait of a rank for others that prepare the first step, preview or save. The leading
-rank may wait for another training to end before it joins."""
+"""Maximum time that a rank waits for other ranks outside of training steps, as at the start, in
+previews and in checkpoints. Before it joins, rank 0 may wait for another training to end."""
 EXCHANGE_TIMEOUT = timedelta(minutes=30)
-"""The longest exchange over nccl. In the first one, ranks wait for others that still compile."""
+"""Maximum duration of an nccl exchange. The first exchange includes the compilation time."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among the ranks. Each method returns the same on every rank.
+    """The rank of this process and its exchanges with the other ranks.
 
-    Numbers that control the training are CPU tensors, so no rank waits for its device.
+    Each method returns the same value on every rank. Numbers that control the training are
+    exchanged as CPU tensors, so that no rank waits for its device.
     """
 
     rank: int
     world: int
     device: torch.device
     control: dist.ProcessGroup | None = None
-    """The group that exchanges these numbers; its threads end with it, before Python does.
+    """The gloo group that exchanges these numbers; its threads end before the interpreter does.
 
-    DistributedDataParallel never frees the group of the gradients. If a thread of gloo drops the
-    last reference to a Python tensor while Python ends, it aborts a process that has done its work.
+    The group of the gradients is not used, because DistributedDataParallel never frees it. If a
+    thread of gloo releases the last reference to a Python tensor during interpreter shutdown, it
+    aborts a process that has finished its work.
     """
 
     @property
     def leads(self) -> bool:
-        """True on the rank that writes the files."""
+        """True on rank 0, which writes all files."""
         return self.rank == 0
 
     def parallel(self, network: nn.Module, unused: bool = False) -> nn.Module:
-        """Return the network with gradients averaged over the ranks; `unused`: some have none."""
+        """Wrap the network so that its gradients are averaged over the ranks.
+
+        `unused`: some parameters get no gradient.
+        """
         if self.world == 1:
             return network
         with warnings.catch_warnings():
@@ -67,14 +72,14 @@ class Ranks:
         return values / self.world
 
     def largest(self, number: int) -> int:
-        """Return the ranks' largest number. Waits for all ranks, but not for their devices."""
+        """Return the maximum over the ranks. Waits for all ranks, but not for their devices."""
         numbers = torch.tensor(number)
         if self.world > 1:
             dist.all_reduce(numbers, dist.ReduceOp.MAX, self.control)
         return int(numbers)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Give the leading rank's tensors to all ranks."""
+        """Broadcast the tensors of rank 0 to all ranks, in place."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
@@ -83,9 +88,9 @@ class Ranks:
         self.largest(0)
 
     def limit_exchanges(self) -> None:
-        """Wait for all ranks. From then on, `EXCHANGE_TIMEOUT` ends ranks that wait over nccl.
+        """Wait for all ranks, and then limit nccl exchanges to `EXCHANGE_TIMEOUT`.
 
-        For other exchanges, `WAIT_TIMEOUT` stays. If a rank dies, gloo reports it at once.
+        Exchanges over gloo keep `WAIT_TIMEOUT`, because gloo reports a dead rank at once.
         """
         self.barrier()
         if self.world > 1 and self.device.type == "cuda":
@@ -95,11 +100,11 @@ class Ranks:
 
 @contextmanager
 def join_ranks(device: str) -> Iterator[Ranks]:
-    """Join the ranks of the environment, or be the only one.
+    """Join the process group of the launcher's environment, or run as the only rank.
 
     Several ranks exchange gradients through nccl on GPUs, and everything else through gloo. A rank
     that fails does not leave the process group: other ranks may wait for it in an exchange, and
-    nccl would then block this rank before it reports its error. All others leave it together.
+    nccl would block this rank before it reports its error. Ranks that succeed leave it together.
     """
     rank, world = rank_of_environment(), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ["LOCAL_RANK"]) if world > 1 else None

@@ -1,4 +1,4 @@
-"""A training from its settings to its files."""
+"""Run a training from its settings to its exported model."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -56,16 +56,17 @@ from psld.utils.progress import about
 from psld.utils.randomness import Stream, stream_seed
 
 WORK_OF_A_THREAD = 1e10
-"""As in `psld.networks.forward`, of a training step. On two cores under a load of 9, the demo's
-network (2.4e9) took 5 steps a second with one thread, and one in 5 to 9 seconds with two."""
+"""Work of a training step per CPU thread, in the unit of `psld.networks.forward.WORK_OF_A_THREAD`.
+The demo's network has 2.4e9. On two cores with a load of 9, one thread trained it at 5 steps per
+second, and two threads took 5 to 9 seconds per step."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a training needs, built and checked before anything is written."""
+    """The inputs of a training, built and checked before any file is written."""
 
     settings: Trained
-    """With the classes of all parts but the dataset's source."""
+    """The settings; their custom parts are imported, except the source of the dataset."""
     run: Path
     """The run directory."""
     store: ImageStore
@@ -73,7 +74,7 @@ class Setup:
     labels: Labels | None
     loss: Loss
     network: nn.Module
-    """With its initial weights."""
+    """The network with its initial weights."""
     has_unused_weights: bool
 
     @property
@@ -82,21 +83,23 @@ class Setup:
 
 
 def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> float:
-    """Train, or resume from the last checkpoint, and write weights and manifest.
+    """Train, or resume from the last checkpoint, and write the weights and the manifest.
 
-    `on_start` gets the run directory and the first step, on the leading rank. Return the last loss
-    of the history.
+    Args:
+        on_start: called on rank 0 with the run directory and the first step.
+
+    Returns the last loss of the history.
     """
     setup = prepare(settings)
     settings, run = setup.settings, setup.run
     with ExitStack() as stack:
-        # The leading rank takes the lock before it joins: nccl would not let the others wait.
+        # Rank 0 takes the lock before it joins, because nccl would limit how long others wait.
         if rank_of_environment() == 0:
             waiting = f"{run}: another training is running there; waiting for its end"
             stack.enter_context(sole_holder(run / "lock", waiting))
         ranks = stack.enter_context(join_ranks(settings.device))
         state = restore(setup, ranks)
-        if state is None:  # A training with this average among others has made it.
+        if state is None:  # It was exported by a training with several averages.
             if ranks.leads:
                 _publish(run, settings)
             return TrainingHistory.read(export_folder(run) / HISTORY).entries[-1].loss
@@ -112,14 +115,15 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
 def prepare(settings: Trained) -> Setup:
     """Read the dataset, and build the network and the loss of a training.
 
-    All pixels are checked: that takes seconds, and damage would cost days. Raises UserError for
-    what does not fit together.
+    This verifies all pixels, which takes seconds; training on damaged data could waste days. Raises
+    UserError if the settings, the dataset and the initial model do not fit together.
     """
     settings = with_sources(settings, settings.output)
     store = ImageStore.open_for(settings.data, settings.dataset)
-    choose_device(settings.device)  # Refuse a wrong one before anything is written.
+    choose_device(settings.device)  # Raise for an unknown device before any file is written.
     run = Path(settings.runs) / settings.run_name(store.digest)
-    # Not the dataset's source: it is not needed any more, and may be of a stranger's record.
+    # The source of the dataset is not imported: a training does not need it, and its code may come
+    # from the record of another user.
     settings = settings.model_copy(
         update=imported({key: each for key, each in settings if key != "dataset"}, copies=run)
     )
@@ -145,9 +149,9 @@ def prepare(settings: Trained) -> Setup:
 
 
 def restore(setup: Setup, ranks: Ranks) -> TrainingState | None:
-    """Return the state of the newest checkpoint, or the first one, on the device of this rank.
+    """Return the state of the newest checkpoint, or the initial state, on the device of this rank.
 
-    None if there is no checkpoint, but a finished model.
+    Return None if there is no checkpoint but the run directory holds a finished model.
     """
     settings, run, checkpoints = setup.settings, setup.run, setup.checkpoints
     network = setup.network.to(ranks.device)
@@ -155,7 +159,7 @@ def restore(setup: Setup, ranks: Ranks) -> TrainingState | None:
     state.has_unused_weights = setup.has_unused_weights
     if ranks.leads:
         save_code(settings, run)
-    # All ranks load the checkpoint that the leading one sees.
+    # All ranks load the checkpoint that rank 0 finds.
     newest = ranks.largest(checkpoints.newest_whole() if ranks.leads else 0)
     if ranks.leads:
         note_replaced(run, Path(settings.output))
@@ -166,21 +170,24 @@ def restore(setup: Setup, ranks: Ranks) -> TrainingState | None:
     if ranks.leads:
         for name in settings.averages:
             if f"averages.{name}" not in state.averages:
-                alone = f"{name} needs a training of its own"
-                print(f"averages.{name}: this training began without it; {alone}")
+                alone = f"train {name} separately"
+                print(f"averages.{name}: this training started without this average; {alone}")
     if settings.training.micro_batch != "auto":
         state.micro_batch = settings.training.micro_batch
     return state
 
 
 def train_on(setup: Setup, state: TrainingState, ranks: Ranks, stack: ExitStack) -> None:
-    """Train from the state's step to the last one; loggers and signals are held by the stack."""
+    """Train from the step of the state to the last step.
+
+    Loggers and signal handlers stay active until `stack` is closed.
+    """
     settings, run, training = setup.settings, setup.run, setup.settings.training
     part = training.batch_size // ranks.world
     size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
     stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
     if state.step == training.steps:
-        if ranks.leads and not is_exported(run):  # A kill has come after the last checkpoint.
+        if ranks.leads and not is_exported(run):  # Killed after the last checkpoint.
             stack.enter_context(fed(settings.logger, run, settings, state.history))
         return
     left, on_cpu = (training.steps - state.step) * part, ranks.device.type == "cpu"
@@ -193,7 +200,7 @@ def train_on(setup: Setup, state: TrainingState, ranks: Ranks, stack: ExitStack)
         what = f"{settings.output} for {training.steps} steps"
         print(f"training {what} on {device_name(ranks.device)}, in {run}{time}", flush=True)
         if state.step:
-            print(f"going on from step {state.step}: {setup.checkpoints.folder}", flush=True)
+            print(f"resuming from step {state.step}: {setup.checkpoints.folder}", flush=True)
         write_json(run / "settings.json", settings.model().model_dump(mode="json"))
         if settings.wandb.mode != "disabled":
             WandbRun.write(run, settings)
@@ -204,12 +211,12 @@ def train_on(setup: Setup, state: TrainingState, ranks: Ranks, stack: ExitStack)
         log.live.append(stack.enter_context(fed(settings.logger, run, settings, state.history)))
     train(state, batches, setup.loss, ranks, hooks_of(setup.checkpoints, log), stop)
     if ranks.leads and batches.resident is None:
-        _check_again(setup.store, setup.checkpoints.folder)
+        _check_unchanged(setup.store, setup.checkpoints.folder)
     batches.close()
 
 
 def export_all(setup: Setup, state: TrainingState, ranks: Ranks) -> None:
-    """Write the model of each average into its run directory, unless it is there."""
+    """Write the model of each average into its run directory, unless the directory is in use."""
     settings, run, store, loss = setup.settings, setup.run, setup.store, setup.loss
     made = {"device": device_name(ranks.device), "ranks": ranks.world}
     for name in settings.averages:
@@ -217,9 +224,9 @@ def export_all(setup: Setup, state: TrainingState, ranks: Ranks) -> None:
             own = settings.of_average(name)
             own_run = Path(settings.runs) / own.run_name(store.digest)
             with held_if_free(own_run / "lock") as is_free:
-                if is_free and not _is_begun(own_run):
+                if is_free and not _has_started(own_run):
                     export(own_run, own, average.network, state, loss, store, **made)
-    # A whole one stays: its manifest says what made it.
+    # A complete export with the same settings stays, because its manifest says how it was trained.
     whole = whole_export(run)
     if not whole or changes(whole.settings, settings.model()):
         export(run, settings, state.average.network, state, loss, store, **made)
@@ -234,13 +241,13 @@ def export(
     store: ImageStore,
     **made: Any,
 ) -> None:
-    """Write the model of a finished training, and its history, into a run directory."""
+    """Write the model and the history of a finished training into a run directory."""
     folder = export_folder(run)
     if settings.network.code or settings.training.objective.code:
         check_rebuilt(network, settings, loss.facts.process, loss.facts.deviation)
     measured = {**loss.objective.measured(loss.facts, network, store)}
     save_code(settings, folder)
-    for place in (run, folder):  # A kill may have come after the last checkpoint.
+    for place in (run, folder):  # The training may have been killed before it wrote the history.
         write_history(place, state.history)
     made |= {"seconds": round(state.seconds, 3), "run": str(run), "micro_batch": state.micro_batch}
     write_model(folder, settings, network, store, state.step, **(measured | made))
@@ -248,20 +255,20 @@ def export(
 
 def preview(loss: Loss, store: ImageStore, module: nn.Module, picture: Path) -> dict[str, float]:
     numbers = loss.objective.preview(loss.facts, module, store, picture)
-    # The history is JSON, which has no NaN.
+    # The history is JSON, which cannot hold NaN or infinity.
     return {name: float(number) for name, number in numbers.items() if isfinite(number)}
 
 
 def labels_of(settings: Trained, store: ImageStore) -> Labels | None:
-    """Return the classes of the training images, if the network gives or takes them."""
+    """Return the labels of the training images if the network predicts or accepts classes."""
     dropout = getattr(settings.training, "label_dropout", None) or 0.0
     if settings.makes == "guide" or dropout:
         return Labels(store.labels("train"), store.num_classes, dropout)
     return None
 
 
-def _is_begun(run: Path) -> bool:
-    """Check if a training of its own has begun in a run directory; it stays what it is."""
+def _has_started(run: Path) -> bool:
+    """Check if another training has started in this run directory; it must not be changed."""
     return is_exported(run) or bool(Checkpoints(run / "checkpoints").newest())
 
 
@@ -271,23 +278,23 @@ def _publish(run: Path, settings: Trained) -> None:
 
 
 def _time_on_cpu(settings: Trained, images: int) -> str:
-    """Return, in words, the time of so many images of each rank."""
+    """Return the estimated time to train on `images` images per rank, as text."""
     return about(images * seconds_per_image(settings) / torch.get_num_threads())
 
 
-def _check_again(store: ImageStore, checkpoints: Path) -> None:
-    """Raise UserError if a file that was read during the training has other images now.
+def _check_unchanged(store: ImageStore, checkpoints: Path) -> None:
+    """Raise UserError if the dataset was overwritten while the training read it.
 
-    No training then goes on from its checkpoints.
+    The checkpoints are then moved aside, so that no training resumes from them.
     """
     try:
-        replace(store).images("train")  # Not the store itself: it keeps its digest.
+        replace(store).images("train")  # A new store, because the old one has cached its digest.
     except UserError:
         aside = checkpoints.with_name(f"{checkpoints.name}-{strftime('%Y%m%d-%H%M%S')}")
         checkpoints.rename(aside)
-        for name in (STEP, LOGGED, WANDB):  # They are of its steps.
+        for name in (STEP, LOGGED, WANDB):  # These belong to the moved checkpoints.
             (checkpoints.parent / name).unlink(missing_ok=True)
         raise UserError(
-            f"{store.path}: overwritten during the training, which saw images of both; its "
-            f"checkpoints are in {aside} now; prepare the dataset, and train again"
+            f"{store.path}: overwritten during the training, which read old and new images; its "
+            f"checkpoints are in {aside} now; prepare the dataset again, and then train again"
         ) from None

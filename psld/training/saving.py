@@ -1,4 +1,4 @@
-"""Save a network that was trained in Python as a model."""
+"""Save a network that was trained in Python as a model folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,24 +28,25 @@ def save(
     history: Sequence[dict[str, float]] = (),
     replace: bool = False,
 ) -> None:
-    """Write a network that was trained in Python into the folder of a model.
+    """Write a network that was trained in Python into a model folder.
 
         model = psld.load("models/demo/psld-0.02")
         model.network.requires_grad_(True)                  # then train it on
         psld.save("models/mine/tuned", model.network, model.settings)
 
     Args:
-        folder: receives what psld train writes; commands take it, and so does `load`. Tables
-            say that the weights were saved from Python.
-        network: in evaluation mode, such as `ema.network`; what `psld.models.build.build` makes
-            of the settings, with other weights.
-        settings: those of the training, or words of psld train: ["dataset=digits",
-            "network=mynets:Mixer", "training.steps=400"]. A prepared dataset's digest is noted.
-        history: entries with step, time and loss, for the curve of the training.
-        replace: replace a model in the folder.
+        folder: the output folder, with the same files as after psld train. Commands and `load`
+            accept it. Tables note that the weights were saved from Python.
+        network: a network in evaluation mode, such as `ema.network`, with the architecture that
+            `psld.models.build.build` builds from the settings.
+        settings: the settings of the training, or overrides of psld train: ["dataset=digits",
+            "network=mynets:Mixer", "training.steps=400"]. The manifest records the digest of the
+            dataset if it is prepared.
+        history: entries with step, time and loss, for the training curve.
+        replace: replace a model that is already in the folder.
 
-    Raises UserError if the folder has a model, the settings do not make this network, the model of
-    their `init` is missing, or the history lacks something. Then nothing is changed.
+    Raises UserError, and changes nothing, if the folder has a model, the settings do not describe
+    this network, the model of their `init` is missing, or an entry of the history is incomplete.
     """
     check_network(network)
     folder, call = Path(folder), "save()"
@@ -59,12 +60,13 @@ def save(
         words = [settings] if isinstance(settings, str) else settings
         if not (isinstance(words, Sequence) and all(isinstance(word, str) for word in words)):
             wrong = f"{call}: settings is a {type(settings).__name__}"
-            raise UserError(f"{wrong}; a model's settings or words of psld train are needed")
+            right = "the settings of a model or overrides of psld train are needed"
+            raise UserError(f"{wrong}; {right}")
         words = [f"name={folder.name}", *words]
         content = compose_content("train", words, call, TrainSettings.free())
     entries = parse(TrainingHistory, {"entries": history}, f"{call}: history").entries
     run = parse(TrainSettings, content, call)
-    if not all(read.content for read in groups_of(Read, run)):  # Those of a model have it.
+    if not all(read.content for read in groups_of(Read, run)):  # A loaded model has the digests.
         run = with_sources(run, folder)
     check_rebuilt(network, run, build_process(run), getattr(network, "data_deviation", 1.0))
     store = ImageStore.open_for(run.data, run.dataset) if Path(run.data).exists() else None

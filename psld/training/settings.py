@@ -1,4 +1,4 @@
-"""Settings of trainings: what is trained, and its names, places, device and log. No torch."""
+"""Settings of trainings: the model and its name, folders, device and loggers. No torch."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -12,37 +12,38 @@ from psld.utils.files import digest_of
 
 
 class WandbSettings(Settings):
-    """When and where a training goes to wandb; `disabled`: never."""
+    """When and where a training is logged to wandb."""
 
     mode: Literal["offline", "online", "disabled"] = "offline"
-    """Online: log while training. Offline: `make sync` uploads the training later."""
+    """`online`: log while training. `offline`: `make sync` uploads the training later. `disabled`:
+    do not use wandb."""
     project: str = "psld"
     """Name of the project in wandb."""
     entity: str | None = None
-    """A user or a team; null: the default of the login."""
+    """User or team in wandb. Null: the default entity of the login."""
 
 
 class RunSettings(TrainedSettings):
-    """The settings that decide the weights, and names, places, device and log of a training."""
+    """All settings of a training: those that determine the weights, and name, folders, device."""
 
     name: Name
     """The model's name in its grid: letters, digits, dots, dashes and underscores."""
     grid_name: Name
-    """The grid that the model belongs to; groups runs in wandb."""
+    """The grid of the model; runs in wandb are grouped by it."""
     data: Annotated[str, FREE]
-    """The prepared dataset, HDF5."""
+    """HDF5 file of the prepared dataset."""
     output: Annotated[str, FREE]
     """Folder that receives weights.safetensors and manifest.json."""
     runs: Annotated[str, FREE]
-    """Folder of run directories; the checkpoints are in one of them."""
+    """Folder of the run directories, which hold the checkpoints."""
     device: Annotated[str, FREE]
     """`auto`, or a torch device such as `cpu` or `cuda`."""
     wandb: Annotated[WandbSettings, FREE]
     averages: Annotated[dict[Name, Average], FREE] = Field(default_factory=dict)
-    """Further averages, by the names of the models that they become. Each of these gets a run
-    directory, as from a training of its own, which then has nothing left to do."""
+    """Further averages of the weights, by model name. Each is exported to the run directory of that
+    model, so that a training of that model finds it finished."""
     logger: Annotated[tuple[Logger, ...], FREE] = ()
-    """Custom loggers, MODULE:CLASS or a list of {kind: MODULE:CLASS, …}."""
+    """Custom loggers: MODULE:CLASS, or a list of {kind: MODULE:CLASS, …}."""
 
     @field_validator("logger", mode="before")
     @classmethod
@@ -50,24 +51,25 @@ class RunSettings(TrainedSettings):
         return [given] if isinstance(given, str | dict | Logger) else given
 
     def model(self) -> ModelSettings | GuideModelSettings:
-        """The part of the settings that decides the weights."""
+        """Return the settings that determine the weights."""
         kind = ModelSettings if isinstance(self, ModelSettings) else GuideModelSettings
         return kind(**{key: getattr(self, key) for key in kind.model_fields})
 
     def origin(self, dataset_digest: str | None) -> dict[str, Any]:
-        """Return all that decides the weights."""
+        """Return everything that determines the weights, for the digest of the run directory."""
         origin = {"model": self.model().identity(), "dataset": dataset_digest}
         read = [each.content for each in groups_of(Read, self.model())]
         return origin | ({"reads": read} if read else {})
 
     def of_average(self, name: str) -> Self:
-        """Return the settings of the model that has one of the further averages."""
+        """Return the settings of the model that is exported from a further average."""
         training = dict(self.training) | {"average": self.averages[name]}
         training = type(self.training).model_validate(training)
         return self.model_copy(update={"name": name, "averages": {}, "training": training})
 
     def run_name(self, dataset_digest: str) -> str:
-        """The run directory's name: equal trainings of one name share it, also of two grids."""
+        """Return the name of the run directory. Equal trainings with equal names share it, even if
+        they belong to different grids."""
         return f"{self.name}-{digest_of(self.origin(dataset_digest))[:12]}"
 
 
@@ -83,19 +85,20 @@ Trained = TrainSettings | TrainGuideSettings
 
 
 class ImportSettings(RunSettings):
-    """Settings of both kinds of import: every setting of a training, and the file."""
+    """Settings that the two import commands share: those of a training, and the imported file."""
 
     checkpoint: Annotated[str, FREE]
-    """Path of the file that PyTorch Lightning wrote."""
+    """Path of a PyTorch Lightning checkpoint."""
     replace: Annotated[bool, FREE] = False
-    """Replace weights of another origin in `output`, such as trained ones."""
+    """Replace weights in `output` that have another origin, such as trained weights."""
 
 
 class ImportModelSettings(TrainSettings, ImportSettings):
     """Settings of `psld import_model`."""
 
     weights: Literal["ema", "online"] = "ema"
-    """The moving average, used in the paper's samples, or the network as trained."""
+    """`ema`: the moving average, which the paper samples from; `online`: the weights of the last
+    step."""
 
 
 class ImportGuideSettings(TrainGuideSettings, ImportSettings):

@@ -17,17 +17,20 @@ from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path, digest_of
 
 KEPT = 2
-"""The number of newest checkpoints that are kept."""
+"""Number of checkpoints that are kept, the newest ones."""
 History = list[dict[str, float]]
-"""What was logged, step by step: step, time (Unix, in seconds), loss, grad_norm, images_per_second,
-learning_rate; on GPUs also peak_memory_gib and mfu (model FLOPs utilization); of a guide's preview
-also its accuracies."""
+"""The logged values, one dictionary per logged step: step, time (Unix time in seconds), loss,
+grad_norm, images_per_second, learning_rate; on GPUs also peak_memory_gib and mfu (model FLOPs
+utilization); in previews of a guide also its accuracies."""
 
 OPTIMIZER, AVERAGE = "training.optimizer", "training.average"
 
 
 class TrainingState:
-    """Everything that a training resumes from. Random generators are no part of it."""
+    """The state from which a training resumes.
+
+    It has no random generators, because each step draws its randomness from (seed, step).
+    """
 
     def __init__(
         self,
@@ -35,28 +38,28 @@ class TrainingState:
         settings: LoopSettings,
         further: Mapping[str, Average] | None = None,
     ) -> None:
-        """`further`: averages besides that of the settings, by name."""
+        """`further`: averages in addition to `settings.averaging`, by name."""
         self.network, self.settings = network, settings
         self.has_unused_weights = False
         """True if some weights get no gradient."""
         averages = {f"averages.{name}": part for name, part in (further or {}).items()}
         averages = {AVERAGE: settings.averaging} | averages
         self.parts: dict[str, Any] = {OPTIMIZER: settings.optimizer} | averages
-        """The settings of what has a state, by their keys."""
+        """The settings of the optimizer and of each average, by key."""
         self.averages = {key: build_average(part, network) for key, part in averages.items()}
         self.average = self.averages[AVERAGE]
         self.optimizer = build_optimizer(settings.optimizer, network)
         self.micro_batch = settings.micro_batch if settings.micro_batch != "auto" else None
-        """Images per forward pass on one rank; None: its whole part of the batch."""
+        """Images per forward pass on one rank; None: all images of the rank at once."""
         self.step = 0
         self.seconds = 0.0
-        """Wall-clock time in the training loop, over all processes that trained."""
+        """Wall-clock time in the training loop, summed over all restarts."""
         self.history: History = []
 
     def _suffix(self, key: str) -> str:
-        """Return what checkpoints add to the names of a further average, for its settings.
+        """Return the suffix of a further average's name in checkpoints: a digest of its settings.
 
-        One with other settings, of an earlier life, is not this one.
+        It keeps a restart with other settings from loading an average of the same name.
         """
         return "" if key == AVERAGE else f"-{digest_of(self.parts[key].identity())[:12]}"
 
@@ -73,7 +76,7 @@ class TrainingState:
         return {"network": network, "optimizer": optimizer, "averages": averages}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what `state_dict` returned. Further averages that it lacks are removed."""
+        """Load the result of `state_dict`; remove the further averages that it lacks."""
         self.network.load_state_dict(state["network"])
         load_optimizer(self.optimizer, state["optimizer"])
         for key, average in [*self.averages.items()]:
@@ -85,14 +88,15 @@ class TrainingState:
             load_average(average, stored["state"])
 
     def check(self) -> None:
-        """Read the states of custom parts back, as a resumed training does.
+        """Save and load the states of custom parts, as a resumed training does.
 
-        The optimizer and the averages are built again for this. Raises UnpicklingError if a
-        checkpoint cannot hold a state, and TypeError if the file of a model cannot hold an average.
+        They are loaded into new instances of the optimizer and the averages. Raises UnpicklingError
+        if a checkpoint cannot hold a state, and TypeError if an exported model cannot hold an
+        average.
         """
         for average in self.averages.values():
             for tensor in average.network.state_dict().values():
-                torch.empty(0, dtype=tensor.dtype).numpy()  # As at the export.
+                torch.empty(0, dtype=tensor.dtype).numpy()  # Exporting does this, too.
         if not any(part.code for part in self.parts.values()):
             return
         stored = from_bytes(io.BytesIO(as_bytes(copied_to_cpu(self.state_dict()))))
@@ -105,22 +109,21 @@ class TrainingState:
 
 
 def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of a network."""
     return part.build(list(network.parameters()))
 
 
 def build_average(part: Average, network: nn.Module) -> Averaging:
-    """Build the average of a network."""
+    """Build an average of a network, in evaluation mode and without gradients."""
     average = part.build(network)
     average.network.eval().requires_grad_(False)
     return average
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state as it was saved, to the bit.
+    """Load the state of an optimizer bit-exactly.
 
-    torch casts its tensors to the type of their parameter, such as eight bits to 32, and takes a
-    text apart.
+    By itself, torch casts the tensors of the state to the dtype of their parameter, such as 8-bit
+    moments to float32, and corrupts strings.
     """
     optimizer.load_state_dict(state)
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
@@ -131,7 +134,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def uncast(loaded: Any, stored: Any) -> Any:
-    """Return a stored state on the device to which an optimizer has loaded it."""
+    """Return a stored state with its own dtypes, on the device of the loaded state."""
     if isinstance(stored, Tensor):
         return loaded if loaded.dtype == stored.dtype else stored.to(loaded.device)
     if isinstance(stored, dict):
@@ -150,14 +153,14 @@ def load_average(average: Any, state: Any) -> None:
 
 
 def as_bytes(content: dict[str, Any]) -> bytes:
-    """Return what torch.save writes of a content, whose tensors are on the CPU."""
+    """Serialize with torch.save a content whose tensors are on the CPU."""
     stream = io.BytesIO()
     torch.save(content, stream)
     return stream.getvalue()
 
 
 def copied_to_cpu(state: Any) -> Any:
-    """Return a copy of a state, with its tensors on the CPU; a training may change the state."""
+    """Return a copy of a state with all tensors on the CPU, while a training changes the state."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
@@ -168,23 +171,23 @@ def copied_to_cpu(state: Any) -> Any:
 
 
 def from_bytes(stream: IO[bytes]) -> dict[str, Any]:
-    """Read what torch.save wrote, without running code. Raises UnpicklingError for objects."""
+    """Load with torch.load, without running code. Raises UnpicklingError for other objects."""
     return torch.load(stream, map_location="cpu", weights_only=True)
 
 
 def is_whole(path: Path) -> bool:
-    """Check the checksums in a file of torch.save, which torch ignores."""
+    """Verify the checksums in a file that torch.save wrote; torch.load ignores them."""
     try:
         with ZipFile(path) as archive:
             return archive.testzip() is None
-    except Exception as error:  # The bytes of a header may be damaged, too.
+    except Exception as error:  # Damaged headers raise various errors.
         reraise_fault(error, path)
         return False
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of a training, in one folder: checkpoint-00005000.pt and so on."""
+    """The checkpoints in a folder, with names such as checkpoint-00005000.pt."""
 
     folder: Path
 
@@ -192,13 +195,13 @@ class Checkpoints:
         return self.folder / f"checkpoint-{step:08d}.pt"
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, ascending."""
+        """Return the steps of all checkpoints, ascending."""
         pattern = r"checkpoint-(\d+)\.pt"
         names = (re.fullmatch(pattern, path.name) for path in self.folder.glob("checkpoint-*"))
         return sorted(int(name[1]) for name in names if name)
 
     def newest(self) -> int:
-        """The step of the newest checkpoint; 0 if there is none."""
+        """Return the step of the newest checkpoint; 0 if there is none."""
         return max(self.steps(), default=0)
 
     def newest_whole(self) -> int:
@@ -213,23 +216,23 @@ class Checkpoints:
             damaged.append(self.path(step))
         else:
             if damaged:
-                wrong = f"{damaged[0]}: damaged, and no other checkpoint is whole"
+                wrong = f"{damaged[0]}: damaged, and so are all other checkpoints"
                 raise UserError(f"{wrong}; delete {self.folder} to start again")
             return 0
         for path in damaged:
             aside = path.rename(path.with_suffix(".damaged"))
-            print(f"{path}: damaged; it is {aside.name} now, and step {step} is used", flush=True)
+            print(f"{path}: damaged and renamed to {aside.name}; step {step} is used", flush=True)
         return step
 
     @staticmethod
     def copy(state: TrainingState) -> dict[str, Any]:
-        """Return the content of a checkpoint, on the CPU: the state may change meanwhile."""
+        """Return the content of a checkpoint, on the CPU and independent of the state."""
         kept = {"step": state.step, "seconds": state.seconds, "micro_batch": state.micro_batch}
         return copied_to_cpu({"state": state.state_dict(), "history": state.history, **kept})
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write a checkpoint, then remove those that are not among the newest."""
-        for leftover in self.folder.glob(".checkpoint-*.partial"):  # of lives that were killed
+        """Write a checkpoint, and then remove all but the newest `KEPT` checkpoints."""
+        for leftover in self.folder.glob(".checkpoint-*.partial"):  # of killed runs
             leftover.unlink(missing_ok=True)
         with atomic_path(self.path(content["step"])) as partial:
             partial.write_bytes(as_bytes(content))
@@ -237,9 +240,9 @@ class Checkpoints:
             self.path(step).unlink(missing_ok=True)
 
     def restore(self, state: TrainingState, step: int) -> None:
-        """Load the checkpoint of this step, which is whole; do nothing for step 0.
+        """Load the checkpoint of a step, whose checksums were verified; do nothing for step 0.
 
-        Raises UserError if it is missing, or of another training: the user decides what to do.
+        Raises UserError if it is missing or belongs to another training.
         """
         if step == 0:
             return
@@ -247,14 +250,14 @@ class Checkpoints:
         if not path.exists():
             raise UserError(f"{path}: no such checkpoint; run the same command again")
         older = [s for s in self.steps() if s < step]
-        remedy = f"delete it to {f'go on from step {older[-1]}' if older else 'start again'}"
+        remedy = f"delete it to {f'resume from step {older[-1]}' if older else 'start again'}"
         try:
             with path.open("rb") as stream:
                 kept = from_bytes(stream)
             state.load_state_dict(kept["state"])
             if kept["step"] != step:
-                raise ValueError(f"it is of step {kept['step']}")
-        except Exception as error:  # Another program can write nearly anything.
+                raise ValueError(f"it holds step {kept['step']}")
+        except Exception as error:  # A file of another program can raise nearly any error.
             reraise_fault(error, path)
             raise UserError(
                 f"{path}: not a checkpoint of this training ({type(error).__name__}); {remedy}"

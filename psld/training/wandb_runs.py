@@ -1,6 +1,6 @@
-"""Runs in wandb: open them online, and log the history of a training, also while it runs.
+"""Log the history of a training to a run in wandb, during the training or later.
 
-wandb takes a second to import, so this module is imported where it is used.
+This module is imported only where it is used, because wandb takes a second to import.
 """
 
 import os
@@ -23,21 +23,21 @@ from psld.utils.files import read_json
 
 ENVIRONMENT = {
     "WANDB_SILENT": "true",
-    "WANDB_ERROR_REPORTING": "false",  # It prints lines, and waits for the server at the exit.
+    "WANDB_ERROR_REPORTING": "false",  # It would print lines, and wait for the server at exit.
     "WANDB_INIT_TIMEOUT": "20",  # seconds that a run waits for the server at its start
-    "WANDB_FINISH_TIMEOUT": "20",  # and at its end
+    "WANDB_FINISH_TIMEOUT": "20",  # seconds that it waits for the server at its end
 }
 
 FAILURES = (
     *(Error, ConnectionError, TimeoutError),
-    *(WandbApiFailedError, MailboxClosedError),  # not public; wandb raises them nevertheless
+    *(WandbApiFailedError, MailboxClosedError),  # These are not public, but wandb raises them.
 )
-"""The errors of wandb if the server does not answer, or its own process ends."""
+"""Errors that wandb raises if the server does not answer or the service process of wandb ends."""
 
 
 def check_login() -> None:
-    """Raise UserError if nobody is logged in. The server is not asked."""
-    for name, value in ENVIRONMENT.items():  # wandb reads it once.
+    """Raise UserError if no user is logged in. This does not contact the server."""
+    for name, value in ENVIRONMENT.items():  # wandb reads the environment only once.
         os.environ.setdefault(name, value)
     try:
         wandb.login(verify=False)
@@ -47,7 +47,7 @@ def check_login() -> None:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turn the errors of a server that does not answer into RunError."""
+    """Raise RunError for errors of wandb, as when the server does not answer."""
     try:
         yield
     except FAILURES as error:
@@ -61,12 +61,15 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def online_run(*, live: bool = False, **options: Any) -> Iterator[wandb.Run]:
-    """Open a run online and finish it at the end; wandb.init gets the options.
+    """Open a run online, and finish it at the end. Call `check_login` first.
 
-    `live`: log this machine and its metrics, too. Call `check_login` before. wandb keeps its files
-    in a temporary folder.
+    wandb keeps its files in a temporary folder.
 
-    Raises RunError if the server refuses the run, or does not get all of it in time.
+    Args:
+        live: also log a description and the system metrics of this machine.
+        options: arguments of `wandb.init`.
+
+    Raises RunError if the server refuses the run, or does not receive all data in time.
     """
     settings = wandb.Settings(
         console="off", finish_timeout_raises=True, x_disable_stats=not live, x_disable_meta=not live
@@ -80,13 +83,13 @@ def online_run(*, live: bool = False, **options: Any) -> Iterator[wandb.Run]:
 
 
 def training_options(run: Path) -> dict[str, Any]:
-    """Return the options of wandb.init for a training: a new run, or that of the server."""
+    """Return the arguments of `wandb.init` for a training; an existing run is resumed."""
     config = read_json(run / "settings.json", dict[str, Any])
     return {**cast(WandbRun, WandbRun.read(run)).model_dump(), "config": config, "resume": "allow"}
 
 
 def log_new_steps(online: wandb.Run, run: Path) -> None:
-    """Log the steps of the history that the run in wandb lacks, with their times and pictures."""
+    """Log the steps of the history that the run in wandb lacks, with times and previews."""
     first = online.step
     for entry in TrainingHistory.read(run / HISTORY).entries:
         if entry.step >= first:
@@ -98,15 +101,16 @@ def log_new_steps(online: wandb.Run, run: Path) -> None:
 
 @contextmanager
 def live_run(run: Path) -> Iterator[Callable[[object], None]]:
-    """Yield a function that logs what is new in the history of a training, while it trains.
+    """Yield a function that logs the new entries of the history during a training.
 
-    A thread makes all calls to wandb, so the training waits for it only at its end. If wandb fails,
-    the thread prints one line and ends; `psld wandb sync` uploads what is missing.
+    One thread makes all calls to wandb, so that the training waits for wandb only at the end. If
+    wandb fails, the thread prints one line and ends, and `psld wandb sync` uploads the missing
+    steps later.
 
-    Raises UserError if nobody is logged in.
+    Raises UserError if no user is logged in.
     """
     check_login()
-    queue: SimpleQueue[int | None] = SimpleQueue()  # None for new entries, last the exit code
+    queue: SimpleQueue[int | None] = SimpleQueue()  # None: new entries; a number: the exit code
 
     def upload() -> None:
         try:
@@ -114,8 +118,10 @@ def live_run(run: Path) -> Iterator[Callable[[object], None]]:
                 while (exit_code := queue.get()) is None:
                     log_new_steps(online, run)
                 online.finish(exit_code)
-        except Exception as error:  # wandb passes on the errors of its libraries
-            print(f"wandb: {_reason(error)}; `psld wandb sync` uploads what is missing", flush=True)
+        except Exception as error:  # wandb also raises errors of its dependencies.
+            print(
+                f"wandb: {_reason(error)}; `psld wandb sync` uploads the missing steps", flush=True
+            )
 
     thread, exit_code = Thread(target=upload, name="wandb", daemon=True), 1
     thread.start()

@@ -1,8 +1,11 @@
-"""Students and their teachers, sample by sample: what is left in rough and in flat images.
+"""Compare the roughness of a student's samples with its teacher's, sample by sample.
 
     python -m studies.one.flat photos-16 fd-efficientnet-lite0
 
-Run it in the folder in which this study has run for a dataset. A line for each of three trainings.
+Run this program in the folder in which the study has run for the dataset. It prints one row for
+each of three trainings: the root mean square difference of the samples, the ratio of their
+roughness in the rough and in the flat half, and the student's distance, also with the teacher's
+flat half.
 """
 
 import argparse
@@ -15,7 +18,7 @@ from psld.sampling.shards import Shard
 
 
 def samples(cell: str) -> np.ndarray:
-    """Return the first thousand samples of a cell, N×C×H×W."""
+    """Return the first 1,000 samples of a cell, N×C×H×W."""
     shards = (Shard.load(f"samples/one/{cell}/0000{index}.safetensors") for index in range(4))
     return np.concatenate([shard.images for shard in shards])
 
@@ -35,7 +38,7 @@ def main() -> None:
     print("|--:|--:|--:|--:|--:|")
     for seed in ("", "-seed1", "-seed2"):
         teacher = samples(f"{options.dataset}{seed}/teacher-10")
-        student = samples(f"{options.dataset}-student{seed}/few-1")  # from the same starts
+        student = samples(f"{options.dataset}-student{seed}/few-1")  # from the same initial images
         rms = np.mean((student.astype(float) - teacher) ** 2) ** 0.5
         ours, theirs = roughness(student), roughness(teacher)
         flat = theirs < np.median(theirs)

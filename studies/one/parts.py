@@ -1,4 +1,4 @@
-"""Copies of mirrored training images: a measure of this study, a part of one's own."""
+"""A custom measure of this study: copies of training images and of their mirror images."""
 
 from math import isqrt
 from typing import TYPE_CHECKING
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class Copies(Measure):
-    """As memorization, of training images and their mirror images: in pixels."""
+    """The share of samples that copy a training image or its mirror image, in pixels.
+
+    The measure is `memorization`, with the mirror images as further training images.
+    """
 
     word = "mirrored-memorization"
     extractors = ("pixels",)
@@ -20,7 +23,7 @@ class Copies(Measure):
     needs_test = True
 
     quantile: float = Field(default=0.05, gt=0, lt=1)
-    """The share of test images that are nearer to one of these than the threshold."""
+    """The share of test images that are nearer to a training or mirror image than the threshold."""
 
     def estimate(self, samples, reference, blocks, device):
         import torch
@@ -34,7 +37,7 @@ class Copies(Measure):
 
 
 def mirrored(pixels: "Tensor") -> "Tensor":
-    """Return n×(C·side²) pixels of images with one or three channels, left and right exchanged."""
+    """Return the mirror images of n×(C·side²) pixels, with one or three channels C."""
     channels = 1 if isqrt(pixels.shape[1]) ** 2 == pixels.shape[1] else 3
     side = isqrt(pixels.shape[1] // channels)
     return pixels.view(-1, channels, side, side).flip(3).flatten(1)

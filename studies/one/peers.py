@@ -1,10 +1,10 @@
-"""Distances and speeds of students and samplers, and of others' samplers from the same start.
+"""Distances and speeds of students, our samplers, and samplers of diffusers from one mixture.
 
     pip install diffusers
     python -m studies.one.peers digits fd-classifier
 
-Run it in the folder in which this study has run for a dataset. Each distance is the mean over
-three trainings, with their least and largest.
+Run this program in the folder in which the study has run for the dataset. Each distance is the mean
+over three trainings, next to the smallest and the largest.
 """
 
 import argparse
@@ -33,17 +33,20 @@ SCHEDULERS = {"DPM++ 2M": DPMSolverMultistepScheduler, "UniPC": UniPCMultistepSc
 
 
 FALL = 3.0
-"""Of configs/sampler/few.yaml: its last level is the first one / FALL^(steps − 1)."""
+"""As in configs/sampler/few.yaml: the last noise level is the first / FALL^(steps − 1)."""
 
 
 def levels(first: float, last: float, steps: int, power: float) -> Tensor:
-    """Return falling noise levels, evenly spaced in σ^(1/power)."""
+    """Return decreasing noise levels, evenly spaced in σ^(1/power)."""
     return torch.linspace(first ** (1 / power), last ** (1 / power), steps) ** power
 
 
 @torch.no_grad()
 def by_scheduler(scheduler: type, denoiser: nn.Module, y: Tensor, sigmas: Tensor) -> Tensor:
-    """Sample by one of diffusers, whose state at level σ is α y with α = (1 + σ²)^(-1/2)."""
+    """Sample from y by a scheduler of diffusers.
+
+    Its state at level σ is α y with α = (1 + σ²)^(-1/2).
+    """
     steps = scheduler(solver_order=2, prediction_type="sample", final_sigmas_type="zero")
     steps.set_timesteps(len(sigmas))
     steps.sigmas = torch.cat([sigmas, torch.zeros(1)])
@@ -57,7 +60,7 @@ def by_scheduler(scheduler: type, denoiser: nn.Module, y: Tensor, sigmas: Tensor
 
 
 def programs(model: psld.LoadedModel, student: psld.LoadedModel) -> dict[str, Callable]:
-    """Return what makes n images, by its name."""
+    """Return functions that sample n images, keyed by the name of the sampler."""
 
     def ours(chosen: psld.LoadedModel, words: dict) -> Callable[[int], Tensor]:
         return lambda n: chosen.sample(n, seed=1, **words)
@@ -105,7 +108,7 @@ def main() -> None:
             result = psld.evaluate(sample(options.samples), options.dataset, options.metric)
             distances.setdefault(name, []).append(result.value)
     seconds: dict[str, list[float]] = {name: [] for name in made}
-    for _ in range(5):  # in turn, so that what else the machine does meets all of them
+    for _ in range(5):  # in turn, so that other load on the machine affects all samplers
         for name, sample in made.items():
             started = time.process_time()
             sample(options.timed)

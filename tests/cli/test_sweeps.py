@@ -112,7 +112,7 @@ def test_a_signal_ends_the_whole_sweep(folder):
     assert interrupted.stderr.count("\n") == 1
     assert manifests(folder) == {}
     again = succeeded(sweep(folder, *BY_SEED[:1], "training.seed=1"))
-    assert "going on from step " in again.stdout
+    assert "resuming from step " in again.stdout
     assert list(manifests(folder)) == ["psld-seed-1"]
 
 

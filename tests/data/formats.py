@@ -1,4 +1,4 @@
-"""Small sources in the formats of the published ones."""
+"""Small datasets in the formats of the published datasets."""
 
 import gzip
 import io
@@ -69,7 +69,7 @@ def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def write_shards(folder: Path) -> None:
-    """Two tar files as webdataset writes them, of six pictures in three classes each."""
+    """Write two tar files in webdataset format, with six pictures in three classes each."""
     for shard in range(2):
         pictures = {f"{i}.png": encode(random_images(9, 9, 3, seed=i)) for i in range(6)}
         classes = {f"{i}.cls": b"%d" % (i % 3) for i in range(6)}
@@ -84,7 +84,7 @@ def idx(array: np.ndarray) -> bytes:
 def idx_files(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, bytes]:
-    """The four gzipped files of MNIST and Fashion-MNIST."""
+    """Return the contents of the four gzipped files of MNIST or Fashion-MNIST, by name."""
     return {
         f"{prefix}-{content}-ubyte.gz": gzip.compress(idx(array))
         for prefix, split in (("train", train), ("t10k", test))
@@ -132,7 +132,7 @@ def celeba_files(count: int, seed: int = 0) -> dict[str, bytes]:
 
 
 def afhq_files(train: int, test: int, size: int) -> dict[str, bytes]:
-    """PNGs of one colour for each class: cats red, dogs green, wild animals blue."""
+    """Return PNGs with one color per class: cats red, dogs green, wild animals blue."""
     files = {}
     for split, count in (("train", train), ("test", test)):
         for channel, name in enumerate(("cat", "dog", "wild")):
@@ -144,7 +144,7 @@ def afhq_files(train: int, test: int, size: int) -> dict[str, bytes]:
 
 
 def write_emoji_font(path: Path, drawings: Mapping[str, np.ndarray]) -> None:
-    """Write a font with a color bitmap, 128×136×3, of each character, as Noto Color Emoji."""
+    """Write a font with a 128×136×3 color bitmap per character, like Noto Color Emoji."""
     glyphs = {character: f"u{ord(character):X}" for character in drawings}
     builder = FontBuilder(unitsPerEm=2048)
     builder.setupGlyphOrder([".notdef", *glyphs.values()])

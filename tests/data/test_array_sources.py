@@ -1,4 +1,4 @@
-"""Sources that fit in memory: digits, MNIST, Fashion-MNIST, CIFAR-10."""
+"""Sources that are read into memory: digits, MNIST, Fashion-MNIST, CIFAR-10."""
 
 import gzip
 import pickle
@@ -43,7 +43,7 @@ def pixels_of(source):
 # --- digits -------------------------------------------------------------------------------------
 
 
-def test_digits_are_all_there_once_and_split_evenly():
+def test_digits_are_complete_and_split_evenly():
     source = Digits().open()
     assert (len(source.train), len(source.test)) == (1437, 360)
     labels = labels_of(source)
@@ -64,7 +64,7 @@ def test_digits_are_all_there_once_and_split_evenly():
 
 @pytest.mark.parametrize("folder", ["", "FashionMNIST/raw"])
 def test_fashion_mnist(tmp_path, folder):
-    """As it is published, or as torchvision unpacks it."""
+    """The files may be gzipped, as published, or unpacked by torchvision."""
     files = idx_files(TRAIN, TEST)
     if folder:
         files = {name.removesuffix(".gz"): gzip.decompress(data) for name, data in files.items()}
@@ -82,7 +82,7 @@ def test_padding_puts_zeros_around_the_image(tmp_path):
     np.testing.assert_array_equal(pixels_of(source), expected)
 
 
-def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
+def test_the_debian_package_is_the_default_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("psld.data.sources.DEBIAN_FOLDER", tmp_path / "debian")
     with pytest.raises(UserError, match=r"^downloads/fashion-mnist: no train-images.*Debian"):
@@ -94,7 +94,7 @@ def test_debians_package_is_found_where_no_root_is_given(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "damaged", "complaint"),
     [
-        ("t10k-images-idx3-ubyte.gz", b"<html>404", "not a whole IDX file"),
+        ("t10k-images-idx3-ubyte.gz", b"<html>404", "not a valid IDX file"),
         ("train-images-idx3-ubyte.gz", gzip.compress(idx(TRAIN[1])), "in 3 dimensions"),
         ("train-images-idx3-ubyte.gz", gzip.compress(idx(TRAIN[0])[:-1]), "cannot reshape"),
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(TRAIN[1])), "6 labels, but 2"),
@@ -117,12 +117,12 @@ CLASSES = [f"class {i}" for i in range(10)]
 
 @pytest.fixture
 def cifar10(tmp_path, monkeypatch) -> Path:
-    """A folder with a small archive, whose checksums torchvision expects."""
+    """A folder with a small archive; torchvision is patched to expect its checksums."""
     return write_cifar10(tmp_path / "cifar", PIXELS, LABELS, CLASSES, monkeypatch)
 
 
 def test_cifar10(cifar10):
-    """From its archive, and then from the unpacked folder; without network."""
+    """It is read from the archive and then from the unpacked folder, without network."""
     for download in (True, False):
         source = cifar(cifar10, download).open()
         assert (len(source.train), len(source.test)) == (150, 30)
@@ -133,7 +133,7 @@ def test_cifar10(cifar10):
 
 
 class Trap:
-    """A pickle of this creates a file when it is loaded."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -142,7 +142,7 @@ class Trap:
         return open, (str(self.path), "w")
 
 
-def test_another_pickle_is_refused_and_not_run(cifar10):
+def test_a_foreign_pickle_is_refused_and_not_executed(cifar10):
     cifar(cifar10, download=True).open()
     trap = pickle.dumps(Trap(cifar10 / "ran"), protocol=2)
     (cifar10 / "cifar-10-batches-py/data_batch_3").write_bytes(trap)
@@ -151,7 +151,7 @@ def test_another_pickle_is_refused_and_not_run(cifar10):
     assert not (cifar10 / "ran").exists()
 
 
-def test_a_missing_archive_and_one_cut_short_say_what_to_get(cifar10, tmp_path):
+def test_a_missing_or_truncated_archive_names_the_file_to_download(cifar10, tmp_path):
     path = cifar10 / "cifar-10-python.tar.gz"
     path.write_bytes(path.read_bytes()[:-100])
     for root, download in ((tmp_path / "empty", False), (cifar10, True)):
@@ -167,7 +167,7 @@ def test_a_missing_archive_and_one_cut_short_say_what_to_get(cifar10, tmp_path):
 
 @pytest.fixture
 def server(tmp_path):
-    """Serves tmp_path/served; yields the address."""
+    """An HTTP server of tmp_path/served; yields its address."""
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Images that are read from, and written to, every form of file."""
+"""Read and write images in every file format."""
 
 import os
 import pickle
@@ -42,7 +42,7 @@ def test_each_form_gives_the_same_images(tmp_path, monkeypatch):
         located("yours")
 
 
-def test_broken_pictures_are_named_all_at_once(tmp_path):
+def test_all_broken_pictures_are_listed_in_one_error(tmp_path):
     whole = encode(random_images(9, 9, 3))
     write_files(tmp_path, {f"{i:02d}.png": whole if i < 3 else whole[:50] for i in range(14)})
     with pytest.raises(UserError) as error:
@@ -50,7 +50,18 @@ def test_broken_pictures_are_named_all_at_once(tmp_path):
     text = str(error.value)
     named = [f"{tmp_path}/{i:02d}.png: broken picture (" for i in range(3, 14)]
     assert [each in text for each in named] == [True] * 10 + [False]
-    assert text.endswith(" and 1 more; remove or replace it")
+    assert text.endswith(" and 1 more; remove or replace them")
+
+
+def test_the_error_of_broken_pictures_ends_with_the_command_that_removes_them(tmp_path):
+    whole = encode(random_images(9, 9, 3))
+    write_files(tmp_path / "p", {"a 1.png": whole[:50], "b.png": whole[:60], "c.png": whole})
+    write_zip(tmp_path / "p.zip", {"a.png": whole[:50], "b.png": whole[:60]})
+    remove = f"; remove or replace them: rm '{tmp_path}/p/a 1.png' {tmp_path}/p/b.png"
+    for name, ending in (("p", remove), ("p.zip", "; remove or replace them")):
+        with pytest.raises(UserError) as error:
+            read_images(tmp_path / name)
+        assert str(error.value).endswith(ending)
 
 
 def test_gray_pictures_among_colored_ones_become_colored(tmp_path):
@@ -70,7 +81,7 @@ def test_gray_pictures_among_colored_ones_become_colored(tmp_path):
         (np.array([None]), "pickled objects, which can run code"),
     ],
 )
-def test_arrays_that_are_no_images(tmp_path, array, said):
+def test_arrays_that_are_not_images_are_refused(tmp_path, array, said):
     np.savez(tmp_path / "x.npz", array)
     with pytest.raises(UserError, match=rf"x\.npz: .*{said}"):
         read_images(tmp_path / "x.npz")
@@ -83,7 +94,7 @@ class Bomb:
         return exit, ("unpickled",)
 
 
-def test_files_that_are_no_arrays(tmp_path):
+def test_files_that_are_not_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "damaged.npz", arr_0=np.zeros((4, 8, 8, 1), np.uint8))
     damaged = bytearray((tmp_path / "damaged.npz").read_bytes())
     damaged[300] ^= 1
@@ -91,7 +102,7 @@ def test_files_that_are_no_arrays(tmp_path):
     (tmp_path / "pickle.npz").write_bytes(pickle.dumps(Bomb()))
     os.mkfifo(tmp_path / "pipe")
     for name, said in {
-        "damaged.npz": r"not a whole \.npz of arrays \(.*CRC",
+        "damaged.npz": r"not a valid \.npz of arrays \(.*CRC",
         "pickle.npz": "pickled objects, which can run code",
         "pipe": "a pipe or a device",
     }.items():
@@ -104,11 +115,13 @@ def test_arrays_are_read_by_their_names(tmp_path):
     b, a = read_npz(tmp_path / "x.npz", ["b", "a"])
     assert (len(a), len(b)) == (3, 2)
     assert read_npz(tmp_path / "x.npz", ["a", "c"]) is None
-    with pytest.raises(UserError, match=r"x\.npz: no arr_0 in it, but a, b; save the images as"):
+    with pytest.raises(
+        UserError, match=r"x\.npz: no array arr_0 in it, but a, b; save the images as"
+    ):
         read_images(tmp_path / "x.npz")
 
 
-def test_a_folder_of_pictures_is_of_one_source(tmp_path):
+def test_a_folder_accepts_pictures_of_one_source_only(tmp_path):
     save_images(IMAGES[:2], tmp_path / "x", source="a")
     save_images(IMAGES[2:], tmp_path / "x", first=2, source="a")
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [
@@ -175,7 +188,7 @@ def test_few_kinds_of_other_files_are_named(tmp_path, capsys):
     assert capsys.readouterr().err.endswith("left out: 1 × file without an ending\n")
 
 
-def test_a_picture_of_a_palette_is_read_in_its_colors(tmp_path):
+def test_a_palette_picture_is_read_with_its_colors(tmp_path):
     Image.new("P", (4, 4), 1).save(tmp_path / "x.gif")
     image = Image.new("RGB", (4, 4), (9, 200, 31)).quantize(4)
     image.save(tmp_path / "x.png")

@@ -1,4 +1,4 @@
-"""Data as people have it: arrays in .npy and .npz, and datasets of Hugging Face."""
+"""Sources of numbered images: arrays in .npy and .npz, and Hugging Face datasets."""
 
 import re
 import shutil
@@ -66,7 +66,7 @@ def test_arrays_that_are_left_out_are_named(capsys):
     assert "x.npz: left out: arr_1; classes are read from labels" in capsys.readouterr().err
 
 
-def test_what_is_converted_is_counted():
+def test_conversions_are_counted():
     wide, cut = random_images(6, 8, 12), {"not square, cut to the central square": 6}
     np.save("gray.npy", wide)
     record, store = prepare({"kind": "array", "path": "gray.npy"})
@@ -84,8 +84,8 @@ def test_what_is_converted_is_counted():
     assert "test image that is also a training image" in prepare(source)[0]["converted"]
 
 
-def test_many_images_take_the_memory_of_few(monkeypatch):
-    """Only blocks are in memory, no picture is made, and no number hashed if none is held out."""
+def test_memory_does_not_grow_with_the_number_of_images(monkeypatch):
+    """Arrays are read in blocks, without PIL images, and without hashes if none is held out."""
     taken, read = [], Rows.pixels
     monkeypatch.setattr(sources, "hashlib", None)
     monkeypatch.setattr(Rows, "pixels", lambda *a: taken.append(a[1]) or read(*a))
@@ -104,26 +104,26 @@ def test_many_images_take_the_memory_of_few(monkeypatch):
         (PIXELS, LABELS / 1, "x.npz: the labels are float64 of shape (50,); right is 50 integers "),
         (PIXELS, LABELS[1:], "the labels are int64 of shape (49,); right is 50 integers from 0"),
         (PIXELS, LABELS - 1, "the labels are int64 from -1 to 1 of shape (50,); right is 50 inte"),
-        (PIXELS, LABELS + 48, "from 48 to 50 of shape (50,); right is 50 integers from 0, as of"),
+        (PIXELS, LABELS + 48, "from 48 to 50 of shape (50,); right is 50 integers from 0, such as"),
     ],
 )
-def test_arrays_that_are_no_images_are_one_line(images, labels, says, folder):
+def test_arrays_that_are_not_images_are_reported_in_one_line(images, labels, says, folder):
     np.savez("x.npz", arr_0=images, **({} if labels is None else {"labels": labels}))
     with pytest.raises(UserError, match=rf"^[^\n]*{re.escape(says)}[^\n]*$"):
         prepare({"kind": "array", "path": "x.npz"})
     assert not list(folder.glob("*.h5")), "nothing half written"
 
 
-def test_files_that_are_no_arrays_are_one_line(folder):
+def test_files_that_are_not_arrays_are_reported_in_one_line(folder):
     np.save("x.npy", PIXELS)
     whole = (folder / "x.npy").read_bytes()
     (folder / "cut.npy").write_bytes(whole[:-1])
     np.savez("other.npz", x=PIXELS)
     shutil.copy("other.npz", "renamed.npy")
     for name, says in {
-        "cut.npy": "cut.npy: not a whole .npy of numbers (",
-        "renamed.npy": "renamed.npy: not a whole .npy of numbers (",
-        "other.npz": "other.npz: no arr_0 in it, but x; save the images as arr_0",
+        "cut.npy": "cut.npy: not a valid .npy of numbers (",
+        "renamed.npy": "renamed.npy: not a valid .npy of numbers (",
+        "other.npz": "other.npz: no array arr_0 in it, but x; save the images as arr_0",
     }.items():
         with pytest.raises(UserError, match=r"^[^\n]*$") as found:
             prepare({"kind": "array", "path": name})
@@ -147,7 +147,9 @@ def test_the_tar_files_of_the_examples_become_a_dataset(folder):
 
 @pytest.fixture
 def library(folder, monkeypatch):
-    with empty_hub(folder):  # Its library, which this one imports, reads the address once.
+    with empty_hub(
+        folder
+    ):  # huggingface_hub, which `datasets` imports, reads the address only once.
         library = pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
     return library
@@ -183,7 +185,7 @@ def test_each_form_of_a_dataset_of_hugging_face(library, folder):
     assert prepare(source)[0]["splits"] == {"train": 6, "test": 2}
 
 
-def test_wrong_datasets_are_one_line(library, folder):
+def test_wrong_datasets_are_reported_in_one_line(library, folder):
     rows = rows_of(library).add_column("name", list("abcdefgh")).add_column("size", [1.5] * 8)
     rows.to_parquet("x.parquet")
     library.DatasetDict(train=rows, test=rows).save_to_disk("split")
@@ -220,7 +222,7 @@ def test_broken_pictures_of_a_dataset_are_listed(library):
         prepare({"kind": "datasets", "path": "broken"})
 
 
-def test_the_library_is_an_extra(folder, monkeypatch):
+def test_a_missing_datasets_library_is_reported(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     (folder / "x").mkdir()
     said = r"not installed; pip install 'psld\[datasets\]'"
@@ -228,7 +230,7 @@ def test_the_library_is_an_extra(folder, monkeypatch):
         prepare({"kind": "datasets", "path": "x"})
 
 
-def test_the_command_takes_an_array(folder):
+def test_the_command_accepts_an_array(folder):
     np.save("x.npy", PIXELS)
     words = ("dataset=folder", "dataset.name=mine", "dataset.image_size=8")
     own = ("dataset.source=array", "dataset.source.path=x.npy", "dataset.source.test_fraction=0.2")

@@ -1,4 +1,4 @@
-"""Decoding, framing and resizing of single pictures."""
+"""Decode, crop and resize single pictures."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def test_box_filter_is_the_mean_of_each_cell():
 
 @pytest.mark.parametrize("name", get_args(FilterName))
 def test_resizing_is_antialiased(name):
-    """Stripes finer than the new grid become their mean; without antialiasing they would not."""
+    """Stripes narrower than a new pixel become their mean, which needs antialiasing."""
     stripes = np.zeros((64, 64), dtype=np.uint8)
     stripes[:, ::2] = 255
     resized = to_pixels(Image.fromarray(stripes), 1, 8, name)
@@ -73,7 +73,7 @@ def test_central_square():
     np.testing.assert_array_equal(central_square(Image.fromarray(pixels), 2), pixels[2:4, 1:3])
 
 
-def test_pictures_are_turned_upright():
+def test_pictures_are_rotated_by_their_exif_orientation():
     stream = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -82,7 +82,7 @@ def test_pictures_are_turned_upright():
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG whose header says this size, with next to no pixels."""
+    """Return a PNG whose header has this size, almost without pixels."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(name + content))
@@ -133,7 +133,7 @@ def test_an_animation_is_its_first_frame(kind):
 
 
 def test_a_picture_of_another_size_ends_the_reading(tmp_path, monkeypatch):
-    """It waits for the pictures that are being read, and for no others."""
+    """The error waits only for the pictures that are already being read."""
     save_images(np.zeros((60, 1, 8, 8), np.uint8), tmp_path / "pictures")
     Image.new("L", (9, 8)).save(tmp_path / "pictures/00001.png")
     read = []
@@ -144,6 +144,8 @@ def test_a_picture_of_another_size_ends_the_reading(tmp_path, monkeypatch):
         return image
 
     monkeypatch.setattr(reading, "to_channels", to_channels)
-    with pytest.raises(UserError, match=r"00001\.png has 8×9 pixels"):
+    with pytest.raises(
+        UserError, match=r"00000.png is 8×8 pixels .width×height., 00001.png is 9×8"
+    ):
         reading.read_images(tmp_path / "pictures")
     assert len(read) < 30

@@ -1,4 +1,4 @@
-"""Sources of picture files: CelebA, AFHQv2, any folder; in folders and in zip archives."""
+"""Sources of picture files, in folders and in zip archives: CelebA, AFHQv2, any folder."""
 
 import os
 import zipfile
@@ -41,8 +41,8 @@ def pngs(*names, size=(4, 4)):
 # --- CelebA -------------------------------------------------------------------------------------
 
 
-def test_celeba_trains_on_everything(tmp_path):
-    """The archive comes before what is unpacked of it."""
+def test_all_images_of_celeba_are_training_images(tmp_path):
+    """The archive takes precedence over the unpacked folder."""
     write_files(tmp_path, celeba_files(2))
     source = celeba(tmp_path).open()
     assert (len(source.train), len(source.test)) == (2, 0)
@@ -115,7 +115,7 @@ def test_a_member_of_a_zip_without_a_name_is_left_out(tmp_path):
 
 
 def test_a_folder_around_the_classes_is_left_out(tmp_path):
-    """Most tools pack it into the archive."""
+    """Most tools add such a folder to an archive."""
     names = ("imgs/tulip/1.png", "imgs/rose/x/2.png", "imgs/rose/1.png")
     write_zip(tmp_path / "all.zip", pngs(*names))
     settings = folder(tmp_path / "all.zip", test_fraction=0.34)
@@ -126,7 +126,7 @@ def test_a_folder_around_the_classes_is_left_out(tmp_path):
 
 
 def test_links_are_followed_unless_they_lead_back(tmp_path):
-    """Two of them would double the pictures at each level, without an end."""
+    """Two links to a parent folder would double the pictures at each level, without end."""
     write_files(tmp_path, pngs("x/1.png", "y/2.png"))
     for link, to in (
         ("x/up", ".."),
@@ -152,8 +152,8 @@ def test_only_regular_files_are_read_and_the_others_are_counted(tmp_path, capsys
         folder(tmp_path / "pipe.png").open()
 
 
-def test_names_that_are_no_utf_8(tmp_path):
-    """Archives of old systems have them."""
+def test_names_that_are_not_utf_8(tmp_path):
+    """Archives of old systems contain such names."""
     kind, file = os.fsdecode(b"\xe4pfel"), os.fsdecode(b"\xe4.png")
     write_files(tmp_path, pngs(f"{kind}/{file}", "birnen/b.png", f"birnen/{file}"))
     source = folder(tmp_path, test_fraction=0.34).open()
@@ -173,14 +173,14 @@ def test_test_fraction(tmp_path):
     train, test = split_of(tmp_path, 0.2)
     assert (len(train), len(test)) == (40, 10)
     assert not train & test
-    # New pictures leave most of the old ones where they were.
+    # New pictures leave most of the old pictures in their split.
     write_files(tmp_path, {f"new{name}": data for name, data in pngs("a.png", "b.png").items()})
     _, later = split_of(tmp_path, 0.2)
     assert len(test & later) >= 8
 
 
 def test_pictures_of_every_class_are_held_out(tmp_path):
-    """Chosen by hash: the first or last names would all be of one class."""
+    """The choice is by hash, because the first or last names would all belong to one class."""
     names = [f"{kind}/{i:02d}.png" for kind in ("cat", "dog") for i in range(50)]
     write_files(tmp_path, pngs(*names))
     source = folder(tmp_path, test_fraction=0.196).open()
@@ -196,7 +196,7 @@ def test_pictures_of_every_class_are_held_out(tmp_path):
     assert not any(labels_of(folder(tmp_path).open())), "one picture lies in no class"
 
 
-def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
+def test_of_two_archive_members_with_the_same_name_the_later_is_read(tmp_path):
     files = pngs("0.png")
     root = write_zip(tmp_path / "faces.zip", {"0.png": b"older"})
     with zipfile.ZipFile(root, "a") as packed, pytest.warns(UserWarning, match="Duplicate"):
@@ -216,11 +216,11 @@ def test_of_two_members_of_one_name_the_later_counts_once(tmp_path):
         (afhqv2, "", r"afhq_v2\.zip.*clovaai/stargan-v2"),
         (afhqv2, "cats", "no pictures in test/dog"),
         (folder, "nothing", r"nothing: neither .* \(\[Errno 2\] No such file"),
-        (folder, "", r"no pictures in it; they end in \.bmp"),
+        (folder, "", r"contains no pictures; pictures end in \.bmp"),
         (folder, "cats/a.png", r"a\.png: neither a folder nor a whole zip archive"),
     ],
 )
-def test_missing_files_say_what_to_get(tmp_path, source, place, said):
+def test_errors_for_missing_files_name_what_to_download(tmp_path, source, place, said):
     if place.startswith("cats"):
         names = ("a.png", "train/cat/1.png", "train/dog/1.png", "train/wild/1.png")
         write_files(tmp_path / "cats", pngs(*names))

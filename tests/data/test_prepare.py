@@ -1,4 +1,4 @@
-"""The whole preparation, as a function and as the command `psld prepare`."""
+"""Prepare datasets with the function and with the command `psld prepare`."""
 
 import json
 import os
@@ -39,14 +39,14 @@ def folder(root, **changes):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """40 pictures, 16×16, of two classes."""
+    """A folder of 40 pictures, 16×16, in two classes."""
     images = random_images(40, 16, 16, 3)
     names = [f"{'ab'[i % 2]}/{i:03d}.png" for i in range(40)]
     files = {name: encode(pixels) for name, pixels in zip(names, images, strict=True)}
     return write_files(tmp_path / "pictures", files)
 
 
-def test_pixels_are_the_resized_pictures_and_those_held_out_come_last(pictures, tmp_path):
+def test_pixels_are_the_resized_pictures_with_the_test_images_last(pictures, tmp_path):
     settings = dataset(folder(pictures, test_fraction=0.25), num_classes=2)
     record = prepare_dataset(settings, tmp_path / "data" / "mine.h5")
     assert record["splits"] == {"train": 30, "test": 10}
@@ -71,7 +71,7 @@ def test_pixels_are_the_resized_pictures_and_those_held_out_come_last(pictures, 
 def test_preparing_again_gives_the_same_bytes(pictures, tmp_path, monkeypatch):
     settings = dataset(folder(pictures))
     first = prepare_dataset(settings, tmp_path / "1.h5")
-    # Blocks of three images on five threads: order and bytes must not depend on it.
+    # Blocks of three images on five threads must not change the order or the bytes.
     monkeypatch.setattr("psld.data.preparation.BLOCK_BYTES", 3 * 8 * 8 * 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(5))
     second = prepare_dataset(settings, tmp_path / "2.h5")
@@ -99,7 +99,7 @@ def test_a_dataset_of_other_settings_or_images_is_replaced_on_request(pictures, 
 
 
 def test_a_preparation_depends_on_all_but_name_and_flips():
-    """And on the source's settings: tests/parts/test_source.py."""
+    """tests/parts/test_source.py tests the settings of the source."""
     settings = dataset(folder("x"))
     changes = {"channels": 1, "image_size": 4, "num_classes": 2, "filter": None}
     for key, value in (changes | {"name": "x", "flip": False}).items():
@@ -108,7 +108,7 @@ def test_a_preparation_depends_on_all_but_name_and_flips():
 
 
 def prepared(pictures, tmp_path):
-    """The record of a dataset in a grid, after its preparation."""
+    """Prepare a dataset of a grid; return its name and its settings."""
     source = dataset(folder(pictures), num_classes=2)
     settings = PrepareSettings(dataset=source, output=str(tmp_path / "mine.h5"))
     prepare_dataset(source, tmp_path / "mine.h5")
@@ -116,7 +116,7 @@ def prepared(pictures, tmp_path):
     return "grid/mine", settings
 
 
-def test_a_run_hears_of_other_names_and_sizes_of_pictures(pictures, tmp_path):
+def test_changed_names_and_sizes_of_pictures_are_reported(pictures, tmp_path):
     record = prepared(pictures, tmp_path)
     one = pictures / "a/000.png"
     one.touch()
@@ -133,24 +133,24 @@ def test_a_run_hears_of_other_names_and_sizes_of_pictures(pictures, tmp_path):
     assert list(notes_on_prepared(*record)) == []
 
 
-def test_a_damaged_digest_file_is_written_again(pictures, tmp_path):
+def test_a_damaged_digest_file_is_repaired(pictures, tmp_path):
     record, digest = prepared(pictures, tmp_path), tmp_path / "mine.digest"
     whole = digest.read_bytes()
     digest.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     [line] = notes_on_prepared(*record)
-    assert line == f"{digest}: not the digest of mine.h5; written again"
+    assert line == f"{digest}: not the digest of mine.h5; repaired"
     assert digest.read_bytes() == whole
     assert list(notes_on_prepared(*record)) == []
 
 
-def test_notes_say_what_they_could_not_repair_and_which_settings_are_other_ones(pictures, tmp_path):
+def test_notes_say_what_they_could_not_repair_and_which_settings_differ(pictures, tmp_path):
     name, settings = prepared(pictures, tmp_path)
     (pictures / "a/000.png").unlink()
     smaller = settings.dataset.model_copy(update={"image_size": 4})
     edited = settings.model_copy(update={"dataset": smaller})
     [line] = notes_on_prepared(name, edited)
-    assert line.startswith(f"{tmp_path}/mine.h5: prepared with another dataset.image_size; if you")
-    with pytest.raises(UserError, match=r"dataset\.image_size; for these: psld"):
+    assert line.startswith(f"{tmp_path}/mine.h5: prepared with another dataset.image_size; to use")
+    with pytest.raises(UserError, match=r"dataset\.image_size; to use these: psld"):
         check_prepared(name, edited)
     check_prepared(name, settings)
     (tmp_path / "mine.digest").write_text("another\n")
@@ -164,7 +164,7 @@ def test_notes_say_what_they_could_not_repair_and_which_settings_are_other_ones(
     check_prepared(name, edited)
 
 
-def test_the_same_pictures_elsewhere_are_the_same_source(pictures, tmp_path):
+def test_moved_pictures_are_the_same_source(pictures, tmp_path):
     name, settings = prepared(pictures, tmp_path)
     for root in ("same", "others"):
         shutil.copytree(pictures, tmp_path / root)
@@ -173,7 +173,9 @@ def test_the_same_pictures_elsewhere_are_the_same_source(pictures, tmp_path):
         moved = dataset(folder(tmp_path / root), num_classes=2)
         lines = list(notes_on_prepared(name, settings.model_copy(update={"dataset": moved})))
         assert len(lines) == (root == "others")
-        assert all("mine.h5: prepared with another dataset.source; if" in line for line in lines)
+        assert all(
+            "mine.h5: prepared with another dataset.source; to use" in line for line in lines
+        )
     halved = dataset(folder(pictures, test_fraction=0.5), num_classes=2)
     [line] = notes_on_prepared(name, settings.model_copy(update={"dataset": halved}))
     assert "prepared with another dataset.source" in line
@@ -186,7 +188,7 @@ def test_pictures_next_to_the_folders_of_classes_are_counted(pictures, tmp_path,
     assert said in capsys.readouterr().err
 
 
-def test_the_number_of_classes_must_be_that_of_the_source(pictures, tmp_path):
+def test_the_number_of_classes_must_match_the_source(pictures, tmp_path):
     with pytest.raises(
         UserError, match=r"num_classes is 3, but the source folder has 2 classes \(a, b\)"
     ):
@@ -194,9 +196,9 @@ def test_the_number_of_classes_must_be_that_of_the_source(pictures, tmp_path):
     assert list(tmp_path.glob("*.h5")) == []
 
 
-def test_a_class_has_no_name_that_asks_for_all_classes(pictures, tmp_path):
+def test_a_class_cannot_be_named_cycle(pictures, tmp_path):
     (pictures / "a").rename(pictures / "cycle")
-    with pytest.raises(UserError, match=r"a class is called cycle, which .* rename it"):
+    with pytest.raises(UserError, match=r"a class is named cycle, which .* rename the class"):
         prepare_dataset(dataset(folder(pictures), num_classes=2), tmp_path / "x.h5")
     prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
     store = ImageStore.open(tmp_path / "x.h5")
@@ -204,7 +206,7 @@ def test_a_class_has_no_name_that_asks_for_all_classes(pictures, tmp_path):
     assert (store.num_classes, store.class_names) == (0, ())
 
 
-def test_broken_pictures_stop_the_preparation_and_are_named_all_at_once(pictures, tmp_path):
+def test_broken_pictures_stop_the_preparation_with_one_error(pictures, tmp_path):
     prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
     before = (tmp_path / "x.h5").read_bytes(), (tmp_path / "x.json").read_bytes()
     for name in ("a/004.png", "b/001.png"):
@@ -213,7 +215,8 @@ def test_broken_pictures_stop_the_preparation_and_are_named_all_at_once(pictures
     with pytest.raises(UserError) as error:
         prepare_dataset(dataset(folder(pictures)), tmp_path / "x.h5")
     two = r"\S+a/004\.png: broken picture \(.+\); \S+b/001\.png: broken picture \(.+\)"
-    assert re.fullmatch(f"{two}; remove or replace it", str(error.value))
+    remedy = r"; remove or replace them: rm \S+a/004\.png \S+b/001\.png"
+    assert re.fullmatch(two + remedy, str(error.value))
     assert before == ((tmp_path / "x.h5").read_bytes(), (tmp_path / "x.json").read_bytes())
     assert list(tmp_path.glob(".*")) == []
 
@@ -231,7 +234,7 @@ def test_celeba_at_64(tmp_path):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_dataset(tmp_path):
-    """150 MB of pixels pass through a process that may grow by a third of that."""
+    """The process reads 150 MB of pixels and may grow by a third of that."""
     write_files(tmp_path / "p", {f"{i}.png": encode(random_images(8, 8, 3)) for i in range(3000)})
     code = f"""if True:
         import os, resource
@@ -255,7 +258,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path):
 # --- the command --------------------------------------------------------------------------------
 
 
-def test_the_command_makes_three_files_and_prints_what_is_in_them(tmp_path):
+def test_the_command_writes_three_files_and_prints_their_content(tmp_path):
     result = succeeded(call(tmp_path, "prepare"))
     assert result.stderr == ""
     assert result.stdout.endswith("\nclasses: 0 0, 1 1, 2 2, 3 3, 4 4, 5 5, 6 6, 7 7, 8 8, 9 9\n")
@@ -270,7 +273,7 @@ def test_the_command_makes_three_files_and_prints_what_is_in_them(tmp_path):
     assert store.digest == json.loads((tmp_path / "data" / "digits.json").read_text())["digest"]
 
 
-def test_the_command_counts_what_it_converts_and_the_classes_that_it_leaves_out(tmp_path):
+def test_the_command_counts_conversions_and_ignored_classes(tmp_path):
     modes = {"tiny": "L", "cmyk": "CMYK", "clear": "RGBA", "plain": "RGB"}
     for number, (name, mode) in enumerate(modes.items()):
         path = tmp_path / "p" / f"{number % 2}" / f"{name}.tif"
@@ -288,7 +291,7 @@ def test_the_command_counts_what_it_converts_and_the_classes_that_it_leaves_out(
     assert classes == "its 2 classes are not used; dataset.num_classes=2 uses them"
 
 
-def test_pictures_that_are_in_both_splits_are_counted(tmp_path):
+def test_pictures_in_both_splits_are_counted(tmp_path):
     once = {f"{i}.png": encode(random_images(8, 8, 3, seed=i)) for i in range(20)}
     write_files(tmp_path / "p", once | {f"again-{name}": each for name, each in once.items()})
     words = ["dataset=folder", "dataset.name=p", "dataset.image_size=8", "dataset.source.root=p"]

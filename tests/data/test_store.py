@@ -44,7 +44,7 @@ def path(tmp_path):
     return tmp_path / "faces.h5"
 
 
-def test_the_map_and_h5py_see_the_same(path):
+def test_the_memory_map_equals_the_content_read_by_h5py(path):
     store = ImageStore.open(path)
     with h5py.File(path) as file:
         np.testing.assert_array_equal(file["images"][:], IMAGES)
@@ -77,7 +77,7 @@ DATASET = DatasetSettings(
 )
 
 
-def test_a_dataset_for_a_network_has_its_channels_size_and_classes(path):
+def test_a_dataset_must_match_the_channels_size_and_classes_of_the_settings(path):
     assert ImageStore.open_for(path, DATASET).num_classes == 3
     for key, other in (("channels", 1), ("image_size", 8), ("num_classes", 10)):
         wrong = DATASET.model_copy(update={key: other})
@@ -87,7 +87,7 @@ def test_a_dataset_for_a_network_has_its_channels_size_and_classes(path):
             ImageStore.open_for(path, wrong)
 
 
-def test_names_of_classes_come_back_and_are_not_of_the_digest(path, tmp_path):
+def test_class_names_are_stored_but_do_not_change_the_digest(path, tmp_path):
     names = ("cat", "größe", "c" * 70_000)
     assert write(tmp_path / "named.h5", class_names=names) == ImageStore.open(path).digest
     assert ImageStore.open(tmp_path / "named.h5").class_names == names
@@ -109,13 +109,13 @@ def test_a_prepared_file_without_its_record_is_refused(path):
         (IMAGES[:, :1], r"uint8 .*1, 4, 4\)"),
     ],
 )
-def test_other_arrays_than_bytes_of_the_image_s_shape_are_refused(images, found, tmp_path):
+def test_blocks_with_another_dtype_or_shape_are_refused(images, found, tmp_path):
     with pytest.raises(UserError, match=rf"x\.h5: {found}; uint8 \('n', 3, 4, 4\) is needed"):
         write_store(tmp_path / "x.h5", **content(), blocks=[images])
 
 
 @pytest.mark.parametrize("place", [-41, 100, 2000], ids=["pixel", "attributes", "labels"])
-def test_one_bit_is_noticed(path, place):
+def test_one_flipped_bit_is_detected(path, place):
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
@@ -124,7 +124,7 @@ def test_one_bit_is_noticed(path, place):
 
 
 @pytest.mark.parametrize("lost", [1, 41])
-def test_a_file_that_is_cut_short_is_refused_before_it_is_mapped(path, lost):
+def test_a_truncated_file_is_refused_before_it_is_mapped(path, lost):
     """Reading a map beyond the end of its file would kill the process (SIGBUS)."""
     os.truncate(path, path.stat().st_size - lost)
     with pytest.raises(UserError, match="prepare it again"):
@@ -137,13 +137,13 @@ def test_an_empty_split_is_an_error(tmp_path):
         ImageStore.open(tmp_path / "x.h5").images("test")
 
 
-def test_a_missing_file_says_how_to_make_it(tmp_path):
+def test_the_error_for_a_missing_file_names_the_command(tmp_path):
     with pytest.raises(UserError, match=r"psld prepare dataset=digits"):
         ImageStore.open(tmp_path / "digits.h5")
 
 
 def sign(path) -> None:
-    """Give what h5py wrote the end that psld prepare writes."""
+    """Append the 40 bytes that psld prepare writes after the images to a file of h5py."""
     with h5py.File(path) as file:
         offset = (file["images"].id.get_offset() if "images" in file else None) or 800
     layout = path.read_bytes()[:offset]
@@ -151,7 +151,7 @@ def sign(path) -> None:
         file.write(offset.to_bytes(8, "little") + hashlib.sha256(layout).digest())
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
+def test_another_hdf5_file_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("name,label\n" * 100)
     with h5py.File(tmp_path / "y.h5", "w") as file:
         file["samples"] = IMAGES
@@ -159,7 +159,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         with pytest.raises(UserError, match="not made by psld prepare"):
             ImageStore.open(tmp_path / name)
     sign(tmp_path / "y.h5")
-    with pytest.raises(UserError, match="not a whole dataset"):
+    with pytest.raises(UserError, match="not a valid dataset"):
         ImageStore.open(tmp_path / "y.h5")
 
 
@@ -176,7 +176,7 @@ def test_images_that_cannot_be_mapped(path):
         del file["images"]
         file.create_dataset("images", data=IMAGES, chunks=(1, 3, 4, 4))
     sign(path)
-    with pytest.raises(UserError, match="cut short, or with something behind the images"):
+    with pytest.raises(UserError, match="truncated, or with extra bytes after the images"):
         ImageStore.open(path)
 
 
@@ -190,14 +190,14 @@ def test_to_uint8_clips_and_truncates():
     assert u.tolist() == [0, 0, 127, 254, 255, 255]  # 127.5 → 127 and 254.87 → 254
 
 
-def test_levels_become_numbers_as_the_official_code_divides():
+def test_from_uint8_equals_the_official_division():
     u = torch.arange(256, dtype=torch.uint8)
     expected = np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)
     np.testing.assert_array_equal(from_uint8(u).numpy(), expected)
 
 
-def test_the_official_code_writes_some_levels_one_lower():
-    """Its datasets are read in float64 and handed on in float32."""
+def test_truncated_lowers_the_levels_that_the_official_code_lowers():
+    """The official code reads datasets in float64 and passes them on in float32."""
     u = torch.arange(256, dtype=torch.uint8)
     lost = u.int() - truncated(u).int()
     assert sorted(lost.tolist()) == [0] * 161 + [1] * 95

@@ -77,7 +77,7 @@ def test_shapes_that_do_not_fit_are_refused():
         with pytest.raises(UserError, match="network: predicts"):
             denoiser(process, 4, network)(normal(4, 1, 1, 1), 0.5)
     for y in (normal(3, 1, 1, 1), normal(4, 2, 1, 1), normal(4, 1, 2, 1)):
-        with pytest.raises(UserError, match=r"but this one is for \(4, 1, 1, 1\)"):
+        with pytest.raises(UserError, match=r"expected \(4, 1, 1, 1\)"):
             denoiser(process, 4)(y, 0.5)
 
 

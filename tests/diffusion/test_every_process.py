@@ -118,11 +118,11 @@ def test_levels_that_the_network_has_not_seen_are_refused_in_one_line():
     levels = MultistepSettings(**few).noise_levels(vp_sde())
     check_levels(levels, 1e-3, 1000)
     for low, high in ((2e-2, 80), (1e-3, 80), (2e-2, 900)):
-        said = rf"levels are 0\.0\d+ to 1\d\d, and the denoiser takes {low} to {high};"
+        said = rf"levels are 0\.0\d+ to 1\d\d, but the denoiser accepts {low} to {high};"
         with pytest.raises(UserError, match=said):
             check_levels(levels, low, high)
     check_levels((0.01, 90), 0.01 * (1 + 1e-7), 90 * (1 - 1e-7))
-    with pytest.raises(UserError, match=r"takes 0\.0101 to 100"):
+    with pytest.raises(UserError, match=r"accepts 0\.0101 to 100"):
         check_levels((0.01, 90), 0.0101, 100)
     below = {"start": "gaussian", "start_level": 3.0, "final_time": 0.02}
     check_levels(MultistepSettings(**few | below).noise_levels(vp_sde()), 2e-2, 3)

@@ -122,7 +122,7 @@ def test_levels_take_the_place_of_a_time_grid():
     grid = multistep(3, levels=(top, 1.0, 0.05)).time_grid(process)
     assert float(grid[0]) == 1
     for first in (3.0, 0.95 * top):
-        with pytest.raises(UserError, match=r"start=prior begins at .*, so the first level must"):
+        with pytest.raises(UserError, match=r"first level must be .*, where start=prior begins"):
             multistep(3, levels=(first, 1.0, 0.05)).time_grid(process)
     without = multistep(3, levels=(3.0, 1.0, 0.3, 0.05), start="gaussian", denoise=False)
     assert without.noise_levels(process) == pytest.approx((0.3, 3.0))
@@ -134,9 +134,7 @@ def test_levels_take_the_place_of_a_time_grid():
 @pytest.mark.parametrize("level", [1e-3, 1e5])
 def test_a_start_outside_the_levels_of_the_process_is_refused(level):
     settings = multistep(4, start="gaussian", start_level=level)
-    with pytest.raises(
-        UserError, match=r"sampler\.start_level: .*; the noise levels of the process"
-    ):
+    with pytest.raises(UserError, match=r"sampler\.start_level: .* is outside the noise levels"):
         settings.time_grid(EVERY_KIND["psld"])
-    with pytest.raises(UserError, match="start=gaussian needs it where no model gives it"):
+    with pytest.raises(UserError, match="missing for start=gaussian"):
         multistep(4, start="gaussian").time_grid(EVERY_KIND["psld"])

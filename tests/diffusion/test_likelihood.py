@@ -170,7 +170,7 @@ def test_a_network_that_is_no_number_is_named():
 
 def test_a_momentum_that_starts_at_a_point_is_refused():
     process = recipe(initial_variance=[0.0, 0.01, 0.0])
-    with pytest.raises(UserError, match="likelihood: the process starts an auxiliary block at a"):
+    with pytest.raises(UserError, match="initial_variance is 0 in an auxiliary block"):
         log_likelihood(process, neighbors, normal(1, 1, 2, 2), drawn())
 
 

@@ -37,7 +37,7 @@ def test_numbers_that_overflow_are_refused():
 
 @pytest.mark.parametrize("label", [True, [], [1, False]])
 def test_a_class_is_a_number_or_a_name(label):
-    with pytest.raises(ValueError, match="a class is a number or a name, and several are a list"):
+    with pytest.raises(ValueError, match="must be a class number, a class name or a list of these"):
         ClassifierGuidance(kind="classifier", scale=1.0, label=label)
     for right in (0, "cycle", (1, "two")):
         assert ClassifierGuidance(kind="classifier", scale=1.0, label=right).label == right

@@ -102,7 +102,7 @@ def test_two_levels_at_an_end_are_refused():
     process = phase_space(0.02)
     low, high = level_range(process, 1e-3)
     for levels in ((high, 1.0, 0.999 * low, 0.995 * low), (1.005 * high, 1.001 * high, 1.0)):
-        with pytest.raises(UserError, match=r"levels: two of them are .* or more, or 0\."):
+        with pytest.raises(UserError, match=r"levels: two levels are at least .*, or at most 0\."):
             times_of_levels(process, levels, 1e-3, True)
 
 
@@ -110,13 +110,13 @@ def test_two_levels_at_an_end_are_refused():
     ("change", "complaint"),
     [
         ({"order": 4}, "order"),
-        ({"eta_interval": (-0.1, 1.0)}, "two rising numbers"),
-        ({"eta_interval": (0.1, 0.1)}, "two rising numbers"),
-        ({"steps": 2, "levels": [1, 0]}, "fall and be above 0"),
-        ({"steps": 0}, "at least 2 are needed, or 0 for"),
+        ({"eta_interval": (-0.1, 1.0)}, "two ascending numbers"),
+        ({"eta_interval": (0.1, 0.1)}, "two ascending numbers"),
+        ({"steps": 2, "levels": [1, 0]}, "descending numbers above 0"),
+        ({"steps": 0}, "at least 2 are needed"),
         ({"steps": 1}, "steps"),
-        ({"steps": 0, "start": "mixture", "levels": []}, "at least 2, fall"),
-        ({"steps": 2, "levels": [1, 2]}, "fall and be above 0"),
+        ({"steps": 0, "start": "mixture", "levels": []}, "at least 2 descending"),
+        ({"steps": 2, "levels": [1, 2]}, "descending numbers above 0"),
         ({"steps": 2, "denoise": False, "levels": [1, 0.1]}, "3 are needed"),
         ({"start_level": 2.0}, "start_level is for start=mixture or gaussian"),
         ({"start": "mixture", "start_level": 2.0, "steps": 2, "levels": [4, 1]}, "leave out start"),

@@ -130,7 +130,7 @@ def test_a_reference_may_be_truncated_as_samples_are(made):
         ("train_extractor", "metric=fid", "use metric=fd-classifier"),
         ("reference", "metric=fid", "set extractor=null"),
         ("reference", "extractor=null", "psld train_extractor"),
-        ("reference", "extractor=missing", "no such file; make it with psld train_extractor"),
+        ("reference", "extractor=missing", "no such file; run psld train_extractor"),
         (
             "reference",
             "metric.extractor.seed=1",

@@ -252,12 +252,12 @@ def test_another_model_in_a_model_s_folder_is_neither_sampled_nor_measured(proje
     whole = folder.rename(project / "own")
     folder.symlink_to(vp_sde_model)
     for command in ("sample", "evaluate_cell"):
-        words = "models/mine/psld/manifest.json: of another network, by its process; put"
+        words = "models/mine/psld/manifest.json: does not match the grid in its process; put"
         refused(call(project, command, CELL), 2, words)
     folder.unlink()
     manifest = json.loads((whole.rename(folder) / "manifest.json").read_text())
     (project / "data/digits.digest").write_text("0" * 64)
-    words = "models/mine/psld/manifest.json: of another network, by its images (data/digits.digest)"
+    words = "psld/manifest.json: does not match the grid in its images (data/digits.digest)"
     refused(call(project, "sample", CELL), 2, words)
     imported = {"dataset_digest": None, "step": 7}  # as an import may state it
     (folder / "manifest.json").write_text(sealed(manifest | imported))
@@ -268,11 +268,13 @@ def test_another_model_in_a_model_s_folder_is_neither_sampled_nor_measured(proje
 def test_shards_and_references_that_do_not_belong_to_the_cell(project):
     other = ("model=models/mine/psld", "sampler=em", "sampler.steps=3", "shard_size=10", "shards=3")
     succeeded(call(project, "sample", *other, "seed=1", "output=other"))
-    refused(call(project, "evaluate_cell", CELL, "shards=other"), 2, "other/00000", "another seed")
+    refused(
+        call(project, "evaluate_cell", CELL, "shards=other"), 2, "other/00000", "a different seed"
+    )
     manifest = project / "models/mine/psld/manifest.json"
     content = json.loads(manifest.read_text()) | {"dataset_digest": "f" * 64}
     manifest.write_text(sealed(content))
-    words = "fd-classifier-train/reference: of dataset digits, but the model is of another"
+    words = "fd-classifier-train/reference: made from dataset digits, but the model was trained"
     refused(call(project, "evaluate_cell", CELL), 2, words)
     assert not (project / RESULT).exists()
 

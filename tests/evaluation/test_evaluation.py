@@ -255,7 +255,7 @@ def test_features_are_kept_up_to_a_number_of_them_and_come_back(tmp_path):
         assert kept.costs == gathered.costs
         assert all(torch.equal(kept.samples[n].values, samples[n].values) for n in names)
     wrong = replace(gathered, samples={("fd-a", 6): four})
-    with pytest.raises(UserError, match="x: fd-a: features of 5 samples, not of 6"):
+    with pytest.raises(UserError, match="x: fd-a: has features of 5 samples, not 6"):
         load_kept(tmp_path / "x", save_kept(tmp_path / "x", wrong, 4))
     with pytest.raises(UserError, match="not the evaluation file that was recorded"):
         load_kept(tmp_path / "x", "another")

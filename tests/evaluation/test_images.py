@@ -233,8 +233,10 @@ def test_pictures_of_several_sizes_are_measured_as_they_are_prepared(tmp_path):
         words = (f"dataset.name={folder}", f"dataset.source.root={folder}", "dataset.image_size=8")
         succeeded(call(tmp_path, "prepare", "dataset=folder", *words))
     words = ("evaluate", "images=a", "reference=b", "metric=fd-pixels")
-    said = refused(call(tmp_path, *words), 2, "has 40×24 pixels, the first one 20×31")
-    assert "image_size=N takes N×N of the middle of each" in said
+    said = refused(
+        call(tmp_path, *words), 2, "a: 0.png is 31×20 pixels (width×height), 1.png is 24×40"
+    )
+    assert "image_size=N crops pictures to their central squares and resizes them" in said
     said = succeeded(call(tmp_path, *words, "image_size=8")).stdout
     prepared = ("evaluate", "images=data/a.h5", "reference=data/b.h5", "metric=fd-pixels")
     assert said == succeeded(call(tmp_path, *prepared)).stdout
@@ -266,7 +268,7 @@ def different(*shape: int) -> np.ndarray:
         (np.zeros((1, 8, 8, 1), np.uint8), "x.npz: 1 images; at least 3"),
         (different(4, 9, 8, 1), "images of 1×9×8…1×8×8"),
         (np.zeros((4, 8, 8, 1)), "arr_0: float64 of 4×8×8×1; uint8 N×H"),
-        (np.zeros((9, 8, 8, 1), np.uint8), "x.npz: 1 different images; at least 3"),
+        (np.zeros((9, 8, 8, 1), np.uint8), "x.npz: 1 distinct images; at least 3"),
     ],
 )
 def test_bad_images_are_refused(folder, images, said):
@@ -283,8 +285,8 @@ def test_a_file_that_says_it_is_larger_than_the_memory_is_named(folder):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("dataset=digits reference=noisy.npz", "give dataset=NAME or reference=PATH, one of them"),
-        ("dataset=digits samples=301", "noisy.npz: 300 images; at least 301 are needed"),
+        ("dataset=digits reference=noisy.npz", "give either dataset=NAME or reference=PATH"),
+        ("dataset=digits samples=301", "noisy.npz: 300 images; at least 301 images are needed"),
         ("dataset=mnist", "dataset=mnist: no data/mnist.h5; run psld prepare"),
         ("reference=noisy.npz", "needs the folder of a trained extractor"),
         ("dataset=digits metric=memorization-pixels output=m.json", "run psld reference dataset="),
@@ -299,7 +301,7 @@ def test_bad_settings_are_refused(folder, words, said):
 def test_kept_features_of_other_images_than_the_dataset_s_are_refused(folder, tmp_path):
     shutil.copytree(folder / "features", tmp_path / "features")
     prepared(tmp_path, "digits", random_images(40, 1, 8, 8), [20, 20])
-    said = "reference: of other images than data/digits.h5; run psld reference again"
+    said = "reference: made from other images than data/digits.h5; run psld reference again"
     refused(evaluate(tmp_path, f"{folder}/noisy.npz", *FD), 2, said)
 
 
@@ -309,8 +311,8 @@ def test_bad_statistics_are_refused(folder):
     for mu, sigma, said in (
         (mean, np.zeros((3, 2)), "mu is float64 of 3 and sigma"),
         (np.zeros(0), np.zeros((0, 0)), "of 0×0; float32 or"),
-        (np.full(3, np.nan), one, "not finite"),
-        (mean, 1e300 * one, "not finite numbers of float32's range"),
+        (np.full(3, np.nan), one, "must be finite"),
+        (mean, 1e300 * one, "must be finite and in the range of float32"),
         (np.zeros(3, int), one, "mu is int64 of 3 and sigma"),
         (mean, np.tri(3), "sigma is not symmetric"),
         (mean, np.diag([1, 1, -1.0]), "sigma has the eigenvalue -1,"),
@@ -320,7 +322,7 @@ def test_bad_statistics_are_refused(folder):
         with pytest.raises(UserError, match=re.escape(said)):
             psld.evaluate(folder / "noisy.npz", folder / "wrong.npz", **options)
     same = torch.ones(9, 1, 8, 8, dtype=torch.uint8)
-    with pytest.raises(UserError, match="reference: 1 different images; at least 3 are needed"):
+    with pytest.raises(UserError, match="reference: 1 distinct images; at least 3 are needed"):
         psld.evaluate(folder / "noisy.npz", same, **options)
     with pytest.raises(UserError, match="images: float32 of 4×1×8×8; uint8 N×C×H×W"):
         psld.evaluate(torch.zeros(4, 1, 8, 8), folder / "wrong.npz", **options)
@@ -331,5 +333,7 @@ def test_shards_of_two_cells_are_not_mixed(tmp_path):
         of = {"weights_sha256": "w", "sampler_digest": "s", "seed": seed, "index": index, "size": 4}
         shard = Shard(np.zeros((4, 1, 8, 8), np.uint8), ShardOrigin(**of), 20, 1.5, "CPU")
         shard.save(shard_path(tmp_path, index))
-    with pytest.raises(UserError, match=r"00001\.safetensors: made by another seed than .*00000"):
+    with pytest.raises(
+        UserError, match=r"00001\.safetensors: sampled with a different seed than .*00000"
+    ):
         psld.load_images(tmp_path)

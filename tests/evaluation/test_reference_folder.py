@@ -61,7 +61,7 @@ def test_the_place_of_the_weights_is_no_other_extractor(tmp_path):
     made = manifest.model_copy(update={"extractor": metric(None).extractor})
     model = Mock(dataset_digest="0", **{"settings.dataset.name": "digits"})
     check_reference(metric("a.pth"), tmp_path, made, "1", model)
-    with pytest.raises(UserError, match="made with another extractor than fid has"):
+    with pytest.raises(UserError, match="made with another extractor than fid;"):
         check_reference(metric("a.pth"), tmp_path, made, "2", model)
 
 
@@ -70,8 +70,11 @@ def test_the_place_of_the_weights_is_no_other_extractor(tmp_path):
     [
         ({"truncated_reference": True}, "made with another extractor than memorization-classifier"),
         ({"extractor_digest": "2"}, "made with another extractor"),
-        ({"dataset": "mnist"}, "of dataset mnist, but the model is of another"),
-        ({"dataset_digest": "3"}, "of dataset digits, but the model is of another"),
+        ({"dataset": "mnist"}, "made from dataset mnist, but the model was trained on other data"),
+        (
+            {"dataset_digest": "3"},
+            "made from dataset digits, but the model was trained on other data",
+        ),
     ],
 )
 def test_a_reference_of_other_features_or_images_is_refused(tmp_path, changes, said):

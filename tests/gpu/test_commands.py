@@ -43,7 +43,7 @@ def check_it_goes_on(training: Path, folder: Path, *command: str) -> None:
     last.unlink()
     shutil.rmtree(folder / "model")
     shutil.rmtree(last.parents[1] / "model")
-    assert "going on from step 180" in succeeded(run(folder, [*command])).stdout
+    assert "resuming from step 180" in succeeded(run(folder, [*command])).stdout
     ends = [load_file(each / "model" / "weights.safetensors") for each in (training, folder)]
     way = sum((ends[0][name] - start[name].to(ends[0][name])).square().sum() for name in ends[0])
     difference = sum((ends[0][name] - ends[1][name]).square().sum() for name in ends[0])

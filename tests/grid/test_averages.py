@@ -55,16 +55,19 @@ def test_another_grid_takes_it_as_it_is(configs):
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ({"short": SHORT | {"average_of": "bas"}}, "no training of a model 'bas'; there are: base"),
-        ({"other": SHORT | {"average_of": "short"}}, "no training of a model 'short'"),
-        ({"short": {"average_of": "base"}}, "models.short: average_of and average need each other"),
-        ({"short": SHORT | {"overrides": ["training.seed=1"]}}, "give it and average, no more"),
+        ({"short": SHORT | {"average_of": "bas"}}, "no trained model 'bas'; there are: base"),
+        ({"other": SHORT | {"average_of": "short"}}, "no trained model 'short'"),
+        ({"short": {"average_of": "base"}}, "models.short: give both average_of and average"),
+        ({"short": SHORT | {"overrides": ["training.seed=1"]}}, "average_of: allows no other key"),
         ({"short": SHORT | {"average": {"kind": "emma"}}}, "averages.short: no average 'emma'"),
         (
             {"short": SHORT | {"average": {"kind": "ema", "decay": 2}}},
             "averages.short.decay",
         ),
-        ({"base": {"starts_from": "short", "overrides": MODELS["base"]}}, "a circle: base → short"),
+        (
+            {"base": {"starts_from": "short", "overrides": MODELS["base"]}},
+            "circular reference: base → short",
+        ),
     ],
 )
 def test_what_is_none_is_refused(configs, entries, said):

@@ -34,7 +34,7 @@ def test_shards_are_as_many_as_the_largest_measurement_needs(demo, samples, size
     assert cell.records == names
     shown = replace(cell, measurements=())
     assert (shown.shards, shown.ranges) == (1, [(0, 0)])
-    with pytest.raises(UserError, match="no table shows it, so the grid has no metric for it"):
+    with pytest.raises(UserError, match="no table shows this cell, so it has no metric"):
         _ = shown.evaluate_job
 
 
@@ -86,19 +86,19 @@ def test_a_network_of_another_record_or_of_other_images_is_refused(
     write_text(tmp_path / "data/digits.digest", f"{'a' * 64}\n")
     model.check()
     write_text(tmp_path / "data/digits.digest", f"{'b' * 64}\n")
-    said = r"cld/manifest\.json: of another network, by its images \(data/digits\.digest\)"
+    said = r"cld/manifest\.json: does not match the grid in its images \(data/digits\.digest\)"
     with pytest.raises(UserError, match=said):
         model.check()
     write_model_manifest(tmp_path, demo, "cld", dataset_digest=None)
     model.check()
     write_model_manifest(tmp_path, demo, "cld", settings=other.settings.model())
-    with pytest.raises(UserError, match="of another network, by its process; put the grid's own"):
+    with pytest.raises(UserError, match="does not match the grid in its process; put the grid's"):
         model.check()
     tuned = model.settings.model().model_copy(update={"init": Init(model="demo/cld")})
     write_model_manifest(tmp_path, demo, "cld", settings=tuned)
-    with pytest.raises(UserError, match="of another network, by its init; put"):
+    with pytest.raises(UserError, match="does not match the grid in its init; put"):
         model.check()
-    with pytest.raises(UserError, match="of another network"):
+    with pytest.raises(UserError, match="does not match the grid"):
         demo.cells["cld/em-quadratic-40"].sample_job.check()
 
 

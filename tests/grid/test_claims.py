@@ -151,12 +151,12 @@ def test_counts_have_the_error_of_training_again_alone(grid, folder):
     [
         (
             {"over": {"steps": [10, 30]}},
-            "no table has the value of psld/em-30 by fd-classifier of 100 samples",
+            "no table shows the value of psld/em-30 with metric fd-classifier and 100",
         ),
-        ({"over": {}}, "budget '{steps}' has a placeholder that is not among the fields: there"),
-        ({"larger": {"model": "cld", "samples": 50}}, "compare one metric of equal numbers"),
-        ({"larger": {"model": "cld", "show": "nfe"}}, "compare one metric of equal numbers"),
-        ({"smaller": {}}, "claim 'PSLD is better than <CLD>': no model"),
+        ({"over": {}}, "budget '{steps}' has an unknown placeholder; there are: none"),
+        ({"larger": {"model": "cld", "samples": 50}}, "both sides need the same metric, samples"),
+        ({"larger": {"model": "cld", "show": "nfe"}}, "both sides need the same metric, samples"),
+        ({"smaller": {}}, "claim 'PSLD is better than <CLD>': model is missing"),
     ],
 )
 def test_a_claim_without_two_comparable_numbers_is_refused(tmp_path, change, complaint):

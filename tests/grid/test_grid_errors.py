@@ -20,7 +20,7 @@ from tests.grid.mine import CONTENT, changed, refusal
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
         ("models/psld", {"gallery": "few-1"}, r"models\.psld\.gallery: no cell has .* 'few-1'"),
         ("labels", {"pdls": "PSLD"}, "unknown model or sampler 'pdls'; there are: vp-sde, psld"),
-        ("labels", {"psld": "vp-sde"}, "labels: two are called 'vp-sde'"),
+        ("labels", {"psld": "vp-sde"}, "labels: two names have the label 'vp-sde'"),
         ("models/psld", ["process=psld", "process.gama=1"], "psld: .*is process.gamma meant"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),
         (
@@ -30,28 +30,28 @@ from tests.grid.mine import CONTENT, changed, refusal
         ),
         ("models/psld", {"of": "demo", "overrides": ["process=cld"]}, "models.psld: .* no `of`"),
         ("models/none", {"of": "paper"}, "models.none: .*paper.yaml trains no model of this name"),
-        ("models/denoiser-cld", {"of": "demo"}, "demo.yaml trains it as denoiser-psld; take that"),
-        ("guides", {"psld": {"of": "demo"}}, "guides.psld.of: is for models; give"),
-        ("models/psld", ["dataset.num_classes=0"], "not prepared as configs/dataset/digits.yaml"),
+        ("models/denoiser-cld", {"of": "demo"}, "demo.yaml, this model shares .* denoiser-psld;"),
+        ("guides", {"psld": {"of": "demo"}}, "guides.psld.of: only for models; give"),
+        ("models/psld", ["dataset.num_classes=0"], "differ from configs/dataset/digits.yaml"),
         ("models/psld", ["dataset.name='10'"], "models.psld: dataset '10': a name begins with"),
         ("models/psld", ["dataset=celeba64"], "psld/em-10: fd-classifier needs labels"),
         ("samplers/em/budget", "sampler.stepps", "sampler em-10: unknown key sampler.stepps"),
         ("samplers/em/overrides", ["sampler=sscs"], "vp-sde/em-10: sscs needs a process with mom"),
-        ("tables/tolerance/columns/2/show", "class_accuracy", "needs samples guided to a class"),
-        ("tables/steps/cell", {"sampler": "em"}, r"row \('EM', 'PSLD'\), column 10: no budget"),
+        ("tables/tolerance/columns/2/show", "class_accuracy", "needs class-conditional samples"),
+        ("tables/steps/cell", {"sampler": "em"}, r"row .*'PSLD'\), column 10: budget is missing"),
         ("tables/steps/rows/0/model", "pdls", "unknown model 'pdls'; there are: vp-sde, psld"),
         ("tables/steps/cell/sampler", "ems", "unknown sampler 'ems'; there are: em, em-quadratic"),
         ("tables/steps/rows/0/paper", [1.0], "tables.steps: row .* needs 2 paper values"),
-        ("tables/steps/columns/1/label", "10", "need different names, not sampler, model, 10, 10"),
-        ("tables/steps/headings", ["metric", "model"], "headings: metric is what the CSV calls"),
+        ("tables/steps/columns/1/label", "10", "have different names, not sampler, model, 10, 10"),
+        ("tables/steps/headings", ["metric", "model"], "headings: metric: the CSV has a column"),
         ("tables/steps/headings", ["model"], "tables.steps: row .* needs 1 labels"),
         ("tables/tolerance/rows/0/budget", "7", "rk45-7: sampler.tolerance: .* less than 1"),
         ("tables/steps/columns/0/budget", "1 0", "sampler 'em-1 0': a name begins with a letter"),
         ("figures", {"a": "psld/of-10"}, "figures.a: 'psld/of-10' is not MODEL/SAMPLER"),
         ("figures", {"a": "unknown/em-10"}, "figures.a: unknown model 'unknown'; there are"),
         ("figures", {"nfe": "psld/em-10"}, "figures.nfe: a plot of the grid has this name"),
-        ("seeds", {"sampling": [1, 2]}, "seeds.sampling: its first is seed, which is 0"),
-        ("seeds", {"training": [1, 1]}, "seeds.training: each seed only once, not 1, 1"),
+        ("seeds", {"sampling": [1, 2]}, "seeds.sampling: the first seed must be .* 0$"),
+        ("seeds", {"training": [1, 1]}, "seeds.training: seeds must be different, not 1, 1"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_by_its_key(configs, path, value, complaint):
@@ -61,12 +61,12 @@ def test_a_wrong_value_is_refused_by_its_key(configs, path, value, complaint):
 @pytest.mark.parametrize(
     ("place", "word", "complaint"),
     [
-        ("defaults", "hydra.sweep.dir=/x", "sets Hydra's own part, in which code can run; leave"),
+        ("defaults", "hydra.sweep.dir=/x", "sets Hydra's own config, which can run code; leave"),
         ("models/psld", "++hydra.job.chdir=true", "sets Hydra's own"),
         ("models/psld", "~hydra.callbacks", "sets Hydra's own"),
         ("guides/g", "hydra/launcher=x", "sets Hydra's own"),
         ("samplers/em/overrides", "+process@hydra.x=cld", "sets Hydra's own"),
-        ("models/psld", "runs=/x", "leads out of this folder; put a link into it"),
+        ("models/psld", "runs=/x", "leads out of this folder; put a link into this"),
         ("models/psld", "training=../training/x", "leads out"),
         ("models/psld", "data='a/../../x.h5'", "leads out"),
     ],
@@ -84,7 +84,7 @@ def test_a_grid_of_others_sets_nothing_that_runs_code_or_leads_out(place, word, 
 def test_a_key_that_is_there_twice_is_refused(configs):
     """Other texts that are no grids: tests/fuzz/test_grids.py."""
     text = "seed: 1\ntitle: Mine\nseed: 2\n"
-    refusal(configs, text, "line 3, column 1: seed is also a key in line 1")
+    refusal(configs, text, "line 3, column 1: seed is already a key in line 1")
 
 
 AWKWARD = (
@@ -124,9 +124,9 @@ FREE = {"budget": "sampler.steps", "overrides": ["guidance@sampler.guidance=clas
     ("sampler", "process", "complaint"),
     [
         (GUIDED | {"guide": "other"}, "psld", "samplers.em.guide: no guide 'other'"),
-        (GUIDED | {"guide": "guide"}, "cld", "noised by another process"),
+        (GUIDED | {"guide": "guide"}, "cld", "trained with a different process"),
         (FREE, "psld", "class-conditional model"),
-        (PLAIN | {"guide": "guide"}, "psld", "samplers.em.guide: nothing is guided by it; add"),
+        (PLAIN | {"guide": "guide"}, "psld", "samplers.em.guide: the sampler uses no guide; add"),
     ],
 )
 def test_a_guided_sampler_needs_what_guides_it(configs, sampler, process, complaint):
@@ -142,10 +142,10 @@ def test_a_model_with_the_name_of_a_seed_is_refused(configs):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("reference_split: test", "mine.yaml: name: fd-classifier-mine, not fd-classifier"),
+        ("reference_split: test", "mine.yaml: name is fd-classifier; set name: fd-class"),
         (
             "name: fd-classifier-mine\nfeatures: fd-classifier\nextractor: {seed: 7}",
-            "mine.yaml: features: fd-classifier has another extractor; set features: fd-class",
+            "mine.yaml: features: fd-classifier has a different extractor; set features: fd-class",
         ),
         ("name: fd-classifier-mine\nfeatures: nothing", "metric=nothing: no such metric"),
     ],

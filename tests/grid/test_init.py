@@ -85,9 +85,9 @@ def test_what_changed_is_noticed_at_any_depth(configs):
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ({"base": TUNED | {"starts_from": "tuned"}}, "a circle: tuned → base → tuned"),
+        ({"base": TUNED | {"starts_from": "tuned"}}, "circular reference: tuned → base → tuned"),
         ({"tuned": TUNED | {"starts_from": "bas"}}, "unknown model 'bas'; there are: tuned, base"),
-        ({"tuned": TUNED | {"checkpoint": "x.ckpt"}}, "is for a model that is trained here"),
+        ({"tuned": TUNED | {"checkpoint": "x.ckpt"}}, "starts_from: only for a model that this"),
         ({"tuned": [*TUNED["overrides"], "init.model=x/y"]}, "models.tuned: no model 'x/y' in"),
         (
             {"base": ["process=psld", "training.objective=denoiser"]},

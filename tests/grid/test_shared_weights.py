@@ -44,7 +44,7 @@ def test_one_training_serves_all(configs):
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"weights": "psld", "overrides": ["process=cld"]}, "psld is a network of one process"),
+        ({"weights": "psld", "overrides": ["process=cld"]}, "psld is trained for one process"),
         ({"weights": "other", "overrides": []}, "unknown model 'other'; there are: psld, one"),
         ({"weights": "one-cld", "overrides": []}, "unknown model 'one-cld'"),
         ({"weights": "one", "overrides": ["training.seed=3"]}, "more than the process"),

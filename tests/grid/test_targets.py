@@ -95,7 +95,7 @@ def test_a_copy_runs_and_takes_no_name(grids, demo, paper):
         assert workflow.target_files(name) == plain.target_files(name)
     assert "results/tables/a-copy/demo-steps.md" in workflow.target_files("a-copy")
     assert workflow.cells_among(["all", "train", "a-copy", "demo-steps"]) == {}
-    with pytest.raises(UserError, match=r"table1: a name in several grids; .*/paper/table1\."):
+    with pytest.raises(UserError, match=r"table1: several grids have this name; .*/paper/table1\."):
         workflow.cells_among(["table1"])
 
 
@@ -120,7 +120,7 @@ def test_a_grid_that_does_not_resolve_stops_only_those_who_ask_for_it(configs):
     assert error.startswith(f"{configs}/grid/draft.yaml: not valid YAML")
     assert workflow.broken.keys() == {*others, "draft"}
     assert list(workflow.files) == ["demo"]
-    with pytest.raises(UserError, match="no grid has these datasets; psld prepare makes them"):
+    with pytest.raises(UserError, match="no grid has these datasets; make them by hand with"):
         workflow.word("datasets", "nothing")
     assert not workflow.grids, "nothing is resolved before it is asked for"
     assert workflow.default == "demo"

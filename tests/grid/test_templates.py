@@ -76,11 +76,11 @@ def test_a_table_may_be_a_template_around_others():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"lists": [1]}, "mine: lists: lists of values by their names"),
-        ({"lists": {"gamma": 3}}, "mine: lists.gamma: a list of names or numbers"),
-        ({"lists": {"gamma": [{"a": 1}]}}, "mine: lists.gamma: a list of names or numbers"),
+        ({"lists": [1]}, "mine: lists: must map names to lists of values"),
+        ({"lists": {"gamma": 3}}, "mine: lists.gamma: must be a list of names or"),
+        ({"lists": {"gamma": [{"a": 1}]}}, "mine: lists.gamma: must be a list of names or"),
         ({"models": {"psld-{gama}": []}}, "mine: models: psld-{gama}: no list 'gama'; there are: "),
-        ({"models": {"a{seed}": [], "a1": []}}, "mine: models: two are called a1"),
+        ({"models": {"a{seed}": [], "a1": []}}, "mine: models: two entries are called a1"),
     ],
 )
 def test_a_wrong_template_is_refused(changes, complaint):
@@ -92,8 +92,12 @@ def test_a_wrong_template_is_refused(changes, complaint):
     ("old", "new", "complaint"),
     [
         ('["Γ = {gamma}"]', '["Γ = {gama}"]', "tables.sweep.rows: .*: no list 'gama'; there are"),
-        ('budget: "{steps}"', 'budget: "{step}"', "budget '{step}' has a placeholder .*: gamma, s"),
-        ('["Γ = {gamma}"]', "[all]", "model 'psld-{gamma}' has a placeholder .* fields: steps"),
+        (
+            'budget: "{steps}"',
+            'budget: "{step}"',
+            "budget '{step}' has an unknown placeholder; .*: g",
+        ),
+        ('["Γ = {gamma}"]', "[all]", "model 'psld-{gamma}' has an unknown placeholder; .* steps"),
     ],
 )
 def test_a_placeholder_without_a_value_is_refused(old, new, complaint):

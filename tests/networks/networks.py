@@ -57,14 +57,14 @@ OPTIONS = [
     _merged((*choices, OTHERS[i % 2]))
     for i, choices in enumerate(itertools.product(BLOCKS, RESAMPLINGS, INPUTS, OUTPUTS))
 ]
-"""Every combination of the options that change the structure; the others take turns."""
+"""All combinations of the options that change the structure; the other options alternate."""
 
 EVERY_OPTION = pytest.mark.parametrize(
     "options",
     [pytest.param(o, marks=[pytest.mark.slow] if i % 5 else []) for i, o in enumerate(OPTIONS)],
     ids=[name_of(options) for options in OPTIONS],
 )
-"""The fifth of them that is fast has every pair of two options."""
+"""Every fifth combination is a fast test; these cover every pair of two options."""
 
 
 def small(**options: Any) -> NetworkSettings:
@@ -76,7 +76,7 @@ def small_guide(**options: Any) -> GuideSettings:
 
 
 def unsettled(network: Encoder, seed: int = 0) -> Encoder:
-    """The network with every weight away from its initial value, so that all of them matter."""
+    """Return the network with all weights changed, so that each affects the output."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():

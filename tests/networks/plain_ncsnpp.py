@@ -1,7 +1,7 @@
-"""A second, plain implementation of NCSN++, with official parameter names and explicit zeros.
+"""An independent reference implementation of NCSN++, for tests only.
 
-It shares no code with psld.networks and takes the official options unchanged, so agreement on every
-combination of options is meaningful. It is slow and only for tests.
+It shares no code with psld.networks and uses the official options and parameter names, so that
+equal outputs are evidence. It inserts zeros explicitly and is slow.
 """
 
 import math
@@ -16,7 +16,7 @@ Parameters = dict[str, Tensor]
 
 
 class Layers:
-    """The layers of `all_modules`, handed out in order; each must be used exactly once."""
+    """The layers of `all_modules` in order; each must be used exactly once."""
 
     def __init__(self, weights: Mapping[str, Tensor]):
         self.remaining = dict(weights)
@@ -155,7 +155,7 @@ def _double_layer(spec, p: Parameters, x: Tensor, with_conv: bool) -> Tensor:
     if not with_conv:
         return _double(spec, x)
     if spec["fir"]:
-        # Zeros between the values but none after the last one, then 'full' 3×3 correlation.
+        # Insert zeros between the values but not after the last value; then a 'full' correlation.
         x = functional.pad(_zeros_between(x)[..., :-1, :-1], (2, 2, 2, 2))
         x = functional.conv2d(x, p["Conv2d_0.weight"])
         extra = len(spec["fir_kernel"]) - 4
@@ -167,7 +167,7 @@ def _double_layer(spec, p: Parameters, x: Tensor, with_conv: bool) -> Tensor:
 def _upfirdn(
     x: Tensor, taps: Sequence[float], gain: float, up: int, down: int, before: int, after: int
 ) -> Tensor:
-    """Zeros between values, padding, true convolution with taps ⊗ taps, every `down`-th value."""
+    """Insert zeros, pad, convolve with taps ⊗ taps, and keep every `down`-th value."""
     x = _zeros_between(x) if up == 2 else x
     x = functional.pad(x, (before, after, before, after))
     taps = torch.tensor(taps, dtype=x.dtype) / sum(taps)

@@ -1,4 +1,4 @@
-"""The moving average of the weights against its closed form."""
+"""Compare the moving average of the weights with its closed form."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_the_average_is_the_geometric_sum(decay):
     assert ema.network.weight.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_average_is_a_network_of_its_own():
+def test_the_average_is_a_separate_network():
     network = nn.Sequential(linear(1.0), nn.Dropout(0.5)).train()
     ema = EMA(network, 0.5)
     assert not ema.network.training
@@ -41,7 +41,7 @@ def test_the_average_is_a_network_of_its_own():
     assert network[0].weight.item() == 3
 
 
-def test_batch_norm_has_the_statistics_of_the_training():
+def test_the_average_copies_the_batch_norm_statistics():
     network = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)).train()
     ema, x = EMA(network, 0.9), 5 + 2 * torch.randn(64, 3)
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""Networks as they are called: in bfloat16, and compiled."""
+"""Forward passes: in bfloat16, compiled, in the preconditioning of EDM, and CPU threads."""
 
 from functools import partial
 
@@ -44,7 +44,7 @@ def test_bf16_agrees_with_fp32(kind):
 
 
 class Casts(TorchDispatchMode):
-    """Counts the tensors that are cast alone, and the casts of many at once."""
+    """Counts casts of single tensors, and casts of many tensors at once."""
 
     count = together = 0
 
@@ -56,7 +56,7 @@ class Casts(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", ["denoiser", "guide"])
 def test_bf16_leaves_nothing_in_fp32_and_casts_weights_together(kind):
-    """But for the image of a denoiser, which is in the type of its input."""
+    """Only the output of a denoiser has the dtype of its input."""
     network, results = unsettled(NETWORKS[kind]()), []
     for module in network.modules():
         if not isinstance(module, PositionalEmbedding | Denoiser):
@@ -72,9 +72,9 @@ def test_bf16_leaves_nothing_in_fp32_and_casts_weights_together(kind):
 
 @pytest.mark.slow
 def test_compiled_networks_have_a_graph_for_each_number_of_images(monkeypatch):
-    """One for any number would be slower, and with 4 and 2 images, torch would make that.
+    """A graph with a dynamic batch size, which torch would build by default, is slower.
 
-    Each is whole: no graph break, and nothing that depends on data.
+    Each graph is complete: there are no graph breaks and no data-dependent control flow.
     """
     graphs = []
 
@@ -92,8 +92,8 @@ def test_compiled_networks_have_a_graph_for_each_number_of_images(monkeypatch):
 
 
 @pytest.mark.parametrize("embedding", ["positional", "fourier"])
-def test_a_denoiser_is_its_network_in_edm_s_preconditioning(embedding):
-    """F sees c_in y, ln σ / 4 and the label; Fourier features take the logarithm themselves."""
+def test_a_denoiser_applies_the_preconditioning_of_edm(embedding):
+    """F receives c_in y, ln σ / 4 and the label; Fourier features compute the logarithm."""
     s, label = 0.4, torch.tensor([0, 3])
     inner = unsettled(NCSNpp(small(embedding=embedding), SIZE, 2, 2, num_classes=3))
     denoiser = Denoiser(inner, s, 1e-3, 80.0)
@@ -108,8 +108,8 @@ def test_a_denoiser_is_its_network_in_edm_s_preconditioning(embedding):
     torch.testing.assert_close(denoiser(y, 0.2)[0], denoiser(y, sigma)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_an_evaluation_gets_as_many_threads_as_it_has_work_for():
-    """Parameters × pixels × images, and no more threads than there were."""
+def test_the_number_of_threads_follows_the_work():
+    """The work is parameters × pixels × images; the number of threads never increases."""
     network, before = nn.Linear(9, 10), torch.get_num_threads()  # 100 parameters
     torch.set_num_threads(3)
     try:
@@ -124,7 +124,7 @@ def test_an_evaluation_gets_as_many_threads_as_it_has_work_for():
         torch.set_num_threads(before)
 
 
-def test_bf16_takes_networks_of_others():
+def test_bf16_accepts_custom_networks():
     image = torch.ones(1, 3, 4, 4)
     for network in (torch.nn.Conv2d(3, 3, 1), torch.nn.Identity()):
         called = forward_pass(network, "bf16")

@@ -20,8 +20,8 @@ from tests.paper.official_options import official, spec_of
 
 
 @EVERY_OPTION
-def test_it_is_the_plain_network_of_its_official_weights_and_trains_every_parameter(options):
-    """Each weight has one official name, and comes back from it as it was."""
+def test_outputs_equal_the_plain_network_and_every_parameter_has_a_gradient(options):
+    """Each weight has one official name, and the conversion back returns it unchanged."""
     settings = small(**options)
     network = unsettled(NCSNpp(settings, SIZE, 2, 2))
     x, t = images_and_times()
@@ -51,7 +51,7 @@ INITIAL = [
 
 
 @pytest.mark.parametrize("options", INITIAL, ids=str)
-def test_initial_weights_have_the_official_law(options):
+def test_initial_weights_have_the_official_distribution(options):
     """U(−a, a) with a² = 3 · scale / mean(fan in, fan out), and biases of 0."""
     settings = small(base_channels=32, **options)
     network = NCSNpp(settings, SIZE, 2, 2)
@@ -86,7 +86,7 @@ def test_dropout_only_in_training():
 
 
 def test_the_norm_of_a_small_signal():
-    """Its ε is 1e-6: a signal of that variance has half of it left."""
+    """The ε of the norm is 1e-6, so a signal with variance 1e-6 is normalized to variance 1/2."""
     x = 1e-3 * torch.randn(2, 8, 16, 16)
     groups = x.view(2, 2, -1).double()
     variance, mean = torch.var_mean(groups, dim=2, correction=0, keepdim=True)
@@ -100,7 +100,7 @@ def test_fourier_features_have_the_scale_of_the_settings():
 
 
 def test_classes():
-    """No label is one more class, the last."""
+    """ "No class" is an additional class, the last one."""
     network = unsettled(NCSNpp(small(), SIZE, 2, 2, num_classes=3))
     x, t = images_and_times()
     assert network.class_embedding.weight.shape == (4, 32)
@@ -123,7 +123,7 @@ def test_images_of_another_shape():
         network(torch.zeros(1, 3, SIZE, SIZE), torch.ones(1))
 
 
-def test_channels_that_cannot_be_normalised():
+def test_channels_that_cannot_be_normalized():
     with pytest.raises(UserError, match=r"base_channels .* 140 channels, .* 32 groups"):
         NCSNpp(small(base_channels=28, channel_multipliers=(1, 4)), SIZE, 2, 2)
 

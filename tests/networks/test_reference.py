@@ -1,4 +1,4 @@
-"""The official networks' outputs from their weights, for every vector in the reference folder."""
+"""Compare outputs with those of the official networks, for every file of reference vectors."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The networks of configs/network: their settings, their sizes, and errors for bad settings."""
+"""The networks of configs/network: settings, parameter counts, and errors for bad settings."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from psld.utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "network"
 
-# Channels are of RGB images: position and momentum in, both (PSLD) or one (CLD) out; VP-SDE 3, 3.
+# Channels for RGB: position and momentum as input, both (PSLD) or one (CLD) as output; VP-SDE 3, 3.
 NETWORK_SIZES = [
     ("cifar10-ablation", 32, 6, 6, 39_397_254),
     ("cifar10-ablation", 32, 3, 3, 39_390_339),

@@ -143,7 +143,7 @@ def beyond_float32(state):
 @pytest.mark.parametrize(
     ("change", "more", "words"),
     [
-        (without_ema, [], ["holds no moving average", "weights=online"]),
+        (without_ema, [], ["contains no moving average", "weights=online"]),
         (broken, [], ["NaN or infinity", "all_modules."]),
         (beyond_float32, [], ["NaN or infinity", "all_modules."]),
         (dict, ["process.gamma=0"], ["(6,", "should be (3,"]),
@@ -245,7 +245,9 @@ def test_weights_of_another_origin_stay_unless_they_may_be_replaced(workplace):
     succeeded(call(workplace, "import_model", "earlier.ckpt", *overrides(VECTOR)))
     before = files_below(workplace / "model")
     later = ("import_model", "later.ckpt", *overrides(VECTOR))
-    complaint = "model: has weights from the checkpoint earlier.ckpt; replace=true replaces them"
+    complaint = (
+        "model: has weights from the checkpoint earlier.ckpt; set replace=true to replace them"
+    )
     refused(call(workplace, *later), 2, complaint)
     assert files_below(workplace / "model") == before
     succeeded(call(workplace, *later, "replace=true"))

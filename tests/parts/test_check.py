@@ -119,10 +119,10 @@ def test_what_is_wrong_is_one_line(words, says, folder):
 
 
 LOST = {
-    "Buffer": "built again and loaded with its weights, it gives something else",
-    "Attribute": "built again and loaded with its weights, it gives something else",
-    "Counter": "in eval mode it gives something else at each call",
-    "Dropout": "in eval mode it gives something else at each call",
+    "Buffer": "the output changes when the module is rebuilt and its weights are loaded",
+    "Attribute": "the output changes when the module is rebuilt and its weights are loaded",
+    "Counter": "the output changes from call to call in eval mode",
+    "Dropout": "the output changes from call to call in eval mode",
 }
 
 

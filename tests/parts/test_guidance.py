@@ -57,7 +57,7 @@ def test_the_contract_of_guidance(outside, kind):
         images.append(found[0][0])
     assert all(torch.equal(each, images[0]) for each in images)
     for key in ("guide", "data", "mnist"):
-        said = "needs it; it is null" if key in needed else "has no use for file"
+        said = "needs a path, but" if key in needed else "does not use file"
         with pytest.raises(UserError, match=rf"^test: {key}: sampler\.guidance {said}"):
             cell(content, **(files | {key: None if key in needed else "file"}))
 
@@ -122,7 +122,7 @@ def test_a_guidance_of_ones_own_by_the_command_and_in_the_library(outside, vp_sd
         np.testing.assert_array_equal(loaded.sample(4, **how), shard.images)
         means[brightness] = float(loaded.sample(4, raw=True, **how).mean())
     edited = (*EM, *words, "sampler.guidance.strength=1")
-    refused(call(outside, "sample", *edited), 2, "made by another sampler_digest")
+    refused(call(outside, "sample", *edited), 2, "sampled with a different sampler_digest")
     assert means[-0.9] < -0.5 < 0.5 < means[0.9]
 
 
@@ -153,7 +153,7 @@ def test_a_guidance_whose_code_is_not_here_is_compared_and_never_used(outside):
 
 def test_a_network_of_somebody_else_has_no_classes(outside):
     theirs = psld.from_denoiser(nn.Identity().eval(), (1, 4, 4), sigma_min=0, sigma_max=1e9)
-    with pytest.raises(UserError, match="guidance: the network has no classes; bind one to it"):
+    with pytest.raises(UserError, match="guidance: the network accepts no class; bind a class"):
         theirs.sample(2, sampler="em", guidance={"kind": "classifier-free", **TO_CLASSES})
 
 
@@ -161,7 +161,7 @@ def test_known_pixels_need_a_fixed_grid_and_the_prior():
     em = sde("em", striding="uniform", steps=4).model_dump() | {
         "guidance": {"kind": "inpainting", **INPAINTING}
     }
-    with pytest.raises(UserError, match="has no known pixels; inpaint with start=prior"):
+    with pytest.raises(UserError, match="does not support known pixels; inpaint with start=prior"):
         parse(SamplerChoice, {"sampler": em | {"start": "mixture"}, "process": None}, "test")
     rk45 = {"integrator": "rk45", "tolerance": 0.1, "guidance": em["guidance"]}
     with pytest.raises(UserError, match="rk45 has none; use another sampler"):

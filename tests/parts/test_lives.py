@@ -43,7 +43,7 @@ def test_a_training_that_has_begun_goes_on_with_its_copy(folder, digits):
     shutil.rmtree(directory / "model")
     shutil.rmtree(folder / "models")
     edit(folder / "mylayers.py", "padding=1", "padding=1, bias=False")
-    assert "going on from step 3" in succeeded(call(folder, "train", *words)).stdout
+    assert "resuming from step 3" in succeeded(call(folder, "train", *words)).stdout
     assert weights.read_bytes() == whole
     copy = next((directory / "parts").glob("*/mylayers.py"))
     edit(copy, "padding=1", "padding=2")
@@ -102,7 +102,7 @@ def test_two_parts_of_one_package_run_from_their_copies(folder, digits, tmp_path
     shutil.rmtree(directory / "model")
     edit(folder / "nets/late.py", "6", "7")
     edit(folder / "nets/b.py", "abs()", "square()")
-    assert "going on from step 3" in succeeded(call(folder, "train", *words)).stdout
+    assert "resuming from step 3" in succeeded(call(folder, "train", *words)).stdout
     assert weights.read_bytes() == whole
 
 

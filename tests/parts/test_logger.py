@@ -56,7 +56,7 @@ def test_a_logger_that_fails_is_one_line(train, outside):
     printed = train(f"logger=[{','.join(words)},mine:Lines]")
     assert printed.count("logger: ") == len(fails)
     for reason in ("more than 0.5 seconds in one call", "KeyError: 'of a logger'"):
-        line = f"logger: mine:Fails: {reason}; it gets nothing more\n"
+        line = f"logger: mine:Fails: {reason}; it gets no more entries\n"
         assert printed.count(line) == 3
     assert "wrote models/by-hand/psld" in printed
     assert (outside / "log.txt").read_text().endswith("psld 0 None\n"), "the other one goes on"

@@ -204,7 +204,7 @@ def test_from_the_command_line(outside):
     metric = compose_metric("recall@mymetrics:Trained")
     assert (metric.name, metric.features) == ("recall-trained", "fd-trained")
     pair = "metric=recall@mymetrics:Trained"
-    made_by = "fd-trained/manifest.json: no such file; make it with psld train_extractor"
+    made_by = "fd-trained/manifest.json: no such file; run psld train_extractor"
     refused(call(outside, "evaluate", *words, pair), 2, made_by)
     said = succeeded(call(outside, "train_extractor", pair)).stdout
     assert re.search(r"accuracy [3-9]\d\.\d% on train, [3-9]\d\.\d% on test", said)

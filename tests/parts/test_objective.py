@@ -99,7 +99,7 @@ def test_a_setting_that_it_does_not_use_is_refused(folder, digits, word):
     """It would act, and the weights would not be known by it."""
     write(folder, few=FEW_USES)
     words = ("training.objective=few:Few", f"data={digits}", "training.time_eps=1e-4", *RECIPE)
-    said = f"training.objective: few:Few does not use {word.partition('=')[0]}, by its `uses`"
+    said = f"training.objective: `uses` of few:Few does not list {word.partition('=')[0]}"
     refused(call(folder, "train", *words, f"training.{word}"), 2, said)
     assert not (folder / "runs").exists()
 
@@ -239,7 +239,7 @@ def test_a_guide_s_objective_makes_no_model(folder, digits):
     words = (f"data={digits}", *RECIPE)
     refused(call(folder, "train", "training.objective=guide", *words), 2, "use psld train_guide")
     guide = ("train_guide", "training.objective=losses:Absolute", f"data={digits}")
-    refused(call(folder, *guide), 2, "training.objective: makes a model; use psld train")
+    refused(call(folder, *guide), 2, "training.objective: trains a model; use psld train")
 
 
 BELOW = """
@@ -329,7 +329,7 @@ def test_in_a_grid_a_part_of_a_training_reads_a_model_of_the_grid(configs):
     by_hand = settings_of(program("train").command, ["model=mine/mine", "training.micro_batch=1"])
     assert by_hand.model().identity() == grid.models["mine"].settings.model().identity()
     circle = {"mine": taught("Taught", "base"), "base": taught("Taught", "mine")}
-    with pytest.raises(UserError, match="a circle: mine → base → mine"):
+    with pytest.raises(UserError, match="circular reference: mine → base → mine"):
         load(configs, with_models(circle))
     pull = ["sampler=em", "guidance@sampler.guidance=taught:Pull", "sampler.guidance.teacher=base"]
     samplers = {"em": {"overrides": pull, "budget": "sampler.steps"}}

@@ -160,7 +160,7 @@ def test_a_decay_is_short_for_the_average_ema(outside):
     assert "ema_decay" not in own.identity()
     assert own.identity()["average"]["kind"] == "mine:Polyak"
     assert type(own).model_validate(own.model_dump()) == own
-    with pytest.raises(ValueError, match="ema_decay is null; give it, or average"):
+    with pytest.raises(ValueError, match="ema_decay: null without an average"):
         recipe(ema_decay=None)
     with pytest.raises(ValueError, match=r"average\.dekay"):
         recipe(average={"kind": "ema", "dekay": 0.5})
@@ -276,7 +276,7 @@ def test_a_killed_training_of_own_parts_resumes_to_the_bit(digits, outside, tmp_
     with started(outside, command("train", *words)) as process:
         wait_for_checkpoints(process, outside, count=2)
         kill(process)
-    assert "going on from step" in succeeded(call(outside, "train", *words)).stdout
+    assert "resuming from step" in succeeded(call(outside, "train", *words)).stdout
     succeeded(call(outside, "train", *words, "runs=whole", "output=other"))
     weights = [(outside / name / "weights.safetensors").read_bytes() for name in ("model", "other")]
     assert weights[0] == weights[1]

@@ -203,8 +203,8 @@ def test_what_has_changed_since_it_was_prepared_is_told(folder):
         file.write(" fifteen")
     [line] = notes_on_prepared("mine", settings)
     assert line == (
-        "mine.h5: its source has changed since it was prepared (14 words; now 15 words). To take "
-        "what is there now: psld prepare dataset=mine replace=true"
+        "mine.h5: its source has changed since it was prepared (14 words; now 15 words). To use "
+        "its current images: psld prepare dataset=mine replace=true"
     )
     with pytest.raises(UserError, match=r"mine\.h5: holds other images"):
         prepare_dataset(settings.dataset, folder / "mine.h5")

@@ -81,8 +81,11 @@ def test_a_grid_on_a_dataset_of_other_settings_is_not_certified(copied):
     (copied / "data").mkdir(exist_ok=True)
     (copied / "data/digits.h5").touch()
     (copied / "data/digits.json").write_text(sealed({"settings": settings, "digest": "x"}))
-    said = "data/digits.h5: prepared with another dataset.filter; for these: psld prepare dataset="
-    refused(call(copied, "certify", "grid_name=mine"), 2, said + "mine/digits replace=true")
+    said = (
+        "data/digits.h5: prepared with another dataset.filter; to use these: "
+        "psld prepare dataset=mine/digits replace=true"
+    )
+    refused(call(copied, "certify", "grid_name=mine"), 2, said)
 
 
 def test_results_of_other_settings_are_left_out_and_a_grid_without_any_is_refused(copied):

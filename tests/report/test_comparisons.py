@@ -229,7 +229,7 @@ def test_classes_and_numbers_of_samples_are_those_of_the_settings(copied, tmp_pa
     refused(call(copied, "certify", "grid_name=mine"), 2, line)
     more = GatheredFeatures({("fd-classifier", 60): random_features(0, 600)}, None, [])
     kept = save_kept(tmp_path / "kept", more, 512)
-    with pytest.raises(UserError, match="features of 600 samples, not of 60"):
+    with pytest.raises(UserError, match="features of 600 samples, not 60"):
         load_kept(tmp_path / "kept", kept)
 
 

@@ -106,9 +106,9 @@ def test_a_number_that_is_the_name_of_another_class_is_refused(conditional_model
     (model / "manifest.json").write_text(sealed(manifest | {"class_names": names}))
     loaded, few = psld.load(model), {"sampler": "em", "steps": 6}
     for label, said in (
-        (1, "1 is the name of number 0, and the number of 10; give the name in quotes: '1'"),
-        ([3, 1], "1 is the name of number 0"),
-        (10, "10 is the name of number 1, and the number of no class"),
+        (1, "1 is the name of class 0, and the number of 10; put the name in quotes: '1'"),
+        ([3, 1], "1 is the name of class 0"),
+        (10, "10 is the name of class 1, and the number of no class"),
     ):
         with pytest.raises(UserError, match=rf"^sample\(\): label: {said}"):
             loaded.sample(2, **few, label=label)
@@ -117,7 +117,7 @@ def test_a_number_that_is_the_name_of_another_class_is_refused(conditional_model
     )
     cell = (*EM, *FREE, f"model={model}", "shard_size=2", "output=cell")
     refused(
-        call(tmp_path, "sample", *cell, "sampler.guidance.label=1"), 2, "1 is the name of number 0"
+        call(tmp_path, "sample", *cell, "sampler.guidance.label=1"), 2, "1 is the name of class 0"
     )
     ten = succeeded(call(tmp_path, "sample", *cell, "sampler.guidance.label='10'")).stdout
     assert "classes: 1 10\n" in ten
@@ -131,5 +131,5 @@ def test_shards_of_another_guide_are_refused(model, guide, digits, tmp_path):
     succeeded(call(tmp_path, "sample", *cell, "output=cell"))
     retrain = (*TINY, "training.steps=2", f"data={digits}", "output=guide")
     succeeded(call(tmp_path, "train_guide", *retrain))
-    words = "00000.safetensors: made by another guide_sha256"
+    words = "00000.safetensors: sampled with a different guide_sha256"
     refused(call(tmp_path, "sample", *cell, "output=cell"), 2, words)

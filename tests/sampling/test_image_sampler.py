@@ -100,5 +100,5 @@ def test_one_value_that_is_no_number_ends_the_shard():
         z[-1, 0, 0, 0] += float("inf") if float(t[0]) < 0.01 else 0
         return z
 
-    with pytest.raises(RunError, match="shard 3: the sampler produced NaN or infinity"):
+    with pytest.raises(RunError, match="shard 3: the sampler produced NaN or infinite values"):
         image_sampler(eps=network).sample(range(5), KEY)

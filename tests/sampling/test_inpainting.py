@@ -78,12 +78,12 @@ def test_the_images_and_masks_are_those_of_the_split_and_of_the_origin(model, di
     masks = draw_masks(DIGITS, range(3, 5), 8, str(mnist))
     np.testing.assert_array_equal(known.mask[:, 0], masks)
     earlier = origin.model_copy(update={"masks_digest": "0" * 64})
-    with pytest.raises(UserError, match="or the masks: replaced while they were read"):
+    with pytest.raises(UserError, match="the images or the masks have changed"):
         known_pixels(cell, loaded, earlier, range(2))
     count = store.splits["train"]
     last = known_pixels(cell, loaded, origin, range(count - 1, count + 5))
     assert len(last.images) == len(last.mask) == 1
-    with pytest.raises(UserError, match=f"begins at image {count}, but the train split of"):
+    with pytest.raises(UserError, match=f"starts at image {count}, but the train split of"):
         known_pixels(cell, loaded, origin, range(count, count + 2))
 
 

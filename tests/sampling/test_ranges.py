@@ -73,15 +73,20 @@ def test_shards_of_another_origin_are_made_again_in_the_folder_of_a_cell(cell, m
     images = Shard.load(shard_path(cell, 0)).images
     printed = resample(cell, model, "shards=3", "seed=1", "+folder=cell")
     assert ": kept" not in printed
-    assert printed.count("made by another seed than the model and the sampler have now") == 3
+    assert (
+        printed.count("sampled with a different seed than the current model and sampler have") == 3
+    )
     assert not np.array_equal(Shard.load(shard_path(cell, 0)).images, images)
 
 
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        ("model={other}", "another weights_sha256 than the model and the sampler have now; sample"),
-        ("sampler.steps=4", "sampler.steps=3 then, 4 now: made by another sampler_digest"),
+        (
+            "model={other}",
+            "different weights_sha256 than the current model and sampler have; sample",
+        ),
+        ("sampler.steps=4", "sampler.steps=3 then, 4 now: sampled with a different sampler_digest"),
         ("shard_size=4", "another size than the model and the sampler have now; give shard_size=8"),
     ],
 )
@@ -101,7 +106,7 @@ def test_a_failed_range_keeps_the_shards_before_the_failure(model, tmp_path, mon
     def fail_at_two(settings, model, guide, origin, *rest):
         shard = make(settings, model, guide, origin, *rest)
         if origin.index == 2:
-            raise RunError("shard 2: the sampler produced NaN or infinity")
+            raise RunError("shard 2: the sampler produced NaN or infinite values")
         return shard
 
     monkeypatch.setattr(sampling, "sample_shard", fail_at_two)

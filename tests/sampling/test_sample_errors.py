@@ -27,9 +27,9 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("sampler.steps=1", "sampler…steps is 1; at least 2 are needed, or 0 for"),
+        ("sampler.steps=1", "sampler…steps is 1; at least 2 are needed"),
         ("sampler=few sampler.steps=1 sampler.denoise=false", "sampler…steps is 1; at least 2 are"),
-        ("sampler.final_time=1e-6", "sampler.final_time: 1e-06 is before…1e-05 or more"),
+        ("sampler.final_time=1e-6", "sampler.final_time: 1e-06 is below…1e-05 or more"),
         ("sampler=ddim", "ddim…rk45"),
         ("sampler=sscs model=VP_SDE", "sscs…momentum"),
         ("sampler=rk45 sampler.precision=bf16", "bf16…above the tolerances of rk45"),
@@ -42,12 +42,12 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         (f"png={__file__}/x/y.png", "test_sample_errors.py is no folder that you may write to"),
         (f"npz={__file__}/x.npz", "test_sample_errors.py is no folder that you may write to"),
         # By a guide.
-        (GUIDED, "guide: sampler.guidance needs it"),
-        ("guide=GUIDE", "guide: sampler.guidance has no use for"),
+        (GUIDED, "guide: sampler.guidance needs a path"),
+        ("guide=GUIDE", "guide: sampler.guidance does not use"),
         (f"{GUIDED} guide=MODEL", "not the manifest of a guide, but of a model"),
         (
             f"{GUIDED} guide=GUIDE sampler.guidance.label=[3,three]",
-            "no class three; there are 0 to 9, and cycle (0, 1, 2,",
+            "no class three; give 0 to 9, a name or cycle (0, 1, 2,",
         ),
         # Without a classifier.
         (FREE, "needs a class-conditional model…training.label_dropout"),
@@ -58,7 +58,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         (f"{INPAINTING}=halves data=DIGITS sampler=few", "inpaint with start=prior"),
         (
             f"{INPAINTING}=halves data=DIGITS shard_size=100 first=4",
-            "begins at image 400…test split…has 360",
+            "starts at image 400…test split…has 360",
         ),
         (f"{INPAINTING}=digits data=DIGITS mnist=absent.h5", "dataset=absent"),
     ],
@@ -115,7 +115,7 @@ def test_a_manifest_of_other_settings_than_its_weights_is_refused(copied, tmp_pa
     manifest["settings"]["dataset"]["image_size"] = 16
     (copied / "manifest.json").write_text(sealed(manifest))
     finished = call(tmp_path, "sample", f"model={copied}", "output=cell", "sampler.steps=2")
-    refused(finished, 2, "weights.safetensors: trained with other settings than its manifest says")
+    refused(finished, 2, "weights.safetensors: its settings differ from those in the manifest")
 
 
 def test_nan_is_refused(copied, tmp_path):

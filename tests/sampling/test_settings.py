@@ -63,12 +63,12 @@ GUIDED = "guidance@sampler.guidance=classifier"
         ("sampler.guidance.official_time=true", "network.embedding=positional", None),
         ("", "dataset.num_classes=9", "dataset.num_classes 9, the model with 10"),
         ("", "dataset=fashion-mnist", "dataset.name fashion-mnist, the model with digits"),
-        ("", None, "guidance by a guide needs one"),
-        ("", "process.gamma=0.02", "noised by another process"),
+        ("", None, "needs a guide; train a guide"),
+        ("", "process.gamma=0.02", "trained with a different process"),
         (
             "sampler.guidance.official_time=true",
             "training.objective=denoiser network.embedding=positional",
-            "this guide takes noise levels, not times",
+            "this guide accepts noise levels, not times",
         ),
         (
             "sampler.guidance.official_time=true",
@@ -89,7 +89,7 @@ def test_a_guide_fits_its_model(words, guide_words, said):
 
 def test_a_dataset_without_classes_has_no_guidance_to_one():
     model = compose_model(["dataset=celeba64"], "test")
-    with pytest.raises(UserError, match="needs classes, and dataset celeba64 has none"):
+    with pytest.raises(UserError, match="needs classes, but dataset celeba64 has none"):
         check_fit(sampler(GUIDED), model, guide(""))
 
 

@@ -80,7 +80,9 @@ def test_a_shard_of_another_origin_is_named(cell, origin):
     path = shard_path(cell, 1)
     shard(1, **origin).save(path)
     (key,) = origin
-    with pytest.raises(UserError, match=f"made by another {key} than the model") as caught:
+    with pytest.raises(
+        UserError, match=f"sampled with a different {key} than the current model"
+    ) as caught:
         list(read(cell, 30))
     assert str(caught.value).startswith(str(path))
     assert ("give shard_size=20, or" in str(caught.value)) == (key == "size")
@@ -88,7 +90,7 @@ def test_a_shard_of_another_origin_is_named(cell, origin):
 
 def test_a_shard_under_another_index_is_named(cell):
     shard_path(cell, 2).replace(shard_path(cell, 1))
-    with pytest.raises(UserError, match=r"00001\.safetensors: made by another index"):
+    with pytest.raises(UserError, match=r"00001\.safetensors: sampled with a different index"):
         list(read(cell, 20))
 
 
@@ -113,7 +115,7 @@ def test_a_shard_that_does_not_serve_takes_the_records_of_its_range_away(cell, h
             words = "damaged shard file"
         case "foreign":
             shard(1, seed=4).save(path)
-            words = "made by another seed"
+            words = "sampled with a different seed"
     with pytest.raises(UserError, match=rf"00001\.safetensors: {words}.*sample it again"):
         list(read(cell, 25))
     records = sorted(path.name for path in cell.glob("*.json"))

@@ -1,4 +1,4 @@
-"""A training small enough for closed forms and comparisons: random images, a tiny network."""
+"""A tiny training for closed forms and comparisons: random images and a small network."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def random_images(count: int = 50, channels: int = 1) -> np.ndarray:
 
 
 def prepared(folder: Path, name: str, images: np.ndarray, counts: list[int], *more: str):
-    """Prepare images, of which the first counts[0] are of class 0 and so on; return the words."""
+    """Prepare images, the first counts[0] of class 0 and so on; return the overrides."""
     np.savez(
         folder / f"{name}.npz", arr_0=images[:, 0], labels=np.repeat(range(len(counts)), counts)
     )
@@ -40,7 +40,7 @@ def prepared(folder: Path, name: str, images: np.ndarray, counts: list[int], *mo
 
 
 def tiny_network(process: LinearProcess, channels: int = 1, dropout: float = 0.0) -> NCSNpp:
-    """Its last layers start at full scale, so that every weight has a gradient from the start."""
+    """Settings whose last layers start at full scale, so that every weight has a gradient."""
     torch.manual_seed(0)
     settings = NetworkSettings(
         base_channels=8,
@@ -72,7 +72,7 @@ def batches_of(
 
 
 class Recorder:
-    """A log that remembers."""
+    """A log that records its calls."""
 
     run = Path("run")
 
@@ -95,7 +95,7 @@ class Recorder:
 
 
 def tensors_in(content: object, path: str = "") -> dict[str, torch.Tensor | float]:
-    """Every tensor and number of nested dictionaries and lists, by its path."""
+    """Return every tensor and number in nested dictionaries and lists, by path."""
     if isinstance(content, dict):
         items = content.items()
     elif isinstance(content, list | tuple):
@@ -109,7 +109,7 @@ def tensors_in(content: object, path: str = "") -> dict[str, torch.Tensor | floa
 
 
 def check_equal(actual: object, expected: object) -> None:
-    """Bit for bit, but for the wall-clock time and for what was logged when."""
+    """Assert that two checkpoints are bit-identical except for wall-clock times and logs."""
     actual, expected = tensors_in(actual), tensors_in(expected)
     timed = {name for name in {*actual, *expected} if name.startswith(("/seconds", "/history"))}
     assert actual.keys() - timed == expected.keys() - timed

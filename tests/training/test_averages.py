@@ -1,4 +1,4 @@
-"""Further averages of a training: each is the model that a training of its own would make."""
+"""Further averages of a training: each equals the model of a separate training."""
 
 import shutil
 
@@ -48,39 +48,43 @@ def killed_at(step, monkeypatch):
     monkeypatch.setattr(loop, "optimize", stop)
 
 
-def test_it_is_the_model_of_a_training_of_its_own_also_after_a_kill(train, tmp_path, monkeypatch):
-    """Its name and its settings find it: nothing is left to do."""
+def test_a_further_average_equals_a_separate_training_even_after_a_kill(
+    train, tmp_path, monkeypatch
+):
+    """A later training with the name and the settings of the average finds it finished."""
     alone = ("name=short", "training.average={kind: ema, decay: 0.5}")
     succeeded(train(*alone, "runs=others"))
     expected = sha256(tmp_path, "short")
     with monkeypatch.context() as patch:
         killed_at(3, patch)
         refused(train("name=base", SHORT), 1, "killed")
-    assert "going on from step 2" in succeeded(train("name=base", SHORT)).stdout
+    assert "resuming from step 2" in succeeded(train("name=base", SHORT)).stdout
     killed_at(0, monkeypatch)
     assert "training models" not in succeeded(train(*alone)).stdout
     assert sha256(tmp_path, "short") == expected != sha256(tmp_path, "base")
 
 
 @pytest.mark.parametrize("before", [(), ("averages.short={kind: ema, decay: 0.6}",)])
-def test_a_training_that_began_without_it_does_not_make_it(train, tmp_path, monkeypatch, before):
+def test_a_training_that_started_without_an_average_does_not_export_it(
+    train, tmp_path, monkeypatch, before
+):
     with monkeypatch.context() as patch:
         killed_at(3, patch)
         refused(train("name=base", *before), 1, "killed")
     said = succeeded(train("name=base", SHORT)).stdout
     assert (
-        "averages.short: this training began without it; short needs a training of its own" in said
+        "averages.short: this training started without this average; train short separately" in said
     )
     assert not list((tmp_path / "runs").glob("short-*"))
     assert run_directory(tmp_path).name.startswith("base-")
 
 
-def test_a_wrong_one_is_refused_before_the_training(train):
+def test_a_wrong_average_is_refused_before_the_training(train):
     refused(train("averages.short=emma"), 2, "averages.short: no average 'emma'")
     refused(train("averages.sh/ort=ema"), 2, "averages")
 
 
-def test_the_model_of_a_training_of_its_own_stays(train, tmp_path):
+def test_the_model_of_a_separate_training_is_not_replaced(train, tmp_path):
     alone = ("name=short", "training.average={kind: ema, decay: 0.5}", "training.micro_batch=1")
     succeeded(train(*alone))
     before = files_below(run_directory(tmp_path))
@@ -89,7 +93,7 @@ def test_the_model_of_a_training_of_its_own_stays(train, tmp_path):
     assert files_below(mine) == before
 
 
-def test_a_damaged_one_is_trained_again(train, tmp_path):
+def test_a_damaged_model_of_an_average_is_trained_again(train, tmp_path):
     succeeded(train("name=base", SHORT))
     [made] = (tmp_path / "runs").glob("short-*/model/weights.safetensors")
     whole = made.read_bytes()
@@ -99,7 +103,7 @@ def test_a_damaged_one_is_trained_again(train, tmp_path):
     assert made.read_bytes() == whole
 
 
-def test_one_that_reads_a_model_does_not_move_the_training(train, tmp_path):
+def test_an_average_that_reads_a_model_does_not_change_the_run_directory(train, tmp_path):
     write(tmp_path, reads=READS)
     succeeded(train("name=base"))
     succeeded(train("name=first"))
@@ -109,8 +113,8 @@ def test_one_that_reads_a_model_does_not_move_the_training(train, tmp_path):
     assert list((tmp_path / "runs").glob("base-*")) == [run]
 
 
-def test_a_whole_training_that_starts_again_changes_no_file(train, tmp_path, monkeypatch):
-    """Its manifest says what made the weights: not what runs later, on other devices."""
+def test_restarting_a_finished_training_changes_no_file(train, tmp_path, monkeypatch):
+    """The manifest describes how the weights were trained, not a later run on another device."""
     words = "name=base", SHORT
     succeeded(train(*words))
     (tmp_path / "models/by-hand/base/manifest.json").unlink()
@@ -119,7 +123,7 @@ def test_a_whole_training_that_starts_again_changes_no_file(train, tmp_path, mon
     succeeded(train(*words))
     assert files_below(tmp_path / "runs") == kept
     assert sha256(tmp_path, "base")
-    assert "other needs a training of its own" in train("name=base", "averages.other=ema").stdout
+    assert "train other separately" in train("name=base", "averages.other=ema").stdout
     [made] = (tmp_path / "runs").glob("short-*")
     shutil.rmtree(made)
     succeeded(train(*words))

@@ -1,4 +1,4 @@
-"""Batches: a function of only (seed, step), split among the ranks; the labels of their images."""
+"""Batches: a function of (seed, step) only, split among the ranks, with labels."""
 
 import threading
 from dataclasses import fields, replace
@@ -27,7 +27,7 @@ CLASSES = 10
 
 
 def numbered() -> tuple[np.ndarray, np.ndarray]:
-    """Fifty images whose every pixel is the image's number, and labels that follow from it."""
+    """Return 50 images whose pixels equal the number of the image, and labels derived from it."""
     numbers = np.arange(50)
     images = np.broadcast_to(numbers[:, None, None, None], (50, 1, 8, 8)).astype(np.uint8)
     return images, numbers * 7 % CLASSES
@@ -51,7 +51,7 @@ def parts_of(batch: Batch) -> dict[str, Tensor]:
 
 
 def check_same(one: Batch, *others: Batch) -> None:
-    """The first is the others, one after the other."""
+    """Assert that the first batch is the concatenation of the other batches."""
     for name, value in parts_of(one).items():
         assert torch.equal(torch.cat([parts_of(other)[name] for other in others]), value), name
 
@@ -60,14 +60,14 @@ every_kind = pytest.mark.parametrize("kind", ["noise of more blocks", "labels"])
 
 
 @every_kind
-def test_a_step_has_always_the_same_batch(kind):
+def test_a_step_always_has_the_same_batch(kind):
     first, again = batches(kind), batches(kind)
     first.draw(0)
     check_same(first.draw(7), again.draw(7))
 
 
 @every_kind
-def test_another_step_or_seed_has_another_batch(kind):
+def test_the_batch_depends_on_step_and_seed(kind):
     places = ((0, 7), (0, 8), (1, 7))
     here, later, other = (batches(kind, seed=seed).draw(step) for seed, step in places)
     for there in (later, other):
@@ -113,8 +113,8 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused():
         batches_of(HSM, recipe(), Ranks(0, 5, CPU))
 
 
-def test_noise_is_standard_and_every_block_has_its_own():
-    """And under DSM every auxiliary block at the start. Times are from `time_eps` to one."""
+def test_noise_is_standard_normal_and_independent_per_block():
+    """With DSM, the initial auxiliary noise is, too. Times lie between `time_eps` and 1."""
     settings = recipe(batch_size=1000, time_eps=0.25)
     batch = batches_of(DSM, settings, images=random_images(channels=2)).draw(0)
     assert batch.x0.shape == (1000, 2, 8, 8)
@@ -128,7 +128,7 @@ def test_noise_is_standard_and_every_block_has_its_own():
     torch.testing.assert_close(channels.cov(), torch.eye(10), atol=0.03, rtol=0)
 
 
-def test_images_are_those_of_the_dataset_and_with_flips_half_of_them_are_mirrored():
+def test_batches_hold_dataset_images_and_flips_mirror_half_of_them():
     images = random_images(5)
     settings = recipe(batch_size=1000)
     drawn = batches_of(HSM, settings, flip=True, images=images).draw(0).x0
@@ -155,11 +155,11 @@ def test_a_dataset_too_large_for_the_device_gives_the_same_batches(monkeypatch):
 
 
 def numbers_of(batch) -> torch.Tensor:
-    """Which images a batch holds."""
+    """Return the numbers of the images in a batch."""
     return ((batch.x0[:, 0, 0, 0] + 1) * 127.5).round().long()
 
 
-def test_a_part_of_the_labels_is_dropped_and_the_others_are_right():
+def test_some_labels_are_dropped_and_the_others_are_correct():
     batch = labelled(0.3, batch_size=5_000).draw(0)
     dropped = batch.labels == CLASSES
     assert dropped.double().mean() == pytest.approx(0.3, abs=0.02)
@@ -167,7 +167,7 @@ def test_a_part_of_the_labels_is_dropped_and_the_others_are_right():
     assert batch.labels.dtype == torch.int64
 
 
-def test_labels_change_nothing_else_in_a_batch():
+def test_labels_do_not_change_the_rest_of_a_batch():
     images, _ = numbered()
     plain = batches_of(HSM, recipe(), flip=True, images=images).draw(4)
     conditional = labelled(0.5).draw(4)
@@ -176,7 +176,7 @@ def test_labels_change_nothing_else_in_a_batch():
         assert torch.equal(getattr(conditional, name), getattr(plain, name)), name
 
 
-def test_the_network_is_told_the_labels_of_its_batch():
+def test_the_network_receives_the_labels_of_its_batch():
     seen = []
 
     def network(z, t, label):
@@ -192,7 +192,7 @@ def test_the_network_is_told_the_labels_of_its_batch():
     assert len(seen) == 2
 
 
-def test_closed_batches_let_go_of_the_images_and_end_their_threads():
+def test_closed_batches_release_the_images_and_stop_their_threads():
     def threads() -> int:
         return sum(thread.name.startswith("Batches.") for thread in threading.enumerate())
 

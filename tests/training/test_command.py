@@ -40,7 +40,7 @@ def finished(digits, tmp_path_factory):
 
 @pytest.fixture
 def trained(finished, tmp_path):
-    """A copy of it to damage."""
+    """A copy of the finished training, which a test may damage."""
     return shutil.copytree(finished, tmp_path / "trained")
 
 
@@ -53,7 +53,7 @@ def weights(folder):
     return (folder / "model" / "weights.safetensors").read_bytes()
 
 
-def test_the_model_says_what_it_is(finished, digits):
+def test_the_manifest_describes_the_model(finished, digits):
     manifest = json.loads((finished / "model" / "manifest.json").read_text())
     assert manifest["name"] == "psld"
     assert manifest["grid"] == "by-hand"
@@ -90,8 +90,8 @@ def test_the_weights_are_the_moving_average(finished):
     assert any(not torch.equal(exported[name], state["network"][name]) for name in exported)
 
 
-def test_without_a_decay_the_weights_are_the_last_ones(digits, tmp_path, monkeypatch):
-    """And a sweep gets the last loss."""
+def test_without_a_decay_the_weights_are_those_of_the_last_step(digits, tmp_path, monkeypatch):
+    """The function also returns the last loss, for sweeps."""
     losses, whole = [], training_run.run_training
     train = "psld.training.run.run_training"
     monkeypatch.setattr(train, lambda *given: losses.append(whole(*given)))
@@ -104,7 +104,7 @@ def test_without_a_decay_the_weights_are_the_last_ones(digits, tmp_path, monkeyp
     assert all(torch.equal(exported[name], state["network"][name]) for name in exported)
 
 
-def test_a_training_says_first_that_it_replaces_another_and_at_last_what_it_wrote(trained, digits):
+def test_a_training_reports_what_it_replaces_and_what_it_wrote(trained, digits):
     words = ("train", *SETTINGS, f"data={digits}")
     assert "nothing new for model; its run" in succeeded(call(trained, *words)).stdout
     lines = succeeded(call(trained, *words, "training.steps=1")).stdout.splitlines()
@@ -114,7 +114,7 @@ def test_a_training_says_first_that_it_replaces_another_and_at_last_what_it_wrot
 
 
 def test_the_lock_is_taken_before_the_ranks_join(digits, tmp_path, monkeypatch):
-    """Other ranks wait for the leading one as long as it takes, but not in a group of nccl."""
+    """Other ranks wait for rank 0 without a time limit, which an nccl group would impose."""
     held = []
 
     def join(device):
@@ -127,21 +127,19 @@ def test_the_lock_is_taken_before_the_ranks_join(digits, tmp_path, monkeypatch):
     assert held == [True]
 
 
-def test_a_finished_training_only_exports_and_other_intervals_resume_it(
-    trained, digits, monkeypatch
-):
-    """How often to save and log does not decide the weights, so the run directory is the same."""
+def test_a_finished_training_only_exports_even_with_other_intervals(trained, digits, monkeypatch):
+    """The intervals do not determine the weights, so the run directory is the same."""
     before = weights(trained)
     shutil.rmtree(trained / "model")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "optimize", None)  # No step can be made.
+        patch.setattr(loop, "optimize", None)  # No step can be taken.
         succeeded(call(trained, "train", *SETTINGS, f"data={digits}", "wandb.mode=offline"))
     assert weights(trained) == before
     assert not list(trained.glob("runs/*/wandb.json")), "no run in wandb either"
     checkpoint(trained, 12).unlink()
     changed = ("training.checkpoint_every=3", "training.log_every=1")
     printed = succeeded(call(trained, "train", *SETTINGS, f"data={digits}", *changed)).stdout
-    assert "going on from step 8: " in printed
+    assert "resuming from step 8: " in printed
     assert len(list((trained / "runs").iterdir())) == 1
     assert weights(trained) == before
 
@@ -177,8 +175,8 @@ def test_bad_settings_are_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_training_takes_the_settings_of_the_preparation(tmp_path):
-    """Settings by hand have to be those of the prepared images."""
+def test_the_settings_of_a_training_must_match_the_prepared_dataset(tmp_path):
+    """Settings given by hand must match the prepared images."""
     larger = ("dataset.image_size=16", "dataset.filter=box", "output=larger.h5")
     succeeded(call(tmp_path, "prepare", *larger, "dataset.name=larger", "dataset.flip=true"))
     finished = call(tmp_path, "train", *SETTINGS, "dataset=digits", "data=larger.h5")
@@ -191,7 +189,7 @@ def test_a_training_takes_the_settings_of_the_preparation(tmp_path):
 
 
 def with_one_bit_flipped(path):
-    """Flip a bit in a tensor: torch.load alone reads another number."""
+    """Flip a bit in a tensor, which torch.load alone does not detect."""
     content = bytearray(path.read_bytes())
     state = torch.load(path)
     name, tensor = next((n, t) for n, t in state["state"]["network"].items() if t.numel() > 99)
@@ -202,21 +200,21 @@ def with_one_bit_flipped(path):
 
 
 @pytest.mark.parametrize("damage", [with_one_bit_flipped, lambda path: os.truncate(path, 5000)])
-def test_of_a_damaged_checkpoint_the_one_before_is_used(trained, digits, damage):
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(trained, digits, damage):
     before = weights(trained)
     newest, settings = checkpoint(trained, 12), (*SETTINGS, f"data={digits}")
     damage(newest)
     shutil.rmtree(newest.parents[1] / "model")
     said = succeeded(call(trained, "train", *settings)).stdout
-    assert f"{newest.name}: damaged; it is checkpoint-00000012.damaged now, and step 8 is" in said
-    assert "going on from step 8" in said
+    assert f"{newest.name}: damaged and renamed to checkpoint-00000012.damaged; step 8 is" in said
+    assert "resuming from step 8" in said
     assert weights(trained) == before
     assert newest.exists()
     for step in (8, 12):
         damage(checkpoint(trained, step))
     files = files_below(trained)
     refused(
-        call(trained, "train", *settings), 2, "12.pt: damaged, and no other checkpoint is whole"
+        call(trained, "train", *settings), 2, "12.pt: damaged, and so are all other checkpoints"
     )
     assert files_below(trained) == files
 
@@ -232,8 +230,8 @@ def test_a_diverging_training_ends_with_one_line(digits, tmp_path):
     assert not list(tmp_path.glob("runs/*/checkpoints/*"))
 
 
-def test_a_small_network_trains_in_one_thread_and_says_where(digits, tmp_path, monkeypatch):
-    """So a busy machine does not stop it, and the weights are those of the workflow's jobs."""
+def test_a_small_network_trains_in_one_thread(digits, tmp_path, monkeypatch):
+    """A busy machine then does not slow it down, and the weights equal those of workflow jobs."""
     before = torch.get_num_threads()
     settings = (*SETTINGS, f"data={digits}", "training.steps=1", "runs=runs")
     torch.set_num_threads(3)
@@ -249,10 +247,8 @@ def test_a_small_network_trains_in_one_thread_and_says_where(digits, tmp_path, m
     assert re.search(where.format(3, "more"), more, re.MULTILINE)
 
 
-def test_a_large_dataset_that_is_overwritten_during_its_training_is_noticed(
-    digits, tmp_path, monkeypatch
-):
-    """Larger ones than `RESIDENT_BYTES` stay on disk, and `cp` writes into the same file."""
+def test_overwriting_a_large_dataset_during_its_training_is_an_error(digits, tmp_path, monkeypatch):
+    """Datasets above `RESIDENT_BYTES` stay on disk, and `cp` writes into the open file."""
     data = shutil.copy(digits, tmp_path / "large.h5")
     shutil.copy(digits.with_suffix(".json"), tmp_path / "large.json")
 

@@ -1,4 +1,4 @@
-"""Training a denoiser, and sampling it as every process, with every kind of guidance."""
+"""Train a denoiser, and sample every process from it, with every kind of guidance."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
 # --- a trained denoiser -----------------------------------------------------------------------
 
 
-def test_it_samples_as_every_process_and_with_guidance(folder):
+def test_a_denoiser_samples_every_process_with_guidance(folder):
     model = psld.load(folder / "model")
     few = {"sampler": "few", "steps": 2, "raw": True}
     assert model.sample(3, process={"third-order": {}}, **few).isfinite().all()
@@ -64,12 +64,12 @@ def test_it_samples_as_every_process_and_with_guidance(folder):
     assert not guided.equal(plain)
 
 
-def test_it_is_loaded_as_a_network_of_another_process(folder):
+def test_a_denoiser_is_loaded_as_a_network_of_another_process(folder):
     cpu, vp_sde = torch.device("cpu"), VPSDESettings(kind="vp-sde")
     own, other = (load_model(folder / "model", cpu, process) for process in (None, vp_sde))
     assert (own.process.blocks, other.process.blocks) == (2, 1)
     assert other.settings.process == vp_sde
-    with pytest.raises(UserError, match="the model's network is of the process"):
+    with pytest.raises(UserError, match="the network serves only the process"):
         load_model(folder / "plain", cpu, vp_sde)
 
 
@@ -86,13 +86,13 @@ def test_the_command_makes_the_same_images_and_records_the_process(folder):
     kept = call(folder, "sample", "model=model", *process, *few)
     assert "kept" in succeeded(kept).stdout
     other = call(folder, "sample", "model=model", "process=cld", *few)
-    changed = "process.gamma=0.25 then, 0.0 now: made by another process_digest"
+    changed = "process.gamma=0.25 then, 0.0 now: sampled with a different process_digest"
     refused(other, 2, changed)
     plain = call(folder, "sample", "model=plain", "process=cld", *few)
     refused(plain, 2, "process: ", "training.objective=denoiser")
 
 
-def test_its_weights_do_not_depend_on_the_process_that_it_was_trained_with(folder):
+def test_the_weights_of_a_denoiser_do_not_depend_on_the_process(folder):
     given = ("process=vp-sde", "output=again", "name=psld")
     printed = succeeded(call(folder, "train", *DENOISER, *given)).stdout
     assert "step 10/10" not in printed, "the run directory is the same"
@@ -127,7 +127,7 @@ def test_foreign_samplers_run_on_the_network_itself(folder):
     torch.testing.assert_close(exact.float(), denoise(y, 0.5))
 
 
-def test_somebody_elses_denoiser_is_sampled_as_every_process(folder):
+def test_an_external_denoiser_samples_every_process(folder):
     ours = psld.load(folder / "model")
     theirs = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0, sigma_max=1e4)
     own = phase_space(0.25)
@@ -140,8 +140,8 @@ def test_somebody_elses_denoiser_is_sampled_as_every_process(folder):
         theirs.sample(4, sampler="few", steps=4)
 
 
-def test_the_default_asks_a_denoiser_for_levels_that_it_takes(folder):
-    """It begins at 80 in place of 150 to 258, where images are as good as noise."""
+def test_the_default_sampler_stays_in_the_noise_levels_of_a_denoiser(folder):
+    """It starts at σ = 80 instead of 150 to 258, at which images are practically noise."""
     network, asked = psld.load(folder / "model").network, []
     network.register_forward_hook(lambda _, given, out: asked.append(float(given[1][0])))
     edm = psld.from_denoiser(network, (1, 8, 8), sigma_min=0.002, sigma_max=80)
@@ -158,7 +158,7 @@ def images_of(folder) -> torch.Tensor:
     return torch.from_numpy(ImageStore.open(folder / "data/x.h5").images("train").copy())
 
 
-def test_the_noise_that_a_denoiser_of_somebody_else_predicts(folder):
+def test_the_noise_predicted_by_an_external_denoiser(folder):
     ours = psld.load(folder / "model")
     theirs = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0, sigma_max=1e4)
     eps = theirs.eps({"psld": {"gamma": ours.settings.process.gamma}})
@@ -171,10 +171,10 @@ def test_the_noise_that_a_denoiser_of_somebody_else_predicts(folder):
     assert repr(theirs).startswith("<ForeignDenoiser Denoiser: every process, 1×8×8, noise levels")
 
 
-def test_a_start_from_given_images_is_that_of_the_dataset(folder):
+def test_a_start_fitted_to_given_images_equals_the_start_of_the_dataset(folder):
     ours, seen = psld.load(folder / "model"), images_of(folder)
     edm = psld.from_denoiser(ours.network, (1, 8, 8), sigma_min=0.002, sigma_max=80, images=seen)
-    with pytest.raises(UserError, match=r"noise levels are .* takes 0\.002 to 80"):
+    with pytest.raises(UserError, match=r"noise levels are .* accepts 0\.002 to 80"):
         edm.sample(4, process="cld", sampler="multistep")
     options = {"sampler": "few", "steps": 3, "process": "vp-sde"}
     theirs, mine = (model.sample(4, **options).int() for model in (edm, ours))
@@ -184,7 +184,7 @@ def test_a_start_from_given_images_is_that_of_the_dataset(folder):
     low = psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 0.4, images=seen[:100])
     assert low.sample(4, **options).shape == (4, 1, 8, 8), "no level above 0.4 is asked for"
     for wrong in (seen.float(), seen[:, :, :4]):
-        with pytest.raises(UserError, match=r"images is .*, not uint8 \('N', 1, 8, 8\)"):
+        with pytest.raises(UserError, match=r"images: got .*; expected uint8 \('N', 1, 8, 8\)"):
             psld.from_denoiser(ours.network, (1, 8, 8), 0.002, 80, images=wrong)
 
 
@@ -214,7 +214,7 @@ def test_a_denoiser_is_a_network_of_states_for_functions_of_states(folder):
     assert (images.int() - theirs.int()).abs().max() <= 1
 
 
-def test_the_likelihood_takes_it(folder):
+def test_the_likelihood_accepts_a_denoiser(folder):
     given = ("process=vp-sde", "data=data/x.h5", "split=train", "images=2", "output=bits.json")
     given += ("tolerance=0.5", "start_time=0.01")
     succeeded(call(folder, "likelihood", "model=model", *given))

@@ -1,4 +1,4 @@
-"""Publication of a training's results: once, manifest last, and again if a file is damaged."""
+"""Publish the results of a training once, manifest last, and again if a file is damaged."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from tests.commands import files_below
 
 @pytest.fixture
 def made(tmp_path) -> Path:
-    """The run directory of a training that has made its files."""
+    """The run directory of a finished training."""
     run = tmp_path / "run"
     export_folder(run).mkdir(parents=True)
     (export_folder(run) / "weights.safetensors").write_bytes(os.urandom(100))
@@ -34,8 +34,8 @@ def same(made: Path, output: Path) -> bool:
     return files_below(export_folder(made)) == files_below(output)
 
 
-def test_what_is_there_stays_as_it_is(made, published):
-    """Snakemake would rerun what depends on it."""
+def test_published_files_stay_unchanged(made, published):
+    """Snakemake would rerun all jobs that depend on a changed file."""
 
     def times() -> dict[Path, tuple[int, int]]:
         return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in published.iterdir()}
@@ -46,7 +46,7 @@ def test_what_is_there_stays_as_it_is(made, published):
 
 
 @pytest.mark.parametrize("stays", [True, False])
-def test_what_another_training_made_is_replaced(made, published, tmp_path, capsys, stays):
+def test_the_results_of_another_training_are_replaced(made, published, tmp_path, capsys, stays):
     other = tmp_path / "other"
     if stays:
         write_json(export_folder(other) / "manifest.json", {"step": 2})
@@ -60,8 +60,8 @@ def test_what_another_training_made_is_replaced(made, published, tmp_path, capsy
 
 
 @pytest.mark.parametrize("copies", range(len(FILES)))
-def test_one_that_is_ended_on_the_way_leaves_no_manifest(made, tmp_path, monkeypatch, copies):
-    """So nobody takes its files for a model, and the next one makes them whole."""
+def test_an_interrupted_publication_leaves_no_manifest(made, tmp_path, monkeypatch, copies):
+    """Its files are then not mistaken for a model, and the next publication completes them."""
     output, left, copy = tmp_path / "model", [None] * copies, shutil.copyfile
 
     def copyfile(source, target):
@@ -84,8 +84,8 @@ def test_one_that_is_ended_on_the_way_leaves_no_manifest(made, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("name", "content"), [(FILES[0], b"?"), (FILES[1], None), (MANIFEST, b"{")]
 )
-def test_what_is_missing_or_damaged_comes_back(made, published, name, content, capsys):
-    """Missing, cut, or with another byte and the size and the time of the right one."""
+def test_missing_or_damaged_files_are_published_again(made, published, name, content, capsys):
+    """A file may be missing, truncated, or have a changed byte but equal size and time."""
     path, whole = published / name, (published / name).read_bytes()
     os.utime(export_folder(made) / name, (1e9, 1e9))
     path.unlink()

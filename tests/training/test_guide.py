@@ -27,7 +27,7 @@ from tests.training.small import ONE_RANK, Recorder, recipe
 
 
 def two_classes(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Dark images and bright ones, in no order; uint8 n×1×8×8 and labels."""
+    """Return dark and bright images in random order, uint8 n×1×8×8, and their labels."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, count)
     images = random.integers(0, 64, (count, 1, 8, 8)) + 160 * labels[:, None, None, None]
@@ -35,7 +35,7 @@ def two_classes(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Oracle(nn.Module):
-    """Decides by the mean of the image's own channel, as is best for white noise."""
+    """Classifies by the mean of the image channel, which is optimal for white noise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def test_the_loss_is_the_mean_negative_log_probability(matching):
     torch.testing.assert_close(found, expected)
 
 
-def test_it_learns_to_tell_classes_apart_in_noise(tmp_path):
+def test_a_guide_learns_to_classify_noisy_images(tmp_path):
     process, (images, labels) = phase_space(0.02), two_classes(64)
     settings = recipe(steps=40, batch_size=32, learning_rate=3e-3, log_every=10)
     torch.manual_seed(0)
@@ -86,7 +86,7 @@ def test_it_learns_to_tell_classes_apart_in_noise(tmp_path):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """300 training images, which are all dark but called bright, and 300 proper ones to test."""
+    """300 dark training images with the label bright, and 300 correctly labeled test images."""
     images, labels = two_classes(300)
     path = tmp_path_factory.mktemp("classes") / "classes.h5"
     write_store(
@@ -127,7 +127,7 @@ def test_accuracy_falls_from_certainty_to_chance_as_the_noise_grows(store):
 
 
 def test_the_accuracy_is_computed_in_smaller_batches_where_memory_runs_out(store):
-    """After the last checkpoint: the guide would never be exported."""
+    """An error after the last checkpoint would prevent every export of the guide."""
 
     class Small(Oracle):
         def forward(self, z, t):
@@ -139,7 +139,7 @@ def test_the_accuracy_is_computed_in_smaller_batches_where_memory_runs_out(store
     assert accuracy_of(settings, store, Small()) == accuracy_of(settings, store, Oracle())
 
 
-def test_each_accuracy_is_of_its_own_range_of_times(store):
+def test_each_accuracy_covers_its_range_of_times(store):
     network = Oracle()
     accuracy_of(guide_settings({"kind": "vp-sde"}, time_eps=0.02), store, network)
     times = torch.cat(network.times).reshape(BINS, 300)
@@ -150,8 +150,8 @@ def test_each_accuracy_is_of_its_own_range_of_times(store):
     assert not torch.allclose(times[3] - 0.3, times[4] - 0.4, atol=1e-3), "and its own noise"
 
 
-def test_the_accuracy_is_of_images_from_the_whole_split(tmp_path, monkeypatch):
-    """A split that is sorted by class; without images to test, that of the training."""
+def test_the_accuracy_uses_images_from_the_whole_split(tmp_path, monkeypatch):
+    """Test a split that is sorted by class, and the training split if there is no test split."""
     monkeypatch.setattr(previews, "TEST_IMAGES", 4)
     images = np.repeat(np.array([0, 224], np.uint8), 50)[:, None, None, None]
     images = np.broadcast_to(images, (100, 1, 8, 8))
@@ -170,7 +170,7 @@ def test_the_accuracy_is_of_images_from_the_whole_split(tmp_path, monkeypatch):
     assert right[0] == 1
 
 
-def test_the_command_says_what_the_guide_is_and_how_accurate(digits, tmp_path):
+def test_the_command_reports_the_guide_and_its_accuracy(digits, tmp_path):
     given = ("training.steps=4", "training.preview_every=2", "wandb.mode=offline")
     succeeded(call(tmp_path, "train_guide", *TINY, *given, f"data={digits}", "output=guide"))
     manifest = json.loads((tmp_path / "guide" / "manifest.json").read_text())

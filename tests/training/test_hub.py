@@ -1,4 +1,4 @@
-"""Models that travel: pushed to a stand-in for the Hub, and loaded from it."""
+"""Push models to a stand-in for the Hub, and load them from it."""
 
 import re
 import shutil
@@ -32,7 +32,7 @@ def folder(model, tmp_path) -> Path:
 
 
 def push(folder: Path, *words: str) -> str:
-    """Push a model and return the address that is printed."""
+    """Push a model and return the printed address."""
     printed = succeeded(call(folder, "push", "mine/psld", "me/digits", *words)).stdout
     return re.fullmatch(r'psld\.load\("(hf://me/digits@[0-9a-f]{40})"\)\n', printed)[1]
 
@@ -79,7 +79,7 @@ def test_a_training_starts_from_a_model_of_the_hub(hub, folder, digits):
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "history.json"])
-def test_damage_is_noticed_on_both_ways(hub, folder, name):
+def test_damage_is_detected_in_upload_and_download(hub, folder, name):
     path = folder / "models/mine/psld" / name
     whole = path.read_bytes()
     broken = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
@@ -103,7 +103,7 @@ def test_damage_is_noticed_on_both_ways(hub, folder, name):
         ("hf://me/bert", 500, RunError, "hf://me/bert: .*500"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_line(hub, model, status, kind, words):
+def test_a_failed_download_is_reported_in_one_line(hub, model, status, kind, words):
     hub.commit("me/bert", {"config.json": b"{}"})
     hub.status = status
     with pytest.raises(kind, match=words) as error:
@@ -111,7 +111,7 @@ def test_what_cannot_be_loaded_is_one_line(hub, model, status, kind, words):
     assert "\n" not in str(error.value)
 
 
-def test_what_cannot_be_pushed_is_one_line(hub, folder, monkeypatch):
+def test_a_failed_push_is_reported_in_one_line(hub, folder, monkeypatch):
     words = ("push", "models/mine/psld")
     refused(call(folder, *words), 2, "usage: psld push FOLDER REPOSITORY")
     refused(call(folder, *words, "me/a--b"), 2, "me/a--b: ", "--")

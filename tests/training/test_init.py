@@ -44,7 +44,7 @@ def folder(made, tmp_path) -> Path:
     return shutil.copytree(made, tmp_path / "copy")
 
 
-def test_it_starts_from_the_weights_of_its_source_and_so_does_the_average(folder, digits):
+def test_the_network_and_the_average_start_from_the_weights_of_the_source(folder, digits):
     """With a decay near one the average stays there. The place of the source decides nothing, but
     a source that was trained again makes its descendant again."""
     slow = ("training.ema_decay=0.999999", "name=tuned")
@@ -67,8 +67,8 @@ def test_it_starts_from_the_weights_of_its_source_and_so_does_the_average(folder
     assert other.init["weights_sha256"] == source.weights_sha256
 
 
-def test_it_resumes_to_the_bit(folder, digits, monkeypatch):
-    """Without the weights of its source, which only the first life reads."""
+def test_a_training_with_a_source_resumes_bit_exactly(folder, digits, monkeypatch):
+    """The weights of the source may be gone, because only the first run reads them."""
     words = ("init.model=by-hand/base", "name=tuned")
     succeeded(train(folder, digits, *words))
     whole = weights(folder, "tuned")
@@ -87,21 +87,21 @@ def test_it_resumes_to_the_bit(folder, digits, monkeypatch):
         refused(train(folder, digits, *words), 1, "stopped")
     (folder / "models/by-hand/base/weights.safetensors").unlink()
     finished = succeeded(train(folder, digits, *words))
-    assert "going on from step 1" in finished.stdout
+    assert "resuming from step 1" in finished.stdout
     assert "starting from" not in finished.stdout
     resumed = weights(folder, "tuned")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_what_fits_is_taken_and_the_rest_is_named(folder, digits):
+def test_fitting_weights_are_loaded_and_the_others_are_named(folder, digits):
     words = ("init.model=by-hand/base", "name=other", "process=vp-sde", SLOW)
     line = refused(train(folder, digits, *words), 2, "init.model=by-hand/base: stem.weight: (8, 2,")
-    assert "(8, 1, 3, 3) here; init.take=fitting takes what fits" in line
+    assert "(8, 1, 3, 3) here; init.take=fitting loads the weights that fit" in line
     assert not (folder / "models/by-hand/other").exists()
     said = succeeded(train(folder, digits, *words, "init.take=fitting")).stdout.splitlines()[0]
     assert said.startswith("starting from by-hand/base; process.")
     assert "; process.kind was psld, is vp-sde; " in said
-    assert "; not taken, or new: stem.weight, " in said
+    assert "; not loaded, or new: stem.weight, " in said
     left = said.partition("new: ")[2].split(", ")
     base, other = weights(folder, "base"), weights(folder, "other")
     for name in base.keys() - {*left}:
@@ -154,7 +154,7 @@ def test_a_job_waits_for_the_folder_of_its_source(folder, monkeypatch, capsys):
 
 
 def test_damaged_weights_are_refused(folder, digits):
-    """Also whole ones of another training, under the manifest of the first."""
+    """Undamaged weights of another training under the same manifest are refused, too."""
     file = folder / "models/by-hand/base/weights.safetensors"
     shutil.copy(folder / "models/by-hand/denoiser/weights.safetensors", file)
     refused(train(folder, digits, "init.model=by-hand/base"), 2, "not the weights file that was")

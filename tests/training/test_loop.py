@@ -1,4 +1,4 @@
-"""The loop: gradients, learning rate, times of logs and checkpoints, and stopping."""
+"""The training loop: gradients, learning rate, times of logs and checkpoints, and stopping."""
 
 import itertools
 import math
@@ -46,7 +46,7 @@ PROCESS = phase_space(0.02)
 def run(
     folder, settings, dropout=0.1, stop=None, state=None, batches=None, ranks=ONE_RANK, log=None
 ):
-    """Train from where `folder` stands; gives the state, the checkpoints and what was logged."""
+    """Train from the newest checkpoint in `folder`; return state, checkpoints and log."""
     state = state or tiny_state(PROCESS, settings, dropout)
     checkpoints = Checkpoints(folder)
     checkpoints.restore(state, checkpoints.newest())
@@ -58,7 +58,7 @@ def run(
 
 
 class TwoRanks(Ranks):
-    """The first of two ranks; the other one's loss is three times as large."""
+    """Rank 0 of two ranks; the loss of rank 1 is three times as large."""
 
     def parallel(self, network, unused=False):
         return network
@@ -82,7 +82,7 @@ def in_float64(batch):
 
 
 def test_micro_batches_have_the_gradient_of_the_whole_batch():
-    # In float64, where the order of summation does not blur the comparison.
+    # In float64, rounding due to the order of summation is negligible.
     process = phase_space(0.0, matching="dsm")
     batch = in_float64(batches_of(process, recipe(batch_size=12)).draw(0))
     loss_of = EpsilonLoss(process, "nll")
@@ -107,7 +107,7 @@ def test_the_learning_rate_grows_linearly_and_stays():
 
 
 def test_rates_and_gradients_are_those_of_the_step(tmp_path):
-    """The reported norm is the one before it is clipped, the optimiser sees the one after."""
+    """The reported norm is measured before clipping; the optimizer gets the clipped gradient."""
     rates, norms = [], []
 
     def look(optimizer, *_):
@@ -146,7 +146,7 @@ def test_a_training_compiles_its_network_if_it_is_asked_to(tmp_path, monkeypatch
 # --- many steps ---------------------------------------------------------------------------------
 
 
-def test_what_is_logged_and_saved_when(tmp_path):
+def test_the_times_of_logs_and_checkpoints(tmp_path):
     settings = recipe(steps=11, checkpoint_every=5, log_every=3, preview_every=4)
     state, checkpoints, log = run(tmp_path, settings)
     assert state.step == 11
@@ -160,8 +160,8 @@ def test_what_is_logged_and_saved_when(tmp_path):
         assert all(math.isfinite(value) and value > 0 for value in values.values())
 
 
-def test_the_average_is_that_of_the_weights_after_each_step(tmp_path):
-    """θ̄ ← d θ̄ + (1 − d) θ, once a step; previews and exports are of this network."""
+def test_the_average_is_updated_with_the_weights_after_each_step(tmp_path):
+    """θ̄ ← d θ̄ + (1 − d) θ once per step; previews and exports use this network."""
     settings = recipe(steps=5, ema_decay=0.5, preview_every=5)
     state, seen = tiny_state(PROCESS, settings), []
     expected = parameters_of(state.network)
@@ -182,8 +182,8 @@ def parameters_of(network) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
-def test_other_ranks_wait_while_the_leading_one_previews_and_saves(tmp_path):
-    """Outside of the next step, whose exchange has a time limit."""
+def test_other_ranks_wait_while_rank_0_previews_and_saves(tmp_path):
+    """They wait before the next step, whose exchange has a time limit."""
     events: list[str] = []
 
     class Watched(Ranks):
@@ -206,7 +206,7 @@ def test_other_ranks_wait_while_the_leading_one_previews_and_saves(tmp_path):
 def test_memory_and_utilization_of_gpus_are_logged_and_the_mean_of_the_ranks(
     tmp_path, monkeypatch, capsys
 ):
-    """MFU: FLOPs of the steps over those that the cards could do."""
+    """The MFU is the FLOPs of the steps divided by the peak FLOPs of the GPUs."""
     monkeypatch.setattr(loop, "peak_flops", lambda device, precision: 1e12)
     settings, losses = recipe(steps=4, log_every=2, checkpoint_every=2), []
     for ranks in (ONE_RANK, TwoRanks(0, 2, ONE_RANK.device)):
@@ -225,7 +225,7 @@ def test_memory_and_utilization_of_gpus_are_logged_and_the_mean_of_the_ranks(
     assert values["peak_memory_gib"] == 1.5
 
 
-def test_the_logged_loss_is_the_mean_since_the_last_time(tmp_path):
+def test_the_logged_loss_is_the_mean_since_the_last_entry(tmp_path):
     each = run(tmp_path / "each", recipe(steps=6, log_every=1))[2].logged
     some = run(tmp_path / "some", recipe(steps=6, log_every=3))[2].logged
     for name in ("loss", "grad_norm"):
@@ -235,7 +235,7 @@ def test_the_logged_loss_is_the_mean_since_the_last_time(tmp_path):
 
 
 class Clock:
-    """A clock that stands still but for what is said to take time."""
+    """A clock that advances only by the durations that a test sets."""
 
     def __init__(self, monkeypatch) -> None:
         self.now = 1000.0
@@ -251,7 +251,7 @@ class Clock:
 
 
 def test_previews_and_checkpoints_are_in_the_time_but_not_in_the_speed(tmp_path, monkeypatch):
-    """Over all lives: a step takes a second here, a preview and what is written 100."""
+    """This includes restarts. A step takes 1 second; a preview or a write takes 100 seconds."""
     clock, changes = Clock(monkeypatch), {"log_every": 2, "micro_batch": 4, "checkpoint_every": 4}
     monkeypatch.setattr(Recorder, "preview", clock.takes(100, lambda *_: {}))
     monkeypatch.setattr(Recorder, "save", clock.takes(100, Recorder.save))
@@ -282,7 +282,7 @@ def test_the_history_is_live_in_a_hundredth_of_the_time_and_checkpoints_are_prog
 
 
 class StopAt(StopRequest):
-    """A signal that arrives during a step."""
+    """A stop request with a signal that arrives during a given step."""
 
     def __init__(self, step: int) -> None:
         super().__init__()
@@ -298,8 +298,8 @@ class StopAt(StopRequest):
         pass
 
 
-def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
-    """Dropout on, in bf16. Where the lives end is no multiple of any other number of steps."""
+def test_a_stopped_training_resumes_bit_exactly(tmp_path):
+    """In bf16 and with dropout. The runs end at steps that are no multiples of other intervals."""
     settings = recipe(steps=8, checkpoint_every=5, log_every=4, precision="bf16", micro_batch=6)
     whole, *_ = run(tmp_path / "whole", settings)
     for life, stopped_at in ((3, 3), (4, 7)):
@@ -313,12 +313,12 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
 
 
 def test_a_signal_in_the_last_step_changes_nothing(tmp_path):
-    """Its weights are there, so the training has not been stopped."""
+    """The training is complete, so it does not count as stopped."""
     assert run(tmp_path, recipe(steps=3), stop=StopAt(3))[0].step == 3
 
 
 def test_dropout_is_on_and_differs_by_step_rank_and_seed(tmp_path):
-    """The losses of three steps on one batch, with weights that stay as they are."""
+    """Compare the losses of three steps on the same batch with constant weights."""
     folders = itertools.count()
 
     def losses(dropout: float, seed: int = 0, rank: int = 0) -> list[float]:
@@ -338,7 +338,7 @@ def test_dropout_is_on_and_differs_by_step_rank_and_seed(tmp_path):
 
 @pytest.mark.parametrize(("step", "kept"), [(0, []), (4, [3])])
 def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, step, kept):
-    """It goes wrong between two readings; the error names the step and nothing newer is written."""
+    """The NaN occurs between two log entries; the error names its step."""
     settings = recipe(steps=9, checkpoint_every=3, log_every=3)
     plain = EpsilonLoss.__call__
     calls = iter(range(20))
@@ -362,7 +362,7 @@ def test_nan_in_the_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, s
         check_equal(restored.state_dict(), good)
 
 
-def test_an_infinite_gradient_is_noticed_as_nan_is():
+def test_an_infinite_gradient_is_detected_like_nan():
     meter = Meter(ONE_RANK)
     meter.add(3, torch.tensor(1.0), torch.tensor(math.inf))
     meter.add(4, torch.tensor(1.0), torch.tensor(math.nan))
@@ -370,11 +370,11 @@ def test_an_infinite_gradient_is_noticed_as_nan_is():
         meter.read(images_per_step=1)
 
 
-# --- signals, only while a training listens ------------------------------------------------------
+# --- signals while a training handles them -------------------------------------------------------
 
 
-def test_a_signal_is_remembered_and_the_handlers_come_back():
-    """USR2 before a time limit, TERM from a scheduler, INT from the keyboard."""
+def test_a_signal_is_recorded_and_the_handlers_are_restored():
+    """SIGUSR2 precedes a time limit, a scheduler sends SIGTERM, and Ctrl-C sends SIGINT."""
     assert {*STOP_SIGNALS} == {signal.SIGUSR2, signal.SIGTERM, signal.SIGINT}
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     for number in STOP_SIGNALS:
@@ -387,8 +387,8 @@ def test_a_signal_is_remembered_and_the_handlers_come_back():
         assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
-def test_a_warning_after_a_whole_training_does_nothing():
-    """A rank waits until the leading one has written the model; nobody would requeue the job."""
+def test_a_warning_after_a_finished_training_is_ignored():
+    """The rank only waits until rank 0 has written the model, so it needs no restart."""
     with StopRequest() as stop:
         pass
     assert callable(signal.getsignal(signal.SIGUSR2)), "by default it ends the process"
@@ -396,8 +396,8 @@ def test_a_warning_after_a_whole_training_does_nothing():
     assert stop.number == 0
 
 
-def test_slurm_may_ask_again():
-    """It ends a job with two SIGTERM; the first one's checkpoint, and its line, need their time."""
+def test_repeated_signals_of_slurm_are_ignored():
+    """Slurm sends SIGTERM twice; the checkpoint after the first signal must be completed."""
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGTERM):
@@ -407,7 +407,7 @@ def test_slurm_may_ask_again():
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_second_ctrl_c_acts_as_it_did_before():
+def test_a_second_ctrl_c_has_its_usual_effect():
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.number == signal.SIGINT

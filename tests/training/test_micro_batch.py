@@ -1,4 +1,4 @@
-"""`training.micro_batch=auto`: half as many images at once, until memory is enough."""
+"""`training.micro_batch=auto` halves the micro-batch until it fits into memory."""
 
 import json
 
@@ -16,7 +16,7 @@ AUTO = "training.micro_batch=auto"
 
 
 def with_room_for(monkeypatch, room: int) -> list[int]:
-    """Let the losses of more images at once run out of memory; return those that were tried."""
+    """Make losses of more images raise out-of-memory errors; return the tried numbers."""
     tried, mean = [], loss.EpsilonLoss.__call__
 
     def limited(self, network, batch):
@@ -29,8 +29,8 @@ def with_room_for(monkeypatch, room: int) -> list[int]:
     return tried
 
 
-def test_memory_that_runs_out_halves_what_is_computed_at_once(digits, tmp_path, monkeypatch):
-    """All steps are as with that number, and a training that goes on keeps it."""
+def test_an_out_of_memory_error_halves_the_micro_batch(digits, tmp_path, monkeypatch):
+    """All steps equal those with a fixed micro-batch, and a resumed training keeps it."""
     words = ("train", *EVERY, f"data={digits}", "output=model")
 
     def trained(*more: str) -> tuple[bytes, str]:
@@ -56,8 +56,8 @@ def test_memory_that_runs_out_halves_what_is_computed_at_once(digits, tmp_path, 
     refused(call(tmp_path, *words, AUTO, "runs=e"), 1, "out of memory with one image at once")
 
 
-def test_all_ranks_take_what_fits_into_the_memory_of_each():
-    """A rank that has enough tries again with the others."""
+def test_all_ranks_use_the_micro_batch_that_fits_on_every_rank():
+    """A rank with enough memory tries again together with the others."""
     others = iter([1, 0])
 
     class TwoRanks(Ranks):

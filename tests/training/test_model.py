@@ -1,4 +1,4 @@
-"""Models and guides from their folders, and the networks that settings build."""
+"""Load models and guides from their folders, and build networks from settings."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ def settings(**training) -> ModelSettings:
 
 @pytest.fixture
 def copied(model, tmp_path) -> Path:
-    """A copy of the model to damage."""
+    """A copy of the model, which a test may damage."""
     return shutil.copytree(model, tmp_path / "model")
 
 
@@ -62,7 +62,7 @@ def test_a_loaded_model_is_ready_and_frozen(model):
     assert identity["settings"] == manifest.settings.identity()
 
 
-def test_the_noise_is_that_of_the_network_as_it_is_called(model):
+def test_the_predicted_noise_equals_a_call_of_the_network(model):
     loaded, z, t = load_model(model, CPU), normal(2, 2, 8, 8).float(), torch.tensor([0.2, 0.9])
     assert torch.equal(loaded.eps()(z, t), loaded.network(z, t))
     assert torch.equal(loaded.eps(lambda z, t: -z)(z, t), -z)
@@ -83,7 +83,7 @@ def test_weights_of_other_settings_or_another_network_are_refused(copied, vp_sde
     changed = read_manifest(copied, ModelManifest).settings.model_dump(mode="json")
     changed["training"]["seed"] = 7
     change_manifest(copied, settings=changed)
-    with pytest.raises(UserError, match="trained with other settings than its manifest says"):
+    with pytest.raises(UserError, match="its settings differ from those in the manifest"):
         load_model(copied, CPU)
     tensors.popitem()
     sha256 = save_tensors(copied / "weights.safetensors", "weights", tensors, {})
@@ -93,15 +93,17 @@ def test_weights_of_other_settings_or_another_network_are_refused(copied, vp_sde
 
 
 @pytest.mark.parametrize("imported", [False, True])
-def test_an_import_replaces_other_weights_only_if_it_may(copied, imported):
-    """Those of the same checkpoint stay, so they are not imported twice."""
+def test_an_import_replaces_other_weights_only_on_request(copied, imported):
+    """Weights from the same checkpoint stay, so they are not imported twice."""
     own = {"file": "a.ckpt", "sha256": "a" * 64, "weights": "ema"}
     change_manifest(copied, imported=own if imported else None)
     before = files_below(copied)
     if imported:
         make_way(copied, "a" * 64, replace=True)
     source = "the checkpoint a.ckpt" if imported else "a training here"
-    with pytest.raises(UserError, match=f"has weights from {source}; replace=true replaces them"):
+    with pytest.raises(
+        UserError, match=f"has weights from {source}; set replace=true to replace them"
+    ):
         make_way(copied, "b" * 64, replace=False)
     assert files_below(copied) == before
     make_way(copied, "b" * 64, replace=True)
@@ -114,7 +116,7 @@ def test_an_import_replaces_other_weights_only_if_it_may(copied, imported):
     [({}, 6, 3), ({"objective": "denoiser", "noise_law": {"low": 0.01, "high": 50}}, 3, 3)],
 )
 def test_a_network_of_states_and_one_of_images(training, inputs, outputs):
-    """CLD: position and momentum in, the momentum's noise out; as a denoiser, an image each."""
+    """CLD maps position and momentum to the momentum noise; a denoiser maps images to images."""
     own = settings(**training, label_dropout=0.1)
     process = build_process(own)
     network = build(own, process, deviation=0.3)
@@ -132,7 +134,7 @@ def test_a_network_of_states_and_one_of_images(training, inputs, outputs):
         build(settings(**training), process)(x, torch.ones(2), label)
 
 
-def test_a_preview_has_the_same_noise_each_time_and_another_for_another_seed(tmp_path, monkeypatch):
+def test_the_noise_of_previews_depends_only_on_the_seed(tmp_path, monkeypatch):
     few = previews.SAMPLER.model_copy(update={"steps": 2})
     monkeypatch.setattr(previews, "SAMPLER", few)
     own = settings(objective="denoiser")
@@ -179,8 +181,8 @@ def test_flops_of_a_convolution():
     assert forward_flops(Network()) == 2 * (2 * 9) * 5 * 16
 
 
-def test_the_time_of_an_image_is_that_of_one_of_all_that_are_measured(monkeypatch):
+def test_the_time_per_image_divides_by_the_measured_images(monkeypatch):
     monkeypatch.setattr("psld.models.build.MOST_TIMED", 16)
-    clock = itertools.count(step=0.1)  # any number of images takes a tenth of a second
+    clock = itertools.count(step=0.1)  # any number of images takes 0.1 seconds
     monkeypatch.setattr("psld.models.build.time.process_time", lambda: next(clock))
     assert seconds_per_image(settings()) == pytest.approx(0.1 / 16)

@@ -1,4 +1,4 @@
-"""One training on several ranks: two processes over gloo against one."""
+"""A training on several ranks: two processes over gloo compared with one process."""
 
 import os
 import sys
@@ -28,8 +28,8 @@ SETTINGS = (
 
 
 @pytest.mark.slow
-def test_two_ranks_train_what_one_trains(digits, tmp_path):
-    """The same global batch, dropout off: weights, average and optimiser agree to rounding."""
+def test_two_ranks_train_the_same_weights_as_one_rank(digits, tmp_path):
+    """Without dropout, weights, average and optimizer agree up to rounding."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     settings = (*SETTINGS, f"data={digits}", "output=model")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -63,16 +63,16 @@ def test_two_ranks_train_a_network_with_an_unused_weight(digits, tmp_path):
 
 
 @pytest.mark.parametrize("left", [{"WORLD_SIZE": "4", "RANK": "1"}, {"RANK": "1"}])
-def test_what_a_shell_has_left_of_other_ranks_is_refused(monkeypatch, left):
-    """Rank 1 would train, and write nothing."""
+def test_leftover_rank_variables_in_the_environment_are_refused(monkeypatch, left):
+    """As rank 1, the process would train but write nothing."""
     for name, value in left.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"set in this shell.*unset RANK WORLD_SIZE"):
         next(join_ranks("cpu").gen)
 
 
-def test_neighbouring_jobs_and_lives_meet_at_different_ports(monkeypatch):
-    """Below the ports of outgoing connections: 32768 and up on Linux."""
+def test_neighboring_jobs_and_restarts_use_different_ports(monkeypatch):
+    """The ports lie below those of outgoing connections, which start at 32768 on Linux."""
 
     def port(job: int, lives: int) -> int:
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(lives))
@@ -100,7 +100,7 @@ def group(monkeypatch) -> Mock:
 
 
 def test_gpus_exchange_gradients_by_nccl_and_numbers_by_gloo(gpus, group):  # noqa: F811
-    """For days until the first step, and for minutes once all ranks are there."""
+    """The time limit is days until the first step, and minutes after all ranks have joined."""
     os.environ |= {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
     backend = group.group.WORLD._get_backend.return_value
     with join_ranks("auto") as ranks:
@@ -119,8 +119,8 @@ def test_gpus_exchange_gradients_by_nccl_and_numbers_by_gloo(gpus, group):  # no
     group.destroy_process_group.assert_called_once()
 
 
-def test_numbers_are_those_of_all_ranks(group):
-    """The other rank has 5 more of each."""
+def test_numbers_are_combined_over_all_ranks(group):
+    """Each number of the other rank is larger by 5."""
 
     def all_reduce(values, op=torch.distributed.ReduceOp.SUM, group=None):
         assert group is not None, "threads of the gradients' group would outlive Python"

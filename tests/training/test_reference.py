@@ -1,4 +1,4 @@
-"""Losses, weights and EMA after some steps, against the official training code."""
+"""Compare losses, weights and EMA after a few steps with the official training code."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.reference import load, mass_inverse, reference_files
 
 
 def part(v, prefix):
-    """The weights stored under w0/, w/ or ema/, by their official names."""
+    """Return the weights stored under w0/, w/ or ema/, by official name."""
     names = [name for name in v if name.startswith(prefix)]
     return {name.removeprefix(prefix): torch.from_numpy(v[name]) for name in names}
 
@@ -61,7 +61,7 @@ def test_training_reference(path):
         expected = from_official(part(v, prefix), network)
         for name, value in actual.state_dict().items():
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5, msg=name)
-    # In six steps the average moves by 1e-7, which only weights that begin at 0 show.
+    # In six steps the average moves by 1e-7, visible only in weights that start at 0.
     start = from_official(part(v, "w0/"), network)
     for name, value in state.average.network.state_dict().items():
         if not start[name].any():

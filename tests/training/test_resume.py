@@ -1,4 +1,4 @@
-"""Trainings that are really killed, stopped and restarted, each in a separate process."""
+"""Kill, stop and restart real trainings in separate processes."""
 
 import itertools
 import os
@@ -43,14 +43,14 @@ def training(digits) -> list[str]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(digits, tmp_path_factory) -> Path:
-    """The folder of the same training, left in peace."""
+    """The folder of the same training without interruption."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     succeeded(run(folder, command("train", *SETTINGS, f"data={digits}")))
     return folder
 
 
 def checkpoints_of(folder: Path) -> Checkpoints:
-    """Those of the one training in `folder`; none before it has a run directory."""
+    """Return the checkpoints of the training in `folder`, if it has a run directory."""
     runs = list((folder / "runs").glob("*"))
     return Checkpoints(runs[0] / "checkpoints" if runs else folder / "runs")
 
@@ -60,7 +60,7 @@ def last_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def check_same_training(folder: Path, uninterrupted: Path) -> None:
-    """Final weights and checkpoint are bit-identical, and no partial file is left."""
+    """Assert that final weights and checkpoint are bit-identical, without partial files."""
     weights = "models/by-hand/psld/weights.safetensors"
     assert (folder / weights).read_bytes() == (uninterrupted / weights).read_bytes()
     check_equal(last_checkpoint(folder), last_checkpoint(uninterrupted))
@@ -68,7 +68,7 @@ def check_same_training(folder: Path, uninterrupted: Path) -> None:
 
 
 def wait_for_checkpoints(process: subprocess.Popen, folder: Path, count: int) -> None:
-    """Until the training has got `count` checkpoints further."""
+    """Wait until the training has written `count` more checkpoints."""
     start = max(checkpoints_of(folder).steps(), default=0)
     while max(checkpoints_of(folder).steps(), default=0) < start + EVERY * count:
         assert process.poll() is None, process.communicate()
@@ -97,8 +97,10 @@ def kill(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_many_moments(training, uninterrupted, tmp_path):
-    """Also before the first step, and before torch is there; the last life ends by itself."""
+def test_a_training_killed_at_many_moments_ends_with_the_same_weights(
+    training, uninterrupted, tmp_path
+):
+    """Some kills come before the first step or before torch is imported; the last run finishes."""
     for life in itertools.count():
         with started(tmp_path, training) as process:
             try:
@@ -113,8 +115,10 @@ def test_killed_at_many_moments(training, uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_stopped_and_resumed(training, uninterrupted, tmp_path):
-    """A signal: a checkpoint and one line. The next life waits for its end, then goes on."""
+def test_a_training_that_is_killed_stopped_and_resumed_ends_with_the_same_weights(
+    training, uninterrupted, tmp_path
+):
+    """A signal leads to a checkpoint and one line. The next run waits for the lock and resumes."""
     logged = [*training, "training.preview_every=60"]
     with started(tmp_path, logged) as process:
         kill_while_writing(process, tmp_path)
@@ -134,13 +138,13 @@ def test_killed_stopped_and_resumed(training, uninterrupted, tmp_path):
     stopped_at = int(re.search(r"step (\d+) is saved", line)[1])
     assert 3 * EVERY <= stopped_at < STEPS
     assert third.returncode == 0, complaints
-    assert f"going on from step {stopped_at}: " in printed
+    assert f"resuming from step {stopped_at}: " in printed
     check_same_training(tmp_path, uninterrupted)
     check_history(tmp_path, stopped_at)
 
 
 def check_history(folder: Path, stopped_at: int) -> None:
-    """The history goes on in the second life, without a gap or a doubled step."""
+    """Assert that the history of the second run has no gap and no repeated step."""
     entries = TrainingHistory.read(run_directory(folder) / HISTORY).entries
     assert [entry.step for entry in entries] == sorted(
         {*range(EVERY, STEPS + 1, EVERY), stopped_at}

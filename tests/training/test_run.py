@@ -1,4 +1,4 @@
-"""From the settings of a training to its batches, network and loss; nothing is trained here."""
+"""Build batches, network and loss from the settings of a training, without training."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.training.small import recipe
 
 @pytest.fixture
 def begun(digits, tmp_path, monkeypatch):
-    """A function that returns the state, a batch and the loss of a training as it begins."""
+    """A function that returns the initial state, a batch and the loss of a training."""
 
     def begin(*words: str, command: str = "train"):
         handed = []
@@ -34,8 +34,8 @@ def begun(digits, tmp_path, monkeypatch):
     return begin
 
 
-def test_a_part_of_the_labels_is_dropped(begun, digits):
-    """A class-conditional network learns images without a class, too."""
+def test_label_dropout_replaces_some_labels(begun, digits):
+    """A class-conditional network also learns without a class."""
     _, batch, _ = begun("training.label_dropout=0.3")
     dropped = batch.labels == 10
     assert float(dropped.double().mean()) == pytest.approx(0.3, abs=0.12)
@@ -70,15 +70,15 @@ def test_images_are_mirrored_if_the_dataset_says_so_and_the_seed_decides_the_fir
     assert not torch.equal(first, other)
 
 
-def test_noise_levels_are_those_of_the_settings(begun):
+def test_noise_levels_follow_the_settings(begun):
     _, batch, loss_of = begun("training.noise_law={low: 0.5, high: 2}")
     levels = loss_of.facts.process.noise_level(batch.t)
     assert float(levels.min()) == pytest.approx(0.5, rel=1e-6)
     assert float(levels.max()) == pytest.approx(2, rel=1e-6)
 
 
-def test_times_and_the_weights_of_the_loss_are_those_of_the_settings(begun):
-    """A new network predicts nothing: then `fid` costs 1, and `nll` the weight of the noise."""
+def test_times_and_loss_weights_follow_the_settings(begun):
+    """An untrained network predicts 0: the loss is 1 for `fid`, the noise weight for `nll`."""
     costs = {}
     for weighting in ("fid", "nll"):
         state, batch, loss_of = begun(f"training.weighting={weighting}", "training.time_eps=0.1")
@@ -93,8 +93,8 @@ def test_times_and_the_weights_of_the_loss_are_those_of_the_settings(begun):
     assert costs["nll"] == pytest.approx(expected, rel=0.05)
 
 
-def test_a_new_denoiser_costs_one_at_each_level(begun, digits):
-    """But for the mean of the images, which its preconditioning does not know."""
+def test_the_loss_of_an_untrained_denoiser_is_one_at_each_noise_level(begun, digits):
+    """The mean of the images, which the preconditioning ignores, adds to the loss."""
     state, batch, loss_of = begun("training.objective=denoiser", "dataset.flip=true")
     x = from_uint8(torch.from_numpy(ImageStore.open(digits).images("train").copy())).double()
     x = torch.cat([x, x.flip(-1)])
@@ -109,8 +109,8 @@ def test_a_new_denoiser_costs_one_at_each_level(begun, digits):
     torch.testing.assert_close(loss_of(state.network, batch), expected, rtol=1e-4, atol=0)
 
 
-def test_the_parts_of_a_batch_are_those_of_the_settings(begun, tmp_path):
-    """In a training that goes on, too."""
+def test_micro_batches_follow_the_settings(begun, tmp_path):
+    """This also holds for a resumed training."""
     state, batch, loss_of = begun("training.micro_batch=50")
     assert state.micro_batch == 50
     optimize(state, state.network, loss_of, batch, recipe())

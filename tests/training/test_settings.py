@@ -27,9 +27,9 @@ def train_settings(*overrides: str) -> TrainSettings:
         ({"label_dropout": 1}, "label_dropout"),
         (
             {"objective": "denoiser", "weighting": "nll"},
-            "weighting is for objective=epsilon",
+            "weighting: only objective=epsilon uses it",
         ),
-        ({"noise_law": {}, "weighting": "nll"}, "weighting=nll is a mean over uniform times"),
+        ({"noise_law": {}, "weighting": "nll"}, "weighting: nll needs uniform times"),
         ({"noise_law": {"low": 2, "high": 2}}, "low must be below high, got 2 and 2"),
     ],
 )
@@ -38,7 +38,7 @@ def test_impossible_values_are_refused(changes, message):
         parse(TrainingSettings, {"steps": 10, "batch_size": 12} | changes, "test")
 
 
-def test_a_denoiser_has_the_law_that_it_is_given_or_the_usual_one():
+def test_a_denoiser_has_the_given_or_the_default_noise_distribution():
     usual, given = (
         train_settings("training.objective=denoiser", f"training.noise_law={law}").training
         for law in ("null", "{high: 80}")
@@ -55,7 +55,7 @@ def test_images_that_cannot_be_halved_so_often_are_refused():
         train_settings(*three_levels, "dataset.image_size=14")
 
 
-def test_a_guide_has_classes_to_tell_apart():
+def test_a_guide_needs_several_classes():
     none, one, two = (
         compose_content(
             "train_guide", [f"dataset.num_classes={n}", "name=x", "grid_name=x"], "test"
@@ -64,7 +64,7 @@ def test_a_guide_has_classes_to_tell_apart():
     )
     assert parse(TrainGuideSettings, two, "test").dataset.num_classes == 2
     for content in (none, one):
-        with pytest.raises(UserError, match="has no classes to tell apart"):
+        with pytest.raises(UserError, match="a guide needs at least 2 classes"):
             parse(TrainGuideSettings, content, "test")
 
 
@@ -120,7 +120,7 @@ DECIDES_THE_WEIGHTS = [
 
 
 def run_with(word: str) -> str:
-    """The run directory's name with a setting KEY=VALUE, without Hydra."""
+    """Return the name of the run directory with an override KEY=VALUE, without Hydra."""
     key, _, value = word.partition("=")
     content = group = train_settings().model_dump(mode="json")
     *groups, last = key.split(".")
@@ -132,14 +132,14 @@ def run_with(word: str) -> str:
     return parse(TrainSettings, content, "test").run_name("0")
 
 
-def test_only_what_decides_the_weights_has_a_run_of_its_own():
+def test_only_settings_that_determine_the_weights_change_the_run_directory():
     usual = train_settings().run_name("0")
     same = [word for word in KEEPS_THE_RUN + DECIDES_THE_WEIGHTS if run_with(word) == usual]
     assert same == KEEPS_THE_RUN
 
 
 def test_every_setting_of_a_training_is_tried_here():
-    """One that is missing in the identity would let a training go on from another one's weights."""
+    """A setting missing in the identity would let a training resume from other weights."""
     keys = (word.partition("=")[0] for word in KEEPS_THE_RUN + DECIDES_THE_WEIGHTS)
     tried = {key.removeprefix("training.") for key in keys if key.startswith("training.")}
     assert tried == TrainingSettings.model_fields.keys()
@@ -162,15 +162,15 @@ def test_a_process_is_the_same_or_that_of_a_denoiser():
     for each in (model, denoiser):
         assert each.with_process(None) == each.with_process(own) == each
     assert denoiser.with_process(other).process == other
-    with pytest.raises(UserError, match="process: the model's network is of the process that"):
+    with pytest.raises(UserError, match="process: the network serves only the process"):
         model.with_process(other)
 
 
-def test_where_the_images_come_from_does_not_decide_the_weights():
+def test_the_source_of_the_images_does_not_change_the_run_directory():
     options = ("dataset=folder", "dataset.name=x", "network.channel_multipliers=[1,2]")
     here, there = (train_settings(*options, f"dataset.source.root={root}") for root in "ab")
     assert here.run_name("0") == there.run_name("0")
 
 
-def test_other_pixels_have_a_run_of_their_own():
+def test_other_pixels_change_the_run_directory():
     assert train_settings().run_name("0") != train_settings().run_name("1")

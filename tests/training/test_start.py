@@ -1,4 +1,4 @@
-"""The record of a start: what it says of single images, what decides it, how it is found."""
+"""The file of a start: privacy of single images, the inputs that determine it, its place."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ START = "starts/x.safetensors"
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
-    """Different real images of digits, uint8 N×1×8×8."""
+    """Return distinct images of digits, uint8 N×1×8×8."""
     images = (load_digits().images * 15.9).astype(np.uint8)[:, None]
     return images[np.random.default_rng(seed).permutation(len(images))[:count]]
 
@@ -37,13 +37,13 @@ def flat(images: np.ndarray) -> torch.Tensor:
 
 
 def near(points: torch.Tensor, images: np.ndarray) -> float:
-    """The distance of the nearest pair of a point and an image, or its mirror image."""
+    """Return the smallest distance between a point and an image or its mirror image."""
     both = torch.cat([flat(images), flat(images[..., ::-1].copy())])
     return float(torch.cdist(points.double(), both).min())
 
 
 def guesses(start: SamplerStart, counts: list[int]) -> torch.Tensor:
-    """What somebody would take from the file for an image, all N×d: see the list in the test."""
+    """Return candidates for images that the file may reveal, N×d; the test lists them."""
     data, points = start.data, []
     for g, mean in enumerate(data.means.double()):
         values, vectors = torch.linalg.eigh(data.covariances[g].double())
@@ -72,7 +72,7 @@ def guesses(start: SamplerStart, counts: list[int]) -> torch.Tensor:
     ids=str,
 )
 def test_no_image_of_a_person_can_be_read_from_the_file(counts, flip, tmp_path):
-    """Each mean and center, each ± √(n−1) along its first axis, and all images minus classes."""
+    """Candidates: means and centers, each ± √(n−1) along the first axis; total minus classes."""
     images = pictures(sum(counts) + 400)
     train, test = images[: sum(counts)], images[sum(counts) :]
     if counts[0] == 2:
@@ -99,7 +99,7 @@ def test_copies_and_mirror_images_are_one_image():
     start = measure_start(copies, CPU, Start())
     assert start.data.components() == [1]
     torch.testing.assert_close(start.data.means[0].double(), flat(few).mean(0), rtol=0, atol=1e-5)
-    with pytest.raises(UserError, match="9 different training images"):
+    with pytest.raises(UserError, match="9 distinct training images"):
         measure_start(np.concatenate([few[:9], few[:9, ..., ::-1]]), CPU, Start())
     images, labels = pictures(30), np.arange(30) // 10
     nine = [*range(9), *range(9), *range(10, 30)]
@@ -109,7 +109,7 @@ def test_copies_and_mirror_images_are_one_image():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_moments_are_those_of_what_a_training_sees(flip):
+def test_the_moments_match_the_images_of_a_training(flip):
     images = pictures(200)
     x = flat(np.concatenate([images, images[..., ::-1]]) if flip else images)
     data = measure_start(images, CPU, Start(components=()), flip=flip).data
@@ -137,14 +137,14 @@ def project(made, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_a_start_is_made_once_for_all_models_when_it_is_needed(project, made):
-    """Also where there is one of other images."""
+def test_a_start_is_fitted_once_for_all_models(project, made):
+    """A start fitted to other images is ignored."""
     stored = load_tensors(made / START, "start", "")
     other = stored.origin | {"dataset": "0" * 64}
     save_tensors(START, "start", stored.arrays, other)
     said = succeeded(call(project, "sample", "model=model", *FEW)).stdout
-    assert "fitting a mixture" in said
-    assert f"not kept: {START}: made of another dataset than is asked for" in said
+    assert "fitting the initial distribution" in said
+    assert f"not kept: {START}: fitted with a different dataset than requested" in said
     whole = (project / START).read_bytes()
     assert whole == (made / START).read_bytes()
     other = ("process=vp-sde", "training.steps=1", "output=other", "data=data/x.h5")
@@ -159,13 +159,15 @@ def test_a_start_is_made_once_for_all_models_when_it_is_needed(project, made):
     assert names == {"x.safetensors", "x-classes.safetensors"}
 
 
-def test_samples_of_another_start_are_not_kept_and_one_with_classes_serves_without(project, made):
+def test_samples_of_another_start_are_replaced_and_a_start_with_classes_works_without(
+    project, made
+):
     shutil.copytree(made / "starts", project / "starts")
     sample = ("sample", "model=model", *FEW)
     succeeded(call(project, *sample))
     stored = load_tensors(START, "start", "")
     save_tensors(START, "start", stored.arrays | {"means": -stored.arrays["means"]}, stored.origin)
-    refused(call(project, *sample), 2, "00000.safetensors: made by another start_sha256")
+    refused(call(project, *sample), 2, "00000.safetensors: sampled with a different start_sha256")
     assert "kept" in succeeded(call(project, *sample, f"start={made / START}")).stdout
     with_classes = ("start=starts/x-classes.safetensors", "output=y")
     succeeded(call(project, *sample, *with_classes))
@@ -173,8 +175,8 @@ def test_samples_of_another_start_are_not_kept_and_one_with_classes_serves_witho
 
 @pytest.mark.parametrize("name", ["digits-flip", "digits-classes"])
 def test_two_datasets_do_not_share_the_file_of_a_start(name, tmp_path):
-    """That of `digits` with flips, or with classes, has the same name."""
-    said = f"dataset.name={name}: a start needs a name without -flip or -classes at its end"
+    """The dataset `digits` with flips, or with classes, has the same name."""
+    said = f"dataset.name={name}: ends with -flip or -classes"
     refused(call(tmp_path, "start", f"dataset.name={name}"), 2, said)
     assert not (tmp_path / "starts").exists()
 
@@ -188,16 +190,16 @@ WRONG: list[tuple[str, Any]] = [
 ]
 
 
-def test_a_start_that_is_wrong_is_refused(project, made):
+def test_a_wrong_start_is_refused(project, made):
     stored = load_tensors(made / START, "start", "")
     for said, change in WRONG:
         arrays, origin = change(stored)
         save_tensors("wrong", "start", stored.arrays | arrays, stored.origin | origin)
-        with pytest.raises(UserError, match=f"wrong: {said}.*; make it again"):
+        with pytest.raises(UserError, match=f"wrong: {said}.*; fit it again"):
             psld.load("model", start="wrong").sample(1, sampler="few")
 
 
-def test_a_start_that_is_damaged_or_missing_without_its_images_is_one_line(project, made):
+def test_a_damaged_or_missing_start_without_images_is_reported_in_one_line(project, made):
     sample = ("sample", "model=model", *FEW)
     remedy = "run psld prepare dataset=x, or give start=FILE"
     prepared(project, "x", pictures(200, seed=1), [100, 100], "replace=true")  # other images
@@ -208,7 +210,7 @@ def test_a_start_that_is_damaged_or_missing_without_its_images_is_one_line(proje
     whole = (made / START).read_bytes()
     (project / START).write_bytes(whole[:-1])
     refused(call(project, *sample), 2, f"{START}: damaged", remedy)
-    # That of an earlier version, in the model's folder, is ignored.
+    # A file in the folder of the model is ignored.
     (project / "model/start.safetensors").write_bytes(whole)
     refused(call(project, *sample), 2, f"{START}: damaged", remedy)
     refused(call(project, *sample, "start=nowhere.safetensors"), 2, "nowhere.safetensors: no such")
@@ -216,7 +218,7 @@ def test_a_start_that_is_damaged_or_missing_without_its_images_is_one_line(proje
     refused(wrong, 2, "start: the sampler starts from the prior")
 
 
-def test_what_a_start_is_made_of_is_said_in_its_settings(project, made):
+def test_the_settings_of_a_start_name_its_inputs(project, made):
     coarse = ("start.components=[2]", "start.directions=[10]", "start.shares=[1,0.6]")
     words = ("dataset.name=x", "dataset.num_classes=2", *coarse, "output=coarse.safetensors")
     succeeded(call(project, "start", *words))
@@ -233,8 +235,8 @@ def test_what_a_start_is_made_of_is_said_in_its_settings(project, made):
     torch.testing.assert_close(start.levels[0], usual.levels[0] / 0.75)
 
 
-def test_steps_0_with_a_class_need_a_law_of_each_class(project, made):
-    """A class of fewer than ten images has none, and no network is evaluated."""
+def test_steps_0_with_a_class_need_a_distribution_of_each_class(project, made):
+    """A class of fewer than ten images has no distribution, and no network is evaluated."""
     stored = load_tensors(made / START, "start", "")
     origin = stored.origin | {"classes": True}
     save_tensors("starts/x-classes.safetensors", "start", stored.arrays, origin)
@@ -242,8 +244,8 @@ def test_steps_0_with_a_class_need_a_law_of_each_class(project, made):
         psld.load("model").sample(2, sampler="few", steps=0, label=1)
 
 
-def test_images_that_the_fit_leaves_out_are_no_fewer_than_ten(monkeypatch):
-    """The mean of all images and that of the mixture give the sum of those that it has not seen."""
+def test_the_fit_leaves_out_at_least_ten_images(monkeypatch):
+    """The means of all images and of the mixture reveal the sum of the left-out images."""
     monkeypatch.setattr("psld.models.start.MOST_IMAGES", 200)
     images = pictures(201)
     images[::2] = 255 - images[::2]  # two components

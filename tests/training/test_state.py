@@ -35,7 +35,7 @@ def save_at(checkpoints: Checkpoints, state, *steps: int) -> None:
         checkpoints.write(Checkpoints.copy(state))
 
 
-def test_a_checkpoint_gives_back_the_whole_state(tmp_path):
+def test_a_checkpoint_restores_the_whole_state(tmp_path):
     before, checkpoints = trained(1), Checkpoints(tmp_path)
     before.seconds, before.history = 12.5, [{"step": 1, "loss": 1 / 3}]
     checkpoints.write(Checkpoints.copy(before))
@@ -45,10 +45,10 @@ def test_a_checkpoint_gives_back_the_whole_state(tmp_path):
     check_equal(after.state_dict(), before.state_dict())
 
 
-def test_other_files_are_no_checkpoints(tmp_path, state):
+def test_other_files_are_not_loaded_as_checkpoints(tmp_path, state):
     checkpoints = Checkpoints(tmp_path)
     save_at(checkpoints, state, 10)
-    # What a killed writer leaves, and what a user may put there.
+    # Files of a killed writer, and files that a user may add.
     partial = tmp_path / f".checkpoint-00000020.pt.{platform.node()}.99999999.partial"
     elsewhere = tmp_path / ".checkpoint-00000015.pt.another-node.99999999.partial"
     for path in (

@@ -1,4 +1,4 @@
-"""A training and wandb: its files for a later upload, and its run while it trains."""
+"""Trainings and wandb: files for a later upload, and live runs."""
 
 import signal
 import sys
@@ -67,7 +67,7 @@ def last_step(folder: Path) -> int:
 
 
 def live(folder: Path, training: list[str], end: signal.Signals) -> int:
-    """Train for two checkpoints, end by a signal; return the step of the last checkpoint."""
+    """Train until a signal after two checkpoints; return the step of the last checkpoint."""
     with started(folder, training) as process:
         until = last_step(folder) + 2 * EVERY
         while last_step(folder) < until:
@@ -79,8 +79,8 @@ def live(folder: Path, training: list[str], end: signal.Signals) -> int:
 
 
 @pytest.mark.slow
-def test_a_run_of_three_lives_has_each_step_once(digits, tmp_path, server):
-    """wandb may lose the last steps of the first life, which is killed; the second adds them."""
+def test_a_run_with_two_restarts_has_each_step_once(digits, tmp_path, server):
+    """wandb may lose the last steps of the first run, which is killed; the second run adds them."""
     training = command("train", *SETTINGS, f"data={digits}", "wandb.mode=online")
     live(tmp_path, training, signal.SIGKILL)
     stopped_at = live(tmp_path, training, signal.SIGTERM)
@@ -102,26 +102,26 @@ def test_a_run_of_three_lives_has_each_step_once(digits, tmp_path, server):
 
 
 @pytest.mark.slow
-def test_a_training_outlives_its_wandb(digits, tmp_path, server):
-    """As where Slurm signals every process of a job, or the memory is short."""
+def test_a_training_continues_when_wandb_dies(digits, tmp_path, server):
+    """This happens if Slurm signals every process of a job, or if memory runs out."""
     without_previews = (*SETTINGS, "training.preview_every=null", f"data={digits}")
     training = command("train", *without_previews, "wandb.mode=online")
     with started(tmp_path, training) as process:
         while not server.runs:
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
-        # There may be other children for a moment.
+        # Other child processes may exist briefly.
         children = psutil.Process(process.pid).children()
         [core] = [child for child in children if child.name() == "wandb-core"]
         core.terminate()
         printed, complaints = process.communicate(timeout=300)
     assert process.returncode == 0, complaints
-    assert printed.count("`psld wandb sync` uploads what is missing") == 1
+    assert printed.count("`psld wandb sync` uploads the missing steps") == 1
     assert f"step {STEPS}/{STEPS}" in printed
 
 
 def test_the_loop_never_waits_for_wandb(digits, tmp_path, monkeypatch):
-    """All its steps are made while wandb is stuck in its first call."""
+    """The training finishes all steps while wandb hangs in its first call."""
 
     class StuckRun:
         step = 0
@@ -141,7 +141,7 @@ def test_the_loop_never_waits_for_wandb(digits, tmp_path, monkeypatch):
 
 
 class NotedRun:
-    """A run in wandb that has some steps already, and notes what it gets."""
+    """A run in wandb that already has some steps and records the entries that it gets."""
 
     def __init__(self, step: int = 0) -> None:
         self.step = step
@@ -157,8 +157,8 @@ class NotedRun:
 
 
 @pytest.mark.parametrize(("step", "new"), [(0, [20, 40, 60]), (40, [40, 60]), (61, [])])
-def test_the_steps_that_the_run_lacks_are_logged(tmp_path, step, new):
-    """`step` is the first that wandb takes; each has its values, its time and its picture."""
+def test_missing_steps_are_logged(tmp_path, step, new):
+    """`step` is the first step that wandb accepts; entries have values, time and preview."""
     run, online = write_training(tmp_path, [20, 40, 60]), NotedRun(step)
     log_new_steps(online, run)
     assert list(online.logged) == new
@@ -170,7 +170,7 @@ def test_the_steps_that_the_run_lacks_are_logged(tmp_path, step, new):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_training_goes_on_in_its_run_and_ends_it_as_it_ended(tmp_path, monkeypatch, fails):
+def test_a_training_resumes_its_wandb_run_and_reports_its_exit_code(tmp_path, monkeypatch, fails):
     run, online, options = write_training(tmp_path, [20]), NotedRun(), {}
     monkeypatch.setattr("wandb.init", lambda **given: options.update(given) or online)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -196,7 +196,7 @@ def test_a_resumed_training_keeps_the_id_of_its_run(tmp_path):
     assert WandbRun.read(tmp_path / "other").id != first.id
 
 
-def test_nobody_logged_in_is_one_line(digits, tmp_path, monkeypatch):
+def test_a_missing_login_is_reported_in_one_line(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     wandb.teardown()
@@ -211,7 +211,7 @@ SLOWLY = [
     ({}, {"refuses": "PUT /file", "status": 500}),
     ({}, {"delay": 1e6}),
 ]
-"""How a server fails at first, and once the run has begun."""
+"""Failures of the server at the start, and after the run has started."""
 
 
 @pytest.mark.parametrize(
@@ -222,8 +222,8 @@ SLOWLY = [
     ],
     ids=str,
 )
-def test_a_server_that_fails_is_one_line(tmp_path, server, capsys, first, later):
-    """Three checkpoints are logged."""
+def test_a_failing_server_is_reported_in_one_line(tmp_path, server, capsys, first, later):
+    """The training logs three checkpoints."""
     vars(server).update(first)
     with live_run(write_training(tmp_path, [20])) as log:
         deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""The grids and wildcard patterns; psld/grid/workflow.py lists what each job reads and makes."""
+"""The grids and wildcard patterns; psld/grid/workflow.py finds the inputs and outputs of each job."""
 
 import re
 import sys
@@ -15,8 +15,8 @@ NOTED = set()
 
 
 def note_datasets(grid):
-    """Print once what has changed in the prepared datasets of a grid; only the main process does."""
-    # Here, because jobs need none of what this imports.
+    """Print the changes of each prepared dataset of a grid, once for each dataset."""
+    # A local import, because jobs do not need this module.
     from psld.data.preparation import notes_on_prepared
 
     words = [word for model in grid.file.trainings for word in grid.file.overrides(model)]
@@ -28,7 +28,7 @@ def note_datasets(grid):
 
 
 def load_networks(features):
-    """Build the extractors whose weights are downloaded, so that none is missing after the trainings."""
+    """Load the extractors whose weights are downloaded, so that a failed download stops the run early."""
     for extractor in {each.reference.metric.extractor for each in features}:
         if extractor.downloads and not extractor.trains:
             from psld.metrics.extraction import load_extractor  # imports torch
@@ -42,7 +42,7 @@ with in_one_line():
 
 if workflow.is_main_process:
     for name, error in GRIDS.broken.items():
-        print(f"grid {name} is left out: {error}", file=sys.stderr)
+        print(f"grid {name} is skipped: {error}", file=sys.stderr)
 
 
 wildcard_constraints:
@@ -58,8 +58,8 @@ wildcard_constraints:
 
 
 # The resources of a training job. A site sets them in its profile (set-resources: train: nodes: 4);
-# an empty value is unset. Resources are not parameters: changing them retrains nothing. Each is a
-# setting of `psld launch` (psld/cluster/settings.py).
+# an empty value means unset. Resources are not parameters, so changing them invalidates no training.
+# Each resource is a setting of `psld launch` (psld/cluster/settings.py).
 TRAINING_JOB = {
     "where": "here",  # or slurm
     "nodes": 1,
@@ -68,8 +68,8 @@ TRAINING_JOB = {
     "gpus_per_node": "",
     "gres": "",
     "mem_mb": 16000,  # per node
-    "runtime": 1440,  # time limit in minutes; before it, the job saves and is queued again
-    "warning_seconds": 300,  # seconds from the warning, at which the job saves, to the limit
+    "runtime": 1440,  # time limit in minutes; the job saves and is requeued before the limit
+    "warning_seconds": 300,  # the job saves this many seconds before the time limit
     "slurm_partition": "",
     "slurm_account": "",
     "slurm_additional_parameters": "",

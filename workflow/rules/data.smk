@@ -1,10 +1,10 @@
-# Datasets, and the references that samples are compared with.
+# Datasets, and the reference statistics that samples are compared with.
 #
-# A digest identifies a dataset's content. Later stages depend on it, not on the modification time
-# of the large file, so preparing identical data again reruns nothing.
+# A digest identifies a dataset's content. Later stages depend on the digest, not on the modification
+# time of the large file, so preparing identical data again reruns nothing.
 #
-# A record has the name of one of the grids that have it. Another grid with the same dataset must
-# rerun nothing, and a parameter that is a function of `output` does not.
+# A record is named by one of the grids that share it. Snakemake does not rerun a job because of a
+# parameter that is a function of `output`, so a new grid with the same dataset reruns nothing.
 
 
 # Reads: the dataset's source (downloads, or a package).  Makes: data/DATASET.h5, record and digest.
@@ -24,7 +24,7 @@ rule prepare:
         "python -m psld prepare dataset={params.dataset:q} record={params.record:q} > {log:q} 2>&1"
 
 
-# Reads: data/DATASET.h5.  Makes: features/DATASET/FEATURES, the classifier whose features are compared.
+# Reads: data/DATASET.h5.  Makes: features/DATASET/FEATURES, the classifier that extracts the features.
 rule train_extractor:
     input:
         images=ancient("data/{dataset}.h5"),
@@ -43,7 +43,7 @@ rule train_extractor:
         "python -m psld train_extractor features={params.features:q} record={params.record:q} > {log:q} 2>&1"
 
 
-# Reads: data/DATASET.h5 and the metric's extractor.  Makes: the features of its images and of noise.
+# Reads: data/DATASET.h5 and the metric's extractor.  Makes: the features of the dataset's images and of noise.
 rule reference:
     input:
         images=ancient("data/{dataset}.h5"),

@@ -1,12 +1,13 @@
 # Models, and the guides that steer samplers: trained, or imported from official checkpoints.
 #
-# A training keeps its checkpoints in runs/, outside its outputs: Snakemake deletes the outputs of a
-# failed job, and a training resumes from its last checkpoint. The training rules are local: the
-# launcher submits one Slurm job for all ranks and waits for it, or runs the ranks here if there is
-# no Slurm.
+# A training keeps its checkpoints in runs/, because Snakemake deletes the outputs of a failed job and
+# the training has to resume from its last checkpoint. The training rules are local, because the
+# launcher itself submits one Slurm job for all ranks and waits for the job. Without Slurm, the launcher
+# runs the ranks on this machine.
 
 
-# Reads: data/DATASET.h5, and a model to start from.  Makes: a model's EMA weights, history and manifest.
+# Reads: data/DATASET.h5, and models or samples that the training uses.  Makes: a model's EMA weights,
+# history and manifest.
 rule train:
     input:
         images=lambda w: ancient(GRIDS.model(w).settings.data),
@@ -32,7 +33,8 @@ rule train:
         f"{LAUNCH} train model={{wildcards.model:q}} record={{params.record:q}} > {{log:q}} 2>&1"
 
 
-# Reads: data/DATASET.h5, and what its parts read.  Makes: a guide's weights, history and manifest.
+# Reads: data/DATASET.h5, and models or samples that the training uses.  Makes: a guide's weights,
+# history and manifest.
 rule train_guide:
     input:
         images=lambda w: ancient(GRIDS.guide(w).settings.data),

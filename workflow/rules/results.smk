@@ -1,7 +1,7 @@
-# The results of cells, their tables and figures, the page that shows these, and the certificate.
+# The results of cells, the tables and figures, the results page, and the certificate.
 
 
-# Reads: the records of a cell's shards, and the references.  Makes: all metrics of the cell, JSON.
+# Reads: the records of a cell's shards, and reference statistics.  Makes: all metrics of the cell, JSON.
 rule evaluate:
     input:
         records=lambda w: GRIDS.cell(w).records,
@@ -43,7 +43,7 @@ rule tabulate:
         "python -m psld tabulate grid_name={wildcards.grid:q} table={wildcards.table:q} > {log:q} 2>&1"
 
 
-# Reads: results, histories of trainings, or shards.  Makes: a figure, PNG and SVG.
+# Reads: results, training histories, or shards.  Makes: a figure as PNG and SVG.
 rule figure:
     input:
         shown=lambda w: GRIDS.figure(w).inputs,
@@ -68,7 +68,7 @@ rule figure:
         "python -m psld figure grid_name={wildcards.grid:q} figure={wildcards.figure:q} > {log:q} 2>&1"
 
 
-# Reads: the tables and figures of a grid.  Makes: one page with all of them, for reading.
+# Reads: the tables and figures of a grid.  Makes: one HTML page with all tables and figures.
 rule page:
     input:
         lambda w: GRIDS.page_parts(w),
@@ -86,7 +86,7 @@ rule page:
         "python -m psld page grid_name={wildcards.grid:q} > {log:q} 2>&1"
 
 
-# Reads: results, with what they were computed from.  Makes: the grid's certificate, a zip.
+# Reads: results, and the features from which they were computed.  Makes: the grid's certificate, a zip.
 rule certify:
     input:
         lambda w: GRIDS.grid(w.grid).results,

@@ -1,4 +1,4 @@
-# Reads: data/DATASET.h5.  Makes: a law of its training images, from which samplers of all models start.
+# Reads: data/DATASET.h5.  Makes: an initial distribution (`start`) that is fitted to the training images.
 rule start:
     input:
         images=lambda w: ancient(GRIDS.start(w).settings.data),
@@ -16,10 +16,11 @@ rule start:
         "python -m psld start start={params.start:q} record={params.record:q} > {log:q} 2>&1"
 
 
-# Reads: a model, its start, and a guide or images to inpaint.  Makes: a range of a cell's shards, a record.
+# Reads: a model, a start, and a guide or images to inpaint.  Makes: a range of a cell's shards, and a
+# record of the range.
 #
-# The shards are a parameter, not outputs: Snakemake deletes a job's outputs before it runs the job.
-# The process keeps complete shards, so a killed job loses at most one.
+# The shards are not outputs, because Snakemake deletes a job's outputs before it reruns the job. Complete
+# shards are kept, so a killed job loses at most one shard.
 
 
 rule sample:
