@@ -1,9 +1,9 @@
-# Shortcuts for people; everything else is Snakemake and `psld`. See `make help`.
+# Shortcuts for Snakemake and `psld` commands. Run `make help` for a list.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# Python keeps compiled modules: each of a grid's many jobs is a process that imports them.
+# Let Python cache compiled modules, because each job of a grid is a process that imports them.
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
@@ -13,7 +13,8 @@ API ?= docs/api
 INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
-# On a terminal bars, elsewhere the profile's lines. The test asks stderr: stdout is a pipe in $( ).
+# Show progress bars on a terminal, and the lines of the profile's logger elsewhere. The test checks
+# stderr, because stdout is a pipe inside $( ).
 LOGGER := $$(test -t 2 && echo --logger rich)
 
 .PHONY: help setup demo check-demo small test test-slow test-slurm test-gpu test-fake-gpu gpu-hour test-wheel fuzz lint lock docs cells plan results report sync dashboard bench
@@ -37,39 +38,39 @@ demo: $(INSTALLED) ## Run the demo grid: train, sample, evaluate; tables, figure
 	@$(SNAKEMAKE) demo $(LOGGER)
 	@$(MAKE) --no-print-directory answer GRID=demo
 
-check-demo: $(INSTALLED) ## Check what the demo has made; its page and tables in a browser, if chromium is there
+check-demo: $(INSTALLED) ## Check the results of the demo; also in a browser if chromium is installed
 	$(RUN) python -m pytest tests/workflow/check_demo.py
 
-small: $(INSTALLED) ## Run the paper in small, on Fashion-MNIST at 16×16: docs/notes/small.md
+small: $(INSTALLED) ## Run a small version of the paper on 16×16 Fashion-MNIST (docs/notes/small.md)
 	@$(SNAKEMAKE) small $(LOGGER)
 	@$(SNAKEMAKE) small-seeds $(LOGGER)
 	@$(MAKE) --no-print-directory answer GRID=small
 	@$(MAKE) --no-print-directory answer GRID=small-seeds
 
-answer: $(INSTALLED) ## Say what came out of GRID, in a sentence for each table
+answer: $(INSTALLED) ## Summarize each table of GRID in a sentence
 	@$(RUN) psld page grid_name=$(GRID)
 	@echo "Tables: make results GRID=$(GRID)   Pictures: results/figures/$(GRID)/"
 
 results: $(INSTALLED) ## Print the tables of GRID
 	@$(RUN) psld tabulate grid_name=$(GRID)
 	@echo "Tables: results/tables/$(GRID)/   Pictures: results/figures/$(GRID)/"
-	@echo "To read: results/$(GRID).html (psld page grid_name=$(GRID) makes it from the cells run so far)"
+	@echo "Page: results/$(GRID).html (psld page grid_name=$(GRID) writes it from the finished cells)"
 
-report: results/$(GRID)-report.html ## Make the report of Snakemake for GRID, in one file
+report: results/$(GRID)-report.html ## Write the Snakemake report of GRID as one HTML file
 
 results/$(GRID)-report.html: $(INSTALLED) $(wildcard results/tables/$(GRID)/*.html results/figures/$(GRID)/*.png results/figures/$(GRID)/*/*.png)
 	@$(RUN) psld plan grid_name=$(GRID) list=cells >/dev/null
 	@$(SNAKEMAKE) $(GRID) --report $@ --quiet \
-		|| { echo "error: is grid $(GRID) finished? first: snakemake --profile $(PROFILE) $(GRID)"; exit 1; }
+		|| { echo "error: no report; if grid $(GRID) is unfinished, first run: snakemake --profile $(PROFILE) $(GRID)"; exit 1; }
 	@echo "Report: $@"
 
-sync: $(INSTALLED) ## Upload to wandb what it lacks: trainings and the results of GRID
+sync: $(INSTALLED) ## Upload new trainings and the results of GRID to wandb
 	@$(RUN) psld wandb sync grid_name=$(GRID)
 
 dashboard: $(INSTALLED) ## Create or update the report of GRID in wandb
 	@$(RUN) psld wandb dashboard grid_name=$(GRID)
 
-cells: $(INSTALLED) ## List the cells of GRID; each is a target of Snakemake
+cells: $(INSTALLED) ## List the cells of GRID; each cell is a target of Snakemake
 	@$(RUN) psld plan grid_name=$(GRID) list=cells
 
 plan: $(INSTALLED) ## Print models, cells, jobs and the cost of GRID
@@ -81,23 +82,23 @@ test: $(INSTALLED) ## Run the fast tests
 test-slow: $(INSTALLED) ## Run the slow tests
 	$(RUN) python -m pytest -m 'slow and not slurm and not gpu' -n 2 --dist worksteal
 
-test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes here and run the tests on it
+test-slurm: $(INSTALLED) ## Start a real Slurm cluster of four nodes on this machine, and run its tests
 	@tests/slurm/install.sh
 	$(RUN) python -m pytest tests/slurm -rs
 
-test-gpu: $(INSTALLED) ## Run the tests on this machine's GPU, the whole demo last, in 20 minutes at most
+test-gpu: $(INSTALLED) ## Run the tests on a GPU, the whole demo last (at most 20 minutes)
 	$(RUN) timeout 1200 python -m pytest tests/gpu -rs
 
-gpu-hour: ## Measure what waits for a GPU, in parts of less than ten minutes; the same command goes on
+gpu-hour: ## Run the GPU measurements in parts of less than ten minutes; run again to resume
 	@$(RUN) python -m benchmarks.gpu_hour
 
-test-fake-gpu: $(INSTALLED) ## Run the GPU's code on a GPU that computes nothing; needs g++
+test-fake-gpu: $(INSTALLED) ## Run the GPU code paths on a fake GPU that computes nothing; needs g++
 	$(RUN) python -m pytest tests/fake_gpu -rs
 
-fuzz: $(INSTALLED) ## Give the readers of files many damaged inputs
+fuzz: $(INSTALLED) ## Test the file readers with many damaged inputs
 	$(RUN) python -m pytest tests/fuzz --hypothesis-profile=fuzz
 
-test-wheel: $(INSTALLED) ## Build the wheel and use it in a fresh environment, outside the checkout
+test-wheel: $(INSTALLED) ## Build the wheel and test it in a new environment, outside the checkout
 	$(RUN) tests/check_wheel.sh
 
 lint: $(INSTALLED) ## Check style, imports and types: ruff, snakefmt, snakemake --lint, basedpyright
@@ -108,11 +109,11 @@ lint: $(INSTALLED) ## Check style, imports and types: ruff, snakefmt, snakemake 
 	.venv/bin/basedpyright
 	$(SNAKEMAKE) --lint
 
-docs: $(INSTALLED) ## Make the API pages of the library from its docstrings, in docs/api/
+docs: $(INSTALLED) ## Generate the API pages of the library in docs/api/
 	$(RUN) python -m pdoc --docformat google --output-directory $(API) \
 		psld.library psld.training.saving psld.evaluation.images psld.data.images psld.diffusion psld.networks
 
-lock: $(INSTALLED) ## Write requirements.lock again, after a change of pyproject.toml
+lock: $(INSTALLED) ## Update requirements.lock after a change of pyproject.toml
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
 		--custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 

@@ -1,1 +1,1 @@
-"""Benchmarks: each prints a ratio against a baseline measured in the same run."""
+"""Benchmarks. Most print a ratio to a baseline that is measured in the same run."""

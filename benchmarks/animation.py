@@ -1,12 +1,13 @@
-"""Noise that becomes images, animated: Euler–Maruyama's hundred evaluations above three of `few`.
+"""Animate sampling: 100 evaluations of Euler–Maruyama above 3 evaluations of `few`.
 
     python -m benchmarks.animation MODEL OUTPUT.webp
 
-MODEL is the folder of a trained model. A frame shows the states after one more evaluation of the
-network: positions, and next to them momenta if the process has them, in units of their deviations
-in pure noise, from black (−1) to white (1). Both samplers begin together. `few` ends after three
-evaluations and stays; up to there, a frame takes longer. The images are the first of seed 0, not
-chosen. If the file would be too large, it has every second evaluation, or every third, and so on.
+MODEL is the folder of a trained model. Each frame shows the states after one more evaluation of the
+network: the positions and, if the process has them, the momenta, in units of their standard
+deviations in pure noise, from black (−1) to white (1). Both samplers start at the same time. `few`
+ends after three evaluations, and its images stay; the first frames are shown longer. The images are
+the first images of seed 0, without selection. If the file would be too large, it shows only every
+second evaluation, or every third, and so on.
 """
 
 import argparse
@@ -34,16 +35,16 @@ BLOCKS = ("position", "momentum")
 LARGEST = 2_000_000  # bytes of the file
 FONT, LINE, BAR, GAP = 16, 44, 4, 20  # pixels
 BLUE, LIGHT, GRAY = "#0072B2", "#DDDDDD", "#666666"
-SLOW, FAST, PAUSE = 1000, 60, 4000  # milliseconds of a frame: of both samplers, of one, at the end
-# Frames of noise are smaller without loss.
+SLOW, FAST, PAUSE = 1000, 60, 4000  # milliseconds per frame: both samplers, one, end
+# Lossless compression makes frames of noise smaller.
 WEBP = {"format": "WEBP", "save_all": True, "lossless": True, "method": 4}
 
 States = list[list[np.ndarray]]
-"""By evaluation: the images of each block of variables, arranged, H×W×C."""
+"""For each evaluation: the tiled images of each block of variables, H×W×C."""
 
 
 def states(model: psld.LoadedModel, sampler: str, steps: int, **options: object) -> States:
-    """Sample images, and return all states on the way."""
+    """Sample images, and return the states after each evaluation."""
     chosen = named_sampler("states()", sampler, steps, options)
     whole = cell_sampler(model, None, chosen, batch_size=IMAGES)
     process, (channels, *size) = whole.process, whole.shape
@@ -58,7 +59,7 @@ def states(model: psld.LoadedModel, sampler: str, steps: int, **options: object)
 
 
 def frame(rows: dict[str, States], evaluations: int) -> Image.Image:
-    """Draw each sampler's row after so many evaluations, or at its end."""
+    """Draw the row of each sampler after `evaluations`, or its last state if it has ended."""
     last = {name: len(sheets) - 1 for name, sheets in rows.items()}
     blocks = next(iter(rows.values()))[0]
     height, width, _ = blocks[0].shape
@@ -80,7 +81,7 @@ def frame(rows: dict[str, States], evaluations: int) -> Image.Image:
 
 
 def animate(rows: dict[str, States], output: Path) -> None:
-    """Write the animation of samplers by name."""
+    """Write the animation. `rows` maps names of samplers to their states."""
     shortest, longest = (end(map(len, rows.values())) - 1 for end in (min, max))
     frames = [frame(rows, evaluations) for evaluations in range(longest + 1)]
     for every in range(1, longest + 1):

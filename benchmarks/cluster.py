@@ -1,12 +1,12 @@
-"""The overhead of a cluster for a training's start and restarts, and for the shards of a cell.
+"""Measure the overhead of a cluster: start and restarts of a training, shards of a cell.
 
     python -m benchmarks.cluster starts      # time to the first step, and cost of a preemption
     python -m benchmarks.cluster launchers   # cost of waiting launchers on a login node
-    python -m benchmarks.cluster shards      # 100 shards, a job each
-    python -m benchmarks.cluster demo        # the demo, and its tables next to those of `make demo`
+    python -m benchmarks.cluster shards      # 100 shards, one job per shard
+    python -m benchmarks.cluster demo        # the demo's tables, compared with `make demo`
 
-The benchmarks run on the tests' cluster of four nodes on this machine (tests/slurm/install.sh). The
-jobs share this machine's cores, and the scheduler is faster than a real one.
+The benchmarks run on the test cluster of four nodes on this machine (tests/slurm/install.sh). The
+jobs share this machine's cores, and the scheduler is faster than on a real cluster.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def seconds_to_first_step(training: Training, *where: str) -> float:
 
 
 def seconds_of_training(training: Training, *where: str, requeues: int = 0) -> float:
-    """Measure the time from step 50 to the end, with `requeues` requeues in between."""
+    """Measure the time from step 50 to the end, with `requeues` requeues."""
     recipe = (*RECIPE, "training.steps=1000")
     with training.launched(*where, recipe=recipe) as launcher:
         training.reaches(50)
@@ -72,7 +72,7 @@ def measure_starts(cluster: Cluster, folder: Path, data: Path) -> None:
 
 
 def measure_launchers(cluster: Cluster, folder: Path, data: Path) -> None:
-    """Measure launchers with held jobs: start-up, memory and processor time."""
+    """Measure start-up, memory and CPU time of launchers whose jobs are held."""
     started = time.perf_counter()
     training = Training(cluster, new_folder(folder), data)
     with training.launched("slurm_additional_parameters=hold"):
@@ -98,7 +98,7 @@ def measure_launchers(cluster: Cluster, folder: Path, data: Path) -> None:
 
 
 def measure_shards(cluster: Cluster, folder: Path, _: Path) -> None:
-    """Measure a cell of 100 shards of ten images, one per job; everything else exists before."""
+    """Measure a cell of 100 shards of ten images, one shard per job; all inputs exist."""
     Project.create(folder / "made")
     project = ClusterProject(folder / "made", cluster)
     project.edit(GRID, "samples: 20", f"samples: {SHARDS * 10}")

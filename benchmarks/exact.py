@@ -1,24 +1,24 @@
-"""Samplers on data whose score is known exactly: error against evaluations, its parts, its order.
+"""Measure samplers on data whose score is known exactly: the error, its components, its order.
 
     python -m benchmarks.exact                                      # all samplers of the project
     python -m benchmarks.exact --process "psld gamma=0.25" --sampler "em final_time=1e-5"
     python -m benchmarks.exact --sampler "k_diffusion.sampling.sample_heun disable=true"
 
-The data is a mixture of Gaussians in one dimension, and the score is that of a perfect training of
-the process. MODULE.FUNCTION is a sampler for plain noise, as k-diffusion has them: a function
-(D, y, levels) → images of the denoiser D(y, σ), of y at the first level, and of falling levels that
-end with 0. They are Karras's, as many as steps, between those of the process.
+The data is a mixture of Gaussians in one dimension, and the score is exact, as after a perfect
+training. MODULE.FUNCTION is a sampler for plain noise, as in k-diffusion: a function
+(D, y, levels) → images, with a denoiser D(y, σ), states y at the first level, and decreasing noise
+levels that end with 0. The levels are Karras's, one per step, within the levels of the process.
 
 The error is the Wasserstein-1 distance to the data: how far the samples must move, on average, to
-become the data. It is at most the sum of three such distances:
+become the data. It is at most the sum of three Wasserstein-1 distances:
 
-    start   from the samples to those from exact draws of the process at the sampler's first time
-    steps   from these to those from exact draws just before the last evaluation
-    end     from these to the data
+    start   between the samples, and samples that start at exact draws of the process
+    steps   between the latter, and samples from exact draws just before the last evaluation
+    end     between the latter, and the data
 
-The table has the error at each number of evaluations (behind @ if it is not that of the column),
-then the three parts at the last. The order is that of mean and covariance on one Gaussian, which
-need no draws; for functions, that of `steps`.
+The table shows the error for each number of evaluations (after @ if the number differs from that of
+the column), then the three components for the last number. The order is the order of mean and
+covariance on one Gaussian, which needs no draws; for functions, it is the order of `steps`.
 """
 
 import argparse
@@ -56,14 +56,14 @@ TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """The budgets of rk45, which chooses its steps."""
 IMAGES = 2**15
 ABOVE = 1.01
-"""The noise level just before the last evaluation, in units of the last."""
+"""The noise level just before the last evaluation, relative to the last level."""
 ORDER_STEPS = (10, 20, 40, 80, 160, 320)
 ROUNDING = 1e-7
-"""What float32 coefficients add to an error of Gaussian moments, with room."""
+"""An upper bound of the error of Gaussian moments that float32 coefficients cause."""
 
 
 class Run(NamedTuple):
-    """The images at a sampler's end, and the evaluations for each of them."""
+    """The images that a sampler returns, and the number of evaluations per image."""
 
     images: Tensor
     evaluations: int
@@ -75,7 +75,7 @@ class Sampler:
 
     data: Mixture
     budgets: Sequence[float]
-    """Steps, tolerances (rk45), or numbers of levels."""
+    """Numbers of steps, tolerances (rk45), or numbers of levels."""
 
     def run(self, budget: float | None, law: Mixture | None, seed: int) -> Run:
         """Run from exact draws of the process for images of this law, or from the own start.
@@ -85,7 +85,7 @@ class Sampler:
         raise NotImplementedError
 
     def order(self, evaluations: Sequence[int], errors: Sequence[float]) -> float:
-        """Return the order from the part `steps` at so many evaluations, above its noise."""
+        """Return the order of the component `steps`, where it is above its noise."""
         twice = (self.run(self.budgets[-1], self.data, seed).images for seed in (3, 4))
         return fitted_order(evaluations, errors, floor=2 * distance(*twice))
 
@@ -137,11 +137,11 @@ class Ours(Sampler):
 
 @dataclass(frozen=True)
 class Function(Sampler):
-    """A sampler (D, y, levels) → images, from the data with plain noise."""
+    """A sampler (D, y, levels) → images for plain noise."""
 
     function: Callable[..., Tensor]
     levels: tuple[float, float]
-    """The lowest and the highest."""
+    """The lowest and the highest noise level."""
 
     def run(self, budget: float | None, law: Mixture | None, seed: int) -> Run:
         (low, high), evaluations = self.levels, 0
@@ -162,19 +162,19 @@ class Function(Sampler):
 
 
 def changed(settings: SamplerSettings, **changes: object) -> SamplerSettings:
-    """Return the settings with changes. Raises UserError if they do not fit."""
+    """Return the settings with changes. Raises UserError for invalid changes."""
     return parse(type(settings), settings.model_dump() | changes, "exact")
 
 
 def normal(blocks: tuple[int, ...], seed: int) -> tuple[Tensor, ...]:
-    """Return evenly spread standard normal numbers (Sobol's): one image of many pixels, 1×b×1×N."""
+    """Return standard normal numbers from a Sobol sequence: one image of N pixels, 1×b×1×N."""
     points = torch.quasirandom.SobolEngine(sum(blocks), scramble=True, seed=seed).draw(IMAGES)
     numbers = torch.special.ndtri(points.T.contiguous().clamp(1e-7, 1 - 1e-7))
     return numbers[None, :, None].split(blocks, dim=1)
 
 
 def distance(images: Tensor, others: Tensor) -> float:
-    """Return the Wasserstein-1 distance of as many numbers."""
+    """Return the Wasserstein-1 distance of two samples of equal size."""
     first, second = (each.flatten().sort().values for each in (images, others))
     return float((first - second).abs().mean())
 
@@ -193,7 +193,7 @@ def fitted_order(evaluations: Sequence[float], errors: Sequence[float], floor: f
 
 
 def cells(sampler: Sampler) -> list[str]:
-    """Return a sampler's row of the table, without its name."""
+    """Return the table row of a sampler, without the name."""
     data, budgets = sampler.data, sampler.budgets
     truth, last = data.draw(*normal((1, 1), 0)), sampler.run(None, data, 1).images
     own, exact = ([sampler.run(each, law, 2) for each in budgets] for law in (None, data))
@@ -209,13 +209,13 @@ def cells(sampler: Sampler) -> list[str]:
 
 
 def words(text: str) -> tuple[str, dict[str, str]]:
-    """Return the name and the options of "NAME KEY=VALUE …"."""
+    """Split "NAME KEY=VALUE …" into the name and the options."""
     name, *options = text.split()
     return name, dict(word.split("=", 1) for word in options)
 
 
 def sampler_of(text: str, process: LinearProcess, data: Mixture, steps: Sequence[int]) -> Sampler:
-    """Return the sampler of "NAME KEY=VALUE …". Raises UserError for what is not there."""
+    """Return the sampler of "NAME KEY=VALUE …". Raises UserError for unknown names."""
     name, options = words(text)
     if "." not in name:
         settings = named_sampler("exact", name, None, options)

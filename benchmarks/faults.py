@@ -1,13 +1,13 @@
-"""Plant small faults in the code, one at a time, and say which of them the tests notice.
+"""Insert small faults into the code, one at a time, and report which of them the tests detect.
 
     python -m benchmarks.faults                                                # all
     python -m benchmarks.faults M15 M16 --tests tests/metrics/test_estimate.py
 
-faults.json has for each fault its file, the old and the new text, what it is, and the test that
-noticed it last, which is run first. `nth` counts from 0 if the old text is there several times. A
-fault is planted in a clone of the last commit, where a fast test of its room, tests/PACKAGE, has to
-fail. Where code has moved, write the fault again: tests/test_benchmarks.py names those whose old
-text is gone.
+faults.json has for each fault its file, the old and the new text, a description, and the test that
+detected the fault last time, which runs first. If the old text occurs several times, `nth` selects
+an occurrence, counted from 0. The fault is inserted into a clone of the last commit, where a fast
+test in tests/PACKAGE has to fail. tests/test_benchmarks.py lists faults whose old text no longer
+exists: update them.
 """
 
 import argparse
@@ -28,7 +28,7 @@ FAST = "not slow and not slurm and not gpu"
 
 
 def planted(text: str, old: str, new: str, nth: int | None = None) -> str:
-    """Return the text with a fault. Raises ValueError if its place is not there, or unclear."""
+    """Return the text with a fault. Raises ValueError if its place is missing or ambiguous."""
     places = text.split(old)
     if len(places) < 2 or (nth is None and len(places) > 2) or len(places) < (nth or 0) + 2:
         raise ValueError(f"{len(places) - 1} times")
@@ -37,7 +37,7 @@ def planted(text: str, old: str, new: str, nth: int | None = None) -> str:
 
 
 def noticed_by(fault: dict[str, Any], folder: Path, tests: list[str]) -> str | None:
-    """Return the test that fails with a fault in a clone; None if all pass."""
+    """Return the test that fails in a clone with a fault, or None if all tests pass."""
     path = folder / fault["file"]
     whole = path.read_text()
     place = {key: fault[key] for key in ("old", "new", "nth") if key in fault}
@@ -67,7 +67,7 @@ def noticed_by(fault: dict[str, Any], folder: Path, tests: list[str]) -> str | N
 
 
 def in_clones(count: int, function: Callable[[str, Path], None], names: list[str]) -> None:
-    """Call a function with each name and a clone of the last commit, in so many threads."""
+    """Call a function with each name and a clone of the last commit, in several threads."""
     clones: SimpleQueue[Path] = SimpleQueue()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(count) as threads:
         for number in range(count):

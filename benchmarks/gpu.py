@@ -1,6 +1,6 @@
-"""Training and sampling of the paper's networks on a GPU, next to plain PyTorch loops.
+"""Training and sampling of the paper's networks on a GPU, compared with plain PyTorch loops.
 
-`benchmarks.gpu_hour` runs these measurements, one after the other, each in a process of its own.
+`benchmarks.gpu_hour` runs these measurements, one after the other, each in a separate process.
 """
 
 import time
@@ -29,13 +29,13 @@ from psld.utils.randomness import ShardNoise
 
 
 class Network(NamedTuple):
-    """A network with its dataset and recipe, by the names of their configs."""
+    """A network with its dataset and recipe, given by the names of their configs."""
 
     dataset: str
     network: str
     recipe: str
     micro_batch: int
-    """The official one: images per GPU in the authors' scripts."""
+    """The official batch size: images per GPU in the authors' scripts."""
     sampled: int
     """Images per evaluation in sampling."""
 
@@ -54,9 +54,9 @@ WAYS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16-compiled": ("bf1
 """Precision (fp32 is TF32 on a GPU), and whether the network is compiled."""
 WARM_UP = 3
 SUSTAINED = 100e12
-"""FLOP/s of the planned hours next to the measured ones, as in docs/reproduction.md."""
+"""FLOP/s that the planned hours assume, as in docs/reproduction.md."""
 IMAGES, EVALUATIONS = 50_000, 1_000
-"""Of a cell of Table 1, whose hours a row of sampling has."""
+"""The number of images of a cell of Table 1, for the GPU hours of sampling."""
 
 Action = Callable[[], object]
 Row = dict[str, str]
@@ -69,15 +69,15 @@ class Setting(NamedTuple):
     precision: str
     compile: bool
     images: int
-    """At once."""
+    """Images per batch."""
     device: torch.device
     steps: int
 
 
 def measurements(device: torch.device) -> dict[str, tuple[str, Callable[[], Row]]]:
-    """Return all of them by name: the title of their table, and the function that measures a row.
+    """Return all measurements by name: the title of the table, and a function that measures a row.
 
-    On the CPU, they are those of the demo's network, in two steps and not compiled.
+    On the CPU, the demo's network is measured, in two steps and not compiled.
     """
     on_gpu, found = device.type == "cuda", {}
     for label, network in (NETWORKS if on_gpu else TINY).items():
@@ -89,7 +89,7 @@ def measurements(device: torch.device) -> dict[str, tuple[str, Callable[[], Row]
                 how = Setting(network, precision, compile, images, device, 10 if on_gpu else 2)
                 name = f"train-{label}-{way}-{images}"
                 found[name] = f"Training steps of {label}", partial(fitting, training, how)
-            # So many, because the draws of the first step are waited for.
+            # Enough steps, because the first step waits for its draws.
             steps = 100 if on_gpu else 3
             how = Setting(network, precision, compile, network.sampled, device, steps)
             measured = partial(fitting, sampling, how)
@@ -98,21 +98,21 @@ def measurements(device: torch.device) -> dict[str, tuple[str, Callable[[], Row]
 
 
 def fitting(measure: Callable[[Setting], Row], how: Setting) -> Row:
-    """Measure; halve the images at once if memory runs out."""
+    """Measure; halve the batch if memory runs out."""
     while True:
         try:
             return measure(how)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        # Not in the handler, which keeps the tensors alive.
+        # Outside of the handler, which would keep the tensors alive.
         how = how._replace(images=how.images // 2)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
 def training(how: Setting) -> Row:
-    """Measure whole steps against steps without draws, and against a loop of plain PyTorch."""
+    """Measure training steps relative to steps without draws, and to a loop of plain PyTorch."""
     model, device = how.network.settings(), how.device
     process, dataset, size = model.process.build(), model.dataset, model.training.batch_size
     given = {"micro_batch": how.images, "precision": how.precision, "compile": how.compile}
@@ -131,7 +131,7 @@ def training(how: Setting) -> Row:
 
     state.network.train()
     whole = seconds(lambda: step(True), how)
-    # Before the plain loop, whose optimizer needs memory, too.
+    # Freed before the plain loop, whose optimizer needs memory.
     peak = torch.cuda.max_memory_allocated(device) - images.nbytes if peaks(device) else None
     without_draws = seconds(lambda: step(False), how)
     z = torch.randn(how.images, *state.network.in_shape, device=device)
@@ -151,7 +151,7 @@ def training(how: Setting) -> Row:
 
 
 def sampling(how: Setting) -> Row:
-    """Measure a sampler's steps against those without noise, and against bare evaluations."""
+    """Measure sampling steps relative to steps without noise, and to bare evaluations."""
     model, device = how.network.settings(), how.device
     process = model.process.build()
     network = build(model, process).to(device).eval().requires_grad_(False)
@@ -187,9 +187,9 @@ def described(
 
     Args:
         speed: images per second.
-        times: seconds of all the work, without its random input, and of the plain loop.
-        flops: for one image.
-        images: of the whole training, or of a cell, whose hours are given.
+        times: seconds of the complete work, of the work without random input, of the plain loop.
+        flops: FLOPs per image.
+        images: number of images of a complete training or a cell, for the hours in the row.
     """
     whole, without_input, plain = times
     peak = peak_flops(how.device, how.precision)
@@ -223,7 +223,7 @@ def wait(device: torch.device) -> None:
 
 
 def peaks(device: torch.device) -> bool:
-    """True for a device that records its peak memory."""
+    """Return whether the device records its peak memory."""
     return device.type == "cuda"
 
 

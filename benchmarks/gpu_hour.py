@@ -1,13 +1,13 @@
-"""The first hour on a GPU, in parts of less than ten minutes: `make gpu-hour`.
+"""Run one hour of tests and measurements on a GPU: `make gpu-hour`.
 
-    python -m benchmarks.gpu_hour           # needs a GPU, and no network
-    python -m benchmarks.gpu_hour cpu       # the same in tiny, to check the command itself
+    python -m benchmarks.gpu_hour           # needs a GPU, but no internet connection
+    python -m benchmarks.gpu_hour cpu       # the same with tiny sizes, to test the command itself
 
 The parts are `tests/gpu`, the throughput of the paper's networks with memory and GPU hours, the
 demo, and a cell of Table 1 if its model is imported (`psld import_model`) and CIFAR-10 is prepared.
-Each prints its result and keeps it in results/gpu-hour. A part that fails, or takes
-too long, does not stop the others. The same command goes on with what is missing. It ends with
-Markdown tables for docs/notes/benchmarks.md.
+Each part takes less than ten minutes, prints its result and keeps it in results/gpu-hour. A part
+that fails or takes too long does not stop the others. Run the same command again to make the
+missing parts. At the end, it prints Markdown tables for docs/notes/benchmarks.md.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from psld.utils.files import write_json
 from tests.workflow.project import Project
 
 LIMIT = 590
-"""Seconds of a part."""
+"""The time limit of a part, in seconds."""
 RESULTS = Path("results/gpu-hour")
 Part = tuple[str, Callable[[], Row]]
 """The title of its table, and the function that makes its row."""
@@ -77,7 +77,7 @@ def parts(device: torch.device) -> dict[str, Part]:
 
 
 def place(name: str, device: torch.device) -> Path:
-    """Return the file of a part's result on this card."""
+    """Return the file of a part's result on this GPU."""
     return RESULTS / device_name(device).replace(" ", "-") / f"{name}.json"
 
 
@@ -108,7 +108,7 @@ def report(every: dict[str, Part], device: torch.device) -> str:
 
 
 def tests(device: torch.device) -> Row:
-    """Run tests/gpu but for the demo, which is a part of its own."""
+    """Run tests/gpu except for the demo, which is a separate part."""
     words = ["tests/gpu", "--ignore=tests/gpu/test_whole_demo.py", "-rs"]
     if device.type == "cpu":
         words = ["tests/gpu/test_steps.py", "-k", "batches"]
@@ -125,7 +125,7 @@ def tests(device: torch.device) -> Row:
 
 
 def demo(device: torch.device) -> Row:
-    """Make the demo's grid in a folder of its own, with jobs next to each other."""
+    """Run the demo's grid in a separate folder, with jobs in parallel."""
     folder = RESULTS / f"demo-{device.type}"
     project = Project(folder.resolve()) if folder.exists() else Project.create_with_grids(folder)
     target = "demo" if device.type == "cuda" else "data/digits.h5"
@@ -149,7 +149,7 @@ def cell() -> Row:
 
 
 def succeed(command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """Run a command; end with its exit code if it fails."""
+    """Run a command; exit with its exit code if it fails."""
     if code := subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
         sys.exit(code)
 

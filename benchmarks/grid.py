@@ -1,4 +1,4 @@
-"""Snakemake's cost for a large artificial grid of 100 models × 100 samplers × 50 shards.
+"""Measure Snakemake's cost for a large artificial grid of 100 models × 100 samplers × 50 shards.
 
     python -m benchmarks.grid              # 10,000 cells, 10 shards per job
     python -m benchmarks.grid 10 10 10     # models, samplers, shards per job
@@ -45,7 +45,7 @@ def made_up_grid(models: int, samplers: int, shards_per_job: int) -> dict:
 
 
 def cost(folder: Path, *command: str) -> str:
-    """Run a command and describe its CPU time and memory."""
+    """Run a command, and return a text with its CPU time and memory."""
     usage = used(folder, "-m", *command)
     seconds = usage.ru_utime + usage.ru_stime
     return f"{seconds:.1f} s of CPU, {usage.ru_maxrss / 2**20:.2f} GiB"

@@ -1,4 +1,4 @@
-"""CPU seconds of each measure, from features on, and the size of what a cell keeps.
+"""Measure the CPU time of each measure on given features, and the size of the files of a cell.
 
 python -m benchmarks.metrics --samples 5000 --reference 5000 --features 2048 --classes 1008
 """

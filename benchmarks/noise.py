@@ -1,4 +1,4 @@
-"""The cost of drawing a shard's noise on the CPU in threads.
+"""Measure the cost of drawing a shard's noise on the CPU in threads.
 
 python -m benchmarks.noise
 """
@@ -17,7 +17,7 @@ from psld.utils.randomness import ShardNoise
 
 CPU = torch.device("cpu")
 SHAPE, STEPS = (250, 6, 32, 32), 10
-SIDE = 1024  # of the matrices whose products stand in for the network
+SIDE = 1024  # size of the matrices whose products simulate the network
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def drawn(between: Callable[[], object] = lambda: None, draws: int = STEPS) -> None:
-    """Draw, and do something in between."""
+    """Draw all arrays, with other work between the draws."""
     with ShardNoise(0, 0, SHAPE, CPU) as noise:
         noise.expect(draws)
         for _ in range(draws):

@@ -1,4 +1,4 @@
-"""The overhead of integrators over the network's evaluations.
+"""Measure the overhead of integrators over the network's evaluations.
 
 python -m benchmarks.sampling
 """

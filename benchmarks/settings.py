@@ -1,4 +1,4 @@
-"""The settings of a training from words, as `psld train` composes them."""
+"""Compose the settings of a training from overrides, as `psld train` does."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The seconds of each stage of a workflow's run, from Snakemake's records of its files.
+"""Print the seconds of each stage of a workflow, from Snakemake's records of its files.
 
 python -m benchmarks.stages FOLDER
 """

@@ -1,10 +1,10 @@
-"""The CPU time of each command before its work begins, next to that of `import torch`.
+"""Measure the CPU time of each command until its work begins, and of `import torch`.
 
     python -m benchmarks.startup
 
-A cold run has no compiled module and no grid in the cache; "warm" is the least of later runs, which
-depends little on what else runs on the machine. A command ends when its settings are checked;
-tabulate and plan run to their end.
+A cold run has no compiled modules and no grid in the cache; "warm" is the minimum of later runs,
+which depends little on other load of the machine. Commands stop when their settings are checked;
+tabulate and plan run to the end.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ program.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(la
 RUN = "from psld.commands.main import main; main()"
 
 BASE = "import torch"
-"""What each command is compared with."""
+"""The code with which each command is compared."""
 
 COMMANDS = {
     "prepare dataset=demo/digits": UNTIL_WORK + RUN,
@@ -60,7 +60,7 @@ WITH_TORCH = (
 
 def seconds(folder: Path, code: str, words: str = "") -> float:
     """Return the CPU seconds of a process that runs `code`; `folder` keeps compiled files."""
-    # If the shell forbids compiled files, no run would be warm.
+    # If the environment forbids compiled files, no run would be warm.
     compiled = {"PYTHONPYCACHEPREFIX": str(folder / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
     usage = used(folder, "-c", code, *words.split(), **compiled)
     return usage.ru_utime + usage.ru_stime

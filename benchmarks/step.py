@@ -1,10 +1,10 @@
-"""The overhead of the training loop over plain loops of torch.
+"""Measure the overhead of the training loop over plain PyTorch loops.
 
     python -m benchmarks.step
 
-Of the demo's network and of a large one: a step against forward and backward alone, and the share
-of a step that draws its batch. Of a network of one's own: a step against the same step as one would
-write it by hand, with its own draws, Adam, clipping and average.
+For the demo's network and a large network: the time of a step relative to the forward and backward
+pass, and the share of drawing the batch. For a custom network: the time of a step relative to the
+same step in plain PyTorch, with draws, Adam, gradient clipping and moving average.
 """
 
 import time
@@ -27,7 +27,7 @@ from psld.training.state import TrainingState
 
 LARGE = ["dataset=cifar10", "network=cifar10-ablation", "training=cifar10-ablation"]
 IMAGES = 64
-"""The batch of a network of one's own."""
+"""The batch size for the custom network."""
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(name: str, overrides: list[str], repeats: int) -> None:
-    """Compare whole steps with bare passes, and the CPU time of a batch's draws with a step's."""
+    """Compare steps with bare passes, and the CPU time of drawing a batch with a step."""
     model = compose_model(overrides, "benchmarks.step")
     process = model.process.build()
     network = build(model, process)
@@ -65,7 +65,7 @@ def measure(name: str, overrides: list[str], repeats: int) -> None:
 
 
 class Patches(Network):
-    """A transformer of patches; its classes as a user would write them."""
+    """A transformer of patches, as a user would write it."""
 
     width: int = 256
     depth: int = 6
@@ -95,7 +95,7 @@ class Transformer(nn.Module):
 
 
 def own_network(name: str, repeats: int) -> None:
-    """Compare steps of a denoiser with those of a loop written by hand."""
+    """Compare steps of a denoiser with steps of a plain PyTorch loop."""
     words = ["network=benchmarks.step:Patches", "training.objective=denoiser", "dataset=cifar10"]
     words += [f"training.batch_size={IMAGES}", f"training.micro_batch={IMAGES}"]
     words += ["dataset.flip=false"]
@@ -132,7 +132,7 @@ def own_network(name: str, repeats: int) -> None:
 
 
 def cpu_seconds(action: Callable[[], object], repeats: int) -> float:
-    """Return the CPU time of an action, of all threads, as the mean of some repetitions."""
+    """Return the mean CPU time of an action, in all threads."""
     action()
     started = time.process_time()
     for _ in range(repeats):

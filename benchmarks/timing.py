@@ -1,4 +1,4 @@
-"""The time of two functions that run in turn, as ratios; and what a process uses."""
+"""Compare the times of two functions that run in turn; measure the resources of a process."""
 
 import os
 import statistics
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 def compare(
     name: str, ours: Callable[[], object], baseline: Callable[[], object], repeats: int = 7
 ) -> None:
-    """Print the median times of both and the median, least and greatest ratio ours/baseline."""
+    """Print the median time of both, and the median, minimum and maximum of ours/baseline."""
     ours(), baseline()
     pairs = [(_seconds(ours), _seconds(baseline)) for _ in range(repeats)]
     ratios = sorted(a / b for a, b in pairs)
@@ -33,7 +33,7 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 def used(folder: Path, *command: str, **environment: str) -> struct_rusage:
-    """Return what a command of Python used, with its children; end with its output if it fails."""
+    """Return what a Python command and its children used; exit with its output if it fails."""
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     with (folder / "output").open("w") as output:
         process = subprocess.Popen(

@@ -1,6 +1,6 @@
-"""The executor `psld`, in the place where Snakemake looks for executors.
+"""The executor `psld`, in a package where Snakemake finds it.
 
-Every Snakemake of this environment imports it, so importing it changes nothing.
+Every Snakemake in this environment imports the package, so the import has no side effects.
 """
 
 from snakemake_executor_plugin_slurm import ExecutorSettings, common_settings

@@ -1,13 +1,14 @@
-"""Snakemake's logger `psld`: a line every half minute with the jobs and the time left.
+"""Snakemake's logger `psld`: prints the jobs and the time left every half minute.
 
     18 jobs; the log of each is in logs/
     training 1 of 1: step 598 of 2500, about 5 minutes left; then 13 other jobs
     9 of 18 jobs left, about 2 minutes or more; the oldest: logs/evaluate/mine/denoiser/few-4.log
     done: results/mine.html
 
-A training writes its own time left into its log. A waiting job takes the mean time of the jobs of
-its rule that have ended in this run. Rules of which no job has ended add no time, hence "or more".
-Every Snakemake of this environment may import this module, so importing it changes nothing.
+The time left of a training comes from its log. The time of a waiting job is estimated as the mean
+time of the finished jobs of its rule in this run. Rules without finished jobs are not counted,
+hence "or more". Every Snakemake in this environment may import this module, so the import has no
+side effects.
 """
 
 import logging
@@ -29,25 +30,26 @@ from psld.utils.progress import about
 
 LINE_SECONDS = 30
 SILENT_SECONDS = 60
-"""The first seconds of a run, which are no measure of its time."""
+"""The time from the start of a run, in seconds, during which no estimate is shown."""
 FRESH_SECONDS = 120
-"""The age at which a training's last line is no longer its time left: it may wait in a queue."""
+"""The age in seconds at which the last line of a training's log is outdated: the training may wait
+in a queue."""
 TRAININGS = ("train", "train_guide")
 STEP = re.compile(r"training: (step \d+ of \d+), .*?([\d:]+) left")
-"""A line of `psld.utils.progress` in the log of a training."""
+"""A progress line (`psld.utils.progress`) in the log of a training."""
 
 
 class Job(NamedTuple):
     rule: str
     log: str
     file: str
-    """The first file that it makes, or that it names if it is only a target."""
+    """The first output file; for a target without outputs, the first input file."""
     is_target: bool
     since: float
 
 
 class LogHandler(LogHandlerBase):
-    """Print these lines, warnings and errors, and nothing else that Snakemake says."""
+    """Prints progress lines, warnings and errors, and no other messages of Snakemake."""
 
     writes_to_file = False
     has_filter = True
@@ -56,19 +58,19 @@ class LogHandler(LogHandlerBase):
 
     @property
     def writes_to_stream(self) -> bool:
-        """False in a dry run, whose output Snakemake prints."""
+        """False in a dry run, whose output Snakemake prints itself."""
         return not self.common_settings.dryrun
 
     def __post_init__(self) -> None:
         self.planned: Counter[str] = Counter()
         """The number of jobs of each rule."""
         self.left: Counter[str] = Counter()
-        """The number of those that have not ended."""
+        """The number of unfinished jobs of each rule."""
         self.running: dict[int, Job] = {}
         self.at_once = 1
-        """The most jobs that have run at the same time."""
+        """The largest number of jobs that have run at the same time."""
         self.seconds: dict[str, list[float]] = {}
-        """The durations of the jobs that have ended, by rule."""
+        """The durations of the finished jobs of each rule, in seconds."""
         self.named_targets = False
         self.began = time.monotonic()
         self.ended = threading.Event()
@@ -110,7 +112,7 @@ class LogHandler(LogHandlerBase):
             say(self.line())
 
     def line(self) -> str:
-        """Return the running training with the most time left and the waiting jobs, or all jobs."""
+        """Describe the training with the most time left and waiting jobs, or else all jobs."""
         running = list(self.running.values())
         logs = [job.log for job in running if job.rule in TRAININGS]
         waiting = self.left - Counter(job.rule for job in running if job.rule in TRAININGS)
@@ -135,16 +137,16 @@ class LogHandler(LogHandlerBase):
         return time.monotonic() - self.began < SILENT_SECONDS
 
     def _time_of(self, waiting: Counter[str]) -> str:
-        """Return the time of these jobs as a clause; empty if it is unknown or short."""
+        """Format the estimated time of waiting jobs as a clause; empty if unknown or short."""
         known = waiting.keys() & self.seconds.keys()
         seconds = sum(waiting[rule] * fmean(self.seconds[rule]) for rule in known) / self.at_once
-        is_told = seconds >= LINE_SECONDS and not self._is_young()
-        return f", {about(seconds)} or more" if is_told else ""
+        is_shown = seconds >= LINE_SECONDS and not self._is_young()
+        return f", {about(seconds)} or more" if is_shown else ""
 
 
 def step_of(log: str) -> tuple[float, str] | None:
-    """Return the time left in a training's log in seconds, 0 if it is unknown, and the step."""
-    with suppress(OSError):  # It may not be there yet, or not be readable.
+    """Return the seconds left (0 if unknown) and the step from the log of a training."""
+    with suppress(OSError):  # The log may be missing or unreadable.
         path = Path(log)
         if found := STEP.findall(path.read_text(errors="replace")):
             step, clock = found[-1]

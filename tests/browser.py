@@ -12,14 +12,17 @@ import pytest
 
 CHROMIUM = shutil.which("chromium")
 MEASURE = """addEventListener("load", () => {
+  document.querySelectorAll("details").forEach((fold) => { fold.open = true; });
   const images = [...document.images];
   const root = document.documentElement;
   parent.postMessage(JSON.stringify({
     images: images.length,
     broken: images.filter((i) => !i.naturalWidth || i.clientHeight < 50).map((i) => i.alt),
     overflow: root.scrollWidth - root.clientWidth,
-    values: [...document.querySelectorAll("section[id^=table] .pair td:first-of-type")]
-      .map((cell) => cell.getBoundingClientRect().right),
+    cut: [...document.querySelectorAll("img, td, th")]
+      .filter((part) => part.getBoundingClientRect().right >
+        (part.closest(".scroll") ?? root).getBoundingClientRect().right)
+      .map((part) => part.alt || part.textContent),
     beside: [...document.querySelectorAll("section[id^=table] .pair")].map(({children}) =>
       children[0].getBoundingClientRect().right <= children[1].getBoundingClientRect().left),
     fetched: performance.getEntriesByType("resource").map((entry) => entry.name),

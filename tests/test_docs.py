@@ -1,11 +1,12 @@
-"""The pages of docs/: their files are written and their commands run, in order.
+"""Follow the pages of docs/: write their files and run their commands, in order.
 
-The commands of docs/examples/ are run, too, from the heads of its files.
+The commands in the docstrings of docs/examples/ are run, too.
 
 A fence has one of these types; any other type on a page that is listed here is an error.
 
     sh                  commands, run in a copy of the project, fence by fence
     yaml, python        a file, if the first line is a comment with its path; otherwise an excerpt
+    diff                changes of the file that the first line names, without the comments in it
     text                what a command prints, or a sketch
 """
 
@@ -26,7 +27,7 @@ from tests.workflow.project import REPOSITORY, Project
 
 
 def flowers(folder: Path) -> None:
-    """The reader's own pictures: two classes of grey and coloured ones of several sizes."""
+    """Write the reader's pictures: two classes, gray and in color, in several sizes."""
     for kind in ("daisy", "tulip"):
         shapes = [(20, 30, 3), (40, 24, 3), (17, 17)] * 4
         pictures = {f"{i}.png": encode(random_images(*s, seed=i)) for i, s in enumerate(shapes)}
@@ -37,14 +38,14 @@ MINE_AND_THEIRS = {"mine": 40, "theirs": 60}
 
 
 def folders(folder: Path, sizes: Mapping[str, int] = MINE_AND_THEIRS) -> None:
-    """Folders with so many pictures of one size."""
+    """Write folders with so many pictures of one size."""
     for seed, (name, count) in enumerate(sizes.items()):
         pictures = random_images(count, 8, 8, seed=seed)
         write_files(folder / name, {f"{i}.png": encode(each) for i, each in enumerate(pictures)})
 
 
 def results(folder: Path) -> None:
-    """A grid called demo that has been run: the tiny one of the tests."""
+    """Run the tiny grid of the tests under the name demo."""
     (folder / "configs/grid/tiny.yaml").rename(folder / "configs/grid/demo.yaml")
     Project(folder).run_in_one_process("demo")
 
@@ -53,11 +54,11 @@ def results(folder: Path) -> None:
 class Page:
     name: str
     given: Callable[[Path], None] = lambda folder: None
-    """What the reader has already."""
+    """Prepares what the reader has at the beginning of the page."""
     grids: tuple[str, ...] = ("demo",)
-    """The grids of the project that the page is about: those of the paper take seconds to parse."""
+    """The grids that the page uses. Others are left out, because parsing them takes seconds."""
     then: str | None = None
-    """A page that goes on in the same folder."""
+    """A page that continues in the same folder."""
 
 
 PAGES = [
@@ -80,7 +81,7 @@ DENOISER_OF_README = (
 )
 
 INSTEAD = {
-    # These need a cluster, or take GPUs.
+    # These need a cluster or GPUs.
     r"(snakemake .*profiles/slurm.*)": r"\1 --dry-run",
     r"(snakemake .*(?<!cores) (all|rehearsal|table\d)\b.*)": r"\1 --dry-run",
     r"psld train --multirun (hydra/launcher=submitit_slurm( hydra\S+)+) .*": (
@@ -89,7 +90,7 @@ INSTEAD = {
         r"""hydra.compose("train", "\1".split())' """
     ),
     r"(s(batch|run|cancel|queue|info|acct)|tmux)\b.*": ":",
-    # These download Inception, or take minutes; models are not trained; it needs another package.
+    # These download Inception, take minutes, or need a trained model.
     r"(snakemake .* (mine(/\S+)?|study))": r"\1 --dry-run",
     r"psld sample model=models/mine/.*": ":",
     r"psld tabulate grid_name=(mine|study)": ":",
@@ -97,12 +98,13 @@ INSTEAD = {
     r"(wandb login|(make|psld wandb) (sync|dashboard))\b.*": ":",
     r"(rm -r|torchrun) .*": ":",
     r"cp -r ~/photos pictures": "cp -r ../downloads/flowers pictures",
-    r"(git clone|make demo\b|source .venv/bin/activate).*": ":",  # set up already
+    r"(git clone|make demo\b|make setup|module load|source .venv/bin/activate).*": ":",  # set up
     r"psld prepare (.*)root=/path/to/images": r"psld prepare \1root=downloads/flowers",
     r"(psld train .*training=cifar10-ablation.*)": r"\1 --cfg job",
     r"psld evaluate images=generated reference=real image_size=32": ":",
+    r"python -c 'import psld; psld.load_extractor.*": ":",  # downloads Inception
 }
-"""Patterns of commands that cannot run here, and what runs in their place; `:` is nothing."""
+"""Patterns of commands that cannot run here, and their replacements; `:` does nothing."""
 
 SHRUNK = {
     "network/demo": {"base_channels": 8, "channel_multipliers": [1, 2]},
@@ -110,9 +112,9 @@ SHRUNK = {
     "metric/fd-classifier": {"extractor": {"steps": 5}},
     "sample": {"shard_size": 60},
 }
-"""What is smaller in the copy than on the reader's machine."""
+"""Settings that are smaller in the tests than for the reader."""
 FEWER = {r"(training\.steps=)\d+": r"\g<1>3", r"(sampler\.steps=)\d\d+": r"\g<1>5"}
-"""The same of words."""
+"""Overrides that are smaller, too."""
 
 COMMAND = re.compile(r"^(\$|python -m|psld|snakemake|make) ", re.MULTILINE)
 
@@ -124,22 +126,22 @@ class Fence:
 
     @property
     def path(self) -> str | None:
-        """The file that the first line names."""
+        """The path of the file, if the first line names one."""
         named = re.match(r"# ([\w./-]+\.\w+)\n", self.text)
         return named[1] if named and self.language in ("yaml", "python") else None
 
     @property
     def script(self) -> str:
-        """The commands, with others in place of those that cannot run here."""
+        """The commands, with replacements for the commands that cannot run here."""
         return "\n".join(runs_instead(line) for line in self.text.replace("\\\n", " ").splitlines())
 
 
 def fences_of(text: str) -> list[Fence]:
-    """Every fence of a page, and none that no test would look at."""
+    """Return all fences of a page. Fails if a fence would not be tested."""
     fences = [Fence(*found) for found in re.findall(r"^```([^\n]*)\n(.*?)^```$", text, re.S | re.M)]
     assert text.count("```") == 2 * len(fences), "a fence begins and ends at the start of a line"
     for fence in fences:
-        assert fence.language in ("sh", "yaml", "python", "text"), fence
+        assert fence.language in ("sh", "yaml", "python", "diff", "text"), fence
         is_output = fence.language == "text"
         assert not (is_output and COMMAND.search(fence.text)), f"commands are sh:\n{fence.text}"
     return fences
@@ -156,7 +158,7 @@ def runs_instead(line: str) -> str:
 
 
 class Reader:
-    """Does what a page says, in a copy of the project."""
+    """Follows a page in a copy of the project."""
 
     def __init__(self, folder: Path, grids: tuple[str, ...] = ()) -> None:
         self.project = Project.create(folder)
@@ -172,12 +174,29 @@ class Reader:
         path = self.place / fence.path if fence.path else None
         if fence.language == "sh":
             self.run(fence.script)
+        elif fence.language == "diff":
+            self.apply(fence.text)
         elif path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(fence.text)
 
+    def apply(self, diff: str) -> None:
+        """Change a file as a diff says, line by line; the rest of a line, a comment, is ignored."""
+        head, *changes = diff.splitlines()
+        path = self.place / head.removeprefix("--- ")
+        after, before = path.read_text().splitlines(), []
+        for sign, line in ((change[0], change[1:]) for change in changes):
+            if sign == "+":
+                before.append(line)
+                continue
+            while not after[0].startswith(line):
+                before.append(after.pop(0))
+            found = after.pop(0)
+            before += [found] if sign == " " else []
+        path.write_text("\n".join([*before, *after, ""]))
+
     def run(self, script: str) -> str:
-        """Run the commands one after the other, where the last ones ended; each must succeed."""
+        """Run the commands in the folder where the last commands ended; each must succeed."""
         done = subprocess.run(
             ["bash", "-eux", "-o", "pipefail", "-c", f"{script}\npwd >{self.folder}/place"],
             cwd=self.place,
@@ -230,7 +249,7 @@ def test_every_example_has_a_command():
 
 @pytest.mark.slow
 def test_an_example_does_what_its_head_says(tmp_path):
-    """Copied into the folder in which one works; blend.py makes the images of mymetrics.py."""
+    """The examples are copied into one folder: mymetrics.py reads the images of blend.py."""
     reader = Reader(tmp_path / "project")
     write_shards(reader.folder / "downloads" / "shards")
     reader.run("psld prepare dataset=digits\n" + MODEL_OF_EXAMPLES)
@@ -242,7 +261,7 @@ def test_an_example_does_what_its_head_says(tmp_path):
 
 
 def commands_of(example: Path) -> str:
-    """The indented blocks in the docstring of a module, or in the comment that begins a YAML."""
+    """Return the indented blocks of a docstring, or of the first comment of a YAML file."""
     text = example.read_text()
     if example.suffix == ".py":
         head = ast.get_docstring(ast.parse(text)) or ""
@@ -276,7 +295,7 @@ def test_links_lead_to_files_and_headings(page):
 
 
 def anchors_of(text: str) -> set[str]:
-    """The anchors that GitHub gives to the headings of a page."""
+    """Return the anchors that GitHub generates for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

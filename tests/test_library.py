@@ -434,8 +434,8 @@ def test_a_network_in_training_mode_is_refused(model):
     ("wrong", "said"),
     [
         ({"sigma_min": "0.1"}, r"sigma_min: Input should be a valid number \(got '0.1'\)$"),
-        ({"images": "digits"}, "images: no array of images"),
-        ({"images": torch.zeros(20, 1, 8, 8)}, "images: got torch.float32 "),
+        ({"images": "digits"}, "images: not an array of images"),
+        ({"images": torch.zeros(20, 1, 8, 8)}, "images is torch.float32 "),
     ],
 )
 def test_a_denoiser_that_cannot_be_one_is_refused(wrong, said):
@@ -538,7 +538,7 @@ def test_a_distance_is_in_the_features_of_a_module_or_a_function():
 @pytest.mark.parametrize("wrong", [None, [[1], [2, 3]]])
 def test_images_that_are_none_are_named(wrong, features, tmp_path):
     images = torch.randint(256, (9, 1, 8, 8), dtype=torch.uint8)
-    with pytest.raises(UserError, match=r"^images: no array of images"):
+    with pytest.raises(UserError, match=r"^images: not an array of images"):
         psld.distance(wrong, images, psld.load_extractor(features))
     with pytest.raises(UserError, match=r"^reference: float32 of 9×1×8×8; uint8 N×C×H×W"):
         psld.distance(images, images / 127.5 - 1, features)

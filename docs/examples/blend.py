@@ -6,16 +6,16 @@ r"""A sampler: Euler steps between the probability-flow ODE and the reverse SDE.
 In Python: model.sample(64, sampler="blend:Blend", striding="quadratic", steps=50, noise=0.7).
 
 `build` returns an object with the attributes of `Integrator` (psld/diffusion/integrators.py). The
-shipped ones step by z ← P z + W s + N ξ, with the state z, the score s, the noise ξ, and matrices
-P, W and N that are tabulated for the whole time grid. This one steps along
-dz = (−A z + ½ (1 + ν²) G Gᵀ s) ds + ν G dw. With momentum and a ν well below 0.5, these steps make
-images too wide: fifty of them at ν = 0 by a third.
+steps of the shipped integrators are z ← P z + W s + N ξ, with the state z, the score s, the noise
+ξ, and matrices P, W and N that are tabulated for the whole time grid. This sampler integrates dz =
+(−A z + ½ (1 + ν²) G Gᵀ s) ds + ν G dw. For processes with momentum and ν well below 0.5, the
+distribution of the images becomes too wide, by a third after 50 steps at ν = 0.
 
-- `steps` is the number of network evaluations. An integrator with two evaluations in a step, as
-  Heun's method has, overrides `grid_steps`: `(self.steps - self.denoise + 1) // 2`.
-- One that chooses its steps extends `Sampler`, as `RK45Settings` does.
-- `python -m benchmarks.exact --sampler NAME` measures error and order on data whose score is known
-  (docs/notes/few-evaluations.md).
+- `steps` is the number of network evaluations. An integrator with two evaluations per step, such as
+  Heun's method, overrides `grid_steps`: `(self.steps - self.denoise + 1) // 2`.
+- An integrator with adaptive steps extends `Sampler`, as `RK45Settings` does.
+- `python -m benchmarks.exact --sampler NAME` measures its error and order on data whose score is
+  known (docs/notes/few-evaluations.md).
 """
 
 from psld.parts import TimeGridSampler

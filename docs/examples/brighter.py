@@ -1,11 +1,11 @@
-r"""A guidance, which changes the score of a sampler: this one makes images brighter.
+r"""A guidance, which changes the score of a sampler: `Brighter` makes images brighter.
 
     psld sample model=models/demo/psld-0.02 guidance@sampler.guidance=brighter:Brighter \
         sampler.guidance.strength=2 sampler.steps=20 shard_size=16 output=samples/bright
 
 In Python: model.sample(16, guidance={"kind": "brighter:Brighter", "strength": 2.0}).
 
-A guidance can also need a guide, evaluate the network twice, or take the classes of the samples
+A guidance can also use a guide, evaluate the network twice, or use the classes of the samples
 (psld/diffusion/guidance.py).
 """
 
@@ -13,14 +13,14 @@ from psld.parts import Guidance
 
 
 class Brighter(Guidance):
-    """Adds the same to the score of each pixel."""
+    """Adds a constant to the score of each pixel."""
 
     strength: float = 1.0
 
     def build(self, process, eps, batching, labels, logits):
         from psld.diffusion.score import GuidedScore, NetworkScore
 
-        def gradient(z, t):  # z has the image in its first channels, then the momentum
+        def gradient(z, t):  # the first channels of z are the image, then the momentum
             pull = z.new_zeros(z.shape)
             pull[:, : z.shape[1] // process.blocks] = 1
             return pull

@@ -1,19 +1,19 @@
-r"""A sampler with two evaluations in a step: Heun's method with churn (Karras et al., 2022).
+r"""A sampler with two evaluations per step: Heun's method with churn (Karras et al., 2022).
 
     psld sample model=models/demo/psld-0.02 sampler=churn:Heun sampler.striding=edm \
         sampler.steps=35 shard_size=64 output=samples/churn
 
 In Python: model.sample(64, sampler="churn:Heun", striding="edm", steps=35, s_churn=0.0).
 
-A sampler of plain noise serves every process. A state z depends on its image only through
-y = x₀ + σ n: z = R [y/σ, u], with R the straight root of the covariance (psld/diffusion/roots.py)
-and u ~ N(0, I), which is independent of y and stays as it is. A step goes from z to y, moves y,
-and goes back to z.
+A sampler for plain noise can be used with every process. A state z depends on its image only
+through y = x₀ + σ n: z = R [y/σ, u], with the straight root R of the covariance
+(psld/diffusion/roots.py) and u ~ N(0, I), which is independent of y and constant. A step transforms
+z to y, moves y, and transforms y back to z.
 
 - `step` receives a score. `DataPrediction` turns it into the denoiser D(y; σ) at tabulated times.
 - `times` and `ends` are the times at which the steps start and end; 0 is the data.
-- `draws` is the number of times that the steps, all together, call `noise`.
-- `replacement_times` is None because the steps put the known pixels of an inpainting into D.
+- `draws` is the total number of calls of `noise` in all steps.
+- `replacement_times` is None because the steps insert the known pixels of an inpainting into D.
 """
 
 import torch
@@ -28,8 +28,8 @@ from psld.parts import TimeGridSampler
 class Heun(TimeGridSampler):
     """Algorithm 2 of Karras et al. (2022), on dy/dσ = (y − D(y; σ)) / σ.
 
-    `steps` counts evaluations: 2N − 1 for N noise levels. The defaults of Karras et al. are for
-    their network of ImageNet at 64×64. `s_churn` = 0 is deterministic.
+    `steps` counts evaluations: 2N − 1 for N noise levels. The defaults are the values of Karras et
+    al. for their network for ImageNet at 64×64. The sampler is deterministic if `s_churn` is 0.
     """
 
     s_churn: float = 40.0
@@ -40,10 +40,10 @@ class Heun(TimeGridSampler):
     s_tmax: float = 50.0
     """The highest level that is raised."""
     s_noise: float = 1.003
-    """The standard deviation of the noise that raises it."""
+    """The standard deviation of the added noise, relative to the exact value."""
 
     @property
-    def grid_steps(self):  # The last of them has one evaluation if `steps` is even.
+    def grid_steps(self):  # The last step has one evaluation if `steps` is even.
         return (self.steps - self.denoise + 1) // 2
 
     def build(self, process, device, inpainting=None):
@@ -68,7 +68,7 @@ class Steps:
         self.added = added[: len(self.ends)].tolist()
         self.draws = sum(each > 0 for each in self.added)
 
-        # The levels of the grid, then the raised ones; all tables have this order.
+        # All tables have this order: the levels of the grid, then the raised levels.
         self.count, self.levels = len(grid), [*sigma.tolist(), *churned.tolist()]
         times = torch.cat([grid, time_of_noise_level(process, churned, float(grid[-1]))])
         root = whitening_root(process, "straight", float(grid[-1]))(times)

@@ -1,4 +1,4 @@
-r"""Objectives that serve every process: rectified flow and v-prediction.
+r"""Objectives for every process: rectified flow and v-prediction.
 
     psld train training.objective=flows:RectifiedFlow name=flow
     psld sample model=by-hand/flow process=vp-sde sampler=few sampler.steps=4 shard_size=64 \
@@ -7,17 +7,17 @@ r"""Objectives that serve every process: rectified flow and v-prediction.
     psld sample model=by-hand/velocity process=psld sampler=multistep sampler.steps=10 \
         shard_size=64 output=samples/velocity
 
-A state of any process depends on its image x₀ only through y = x₀ + σ n. So a denoiser
-D(y; σ) = E[x₀ | y] serves every process, and a flow is a denoiser in other units. It leads from the
-image to plain noise n by x_t = a x₀ + b n, which is a y with σ = b/a, and its network predicts the
+A state of any process depends on its image x₀ only through y = x₀ + σ n. So a denoiser D(y; σ) =
+E[x₀ | y] can be used with every process, and a flow is a denoiser in other units. A flow leads from
+the image to plain noise n by x_t = a x₀ + b n = a y with σ = b/a, and its network predicts the
 velocity v = dx_t/dt = a' x₀ + b' n. Both flows here have a b' − a' b = 1, so x₀ = b' x_t − b v. A
-network of v thus gives D(y; σ) = b' x_t − b v, and its error is ‖v_θ − v‖² = ‖D − x₀‖² / b².
+network that predicts v thus gives D(y; σ) = b' x_t − b v, with ‖v_θ − v‖² = ‖D − x₀‖² / b².
 
-- `sees_images = True` says that the module is a denoiser, called (y, σ). psld does the rest.
-- `wrap` returns this module, around a network that is called (x_t, t). Every network of psld takes
-  a t in (0, 1]; one with Fourier features takes its logarithm, so no t ≤ 0.
-- `noising` draws the levels σ. By default ln σ is normal, as `training.noise_law` says.
-- `uses` are those settings of a training that decide the weights; others are refused if set.
+- `sees_images = True` says that the module is a denoiser, which is called with (y, σ).
+- `wrap` returns this module. It contains a network that is called with (x_t, t). The networks of
+  psld accept t in (0, 1]; t must be positive, because Fourier features take its logarithm.
+- `noising` draws the noise levels σ. By default, ln σ is normal, with `training.noise_law`.
+- `uses` names the settings of a training that this objective uses; setting others is an error.
 """
 
 import math
@@ -29,7 +29,7 @@ from psld.parts import Objective
 
 
 class Flow(Objective):
-    """‖v_θ(x_t, t) − v‖², a mean of elements."""
+    """The loss ‖v_θ(x_t, t) − v‖², averaged over elements."""
 
     sees_images = True
     uses = frozenset({"noise_law", "label_dropout"})
@@ -52,7 +52,7 @@ class RectifiedFlow(Flow):
     """The network predicts v = n − x₀ on the straight line x_t = (1 − t) x₀ + t n, t = σ / (1 + σ).
 
     t is uniform, as in Liu, Gong and Liu (2023). If you delete `uses` and `noising`, logit t = ln σ
-    is normal; training.noise_law={center: 0, width: 1} is then the law of Esser et al. (2024).
+    is normal; training.noise_law={center: 0, width: 1} is then the choice of Esser et al. (2024).
     """
 
     uses = frozenset({"label_dropout"})
@@ -70,8 +70,8 @@ class VPrediction(Flow):
     """The network predicts v = α n − β x₀ on the circle x_t = α x₀ + β n (Salimans and Ho, 2022).
 
     α = cos(π t/2) = 1 / √(1 + σ²) and β = sin(π t/2) = σ α, as in the cosine schedule; v is the
-    derivative with respect to the angle π t/2. The loss is (1 + SNR) ‖D − x₀‖², SNR = α²/β². This
-    is also EDM's preconditioning and loss (`Denoiser`) for images with the deviation s = 1.
+    derivative with respect to the angle π t/2. The loss is (1 + SNR) ‖D − x₀‖², SNR = α²/β². It
+    equals EDM's preconditioning and loss (`Denoiser`) for images with standard deviation s = 1.
     """
 
     @staticmethod

@@ -1,9 +1,10 @@
-"""An objective, which says what the network sees, gives and minimizes: here only the loss is new.
+"""An objective defines what a network sees, predicts and minimizes. `Huber` only changes the loss.
 
     psld train training.objective=losses:Huber training.objective.delta=0.5 name=huber
 
-`Objective` predicts the noise of a process's states, `Denoiser` an image, and `Guide`, for
-`psld train_guide`, a class. A loss with weights of its own overrides `wrap`.
+With `Objective`, the network predicts the noise in the states of a process; with `Denoiser`, the
+image; and with `Guide`, for `psld train_guide`, the class. A loss with trainable weights overrides
+`wrap`.
 """
 
 from psld.parts import Objective

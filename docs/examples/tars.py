@@ -1,10 +1,10 @@
-r"""A source: pictures from tar files of webdataset.
+r"""A source that reads pictures from tar files of webdataset.
 
     psld prepare dataset=folder dataset.name=shards \
         dataset.source=tars:Tars dataset.source.path=downloads/shards
 
 Folders, zip archives, arrays and datasets of Hugging Face need no code (docs/usage.md). A picture
-can be a function, as here: it is then read when it is needed.
+can be a function, as here, which is called when the picture is needed.
 """
 
 import tarfile
@@ -17,7 +17,7 @@ from psld.parts import Images, Source
 
 
 class Tars(Source):
-    """Tar files with pictures NAME.png, and the numbers of their classes in NAME.cls."""
+    """Tar files with pictures NAME.png, and the index of their class in NAME.cls."""
 
     path: str
 

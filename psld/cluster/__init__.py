@@ -1,1 +1,1 @@
-"""Trainings as Slurm jobs. Imports no torch: a launcher waits for days on a login node."""
+"""Trainings as Slurm jobs. Does not import torch: launchers wait for days on a login node."""

@@ -1,23 +1,23 @@
-"""Snakemake's executor `psld`: the Slurm plugin's, with what it lacks for runs of weeks.
+"""Snakemake's executor `psld`, which extends the Slurm plugin for workflows that run for weeks.
 
-This is the one file that depends on the inside of snakemake-executor-plugin-slurm 2.8. The plugin
-builds the options of sbatch and submits. Here are the states of jobs, Ctrl-C and the command of a
+Only this file depends on internals of snakemake-executor-plugin-slurm 2.8. The plugin builds the
+options of sbatch and submits jobs. This executor replaces job states, Ctrl-C and the command of a
 job, because the plugin
 
-- forgets its jobs if the controller does not answer five questions in a row, and waits forever for
-  a job that the controller no longer knows. Here Slurm is asked until it answers, and a submission
-  is repeated until then, unless the one without an answer has reached Slurm. A job that Slurm has
-  forgotten is done if its output is there and new, else it has failed;
-- ends up to three minutes after Ctrl-C, and cancels only the jobs on its list. Jobs are missing
-  from this list while it asks for states or sbatch runs. Here all jobs of the run are canceled by
-  their name, and Snakemake ends at once;
+- loses its jobs if five queries in a row fail, and waits forever for a job that the controller no
+  longer knows. This executor repeats a query until Slurm answers. It also repeats a submission,
+  unless the unanswered submission has reached Slurm. A job that Slurm no longer knows counts as
+  successful if its output is new, and as failed otherwise;
+- exits up to three minutes after Ctrl-C, and cancels only the jobs on its list. The list lacks jobs
+  during a query and during sbatch. This executor cancels all jobs of the run by name, and Snakemake
+  exits at once;
 - starts a second Snakemake in each job (the jobstep plugin), and quotes paths so that a shell
-  expands `$(…)` and `%` in the name of the working directory. Here a job is one Snakemake, its
-  paths are relative, and sbatch reads its command from the standard input.
+  expands `$(…)` and `%` in the name of the working directory. This executor starts one Snakemake
+  per job, uses relative paths, and passes the command to sbatch on standard input.
 
 Snakemake itself ignores `local-cores` on a cluster, and closes its event loop while local jobs
-still use it ("Cannot close a running event loop"). Here there are as many local jobs as
-`local-cores`, and Snakemake waits for them.
+still use it ("Cannot close a running event loop"). This executor runs as many local jobs as
+`local-cores` allows, and waits for them.
 """
 
 import asyncio
@@ -43,15 +43,16 @@ from psld.utils.errors import RunError
 T = TypeVar("T")
 
 FAILED = (slurm.FINAL - {"COMPLETED"}) | {"TIMEOUT", slurm.GONE}
-"""States of a failed job. After the loss of a node or a preemption, Slurm queues a job again."""
+"""States of a failed job. After a node failure or a preemption, Slurm requeues the job."""
 LONGEST_PAUSE = 180
-"""Seconds between two questions, at most. A controller forgets a job after some minutes."""
+"""The longest interval between two queries, in seconds. The controller keeps an ended job for
+only a few minutes."""
 CLOCKS_DIFFER = 60
-"""Seconds by which the clock of a file server may be behind this machine's."""
+"""Seconds by which the clock of a file server may lag behind the clock of this machine."""
 
 
 class Executor(SlurmExecutor):
-    """Submits Snakemake's jobs to Slurm and waits for their ends."""
+    """Submits the jobs of Snakemake to Slurm and waits until they end."""
 
     workflow: Any
     logger: Any
@@ -60,19 +61,21 @@ class Executor(SlurmExecutor):
         settings = self.workflow.executor_settings
         settings.pass_command_as_script = True
         settings.array_jobs = None
-        settings.status_command = None  # The plugin would warn of it; `squeue` is used.
+        settings.status_command = (
+            None  # squeue is used; other values cause a warning of the plugin.
+        )
         super().__post_init__()
         self.submitted: set[str] = set()
         self.slurm_logdir = Path(os.path.relpath(self.slurm_logdir))
         resources = self.workflow.resource_settings
-        resources.cores = resources.local_cores  # Snakemake starts so many threads for local jobs.
+        resources.cores = resources.local_cores  # the number of threads for local jobs
 
     @cached_property
     def run_folder(self) -> Path | None:
-        """The folder of this run; the run's jobs are in Slurm under its name from now on."""
+        """The folder of this run, after the name of the run's Slurm jobs is recorded in it."""
         return record_slurm_name(self.run_uuid)
 
-    # The command of a job.
+    # -- the command of a job
 
     def additional_general_args(self) -> Any:
         return "--executor local"
@@ -88,10 +91,11 @@ class Executor(SlurmExecutor):
         return os.path.relpath(super().tmpdir)
 
     def get_job_exec_prefix(self, job: Any) -> Any:
-        """Return shell that comes before the job's command.
+        """Return the shell code that precedes the command of a job.
 
-        A job of a killed run that reaches Slurm after the next run has begun must do nothing. The
-        job's own Snakemake reads the grids again; they may have changed while it waited.
+        The code stops a job of a killed run that starts after the next run has begun. It also
+        passes the planned records, because the Snakemake in the job reads the grids again, and the
+        grids may have changed since the submission.
         """
         jobs = job.jobs if job.is_group() else [job]
         records = ",".join(str(each.params.get("record", "")) for each in jobs)
@@ -100,7 +104,7 @@ class Executor(SlurmExecutor):
             return prefix
         return f"test -d {shlex.quote(os.path.relpath(self.run_folder))} && {prefix}"
 
-    # Submission, and the ends of jobs.
+    # -- submission and job states
 
     def report_job_submission(self, job_info: Any, register_job: bool = True) -> None:
         job_info.aux.setdefault("submitted", time.time())
@@ -108,7 +112,7 @@ class Executor(SlurmExecutor):
         super().report_job_submission(job_info, register_job)
 
     def report_job_error(self, job_info: Any, msg: Any = "", **options: Any) -> None:
-        """Report a failed job. If Slurm did not answer its submission, repeat that instead."""
+        """Report a failed job, or repeat a submission that Slurm did not answer."""
         if job_info.external_jobid is None:
             since = time.time() - slurm.ANSWER_SECONDS
             if self._states() is None:
@@ -120,17 +124,17 @@ class Executor(SlurmExecutor):
         super().report_job_error(job_info, msg=msg, **options)
 
     def _submit_again(self, job: Any, error: str, since: float) -> None:
-        """Submit a job again, unless Slurm has it: the answer to sbatch may have been lost.
+        """Submit a job again, unless the first submission reached Slurm without an answer.
 
         Args:
-            error: the plugin's, with the call of sbatch.
+            error: the error text of the plugin, which contains the call of sbatch.
             since: a time before the first attempt.
         """
         try:
             call = error.partition("sbatch call:")[2].partition("sbatch script:")[0]
             options = dict(pairwise(shlex.split(call)))
             named = partial(slurm.jobs_with_comment, self.run_uuid, options.get("--comment"))
-            numbers = self._answer(named)
+            numbers = self._query(named)
             if numbers is None:
                 return
             if not (new := numbers - self.submitted):
@@ -138,15 +142,17 @@ class Executor(SlurmExecutor):
                 return
             number = max(new, key=int)
             log = Path(options["--output"].replace("%j", number))
-            self.logger.info(f"Job {job.jobid} had reached Slurm as job {number} (log: {log}).")
+            self.logger.info(
+                f"Job {job.jobid} was already submitted to Slurm as job {number} (log: {log})."
+            )
             aux = {"slurm_logfile": log, "submitted": since}
             info = SubmittedJobInfo(job, external_jobid=number, aux=aux)
             self._report_job_submission_threadsafe(info)
-        except Exception as failure:  # Nobody looks at what this thread raises.
+        except Exception as failure:  # An exception in this thread would be lost.
             self._report_job_error_threadsafe(SubmittedJobInfo(job), f"submission: {failure}")
 
     async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncGenerator[Any, None]:
-        """Report the jobs that have ended; yield the others."""
+        """Report the jobs that have ended, and yield the active jobs."""
         shortest = self.workflow.executor_settings.init_seconds_before_status_checks
         longer = min(self.next_seconds_between_status_checks + 10, LONGEST_PAUSE)
         self.next_seconds_between_status_checks = longer if active_jobs else shortest
@@ -168,50 +174,49 @@ class Executor(SlurmExecutor):
             self.next_seconds_between_status_checks = shortest
 
     def _states(self) -> dict[str, str] | None:
-        """Return the states of all jobs of this run in Slurm, or None, as `_answer`."""
-        jobs = self._answer(partial(slurm.jobs_named, self.run_uuid))
+        """Return the states of all Slurm jobs of this run; None if Snakemake exits first."""
+        jobs = self._query(partial(slurm.jobs_named, self.run_uuid))
         return None if jobs is None else {number: job.state for number, job in jobs.items()}
 
-    def _answer(self, question: Callable[[], T]) -> T | None:
-        """Ask Slurm until it answers.
+    def _query(self, question: Callable[[], T]) -> T | None:
+        """Query Slurm until it answers; return None if Snakemake exits before the answer.
 
-        Return None if Snakemake ends before that. It ends if Slurm does not answer for too long:
-        with exit code 1, and its jobs in Slurm go on.
+        If Slurm does not answer for too long, Snakemake exits with code 1. Its Slurm jobs continue.
         """
 
         def ask() -> T:
             if not self.wait:
-                raise RunError("Snakemake ends")
+                raise RunError("Snakemake exits")
             return question()
 
         try:
-            return slurm.until_answered(ask, self.logger.warning, self._pause)
+            return slurm.retry_until_reachable(ask, self.logger.warning, self._pause)
         except RunError as error:
             if self.wait:
                 self.wait = False
                 self.workflow.scheduler.executor_error_callback(WorkflowError(str(error)))
             return None
 
-    # The end of Snakemake.
+    # -- the end of Snakemake
 
     async def sleep(self) -> None:
         await asyncio.to_thread(self._pause, self.next_seconds_between_status_checks)
 
     def _pause(self, seconds: float) -> None:
-        """Wait until the time is over or Snakemake ends."""
+        """Wait for this time, or until Snakemake exits."""
         end = time.monotonic() + seconds
         while self.wait and time.monotonic() < end:
             time.sleep(0.2)
 
     def cancel_jobs(self, active_jobs: list[Any]) -> None:
-        """Cancel all jobs of this run, after the calls of sbatch that are under way."""
+        """Cancel all jobs of this run, after running calls of sbatch have finished."""
         self.wait = False
         self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
         try:
             slurm.cancel_jobs_named(self.run_uuid)
         except slurm.Unreachable as error:
-            ends = f"scancel --me --name={self.run_uuid} ends them"
-            self.logger.error(f"{error}; the jobs go on: {ends}")
+            remedy = f"cancel them with scancel --me --name={self.run_uuid}"
+            self.logger.error(f"{error}; the jobs continue; {remedy}")
 
     def shutdown(self) -> None:
         super().shutdown()

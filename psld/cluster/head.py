@@ -1,14 +1,15 @@
-"""The head process: one Snakemake at a time in a working directory, which goes on after a kill.
+"""The head process: at most one Snakemake per working directory, and recovery after a kill.
 
-Snakemake's own lock files stay when it is killed, so profiles/default sets `nolock`. Kernel locks
-replace them, because they end with their holder:
+Snakemake's own lock files remain after a kill, so profiles/default sets `nolock`. Kernel locks
+replace them, because the kernel releases a lock when its holder exits:
 
-    .snakemake/psld/lock          held by the Snakemake that runs
-    .snakemake/psld/RUN/alive     held by it, too; its local jobs end with it (`psld.cluster.job`)
-    .snakemake/psld/RUN/run.json  describes it
+    .snakemake/psld/lock          held by the running Snakemake
+    .snakemake/psld/RUN/alive     also held; local jobs end when it is free (`psld.cluster.job`)
+    .snakemake/psld/RUN/run.json  describes the run
 
-A run first cancels the jobs that a killed run has left in Slurm; they share one name. Trainings in
-Slurm have other names and go on; their launchers return to them. Local jobs end by themselves.
+A run first cancels the Slurm jobs that a killed run has left; these jobs share one name. Trainings
+in Slurm have other names and continue, and their launchers wait for them again. Local jobs of a
+killed run end by themselves.
 """
 
 import atexit
@@ -38,28 +39,28 @@ class SnakemakeRun(Settings):
     """A run of Snakemake that executes rules."""
 
     inode: int
-    """That of the run's folder: a copy of the working directory is not this run's."""
+    """Inode of the run's folder. It differs in a copy of the working directory."""
     pid: int
     host: str
     slurm_name: str = ""
-    """The name of Snakemake's jobs in Slurm; empty until there may be some."""
+    """The name of the run's jobs in Slurm; empty before the first submission."""
     end: Literal["", "normal", "interrupted"] = ""
-    """Empty while it runs, and after a kill."""
+    """How the run ended; empty while it runs and after a kill."""
 
 
 _held = ExitStack()
-"""The locks of this process, which it keeps until it ends."""
+"""The locks of this process, which are held until it exits."""
 _folder: Path | None = None
-"""The folder of the run of this process, if it holds the locks."""
+"""The folder of this process's run, if this process holds the locks."""
 
 
 def begin_run(with_fork_server: bool = False) -> None:
-    """Be the only run of Snakemake in this working directory; exit with one line if one runs.
+    """Register this Snakemake as the only run in the working directory; exit if another one runs.
 
-    Jobs on this machine are forks of one process `with_fork_server`.
+    With `with_fork_server`, jobs on this machine are forks of one process.
 
-    The Snakefile calls this in `onstart`: after planning and before execution, but not in dry
-    runs, reports and listings, or in the processes of jobs.
+    The Snakefile calls this function in `onstart`: after planning and before execution. Dry runs,
+    reports, listings and the processes of jobs do not call it.
     """
     try:
         with in_one_line():
@@ -72,11 +73,12 @@ def begin_run(with_fork_server: bool = False) -> None:
 
 
 def look_again_once() -> None:
-    """Replace a method of Snakemake 9's scheduler; tests/cluster/test_head.py says if it changes.
+    """Allow only one pending reevaluation in the scheduler of Snakemake 9.
 
-    While jobs wait to be started, the scheduler looks again a second after each event. Each look
-    is an event, so the looks grow with the jobs that have ended: with 300 ended and 2,000 waiting,
-    they took half a core all the time. Here one look is under way at a time.
+    While jobs wait, the scheduler reevaluates them one second after each event. A reevaluation is
+    itself an event, so their number grows with the number of ended jobs: with 300 ended and 2,000
+    waiting jobs, they use half a core all the time. tests/cluster/test_head.py fails if Snakemake
+    changes the replaced method.
     """
     from snakemake.scheduling.job_scheduler import JobScheduler
 
@@ -93,9 +95,9 @@ def look_again_once() -> None:
 
 
 def record_slurm_name(name: str) -> Path | None:
-    """Record the name of the jobs that this Snakemake is about to submit.
+    """Record the Slurm name of the jobs that this Snakemake is about to submit.
 
-    Return the folder of its run; None if the Snakefile does not call `begin_run`.
+    Returns the folder of the run; None if the Snakefile does not call `begin_run`.
     """
     _update(slurm_name=name)
     return _folder
@@ -107,10 +109,13 @@ def _begin(folder: Path) -> None:
         place = folder.resolve().parents[1]
         runs = filter(None, map(read_run, folder.glob("*/")))
         who = next((f" (process {run.pid} on {run.host})" for run in runs), "")
-        raise RunError(f"{place}: another Snakemake{who} runs here; wait for its end, or end it")
+        raise RunError(
+            f"{place}: another Snakemake{who} is running here; wait until it ends, or stop it"
+        )
     for earlier in folder.glob("*/"):
         _end_slurm_jobs(earlier)
-        # Its jobs look for it by its name. NFS keeps a file in it while one of them has it open.
+        # Jobs of the run exit when this name is missing. The renamed folder may persist: NFS keeps
+        # a file that a job has open.
         shutil.rmtree(earlier.rename(earlier.with_suffix(".old")), ignore_errors=True)
     _folder = folder.resolve() / uuid.uuid4().hex
     _folder.mkdir()
@@ -125,23 +130,23 @@ def _begin(folder: Path) -> None:
         alive.close()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        """End local jobs; Ctrl-C in a terminal reaches them directly, too.
+        """End local jobs, which Ctrl-C in a terminal also reaches directly.
 
-        They get SIGTERM. A second SIGINT would end a training before it has saved.
+        The jobs receive SIGTERM. A second SIGINT would end a training before it saves.
         """
         atexit.unregister(end)
         end("interrupted")
-        # After all that Snakemake still prints.
-        atexit.register(print, "interrupted; the same command goes on", file=sys.stderr)
+        # Print this after the last messages of Snakemake.
+        atexit.register(print, "interrupted; run the same command again to resume", file=sys.stderr)
         signal.default_int_handler(number, frame)
 
     atexit.register(end, "normal")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)  # unless a shell's `&` ignores it
+        signal.signal(signal.SIGINT, interrupt)  # A shell's `&` ignores SIGINT.
 
 
 def _update(**changes: Any) -> None:
-    """Change the record of this process's run, if it has one."""
+    """Update the record of this process's run, if there is a run."""
     if _folder and (run := read_run(_folder)):
         write_record(_folder / "run.json", run.model_copy(update=changes))
 
@@ -149,24 +154,26 @@ def _update(**changes: Any) -> None:
 def read_run(folder: Path) -> SnakemakeRun | None:
     """Read the record of a run.
 
-    Return None if there is none, because the run was killed at its start, or if it is of another
-    folder, which was copied.
+    Returns None if the record is missing, because the run was killed at its start, or if the folder
+    is a copy.
     """
     record = folder / "run.json"
     if not record.exists():
         return None
-    run = read_record(SnakemakeRun, record, f"{record}: damaged, or of another version; delete it")
+    run = read_record(
+        SnakemakeRun, record, f"{record}: damaged, or written by another version; delete it"
+    )
     return run if run.inode == folder.stat().st_ino else None
 
 
 def _end_slurm_jobs(folder: Path) -> None:
-    """Cancel what a run has left in Slurm. Raises RunError if that is not possible."""
+    """Cancel the Slurm jobs that a run has left. Raises RunError if this is impossible."""
     run = read_run(folder)
     if run is None or not run.slurm_name or (run.end and not shutil.which("squeue")):
         return
     try:
         if jobs := active_jobs_named(run.slurm_name):
-            text = f"canceling what the last run left in Slurm: job {', '.join(jobs)}"
+            text = f"canceling the Slurm jobs of the last run: {', '.join(jobs)}"
             print(text, file=sys.stderr, flush=True)
         while active_jobs_named(run.slurm_name):
             cancel_jobs_named(run.slurm_name)
@@ -174,5 +181,5 @@ def _end_slurm_jobs(folder: Path) -> None:
     except PSLDError as error:
         raise RunError(
             f"jobs of the last run may still be in Slurm: {error}; run the command on a machine "
-            f"that reaches Slurm, or delete {folder}"
+            f"with access to Slurm, or delete {folder}"
         ) from None

@@ -1,11 +1,12 @@
-"""Inside a job: its end with its Snakemake; a launch's ranks in Slurm, and the lives of its job.
+"""Inside a job: ending together with Snakemake, the ranks of a training in Slurm, and restarts.
 
-Snakemake names the folder of its run in the variable PSLD_RUN (`psld.cluster.head`), and holds the
-kernel lock `alive` in it. Kernel locks end with their holders, even after kill -9.
+Snakemake sets the variable PSLD_RUN to the folder of its run (`psld.cluster.head`), and holds the
+kernel lock `alive` in this folder. The kernel releases the lock when Snakemake exits, even after
+kill -9.
 
-A launch's job in Slurm lives until its time limit, a preemption or a lost node ends it, and then
-it runs again. Before a time limit or a preemption, it requeues itself. The number of lives has no
-limit as long as each of them makes progress.
+A training's Slurm job runs until its time limit, a preemption or a node failure, and is then
+restarted. Before a time limit or a preemption, the job requeues itself. The number of restarts is
+unlimited as long as the training makes progress.
 """
 
 import fcntl
@@ -28,21 +29,20 @@ from psld.utils.files import STEP, read_json, write_json
 RUN = "PSLD_RUN"
 """The environment variable with the folder of the run that started this process."""
 RECORDS = "PSLD_RECORDS"
-"""The environment variable with the digests of the records that Snakemake planned for a job in
-Slurm."""
+"""The environment variable with the digests of the records planned for a Slurm job."""
 GRACE_SECONDS = 60
-"""Time between SIGTERM, at which a training saves a checkpoint, and SIGKILL."""
+"""Seconds between SIGTERM, at which a training saves a checkpoint, and SIGKILL."""
 FRUITLESS_LIVES = 2
-"""Lives of a job that may begin at the same step."""
+"""The number of times that a job may start at the same step."""
 END_SECONDS = 600
-"""Seconds that a process waits for Slurm to end it, after its job was requeued."""
+"""Seconds that a process waits for Slurm to end it after a requeue."""
 
 
 def end_with_snakemake(command: str) -> None:
-    """Make this process end when the Snakemake that has started it ends; return at once.
+    """End this process when the Snakemake that started it ends. Returns at once.
 
-    It ends as on SIGTERM, so a training saves a checkpoint. `psld launch` leaves its job in Slurm
-    if Snakemake was killed, and cancels it if Snakemake was interrupted.
+    The process receives SIGTERM, so a training saves a checkpoint. `psld launch` cancels its Slurm
+    job if Snakemake was interrupted, but not if Snakemake was killed.
     """
     run = os.environ.get(RUN)
     if not run:
@@ -50,19 +50,19 @@ def end_with_snakemake(command: str) -> None:
     try:
         alive = os.open(f"{run}/alive", os.O_RDONLY)
     except FileNotFoundError:
-        sys.exit("error: the Snakemake that started this job has ended, and another one runs")
+        sys.exit("error: the Snakemake that started this job has ended; this job exits")
     threading.Thread(target=_end, args=(run, alive, command == "launch"), daemon=True).start()
 
 
 def _end(run: str, alive: int, is_launcher: bool) -> None:
-    fcntl.flock(alive, fcntl.LOCK_SH)  # waits for the end of Snakemake
+    fcntl.flock(alive, fcntl.LOCK_SH)  # blocks until Snakemake exits
     try:
         was_interrupted = b'"interrupted"' in Path(run, "run.json").read_bytes()
-    except FileNotFoundError:  # The next run has cleared it away, after a kill.
+    except FileNotFoundError:  # The next run has removed the folder, after a kill.
         was_interrupted = False
     if is_launcher and not was_interrupted:
         os._exit(1)
-    print("the Snakemake that started this job has ended; so this job ends", file=sys.stderr)
+    print("the Snakemake that started this job has ended; stopping this job", file=sys.stderr)
     os.kill(os.getpid(), signal.SIGTERM)
     if not was_interrupted:
         time.sleep(GRACE_SECONDS)
@@ -70,9 +70,9 @@ def _end(run: str, alive: int, is_launcher: bool) -> None:
 
 
 def run_rank(words: list[str]) -> None:
-    """Run `psld WORD …` as one rank of a job."""
+    """Run `psld WORD …` as one rank of a Slurm job."""
     requeue_when_warned()
-    # Without core binding, ranks that each use all cores are very slow.
+    # If Slurm does not bind tasks to cores, each rank would use all cores, which is very slow.
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     sys.argv = ["psld", *words]
     runpy.run_module("psld", run_name="__main__", alter_sys=True)
@@ -82,32 +82,32 @@ def run_rank(words: list[str]) -> None:
 def requeued_when_stopped() -> Iterator[Callable[[Path, int], None]]:
     """Requeue the job if Slurm stops the training before a time limit or a preemption.
 
-    Yields a function for the training to call when it begins, with run directory and step.
-    Outside a Slurm job of submitit, a stopped training just ends.
+    Yields a function that the training calls at its start, with the run directory and the step.
+    Outside a Slurm job of submitit, a stopped training only ends.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or "SLURM_JOB_ID" not in os.environ:
         yield lambda run, step: None
         return
-    requeue_when_warned()  # Until the training handles the signal, there is nothing to save.
+    requeue_when_warned()  # until the training handles the signal
     try:
         yield begin_life
     except Stopped as stopped:
-        # A preemption without a warning begins with SIGTERM, and so does scancel.
+        # Both a preemption without a warning and scancel begin with SIGTERM.
         if stopped.signal == signal.SIGUSR2 or is_preempted():
             requeue_this_job()
         raise
 
 
 def requeue_when_warned() -> None:
-    """Make the warning signal requeue this job at once."""
+    """Requeue this job as soon as the warning signal arrives."""
     signal.signal(signal.SIGUSR2, lambda *_: requeue_this_job())
 
 
 def requeue_this_job() -> NoReturn:
-    """Requeue this job, once for all its tasks, and wait for Slurm to end this life.
+    """Requeue this job, once for all its tasks, and wait until Slurm ends this process.
 
-    Slurm requeues a preempted job by itself; to requeue it twice would run it again after its end.
-    A process that leaves before Slurm ends it would end the job.
+    Slurm requeues a preempted job itself, and a second requeue would run the job again after its
+    end. A process that exits before Slurm ends it would end the job.
     """
     job = _this_job()
     if os.environ.get("SLURM_PROCID") == "0" and not is_preempted():
@@ -116,7 +116,7 @@ def requeue_this_job() -> NoReturn:
         if done.returncode and "pending" not in complaint:
             print(f"job {job} could not be requeued: {complaint}", flush=True)
             raise SystemExit(128 + signal.SIGUSR2)
-    print(f"job {job} goes on when it is scheduled again", flush=True)
+    print(f"job {job} is requeued; it resumes when Slurm schedules it again", flush=True)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(END_SECONDS)
@@ -124,7 +124,7 @@ def requeue_this_job() -> NoReturn:
 
 
 def is_preempted() -> bool:
-    """Check if Slurm preempts this job now, in this life."""
+    """Check if Slurm has preempted this job since its last start."""
     show = ["scontrol", "--oneliner", "show", "job", _this_job()]
     description = subprocess.run(show, capture_output=True).stdout.decode(errors="replace")
     times = dict(re.findall(r"(StartTime|PreemptTime)=(\d\d\d\d-\d\d-\d\dT\S+)", description))
@@ -132,23 +132,24 @@ def is_preempted() -> bool:
 
 
 def _this_job() -> str:
-    """The job's name for scontrol. The number of an array's last job also means the whole array."""
+    """Return the ID for scontrol. The plain ID of an array's last job means the whole array."""
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ["SLURM_JOB_ID"]
 
 
 def begin_life(run: Path, step: int) -> None:
-    """Record that a life of this job begins at this step of the training in the run directory.
+    """Record a start of this job at a step of the training in the run directory.
 
-    Raises RunError if the last lives of the job began there too.
+    Raises RunError if the last `FRUITLESS_LIVES` starts of the job were at the same step.
     """
     file, job = run / "lives.json", os.environ["SLURM_JOB_ID"]
     lives = read_json(file, dict[str, list[int]]) if file.exists() else {}
     begun = lives.get(job, [])
     if begun[-FRUITLESS_LIVES:] == [step] * FRUITLESS_LIVES:
         raise RunError(
-            f"{run}: no progress in {FRUITLESS_LIVES} lives, which began at step {step} ({STEP}) "
-            "and saved no more; save more often (training.checkpoint_every) or ask for more time"
+            f"{run}: no progress: the job started {FRUITLESS_LIVES} times at step {step} ({STEP}) "
+            "and saved no later step; save more often (training.checkpoint_every), or request "
+            "more time"
         )
     write_json(file, {**lives, job: [*begun, step]})

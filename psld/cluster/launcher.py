@@ -1,12 +1,12 @@
-"""The launcher: submit one Slurm job, wait for what it makes, and find it again after a kill.
+"""The launcher: submit one Slurm job, wait for its model, and find the job again after a kill.
 
 The files of a launch are in RUNS/launches/NAME-DIGEST, one folder per output:
 
-    lock                  held by the waiting launcher, until its process ends in any way; so is
-                          launcher.lock in the run directory, which two outputs may share
-    launch.json           the run directory of the job, until it is canceled
-    JOB_submission.sh     sbatch's script; submitit's pickle is next to it
-    JOB_RANK_log.out/err  a rank's output
+    lock                  held by the waiting launcher until its process exits; the launcher also
+                          holds launcher.lock in the run directory, which two outputs may share
+    launch.json           the run directory of the job; deleted when the job is canceled
+    JOB_submission.sh     the script for sbatch, next to the pickle of submitit
+    JOB_RANK_log.out/err  the output of a rank
 """
 
 import os
@@ -37,9 +37,9 @@ from psld.utils.files import (
 from psld.utils.locks import sole_holder, take_gpus, visible_gpus
 
 SETTLED_SECONDS = 20
-"""Seconds that a job must have ended, if Slurm may requeue it: after the loss of a node."""
+"""Seconds that a job must remain ended if Slurm may requeue it, as after a node failure."""
 FRUITLESS_JOBS = 2
-"""Lost jobs in a row that may save nothing. A job that fails must have saved a step."""
+"""The number of consecutive lost jobs that may save no step. A failed job must save a step."""
 
 
 class Launcher:
@@ -49,38 +49,38 @@ class Launcher:
         self.run = run
         self.output = output
         self.done = export_folder(run) / MANIFEST
-        """The file that is there at the end of the training, in its run directory."""
+        """The file in the run directory that marks the end of the training."""
         digest = digest_of(str(output.resolve()))[:12]
         self.name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', output.name)}-{digest}"
-        """The name of this launch's jobs, by which they are found."""
+        """The Slurm name of the jobs of this launch, by which the launcher finds them."""
         self.folder = run.parent.resolve() / "launches" / self.name
         self.record = self.folder / "launch.json"
         self.job = ""
-        """The number of the latest job; empty until sbatch has answered."""
+        """The ID of the latest job; empty until sbatch has answered."""
         self.step = 0
-        """The steps that were saved when that job was submitted or found."""
+        """The saved step when the latest job was submitted or found."""
         self.fruitless = 0
-        """Jobs in a row that have saved nothing."""
+        """The number of consecutive jobs that have saved no step."""
         self.in_charge = False
-        """False while another launcher waits for the same."""
+        """False while another launcher waits for the same output or run."""
 
     def finish(self) -> None:
-        """Return when `output` is there.
+        """Wait until `output` exists.
 
         Raises RunError if the job fails, is canceled, or makes no progress, and UserError if other
-        users may change the launch's folder.
+        users may write to the folder of the launch.
         """
-        make_private(self.folder)  # The job runs a pickle in it.
+        make_private(self.folder)  # The job executes a pickle from this folder.
         with ExitStack() as stack:
             for lock in (self.folder / "lock", self.run / "launcher.lock"):
-                waiting = f"launch: another launcher waits for the same ({lock})"
+                waiting = f"launch: waiting for another launcher of the same training ({lock})"
                 stack.enter_context(sole_holder(lock, waiting))
             self.in_charge = True
             if self.done.exists():
                 if whole_export(self.run):
                     note_replaced(self.run, self.output)
-                else:  # A job will export it again from the last checkpoint.
-                    say(f"{self.done.parent}: damaged; it is made again")
+                else:  # A job exports the model again from the last checkpoint.
+                    say(f"{self.done.parent}: damaged; exporting it again")
                     self.done.unlink()
             self._attach()
             while not self.done.exists():
@@ -88,42 +88,42 @@ class Launcher:
                 if not self._is_done(state):
                     self._replace_job(state)
             publish(self.run, self.output)
-            say(f"{self.output} is there")
+            say(f"wrote {self.output}")
 
     def cancel(self) -> None:
-        """Cancel the launch's jobs, which may take a while to end. Raises Unreachable."""
+        """Cancel the jobs of the launch, without waiting for their end. Raises Unreachable."""
         slurm.cancel_jobs_named(self.name)
         self.record.unlink(missing_ok=True)
 
     def _attach(self) -> None:
-        """Return to the job of an earlier launcher, or submit one."""
+        """Attach to the job of an earlier launcher, or submit a job."""
         active = self._active_jobs()
         if active and self.record.exists() and read_json(self.record, str) == str(self.run):
-            # A launcher that was killed right after sbatch has not written the job's command.
+            # If the earlier launcher was killed right after sbatch, `_take` writes the command.
             self._take(active[0])
-            say(f"back to job {self.job}")
+            say(f"waiting for job {self.job} of an earlier launcher")
             return
         if active:
-            say(f"waiting for the end of job {', '.join(active)}: canceled, or of other settings")
-            slurm.until_answered(self.cancel, say)
-            while self._active_jobs():  # They must not write to the same output.
+            say(f"canceling job {', '.join(active)} of an earlier launch, and waiting for its end")
+            slurm.retry_until_reachable(self.cancel, say)
+            while self._active_jobs():  # Two jobs must not write to the same output.
                 time.sleep(1)
         if not self.done.exists():
             write_json(self.record, str(self.run))
             self._submit()
 
     def _active_jobs(self) -> list[str]:
-        return slurm.until_answered(partial(slurm.active_jobs_named, self.name), say)
+        return slurm.retry_until_reachable(partial(slurm.active_jobs_named, self.name), say)
 
     def _submit(self) -> None:
-        slurm.until_answered(self._submit_once, say)
+        slurm.retry_until_reachable(self._submit_once, say)
         nodes, ranks = self.settings.nodes, self.settings.ranks_of_slurm_node
         say(f"submitted job {self.job}: {nodes} node(s) with {ranks} rank(s) each")
-        say(f"its logs: {self.folder}/{self.job}_*")
+        say(f"logs: {self.folder}/{self.job}_*")
 
     def _submit_once(self) -> None:
-        """Submit, unless an earlier attempt has reached Slurm without an answer."""
-        # Delay signals until sbatch has answered: only its answer names the job to cancel.
+        """Submit a job, unless an earlier, unanswered submission has reached Slurm."""
+        # Delay signals until sbatch has answered, because only the answer names the job to cancel.
         numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         try:
@@ -133,19 +133,19 @@ class Launcher:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _take(self, job: str) -> None:
-        """Make a job in Slurm the one that is waited for."""
+        """Set the Slurm job to wait for."""
         ensure_command(self.settings, job, self.folder)
         self.job = job
         self.step = saved_step(self.run)
 
     def _wait(self) -> str:
-        """Print the first rank's output until the job has ended; return the job's state."""
+        """Print the output of rank 0 until the job ends; return the state of the job."""
         log = self.folder / f"{self.job}_0_log.out"
         position = log.stat().st_size if log.exists() else 0
         last = slurm.SlurmJob("", "")
         since, pause = time.monotonic(), 1.0
         while True:
-            jobs = slurm.until_answered(partial(slurm.jobs_named, self.name), say)
+            jobs = slurm.retry_until_reachable(partial(slurm.jobs_named, self.name), say)
             job = jobs.get(self.job, slurm.SlurmJob(slurm.GONE, ""))
             position = print_added(log, position)
             if job.state != last.state:
@@ -160,22 +160,22 @@ class Launcher:
             pause = min(pause * 1.3, 15.0)
 
     def _is_done(self, state: str) -> bool:
-        """Check if the last file is there, after it had time to appear here."""
+        """Check if the last file exists, after a delay in which it may appear on this machine."""
         deadline = time.monotonic() + (LATE_SECONDS if state == "COMPLETED" else 0)
         while not (is_there := self.done.exists()) and time.monotonic() < deadline:
             time.sleep(1)
         return is_there
 
     def _replace_job(self, state: str) -> None:
-        """Submit the next job. Raises RunError if it would fail, too."""
+        """Submit the next job. Raises RunError if that job would also fail."""
         job = self.job
         if state == "CANCELLED":
-            raise RunError(f"job {job} was canceled; run the same command again to go on")
+            raise RunError(f"job {job} was canceled; run the same command again to resume")
         if state == "OUT_OF_MEMORY":
-            raise RunError(f"job {job} ran out of memory; ask for more (mem_mb)")
+            raise RunError(f"job {job} ran out of memory; request more memory (mem_mb)")
         if state == "COMPLETED":
-            logs = f"its logs: {self.folder}/{job}_*"
-            raise RunError(f"job {job} ended with exit code 0, but without {self.done}; {logs}")
+            logs = f"logs: {self.folder}/{job}_*"
+            raise RunError(f"job {job} ended with exit code 0, but {self.done} is missing; {logs}")
         has_progressed = saved_step(self.run) > self.step
         self.fruitless = 0 if has_progressed else self.fruitless + 1
         for log in sorted(self.folder.glob(f"{job}_*_log.err")):
@@ -184,28 +184,28 @@ class Launcher:
                 print(f"--- {log}\n{text}\n---", flush=True)
         if self.fruitless > (0 if state == "FAILED" else FRUITLESS_JOBS):
             raise RunError(
-                f"job {job} ended as {state} and has saved no checkpoint ({self.run / STEP} has "
-                f"not grown); see above and {self.folder}/{job}_*"
+                f"job {job} ended as {state} without saving a checkpoint ({self.run / STEP} is "
+                f"unchanged); see the output above and {self.folder}/{job}_*"
             )
-        say(f"job {job} was lost ({state}); the next one goes on from the last checkpoint")
+        say(f"job {job} was lost ({state}); the next job resumes from the last checkpoint")
         self._submit()
 
 
 def submit(settings: LaunchSettings, name: str, folder: Path) -> str:
-    """Submit one job of all ranks and return its number. `folder` gets its script and logs.
+    """Submit one job with all ranks and return its ID. The script and logs are written to `folder`.
 
     Raises:
-        UserError: Slurm refuses the options, or the path of `folder`.
-        Unreachable: the controller does not answer; it may have taken the job.
+        UserError: Slurm rejects the options or the path of `folder`.
+        Unreachable: the controller does not answer, but it may have accepted the job.
     """
-    # submitit is slow to import; a launch on this machine does without it.
+    # Importing submitit is slow, and a launch on this machine does not need it.
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
     if set("%\\\n\r") & set(str(folder)):
         raise UserError(
-            f"launch: {str(folder)!r}: Slurm writes no logs to a path with %, a backslash or a "
-            "line break; name another folder (runs=…)"
+            f"launch: {str(folder)!r}: Slurm cannot write logs to a path with %, a backslash or a "
+            "line break; set runs to another folder"
         )
     executor = SlurmExecutor(folder)
     executor.update_parameters(job_name=name, **settings.options())
@@ -222,10 +222,10 @@ def submit(settings: LaunchSettings, name: str, folder: Path) -> str:
 
 
 def ensure_command(settings: LaunchSettings, job: str, folder: Path) -> None:
-    """Write the pickle that the job's ranks wait for, if submitit did not.
+    """Write the pickle that the ranks of a job wait for, if it is missing.
 
-    submitit writes it after sbatch has answered. If there was no answer, or the launcher was
-    killed before it, the file is missing.
+    submitit writes the pickle after the answer of sbatch. It is missing if sbatch did not answer,
+    or if the launcher was killed before the answer.
     """
     from submitit.core.utils import DelayedSubmission, JobPaths
 
@@ -237,28 +237,29 @@ def ensure_command(settings: LaunchSettings, job: str, folder: Path) -> None:
 def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
     """Replace this process by the command, or by torchrun with one process per rank.
 
-    It keeps the GPUs and the number of threads that this process was given, or as many of the GPUs
-    as share the training's batch equally. Several ranks wait for GPUs that others on this machine
-    use; a single rank chooses a GPU itself.
+    By default, there is one rank per visible GPU; GPUs are left out if the batch size is not
+    divisible by their number. The number of threads is unchanged. Several ranks wait here until
+    other processes release enough GPUs; a single rank chooses its GPU itself.
     """
     if settings.nodes > 1:
         raise UserError(
-            f"launch: nodes={settings.nodes} needs Slurm; on this machine use nodes=1 "
-            "with tasks_per_node"
+            f"launch: nodes={settings.nodes} needs Slurm; on this machine, use nodes=1 and set "
+            "tasks_per_node"
         )
     if settings.detach:
         raise UserError(
-            "launch: detach=true needs Slurm; on this machine the command ends with this"
+            "launch: detach=true needs Slurm; on this machine, the training ends with the launcher"
         )
     gpus = visible_gpus()
     equal = next(n for n in range(len(gpus) or 1, 0, -1) if batch_size % n == 0)
     ranks = settings.tasks_per_node or equal
     if not settings.tasks_per_node and equal < len(gpus):
-        say(f"{equal} of {len(gpus)} GPUs train, because they share {batch_size} images equally")
+        say(f"using {equal} of {len(gpus)} GPUs, because a batch has {batch_size} images")
     if 1 < ranks <= len(gpus):
         taken = take_gpus(list(gpus.values()), ranks, past_exec=True)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(list(gpus)[i] for i in taken)
-    # As before a time limit; torchrun would kill ranks after half a minute, and older torch does.
+    # Allow as much time for saving as before a time limit. The default of torchrun is 30 seconds;
+    # older versions of torch ignore this variable.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(settings.warning_seconds))
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
     command = [*(torchrun if ranks > 1 else ()), "psld", *settings.command]
@@ -268,7 +269,7 @@ def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
 
 
 def print_added(path: Path, position: int) -> int:
-    """Print what was added to a file after this position; return the new position."""
+    """Print the content of a file after a position; return the new position."""
     if not path.exists():
         return position
     with path.open("rb") as stream:

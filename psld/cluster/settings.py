@@ -1,6 +1,6 @@
 """Settings of `psld launch`: where and how a training runs.
 
-Most have the names of the resources in TRAINING_JOB (workflow/rules/common.smk), which sets them.
+The workflow sets them from resources of the same names (TRAINING_JOB in workflow/rules/common.smk).
 """
 
 import shlex
@@ -14,57 +14,64 @@ SET_BY_LAUNCH = {
     *("array", "cpus-per-task", "error", "job-name", "mem", "no-requeue", "nodes", "ntasks"),
     *("ntasks-per-node", "open-mode", "output", "time"),
 }
-"""Options of sbatch that a launch sets itself: it finds the job by its name, the logs by theirs."""
+"""Options of sbatch that a launch sets itself. It finds jobs and logs by their names."""
 
 
 class LaunchSettings(Settings):
     """The resources of a job and the place where it runs."""
 
     command: list[str] = Field(min_length=1)
-    """The words after `--`, which each rank runs: `train …` or `train_guide …`."""
+    """The command that each rank runs: `train …` or `train_guide …`, given after `--`."""
     where: Literal["auto", "slurm", "here"] = "auto"
-    """`auto`: as a Slurm job if there is sbatch, else in processes of this machine."""
+    """`slurm`: as a Slurm job; `here`: on this machine; `auto`: as a Slurm job if sbatch is
+    installed, else on this machine."""
     nodes: int = Field(1, ge=1)
+    """Number of nodes."""
     tasks_per_node: int | None = Field(None, ge=1)
-    """Ranks. None: one per GPU, of the job or of this machine; one without GPUs."""
+    """Ranks per node. Null: one rank per GPU, or one rank without GPUs."""
     cpus_per_task: int | None = Field(None, ge=1)
-    """Per rank. None: 4 if the job asks for GPUs, whose noise several cores draw, else 1."""
+    """CPU cores per rank. Null: 4 if the job requests GPUs (several cores draw noise), else 1."""
     gpus_per_node: int | None = Field(None, ge=1)
+    """Number of GPUs per node of a Slurm job."""
     gres: str | None = None
-    """Generic resources per node, such as gpu:a100:4, for sites that count GPUs this way."""
+    """Generic resources per node, such as gpu:a100:4, for sites that request GPUs this way."""
     mem_mb: int | None = Field(None, ge=1)
-    """Memory per node. None: the partition's default."""
+    """Memory per node in MB. Null: the default of the partition."""
     runtime: int = Field(60, ge=1)
-    """Time limit of the job, in minutes; then it is queued again, and the training goes on."""
+    """Time limit of the job in minutes. Before it, the job saves, is requeued and resumes."""
     warning_seconds: int = Field(120, ge=1)
-    """Seconds from the warning, at which the job saves a checkpoint, to its time limit."""
+    """Seconds before the time limit at which the job saves a checkpoint and requeues itself."""
     slurm_partition: str | None = None
+    """Partition of the job. Null: the default of the cluster."""
     slurm_account: str | None = None
+    """Account of the job. Null: the default of the user."""
     slurm_additional_parameters: str | None = None
-    """Other options of sbatch: `qos=high exclude=node3 exclusive`."""
+    """Other options of sbatch, such as `qos=high exclude=node3 exclusive`."""
     detach: bool = False
-    """On Ctrl-C leave the job alone; the same command returns to it."""
+    """Do not cancel the job on Ctrl-C. The same command waits for it again."""
 
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, content: dict[str, Any]) -> dict[str, Any]:
-        # A rule passes an empty text for a resource that is not set.
+        # A rule passes an empty string for a resource that is not set.
         return {key: value for key, value in content.items() if value != ""}
 
     @model_validator(mode="after")
     def _values_fit(self) -> "LaunchSettings":
         if any(not name or name.startswith("-") for name in self.additional_options):
             raise ValueError(
-                "slurm_additional_parameters: options without dashes, `name=value` or `name`; got "
-                f"{self.slurm_additional_parameters}"
+                "slurm_additional_parameters: write options without dashes, as `name=value` or "
+                f"`name`; got {self.slurm_additional_parameters}"
             )
         names = {name.replace("_", "-") for name in self.additional_options}
         if taken := ", ".join(sorted(names & SET_BY_LAUNCH)):
-            raise ValueError(f"slurm_additional_parameters: leave out what a launch sets: {taken}")
+            raise ValueError(
+                f"slurm_additional_parameters: remove options that psld launch sets: {taken}"
+            )
         if self.warning_seconds >= 60 * self.runtime:
             raise ValueError(
-                f"warning_seconds: {self.warning_seconds} s before its end, a job of "
-                f"{self.runtime} minutes has not begun; increase runtime or reduce warning_seconds"
+                f"warning_seconds: {self.warning_seconds} s is not less than the runtime of "
+                f"{self.runtime} minutes; increase runtime or reduce warning_seconds"
             )
         return self
 
@@ -79,11 +86,11 @@ class LaunchSettings(Settings):
 
     @property
     def ranks_of_slurm_node(self) -> int:
-        """Ranks per node of a Slurm job: as given, or one per GPU."""
+        """The number of ranks per node of a Slurm job: as given, or one per GPU."""
         return self.tasks_per_node or self.gpus_per_node or _gpus_in(self.gres) or 1
 
     def options(self) -> dict[str, Any]:
-        """Return what submitit asks sbatch for: six options of its own, and sbatch's."""
+        """Return the parameters of submitit; `additional_parameters` are options of sbatch."""
         gpus = any(option.startswith("gpus") for option in self.additional_options)
         gpus = gpus or self.gpus_per_node or _gpus_in(self.gres)
         cores = self.cpus_per_task or (4 if gpus else 1)
@@ -103,9 +110,9 @@ class LaunchSettings(Settings):
             "cpus_per_task": cores,
             "signal_delay_s": self.warning_seconds,
             "srun_args": [
-                "--kill-on-bad-exit=1",  # A dead rank ends the others; they would wait for it.
-                "--wait=0",  # No limit (WaitTime) for the first rank, which exports the model last.
-                # Since Slurm 22.05 srun does not take this from sbatch.
+                "--kill-on-bad-exit=1",  # If a rank fails, end the others, which would wait for it.
+                "--wait=0",  # Rank 0 exports the model after the others exit, without a time limit.
+                # Since Slurm 22.05, srun does not inherit this option from sbatch.
                 f"--cpus-per-task={cores}",
             ],
             "additional_parameters": {key: value for key, value in sbatch.items() if value},
@@ -113,7 +120,7 @@ class LaunchSettings(Settings):
 
 
 def _gpus_in(gres: str | None) -> int:
-    """The number in `gpu:4` or `gpu:a100:4`; 1 in plain `gpu`. Several kinds are added."""
+    """Return the number of GPUs in generic resources such as `gpu`, `gpu:4` and `gpu:a100:4`."""
     resources = [resource.split(":") for resource in (gres or "").split(",")]
     counts = [rest[-1:] for kind, *rest in resources if kind == "gpu"]
     return sum(int(count[0]) if count and count[0].isdigit() else 1 for count in counts)

@@ -1,4 +1,4 @@
-"""Slurm's commands, except for submission: the states of jobs, their end, a clean environment."""
+"""Calls of Slurm commands: job states, cancellation and a clean environment, but not submission."""
 
 import os
 import re
@@ -17,13 +17,13 @@ from psld.utils.errors import PSLDError, RunError
 T = TypeVar("T")
 
 GONE = "GONE"
-"""Our name for the state of a job that the controller has forgotten, some minutes after its end."""
+"""A state defined here: the controller no longer knows the job, some minutes after its end."""
 FINAL = {"COMPLETED", "CANCELLED", "FAILED", "OUT_OF_MEMORY", "DEADLINE"}
-"""States after which Slurm does not requeue a job by itself."""
+"""States after which Slurm does not requeue a job automatically."""
 ENDED = FINAL | {"TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "LAUNCH_FAILED", "REVOKED", GONE}
-"""A job in any other state, also one of a later Slurm, waits, runs, or will run again."""
+"""A job in any other state, even one of a later Slurm, waits, runs or will run again."""
 ANSWER_SECONDS = 60
-"""Time limit of a Slurm command: a busy controller is slow."""
+"""Time limit of a Slurm command in seconds. A busy controller is slow."""
 NO_ANSWER = (
     "Unable to contact",
     "Socket timed out",
@@ -48,48 +48,48 @@ REFUSALS = (
     "nvalid option",
     "unrecognized option",
 )
-"""Errors, in lower case, with which Slurm refuses this user or machine; they do not end by
-themselves. Where Slurm's configuration comes from the controller, "Could not establish a
-configuration source" is no refusal: the controller is down."""
+"""Lower-case parts of the errors with which Slurm denies access to this user or machine. Such
+errors persist. "Could not establish a configuration source" is not among them: on sites that get
+the configuration from the controller, it means that the controller is down."""
 REFUSED_SECONDS = 120
-"""Seconds to ask again after a refusal: restarts of munge and of the controller take seconds."""
+"""Seconds to retry after denied access. Restarts of munge and of the controller take seconds."""
 NO_ANSWER_SECONDS = 3 * 24 * 3600
-"""Seconds to ask again without an answer: a cluster's maintenance may take a weekend."""
+"""Seconds to retry without an answer. The maintenance of a cluster may take a weekend."""
 SURROUNDING = r"SLURM_(?!CONF$)|SLURMD_|SBATCH_|SRUN_|SUBMITIT_"
-"""The variables of a surrounding Slurm job, except for the place of Slurm's configuration."""
+"""The variables of a surrounding Slurm job, except for the path of Slurm's configuration."""
 INHERITED = rf"{SURROUNDING}|{RUN}$|\w+_DEVICES$|GPU_DEVICE|\w+_THREADS$|TE?MP(DIR)?$"
-"""These, and those of a surrounding shell or Snakemake rule that sbatch would pass on to a job."""
+"""`SURROUNDING`, and variables of a shell or Snakemake rule that sbatch would pass on to a job."""
 
 
 class SlurmJob(NamedTuple):
-    """A job as the controller describes it."""
+    """The state of a job in the controller."""
 
     state: str
     reason: str
-    """Why it waits; empty if it does not."""
+    """Why the job waits; empty if it does not wait."""
 
     def __str__(self) -> str:
         return self.state.lower() + (self.reason and f" ({self.reason})")
 
 
 class Unreachable(PSLDError):
-    """The controller does not answer; it may later."""
+    """The controller does not answer now, but may answer later."""
 
     exit_code = 1
 
 
-class Refused(Unreachable):
-    """Slurm refuses to answer this user or this machine."""
+class AccessDenied(Unreachable):
+    """Slurm denies access to this user or this machine."""
 
 
-def until_answered(
+def retry_until_reachable(
     ask: Callable[[], T],
     say: Callable[[str], None],
     pause: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Return the answer of `ask`; repeat it while Slurm does not answer.
+    """Return the result of `ask`, which is repeated while it raises Unreachable.
 
-    Each new reason is said once. Raises RunError if Slurm does not answer for too long.
+    Each new error is printed once. Raises RunError if Slurm does not answer for too long.
     """
     first: dict[type[Unreachable], float] = {}
     last = ""
@@ -97,21 +97,21 @@ def until_answered(
         try:
             return ask()
         except Unreachable as error:
-            limit = REFUSED_SECONDS if isinstance(error, Refused) else NO_ANSWER_SECONDS
+            limit = REFUSED_SECONDS if isinstance(error, AccessDenied) else NO_ANSWER_SECONDS
             since = first.setdefault(type(error), time.monotonic())
             if time.monotonic() - since >= limit:
                 raise RunError(
-                    f"{error} (for {timedelta(seconds=limit)}); jobs in Slurm are left as they "
-                    "are; the same command goes on when Slurm answers"
+                    f"{error} (for {timedelta(seconds=limit)}); jobs in Slurm are unchanged; run "
+                    "the same command again when Slurm answers"
                 ) from None
             if str(error) != last:
-                say(f"{error}; asking again until it answers")
+                say(f"{error}; retrying until Slurm answers")
             last = str(error)
         pause(5)
 
 
 def available() -> bool:
-    """Check that there is sbatch and that it has a configured cluster."""
+    """Check if sbatch is installed and a cluster is configured."""
     if shutil.which("sbatch") is None:
         return False
     ping = subprocess.run(["scontrol", "ping"], capture_output=True, text=True)
@@ -119,9 +119,9 @@ def available() -> bool:
 
 
 def jobs_named(name: str) -> dict[str, SlurmJob]:
-    """Return this user's jobs of that name, until the controller forgets them. Raises Unreachable.
+    """Return this user's jobs of a name that the controller still knows, by ID. Raises Unreachable.
 
-    The controller answers this. Not every cluster has accounting, and it is minutes late.
+    This queries the controller, because accounting is optional and lags behind by minutes.
     """
     options = ("--noheader", "--me", "--states=all", f"--name={name}", "--format=%A %T %r")
     answer = _run("squeue", *options)
@@ -132,26 +132,26 @@ def jobs_named(name: str) -> dict[str, SlurmJob]:
     found = {}
     for number, state, reason in (job.groups("") for job in jobs if job):
         waits = state == "PENDING" and reason != "None"
-        # A list of missing nodes follows the comma; it changes all the time.
+        # Omit the list of missing nodes after the comma, because it changes all the time.
         found[number] = SlurmJob(state, reason.partition(",")[0] if waits else "")
     return found
 
 
 def active_jobs_named(name: str) -> list[str]:
-    """This user's jobs of that name that have not ended, the newest first. Raises Unreachable."""
+    """Return this user's active jobs of a name, the newest first. Raises Unreachable."""
     active = [number for number, job in jobs_named(name).items() if job.state not in ENDED]
     return sorted(active, key=int, reverse=True)
 
 
 def jobs_with_comment(name: str, comment: str | None) -> set[str]:
-    """This user's jobs of that name and comment; of None, none. Raises Unreachable."""
+    """Return this user's jobs of a name and comment; none for None. Raises Unreachable."""
     options = ("--noheader", "--me", "--states=all", f"--name={name}", "--format=%A %k")
     lines = (line.strip().partition(" ") for line in _run("squeue", *options).splitlines())
     return {number for number, _, theirs in lines if theirs == comment}
 
 
 def cancel_jobs_named(name: str) -> None:
-    """End this user's jobs of that name. Raises Unreachable."""
+    """Cancel this user's jobs of a name. Raises Unreachable."""
     _run("scancel", "--me", f"--name={name}")
 
 
@@ -164,18 +164,18 @@ def _run(*command: str) -> str:
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} did not answer in {ANSWER_SECONDS} seconds") from None
     except OSError as error:
-        raise Refused(f"{command[0]}: {error.strerror}") from None
+        raise AccessDenied(f"{command[0]}: {error.strerror}") from None
     if done.returncode == 0:
         return done.stdout
-    kind = Refused if any(sign in done.stderr.lower() for sign in REFUSALS) else Unreachable
+    kind = AccessDenied if any(sign in done.stderr.lower() for sign in REFUSALS) else Unreachable
     raise kind(" ".join(done.stderr.split()) or f"{command[0]} failed")
 
 
 @contextmanager
 def environment_without(variables: str) -> Iterator[None]:
-    """Remove the environment variables whose names begin with this pattern.
+    """Remove the environment variables whose names match a pattern, within this context.
 
-    A job that is submitted within a job must get what it asks for, not what its parent has.
+    A job that is submitted from a job must get the resources it requests, not those of its parent.
     """
     before = dict(os.environ)
     for name in before:

@@ -1,1 +1,1 @@
-"""The commands, one thin module each."""
+"""The commands of the program `psld`, grouped in thin modules."""

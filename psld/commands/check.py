@@ -1,4 +1,4 @@
-"""The command that tries a custom part before anything is trained, sampled or measured."""
+"""The command that tests a custom part before training, sampling or evaluation."""
 
 import time
 from typing import Any
@@ -9,29 +9,31 @@ from psld.config.settings import Settings, parse
 
 
 class CheckSettings(Settings, extra="allow"):
-    """Settings of `psld check`; the other keys are settings of the part."""
+    """Settings of `psld check`; all other keys are settings of the part."""
 
     part: str
-    """The part, MODULE:CLASS."""
+    """The custom part, MODULE:CLASS."""
     network: str | None = None
-    """For an objective: the network that it trains, a config or MODULE:CLASS; null: the demo's."""
+    """Network to train with a custom objective, a config name or MODULE:CLASS. Null: the network of
+    the demo."""
 
 
 @entry_point("check", CheckSettings, positionals=("part",), has_config=False)
 def check(settings: CheckSettings) -> None:
-    """Check a custom part: build it, call it once on small random data, and print what it gives.
+    """Check a custom part: build it, call it once on small random data, and print the results.
 
         psld check mynets:Mixer width=128
         psld check flows:VPrediction network=mynets:Mixer
 
-    What is part of a training is tried in one step of a training on digits, forward and backward.
-    It takes seconds, and writes nothing.
+    A part of a training is tested in one training step on digits, forward and backward. The check
+    takes seconds and writes no files.
     """
     name, started = settings.part, time.perf_counter()
     noun = noun_of(name)
     content = {noun.KEY: name, **(settings.model_extra or {})}
     part: Any = parse(noun, content, f"psld check {name}")
-    print(f"{name}: {noun.noun}; its code {part.code[:12]}: {', '.join(part.source_code.files)}")
+    files = ", ".join(part.source_code.files)
+    print(f"{name}: {noun.noun}; files: {files} (digest of the code: {part.code[:12]})")
     import torch
 
     from psld.commands.trials import TRIALS, trial_in_training

@@ -1,12 +1,12 @@
-"""A command: its name, its settings, and where they come from.
+"""A command: its name, its settings class, and the source of its settings.
 
-The settings come from one of three places:
+A word is one argument of the command line. The settings come from one of three sources:
 
-- a record, named by KEY=GRID/NAME, if the other words set only how the job runs. So every job of
-  the workflow starts, without Hydra;
-- the settings class, for commands about a whole grid, which have no config;
+- a record of a grid, named by KEY=GRID/NAME, if all other words set only how the job runs. Every
+  job of the workflow starts this way, without importing Hydra;
+- the settings class, for commands without a config, such as the commands about a whole grid;
 - configs/COMMAND.yaml, composed by Hydra (`psld.commands.composed`). If a record is named, the
-  words of its grid come first.
+  words that its grid gives precede the words of the command line.
 """
 
 import os
@@ -25,37 +25,37 @@ class Command:
     name: str
     kind: type[Settings]
     record: str = ""
-    """The key that names a record, of `psld.grid.cache.RECORDS`; empty without records."""
+    """The key that names a record, from `psld.grid.cache.RECORDS`; empty without records."""
     job: str = "job"
-    """The command's job, an attribute of the record."""
+    """The attribute of the record that holds the command's job."""
     also: Collection[str] = ()
-    """Settings that may be given with a record besides those of how its job runs (`FREE`)."""
+    """Settings that are accepted with a record, in addition to the `FREE` settings."""
     changeable: bool = False
-    """True if other words may change the record: a training by hand starts from a grid's model."""
+    """Whether overrides may change the record: a training by hand may start from a grid's model."""
     positionals: tuple[str, ...] = ()
-    """The settings that the first words give, one word each."""
+    """The settings that the first words set, one word each, without KEY=."""
     after_dashes: str = ""
-    """The setting that takes all words after `--`, as a list."""
+    """The setting that receives all words after `--`, as a list."""
     has_config: bool = True
 
     @property
     def run(self) -> set[str]:
-        """The settings that may be given with a record: they change no result of it."""
+        """The settings that are accepted with a record, because they do not change its result."""
         return self.kind.free().union(self.also)
 
     @property
     def unrecorded(self) -> set[str]:
-        """The settings that no record has. Further averages become models, with manifests."""
+        """The settings that no record contains. `averages` is recorded: each average is a model."""
         return self.kind.free() - {"averages"}
 
     @property
     def where(self) -> str:
-        """The place of wrong settings."""
+        """The prefix of error messages about settings."""
         return f"psld {self.name}"
 
     @property
     def usage(self) -> str:
-        """The form of a command line; a word of a fixed choice is shown as `sync|dashboard`."""
+        """The usage line; a positional with fixed choices is shown as `sync|dashboard`."""
         shown = []
         for key in self.positionals:
             kind = self.kind.model_fields[key].annotation
@@ -64,13 +64,15 @@ class Command:
         return " ".join([f"usage: {self.where}", *shown, "KEY=VALUE …", *last])
 
     def settings(self, words: list[str]) -> Settings | None:
-        """Return the settings that words without flags give; None if Hydra has to compose them."""
+        """Parse words without flags. Returns None if Hydra has to compose the settings."""
         given, words = self.positional(words)
         name = self.record_in(words)
         if name is None and not self.has_config:
             if self.record:
-                raise UserError(f"{self.where}: give {self.record}=GRID/NAME")
-            return self._of_the_class(given, words)
+                raise UserError(
+                    f"{self.where}: {self.record} is missing; add {self.record}=GRID/NAME"
+                )
+            return self._parse_with_class(given, words)
         if name is None or self.is_changed(name, words):
             return None
         job = find_job(self.record, name, self._planned(name, words), self.job)
@@ -81,27 +83,27 @@ class Command:
         return settings
 
     def record_in(self, words: list[str]) -> str | None:
-        """Return the name of the record that the words name; None without one."""
+        """Return the name of the record that the words choose; None if they choose no record."""
         name = value_in(words, self.record) if self.record else None
         if name is not None and ("/" in name or self.record in ("cell", "model", "guide")):
             return name
         return None
 
     def _planned(self, name: str, words: list[str]) -> str | None:
-        """Return the digest in `record=`; None without one.
+        """Return the record's digest from the word `record=`; None without this word.
 
-        Raises UserError if Snakemake has planned another one before it submitted this job.
+        Raises UserError if it differs from the digest that Snakemake planned for this job.
         """
         planned = value_in(words, "record")
         if planned and planned not in os.environ.get(RECORDS, planned).split(","):
             raise UserError(
-                f"{self.record}={name}: the grid has changed since this job was submitted; run "
-                "Snakemake again"
+                f"{self.record}={name}: the grid has changed since this job was submitted; "
+                "run Snakemake again"
             )
         return planned
 
     def is_changed(self, name: str, words: list[str]) -> bool:
-        """Check if words change the record, which takes Hydra.
+        """Check if words change the record, so that Hydra has to compose the settings.
 
         Raises UserError if the record is not changeable.
         """
@@ -112,14 +114,14 @@ class Command:
             if self.changeable:
                 return True
             raise UserError(
-                f"{word}: the grid decides this for {self.record}={name}; only these can be given, "
-                f"without quotes: {', '.join(sorted(self.run))}"
+                f"{word}: the grid sets this for {self.record}={name}, which can be combined only "
+                f"with these settings, without quotes: {', '.join(sorted(self.run))}"
             )
         return False
 
-    def _of_the_class(self, given: dict[str, Any], words: list[str]) -> Settings:
+    def _parse_with_class(self, given: dict[str, Any], words: list[str]) -> Settings:
         if unreadable := [word for word in words if "=" not in word]:
-            raise UserError(f"{unreadable[0]}: not a setting KEY=VALUE; {self.usage}")
+            raise UserError(f"{unreadable[0]}: not of the form KEY=VALUE; {self.usage}")
         if words and self.kind.model_config.get("extra") == "allow":
             from psld.config.compose import content_of_words
 
@@ -127,7 +129,7 @@ class Command:
         return parse(self.kind, updated(given, words), self.where)
 
     def positional(self, words: list[str]) -> tuple[dict[str, Any], list[str]]:
-        """Return the settings that the first words give, and those after `--`; and the others.
+        """Split words into the settings given by position or after `--`, and the remaining words.
 
         Raises UserError if there are too few words.
         """
@@ -137,5 +139,5 @@ class Command:
             given, words = {self.after_dashes: words[dashes + 1 :]}, words[:dashes]
         count = len(self.positionals)
         if len(words) < count or (self.after_dashes and not given):
-            raise UserError(f"{self.where}: more words are needed; {self.usage}")
+            raise UserError(f"{self.where}: missing arguments; {self.usage}")
         return given | dict(zip(self.positionals, words, strict=False)), words[count:]

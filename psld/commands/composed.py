@@ -1,7 +1,8 @@
-"""Commands whose settings Hydra composes, from words over those of a grid's record; and sweeps.
+"""Settings composed by Hydra, and sweeps.
 
-A sweep, `--multirun`, runs a command by Hydra's sweepers and launchers. This file depends on the
-inside of Hydra 1.3; tests/cli/test_sweeps.py says when it has changed.
+Hydra applies the words of the command line on top of the words that a grid gives for a record. A
+sweep (`--multirun`) runs a command with Hydra's sweepers and launchers. This file depends on
+internals of Hydra 1.3; tests/cli/test_sweeps.py fails if they change.
 """
 
 import os
@@ -50,12 +51,13 @@ from psld.metrics.named import metric_name
 from psld.utils.errors import PSLDError, RunError, UserError, explained, text_of
 from psld.utils.files import make_private
 
-# Hydra 1.3 merges the launchers' own configs, of the same names, into configs/hydra/launcher.
+# Hydra 1.3 merges the configs of its launcher plugins into the files of the same names in
+# configs/hydra/launcher, and warns about this.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validated against")
 
 
 def composed_settings(command: Command, words: list[str]) -> Settings:
-    """Return the settings that Hydra composes from words without flags."""
+    """Compose the settings of a command from words without flags."""
     with refusing(command.where):
         config = composed(command, overrides_of(command, with_keys(command, words)))
         content = content_of(config, command.where, command.unrecorded)
@@ -65,8 +67,8 @@ def composed_settings(command: Command, words: list[str]) -> Settings:
 def composed(command: Command, overrides: list[str]) -> DictConfig:
     """Return the config of a command with these overrides.
 
-    Raises UserError for a key that the command's settings do not have, and names the chosen config
-    that has it, unless a word does.
+    Raises UserError for a key that the command's settings do not have. The error names the config
+    file that sets the key, unless an override sets it.
     """
     config = Composer().config(command.name, overrides, command.where)
     content, place = cast(dict[str, Any], OmegaConf.to_container(config)), command.where
@@ -82,7 +84,7 @@ def composed(command: Command, overrides: list[str]) -> DictConfig:
 
 
 def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:
-    """Run a command with `--cfg job`, which prints its settings, or `--multirun`, a sweep."""
+    """Handle `--cfg job`, which prints the settings, and `--multirun`, which runs a sweep."""
     flags, overrides = split_flags(words)
     overrides = with_keys(command, overrides)
     if "--multirun" in flags:
@@ -91,13 +93,13 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
     with refusing(command.where):
         config = composed(command, overrides_of(command, overrides))
         content: Any = OmegaConf.to_container(config, resolve=True)
-        with suppress(UserError):  # with the defaults of the classes, unless something is missing
+        with suppress(UserError):  # Add the defaults of the classes, unless a setting is missing.
             content = parse(command.kind, content, command.where).model_dump(mode="json")
     print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), end="")
 
 
 def with_keys(command: Command, words: list[str]) -> list[str]:
-    """Return the words as KEY=VALUE, including the command's positionals."""
+    """Return all words in the form KEY=VALUE, including the positional ones."""
     given, words = command.positional(words)
     return [*(f"{key}={quoted(word)}" for key, word in given.items()), *words]
 
@@ -105,20 +107,20 @@ def with_keys(command: Command, words: list[str]) -> list[str]:
 def overrides_of(command: Command, words: list[str]) -> list[str]:
     """Return the overrides of a command's config.
 
-    The words come after those of the grid whose record they name, or after the dataset that is
-    described next to `data=FILE`.
+    The words follow the overrides of the record that they name, or the choice of the dataset that
+    is described next to `data=FILE`.
     """
     words = [*map(_with_metric_name, words)]
     if name := command.record_in(words):
         if not command.changeable:
             key = command.record
-            raise UserError(f"{key}={name}: the grid decides everything; leave {key} out")
+            raise UserError(f"{key}={name}: the grid sets all settings; remove {key}={name}")
         return over(words_of(command.record, name), without(words, command.record))
     data = value_in(words, "data")
     is_described = "dataset" in command.kind.model_fields and value_in(words, "dataset") is None
     if data is None or not is_described:
         return words
-    # h5py takes a tenth of a second to import; most commands are given a dataset.
+    # Importing h5py takes 0.1 seconds, and most commands do not need it.
     from psld.data.store import described_dataset
 
     [path] = OmegaConf.create([data.strip("'\"")])  # It may be ${oc.env:DATA}/cifar10.h5.
@@ -126,7 +128,7 @@ def overrides_of(command: Command, words: list[str]) -> list[str]:
 
 
 def _with_metric_name(word: str) -> str:
-    """Return a word that chooses metrics with the names of those of MEASURE@EXTRACTOR."""
+    """Replace MEASURE@EXTRACTOR in a word that chooses metrics by the names of the metrics."""
     if not word.startswith("metric="):
         return word
     names = map(metric_name, word.removeprefix("metric=").split(","))
@@ -134,7 +136,7 @@ def _with_metric_name(word: str) -> str:
 
 
 def split_flags(words: list[str]) -> tuple[set[str], list[str]]:
-    """Return the flags and the other words. Raises UserError for a flag that there is not."""
+    """Return the flags and the other words. Raises UserError for an unknown flag."""
     flags, others = set(), []
     rest = iter(words)
     for word in rest:
@@ -145,29 +147,29 @@ def split_flags(words: list[str]) -> tuple[set[str], list[str]]:
         elif word in ("--cfg", "-c") and next(rest, "") == "job":
             flags.add("--cfg")
         else:
-            raise UserError(f"{word}: no such flag; there are --help, --cfg job and --multirun")
+            raise UserError(f"{word}: unknown flag; the flags are --help, --cfg job and --multirun")
     return flags, others
 
 
 # -- sweeps
 
 CHOSEN = re.compile(r"hydra/(launcher|sweeper)/(?!basic$).*")
-"""The configs that people choose by name on a sweep's command line."""
+"""The configs that users choose by name on the command line of a sweep."""
 
 
 def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) -> None:
-    """Run a command for each combination of the values that the overrides sweep over."""
+    """Run a command once for each combination of the swept values."""
     failures: list[PSLDError] = []
 
     def run_job(config: DictConfig) -> float | None:
         job = f"job {HydraConfig.get().job.num}"
-        # Collect errors: Hydra adds a line of its own to an error that passes through it.
+        # Collect errors here: Hydra prints an additional line for an error that passes through.
         try:
             with refusing(command.where):
                 content = content_of(config, command.where, command.unrecorded)
             job = content.get("name") or job
             print(f"{job}:", flush=True)
-            # A sweeper that optimizes takes what main returns: a loss, a metric.
+            # An optimizing sweeper uses the returned loss or metric.
             return main(parse(command.kind, content, command.where))
         except Exception as error:
             failures.append(failure_of(job, error))
@@ -187,24 +189,24 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
 
 @contextmanager
 def submitit_errors() -> Iterator[None]:
-    """Turn the errors of a launcher that is submitit's into one line."""
+    """Raise the errors of submitit launchers as RunError, with a message of one line."""
     try:
         yield
     except Exception as error:
         text, kinds = text_of(error), {kind.__name__ for kind in type(error).__mro__}
         if kinds & {"UncompletedJobError", "FailedJobError"}:
-            # Slurm refused, killed or canceled the job. Leave out the end of its log.
+            # Slurm rejected, killed or canceled the job. Omit the end of the log.
             what = text.partition(") Error stream")[0].partition(") No ")[0]
-            others = "); the sweep's other jobs go on" if what != text else ""
+            others = "); the other jobs of the sweep continue" if what != text else ""
             raise RunError(f"{what}{others}") from None
         raise
 
 
 def failure_of(name: str, error: Exception) -> PSLDError:
-    """Print why a job failed, and return an error for other processes, without a traceback.
+    """Print why a job failed, and return an error without a traceback.
 
-    A job in a process of its own raises this error, and Hydra passes it to the process that waits
-    for the sweep. The other jobs go on, unless a signal ended this one.
+    A job in a separate process raises the error instead, and Hydra passes it to the process that
+    waits for the sweep. The other jobs continue, unless a signal ended this job.
     """
     exit_code, line = explained(error) or (None, text_of(error))
     if exit_code is None:
@@ -212,8 +214,8 @@ def failure_of(name: str, error: Exception) -> PSLDError:
     else:
         print(f"error: {name}: {line}", file=sys.stderr, flush=True)
         if exit_code >= 128:
-            # Do not return an error: Hydra and submitit would take it as the result of a job that
-            # Slurm has preempted and that goes on.
+            # Do not return an error: Hydra and submitit would treat it as the result of a job that
+            # Slurm has preempted and will run again.
             sys.exit(exit_code)
     kind = UserError if exit_code == UserError.exit_code else RunError
     failure = kind(f"a job of the sweep failed: {name}: {line}")
@@ -223,7 +225,7 @@ def failure_of(name: str, error: Exception) -> PSLDError:
 
 
 class Loader(ConfigLoaderImpl):
-    """Refuses configs that set Hydra's own part: a sweep calls what is named there."""
+    """Rejects configs that set keys under `hydra`, because a sweep calls the code named there."""
 
     def load_configuration(self, *args: Any, **options: Any) -> DictConfig:
         with without_environment():
@@ -236,18 +238,18 @@ class Loader(ConfigLoaderImpl):
         if sets_hydra and loaded.provider in ("main", "own") and not CHOSEN.fullmatch(path):
             file, shipped = config_file("", path), CONFIGS / "command_line.yaml"
             if path != shipped.stem or not file or file.read_bytes() != shipped.read_bytes():
-                text = "sets Hydra's own part, in which code can run; leave it out"
+                text = "sets Hydra's own settings, which can run code; remove them"
                 raise ConfigCompositionException(f"configs/{path}.yaml: {text}")
         return loaded
 
 
 class Announcement(Callback):
-    """A Hydra callback that makes and prints the folder of the jobs while a launcher waits."""
+    """A Hydra callback that creates and prints the folder of the jobs of a sweep."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launcher = config.hydra.launcher
         if "submitit_folder" in launcher:
-            make_private(Path(config.hydra.sweep.dir))  # The jobs run pickles in it.
+            make_private(Path(config.hydra.sweep.dir))  # The jobs execute pickles from this folder.
             on_slurm = launcher._target_.endswith("SlurmLauncher")
-            stay = "; Ctrl-C leaves them in the queue" if on_slurm else ""
-            print(f"the output of the sweep's jobs: {config.hydra.sweep.dir}{stay}", flush=True)
+            stay = "; Ctrl-C leaves the jobs in the queue" if on_slurm else ""
+            print(f"output of the sweep's jobs: {config.hydra.sweep.dir}{stay}", flush=True)

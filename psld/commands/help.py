@@ -1,4 +1,4 @@
-"""The text of `psld COMMAND --help`: usage, the choices of configs, and each setting, described."""
+"""The text of `psld COMMAND --help`: usage, choices of configs, and a description per setting."""
 
 import ast
 import inspect
@@ -16,11 +16,11 @@ from psld.config.locations import config_names
 from psld.config.settings import Settings, group_of, over_default
 
 MISSING = "???"
-"""Hydra's and our mark of a required value."""
+"""The mark of a required value in Hydra and in the help texts."""
 
 
 def help_of(command: Command, description: str, words: list[str]) -> str:
-    """Return the help of a command, from its config and its settings.
+    """Return the help text of a command, from its config and its settings class.
 
     Raises UserError if the words do not compose.
     """
@@ -28,12 +28,12 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
     if not command.has_config:
         if command.record:
             usage = f"usage: {program} {command.record}=GRID/NAME KEY=VALUE …"
-            title = "The grid has all settings; these can be given instead:"
+            title = "The grid sets all settings; only these can be overridden:"
             texts = descriptions(command.kind)
             lines = [f"  {k}:\n{_filled(texts[k], 8, 8)}" for k in texts if k in command.run]
         else:
             usage = command.usage
-            title = f"Settings and their defaults; {MISSING} has to be given:"
+            title = f"Settings and their defaults ({MISSING} marks a required value):"
             lines = _lines(command.kind, {})
         return "\n\n".join([usage, description.strip(), title, "\n".join(lines)])
     from hydra.core.hydra_config import HydraConfig
@@ -41,7 +41,8 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
 
     from psld.commands.composed import composed, overrides_of, split_flags
 
-    words = [word for word in split_flags(words)[1] if not word.startswith("hydra")]  # of sweeps
+    # Settings of Hydra configure sweeps only.
+    words = [word for word in split_flags(words)[1] if not word.startswith("hydra")]
     config = composed(command, overrides_of(command, words))
     content = cast(dict[str, Any], OmegaConf.to_container(config))
     choices = []
@@ -49,14 +50,14 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
         names = config_names(group.partition("@")[0])  # `sampler`, `guidance@sampler.guidance`
         listed = ", ".join(f"{name} (chosen)" if name == choice else name for name in names)
         choices.append(_filled(f"{group}: {listed}", 2, 8))
-    about = f"Choices; {program} GROUP=CHOICE --help shows the settings of another:"
+    about = f"Choices ({program} GROUP=CHOICE --help shows the settings of a choice):"
     parts = [
         command.usage,
         description.strip(),
         *([about, "\n".join(choices)] if choices else []),
-        f"Settings and their values (configs/{command.name}.yaml); {MISSING} has to be given:",
+        f"Settings and values (configs/{command.name}.yaml; {MISSING} marks a required value):",
         "\n".join(_lines(command.kind, content)),
-        f"{program} --cfg job prints the settings for the overrides given with it.",
+        f"{program} KEY=VALUE … --cfg job prints the settings with these overrides.",
     ]
     return "\n\n".join(parts)
 
@@ -64,12 +65,12 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
 def _lines(kind: type[Settings], values: dict[str, Any], indent: int = 2) -> Iterator[str]:
     texts = descriptions(kind)
     for key, field in kind.model_fields.items():
-        if field.exclude_if:  # The digest of code, which is found, not given.
+        if field.exclude_if:  # for example the digest of code, which is computed
             continue
         default = MISSING if field.is_required() else field.get_default(call_default_factory=True)
         value = over_default(field, values[key]) if key in values else default
         value = to_jsonable_python(value, by_alias=False, fallback=str)
-        content = {"kind": value} if isinstance(value, str) else value  # A text may name a part.
+        content = {"kind": value} if isinstance(value, str) else value  # A string may name a part.
         group = group_of(field, content)
         yield f"{' ' * indent}{key}:{f' {_text(value)}' if group is None else ''}"
         if key in texts:
@@ -84,9 +85,9 @@ def _filled(text: str, first: int, rest: int) -> str:
 
 
 def descriptions(kind: type[Settings]) -> dict[str, str]:
-    """Return the docstring of each setting in the source of its class, on one line.
+    """Return the docstring of each setting of a class, on one line, from the source code.
 
-    pydantic can collect them too, but does so in every process that defines the class.
+    pydantic can collect the docstrings, too, but in every process that defines the class.
     """
     found = {}
     for base in reversed([c for c in kind.__mro__ if issubclass(c, Settings)]):
@@ -101,7 +102,7 @@ def descriptions(kind: type[Settings]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """Format a value as in a config, on one line."""
+    """Format a value as YAML on one line."""
     if isinstance(value, str):
         return value
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf)

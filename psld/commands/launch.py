@@ -1,6 +1,6 @@
-"""The launcher of trainings, psld launch.
+"""The command `psld launch`, which launches trainings.
 
-It imports no torch, because fifty launchers may wait on a login node for days.
+The module does not import torch, because dozens of launchers may wait on a login node for days.
 """
 
 import signal
@@ -24,38 +24,38 @@ TRAININGS = {
     "train": Command("train", TrainSettings, record="model", changeable=True),
     "train_guide": Command("train_guide", TrainGuideSettings, record="guide", changeable=True),
 }
-"""The commands of psld that can be launched."""
+"""The commands that can be launched."""
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @entry_point("launch", LaunchSettings, after_dashes="command", has_config=False)
 def launch(settings: LaunchSettings) -> None:
-    """Run a training on all its ranks: as one Slurm job, or on this machine if there is no Slurm.
+    """Run a training on several ranks: as one Slurm job, or on this machine without Slurm.
 
         psld launch nodes=2 gpus_per_node=4 -- train model=paper/cifar10-psld-0.02
         psld launch tasks_per_node=2 -- train model=demo/psld-0.02   # without Slurm
 
-    On a cluster, it submits the job and waits until the model is written. If it is killed and
-    started again, it returns to the job. Ctrl-C cancels the job, unless `detach=true`.
+    On a cluster, the command submits the job and waits until the model is written. After a kill,
+    the same command resumes waiting for the job. Ctrl-C cancels the job, unless `detach=true`.
     """
-    # Check the command before submitting: report a mistake now, not when the job starts.
+    # Validate the command now, so that an error is reported before the job is submitted.
     command, *words = settings.command
     if command not in TRAININGS:
-        raise UserError(f"launch: after -- comes train or train_guide, not {command}")
+        raise UserError(f"launch: {command} cannot be launched; put train or train_guide after --")
     training = with_sources(cast(Trained, settings_of(TRAININGS[command], words)))
     command_and_parts = [command, *words, *custom_parts(training, words)]
     settings = settings.model_copy(update={"command": command_and_parts})
     digest = Path(training.data).with_suffix(".digest")
     if not (digest.exists() and Path(training.data).exists()):
         raise UserError(
-            f"{training.data}: no such file with its .digest; make it with psld prepare"
+            f"{training.data}: no such file, or no .digest file next to it; run psld prepare"
         )
     if settings.where == "here" or (settings.where == "auto" and not slurm.available()):
         run_here(settings, training.training.batch_size)
     if not slurm.available():
         raise UserError(
-            "launch: where=slurm, but there is no sbatch here, or no cluster that it can reach; "
+            "launch: where=slurm, but sbatch is not installed or cannot reach a cluster; "
             "use where=here"
         )
     run = Path(training.runs) / training.run_name(digest.read_text().strip())
@@ -69,8 +69,10 @@ def launch(settings: LaunchSettings) -> None:
 
 
 def custom_parts(training: Trained, words: list[str]) -> list[str]:
-    """Return words that set custom parts with the digests of their code, or the record that has
-    them: the job, and each of its lives, runs the code of now, or refuses."""
+    """Return words that fix the code of custom parts by its digest, or by the record's digest.
+
+    The job then runs the current code, also after each requeue, or fails.
+    """
     settings = {key: getattr(training, key) for key in ("network", "training", "averages")}
     parts = [*keyed_groups(Part, settings)]
     if not any(part.code for _, part in parts) or value_in(words, "record"):
@@ -82,19 +84,19 @@ def custom_parts(training: Trained, words: list[str]) -> list[str]:
 
 
 def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:
-    """Exit on a signal: cancel the job, or print that it goes on and how to return to it."""
+    """Exit on a signal: cancel the job, or print that it continues and how to return to it."""
     for repeated in STOPS:
-        signal.signal(repeated, signal.SIG_IGN)  # The first one is enough.
+        signal.signal(repeated, signal.SIG_IGN)  # Ignore repeated signals.
     name = signal.Signals(number).name
-    # Keep the job if the terminal closes: it may take days.
+    # Keep the job if the terminal closes, because the job may take days.
     if detach or number == signal.SIGHUP:
-        say(f"{name}: the job goes on; run the same command again to come back to it")
+        say(f"{name}: the job continues; run the same command again to wait for it")
     elif not launcher.in_charge:
-        say(f"{name}: the job of the other launcher goes on")
+        say(f"{name}: the job of the other launcher continues")
     else:
         try:
             launcher.cancel()
-            say(f"{name}: canceled the job; run the same command again to go on")
+            say(f"{name}: canceled the job; run the same command again to resume")
         except slurm.Unreachable as error:
-            say(f"{name}: {error}; the job goes on: scancel --name={launcher.name} ends it")
+            say(f"{name}: {error}; the job continues; scancel --name={launcher.name} cancels it")
     sys.exit(128 + number)

@@ -1,7 +1,4 @@
-"""The program `psld`: its commands, their settings from words, errors in one line, exit codes.
-
-psld COMMAND KEY=VALUE …
-"""
+"""The program `psld COMMAND KEY=VALUE …`: dispatch, settings, one-line errors and exit codes."""
 
 import ast
 import gc
@@ -23,10 +20,10 @@ from psld.commands.command import Command
 from psld.config.parts import showing_lines
 from psld.config.settings import Settings
 from psld.utils import VERSION
-from psld.utils.errors import UserError, ignored, in_one_line, printable
+from psld.utils.errors import UserError, ignored, in_one_line, meant, printable
 
 Program = Callable[[Any], Any]
-"""The function of a command, which takes its settings, with its `Command` as an attribute."""
+"""The function of a command. It accepts the settings and has its `Command` as an attribute."""
 
 COMMANDS = {
     "init": "project",
@@ -53,7 +50,7 @@ COMMANDS = {
     "launch": "launch",
     "wandb": "uploads",
 }
-"""The module of each command, whose function has the command's name; in the order of first use."""
+"""The module of each command, in the order of first use. Its function has the command's name."""
 
 HELP = {"--help", "-h"}
 
@@ -61,7 +58,7 @@ HELP = {"--help", "-h"}
 def main() -> None:
     """Run the command named by the first word; the other words are its settings."""
     _prepare_output()
-    # Pillow warns of damaged pictures. One that cannot be decoded is an error.
+    # Pillow warns about damaged pictures. A picture that cannot be decoded raises an error.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         with in_one_line(), showing_lines():
@@ -77,7 +74,7 @@ def main() -> None:
 
 
 class Output(io.TextIOWrapper):
-    """The standard output: escapes control characters, and what the locale does not have."""
+    """Standard output that escapes control characters and characters missing from the locale."""
 
     def write(self, text: str) -> int:
         return super().write(printable(text))
@@ -86,7 +83,7 @@ class Output(io.TextIOWrapper):
 def _prepare_output() -> None:
     if sys.stdout is None:  # closed, by `>&-`
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
-    elif type(sys.stdout) is io.TextIOWrapper:  # and not of an earlier call, or a test's
+    elif type(sys.stdout) is io.TextIOWrapper:  # not replaced by an earlier call or a test
         lines = sys.stdout.line_buffering
         sys.stdout = Output(
             sys.stdout.buffer, sys.stdout.encoding, "backslashreplace", line_buffering=lines
@@ -94,7 +91,7 @@ def _prepare_output() -> None:
 
 
 def _discard_unwritable_output() -> None:
-    """Python would try to write it again when it ends, and exit with 120."""
+    """Redirect unwritable output to /dev/null; otherwise Python exits with 120 after a flush."""
     for output in filter(None, (sys.stdout, sys.stderr)):
         try:
             output.flush()
@@ -112,11 +109,12 @@ def _run(name: str, *words: str) -> None:
             end_with_snakemake(name)
             run_command(program(name), words)
         case _:
-            raise UserError(f"no command {name!r}; there are: {', '.join(COMMANDS)}")
+            known = f"the commands are: {', '.join(COMMANDS)}"
+            raise UserError(f"no command {name!r}{meant(name, COMMANDS)}; {known}")
 
 
 def program(command: str) -> Program:
-    """Import a command without the search for garbage, which imports do not leave."""
+    """Import a command with garbage collection turned off, because imports create no garbage."""
     gc.disable()
     try:
         module = importlib.import_module(f"psld.commands.{COMMANDS[command]}")
@@ -128,12 +126,12 @@ def program(command: str) -> Program:
 
 @cache
 def _freeze_imports() -> None:
-    """Of the first command: tests call several in one process."""
+    """Freeze the imported objects once per process; tests call several commands in a process."""
     gc.freeze()
 
 
 def overview() -> str:
-    """List all commands with the first line of their docstrings; nothing is imported."""
+    """Return a list of all commands with the first line of their docstrings, without imports."""
     usage = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a command's settings"
     lines = [usage, ""]
     for command, module in COMMANDS.items():
@@ -144,12 +142,12 @@ def overview() -> str:
 
 
 def entry_point(name: str, kind: type[Settings], **options: Any) -> Callable[[Program], Program]:
-    """Make a function of settings the command `psld NAME`; its docstring is the command's help.
+    """Register a function as the command `psld NAME`; its docstring is the help of the command.
 
         @entry_point("prepare", PrepareSettings)
         def prepare(settings: PrepareSettings) -> None: ...
 
-    The options are the other arguments of `Command`.
+    The options are the remaining fields of `Command`.
     """
 
     def decorate(function: Program) -> Program:
@@ -175,12 +173,12 @@ def run_command(function: Program, words: Sequence[str]) -> None:
         else:
             function(settings_of(command, words))
     finally:
-        # A repeated signal would print a traceback while Python ends.
+        # A repeated signal would print a traceback while Python exits.
         signal.signal(signal.SIGTERM, ignored)
 
 
 def _with_home(word: str) -> str:
-    """Expand ~ in a word such as KEY=~/pictures: bash leaves it, and Hydra would refuse it."""
+    """Expand ~ in a word such as KEY=~/pictures, because neither bash nor Hydra expands it."""
     key, _, value = word.partition("=")
     return f"{key}={Path(value).expanduser()}" if value.startswith("~/") else word
 
@@ -193,7 +191,7 @@ def _exit(number: int, _frame: FrameType | None) -> NoReturn:
 def settings_of(command: Command, words: list[str]) -> Settings:
     settings = command.settings(words)
     if settings is None:
-        # Hydra takes a third of a second to import, and no job of the workflow needs it.
+        # Importing Hydra takes 0.3 seconds, and no job of the workflow needs it.
         from psld.commands.composed import composed_settings
 
         settings = composed_settings(command, words)

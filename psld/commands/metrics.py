@@ -1,6 +1,6 @@
-"""Commands that measure images: extractors, references, evaluations.
+"""Commands for evaluation: feature extractors, reference statistics, metrics of images.
 
-They import torch when their settings are known, so their help and their errors do without it.
+They import torch after the settings are checked, so that help and errors appear quickly.
 """
 
 import math
@@ -19,7 +19,7 @@ from psld.metrics.estimate import EXTRAPOLATED_FROM, TESTED_FROM, Interval, comb
 
 @entry_point("train_extractor", TrainExtractorSettings, record="features", job="extractor_job")
 def train_extractor(settings: TrainExtractorSettings) -> None:
-    """Train the extractor of a dataset, such as its feature classifier.
+    """Train the feature extractor of a dataset, such as a classifier.
 
         psld train_extractor dataset=digits metric=fd-classifier
 
@@ -35,24 +35,24 @@ def train_extractor(settings: TrainExtractorSettings) -> None:
 
 @entry_point("reference", ReferenceSettings, record="features", job="reference_job")
 def reference(settings: ReferenceSettings) -> None:
-    """Compute the reference of a dataset: the features of its images, and of noise for the scale.
+    """Compute the reference of a dataset: features of its images, and of noise as a scale.
 
         psld reference dataset=digits metric=fd-classifier
         psld reference dataset=cifar10 metric=fid extractor=null
 
-    Metrics with the same `features` share a reference. Writes OUTPUT/features.safetensors and,
-    last, OUTPUT/manifest.json.
+    Metrics with the same setting `features` share a reference. Writes OUTPUT/features.safetensors
+    and, last, OUTPUT/manifest.json.
     """
     from psld.evaluation.folders import make_reference
 
     images = make_reference(settings).images
-    counts = ", ".join(f"{count} of {name}" for name, count in images.items())
-    print(f"wrote {settings.output}: features of images: {counts}")
+    counts = ", ".join(f"{count} {name} images" for name, count in images.items())
+    print(f"wrote {settings.output}: features of {counts}")
 
 
 @entry_point("evaluate_cell", EvaluateSettings, record="cell", job="evaluate_job", has_config=False)
 def evaluate_cell(settings: EvaluateSettings) -> None:
-    """Measure the samples of a grid's cell with 95 % intervals, from one pass for all metrics.
+    """Evaluate the samples of a grid's cell: all metrics with 95 % intervals, in one pass.
 
     psld evaluate_cell cell=demo/cld/em-quadratic-40
     psld evaluate images=samples/demo/cld/em-quadratic-40 dataset=digits metric=kd-classifier
@@ -64,7 +64,7 @@ def evaluate_cell(settings: EvaluateSettings) -> None:
 
 @entry_point("evaluate", EvaluateImagesSettings, has_config=False)
 def evaluate(settings: EvaluateImagesSettings) -> None:
-    """Measure any images with 95 % intervals, from one pass for all metrics.
+    """Evaluate external images: all metrics with 95 % intervals, in one pass.
 
     psld evaluate images=downloads/edm.npz dataset=cifar10 'metric=[fid,kid]'  # no model needed
     psld evaluate images=mine/pictures reference=downloads/statistics.npz     # mu and sigma
@@ -85,33 +85,35 @@ def _print(results: CellResults, output: str | None) -> None:
 
 
 def _lines(result: CellResult) -> list[str]:
-    """Return a value with half of its 95 % interval, and what else is known about it."""
+    """Format a result: the value ± half of its 95 % interval, then warnings and other estimates."""
     half = result.interval.half_width
-    has_error = half > 1e-6 * abs(result.value)  # not one of rounding
-    digits = max(2, 1 - math.floor(math.log10(half))) if has_error else 4  # two of the error
+    has_error = half > 1e-6 * abs(result.value)  # larger than rounding errors
+    digits = max(2, 1 - math.floor(math.log10(half))) if has_error else 4  # two digits of the error
 
     def text(interval: Interval) -> str:
         return f"{interval.value:.{digits}f} ± {interval.half_width:.{digits}f}"
 
     estimate, features = result.estimate, result.estimate.features
-    copies = f" ({estimate.distinct:,} different)" if estimate.copies else ""
+    copies = f" ({estimate.distinct:,} distinct)" if estimate.copies else ""
     of = f"{result.metric['name']} of {result.samples:,} images{copies}"
     if result.void:
         return [f"{of}: no value: {result.void}"]
     lines = [f"{of}: {text(result.interval)}"]
     if estimate.distinct < TESTED_FROM:
-        tested = f"intervals were tested from {TESTED_FROM} different images on"
-        lines.append(f"  do not trust ± of so few images: {tested}")
+        tested = f"intervals were validated for {TESTED_FROM} or more distinct images"
+        lines.append(f"  the interval is unreliable for so few images: {tested}")
     if limit := result.extrapolated:
-        lines.append(f"  of infinitely many: {text(limit)}")
+        lines.append(f"  for infinitely many images: {text(limit)}")
     elif features and estimate.distinct < (least := EXTRAPOLATED_FROM * features):
         lines.append(
-            f"  of infinitely many: lower, and not known from fewer than {least:,} different "
-            f"images, {EXTRAPOLATED_FROM} for each of {features:,} features"
+            f"  for infinitely many images: lower; an estimate needs at least {least:,} distinct "
+            f"images ({EXTRAPOLATED_FROM} for each of {features:,} features)"
         )
     if other := result.reference_estimate:
         both = combined(result.value, [result.interval, other.interval])
-        lines.append(f"  with other images of the reference, too: {text(both)}")
+        lines.append(f"  including the uncertainty of the reference: {text(both)}")
     elif result.reference_samples is None:
-        lines.append("  with other images of the reference, too: not known from statistics alone")
+        lines.append(
+            "  including the uncertainty of the reference: unknown from mean and covariance alone"
+        )
     return lines

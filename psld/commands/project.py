@@ -1,4 +1,4 @@
-"""Commands before everything else: a folder for a project, and its datasets."""
+"""Commands that create a project folder and prepare datasets."""
 
 import os
 import shutil
@@ -18,34 +18,35 @@ from psld.utils.files import write_text
 from psld.utils.progress import about
 
 MINUTES = 8
-"""The time for the training of the example grid, on one core."""
+"""Training time of the example grid on one core."""
 
 FEWEST, MOST = 2000, 5000
-"""Training steps of the example grid on a slow machine, and on a fast one."""
+"""Limits of the training steps of the example grid."""
 
 
 class InitSettings(Settings):
     folder: Path
     """Path of the new folder."""
     part: bool = False
-    """Also write a custom network, mynet.py, and configs/network/plain.yaml, which names it."""
+    """Also write a custom network, mynet.py, and its config, configs/network/plain.yaml."""
 
 
 @entry_point("init", InitSettings, positionals=("folder",), has_config=False)
 def init(settings: InitSettings) -> None:
-    """Make a folder for a project of your own: Snakefile, profiles, an example grid, a README.
+    """Create a project folder: Snakefile, profiles, an example grid and a README.
 
         psld init mine
         psld init mine part=true
 
-    The folder must be new or empty. The rules and all other configs stay in the package. The grid
-    trains for as many steps as this machine takes in a few minutes, which is measured now.
+    The folder must be new or empty. The rules and all other configs stay in the package. The
+    command measures the speed of this machine, and sets the number of training steps of the grid so
+    that the training takes a few minutes.
     """
     from psld.models.build import seconds_per_image  # imports torch
 
-    folder = settings.folder.resolve()  # new/x/../.. is this one, also without new
+    folder = settings.folder.resolve()  # also resolves new/.. if new does not exist
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder}: exists and is not an empty folder; give a new one")
+        raise UserError(f"{folder}: exists and is not an empty folder; choose a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".psld-", dir=folder) as temporary, chdir(temporary):
         shutil.copytree(SHIPPED / "workflow/project", "new")
@@ -62,17 +63,17 @@ def init(settings: InitSettings) -> None:
         for each in Path().iterdir():
             each.rename(folder / each.name)
     time = about(steps * step)
-    print(f"{steps:,} training steps take {time} of one core here, at 16×16 ({grid})")
-    print(f"{settings.folder}/README.md says how to go on")
+    print(f"{steps:,} training steps take {time} on one core here, at 16×16 ({grid})")
+    print(f"next: {settings.folder}/README.md lists the next steps")
 
 
 @entry_point("prepare", PrepareSettings, record="dataset")
 def prepare(settings: PrepareSettings) -> None:
-    """Prepare a dataset: find or download its source, decode, resize, and write one HDF5 file.
+    """Prepare a dataset: find or download its source, decode and resize it, write one HDF5 file.
 
         psld prepare dataset=digits
         psld prepare dataset=celeba64 dataset.source.root=~/celeba
-        psld prepare dataset=mine replace=true   # with the pictures that have come in since then
+        psld prepare dataset=mine replace=true   # include pictures added since the last time
 
     Settings: configs/prepare.yaml.
     """

@@ -1,6 +1,6 @@
 """Commands that plan a grid, show its results, and certify them.
 
-torch and matplotlib take seconds to import, so the settings are checked first.
+Importing torch and matplotlib takes seconds, so the settings are validated before these imports.
 """
 
 import os
@@ -29,26 +29,26 @@ class GridSettings(Settings):
 
 class OutputSettings(GridSettings):
     output: str | None = None
-    """Path of the file, of a table or a figure without extension; null: its place in results/."""
+    """Output path, without extension for a table or figure. Null: the default path in results/."""
 
 
 class PlanSettings(GridSettings):
     list: Literal["cells", "figures"] | None = None
-    """List the names of all cells, or of all figures, instead of the plan."""
+    """Print the names of all cells or all figures instead of the plan."""
     sustained_tflops: float | None = Field(None, gt=0)
-    """TFLOP/s of a GPU on convolutions, for networks that have not been run here; null leaves
-    their hours unknown."""
+    """TFLOP/s of a GPU on convolutions, for networks that have not been run here. Null: their GPU
+    hours are unknown."""
 
 
 @entry_point("plan", PlanSettings, has_config=False)
 def plan(settings: PlanSettings) -> None:
-    """Plan a grid: its models, cells, jobs, time on a CPU core and GPU hours.
+    """Plan a grid: print its models, cells, jobs, CPU time and GPU hours.
 
         psld plan grid_name=paper
         psld plan grid_name=paper sustained_tflops=100   # for networks that have not been run here
-        psld plan grid_name=demo list=cells              # each is a target of Snakemake
+        psld plan grid_name=demo list=cells              # each cell is a target of Snakemake
 
-    GPU hours follow from the speed of what has been run here, or else from a GPU's TFLOP/s.
+    GPU hours are estimated from the speed of earlier runs, or else from the TFLOP/s of a GPU.
     """
     grid = load_grid(settings.grid_name)
     match settings.list:
@@ -60,18 +60,18 @@ def plan(settings: PlanSettings) -> None:
             from psld.report.plan import COUNTED, description  # imports torch
 
             if not COUNTED.exists():
-                print("counting the work of each network, once", file=sys.stderr)
+                print("counting the FLOPs of each network (only once)", file=sys.stderr)
             print(description(grid, settings.sustained_tflops))
 
 
 class TabulateSettings(OutputSettings):
     table: str | None = None
-    """Name of the table to write; null: print all tables."""
+    """Name of the table to write. Null: print all tables."""
 
 
 @entry_point("tabulate", TabulateSettings, has_config=False)
 def tabulate(settings: TabulateSettings) -> None:
-    """Tabulate a grid: one table as Markdown, CSV, LaTeX and HTML, or all tables on the terminal.
+    """Tabulate a grid: write a table as Markdown, CSV, LaTeX and HTML, or print all tables.
 
         psld tabulate grid_name=demo                    # print all tables
         psld tabulate grid_name=demo table=demo-steps   # write results/tables/demo/demo-steps.*
@@ -79,7 +79,7 @@ def tabulate(settings: TabulateSettings) -> None:
     Cells that have not been run are shown as –.
     """
     if settings.output and settings.table is None:
-        raise UserError("output: is for one table; add table=NAME")
+        raise UserError("output: needs the name of a table; add table=NAME")
     from psld.report.table import print_tables, write_table
 
     grid = load_grid(settings.grid_name)
@@ -89,7 +89,7 @@ def tabulate(settings: TabulateSettings) -> None:
     if settings.table not in grid.file.tables:
         raise UserError(
             f"table: {settings.table!r} is not in grid {settings.grid_name}; "
-            f"there are: {', '.join(grid.file.tables)}"
+            f"its tables are: {', '.join(grid.file.tables)}"
         )
     output = settings.output or grid.table(settings.table)
     write_table(grid, settings.table, output)
@@ -98,7 +98,7 @@ def tabulate(settings: TabulateSettings) -> None:
 
 class FigureSettings(OutputSettings):
     figure: str
-    """Name of a figure of the grid."""
+    """Name of a figure of the grid (see `psld plan list=figures`)."""
 
 
 @entry_point("figure", FigureSettings, has_config=False)
@@ -121,11 +121,11 @@ def figure(settings: FigureSettings) -> None:
 
 @entry_point("page", OutputSettings, has_config=False)
 def page(settings: OutputSettings) -> None:
-    """Write the page of a grid's results, one HTML file for reading, and print what came out.
+    """Write the results of a grid as one HTML page, and print a summary of each table.
 
         psld page grid_name=demo        # results/demo.html
 
-    It lists what has not been run, too.
+    The page also lists the cells that have not been run.
     """
     from psld.report.page import results_page
     from psld.report.table import answers
@@ -133,18 +133,18 @@ def page(settings: OutputSettings) -> None:
     grid = load_grid(settings.grid_name)
     output = settings.output or grid.page
     write_text(output, results_page(grid))
-    for answer, name in answers(read_tables(grid)).items():
+    for answer, name in answers(grid, read_tables(grid)).items():
         print(f"{grid.file.tables[name].title}\n    {answer}")
     print(f"Page: {output}")
 
 
 @entry_point("certify", OutputSettings, has_config=False)
 def certify(settings: OutputSettings) -> None:
-    """Certify a grid: pack what its tables are computed from into one file for `psld verify`.
+    """Certify a grid: pack the data behind its tables into one file for `psld verify`.
 
         psld certify grid_name=demo     # results/certificates/demo.zip
 
-    It holds the grid, results, kept features, manifests and tables; no images and no weights.
+    The file holds the grid, results, kept features, manifests and tables, but no images or weights.
     """
     from psld.report import certificate
 
@@ -157,24 +157,25 @@ def certify(settings: OutputSettings) -> None:
 
 class VerifySettings(Settings):
     certificate: Path
-    """Path of the certificate, or of a folder of its files."""
+    """Path of the certificate, or of a folder with its unpacked files."""
     grid_name: str | None = None
-    """Name of your grid to compare with; null: the one with the certificate's name, if any."""
+    """Name of the local grid to compare with. Null: the grid with the name of the certificate, if
+    it exists."""
     reference: Path | None = None
-    """Folder that has references of your own, there or below, such as features/digits."""
+    """Folder that contains your own references, also in subfolders, such as features/digits."""
 
 
 @entry_point("verify", VerifySettings, positionals=("certificate",), has_config=False)
 def verify(settings: VerifySettings) -> None:
-    """Verify a certificate: compute its tables again, compare them, and list every difference.
+    """Verify a certificate: recompute its tables, compare them, and list all differences.
 
         psld verify demo.zip                              # or the folder of its files
-        psld verify demo.zip grid_name=demo               # values, settings, texts, with your grid
-        psld verify demo.zip reference=features/digits    # and the reference, with your own
+        psld verify demo.zip grid_name=demo               # also compare with your grid
+        psld verify demo.zip reference=features/digits    # also compare with your reference
 
-    Exits with 0 if nothing differs, with 1 if something differs, with 2 for a file that is damaged
-    or not a certificate, and with 3 if nothing differs but something could not be compared: a
-    number or interval without its features. docs/certificates.md says what that proves.
+    Exit codes: 0 if nothing differs, 1 if something differs, 2 for a file that is damaged or not a
+    certificate, and 3 if nothing differs but a number or interval could not be recomputed, because
+    its features are missing. docs/certificates.md explains what a certificate proves.
     """
     import torch
 
@@ -182,7 +183,7 @@ def verify(settings: VerifySettings) -> None:
     from psld.report.table import print_tables
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # On a busy machine, two threads took ten times as long.
+        torch.set_num_threads(1)  # On a busy machine, two threads are up to ten times slower.
     path = settings.certificate
     with TemporaryDirectory(prefix="psld-") as temporary:
         verified = certificate.verify(path, Path(temporary), settings.grid_name, settings.reference)
@@ -193,13 +194,14 @@ def verify(settings: VerifySettings) -> None:
         counts = ", ".join(f"{n} {what}" for what, n in sorted(checked.items()))
         print(one_line(f"{path}: {table}: {counts}"))
     total = sum(sum(checked.values()) for checked in verified.tables.values())
-    print(f"{path}: {total} numbers in all, {len(verified.wrong)} differences")
+    print(f"{path}: {total} numbers in total, {len(verified.wrong)} differences")
     for line in verified.notes:
         print(one_line(f"{path}: {line}"))
     print(
-        f"{path}: only read: SHA-256 of weights and starts, Gaussians, seconds, devices, versions"
+        f"{path}: not recomputed: SHA-256 of weights and initial distributions, numbers of "
+        "Gaussians, seconds, devices, versions"
     )
-    print(f"{path}: not proven: that the features are of samples of the models that are named")
+    print(f"{path}: not proven: that the features come from samples of the named models")
     if path.is_file():
         print(f"{path}: SHA-256 {sha256_of_file(path)}")
     if verified.wrong:

@@ -1,6 +1,6 @@
-"""Commands of a trained model: its samples, and its likelihood.
+"""Commands that use a trained model: sampling and likelihood.
 
-They import torch when their settings are known, so their help and their errors do without it.
+They import torch after the settings are checked, so that help and errors appear quickly.
 """
 
 from psld.commands.main import entry_point
@@ -10,17 +10,17 @@ from psld.sampling.settings import SampleSettings
 
 @entry_point("sample", SampleSettings, record="cell", job="sample_job", changeable=True)
 def sample(settings: SampleSettings) -> None:
-    """Sample a cell: a range of its shards, in one process.
+    """Sample images from a model, in one process: all shards of a cell, or a range of them.
 
         psld sample model=demo/cld sampler=em sampler.steps=50 output=samples/mine
         psld sample model=models/demo/cld shard_size=16 output=sixteen png=pictures
         psld sample model=models/demo/psld-0.02 guidance@sampler.guidance=classifier \\
             guide=guides/demo/psld-0.02 sampler.guidance.label=3 output=threes
         psld sample model=models/demo/cld shards=50 output=samples/mine npz=mine.npz
-        psld sample cell=demo/cld/em-quadratic-40      # a grid's cell: all its shards
+        psld sample cell=demo/cld/em-quadratic-40      # all shards of a cell of a grid
 
-    Complete shards are kept. A killed run loses at most the shard in progress. An output with
-    samples of another model or sampler is refused.
+    Complete shards are kept, so a killed run loses at most the shard in progress. The command
+    refuses an output folder that holds samples of a different model or sampler.
     """
     from psld.models.hub import fetched
     from psld.sampling.sample import sample_range
@@ -31,14 +31,15 @@ def sample(settings: SampleSettings) -> None:
 
 @entry_point("likelihood", LikelihoodCommandSettings)
 def likelihood(settings: LikelihoodCommandSettings) -> None:
-    """Measure the likelihood of a split under a model, in bits per dimension.
+    """Compute an upper bound on the negative log-likelihood of a split, in bits per dimension.
 
         psld likelihood model=models/demo/psld-0.02 output=results/mine.json
         psld likelihood model=models/demo/cld split=train images=500 draws=10 output=bound.json
 
-    The probability flow carries each image, with uniform noise within its gray levels, to the
-    prior. Momentum is drawn K times (`draws`), and the number is then an upper bound on the bits.
-    The network computes in fp32.
+    The probability flow maps each image, with uniform noise added within its gray levels
+    (dequantization), to the prior. Dequantization makes the result an upper bound, on average. For
+    processes with momentum, the bound also depends on the number of momentum draws K (`draws`), and
+    becomes tighter as K grows. The network computes in fp32. Lower is better.
     """
     from psld.evaluation.likelihood import measure_likelihood
     from psld.models.hub import fetched
@@ -46,4 +47,7 @@ def likelihood(settings: LikelihoodCommandSettings) -> None:
     local = settings.model_copy(update={"model": str(fetched(settings.model))})
     result = measure_likelihood(local)
     mean, margin = result.bits_per_dimension, (result.high - result.low) / 2
-    print(f"wrote {settings.output}: {mean:.4f} ± {margin:.4f} bits per dimension")
+    print(
+        f"wrote {settings.output}: at most {mean:.4f} ± {margin:.4f} bits per dimension "
+        "(upper bound)"
+    )

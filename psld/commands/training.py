@@ -1,6 +1,6 @@
-"""Commands that make models and guides: by training, or from official checkpoints.
+"""Commands that create models and guides, by training or from official checkpoints.
 
-They import torch when their settings are known, so their help and their errors do without it.
+They import torch after the settings are checked, so that help and errors appear quickly.
 """
 
 from psld.cluster.job import requeued_when_stopped
@@ -16,14 +16,14 @@ from psld.training.settings import (
 
 @entry_point("train", TrainSettings, record="model", changeable=True)
 def train(settings: TrainSettings) -> float:
-    """Train a model: EMA weights and a manifest from a prepared dataset.
+    """Train a model on a prepared dataset; write EMA weights and a manifest.
 
         psld train model=demo/psld-0.02 training.steps=100       # a model of a grid
         psld train dataset=digits process=psld process.gamma=0.02 network=demo training=demo
         psld train training.label_dropout=0.1                    # a class-conditional model
-        psld train data=data/mine.h5 name=mine                   # size and classes of the file
+        psld train data=data/mine.h5 name=mine                   # size and classes as in the file
 
-    Several ranks: torchrun --nproc-per-node=4 -m psld train ...
+    To train on several ranks: torchrun --nproc-per-node=4 -m psld train ...
     """
     with requeued_when_stopped() as on_start:
         from psld.training.run import run_training
@@ -39,7 +39,8 @@ def train_guide(settings: TrainGuideSettings) -> float:
         psld train_guide dataset=cifar10 process=psld network=guide-cifar10 \\
             training=guide-demo training.steps=100000
 
-    The guide fits models of the same dataset and process. Several ranks: as for psld train.
+    The guide works with all models of the same dataset and process. Several ranks: as for psld
+    train.
     """
     with requeued_when_stopped() as on_start:
         from psld.training.run import run_training
@@ -49,13 +50,14 @@ def train_guide(settings: TrainGuideSettings) -> float:
 
 @entry_point("start", StartSettings, record="start")
 def start(settings: StartSettings) -> None:
-    """Fit the start of samplers to a dataset's training images: a mixture of Gaussians.
+    """Fit the initial distribution (`start`) of samplers, a mixture of Gaussians, to a dataset.
 
         psld start dataset=digits                    # starts/digits.safetensors
-        psld start dataset=digits classes=true       # of each class, too
+        psld start dataset=digits classes=true       # also one mixture per class
 
-    It serves all models of the dataset, and depends on no network. `psld sample` makes it when it
-    needs one. It is not private: two starts of images that differ in one image give that image.
+    The mixture is fitted to the training images and works with all models of the dataset. `psld
+    sample` fits it when necessary. It does not protect privacy: an image can be reconstructed from
+    two mixtures whose training images differ only in this image.
     """
     from psld.models.start import make_start
     from psld.sampling.settings import gaussians
@@ -75,9 +77,9 @@ def import_model(settings: ImportModelSettings) -> None:
         psld import_model FILE model=paper/cifar10-cld
         psld import_model FILE dataset=cifar10 process=cld network=cifar10-ablation
 
-    The file must have all parameters of the network, with the same shapes, and no others. Only
-    tensors and plain containers are read from it. The dataset need not be prepared. The workflow
-    does not train a grid's model that is imported; to have it trained, delete its folder.
+    The file must contain exactly the parameters of the network, with the same shapes. Only tensors
+    and plain containers are read from the file. The dataset need not be prepared. The workflow uses
+    an imported model of a grid instead of training it; to train the model, delete its folder.
     """
     from psld.paper.checkpoints import import_weights
 

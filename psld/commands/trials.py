@@ -14,7 +14,7 @@ CALL = "psld check"
 
 
 def trial_in_training(part: Any, network: str | None) -> Iterator[str]:
-    """Take one step of a training on digits with this part."""
+    """Take one training step on digits with the part."""
     from psld.config.compose import compose_content
     from psld.models.build import build, build_process, check_rebuilt, loss_of, try_loss
     from psld.training.loop import check_schedule
@@ -38,11 +38,11 @@ def trial_in_training(part: Any, network: str | None) -> Iterator[str]:
     shape = "×".join(map(str, module.in_shape))  # pyright: ignore
     yield f"the network takes {shape} and has {weights:,} parameters"
     check_rebuilt(module, run, process)
-    yield "built again and loaded, it gives the same"
+    yield "a rebuilt network with loaded weights gives the same output"
     value, lacking = try_loss(module, loss_of(run, process), is_guide)
     if not math.isfinite(value):
         raise UserError(f"{CALL}: the loss of two random images is {value}")
-    yield f"the loss of two random images is {value:.4g}" + "; unused weights" * lacking
+    yield f"the loss of two random images is {value:.4g}" + "; some weights are unused" * lacking
     check_schedule(run.training)
     state = TrainingState(module, run.training)
     for each in module.parameters():
@@ -50,11 +50,11 @@ def trial_in_training(part: Any, network: str | None) -> Iterator[str]:
     state.optimizer.step()
     state.average.update(module)
     state.check()
-    yield "the optimizer takes a step, and a checkpoint can hold the state"
+    yield "the optimizer takes a step, and a checkpoint can hold the state of the training"
 
 
 def _trial_in_sampling(part: Any, _network: str | None) -> Iterator[str]:
-    """Sample one Gaussian as PSLD with a sampler, or with a guidance of EM."""
+    """Sample from one Gaussian with PSLD and the sampler, or with EM and the guidance."""
     from psld.diffusion.loop import sample
     from psld.diffusion.samplers import SamplerSettings
     from psld.diffusion.settings import PSLDSettings
@@ -79,9 +79,9 @@ def _trial_in_sampling(part: Any, _network: str | None) -> Iterator[str]:
     with ShardNoise(0, 0, (4, 2, 8, 8), torch.device("cpu")) as noise:  # as in `psld sample`
         z = sample(process, sampler, score, process.prior(noise()), noise, silent=True)
     if not bool(z.isfinite().all()):
-        raise UserError(f"{CALL}: NaN or infinity in samples of one Gaussian")
+        raise UserError(f"{CALL}: NaN or infinity in samples from a Gaussian")
     sampler.check_evaluations(score.evaluations)
-    yield f"samples one Gaussian as PSLD with {score.evaluations} network evaluations"
+    yield f"samples from a Gaussian with PSLD and {score.evaluations} network evaluations"
 
 
 def _source(part: Any, _network: str | None) -> Iterator[str]:
@@ -101,15 +101,15 @@ def _measuring(part: Any, _network: str | None) -> Iterator[str]:
 
     if part.noun == "mask":
         known = np.asarray(part.draw(range(4), 8, None)).mean()
-        yield f"known pixels of 4 images of 8×8: {known:.0%}"
+        yield f"known pixels in 4 images of 8×8: {known:.0%}"
     elif part.noun == "measure":
         samples, train, test = (Features(torch.randn(60, 4)) for _ in range(3))
         found = part.estimate(samples, Reference(train, test, None), samples.blocks(), "cpu")
         value = getattr(found, "estimate", found).value
-        yield f"of 60 samples of 4 features: {value:.4g}"
+        yield f"value for 60 samples with 4 features: {value:.4g}"
     elif not part.trains:
         features, _ = load_extractor(part)(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
-        yield f"{features.shape[1]} features of an image of 3×32×32"
+        yield f"{features.shape[1]} features per image of 3×32×32"
 
 
 TRIALS: dict[str, Callable[[Any, str | None], Iterator[str]]] = {
@@ -118,4 +118,4 @@ TRIALS: dict[str, Callable[[Any, str | None], Iterator[str]]] = {
     "source": _source,
     **dict.fromkeys(("mask", "extractor", "measure"), _measuring),
 }
-"""The trials of parts that are not part of a training, by noun."""
+"""The check of each noun whose parts do not belong to a training."""

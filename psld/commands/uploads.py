@@ -1,4 +1,4 @@
-"""Commands that send models and results to others: to the Hugging Face Hub, and to wandb."""
+"""Commands that upload models to the Hugging Face Hub, and results to wandb."""
 
 import os
 from pathlib import Path
@@ -15,22 +15,22 @@ class PushSettings(Settings):
     folder: Path
     """Folder of a trained model."""
     repository: str
-    """USER/NAME."""
+    """Repository on the Hub, USER/NAME."""
     license: str = "unknown"
-    """License of the weights, in the words of the Hub, such as mit. The dataset may limit it."""
+    """License identifier of the Hub, such as mit. The license of the dataset may restrict it."""
     start: bool = False
-    """Upload the start of samplers, too: means and covariances of training images, which are not
-    private."""
+    """Also upload the initial distribution (`start`): means and covariances of training images.
+    They do not protect the privacy of these images."""
 
 
 @entry_point("push", PushSettings, positionals=("folder", "repository"), has_config=False)
 def push(settings: PushSettings) -> None:
-    """Push a model to the Hugging Face Hub, with a card of its settings and results.
+    """Upload a model to the Hugging Face Hub, with a model card of its settings and results.
 
-        psld push models/demo/cld me/digits-cld license=mit     # prints the line that loads it
+        psld push models/demo/cld me/digits-cld license=mit     # prints the code that loads it
 
-    Needs the extra `hub` (pip install 'psld[hub]') and a login (`hf auth login`, or HF_TOKEN). The
-    files are checked first. The card replaces the repository's README.md.
+    Requires the extra `hub` (pip install 'psld[hub]') and a login (`hf auth login` or HF_TOKEN).
+    The files are checked before the upload. The model card replaces README.md in the repository.
     """
     from psld.library import load
     from psld.models import hub
@@ -46,20 +46,20 @@ def push(settings: PushSettings) -> None:
 
 class WandbCommandSettings(Settings):
     verb: Literal["sync", "dashboard"]
-    """The first word of the command line."""
+    """`sync` uploads trainings and results; `dashboard` creates or updates the report of a grid."""
     grid_name: str | None
-    """Name of the grid, configs/grid/NAME.yaml; sync needs none to upload trainings."""
+    """Name of the grid, configs/grid/NAME.yaml. Null: `sync` uploads only trainings."""
     runs: Annotated[Path, FREE]
-    """Folder of run directories; sync uploads the trainings of all grids."""
+    """Folder of run directories. `sync` uploads the trainings of all grids in it."""
     wandb: Annotated[WandbSettings, FREE]
 
 
 @entry_point("wandb", WandbCommandSettings, positionals=("verb",))
 def wandb(settings: WandbCommandSettings) -> None:
-    """Bring trainings and the results of a grid to wandb: sync, dashboard.
+    """Upload trainings and the results of a grid to wandb.
 
         psld wandb sync                                        # upload the trainings
-        psld wandb sync grid_name=demo                         # upload the results of a grid too
+        psld wandb sync grid_name=demo                         # also upload the results of a grid
         psld wandb dashboard grid_name=demo wandb.entity=me    # create or update the grid's report
 
     Both need a login (`wandb login`, or WANDB_API_KEY).
@@ -73,6 +73,6 @@ def wandb(settings: WandbCommandSettings) -> None:
     if settings.verb == "sync":
         sync(settings.runs, grid, settings.wandb)
     elif grid is None:
-        raise UserError("psld wandb dashboard: which grid? add grid_name=NAME")
+        raise UserError("psld wandb dashboard: grid_name is missing; add grid_name=NAME")
     else:
         print(update_dashboard(grid, settings.wandb))

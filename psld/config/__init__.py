@@ -1,1 +1,1 @@
-"""Settings: their base class, the folders of configs, composition by Hydra. Imports no torch."""
+"""Settings: base class, config folders and composition with Hydra. Does not import torch."""

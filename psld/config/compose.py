@@ -1,6 +1,6 @@
-"""Compose settings with Hydra, from the folders of configs, as a command does.
+"""Compose settings with Hydra from the config folders, as commands do.
 
-This file depends on the inside of Hydra 1.3; tests/config/test_shipped.py says when it has changed.
+This file depends on internals of Hydra 1.3; tests/config/test_shipped.py fails if they change.
 """
 
 import re
@@ -34,7 +34,7 @@ from psld.utils.errors import UserError, entries_of, meant, one_line, text_of
 
 
 class OwnConfigs(SearchPathPlugin):
-    """A Hydra plugin that puts the user's own configs before the shipped ones."""
+    """A Hydra plugin that searches the user's configs before the shipped configs."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in config_folders()[:-1]:
@@ -44,11 +44,11 @@ class OwnConfigs(SearchPathPlugin):
 Plugins.instance().register(OwnConfigs)
 
 WITH_KIND = re.compile(r"\{([^{}]*,)?\s*kind\s*:((?!\}\s*,).)*\}")
-"""A value that is a part, but not several of a sweep."""
+"""A value that describes one part, not a sweep over several parts."""
 PLAIN_KEY = re.compile(r"(?!hydra\b)[A-Za-z_][\w.]*")
-"""The key of a word that Hydra takes as a setting or, if there is a folder, as a group."""
+"""The key of a word that sets a setting or, if a config folder of this name exists, a group."""
 RECORDABLE = re.compile(r"runtime\.choices\b|job\.(name|num|override_dirname)$")
-"""The keys of `${hydra:KEY}` without paths and environment variables of this machine."""
+"""The keys of `${hydra:KEY}` whose values contain no paths or environment variables."""
 
 
 ALSO = {
@@ -56,18 +56,18 @@ ALSO = {
     "network": ["MODULE:CLASS of a custom part"],
     "sampler": ["MODULE:CLASS of a custom part"],
 }
-"""What a word for a group may be besides the name of a config."""
+"""The values that a group accepts in addition to the names of its configs."""
 
 
 def text_of_hydra(error: Exception) -> str:
-    """Return an error of Hydra as one line, without its advice that does not apply here."""
+    """Format an error of Hydra as one line, without advice that does not apply to psld."""
     text = text_of(error)
     if isinstance(error, OverrideParseException):
         word = one_line(error.override).removeprefix("++")
         key, _, value = word.partition("=")
         bare = value.strip("'\"")
         if not re.search(r"[^\w.-]", value, re.ASCII):
-            return f"{word}: not a setting KEY=VALUE"
+            return f"{word}: not of the form KEY=VALUE"
         return f"{word}: cannot be read; put a text in quotes, e.g. '{key}=\"{bare}\"'"
     if choice := re.search(r"Could not find '(\S+)/(\S+)' Available options in '\S+': (.*)", text):
         group, name, rest = choice.groups()
@@ -85,12 +85,12 @@ def text_of_hydra(error: Exception) -> str:
 
 @contextmanager
 def refusing(where: str) -> Iterator[None]:
-    """Turn what Hydra raises for wrong words or configs into a UserError, prefixed by `where`."""
+    """Raise errors of Hydra about words or configs as UserError, prefixed by `where`."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{where}: {text_of_hydra(error).removeprefix(f'{where}: ')}") from None
-    except yaml.YAMLError as error:  # It names the file and the line.
+    except yaml.YAMLError as error:  # The error names the file and the line.
         raise UserError(f"{where}: not valid YAML ({text_of(error)})") from None
     # process=inf, process=[1], 5,000 digits, lists in lists in …; hydra.run.dir=/proc/x
     except (TypeError, ValueError, RecursionError, FileNotFoundError) as error:
@@ -98,9 +98,10 @@ def refusing(where: str) -> Iterator[None]:
 
 
 class Composer:
-    """Composes configs as Hydra does, but without its own part, which takes most of its time.
+    """Composes configs like Hydra, but without the group `hydra`, which takes most of the time.
 
-    It reads each file once, so it is for as long as no file changes. `free`: as of `content_of`.
+    Each file is read only once, so a Composer must not be used after a file has changed. `free` is
+    the argument of `content_of`.
     """
 
     def __init__(self, free: Collection[str] = ()) -> None:
@@ -108,18 +109,20 @@ class Composer:
         self._free = free
         self._loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
         self._files = CachingConfigRepository(self._loader.repository)
-        # In place of a copy, which would not have a part that a later word names.
+        # This replaces a copy of the repository, which would lack parts stored by later words.
         self._files.delegate = self._loader.repository
         self._contents: dict[tuple[str, ...], dict[str, Any]] = {}
         nothing = ConfigResult("psld", "", OmegaConf.create(), {"package": None}, defaults_list=[])
-        self._files.cache["config_path=command_line"] = nothing  # It is for Hydra's own part.
+        self._files.cache["config_path=command_line"] = (
+            nothing  # This config only sets the group `hydra`.
+        )
 
     def config(self, name: str, overrides: Sequence[str], where: str) -> DictConfig:
-        """Return a user's or a shipped NAME.yaml with these overrides.
+        """Return NAME.yaml, from the user's or the shipped configs, with these overrides.
 
-        Raises UserError, prefixed by `where`, if it does not compose.
+        Raises UserError, prefixed by `where`, if the composition fails.
         """
-        with refusing(where), without_environment():  # A list of defaults may read it, too.
+        with refusing(where), without_environment():  # A defaults list may also read variables.
             parsed = OverridesParser.create().parse_overrides(for_hydra(overrides))
             self._loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
             chosen = create_defaults_list(
@@ -127,13 +130,13 @@ class Composer:
             )
             config = self._loader._compose_config_from_defaults_list(chosen.defaults, self._files)
             self._loader._apply_overrides_to_config(chosen.config_overrides, config)
-        # `${hydra:runtime.choices.GROUP}` is of this config.
+        # `${hydra:runtime.choices.GROUP}` refers to this config.
         choices = {"runtime": {"choices": chosen.overrides.known_choices}}
         cast(Any, HydraConfig.instance()).cfg = OmegaConf.create({"hydra": choices})
         return config
 
     def content(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
-        """Return its resolved content. Raises UserError, also if something is missing."""
+        """Return the resolved content of a config. Raises UserError, also for missing values."""
         key = name, *overrides
         if key not in self._contents:
             with refusing(where):
@@ -145,13 +148,13 @@ class Composer:
 def compose_content(
     name: str, overrides: Sequence[str], where: str, free: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the resolved content of a user's or a shipped NAME.yaml with these overrides."""
+    """Return the resolved content of NAME.yaml, a user's or shipped config, with overrides."""
     return Composer(free).content(name, overrides, where)
 
 
 def content_of_words(words: Sequence[str], where: str) -> dict[str, Any]:
-    """Return the content that words give to a part, without a config."""
-    config = OmegaConf.create({"part": {}})  # No word chooses a group in there.
+    """Return the settings of a part that words give, without a config."""
+    config = OmegaConf.create({"part": {}})  # No config group has the prefix `part.`.
     with refusing(where):
         parsed = OverridesParser.create().parse_overrides(for_hydra([f"part.{w}" for w in words]))
         ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
@@ -160,10 +163,11 @@ def content_of_words(words: Sequence[str], where: str) -> dict[str, Any]:
 
 
 def for_hydra(words: Sequence[str]) -> list[str]:
-    """Return words as Hydra's overrides, over configs that hold what differs from the classes.
+    """Convert words to overrides of Hydra.
 
-    First come the choices of groups, then the settings, outer ones before inner ones. Hydra takes a
-    setting that no config has with ++ alone; the classes refuse what they do not know.
+    Choices of groups come first, then settings, outer settings before inner settings. The configs
+    contain only values that differ from the defaults of the settings classes, so each setting needs
+    the prefix ++. The settings classes reject unknown keys.
     """
     pairs = [(key, value) for key, _, value in (word.partition("=") for word in words)]
     parts = {k: v for k, v in dict(pairs).items() if WITH_KIND.fullmatch(v) and is_group(k)}
@@ -183,7 +187,7 @@ def for_hydra(words: Sequence[str]) -> list[str]:
 def _updates(key: str, value: str, words: Sequence[str]) -> Iterator[str]:
     """Yield the overrides of one setting.
 
-    A value that names a part, or writes one, replaces the part with all its settings:
+    A value that names or describes a part replaces the whole part, including its settings:
     `training.optimizer=adamw` and then `training.optimizer.weight_decay=1`.
     """
     has_settings = any(word.startswith(f"{key}.") for word in words)
@@ -194,28 +198,28 @@ def _updates(key: str, value: str, words: Sequence[str]) -> Iterator[str]:
 
 
 def is_group(key: str) -> bool:
-    """Check that the key of a word chooses a config of a group."""
+    """Check if the key of a word chooses a config of a group."""
     return any((folder / key).is_dir() for folder in config_folders())
 
 
 def _name_part(group: str, kind: str) -> None:
-    """Let a group's word name a part for which there is no file, such as mynets:Mixer."""
+    """Allow a word to choose a part without a config file, such as network=mynets:Mixer."""
     if group in GROUPS and (":" in kind or kind in SHIPPED[group]) and not config_file(group, kind):
         ConfigStore.instance().store(kind, {GROUPS[group]: kind}, group=group)
 
 
 def over(words: Iterable[str], typed: Sequence[str]) -> list[str]:
-    """Return the words of a grid with those that somebody types on top of them.
+    """Apply the words of a command line on top of the words of a grid.
 
-    A typed word takes the place of what the grid says about its setting or group. A group goes
-    with all that the grid sets in it, but for groups inside it: `sampler=em` keeps the words of
-    `guidance@sampler.guidance`.
+    A typed word replaces the words of the grid for its setting or group. Replacing a group removes
+    all settings of the grid in it, except settings in nested groups: `sampler=em` keeps the words
+    for `guidance@sampler.guidance`.
     """
     words, changed = list(words), {key_of(word) for word in typed}
     groups = {key_of(word) for word in words if "." not in word.partition("=")[0].partition("@")[0]}
 
     def place(word: str) -> str:
-        """Return the innermost group that a word sets something in."""
+        """Return the innermost group that contains the setting of a word."""
         key = key_of(word)
         return max((g for g in groups if f"{key}.".startswith(f"{g}.")), key=len, default=key)
 
@@ -223,14 +227,14 @@ def over(words: Iterable[str], typed: Sequence[str]) -> list[str]:
 
 
 def name_dataset(described: Mapping[str, Any]) -> str:
-    """Return the word that chooses a dataset with these settings, of no file in configs/dataset."""
+    """Return a word that chooses a dataset with these settings, without a config file."""
     ConfigStore.instance().store("described", dict(described), group="dataset")
     return "dataset=described"
 
 
 @contextmanager
 def without_environment() -> Iterator[None]:
-    """Refuse interpolations that read the environment or the paths of this machine."""
+    """Reject interpolations that read environment variables or paths of this machine."""
 
     def refuse(text: str) -> NoReturn:
         reason = "would copy a value of this machine, perhaps a secret, into a record"
@@ -256,10 +260,10 @@ def without_environment() -> Iterator[None]:
 def content_of(config: DictConfig, where: str, free: Collection[str] = ()) -> dict[str, Any]:
     """Return the resolved content of a config.
 
-    Only the settings that `free` names may read the environment, because no record has them.
+    Only the settings in `free` may read environment variables, because records do not contain them.
 
-    Raises OmegaConfBaseException if another setting reads it, and UserError, prefixed by `where`,
-    if required values (`???`) are missing.
+    Raises OmegaConfBaseException if any other setting reads an environment variable, and UserError,
+    prefixed by `where`, if required values (`???`) are missing.
     """
     content = cast(dict[str, Any], OmegaConf.to_container(config))
     if missing := [f"{key}=…" for key, value in entries_of(content) if value == MISSING]:

@@ -1,4 +1,4 @@
-"""The shipped parts: MODULE:CLASS of each kind, by noun. A module is imported when it is used."""
+"""The shipped parts: MODULE:CLASS of each kind, grouped by noun. Modules are imported on use."""
 
 METRICS = "psld.metrics.settings"
 SAMPLERS = "psld.diffusion.samplers"
@@ -73,7 +73,7 @@ SHIPPED: dict[str, dict[str, str]] = {
 }
 
 OF_A_TRAINING = ("network", "objective", "optimizer", "schedule", "average", "logger")
-"""The nouns whose parts may read a model or the samples of a cell (`psld.config.reads`)."""
+"""The nouns of parts that may read a model or the samples of a cell (`psld.config.reads`)."""
 
 GROUPS = {"network": "kind", "sampler": "integrator", "guidance": "kind", "mask": "kind"}
-"""The groups of configs whose files are parts, with the key of the kind."""
+"""The config groups whose files describe parts, with the key that names the kind."""

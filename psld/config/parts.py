@@ -1,9 +1,9 @@
-"""Parts: what a researcher exchanges. Frozen settings with a `build`, named by a kind.
+"""Parts: the exchangeable components. A part is frozen settings with a `build` method and a kind.
 
-A kind is the name of a shipped part, or MODULE:CLASS of a custom part (`psld.utils.code`), which
-the words of a command or of a call, and the user's own grids and configs, may import. A part that a
-file names is data: its kind, its settings and the digest of its code. `imported` gives it its class
-where it is built.
+The kind is the name of a shipped part, or MODULE:CLASS of a custom part (`psld.utils.code`). Words
+of a command or call, and the user's grids and configs, may import custom parts. A part that is read
+from a file is data: its kind, its settings and the digest of its code. `imported` restores the
+class before the part is built.
 """
 
 import sys
@@ -55,34 +55,35 @@ from psld.utils.errors import (
 T = TypeVar("T")
 
 FREE_NAMES = "free"
-"""The key, in what a custom part writes, of the dotted names that decide no result."""
+"""The key, in a serialized custom part, of the dotted names of settings that decide no result."""
 
 
 class Part(Settings):
-    """What a researcher may exchange. A noun, such as a network, is a class below this one.
+    """Base class of exchangeable components. Each noun, such as network, has a subclass.
 
-    The class of a noun takes the settings of any of its parts: `Network.model_validate` returns a
-    part of the kind in its argument. A text is a part with the defaults of this kind.
+    The class of a noun accepts the settings of any of its parts: `Network.model_validate` returns a
+    part of the kind in its argument. A string is a kind whose settings have their defaults.
     """
 
     model_config = ConfigDict(polymorphic_serialization=True)
 
     KEY: ClassVar[str] = "kind"
-    """The key of the kind."""
+    """The key that holds the kind."""
     noun: ClassVar[str] = "part"
-    """A key of `psld.config.kinds.SHIPPED`, which the class of a noun gives."""
+    """A key of `psld.config.kinds.SHIPPED`, set in the class of a noun."""
     needs_kind: ClassVar[bool] = True
-    """Settings without a kind are refused: a word below a part that a config names by a text alone
-    would leave them so, and they would be those of another part."""
+    """Whether settings without a kind are rejected. Such settings result if an override sets a key
+    of a part that a config gives as a string; with a default kind, they would configure another
+    part."""
 
     recorded_attributes: ClassVar[tuple[str, ...]] = ()
-    """Attributes of the class that a custom part writes with its settings, for readers that do not
+    """Class attributes that a custom part serializes with its settings, for readers that do not
     import the class."""
     source_code: ClassVar[Code | None] = None
-    """The code of a custom part's class, as it was imported; None if it is not in a file."""
+    """The imported code of a custom part's class; None if the class is not defined in a file."""
 
     code: str | None = Field(default=None, exclude_if=lambda code: code is None)
-    """The digest of the code of a custom part; it is found, not given."""
+    """The computed digest of the code of a custom part."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -92,9 +93,9 @@ class Part(Settings):
 
     @classmethod
     def class_for(cls, content: Any) -> "type[Part]":
-        """Return the class of a part's settings; the noun itself if a file has written them.
+        """Return the class of a part's settings, or of its noun for settings read from a file.
 
-        Raises ValueError if there is none.
+        Raises ValueError for an unknown kind.
         """
         if "noun" not in vars(cls):
             return cls
@@ -118,9 +119,9 @@ class Part(Settings):
 
     @classmethod
     def _is_working_code(cls, name: str, digest: str | None) -> bool:
-        """Check if words mean the code in the working folder: with a digest only if it is the same.
+        """Check if words refer to the code in the working folder, whose digest must match if given.
 
-        A source with a digest stays data, because the record of a dataset may name it.
+        A source with a digest remains data, because the record of a dataset may contain it.
         """
         if digest is None:
             return True
@@ -130,7 +131,7 @@ class Part(Settings):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _of_its_kind(cls, content: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+    def _validate_kind(cls, content: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
         content = {cls.KEY: content} if isinstance(content, str) else content
         if not isinstance(content, Mapping):
             return check(content)
@@ -142,26 +143,26 @@ class Part(Settings):
         if is_custom(cls):
             no_settings = {*cls.recorded_attributes, FREE_NAMES} - cls.model_fields.keys()
             content = {key: each for key, each in content.items() if key not in no_settings}
-            content |= {cls.KEY: name_of(cls), "code": _current(cls)}
+            content |= {cls.KEY: name_of(cls), "code": _checked_digest(cls)}
         return check(content)
 
     @classmethod
     def _as_data(cls, content: Mapping[str, Any], check: ModelWrapValidatorHandler[Self]) -> Self:
-        """Return a part of the noun's class that has all other settings as they were written."""
+        """Return an instance of the noun's class that keeps all other settings as serialized."""
         given = {key: content[key] for key in content if key in cls.model_fields}
-        part = check({"code": "", **given})  # Without a digest, no code is the recorded one.
+        part = check({"code": "", **given})  # An empty digest matches no code.
         extra = {
             key: found_in(each) for key, each in content.items() if key not in cls.model_fields
         }
         object.__setattr__(part, "__pydantic_extra__", extra)
         told = {name: extra[name] for name in cls.recorded_attributes if name in extra}
         vars(part).update({k: tuple(x) if isinstance(x, list) else x for k, x in told.items()})
-        # Without its class, a custom guidance would be sampled as no guidance.
+        # Without this, a custom guidance that is data would be sampled as no guidance.
         vars(part).update(build=_not_imported)
         return part
 
     @model_validator(mode="after")
-    def _reads_in_a_training(self) -> Self:
+    def _check_reads(self) -> Self:
         if self.noun not in OF_A_TRAINING and (reads := groups_of(Read, self)):
             kind = getattr(self, self.KEY)
             raise ValueError(f"{kind}: reads a {reads[0].noun}; only a part of a training may")
@@ -181,9 +182,11 @@ class Part(Settings):
         return _without(decides, [FREE_NAMES, *decides.get(FREE_NAMES, ())])
 
     @model_serializer(mode="wrap")
-    def _flat(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        """Write a custom part for readers without its class: also what the class tells, and which
-        settings decide no result."""
+    def _serialize(
+        self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """Serialize a custom part for readers without its class: add the recorded attributes and
+        the names of settings that decide no result."""
         content, is_short = dump(self), bool(info.exclude_none)
         if self.is_data:
             left_out = {*self.recorded_attributes, FREE_NAMES} if is_short else ()
@@ -202,7 +205,7 @@ class Part(Settings):
         told = {name: getattr(self, name) for name in self.recorded_attributes}
         told = {name: sorted(x) if isinstance(x, Set) else x for name, x in told.items()}
         decides = self.deciding_in(content)
-        if is_short:  # It is for a result, and not read again.
+        if is_short:  # A short form is part of a result and is not parsed again.
             return _ordered(content, decides)
         free = [*_free_names(content, decides)]
         return _ordered(content, decides) | told | ({FREE_NAMES: free} if free else {})
@@ -221,7 +224,7 @@ def name_of(kind: type) -> str:
 
 
 def _code_of(kind: type[Part]) -> Code | None:
-    """Return the code of a class that is being imported; None if it is not in a file."""
+    """Return the code of a class that is being imported; None if it is not defined in a file."""
     name = kind.__module__
     place = getattr(sys.modules.get(name), "__file__", None)
     if not place or name == "__main__":
@@ -236,10 +239,11 @@ def _code_of(kind: type[Part]) -> Code | None:
     return code
 
 
-def _current(kind: type[Part]) -> str:
-    """Return the digest of a class's code, as it was imported.
+def _checked_digest(kind: type[Part]) -> str:
+    """Return the digest of a class's imported code.
 
-    Raises UserError if a file has changed since: the settings would name code that does not run.
+    Raises UserError if a file has changed since the import: the digest would not match the code
+    that runs.
     """
     code, module = kind.source_code, kind.__module__
     if code is None:
@@ -258,7 +262,7 @@ def _of_noun(noun: type[P], name: str, kind: Any) -> type[P]:
 
 
 def noun_of(name: str) -> type[Part]:
-    """Return the noun of the class MODULE:CLASS. Raises UserError if it is no part."""
+    """Return the noun of the class MODULE:CLASS. Raises UserError if the class is not a part."""
     return next(k for k in _of_noun(Part, name, import_class(name)).__mro__ if "noun" in vars(k))
 
 
@@ -275,7 +279,7 @@ def _dumped(value: Any, mode: str, is_short: bool) -> Any:
 
 
 def _free_names(content: Any, decides: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names that a content has and what decides a result has not."""
+    """Yield the dotted names in a content that do not decide a result."""
     if isinstance(content, list) and isinstance(decides, list):
         content, decides = dict(enumerate(content)), dict(enumerate(decides))
     if not (isinstance(content, Mapping) and isinstance(decides, Mapping)):
@@ -288,7 +292,7 @@ def _free_names(content: Any, decides: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _without(content: Any, names: list[str]) -> Any:
-    """Return a content without what has these dotted names."""
+    """Return a content without the entries of these dotted names."""
     if isinstance(content, list):
         numbered = _without({str(i): each for i, each in enumerate(content)}, names)
         return [*numbered.values()]
@@ -301,7 +305,7 @@ def _without(content: Any, names: list[str]) -> Any:
 
 
 def _ordered(content: Any, decides: Any) -> Any:
-    """Return a content with its sets in the order of an identity, in groups, too."""
+    """Return a content whose sets have the order of an identity, also in groups."""
     if isinstance(content, dict) and isinstance(decides, dict):
         return {k: _ordered(v, decides[k]) if k in decides else v for k, v in content.items()}
     if isinstance(content, list) and isinstance(decides, list):
@@ -321,16 +325,16 @@ def imported(
     trust: bool = False,
     copies: str | Path | None = None,
 ) -> T:
-    """Return settings with a part of its class in place of each custom part that is data.
+    """Return settings in which instances of their classes replace custom parts that are data.
 
     Args:
         value: settings, or a tuple or dictionary of them.
-        record: the folder of the file that names the parts, which may be a stranger's; None for the
-            user's own job.
-        trust: run the copies of the code in that folder, in place of the user's files.
-        copies: of the user's own job, the run directory with the code with which it has begun.
+        record: the folder of the file that names the parts, possibly of unknown origin; None for
+            the user's own job.
+        trust: run the copies of the code in that folder instead of the user's files.
+        copies: for the user's own job, the run directory with the code of its start.
 
-    Raises UserError if the code with the part's digest is not there, or may not run.
+    Raises UserError if the code with the part's digest is missing or must not run.
     """
 
     def with_class(group: Any) -> Any:
@@ -380,7 +384,7 @@ def _of_class(part: Part, name: str, kind: Any) -> Part:
 
 
 def codes_in(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield MODULE:CLASS and the digest of the code of each custom part, and of parts in these."""
+    """Yield MODULE:CLASS and the code digest of each custom part, including nested parts."""
 
     def found(content: Any) -> Iterator[tuple[str, str]]:
         if isinstance(content, dict):
@@ -397,18 +401,18 @@ def codes_in(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def save_code(settings: Settings, folder: str | Path) -> None:
-    """Copy the code of all custom parts into a run directory, or next to weights."""
+    """Copy the code of all custom parts into a folder, such as a run directory."""
     for part in groups_of(Part, settings):
         if part.source_code:
             part.source_code.save(folder)
 
 
 def import_all(settings: Settings) -> None:
-    """Import all modules of custom parts now: a function may import some of them later, when their
-    files have changed. Raises UserError if they have changed already."""
+    """Import all modules of custom parts now, because their files may change before a function
+    imports them. Raises UserError if files have already changed."""
     for part in groups_of(Part, settings):
         if part.source_code:
-            _current(type(part))
+            _checked_digest(type(part))
             import_modules(part.source_code)
 
 
@@ -417,14 +421,14 @@ def import_all(settings: Settings) -> None:
 PLACES = {"source": "dataset", "guidance": "sampler", "mask": "sampler.guidance"}
 PLACES |= dict.fromkeys(("extractor", "measure"), "metric")
 PLACES |= dict.fromkeys(("objective", "optimizer", "schedule", "average"), "training")
-"""The groups of settings in which parts are chosen; other nouns are settings of commands."""
+"""The settings groups that contain a noun; other nouns are top-level settings of commands."""
 
 
 @contextmanager
 def showing_lines() -> Iterator[None]:
-    """Print the traceback of an error in a custom part from its first line there, and exit with 1.
+    """Print the traceback of an error in a custom part, starting in its code, and exit with 1.
 
-    A note names the setting and the call. `sys.exit` in a part is such an error, too.
+    A note names the setting and the call. `sys.exit` in a part also counts as an error.
     """
     try:
         yield
@@ -441,7 +445,7 @@ def showing_lines() -> Iterator[None]:
 
 
 def _skip_package_frames(where: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without its first frames in psld and in Python's import."""
+    """Return a traceback without its leading frames in psld and Python's import system."""
     while where:
         file = Path(where.tb_frame.f_code.co_filename)
         if file.is_file() and file.parent.name != "importlib" and PACKAGE not in file.parents:
@@ -451,9 +455,9 @@ def _skip_package_frames(where: TracebackType | None) -> TracebackType | None:
 
 
 def add_note(error: BaseException) -> bool:
-    """Note which call of which custom part has raised an error, and leave out the frames above.
+    """Add a note with the custom part and call that raised an error, and remove the frames above.
 
-    Return False for errors of other code, and for those that need no traceback.
+    Returns False for errors of other code, and for errors that need no traceback.
     """
     if isinstance(error, PSLDError) or not (found := _frame_in_part(error)):
         return False
@@ -461,18 +465,20 @@ def add_note(error: BaseException) -> bool:
         return False
     where, parts = found
     if isinstance(error, SystemExit) and not is_exit_of_part(error):
-        return False  # of a signal
+        return False  # raised by a signal handler
     kinds = (f"{PLACES.get(p.noun, '')}.{p.noun}: {name_of(p)}".lstrip(".") for p in parts)
     note = f"{' or '.join(sorted(kinds))}: {where.tb_frame.f_code.co_name}"
     error.with_traceback(where).add_note(note)
-    if isinstance(error.__context__, PSLDError):  # of psld's own, such as a file to be made
+    if isinstance(error.__context__, PSLDError):  # such as a missing file
         error.__suppress_context__ = True
     return True
 
 
 def _frame_in_part(error: BaseException) -> tuple[TracebackType, list[type[Part]]] | None:
-    """Return the first frame of an error in a file of custom parts, and the parts of that file that
-    the frames above use."""
+    """Return the first frame of an error in a file of custom parts, and the parts that it concerns.
+
+    The parts are those of the file that the frames above use, if they use any.
+    """
     there: dict[Path, list[type[Part]]] = {}
     for kind in _below(Part):
         if code := kind.source_code:
@@ -496,7 +502,7 @@ def _frame_in_part(error: BaseException) -> tuple[TracebackType, list[type[Part]
 
 
 CALLED = {"network": "Module", "optimizer": "Optimizer"}
-"""The base classes of what parts build, whose methods are called later."""
+"""The base classes of objects that parts build and whose methods are called later."""
 
 
 def _below(kind: type[Part]) -> Iterator[type[Part]]:

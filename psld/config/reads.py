@@ -1,7 +1,8 @@
-"""What a training reads of other trainings: by name, and by digests that are found, not given.
+"""Models and samples that a training reads, given by name and identified by computed digests.
 
-In a grid, the identity has the digest of a record, which is known before anything is made; by hand,
-that of what lies on disk. What is trained has the latter in its origin.
+In a grid, the identity of a training contains the digest of the record that it reads, which is
+known before the record's files exist. In a training by hand, the identity contains the digest of
+the files on disk. The origin of a trained model always contains the digest of the files.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,17 +15,17 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from psld.config.settings import FREE, Settings
 
 READS = "reads"
-"""The key of the noun in what a `Read` writes."""
+"""The key of the noun in a serialized `Read`."""
 
 Find = Callable[[str, dict[str, Any]], dict[str, Any]]
-"""Returns the content of a `Read`, with digests, for its noun and a content with its name."""
+"""A function that completes the content of a `Read` with digests, given its noun and content."""
 
 _find: ContextVar[Find | None] = ContextVar("_find", default=None)
 
 
 @contextmanager
 def finding(find: Find) -> Iterator[None]:
-    """Let `find` complete each `Read` of the settings that are checked meanwhile."""
+    """Complete each `Read` in settings that are validated in this context with `find`."""
     token = _find.set(find)
     try:
         yield
@@ -33,22 +34,22 @@ def finding(find: Find) -> Iterator[None]:
 
 
 class Read(Settings):
-    """Something that a training reads, by its name; a text is a name. A part may have one, too."""
+    """A model or samples that a training reads, given by name. Parts may contain a `Read`."""
 
     noun: ClassVar[str]
 
     name: Annotated[str, FREE]
     digest: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
-    """Of its record in a grid; by hand of its content."""
+    """The digest of the record in a grid, or of the files in a training by hand."""
     content: Annotated[str | None, FREE] = Field(default=None, exclude_if=lambda text: text is None)
-    """The digest of what the training has read."""
+    """The digest of the files that the training has read."""
     files: Annotated[tuple[str, ...], FREE] = Field(default=(), exclude_if=lambda files: not files)
-    """In a grid, the files that are written last when it is made: inputs of the training's rule."""
+    """In a grid, the files that are written last: the inputs of the training's rule."""
 
     @model_validator(mode="before")
     @classmethod
-    def _with_digests(cls, given: Any) -> Any:
-        """Take a name alone, or what was written: there, the name is among what is free."""
+    def _validate_with_digests(cls, given: Any) -> Any:
+        """Accept a plain name or a serialized `Read`."""
         if isinstance(given, cls):
             return given
         content = {"name": given} if isinstance(given, str) else given
@@ -61,26 +62,26 @@ class Read(Settings):
         return find(cls.noun, content) if find else content
 
     @model_serializer(mode="wrap")
-    def _with_its_noun(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write the noun, too: in a custom part that is kept as data it says what this is."""
+    def _serialize_with_noun(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Add the noun, which identifies a `Read` in a custom part that is kept as data."""
         return {READS: self.noun, **dump(self)}
 
 
 class ModelRead(Read):
-    """A model: GRID/MODEL, its folder, or hf://OWNER/NAME@COMMIT. In a grid: the grid's MODEL."""
+    """A model: GRID/MODEL, a folder, or hf://OWNER/NAME@COMMIT. In a grid: a MODEL of the grid."""
 
     noun = "model"
 
 
 class CellRead(Read):
-    """The samples of a cell: their folder, samples/GRID/MODEL/SAMPLER-BUDGET. In a grid: the grid's
-    MODEL/SAMPLER-BUDGET, a cell of a table."""
+    """The samples of a cell: a folder samples/GRID/MODEL/SAMPLER-BUDGET. In a grid:
+    MODEL/SAMPLER-BUDGET, a cell of a table of the grid."""
 
     noun = "cell"
 
 
 def found_in(content: Any) -> Any:
-    """Return what a custom part has written, with a `Read` in place of the content of each."""
+    """Return the serialized content of a custom part, with each serialized `Read` restored."""
     if isinstance(content, dict):
         kinds = {kind.noun: kind for kind in (ModelRead, CellRead)}
         if kind := kinds.get(str(content.get(READS))):

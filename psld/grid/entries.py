@@ -51,6 +51,8 @@ class Rank(NamedTuple):
     p_value: float | None = None
     """The p-value of the difference from the best entry, after Bonferroni's correction."""
     paired: bool | None = None
+    overlaps: bool = False
+    """True if its interval overlaps the interval of the best."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,9 @@ from psld.grid.rows import cells_behind, distances, entries_in, paper_values
 from psld.utils.files import digest_of
 
 PLOTS = {
-    "nfe": "distance against network evaluations",
-    "gamma": "distance against friction Γ",
-    "training": "training curves",
+    "nfe": "Distance against network evaluations",
+    "gamma": "Distance against friction Γ",
+    "training": "Training curves",
 }
 """The plots of numbers that a grid may have: name → contents."""
 
@@ -29,43 +29,60 @@ FIRST = ("Samples", "Compared by the grid")
 LEAST_FRICTIONS = 3
 """The smallest number of values of Γ in a line: two points show little of the dependence on Γ."""
 
-_LEVELS = (
-    "Bars are 95 % intervals; an arrow marks a bar that extends below one tenth of its value. "
-    "Lines in a panel are shifted by a few points so that their bars do not overlap. Hollow "
-    "markers are the paper's numbers, where available. Gray lines within the axis are the "
-    "distances of pure noise and of the split that is not the reference; the legend has their "
-    "values."
-)
-_SAME_START = "from the same noise in all models with the same number of blocks of variables"
+_DRAW = "in all models with equally many blocks of variables"
 CAPTIONS = {
+    "samples": (
+        "The first samples, not chosen, above a row of training images. Samples at the same place "
+        f"in other figures start from the same random draw, {_DRAW}."
+    ),
+    "inpainted": (
+        "The first samples, not chosen, below the images with their holes (blue) and above the "
+        "originals."
+    ),
+    "classes": "The first samples of each class, not chosen, above a row of training images.",
     "comparison": (
-        f"The first samples, not selected. A column shows the same sample index in each row, drawn "
-        f"{_SAME_START}. The samples are followed by training images."
+        "The first samples, not chosen, above a row of training images. The samples of a column "
+        f"start from the same random draw, {_DRAW}."
     ),
     "nearest": (
-        "The measured samples that are nearest to a training image in the metric's features, each "
-        "above its nearest training image. Copies of training images would appear here."
+        "The measured samples that are nearest to a training image in the features of the metric, "
+        "above these images. A copied training image would appear here."
     ),
     "nfe": (
-        "Distance from the reference against counted network evaluations per image (lower is "
-        "better), for cells that differ in their budget only. A panel has a line for each sampler "
-        "of one model, or for each model with one sampler, whichever needs fewer panels. Both axes "
-        f"are logarithmic. Panels with the same range of values are comparable. {_LEVELS}"
+        "Distance from the reference by network evaluations per image, for cells that differ only "
+        "in their budget. Lower is better."
     ),
     "gamma": (
-        "Distance from the reference against the friction Γ on the position, for models "
-        "that differ in Γ only (Γ = 0 is CLD). There is one panel for each sampler and one line "
-        "for each budget. The axis of Γ is linear up to the smallest positive Γ, then logarithmic. "
-        f"{_LEVELS}"
+        "Distance from the reference by the friction Γ on the position, for models that differ "
+        "only in Γ (Γ = 0 is CLD). Lower is better."
     ),
     "training": (
-        "Mean loss of each model against training steps; both axes are logarithmic, and long "
-        "curves are averaged over steps. Networks of one process predict noise; denoisers predict "
-        "the image. Losses of different processes measure different noise, so a lower loss does "
-        "not mean a better model."
+        "Mean loss of each model by training step. A lower loss does not mean a better model: "
+        "losses of different processes measure different noise."
     ),
 }
-"""The captions of plots, and of all figures of a kind."""
+"""The captions of figures, by their kind; of plots, by their name."""
+_BARS = (
+    "Bars are 95 % intervals; an arrow marks a bar that extends below one tenth of its value. The "
+    "lines of a panel are moved apart by a few points, so that no bar covers another bar. Hollow "
+    "markers are numbers of the paper. A gray line, if on the axis, is the distance of pure noise."
+)
+READING = {
+    "nfe": (
+        "A panel has a line for each sampler of one model, or for each model with one sampler, "
+        "whichever needs fewer panels. Both axes are logarithmic. Panels with the same values on "
+        f"the vertical axis can be compared. {_BARS}"
+    ),
+    "gamma": (
+        "Each sampler has a panel, and each budget has a line. The axis of Γ is linear from 0 to "
+        f"the smallest Γ, then logarithmic. {_BARS}"
+    ),
+    "training": (
+        "Both axes are logarithmic, and long curves are averaged over steps. Networks of one "
+        "process predict noise, and denoisers predict the image."
+    ),
+}
+"""How to read a plot, by its name."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +128,17 @@ class GridFigure:
 
     @property
     def caption(self) -> str:
-        """The caption as plain text, for the report and for the results page."""
-        if self.kind != "samples":
-            return CAPTIONS[self.name if self.kind == "plot" else self.kind]
-        first = f"{self.title}: the first samples, not selected"
-        if self.cell.sampler.settings.guidance.inpaints:
-            return f"{first}, between the images with the hole in blue and the originals."
-        if self.cell.sampler.settings.asks_for_classes:
-            return f"{first}. Each requested class has a row, followed by a row of training images."
-        start = f"Images at the same position are drawn {_SAME_START}"
-        return f"{first}. {start}. The samples are followed by training images."
+        """What is shown, in plain text."""
+        if self.kind == "samples" and self.cell.sampler.settings.guidance.inpaints:
+            return CAPTIONS["inpainted"]
+        if self.kind == "samples" and self.cell.sampler.settings.asks_for_classes:
+            return CAPTIONS["classes"]
+        return CAPTIONS[self.name if self.kind == "plot" else self.kind]
+
+    @property
+    def reading(self) -> str:
+        """How to read a plot; empty for images."""
+        return READING.get(self.name, "") if self.kind == "plot" else ""
 
 
 @cache
@@ -129,12 +147,13 @@ def all_figures(grid: Grid) -> dict[str, GridFigure]:
 
 
 def _figures(grid: Grid) -> Iterator[GridFigure]:
-    for name, cells in grid.file.figures.items():
+    file = grid.file
+    for name, cells in file.figures.items():
         if len(cells) > 1:
             shared, rows = _in_words(grid.cells[cell] for cell in cells)
-            title = shared or "Samples by model and sampler"
+            title = file.labels.get(name) or shared or "One model and sampler per row"
             yield GridFigure(name, "comparison", title, FIRST, rows)
-    papers, models = paper_values(grid), grid.file.models
+    papers, models = paper_values(grid), file.models
     for plot, entries in plot_entries(grid).items():
         content = {
             # The order of the lines determines their colors.
@@ -156,7 +175,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
         if any(m.metric.measure.finds_nearest for m in cell.measurements):
             name, category = f"nearest/{cell.name}", ("Samples", "Nearest training images")
             shown = " · ".join(cell.in_words)
-            title = f"{shown}: the samples nearest to training images, above these"
+            title = f"{shown}: samples above their nearest training images"
             yield GridFigure(name, "nearest", title, category, {"": cell})
     for name, cells in grid.file.figures.items():
         if len(cells) == 1:
@@ -164,7 +183,7 @@ def _figures(grid: Grid) -> Iterator[GridFigure]:
 
 
 def _samples(name: str, category: str, cell: Cell) -> GridFigure:
-    title = " · ".join(cell.in_words)
+    title = cell.options.labels.get(name) or " · ".join(cell.in_words)
     return GridFigure(name, "samples", title, ("Samples", category), {"": cell})
 
 
@@ -184,14 +203,16 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
         shared = (name for name in models if grid.file.models[name].gallery is None)
         alike = [name for name in shared if grid.models[name].dataset == dataset]
         cells = [grid.gallery(name) for name in alike]
-        yield f"models/{dataset}", f"{dataset} · {cells[0].in_words[1]}", _in_words(cells)[1]
+        title = f"{dataset}: {cells[0].in_words[1]}, with each model"
+        yield f"models/{dataset}", title, _in_words(cells)[1]
     for model in models:
         shown = [cell for cell in _first_cells(grid) if cell.model.name == model]
         unguided = [cell for cell in shown if cell.sampler.settings.guidance.is_none]
         unguided.sort(
             key=lambda cell: (families.index(cell.sampler.family), cell.sampler.settings.cost)
         )
-        yield f"samplers/{model}", *_in_words(unguided)
+        shared, rows = _in_words(unguided)
+        yield f"samplers/{model}", f"{shared}, with each sampler", rows
 
 
 def _in_words(cells: Iterable[Cell]) -> tuple[str, dict[str, Cell]]:

@@ -22,7 +22,7 @@ from psld.config.locations import config_file, config_names
 from psld.config.settings import Settings, parse
 from psld.grid.names import PLACEHOLDER, check_name, fill
 from psld.grid.schema import GridFile
-from psld.utils.errors import UserError, locating
+from psld.utils.errors import UserError, locating, meant
 
 
 class Rehearsal(Settings):
@@ -46,8 +46,9 @@ def grid_path(name: str) -> Path:
         check_name("grid", name)
     path = config_file("grid", name)
     if path is None:
-        known = ", ".join(config_names("grid"))
-        raise UserError(f"configs/grid/{name}.yaml: no such grid; there are: {known}")
+        names = config_names("grid")
+        known = f"{meant(name, names)}; there are: {', '.join(names)}"
+        raise UserError(f"configs/grid/{name}.yaml: no such grid{known}")
     return path
 
 
@@ -148,7 +149,7 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
     for sampler in content["samplers"].values():
         sampler["spends"] = rehearsal.budgets.get(sampler["budget"])
     for table in content["tables"].values():
-        table |= {"title": f"Rehearsal of: {table['title']}", "band": None}
+        table |= {"title": f"Rehearsal of: {table['title']}", "band": None, "compare": []}
         for entry in (table["cell"], *table["rows"], *table["columns"]):
             entry["samples"] = None
             entry["metric"] = rehearsal.metrics.get(entry["metric"], entry["metric"])

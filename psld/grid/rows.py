@@ -87,7 +87,9 @@ def _rank(entry: Entry, best: Entry, comparisons: int) -> Rank:
     difference = entry.worse_than(best)
     p_value = min(1.0, comparisons * difference.p_value)
     name = "not best" if p_value < 1 - CONFIDENCE else "perhaps best"
-    return Rank(name, p_value, difference.paired)
+    a, b = entry.interval, best.interval
+    overlaps = bool(a and b and a.low <= b.high and b.low <= a.high)
+    return Rank(name, p_value, difference.paired, overlaps)
 
 
 def paper_values(grid: Grid) -> dict[tuple[Cell, Measurement], dict[Show, float]]:
@@ -223,7 +225,7 @@ def decisive_content(grid: Grid) -> dict[str, Any]:
     for name, dataset in grid.datasets.items():
         parts[f"datasets.{name}"] = dataset.settings.dataset.preparation()
     for name, table in file.tables.items():
-        parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=RESOLVED)
+        parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=table.free() | RESOLVED)
         for entry in entries_in(grid, name):
             key = f"tables.{name}: {entry.label}"
             while key in parts:  # Rows may have equal labels.

@@ -44,7 +44,8 @@ class GridFile(Settings):
     """Noise-conditional guides for samplers; `defaults` do not apply to them."""
     samplers: dict[str, SamplerFamily]
     labels: dict[str, str] = Field(default_factory=dict)
-    """Labels of models and samplers in figures, by name; the default label is the name."""
+    """Labels of models and samplers in figures, and titles of `figures`, by name. The default label
+    of a model or a sampler is its name."""
     figures: Annotated[dict[str, Cells], FREE] = Field(default_factory=dict)
     """Figures of sampled images by name. Each shows one cell, MODEL/SAMPLER-BUDGET, or compares a
     list of cells, one row per cell. The cells need not be in a table."""
@@ -64,6 +65,22 @@ class GridFile(Settings):
                     where = f"table {table.title!r}, row {row.label}: "
                     check_known(f"{where}unknown model", entry.model, self.models)
                     check_known(f"{where}unknown sampler", entry.sampler, self.samplers)
+            every = chain.from_iterable(self.shown[name])
+            values = dict.fromkeys(
+                entry for entry in every if entry.model and entry.show == "value"
+            )
+            for contrast in table.compare:
+                where, kinds = f"table {table.title!r}, compare", set()
+                for words, part in contrast.entries.items():
+                    found = [entry for entry in values if part.fits(entry)]
+                    if len(found) != 1:
+                        raise ValueError(f"{where} {words!r}: fits {len(found)} entries, not 1")
+                    kinds.add((found[0].metric, found[0].samples))
+                if len(kinds) > 1:
+                    names = ", ".join(contrast.entries)
+                    raise ValueError(
+                        f"{where} {names}: give one metric of equal numbers of samples"
+                    )
         for claim, pairs in zip(self.claims, self.pairs, strict=True):
             for side in (side for _, *sides in pairs for side in sides):
                 if side not in self.cells_shown:
@@ -124,7 +141,8 @@ class GridFile(Settings):
     @model_validator(mode="after")
     def _check_labels_and_seeds(self) -> "GridFile":
         for name in self.labels:
-            check_known("labels: unknown model or sampler", name, [*self.models, *self.samplers])
+            known = [*self.models, *self.samplers, *self.figures]
+            check_known("labels: unknown model, sampler or figure", name, known)
         for names in (self.models, self.samplers):
             for label, times in Counter(map(self.label, names)).items():
                 if times > 1:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from itertools import product
-from typing import cast
+from typing import Annotated, cast
 
 from pydantic import Field, model_validator
 
-from psld.config.settings import Settings
+from psld.config.settings import FREE, Settings
 from psld.evaluation.results import NUMBER_KINDS, Show
 from psld.grid.names import PLACEHOLDER, MetricName, fill
 
@@ -24,6 +24,11 @@ class EntryPart(Settings):
     metric: MetricName | None = None
     show: Show | None = None
     """The kind of number that is shown; the default is the value of the metric."""
+
+    def fits(self, shown: "Shown") -> bool:
+        """Return whether an entry shows everything that is given here."""
+        given = self.model_dump(exclude_none=True)
+        return all(str(getattr(shown, key)) == str(value) for key, value in given.items())
 
 
 class Shown(Settings):
@@ -101,6 +106,15 @@ class Band(Settings):
         return max(absolute, self.relative * abs(paper))
 
 
+class Contrast(Settings):
+    """Values of a table that its sentence compares with each other."""
+
+    where: str = ""
+    """Opening words about what all entries share, such as `With 40 EM steps,`."""
+    entries: dict[str, EntryPart] = Field(min_length=2)
+    """By its name in the sentence, the part that tells each entry from the table's others."""
+
+
 RECORDED = (
     *("seeds", "column", "cell", "metric", "shows", "ours", "low", "high", "deviation", "minimum"),
     *("extrapolated", "extrapolated_low", "extrapolated_high", "paper", "source", "difference"),
@@ -119,6 +133,8 @@ class Table(Settings):
     footnotes: tuple[str, ...] = ()
     band: Band | None = None
     """The largest difference from the paper's values that counts as reproduced."""
+    compare: Annotated[tuple[Contrast, ...], FREE] = ()
+    """The comparisons that the table's sentence answers; without any, it names the best entry."""
     cell: EntryPart = EntryPart()
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)

@@ -1,1 +1,1 @@
-"""Metrics: feature extractors, mergeable statistics, measures, and their intervals."""
+"""Metrics: feature extractors, feature statistics, measures and confidence intervals."""

@@ -1,4 +1,4 @@
-"""The blocks of samples, and the jackknife that leaves them out in turn."""
+"""Blocks of samples, and the jackknife that leaves out one block at a time."""
 
 import math
 from collections.abc import Iterable
@@ -13,16 +13,20 @@ from torch import Tensor
 from psld.metrics.estimate import Estimate
 
 BLOCKS = 20
-"""Blocks of a cell. With 20, the t quantile is 2.09 instead of 1.96, and s has an error of 16 %."""
+"""Number of blocks of a cell.
+
+With 20 blocks, the t quantile is 2.09 instead of 1.96, and the standard error has an error of 16 %.
+"""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ divided by the golden ratio
 
 
 def block_index(index: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
-    """Return the block of each sample index i, ⌊B · frac(i / golden ratio)⌋, in integers.
+    """Return the block of each sample index i, ⌊B · frac(i / golden ratio)⌋, in integer arithmetic.
 
-    A cell's first n samples keep their blocks if more follow. Block sizes differ by a few samples.
-    Unlike i mod B, each block has its share of every class if labels cycle through the samples.
+    The blocks of the first n samples of a cell do not depend on later samples. Block sizes differ
+    by a few samples. Unlike with i mod B, each block has an equal share of every class if the
+    labels cycle through the samples.
     """
     position = (np.asarray(index, dtype=np.uint64) * _GOLDEN) >> np.uint64(32)
     return ((position * np.uint64(blocks)) >> np.uint64(32)).astype(np.int64)
@@ -30,18 +34,18 @@ def block_index(index: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks of n samples, which a jackknife leaves out in turn."""
+    """The blocks of n samples; a jackknife leaves out one block at a time."""
 
     block: Tensor
     """int64, n: the block of each sample."""
     count: int
-    """B, at most the number asked for: few samples have fewer."""
+    """B. With few samples, this is less than the requested number of blocks."""
     copies: int
-    """The samples that equal an earlier one."""
+    """Number of samples that equal an earlier sample."""
 
 
 def assign_blocks(numbers: Tensor | int, blocks: int = BLOCKS) -> Blocks:
-    """Return the blocks of n samples, or of samples with these numbers; equal ones are copies."""
+    """Return the blocks of n samples, or of samples with these numbers (see `distinct_numbers`)."""
     numbers = torch.arange(numbers) if isinstance(numbers, int) else numbers
     index = torch.from_numpy(block_index(numbers.numpy(), blocks))
     _, block = index.unique(return_inverse=True)
@@ -49,20 +53,24 @@ def assign_blocks(numbers: Tensor | int, blocks: int = BLOCKS) -> Blocks:
 
 
 def distinct_numbers(rows: np.ndarray) -> Tensor:
-    """Number images or features 0, 1, … as they first appear; equal ones share a number."""
+    """Number the rows 0, 1, … in the order of their first appearance; equal rows share a number."""
     numbers: dict[bytes, int] = {}
     digests = (sha256(np.ascontiguousarray(row)).digest() for row in rows)
     return torch.tensor([numbers.setdefault(digest, len(numbers)) for digest in digests])
 
 
 def jackknife(values: Iterable[Any], blocks: Blocks, **kind: Any) -> Estimate:
-    """Return the estimate of a metric of this kind from its values with and without each block.
+    """Return the estimate of a metric from its values with all samples and without each block.
 
-    Raises ValueError if one is NaN or infinite.
+    Args:
+        values: B + 1 numbers: the value with all samples, then the value without each block.
+        kind: further fields of `Estimate`.
+
+    Raises ValueError if a value is NaN or infinite.
     """
     value, *without_block = numbers = [float(each) for each in values]
     if wrong := [each for each in numbers if not math.isfinite(each)]:
-        raise ValueError(f"the measure gave {wrong[0]}, no finite number")
+        raise ValueError(f"the measure returned {wrong[0]}; its values must be finite")
     return Estimate(
         value=value,
         samples=len(blocks.block),
@@ -76,13 +84,18 @@ def jackknife(values: Iterable[Any], blocks: Blocks, **kind: Any) -> Estimate:
 def share_estimate(
     counted: Tensor, blocks: Blocks, threshold_images: int | None = None
 ) -> Estimate:
-    """Estimate the share of n samples with a property, n booleans; `threshold_images` decide it."""
+    """Return the estimate of the share of n samples that have a property.
+
+    Args:
+        counted: n booleans, True for samples with the property.
+        threshold_images: see `Estimate.threshold_images`.
+    """
     counts, sums = blocks.block.bincount(), blocks.block.bincount(counted.double().cpu())
     values = with_and_without(sums) / with_and_without(counts)
     return jackknife(values, blocks, share=True, threshold_images=threshold_images)
 
 
 def with_and_without(sums: Tensor) -> Tensor:
-    """Return the sum of B blocks, then the sum without each of them, (B + 1)×…"""
+    """Return the sum over B blocks, then the sum without each block, (B + 1)×…"""
     total = sums.sum(dim=0, keepdim=True)
     return torch.cat([total, total - sums])

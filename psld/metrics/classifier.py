@@ -1,4 +1,4 @@
-"""A classifier that is trained on the dataset itself, whose features are the extractor."""
+"""An extractor that is trained on the dataset itself: a small classifier."""
 
 import json
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from psld.utils.errors import RunError, UserError
 from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, generator, stream_seed
 
-COARSEST = 4  # images are halved until both sides are at most this long
+COARSEST = 4  # the largest side of the last feature map, in pixels
 
 
 class ImageShape(Settings):
-    """The images and labels of a classifier."""
+    """The shape of images, and the number of their classes."""
 
     channels: int
     image_size: int
@@ -34,11 +34,12 @@ class ImageShape(Settings):
 
 
 class FeatureClassifier(nn.Module):
-    """A network of convolutions that halve the image down to 4×4, d features, and a linear head.
+    """A convolutional network that halves images down to at most 4×4, with a linear head.
 
-    The features are taken *before* the last nonlinearity, because there they are nearest to the
-    Gaussian that a Fréchet distance assumes. They are standardized: over the training split each
-    has mean 0 and variance 1, so the trace of their covariance is d and distances have a scale.
+    The d features are taken *before* the last nonlinearity, where their distribution is closest to
+    the Gaussian that a Fréchet distance assumes. Each feature is standardized to mean 0 and
+    variance 1 over the training split, so that distances have a scale: the trace of the covariance
+    of the training images is d.
     """
 
     def __init__(self, shape: ImageShape, width: int, features: int) -> None:
@@ -54,7 +55,7 @@ class FeatureClassifier(nn.Module):
         """Map uint8 images N×C×H×W → features N×d and logits N×classes."""
         if images.dtype != torch.uint8 or images.shape[1:] != self.image:
             raise UserError(
-                f"the feature classifier takes uint8 images of {self.image}, "
+                f"the feature classifier accepts uint8 images of {self.image}, "
                 f"not {images.dtype} of {tuple(images.shape[1:])}"
             )
         return self.answer(from_uint8(images))
@@ -98,7 +99,7 @@ def train_classifier(
 ) -> FeatureClassifier:
     """Train on uint8 `images` N×C×H×W and integer `labels` N; the seed determines the result.
 
-    `ClassifierSettings` describes the settings. Raises RunError if the training diverges.
+    `ClassifierSettings` describes the other arguments. Raises RunError if the training diverges.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, Stream.INITIAL_WEIGHTS))
@@ -107,7 +108,7 @@ def train_classifier(
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     random = generator("cpu", seed, Stream.BATCH)
-    # A small network has one thread here as in the workflow's jobs, so the same bits by hand.
+    # A small network uses one thread, as in workflow jobs, so a run by hand gives the same bits.
     threads = enough_threads(network, batch_size, images[0].numel())
     loss = torch.zeros(())
     with threads, closing(Progress("classifier", "step", steps)) as progress:
@@ -121,15 +122,15 @@ def train_classifier(
             optimizer.step()
             schedule.step()
             progress.update()
-    if not loss.isfinite():  # checked only once: a check at every step would make the device wait
-        raise RunError("the feature classifier diverged: lower metric.extractor.learning_rate")
+    if not loss.isfinite():  # checked once, because each check waits for the device
+        raise RunError("the feature classifier diverged; lower metric.extractor.learning_rate")
     return network
 
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Let cuDNN use only algorithms that give the same bits each time."""
-    cudnn = torch.backends.cudnn  # its own context manager `flags` also changes the use of TF32
+    """Context manager that restricts cuDNN to deterministic algorithms."""
+    cudnn = torch.backends.cudnn  # not `cudnn.flags`, which also changes the use of TF32
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False
     try:
@@ -139,7 +140,7 @@ def deterministic() -> Iterator[None]:
 
 
 def shifted(x: Tensor, most: int, random: torch.Generator) -> Tensor:
-    """Shift each image by up to `most` pixels each way; new pixels repeat the border."""
+    """Shift each image randomly by up to `most` pixels in each direction; repeat border pixels."""
     n, _, height, width = x.shape
     shift = torch.randint(2 * most + 1, (2, n, 1), generator=random)
     top, left = shift.to(x.device, non_blocking=True)

@@ -1,7 +1,8 @@
-"""The measures of features: Fréchet and kernel distance, Inception Score, nearest neighbors.
+"""Measures of features: Fréchet and kernel distance, Inception Score, nearest neighbors.
 
-An argument `blocks` is the blocks of a jackknife over the samples. `once(name, compute)` returns
-what depends on the reference alone (`Reference.once`); by default it is computed.
+The argument `blocks` contains the blocks of a jackknife over the samples. `once(name, compute)`
+returns a quantity that depends only on the reference, possibly from a cache (`Reference.once`); by
+default it calls `compute`.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,16 +20,15 @@ from psld.metrics.features import FeatureStatistics, finite
 from psld.utils.errors import UserError
 
 SEED = 2020
-"""torch-fidelity's seed: equal features give its subsets, and equal logits its splits."""
+"""The seed of torch-fidelity, for the same subsets and splits as in torch-fidelity."""
 
 ROWS = 500
-"""Rows of a distance matrix at a time: 200 MB for 50,000 columns."""
+"""Rows of a distance matrix that are computed at a time: 200 MB for 50,000 columns."""
 
 Once = Callable[[str, Callable[[], Tensor]], Tensor]
 
 
 def computed(name: str, compute: Callable[[], Tensor]) -> Tensor:
-    """Return what is computed."""
     return compute()
 
 
@@ -38,22 +38,22 @@ def computed(name: str, compute: Callable[[], Tensor]) -> Tensor:
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """Return |μ₁ − μ₂|² + Tr(C₁ + C₂ − 2 (C₁C₂)^½), in float64 (Heusel et al. 2017, eq. 6).
 
-    With C₁ = AAᵀ and C₂ = BBᵀ, the eigenvalues of C₁C₂ are those of (AᵀB)(AᵀB)ᵀ. So the trace of
-    the square root is the sum of the singular values of AᵀB. No square root of a rounding error is
-    taken, and singular covariances (fewer samples than features) need no special case.
+    With C₁ = AAᵀ and C₂ = BBᵀ, C₁C₂ and (AᵀB)(AᵀB)ᵀ have the same nonzero eigenvalues. Therefore
+    the trace of the square root is the sum of the singular values of AᵀB. This avoids square roots
+    of rounding errors, and singular covariances (fewer samples than features) need no special case.
 
-    Raises UserError if the dimensions differ or a set has fewer than two samples, and RunError if
-    features are NaN or infinite.
+    Raises UserError if the dimensions differ or if a set has fewer than two samples, and RunError
+    if features are NaN or infinite.
     """
     return _distance(_Gaussian(a), _Gaussian(b))
 
 
 def frechet_estimate(samples: Tensor, reference: FeatureStatistics, blocks: Blocks) -> Estimate:
-    """Return the Fréchet distance of features, n×d, with its interval; the reference is fixed.
+    """Return the Fréchet distance of features, n×d, to a fixed reference, with its interval.
 
-    It costs one distance per block plus one: a minute of one core for 20 blocks of 2,048 features
-    (`python -m benchmarks.metrics`), and 8·B·d² bytes: 671 MB. Raises as `frechet_distance` does,
-    and UserError with fewer than three samples.
+    The cost is B + 1 distances for B blocks, and 8·B·d² bytes of memory. 20 blocks of 2,048
+    features take a minute on one core (`python -m benchmarks.metrics`) and 671 MB. Raises the
+    errors of `frechet_distance`, and UserError with fewer than three samples.
     """
     block = blocks.block.to(samples.device)
     parts = [FeatureStatistics.of(samples[block == j]) for j in range(blocks.count)]
@@ -65,8 +65,8 @@ def frechet_estimate(samples: Tensor, reference: FeatureStatistics, blocks: Bloc
 class _Gaussian:
     """The mean of features, and the trace and factor A, d×r, of their covariance AAᵀ.
 
-    r is the numerical rank, by a pivoted Cholesky factor: d r² operations, which are few if there
-    are fewer samples than features.
+    r is the numerical rank. A pivoted Cholesky factorization takes d r² operations, which is fast
+    with fewer samples than features.
     """
 
     def __init__(self, statistics: FeatureStatistics) -> None:
@@ -84,12 +84,12 @@ class _Gaussian:
 def _distance(a: _Gaussian, b: _Gaussian) -> float:
     if len(a.mean) != len(b.mean):
         raise UserError(
-            f"statistics of {len(a.mean)} and of {len(b.mean)} features cannot be compared: "
-            "they are of different extractors"
+            f"statistics of {len(a.mean)} and of {len(b.mean)} features cannot be compared; "
+            "use one extractor for both"
         )
     cross = torch.linalg.svdvals(a.factor.T @ b.factor).sum()
     distance = (a.mean - b.mean).square().sum() + a.trace + b.trace - 2 * cross
-    return max(distance.item(), 0.0)  # equal statistics give 0 up to rounding, of either sign
+    return max(distance.item(), 0.0)  # rounding can make the distance of equal statistics negative
 
 
 # -- kernel distance and Inception Score ----------------------------------------------------------
@@ -98,17 +98,19 @@ def _distance(a: _Gaussian, b: _Gaussian) -> float:
 def kernel_distance(
     samples: Tensor, reference: Tensor, subsets: int, subset_size: int, blocks: Blocks
 ) -> Estimate:
-    """Return the mean over random subsets of the unbiased MMD² (Bińkowski et al. 2018, eq. 4).
+    """Return the mean of the unbiased MMD² over random subsets (Bińkowski et al. 2018, eq. 4).
 
         MMD² = mean_{i≠j} k(xᵢ, xⱼ) + mean_{i≠j} k(yᵢ, yⱼ) − 2 mean_{i,j} k(xᵢ, yⱼ)
         k(x, y) = (x·y / d + 1)³
 
-    The features x of samples are n×d, y of the reference m×d. Pairs of subsets are drawn as in
-    torch-fidelity; a set that is smaller than `subset_size`, as in a rehearsal, is used whole.
-    The value is that of `torch_fidelity.calculate_metrics`. It is unbiased, so it may be negative.
-    A value without a block leaves the block's samples out of every subset. The reference's subsets
-    are the same for all cells of equal n; the interval does not include their error. Raises
-    ValueError if a subset without a block has fewer than two samples.
+    The features of the samples, x, are n×d; the features of the reference, y, are m×d. Pairs of
+    subsets are drawn as in torch-fidelity, so the value equals that of
+    `torch_fidelity.calculate_metrics`. It is unbiased and may be negative. A set that is smaller
+    than `subset_size`, as in a rehearsal, is used whole.
+
+    A value without a block leaves the samples of the block out of every subset. All cells of equal
+    n share the subsets of the reference, and the interval does not include the error of these
+    subsets. Raises ValueError if a subset without a block has fewer than two samples.
     """
     random = np.random.RandomState(SEED)
     values = torch.zeros(blocks.count + 1, dtype=torch.float64)
@@ -123,7 +125,10 @@ def kernel_distance(
 
 
 def _mmd(x: Tensor, y: Tensor, membership: Tensor) -> Tensor:
-    """Return MMD² of all x, n×d, to y, then without each block; `membership` is n×B of 0 and 1."""
+    """Return MMD² between x, n×d, and y, then MMD² without each block of x, B + 1 numbers.
+
+    `membership`, n×B, is 1 if a sample is in a block, else 0.
+    """
     n = with_and_without(membership.sum(dim=0))
     among_x = membership.T @ _kernel(x, x).fill_diagonal_(0) @ membership
     rest = among_x.sum() - 2 * among_x.sum(dim=1) + among_x.diagonal()
@@ -140,10 +145,11 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 def inception_score(logits: Tensor, splits: int, blocks: Blocks) -> Estimate:
     """Return exp(mean_i KL(p(y|x_i) ‖ p(y))), averaged over random splits (Salimans et al. 2016).
 
-    The logits are n×classes; each split has its own p(y).
-    The value is that of `torch_fidelity.calculate_metrics`, with its order of the samples. A value
-    without a block leaves the block's samples out of every split. The score of few samples is too
-    low, so compare only equal n and splits. Raises ValueError if all of a split is in one block.
+    The logits are n×classes. Each split has its own p(y). The value equals that of
+    `torch_fidelity.calculate_metrics`, including the order of the samples. A value without a block
+    leaves the samples of the block out of every split. The score is biased downward for few
+    samples, so compare only scores of equal n and splits. Raises ValueError if all samples of a
+    split are in one block.
     """
     n = len(logits)
     order = np.random.RandomState(SEED).permutation(n)
@@ -157,7 +163,10 @@ def inception_score(logits: Tensor, splits: int, blocks: Blocks) -> Estimate:
 
 
 def _split_scores(log_p: Tensor, membership: Tensor) -> Tensor:
-    """Score one split, n×classes, with all samples and then without each block, n×B of 0 and 1."""
+    """Return the score of a split, then its score without each block, B + 1 numbers.
+
+    `log_p` is n×classes. `membership`, n×B, is 1 if a sample is in a block, else 0.
+    """
     n = with_and_without(membership.sum(dim=0))
     p = log_p.exp()
     q = with_and_without(membership.T @ p) / n[:, None]
@@ -171,10 +180,11 @@ def _split_scores(log_p: Tensor, membership: Tensor) -> Tensor:
 def precision(
     samples: Tensor, reference: Tensor, neighbors: int, blocks: Blocks, once: Once = computed
 ) -> Estimate:
-    """Return the share of samples that are among the reference (Kynkäänniemi et al. 2019).
+    """Return precision: the share of samples that are in the support of the reference.
 
-    A sample is among the reference if it is at least as near to some reference image as this image
-    is to its k-th nearest neighbor in the reference. Features are n×d and m×d: m² + nm distances.
+    A sample counts if its distance to some reference image is at most the distance of this image to
+    its k-th nearest neighbor in the reference (Kynkäänniemi et al. 2019). Features are n×d and m×d;
+    the cost is m² + nm distances.
     """
 
     def radii_of_reference() -> Tensor:
@@ -186,11 +196,12 @@ def precision(
 
 
 def recall(samples: Tensor, reference: Tensor, neighbors: int, blocks: Blocks) -> Estimate:
-    """Return the share of the reference that is among the samples: `precision` with roles swapped.
+    """Return recall: the share of reference images that are in the support of the samples.
 
-    Recall grows with the number of samples, so compare only equal n. Without a block, each sample's
-    ball reaches to its k-th neighbor outside that block. These intervals are a third to two thirds
-    too wide (docs/notes/intervals.md).
+    This is `precision` with samples and reference exchanged. Recall grows with the number of
+    samples, so compare only equal n. In a value without a block, the radius of a sample is the
+    distance to its k-th neighbor outside this block. The intervals of recall are a third to two
+    thirds too wide (docs/notes/intervals.md).
     """
     block = blocks.block.to(samples.device)
     radii = _radii_without(samples, block, neighbors, blocks.count)
@@ -202,14 +213,14 @@ def recall(samples: Tensor, reference: Tensor, neighbors: int, blocks: Blocks) -
 
 
 def _radii_without(samples: Tensor, block: Tensor, neighbors: int, blocks: int) -> Tensor:
-    """Compute each sample's radius, with all samples and then without each block, (B + 1)×n.
+    """Return the radius of each sample, among all samples and then without each block, (B + 1)×n.
 
-    Samples of the omitted block get −1: their balls are empty.
+    Samples of the omitted block get the radius −1, so that they cover no image.
     """
     members = [torch.nonzero(block == index).squeeze(1) for index in range(blocks)]
     parts = []
     for d in _distances(samples, samples):
-        # The k + 1 nearest of each block are enough to find the k-th without any one block.
+        # The k + 1 nearest neighbors in each block determine the k-th neighbor without any block.
         nearest = [
             d[:, m].topk(min(neighbors + 1, len(m)), dim=1, largest=False).values for m in members
         ]
@@ -222,16 +233,16 @@ def _radii_without(samples: Tensor, block: Tensor, neighbors: int, blocks: int) 
 
 
 def _kth(distances: Tensor, neighbors: int) -> Tensor:
-    """Return the distance to the k-th neighbor in each row; the nearest is the image itself."""
-    # Not kthvalue, which takes ten times as long for 60,000 columns.
+    """Return the distance to the k-th neighbor per row, not counting the image itself."""
+    # torch.kthvalue takes ten times as long for 60,000 columns.
     return distances.topk(neighbors + 1, dim=1, largest=False).values[:, -1]
 
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
-    """Yield the Euclidean distances between all a and b, `ROWS` rows at a time.
+    """Yield the Euclidean distances between all rows of a and b, `ROWS` rows of a at a time.
 
-    In float64: the rounding of float32, which differs between machines, would decide some of the
-    comparisons of distances, and so change a count. Raises RunError for NaN and infinity.
+    The distances are float64. The rounding of float32 differs between machines, which would change
+    some comparisons of distances and therefore the counts. Raises RunError for NaN and infinity.
     """
     a, b = finite(a), finite(b).double()
     return (torch.cdist(rows.double(), b) for rows in a.split(ROWS))
@@ -249,13 +260,14 @@ def memorization(
     blocks: Blocks,
     once: Once = computed,
 ) -> Finding:
-    """Measure the share of samples that are nearer to a training image than most test images are.
+    """Return the share of samples that are nearer to a training image than most test images are.
 
     The threshold is the `quantile` of the distances from N test images to their nearest training
-    images: number (N + 1) · quantile in order, so that new images of the same distribution have
-    this share on average. A larger share is a sign of memorization; a smaller one is a sign of
-    samples far from the data. The interval includes the error of the threshold. If that is 0, up to
-    rounding, because test images are also training images, the share is void.
+    images. It is the ordered distance number (N + 1) · quantile, so that on average new images of
+    the same distribution have the share `quantile`. A larger share indicates memorization; a
+    smaller share indicates samples far from the data. The interval includes the error of the
+    threshold. The share is void if the threshold is 0 up to rounding, because test images are also
+    training images.
     """
     distances = once("distances of test images", lambda: nearest(test, train)[0])
     of_test = distances.double().cpu().numpy()
@@ -263,8 +275,8 @@ def memorization(
     void = None
     if threshold <= (rounding := 1e-4 * of_test.max()):
         found = f"{np.mean(of_test <= rounding):.1%} of the test images equal a training image"
-        remedy = "leave these out of the dataset (psld prepare counts them)"
-        void = f"{found}, so copies are not nearer to one; {remedy}"
+        remedy = "remove these from the dataset (psld prepare counts them)"
+        void = f"{found}, so copies are not nearer than test images; {remedy}"
     distances, index = nearest(samples, train)
     share = share_estimate(distances < threshold, blocks, threshold_images=len(test))
     first = distances.argsort(stable=True)[:NEAREST_PAIRS]
@@ -273,6 +285,6 @@ def memorization(
 
 
 def nearest(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """Return distance to, and index of, the nearest of `among` for each row of `features`."""
+    """Return the distance to, and the index of, the nearest row of `among` for each feature row."""
     parts = [d.min(dim=1) for d in _distances(features, among)]
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])

@@ -1,6 +1,7 @@
-"""A metric's value with its 95 % interval, from a jackknife over blocks of samples; differences.
+"""Estimates of a metric with 95 % intervals from a jackknife over blocks, and their differences.
 
-A result file stores an `Estimate`; means over seeds, comparisons and verdicts need nothing else.
+A result file stores an `Estimate`, from which means over seeds, comparisons and verdicts are
+computed.
 """
 
 import math
@@ -16,16 +17,19 @@ from psld.utils.errors import UserError
 
 CONFIDENCE = 0.95
 EXTRAPOLATED_FROM = 4
-"""The fewest samples for each feature that are extrapolated to infinitely many."""
+"""The smallest number of samples per feature for an extrapolation to infinitely many samples."""
 TESTED_FROM = 50
-"""The fewest samples with which intervals were tested (docs/notes/intervals.md)."""
+"""The smallest number of samples with which intervals were tested (docs/notes/intervals.md)."""
 SECOND_ORDER = 0.2
-"""The bias of order 1/n² as a share of that of order 1/n, for one sample per feature. Chosen so
-that the intervals of independent features of equal size cover wherever they are given."""
+"""The bias of order 1/n² relative to the bias of order 1/n, for one sample per feature.
+
+The value is chosen so that the extrapolated intervals of independent, equally scaled features have
+their nominal coverage.
+"""
 
 
 class Interval(NamedTuple):
-    """A number with the ends of its 95 % interval."""
+    """A number with its 95 % interval."""
 
     value: float
     low: float
@@ -39,20 +43,20 @@ class Interval(NamedTuple):
 class Estimate(Settings):
     """The value θ̂ of a metric over n samples, and its value without each block of samples.
 
-    The delete-a-block jackknife (Busing, Meijer, van der Leeden 1999), with m_j of the n samples in
-    block j, h_j = n / m_j and θ_(−j) the value without block j, is
+    Block j contains m_j of the n samples. With h_j = n / m_j and θ_(−j) the value without block j,
+    the delete-a-block jackknife (Busing, Meijer, van der Leeden 1999) is
 
         pseudo-value    θ_j = h_j θ̂ − (h_j − 1) θ_(−j)
         extrapolation   θ_∞ = B θ̂ − Σ_j (1 − 1/h_j) θ_(−j)
         variance        s²  = 1/B Σ_j (θ_j − θ_∞)² / (h_j − 1)
 
-    and the interval is ± t_{B−1} s. The reference images are taken as fixed.
+    and the interval is ± t_{B−1} s. The reference images are treated as fixed.
 
-    A *share* p̂ has Wilson's interval (1927) with t_{B−1} in place of z, and the effective number of
-    samples n' = p̂ (1 − p̂) / s² (Korn and Graubard 1998) in place of n, because the samples of a
-    mean over trainings share their noise. Without any spread, n' = n. If the share lies below a
-    quantile of N other images, 1/n' is larger by 1/N: the share of new images of the same
-    distribution below their k-th smallest number is Beta(k, N + 1 − k).
+    A *share* p̂ has Wilson's interval (1927), with t_{B−1} in place of z. The number of samples n is
+    replaced by the effective number n' = p̂ (1 − p̂) / s² (Korn and Graubard 1998), because the
+    samples of a mean over trainings share their noise. If s = 0, n' = n. If the share counts
+    samples below a quantile of N other images, 1/n' increases by 1/N, because the share of new
+    images of the same distribution below the k-th smallest of N values is Beta(k, N + 1 − k).
     """
 
     value: float
@@ -60,17 +64,17 @@ class Estimate(Settings):
     samples: int = Field(ge=2)
     """n."""
     copies: int = Field(default=0, ge=0)
-    """Samples that equal an earlier one, of images of others. A block has all copies of one."""
+    """Number of external images that equal an earlier image. Copies are in the same block."""
     block_samples: tuple[int, ...] = Field(min_length=2)
-    """m_j: samples in each block; their sum is n."""
+    """m_j: the number of samples in each block; the sum is n."""
     without_block: tuple[float, ...] = Field(min_length=2)
     """θ_(−j): the metric without the samples of block j."""
     features: int | None = None
-    """d, if the metric has a bias of about c / n, as a Fréchet distance of d features has."""
+    """d for a metric with a bias of about c / n, such as a Fréchet distance of d features."""
     share: bool = False
     """True for a share of samples or images."""
     threshold_images: int | None = None
-    """N, if a quantile of N other images decides which samples the share counts."""
+    """N for a share whose threshold is a quantile of N other images."""
 
     @model_validator(mode="after")
     def _check_blocks(self) -> Self:
@@ -99,7 +103,7 @@ class Estimate(Settings):
 
     @cached_property
     def pseudo_values(self) -> tuple[float, ...]:
-        """The pseudo-values θ_j: one estimate of the extrapolated metric per block."""
+        """The pseudo-values θ_j: an estimate of the extrapolated metric for each block."""
         return tuple(
             self.samples / m * self.value - (self.samples / m - 1) * without
             for m, without in zip(self.block_samples, self.without_block, strict=True)
@@ -107,9 +111,9 @@ class Estimate(Settings):
 
     @cached_property
     def interval(self) -> Interval:
-        """The value, with the interval of *the metric's mean over draws of n samples*.
+        """The value, with the interval of *the mean of the metric over draws of n samples*.
 
-        It has the upward bias of n samples: compare it only with values of as many.
+        The interval includes the bias at n samples, so compare it only with values at equal n.
         """
         return self._wilson() if self.share else self._around(self.value)
 
@@ -117,14 +121,14 @@ class Estimate(Settings):
     def extrapolated(self) -> Interval | None:
         """The metric at n → ∞, with its interval, for metrics with a bias of about c / n.
 
-        None for other metrics, for the images of the reference themselves, and where terms of
+        None for other metrics, if the samples are the reference images themselves, and if terms of
         higher order in 1/n may be too large for the interval: with fewer than 4 d samples for d
-        features, or if 0.2 d/n of what the extrapolation takes away is more than half of the
-        half-width.
+        features, or if 0.2 d/n times the extrapolated bias exceeds half of the half-width.
 
-        FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through distances of
-        several n. Here the line goes through n and n (1 − 1/B), the latter averaged over all
-        blocks. A bias of higher order remains if the distance is 0.
+        FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through distances at several
+        n. Here the line goes through the distance at n and the mean of the distances at
+        n (1 − 1/B), without one block each. A bias of higher order remains if the true distance is
+        0.
         """
         return self._around(self._limit) if self._extrapolates else None
 
@@ -137,7 +141,7 @@ class Estimate(Settings):
 
     @property
     def _rest(self) -> float:
-        """The bias of second order that the extrapolation may leave."""
+        """A bound of the second-order bias that remains after the extrapolation."""
         share = SECOND_ORDER * (self.features or 0) / self.distinct
         return share * abs(self.value - self._limit)
 
@@ -153,41 +157,42 @@ class Estimate(Settings):
     def _wilson(self) -> Interval:
         p, n = self.value, float(self.distinct)
         variance = max(p * (1 - p), 0.0)
-        if variance > 0 and self.standard_error > 1e-9:  # else no spread, up to rounding
+        if variance > 0 and self.standard_error > 1e-9:  # else the spread is 0 up to rounding
             n = variance / self.standard_error**2
         if self.threshold_images:
             n = 1 / (1 / n + 1 / self.threshold_images)
         square = t_quantile(self.blocks - 1) ** 2 / n
         center, margin = p + square / 2, (square * (variance + square / 4)) ** 0.5
         low, high = ((center + sign * margin) / (1 + square) for sign in (-1, 1))
-        return Interval(p, min(low, p), max(high, p))  # ends at p = 0 and 1, up to rounding
+        return Interval(p, min(low, p), max(high, p))  # rounding can exclude p = 0 and p = 1
 
 
 class Finding(NamedTuple):
-    """What a measure finds; a result has these fields."""
+    """The result of a measure; a result file has these fields."""
 
     estimate: Estimate
     void: str | None = None
-    """The reason why the value has no meaning; None if it has one."""
+    """The reason why the value is meaningless; None for a meaningful value."""
     nearest: list[tuple[int, int]] | None = None
-    """The nearest pairs of sample and training image."""
+    """The pairs (sample, training image) with the smallest distances, as indices."""
 
 
 def t_quantile(freedom: float, p: float = 1 - CONFIDENCE) -> float:
-    """Return the t with P(|T| > t) = p for Student's T with `freedom` degrees; p = 5 %."""
-    # Importing SciPy takes a quarter of a second, and reading results does not need it.
+    """Return t with P(|T| > t) = p for Student's T with `freedom` degrees of freedom."""
+    # Importing SciPy takes a quarter of a second; commands that only read results avoid it.
     from scipy.special import stdtrit
 
     return -float(stdtrit(freedom, p / 2))
 
 
-# -- means over seeds, of sampling and of training ----------------------------------------------
+# -- means over sampling seeds and training seeds -----------------------------------------------
 
 
 def averaged(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean of cells that share their noise: several trainings, one sampling seed.
+    """Return the mean over cells with the same noise: several trainings, one sampling seed.
 
-    The values without block j are averaged too, so a common effect of the noise stays in the error.
+    The values without block j are averaged too, so the error includes the common effect of the
+    noise.
     """
     first = estimates[0]
     return Estimate(
@@ -200,7 +205,7 @@ def averaged(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean of cells with independent noise, as if all samples were of one cell."""
+    """Return the mean over cells with independent noise, treating their blocks as one jackknife."""
     value = fmean(estimate.value for estimate in estimates)
     samples = sum(estimate.samples for estimate in estimates)
     blocks = [m for estimate in estimates for m in estimate.block_samples]
@@ -215,7 +220,7 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
         ),
         **_kind(estimates),
     )
-    # The error of the mean shrinks with more cells, and the bias of each cell does not.
+    # The error of the mean shrinks with the number of cells, but the bias of a cell does not.
     rest = fmean(estimate._rest for estimate in estimates)
     if mean.features is not None and rest > mean._around(mean._limit).half_width / 2:
         return mean.model_copy(update={"features": None})
@@ -223,13 +228,16 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _kind(estimates: Sequence[Estimate]) -> dict[str, Any]:
-    """Return the kind of a metric, for a mean of cells; each must have samples to extrapolate."""
+    """Return the fields of `Estimate` that all cells of a mean share.
+
+    The mean is extrapolated (`features` is set) only if every cell can be extrapolated.
+    """
     kind = estimates[0].model_dump(include={"copies", "features", "share", "threshold_images"})
     return kind if all(e._extrapolates for e in estimates) else kind | {"features": None}
 
 
 def spread(values: Sequence[float]) -> Estimate:
-    """Return the mean of T ≥ 2 independent values, one for each training; each is a block."""
+    """Return the mean of T ≥ 2 independent values, one per training, with one block per value."""
     total, count = sum(values), len(values)
     return Estimate(
         value=total / count,
@@ -242,10 +250,11 @@ def spread(values: Sequence[float]) -> Estimate:
 def combined(value: float, intervals: Sequence[Interval]) -> Interval:
     """Return the interval of a number with several independent errors, whose squares add.
 
-    For a mean over T trainings these are other samples of the same weights, with the half-width
-    a = t_{B−1} s, and training again, with b = t_{T−1} s. √(a² + b²) covers both at once, with at
-    least 95 % whatever their ratio (Banerjee 1960); docs/notes/intervals.md compares it with Welch
-    and Satterthwaite. Half-widths to the two sides add separately (Zou and Donner 2008).
+    A mean over T trainings has two errors: the error of sampling from the same weights, with the
+    half-width a = t_{B−1} s, and the error of retraining, with the half-width b = t_{T−1} s. The
+    interval ± √(a² + b²) covers the sum of both with a probability of at least 95 %, whatever their
+    ratio (Banerjee 1960); docs/notes/intervals.md compares it with Welch and Satterthwaite. The
+    half-widths below and above the value are combined separately (Zou and Donner 2008).
     """
     low = math.hypot(*(each.value - each.low for each in intervals))
     high = math.hypot(*(each.high - each.value for each in intervals))
@@ -256,21 +265,22 @@ def combined(value: float, intervals: Sequence[Interval]) -> Interval:
 
 
 class Difference(NamedTuple):
-    """The difference a − b of one metric of two cells, or a − times · b, with its significance."""
+    """The difference a − b, or a − times · b, of a metric of two cells, and its significance."""
 
     value: float
     errors: tuple[tuple[float, float], ...]
-    """Independent errors that add: each a standard error with its degrees of freedom."""
+    """Independent errors, each as a pair of standard error and degrees of freedom."""
     paired: bool
-    """True if the cells share their noise and were compared block by block."""
+    """True if the cells share their noise and are compared block by block."""
 
     def retrained(self, one: Mapping[str, float], two: Mapping[str, float]) -> Self:
-        """Add the error of training again, from both cells' numbers of their trainings by name.
+        """Add the error of retraining, from the metric of each training of both cells, by name.
 
-        The same trainings are paired. With as many others, the spreads add as Welch's; with
-        another number of them, as in `combined`, because Welch's degrees of freedom then find too
-        many differences. A single training is taken to vary as much as those of the other cell.
-        Two single ones add nothing: the difference is of these weights.
+        If both cells have the same trainings, these are paired. Otherwise, the errors of equal
+        numbers of trainings are added by Welch's method; the errors of unequal numbers are added as
+        in `combined`, because Welch's degrees of freedom would then find too many differences. A
+        single training is assumed to vary as much as the trainings of the other cell. If both cells
+        have a single training, no error is added, and the difference holds for these weights only.
         """
         if one.keys() == two.keys():
             spreads = [[one[name] - two[name] for name in one]]
@@ -287,19 +297,20 @@ class Difference(NamedTuple):
 
     @property
     def interval(self) -> Interval:
-        """The 95 % interval; several errors add as in `combined`."""
+        """The 95 % interval; several errors are added as in `combined`."""
         margin = self._half_width(1 - CONFIDENCE)
         return Interval(self.value, self.value - margin, self.value + margin)
 
     @property
     def p_value(self) -> float:
-        """The p for which the interval with the confidence 1 − p ends at 0."""
-        from scipy.optimize import brentq  # As above, not for readers of results.
+        """The p-value: the p for which the interval with the confidence 1 − p ends at 0."""
+        from scipy.optimize import brentq  # slow to import, as in `t_quantile`
 
         def excess(log_p: float) -> float:
             return self._half_width(math.exp(log_p)) - abs(self.value)
 
-        least = -200.0  # 10⁻⁸⁷: smaller ones are 0, and far below it SciPy's quantile is NaN
+        # Return 0 for p-values below 10⁻⁸⁷, because SciPy's quantile is NaN for far smaller p.
+        least = -200.0
         if self.value == 0:
             return 1.0
         return 0.0 if excess(least) <= 0 else math.exp(cast(float, brentq(excess, least, 0.0)))
@@ -309,16 +320,17 @@ class Difference(NamedTuple):
 
 
 def paired_difference(a: Estimate, b: Estimate, times: float = 1.0) -> Difference:
-    """Return a − times · b if samples i have the same noise in both: same seed, shards and state.
+    """Return a − times · b for cells with the same noise: equal seeds, shards and state shapes.
 
-    The jackknife is of the difference itself, with its values without block j. So the samplers may
-    differ: if they make the same of the noise, its effect cancels; if not, the error is that of
-    independent cells. Raises UserError if the cells have different blocks.
+    The jackknife is applied to the difference itself, with its values without block j, so the
+    samplers may differ. If both samplers depend on the noise in the same way, its effect cancels;
+    otherwise the error equals the error of independent cells. Raises UserError if the cells have
+    different blocks.
     """
     if a.block_samples != b.block_samples:
         raise UserError(
             f"cells of {a.samples} samples in {a.blocks} blocks and of {b.samples} in {b.blocks} "
-            "cannot be paired: compare as many samples in as many blocks"
+            "cannot be paired; compare equal numbers of samples and blocks"
         )
     difference = Estimate(
         value=a.value - times * b.value,
@@ -330,14 +342,15 @@ def paired_difference(a: Estimate, b: Estimate, times: float = 1.0) -> Differenc
 
 
 def unpaired_difference(a: Estimate, b: Estimate, times: float = 1.0) -> Difference:
-    """Return a − times · b for independent cells, whose squared errors add; of equal n."""
+    """Return a − times · b for independent cells of equal n, whose squared errors add."""
     return Difference(a.value - times * b.value, (_welch([a, b], times),), paired=False)
 
 
 def _welch(estimates: Sequence[Estimate], times: float = 1.0) -> tuple[float, float]:
-    """Return the error of a sum of independent estimates, the last `times`, and its freedom.
+    """Return the standard error of a sum of independent estimates, and its degrees of freedom.
 
-    These are those of Welch and Satterthwaite, (Σ s²)² / Σ (s⁴ / (B − 1)): for one estimate B − 1.
+    The last estimate is multiplied by `times`. The degrees of freedom of Welch and Satterthwaite
+    are (Σ s²)² / Σ (s⁴ / (B − 1)), which is B − 1 for a single estimate.
     """
     variances = [each.standard_error**2 for each in estimates]
     variances[-1] *= times**2
@@ -350,8 +363,9 @@ def _welch(estimates: Sequence[Estimate], times: float = 1.0) -> tuple[float, fl
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values of several comparisons after Holm's correction (1979).
 
-    The smallest of m is multiplied by m, the next one by m − 1, and so on; none is made smaller
-    than the one before. Then any wrong finding at all has a probability of at most 5 %.
+    The smallest of m p-values is multiplied by m, the next p-value by m − 1, and so on; each result
+    is at least as large as the result before. At the level 5 %, the probability of any false
+    finding is then at most 5 %.
     """
     corrected, before = [0.0] * len(p_values), 0.0
     order = sorted(range(len(p_values)), key=p_values.__getitem__)

@@ -1,4 +1,4 @@
-"""From images to features: extractors on their device, and the features of many images."""
+"""Feature extraction: extractors on a device, applied to batches of images."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -19,14 +19,17 @@ KEY = "metric.extractor"
 
 
 class FeatureExtractor:
-    """An extractor on its device. Equal digests mean equal features, up to rounding."""
+    """An extractor on a device. Equal digests mean equal features, up to rounding."""
 
     def __init__(
         self, part: Extractor, network: Any, device: Device, test_accuracy: float | None = None
     ) -> None:
-        """`network`: of `part.build` or `part.train`, a module or a function.
-
-        `test_accuracy`: of a classifier that was trained on a dataset with a test split.
+        """
+        Args:
+            part: the settings of the extractor.
+            network: the result of `part.build` or `part.train`, a module or a function.
+            device: the device of the network.
+            test_accuracy: the accuracy of a trained classifier on the test split, if there is one.
         """
         self.part, self.device, self.test_accuracy = part, torch.device(device), test_accuracy
         settings = json.dumps(part.identity(), sort_keys=True)
@@ -52,14 +55,14 @@ class FeatureExtractor:
 
 
 def load_extractor(part: Extractor, device: Device = "cpu") -> FeatureExtractor:
-    """Build an extractor that is not trained here. Raises UserError if its weights are missing."""
+    """Build an extractor that needs no training. Raises UserError if its weights are missing."""
     with float32_by_default():
         network = part.build(torch.device(device))
     return FeatureExtractor(part, network, device)
 
 
 def batches_of(images: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-    """Cut a uint8 array or memory map N×C×H×W into batches, each read when needed."""
+    """Yield batches of a uint8 array or memory map, N×C×H×W, reading each batch when needed."""
     for start in range(0, len(images), batch_size):
         yield torch.from_numpy(np.array(images[start : start + batch_size]))
 
@@ -71,16 +74,16 @@ def gather(
     total: int,
     silent: bool = False,
 ) -> Features:
-    """Gather the features, and logits if any, of `total` uint8 images, with their progress."""
+    """Return the features, and logits if any, of `total` uint8 images, and show the progress."""
     with closing(Progress(description, "image", total, silent=silent)) as progress:
         return extract(extractor, batches, progress)
 
 
 @all_bits()
 def extract(extractor: FeatureExtractor, batches: Iterable[Tensor], progress: Progress) -> Features:
-    """Gather the features, and logits if any, of uint8 images, as a part of some progress.
+    """Return the features, and logits if any, of uint8 images, and update `progress`.
 
-    A GPU is waited for at the end only: the next batch is read while this one is computed. If
+    A GPU is synchronized only at the end, so the next batch is read while the GPU computes. If
     memory runs out, batches are halved.
     """
     parts, memory = [], Batching()

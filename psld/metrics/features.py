@@ -1,4 +1,4 @@
-"""The features of images, and their statistics."""
+"""Features of images, their sufficient statistics, and the reference of a metric."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +16,18 @@ Device = torch.device | str
 
 
 def finite(features: Tensor) -> Tensor:
-    """Return features, or statistics of them, as they are. Raises RunError if one is not finite."""
+    """Return features or their statistics unchanged. Raises RunError if a value is not finite."""
     if not features.isfinite().all():
-        raise RunError("the features hold NaN or infinity: the images or the extractor are broken")
+        raise RunError("the features contain NaN or infinity; check the images and the extractor")
     return features
 
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """The sufficient statistics (n, Σx, Σxxᵀ) of features in R^d, in float64; parts of them add."""
+    """The sufficient statistics (n, Σx, Σxxᵀ) of features in R^d, in float64.
+
+    The statistics of disjoint sets of images can be added.
+    """
 
     count: int
     sum: Tensor
@@ -32,27 +35,27 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: Tensor) -> Self:
-        """Return the statistics of features, n×d, on their device."""
+        """Return the statistics of features, n×d, on the device of the features."""
         x = features.double()
         return cls(len(x), x.sum(dim=0), x.T @ x)
 
     @classmethod
     def of_moments(cls, mean: Tensor, covariance: Tensor, count: int = 2) -> Self:
-        """Return statistics with this mean, d, and covariance, d×d, of unknown samples."""
+        """Return statistics with this mean, d, and covariance, d×d; `count` is n."""
         mean, covariance = mean.double(), covariance.double()
         outer = (count - 1) * covariance + count * torch.outer(mean, mean)
         return cls(count, count * mean, outer)
 
     @classmethod
     def of_tensors(cls, count: int, mean: Tensor, triangle: Tensor) -> Self:
-        """Return the statistics that have these `tensors`, up to rounding."""
+        """Return statistics from their count and the result of `tensors`, up to rounding."""
         covariance = triangle.new_zeros(len(mean), len(mean))
         rows, columns = torch.triu_indices(*covariance.shape)
         covariance[rows, columns] = covariance[columns, rows] = triangle
         return cls.of_moments(mean, covariance, count)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the mean, and the upper triangle of the covariance, d(d + 1)/2, by name."""
+        """Return the mean, d, and the upper triangle of the covariance, d(d + 1)/2, by name."""
         rows, columns = torch.triu_indices(*self.outer.shape)
         return {"mean": self.mean, "triangle": self.covariance[rows, columns]}
 
@@ -61,18 +64,18 @@ class FeatureStatistics:
         return type(self)(self.count + other.count, *sums)
 
     def __sub__(self, other: Self) -> Self:
-        """Return the statistics without the samples of `other`, which must be included."""
+        """Return the statistics without the samples of `other`, which must be a subset."""
         sums = self.sum - other.sum, self.outer - other.outer
         return type(self)(self.count - other.count, *sums)
 
     @property
     def total(self) -> Self:
-        """The statistics themselves: of a reference whose images are not known."""
+        """The statistics themselves, as for `Features.total`."""
         return self
 
     def on(self, device: torch.device | str) -> Tensor:
-        """Raise UserError: there are no features of single images."""
-        known = "the reference has statistics (mu, sigma), enough for Fréchet distances alone"
+        """Raise UserError, because statistics do not contain the features of single images."""
+        known = "the reference has only statistics (mu, sigma), which suffice for Fréchet distances"
         raise UserError(f"{known}; give its images")
 
     @property
@@ -84,31 +87,34 @@ class FeatureStatistics:
     def covariance(self) -> Tensor:
         """The unbiased sample covariance, d×d. Raises UserError with fewer than two samples."""
         if self.count < 2:
-            raise UserError(f"feature statistics of {self.count} images: at least 2 are needed")
+            raise UserError(f"feature statistics of {self.count} images; at least 2 are needed")
         scatter = self.outer - self.count * torch.outer(self.mean, self.mean)
         return scatter / (self.count - 1)
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of images 0, …, n − 1, on the CPU; 410 MB for 50,000 images with Inception."""
+    """Features of images 0, …, n − 1, on the CPU: 410 MB for 50,000 images with Inception."""
 
     values: Tensor
     """float32, n×d."""
     logits: Tensor | None = None
     """float32, n×classes; None if the extractor is not a classifier."""
     numbers: Tensor | None = None
-    """int64, n: `distinct_numbers` of images of others; None for a cell, whose blocks pair it."""
+    """int64, n: `distinct_numbers` of external images.
+
+    None for the samples of a cell, whose blocks depend only on the index, so that cells are paired.
+    """
 
     def __len__(self) -> int:
         return len(self.values)
 
     def on(self, device: torch.device | str) -> Tensor:
-        """Return the values, n×d, on a device. Raises RunError if one is not finite."""
+        """Return the values, n×d, on a device. Raises RunError if a value is not finite."""
         return finite(self.values).to(device)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return values and logits by name."""
+        """Return the values, and the logits if any, by name."""
         return {"values": self.values} | ({} if self.logits is None else {"logits": self.logits})
 
     def first(self, n: int) -> Self:
@@ -116,18 +122,18 @@ class Features:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return the features of all parts in their order, on the CPU."""
+        """Return the concatenated features of all parts, on the CPU."""
         tensors = [part.tensors() for part in parts]
         joined = {name: torch.cat([each[name] for each in tensors]).cpu() for name in tensors[0]}
         return cls(**joined)
 
     def numbered(self) -> Self:
-        """Return the features with `numbers`; of a dataset's images only features were kept."""
+        """Return the features with `numbers`, computed from the values if they are missing."""
         numbers = distinct_numbers(self.values.numpy()) if self.numbers is None else self.numbers
         return replace(self, numbers=numbers)
 
     def blocks(self, count: int = BLOCKS) -> Blocks:
-        """Return the blocks of a jackknife, each image in that of its copies."""
+        """Return the blocks of a jackknife; copies of an image are in the same block."""
         return assign_blocks(len(self) if self.numbers is None else self.numbers, count)
 
     @cached_property
@@ -138,21 +144,21 @@ class Features:
 
 
 class Reference(NamedTuple):
-    """The images that samples are compared with, and those that give a metric its scale."""
+    """The features of the images that samples are compared with, and that define the scale."""
 
     train: Features | FeatureStatistics
-    """Of the training split, or of other images; statistics if the images are not known."""
+    """Features of the training split or of external images; statistics if only these are known."""
     test: Features | None
-    """None if the dataset has no test split."""
+    """Features of the test split; None without a test split."""
     noise: Features | None
-    """Standard normal noise, quantized as samples are; None for a reference of other images."""
+    """Features of standard normal noise, quantized like samples; None for external images."""
     compared: str = "train"
     """The split that samples are compared with."""
     cache: dict[str, Tensor] | None = None
-    """What was computed of these images alone; None: each time again."""
+    """Cached quantities that depend only on these images; None disables the cache."""
 
     def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """Return what depends on these images alone, from `cache` if it is there."""
+        """Return a quantity that depends only on these images, from `cache` if possible."""
         if self.cache is None:
             return compute()
         key = f"{self.compared} {name}"
@@ -161,27 +167,27 @@ class Reference(NamedTuple):
         return self.cache[key]
 
     def number(self, name: str, compute: Callable[[], float]) -> float:
-        """Return a number as `once` does a tensor."""
+        """Return a number that depends only on these images, from `cache` if possible."""
         return self.once(name, lambda: torch.tensor(compute(), dtype=torch.float64)).item()
 
     @property
     def images(self) -> Features | FeatureStatistics:
-        """Those that samples are compared with. Raises UserError if there are none."""
+        """The images that samples are compared with. Raises UserError if the split is missing."""
         return self.split(self.compared)
 
     @property
     def held_out(self) -> Features | FeatureStatistics | None:
-        """Real images that samples are not compared with; None if there are none."""
+        """The other split, which samples are not compared with; None if the split is missing."""
         return self.train if self.compared == "test" else self.test
 
     def split(self, name: str) -> Features | FeatureStatistics:
-        """Return the images of `train` or `test`. Raises UserError if there are none."""
+        """Return the images of `train` or `test`. Raises UserError if the split is missing."""
         images = self.train if name == "train" else self.test
         if images is None:
-            raise UserError("the reference has no test images; choose another reference_split")
+            raise UserError("the reference has no test images; set reference_split to train")
         return images
 
 
 def digest_of_weights(architecture: str, weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of an architecture's description and its weights' names and values."""
+    """Return the SHA-256 of a description of the architecture and of the named weights."""
     return digest_of_arrays("weights", as_arrays(weights), {"architecture": architecture})

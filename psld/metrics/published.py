@@ -1,8 +1,8 @@
 """Extractors that need no training: Inception-v3 (FID), DINOv2, and pixels.
 
-Each maps uint8 N×3×H×W (or N×1×H×W, repeated to three channels) → float32 features and logits.
-Weights are read without running code. Importing torch-fidelity takes seconds, so commands import
-this module only when they need it.
+Each extractor maps uint8 images N×3×H×W (or N×1×H×W, repeated to three channels) to float32
+features and, if any, logits. Loading the weights runs no code from the file. Importing
+torch-fidelity takes seconds, so commands import this module only when they need it.
 """
 
 import io
@@ -29,11 +29,11 @@ from psld.utils.errors import UserError
 from psld.utils.files import regular_file
 
 SIDE = 224
-"""Pixels along a side of the resized images of DINOv2."""
+"""Pixels along a side of the images to which DINOv2 is applied."""
 
 
 class _PublishedNetwork(nn.Module):
-    """A network on its device, with the digest of its architecture and published weights."""
+    """A network on a device, with the digest of its architecture and its published weights."""
 
     def __init__(
         self,
@@ -43,20 +43,20 @@ class _PublishedNetwork(nn.Module):
         device: torch.device,
     ) -> None:
         super().__init__()
-        # CPUs convolve faster with the channels innermost.
+        # Convolutions on CPUs are faster with the channels last.
         layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
         self.network: Any = cast(Any, network).to(device, memory_format=layout)
         self._digest = digest_of_weights(architecture, weights)
 
     def digest(self) -> str:
-        """Return the digest of the weights as they are published, not as they are named here."""
+        """Return the digest of the weights under their published names."""
         return self._digest
 
     def _rgb(self, images: Tensor) -> Tensor:
         """Return images as N×3×H×W. Raises UserError unless uint8 N×{1,3}×H×W."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             found = f"{images.dtype} {tuple(images.shape)}"
-            raise UserError(f"the extractor takes uint8 images N×3×H×W or N×1×H×W, not {found}")
+            raise UserError(f"the extractor accepts uint8 images N×3×H×W or N×1×H×W, not {found}")
         return images.expand(-1, 3, -1, -1)
 
 
@@ -66,11 +66,11 @@ def _load_network(
     url: str,
     build: Callable[[dict[str, Tensor]], nn.Module],
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Return a network and its weights, from the file `weights` or, if it is None, a download.
+    """Return a network and its weights, from the file `weights` or, if None, from a download.
 
-    torch keeps the download, and checks it if its name ends in a part of its SHA-256. Raises
-    UserError that names the file to get and its place, if there is none, or it is damaged or of
-    another network.
+    torch caches the download, and verifies it if the file name ends in a part of its SHA-256.
+    Raises UserError with the URL and the place of the file if the weights are missing, damaged or
+    for a different network.
     """
     try:
         if weights is None:
@@ -78,21 +78,21 @@ def _load_network(
         else:
             state = torch.load(regular_file(weights), map_location="cpu", weights_only=True)
         return build(dict(state)), state
-    except Exception as error:  # a damaged file can raise any error
+    except Exception as error:  # a damaged file can raise any exception
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         place = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
         raise UserError(
             f"no weights of {name} from {weights or url} ({reason}); without a connection, use the "
-            "metric fd-pixels or, with two classes or more, fd-classifier; or get "
-            f"{url} elsewhere and put it at {place}"
+            "metric fd-pixels or, with two classes or more, fd-classifier, or download "
+            f"{url} elsewhere and copy it to {place}"
         ) from error
 
 
 class InceptionNetwork(_PublishedNetwork):
-    """The 2048 pooled features of FID, and 1008 logits without bias, as in torch-fidelity."""
+    """Inception-v3 of torch-fidelity: 2048 pooled features (FID), and 1008 logits without bias."""
 
     def __init__(self, weights: str | Path | None, device: torch.device) -> None:
-        """Load or download torch-fidelity's weights. Raises UserError as `_load_network`."""
+        """Load or download the weights of torch-fidelity. Raises UserError if this fails."""
         network, state = _load_network("Inception", weights, URL_INCEPTION_V3, Inception)
         super().__init__(network, "torch-fidelity inception-v3-compat 2048", state, device)
 
@@ -101,10 +101,10 @@ class InceptionNetwork(_PublishedNetwork):
 
 
 class Inception(FeatureExtractorInceptionV3):
-    """torch-fidelity's network with these weights, or with none."""
+    """The network of torch-fidelity with the weights `state`, or with random weights if None."""
 
     def __init__(self, state: dict[str, Tensor] | None) -> None:
-        # It requires a file and would unpickle anything: give it the tensors in memory.
+        # The base class requires a file and would unpickle any object; pass the tensors in memory.
         torch.save(state, buffer := io.BytesIO())
         buffer.seek(0)
         outputs = ["2048", "logits_unbiased"]
@@ -117,31 +117,31 @@ class Inception(FeatureExtractorInceptionV3):
 # -- DINOv2 --------------------------------------------------------------------------------------
 
 DINOV2_URL = "https://dl.fbaipublicfiles.com/dinov2/{0}/{0}_pretrain.pth"
-"""The address of the weights that Meta publishes."""
+"""The URL of the weights published by Meta."""
 
 DINOV2_SIZES = {
     "small": ("dinov2_vits14", 384, 12, 6),
     "base": ("dinov2_vitb14", 768, 12, 12),
     "large": ("dinov2_vitl14", 1024, 24, 16),
 }
-"""File, width, depth and heads of the published networks."""
+"""File name, width, depth and number of heads of the published networks."""
 
 
 class DINOv2Network(_PublishedNetwork):
-    """The class token of DINOv2, for images resized and normalized as in torch-fidelity; no logits.
+    """The class token of DINOv2, for images resized and normalized as in torch-fidelity.
 
-    torch-fidelity 0.4 loads the network by torch.hub, which downloads and runs code, and it accepts
-    no path. So the network is torchvision's, and its weights are read as tensors.
+    torch-fidelity 0.4 loads the network with torch.hub, which downloads and runs code, and accepts
+    no path. Therefore this class uses the network of torchvision, and reads the weights as tensors.
     """
 
     def __init__(self, size: str, weights: str | Path | None, device: torch.device) -> None:
-        """Load or download Meta's weights. Raises UserError as `_load_network`."""
+        """Load or download the weights of Meta. Raises UserError if this fails."""
         file, width, depth, heads = DINOV2_SIZES[size]
         url = DINOV2_URL.format(file)
         build = partial(vision_transformer, width=width, depth=depth, heads=heads)
         network, state = _load_network("DINOv2", weights, url, build)
         super().__init__(network, f"DINOv2 {file} {SIDE}", state, device)
-        # ImageNet's, of RGB values. Made here: a copy to a GPU holds up the host.
+        # Mean and deviation of ImageNet RGB values, created once: a copy to a GPU blocks the host.
         self._mean, self._deviation = (
             255 * torch.tensor(values, device=device)[:, None, None]
             for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -157,7 +157,7 @@ PATCH = 14
 """Pixels along a side of a patch."""
 
 TRAINED_GRID = 37
-"""Patches along a side of the training images of the positions, which have 518 pixels a side."""
+"""Patches along a side of the published position embeddings, for images of 518×518 pixels."""
 
 TORCHVISION_NAMES = {
     "cls_token": "class_token",
@@ -173,21 +173,21 @@ TORCHVISION_NAMES = {
     "norm.": "encoder.ln.",
 }
 FACTORS = {"attn.proj": "ls1.gamma", "mlp.fc2": "ls2.gamma"}
-"""The factors per channel that follow a layer."""
+"""The per-channel factors that multiply the output of a layer (layer scale)."""
 
 
 def vision_transformer(
     state: Mapping[str, Tensor], width: int, depth: int, heads: int
 ) -> VisionTransformer:
-    """Build torchvision's network with Meta's weights; each factor joins its layer.
+    """Build the network of torchvision with the weights of Meta, merging factors into their layers.
 
-    It maps images N×3×H×W, H = W = SIDE, to the class token after the last norm, N×width.
+    The network maps images N×3×H×W, H = W = SIDE, to the normalized class token, N×width.
     """
     network = VisionTransformer(SIDE, PATCH, depth, heads, width, 4 * width)
     network.heads = nn.Sequential()
     renamed = {}
     for name, value in state.items():
-        if name.endswith((".gamma", "mask_token")):  # masks are only for training
+        if name.endswith((".gamma", "mask_token")):  # merged below; only for training
             continue
         if name == "pos_embed":
             value = positions(value)
@@ -203,9 +203,9 @@ def vision_transformer(
 
 
 def positions(trained: Tensor) -> Tensor:
-    """Return the positions of the class token and of the patches of SIDE pixels, 1×257×width.
+    """Return the position embeddings of the class token and of SIDE×SIDE images, 1×257×width.
 
-    The 0.1 is part of the published network: it shifts the points of the bicubic filter.
+    The 0.1 is part of the published network: it shifts the points of the bicubic interpolation.
     """
     grid = trained[:, 1:].unflatten(1, (TRAINED_GRID, TRAINED_GRID)).permute(0, 3, 1, 2)
     scale = (SIDE / PATCH + 0.1) / TRAINED_GRID
@@ -217,7 +217,7 @@ def positions(trained: Tensor) -> Tensor:
 
 
 class Pixels(_PublishedNetwork):
-    """The pixels themselves, N×(C·side²) from 0 to 1; larger images are averaged to 16×16."""
+    """Pixels as features, N×(C·side²) in [0, 1]; larger images are averaged to 16×16."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(nn.Flatten(), "pixels of at most 16×16", {}, device)

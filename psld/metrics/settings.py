@@ -1,4 +1,4 @@
-"""Metrics and their parts, extractors and measures, checked without torch."""
+"""Settings of metrics, extractors and measures, validated without importing torch."""
 
 import re
 from collections.abc import Callable
@@ -26,11 +26,11 @@ Better = Literal["larger", "smaller", "floor"]
 
 
 class _NamedPart(Part):
-    """A part with a word in the names of metrics."""
+    """A part whose `word` appears in the names of metrics."""
 
     kind: str
     word: ClassVar[str] = ""
-    """Its word in honest names: a-z, 0-9 and dashes. Empty: its kind, in these."""
+    """The word in names of metrics: a-z, 0-9 and dashes. If empty, `kind` gives the word."""
 
     @property
     def in_names(self) -> str:
@@ -38,56 +38,63 @@ class _NamedPart(Part):
 
 
 class Extractor(_NamedPart):
-    """A map from images to features: a published network, a trained one, or a function."""
+    """The base class of extractors, which map images to features."""
 
     noun = "extractor"
     recorded_attributes = ("classifies", "trains", "downloads")
 
     trains: ClassVar[bool] = False
-    """It is trained on the training split of each dataset, by `train`."""
+    """True if `train` trains the extractor on the training split of each dataset."""
     classifies: ClassVar[bool] = False
-    """It needs the dataset's labels, and its logits are of their classes."""
+    """True if the extractor needs the labels of the dataset and returns logits of its classes."""
     downloads: ClassVar[bool] = True
-    """Build it before a grid's trainings: its weights may have to be downloaded, or be missing."""
+    """True if `build` may download weights; a grid then calls `build` before its trainings."""
 
     def build(self, device: "torch.device") -> "nn.Module | Callable[[Tensor], Any]":
-        """Return a module, or a function that has or whose part has a `digest()`.
+        """Return the module or function that maps images to features.
 
-        It is called with uint8 images N×C×H×W on the device, any C and H = W of a dataset, in eval
-        mode and without gradients. It returns float features N×d; or a pair of them and of logits
-        N×classes. A module's weights and buffers are in the digest of the features, with the
-        settings of the part. Of an extractor that `trains` it is the module before its training;
-        its weights are then loaded.
+        It is called with uint8 images N×C×H×W on the device (with the C and H = W of the dataset),
+        in eval mode and without gradients. It returns float features N×d, or a pair of features and
+        logits N×classes.
+
+        The digest of the features includes the settings of the extractor and the weights and
+        buffers of a module. A function needs a method `digest`, or the extractor must define
+        `digest`. For an extractor that `trains`, return the untrained module, into which the
+        trained weights are then loaded.
         """
         raise NotImplementedError
 
     def build_trained(self, shape: "ImageShape", device: "torch.device") -> "nn.Module":
-        """Return the module of an extractor that `trains`, whose weights are then loaded.
+        """Return the untrained module of an extractor that `trains`, for loading its weights.
 
-        By default that of `build`; override it if the module depends on the images' shape.
+        The default is `build`. Override this method if the module depends on the shape of images.
         """
         return cast(Any, self.build(device))
 
     def train(self, images: "Tensor", labels: "Tensor", device: "torch.device") -> "nn.Module":
-        """Return a trained module, which is called like one of `build`.
+        """Return a trained module, which is called like the result of `build`.
 
-        It gets the training split on the device: uint8 N×C×H×W, and int64 labels N, 0 without
-        classes. The generators of torch are seeded before.
+        Args:
+            images: the training split, uint8 N×C×H×W, on the device.
+            labels: int64 N, on the device; all 0 without classes.
+            device: the device.
+
+        torch's generators are seeded before the call.
         """
         raise NotImplementedError
 
     def digest(self) -> str:
-        """Return a text that differs if the features of a function differ. Modules need none."""
-        wrong = "build returns a function, whose features need a digest(); define it"
+        """Return a text that changes with the features of a function; modules need no digest."""
+        wrong = "build returns a function, whose features need a digest; define digest()"
         raise UserError(f"metric.extractor: {self.kind}: {wrong}")
 
 
 class InceptionSettings(Extractor):
-    """torch-fidelity's Inception-v3, the extractor of FID, with 2048 features of an RGB image."""
+    """Inception-v3 of torch-fidelity, the extractor of FID, with 2048 features."""
 
     kind: Literal["inception"] = "inception"
     weights: Annotated[str | None, FREE] = None
-    """File with torch-fidelity's Inception weights; null downloads them."""
+    """File with the Inception weights of torch-fidelity; null downloads the weights."""
 
     def build(self, device):
         from psld.metrics.published import InceptionNetwork
@@ -104,17 +111,17 @@ class ClassifierSettings(Extractor):
 
     kind: Literal["classifier"] = "classifier"
     width: int = Field(16, gt=0)
-    """Channels at full resolution; doubled at each halving, up to four times this."""
+    """Channels at full resolution. They double at each downsampling, up to 4 · width."""
     features: int = Field(32, gt=1)
-    """Number of features. With n samples, the distance is too large by an amount ∝ features²/n."""
+    """Number of features. The bias of a Fréchet distance grows as features²/n with n samples."""
     steps: int = Field(300, gt=0)
     """Training steps."""
     batch_size: int = Field(128, gt=1)
     """Images per training step."""
     learning_rate: float = Field(2e-3, gt=0)
-    """Peak of the one-cycle schedule of AdamW."""
+    """Peak learning rate of AdamW in the one-cycle schedule."""
     shift: int = Field(1, ge=0)
-    """Augmentation: images are shifted by up to this many pixels each way."""
+    """Augmentation: images are shifted by up to this many pixels in each direction."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the batches and the shifts."""
 
@@ -141,13 +148,13 @@ class ClassifierSettings(Extractor):
 
 
 class DINOv2Settings(Extractor):
-    """DINOv2 (Oquab et al. 2023), trained without labels: 384, 768 or 1024 features of an image."""
+    """DINOv2 (Oquab et al. 2023), trained without labels, with 384, 768 or 1024 features."""
 
     kind: Literal["dinov2"] = "dinov2"
     size: Literal["small", "base", "large"] = "large"
-    """ViT-S/14, ViT-B/14 or ViT-L/14; FD-DINOv2 in papers is ViT-L/14."""
+    """ViT-S/14, ViT-B/14 or ViT-L/14. FD-DINOv2 of publications uses ViT-L/14."""
     weights: Annotated[str | None, FREE] = None
-    """File with Meta's weights, such as dinov2_vitl14_pretrain.pth; null downloads them."""
+    """File with the weights of Meta, such as dinov2_vitl14_pretrain.pth; null downloads them."""
 
     @property
     def in_names(self):
@@ -160,7 +167,7 @@ class DINOv2Settings(Extractor):
 
 
 class PixelSettings(Extractor):
-    """No network: the pixels from 0 to 1, of larger images averaged to 16×16."""
+    """Pixels in [0, 1] as features, without a network; larger images are averaged to 16×16."""
 
     downloads = False
 
@@ -173,10 +180,10 @@ class PixelSettings(Extractor):
 
 
 class Measure(_NamedPart):
-    """A number of samples, mostly in comparison with the images of a reference.
+    """The base class of measures, which map samples, and usually reference images, to a number.
 
-    A measure has a `value`, whose interval comes from a jackknife; or an `estimate`, if there is a
-    faster way to the interval, or if it needs more than the features of both sides.
+    A measure defines `value`; a jackknife then computes the interval. Override `estimate` instead
+    to compute the interval faster, or to use more than the features of samples and reference.
     """
 
     noun = "measure"
@@ -185,66 +192,69 @@ class Measure(_NamedPart):
     kind: str = "frechet"
 
     better: ClassVar[Better | None] = None
-    """The better values: larger ones, smaller ones, or those nearer to the `floor`, that of real
-    images. None: neither, and tables rank nothing."""
+    """The direction in which the measure improves: `larger`, `smaller`, or nearer to the value of
+    real images (`floor`). None: tables do not rank the measure."""
     extractors: ClassVar[tuple[str, ...]] = ()
-    """The kinds of extractors that it needs; none if any will do."""
+    """The kinds of extractors that the measure supports; empty if it supports all."""
     references: ClassVar[tuple[str, ...]] = ("train", "test")
-    """The splits that may be its reference."""
+    """The splits that the measure supports as reference."""
     needs_test: ClassVar[bool] = False
-    """It needs the test images of the reference, besides those of the training."""
+    """True if the measure needs the test images in addition to the training images."""
     finds_nearest: ClassVar[bool] = False
-    """Its results name the samples that are nearest to training images; a figure shows them."""
+    """True if results contain the samples nearest to training images, which a figure shows."""
     of_moments: ClassVar[bool] = False
-    """Mean and covariance of features give its value, also those that were kept: `value` gets two
-    `FeatureStatistics`, and there is an `estimate`. It is computed on the CPU, when the GPU has
-    been given back."""
+    """True if the value depends only on the mean and the covariance of the features.
+
+    `value` then receives two `FeatureStatistics`, and `estimate` must be overridden. The measure is
+    computed on the CPU, after the GPU is released.
+    """
     names: ClassVar[dict[str, str]] = {}
-    """Names that are reserved for the features of an extractor, by its word."""
+    """Reserved names of metrics, keyed by the word of the extractor."""
 
     def name_with(self, extractor: Extractor) -> str:
-        """Return the honest name of a metric of this measure and an extractor."""
+        """Return the name of a metric with this measure and an extractor."""
         word = extractor.in_names
         return self.names.get(word, f"{self.in_names}-{word}")
 
     @property
     def exchanged(self) -> "Measure | None":
-        """The measure that is this one if samples and reference change places.
+        """The measure that gives the same value with samples and reference exchanged, or None.
 
-        Its blocks then give the interval for other images of the reference. None if there is no
-        such measure.
+        Its jackknife over the reference gives the interval for other draws of reference images.
         """
         return None
 
     def value(self, samples: Any, reference: Any) -> float:
-        """Return the number of samples, n×d float32, compared with a reference, m×d.
+        """Return the measure of samples, n×d float32, compared with a reference, m×d float32.
 
-        Both are copies, which it may change.
+        Both tensors are copies, which this method may modify.
         """
         raise NotImplementedError
 
     def estimate(
         self, samples: "Features", reference: "Reference", blocks: "Blocks", device: "Device"
     ) -> Estimate | Finding:
-        """Return the value of samples with its interval; in a `Finding`, also what else is found.
+        """Return the value of the samples with its interval; a `Finding` adds further results.
 
-        By default from a jackknife: B + 1 values, on the device. `samples.on(device)` and
-        `reference.images.on(device)` are the features, n×d and m×d, which it must not change; the
-        samples may have `logits`, and `reference.split` returns the images of a split.
-        `blocks.block` has the block of each sample, n numbers below B = `blocks.count`, on the CPU.
-        `psld.metrics.blocks.jackknife` makes an estimate of the values with all samples and without
-        each block, B + 1; `share_estimate` of n booleans, for a share of the samples.
+        The default is a jackknife of `value`: B + 1 values, computed on the device.
+
+        To override: `samples.on(device)` and `reference.images.on(device)` are the features, n×d
+        and m×d, which must not be modified. `samples.logits` may be None. `reference.split` returns
+        the images of a split. `blocks.block` contains the block of each sample, n numbers below
+        B = `blocks.count`, on the CPU. `psld.metrics.blocks.jackknife` builds an estimate from the
+        value with all samples and the values without each block; `share_estimate` builds the
+        estimate of a share from n booleans.
         """
         from psld.metrics.blocks import jackknife
 
         x, images = samples.on(device), reference.images.on(device)
         block = blocks.block.to(x.device)
-        left_out = range(-1, blocks.count)  # None, then each block.
+        left_out = range(-1, blocks.count)  # -1 leaves out no block
         return jackknife((self.value(x[block != j], images.clone()) for j in left_out), blocks)
 
 
 class FrechetSettings(Measure):
-    """The Fréchet distance of Gaussians with the features' means and covariances."""
+    """The Fréchet distance between Gaussians with the means and covariances of the features."""
 
     word = "fd"
     better = "smaller"
@@ -269,7 +279,7 @@ class FrechetSettings(Measure):
 
 
 class KernelSettings(Measure):
-    """The kernel distance: unbiased squared MMD with a cubic kernel. KID in Inception features."""
+    """The kernel distance: unbiased squared MMD with a cubic kernel (KID in Inception features)."""
 
     word = "kd"
     better = "smaller"
@@ -277,9 +287,9 @@ class KernelSettings(Measure):
 
     kind: Literal["kernel"] = "kernel"
     subsets: int = Field(100, gt=0)
-    """Pairs of random subsets whose distances are averaged."""
+    """Number of pairs of random subsets whose distances are averaged."""
     subset_size: int = Field(1000, gt=1)
-    """Images in a subset."""
+    """Number of images in a subset."""
 
     @property
     def exchanged(self):
@@ -293,9 +303,9 @@ class KernelSettings(Measure):
 
 
 class InceptionScoreSettings(Measure):
-    """The Inception Score: high if each sample's class is certain and there are many classes.
+    """The Inception Score: high if the class of each sample is certain and all classes occur.
 
-    It needs no reference.
+    The score uses no reference.
     """
 
     better = "larger"
@@ -305,27 +315,27 @@ class InceptionScoreSettings(Measure):
 
     kind: Literal["inception-score"] = "inception-score"
     splits: int = Field(10, gt=0)
-    """Parts of the samples whose scores are averaged."""
+    """Number of splits of the samples whose scores are averaged."""
 
     def estimate(self, samples, reference, blocks, device):
         from psld.metrics.distances import inception_score
         from psld.metrics.features import finite
 
-        splits = min(self.splits, max(1, len(samples) // 2))  # A rehearsal has few samples.
+        splits = min(self.splits, max(1, len(samples) // 2))  # a rehearsal has few samples
         return inception_score(finite(cast("Tensor", samples.logits)), splits, blocks)
 
 
 class NeighborSettings(Measure):
-    """A share of images that are among other images, by their nearest neighbors."""
+    """The base class of shares that are based on nearest neighbors."""
 
     better = "larger"
 
     neighbors: int = Field(3, gt=0)
-    """k: the ball around an image reaches to its k-th nearest neighbor."""
+    """k: the radius around an image is the distance to its k-th nearest neighbor."""
 
 
 class PrecisionSettings(NeighborSettings):
-    """Precision: the share of samples that are among the reference."""
+    """Precision: the share of samples that are in the support of the reference."""
 
     kind: Literal["precision"] = "precision"
 
@@ -341,7 +351,7 @@ class PrecisionSettings(NeighborSettings):
 
 
 class RecallSettings(NeighborSettings):
-    """Recall: the share of the reference that is among the samples."""
+    """Recall: the share of reference images that are in the support of the samples."""
 
     kind: Literal["recall"] = "recall"
 
@@ -359,7 +369,7 @@ class RecallSettings(NeighborSettings):
 class MemorizationSettings(Measure):
     """The share of samples nearer to a training image than most test images are.
 
-    It is small for noise and large for copies, so no values are better.
+    The share is small for noise and large for copies, so neither direction is an improvement.
     """
 
     references = ("train",)
@@ -368,7 +378,7 @@ class MemorizationSettings(Measure):
 
     kind: Literal["memorization"] = "memorization"
     quantile: float = Field(0.05, gt=0, lt=1)
-    """The share of test images that are nearer to a training image than the threshold."""
+    """The share of test images whose distance to a training image is below the threshold."""
 
     def estimate(self, samples, reference, blocks, device):
         from psld.metrics.distances import memorization
@@ -379,29 +389,29 @@ class MemorizationSettings(Measure):
 
 
 class MetricSettings(Settings):
-    """A measure of samples, mostly against a reference, in the features of an extractor."""
+    """The settings of a metric: a measure, computed with the features of an extractor."""
 
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    """`honest_name`, optionally with a suffix."""
+    """The name of the metric: `honest_name`, optionally with a suffix `-SUFFIX`."""
     features: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    """The metric whose extractor and reference this one shares; its own name by default."""
+    """The metric whose extractor and reference this metric shares; by default its own name."""
     extractor: Extractor
-    """The network that turns images into features."""
+    """The extractor that maps images to features."""
     measure: Measure = FrechetSettings()
-    """The number that is computed from the features."""
+    """The measure that is computed from the features."""
     reference_split: Literal["train", "test"] = "train"
-    """The images that samples are compared with."""
+    """The split that samples are compared with."""
     truncated_reference: bool = False
-    """Truncate real images as samples are truncated: 95 of 256 levels become one lower."""
+    """Truncate real images like samples, which lowers 95 of the 256 gray levels by 1."""
     batch_size: Annotated[int, FREE] = Field(64, gt=0)
-    """Images per call of the extractor; changes speed and memory only."""
+    """Images per call of the extractor; affects only speed and memory."""
 
     better: Annotated[Better | None, FREE] = Field(None, validate_default=True)
-    """The better values: those of the measure, also for a reader without its code."""
+    """The direction in which the measure improves, stored for readers without its code."""
 
     @property
     def honest_name(self) -> str:
-        """The metric's unambiguous name.
+        """The unambiguous name of the metric.
 
         `fid`, `kid` and `inception-score` are reserved for Inception features. Other names combine
         the measure (fd: Fréchet distance, kd: kernel distance) with the extractor, as in
@@ -415,11 +425,11 @@ class MetricSettings(Settings):
 
     @property
     def suffix(self) -> str:
-        """The rest of its name, with a dash; empty without one."""
+        """The suffix of the name, with its dash; empty without a suffix."""
         return self.name.removeprefix(self.honest_name)
 
     def with_extractor(self, extractor: Extractor) -> Self:
-        """Return the metric in other features. Raises UserError if its measure needs its own."""
+        """Return the metric with another extractor. Raises UserError if the measure excludes it."""
         name = self.measure.name_with(extractor)
         content = dict(self) | {"name": name, "features": name, "extractor": extractor}
         return parse(type(self), content, name)
@@ -427,9 +437,9 @@ class MetricSettings(Settings):
     def evaluate(
         self, samples: "Features", reference: "Reference", device: "Device" = "cpu"
     ) -> Finding:
-        """Compute the metric of samples, with its interval.
+        """Return the metric of samples with its interval.
 
-        Raises RunError if features are NaN or infinite, and what the measure raises for too few
+        Raises RunError if features are NaN or infinite, and the errors of the measure for too few
         samples.
         """
         return self._found(samples, reference, samples.blocks(), device)
@@ -438,7 +448,7 @@ class MetricSettings(Settings):
         self, samples: "Features", reference: "Reference", blocks: "Blocks", device: "Device"
     ) -> Finding:
         reference = reference._replace(compared=self.reference_split)
-        if self.measure.code:  # Its cache may use the names of a shipped measure.
+        if self.measure.code:  # A custom measure could reuse a cache key of a shipped measure.
             reference = reference._replace(cache=None)
         found = self.measure.estimate(samples, reference, blocks, device)
         return found if isinstance(found, Finding) else Finding(found)
@@ -446,10 +456,10 @@ class MetricSettings(Settings):
     def exchanged_estimate(
         self, samples: "Features", reference: "Reference", device: "Device" = "cpu"
     ) -> Estimate | None:
-        """Compute the metric with the interval for other images of the reference.
+        """Return the metric with the interval for other draws of reference images.
 
-        It is `evaluate` with the two sets exchanged, which changes no Fréchet distance, and makes
-        precision recall. None for statistics, and for measures that cannot be exchanged.
+        This is `evaluate` of `measure.exchanged` with samples and reference exchanged. Returns None
+        if the reference has only statistics, and for measures without `exchanged`.
         """
         from psld.metrics.features import FeatureStatistics, Reference
 
@@ -465,17 +475,18 @@ class MetricSettings(Settings):
         reference: "Reference",
         device: "Device" = "cpu",
     ) -> float:
-        """Compute the metric without its interval; of measures `of_moments` of statistics, too."""
+        """Return the metric without its interval. Measures `of_moments` also accept statistics."""
         if self.measure.of_moments:
             return self.measure.value(images.total, reference.split(self.reference_split).total)
-        samples = cast("Features", images)  # The fewest blocks are enough.
+        # The interval is unused, so use as few blocks as possible.
+        samples = cast("Features", images)
         return self._found(samples, reference, samples.blocks(2), device).estimate.value
 
     def scale(self, reference: "Reference", device: "Device" = "cpu") -> dict[str, float | None]:
-        """Return the metric of real images that are not in the reference (`floor`), and of `noise`.
+        """Return the metric of real images outside the reference (`floor`), and of noise (`noise`).
 
-        Each is None without such images. The floor is of all images of the split: a Fréchet
-        distance or recall compares only with cells of as many.
+        A value is None if these images are missing. The floor uses all images of the held-out
+        split. A Fréchet distance or a recall is comparable to the floor only at equal n.
         """
         held_out = reference._replace(compared=self.reference_split).held_out
         found: dict[str, float | None] = {"floor": None, "noise": None}
@@ -488,14 +499,14 @@ class MetricSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_features(cls, content: Any) -> Any:
+    def _set_default_features(cls, content: Any) -> Any:
         if isinstance(content, dict):
             return {"features": content.get("name")} | content
         return content
 
     @field_validator("better", mode="before")
     @classmethod
-    def _better_of_measure(cls, better: Any, info: ValidationInfo) -> Any:
+    def _copy_better_from_measure(cls, better: Any, info: ValidationInfo) -> Any:
         measure = info.data.get("measure")
         is_data = isinstance(measure, Part) and measure.is_data
         return better if is_data else getattr(measure, "better", None)

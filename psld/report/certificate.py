@@ -1,8 +1,8 @@
 """Certificates: everything that a grid's tables are computed from, and its verification.
 
-A certificate is a folder with the files of a project under their usual paths, the resolved grid,
-and the SHA-256 of each file; or a zip of it. To verify it, compute its results and tables again,
-with the code that evaluates and tabulates, and compare.
+A certificate is a folder, or a zip of the folder. It holds the files of a project under their usual
+paths, the resolved grid, and the SHA-256 of each file. `verify` recomputes its results and tables
+with the code that evaluates and tabulates, and compares them.
 """
 
 import csv
@@ -39,10 +39,10 @@ from psld.utils.files import atomic_path, read_json, sha256_of_file, write_json,
 
 GRID = "grid.json"
 INDEX = "certificate.json"
-"""The file with the SHA-256 of every other one."""
+"""The file with the SHA-256 of every other file."""
 
 LARGEST = 2 << 30
-"""The most bytes that a zip may unpack to if it is smaller itself. Ours are not compressed."""
+"""The most bytes that a smaller zip may unpack to. Zips of `certify` are not compressed."""
 
 ROUNDING = 1e-6
 """The largest relative difference of a recomputed number: other machines round differently."""
@@ -54,7 +54,8 @@ UNKNOWN = "not recomputed"
 """The basis of a number whose features are not in the certificate."""
 
 MOMENTS = "recomputed from mean and covariance, interval stated"
-"""That of a Fréchet distance then: ranks, pairs and n → ∞ rest on the interval."""
+"""The basis of a Fréchet distance without features. Ranks, pairs and n → ∞ need the interval, which
+cannot be recomputed."""
 
 LoadedReference = tuple[Reference, ReferenceManifest]
 
@@ -72,7 +73,7 @@ def certify(grid: Grid, path: Path) -> int:
         if [result.record for result in stated.results] == asked:
             dataset = cell.model.dataset
             check_prepared(f"{grid.name}/{dataset}", grid.datasets[dataset].settings)
-            # Name files that are damaged, and wait for those that other machines have just written.
+            # Report damaged files here, and wait for files that other machines have just written.
             _recompute(cell, stated, loaded, measure=False)
             for record in filter(os.path.exists, cell.records):
                 ShardRecord.read(record)
@@ -103,7 +104,7 @@ def certify(grid: Grid, path: Path) -> int:
 
 
 def _files_of(cell: Cell) -> list[str]:
-    """Return the files of a cell in a certificate, but for the features of its references."""
+    """Return the files of a cell in a certificate, without the features of its references."""
     manifests = [network.manifest for network in cell.networks]
     return [cell.result, cell.kept, *manifests, *cell.references, *cell.records]
 
@@ -115,11 +116,11 @@ class Verification(NamedTuple):
     wrong: list[str]
     """Everything that differs, each with the name of its file."""
     tables: dict[str, Counter[str]]
-    """The number of entries of each table by what they were computed from."""
+    """By table, the number of its entries for each basis, such as `UNKNOWN`."""
     notes: list[str]
     """What was compared, and what was not."""
     missing: list[str]
-    """What should have been compared and could not be."""
+    """What should have been compared and could not be compared."""
 
 
 def verify(
@@ -128,9 +129,9 @@ def verify(
     """Verify a certificate, a zip or a folder. Raises UserError if it is damaged or malformed.
 
     Args:
-        folder: an empty one for the files of the zip and the computed results.
-        grid_name: the reader's grid; None takes the one with the certificate's name, if any.
-        reference: a folder with the reader's references, there or below.
+        folder: an empty folder for the files of the zip and the computed results.
+        grid_name: the reader's grid; None selects the grid with the certificate's name, if any.
+        reference: a folder that contains the reader's references, also in folders below.
     """
     files = sorted(reference.rglob(FEATURES)) if reference else []
     if reference and not files:
@@ -148,8 +149,8 @@ def verify(
         raise UserError(f"{path}: no such file: {error.filename}") from None
     except PSLDError as error:  # also of NaN among features
         raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # Computing with what is damaged can raise nearly any.
-        if isinstance(error, OSError):  # that of a full disk has no name
+    except Exception as error:  # Damaged files can make a computation raise nearly any error.
+        if isinstance(error, OSError):  # The error of a full disk names no file.
             error.filename = error.filename or str(folder)
         reraise_fault(error, path)
         raise UserError(f"{path}: damaged, or not a certificate ({error!r})") from None
@@ -167,24 +168,24 @@ def verify(
 
 
 class _CellVerification(NamedTuple):
-    """A cell whose results were computed again, without its features, which may be large."""
+    """A cell whose results were recomputed, without its features, which may be large."""
 
     cell: Cell
     wrong: list[str]
-    """Its results that differ, and classes that are not the sampler's."""
+    """Results that differ, and classes that are not the sampler's."""
     bases: dict[str, str]
-    """`MOMENTS` or `UNKNOWN` by the records of the results without features."""
+    """`MOMENTS` or `UNKNOWN`, by the record of each result without features."""
     starts: set[str | None]
-    """The SHA-256 of the starts that its results state; None for the prior."""
+    """The SHA-256 of the initial distributions that its results state; None for the prior."""
     rows: dict[str, list[int]]
     """`rows_of` of its samples, by cell and extractor."""
 
 
 def _verify(root: Path, references: list[LoadedReference], measure: bool = True) -> Verification:
-    """Verify the files in the working directory, and write their computed results below `root`."""
+    """Verify the files in the working directory, and write the recomputed results below `root`."""
     grid, loaded, tables = grid_from_json(Path(GRID).read_text("utf-8")), {}, {}
     files = _check_names(grid)
-    # A result that is there is no path that leads out of the folder.
+    # A result among these files has no path that leads out of the folder.
     evaluated = [cell for cell in grid.measured_cells if cell.result in files]
     cells = [_verify_cell(cell, root, loaded, measure) for cell in evaluated]
     starts = _starts(cells)
@@ -207,7 +208,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
 
 
 def _check_names(grid: Grid) -> set[str]:
-    """Return the names of the files. Raises UserError if one is not the grid's."""
+    """Return the names of all files. Raises UserError if the grid has no file of a name."""
     files, named = files_in(Path()), {GRID, INDEX}
     named |= {f"{grid.table(name)}.csv" for name in grid.file.tables}
     for cell in grid.measured_cells:
@@ -220,7 +221,7 @@ def _check_names(grid: Grid) -> set[str]:
 def _verify_cell(
     cell: Cell, root: Path, loaded: dict[str, LoadedReference], measure: bool
 ) -> _CellVerification:
-    """Compute the results of a cell again, write them below `root`, and compare them."""
+    """Recompute the results of a cell, write them below `root`, and compare them."""
     stated = CellResults.read(cell.result)
     gathered, computed = _recompute(cell, stated, loaded, measure)
     write_record(root / cell.result, computed)
@@ -248,7 +249,7 @@ def _verify_manifests(cells: list[_CellVerification]) -> Iterator[str]:
 
 
 def _starts(cells: list[_CellVerification]) -> dict[str | None, set[str | None]]:
-    """Return the stated starts by their files; None is the prior."""
+    """Return the stated initial distributions by their files; None is the prior."""
     starts: dict[str | None, set[str | None]] = {}
     for each in cells:
         file = each.cell.start.file if each.cell.start else None
@@ -257,16 +258,16 @@ def _starts(cells: list[_CellVerification]) -> dict[str | None, set[str | None]]
 
 
 def _verify_starts(starts: dict[str | None, set[str | None]]) -> Iterator[str]:
-    """Yield the files whose cells state several starts, or one in place of the prior."""
+    """Yield the files whose cells state different starts, and cells of the prior that state one."""
     for file, found in starts.items():
         if len(found) > 1 or (file is None) != (None in found):
-            yield f"{file or 'the prior'}: not all cells that begin there have this start"
+            yield f"{file or 'the prior'}: some cells that start there state another start"
 
 
 def _verify_table(
     grid: Grid, name: str, root: Path, bases: dict[str, str]
 ) -> tuple[Counter[str], list[str]]:
-    """Return the number of entries by what they were computed from, and the entries that differ."""
+    """Return the number of entries for each basis, and the entries that differ."""
     table, path = grid.file.tables[name], f"{grid.table(name)}.csv"
     counts, wrong = Counter(), []
     entries = read_table(grid, name, root)
@@ -284,19 +285,19 @@ def _verify_table(
 
 
 def _verify_reference(stated: LoadedReference, references: list[LoadedReference]) -> Iterator[str]:
-    """Yield where a reference differs from the reader's of its kind, if there are any."""
+    """Yield where a reference differs from the reader's references of the same kind."""
     manifest = stated[1]
     alike = [each for each in references if each[1].kind == manifest.kind]
     for yours in alike:
         yield from reference_differences(yours, stated)
     if references and not alike:
-        yield f"no reference of yours is of {manifest.dataset} with this extractor"
+        yield f"you have no reference of {manifest.dataset} with this extractor"
 
 
 def _all_rows(
     loaded: dict[str, LoadedReference], cells: list[_CellVerification]
 ) -> dict[str, list[int]]:
-    """Return `rows_of` of the real images, then of the samples."""
+    """Return the `rows_of` of the real images, then those hashes of the samples."""
     rows = {}
     for folder, (features, _) in loaded.items():
         for name in ("train", "test"):
@@ -308,12 +309,12 @@ def _all_rows(
 
 
 def _missing(tables: dict[str, Counter[str]]) -> Iterator[str]:
-    """Yield how many numbers and intervals could not be computed again."""
+    """Yield how many numbers and intervals could not be recomputed."""
     counts = sum(tables.values(), start=Counter())
     for basis, what in ((UNKNOWN, "numbers"), (MOMENTS, "intervals")):
         if count := sum(n for each, n in counts.items() if each.startswith(basis)):
-            own = " (a measure that is not psld's never is)"
-            yield f"{count} {what} cannot be recomputed: evaluate with keep=2048{own}"
+            custom = "; numbers of custom measures cannot be recomputed"
+            yield f"{count} {what} cannot be recomputed: evaluate with keep=2048{custom}"
 
 
 def _recompute(
@@ -325,9 +326,9 @@ def _recompute(
 
 
 def _fits_classes(cell: Cell, labels: Tensor | None) -> bool:
-    """Check that the samples were guided to the classes that the sampler names, if any.
+    """Return whether the samples were guided to the classes that the sampler names, if any.
 
-    It holds for a custom guidance, because only its class says which.
+    Return True for a custom guidance, whose classes only its code knows.
     """
     stated, guidance = [] if labels is None else labels.tolist(), cell.sampler.settings.guidance
     if guidance.is_data:
@@ -339,7 +340,7 @@ def _fits_classes(cell: Cell, labels: Tensor | None) -> bool:
 
 
 def _basis(entry: Entry, fixed: int | None, bases: dict[str, str]) -> str:
-    """Return what the number of an entry was computed from; `bases` as in `_CellVerification`."""
+    """Return the basis of the number of an entry; `bases` is described in `_CellVerification`."""
     if entry.value is None:
         return "not run"
     basis = "recomputed from features"
@@ -352,7 +353,7 @@ def _basis(entry: Entry, fixed: int | None, bases: dict[str, str]) -> str:
 
 
 def _index(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Read the index in a folder. Raises UserError if it is not of the files of these names."""
+    """Read the index in a folder. Raises UserError if it does not list exactly these names."""
     index = read_json(folder / INDEX, dict[str, str])
     if different := sorted(({*names} ^ index.keys()) - {INDEX}):
         raise UserError(f"{different[0]}: {'missing' if different[0] in index else 'added'}")
@@ -360,7 +361,7 @@ def _index(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """Unpack a zip, unless its index does not fit or it is a bomb: then raise UserError."""
+    """Unpack a zip. Raises UserError if its index does not fit, or if it is a zip bomb."""
     with zipfile.ZipFile(path) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         size, names = sum(e.file_size for e in entries), Counter(e.filename for e in entries)
@@ -370,7 +371,7 @@ def _unpack(path: Path, folder: Path) -> None:
             raise UserError(f"{twice[0]}: {names[twice[0]]} entries of this name")
         archive.extract(INDEX, folder)
         _index(folder, names)
-        archive.extractall(folder)  # leaves out each `..` of a name
+        archive.extractall(folder)  # removes each `..` of a name
 
 
 def files_in(folder: Path) -> set[str]:
@@ -381,7 +382,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed") -> Iterator[str]:
-    """Yield where two contents differ by more than rounding: `KEY is X, recomputed Y`."""
+    """Yield a line for each difference larger than rounding: `KEY is X, recomputed Y`."""
     if isinstance(right, list) and isinstance(stated, list) and len(right) == len(stated):
         right, stated = dict(enumerate(right)), dict(enumerate(stated))
     if isinstance(right, dict) and isinstance(stated, dict):
@@ -399,7 +400,10 @@ def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed"
 
 
 def manifest_differences(network: TrainedRecord) -> Iterator[str]:
-    """Yield where a manifest differs from the grid; an import has the steps of its checkpoint."""
+    """Yield where a manifest differs from the grid.
+
+    The steps of an imported model are those that its checkpoint states.
+    """
     found, settings = network.read_manifest(), network.settings
     steps = found.step if found.imported else settings.training.steps
     right = {"settings": settings.model().identity(), "step": steps}
@@ -413,7 +417,10 @@ def _text(value: Any) -> str:
 
 
 def reference_differences(yours: LoadedReference, theirs: LoadedReference) -> Iterator[str]:
-    """Yield where a certificate's reference differs from the reader's by more than rounding."""
+    """Yield where a reference of a certificate differs from a reference of the reader.
+
+    Differences by rounding are left out.
+    """
     facts = {"dataset_digest", "images", "extractor_digest", "extractor_test_accuracy"}
     right, stated = (manifest.model_dump(include=facts) for _, manifest in (yours, theirs))
     found = list(differences(right, stated, word="in yours"))
@@ -444,18 +451,21 @@ def relative_distance(yours: Tensor | None, stated: Tensor | None) -> float:
 
 
 def rows_of(features: Tensor) -> list[int]:
-    """Return a hash of the features of each image, n×d."""
+    """Return a hash for each image of its features, n×d."""
     return [hash(row.tobytes()) for row in features.contiguous().numpy()]
 
 
 def equal_features(rows: Mapping[str, list[int]]) -> Iterator[str]:
-    """Yield which sets of images, with these `rows_of`, share features exactly or repeat theirs."""
+    """Yield which sets of images have exactly equal features, by their `rows_of`.
+
+    A set may repeat its own features, or share features with other sets.
+    """
     owners: dict[int, str] = {}
     for name, hashes in rows.items():
         different = set(hashes)
         if len(different) < len(hashes):
-            yield f"{name}: {len(hashes) - len(different)} of {len(hashes)} repeat another"
+            yield f"{name}: {len(hashes) - len(different)} of {len(hashes)} repeat another image"
         shared = Counter(owners[row] for row in hashes if row in owners)
         for other, count in shared.items():
-            yield f"{name}: {count} of {len(hashes)} are exactly those of {other}"
+            yield f"{name}: {count} of {len(hashes)} are equal to {other}"
         owners |= dict.fromkeys(different - owners.keys(), name)

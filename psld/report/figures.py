@@ -1,7 +1,8 @@
 """Draw the figures of a grid from its results, and images of samples in rows."""
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -20,11 +21,12 @@ from psld.sampling.settings import records_of
 from psld.sampling.shards import Shard, read_shard, shard_path
 from psld.utils.errors import UserError
 
-ROWS, COLUMNS = 12, 16  # most rows of the images of a shard, and images per row
-COMPARED = 14  # images per row of a comparison
-REAL = "training images"  # the name of their row
+ROWS, COLUMNS = 12, 16  # the most rows of images of a shard, and the images per row
+COMPARED = 8  # images per row of a comparison: few, so that its names are readable on a phone
+REAL = "training images"  # the name of the row of training images
 TITLE_HEIGHT = 0.4  # inches
 LETTER_WIDTH = 0.085  # inches, in the name of a row
+LONGEST_LINE = 28  # letters in a line of the name of a row
 
 
 def draw_figure(grid: Grid, name: str) -> Figure:
@@ -49,21 +51,21 @@ def draw_figure(grid: Grid, name: str) -> Figure:
 
 
 def _real_rows(figure: GridFigure, columns: int = COLUMNS) -> list[np.ndarray]:
-    """Return a row of training images, from all over the split, of each dataset that is here."""
+    """Return, for each dataset that exists here, a row of training images from the whole split."""
     stores = [ImageStore.open(data) for data in figure.datasets if Path(data).exists()]
     splits = [store.images("train") for store in stores]
     return [each[np.linspace(0, len(each) - 1, columns).astype(int)] for each in splits]
 
 
 def _originals(cell: Cell, shard: Shard) -> np.ndarray | None:
-    """Return the images whose holes the first shard of a cell fills in; None without inpainting."""
+    """Return the original images of the first shard of an inpainted cell; None for other cells."""
     data, guidance = cell.datasets.get("data"), cell.sampler.settings.guidance
     if data is None or not guidance.inpaints:
         return None
     split, _ = cast(tuple[Split, Mask], imported(guidance).holes)
     store = ImageStore.open(data)
     if store.digest != shard.origin.dataset_digest:
-        raise UserError(f"{cell.folder}: fills in images of another {data}; sample it again")
+        raise UserError(f"{cell.folder}: inpaints images of another {data}; sample the cell again")
     return store.images(split)[: len(shard.images)]
 
 
@@ -73,10 +75,10 @@ def draw_shard(
     originals: np.ndarray | None = None,
     real: Sequence[np.ndarray] = (),
 ) -> Figure:
-    """Draw the first images of a shard, above rows of real ones.
+    """Draw the first images of a shard, above rows of real images.
 
-    Samples guided to several classes have one row per class. Inpainted images have three rows: with
-    their holes, filled in, and the originals.
+    Samples that are guided to several classes have a row per class. Inpainted images have three
+    rows: the images with their holes, the samples, and the originals.
     """
     if originals is not None:
         lines = before_and_after(shard, originals, ROWS, COLUMNS)
@@ -110,7 +112,7 @@ def _draw_comparison(figure: GridFigure) -> Figure:
     shards: dict[str, Shard] = {}
     for label, cell in figure.cells.items():
         path = shard_path(cell.folder, 0)
-        # A record says that its shards are there, even if they are not visible here yet.
+        # A record states that its shards exist, even if they are not visible here yet.
         if path.exists() or records_of(path.parent, 0):
             shards[label] = read_shard(path)
     if not shards:
@@ -138,15 +140,25 @@ def _draw_nearest(figure: GridFigure) -> Figure:
 
 
 def full_row(images: np.ndarray, columns: int) -> np.ndarray:
-    """Return the first `columns` images, n×C×H×W, and white ones if there are fewer."""
+    """Return the first `columns` images, n×C×H×W, padded with white images."""
     white = np.full((columns, *images.shape[1:]), 255, np.uint8)
     return np.concatenate([images, white])[:columns]
 
 
+def _wrapped(name: str) -> Iterator[str]:
+    for line in name.splitlines():
+        yield from textwrap.wrap(line, LONGEST_LINE)
+
+
 def draw_images(images: np.ndarray, columns: int, title: str, names: Sequence[str] = ()) -> Figure:
-    """Draw images, uint8, N×C×H×W, in rows of `columns`, with the rows' names on the left."""
+    """Draw images, uint8, N×C×H×W, in rows of `columns` images.
+
+    Args:
+        names: the names of the rows, which stand on the left.
+    """
     pixels = tiled(images, columns)
     height, width, _ = pixels.shape
+    names = ["\n".join(_wrapped(name)) for name in names]
     letters = (len(line) for name in names for line in name.splitlines())
     margin = LETTER_WIDTH * max(letters, default=0)
     inches = PAGE_WIDTH - margin

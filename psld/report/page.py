@@ -1,12 +1,12 @@
-"""The pages for readers: of a grid's results, in HTML, and the card of a model, in Markdown."""
+"""The page of a grid's results, in HTML, and the card of a model, in Markdown."""
 
 import base64
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from PIL import Image
@@ -19,6 +19,7 @@ from psld.models.manifest import ModelManifest
 from psld.report.table import (
     TEMPLATES,
     TableText,
+    answer,
     answers,
     claims_text,
     limit_text,
@@ -29,8 +30,10 @@ from psld.report.table import (
 )
 
 MOST_PIXELS = 1600
+UNFOLDED = 5
+"""The number of figures that are shown without a click."""
 FEW_COLORS = 1024
-"""A picture with at most as many colors is a drawing or gray; one with more has photographs."""
+"""A picture with more colors is taken for a photograph, and compressed with losses."""
 
 
 class Picture(NamedTuple):
@@ -43,7 +46,11 @@ class Picture(NamedTuple):
 
 
 def results_page(grid: Grid) -> str:
-    """Return the page: what was asked, what came out, the tables and figures that exist."""
+    """Return the page of a grid's results.
+
+    It begins with the first finding and the first figure. Tables and figures that do not exist yet
+    are listed.
+    """
     tables = read_tables(grid)
     entries = [entry for rows in tables.values() for row in rows for entry in row]
     results = [result for entry in entries for result in entry.results]
@@ -51,19 +58,23 @@ def results_page(grid: Grid) -> str:
     files = {name: Path(f"{grid.figure(name)}.png") for name in all_figures(grid)}
     drawn = {name: file for name, file in files.items() if file.exists()}
     pictures = _pictures(grid, drawn)
+    headlines = (answer(grid.file.tables[name], rows).headline for name, rows in tables.items())
+    headline = next(filter(None, headlines), "")
     return TEMPLATES.get_template("page.html").render(
         grid=grid,
         total=len(entries),
         compared=sum(e.paper is not None and e.status != "literature" for e in entries),
         summary=summary(grid, tables),
         claims=claims_text(read_claims(grid)),
-        answers=answers(tables),
+        headline=headline,
+        answers={text: name for text, name in answers(grid, tables).items() if text != headline},
         facts=_facts(grid),
         scales=list(scales(entries)),
         tables=texts,
         limits={name: limit_text(grid.file.tables[name], rows) for name, rows in tables.items()},
-        first=pictures.pop(FIRST, []),
-        pictures=pictures,
+        lead=pictures[0] if pictures else None,
+        pictures=_by_category(pictures[1:UNFOLDED]),
+        folded=_by_category(pictures[UNFOLDED:]),
         missing=[name for name in files if name not in drawn],
         origins=list(_origins(results)) if results else [],
     )
@@ -86,24 +97,31 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
     return {name: items for name, items in facts.items() if items}
 
 
-def _pictures(grid: Grid, drawn: dict[str, Path]) -> dict[Any, list[Picture]]:
-    """Return the drawn figures by category, the first ones by FIRST; equal captions once."""
-    pictures: dict[Any, list[Picture]] = {}
+def _pictures(grid: Grid, drawn: dict[str, Path]) -> list[Picture]:
+    """Return the drawn figures; a caption that repeats names the first figure that has it."""
+    pictures = []
     captions: dict[str, int] = {}
     for number, (name, path) in enumerate(drawn.items(), 1):
         figure = all_figures(grid)[name]
         first = captions.setdefault(figure.caption, number)
         caption = figure.caption if first == number else f"As in Figure {first}."
-        picture = Picture(number, figure, caption, *_embedded(path))
-        place = figure.category if figure.category == FIRST else figure.category[0]
-        pictures.setdefault(place, []).append(picture)
+        pictures.append(Picture(number, figure, caption, *_embedded(path)))
     return pictures
 
 
-def _embedded(path: Path) -> tuple[str, int, int]:
-    """Return a PNG as a data URI, WebP of at most MOST_PIXELS in width, and its size in pixels.
+def _by_category(pictures: Iterable[Picture]) -> dict[str, list[Picture]]:
+    """Return pictures by category; the figures that a grid compares are in "", the first one."""
+    found: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        category = picture.figure.category
+        found.setdefault("" if category == FIRST else category[0], []).append(picture)
+    return found
 
-    It is lossless unless it has photographs.
+
+def _embedded(path: Path) -> tuple[str, int, int]:
+    """Return a PNG as a data URI, WebP of at most MOST_PIXELS in width, with its size in pixels.
+
+    Drawings and gray pictures are compressed without losses.
     """
     image = Image.open(path).convert("RGB")
     few = image.getcolors(FEW_COLORS) is not None
@@ -122,7 +140,9 @@ def _origins(results: Sequence[ModelResult]) -> Iterator[TableText]:
         facts = [each.settings["dataset"]["name"], steps, each.weights_sha256]
         settings = dict(each.settings)
         if settings["training"].get("objective") == "denoiser":
-            settings.pop("process", None)  # that of a cell: the weights serve all
+            settings.pop(
+                "process", None
+            )  # the process of one cell; the weights serve every process
         lines[each.name] = [each.name, *facts, json.dumps(settings)]
     columns = ["name", "dataset", "steps", "SHA-256", "settings"]
     yield TableText("Weights", columns, list(lines.values()))
@@ -141,17 +161,20 @@ def _software(result: ModelResult) -> tuple[str, ...]:
 
 
 OF_THE_START = (
-    "means and covariances of training images. It is not private: two starts of data that differ "
-    "in one image give that image."
+    "means and covariances of training images. They are not private: from the starts of two "
+    "datasets that differ in one image, this image can be computed."
 )
 
 
 def model_card(
     manifest: ModelManifest, repository: str, license: str, start: str | None = None
 ) -> str:
-    """Return the README.md of a repository on the Hub, with its header; `start` is uploaded, too.
+    """Return the README.md of a model's repository on the Hub.
 
-    It has the results of the working directory that were measured with exactly these weights.
+    It lists the results in the working directory that were measured with exactly these weights.
+
+    Args:
+        start: the file of the initial distribution, if it is uploaded with the model.
     """
     header = {"license": license, "library_name": "psld", "tags": ["diffusion", "psld"]}
     header["pipeline_tag"] = "unconditional-image-generation"
@@ -161,7 +184,7 @@ def model_card(
         "A diffusion model of images, for a reference implementation of Phase Space Langevin "
         "Diffusion (K. Pandey and S. Mandt, ICCV 2023).",
         markdown(TableText("Model", ["", ""], [*facts, ["license of the weights", license]], 2)),
-        # The package is on no index, and its name there may be somebody else's one day.
+        # The package is on no index, where somebody else may take its name.
         f"### How to load\n\n```python\nimport psld  # in its checkout: pip install '.[hub]'\n\n"
         f'model = psld.load("hf://{repository}")\nimages = model.sample(16, seed=0)\n```',
         f"This loads the newest commit. `hf://{repository}@COMMIT`, with the hash of a commit, "
@@ -198,7 +221,7 @@ def _card_facts(manifest: ModelManifest) -> Iterator[tuple[str, str | None]]:
 
 
 def _distances(weights_sha256: str) -> str:
-    """Return a table of the results that were measured with these weights, and no guide's."""
+    """Return a table of the results that were measured with these weights and without a guide."""
     lines = []
     for path in sorted(Path("results/cells").glob("*/*/*.json")):
         if weights_sha256 not in path.read_text():  # Reading all results of the paper takes long.
@@ -211,6 +234,6 @@ def _distances(weights_sha256: str) -> str:
                 cost = [f"{r.samples:,}", f"{r.nfe:g}"]
                 lines.append([cell, r.metric["name"], *cost, f"{r.value:.4g}", interval])
     columns = ["cell", "metric", "images", "evaluations per image", "value", "95 % interval"]
-    covers = "The interval covers other samples of the same weights; not training again."
+    covers = "The interval covers other samples of the same weights, but not training again."
     text = TableText("Distances", columns, lines, notes=[covers])
     return markdown(text).strip() if lines else "No distances were measured."

@@ -1,4 +1,4 @@
-"""The parts of a grid, its cost in GPU hours by `FORMULA`, and its time on one core."""
+"""The plan of a grid: its parts, its cost in GPU hours by `FORMULA`, and its time on one core."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,21 +29,22 @@ from psld.utils.progress import about
 N = TypeVar("N", int, float)
 
 COUNTED = Path(".cache/counted")
-"""The FLOPs of networks that were counted before."""
+"""The cached FLOPs of networks."""
 CODE = "diffusion", "networks", "training"
-"""The parts of the package that decide them."""
+"""The subpackages whose code decides the FLOPs of a network."""
 
 ADAPTIVE_EVALUATIONS = 200
-"""Network evaluations of an adaptive sampler if no table gives the paper's number."""
+"""Network evaluations of an adaptive sampler if no table has the number of the paper."""
 
 FORMULA = (
-    "A training takes the time of its images, and samples take that of their network evaluations "
-    "(samples × NFE). The speeds are those of runs here, also on CPUs. Without a run, the time is "
-    "the FLOPs by sustained_tflops; RK45, which needs all bits of fp32, takes six times as long. "
+    "The time of a training is proportional to its images, and the time of samples to their "
+    "network evaluations (samples × NFE). Speeds are measured in earlier runs here, also on CPUs. "
+    "Without a run, the time is the FLOPs divided by sustained_tflops; RK45, which needs full fp32 "
+    "precision, takes six times as long. "
     f"FLOPs: GFLOPs × ({TRAIN_FACTOR} × training images + samples × NFE)."
 )
 
-UNKNOWN = "GPU hours are unknown (?) where nothing has been run: add sustained_tflops=…"
+UNKNOWN = "GPU hours are unknown (?) for networks that have not been run: add sustained_tflops=…"
 
 
 @dataclass
@@ -51,12 +52,12 @@ class Work:
     trained: list[TrainedRecord] = field(default_factory=list)
     training_images: int = 0
     evaluations: float = 0
-    """Images × network evaluations, over all samples; a guide and its gradient count as two."""
+    """The sum over samples of network evaluations; a guide and its gradient count as two."""
     adaptive: float = 0
-    """Those of them that take all bits of fp32: RK45's."""
+    """The part of `evaluations` that needs full fp32 precision: RK45."""
 
     def flops(self, per_image: float) -> float:
-        """Return the FLOPs of all of it, by those of one image through the network."""
+        """Return the FLOPs of this work, from the FLOPs of one image through the network."""
         return per_image * (TRAIN_FACTOR * self.training_images + self.evaluations)
 
 
@@ -86,7 +87,10 @@ def readable(number: float | None) -> str:
 
 
 def table_sizes(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
-    """Yield each table's name and numbers of models, cells and shards; tables may share them."""
+    """Yield the name of each table with its numbers of models, cells and shards.
+
+    Tables may share models, cells and shards.
+    """
     for name in grid.file.tables:
         cells = cells_behind(entries_in(grid, name))
         models = {cell.model.name for cell in cells}
@@ -94,7 +98,7 @@ def table_sizes(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
 
 
 def jobs_by_stage(grid: Grid) -> dict[str, int]:
-    """Count the jobs of each stage, if nothing has been made yet."""
+    """Return the number of jobs of each stage for a grid of which nothing has been run."""
     guides, models = grid.guides.values(), grid.models.values()
     features = grid.features.values()
     jobs = {
@@ -116,7 +120,7 @@ def jobs_by_stage(grid: Grid) -> dict[str, int]:
 
 
 def _network(trained: TrainedRecord) -> tuple[Settings, int, int]:
-    """Return what decides the FLOPs of a network."""
+    """Return the settings that decide the FLOPs of a network."""
     settings = trained.settings
     return settings.network, settings.dataset.image_size, settings.dataset.channels
 
@@ -124,7 +128,8 @@ def _network(trained: TrainedRecord) -> tuple[Settings, int, int]:
 def work_by_network(grid: Grid) -> dict[str, Work]:
     """Return the work of each network, by its name in configs/network.
 
-    Later networks of the same name have that of their first model or guide in parentheses.
+    If several networks have one name, each later network has the name of its first model or guide
+    in parentheses.
     """
     names: dict[tuple[Settings, int, int], str] = {}
     works: dict[str, Work] = {}
@@ -157,7 +162,7 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
 
 
 def cost(grid: Grid, tflops: float | None) -> str:
-    """Describe the work, and its GPU hours on a GPU with these TFLOP/s or, better, by runs here."""
+    """Describe the work and its GPU hours, by earlier runs here or else by a GPU's TFLOP/s."""
     works = work_by_network(grid)
     per_image = {network: gigaflops(work.trained[0]) for network, work in works.items()}
     flops = {n: work.flops(per_image[n]) for n, work in works.items()}
@@ -191,8 +196,8 @@ def cost(grid: Grid, tflops: float | None) -> str:
     core = (
         f"On one core of this machine: {about(seconds)} for "
         f"trainings and samples, by a training step of {model.name} that was measured now. The "
-        "features of metrics (FID: 0.2 seconds an image) and the start of each job come on top: "
-        "some seconds, and on a cluster its wait in the queue."
+        "features of metrics (FID: 0.2 seconds per image) and the start of each job are not "
+        "included: some seconds, and on a cluster the wait in the queue."
     )
     return "\n\n".join([printed, FORMULA, f"All of it: {total * 1e9:.3g} FLOPs.", last, core])
 
@@ -215,8 +220,11 @@ def _flops(settings: ModelSettings) -> int:
 
 
 def built(count: Callable[[Any], N], settings: Any) -> N:
-    """Return a number of a network, which is built in a child process if it is a custom part as
-    data: this process imports none."""
+    """Return a number that is counted on a network.
+
+    A network of a custom part is built in a child process, because this process imports no custom
+    parts.
+    """
     if not (settings.network.is_data or settings.training.objective.is_data):
         return count(settings)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -234,7 +242,7 @@ def _hours(images: float, per_second: float | None) -> float | None:
 
 
 def earlier_throughput(measured: Sequence[Entry], work: Work) -> tuple[float | None, float | None]:
-    """Return images/s of a network's earlier runs, per GPU: a training step, and an evaluation."""
+    """Return the images/s per GPU of a network's earlier trainings, and of its earlier sampling."""
     trained = train_seconds = sampled = sample_seconds = 0.0
     for record in work.trained:
         if Path(record.manifest).exists():

@@ -2,8 +2,8 @@
 
 A plot has panels of curves on a logarithmic axis of values, with one legend above them. Bars are
 the 95 % intervals of distances. The colors are those of Okabe and Ito, which color-blind readers
-can tell apart; markers and line styles keep lines apart in a gray print. Figures stay readable at
-half their size.
+can tell apart; markers and line styles keep lines apart in a gray print. Figures are so narrow that
+they are readable on a phone.
 """
 
 import math
@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, Locator, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from psld.grid.cells import Cell, Grid
@@ -37,8 +37,8 @@ rc("xtick", labelsize=10)
 rc("ytick", labelsize=10)
 rc("legend", fontsize=10.5, frameon=False, handlelength=2.8)
 rc("grid", color="0.9")
-rc("savefig", dpi=150)
-rc("svg", hashsalt="psld")  # equal figures are equal files
+rc("savefig", dpi=220)
+rc("svg", hashsalt="psld")  # so that equal figures are equal files
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
@@ -47,19 +47,22 @@ DASHES = ("solid", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 # Sizes in inches.
 PANEL = (3.3, 3.1)
 SINGLE_PANEL_WIDTH = 5.0
-PANELS_PER_ROW = 3
+PANELS_PER_ROW = 2
 PAGE_WIDTH = PANELS_PER_ROW * PANEL[0]
 LEGEND_LINE = 0.25
 
 # Sizes in points.
 LINE_WIDTH = 1.6
 MARKER_SIZE = 6.5
-APART, SPREAD = 4.0, 20.0  # between the bars of two curves, and of all
+APART, SPREAD = 4.0, 20.0  # between the bars of two curves, and between the outer bars
 
+LEAST_TICKS = 3
 MAX_POINTS = 60  # of a training curve
 LONGEST_BAR = 10  # a bar is drawn down to this fraction of its value
 
-SCALE_COLOR = "0.45"  # of reference lines
+SCALE_COLOR = "0.45"  # of the line of noise, and of the paper in the legend
+NOISE = {"color": SCALE_COLOR, "linewidth": 1, "linestyle": ":", "zorder": 1}
+"""The line at the distance of pure noise, behind all curves."""
 HOLE_COLOR = (0, 114, 178)  # of missing pixels; neither black nor white in a gray print
 
 Points = list[tuple[float, float]]
@@ -84,7 +87,7 @@ class Look:
         }
 
     def paper(self) -> dict[str, Any]:
-        """Return the properties of the paper's numbers: larger, hollow, on a thin line."""
+        """Return the properties of numbers of the paper: large, hollow markers on a thin line."""
         return self.ours() | {
             "linewidth": 0.7,
             "markersize": 1.7 * MARKER_SIZE,
@@ -96,18 +99,12 @@ class Look:
 
 
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
-    """Return the looks of all models or all samplers of a grid, for all its figures."""
+    """Return the looks of all models or all samplers, the same in all figures of a grid."""
     looks = {}
     for index, name in enumerate(names):
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
         looks[name] = Look(color, marker, DASHES[index // len(COLORS) % len(DASHES)])
     return looks
-
-
-def level_look(name: str) -> dict[str, Any]:
-    """Return the properties of a line at a reference value, behind all curves."""
-    dash = ":" if name == "noise" else "-."
-    return {"color": SCALE_COLOR, "linewidth": 1, "linestyle": dash, "zorder": 1}
 
 
 def ramp(names: Sequence[str]) -> dict[str, Look]:
@@ -124,16 +121,17 @@ class Curve:
     ours: Points
     paper: Points = field(default_factory=list)
     bars: Sequence[tuple[float, float, float]] = ()  # x and both ends of each error bar
-    arrows: Points = field(default_factory=list)  # lower ends of bars that go on
+    arrows: Points = field(default_factory=list)  # lower ends of bars that are cut
 
 
 @dataclass(frozen=True)
 class Panel:
     title: str
-    axis: object  # adjacent panels with the same one share their y axis
+    axis: object  # adjacent panels with equal axes share their y axis
     y_label: str
     curves: list[Curve]
-    levels: dict[str, float] = field(default_factory=dict)  # reference values by name
+    noise: float | None = None
+    """The distance of pure noise, if it is positive."""
 
 
 def draw_plot(grid: Grid, name: str) -> Figure:
@@ -158,13 +156,14 @@ def _panels(
 ) -> list[Panel]:
     """Return the panels that have points. Raises UserError if no cell is measured yet.
 
-    `x_value` maps a cell and its network evaluations to its x.
+    Args:
+        x_value: maps a cell and its network evaluations to the x of its point.
     """
     papers, label, panels = paper_values(grid), grid.file.label, []
     # A model has one dataset, and its label may name it.
     several_datasets = len({g.dataset for g in groups if g.panel in grid.file.samplers}) > 1
     for group in groups:
-        curves, levels = [], {}
+        curves, noise = [], None
         for name, entries in group.lines.items():
             ours, paper, bars, arrows = [], [], [], []
             for entry in (entry.read() for entry in entries):
@@ -175,7 +174,7 @@ def _panels(
                     low = max(interval.low, interval.value / LONGEST_BAR)
                     bars.append((x, low, interval.high))
                     arrows += [(x, low)] if low > interval.low else []
-                    levels = {"noise": first.noise, first.held_out: first.floor}
+                    noise = first.noise if first.noise and first.noise > 0 else None
                 printed = papers.get(entry.number, {})
                 steps = getattr(entry.cell.sampler.settings, "steps", None)
                 x = x_value(entry.cell, printed.get("nfe") or steps)
@@ -187,9 +186,8 @@ def _panels(
         if curves:
             dataset = f"{group.dataset}, " if several_datasets else ""
             title = f"{dataset}{label(group.panel)}"
-            y_label = f"{group.metric}, {group.samples:,} samples"
-            levels = {name: level for name, level in levels.items() if level and level > 0}
-            panels.append(Panel(title, group.axis, y_label, curves, levels))
+            y_label = f"{group.metric} of {group.samples:,} samples"
+            panels.append(Panel(title, group.axis, y_label, curves, noise))
     if not any(curve.ours for panel in panels for curve in panel.curves):
         raise UserError(f"results/cells/{grid.name}: nothing of grid {grid.name} to plot yet")
     return panels
@@ -208,6 +206,13 @@ def _logarithmic_gamma(axes: Axes, gammas: list[float]) -> None:
     _label_x_axis(axes, gammas, "{x:g}")
 
 
+def _logarithmic_steps(axes: Axes, steps: list[float]) -> None:
+    axes.set_xscale("log")
+    _label_x_axis(
+        axes, LogLocator(subs=(1.0, 2.0, 5.0)).tick_values(steps[0], steps[-1]), "{x:,.0f}"
+    )
+
+
 def _plot_training(grid: Grid) -> Figure:
     looks = looks_of(grid.file.models)
     panels: dict[tuple[str, str], Panel] = {}
@@ -217,21 +222,21 @@ def _plot_training(grid: Grid) -> Figure:
         entries = TrainingHistory.read(path).entries if path.exists() else []
         if points := thinned([(entry.step, entry.loss) for entry in entries]):
             target = "image" if model.settings.serves_every_process else "noise"
-            panel = Panel(model.dataset, target, f"loss of the {target}", [])
+            panel = Panel(model.dataset, target, f"training loss of the {target}", [])
             panel = panels.setdefault((target, model.dataset), panel)
             panel.curves.append(Curve(grid.file.label(model.name), looks[model.name], points))
     if not panels and not any(Path(model.folder, HISTORY).exists() for model in models):
         raise UserError(f"models/{grid.name}: nothing of grid {grid.name} to plot yet")
-    if not panels:  # of models that were saved from Python
+    if not panels:  # models that were saved from Python
         figure = Figure(figsize=PANEL)
         figure.text(0.5, 0.5, "These models have no history.", ha="center")
         return figure
     by_loss = sorted(panels.values(), key=lambda panel: panel.y_label, reverse=True)
-    return _draw_panels(by_loss, "training step", lambda axes, _: axes.set_xscale("log"))
+    return _draw_panels(by_loss, "training step", _logarithmic_steps)
 
 
 def thinned(points: Points) -> Points:
-    """Average the points in at most MAX_POINTS bins, equally wide on a logarithmic axis."""
+    """Average points in at most MAX_POINTS bins, which are equally wide on a logarithmic axis."""
     if len(points) <= MAX_POINTS:
         return points
     steps, losses = np.array(points).T
@@ -244,7 +249,7 @@ def thinned(points: Points) -> Points:
 
 
 def save(figure: Figure, output: str) -> None:
-    """Write a figure as OUTPUT.png and OUTPUT.svg, each whole or not at all; print both paths."""
+    """Write a figure atomically as OUTPUT.png and OUTPUT.svg, and print both paths."""
     for ending, metadata in (("svg", {"Date": None}), ("png", {})):
         with atomic_path(f"{output}.{ending}") as partial:
             figure.savefig(partial, format=ending, bbox_inches="tight", metadata=metadata)
@@ -254,7 +259,11 @@ def save(figure: Figure, output: str) -> None:
 def _draw_panels(
     panels: Sequence[Panel], x_label: str, set_x_axis: Callable[[Axes, list[float]], None]
 ) -> Figure:
-    """Draw panels in rows of about the same length; `set_x_axis` gets axes and sorted x values."""
+    """Draw panels in rows of equal length.
+
+    Args:
+        set_x_axis: is called with the axes of each panel and its sorted x values.
+    """
     rows = math.ceil(len(panels) / PANELS_PER_ROW)
     columns = math.ceil(len(panels) / rows)
     width = columns * PANEL[0] if columns > 1 else SINGLE_PANEL_WIDTH
@@ -263,12 +272,9 @@ def _draw_panels(
     if any(curve.paper for panel in panels for curve in panel.curves):
         look = Look(SCALE_COLOR, "o")
         handles.append(Line2D([], [], label="hollow: the paper's", **look.paper()))
-    levels: dict[str, set[str]] = {}
-    for name, value in (level for panel in panels for level in panel.levels.items()):
-        levels.setdefault(name, set()).add(f"{value:.2g}")
-    for name, values in levels.items():
-        label = f"{name}: {', '.join(sorted(values, key=float))}"
-        handles.append(Line2D([], [], label=label, **level_look(name)))
+    if noise := {panel.noise for panel in panels if panel.noise}:
+        label = f"noise: {', '.join(f'{value:.2g}' for value in sorted(noise))}"
+        handles.append(Line2D([], [], label=label, **NOISE))
     longest = max(len(str(handle.get_label())) for handle in handles)
     legend_columns = max(1, min(int(width / (0.75 + 0.075 * longest)), len(handles)))
     height = rows * PANEL[1] + LEGEND_LINE * math.ceil(len(handles) / legend_columns)
@@ -276,15 +282,14 @@ def _draw_panels(
     figure = Figure(figsize=(width, height), layout="constrained")
     subplots = figure.subplots(rows, columns, squeeze=False)
     pairs = list(zip(panels, subplots.flat, strict=False))
-    for index, (panel, axes) in enumerate(pairs):
+    for panel, axes in pairs:
         axes.set(xlabel=x_label, yscale="log")
         axes.set_title(panel.title, parse_math=False)
         middle = (len(panel.curves) - 1) / 2
         for place, curve in enumerate(panel.curves):
             _draw_curve(axes, curve, (place - middle) * min(APART, SPREAD / len(panel.curves)))
         set_x_axis(axes, sorted({x for c in panel.curves for x, _ in c.ours + c.paper}))
-        if index % columns == 0 or panel.axis != panels[index - 1].axis:
-            axes.set_ylabel(panel.y_label)
+        axes.set_ylabel(panel.y_label)
     for empty in subplots.flat[len(panels) :]:
         empty.set_axis_off()
     for _, alike in groupby(pairs, lambda pair: pair[0].axis):
@@ -296,7 +301,7 @@ def _draw_panels(
 
 
 def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
-    """Draw a curve; shift it by so many points if it has bars, away from those of others."""
+    """Draw a curve; a curve with bars is shifted by `shift` points, away from other bars."""
     drawn = []
     if curve.paper:
         drawn += axes.plot(*zip(*curve.paper, strict=True), label="_paper", **curve.look.paper())
@@ -310,30 +315,37 @@ def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
         if curve.arrows:
             drawn += axes.plot(*zip(*curve.arrows, strict=True), "v", label="_arrows", **look)
         move = ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
-        for artist in drawn:  # The limits of the axes are already those of the data.
+        for artist in drawn:  # Moving artists no longer changes the limits of the axes.
             artist.set_transform(axes.transData + move)
 
 
 def _share_y_axis(pairs: list[tuple[Panel, Axes]]) -> None:
-    """Give panels the same y axis, which fits all curves and bars, and draw the levels on it."""
+    """Give panels one y axis, with room for all curves and bars, and draw the line of noise."""
     curves = [curve for panel, _ in pairs for curve in panel.curves]
     values = [y for curve in curves for _, y in curve.ours + curve.paper]
     values += [end for curve in curves for _, *ends in curve.bars for end in ends]
     room = max(1.15, (max(values) / min(values)) ** 0.12)
     low, high = min(values) / room, max(values) * room
-    labeled = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)  # times powers of ten
     for panel, axes in pairs:
         axes.set_ylim(low, high)
-        axes.yaxis.set_major_locator(LogLocator(subs=labeled, numticks=15))
+        axes.yaxis.set_major_locator(_ticks(low, high))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(NullLocator())
-        for name, value in panel.levels.items():
-            if low < value < high:
-                axes.axhline(value, **level_look(name))
+        if panel.noise and low < panel.noise < high:
+            axes.axhline(panel.noise, **NOISE)
+
+
+def _ticks(low: float, high: float) -> Locator:
+    """Return at least LEAST_TICKS ticks of a logarithmic axis, at powers of ten if they suffice."""
+    for multiples in ((1.0,), (1.0, 2.0, 5.0)):
+        ticks = LogLocator(subs=multiples, numticks=15)
+        if sum(low <= tick <= high for tick in ticks.tick_values(low, high)) >= LEAST_TICKS:
+            return ticks
+    return MaxNLocator(5)
 
 
 def _label_x_axis(axes: Axes, values: list[float], labels: str) -> None:
-    """Label the sorted values, in the format `labels`, except those too close to the one before."""
+    """Label sorted values in the format `labels`; a value too close to the last label has none."""
     labeled, last = [], -math.inf
     for value in values:
         place = axes.transAxes.inverted().transform(axes.transData.transform((value, 1)))[0]
@@ -342,5 +354,4 @@ def _label_x_axis(axes: Axes, values: list[float], labels: str) -> None:
             last = place
     axes.xaxis.set_major_locator(FixedLocator(labeled))
     axes.xaxis.set_major_formatter(labels)
-    axes.xaxis.set_minor_locator(FixedLocator(values))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())

@@ -1,7 +1,8 @@
-"""Upload trainings and results to wandb; and the report that shows them.
+"""Upload trainings and results to wandb, and update the report that shows them.
 
-The steps of a training come from the history in its run directory, also of one that was killed;
-those that its run in wandb has are left out. A result replaces that of an earlier sync.
+The steps of a training come from the history in its run directory, also if the training was
+killed. Only steps that the run in wandb lacks are uploaded. A result replaces the result of an
+earlier sync.
 """
 
 import os
@@ -36,18 +37,18 @@ from psld.utils.files import digest_of
 from psld.utils.locks import held_if_free, sole_holder
 
 FINISH_SECONDS = "300"
-"""Nothing waits for a sync, so an upload may take longer than at the end of a training."""
+"""Longer than at the end of a training, because nothing waits for a sync."""
 SIDE = 8
 WIDE = {"w": 24, "h": 10}
 CURVES = ("loss", "grad_norm", "learning_rate", "images_per_second")
 VALUES = ("nfe", "images", "paper", "class_accuracy", "sampling_seconds")
-"""What the dashboard lists of each evaluation next to its distance."""
+"""The numbers that the dashboard lists for each evaluation, next to the distance."""
 
 
 def sync(runs: Path, grid: Grid | None, settings: WandbSettings) -> None:
     """Upload the trainings below `runs`, and the results of `grid`.
 
-    Raises UserError if nobody is logged in, and RunError if uploads failed; the others are made.
+    Raises UserError if nobody is logged in. Raises RunError if uploads failed, after all others.
     """
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
     check_login()
@@ -63,7 +64,7 @@ def sync(runs: Path, grid: Grid | None, settings: WandbSettings) -> None:
                 print(f"{name}: not uploaded: {error}", flush=True)
                 failed += 1
     if failed:
-        raise RunError(f"wandb: uploads that failed: {failed}, see above")
+        raise RunError(f"wandb: {failed} uploads failed; the reasons are above")
     print(f"{made} runs of {where} uploaded")
 
 
@@ -71,7 +72,7 @@ class ResultRun(NamedTuple):
     """One run: a metric of a cell, a table, or the grid's figures."""
 
     options: dict[str, Any]
-    """Of `wandb.init`; `job_type` is the command that made the result."""
+    """Options of `wandb.init`; `job_type` is the command that made the result."""
     logged: dict[str, Any]
     """Numbers, texts, images and tables by name."""
 
@@ -79,7 +80,7 @@ class ResultRun(NamedTuple):
 def _uploads(
     runs: Path, grid: Grid | None, settings: WandbSettings
 ) -> Iterator[tuple[str, Callable[[], bool]]]:
-    """Yield the name of each run and its upload, which returns False if nothing was to do."""
+    """Yield the name of each run and its upload, which returns False if there is nothing to do."""
     for file in sorted(runs.glob(f"*/{WANDB}")):
         yield str(file.parent), partial(_upload_training, file.parent)
     if grid:
@@ -92,11 +93,11 @@ def _uploads(
 def _upload_training(run: Path) -> bool:
     with held_if_free(run / "lock") as held:
         if not held:
-            print(f"{run}: left for the next sync, the training is running", flush=True)
-        # It may have been killed before its first checkpoint.
+            print(f"{run}: left for the next sync, because the training is running", flush=True)
+        # The training may have been killed before its first checkpoint.
         if not held or not (run / HISTORY).exists():
             return False
-        TrainingHistory.read(run / HISTORY)  # a damaged one opens no run
+        TrainingHistory.read(run / HISTORY)  # raises for a damaged history before a run is opened
         with online_run(**training_options(run)) as online:
             log_new_steps(online, run)
             online.finish(0 if is_exported(run) else 1)
@@ -113,13 +114,13 @@ def _upload_result(options: dict[str, Any], logged: dict[str, Any]) -> bool:
 
 
 def _named(grid: str, job_type: str, name: str, *identity: str | int) -> dict[str, Any]:
-    """Return the options of a result's run, with an id that a changed result keeps."""
+    """Return the options of a result's run, whose id does not depend on the result's values."""
     run_id = f"{job_type}-{digest_of([grid, *identity])[:12]}"
     return {"id": run_id, "job_type": job_type, "name": name}
 
 
 def result_runs(grid: Grid) -> Iterator[ResultRun]:
-    """Yield the runs of all results so far, in the order of the grid's tables."""
+    """Yield the runs of all results, in the order of the grid's tables."""
     papers = paper_values(grid)
     for cell in grid.measured_cells:
         sheet = None
@@ -129,7 +130,7 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
             result = CellResults.find(cell.result, measurement.digest(cell.digest))
             if result and not result.void:
                 paper = papers.get((cell, measurement), {}).get("value")
-                # wandb takes a picture for one run alone.
+                # wandb accepts a picture object in one run only.
                 images = {} if sheet is None else {"samples": wandb.Image(sheet)}
                 yield _evaluation_run(cell, result, paper, images)
     for name in grid.file.tables:
@@ -142,7 +143,7 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
 def _evaluation_run(
     cell: Cell, result: ModelResult, paper: float | None, images: dict[str, wandb.Image]
 ) -> ResultRun:
-    """Return the run of a metric: its value under its own name, the cost, and the settings."""
+    """Return the run of a metric: its value under the metric's name, the cost, and the settings."""
     metric = result.metric["name"]
     config = {
         **result.model.settings,  # under the same keys as in trainings
@@ -170,7 +171,7 @@ def _evaluation_run(
 
 
 def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
-    """Yield the run of a table: `table` as printed and `entries` for programs; none if empty."""
+    """Yield the run of a table that has results: `table` as printed, and `entries` for programs."""
     table, rows = grid.file.tables[name], read_table(grid, name)
     entries = [entry for row in rows for entry in row]
     if not any(entry.results for entry in entries):
@@ -210,7 +211,7 @@ def find_report(api: wandb.Api, entity: str, project: str, title: str) -> Report
 
 
 def report_blocks(grid: Grid) -> Iterator[Any]:
-    """Yield the contents of the report, which shows all results uploaded so far or later."""
+    """Yield the contents of the report, which also shows results that are uploaded later."""
     yield reports.TableOfContents()
     yield reports.H1("Distances")
     yield from _distances(grid)
@@ -247,7 +248,7 @@ def _distances(grid: Grid) -> Iterator[Any]:
             layout=Layout(**WIDE),
         )
         yield reports.H2(f"{dataset}: {metric}")
-        # The axis is logarithmic: distances without evaluations are in the tables alone.
+        # The axis is logarithmic, so distances without evaluations are only in the tables.
         condition = f"Tags() in {[dataset]} and Tags() in {[metric]} and SummaryMetric('nfe') >= 1"
         yield _panels(
             grid,

@@ -1,17 +1,17 @@
-"""The texts of a table, and their formats, which add nothing and round nothing."""
+"""The texts of a table, and its formats, which only format these texts."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
-from operator import attrgetter
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import cast
+from typing import NamedTuple, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from tabulate import tabulate
 
 from psld.evaluation.results import NUMBER_KINDS, CellResult
@@ -19,7 +19,7 @@ from psld.grid.cells import Grid
 from psld.grid.entries import LEAST_TRAININGS, STATUSES, Entry, Status
 from psld.grid.rows import ANSWERS, Comparison, as_csv, ranked, read_claims, read_table, read_tables
 from psld.grid.tables import Table
-from psld.metrics.estimate import CONFIDENCE
+from psld.metrics.estimate import CONFIDENCE, Difference, holm
 from psld.sampling.settings import gaussians
 from psld.utils import VERSION
 from psld.utils.environment import git_revision
@@ -27,7 +27,10 @@ from psld.utils.errors import listed, one_line
 from psld.utils.files import write_text
 
 MISSING = "–"
-LISTED = 5  # the most names that a note lists
+PHONE_WIDTH = 45  # in letters of a table, as style.css sets them
+COLUMN_SPACE = 2  # between columns, in letters
+LISTED = 5
+"""The most names that a note lists."""
 MARKS: dict[Status, str] = {
     "reproduced": " ✓",
     "off": " ✗",
@@ -38,15 +41,21 @@ MARKS: dict[Status, str] = {
     "undecided": " ?",
 }
 RANKS = {"best": " ★", "perhaps best": " ≈"}
-WORDS: dict[str | None, tuple[str, str, str]] = {
-    "smaller": ("nearest to the data", "nearer to the data", "farther"),
-    "larger": ("best", "better", "worse"),
-    "floor": ("nearest to real images", "nearer to real images", "farther"),
+OVERLAPS = " ≠"
+"""The mark of an entry that differs from the best, though both intervals overlap."""
+WORDS: dict[str | None, tuple[str, str]] = {
+    "smaller": ("nearest to the data", "nearer to the data"),
+    "larger": ("best", "better"),
+    "floor": ("nearest to real images", "nearer to real images"),
 }
-"""By which values of a metric are better."""
-STARTS = {"gaussian": " from one Gaussian", "mixture": " from the mixture"}
+"""Keyed by the direction in which the metric improves."""
+STARTS = {"prior": "from the prior", "gaussian": "from one Gaussian", "mixture": "from the mixture"}
+PIXELS = (
+    "Pixels favor the initial distribution (start), which was fitted to them; look at the "
+    "pictures, or use FID."
+)
 NAMED = 2
-"""The most entries that are named, and not counted."""
+"""The most entries that a sentence names; of more, it gives the number."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +68,27 @@ class TableText:
     answer: str = ""
     caption: str = ""
     marks: list[list[Status]] = field(default_factory=list)
-    """Of each entry, row by row."""
+    """The status of each entry, row by row."""
     notes: list[str] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
-    """Notes for a table that stands alone. The page has them once, for all tables."""
+    """Notes for a table in a file of its own. The page has them once, for all tables."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Return whether a phone is too narrow for the words of headings and the numbers."""
+        width = 0.0
+        for index, (column, *cells) in enumerate(zip(self.columns, *self.lines, strict=True)):
+            parts = column.split()  # A bracket next to a mark has a line of its own.
+            for cell in cells:
+                separator = None if index < self.headings else " (" if self.marks else "\n"
+                parts += cell.split(separator)
+            width += max(map(_letters, parts)) + COLUMN_SPACE
+        return width > PHONE_WIDTH
+
+
+def _letters(text: str) -> float:
+    """Return the width of a text in letters; a space and a point are half as wide."""
+    return len(text) - (text.count(" ") + text.count(".")) / 2
 
 
 def table_text(table: Table, rows: list[list[Entry]]) -> TableText:
@@ -71,7 +97,7 @@ def table_text(table: Table, rows: list[list[Entry]]) -> TableText:
     headings = [*table.headings, *(["seeds"] if has_seeds else [])]
     return TableText(
         title=table.title,
-        answer=sentence(entries),
+        answer=answer(table, rows).text,
         caption=table.caption,
         headings=len(headings),
         columns=[*headings, *(column.label for column in table.columns)],
@@ -97,7 +123,7 @@ def summary(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
 
 
 def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
-    """Return the distances of infinitely many samples with their intervals; None without any."""
+    """Return the distances of infinitely many samples with their intervals, or None."""
     columns = [column for column in zip(*rows, strict=True) if any(e.extrapolated for e in column)]
     if not columns:
         return None
@@ -110,7 +136,7 @@ def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
 
     return TableText(
         title=f"{table.title}: n → ∞",
-        caption="Fréchet distances of infinitely many samples, with their 95 % intervals.",
+        caption="Fréchet distances, extrapolated to infinitely many samples, with 95 % intervals.",
         headings=len(table.headings),
         columns=[*table.headings, *(column[0].column for column in columns)],
         lines=[[*row[0].row.label, *map(text, row)] for row in zip(*columns, strict=True)],
@@ -123,8 +149,9 @@ def claims_text(answered: Iterable[Comparison]) -> TableText:
     return TableText(
         title="Claims",
         caption=(
-            "A claim says of each pair which number is smaller. The difference is this one minus "
-            "the other, or the claim's multiple of it; the paper's stands next to it."
+            "A claim states which of two numbers is smaller. The difference is this number minus "
+            "the other number, or minus a multiple of the other number if the claim has a factor. "
+            "The difference of the paper's numbers stands next to it."
         ),
         columns=["claim", "where", "difference", "paper's", "p", "samples", "trainings", "answer"],
         headings=2,
@@ -132,10 +159,10 @@ def claims_text(answered: Iterable[Comparison]) -> TableText:
         notes=[
             f"{len(comparisons)} comparisons: "
             f"{', '.join(f'{counts[answer]} {answer}' for answer in ANSWERS if counts[answer])}.",
-            "± half of the 95 % interval of the difference, paired where both draw the same noise: "
-            "a difference within it cannot be told from none. Agrees, contradicts: p < 0.05, with "
-            "Holm's correction for the comparisons of the claim. Without ±: counts, as they are.",
-            "For these weights: with fewer than three trainings of one side, the answer covers "
+            "± is half of the 95 % interval of the difference, paired where both numbers draw the "
+            "same noise. Agrees, contradicts: p < 0.05, with Holm's correction for the comparisons "
+            "of the claim. Differences of counts have no ±.",
+            "For these weights: one side has fewer than three trainings, so the answer covers "
             "other samples of the same weights, but not training again.",
         ],
     )
@@ -165,12 +192,14 @@ def _seeds(entries: list[Entry]) -> str:
 
 
 def _short(entry: Entry) -> str:
-    """Return our value and its rank and, in brackets, the paper's, the difference and verdict."""
+    """Return value and rank and, in brackets, the paper's value, the difference and the verdict."""
     digits = digits_of(entry)
     paper = number_text(entry.paper, digits)
     if entry.status == "literature":
         return paper if entry.paper is None else f"{paper}†"
-    ours = our_text(entry) + (RANKS.get(entry.rank.name, "") if entry.rank else "")
+    ours = our_text(entry)
+    if entry.rank:
+        ours += RANKS.get(entry.rank.name, OVERLAPS * entry.rank.overlaps)
     if entry.paper is None:
         return ours
     if entry.difference is None:
@@ -181,11 +210,11 @@ def _short(entry: Entry) -> str:
     return f"{ours} ({paper}, {number_text(entry.difference, digits, '+')}{verdict})"
 
 
-# -- our numbers ---------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------
 
 
 def our_text(entry: Entry) -> str:
-    """Return our value with its interval, its deviation and its minimum."""
+    """Return the value of an entry with its interval, standard deviation and minimum."""
     digits = digits_of(entry)
     text = number_text(entry.value, digits)
     if entry.interval and entry.interval.half_width:
@@ -205,7 +234,7 @@ def digits_of(entry: Entry) -> int:
 
 
 def decimals(fewest: int, error: float) -> int:
-    """Return the number of decimals: so many that the error is not printed as 0."""
+    """Return the number of decimals with which the error is not printed as 0."""
     return max(fewest, -math.floor(math.log10(error))) if error else fewest
 
 
@@ -213,7 +242,7 @@ def number_text(number: float | None, digits: int, sign: str = "") -> str:
     return MISSING if number is None else f"{number:{sign}.{digits}f}"
 
 
-# -- the notes: what its entries rest on, and the scale of its numbers ---------------------------
+# -- notes -----------------------------------------------------------------------------------------
 
 
 def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
@@ -226,19 +255,23 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
         yield f"No value ({MISSING}) of {reason}."
     if others := list(dict.fromkeys(path for entry in entries for path in entry.others)):
         yield (
-            f"Of other records, so not shown: {listed(others, LISTED)}. Delete them, and the "
-            "workflow makes them again."
+            "Not shown, because the grid has changed or files were moved: "
+            f"{listed(others, LISTED)}. Delete them and run the workflow again."
         )
     yield from made_by_other_code(result for entry in entries for result in entry.results)
     if worse := [entry.label for entry in entries if entry.is_worse_than_noise]:
         yield (
-            "Farther from the images than pure noise: not trained enough, or sampled in too few "
+            "Farther from the images than pure noise, because of too few training or sampling "
             f"steps: {listed(worse, LISTED, '; ')}."
         )
     for start in ("gaussian", "mixture"):
         these = [e for e in entries if e.results and e.results[0].sampler.get("start") == start]
-        if names := sorted({entry.shown.sampler for entry in these}):
-            yield f"Starts from {_law(start, these)} of the training images: {', '.join(names)}."
+        if names := sorted({f"`{entry.shown.sampler}`" for entry in these}):
+            law = _distribution(start, these)
+            yield (
+                f"The initial distribution (start) of {', '.join(names)} is {law}, fitted to the "
+                "training images."
+            )
     if band := table.band:
         yield (
             f"Band (✓ ✗): {band.absolute:g} or {band.relative:.0%} of the paper's value, whichever "
@@ -264,7 +297,7 @@ def notes(table: Table, rows: list[list[Entry]]) -> Iterable[str]:
 
 
 def made_by_other_code(results: Iterable[CellResult]) -> Iterable[str]:
-    """Say how many models, guides and cells were made by another revision of psld than this one."""
+    """Yield how many models, guides and cells were made by another revision of psld."""
     makers: dict[str, dict[str | None, bool]] = {"model": {}, "guide": {}, "cell": {}}
     here = git_revision()
     for result in results:
@@ -280,33 +313,36 @@ def made_by_other_code(results: Iterable[CellResult]) -> Iterable[str]:
         if count := sum(others.values()):
             counts.append(f"{count} {what}{'s' * (count > 1)}")
     if counts:
-        yield f"Made by another revision of psld than the one here: {', '.join(counts)}."
+        yield f"Made by another revision of psld than the current revision: {', '.join(counts)}."
 
 
 def _differ(revision: str | None, here: str | None) -> bool:
     return None not in (revision, here) and revision != here
 
 
-def _law(start: str, entries: Iterable[Entry]) -> str:
+def _distribution(start: str, entries: Iterable[Entry]) -> str:
     if start == "gaussian":
-        return "the mean and covariance"
+        return "one Gaussian"
     results = [result for entry in entries for result in entry.results]
-    K = {cast(int, result.gaussians) for result in results}
-    guided = any("label" in result.sampler["guidance"] for result in results)
-    return "a mixture of Gaussians" if guided else gaussians(K)  # a class has its own K
+    if any("label" in result.sampler["guidance"] for result in results):
+        return "a mixture of Gaussians"  # each class has its own number of Gaussians
+    number = gaussians({cast(int, result.gaussians) for result in results})
+    return number if number == "one Gaussian" else f"a mixture of {number}"
 
 
 def scales(entries: list[Entry]) -> Iterable[str]:
     """Yield the scale of each metric, and of each dataset if there are several."""
-    results = [entry.results[0] for entry in entries if entry.results]
-    kinds = [(r.metric["name"], r.model.settings["dataset"]["name"]) for r in results]
-    several = len({dataset for _, dataset in kinds}) > 1
-    for (metric, dataset), result in dict(zip(kinds, results, strict=True)).items():
+    found = {}
+    for entry in (entry for entry in entries if entry.results):
+        result = entry.results[0]
+        kind = result.metric["name"], result.model.settings["dataset"]["name"]
+        found[kind] = result, entry.measurement.metric.better
+    several = len({dataset for _, dataset in found}) > 1
+    for (metric, dataset), (result, better) in found.items():
         name = f"{metric} on {dataset}" if several else metric
         note = f"Scale of {name}: standard normal noise has {_significant(result.noise)}"
-        if result.floor is not None:
-            count = f" ({result.floor_samples:,} images)" if result.floor_samples else ""
-            note += f", the {result.held_out}{count} {_significant(result.floor)}"
+        if better == "floor" and result.floor is not None:
+            note += f", the {result.held_out} {_significant(result.floor)}, which is best"
         if result.extractor_test_accuracy is not None:
             note += f"; the classifier's test accuracy is {result.extractor_test_accuracy:.3f}"
         yield f"{note}."
@@ -316,72 +352,132 @@ def _significant(number: float) -> str:
     return f"{float(f'{number:.3g}'):,}".removesuffix(".0")
 
 
-# -- the sentence ----------------------------------------------------------------------------------
+# -- sentences -------------------------------------------------------------------------------------
 
 
-def sentence(entries: Iterable[Entry]) -> str:
-    """Return what came out of a table, in its first metric and dataset; empty if nothing did.
+class Answer(NamedTuple):
+    """What came out of a table, in sentences."""
 
-    All entries are compared with the best of the table, as those of a column are for the marks.
+    findings: list[str]
+    """A sentence for each comparison."""
+    limits: list[str]
+    """Sentences about what the findings rest on."""
+
+    @property
+    def text(self) -> str:
+        return " ".join([*self.findings, *self.limits])
+
+    @property
+    def headline(self) -> str:
+        return " ".join([*self.findings[:1], *self.limits])
+
+
+def answer(table: Table, rows: list[list[Entry]]) -> Answer:
+    """Return what a table says about its comparisons, or else about its best entry.
+
+    The best entry is that of the first metric and dataset. Entries without results are left out.
     """
-    distinct = {e.number: e for e in entries if e.by_cell and e.show == "value"}
-    compared = [entry for entry in ranked(list(distinct.values())) if entry.rank]
-    alike = [entry for entry in compared if entry.axis == compared[0].axis]
-    if not alike:
-        return ""
-    best = next(entry for entry in alike if entry.rank and entry.rank.name == "best")
-    text = _few_against_more(best, alike) or _the_best(best, alike)
-    result = best.results[0]
-    if result.floor is not None:
-        images = f"{result.floor_samples:,} real images" if result.floor_samples else "real images"
-        floor = number_text(result.floor, decimals(2, abs(result.floor)))
-        text += f"; {images} of the {result.held_out} have {floor}"
-    return f"{text}."
-
-
-def _few_against_more(best: Entry, alike: Sequence[Entry]) -> str:
-    """Say that few evaluations are better than more of another sampler; empty if that is not so.
-
-    The network is that of the best entry. Of each other sampler, the most evaluations count.
-    """
-    name = best.cell.model.name
-    same = [entry for entry in alike if entry.nfe == 0 or entry.cell.model.name == name]
-    same.sort(key=attrgetter("nfe"))
-    most = {entry.nfe and entry.shown.sampler: entry for entry in same}  # 0: the start alone
-    for few in (entry for entry in same if entry.nfe):
-        better, untold, worse = [], [], []
-        for other in (e for sampler, e in most.items() if sampler != few.shown.sampler):
-            difference = few.worse_than(other)
-            told = len(alike) * len(most) * difference.p_value < 1 - CONFIDENCE
-            is_better = cast(float, few.loss) < cast(float, other.loss)
-            found = (better if is_better else worse) if told else untold
-            found.append(other)
-        if any(other.nfe > few.nfe for other in better):
-            break
+    shown = (
+        e for row in rows for e in row if e.by_cell and e.show == "value" and e.loss is not None
+    )
+    entries = [*{entry.number: entry for entry in shown}.values()]
+    if table.compare:
+        compared = [
+            {name: e for name, part in each.entries.items() for e in entries if part.fits(e.shown)}
+            for each in table.compare
+        ]
+        findings = _contrasts([contrast.where for contrast in table.compare], compared)
+        used = [entry for sides in compared for entry in sides.values()]
     else:
-        return ""
-    word = WORDS[best.measurement.metric.better][1]
-    than = f"{word} than {' and '.join(map(_drawn, better))}, with the same network"
-    parts = [f"{few.cell.in_words[0]}: {_drawn(few, ' evaluations')} are {than}"]
-    parts += [f"{_drawn(other)} cannot be told from them" for other in untold]
-    return "; ".join([*parts, *(f"{word} still: {_drawn(other)}" for other in worse)])
+        used = [entry for entry in ranked(entries) if entry.rank]
+        used = [entry for entry in used if entry.axis == used[0].axis]
+        findings = [_the_best(used)] if used else []
+    limits = [_trainings(used)] if findings else []
+    pixels = (e for e in entries if e.measurement.metric.extractor.kind == "pixels")
+    if any(entry.cell.sampler.settings.starts_from_data for entry in pixels):
+        limits.append(PIXELS)
+    return Answer(findings, limits)
 
 
-def _drawn(entry: Entry, unit: str = "") -> str:
-    """Return an entry's evaluations and sampler, with its start if that is of images, and value."""
-    label = entry.cell.options.label(entry.shown.sampler)
-    start = STARTS.get(entry.results[0].sampler.get("start", ""), "")
-    whole = f"{entry.nfe:.0f}{unit} of {label}{start * (start not in label)}"
-    return f"{whole if entry.nfe else 'the start alone'} ({our_text(entry)})"
+def _trainings(entries: Iterable[Entry]) -> str:
+    counts = [cast(int, entry.trainings) for entry in entries]
+    fewest, most = min(counts), max(counts)
+    times = f"{fewest} to {most}" if fewest < most else str(most)
+    return f"Each model was trained {'once' if most == 1 else f'{times} times'}."
 
 
-def _the_best(best: Entry, alike: Sequence[Entry]) -> str:
-    nearest, _, farther = WORDS[best.measurement.metric.better]
-    untold = [entry for entry in alike if entry.rank and entry.rank.name == "perhaps best"]
-    named = [f"{', '.join([*e.row.label, e.column])} ({our_text(e)})" for e in (best, *untold)]
-    rest = " and ".join(named[1:]) if len(untold) <= NAMED else f"{len(untold)} other entries"
-    rest = f"{rest} cannot be told from it" if untold else f"all others are {farther}"
-    return f"{nearest.capitalize()}, as measured: {named[0]}; {rest}"
+def _contrasts(openings: list[str], compared: list[dict[str, Entry]]) -> list[str]:
+    """Return a sentence for each contrast, with Holm's correction for the pairs of all of them."""
+    pairs = [
+        (index, *sorted(names, key=lambda name: cast(float, sides[name].loss)))
+        for index, sides in enumerate(compared)
+        for names in combinations(sides, 2)
+    ]
+    found = [compared[i][worse].worse_than(compared[i][better]) for i, better, worse in pairs]
+    p_values = holm([difference.p_value for difference in found])
+    told = [
+        {
+            (a, b): d
+            for (i, a, b), d, p in zip(pairs, found, p_values, strict=True)
+            if i == index and p < 1 - CONFIDENCE
+        }
+        for index in range(len(compared))
+    ]
+    texts = zip(openings, compared, told, strict=True)
+    return [_contrast(*each) for each in texts if len(each[1]) > 1]
+
+
+def _contrast(
+    opening: str, sides: dict[str, Entry], told: dict[tuple[str, str], Difference]
+) -> str:
+    """Return the sentence of a contrast; `told` has the significant pairs, better side first."""
+    word = WORDS[next(iter(sides.values())).measurement.metric.better][1]
+    values = {name: f" ({our_text(entry)})" for name, entry in sides.items()}
+
+    def named(names: Iterable[str], of: str = "", last: str = " and ") -> str:
+        """List the names, each with its value where it is first mentioned."""
+        *most, final = [f"{of}{name}{values.pop(name, '')}" for name in names]
+        return last.join(filter(None, [", ".join(most), final]))
+
+    parts = []
+    for better in sorted(sides, key=lambda name: cast(float, sides[name].loss)):
+        if worse := [name for name in sides if (better, name) in told]:
+            part = f"images of {named([better])} are {word} than {named(worse, 'images of ')}"
+            if len(sides) == 2:
+                [difference] = told.values()
+                error = difference.interval.half_width
+                by = number_text(abs(difference.value), digits := decimals(2, error))
+                part += f", by {by} ± {number_text(error, digits)}"
+            parts.append(part)
+    alike = [pair for pair in combinations(sides, 2) if not {pair, pair[::-1]} & told.keys()]
+    if alike:
+        shown = [sides] if not told else alike
+        parts += [f"no difference between {named(names)} can be told" for names in shown]
+    text = "; ".join(parts)
+    return f"{opening} {text}." if opening else f"{text[0].upper()}{text[1:]}."
+
+
+def _the_best(entries: Sequence[Entry]) -> str:
+    """Return a sentence about the best of ranked entries, and about entries that may be as good."""
+    nearest, nearer = WORDS[entries[0].measurement.metric.better]
+    best = next(entry for entry in entries if entry.rank and entry.rank.name == "best")
+    untold = [entry for entry in entries if entry.rank and entry.rank.name == "perhaps best"]
+    if not untold:
+        return f"Images of {_named(best)} are {nearer} than images of all other entries."
+    others = " and ".join(map(_named, untold))
+    if len(untold) > NAMED:
+        others = f"{len(untold)} other entries"
+    text = f"Images of {_named(best)} are {nearest} as measured"
+    return f"{text}; no difference from {others} can be told."
+
+
+def _named(entry: Entry) -> str:
+    """Return the labels of an entry, its start where no label has it, and its value."""
+    labels = [*entry.row.label, entry.column]
+    start = entry.results[0].sampler.get("start", "prior")
+    if not any(start in label for label in labels):
+        labels.append(STARTS[start])
+    return f"{', '.join(labels)} ({our_text(entry)})"
 
 
 # -- formats ---------------------------------------------------------------------------------------
@@ -394,7 +490,11 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
     finalize=lambda value: value.replace("`", "") if type(value) is str else value,
 )
-"""The templates of HTML pages. Captions are written for Markdown, too, so their backticks go."""
+"""The templates of HTML pages. Texts are Markdown: the filter `code` formats names in backticks,
+and elsewhere, as in attributes, the backticks are left out."""
+TEMPLATES.filters["code"] = lambda text: Markup(
+    re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+)
 
 
 def write_table(grid: Grid, name: str, output: str) -> None:
@@ -407,16 +507,16 @@ def write_table(grid: Grid, name: str, output: str) -> None:
     write_text(f"{output}.html", TEMPLATES.get_template("table.html").render(text=text))
 
 
-def answers(tables: dict[str, list[list[Entry]]]) -> dict[str, str]:
-    """Return the sentences of tables, each with the name of the first table that it is of."""
+def answers(grid: Grid, tables: dict[str, list[list[Entry]]]) -> dict[str, str]:
+    """Return the sentences of a grid's tables, with the name of the first table that says each."""
     found: dict[str, str] = {}
     for name, rows in tables.items():
-        found.setdefault(sentence(chain.from_iterable(rows)), name)
+        found.setdefault(answer(grid.file.tables[name], rows).text, name)
     return {text: name for text, name in found.items() if text}
 
 
 def print_tables(grid: Grid, root: Path = Path(), with_summary: bool = True) -> None:
-    """Print the tables of a grid with results below `root`, its claims, and a summary."""
+    """Print the tables, the claims and the summary of a grid, with the results below `root`."""
     tables = read_tables(grid, root)
     texts = [table_text(grid.file.tables[name], rows) for name, rows in tables.items()]
     for text in texts:
@@ -439,7 +539,7 @@ def markdown(text: TableText) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text in one line of Markdown that holds no HTML element and no link."""
+    """Return a text as one line of Markdown in which HTML elements and links are escaped."""
     return re.sub(r"\\*(<(?=[A-Za-z/!?])|](?=[(\[:]))", r"\\\1", one_line(text))
 
 
@@ -466,9 +566,12 @@ def latex(text: TableText) -> str:
 SYMBOLS = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"[": "{[}", "*": "{*}"},  # at the start of a row, they would belong to the command before
+    **{
+        "[": "{[}",
+        "*": "{*}",
+    },  # at the start of a row, LaTeX would read them as options of the command before
     **{"<": "$<$", ">": "$>$", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "√": r"$\surd$"},
-    **{"★": r"$\star$", "≈": r"$\approx$", "→": r"$\to$", "∞": r"$\infty$"},
+    **{"★": r"$\star$", "≈": r"$\approx$", "≠": r"$\neq$", "→": r"$\to$", "∞": r"$\infty$"},
     **{"Γ": r"$\Gamma$", "ν": r"$\nu$", "κ": r"$\kappa$"},
     **{"⁻": "$^{-}$", "¹": "$^{1}$", "²": "$^{2}$"},
     **{"✓": r"$\checkmark$", "✗": r"\textbf{x}", "†": r"$\dagger$"},
@@ -477,4 +580,5 @@ SYMBOLS = {
 
 
 def _escape(text: str) -> str:
-    return " ".join(text.split()).translate(str.maketrans(SYMBOLS))
+    escaped = " ".join(text.split()).translate(str.maketrans(SYMBOLS))
+    return re.sub(r"`([^`]+)`", r"\\texttt{\1}", escaped)

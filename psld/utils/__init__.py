@@ -1,4 +1,4 @@
-"""Files, locks, errors, devices, randomness and provenance, for every other package."""
+"""Utilities for all other packages: files, locks, errors, devices, randomness and provenance."""
 
 VERSION = "0.1.0"
-"""The version of the software, for the package too. CITATION.cff repeats it."""
+"""The version of the software and of the package. CITATION.cff repeats it."""

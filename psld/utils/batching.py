@@ -1,4 +1,4 @@
-"""The evaluation of functions in batches, halved when memory runs out."""
+"""Evaluation of functions in batches, which are halved on out-of-memory errors."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -14,14 +14,14 @@ Result = TypeVar("Result")
 
 
 class Batching:
-    """The evaluation of functions on a shard in batches.
+    """Evaluates functions on a shard in batches.
 
-    If memory runs out, the batch is halved, with a message on standard error.
+    On an out-of-memory error, the batch size is halved and a message is printed on standard error.
     """
 
     def __init__(self, size: int = sys.maxsize) -> None:
         self.size = size
-        """Images per evaluation; reduced when memory runs out."""
+        """Images per evaluation; halved on out-of-memory errors."""
 
     def __call__(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """Return function(*tensors), evaluated in parts along the first dimension."""
@@ -42,10 +42,10 @@ class Batching:
                 yield result
                 start += self.size
                 continue
-            # Not in the handler, which keeps the tensors of the failed evaluation alive.
+            # Not in the exception handler, which keeps the tensors of the failed evaluation alive.
             self.size = images // 2
             torch.cuda.empty_cache()
             tqdm.write(
-                f"out of memory with {images} images at once; going on with {self.size}",
+                f"out of memory with {images} images at once; continuing with {self.size}",
                 file=sys.stderr,
             )

@@ -1,8 +1,9 @@
 """The code of custom parts: where a module is, its digest, its import, and copies of its files.
 
-A custom part is named MODULE:CLASS. Its code is its module and every module below the same folder
-of Python's path that it imports, to any depth. The digest is computed without importing anything.
-Python imports the module as any other: there is one version of it in a process.
+A custom part is named MODULE:CLASS. Its code consists of its module and of all modules below the
+same folder of Python's path that the module imports, directly or indirectly. The digest is computed
+without importing the code. The module is imported like any other module, so a process contains only
+one version.
 """
 
 import ast
@@ -40,19 +41,19 @@ DEPENDENCIES = frozenset(
         *("wandb_workspaces", "yaml"),
     }
 )
-"""The packages that psld imports, some of them late: no custom module may take their place."""
+"""The packages that psld imports. No custom module may have one of these names."""
 
 _home: Path | None = None
 
 
 def home() -> Path:
-    """Return the working folder at the first import of a custom part; before it, that of now."""
+    """Return the working folder at the first import of a custom part, or else the current one."""
     return _home or Path.cwd()
 
 
 @dataclass(frozen=True)
 class Code:
-    """A module, and what it imports below the same folder of Python's path."""
+    """A module and the modules that it imports below the same folder of Python's path."""
 
     root: Path
     """The folder in which the modules are found."""
@@ -67,10 +68,10 @@ class Code:
         """Copy the files to FOLDER/parts/DIGEST."""
         for name, content in self.files.items():
             with atomic_path(copy_folder(folder, self.digest) / name) as partial:
-                partial.write_bytes(content or b"\n")  # No file is written without content.
+                partial.write_bytes(content or b"\n")  # `atomic_path` rejects empty files.
 
     def differs(self, other: "Code") -> str | None:
-        """Return the first file that both have and that computes something else in the other."""
+        """Return the first common file whose syntax tree differs; None without differences."""
         for name in self.files.keys() & other.files.keys():
             if _tree_digest(self.files[name]) != _tree_digest(other.files[name]):
                 return name
@@ -87,13 +88,13 @@ def check_named(name: str) -> None:
     if not NAMED.fullmatch(name):
         raise UserError(f"{name}: not MODULE:CLASS, such as mynets:Mixer for a class in mynets.py")
     if top == "__main__":
-        raise UserError(f"{name}: a class of a notebook or a script; put it into a file of its own")
+        raise UserError(f"{name}: defined in a notebook or script; move it to its own file")
     if is_reserved(top):
         raise UserError(f"{name}: {top} is the name of a package that psld needs; rename your file")
 
 
 def is_reserved(top: str) -> bool:
-    """Check if a module of this name is psld's, one of its dependencies, or Python's own."""
+    """Check if psld, one of its dependencies or Python's standard library has this name."""
     return top == "psld" or top in DEPENDENCIES or top in sys.stdlib_module_names
 
 
@@ -113,7 +114,7 @@ def find_code(module: str) -> Code | None:
 
 
 def read_code(root: Path, module: str) -> Code:
-    """Read a module below a folder, and what it imports there; of an installed one, its package."""
+    """Read a module below a folder and its imports there; only its package if it is installed."""
     is_installed = _is_installed(root)
     own, top = str(_file(root, module)), module.partition(".")[0]
     trees, files, waiting = {}, {}, [module]
@@ -138,7 +139,7 @@ def _is_installed(root: Path) -> bool:
 
 
 def read_copy(folder: str | Path, module: str, digest: str) -> Code | None:
-    """Return the copy of code in a folder; None if it is missing, or is not that code alone."""
+    """Return the copy of code in a folder; None if it is missing, differs, or has other files."""
     root = copy_folder(folder, digest).resolve()
     code = read_code(root, module) if _file(root, module) else None
     there = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
@@ -160,11 +161,11 @@ def _digest(trees: Mapping[str, ast.Module]) -> str:
 
 
 def _shown(root: Path, path: str) -> str:
-    """Return a file as errors name it: below the working folder without the folder."""
+    """Return the path for error messages, relative to the working folder if possible."""
     return path if root == Path.cwd() else str(root / path)
 
 
-@lru_cache(128)  # A grid asks for the code of its parts a hundred times.
+@lru_cache(128)  # A grid requests the code of its parts about a hundred times.
 def _parsed(content: bytes, where: str) -> ast.Module:
     try:
         return ast.parse(content)
@@ -174,7 +175,7 @@ def _parsed(content: bytes, where: str) -> ast.Module:
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Yield the names of all that may be modules in the imports of a tree, also of functions."""
+    """Yield all names in the import statements of a tree that may be modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -188,10 +189,10 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def _shape(node: Any) -> Any:
-    """Return a syntax tree as lists: the names of nodes and their fields that are not empty.
+    """Return a syntax tree as lists of node names and non-empty fields.
 
-    Empty fields are left out, because each version of Python adds some. A text alone, such as a
-    docstring, changes nothing.
+    Empty fields are omitted, because new versions of Python add fields. String statements, such as
+    docstrings, are also omitted.
     """
     if isinstance(node, list):
         return [_shape(each) for each in node if not _is_text(each)]
@@ -213,17 +214,17 @@ def _is_text(node: Any) -> bool:
 
 
 class PartImportError(ImportError):
-    """The module of a custom part cannot be imported; the cause has its line.
+    """The module of a custom part cannot be imported; the cause is the original error.
 
-    It is no ValueError, which pydantic would take for a wrong setting.
+    This is not a ValueError, which pydantic would report as a wrong setting.
     """
 
 
 def import_class(name: str) -> Any:
     """Import the class MODULE:CLASS, from the working folder if no package has that module.
 
-    The folder is added at the end of Python's path, so no file in it takes the place of a package.
-    It does not follow a later change of the working folder.
+    The folder is added at the end of Python's path, so its files do not shadow packages. Later
+    changes of the working folder have no effect.
     """
     global _home
     check_named(name)
@@ -250,16 +251,16 @@ def import_class(name: str) -> Any:
 
 
 def import_modules(code: Code) -> None:
-    """Import all modules of some code, but for those that cannot be imported here."""
+    """Import all modules of the code, except modules that cannot be imported here."""
     for file in code.files:
         with suppress(ImportError):
             importlib.import_module(_module_of(file))
 
 
 def import_copy(name: str, code: Code) -> Any:
-    """Import the class MODULE:CLASS and all modules of its copy, and no other file there.
+    """Import the class MODULE:CLASS and all modules of its copy, but no other file there.
 
-    Raises UserError if another version of one of them is imported already.
+    Raises UserError if another version of a module is already imported.
     """
     for file, content in code.files.items():
         loaded = sys.modules.get(_module_of(file))

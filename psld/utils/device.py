@@ -1,4 +1,4 @@
-"""The device that a command computes on, how it computes, and the origin of a result."""
+"""The device of a command, its numerical settings, and the provenance of a result."""
 
 import ctypes
 import os
@@ -24,13 +24,13 @@ PEAK_TFLOPS = {
     "B200": (2250, 1125),
     "L40S": (362, 183),
 }
-"""Dense TFLOP/s of GPUs in bf16 and in TF32, by a part of the name; from NVIDIA's data sheets."""
+"""Dense TFLOP/s in bf16 and TF32 from NVIDIA's data sheets, by a part of the GPU's name."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's mallopt."""
+"""Parameters of glibc's mallopt."""
 
 CORES_OF_A_GPU = 3
-"""The fewest that keep a GPU busy: one launches its kernels, the others draw its noise."""
+"""CPU cores that keep a GPU busy: one core launches kernels, the others draw noise."""
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -41,7 +41,7 @@ def device_of(network: nn.Module) -> torch.device:
 def choose_device(name: str, index: int = 0) -> torch.device:
     """Return the device `name`; `auto` is the GPU with this index if there is one, else the CPU.
 
-    If a Slurm job makes only one GPU visible to each task, it is that one.
+    If Slurm makes only one GPU visible to each task, `auto` and `cuda` mean this GPU.
 
     Raises UserError for an unknown name or a missing GPU.
     """
@@ -67,15 +67,15 @@ def choose_device(name: str, index: int = 0) -> torch.device:
 
 
 def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> torch.device:
-    """Return the device that this process computes on until it ends, and set how it computes.
+    """Return the device for this process, and configure its numerical settings.
 
     Args:
-        name: `auto` and `cuda` are the GPU of this rank. Without ranks, they are a GPU that no
-            other process has taken this way; if there is none, this waits. A GPU with a number
-            (`cuda:1`) is used in any case.
-        rank: the number of this rank on its node.
-        tf32: convolutions, linear layers and attention in fp32 multiply with TF32's ten bits. For
-            networks that train or sample; metrics use all bits.
+        name: `auto` and `cuda` mean the GPU of this rank. Without ranks, they mean a GPU that no
+            other psld process has locked; the function waits until a GPU is free. A GPU with a
+            number (`cuda:1`) is used without a lock.
+        rank: the rank of this process on its node.
+        tf32: use TF32 (10 bits of mantissa) for convolutions, linear layers and attention in fp32.
+            Training and sampling use TF32; metrics use full fp32.
     """
     device = choose_device(name, rank or 0)
     if device.type != "cuda":
@@ -90,31 +90,31 @@ def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> tor
     torch.backends.cudnn.benchmark = True
     use_tf32(tf32, tf32)
     if tf32 and (found := cores()) < CORES_OF_A_GPU and not rank:
-        remedy = f"it may wait for noise; give each rank {CORES_OF_A_GPU} or more (cpus_per_task)"
-        print(f"{found} CPU core(s) for a GPU: {remedy}", flush=True)
+        remedy = f"may be slow; give each rank at least {CORES_OF_A_GPU} cores (cpus_per_task)"
+        print(f"only {found} CPU core(s) to draw noise for a GPU: {remedy}", flush=True)
     return device
 
 
 def _keep_memory() -> None:
-    """Let the C library keep memory that a step gives back, for the next step.
+    """Let the C library keep the memory that a training step frees, for the next step.
 
-    Otherwise the kernel takes and clears these pages in each step: a tenth to a fifth of the time.
+    Otherwise the kernel reclaims and clears these pages, which takes 10 to 20 % of a step.
     """
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest allowed value
 
 
 def give_back(device: torch.device) -> None:
-    """Let other processes take the GPU, and the memory in which no tensor is alive."""
+    """Release the lock of the GPU and its unused memory for other processes."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         release_gpus()
 
 
 def cores() -> int:
-    """Return the number of CPU cores of this process, which is perhaps one of several ranks."""
+    """Return the number of CPU cores of this process, which may be one of several ranks."""
     usable = len(os.sched_getaffinity(0))
     if given := os.environ.get("SLURM_CPUS_PER_TASK"):  # Slurm may not bind a task to its cores.
         return min(usable, int(given))
@@ -136,12 +136,12 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 HAS_NEW_SWITCHES = hasattr(backends, "fp32_precision")
-"""Since torch 2.9 there are two kinds of switches, and reading an old one (`allow_tf32`) raises
-after anything in the process, such as a notebook's first cell, wrote a new one."""
+"""Since torch 2.9, there are old (`allow_tf32`) and new switches. Reading an old switch raises an
+error after any code in the process has set a new switch."""
 
 
 def tf32_in_use() -> tuple[bool, bool]:
-    """Return True for convolutions, and for matrix products, if they use TF32 now."""
+    """Return whether convolutions and matrix products currently use TF32."""
     matmul, cudnn = cast(Any, backends.cuda.matmul), cast(Any, backends.cudnn)
     if HAS_NEW_SWITCHES:
         return cudnn.conv.fp32_precision == "tf32", matmul.fp32_precision == "tf32"
@@ -149,9 +149,10 @@ def tf32_in_use() -> tuple[bool, bool]:
 
 
 def use_tf32(convolutions: bool, matmul: bool) -> None:
-    """Let convolutions and matrix products use TF32, or all bits of fp32."""
-    # Both kinds: the old ones alone do not override `torch.backends.fp32_precision`, and after the
-    # new ones alone, libraries that read the old ones would fail.
+    """Set whether convolutions and matrix products use TF32 or full fp32."""
+    # Set old and new switches: the old switches alone do not override
+    # `torch.backends.fp32_precision`, and libraries that read the old switches would fail if only
+    # the new switches were set.
     backends.cudnn.allow_tf32 = convolutions
     backends.cuda.matmul.allow_tf32 = matmul
     if HAS_NEW_SWITCHES:
@@ -163,7 +164,7 @@ def use_tf32(convolutions: bool, matmul: bool) -> None:
 
 @contextmanager
 def all_bits() -> Iterator[None]:
-    """Let fp32 networks multiply with all bits of fp32 in this context, not with TF32's ten."""
+    """Use full fp32 instead of TF32 in this context."""
     before = tf32_in_use()
     use_tf32(False, False)
     try:
@@ -174,7 +175,7 @@ def all_bits() -> Iterator[None]:
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Let networks be built in float32 in this context, whatever the caller's default type is."""
+    """Make float32 the default dtype in this context."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -184,7 +185,7 @@ def float32_by_default() -> Iterator[None]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return versions, precision flags and git revision, for every file that holds a result."""
+    """Return versions, precision flags and git revision, which every result file records."""
     cudnn, (convolutions, matmul) = torch.backends.cudnn.version(), tf32_in_use()
     return {
         "versions": {
@@ -204,7 +205,7 @@ def provenance() -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or the CPU with the numbers of ranks and of threads of each."""
+    """Return the name of the GPU, or the CPU with the numbers of ranks and threads per rank."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     ranks, threads = int(os.environ.get("WORLD_SIZE", 1)), torch.get_num_threads()

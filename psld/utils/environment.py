@@ -1,4 +1,4 @@
-"""Where a process runs: its place among the ranks of a job; the revision of its code. No torch."""
+"""The rank of a process in a job, and the git revision of the code. Does not import torch."""
 
 import os
 import subprocess
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PORTS = range(20_000, 32_000)
-"""Below the ports of outgoing connections, which may be taken at any time."""
+"""Ports below the range of outgoing connections, which may be in use at any time."""
 
 
 def rank_of_environment() -> int:
     """Return this process's rank, from the variables of torchrun (RANK, …); 0 for a lone process.
 
-    In a job of submitit, first set these variables. Raises UserError for a part of them.
+    In a job of submitit, these variables are set first. Raises UserError if only some are set.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
-        # Only jobs of submitit pay for its import.
+        # Import submitit only in its jobs, because the import is slow.
         from submitit import JobEnvironment
         from submitit.helpers import TorchDistributedEnvironment
 
@@ -39,13 +39,13 @@ def rank_of_environment() -> int:
 
 
 def meeting_port(job: "JobEnvironment") -> int:
-    """The ranks' port. Neighboring jobs, and the lives of one job, have different ports."""
+    """Return the port at which ranks connect. It differs between jobs and restarts of a job."""
     lives = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     return PORTS[(int(job.raw_job_id) + 101 * lives) % len(PORTS)]
 
 
 CHECKOUT = Path(__file__).parents[2]
-"""The top folder of a checkout. For an installed package it is no such folder."""
+"""The top-level folder of a checkout; meaningless for an installed package."""
 
 
 def git_revision() -> str | None:

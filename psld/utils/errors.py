@@ -1,7 +1,7 @@
-"""The errors that are reported to a user, bad input and faults at run time, and their one line.
+"""Errors that are reported to the user in one line: wrong input and faults at run time.
 
-A line says what is wrong, the file and key, and what would be right. Errors of torch, Hydra,
-OmegaConf and submitit are recognized by name: most processes do not import these.
+The line states what is wrong, the file and key, and the remedy. Errors of torch, Hydra, OmegaConf
+and submitit are recognized by name, because most processes do not import these packages.
 """
 
 import errno
@@ -19,10 +19,10 @@ WRONG_PATHS = PermissionError | NotADirectoryError | IsADirectoryError | FileNot
 WRONG_PLACES = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOEXEC}
 
 MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
-"""The error numbers of a machine or a file system that fails."""
+"""Error numbers of failures of a machine or file system."""
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""The error numbers of a write for which there is no room."""
+"""Error numbers of a write without enough space."""
 
 EXTRAS = {
     "workflow": {
@@ -36,7 +36,7 @@ EXTRAS = {
     "hub": {"huggingface_hub"},
     "datasets": {"datasets"},
 }
-"""The packages that `pip install psld` does not bring, by the extra that does."""
+"""Packages that `pip install psld` does not install, by the extra that installs them."""
 
 
 class PSLDError(Exception):
@@ -58,17 +58,17 @@ class RunError(PSLDError):
 
 
 class NotComparedError(PSLDError):
-    """Nothing is wrong, but something that was asked for could not be compared."""
+    """No difference was found, but some requested comparison was impossible."""
 
     exit_code = 3
 
 
 def ignored(_number: int, _frame: FrameType | None) -> None:
-    """Ignore a signal. Unlike SIG_IGN, processes that this one starts do not inherit it."""
+    """Ignore a signal. Unlike SIG_IGN, child processes do not inherit this handler."""
 
 
 class Stopped(RunError):
-    """A signal ended a training or a program. The exit code is a shell's, 128 + signal."""
+    """A signal ended a training or program. The exit code is 128 + signal, as in a shell."""
 
     def __init__(self, number: int, step: int) -> None:
         self.signal = signal.Signals(number)
@@ -80,7 +80,7 @@ class Stopped(RunError):
 
 
 MAYBE_OUT_OF_MEMORY = ("unable to find an engine", "_ALLOC_FAILED", "_ALLOCATION_FAILED")
-"""What cuDNN and cuBLAS say of too little memory, and of other faults."""
+"""Messages of cuDNN and cuBLAS for out-of-memory errors, but also for other faults."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -93,10 +93,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError):
         return False
     if any(sign in text for sign in MAYBE_OUT_OF_MEMORY):
-        # These errors come from torch, which is then imported.
+        # Only torch raises these errors, so it has been imported.
         free, total = sys.modules["torch"].cuda.mem_get_info()
         return free < total / 10
-    # torch's error on a CPU has no type of its own, nor has one of the driver.
+    # Out-of-memory errors of torch on a CPU and of the CUDA driver have no own type.
     return "allocate memory" in text or "CUDA error: out of memory" in text
 
 
@@ -105,7 +105,7 @@ def is_full_disk(error: BaseException) -> TypeGuard[OSError]:
 
 
 def is_exit_of_part(error: SystemExit) -> bool:
-    """Check if a custom part has called sys.exit, and not the handler of a signal."""
+    """Check if a custom part called sys.exit, rather than a signal handler."""
     frame = [frame for frame, _ in walk_tb(error.__traceback__)][-1]
     kinds = (each for each in frame.f_globals.values() if isinstance(each, type))
     name = frame.f_globals.get("__name__")
@@ -113,7 +113,7 @@ def is_exit_of_part(error: SystemExit) -> bool:
 
 
 def missing_extra(error: BaseException | None) -> str | None:
-    """Return what to install if the cause of an error is a missing package of an extra."""
+    """Return the installation command if an error is caused by a missing optional package."""
     while error is not None and not isinstance(error, ModuleNotFoundError):
         error = error.__cause__ or error.__context__
     package = ((error and error.name) or "").partition(".")[0]
@@ -124,14 +124,14 @@ def missing_extra(error: BaseException | None) -> str | None:
 
 
 def reraise_fault(error: Exception, path: Any) -> None:
-    """Raise the error of a reader of `path` again if it does not show a damaged file.
+    """Reraise an error from reading `path` unless it indicates a damaged file.
 
-    The machine failed, or the error is a PSLDError, which already says what is wrong. If memory
-    ran out, the RunError names the file.
+    Faults of the machine and PSLDError are reraised. An out-of-memory error becomes a RunError that
+    names the file.
     """
     if is_out_of_memory(error):
         reason = f" ({error})" if str(error) else ""
-        raise RunError(f"{path}: takes more memory to read than there is{reason}") from None
+        raise RunError(f"{path}: not enough memory to read this file{reason}") from None
     if (
         isinstance(error, PermissionError | PSLDError)
         or getattr(error, "errno", None) in MACHINE_ERRORS | DISK_ERRORS
@@ -143,9 +143,9 @@ def reraise_fault(error: Exception, path: Any) -> None:
 def reading(
     path: Any, wrong: str, remedy: str = "", kind: type[UserError] = UserError
 ) -> Iterator[None]:
-    """Raise the error PATH: WRONG (reason)REMEDY if data that something else wrote is damaged.
+    """Raise the error PATH: WRONG (reason)REMEDY for damaged data in this context.
 
-    A reader can raise nearly any error for such data.
+    Readers raise almost any exception for damaged data.
     """
     try:
         yield
@@ -157,7 +157,7 @@ def reading(
 
 @contextmanager
 def locating(where: Any, kind: type[Exception] = UserError) -> Iterator[None]:
-    """Raise an error of this kind as a UserError whose line begins with the place."""
+    """Raise errors of this kind as UserError, prefixed by `where`."""
     try:
         yield
     except kind as error:
@@ -165,19 +165,19 @@ def locating(where: Any, kind: type[Exception] = UserError) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Escape control characters: those in a file's name could change what a terminal shows."""
+    """Escape control characters, which could change the display of a terminal."""
     control = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
     return re.sub(control, lambda found: ascii(found[0])[1:-1], text)
 
 
 def one_line(text: str) -> str:
-    """Return a text in one line, in which nothing is invisible or can hide what follows."""
+    """Return a text as one line, with unprintable characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Print an error that needs no traceback, and exit with its code."""
+    """Print an expected error as one line, and exit with its exit code."""
     try:
         yield
     except Exception as error:
@@ -185,14 +185,14 @@ def in_one_line() -> Iterator[None]:
         if known is None:
             raise
         exit_code, line = known
-        with suppress(OSError):  # A full disk takes no line, and changes no exit code.
+        with suppress(OSError):  # The line may be lost on a full disk; the exit code is kept.
             print(f"error: {line}", file=sys.stderr)
         sys.exit(exit_code)
 
 
 @contextmanager
 def as_psld_errors() -> Iterator[None]:
-    """Raise a UserError or RunError for each error that a command reports in one line."""
+    """Raise UserError or RunError for each error that a command would report in one line."""
     try:
         yield
     except SystemExit as error:
@@ -206,7 +206,7 @@ def as_psld_errors() -> Iterator[None]:
 
 
 def explained(error: Exception) -> tuple[int, str] | None:
-    """Return the exit code and the line of an error; None if it needs a traceback."""
+    """Return the exit code and message of an expected error; None if it needs a traceback."""
     text = text_of(error)
     if isinstance(error, PSLDError):
         return error.exit_code, text
@@ -243,13 +243,13 @@ def text_of(error: BaseException) -> str:
 
 
 def listed(names: Sequence[str], most: int, comma: str = ", ") -> str:
-    """Return the first names as one text, and how many more there are."""
+    """Join the first names, and append the number of remaining names."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return comma.join(names[:most]) + more
 
 
 def meant(word: str, names: Iterable[str], prefix: str = "", cutoff: float = 0.7) -> str:
-    """Return a question about the name that is most like a wrong word; empty without any."""
+    """Return a suggestion, the name most similar to a wrong word; empty if none is similar."""
     like = get_close_matches(word, names, n=1, cutoff=cutoff)
     return f" (is {prefix}{like[0]} meant?)" if like else ""
 

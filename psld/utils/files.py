@@ -22,10 +22,10 @@ from pydantic import TypeAdapter, ValidationError
 from psld.utils.errors import DISK_ERRORS, UserError, reraise_fault
 
 LATE_SECONDS = 60
-"""The longest time for another node's write to appear here, on a shared file system."""
+"""Seconds after which a file that another node wrote is visible on a shared file system."""
 
 STEP = "step"
-"""In a run directory: the number of steps that are saved, from which a life goes on."""
+"""The file in a run directory with the number of saved steps, from which a training resumes."""
 
 _HOST = platform.node()
 P = ParamSpec("P")
@@ -33,18 +33,18 @@ T = TypeVar("T")
 
 
 def make_private(folder: Path, remedy: str = "move it away") -> None:
-    """Make a folder that only this user may enter.
+    """Create a folder that only this user may enter.
 
-    Raises UserError if the folder is there and belongs to another user, which ends with the remedy,
-    or if other users may write to it.
+    Raises UserError if the folder exists and belongs to another user (with the remedy), or if other
+    users may write to it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if {folder.lstat().st_uid, folder.stat().st_uid} != {os.geteuid()}:
-        raise UserError(f"{folder}: belongs to another user, and must be yours; {remedy}")
+        raise UserError(f"{folder}: belongs to another user; {remedy}")
     if folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UserError(
-            f"{folder}: other users may write to it, and only you may; check what is in it and "
-            "chmod 700 it, or delete it"
+            f"{folder}: other users may write to this folder; check its content and run chmod 700, "
+            "or delete it"
         )
     folder.chmod(0o700)
 
@@ -53,9 +53,10 @@ def make_private(folder: Path, remedy: str = "move it away") -> None:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; on success flush it to disk and rename it to `path`.
 
-    On an exception, remove the temporary file and leave `path` as it was. The temporary name
+    On an exception, remove the temporary file and leave `path` unchanged. The temporary name
     contains host and process, so two writers of one path do not collide. A link at the temporary
-    name, which another user could guess, is not followed. Raises UserError for a pipe or a device.
+    path, which another user could create, is not followed. Raises UserError if `path` is a pipe or
+    device.
     """
     with atomic_paths([Path(path)]) as [partial]:
         yield partial
@@ -65,7 +66,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """Yield a temporary path for each path of one folder, as `atomic_path` does.
 
-    The folder is flushed once, so a set of files is written in a time that grows with their number.
+    The folder is flushed once, so the time of writing a set grows linearly with its size.
     """
     folder = paths[0].parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,21 +116,21 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def regular_file(path: str | Path) -> Path:
-    """Return the path of a file or folder, unless its reader could wait without end.
+    """Return the path of a regular file or folder, which can be read without blocking.
 
-    Raises UserError for a pipe or a device, and OSError if there is nothing.
+    Raises UserError for a pipe or device, and OSError if the path does not exist.
     """
     path = Path(path)
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise UserError(f"{path}: a pipe or a device; a regular file is needed")
+        raise UserError(f"{path}: a pipe or a device; use a regular file")
     return path
 
 
 def files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int]]:
-    """Yield name and size of each regular file below a folder, links followed, none that is hidden.
+    """Yield the name and size of each regular file below a folder.
 
-    `left_out` counts what else is there.
+    Links are followed and hidden files are ignored. `left_out` counts all other entries.
     """
 
     def fail(error: OSError) -> None:
@@ -155,10 +156,10 @@ def files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int
 
 
 def check_place(file: str | Path) -> None:
-    """Raise UserError if no file can be made at a path; call it before the work."""
+    """Raise UserError if no file can be created at a path. Call this before a long computation."""
     folder = next(each for each in Path(file).parents if each.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise UserError(f"{file}: {folder} is no folder that you may write to; name another path")
+        raise UserError(f"{file}: {folder} is not a writable folder; choose another path")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -172,7 +173,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def read_json(path: str | Path, kind: Any = Any, missing: str = "no such file") -> Any:
-    """Read a JSON file of this type. Raises UserError if it is missing, damaged or of another."""
+    """Read a JSON file. Raises UserError if it is missing, damaged or not of the type `kind`."""
     try:
         text = regular_file(path).read_text("utf-8")
         content = json.loads(text, parse_constant=_finite, parse_float=_finite)
@@ -192,9 +193,9 @@ def read_json(path: str | Path, kind: Any = Any, missing: str = "no such file") 
 
 
 def kept_in_cache(name: str, make: Callable[[], Any]) -> Any:
-    """Return what .cache/NAME has of an earlier call; else make it, JSON, and keep it there.
+    """Return the JSON value cached in .cache/NAME, or else compute it with `make` and cache it.
 
-    It is kept, with its digest, where grids are; if it is damaged, it is made again.
+    The value is cached with its digest, only if .cache exists. A damaged file is recomputed.
     """
     path = Path(".cache", name)
     with suppress(UserError, OSError, ValueError):
@@ -209,14 +210,14 @@ def kept_in_cache(name: str, make: Callable[[], Any]) -> Any:
 
 
 def _finite(number: str) -> float:
-    """Return a number of JSON. Raises ValueError for NaN, infinity, and what is too large."""
+    """Parse a JSON number. Raises ValueError for NaN, infinity and numbers that are too large."""
     if not math.isfinite(value := float(number)):
-        raise ValueError(f"it has the number {number[:20]}")
+        raise ValueError(f"contains the number {number[:20]}")
     return value
 
 
 def saved_step(run: Path, name: str = STEP) -> int:
-    """Return the number in a run's file `step`, or in another one; 0 without it."""
+    """Return the number in the file `step`, or `name`, of a run directory; 0 without this file."""
     file = run / name
     return int(file.read_text()) if file.exists() else 0
 
@@ -233,11 +234,10 @@ def digest_of(content: Any) -> str:
 
 
 def retried_in_slurm(read: Callable[P, T]) -> Callable[P, T]:
-    """Make a reader in a Slurm job try again, for LATE_SECONDS, while it raises UserError.
+    """Make a reader in a Slurm job retry for LATE_SECONDS while it raises UserError.
 
-    Another node may have written the file a moment ago: its name, its size and its content may
-    appear here one after the other. Outside a Slurm job, and at a terminal in one, the error is
-    raised at once.
+    If another node has just written the file, its name, size and content may become visible one
+    after the other. Outside of Slurm jobs, and in interactive jobs, the error is raised at once.
     """
 
     @wraps(read)

@@ -1,6 +1,6 @@
-"""Locks between processes that end when their holder ends, even by a kill: of a file, of a GPU.
+"""File and GPU locks between processes, released when the holder exits, even after a kill.
 
-Imports no torch.
+Does not import torch.
 """
 
 import errno
@@ -19,12 +19,12 @@ from psld.utils.errors import UserError
 from psld.utils.files import make_private
 
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-"""The error numbers of a file system that has no locks, or whose lock server does not answer."""
+"""Error numbers of a file system without locks, or whose lock server does not answer."""
 
 
 @contextmanager
 def sole_holder(path: Path, waiting: str) -> Iterator[None]:
-    """Hold the lock; if another process holds it, print `waiting` and wait until it is free."""
+    """Hold a lock. If another process holds it, print `waiting` and wait."""
     with _opened(path) as descriptor:
         if not _is_locked(descriptor, path):
             print(waiting, flush=True)
@@ -34,7 +34,7 @@ def sole_holder(path: Path, waiting: str) -> Iterator[None]:
 
 @contextmanager
 def held_if_free(path: Path) -> Iterator[bool]:
-    """Hold the lock if it is free; yield True if it is held, False if another process has it."""
+    """Hold a lock if it is free. Yields False if another process holds it."""
     with _opened(path) as descriptor:
         yield _is_locked(descriptor, path)
 
@@ -58,8 +58,8 @@ def _is_locked(descriptor: int, path: Path) -> bool:
         if error.errno not in WITHOUT_LOCKS:
             raise
         raise UserError(
-            f"{path}: this file system gives no locks ({error.strerror}); put runs, or the "
-            "checkout, on one that does (Lustre: mounted with -o flock)"
+            f"{path}: this file system does not support locks ({error.strerror}); move runs, or "
+            "the checkout, to one that does (Lustre: mount with -o flock)"
         ) from None
     return True
 
@@ -67,15 +67,15 @@ def _is_locked(descriptor: int, path: Path) -> bool:
 # -- the GPUs of this machine, shared out among processes within CUDA_VISIBLE_DEVICES
 
 GPU_LOCKS = Path(os.environ.get("PSLD_GPU_LOCKS") or f"/tmp/psld-gpus-{os.getuid()}")
-"""Folder of the locks, the same for all jobs of a user on a machine, whatever their TMPDIR is. Each
-lock is named by a GPU's UUID."""
+"""Folder of the GPU locks, shared by all jobs of a user on a machine, independent of TMPDIR. Each
+lock has the UUID of a GPU as its name."""
 
 _held: dict[str, int] = {}
 """File descriptors of the locks that this process holds, by UUID."""
 
 
 def visible_gpus() -> dict[str, str]:
-    """Return the UUIDs of the GPUs that this process may use, by their CUDA_VISIBLE_DEVICES."""
+    """Return the UUIDs of the visible GPUs, by their names in CUDA_VISIBLE_DEVICES."""
     listed = ""
     if shutil.which("nvidia-smi"):
         command = ["nvidia-smi", "--list-gpus"]
@@ -85,17 +85,18 @@ def visible_gpus() -> dict[str, str]:
     if visible is None:
         return {uuid: uuid for uuid in uuids.values()}
     names = [name.strip() for name in visible.split(",")]
-    # CUDA stops, too, at the first name that is none, such as -1.
+    # Like CUDA, stop at the first invalid name, such as -1.
     gpus = itertools.takewhile(re.compile("[0-9]+$|GPU-|MIG-").match, names)
     return {name: uuids.get(name, name) for name in gpus}
 
 
 def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) -> list[int]:
-    """Hold `count` of these GPUs and return their positions. Waits while others hold them.
+    """Lock `count` of these GPUs and return their positions. Waits until enough GPUs are free.
 
-    The hold ends with `release_gpus` or this process. Unless `past_exec`, it ends at an exec too.
-    GPUs that this process holds already come first. While it waits, it holds no others, so two
-    processes that need several GPUs cannot wait for each other.
+    The locks are released by `release_gpus`, when the process exits, and on exec unless
+    `past_exec`. GPUs that this process already holds come first. While waiting, the process
+    releases all newly locked GPUs, so two processes that need several GPUs cannot wait for each
+    other.
 
     Raises UserError if the folder of the locks belongs to another user.
     """
@@ -113,8 +114,8 @@ def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) 
         for uuid in set(taken) - set(earlier):
             os.close(_held.pop(uuid))
         if attempt == 0:
-            # Ranks have no choice of a device.
-            share = "; device=cuda:0 would share one" if count == 1 else ""
+            # Ranks cannot choose their device.
+            share = "; device=cuda:0 would share a GPU" if count == 1 else ""
             print(f"waiting for a free GPU{share}", flush=True)
         time.sleep(1)
     for uuid in taken:
@@ -123,13 +124,13 @@ def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) 
 
 
 def release_gpus() -> None:
-    """Let other processes take the GPUs that this process holds."""
+    """Release all GPU locks of this process."""
     while _held:
         os.close(_held.popitem()[1])
 
 
 def _take(uuid: str) -> bool:
-    """Hold the lock of a GPU if it is free."""
+    """Lock a GPU if it is free; return True on success."""
     path = GPU_LOCKS / f"{uuid}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     if _is_locked(descriptor, path):

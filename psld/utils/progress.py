@@ -1,4 +1,4 @@
-"""The progress of long work: a bar on a terminal, and else a line now and then."""
+"""Progress of long computations: a bar on a terminal, or else a line every 30 seconds."""
 
 import math
 import time
@@ -6,11 +6,11 @@ import time
 from tqdm.auto import tqdm
 
 LINE_SECONDS = 30
-"""The least seconds between two lines."""
+"""Minimum number of seconds between two lines."""
 
 
 def about(seconds: float) -> str:
-    """Return a duration in its largest unit: about 12 minutes."""
+    """Format a duration in its largest unit, such as "about 12 minutes"."""
     for unit, size in {"days": 86_400, "hours": 3600, "minutes": 60}.items():
         if seconds >= 1.5 * size:
             return f"about {seconds / size:,.0f} {unit}"
@@ -18,7 +18,7 @@ def about(seconds: float) -> str:
 
 
 class Progress:
-    """The progress of a loop: a bar on a terminal, else a line on stdout every 30 seconds.
+    """Shows the progress of a loop: a bar on a terminal, or else a line on stdout every 30 seconds.
 
     with closing(Progress("training", "step", total=1000)) as progress:
         for _ in range(1000):
@@ -37,20 +37,20 @@ class Progress:
     ) -> None:
         """
         Args:
-            total: None if it is not known.
-            done: units that were done before.
+            total: number of units; None if it is unknown.
+            done: units completed before the start.
             silent: show nothing.
             leave: leave the bar on the terminal at the end.
         """
         self.name, self.unit, self.total, self.done = name, unit, total, done
         self.note = ""
-        """What a bar or a line also says."""
+        """Additional text for the bar or line."""
         shown = True if silent else None  # None: no bar if the output is a file
         self._bar = tqdm(
             total=total, initial=done, desc=name, unit=unit, disable=shown, leave=leave
         )
         self.in_lines = self._bar.disable and not silent
-        """True if the output is no terminal, so that lines are printed."""
+        """True if lines are printed, because the output is not a terminal."""
         self._last = time.monotonic(), done
 
     def update(self, units: int = 1) -> None:

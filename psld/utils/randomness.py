@@ -1,7 +1,7 @@
-"""Streams of random numbers, named by a seed, a purpose and indices.
+"""Streams of random numbers, identified by a seed, a purpose and indices.
 
-A stream depends on nothing else, so no generator state is saved, and no result depends on the
-batch size or the number of ranks.
+A stream depends only on these, so checkpoints contain no generator states, and results do not
+depend on the batch size or the number of ranks.
 """
 
 import math
@@ -19,13 +19,13 @@ from psld.utils.device import cores
 T = TypeVar("T")
 
 MOST_THREADS = 8
-"""Of one process that draw noise. One of them draws 100 million numbers a second."""
+"""Maximum number of threads that draw noise in a process. A thread draws 1e8 numbers per second."""
 AHEAD_BYTES = 2 << 30
-"""The most memory of draws that are ahead of their use."""
+"""Maximum memory of prefetched draws, in bytes."""
 
 
 class Stream(IntEnum):
-    """The purpose of a stream; no two purposes share one."""
+    """The purpose of a stream. Each purpose has its own streams."""
 
     INITIAL_WEIGHTS = 0
     BATCH = 1
@@ -60,19 +60,19 @@ def standard_normal(
     block: int | None = None,
     first: int = 0,
 ) -> Tensor:
-    """Return standard normal numbers, float32 on the CPU: draw `index` of this key's stream.
+    """Return draw `index` from the stream of a key: standard normal numbers, float32 on the CPU.
 
-    NumPy's counter-based generator Philox draws them. So they are the same bytes on every machine,
-    a draw depends on no other, and a smaller draw is the beginning of a larger one. They are in
-    pinned memory if `device`, to which they will be copied, is a GPU.
+    NumPy's counter-based generator Philox draws the numbers. They are identical on all machines,
+    draws are independent of each other, and a smaller draw is a prefix of a larger draw. The tensor
+    is in pinned memory if `device`, the destination of a later copy, is a GPU.
 
     Args:
-        block: images with a stream of their own, (key, index, block), so that a part of a draw can
-            be drawn alone; None: one stream, which can be entered at its beginning only, because
-            the ziggurat takes a varying number of the generator's outputs.
+        block: number of images that share a stream, (key, index, block), so that a part of a draw
+            can be drawn alone. None: one stream, which cannot be entered in the middle, because
+            the ziggurat algorithm uses a varying number of the generator's outputs.
         first: the number of the first of these blocks.
     """
-    # A new tensor for each draw: torch takes the memory of an earlier one when its copy has ended.
+    # Allocate a new tensor for each draw; torch reuses pinned memory when a copy has finished.
     pinned = device.type == "cuda"
     drawn = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=pinned)
     parts = [drawn] if block is None else drawn.split(block)
@@ -84,10 +84,10 @@ def standard_normal(
 
 
 def drawing_threads(device: torch.device, shape: tuple[int, ...]) -> int:
-    """Return how many threads draw float32 numbers of this shape, one draw each, for a device.
+    """Return the number of threads that draw float32 noise of this shape for a device.
 
-    For a GPU, as many as this process has cores but one, which launches the GPU's kernels, and at
-    most `MOST_THREADS` and `AHEAD_BYTES`. A CPU has its cores for the network.
+    A GPU gets a thread for each core except one, which launches kernels; `MOST_THREADS` and
+    `AHEAD_BYTES` limit this number. A CPU gets one thread, because the network needs the cores.
     """
     if device.type != "cuda":
         return 1
@@ -95,25 +95,26 @@ def drawing_threads(device: torch.device, shape: tuple[int, ...]) -> int:
 
 
 class Prefetch(Generic[T]):
-    """A function of an index; threads compute its next values while the last one is used."""
+    """A function of an index whose next values are computed in threads."""
 
     def __init__(
         self, function: Callable[[int], T], device: torch.device, shape: tuple[int, ...]
     ) -> None:
-        """`shape`: of the noise in a value, which is for this device."""
+        """`shape` is the shape of the noise in a value, and `device` the device that uses it."""
         self.function, self.threads = function, drawing_threads(device, shape)
         self._pool = ThreadPoolExecutor(self.threads, function.__qualname__)
         self._begun: dict[int, Future[T]] = {}
 
     def __call__(self, index: int, end: int) -> T:
-        """Return function(index), and let each thread begin one of the next, all below `end`."""
+        """Return function(index), and start computing the next values below `end`, one per
+        thread."""
         begun = self._begun.pop(index, None)
         value = begun.result() if begun else self.function(index)
         self.begin(range(index + 1, min(index + 1 + self.threads, end)))
         return value
 
     def begin(self, indices: range) -> None:
-        """Let the threads compute the values of these indices, and forget those of others."""
+        """Start computing the values of these indices, and discard all other values."""
         submit, begun = self._pool.submit, self._begun
         self._begun = {i: begun.get(i) or submit(self.function, i) for i in indices}
 
@@ -122,20 +123,20 @@ class Prefetch(Generic[T]):
 
 
 class ShardNoise:
-    """Standard normal noise for the states of one shard, one draw after the other.
+    """Successive draws of standard normal noise for the states of one shard.
 
         with ShardNoise(seed, shard, (1000, 6, 32, 32), device) as noise:
             start = process.prior(noise())
 
-    The noise of shard j comes from (seed, j). It does not depend on the device, and the draws of a
-    smaller shard are the first images of a larger one's.
+    The noise of shard j depends only on (seed, j), not on the device. The noise of a smaller shard
+    equals the noise of the first images of a larger shard.
 
-    Once it is told how many draws a sampler takes, threads draw the next ones while the network
-    computes, and none beyond the last.
+    After `expect` has set the number of draws, threads prefetch the next draws while the network
+    computes, but none beyond the last draw.
     """
 
     def __init__(self, seed: int, shard: int, shape: tuple[int, ...], device: torch.device) -> None:
-        """`shape`: that of all states of the shard, N×kC×H×W."""
+        """`shape` is the shape of all states of the shard, N×kC×H×W."""
         self.key = stream_seed(seed, Stream.SHARD, shard)
         self.shape = shape
         self.device = device
@@ -143,19 +144,20 @@ class ShardNoise:
         self._drawn = Prefetch(self._draw, device, shape)
 
     def expect(self, draws: int) -> None:
-        """Begin with the next `draws` of them."""
+        """Announce the number of following draws, and start to prefetch them."""
         self.end = self.draws + draws
         self._drawn.begin(range(self.draws, min(self.draws + self._drawn.threads, self.end)))
 
     def __call__(self, z: Tensor | None = None) -> Tensor:
-        """Return the next draw, on the device. `z` is ignored: a shard's states have one shape."""
+        """Return the next draw on the device. `z` is ignored: all states have the same shape."""
         drawn = self._drawn(self.draws, self.end)
         self.draws += 1
         return drawn.to(self.device, non_blocking=True)
 
     def uniform(self) -> Tensor:
-        """Return one number in [0, 1) for each state, on the CPU: the same at every call."""
-        # The counter's last word is not used by the draws.
+        """Return one number in [0, 1) per state, on the CPU; each call returns the same
+        numbers."""
+        # The draws do not use the last word of the counter.
         bits = np.random.Philox(key=self.key, counter=[0, 0, 0, 1])
         return torch.from_numpy(np.random.Generator(bits).random(self.shape[0]))
 

@@ -1,7 +1,7 @@
-"""Arrays in files: safetensors, with their kind, their origin and a digest in the metadata.
+"""Arrays in safetensors files, with a kind, an origin and a digest in the metadata.
 
-Shards, weights, features: this is their one writer, one reader and one check. Nothing
-here imports torch: figures read shards without it.
+All shards, weights and features are written, read and checked here. The module does not import
+torch, so that figures can read shards without torch.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "psld"
-"""The one key of our metadata. safetensors writes several keys in random order."""
+"""The only key of the metadata, because safetensors writes several keys in random order."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,25 @@ class Stored:
     sha256: str
 
     def tensors(self) -> "dict[str, Tensor]":
-        """Return the arrays as torch tensors, which share their memory."""
+        """Return the arrays as torch tensors that share memory with them."""
         import torch
 
         return {name: torch.from_numpy(array) for name, array in self.arrays.items()}
 
 
 def array_of(images: Any, where: str) -> np.ndarray:
-    """Return an array or a tensor of a caller as an array. Raises UserError for others."""
+    """Convert an array or tensor to an array. Raises UserError for other objects."""
     try:  # A tensor may be on a GPU, and require gradients.
         array = np.ascontiguousarray(images.detach().cpu() if hasattr(images, "detach") else images)
         if array.dtype.kind not in "buif":
             raise TypeError(array.dtype)
         return array
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{where}: no array of images ({error})") from None
+        raise UserError(f"{where}: not an array of images ({error})") from None
 
 
 def as_arrays(tensors: "Mapping[str, np.ndarray | Tensor]") -> dict[str, np.ndarray]:
-    """Return tensors on any device as arrays, contiguous in C's order."""
+    """Convert tensors on any device to C-contiguous arrays."""
     return {
         name: np.asarray(each if isinstance(each, np.ndarray) else each.cpu().numpy(), order="C")
         for name, each in tensors.items()
@@ -73,12 +73,12 @@ def save_tensors(
     tensors: "Mapping[str, np.ndarray | Tensor]",
     origin: Mapping[str, Any],
 ) -> str:
-    """Write a file whole or not at all, and return its digest.
+    """Write a file atomically, and return its digest.
 
     Args:
         kind: a noun; `load_tensors` refuses a file of another kind.
         tensors: on any device.
-        origin: what made them; JSON.
+        origin: the provenance of the tensors, serializable as JSON.
     """
     arrays = as_arrays(tensors)
     sha256 = digest_of_arrays(kind, arrays, origin)
@@ -90,13 +90,13 @@ def save_tensors(
 
 
 def load_tensors(path: str | Path, kind: str, remedy: str, sha256: str | None = None) -> Stored:
-    """Read a file that `save_tensors` wrote. No more memory is used than twice its size.
+    """Read a file of `save_tensors`, with at most twice its size of memory.
 
-    Raises UserError, which ends with the remedy, if the file is missing, damaged, of another kind,
-    or if its digest is not `sha256`.
+    Raises UserError with the remedy if the file is missing, damaged or of another kind, or if its
+    digest is not `sha256`.
     """
-    with reading(path, f"damaged {kind} file, or one of another program", f"; {remedy}"):
-        try:  # Read once: the file may be replaced at any moment.
+    with reading(path, f"damaged {kind} file, or written by another program", f"; {remedy}"):
+        try:  # Read the file once, because it may be replaced at any time.
             content = regular_file(path).read_bytes()
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; {remedy}") from None
@@ -110,7 +110,7 @@ def load_tensors(path: str | Path, kind: str, remedy: str, sha256: str | None = 
     if header["kind"] != kind:
         raise UserError(f"{path}: a {header['kind']} file, not a {kind} file; {remedy}")
     if sha256 not in (None, stored.sha256):
-        raise UserError(f"{path}: not the {kind} file that was recorded; {remedy}")
+        raise UserError(f"{path}: differs from the recorded {kind} file; {remedy}")
     return stored
 
 
@@ -124,9 +124,9 @@ def grouped(tensors: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
 
 
 def check_archive(stream: IO[bytes]) -> None:
-    """Check the checksums in a file of torch.save, which torch ignores, and rewind it.
+    """Verify the checksums in a file of torch.save, which torch ignores, and rewind the stream.
 
-    Files of torch before 1.6 have none. Raises BadZipFile.
+    Files of torch before 1.6 have no checksums. Raises BadZipFile.
     """
     if is_zipfile(stream):
         with ZipFile(stream) as archive:

@@ -47,24 +47,24 @@ def test_a_command_prints_its_config_and_does_nothing(words, key, tmp_path):
         ("train =", "psld train: "),
         ("train ~absent", "absent"),
         ("train name=größe", "name=größe: cannot be read; put a text in quotes, e.g. 'name="),
-        ("plan grid", "grid: not a setting KEY=VALUE"),
+        ("plan grid", "grid: not of the form KEY=VALUE"),
         ("page grid_name=", "configs/grid/.yaml: grid '': a name begins with a letter"),
         ("wandb upload", "verb: Input should be "),
-        ("tabulate output=x", "output: is for one table; add table=NAME"),
+        ("tabulate output=x", "output: needs the name of a table; add table=NAME"),
         ("train hydra.run.dir=/proc/x", "unknown key hydra"),
         # Missing ones.
         ("sample model=x", "psld sample: missing: output=…"),
         ("figure", "psld figure: figure is missing"),
-        ("wandb", "psld wandb: more words are needed; usage: psld wandb sync|dashboard KEY"),
+        ("wandb", "psld wandb: missing arguments; usage: psld wandb sync|dashboard KEY"),
         # A wrong folder.
         (
             "sample model=models/demo/cld output=x",
             "models/demo/cld: no such model; there is no folder models/ here; run it in the",
         ),
         # Flags.
-        ("train --speed", "--speed: no such flag; there are --help, --cfg job and --multirun"),
-        ("tabulate --cfg job", "--cfg: not a setting KEY=VALUE"),
-        ("train --cfg training.steps=3", "--cfg: no such flag"),
+        ("train --speed", "--speed: unknown flag; the flags are --help, --cfg job and --multirun"),
+        ("tabulate --cfg job", "--cfg: not of the form KEY=VALUE"),
+        ("train --cfg training.steps=3", "--cfg: unknown flag"),
     ],
 )
 def test_wrong_words_are_one_line(tmp_path, words, complaint):

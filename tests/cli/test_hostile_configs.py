@@ -56,7 +56,7 @@ def swept(folder: Path, configs: dict[str, str], *words: str) -> str:
     words = (*TINY, "data=digits.h5", "name=a,b", "training.steps=1", *words)
     finished = call(folder, "train", "--multirun", *words)
     assert not (folder / "PWNED").exists()
-    return refused(finished, 2, "sets Hydra's own config")
+    return refused(finished, 2, "sets Hydra's own")
 
 
 def test_a_grid_runs_no_code(folder):

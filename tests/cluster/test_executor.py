@@ -130,8 +130,8 @@ def test_an_interrupt_of_snakemake_ends_its_local_jobs_and_says_which_go_on(keep
     assert f"--job-name {scancel.removeprefix('--me --name=')} " in keeping.calls("sbatch")[0]
     said = (folder.path / "first.log").read_text()
     assert "Traceback" not in said, "it waits for local jobs"
-    assert f"Socket timed out; the jobs go on: scancel {scancel} ends them" in said
-    assert said.endswith("\ninterrupted; the same command goes on\n")
+    assert f"Socket timed out; the jobs continue; cancel them with scancel {scancel}" in said
+    assert said.endswith("\ninterrupted; run the same command again to resume\n")
 
 
 def test_a_refusal_of_slurm_ends_snakemake_and_leaves_the_jobs(keeping, folder, tmp_path):
@@ -139,7 +139,7 @@ def test_a_refusal_of_slurm_ends_snakemake_and_leaves_the_jobs(keeping, folder, 
     keeping.answer("squeue", first=f"[ ! -e {tmp_path}/jobs/0.sh ] || {refuses}")
     refused = folder.run()
     assert refused.returncode == 1
-    assert refused.stderr.count("left as they are") == 1, refused.stderr
+    assert refused.stderr.count("jobs in Slurm are unchanged") == 1, refused.stderr
     assert "Traceback" not in refused.stderr
     assert keeping.calls("scancel") == []
     [left] = (folder.path / ".snakemake/psld").glob("*/")
@@ -157,7 +157,7 @@ def test_jobs_of_a_killed_run_have_left_slurm_before_the_next_writes(keeping, fo
     folder.options, folder.job = [], f"[ ! -e {tmp_path}/jobs/0.state ] && touch made"
     again = folder.run()
     assert again.returncode == 0, again.stderr
-    assert "canceling what the last run left in Slurm: job 0" in again.stderr
+    assert "canceling the Slurm jobs of the last run: 0" in again.stderr
     assert set(keeping.calls("scancel")) == {f"--me --name={name}"}
 
     late = ["sh", tmp_path / "jobs/0.sh"]
@@ -185,7 +185,7 @@ def test_a_controller_that_is_away_loses_no_job(slurm, folder, tmp_path):
     )
     done = folder.run()
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count(f"{AWAY}; asking again until it answers") == 1
+    assert done.stderr.count(f"{AWAY}; retrying until Slurm answers") == 1
     assert len(slurm.calls("sbatch")) == 1, "of those that were answered"
 
 
@@ -203,7 +203,7 @@ def test_a_job_that_reached_slurm_without_an_answer_is_not_submitted_again(slurm
     slurm.answer("squeue", first=f'case "$*" in *%k*) {asked};; *) echo 0 COMPLETED None;; esac')
     done = folder.run()
     assert done.returncode == 0, done.stderr
-    assert "had reached Slurm as job 0" in done.stderr
+    assert "was already submitted to Slurm as job 0" in done.stderr
     assert len(slurm.calls("sbatch")) == 1
 
 

@@ -114,7 +114,7 @@ def test_jobs_of_an_earlier_run_are_canceled_until_they_are_gone(machine, tmp_pa
     )
     machine.answer("squeue", first=listed)
     said = succeeded(begun(tmp_path)).stderr
-    assert said.count("canceling what the last run left in Slurm: job 42\n") == 1
+    assert said.count("canceling the Slurm jobs of the last run: 42\n") == 1
     assert machine.calls("scancel") == ["--me --name=psld-7"] * 2
 
 
@@ -128,13 +128,17 @@ def test_a_second_run_is_refused_with_the_name_of_the_first(tmp_path):
     place = leave(tmp_path, "first")
     with (place.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused(begun(tmp_path), 1, f"{tmp_path}: another Snakemake (process 1 on here) runs here")
+        refused(
+            begun(tmp_path), 1, f"{tmp_path}: another Snakemake (process 1 on here) is running here"
+        )
     assert place.exists()
 
 
 def test_a_damaged_record_of_a_run_is_bad_input(tmp_path):
     (leave(tmp_path, "killed") / "run.json").write_text("{}")
-    refused(begun(tmp_path), 2, "killed/run.json: damaged, or of another version; delete it")
+    refused(
+        begun(tmp_path), 2, "killed/run.json: damaged, or written by another version; delete it"
+    )
 
 
 # --- the inside of Snakemake ----------------------------------------------------------------------

@@ -62,5 +62,5 @@ def test_as_many_gpus_train_as_share_the_batch_unless_their_number_is_given(
     assert environment.get("CUDA_VISIBLE_DEVICES") == (",".join(held) or visible)
     assert sorted(locks._held) == held
     assert all(os.get_inheritable(descriptor) for descriptor in locks._held.values())
-    said = "4 of 7 GPUs train, because they share 128 images equally"
+    said = "using 4 of 7 GPUs, because a batch has 128 images"
     assert (said in capsys.readouterr().out) == (ranks == 4)

@@ -65,7 +65,9 @@ def test_the_first_rank_asks_unless_slurm_preempts(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert warned(description) == asked
-    assert capsys.readouterr().out.endswith(" goes on when it is scheduled again\n")
+    assert capsys.readouterr().out.endswith(
+        " is requeued; it resumes when Slurm schedules it again\n"
+    )
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "Slurm ends this life"
     assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN, "one warning is enough"
 
@@ -73,7 +75,7 @@ def test_the_first_rank_asks_unless_slurm_preempts(
 @pytest.mark.parametrize(
     ("complaint", "said"),
     [
-        ("Job is pending execution for job 42\n", "goes on"),
+        ("Job is pending execution for job 42\n", "it resumes"),
         (
             "Requested operation is presently\ndisabled\n",
             "could not be requeued: Requested operation is presently disabled",
@@ -118,7 +120,7 @@ def test_a_job_that_gets_nowhere_gives_up_and_another_begins_from_nothing(tmp_pa
     begun = [0, 0, 50, *[90] * FRUITLESS_LIVES]
     for step in begun:
         begin_life(tmp_path, step)
-    with pytest.raises(RunError, match=r"began at step 90 .*checkpoint_every"):
+    with pytest.raises(RunError, match=r"started 2 times at step 90 .*checkpoint_every"):
         begin_life(tmp_path, 90)
     monkeypatch.setenv("SLURM_JOB_ID", "43")
     begin_life(tmp_path, 90)

@@ -18,7 +18,7 @@ from unittest.mock import Mock
 import pytest
 
 from psld.cluster.job import run_rank
-from psld.cluster.slurm import until_answered
+from psld.cluster.slurm import retry_until_reachable
 from tests.cluster.commands import Commands
 from tests.cluster.runs import until
 from tests.commands import TINY, call, command, refused, started
@@ -45,7 +45,7 @@ def unwilling(slurm, resolved, tmp_path) -> Commands:
     ("given", "words"),
     [
         (("train", "model=demo/cld"), ["usage: psld launch KEY=VALUE … -- COMMAND"]),
-        (("--", "sample"), ["train or train_guide, not sample"]),
+        (("--", "sample"), ["sample cannot be launched; put train or train_guide after --"]),
         ((*TRAINING, "training.steps=0"), ["psld train: training.steps"]),
         (("--", "train", "model=demo/cld", "record=x"), ["grid has changed", "not x"]),
         (("--", "train_guide", "network.widht=3"), ["train_guide", "widht"]),
@@ -68,16 +68,18 @@ def test_the_data_must_be_there_with_its_digest(unwilling, tmp_path, digits):
     shutil.copy(digits, tmp_path)
     refused(call(tmp_path, *launch), 2, "digits.json: no such file", "psld prepare")
     shutil.copy(digits.with_name("digits.json"), tmp_path)
-    refused(call(tmp_path, *launch), 2, f"{no_file} with its .digest; make it with psld prepare")
+    refused(
+        call(tmp_path, *launch), 2, f"{no_file}, or no .digest file next to it; run psld prepare"
+    )
     # The workflow names the model, whose grid says what the dataset is.
     of_grid = ("--", "train", "model=demo/cld", "data=digits.h5")
-    refused(call(tmp_path, "launch", *of_grid), 2, f"{no_file} with its .digest")
+    refused(call(tmp_path, "launch", *of_grid), 2, f"{no_file}, or no .digest file")
     assert unwilling.calls("sbatch") == []
 
 
 def test_slurm_where_there_is_none(commands, tmp_path, digits):
     launch = ("launch", "where=slurm", *TRAINING, f"data={digits}")
-    refused(call(tmp_path, *launch), 2, "where=slurm", "no sbatch here", "where=here")
+    refused(call(tmp_path, *launch), 2, "where=slurm", "sbatch is not installed", "where=here")
 
 
 @pytest.mark.parametrize(("where", "option"), [("here", "nodes=2"), ("auto", "detach=true")])
@@ -147,7 +149,7 @@ def launched(slurm, tmp_path, digits, monkeypatch) -> Callable[..., str]:
 )
 def test_a_signal_cancels_the_job_or_leaves_it(slurm, launched, tmp_path, number, detach, cancels):
     printed = launched(f"detach={detach}", numbers=(number,))
-    assert ("canceled the job" if cancels else "the job goes on") in printed
+    assert ("canceled the job" if cancels else "the job continues") in printed
     name = next((tmp_path / "runs" / "launches").iterdir()).name
     assert slurm.calls("scancel") == ([f"--me --name={name}"] if cancels else [])
 
@@ -161,11 +163,11 @@ def test_one_that_is_started_again_comes_back_and_with_other_settings_submits_an
     slurm, launched
 ):
     assert "submitted job 42" in launched()
-    assert "back to job 42" in launched()
+    assert "waiting for job 42 of an earlier launcher" in launched()
     assert len(slurm.calls("sbatch")) == 1
     slurm.answer("scancel", first=f"/bin/rm {slurm.folder}/sbatch.calls")
     printed = launched("training.steps=4")
-    assert "waiting for the end of job 42: canceled, or of other settings" in printed
+    assert "canceling job 42 of an earlier launch, and waiting for its end" in printed
     assert "submitted job 42" in printed
     assert len(slurm.calls("scancel")) == 1
 
@@ -174,9 +176,9 @@ def test_a_job_of_an_sbatch_that_did_not_answer_has_its_command(
     slurm, launched, tmp_path, monkeypatch
 ):
     """It reached the controller, which has it in the queue when the launcher asks again."""
-    monkeypatch.setattr(until_answered, "__defaults__", (Mock(side_effect=[None]),))
+    monkeypatch.setattr(retry_until_reachable, "__defaults__", (Mock(side_effect=[None]),))
     slurm.answer("sbatch", stderr="sbatch: error: Socket timed out\n", exit_code=1)
-    assert "Socket timed out; asking again until it answers" in launched()
+    assert "Socket timed out; retrying until Slurm answers" in launched()
     assert len(slurm.calls("sbatch")) == 1
     [pickled] = tmp_path.glob("runs/launches/*/42_submitted.pkl")
     submitted = pickle.loads(pickled.read_bytes())
@@ -198,7 +200,7 @@ def test_a_second_output_of_a_run_waits_for_the_first(slurm, launched, tmp_path,
     with lock.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         printed = launched("output=b", numbers=(signal.SIGINT,))
-    assert "another launcher waits" in printed
-    assert "the other launcher goes on" in printed
+    assert "waiting for another launcher" in printed
+    assert "the other launcher continues" in printed
     assert len(slurm.calls("sbatch")) == 1
     assert slurm.calls("scancel") == []

@@ -63,19 +63,24 @@ def test_a_damaged_export_is_made_again(slurm, launcher, capsys):
     launcher.finish()
     assert len(slurm.calls("sbatch")) == 1
     assert {path.read_text().strip() for path in launcher.output.iterdir()} == set(FILES)
-    assert f"{export_folder(launcher.run)}: damaged; it is made again" in capsys.readouterr().out
+    assert f"{export_folder(launcher.run)}: damaged; exporting it again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("state", "progress", "jobs", "complaint"),
     [
-        ("FAILED", False, 1, "job 42 ended as FAILED and has saved no checkpoint"),
-        ("FAILED", True, 2, "job 42 ended as FAILED and has saved no checkpoint"),
-        ("NODE_FAIL", False, 3, "job 42 ended as NODE_FAIL and has saved no checkpoint"),
-        ("NODE_FAIL", True, 4, "job 42 ended as NODE_FAIL and has saved no checkpoint"),
+        ("FAILED", False, 1, "job 42 ended as FAILED without saving a checkpoint"),
+        ("FAILED", True, 2, "job 42 ended as FAILED without saving a checkpoint"),
+        ("NODE_FAIL", False, 3, "job 42 ended as NODE_FAIL without saving a checkpoint"),
+        ("NODE_FAIL", True, 4, "job 42 ended as NODE_FAIL without saving a checkpoint"),
         ("CANCELLED", False, 1, "job 42 was canceled"),
         ("OUT_OF_MEMORY", True, 1, "job 42 ran out of memory"),
-        ("COMPLETED", True, 1, r"job 42 ended with exit code 0, but without .*model/manifest.json"),
+        (
+            "COMPLETED",
+            True,
+            1,
+            r"job 42 ended with exit code 0, but .*model/manifest.json is missing",
+        ),
     ],
 )
 def test_a_lost_job_is_followed_by_another_if_it_has_made_progress(
@@ -99,7 +104,7 @@ def test_only_the_user_may_write_to_the_folder_of_a_launch(slurm, launcher):
     """Jobs run the pickles in it."""
     launcher.folder.mkdir(parents=True)
     launcher.folder.chmod(0o770)
-    with pytest.raises(UserError, match=r"other users may write to it.*chmod 700"):
+    with pytest.raises(UserError, match=r"other users may write to this folder.*chmod 700"):
         launcher.finish()
     assert slurm.calls("sbatch") == []
 
@@ -110,7 +115,9 @@ def test_a_refusal_ends_the_launcher_and_leaves_the_job(slurm, launcher, monkeyp
     refused = "echo slurm_load_jobs error: Protocol authentication error >&2; exit 1"
     asked = f"[ -e {slurm.folder}/sbatch.calls ] || exit 0\n" if afterwards else ""
     slurm.answer("squeue", first=asked + refused)
-    with pytest.raises(RunError, match=r"Protocol authentication error.*left as they are"):
+    with pytest.raises(
+        RunError, match=r"Protocol authentication error.*jobs in Slurm are unchanged"
+    ):
         launcher.finish()
     assert len(slurm.calls("sbatch")) == afterwards
     assert slurm.calls("scancel") == []

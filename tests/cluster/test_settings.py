@@ -68,7 +68,10 @@ def test_additional_options(words: str, options: dict[str, Any]):
         ("nodes=0", "nodes"),
         ("slurm_additional_parameters=--exclusive", "without dashes"),
         (f"slurm_additional_parameters=qos=high {'=1 '.join(SET)}", "sets: " + ", ".join(SET)),
-        ("slurm_additional_parameters=qos=a job_name=b", "leave out what a launch sets: job-name"),
+        (
+            "slurm_additional_parameters=qos=a job_name=b",
+            "remove options that psld launch sets: job-name",
+        ),
         ('slurm_additional_parameters=comment="open', "slurm_additional_parameters: No closing"),
     ],
 )
@@ -80,7 +83,7 @@ def test_refused(word, complaint):
 def test_a_life_is_longer_than_its_warning():
     assert launch_settings("runtime=2", "warning_seconds=119").options()["signal_delay_s"] == 119
     assert launch_settings().options()["time"] == 60
-    with pytest.raises(UserError, match="a job of 2 minutes has not begun"):
+    with pytest.raises(UserError, match="is not less than the runtime of 2 minutes"):
         launch_settings("runtime=2", "warning_seconds=120")
 
 

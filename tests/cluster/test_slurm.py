@@ -6,7 +6,7 @@ import time
 import pytest
 
 from psld.cluster import slurm
-from psld.cluster.slurm import Refused, SlurmJob, Unreachable, until_answered
+from psld.cluster.slurm import AccessDenied, SlurmJob, Unreachable, retry_until_reachable
 from psld.utils.errors import RunError
 
 AWAY = "slurm_load_jobs error: Unable to contact slurm controller\n(connect failure)\n"
@@ -78,7 +78,7 @@ def test_no_answer(commands, complaint):
 
 
 def test_a_refusal(commands):
-    with pytest.raises(Refused, match="squeue: No such file or directory"):
+    with pytest.raises(AccessDenied, match="squeue: No such file or directory"):
         slurm.jobs_named("x")
     for complaint in (
         "Protocol authentication error",
@@ -95,14 +95,14 @@ def test_a_refusal(commands):
         "squeue: unrecognized option --me",
     ):
         commands.answer("squeue", stderr=f"squeue: error: {complaint}\n", exit_code=1)
-        with pytest.raises(Refused, match=re.escape(f"squeue: error: {complaint}")):
+        with pytest.raises(AccessDenied, match=re.escape(f"squeue: error: {complaint}")):
             slurm.jobs_named("x")
 
 
 @pytest.mark.parametrize(
     ("kind", "seconds", "limit"),
     [
-        (Refused, slurm.REFUSED_SECONDS, "0:02:00"),
+        (AccessDenied, slurm.REFUSED_SECONDS, "0:02:00"),
         (Unreachable, slurm.NO_ANSWER_SECONDS, "3 days, 0:00:00"),
     ],
 )
@@ -118,11 +118,11 @@ def test_slurm_is_asked_long_without_an_answer_and_briefly_with_a_refusal(
     def pause(_: float) -> None:
         now[0] += seconds / 4
 
-    with pytest.raises(RunError, match=rf"no again \(for {limit}\).*the same command goes on"):
-        until_answered(ask, said.append, pause)
+    with pytest.raises(RunError, match=rf"no again \(for {limit}\).*run the same command again"):
+        retry_until_reachable(ask, said.append, pause)
     assert now[0] == seconds
-    assert said == [f"{text}; asking again until it answers" for text in ("no", "no again")]
-    assert until_answered(lambda: 3, said.append) == 3
+    assert said == [f"{text}; retrying until Slurm answers" for text in ("no", "no again")]
+    assert retry_until_reachable(lambda: 3, said.append) == 3
 
 
 def test_no_answer_in_time(commands, monkeypatch):

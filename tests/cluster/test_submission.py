@@ -73,7 +73,7 @@ def test_a_folder_may_have_any_name(slurm, tmp_path):
 
 def test_a_folder_in_which_slurm_finds_no_place_for_logs(slurm, tmp_path):
     for name in ("100%j", "back\\slash", "two\nlines"):
-        with pytest.raises(UserError, match="name another folder") as refused:
+        with pytest.raises(UserError, match="set runs to another folder") as refused:
             submit(launch_settings(), "model-12", tmp_path / name)
         assert "\n" not in str(refused.value)
     assert slurm.calls("sbatch") == []

@@ -139,7 +139,7 @@ def test_at_most_a_tenth_of_the_image_remains_at_the_final_time():
 
 
 def test_a_singular_covariance_is_one_line():
-    with pytest.raises(UserError, match=r"singular, to rounding.*; raise process\.numerical_eps"):
+    with pytest.raises(UserError, match=r"numerically singular .*; raise process\.numerical_eps"):
         recipe("fourth-order", numerical_eps=0.0).covariance_factor(1e-5)
 
 
@@ -169,9 +169,9 @@ def test_one_block_has_no_auxiliary_noise_under_any_matching():
 
 @pytest.mark.parametrize("shape", [(1, 2, 4, 4), (3, 1, 4, 4)])
 def test_a_prediction_of_another_shape_is_refused(shape):
-    """torch would broadcast some of them."""
+    """Without the check, torch would broadcast some of these shapes."""
     process, z = phase_space(0.02), torch.zeros(3, 2, 4, 4)
-    with pytest.raises(UserError, match=r"the process needs 2 channels: ε of 2 of 2 blocks"):
+    with pytest.raises(UserError, match=r"the process needs 2 channels: ε in 2 of 2 blocks"):
         process.checked(torch.zeros(shape), z)
     assert process.checked(torch.zeros(z.shape, dtype=torch.bfloat16), z).dtype == torch.float32
 

@@ -53,8 +53,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(kind, capsys):
     assert max(memory.sizes[2:]) == 4
     said = capsys.readouterr().err.splitlines()
     assert said == [
-        "out of memory with 16 images at once; going on with 8",
-        "out of memory with 8 images at once; going on with 4",
+        "out of memory with 16 images at once; continuing with 8",
+        "out of memory with 8 images at once; continuing with 4",
     ]
     assert score.evaluations == 2 * (2 if kind == "classifier-free" else 1)
 

@@ -285,7 +285,7 @@ def test_results_of_other_records_are_named(evaluated):
     assert "Of other records" not in own
     write_yaml(evaluated / "configs/grid/mine.yaml", GRID | {"seed": 1})
     other = succeeded(call(evaluated, "tabulate", "grid_name=mine")).stdout
-    assert f"Of other records, so not shown: {RESULT}. Delete them" in other
+    assert f"because the grid has changed or files were moved: {RESULT}. Delete them" in other
 
 
 def test_a_cell_is_changed_in_a_folder_of_its_own(made, tmp_path):

@@ -257,5 +257,5 @@ def test_features_are_kept_up_to_a_number_of_them_and_come_back(tmp_path):
     wrong = replace(gathered, samples={("fd-a", 6): four})
     with pytest.raises(UserError, match="x: fd-a: has features of 5 samples, not 6"):
         load_kept(tmp_path / "x", save_kept(tmp_path / "x", wrong, 4))
-    with pytest.raises(UserError, match="not the evaluation file that was recorded"):
+    with pytest.raises(UserError, match="differs from the recorded evaluation file"):
         load_kept(tmp_path / "x", "another")

@@ -102,11 +102,11 @@ def test_what_is_printed(folder):
     assert 0.01 < half < 0.1, "so three decimals are printed"
     assert said == [
         f"fd-classifier of 200 images: {result.value:.3f} ± {half:.3f}",
-        f"  of infinitely many: {limit.value:.3f} ± {limit.half_width:.3f}",
-        f"  with other images of the reference, too: {result.value:.3f} ± {both:.3f}",
+        f"  for infinitely many images: {limit.value:.3f} ± {limit.half_width:.3f}",
+        f"  including the uncertainty of the reference: {result.value:.3f} ± {both:.3f}",
     ]
     few = succeeded(evaluate(folder, "noisy.npz", *FD, "samples=49")).stdout
-    assert "do not trust ± of so few images: intervals were tested from 50 different" in few
+    assert "the interval is unreliable for so few images: intervals were validated for 50 or" in few
 
 
 def test_several_metrics_share_one_pass_and_one_file(folder):
@@ -141,9 +141,11 @@ def test_other_images_and_statistics_are_references(folder):
     assert len({each.record for each in (dataset, images, statistics)}) == 3
     words = ("reference=statistics.npz", "extractor=features/digits/fd-classifier")
     said = succeeded(evaluate(folder, "noisy.npz", "metric=fd-classifier", *words)).stdout
-    assert "with other images of the reference, too: not known from statistics alone" in said
+    assert (
+        "including the uncertainty of the reference: unknown from mean and covariance alone" in said
+    )
     finished = evaluate(folder, "noisy.npz", "metric=kd-classifier", *words)
-    refused(finished, 2, "statistics (mu, sigma), enough for Fréchet distances alone")
+    refused(finished, 2, "statistics (mu, sigma), which suffice for Fréchet distances")
 
 
 class Scaled(torch.nn.Module):
@@ -201,7 +203,7 @@ def test_copies_narrow_no_interval(folder):
     assert copies.interval.half_width == pytest.approx(few.interval.half_width, rel=0.05)
     assert back[1].interval.half_width == pytest.approx(back[0].interval.half_width, rel=0.05)
     said = succeeded(evaluate(folder, "copies.npz", *FD)).stdout
-    assert "fd-classifier of 400 images (40 different): " in said
+    assert "fd-classifier of 400 images (40 distinct): " in said
     assert "infinitely many: lower, and not known from fewer than 128 different images, 4 f" in said
 
 

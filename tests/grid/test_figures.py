@@ -76,9 +76,13 @@ def test_figures_name_what_their_cells_share_in_the_title_and_the_rest_at_the_ro
     assert {name: (figures[name].title, *figures[name].cells) for name in shown} == {
         "models": ("EM, 10 steps", "cld", "PSLD"),
         "samplers": ("PSLD", "EM, 10 steps", "rk45, tolerance 1e-2"),
-        "both": ("Samples by model and sampler", "cld\nEM, 10 steps", "PSLD\nEM, 20 steps"),
+        "both": ("One model and sampler per row", "cld\nEM, 10 steps", "PSLD\nEM, 20 steps"),
     }
-    assert figures["samples/low"].caption.startswith("PSLD · EM, 10 steps: the first samples")
+    assert figures["samples/low"].title == "PSLD · EM, 10 steps"
+    assert figures["samples/low"].caption.startswith("The first samples, not chosen")
+    file = file.model_copy(update={"labels": {"both": "What both show", "filled": "Filled in"}})
+    titles = {name: figure.title for name, figure in all_figures(replace(grid, file=file)).items()}
+    assert titles["both"] == "What both show"
 
 
 def test_plots_have_the_models_in_their_panels_if_these_are_fewer(grid):

@@ -19,7 +19,22 @@ from tests.grid.mine import CONTENT, changed, refusal
         ("metric", "fd", r"no such metric \(is fid meant\?\); there are: .*fd-classifier,"),
         ("gallery", "em-11", "gallery: no cell has the sampler 'em-11'; there are: em-10"),
         ("models/psld", {"gallery": "few-1"}, r"models\.psld\.gallery: no cell has .* 'few-1'"),
-        ("labels", {"pdls": "PSLD"}, "unknown model or sampler 'pdls'; there are: vp-sde, psld"),
+        ("labels", {"pdls": "PSLD"}, "unknown model, sampler or figure 'pdls'; there are: vp-"),
+        (
+            "tables/steps/compare",
+            [{"entries": {"one": {"model": "psld"}, "two": {"model": "psld"}}}],
+            "table 'Steps', compare 'one': fits 4 entries, not 1",
+        ),
+        (
+            "tables/tolerance/compare",
+            [{"entries": {"one": {"model": "psld", "samples": 50}, "two": {"samples": 100}}}],
+            "table 'Tolerance', compare 'two': fits 2 entries, not 1",
+        ),
+        (
+            "tables/tolerance/compare",
+            [{"entries": {n: {"model": "psld", "samples": n} for n in ("50", "100")}}],
+            "table 'Tolerance', compare 50, 100: give one metric of equal numbers of samples",
+        ),
         ("labels", {"psld": "vp-sde"}, "labels: two names have the label 'vp-sde'"),
         ("models/psld", ["process=psld", "process.gama=1"], "psld: .*is process.gamma meant"),
         ("models/psld", ["process=psld", "process.gamma=-1"], "models.psld: process.gamma"),

@@ -138,7 +138,7 @@ def test_images_of_colors_and_an_odd_size_have_features():
 
 def test_other_images_are_user_errors(trained):
     for wrong in (torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)):
-        with pytest.raises(UserError, match=r"takes uint8 images of \(1, 8, 8\)"):
+        with pytest.raises(UserError, match=r"accepts uint8 images of \(1, 8, 8\)"):
             trained(wrong)
 
 

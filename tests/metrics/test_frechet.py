@@ -63,7 +63,7 @@ def test_agrees_with_torch_fidelity(n, d, rel):
 
 
 def test_different_extractors_and_single_images_are_user_errors():
-    with pytest.raises(UserError, match="different extractors"):
+    with pytest.raises(UserError, match="use one extractor for both"):
         frechet_distance(gather(random_features(9, 3, 1)), gather(random_features(9, 4, 1)))
     with pytest.raises(UserError, match="at least 2"):
         frechet_distance(gather(random_features(9, 3, 1)), gather(random_features(1, 3, 1)))
@@ -109,7 +109,7 @@ def test_published_moments_are_those_of_the_statistics():
     moments = FeatureStatistics.of_moments(mean.float(), covariance.float())
     torch.testing.assert_close(moments.mean, mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(moments.covariance, covariance, rtol=1e-6, atol=1e-6)
-    with pytest.raises(UserError, match=r"statistics \(mu, sigma\), enough for Fréchet"):
+    with pytest.raises(UserError, match=r"statistics \(mu, sigma\), which suffice for Fréchet"):
         moments.on("cpu")
 
 

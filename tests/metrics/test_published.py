@@ -158,7 +158,7 @@ def test_gray_images_are_repeated_and_other_tensors_refused(name, request):
     torch.testing.assert_close(features, extractor(gray.repeat(1, 3, 1, 1))[0])
     assert (logits is None) == (name == "dinov2")
     for wrong in (torch.zeros(1, 3, 8, 8), torch.zeros(1, 2, 8, 8, dtype=torch.uint8)):
-        with pytest.raises(UserError, match="takes uint8 images"):
+        with pytest.raises(UserError, match="accepts uint8 images"):
             extractor(wrong)
 
 
@@ -199,12 +199,12 @@ def test_missing_damaged_and_foreign_weights_say_what_to_get(weights, tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     for name in ("missing", "cut", "foreign", "list", "evil", "pipe"):
         path = tmp_path / f"{name}.pth"
-        with pytest.raises(UserError, match=r"get .*weights-inception-.*-6726825d\.pth") as caught:
+        with pytest.raises(UserError, match=r"download .*inception-.*-6726825d\.pth") as caught:
             inception_of(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "executed").exists(), "nothing in the weights is executed"
-    with pytest.raises(UserError, match=r"get .*https://.*dinov2_vitl14_pretrain\.pth"):
+    with pytest.raises(UserError, match=r"download .*https://.*dinov2_vitl14_pretrain\.pth"):
         load_extractor(DINOv2Settings(weights=str(tmp_path / "missing.pth")))
 
 

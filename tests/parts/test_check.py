@@ -87,9 +87,9 @@ def folder(outside):
     [
         (("mynets:Mixer",), "takes 2×8×8 and has 314 parameters"),
         (("mynets:Mixer", "width=4"), "has 158 parameters"),
-        (("heun:Heun", "striding=edm", "steps=7"), "with 7 network evaluations"),
-        (("pull:Pull",), "samples one Gaussian as PSLD with 5 network evaluations"),
-        (("pull:Border",), "known pixels of 4 images of 8×8: 75%"),
+        (("heun:Heun", "striding=edm", "steps=7"), "with PSLD and 7 network evaluations"),
+        (("pull:Pull",), "samples from a Gaussian with PSLD and 5 network evaluations"),
+        (("pull:Border",), "known pixels in 4 images of 8×8: 75%"),
         (("mine:Halves", "every=400"), "a checkpoint can hold the state"),
         (("mine:Polyak",), "a checkpoint can hold the state"),
         (("mine:Lines",), "a checkpoint can hold the state"),

@@ -32,7 +32,7 @@ def result(cell: str, made: str | None, trained: str | None, weights: str = "w")
     ],
 )
 def test_models_and_cells_are_counted_once(results, note):
-    said = [f"Made by another revision of psld than the one here: {each}." for each in note]
+    said = [f"Made by another revision of psld than the current revision: {each}." for each in note]
     assert list(made_by_other_code(result(*each) for each in results)) == said
 
 

@@ -197,5 +197,5 @@ def test_it_is_verified_where_the_files_are_missing(made, tmp_path):
     finished = call(tmp_path, "verify", "own.zip")
     assert finished.returncode == 3, finished.stderr
     assert "shifts: 2 not recomputed, 2 recomputed from features" in finished.stdout
-    assert "8 numbers in all, 0 differences" in finished.stdout
+    assert "8 numbers in total, 0 differences" in finished.stdout
     assert "2 numbers cannot be recomputed: " in finished.stderr

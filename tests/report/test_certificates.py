@@ -105,7 +105,7 @@ def test_every_number_of_every_table_is_recomputed(made, certificate, tmp_path):
     assert lines[-1].startswith("0.zip: SHA-256 ")
     assert "and settings: not compared with yours, there is no grid mine" in finished.stdout
     assert f"{Path(REFERENCE).parent}: not compared with yours" in finished.stdout
-    assert "only read: SHA-256 of weights and starts, " in finished.stdout
+    assert "not recomputed: SHA-256 of weights and initial distributions, " in finished.stdout
     assert "### Grid" not in finished.stdout, "no counts of verdicts"
     tables, _, _ = succeeded(call(made, "tabulate", "grid_name=mine")).stdout.partition("### Grid")
     assert tables in finished.stdout, "the tables of the project"
@@ -296,7 +296,7 @@ def test_samples_of_the_prior_that_say_they_have_a_start_are_found(certificate, 
         in_text(f"results/cells/mine/{cell}.json", none, none.replace("null", '"f"'))(entries)
     finished = verify(tmp_path, forged(entries))
     refused(finished, 1, "0.zip: 1 differences")
-    assert "the prior: not all cells that begin there have this start\n" in finished.stdout
+    assert "the prior: some cells that start there state another start\n" in finished.stdout
 
 
 def test_features_that_results_were_not_computed_from_are_found(copied):

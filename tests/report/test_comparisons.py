@@ -105,9 +105,7 @@ def test_a_certificate_forged_with_the_projects_own_commands_is_refused_entry_by
     ):
         assert line in finished.stdout
     assert "theirs.zip: mine: 8 different, 4 not run\n" in finished.stdout
-    same = (
-        "equal features: vp-sde/em-10 (fd-classifier): 60 of 60 are exactly those of train images"
-    )
+    same = "equal features: vp-sde/em-10 (fd-classifier): 60 of 60 are equal to train images"
     assert same in finished.stdout
     [psld] = [line for line in finished.stdout.splitlines() if line.startswith("| PSLD ")]
     assert psld.count("–") == 2, "the reader's grid has other settings"
@@ -151,7 +149,7 @@ def test_a_reference_may_differ_by_rounding_only(reader, certificate):
     write_other_reference(reader, parts, dataset="digits-8")
     finished = compared(reader, certificate)
     refused(finished, 1)
-    assert "reference: no reference of yours is of digits with this extractor\n" in finished.stdout
+    assert "reference: you have no reference of digits with this extractor\n" in finished.stdout
     shutil.rmtree(reader / "features")
     refused(compared(reader, certificate), 2, "reference=features: no features.safetensors there")
 
@@ -237,7 +235,7 @@ def test_equal_features_are_counted():
     x, y = random_features(1, 10).values, random_features(2, 10).values
     rows = {"a": x, "b": torch.cat([y[:4], x[4:]]), "c": y[[0, 1, 2, 3, 4, 4]]}
     assert list(equal_features({name: rows_of(features) for name, features in rows.items()})) == [
-        "b: 6 of 10 are exactly those of a",
-        "c: 1 of 6 repeat another",
-        "c: 4 of 6 are exactly those of b",
+        "b: 6 of 10 are equal to a",
+        "c: 1 of 6 repeat another image",
+        "c: 4 of 6 are equal to b",
     ]

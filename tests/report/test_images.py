@@ -131,7 +131,7 @@ def test_a_figure_of_inpainted_samples_shows_their_holes(folder, inpainted, digi
     saved(folder, inpainted, "samples/mine/cld/holes-10")
     assert (pixels_of(draw(folder, "filled")) == HOLE_COLOR).all(axis=-1).any()
     saved(folder, shard_of(inpainted.images, masks=inpainted.masks), "samples/mine/cld/holes-10")
-    said = "samples/mine/cld/holes-10: fills in images of another data/digits.h5; sample it again"
+    said = "cld/holes-10: inpaints images of another data/digits.h5; sample the cell again"
     refused(call(folder, "figure", "grid_name=mine", "figure=filled"), 2, said)
 
 

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,19 +59,21 @@ def test_the_tables_are_those_of_the_other_formats_and_what_they_share_stands_on
     for note in (*legend, "Scale of fd-classifier"):
         assert plain.count(note) == 1
     assert "Marks: " not in content
-    said = content.index("Nearest to the data, as measured: EM, VP-SDE, 20 (2.50 ± 0.02); ")
-    assert said < min(content.index("<img"), content.index("can be compared with one of the paper"))
+    said = content.index(
+        "Images of EM, VP-SDE, 20, from the prior (2.50 ± 0.02) are nearer to the "
+    )
+    assert said < content.index("<img") < content.index("<nav"), "the finding, then a picture"
 
 
 def test_what_is_farther_than_noise_is_named_in_words(folder, grid):
     """On the page and in the tables. The scale of noise is 98.76; the number of evaluations is no
     distance."""
-    words = "Farther from the images than pure noise: not trained enough"
+    words = "Farther from the images than pure noise, because of too few training"
     assert words not in page_in(folder)
     write_result(folder, grid, "cld/em-10", value=98.8)
     write_result(folder, grid, "high/em-20", value=120.0)
     write_result(folder, grid, "cld/rk45-1e-2", value=5.5, nfe=300)
-    note = f"{words}, or sampled in too few steps: EM CLD, 10; EM high, 20."
+    note = f"{words} or sampling steps: EM CLD, 10; EM high, 20."
     assert note in page_in(folder)
     assert note in succeeded(call(folder, "tabulate", "grid_name=mine")).stdout
 
@@ -143,7 +146,7 @@ def test_before_anything_was_run_the_page_lists_what_is_missing(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     content = results_page(grid)
     number = sum(len(t.rows) * len(t.columns) for t in grid.file.tables.values())
-    assert f"of {number} numbers can be compared with one of the paper" in content
+    assert f"of {number} numbers can be compared with a number of the paper" in content
     assert ["table", "not run", "literature"] in [table[0] for table in Page(content).tables]
     assert f"Not drawn yet: {', '.join(all_figures(grid))}." in content
     assert not re.search(r"\b(nan|None)\b", content)
@@ -171,13 +174,28 @@ def test_gray_pictures_keep_every_pixel_and_photographs_are_made_small(folder, g
     assert size < 150_000
 
 
+def test_five_figures_are_shown_and_the_others_are_folded(content, grid):
+    folded = content.index("More figures</h2>")
+    numbers = [int(number) for number in re.findall('id="figure-([0-9]+)"', content)]
+    assert numbers == list(range(1, len(all_figures(grid)) + 1))
+    assert content.index('id="figure-5"') < folded < content.index('id="figure-6"')
+
+
+def test_names_in_backticks_are_code_and_elsewhere_have_no_backticks(folder, grid):
+    file = grid.file.model_copy(update={"title": "What `few` does", "question": "Is `a<b` so?"})
+    content = results_page(replace(grid, file=file))
+    assert "<h1>What <code>few</code> does</h1>" in content
+    assert "<title>What few does</title>" in content
+    assert "<code>a&lt;b</code>" in content
+
+
 @in_a_browser
-def test_a_phone_shows_the_values_and_a_desk_shows_tables_next_to_their_texts(
+def test_a_phone_cuts_nothing_off_and_a_desk_shows_tables_next_to_their_texts(
     content, folder, tmp_path
 ):
     page = folder / "results/mine.html"
     narrow, wide = (shown(page, width, tmp_path) for width in (390, 1280))
-    assert max(narrow["values"]) <= 390
+    assert narrow["cut"] == []
     assert not any(narrow["beside"])
     assert all(wide["beside"])
     assert narrow["overflow"] <= 0

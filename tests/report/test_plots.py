@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -106,14 +107,40 @@ def test_a_plot_speaks_in_words(folder, grid):
     figure.savefig(folder / "plot.png")  # no text is taken for a formula, of which this is none
 
 
-def test_noise_and_the_split_that_is_not_the_reference_stand_in_the_legend(folder, grid):
-    assert legend_of(draw_plot(grid, "nfe"))[-2:] == ["noise: 99", "test split: 0.32"]
-    metric = grid.metrics["fd-classifier"].identity() | {"reference_split": "test"}
-    for cell, (value, _) in MEASURED.items():
-        write_result(folder, grid, cell, value=value, metric=metric, floor=3.0)
+def test_noise_stands_in_the_legend_and_no_split_of_real_images_does(folder, grid):
+    """The split is no random draw, and has another number of images."""
     figure = draw_plot(grid, "nfe")
-    assert legend_of(figure)[-2:] == ["noise: 99", "training split: 3"]
+    assert legend_of(figure)[-2:] == ["hollow: the paper's", "noise: 99"]
+    for cell, (value, _) in MEASURED.items():
+        write_result(folder, grid, cell, value=value, noise=3.0)
+    figure = draw_plot(grid, "nfe")
     assert {line.get_ydata()[0] for line in figure.axes[0].get_lines()} >= {3.0}
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(2.1, 4.6), (0.8, 30), (0.01, 900)])
+def test_axes_have_names_and_labels_that_do_not_overlap(folder, grid, lowest, highest):
+    entries = [
+        {"step": s, "time": 1e9 + s, "loss": loss}
+        for s, loss in zip(range(50, 1251, 400), np.geomspace(highest, lowest, 4), strict=True)
+    ]
+    write_history(folder / "models/mine/cld", entries)
+    for cell, value in zip(MEASURED, np.geomspace(lowest, highest, len(MEASURED)), strict=True):
+        write_result(folder, grid, cell, value=value, error=0.01)
+    for plot in ("nfe", "gamma", "training"):
+        figure = draw_plot(grid, plot)
+        figure.savefig(folder / "plot.png")
+        for axes in (axes for axes in figure.axes if axes.axison):
+            assert axes.get_xlabel()
+            assert axes.get_ylabel()
+            for axis, order in ((axes.xaxis, "x"), (axes.yaxis, "y")):
+                low, high = sorted(axis.get_view_interval())
+                ticks = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+                assert axis.get_minorticklocs().size == 0
+                assert all(tick.label1.get_text() for tick in ticks)
+                assert len(ticks) > (order == "y")
+                boxes = [tick.label1.get_window_extent() for tick in ticks]
+                ends = [(getattr(b, f"{order}0"), getattr(b, f"{order}1")) for b in boxes]
+                assert all(end <= start for (_, end), (start, _) in pairwise(sorted(ends)))
 
 
 def test_a_model_has_its_look_in_every_plot_whatever_has_been_run(folder, grid):
@@ -158,7 +185,10 @@ def test_training_curves_of_the_models_that_have_been_trained(folder, grid):
     write_training(folder, "cld", steps=30)
     write_training(folder, "low", steps=20)
     first, second = draw_plot(replace(grid, models=models), "training").axes
-    assert (first.get_ylabel(), second.get_ylabel()) == ("loss of the noise", "loss of the image")
+    assert (first.get_ylabel(), second.get_ylabel()) == (
+        "training loss of the noise",
+        "training loss of the image",
+    )
     points = [
         {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
         for axes in (first, second)

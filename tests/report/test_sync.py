@@ -73,7 +73,7 @@ def test_wandb_may_be_disabled(tmp_path, server, monkeypatch, verb):
 def test_a_training_that_runs_is_left_for_later(tmp_path, server):
     with sole_holder(write_training(tmp_path, [10]) / "lock", "waiting"):
         said = succeeded(call(tmp_path, "wandb", "sync")).stdout
-    assert said.startswith("runs/model: left for the next sync, the training is running\n")
+    assert said.startswith("runs/model: left for the next sync, because the training is running\n")
     assert not server.runs
 
 
@@ -93,7 +93,7 @@ def test_the_next_sync_uploads_what_did_not_arrive(tmp_path, server, refuses, st
     server.refuses, server.status = refuses, status
     finished = call(tmp_path, "wandb", "sync")
     if exit_code:
-        refused(finished, 1, "wandb: uploads that failed: 1, see above")
+        refused(finished, 1, "wandb: 1 uploads failed; the reasons are above")
         assert finished.stdout.startswith("runs/model: not uploaded: ")
         assert finished.stdout.count("\n") == 1
     else:
@@ -108,7 +108,7 @@ def test_a_damaged_history_is_named_and_the_others_are_uploaded(tmp_path, server
     write_training(tmp_path, [10])
     damaged.write_bytes(damaged.read_bytes().replace(b"0.1", b"0.2"))
     failed = call(tmp_path, "wandb", "sync")
-    refused(failed, 1, "wandb: uploads that failed: 1,")
+    refused(failed, 1, "wandb: 1 uploads failed;")
     assert "runs/damaged: not uploaded: runs/damaged/history.json: not a training" in failed.stdout
     assert list(server.runs) == ["model-id"]
 
@@ -118,7 +118,7 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path, server, monkeypatch):
     write_training(tmp_path, [10])
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     wandb.teardown()
-    refused(call(tmp_path, "wandb", "sync"), 1, "wandb: uploads that failed: 1, see above")
+    refused(call(tmp_path, "wandb", "sync"), 1, "wandb: 1 uploads failed; the reasons are above")
 
 
 def test_without_a_login_there_is_one_line(tmp_path, server, monkeypatch):

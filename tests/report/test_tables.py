@@ -6,13 +6,12 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from psld.config.settings import write_record
 from psld.evaluation.results import NUMBER_KINDS, CellResult, CellResults, NumberKind
-from psld.grid.rows import read_table
+from psld.grid.rows import entries_in, read_table
 from psld.report.page import results_page
 from psld.report.table import SYMBOLS, latex, limit_text, our_text, scales, table_text
 from tests.commands import call, refused, succeeded
@@ -69,7 +68,7 @@ def test_all_formats_hold_the_same_entries_and_texts(folder):
         "Mine: 50% & <more>",
         "A caption_with an underscore.",
         "A note of the paper's.",
-        "standard normal noise has 98.8, the test split 0.32",
+        "standard normal noise has 98.8; the classifier",
         "test accuracy is 0.987",
         "4 of 15 entries have not been run (–).",
         "Band (✓ ✗): 0.1 or 5% of the paper's value",
@@ -93,7 +92,20 @@ def test_the_page_marks_entries_by_more_than_color(folder, grid):
         "measured": "2.40 ± 2.09<i> ★</i>",
         "literature": "3.17†",
     }.items():
-        assert f'<td class="{status}">{text}</td>' in page
+        assert re.search(f'<td class="{status}" data-column="[^"]+">{re.escape(text)}</td>', page)
+
+
+def test_what_differs_from_the_best_although_the_intervals_overlap_is_marked(folder, grid):
+    """The samples are paired, so the interval of the difference is smaller."""
+    tables = {}
+    for value in (8.5, 7.75, 7.51):
+        write_result(folder, grid, "low/em-10", value=7.5, error=0.1)
+        write_result(folder, grid, "cld/em-10", value=value, error=0.1)
+        tables[value] = body_of_markdown(tabulate(folder)["md"])[0][3].partition(" (")[0]
+    assert tables == {8.5: "8.50 ± 0.21", 7.75: "7.75 ± 0.21 ≠", 7.51: "7.51 ± 0.21 ≠"}
+    text = tabulate(folder)
+    assert "<i> ≠</i>" in text["html"]
+    assert r"$\neq$" in text["tex"]
 
 
 def test_what_weights_and_samples_come_from_is_said_on_table_and_page(folder, grid):
@@ -108,19 +120,20 @@ def test_what_weights_and_samples_come_from_is_said_on_table_and_page(folder, gr
         write_result(folder, grid, cell, value=value, error=error, **made)
     table, page = tabulate(folder)["md"], results_page(grid)
     for note in (
-        "Starts from 4 to 32 Gaussians of the training images: em.",
+        "The initial distribution (start) of `em` is a mixture of 4 to 32 Gaussians, fitted to the "
+        "training images.",
         "Trained from the weights of other models: high from mine/base.",
         "Saved from Python (psld.save), not trained by a command: low.",
     ):
         assert note in table
-        assert note in page
-    assert "<td>9 from mine/base</td>" in page
+        assert note.replace("`em`", "<code>em</code>") in page
+    assert ">9 from mine/base</td>" in page
 
 
 def test_a_scale_belongs_to_a_metric_and_a_dataset(grid):
     """One table may show the same metric on two datasets. No number is printed as 0."""
-    small = {"floor": 0.00031, "floor_samples": 1234, "noise": 12345.6}
-    base = cell_result(grid, "low/em-10", value=1.0, **small)
+    base = cell_result(grid, "low/em-10", value=1.0, floor=0.00031, noise=12345.6)
+    [entry] = [e for e in entries_in(grid, "mine") if e.label == "EM low #1_a, 10"]
 
     def result(dataset: str, metric: str) -> CellResult:
         settings = base.model.settings | {"dataset": {"name": dataset}}
@@ -128,14 +141,14 @@ def test_a_scale_belongs_to_a_metric_and_a_dataset(grid):
         return base.model_copy(update={"metric": base.metric | {"name": metric}, "model": model})
 
     def said(*kinds: tuple[str, str]) -> list[str]:
-        return list(scales([SimpleNamespace(results=(result(*kind),)) for kind in kinds]))
+        return list(scales([replace(entry, by_cell={0: result(*kind)}) for kind in kinds]))
 
     names = [note.partition(":")[0] for note in said(("digits", "fid"), ("digits", "fid-test"))]
     assert names == ["Scale of fid", "Scale of fid-test"]
     two = said(("digits", "fid"), ("faces", "fid"), ("faces", "fid"))
     assert [n.partition(":")[0] for n in two] == ["Scale of fid on digits", "Scale of fid on faces"]
-    scale = "standard normal noise has 12,300, the test split (1,234 images) 0.00031"
-    assert scale in two[0]
+    scale = "Scale of fid on digits: standard normal noise has 12,300"
+    assert two[0] == f"{scale}; the classifier's test accuracy is 0.987."
 
 
 def test_results_of_other_numbers_of_samples_share_a_file(folder, grid):
@@ -165,7 +178,7 @@ def test_a_kind_of_number_is_one_entry(folder, monkeypatch, kind, text):
 def test_what_cannot_be_tabulated_is_one_line_and_what_existed_stays(folder, grid):
     refused(
         call(folder, "tabulate", "grid_name=mine", "table=yours"),
-        *(2, "table: 'yours' is not in grid mine; there are: mine, few, ode, holes"),
+        *(2, "table: 'yours' is not in grid mine; its tables are: mine, few, ode, holes"),
     )
     before, path = tabulate(folder), grid.cells["low/em-10"].result
     (folder / path).write_text('{"value": 1')

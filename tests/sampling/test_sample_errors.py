@@ -39,8 +39,8 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         ("model=GUIDE", "not the manifest of a model, but of a guide"),
         ("png=m.jpg", "m.jpg: images go into a folder, or into a file that ends in .png"),
         (f"png={__file__}", "test_sample_errors.py: images go into a folder, or"),
-        (f"png={__file__}/x/y.png", "test_sample_errors.py is no folder that you may write to"),
-        (f"npz={__file__}/x.npz", "test_sample_errors.py is no folder that you may write to"),
+        (f"png={__file__}/x/y.png", "test_sample_errors.py is not a writable folder"),
+        (f"npz={__file__}/x.npz", "test_sample_errors.py is not a writable folder"),
         # By a guide.
         (GUIDED, "guide: sampler.guidance needs a path"),
         ("guide=GUIDE", "guide: sampler.guidance does not use"),
@@ -85,7 +85,7 @@ def test_damaged_and_foreign_models_are_named(copied, vp_sde_model, tmp_path):
 
     refused_with(weights, whole[weights][:-10], "damaged weights file", "train the model")
     other = (vp_sde_model / "weights.safetensors").read_bytes()
-    refused_with(weights, other, "not the weights file that was recorded")
+    refused_with(weights, other, "differs from the recorded weights file")
     refused_with(manifest, whole[manifest][:-10], "not valid JSON")
     for foreign in (b"{}", b"[]", b"3", b'"settings weights_sha256"'):
         refused_with(manifest, foreign, "not the manifest of a model")

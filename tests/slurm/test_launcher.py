@@ -14,15 +14,18 @@ def test_killed_while_the_job_waits_and_again_while_it_runs(training):
     with training.launched(HELD) as first:
         training.says("is pending")
         with training.launched(HELD) as second:
-            training.says("another launcher waits for the same")
+            training.says("waiting for another launcher of the same training")
             first.kill()
-            training.says(f"back to job {training.job}")
+            training.says(f"waiting for job {training.job} of an earlier launcher")
             training.cluster.run("scontrol", "release", training.job)
             training.is_in("RUNNING")
             second.kill()
     with training.launched(HELD) as third:
         training.finishes(third)
-    assert training.log.read_text().count(f"back to job {training.job}") == 2
+    assert (
+        training.log.read_text().count(f"waiting for job {training.job} of an earlier launcher")
+        == 2
+    )
     assert [life["state"] for life in training.ended_lives()] == ["COMPLETED"]
     assert len(training.jobs()) == 1
 
@@ -59,5 +62,5 @@ def test_a_broken_rank_ends_the_job_with_its_traceback_in_the_log(training):
         said = training.finishes(launcher, code=1)
     assert "Traceback (most recent call last)" in said
     assert "ArithmeticError: a rank is broken" in said
-    assert "ended as FAILED and has saved no checkpoint" in said.splitlines()[-1]
+    assert "ended as FAILED without saving a checkpoint" in said.splitlines()[-1]
     assert [life["state"] for life in training.ended_lives()] == ["FAILED"]

@@ -162,6 +162,6 @@ def test_a_controller_that_is_down_for_half_a_minute(training, undisturbed):
         time.sleep(30)
         training.cluster.start_controller()
         printed = training.finishes(launcher)
-    assert "asking again until it answers" in printed
+    assert "retrying until Slurm answers" in printed
     check_same_weights(training, undisturbed)
     check_one_job(training, None, 0)

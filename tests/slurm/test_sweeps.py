@@ -62,7 +62,7 @@ def test_a_job_that_is_warned_goes_on(cluster, digits, tmp_path):
         said = sweep.finishes(launcher)
     sweep.wait(lambda: not cluster.queue(), "end of the jobs")
     [place] = said.splitlines()
-    assert place.startswith("the output of the sweep's jobs: runs/sweeps/"), said
+    assert place.startswith("output of the sweep's jobs: runs/sweeps/"), said
     first, second = sweep.begun_by_name().values()
     assert first == [0]
     assert len(second) == 2

@@ -183,7 +183,7 @@ def test_a_private_folder_is_the_user_s_alone(tmp_path, monkeypatch):
     for mode, is_refused in ((0o755, False), (0o720, True), (0o702, True)):
         (tmp_path / "new").chmod(mode)
         if is_refused:
-            with pytest.raises(UserError, match="new: other users may write to it, and only you"):
+            with pytest.raises(UserError, match="new: other users may write to this folder"):
                 make_private(tmp_path / "new")
         else:
             make_private(tmp_path / "new")
@@ -199,9 +199,9 @@ def test_a_place_without_a_folder_to_write_to_is_refused_before_the_work(tmp_pat
     check_place(tmp_path / "new" / "folder" / "x.zip")
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"x\.zip: .*file is no folder that you may write to"):
+    with pytest.raises(UserError, match=r"x\.zip: .*file is not a writable folder"):
         check_place(tmp_path / "file" / "x.zip")
-    said = r"x\.zip: .* is no folder that you may write to; name another path"
+    said = r"x\.zip: .* is not a writable folder; choose another path"
     with read_only(tmp_path), pytest.raises(UserError, match=said):
         check_place(tmp_path / "new" / "x.zip")
 

@@ -101,10 +101,10 @@ def test_other_files_are_refused(tmp_path):
     path = tmp_path / "x"
     refused(path, "no such file")
     path.write_text("no arrays")
-    refused(path, "damaged shard file, or one of another program")
+    refused(path, "damaged shard file, or written by another program")
     for header in ({}, {KEY: "{"}, {KEY: "[]"}, {KEY: json.dumps({"kind": "shard"})}):
         path.write_bytes(save(ARRAYS, header))
-        refused(path, "damaged shard file, or one of another program")
+        refused(path, "damaged shard file, or written by another program")
     path.unlink()
     path.symlink_to(path)
     refused(path, "damaged shard file.*Too many levels of symbolic links")
@@ -112,7 +112,7 @@ def test_other_files_are_refused(tmp_path):
     sha256 = write(path)
     refused(path, "a shard file, not a weights file", kind="weights")
     other = f"{int(sha256[0] == '0')}{sha256[1:]}"
-    refused(path, "not the shard file that was recorded", sha256=other)
+    refused(path, "differs from the recorded shard file", sha256=other)
 
 
 def test_a_header_of_more_than_the_file_allocates_nothing(tmp_path):
@@ -130,7 +130,7 @@ def test_a_file_that_does_not_fit_into_memory_is_named(tmp_path, monkeypatch):
 
     write(tmp_path / "x")
     monkeypatch.setattr("psld.utils.tensors.load", load)
-    complaint = r"x: takes more memory to read than there is \(Unable to allocate 9 TiB\)"
+    complaint = r"x: not enough memory to read this file \(Unable to allocate 9 TiB\)"
     with pytest.raises(RunError, match=complaint):
         load_tensors(tmp_path / "x", "shard", "make it again")
 

@@ -42,7 +42,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(fresh):
     with read_only(place):
         ended = fresh.snakemake("--dry-run")
     assert ended.returncode == 2
-    line = f"error: {fresh.folder}/.snakemake/psld: {place} is no folder that you may write to"
+    line = f"error: {fresh.folder}/.snakemake/psld: {place} is not a writable folder"
     assert line in ended.stdout
     assert "Traceback" not in ended.stdout
 

@@ -1,4 +1,4 @@
-"""A custom network. Use it with `psld check mynet:Plain` and `psld train network=mynet:Plain`."""
+"""A custom network: `psld check mynet:Plain`, `psld train network=mynet:Plain …`."""
 
 import torch
 from torch import nn
@@ -7,13 +7,13 @@ from psld.parts import Network
 
 
 class Plain(Network):
-    """A residual network of convolutions at full resolution."""
+    """A chain of convolutions."""
 
     width: int = 32
-    """The number of hidden channels."""
+    """Number of channels."""
 
     depth: int = 3
-    """The number of convolutions between the first and the last convolution."""
+    """Number of convolutions between the first and the last."""
 
     def build(self, in_channels, out_channels, image_size, num_classes):
         return Net(in_channels, out_channels, self.width, self.depth)
@@ -27,7 +27,7 @@ class Net(nn.Module):
         self.last = nn.Conv2d(width, out_channels, 3, padding=1)
 
     def forward(self, z, t):
-        level = t[:, None, None, None].expand_as(z[:, :1])  # The time is an extra input channel.
+        level = t[:, None, None, None].expand_as(z[:, :1])  # the noise level, as one more channel
         hidden = self.first(torch.cat([z, level], dim=1))
         for convolution in self.middle:
             hidden = hidden + convolution(nn.functional.silu(hidden))

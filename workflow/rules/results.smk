@@ -63,7 +63,7 @@ rule figure:
         "../../envs/psld.yaml"
     params:
         content=lambda w: GRIDS.figure(w).content,
-        caption=lambda w: GRIDS.figure(w).caption,
+        caption=lambda w: "{0.title}. {0.caption} {0.reading}".format(GRIDS.figure(w)),
     shell:
         "python -m psld figure grid_name={wildcards.grid:q} figure={wildcards.figure:q} > {log:q} 2>&1"
 
