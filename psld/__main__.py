@@ -7,7 +7,10 @@ import sys
 if not sys.flags.safe_path and sys.path[0] == os.path.abspath(""):  # noqa: PTH100
     del sys.path[0]
 
-from psld.commands.main import main
-
 if __name__ == "__main__":
+    from psld.cluster.fork_server import run_in_fork
+
+    run_in_fork(sys.argv[1:])
+    from psld.commands.main import main
+
     main()

@@ -18,7 +18,7 @@ gc.set_threshold(100_000)
 
 
 onstart:
-    begin_run()
+    begin_run(with_fork_server=workflow.local_exec)
     references = [
         job.wildcards for job in workflow.dag.needrun_jobs() if job.rule.name == "reference"
     ]

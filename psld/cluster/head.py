@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
 
+from psld.cluster.fork_server import start_server
 from psld.cluster.job import RUN
 from psld.cluster.slurm import active_jobs_named, cancel_jobs_named
 from psld.config.settings import Settings, read_record, write_record
@@ -53,8 +54,10 @@ _folder: Path | None = None
 """The folder of this process's run, if this process holds the locks."""
 
 
-def begin_run() -> None:
+def begin_run(with_fork_server: bool = False) -> None:
     """Register this Snakemake as the only run in the working directory; exit if another one runs.
+
+    With `with_fork_server`, jobs on this machine are forks of one process.
 
     The Snakefile calls this function in `onstart`: after planning and before execution. Dry runs,
     reports, listings and the processes of jobs do not call it.
@@ -64,6 +67,8 @@ def begin_run() -> None:
             _begin(Path(".snakemake/psld"))
     except KeyboardInterrupt:
         sys.exit("error: interrupted")
+    if with_fork_server:
+        start_server()
     look_again_once()
 
 

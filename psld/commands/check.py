@@ -1,19 +1,11 @@
 """The command that tests a custom part before training, sampling or evaluation."""
 
-import math
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
-
-import numpy as np
-import torch
 
 from psld.commands.main import entry_point
 from psld.config.parts import noun_of
 from psld.config.settings import Settings, parse
-from psld.utils.errors import UserError
-
-CALL = "psld check"
 
 
 class CheckSettings(Settings, extra="allow"):
@@ -38,118 +30,15 @@ def check(settings: CheckSettings) -> None:
     """
     name, started = settings.part, time.perf_counter()
     noun = noun_of(name)
-    part: Any = parse(noun, {noun.KEY: name, **(settings.model_extra or {})}, f"{CALL} {name}")
+    content = {noun.KEY: name, **(settings.model_extra or {})}
+    part: Any = parse(noun, content, f"psld check {name}")
     files = ", ".join(part.source_code.files)
     print(f"{name}: {noun.noun}; files: {files} (digest of the code: {part.code[:12]})")
+    import torch
+
+    from psld.commands.trials import TRIALS, trial_in_training
+
     torch.manual_seed(0)
-    for line in CALLS.get(noun.noun, _in_training)(part, settings.network):
+    for line in TRIALS.get(noun.noun, trial_in_training)(part, settings.network):
         print(line)
     print(f"{time.perf_counter() - started:.1f} s")
-
-
-def _in_training(part: Any, network: str | None) -> Iterator[str]:
-    """Take one training step on digits with the part."""
-    from psld.config.compose import compose_content
-    from psld.models.build import build, build_process, check_rebuilt, loss_of, try_loss
-    from psld.training.loop import check_schedule
-    from psld.training.settings import TrainGuideSettings, TrainSettings
-    from psld.training.state import TrainingState
-
-    is_guide = part.noun == "objective" and part.makes == "guide"
-    command, kind = ("train_guide", TrainGuideSettings) if is_guide else ("train", TrainSettings)
-    words = ["dataset=digits", "training=guide-demo" if is_guide else "training=demo", "name=check"]
-    words += [f"network={network or ('guide-demo' if is_guide else 'demo')}"]
-    content = compose_content(command, words, CALL)
-    content["training"] |= {"warmup_steps": 0}
-    if part.noun == "average":
-        content["training"] |= {"ema_decay": None}
-    group = content if part.noun in ("network", "logger") else content["training"]
-    group[part.noun] = part
-    run = parse(kind, content, CALL)
-    process = build_process(run)
-    module = build(run, process)
-    weights = sum(each.numel() for each in module.parameters())
-    shape = "×".join(map(str, module.in_shape))  # pyright: ignore
-    yield f"the network takes {shape} and has {weights:,} parameters"
-    check_rebuilt(module, run, process)
-    yield "a rebuilt network with loaded weights gives the same output"
-    value, lacking = try_loss(module, loss_of(run, process), is_guide)
-    if not math.isfinite(value):
-        raise UserError(f"{CALL}: the loss of two random images is {value}")
-    yield f"the loss of two random images is {value:.4g}" + "; some weights are unused" * lacking
-    check_schedule(run.training)
-    state = TrainingState(module, run.training)
-    for each in module.parameters():
-        each.grad = torch.zeros_like(each)
-    state.optimizer.step()
-    state.average.update(module)
-    state.check()
-    yield "the optimizer takes a step, and a checkpoint can hold the state of the training"
-
-
-def _in_sampling(part: Any, _network: str | None) -> Iterator[str]:
-    """Sample from one Gaussian with PSLD and the sampler, or with EM and the guidance."""
-    from psld.diffusion.loop import sample
-    from psld.diffusion.samplers import SamplerSettings
-    from psld.diffusion.settings import PSLDSettings
-    from psld.utils.batching import Batching
-    from psld.utils.randomness import ShardNoise
-
-    recipe = {"kind": "psld", "gamma": 0.02, "mass_inverse": 4, "kappa": 0.04}
-    process = parse(PSLDSettings, recipe, CALL).build()
-    sampler = part
-    if part.noun == "guidance":
-        content = {"integrator": "em", "steps": 5, "striding": "uniform", "guidance": part}
-        sampler = parse(SamplerSettings, content, CALL)
-    labels = torch.zeros(4, dtype=torch.int64) if sampler.asks_for_classes else None
-
-    def logits(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return z.flatten(1)[:, :10]
-
-    def eps(z: torch.Tensor, t: torch.Tensor, *label: torch.Tensor) -> torch.Tensor:
-        return z
-
-    score = sampler.guidance.build(process, eps, Batching(4), labels, logits)
-    with ShardNoise(0, 0, (4, 2, 8, 8), torch.device("cpu")) as noise:  # as in `psld sample`
-        z = sample(process, sampler, score, process.prior(noise()), noise, silent=True)
-    if not bool(z.isfinite().all()):
-        raise UserError(f"{CALL}: NaN or infinity in samples from a Gaussian")
-    sampler.check_evaluations(score.evaluations)
-    yield f"samples from a Gaussian with PSLD and {score.evaluations} network evaluations"
-
-
-def _source(part: Any, _network: str | None) -> Iterator[str]:
-    from psld.data.preparation import read_picture
-
-    images = part.open()
-    for split in ("train", "test"):
-        for i in range(min(len(getattr(images, split)), 3)):
-            read_picture(part, images, split, i)
-        yield f"{len(getattr(images, split)):,} {split} pictures"
-
-
-def _measuring(part: Any, _network: str | None) -> Iterator[str]:
-    """Call a mask, a measure or an extractor on random data."""
-    from psld.metrics.extraction import load_extractor
-    from psld.metrics.features import Features, Reference
-
-    if part.noun == "mask":
-        known = np.asarray(part.draw(range(4), 8, None)).mean()
-        yield f"known pixels in 4 images of 8×8: {known:.0%}"
-    elif part.noun == "measure":
-        samples, train, test = (Features(torch.randn(60, 4)) for _ in range(3))
-        found = part.estimate(samples, Reference(train, test, None), samples.blocks(), "cpu")
-        value = getattr(found, "estimate", found).value
-        yield f"value for 60 samples with 4 features: {value:.4g}"
-    elif not part.trains:
-        features, _ = load_extractor(part)(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
-        yield f"{features.shape[1]} features per image of 3×32×32"
-
-
-CALLS: dict[str, Callable[[Any, str | None], Iterator[str]]] = {
-    "sampler": _in_sampling,
-    "guidance": _in_sampling,
-    "source": _source,
-    **dict.fromkeys(("mask", "extractor", "measure"), _measuring),
-}
-"""The check of each noun whose parts do not belong to a training."""

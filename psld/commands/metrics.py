@@ -1,11 +1,12 @@
-"""Commands for evaluation: feature extractors, reference statistics, metrics of images."""
+"""Commands for evaluation: feature extractors, reference statistics, metrics of images.
+
+They import torch after the settings are checked, so that help and errors appear quickly.
+"""
 
 import math
 from typing import Any
 
 from psld.commands.main import entry_point
-from psld.evaluation import evaluation
-from psld.evaluation.folders import make_extractor, make_reference
 from psld.evaluation.results import CellResult, CellResults
 from psld.evaluation.settings import (
     EvaluateImagesSettings,
@@ -14,7 +15,6 @@ from psld.evaluation.settings import (
     TrainExtractorSettings,
 )
 from psld.metrics.estimate import EXTRAPOLATED_FROM, TESTED_FROM, Interval, combined
-from psld.utils.device import use_device
 
 
 @entry_point("train_extractor", TrainExtractorSettings, record="features", job="extractor_job")
@@ -25,6 +25,8 @@ def train_extractor(settings: TrainExtractorSettings) -> None:
 
     Writes OUTPUT/weights.safetensors and, last, OUTPUT/manifest.json.
     """
+    from psld.evaluation.folders import make_extractor
+
     manifest = make_extractor(settings)
     accuracies = {"train": manifest.train_accuracy, "test": manifest.test_accuracy}
     shares = [f"{each:.1%} on {split}" for split, each in accuracies.items() if each is not None]
@@ -41,6 +43,8 @@ def reference(settings: ReferenceSettings) -> None:
     Metrics with the same setting `features` share a reference. Writes OUTPUT/features.safetensors
     and, last, OUTPUT/manifest.json.
     """
+    from psld.evaluation.folders import make_reference
+
     images = make_reference(settings).images
     counts = ", ".join(f"{count} {name} images" for name, count in images.items())
     print(f"wrote {settings.output}: features of {counts}")
@@ -53,6 +57,8 @@ def evaluate_cell(settings: EvaluateSettings) -> None:
     psld evaluate_cell cell=demo/cld/em-quadratic-40
     psld evaluate images=samples/demo/cld/em-quadratic-40 dataset=digits metric=kd-classifier
     """
+    from psld.evaluation import evaluation
+
     _print(evaluation.evaluate_cell(settings), settings.output)
 
 
@@ -63,8 +69,8 @@ def evaluate(settings: EvaluateImagesSettings) -> None:
     psld evaluate images=downloads/edm.npz dataset=cifar10 'metric=[fid,kid]'  # no model needed
     psld evaluate images=mine/pictures reference=downloads/statistics.npz     # mu and sigma
     """
-    # Importing Pillow takes time, and the evaluation of a cell does not need it.
     from psld.evaluation import images
+    from psld.utils.device import use_device
 
     content: dict[str, Any] = settings.model_dump() | {"device": use_device(settings.device)}
     metrics = content.pop("metric")

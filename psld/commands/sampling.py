@@ -1,9 +1,10 @@
-"""Commands that use a trained model: sampling and likelihood."""
+"""Commands that use a trained model: sampling and likelihood.
+
+They import torch after the settings are checked, so that help and errors appear quickly.
+"""
 
 from psld.commands.main import entry_point
 from psld.evaluation.settings import LikelihoodCommandSettings
-from psld.models.hub import fetched
-from psld.sampling.sample import sample_range
 from psld.sampling.settings import SampleSettings
 
 
@@ -21,6 +22,9 @@ def sample(settings: SampleSettings) -> None:
     Complete shards are kept, so a killed run loses at most the shard in progress. The command
     refuses an output folder that holds samples of a different model or sampler.
     """
+    from psld.models.hub import fetched
+    from psld.sampling.sample import sample_range
+
     local = settings.model_copy(update={"model": str(fetched(settings.model))})
     print(f"wrote {sample_range(local)}")
 
@@ -37,7 +41,8 @@ def likelihood(settings: LikelihoodCommandSettings) -> None:
     processes with momentum, the bound also depends on the number of momentum draws K (`draws`), and
     becomes tighter as K grows. The network computes in fp32. Lower is better.
     """
-    from psld.evaluation.likelihood import measure_likelihood  # not imported by jobs that sample
+    from psld.evaluation.likelihood import measure_likelihood
+    from psld.models.hub import fetched
 
     local = settings.model_copy(update={"model": str(fetched(settings.model))})
     result = measure_likelihood(local)

@@ -1,19 +1,17 @@
-"""Commands that create models and guides, by training or from official checkpoints."""
+"""Commands that create models and guides, by training or from official checkpoints.
+
+They import torch after the settings are checked, so that help and errors appear quickly.
+"""
 
 from psld.cluster.job import requeued_when_stopped
 from psld.commands.main import entry_point
 from psld.models.settings import StartSettings
-from psld.models.start import make_start
-from psld.paper.checkpoints import import_weights
-from psld.sampling.settings import gaussians
-from psld.training.run import run_training
 from psld.training.settings import (
     ImportGuideSettings,
     ImportModelSettings,
     TrainGuideSettings,
     TrainSettings,
 )
-from psld.utils.device import use_device
 
 
 @entry_point("train", TrainSettings, record="model", changeable=True)
@@ -28,6 +26,8 @@ def train(settings: TrainSettings) -> float:
     To train on several ranks: torchrun --nproc-per-node=4 -m psld train ...
     """
     with requeued_when_stopped() as on_start:
+        from psld.training.run import run_training
+
         return run_training(settings, on_start)
 
 
@@ -43,6 +43,8 @@ def train_guide(settings: TrainGuideSettings) -> float:
     train.
     """
     with requeued_when_stopped() as on_start:
+        from psld.training.run import run_training
+
         return run_training(settings, on_start)
 
 
@@ -57,6 +59,10 @@ def start(settings: StartSettings) -> None:
     sample` fits it when necessary. It does not protect privacy: an image can be reconstructed from
     two mixtures whose training images differ only in this image.
     """
+    from psld.models.start import make_start
+    from psld.sampling.settings import gaussians
+    from psld.utils.device import use_device
+
     made = make_start(settings, use_device(settings.device))
     print(f"wrote {settings.path}: {gaussians(made.data.components())}, σ₀ = {made.level():.3g}")
 
@@ -75,6 +81,8 @@ def import_model(settings: ImportModelSettings) -> None:
     and plain containers are read from the file. The dataset need not be prepared. The workflow uses
     an imported model of a grid instead of training it; to train the model, delete its folder.
     """
+    from psld.paper.checkpoints import import_weights
+
     import_weights(settings)
 
 
@@ -85,4 +93,6 @@ def import_guide(settings: ImportGuideSettings) -> None:
     psld import_guide FILE guide=paper/cifar10-psld-0.01
     psld import_guide FILE dataset=cifar10 network=guide-cifar10 training=guide-cifar10
     """
+    from psld.paper.checkpoints import import_weights
+
     import_weights(settings)

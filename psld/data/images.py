@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from psld.data.store import ImageStore
 from psld.utils.errors import UserError, as_psld_errors, listed, reading, reraise_fault
-from psld.utils.files import atomic_path, check_place, files_below, regular_file
+from psld.utils.files import atomic_path, atomic_paths, check_place, files_below, regular_file
 from psld.utils.progress import Progress
 from psld.utils.tensors import array_of, digest_of_arrays
 
@@ -37,6 +37,8 @@ SHOWN = 64
 IMAGES = "arr_0"
 """Name of the images in an .npz: numpy's default, used by guided-diffusion and EDM."""
 REMOVE = "; remove or replace it"
+FILES_AT_ONCE = 1000
+"""Pictures of a folder that are flushed to disk together."""
 SOURCE = "source"
 """Key of a PNG text chunk: the digest of what made the images."""
 
@@ -344,10 +346,14 @@ def save_images(
     else:
         names = (Path(path) / f"{first + i:05d}.png" for i in range(len(images)))
         pictures = dict(zip(names, images.transpose(0, 2, 3, 1), strict=True))
-    for file, pixels in pictures.items():
-        with atomic_path(file) as partial:
-            picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-            picture.save(partial, format="PNG", pnginfo=info)
+    files = [*pictures]
+    for begin in range(0, len(files), FILES_AT_ONCE):
+        some = files[begin : begin + FILES_AT_ONCE]
+        with atomic_paths(some) as partials:
+            for partial, file in zip(partials, some, strict=True):
+                pixels = pictures[file]
+                picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+                picture.save(partial, format="PNG", pnginfo=info)
 
 
 def is_single_picture(path: str | Path, source: str) -> bool:

@@ -300,6 +300,10 @@ class LoopSettings(Settings):
     """Images per forward pass on one rank; gradients are accumulated. `auto`: halved while a GPU
     runs out of memory before the first step. Null: the rank's whole share of the batch. The weights
     depend on it only through rounding and through dropout, whose masks are drawn per pass."""
+    noise_block: Annotated[int | None, Neutral(None)] = Field(None, ge=1)
+    """Images of the global batch that share a stream of noise, (seed, step, block), so that a rank
+    draws only the noise of its own blocks. Null: one stream per batch, which each rank draws up to
+    its own last image. Either way, the noise does not depend on the number of ranks."""
     learning_rate: float = Field(2e-4, gt=0)
     """The learning rate after the warm-up."""
     warmup_steps: int = Field(5000, ge=0)

@@ -65,9 +65,12 @@ class Batches:
         if images.nbytes <= RESIDENT_BYTES:
             self.resident = torch.from_numpy(np.array(images)).to(self.device)
         drawn = (noising.blocks + noising.auxiliary) * images.shape[1]
-        # Noise is drawn from the start of the batch, so a rank also draws the noise of the ranks
-        # before it.
-        self.noise_shape = (self.part.stop, drawn, *images.shape[2:])
+        # Without blocks, noise is drawn from the start of the batch, so a rank also draws the noise
+        # of the ranks before it.
+        block = settings.noise_block
+        self.first_block = self.part.start // block if block else 0
+        self.first_drawn = self.first_block * (block or 0)
+        self.noise_shape = (self.part.stop - self.first_drawn, drawn, *images.shape[2:])
         self._drawn = Prefetch(self._draw_on_host, self.device, self.noise_shape)
 
     def close(self) -> None:
@@ -108,7 +111,9 @@ class Batches:
         if self.resident is None:
             images = torch.from_numpy(self.images[indices.numpy()])
         key = stream_seed(settings.seed, Stream.NOISE)
-        noise = standard_normal(key, step, self.noise_shape, self.device)[self.part]
+        blocks = settings.noise_block, self.first_block
+        noise = standard_normal(key, step, self.noise_shape, self.device, *blocks)
+        noise = noise[self.part.start - self.first_drawn :]
         t = self.noising.levels(uniform)
         copied = (images, flipped, noise, labels)
         return t, *(None if part is None else pinned(part, self.device) for part in copied)

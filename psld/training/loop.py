@@ -3,7 +3,9 @@
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,12 +62,14 @@ class Log:
     due: float = 0.0
     """Monotonic time after which the history may be written without a checkpoint."""
 
+    def write_step(self, step: int) -> None:
+        """Write the step of the newest checkpoint, from which a restarted training resumes."""
+        write_text(self.run / STEP, f"{step}\n")
+
     def save(self, history: History, has_checkpoint: bool) -> None:
         """Write the history if a checkpoint was saved or the last write is long enough ago."""
         begun = time.monotonic()
-        if has_checkpoint:
-            write_text(self.run / STEP, f"{history[-1]['step']}\n")
-        elif begun < self.due:
+        if begun < self.due and not has_checkpoint:
             return
         write_history(self.run, history)
         for log in self.live:
@@ -102,7 +106,16 @@ Hook = Callable[[TrainingState, Due], None]
 
 
 def hooks_of(checkpoints: Checkpoints, log: Log) -> list[Hook]:
-    """Return the hooks that write previews, checkpoints and the history, in this order."""
+    """Return the hooks that write previews, checkpoints and the history, in this order.
+
+    A thread writes each checkpoint from a copy of the state while the training continues. The next
+    entry of the history raises an error of the thread. The last checkpoint is waited for.
+    """
+    writer, writing = ThreadPoolExecutor(1, "checkpoint"), deque[Future[None]]()
+
+    def write_checkpoint(content: dict[str, Any]) -> None:
+        checkpoints.write(content)
+        log.write_step(content["step"])
 
     def preview(state: TrainingState, due: Due) -> None:
         if due.preview:
@@ -110,8 +123,14 @@ def hooks_of(checkpoints: Checkpoints, log: Log) -> list[Hook]:
             state.history[-1] = numbers | state.history[-1]  # Values of the loop take precedence.
 
     def save(state: TrainingState, due: Due) -> None:
+        ends = bool(due.stop) or state.step == state.settings.steps
+        if writing and (due.checkpoint or writing[0].done()):
+            writing.popleft().result()
         if due.checkpoint:
-            checkpoints.save(state)
+            writing.append(writer.submit(write_checkpoint, checkpoints.copy(state)))
+        if ends:
+            writing.popleft().result()
+            writer.shutdown()
 
     def write(state: TrainingState, due: Due) -> None:
         log.save(state.history, due.checkpoint)
@@ -138,7 +157,7 @@ def train(
         Stopped: if a signal asked any rank to stop, after a checkpoint was written.
     """
     settings = state.settings
-    network = parallel_network(state, batches, loss_of, ranks)
+    network, changing = parallel_network(state, batches, loss_of, ranks)
     peak = peak_flops(ranks.device, settings.precision)
     whole = peak and peak * ranks.world
     meter = Meter(ranks, whole and TRAIN_FACTOR * forward_flops(state.average.network) / whole)
@@ -148,7 +167,7 @@ def train(
         step = state.step
         torch.manual_seed(stream_seed(settings.seed, Stream.DROPOUT, step, ranks.rank))
         loss, norm = optimize(state, network, loss_of, batches.draw(step), settings)
-        ranks.share(state.network.buffers())
+        ranks.share(changing)
         if step == first:
             check_first_step(state, loss, norm, ranks)
         meter.add(step, loss, norm)
@@ -156,6 +175,7 @@ def train(
         due = Due.after(state.step, settings, ranks, stop)
         if not due.entry:
             continue
+        ranks.share(state.network.buffers())
         values = meter.read(images_per_step=settings.batch_size)
         progress.note = f"loss {values['loss']:.4f}"
         if due.checkpoint and not due.stop and progress.in_lines:
@@ -178,10 +198,11 @@ def train(
 
 def parallel_network(
     state: TrainingState, batches: Batches, loss_of: LossOf, ranks: Ranks
-) -> nn.Module:
+) -> tuple[nn.Module, list[Tensor]]:
     """Return the network in the precision of the settings, compiled if requested, on all ranks.
 
-    With `micro_batch=auto`, also find the largest micro-batch that fits into memory.
+    Also return the buffers that a pass changes, which the ranks share after each step. With
+    `micro_batch=auto`, also find the largest micro-batch that fits into memory.
     """
     settings = state.settings
     called = forward_pass(state.network, settings.precision, compile=settings.compile)
@@ -193,13 +214,20 @@ def parallel_network(
     ranks.limit_exchanges()
     network = ranks.parallel(called, state.has_unused_weights)
     state.network.train()
+    changing: list[Tensor] = []
     if ranks.world > 1:
         # DistributedDataParallel reorders the gradients after its first backward pass, and the last
         # bit of their sum over the ranks depends on the order. After this unused pass, all steps
         # have the same order, so a resumed training equals an uninterrupted one to the bit.
+        buffers = [*state.network.buffers()]
+        before = [buffer.clone() for buffer in buffers]
         with undone(state.network):
             accumulate_gradient(network, loss_of, batches.draw(state.step), state.micro_batch)
-    return network
+            differ = [not torch.equal(a, b) for a, b in zip(before, buffers, strict=True)]
+        if buffers:
+            shares = ranks.mean(torch.tensor(differ, dtype=torch.float32))  # of ranks
+            changing = [buffers[i] for i in shares.nonzero().flatten().tolist()]
+    return network, changing
 
 
 def check_first_step(state: TrainingState, loss: Tensor, norm: Tensor, ranks: Ranks) -> None:

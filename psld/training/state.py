@@ -99,7 +99,7 @@ class TrainingState:
                 torch.empty(0, dtype=tensor.dtype).numpy()  # Exporting does this, too.
         if not any(part.code for part in self.parts.values()):
             return
-        stored = from_bytes(io.BytesIO(as_bytes(self.state_dict())))
+        stored = from_bytes(io.BytesIO(as_bytes(copied_to_cpu(self.state_dict()))))
         for key, part in self.parts.items():
             if part.code and key == OPTIMIZER:
                 load_optimizer(build_optimizer(part, self.network), stored["optimizer"])
@@ -153,20 +153,20 @@ def load_average(average: Any, state: Any) -> None:
 
 
 def as_bytes(content: dict[str, Any]) -> bytes:
-    """Serialize with torch.save, with all tensors on the CPU."""
+    """Serialize with torch.save a content whose tensors are on the CPU."""
     stream = io.BytesIO()
-    torch.save(on_cpu(content), stream)
+    torch.save(content, stream)
     return stream.getvalue()
 
 
-def on_cpu(state: Any) -> Any:
-    """Return a state with all tensors on the CPU."""
+def copied_to_cpu(state: Any) -> Any:
+    """Return a copy of a state with all tensors on the CPU, while a training changes the state."""
     if isinstance(state, Tensor):
-        return state.detach().cpu()
+        return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
-        return {key: on_cpu(value) for key, value in state.items()}
+        return {key: copied_to_cpu(value) for key, value in state.items()}
     if type(state) in (list, tuple):
-        return type(state)(map(on_cpu, state))
+        return type(state)(map(copied_to_cpu, state))
     return state
 
 
@@ -224,14 +224,18 @@ class Checkpoints:
             print(f"{path}: damaged and renamed to {aside.name}; step {step} is used", flush=True)
         return step
 
-    def save(self, state: TrainingState) -> None:
-        """Write a checkpoint, and then remove all but the newest `KEPT` checkpoints."""
+    @staticmethod
+    def copy(state: TrainingState) -> dict[str, Any]:
+        """Return the content of a checkpoint, on the CPU and independent of the state."""
         kept = {"step": state.step, "seconds": state.seconds, "micro_batch": state.micro_batch}
-        content = as_bytes({"state": state.state_dict(), "history": state.history, **kept})
+        return copied_to_cpu({"state": state.state_dict(), "history": state.history, **kept})
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Write a checkpoint, and then remove all but the newest `KEPT` checkpoints."""
         for leftover in self.folder.glob(".checkpoint-*.partial"):  # of killed runs
             leftover.unlink(missing_ok=True)
-        with atomic_path(self.path(state.step)) as partial:
-            partial.write_bytes(content)
+        with atomic_path(self.path(content["step"])) as partial:
+            partial.write_bytes(as_bytes(content))
         for step in self.steps()[:-KEPT]:
             self.path(step).unlink(missing_ok=True)
 

@@ -11,9 +11,9 @@ import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -54,38 +54,57 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; on success flush it to disk and rename it to `path`.
 
     On an exception, remove the temporary file and leave `path` unchanged. The temporary name
-    contains host and process, so two writers of one path do not collide. The next writer on the
-    same host removes the files of killed writers. A link at the temporary path, which another user
-    could create, is not followed. Raises UserError if `path` is a pipe or device.
+    contains host and process, so two writers of one path do not collide. A link at the temporary
+    path, which another user could create, is not followed. Raises UserError if `path` is a pipe or
+    device.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        regular_file(path)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_HOST)}.*.partial"):
+    with atomic_paths([Path(path)]) as [partial]:
+        yield partial
+
+
+@contextmanager
+def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield a temporary path for each path of one folder, as `atomic_path` does.
+
+    The folder is flushed once, so the time of writing a set grows linearly with its size.
+    """
+    folder = paths[0].parent
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder.absolute())
+    ending = f"{_HOST}.{os.getpid()}.partial"
+    partials = {path.with_name(f".{path.name}.{ending}"): path for path in paths}
+    try:
+        for partial, path in partials.items():
+            if path.exists():
+                regular_file(path)
+            partial.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            os.close(os.open(partial, flags, 0o666))
+        yield [*partials]
+        for partial, path in partials.items():
+            if not partial.stat().st_size:
+                raise FileNotFoundError(errno.ENOENT, "Nothing was written", str(path))
+            _flush_to_disk(partial)
+        for partial, path in partials.items():
+            partial.replace(path)
+    except BaseException as error:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # A failed write carries no name, or the temporary one.
+            named = {str(partial): str(path) for partial, path in partials.items()}
+            unnamed = str(paths[0]) if error.errno in DISK_ERRORS else error.filename
+            error.filename = named.get(str(error.filename), unnamed)
+        raise
+    _flush_to_disk(folder)
+
+
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed writers on this host, once in a process."""
+    for leftover in folder.glob(f".*.{glob.escape(_HOST)}.*.partial"):
         pid = leftover.name.split(".")[-2]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
             leftover.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
-    try:
-        partial.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        os.close(os.open(partial, flags, 0o666))
-        yield partial
-        if not partial.stat().st_size:
-            raise FileNotFoundError(errno.ENOENT, "Nothing was written", str(path))
-        _flush_to_disk(partial)
-        partial.replace(path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and (
-            error.errno in DISK_ERRORS or str(error.filename) == str(partial)
-        ):
-            error.filename = str(
-                path
-            )  # The error of a failed write has no name or the temporary name.
-        raise
-    _flush_to_disk(path.parent)
 
 
 def _flush_to_disk(path: Path) -> None:

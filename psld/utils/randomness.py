@@ -52,19 +52,34 @@ def generator(
     return torch.Generator(device).manual_seed(stream_seed(seed, stream, *index))
 
 
-def standard_normal(key: int, index: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
+def standard_normal(
+    key: int,
+    index: int,
+    shape: tuple[int, ...],
+    device: torch.device,
+    block: int | None = None,
+    first: int = 0,
+) -> Tensor:
     """Return draw `index` from the stream of a key: standard normal numbers, float32 on the CPU.
 
     NumPy's counter-based generator Philox draws the numbers. They are identical on all machines,
     draws are independent of each other, and a smaller draw is a prefix of a larger draw. The tensor
     is in pinned memory if `device`, the destination of a later copy, is a GPU.
+
+    Args:
+        block: number of images that share a stream, (key, index, block), so that a part of a draw
+            can be drawn alone. None: one stream, which cannot be entered in the middle, because
+            the ziggurat algorithm uses a varying number of the generator's outputs.
+        first: the number of the first of these blocks.
     """
-    # The counter's lower words count within a draw.
-    bits = np.random.Philox(key=key, counter=[0, 0, index, 0])
     # Allocate a new tensor for each draw; torch reuses pinned memory when a copy has finished.
     pinned = device.type == "cuda"
     drawn = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=pinned)
-    np.random.Generator(bits).standard_normal(dtype=np.float32, out=drawn.numpy())
+    parts = [drawn] if block is None else drawn.split(block)
+    for number, part in enumerate(parts, first + (block is not None)):
+        # The counter's lower words count within a part.
+        bits = np.random.Philox(key=key, counter=[0, 0, index, number])
+        np.random.Generator(bits).standard_normal(dtype=np.float32, out=part.numpy())
     return drawn
 
 

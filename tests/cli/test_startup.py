@@ -3,6 +3,7 @@
 import re
 import sys
 
+from psld.commands.main import COMMANDS
 from tests.commands import run, succeeded
 
 SLOW = {
@@ -34,6 +35,14 @@ def test_a_command_imports_what_it_needs(tmp_path, resolved):
     for (line, needed), found in zip(NEEDED.items(), imported, strict=True):
         assert found <= needed, line
     assert "numpy" in imported[-1], "it is noticed"
+
+
+def test_the_help_of_every_command_does_without_torch(tmp_path):
+    lines = [f"{name} --help" for name in COMMANDS]
+    shown = succeeded(run(tmp_path, [sys.executable, "-c", RUN, *lines])).stdout
+    imported = re.findall(r"^imported:(.*)$", shown, re.MULTILINE)
+    assert len(imported) == len(COMMANDS)
+    assert "torch" not in imported[-1]
 
 
 def test_the_files_of_all_grids_are_read_without_hydra(tmp_path):

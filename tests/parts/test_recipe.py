@@ -48,7 +48,7 @@ def trained(settings, steps: int, state: TrainingState | None = None) -> Trainin
 
 def resumed(settings, folder: Path, before: TrainingState) -> TrainingState:
     checkpoints, after = Checkpoints(folder), trained(settings, 0)
-    checkpoints.save(before)
+    checkpoints.write(Checkpoints.copy(before))
     checkpoints.restore(after, before.step)
     return after
 

@@ -80,6 +80,9 @@ class Recorder:
         self.logged: dict[int, dict[str, float]] = {}
         self.previews: list[int] = []
 
+    def write_step(self, step: int) -> None:
+        self.step = step
+
     def save(self, history: History, _has_checkpoint: bool) -> None:
         steps = [int(entry["step"]) for entry in history]
         assert steps == sorted(set(steps))

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import fields, replace
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,10 +76,28 @@ def test_the_batch_depends_on_step_and_seed(kind):
 
 
 @every_kind
-def test_the_ranks_share_the_global_batch(kind):
-    parts = [batches(kind, Ranks(rank, 3, CPU)).draw(3) for rank in range(3)]
+@pytest.mark.parametrize("block", [None, 1, 2, 5, 16])
+def test_the_ranks_share_the_global_batch(kind, block):
+    parts = [batches(kind, Ranks(rank, 3, CPU), noise_block=block).draw(3) for rank in range(3)]
     assert {len(part.x0) for part in parts} == {4}
-    check_same(batches(kind).draw(3), *parts)
+    check_same(batches(kind, noise_block=block).draw(3), *parts)
+
+
+def test_a_rank_draws_the_noise_of_its_own_blocks():
+    rows = {
+        block: [
+            batches("labels", Ranks(r, 3, CPU), noise_block=block).noise_shape[0] for r in range(3)
+        ]
+        for block in (None, 2, 5)
+    }
+    assert rows == {None: [4, 8, 12], 2: [4, 4, 4], 5: [4, 8, 7]}
+
+
+def test_blocks_and_steps_have_different_noise():
+    settings = recipe(batch_size=12, noise_block=4)
+    drawn = [batches_of(HSM, settings).draw(step).eps for step in range(2)]
+    blocks = [block for eps in drawn for block in eps.split(4)]
+    assert all(not torch.equal(a, b) for a, b in combinations(blocks, 2))
 
 
 @every_kind

@@ -93,7 +93,7 @@ def test_the_weights_are_the_moving_average(finished):
 def test_without_a_decay_the_weights_are_those_of_the_last_step(digits, tmp_path, monkeypatch):
     """The function also returns the last loss, for sweeps."""
     losses, whole = [], training_run.run_training
-    train = "psld.commands.training.run_training"
+    train = "psld.training.run.run_training"
     monkeypatch.setattr(train, lambda *given: losses.append(whole(*given)))
     short = ("training.steps=2", "training.ema_decay=0", "training.log_every=1")
     succeeded(call(tmp_path, "train", *SETTINGS, f"data={digits}", *short))

@@ -115,7 +115,7 @@ def test_micro_batches_follow_the_settings(begun, tmp_path):
     assert state.micro_batch == 50
     optimize(state, state.network, loss_of, batch, recipe())
     state.step = 2
-    Checkpoints(run_directory(tmp_path) / "checkpoints").save(state)
+    Checkpoints(run_directory(tmp_path) / "checkpoints").write(Checkpoints.copy(state))
     for words, parts in (("training.micro_batch=20",), 20), ((), None):
         state, *_ = begun(*words)
         assert (state.step, state.micro_batch) == (2, parts)

@@ -108,6 +108,7 @@ DECIDES_THE_WEIGHTS = [
     "training.optimizer=adamw",
     "training.schedule=cosine",
     "training.average={kind: ema, decay: 0.5}",
+    "training.noise_block=4",
     "training.grad_clip=2",
     "training.ema_decay=0.5",
     "training.time_eps=1e-4",

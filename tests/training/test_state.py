@@ -32,13 +32,13 @@ def state():
 def save_at(checkpoints: Checkpoints, state, *steps: int) -> None:
     for step in steps:
         state.step = step
-        checkpoints.save(state)
+        checkpoints.write(Checkpoints.copy(state))
 
 
 def test_a_checkpoint_restores_the_whole_state(tmp_path):
     before, checkpoints = trained(1), Checkpoints(tmp_path)
     before.seconds, before.history = 12.5, [{"step": 1, "loss": 1 / 3}]
-    checkpoints.save(before)
+    checkpoints.write(Checkpoints.copy(before))
     after = trained(0)
     checkpoints.restore(after, checkpoints.newest())
     assert (after.step, after.seconds, after.history) == (1, 12.5, before.history)

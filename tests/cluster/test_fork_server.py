@@ -1,0 +1,114 @@
+"""The fork server: a job in a fork ends as a process of its own would."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from psld.cluster import fork_server
+
+HOLDER = """
+import os, sys
+from psld.cluster import fork_server
+fork_server.start_server()
+print(os.environ[fork_server.FOLDER], flush=True)
+sys.stdin.read()
+"""
+"""Starts a server and holds it, as Snakemake does, until the standard input ends."""
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The folder of a server that answers."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        folder = Path(holder.stdout.readline().strip())
+        wait_for(lambda: [*folder.iterdir()])
+        yield folder
+        holder.stdin.close()
+        wait_for(lambda: not folder.exists())
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def page(server: Path, **changes: str) -> subprocess.Popen:
+    """Start `psld page` of a grid that does not exist."""
+    environment = {**os.environ, fork_server.FOLDER: str(server), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "psld", "page", "grid_name=none"],
+        env=environment | changes,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def forks_of(server: Path) -> list[int]:
+    """The processes of a server, in the order of their starts: itself, a keeper, its job, …"""
+    words = os.fsencode(server)
+    return sorted(
+        int(each.parent.name)
+        for each in Path("/proc").glob("[0-9]*/cmdline")
+        if words in read_bytes(each)
+    )
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # of a process that has just ended
+        return b""
+
+
+@pytest.fixture
+def waiting(server, tmp_path):
+    """A job whose fork waits: a pipe is in place of the lock that Snakemake holds."""
+    os.mkfifo(tmp_path / "alive")
+    with page(server, PSLD_RUN=str(tmp_path)) as job:
+        wait_for(lambda: len(forks_of(server)) == 3)
+        yield job
+        job.kill()
+    wait_for(lambda: len(forks_of(server)) == 1)
+
+
+def test_a_fork_has_the_output_and_the_exit_code_of_its_job(server):
+    job = page(server)
+    errors = job.communicate()[1]
+    assert job.returncode == 2
+    assert "error: configs/grid/none.yaml: no such grid" in errors
+    assert "pydantic" not in errors, "the process that asked imports nothing else"
+
+
+@pytest.mark.parametrize("changes", [{"OMP_NUM_THREADS": "2"}, {fork_server.FOLDER: "/none"}])
+def test_a_job_without_a_server_or_with_more_threads_runs_by_itself(server, changes):
+    job = page(server, **changes)
+    errors = job.communicate()[1]
+    assert job.returncode == 2
+    assert "error: configs/grid/none.yaml: no such grid" in errors
+    assert "pydantic" in errors
+
+
+def test_a_killed_job_takes_its_fork_with_it(server, waiting):
+    waiting.kill()
+    wait_for(lambda: len(forks_of(server)) == 1)
+
+
+def test_a_signal_reaches_the_fork(server, waiting):
+    waiting.terminate()
+    assert waiting.wait() == -signal.SIGTERM
+
+
+def test_a_job_ends_as_its_fork_does(server, waiting):
+    os.kill(forks_of(server)[-1], signal.SIGKILL)
+    assert waiting.wait() == -signal.SIGKILL
