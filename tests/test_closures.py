@@ -31,11 +31,11 @@ print(json.dumps(lines))
 @pytest.mark.parametrize(
     ("modules", "most_lines", "rooms"),
     [
-        (MATHEMATICS, 4300, {"diffusion", "networks", "utils"}),
+        (MATHEMATICS, 4400, {"diffusion", "networks", "utils"}),
         (METRICS, 3700, {"metrics", "config", "utils"}),
         (
             LIBRARY,
-            9100,
+            9200,
             {"library", "sampling", "models", "diffusion", "networks", "data", "config", "utils"},
         ),
     ],

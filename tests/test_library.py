@@ -226,7 +226,7 @@ def test_shapes_that_do_not_fit_are_refused(model):
         psld.sample(loaded.process, loaded.network, (4, 1, 8, 8), **FEW, inpainting=known)
     process, network, shape = phase_space(0.02), Own(lambda z: z).eval(), (2, 3, 8, 8)
     known = torch.zeros(shape), torch.ones(shape)
-    with pytest.raises(UserError, match=r"a mask of \(2, 3, 8, 8\), not .* and \(2, 1, 8, 8\)"):
+    with pytest.raises(UserError, match=r"mask of \(2, 3, 8, 8\); expected .* and \(2, 1, 8, 8\)"):
         psld.sample(process, network, shape, **FEW, inpainting=known)
 
 
@@ -318,7 +318,7 @@ def test_a_log_gets_lines_of_long_work(model, features, tmp_path, monkeypatch, c
 
 def test_a_denoiser_is_for_its_number_of_images(model):
     denoise = psld.denoiser(psld.load(model), n=4)
-    with pytest.raises(UserError, match=r"y is \(5, 1, 8, 8\), but this one is for \(4, 1, 8, 8\)"):
+    with pytest.raises(UserError, match=r"y has the shape \(5, 1, 8, 8\); expected \(4, 1, 8, 8\)"):
         denoise(torch.zeros(5, 1, 8, 8), 1.0)
 
 
@@ -384,7 +384,7 @@ EVERY_LEVEL = ((1, 8, 8), 0, float("inf"))
 def test_a_network_with_other_channels_is_refused():
     """Otherwise torch would use the one channel for both blocks, without an error."""
     process, network = phase_space(0.02), Own(lambda z: z[:, :1]).eval()
-    said = r"predicts \(3, 1, 8, 8\) for states .*needs 2 channels: ε of 2 of 2 blocks"
+    said = r"predicts \(3, 1, 8, 8\) for states .*needs 2 channels: ε in 2 of 2 blocks"
     with pytest.raises(UserError, match=rf"sample\(\): network: {said}"):
         psld.sample(process, network, (3, 1, 8, 8), **FEW)
     x, t = torch.zeros(3, 1, 8, 8), torch.full((3,), 0.5, dtype=torch.float64)
@@ -435,7 +435,7 @@ def test_a_network_in_training_mode_is_refused(model):
     [
         ({"sigma_min": "0.1"}, r"sigma_min: Input should be a valid number \(got '0.1'\)$"),
         ({"images": "digits"}, "images: not an array of images"),
-        ({"images": torch.zeros(20, 1, 8, 8)}, "images is torch.float32 "),
+        ({"images": torch.zeros(20, 1, 8, 8)}, "images: got torch.float32 "),
     ],
 )
 def test_a_denoiser_that_cannot_be_one_is_refused(wrong, said):
@@ -544,7 +544,7 @@ def test_images_that_are_none_are_named(wrong, features, tmp_path):
         psld.distance(images, images / 127.5 - 1, features)
     with pytest.raises(UserError, match=r"x\.png: "):
         psld.save_images(wrong, tmp_path / "x.png")
-    with pytest.raises(UserError, match=r"^reference: no array"):
+    with pytest.raises(UserError, match=r"^reference: not an array"):
         psld.evaluate(images, wrong, "fd-classifier", extractor=features)
 
 

@@ -138,9 +138,7 @@ class _Resolver:
             grid = _Resolver(of, read_grid_file(grid_path(of)), grid_path(of))
         if noun == "cell" and (cell := grid.measured_cell(name)):
             self.cells_read[cell.folder] = cell.sampler
-            digest = digest_of(
-                [cell.digest, cell.shards]
-            )  # Cell digests omit the number of shards.
+            digest = digest_of([cell.digest, cell.shards])  # A cell's digest omits its shards.
             return content | {"name": cell.folder, "digest": digest, "files": cell.records}
         if noun == "model" and (entry := grid.file.trainings.get(name)):
             source = grid.model(entry.weights or name)

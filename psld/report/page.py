@@ -161,8 +161,8 @@ def _software(result: ModelResult) -> tuple[str, ...]:
 
 
 OF_THE_START = (
-    "means and covariances of training images. They are not private: from the starts of two "
-    "datasets that differ in one image, this image can be computed."
+    "means and covariances of training images. They are not private: an image can be "
+    "reconstructed from two starts whose training images differ only in this image."
 )
 
 

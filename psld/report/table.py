@@ -5,13 +5,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from jinja2.filters import do_mark_safe
 from tabulate import tabulate
 
 from psld.evaluation.results import NUMBER_KINDS, CellResult
@@ -492,8 +493,8 @@ TEMPLATES = Environment(
 )
 """The templates of HTML pages. Texts are Markdown: the filter `code` formats names in backticks,
 and elsewhere, as in attributes, the backticks are left out."""
-TEMPLATES.filters["code"] = lambda text: Markup(
-    re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+TEMPLATES.filters["code"] = lambda text: do_mark_safe(
+    re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 )
 
 

@@ -204,7 +204,7 @@ def test_copies_narrow_no_interval(folder):
     assert back[1].interval.half_width == pytest.approx(back[0].interval.half_width, rel=0.05)
     said = succeeded(evaluate(folder, "copies.npz", *FD)).stdout
     assert "fd-classifier of 400 images (40 distinct): " in said
-    assert "infinitely many: lower, and not known from fewer than 128 different images, 4 f" in said
+    assert "at least 128 distinct images (4 for each of 32 features)" in said
 
 
 def test_the_reference_itself_has_no_distance_of_infinitely_many_images(folder):
@@ -268,7 +268,7 @@ def different(*shape: int) -> np.ndarray:
     ("images", "said"),
     [
         (np.zeros((1, 8, 8, 1), np.uint8), "x.npz: 1 images; at least 3"),
-        (different(4, 9, 8, 1), "images of 1×9×8…1×8×8"),
+        (different(4, 9, 8, 1), "the images are 1×9×8…1×8×8"),
         (np.zeros((4, 8, 8, 1)), "arr_0: float64 of 4×8×8×1; uint8 N×H"),
         (np.zeros((9, 8, 8, 1), np.uint8), "x.npz: 1 distinct images; at least 3"),
     ],

@@ -62,7 +62,7 @@ def test_error_names_an_object_that_cannot_be_skipped(tmp_path):
     """torch cannot replace a subclass of dict by a placeholder."""
     state = {"score_fn.all_modules.0.b": torch.ones(1)}
     path = save(tmp_path / "a.ckpt", state, config=defaultdict(int, steps=3))
-    advice = r"a\.ckpt: holds objects .*\(.*collections\.defaultdict.*save its state_dict and glob"
+    advice = r"a\.ckpt: contains objects .*\(.*collections\.defaultdict.*save only state_dict"
     with pytest.raises(UserError, match=advice):
         read_checkpoint(path)
 

@@ -173,7 +173,7 @@ def test_all_packages_that_psld_imports_are_known():
         ("mine:A", "A = 3", r"mine\.py: defines no class A"),
         ("absent:A", "class A: pass", "there is no module absent in this folder"),
         ("wandb:A", "class A: pass", "wandb is the name of a package that psld needs; rename"),
-        ("__main__:A", "class A: pass", "put it into a file of its own"),
+        ("__main__:A", "class A: pass", "move it to its own file"),
     ],
 )
 def test_a_wrong_name_is_one_line(folder, name, text, message):

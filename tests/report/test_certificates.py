@@ -207,7 +207,7 @@ def test_names_in_the_grid_do_not_lead_out_of_the_folder(certificate, tmp_path):
 def test_the_grid_of_another_version_is_refused(certificate, tmp_path):
     entries = entries_of(certificate)
     in_text("grid.json", '"shard_size":', '"dropped": {}, "shard_size":')(entries)
-    refused(verify(tmp_path, forged(entries)), 2, "dropped", "of another version of psld")
+    refused(verify(tmp_path, forged(entries)), 2, "dropped", "by another version of psld")
 
 
 def test_a_file_that_is_no_certificate_is_refused(tmp_path):
@@ -262,10 +262,10 @@ def test_forgeries_are_found_and_their_files_named(certificate, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (in_text(MODEL, "d" * 64, "1" * 64), f"{Path(REFERENCE).parent}: of dataset digits"),
+        (in_text(MODEL, "d" * 64, "1" * 64), f"{Path(REFERENCE).parent}: made from dataset digits"),
         (
             in_text(REFERENCE_MANIFEST, '"digits"', '"digits-8"'),
-            f"{Path(REFERENCE).parent}: of dataset digits-8",
+            f"{Path(REFERENCE).parent}: made from dataset digits-8",
         ),
         (in_features(KEPT, "evaluation", "fd-classifier/60/values"), KEPT),
         (in_features(REFERENCE, "features", "train.values"), REFERENCE),

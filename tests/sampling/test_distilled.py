@@ -91,7 +91,7 @@ def test_it_learns_and_is_sampled_in_one_evaluation_as_every_process(folder, mon
     student = psld.load("models/by-hand/student")
     for process in (None, "vp-sde"):
         assert student.sample(3, **ONCE, process=process).shape == (3, 1, 8, 8)
-    with pytest.raises(UserError, match=r"0\.7 to 0\.7, and the student takes 0\.5\d* .*leave out"):
+    with pytest.raises(UserError, match=r"0\.7 to 0\.7, but .* accepts 0\.5\d* .*leave out"):
         student.sample(3, **ONCE, start_level=0.7)
     for options in ({"sampler": "em"}, {"sampler": "few"}, ONCE | {"start": "gaussian"}):
         with pytest.raises(UserError, match=r"a single noise level, .*, and no guidance"):

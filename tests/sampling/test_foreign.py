@@ -59,7 +59,7 @@ def test_a_network_is_asked_for_its_levels_and_gives_its_images(process, low, hi
 
 def test_a_level_that_does_not_hide_the_images_is_no_start():
     network, theirs = model(0.0, 5.0)
-    with pytest.raises(UserError, match="takes 0 to 5; change"):
+    with pytest.raises(UserError, match="accepts 0 to 5; change"):
         theirs.sample(2, process="vp-sde", sampler="multistep", steps=4)
     with pytest.raises(UserError, match=r"start: .* use start=prior"):
         theirs.sample(2, sampler="few", steps=4, start="gaussian", start_level=3.0)

@@ -87,7 +87,7 @@ def test_shards_of_another_origin_are_made_again_in_the_folder_of_a_cell(cell, m
             "different weights_sha256 than the current model and sampler have; sample",
         ),
         ("sampler.steps=4", "sampler.steps=3 then, 4 now: sampled with a different sampler_digest"),
-        ("shard_size=4", "another size than the model and the sampler have now; give shard_size=8"),
+        ("shard_size=4", "the current model and sampler have; give shard_size=8"),
     ],
 )
 def test_samples_of_another_model_or_sampler_are_not_replaced(

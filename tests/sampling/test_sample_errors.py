@@ -32,7 +32,7 @@ INPAINTING = "guidance@sampler.guidance=inpainting mask@sampler.guidance.mask"
         ("sampler.final_time=1e-6", "sampler.final_time: 1e-06 is below…1e-05 or more"),
         ("sampler=ddim", "ddim…rk45"),
         ("sampler=sscs model=VP_SDE", "sscs…momentum"),
-        ("sampler=rk45 sampler.precision=bf16", "bf16…above the tolerances of rk45"),
+        ("sampler=rk45 sampler.precision=bf16", "bf16 exceeds the tolerance of rk45"),
         ("sampler=rk45 sampler.tolerance=1e-300", "tolerance…greater than or equal to 0.0"),
         ("first=-1", "first…greater than or equal to 0"),
         ("model=absent", "absent: no such model; there is no folder models/ here"),

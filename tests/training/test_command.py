@@ -162,7 +162,7 @@ def test_a_finished_training_only_exports_even_with_other_intervals(trained, dig
         (
             "train",
             "dataset.num_classes=0 training.label_dropout=0.1",
-            "training.label_dropout…digits has no classes",
+            "training.label_dropout…dataset digits has none",
         ),
         ("train_guide", "+training.weighting=fid", "unknown key training.weighting"),
     ],

@@ -53,7 +53,7 @@ def test_a_pushed_model_is_loaded_and_sampled_like_the_local_one(
         psld.load(address).sample(4, **FEW)
     images = psld.load(push(folder, "start=true")).sample(4, **FEW, seed=1)
     assert torch.equal(images, local.sample(4, **FEW, seed=1)), "its start travels, too"
-    assert "one image give that image" in card_of(hub)
+    assert "reconstructed from two starts" in card_of(hub)
 
     sample = ("sampler=multistep", "sampler.steps=2", "shard_size=2", "shards=1", "device=cpu")
     succeeded(call(folder, "sample", f"model={address}", *sample, "output=samples"))

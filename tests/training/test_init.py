@@ -157,4 +157,8 @@ def test_damaged_weights_are_refused(folder, digits):
     """Undamaged weights of another training under the same manifest are refused, too."""
     file = folder / "models/by-hand/base/weights.safetensors"
     shutil.copy(folder / "models/by-hand/denoiser/weights.safetensors", file)
-    refused(train(folder, digits, "init.model=by-hand/base"), 2, "not the weights file that was")
+    refused(
+        train(folder, digits, "init.model=by-hand/base"),
+        2,
+        "differs from the recorded",
+    )

@@ -182,7 +182,7 @@ def test_two_datasets_do_not_share_the_file_of_a_start(name, tmp_path):
 
 
 WRONG: list[tuple[str, Any]] = [
-    ("made of another dataset", lambda stored: ({}, {"dataset": "0" * 64})),
+    ("fitted with a different dataset", lambda stored: ({}, {"dataset": "0" * 64})),
     ("made of another flip", lambda stored: ({}, {"flip": True})),
     ("not a start", lambda stored: ({"levels": stored.arrays["levels"][0]}, {})),
     ("not a start", lambda stored: ({"rests": stored.arrays["rests"] * np.nan}, {})),
@@ -240,7 +240,7 @@ def test_steps_0_with_a_class_need_a_distribution_of_each_class(project, made):
     stored = load_tensors(made / START, "start", "")
     origin = stored.origin | {"classes": True}
     save_tensors("starts/x-classes.safetensors", "start", stored.arrays, origin)
-    with pytest.raises(UserError, match="fewer than ten different"):
+    with pytest.raises(UserError, match="fewer than ten distinct"):
         psld.load("model").sample(2, sampler="few", steps=0, label=1)
 
 

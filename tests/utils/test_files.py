@@ -163,7 +163,7 @@ def test_a_reader_does_not_wait_at_a_pipe_and_a_writer_replaces_none(tmp_path):
             lambda path: load_tensors(path, "shard", ""),
             lambda path: write_json(path, {}),
         ):
-            with pytest.raises(UserError, match=f"{name}: a pipe or a device; a regular file is"):
+            with pytest.raises(UserError, match=f"{name}: a pipe or a device; use a regular file"):
                 use(tmp_path / name)
 
 
@@ -190,7 +190,7 @@ def test_a_private_folder_is_the_user_s_alone(tmp_path, monkeypatch):
             assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
     (tmp_path / "link").symlink_to(tmp_path / "new" / "folder")
     os.lchown(tmp_path / "link", 1234, -1) if os.geteuid() == 0 else pytest.skip("needs root")
-    with pytest.raises(UserError, match=r"link: belongs to another user, .*; take another"):
+    with pytest.raises(UserError, match=r"link: belongs to another user; take another"):
         make_private(tmp_path / "link", "take another")
 
 

@@ -99,7 +99,7 @@ def test_a_gpu_with_few_cores_is_mentioned(gpus, monkeypatch, capsys, environmen
     for rank in range(2):
         use_device("auto", rank=rank)
         use_device("auto", rank=rank, tf32=True)
-    assert capsys.readouterr().out.count("CPU core(s) for a GPU") == lines
+    assert capsys.readouterr().out.count("CPU core(s) to draw noise for a GPU") == lines
 
 
 def test_a_task_of_slurm_that_sees_its_own_gpu_alone_takes_that(gpus, monkeypatch):
