@@ -8,9 +8,14 @@ if not sys.flags.safe_path and sys.path[0] == os.path.abspath(""):  # noqa: PTH1
     del sys.path[0]
 
 if __name__ == "__main__":
-    from psld.cluster.fork_server import run_in_fork
+    from psld.cluster.forks import SERVE, run_in_fork
 
-    run_in_fork(sys.argv[1:])
+    if sys.argv[1:2] == [SERVE]:
+        from psld.commands.fork_server import serve
+
+        sys.argv[1:] = serve(sys.argv[2])
+    else:
+        run_in_fork(sys.argv[1:])
     from psld.commands.main import main
 
     main()

@@ -22,12 +22,12 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
 
-from psld.cluster.fork_server import start_server
+from psld.cluster.forks import start_server
 from psld.cluster.job import RUN
 from psld.cluster.slurm import active_jobs_named, cancel_jobs_named
 from psld.config.settings import Settings, read_record, write_record
@@ -68,7 +68,8 @@ def begin_run(with_fork_server: bool = False) -> None:
     except KeyboardInterrupt:
         sys.exit("error: interrupted")
     if with_fork_server:
-        start_server()
+        with suppress(OSError):  # Jobs then import everything themselves.
+            start_server()
     look_again_once()
 
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 from textwrap import shorten
 from typing import NamedTuple, TypeVar
 
+from psld.cluster.forks import FORKS
 from psld.cluster.job import RUN
 from psld.utils.errors import PSLDError, RunError
 
@@ -57,7 +58,7 @@ NO_ANSWER_SECONDS = 3 * 24 * 3600
 """Seconds to retry without an answer. The maintenance of a cluster may take a weekend."""
 SURROUNDING = r"SLURM_(?!CONF$)|SLURMD_|SBATCH_|SRUN_|SUBMITIT_"
 """The variables of a surrounding Slurm job, except for the path of Slurm's configuration."""
-INHERITED = rf"{SURROUNDING}|{RUN}$|\w+_DEVICES$|GPU_DEVICE|\w+_THREADS$|TE?MP(DIR)?$"
+INHERITED = rf"{SURROUNDING}|{RUN}$|{FORKS}$|\w+_DEVICES$|GPU_DEVICE|\w+_THREADS$|TE?MP(DIR)?$"
 """`SURROUNDING`, and variables of a shell or Snakemake rule that sbatch would pass on to a job."""
 
 

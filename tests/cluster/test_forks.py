@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from psld.cluster import fork_server
+from psld.cluster import forks
 
 HOLDER = """
 import os, sys
-from psld.cluster import fork_server
-fork_server.start_server()
-print(os.environ[fork_server.FOLDER], flush=True)
+from psld.cluster import forks
+forks.start_server()
+print(os.environ[forks.FORKS], flush=True)
 sys.stdin.read()
 """
 """Starts a server and holds it, as Snakemake does, until the standard input ends."""
@@ -44,7 +44,7 @@ def wait_for(condition):
 
 def page(server: Path, **changes: str) -> subprocess.Popen:
     """Start `psld page` of a grid that does not exist."""
-    environment = {**os.environ, fork_server.FOLDER: str(server), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, forks.FORKS: str(server), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "psld", "page", "grid_name=none"],
         env=environment | changes,
@@ -90,7 +90,7 @@ def test_a_fork_has_the_output_and_the_exit_code_of_its_job(server):
     assert "pydantic" not in errors, "the process that asked imports nothing else"
 
 
-@pytest.mark.parametrize("changes", [{"OMP_NUM_THREADS": "2"}, {fork_server.FOLDER: "/none"}])
+@pytest.mark.parametrize("changes", [{"OMP_NUM_THREADS": "2"}, {forks.FORKS: "/none"}])
 def test_a_job_without_a_server_or_with_more_threads_runs_by_itself(server, changes):
     job = page(server, **changes)
     errors = job.communicate()[1]
@@ -99,14 +99,27 @@ def test_a_job_without_a_server_or_with_more_threads_runs_by_itself(server, chan
     assert "pydantic" in errors
 
 
+def test_a_job_after_a_change_of_the_code_runs_by_itself(server):
+    before = forks.address(str(server))
+    file = Path(forks.__file__)
+    times = file.stat()
+    try:
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+        assert forks.address(str(server)) != before
+    finally:
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert forks.address(str(server)) == before
+
+
 def test_a_killed_job_takes_its_fork_with_it(server, waiting):
     waiting.kill()
     wait_for(lambda: len(forks_of(server)) == 1)
 
 
-def test_a_signal_reaches_the_fork(server, waiting):
-    waiting.terminate()
-    assert waiting.wait() == -signal.SIGTERM
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_reaches_the_fork(server, waiting, number):
+    waiting.send_signal(number)
+    assert waiting.wait() == -number
 
 
 def test_a_job_ends_as_its_fork_does(server, waiting):
