@@ -135,7 +135,7 @@ class LikelihoodSettings(Settings):
     momentum, choose an even number, because most of the error cancels in pairs of vectors."""
     draws: int = Field(ge=1)
     """K: draws of the momentum per image; the upper bound on the bits decreases with K. Without
-    momentum, K has no effect, and the likelihood is not a bound."""
+    momentum, K has no effect."""
     start_time: float = Field(gt=0, lt=1)
     """The time at which the flow starts from the images; not below the model's time_eps."""
     tolerance: Tolerance

@@ -49,12 +49,12 @@ CAPTIONS = {
         "above these images. A copied training image would appear here."
     ),
     "nfe": (
-        "Distance from the reference by network evaluations per image, for cells that differ only "
-        "in their budget. Lower is better."
+        "The metrics by network evaluations per image, for cells that differ only in their budget. "
+        "Lower distances are better."
     ),
     "gamma": (
-        "Distance from the reference by the friction Γ on the position, for models that differ "
-        "only in Γ (Γ = 0 is CLD). Lower is better."
+        "The metrics by the friction Γ on the position, for models that differ only in Γ (Γ = 0 is "
+        "CLD). Lower distances are better."
     ),
     "training": (
         "Mean loss of each model by training step. A lower loss does not mean a better model: "

@@ -387,7 +387,8 @@ def answer(table: Table, rows: list[list[Entry]]) -> Answer:
             {name: e for name, part in each.entries.items() for e in entries if part.fits(e.shown)}
             for each in table.compare
         ]
-        findings = _contrasts([contrast.where for contrast in table.compare], compared)
+        pairs = sum(math.comb(len(contrast.entries), 2) for contrast in table.compare)
+        findings = _contrasts([contrast.where for contrast in table.compare], compared, pairs)
         used = [entry for sides in compared for entry in sides.values()]
     else:
         used = [entry for entry in ranked(entries) if entry.rank]
@@ -395,7 +396,7 @@ def answer(table: Table, rows: list[list[Entry]]) -> Answer:
         findings = [_the_best(used)] if used else []
     limits = [_trainings(used)] if findings else []
     pixels = (e for e in entries if e.measurement.metric.extractor.kind == "pixels")
-    if any(entry.cell.sampler.settings.starts_from_data for entry in pixels):
+    if findings and any(entry.cell.sampler.settings.starts_from_data for entry in pixels):
         limits.append(PIXELS)
     return Answer(findings, limits)
 
@@ -404,18 +405,23 @@ def _trainings(entries: Iterable[Entry]) -> str:
     counts = [cast(int, entry.trainings) for entry in entries]
     fewest, most = min(counts), max(counts)
     times = f"{fewest} to {most}" if fewest < most else str(most)
-    return f"Each model was trained {'once' if most == 1 else f'{times} times'}."
+    trainings = "one training" if most == 1 else f"{times} trainings"
+    return f"The numbers are from {trainings} of each model."
 
 
-def _contrasts(openings: list[str], compared: list[dict[str, Entry]]) -> list[str]:
-    """Return a sentence for each contrast, with Holm's correction for the pairs of all of them."""
+def _contrasts(openings: list[str], compared: list[dict[str, Entry]], asked: int) -> list[str]:
+    """Return a sentence for each contrast, with Holm's correction for all pairs that are asked for.
+
+    A pair without results counts as one without a significant difference.
+    """
     pairs = [
         (index, *sorted(names, key=lambda name: cast(float, sides[name].loss)))
         for index, sides in enumerate(compared)
         for names in combinations(sides, 2)
     ]
     found = [compared[i][worse].worse_than(compared[i][better]) for i, better, worse in pairs]
-    p_values = holm([difference.p_value for difference in found])
+    missing = [1.0] * (asked - len(found))
+    p_values = holm([difference.p_value for difference in found] + missing)[: len(found)]
     told = [
         {
             (a, b): d
@@ -464,7 +470,7 @@ def _the_best(entries: Sequence[Entry]) -> str:
     best = next(entry for entry in entries if entry.rank and entry.rank.name == "best")
     untold = [entry for entry in entries if entry.rank and entry.rank.name == "perhaps best"]
     if not untold:
-        return f"Images of {_named(best)} are {nearer} than images of all other entries."
+        return f"Images of {_named(best)} are {nearer} than images of all other measured entries."
     others = " and ".join(map(_named, untold))
     if len(untold) > NAMED:
         others = f"{len(untold)} other entries"

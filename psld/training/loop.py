@@ -105,13 +105,15 @@ Hook = Callable[[TrainingState, Due], None]
 """Called on rank 0 after each step that adds an entry to the history."""
 
 
-def hooks_of(checkpoints: Checkpoints, log: Log) -> list[Hook]:
-    """Return the hooks that write previews, checkpoints and the history, in this order.
+@contextmanager
+def hooks_of(checkpoints: Checkpoints, log: Log) -> Iterator[list[Hook]]:
+    """Yield the hooks that write previews, checkpoints and the history, in this order.
 
     A thread writes each checkpoint from a copy of the state while the training continues. The next
-    entry of the history raises an error of the thread. The last checkpoint is waited for.
+    entry of the history raises an error of the thread. The last checkpoint is waited for, and at
+    any exit so is a checkpoint that is being written.
     """
-    writer, writing = ThreadPoolExecutor(1, "checkpoint"), deque[Future[None]]()
+    writing = deque[Future[None]]()
 
     def write_checkpoint(content: dict[str, Any]) -> None:
         checkpoints.write(content)
@@ -130,12 +132,12 @@ def hooks_of(checkpoints: Checkpoints, log: Log) -> list[Hook]:
             writing.append(writer.submit(write_checkpoint, checkpoints.copy(state)))
         if ends:
             writing.popleft().result()
-            writer.shutdown()
 
     def write(state: TrainingState, due: Due) -> None:
         log.save(state.history, due.checkpoint)
 
-    return [preview, save, write]
+    with ThreadPoolExecutor(1, "checkpoint") as writer:
+        yield [preview, save, write]
 
 
 def train(
@@ -201,7 +203,8 @@ def parallel_network(
 ) -> tuple[nn.Module, list[Tensor]]:
     """Return the network in the precision of the settings, compiled if requested, on all ranks.
 
-    Also return the buffers that a pass changes, which the ranks share after each step. With
+    Also return the buffers that change in a trial pass; ranks copy them from rank 0 after each
+    step, and all other buffers with each entry of the history. With
     `micro_batch=auto`, also find the largest micro-batch that fits into memory.
     """
     settings = state.settings

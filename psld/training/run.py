@@ -209,7 +209,8 @@ def train_on(setup: Setup, state: TrainingState, ranks: Ranks, stack: ExitStack)
 
             log.live.append(stack.enter_context(live_run(run)))
         log.live.append(stack.enter_context(fed(settings.logger, run, settings, state.history)))
-    train(state, batches, setup.loss, ranks, hooks_of(setup.checkpoints, log), stop)
+    with hooks_of(setup.checkpoints, log) as hooks:
+        train(state, batches, setup.loss, ranks, hooks, stop)
     if ranks.leads and batches.resident is None:
         _check_unchanged(setup.store, setup.checkpoints.folder)
     batches.close()

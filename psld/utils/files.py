@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, wraps
+from itertools import chain
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -66,11 +67,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """Yield a temporary path for each path of one folder, as `atomic_path` does.
 
-    The folder is flushed once, so the time of writing a set grows linearly with its size.
+    The folder is flushed once, not once per file. The files are not renamed all at once: after a
+    kill, some may be there and others absent.
     """
     folder = paths[0].parent
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder.absolute())
+    leftovers = _leftovers(folder.absolute())
+    for leftover in chain.from_iterable(leftovers.pop(path.name, ()) for path in paths):
+        pid = leftover.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            leftover.unlink(missing_ok=True)
     ending = f"{_HOST}.{os.getpid()}.partial"
     partials = {path.with_name(f".{path.name}.{ending}"): path for path in paths}
     try:
@@ -99,12 +105,15 @@ def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 @cache
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed writers on this host, once in a process."""
-    for leftover in folder.glob(f".*.{glob.escape(_HOST)}.*.partial"):
-        pid = leftover.name.split(".")[-2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            leftover.unlink(missing_ok=True)
+def _leftovers(folder: Path) -> dict[str, list[Path]]:
+    """Return the temporary files in a folder by the names of their files, as of the first call.
+
+    To look for them at each write would take quadratic time.
+    """
+    found: dict[str, list[Path]] = {}
+    for partial in folder.glob(f".*.{glob.escape(_HOST)}.*.partial"):
+        found.setdefault(partial.name[1:].rpartition(f".{_HOST}.")[0], []).append(partial)
+    return found
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -73,7 +73,8 @@ def test_a_guide_learns_to_classify_noisy_images(tmp_path):
     batches = Batches(images, False, NoisyStates(process), settings, ONE_RANK, Labels(labels, 2))
     log, loss_of = Recorder(), Loss(Guide(), None, NoisyStates(process))
     checkpoints = Checkpoints(tmp_path)
-    train(state, batches, loss_of, ONE_RANK, hooks_of(checkpoints, log), StopRequest())
+    with hooks_of(checkpoints, log) as hooks:
+        train(state, batches, loss_of, ONE_RANK, hooks, StopRequest())
     little = torch.full((64,), 0.05, dtype=torch.float64)
     eps, auxiliary = torch.randn(64, process.blocks, 8, 8), torch.randn(64, 1, 8, 8)
     z = process.perturb(from_uint8(torch.from_numpy(images)), little, eps, auxiliary)

@@ -53,7 +53,8 @@ def run(
     log = log or Recorder()
     batches = batches or batches_of(PROCESS, settings)
     stop = StopRequest() if stop is None else stop
-    train(state, batches, EpsilonLoss(PROCESS), ranks, hooks_of(checkpoints, log), stop)
+    with hooks_of(checkpoints, log) as hooks:
+        train(state, batches, EpsilonLoss(PROCESS), ranks, hooks, stop)
     return state, checkpoints, log
 
 

@@ -73,11 +73,11 @@ def test_a_writer_removes_what_killed_ones_left_and_nothing_of_living_ones(tmp_p
     names = {"killed": f".[x].txt.{host}.{dead.pid}.partial"}
     names["living"] = f".[x].txt.{host}.1.partial"
     names["of another machine"] = f".[x].txt.{host}2.{dead.pid}.partial"
-    names["killed, of another file"] = f".x.txt.{host}.{dead.pid}.partial"
+    names["of another file"] = f".x.txt.{host}.{dead.pid}.partial"
     for name in names.values():
         (tmp_path / name).write_text("half")
     write_text(tmp_path / "[x].txt", "whole")
-    left = {names[which] for which in ("living", "of another machine")}
+    left = {names[which] for which in ("living", "of another machine", "of another file")}
     assert set(files_below(tmp_path)) == {"[x].txt", *left}
 
 
