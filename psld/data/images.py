@@ -4,6 +4,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import shlex
 import sys
 import zipfile
@@ -53,8 +54,7 @@ def decode(data: bytes, name: str) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
         except UnidentifiedImageError:  # Its message shows the memory address of the stream.
             raise ValueError("not a picture") from None
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        ImageOps.exif_transpose(image, in_place=True)  # This decodes the pixels, too.
         if image.mode.startswith("I;16"):  # Keep the upper byte, as Pillow does for RGB.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode not in _EIGHT_BIT_MODES:
@@ -67,7 +67,8 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # Pillow would copy the image.
 
 
 def as_image(picture: Any, where: str) -> Image.Image:
@@ -148,8 +149,12 @@ class FileTree:
 
     def read(self, name: str) -> bytes:
         """Read a file. Raises BrokenPicture if it is unreadable or fails the archive's checksum."""
-        with reading(f"{self.path}/{name}", "cannot be read", REMOVE, BrokenPicture):
-            return self._archive.read(name) if self._archive else (self.path / name).read_bytes()
+        path = f"{self.path}/{name}"
+        with reading(path, "cannot be read", REMOVE, BrokenPicture):
+            if self._archive:
+                return self._archive.read(name)
+            with open(path, "rb", buffering=0) as file:
+                return file.read()
 
     def picture(self, name: str) -> Image.Image:
         """Read and decode a picture. Raises BrokenPicture if it is damaged."""
@@ -190,8 +195,7 @@ def _ending(name: str) -> str:
 
 def _is_hidden(name: str) -> bool:
     """Check for hidden files and for the folder that macOS adds to zip archives."""
-    parts = PurePosixPath(name).parts
-    return parts[:1] == ("__MACOSX",) or any(part.startswith(".") for part in parts)
+    return bool(re.search(r"^__MACOSX/|(^|/)\.[^/]", name))
 
 
 # -- arrays ---------------------------------------------------------------------------------------

@@ -227,10 +227,10 @@ class Folder(Source):
             said = f"{loose} of {len(parts)} pictures lie in no subfolder, so there are no classes"
             print(f"{self.root}: {said}", file=sys.stderr)
         classes = [] if loose else sorted({part[0] for part in parts.values()})
+        labels = {name: label for label, name in enumerate(classes)}
 
         def picture(name: str) -> tuple[partial, int]:
-            label = classes.index(parts[name][0]) if classes else 0
-            return partial(tree.picture, name), label
+            return partial(tree.picture, name), labels.get(parts[name][0], 0)
 
         held_out = _held_out(parts, self.test_fraction)
         train = [picture(name) for name in parts if name not in held_out]
@@ -252,6 +252,8 @@ def _held_out(names: Iterable[str], fraction: float) -> set[str]:
     """
     from psld.data.images import bytes_of
 
+    if not fraction:  # Hashing many names takes seconds.
+        return set()
     by_hash = sorted(names, key=lambda name: hashlib.sha256(bytes_of(name)).digest())
     return set(by_hash[: round(fraction * len(by_hash))])
 
@@ -298,8 +300,7 @@ class Numbered(Source):
         import numpy as np
 
         in_test = np.zeros(count, bool)
-        if self.test_fraction:  # Hashing many numbers takes seconds.
-            in_test[[*map(int, _held_out(map(str, range(count)), self.test_fraction))]] = True
+        in_test[[*map(int, _held_out(map(str, range(count)), self.test_fraction))]] = True
         return in_test
 
     def classes(self, labels: "np.ndarray", count: int) -> tuple[str, ...]:
