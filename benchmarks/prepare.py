@@ -45,7 +45,7 @@ def plain_loop(folder: str, side: int) -> None:
 
 
 def seconds(place: Path, *command: str) -> float:
-    """Return the CPU seconds of a process; `place` keeps compiled files, which a shell may forbid."""
+    """Return the CPU seconds of a process, whose compiled files are kept in `place`."""
     compiled = {"PYTHONPYCACHEPREFIX": str(place / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
     usage = used(place, *command, **compiled)
     return usage.ru_utime + usage.ru_stime

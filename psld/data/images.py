@@ -153,7 +153,7 @@ class FileTree:
         with reading(path, "cannot be read", REMOVE, BrokenPicture):
             if self._archive:
                 return self._archive.read(name)
-            with open(path, "rb", buffering=0) as file:
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a Path costs time)
                 return file.read()
 
     def picture(self, name: str) -> Image.Image:

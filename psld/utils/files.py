@@ -145,7 +145,7 @@ def files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int
     def fail(error: OSError) -> None:
         raise error
 
-    start = len(os.path.join(folder, ""))
+    start = len(f"{folder}/")
     for where, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         here = Path(where)
         above = {each.resolve() for each in (here, *here.parents)}
@@ -153,9 +153,9 @@ def files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int
         folders[:] = [name for name in shown if (here / name).resolve() not in above]
         left_out["link that leads back"] += len(shown) - len(folders)
         # Folders may have millions of files; a Path costs more than reading the size of a file.
-        for path in (os.path.join(where, name) for name in files if not name.startswith(".")):
+        for path in (f"{where}/{name}" for name in files if not name.startswith(".")):
             try:
-                status = os.stat(path)
+                status = os.stat(path)  # noqa: PTH116
             except OSError as error:  # a link to nothing, or to itself
                 reraise_fault(error, path)
                 left_out["link to nothing"] += 1
