@@ -64,14 +64,16 @@ class Guidance(Part):
     kind: str
 
     evaluations: ClassVar[int | None] = 1
-    """Network evaluations per evaluation of the score; None if their number varies with time."""
+    """Network evaluations per evaluation of the score; None if their number varies with time. A
+    property in subclasses where it depends on the settings."""
     needs_guide: ClassVar[bool] = False
     """True if `build` needs the logits of a guide (`psld train_guide`)."""
 
     is_none: ClassVar[bool] = False
     """True if the samples are not guided."""
     holes: ClassVar[tuple[Literal["train", "test"], Mask] | None] = None
-    """For inpainting, the split whose images are filled in, and the mask; otherwise None."""
+    """For inpainting, the split whose images are filled in, and the mask (a property there);
+    otherwise None."""
 
     @cached_property
     def inpaints(self) -> bool:

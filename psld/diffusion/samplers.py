@@ -38,7 +38,8 @@ class SamplerSettings(Part):
     recorded_attributes = ("evaluations",)
 
     evaluations: ClassVar[int | None] = None
-    """Network evaluations (NFE) per image; None for a sampler with adaptive steps."""
+    """Network evaluations (NFE) per image, a property of samplers with a fixed time grid; None for
+    samplers with adaptive steps."""
 
     integrator: str
     """The kind of sampler."""

@@ -21,7 +21,8 @@ class Network(Part):
     in_bfloat16: ClassVar[bool] = False
     """With precision=bf16, cast weights and activations to bfloat16 instead of using autocast."""
     takes_logarithm: ClassVar[bool] = False
-    """True if the network computes log t, so that t must be positive."""
+    """True if the network computes log t, so that t must be positive. A property in subclasses
+    where it depends on the settings."""
 
     def check_image_size(self, size: int) -> None:
         """Raise ValueError, with the key, if the network does not support images of this size."""
