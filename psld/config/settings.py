@@ -1,6 +1,6 @@
-"""The base of all settings: typed, frozen, strict about unknown keys; and the words that set them.
+"""The base class of all settings (typed, frozen, strict about unknown keys), and their overrides.
 
-Each domain keeps its settings next to its code (`psld/diffusion/settings.py`, ...). None of these
+Each package keeps its settings next to its code (`psld/diffusion/settings.py`, ...). None of these
 modules imports torch, because every Snakemake process reads them and must start fast.
 """
 
@@ -36,36 +36,38 @@ Name = Annotated[str, Field(pattern=NAME)]
 """A name of files and folders: letters, digits, dots, dashes and underscores."""
 
 SHOWN = 10
-"""The largest number of wrong keys that an error names: a long list may be wrong in every entry."""
+"""The maximum number of wrong keys in an error: a long list may be wrong in every entry."""
 
 DIGEST = "record_sha256"
-"""The key with the SHA-256 of a record's other keys. It is the first, so no cut hides it."""
+"""The key of the SHA-256 of a record's other keys. It is written first, so that a truncated file
+cannot lack it."""
 
 
 @dataclass(frozen=True)
 class Neutral:
-    """The value with which an option that was added later changes no result, and so no digest.
+    """Annotates an option that was added later with the value that leaves results unchanged.
 
-    It annotates the option, and is its default: `alpha: Annotated[float, Neutral(0.0)] = 0.0`.
+    With this value, the option is not part of a digest, so that older digests stay valid. It must
+    be the default: `alpha: Annotated[float, Neutral(0.0)] = 0.0`.
     """
 
     value: Any
 
 
 FREE = object()
-"""Annotates a setting of how a job runs: `device: Annotated[str, FREE]`. All others decide the
-result, unless they are neutral."""
+"""Annotates a setting that does not change results, such as `device: Annotated[str, FREE]`. All
+other settings decide the result, unless they have their neutral value."""
 
 
 class Settings(BaseModel):
-    """A frozen group of settings; an unknown key or an impossible value is an error."""
+    """A frozen group of settings; unknown keys and invalid values are errors."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
         validate_by_name=True,
-        defer_build=True,  # until it is used: a job imports many classes, and uses few
+        defer_build=True,  # until first use: a job imports many classes and uses few of them
     )
 
     @classmethod
@@ -79,26 +81,28 @@ class Settings(BaseModel):
         values = map(vars(self).get, type(self).model_fields)
         try:
             return hash((type(self), *values))
-        except TypeError:  # of a list or a dict
+        except TypeError:  # Lists and dictionaries have no hash.
             return hash(type(self))
 
     @classmethod
     def class_for(cls, content: Any) -> "type[Settings]":
-        """Return the class of settings with this content: this one, but for a noun of parts."""
+        """Return the settings class for a content: this class, except for the base class of parts."""
         return cls
 
     @classmethod
     def free(cls) -> set[str]:
-        """Return the names of the settings of how a job runs."""
+        """Return the names of the settings that do not change results (`FREE`)."""
         return {name for name, field in cls.model_fields.items() if FREE in field.metadata}
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the result, ready for JSON: no free setting, no null, none at its
-        neutral value; in groups, too."""
+        """Return, for JSON, the settings that decide the result, recursively.
+
+        Free settings, nulls and neutral values are left out.
+        """
         return self.deciding_in(self.model_dump(mode="json"))
 
     def deciding_in(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what decides the result, of the content that these settings are written as."""
+        """Return the part of these settings' serialized content that decides the result."""
         decides = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
@@ -110,7 +114,7 @@ class Settings(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _read_over_defaults(cls, content: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        """Read groups over their defaults, and refuse booleans as numbers: `yes` would be 1."""
+        """Merge groups with their defaults, and refuse booleans as numbers: `yes` would be 1."""
         if not isinstance(content, Mapping):
             return check(content)
         fields = cls.model_fields
@@ -130,21 +134,23 @@ class Settings(BaseModel):
 
 
 def _identity(value: Any, content: Any) -> Any:
-    """Return the identity of a value with this content in JSON."""
+    """Return the part of a value that decides the result, given the value's content in JSON."""
     if isinstance(value, Settings):
         return value.identity()
     if isinstance(value, tuple | list):
         return [_identity(*each) for each in zip(value, content, strict=True)]
     if isinstance(value, dict):
-        pairs = zip(value.values(), content.items(), strict=True)  # JSON has texts as keys.
+        pairs = zip(value.values(), content.items(), strict=True)  # Keys in JSON are strings.
         return {key: _identity(each, written) for each, (key, written) in pairs}
-    # The order of a set differs from process to process.
+    # The iteration order of a set differs between processes.
     return sorted(content, key=str) if isinstance(value, set | frozenset) else content
 
 
 def keyed_groups(kind: type[S], settings: Any, key: str = "") -> Iterator[tuple[str, S]]:
-    """Yield all groups of a class in settings, in groups and lists too, outer ones first, with
-    their dotted keys."""
+    """Yield the dotted key and the value of each group of a class in settings.
+
+    Nested groups and lists are searched, too. Outer groups come before inner groups.
+    """
     if isinstance(settings, kind):
         yield key, settings
     items: Any = settings if isinstance(settings, Settings) else ()
@@ -157,14 +163,14 @@ def keyed_groups(kind: type[S], settings: Any, key: str = "") -> Iterator[tuple[
 
 
 def groups_of(kind: type[S], settings: Any) -> list[S]:
-    """Return all groups of a class in settings, outer ones first."""
+    """Return all groups of a class in settings, outer groups before inner groups."""
     return [group for _, group in keyed_groups(kind, settings)]
 
 
 def replaced(value: Any, make: Callable[[Any], Any]) -> Any:
-    """Return settings with `make(group)` in place of each group, themselves and outer ones first.
+    """Return settings with each group replaced by `make(group)`, outer groups first.
 
-    They are not checked again.
+    The settings themselves are the outermost group. The result is not validated again.
     """
     if isinstance(value, Settings):
         group = make(value)
@@ -188,7 +194,7 @@ NO_NUMBER = PydanticCustomError("boolean", "A boolean is no number")
 
 
 def _is_converted_number(given: Any, checked: Any) -> bool:
-    """Check if a boolean, also one in a list, has become a number."""
+    """Check if a boolean, possibly inside a list, was converted to a number."""
     if isinstance(given, bool):
         return not isinstance(checked, bool)
     both = given, checked
@@ -196,22 +202,22 @@ def _is_converted_number(given: Any, checked: Any) -> bool:
 
 
 class MadeRecord(Settings):
-    """A record with the software that made it, which `psld.utils.device.provenance` returns."""
+    """A record with the versions of the software that made it (`psld.utils.device.provenance`)."""
 
     versions: dict[str, str | None]
     precision: dict[str, Any]
-    """Flags of torch that decide how floats are rounded."""
+    """Flags of torch that affect rounding."""
     git_revision: str | None
-    """Revision of the code; null outside a checkout."""
+    """Git revision of the code; null outside a checkout."""
 
 
 reads_a_file: ContextVar[bool] = ContextVar("reads_a_file", default=False)
-"""True while the content of a file is checked, which may be a stranger's."""
+"""True while the content of a file is parsed, which may come from an untrusted source."""
 
 
 @contextmanager
 def reading_a_file() -> Iterator[None]:
-    """Keep custom parts as data meanwhile: what a file names is not imported."""
+    """Within this context, keep custom parts as data: modules that a file names are not imported."""
     token = reads_a_file.set(True)
     try:
         yield
@@ -222,7 +228,7 @@ def reading_a_file() -> Iterator[None]:
 def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
     """Check `content` against the settings class `kind`.
 
-    Raises UserError, in one line, with `where` and the keys that are unknown, missing or wrong.
+    Raises UserError, in one line, with `where` and the unknown, missing or invalid keys.
     """
     try:
         return kind.model_validate(content)
@@ -232,7 +238,7 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
 
 
 def with_digest(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a record with its SHA-256, which `read_record` checks."""
+    """Return the content of a record with its SHA-256, which `read_record` verifies."""
     return {DIGEST: digest_of(content), **content}
 
 
@@ -242,7 +248,7 @@ def write_record(path: str | Path, record: Settings) -> None:
 
 
 def load_record(kind: type[S], path: str | Path, wrong: str, missing: str = "no such file") -> S:
-    """Read a record of JSON. Raises UserError, with `wrong`, if it is damaged or something else."""
+    """Read a JSON record. Raises UserError, with the text `wrong`, for any other or damaged file."""
     content = read_json(path, missing=missing)
     if not isinstance(content, dict):
         raise UserError(wrong)
@@ -253,7 +259,7 @@ def load_record(kind: type[S], path: str | Path, wrong: str, missing: str = "no 
 
 
 read_record = retried_in_slurm(load_record)
-"""`load_record` of a file that must be there: a Slurm job waits for another node's file."""
+"""`load_record` for files that must exist: in Slurm, a job waits for a file of another node."""
 
 
 def _complaints(
@@ -272,7 +278,7 @@ def _complaints(
                 complaints.append(f"{where}{detail['ctx']['error']}")
             case "string_pattern_mismatch" if detail["ctx"]["pattern"] == NAME:
                 wrong = f"{key}: {detail['input']!r} is no name"
-                complaints.append(f"{wrong}: letters a to z, digits, dots, dashes, underscores")
+                complaints.append(f"{wrong}: use letters a to z, digits, dots, dashes, underscores")
             case "model_attributes_type" if isinstance(detail["input"], str) and "." in key:
                 choice = f"{key.rpartition('.')[2]}@{key}={detail['input']}"
                 complaints.append(f"{key}: a group of settings; is {choice} meant?")
@@ -282,16 +288,16 @@ def _complaints(
 
 
 def changes(before: Settings, now: Settings, prefix: str = "") -> list[str]:
-    """Return what differs, as `KEY was X, is Y`."""
+    """Return the differences as texts, `KEY was X, is Y`."""
     a, b = (each.model_dump(mode="json") for each in (before, now))
     keys = (key for key in a | b if a.get(key) != b.get(key))
     return [f"{prefix}{key} was {a.get(key)}, is {b.get(key)}" for key in keys]
 
 
 def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
-    """Return the settings class of a nested group; of several, that of the content's kind.
+    """Return the settings class of a nested group; for a union, the class of the content's kind.
 
-    None if there is no group, or if only pydantic can tell which of several it is.
+    None if there is no group, or if only pydantic can tell the class.
     """
     if not isinstance(content, Mapping):
         return None
@@ -307,9 +313,9 @@ def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
 
 
 def over_default(field: FieldInfo, content: Any, default: Any = None) -> Any:
-    """Return the content of a group over that of the default, if it is of the same class.
+    """Merge the content of a group with the default of its field, if both have the same class.
 
-    A content with a kind, such as all that parts write, is whole.
+    A content with a kind is complete and is returned unchanged; all serialized parts have one.
     """
     if default is None and isinstance(content, Mapping):
         is_alone = not field.default_factory_takes_validated_data
@@ -329,7 +335,7 @@ def over_default(field: FieldInfo, content: Any, default: Any = None) -> Any:
 def groups_in(
     kind: type[Settings], content: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, type[Settings], Mapping[str, Any]]]:
-    """Yield the name, the class and the content of settings and of all groups in them."""
+    """Yield the dotted name, the class and the content of settings and of all their groups."""
     with suppress(ValueError):  # of no part
         kind = kind.class_for(content)
     yield prefix, kind, content
@@ -339,9 +345,9 @@ def groups_in(
 
 
 def unknown_key(kind: type[Settings], content: Mapping[str, Any]) -> str | None:
-    """Return the first key of a content, groups included, that the class does not have."""
+    """Return the first key of a content, including its groups, that the class does not have."""
     for prefix, group, values in groups_in(kind, content):
-        if values.get("code"):  # Those of a custom part as data are known when it is imported.
+        if values.get("code"):  # The keys of a custom part are known only after its import.
             continue
         if unknown := sorted(values.keys() - group.model_fields):
             return f"{prefix}.{unknown[0]}".lstrip(".")
@@ -349,7 +355,7 @@ def unknown_key(kind: type[Settings], content: Mapping[str, Any]) -> str | None:
 
 
 def question(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
-    """Return a question about the setting that is meant by an unknown key; empty without one."""
+    """Return a question that suggests a setting for an unknown key, or an empty string."""
     place, dot, last = key.rpartition(".")
     groups = {prefix: group for prefix, group, _ in groups_in(kind, content)}
     if place not in groups:
@@ -366,7 +372,7 @@ def question(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
 
 
 def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str:
-    """Return the key that the user wrote: pydantic's location without the names of variants."""
+    """Return the key as the user wrote it: pydantic's location without the names of variants."""
     parts = []
     for index, part in enumerate(location):
         is_last_of_missing = is_missing and index == len(location) - 1
@@ -379,41 +385,41 @@ def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str
     return ".".join(parts)
 
 
-# -- the words of a command line, KEY=VALUE, read without Hydra -----------------------------------
+# -- overrides of a command line, KEY=VALUE, read without Hydra ------------------------------------
 #
-# A job of the workflow starts with words that need no grammar: texts, numbers, true, false and
-# null. pydantic turns the text of a value into the type of its setting. Lists, quotes, sweeps and
-# groups of configs are Hydra's (`psld.config.compose`).
+# The overrides of a workflow's job need no grammar: texts, numbers, true, false and null. pydantic
+# converts the text of a value to the type of its setting. Lists, quotes, sweeps and config groups
+# are read by Hydra (`psld.config.compose`).
 
 PLAIN = re.compile(r"[A-Za-z_][\w.-]*=[^\[\]{}'\"$,\\]*")
-"""A word whose value Hydra would read in the same way, apart from spaces and special characters."""
+"""An override whose value Hydra would read in the same way: no spaces or special characters."""
 
 
 def key_of(word: str) -> str:
-    """Return the dotted name of the setting of a word, without Hydra's prefixes and packages."""
+    """Return the dotted name of an override's setting, without Hydra's prefixes and packages."""
     return word.partition("=")[0].rpartition("@")[2].lstrip("+~")
 
 
 def is_plain(word: str) -> bool:
-    """Check that a word is KEY=VALUE with a value that needs no grammar."""
+    """Check that an override is KEY=VALUE with a value that needs no grammar."""
     return PLAIN.fullmatch(word) is not None
 
 
 def value_in(words: Iterable[str], key: str) -> str | None:
-    """Return the last value that the words give to a key; None without one."""
+    """Return the last value of a key in the overrides; None without a value."""
     values = [word.partition("=")[2] for word in words if word.startswith(f"{key}=")]
     return values[-1] if values else None
 
 
 def without(words: Iterable[str], *keys: str) -> list[str]:
-    """Return the words that set none of these keys."""
+    """Return the overrides of all other keys."""
     return [word for word in words if word.partition("=")[0] not in keys]
 
 
 def updated(content: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
-    """Return a settings' content with the values of the words; a dotted key leads into groups.
+    """Return the content of settings with the values of overrides; dotted keys lead into groups.
 
-    Quotes around a value are left out, as Hydra does.
+    Quotes around a value are removed, as Hydra does.
     """
     result = dict(content)
     for word in words:
@@ -428,7 +434,7 @@ def updated(content: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
 
 
 def in_hydra(content: Any) -> str:
-    """Return a value as that of a word, also of dictionaries and lists."""
+    """Return a value, possibly a dictionary or a list, in the grammar of Hydra's overrides."""
     if isinstance(content, dict):
         inner = (f"{key}:{in_hydra(each)}" for key, each in content.items())
         return f"{{{','.join(inner)}}}"
@@ -438,6 +444,6 @@ def in_hydra(content: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a text in quotes, so that Hydra takes it as it is."""
+    """Quote a text, so that Hydra reads it literally."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

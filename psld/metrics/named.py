@@ -1,4 +1,4 @@
-"""Metrics by their names: a config of configs/metric, or MEASURE@EXTRACTOR."""
+"""Metrics by name: a config in configs/metric, or MEASURE@EXTRACTOR."""
 
 from hydra.core.config_store import ConfigStore
 
@@ -8,30 +8,32 @@ from psld.config.settings import parse
 from psld.metrics.settings import Extractor, FrechetSettings, Measure, MetricSettings
 from psld.utils.errors import UserError
 
-REMEDY = "write a config of your own for it, with a suffix in its name"
+REMEDY = "write a config for this metric, with a suffix in its name"
 
 UNRECORDED = {"data", "device", "extractor", "output"}
-"""The settings of `psld reference` that no record has."""
+"""The settings of `psld reference` that are not recorded."""
 
 _stored: dict[str, tuple[str, MetricSettings]] = {}
-"""The metrics that have no file, with their words, by their names."""
+"""The metrics without a config file, by name, each with the word that chose it."""
 
 
 def compose_metric(word: str) -> MetricSettings:
-    """Return the metric of a config or of MEASURE@EXTRACTOR. Raises UserError if there is none."""
+    """Return the metric of a config or of MEASURE@EXTRACTOR. Raises UserError if it is unknown."""
     where, name = f"metric={word}", metric_name(word)
     content = compose_content("reference", [f"metric={name}"], where, UNRECORDED)
     return parse(MetricSettings, content["metric"], where)
 
 
 def metric_name(word: str) -> str:
-    """Return the name of a metric; by that of MEASURE@EXTRACTOR, Hydra finds it without a file.
+    """Return the name of a metric, under which Hydra then finds it, even without a config file.
 
-    Each side is a kind, or a config whose part is meant. The name is honest, with the suffixes of
-    these configs; the features are those of the Fréchet distance with this extractor, or of the
-    config. A config of this name is meant if it agrees, and gives the options of a kind of measure.
+    Each side of MEASURE@EXTRACTOR is a kind or the name of a config, whose measure or extractor is
+    used. The metric gets its standard name plus the suffixes of the configs. It shares the features
+    of the config, or else of the Fréchet distance with this extractor. If a config with the name of
+    the metric exists, it supplies the options of the measure, and must agree otherwise.
 
-    Raises UserError if a side is neither, if they do not fit, or if the name is another metric's.
+    Raises UserError if a side is unknown, if the sides do not fit, or if a different metric has the
+    same name.
     """
     measure, at, extractor = word.partition("@")
     if not at:
@@ -68,7 +70,7 @@ def metric_name(word: str) -> str:
 
 
 def _store(metric: MetricSettings, word: str) -> None:
-    """Let Hydra find a metric. Raises UserError if one of another word has its name."""
+    """Register a metric with Hydra. Raises UserError if a different metric has the same name."""
     other, known = _stored.get(metric.name, (word, metric))
     if other != word and known.identity() != metric.identity():
         wrong = f"{other} has the same name, {metric.name}, and other settings"
