@@ -86,7 +86,7 @@ class Settings(BaseModel):
 
     @classmethod
     def class_for(cls, content: Any) -> "type[Settings]":
-        """Return the settings class for a content: this class, except for the base class of parts."""
+        """Return the class for a content: this class, except for the base classes of parts."""
         return cls
 
     @classmethod
@@ -168,7 +168,7 @@ def groups_of(kind: type[S], settings: Any) -> list[S]:
 
 
 def replaced(value: Any, make: Callable[[Any], Any]) -> Any:
-    """Return settings with each group replaced by `make(group)`, outer groups first.
+    """Replace every group by `make(group)`, from the outermost to the innermost.
 
     The settings themselves are the outermost group. The result is not validated again.
     """
@@ -217,7 +217,7 @@ reads_a_file: ContextVar[bool] = ContextVar("reads_a_file", default=False)
 
 @contextmanager
 def reading_a_file() -> Iterator[None]:
-    """Within this context, keep custom parts as data: modules that a file names are not imported."""
+    """Keep custom parts as data: do not import the modules that a file names."""
     token = reads_a_file.set(True)
     try:
         yield
@@ -248,7 +248,7 @@ def write_record(path: str | Path, record: Settings) -> None:
 
 
 def load_record(kind: type[S], path: str | Path, wrong: str, missing: str = "no such file") -> S:
-    """Read a JSON record. Raises UserError, with the text `wrong`, for any other or damaged file."""
+    """Read a JSON record. Raises UserError, with the text `wrong`, for any other file."""
     content = read_json(path, missing=missing)
     if not isinstance(content, dict):
         raise UserError(wrong)
@@ -315,7 +315,7 @@ def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
 def over_default(field: FieldInfo, content: Any, default: Any = None) -> Any:
     """Merge the content of a group with the default of its field, if both have the same class.
 
-    A content with a kind is complete and is returned unchanged; all serialized parts have one.
+    A content with the key of a kind, such as every serialized part, is complete and is not merged.
     """
     if default is None and isinstance(content, Mapping):
         is_alone = not field.default_factory_takes_validated_data
