@@ -78,7 +78,8 @@ INTEGER = "Input should be a valid integer, unable to parse string as an integer
         ({"animal": {"kind": "dog", "name": "Rex"}}, "a dog needs a room"),
         (
             {"animal": {"kind": "dog", "name": "größe"}},
-            "animal.name: 'größe' is no name: use letters a to z, digits, dots, dashes, und",
+            "animal.name: 'größe' is no name: "
+            "use letters a to z, digits, dots, dashes, underscores",
         ),
         ({"animal": {"kind": "dog", "name": "Cat"}}, "animal: a dog is no cat"),
         (
