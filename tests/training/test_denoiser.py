@@ -110,7 +110,7 @@ def test_a_guide_of_images_guides_every_process(folder):
     multistep = {"sampler": "multistep", "steps": 2}
     psld.load(folder / "plain").sample(4, guide=folder / "guide", label=1, **multistep)
     gamma = {"psld": {"gamma": 0.25}}
-    with pytest.raises(UserError, match=r"noise levels are .*, and the guide takes"):
+    with pytest.raises(UserError, match=r"noise levels are .*, but the guide accepts"):
         loaded.sample(4, process=gamma, guide=folder / "guide", label=1, **multistep)
 
 
@@ -148,7 +148,7 @@ def test_the_default_sampler_stays_in_the_noise_levels_of_a_denoiser(folder):
     edm.sample(2, process="cld")
     assert (len(asked), max(asked)) == (10, pytest.approx(80))
     assert 0.002 <= min(asked) < 0.02
-    said = r"takes 0\.002 to 80; change final_time, levels or the process, or give images="
+    said = r"accepts 0\.002 to 80; change final_time, levels or the process, or give images="
     with pytest.raises(UserError, match=said) as refusal:
         edm.sample(4, process="cld", sampler="em")
     assert "train" not in str(refusal.value)
@@ -199,7 +199,7 @@ def test_known_pixels_are_kept_as_every_process(folder):
         torch.testing.assert_close(filled[..., :4], images[..., :4], rtol=0, atol=1e-3)
         assert (filled[..., 4:] - images[..., 4:]).abs().mean() > 0.1
     for wrong, said in (
-        ((mask.byte(), mask), "bytes"),
+        ((mask.byte(), mask), "integers; give floats"),
         ((images, mask[:, 0]), "a mask of"),
         (images, "inpainting: Tuple should have"),
     ):

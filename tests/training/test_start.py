@@ -183,7 +183,7 @@ def test_two_datasets_do_not_share_the_file_of_a_start(name, tmp_path):
 
 WRONG: list[tuple[str, Any]] = [
     ("fitted with a different dataset", lambda stored: ({}, {"dataset": "0" * 64})),
-    ("made of another flip", lambda stored: ({}, {"flip": True})),
+    ("fitted with a different flip", lambda stored: ({}, {"flip": True})),
     ("not a start", lambda stored: ({"levels": stored.arrays["levels"][0]}, {})),
     ("not a start", lambda stored: ({"rests": stored.arrays["rests"] * np.nan}, {})),
     ("not a start", lambda stored: ({"means": np.zeros((1, 1, 9, 9), np.float32)}, {})),

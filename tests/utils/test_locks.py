@@ -32,7 +32,9 @@ def test_a_file_system_without_locks_is_named(lock, number, monkeypatch):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    said = "Input/output error" if number == errno.EIO else "launches/lock: this file system gives"
+    said = (
+        "Input/output error" if number == errno.EIO else "launches/lock: this file system does not"
+    )
     kind = OSError if number == errno.EIO else UserError
     with pytest.raises(kind, match=said), sole_holder(lock, "waiting"):
         pass
