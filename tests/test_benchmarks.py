@@ -22,6 +22,7 @@ def once(
 
 
 TINY = {
+    "evaluate": (["--images=60", "--reference=70", "--features=8"], {}),
     "exact": (["--sampler", "em", "--steps", "5"], {"IMAGES": 64, "ORDER_STEPS": (10, 20)}),
     "grid": (["1", "1", "10"], {}),
     "metrics": (["--samples=60", "--reference=60", "--features=8", "--classes=4"], {}),

@@ -25,9 +25,9 @@ from psld.evaluation.folders import (
 )
 from psld.evaluation.results import CellResult, CellResults, Weights
 from psld.evaluation.settings import EvaluateSettings, Measurement
-from psld.metrics.blocks import share_estimate
-from psld.metrics.extraction import batches_of, extract
-from psld.metrics.features import Device, Features, FeatureStatistics, Reference
+from psld.metrics.blocks import assign_blocks, share_estimate
+from psld.metrics.extraction import Collector, batches_of, extract
+from psld.metrics.features import BlockMoments, Device, Features, FeatureStatistics, Reference
 from psld.models.manifest import GuideManifest, ModelManifest, read_manifest
 from psld.sampling.settings import images_digest
 from psld.sampling.shards import Shard, origin_of, read_shards
@@ -58,8 +58,9 @@ class Cost(NamedTuple):
 class GatheredFeatures:
     """The features of images and the costs of their shards, for all results of an evaluation."""
 
-    samples: dict[tuple[str, int], Features]
-    """The features of the first n images, by (`metric.features`, n)."""
+    samples: Mapping[tuple[str, int], Features | BlockMoments]
+    """The features of the first n images, or their moments by block if these are all that the
+    metrics need, by (`metric.features`, n)."""
     labels: Tensor | None
     """int64, N: the class of each image; None without guidance to classes."""
     costs: list[Cost]
@@ -117,7 +118,8 @@ def evaluate(
     """Evaluate images.
 
     Fréchet distances take a minute of CPU time each. They are computed last, after the GPU was
-    released.
+    released. The features of n images, 4·n·d bytes for d features, are in memory only if a metric
+    `needs_features` or d is at most `keep`; otherwise memory does not depend on n.
 
     Args:
         bases: the references and their extractors, by `metric.features`. The extractors are removed
@@ -128,7 +130,7 @@ def evaluate(
 
     Raises UserError if images are missing or damaged. Measures may raise errors for too few images.
     """
-    gathered = _gather(source, bases, measurements)
+    gathered = _gather(source, bases, measurements, keep)
     bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
     caches = {name: CachedValues(basis, device) for name, basis in bases.items()}
 
@@ -154,10 +156,21 @@ def evaluate(
 
 
 def _gather(
-    source: ImageSource, bases: Mapping[str, Basis], measurements: Sequence[Measurement]
+    source: ImageSource,
+    bases: Mapping[str, Basis],
+    measurements: Sequence[Measurement],
+    keep: int,
 ) -> GatheredFeatures:
     """Read each image once, and extract its features with each extractor that needs this image."""
-    found: dict[str, list[Features]] = {name: [] for name in bases}
+    moments: dict[tuple[str, int], BlockMoments] = {}
+    for group in (each.group for each in measurements):
+        blocks = assign_blocks(group[1] if source.numbers is None else source.numbers)
+        moments[group] = BlockMoments(blocks, source.numbers)
+    needs_features = {m.metric.features for m in measurements if m.metric.needs_features}
+    collectors = {}
+    for name in bases:
+        wanted = [each for group, each in moments.items() if group[0] == name]
+        collectors[name] = Collector([] if name in needs_features else wanted, keep)
     batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
     needed: dict[str, int] = {}
     for each in measurements:
@@ -173,15 +186,16 @@ def _gather(
                 if len(asked := images[: needed[name]]):
                     needed[name] -= len(asked)
                     batches = batches_of(asked, batch_sizes[name])
-                    found[name].append(extract(cast(Any, basis.extractor), batches, progress))
+                    extract(cast(Any, basis.extractor), batches, progress, collectors[name])
             if isinstance(part, Shard):
                 costs.append(Cost(len(images), part.nfe, part.seconds, part.device))
                 labels += [] if part.labels is None else [torch.from_numpy(part.labels)]
             if not left:
                 break
-    features = {name: Features.joined(each) for name, each in found.items()}
-    groups = [m.group for m in measurements]
-    samples = {(f, n): replace(features[f].first(n), numbers=source.numbers) for f, n in groups}
+    found, samples = {name: each.finish() for name, each in collectors.items()}, {}
+    for (name, n), each in moments.items():
+        kept = found[name]
+        samples[name, n] = replace(kept.first(n), numbers=source.numbers) if kept else each
     return GatheredFeatures(samples, torch.cat(labels) if labels else None, costs)
 
 
@@ -193,7 +207,9 @@ def save_kept(path: str | Path, gathered: GatheredFeatures, largest: int) -> str
     """
     tensors = {} if gathered.labels is None else {"labels": gathered.labels}
     for (name, n), features in gathered.samples.items():
-        kept = features if features.values.shape[1] <= largest else features.total
+        kept = features.total
+        if isinstance(features, Features) and features.values.shape[1] <= largest:
+            kept = features
         tensors |= {f"{name}/{n}/{key}": each for key, each in kept.tensors().items()}
     return save_tensors(path, "evaluation", tensors, {"costs": gathered.costs})
 
@@ -237,7 +253,7 @@ def _numbers(
             raise UserError(f"{metric.name}: {found.void}")
         numbers["reference_estimate"] = metric.exchanged_estimate(samples, reference, device)
     if gathered.labels is not None and metric.extractor.classifies:
-        answers = cast(Tensor, samples.logits).argmax(dim=1)
+        answers = cast(Any, samples).logits.argmax(dim=1)
         recognized = answers == gathered.labels[: len(samples)]
         numbers["class_accuracy"] = share_estimate(recognized, samples.blocks())
     return numbers

@@ -29,9 +29,9 @@ from psld.evaluation.folders import (
 from psld.evaluation.results import CellResult, CellResults
 from psld.evaluation.settings import Measurement
 from psld.metrics import extraction
-from psld.metrics.blocks import distinct_numbers
+from psld.metrics.blocks import assign_blocks, distinct_numbers
 from psld.metrics.distances import frechet_distance
-from psld.metrics.extraction import FeatureExtractor, batches_of, gather
+from psld.metrics.extraction import FeatureExtractor, batches_of, gather, gather_moments
 from psld.metrics.features import FeatureStatistics, Reference
 from psld.metrics.settings import Extractor, MetricSettings
 from psld.networks.forward import check_network
@@ -173,7 +173,9 @@ def distance(
         if (each := array_of(given, name)).dtype != np.uint8:
             check_images(each, "N×C×H×W", name)  # This raises the error for the wrong type.
         batches = batches_of(each, BATCH)
-        totals.append(gather(extractor, batches, "features", len(each), not progress).total)
+        whole = assign_blocks(len(each), 1)  # No interval is needed.
+        moments = gather_moments(extractor, batches, "features", whole, silent=not progress)
+        totals.append(moments.total)
     return frechet_distance(*totals)
 
 
@@ -230,6 +232,7 @@ def evaluate_images(
         numbers=_numbers(where, whole),
         silent=silent,
     )
+    needs_features = {metric.features for metric in composed if metric.needs_features}
     measurements, bases = [], {}
     for word, metric in zip(metrics, composed, strict=True):
         folder = extractor if len(composed) == 1 else None
@@ -240,7 +243,8 @@ def evaluate_images(
                 metric = metric.model_copy(update={"extractor": trained})
         measurements.append(Measurement(metric=metric, samples=len(whole)))
         if (name := metric.features) not in bases:
-            bases[name] = _basis(metric, reference, dataset, folder, image_size, device, silent)
+            given = reference, dataset, folder, image_size, device, silent
+            bases[name] = _basis(metric, name in needs_features, *given)
             if (expected := bases[name].shape) not in (None, shape):
                 sizes = size_text(shape), size_text(expected)
                 raise UserError(
@@ -264,6 +268,7 @@ def is_dataset(name: str) -> bool:
 
 def _basis(
     metric: MetricSettings,
+    needs_features: bool,
     reference: Images | None,
     dataset: str | None,
     extractor: str | Path | FeatureExtractor | None,
@@ -271,7 +276,10 @@ def _basis(
     device: torch.device,
     silent: bool,
 ) -> Basis:
-    """Load the extractor and the reference; for a dataset, use the saved features if they exist."""
+    """Load the extractor and the reference; for a dataset, use the saved features if they exist.
+
+    `needs_features`: keep the features of the reference's images, not only their moments.
+    """
     if reference is None:
         kept = Path(f"features/{dataset}/{metric.features}/reference")
         reference = kept if (kept / FEATURES).exists() else f"data/{dataset}.h5"
@@ -288,8 +296,13 @@ def _basis(
         statistics = FeatureStatistics.of_moments(mean, covariance)
         return Basis(Reference(statistics, None, None), lambda _: facts, network)
     images = _read(reference, silent, image_size)[1]
-    gathered = gather(network, real_batches(images, metric), "reference", len(images), silent)
-    gathered = replace(gathered, numbers=_numbers(path or "reference", images))
+    numbers, batches = _numbers(path or "reference", images), real_batches(images, metric)
+    if needs_features:
+        gathered = gather(network, batches, "reference", len(images), silent)
+        gathered = replace(gathered, numbers=numbers)
+    else:
+        blocks = assign_blocks(numbers)
+        gathered = gather_moments(network, batches, "reference", blocks, numbers, silent)
     facts |= {"reference_samples": len(images), "reference_sha256": _digest(images)}
     return Basis(Reference(gathered, None, None), lambda _: facts, network, images.shape[1:])
 

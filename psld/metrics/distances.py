@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 
 from psld.metrics.blocks import Blocks, jackknife, share_estimate, with_and_without
 from psld.metrics.estimate import Estimate, Finding
-from psld.metrics.features import FeatureStatistics, finite
+from psld.metrics.features import BlockMoments, FeatureStatistics, finite
 from psld.utils.errors import UserError
 
 SEED = 2020
@@ -48,18 +48,17 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     return _distance(_Gaussian(a), _Gaussian(b))
 
 
-def frechet_estimate(samples: Tensor, reference: FeatureStatistics, blocks: Blocks) -> Estimate:
-    """Return the Fréchet distance of features, n×d, to a fixed reference, with its interval.
+def frechet_estimate(samples: BlockMoments, reference: FeatureStatistics) -> Estimate:
+    """Return the Fréchet distance of samples to a fixed reference, with its interval.
 
-    The cost is B + 1 distances for B blocks, and 8·B·d² bytes of memory. 20 blocks of 2,048
-    features take a minute on one core (`python -m benchmarks.metrics`) and 671 MB. Raises the
-    errors of `frechet_distance`, and UserError with fewer than three samples.
+    The cost is B + 1 distances for B blocks: 20 blocks of 2,048 features take a minute on one core
+    (`python -m benchmarks.metrics`). Raises the errors of `frechet_distance`, and UserError with
+    fewer than three samples.
     """
-    block = blocks.block.to(samples.device)
-    parts = [FeatureStatistics.of(samples[block == j]) for j in range(blocks.count)]
-    total, fixed = sum(parts[1:], start=parts[0]), _Gaussian(reference)
-    values = [_distance(_Gaussian(each), fixed) for each in (total, *(total - p for p in parts))]
-    return jackknife(torch.tensor(values, dtype=torch.float64), blocks, features=samples.shape[1])
+    blocks, fixed = samples.blocks(), _Gaussian(reference)
+    left_out = map(samples.without, range(blocks.count))
+    values = [_distance(_Gaussian(each), fixed) for each in (samples.total, *left_out)]
+    return jackknife(values, blocks, features=len(samples.total.sum))
 
 
 class _Gaussian:

@@ -1,21 +1,28 @@
 """Feature extraction: extractors on a device, applied to batches of images."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from psld.metrics.features import Device, Features, digest_of_weights
+from psld.metrics.blocks import Blocks
+from psld.metrics.features import BlockMoments, Device, Features, digest_of_weights
 from psld.metrics.settings import Extractor
 from psld.utils.batching import Batching
 from psld.utils.device import all_bits, float32_by_default
 from psld.utils.progress import Progress
 
 KEY = "metric.extractor"
+
+WAITING = 10_000
+"""Images whose features are moved from the device and added to the moments at a time.
+
+Larger parts need more memory. Smaller parts are slower: a GPU waits more often, and a sum Σxxᵀ of
+few images takes as long as of a hundred."""
 
 
 class FeatureExtractor:
@@ -67,6 +74,40 @@ def batches_of(images: np.ndarray, batch_size: int) -> Iterator[Tensor]:
         yield torch.from_numpy(np.array(images[start : start + batch_size]))
 
 
+class Collector:
+    """The features of images 0, 1, …, or only the moments of the features."""
+
+    def __init__(self, moments: Sequence[BlockMoments] = (), keep: int = 0) -> None:
+        """
+        Args:
+            moments: where features are added instead of being kept; empty keeps the features.
+            keep: keep the features in any case if the extractor has at most this number of them.
+        """
+        self._moments, self._keep = moments, keep
+        self._kept: list[Features] = []
+        self._waiting: list[Features] = []
+
+    def add(self, features: Features) -> None:
+        """Add the features of the next images, on any device."""
+        self._waiting.append(features)
+        if sum(map(len, self._waiting)) >= WAITING:
+            self._process()
+
+    def finish(self) -> Features | None:
+        """Return the features, on the CPU; None if they were added to the moments."""
+        if self._waiting:
+            self._process()
+        return Features.joined(self._kept) if self._kept else None
+
+    def _process(self) -> None:
+        features, self._waiting = Features.joined(self._waiting), []
+        if not self._moments or features.values.shape[1] <= self._keep:
+            self._kept.append(features)
+            return
+        for each in self._moments:
+            each.add(features.values)
+
+
 def gather(
     extractor: FeatureExtractor,
     batches: Iterable[Tensor],
@@ -75,22 +116,46 @@ def gather(
     silent: bool = False,
 ) -> Features:
     """Return the features, and logits if any, of `total` uint8 images, and show the progress."""
+    collector = Collector()
     with closing(Progress(description, "image", total, silent=silent)) as progress:
-        return extract(extractor, batches, progress)
+        extract(extractor, batches, progress, collector)
+        return cast(Features, collector.finish())
+
+
+def gather_moments(
+    extractor: FeatureExtractor,
+    batches: Iterable[Tensor],
+    description: str,
+    blocks: Blocks,
+    numbers: Tensor | None = None,
+    silent: bool = False,
+) -> BlockMoments:
+    """Return the moments of the features of uint8 images, as `gather`, in bounded memory."""
+    moments = BlockMoments(blocks, numbers)
+    collector = Collector([moments])
+    with closing(Progress(description, "image", len(moments), silent=silent)) as progress:
+        extract(extractor, batches, progress, collector)
+        collector.finish()
+    return moments
 
 
 @all_bits()
-def extract(extractor: FeatureExtractor, batches: Iterable[Tensor], progress: Progress) -> Features:
-    """Return the features, and logits if any, of uint8 images, and update `progress`.
+def extract(
+    extractor: FeatureExtractor,
+    batches: Iterable[Tensor],
+    progress: Progress,
+    collector: Collector,
+) -> None:
+    """Add the features, and logits if any, of uint8 images to `collector`, and update `progress`.
 
-    A GPU is synchronized only at the end, so the next batch is read while the GPU computes. If
-    memory runs out, batches are halved.
+    A GPU is synchronized only every `WAITING` images, so the next batch is read while the GPU
+    computes. If memory runs out, batches are halved.
     """
-    parts, memory = [], Batching()
+    memory = Batching()
     for batch in batches:
         if extractor.device.type == "cuda":
             batch = batch.pin_memory().to(extractor.device, non_blocking=True)
         with torch.autocast(extractor.device.type, enabled=False):
-            parts += (Features(*found) for found in memory.parts(extractor, batch))
+            for found in memory.parts(extractor, batch):
+                collector.add(Features(*found))
         progress.update(len(batch))
-    return Features.joined(parts)

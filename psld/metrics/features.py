@@ -1,4 +1,4 @@
-"""Features of images, their sufficient statistics, and the reference of a metric."""
+"""Features of images, their moments in total and by block, and the reference of a metric."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -92,9 +92,81 @@ class FeatureStatistics:
         return scatter / (self.count - 1)
 
 
+class BlockMoments:
+    """The moments (n, Σx, Σxxᵀ) of features in R^d in each of B blocks of images, in float64.
+
+        moments = BlockMoments(assign_blocks(50_000))
+        for part in features:  # m×d, in the order of the images
+            moments.add(part)
+        moments.total.covariance, moments.without(0).covariance
+
+    They take 8·B·d·(d + 1) bytes for any number of images: 671 MB for 20 blocks with Inception.
+    """
+
+    def __init__(self, blocks: Blocks, numbers: Tensor | None = None) -> None:
+        """
+        Args:
+            blocks: the blocks of all images whose features will be added.
+            numbers: see `Features.numbers`.
+        """
+        self.numbers, self._blocks, self._added = numbers, blocks, 0
+        self._counts: list[int] = blocks.block.bincount().tolist()
+        self._sums = self._outers = torch.empty(0)
+
+    def __len__(self) -> int:
+        return len(self._blocks.block)
+
+    def add(self, features: Tensor) -> Self:
+        """Add the features of the next images, m×d; ignore features after the last image.
+
+        The sums are on the device of the first features. Raises RunError if a value is not finite.
+        """
+        features = finite(features[: len(self) - self._added])
+        block = self._blocks.block[self._added :][: len(features)].to(features.device)
+        if not self._added:
+            shape = self._blocks.count, features.shape[1]
+            self._sums = features.new_zeros(*shape, dtype=torch.float64)
+            self._outers = features.new_zeros(*shape, shape[1], dtype=torch.float64)
+        for j in block.unique().tolist():
+            x = features[block == j].double()
+            self._sums[j] += x.sum(dim=0)
+            self._outers[j].addmm_(x.T, x)
+        self._added += len(features)
+        return self
+
+    @cached_property
+    def total(self) -> FeatureStatistics:
+        """The moments of all images."""
+        return FeatureStatistics(len(self), self._sums.sum(dim=0), self._outers.sum(dim=0))
+
+    def without(self, block: int) -> FeatureStatistics:
+        """Return the moments of the images that are not in a block."""
+        sums = self._sums[block], self._outers[block]
+        return self.total - FeatureStatistics(self._counts[block], *sums)
+
+    def blocks(self) -> Blocks:
+        """Return the blocks."""
+        return self._blocks
+
+    def on(self, device: Device) -> Tensor:
+        """Raise TypeError, because moments do not contain the features of single images."""
+        raise TypeError("a measure that needs features was given only their moments")
+
+    def moments(self, blocks: Blocks, device: Device) -> Self:
+        """Return the moments themselves, as for `Features.moments`."""
+        return self
+
+    def numbered(self) -> Self:
+        """Return the moments themselves, as for `Features.numbered`."""
+        return self
+
+
 @dataclass(frozen=True)
 class Features:
-    """Features of images 0, …, n − 1, on the CPU: 410 MB for 50,000 images with Inception."""
+    """Features of images 0, …, n − 1, on the CPU, 4·n·d bytes.
+
+    50,000 images with Inception take 410 MB.
+    """
 
     values: Tensor
     """float32, n×d."""
@@ -136,6 +208,10 @@ class Features:
         """Return the blocks of a jackknife; copies of an image are in the same block."""
         return assign_blocks(len(self) if self.numbers is None else self.numbers, count)
 
+    def moments(self, blocks: Blocks, device: Device) -> BlockMoments:
+        """Return the moments of each block, computed on a device."""
+        return BlockMoments(blocks, self.numbers).add(self.values.to(device))
+
     @cached_property
     def total(self) -> FeatureStatistics:
         """n, Σx and Σxxᵀ of all features."""
@@ -146,8 +222,8 @@ class Features:
 class Reference(NamedTuple):
     """The features of the images that samples are compared with, and that define the scale."""
 
-    train: Features | FeatureStatistics
-    """Features of the training split or of external images; statistics if only these are known."""
+    train: Features | BlockMoments | FeatureStatistics
+    """Features of the training split or of external images; moments if no metric needs features."""
     test: Features | None
     """Features of the test split; None without a test split."""
     noise: Features | None
@@ -171,16 +247,16 @@ class Reference(NamedTuple):
         return self.once(name, lambda: torch.tensor(compute(), dtype=torch.float64)).item()
 
     @property
-    def images(self) -> Features | FeatureStatistics:
+    def images(self) -> Features | BlockMoments | FeatureStatistics:
         """The images that samples are compared with. Raises UserError if the split is missing."""
         return self.split(self.compared)
 
     @property
-    def held_out(self) -> Features | FeatureStatistics | None:
+    def held_out(self) -> Features | BlockMoments | FeatureStatistics | None:
         """The other split, which samples are not compared with; None if the split is missing."""
         return self.train if self.compared == "test" else self.test
 
-    def split(self, name: str) -> Features | FeatureStatistics:
+    def split(self, name: str) -> Features | BlockMoments | FeatureStatistics:
         """Return the images of `train` or `test`. Raises UserError if the split is missing."""
         images = self.train if name == "train" else self.test
         if images is None:

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
     from psld.metrics.blocks import Blocks
     from psld.metrics.classifier import ImageShape
-    from psld.metrics.features import Device, Features, FeatureStatistics, Reference
+    from psld.metrics.features import (
+        BlockMoments,
+        Device,
+        Features,
+        FeatureStatistics,
+        Reference,
+    )
 
 
 Better = Literal["larger", "smaller", "floor"]
@@ -275,7 +281,7 @@ class FrechetSettings(Measure):
     def estimate(self, samples, reference, blocks, device):
         from psld.metrics.distances import frechet_estimate
 
-        return frechet_estimate(samples.on(device), reference.images.total, blocks)
+        return frechet_estimate(samples.moments(blocks, device), reference.images.total)
 
 
 class KernelSettings(Measure):
@@ -424,6 +430,15 @@ class MetricSettings(Settings):
         return self.measure.needs_test or self.reference_split == "test"
 
     @property
+    def needs_features(self) -> bool:
+        """False if the moments of blocks of images suffice, without the features of each image.
+
+        The accuracy of classes needs the logits of each image.
+        """
+        moments_suffice = self.measure.of_moments and not self.measure.code
+        return not moments_suffice or self.extractor.classifies
+
+    @property
     def suffix(self) -> str:
         """The suffix of the name, with its dash; empty without a suffix."""
         return self.name.removeprefix(self.honest_name)
@@ -435,26 +450,37 @@ class MetricSettings(Settings):
         return parse(type(self), content, name)
 
     def evaluate(
-        self, samples: "Features", reference: "Reference", device: "Device" = "cpu"
+        self,
+        samples: "Features | BlockMoments",
+        reference: "Reference",
+        device: "Device" = "cpu",
     ) -> Finding:
         """Return the metric of samples with its interval.
 
+        Moments suffice for samples and reference unless the metric `needs_features`.
         Raises RunError if features are NaN or infinite, and the errors of the measure for too few
         samples.
         """
         return self._found(samples, reference, samples.blocks(), device)
 
     def _found(
-        self, samples: "Features", reference: "Reference", blocks: "Blocks", device: "Device"
+        self,
+        samples: "Features | BlockMoments",
+        reference: "Reference",
+        blocks: "Blocks",
+        device: "Device",
     ) -> Finding:
         reference = reference._replace(compared=self.reference_split)
         if self.measure.code:  # A custom measure could reuse a cache key of a shipped measure.
             reference = reference._replace(cache=None)
-        found = self.measure.estimate(samples, reference, blocks, device)
+        found = self.measure.estimate(cast("Features", samples), reference, blocks, device)
         return found if isinstance(found, Finding) else Finding(found)
 
     def exchanged_estimate(
-        self, samples: "Features", reference: "Reference", device: "Device" = "cpu"
+        self,
+        samples: "Features | BlockMoments",
+        reference: "Reference",
+        device: "Device" = "cpu",
     ) -> Estimate | None:
         """Return the metric with the interval for other draws of reference images.
 
@@ -471,11 +497,11 @@ class MetricSettings(Settings):
 
     def value(
         self,
-        images: "Features | FeatureStatistics",
+        images: "Features | BlockMoments | FeatureStatistics",
         reference: "Reference",
         device: "Device" = "cpu",
     ) -> float:
-        """Return the metric without its interval. Measures `of_moments` also accept statistics."""
+        """Return the metric without its interval. Measures `of_moments` also accept moments."""
         if self.measure.of_moments:
             return self.measure.value(images.total, reference.split(self.reference_split).total)
         # The interval is unused, so use as few blocks as possible.

@@ -235,7 +235,7 @@ def _verify_cell(
         if not gathered.has(each)
     }
     samples = sorted(gathered.samples.items())  # the most samples of an extractor come last
-    rows = {f"{cell.name} ({name})": rows_of(features.values) for (name, _), features in samples}
+    rows = {f"{cell.name} ({name})": rows_of(cast(Any, each).values) for (name, _), each in samples}
     return _CellVerification(
         cell, wrong, bases, {each.start_sha256 for each in stated.results}, rows
     )

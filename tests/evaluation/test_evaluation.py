@@ -21,6 +21,7 @@ from psld.evaluation.results import CellResult
 from psld.evaluation.settings import Measurement
 from psld.metrics.blocks import assign_blocks, distinct_numbers, share_estimate
 from psld.metrics.distances import inception_score
+from psld.metrics.extraction import batches_of, gather, gather_moments
 from psld.metrics.features import Features, Reference
 from psld.metrics.settings import MetricSettings, PrecisionSettings
 from psld.sampling.shards import Shard, ShardOrigin
@@ -240,6 +241,38 @@ def test_other_images_of_the_reference_are_the_reverse_comparison(kind):
     assert result.reference_estimate.value == pytest.approx(expected.value)
     assert result.reference_estimate.block_samples == expected.block_samples
     assert result.reference_estimate.value == pytest.approx(result.value)
+
+
+@pytest.mark.parametrize("copies", [0, 20])
+def test_results_of_moments_equal_results_of_kept_features(copies, tmp_path, monkeypatch):
+    """Features are kept for keep=4, and only moments for keep=3, in parts of 8 images."""
+    monkeypatch.setattr("psld.metrics.extraction.WAITING", 7)
+    images, real = IMAGES.copy(), random_images(90, 1, 2, 2, seed=1)
+    images[:copies], real[:copies] = images[0], real[0]
+    numbers, of_real = distinct_numbers(images), distinct_numbers(real)
+    given = Pixels(), list(batches_of(real, 4)), "reference"
+    features = replace(gather(*given, len(real), silent=True), numbers=of_real)
+    moments = gather_moments(*given, assign_blocks(of_real), of_real, silent=True)
+    settings = metric("frechet", "fd-pixels", batch_size=4, **PIXELS)
+    asked = [Measurement(metric=settings, samples=len(images))]
+    source = ImageSource({}, lambda reference: f"of {reference}", [images], numbers, silent=True)
+    results, totals = [], []
+    for keep, train in ((4, features), (3, moments)):
+        if keep == 3:
+            monkeypatch.delattr(Features, "moments")  # Raises an error if features are kept.
+        basis = Basis(Reference(train, None, None), lambda split: FACTS, Pixels())
+        output = str(tmp_path / "x.json")
+        results += evaluate(source, {"fd-classifier": basis}, asked, "cpu", output, keep).results
+        kept = load_kept(tmp_path / "x.safetensors", results[-1].kept_sha256)
+        totals += [each.total for each in (kept.samples | kept.moments).values()]
+    for name in ("estimate", "reference_estimate"):
+        whole, streamed = (getattr(result, name) for result in results)
+        assert streamed.value == pytest.approx(whole.value, rel=1e-10)
+        assert streamed.without_block == pytest.approx(whole.without_block, rel=1e-10)
+        assert streamed.block_samples == whole.block_samples
+        assert streamed.copies == whole.copies == max(copies - 1, 0)
+    torch.testing.assert_close(*(each.mean for each in totals), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(*(each.covariance for each in totals), rtol=1e-10, atol=1e-12)
 
 
 def test_features_are_kept_up_to_a_number_of_them_and_come_back(tmp_path):

@@ -19,7 +19,7 @@ from psld.evaluation.results import CellResults
 from psld.metrics.blocks import assign_blocks
 from psld.metrics.distances import frechet_distance, frechet_estimate
 from psld.metrics.extraction import gather
-from psld.metrics.features import FeatureStatistics
+from psld.metrics.features import BlockMoments, FeatureStatistics
 from psld.sampling.shards import Shard, ShardOrigin, shard_path
 from psld.utils.errors import UserError
 from tests.commands import call, refused, succeeded
@@ -64,7 +64,7 @@ def test_every_form_of_the_images_gives_the_value_of_their_features(folder):
     values = load_kept(folder / "result.safetensors", result.kept_sha256).samples
     reference, _ = load_reference(folder / "features/digits/fd-classifier/reference")
     kept = values["fd-classifier", 300].values
-    expected = frechet_estimate(kept, reference.train.total, assign_blocks(300))
+    expected = frechet_estimate(BlockMoments(assign_blocks(300)).add(kept), reference.train.total)
     for result in results:
         assert result.estimate == expected
         assert result.images_sha256 == results[0].images_sha256

@@ -22,7 +22,7 @@ from psld.metrics.estimate import (
     spread,
     unpaired_difference,
 )
-from psld.metrics.features import FeatureStatistics
+from psld.metrics.features import BlockMoments, FeatureStatistics
 from psld.utils.errors import UserError
 from tests.metrics.test_frechet import gather, gaussian
 
@@ -39,7 +39,7 @@ def draw(seed: int, n: int) -> torch.Tensor:
 
 
 def estimate(x: torch.Tensor, reference: FeatureStatistics = REFERENCE) -> Estimate:
-    return frechet_estimate(x, reference, assign_blocks(len(x)))
+    return frechet_estimate(BlockMoments(assign_blocks(len(x))).add(x), reference)
 
 
 def coverage(intervals: list[Interval], truth: float) -> float:

@@ -10,9 +10,15 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from psld.config.settings import parse
 from psld.metrics.blocks import BLOCKS, assign_blocks, block_index, distinct_numbers
 from psld.metrics.distances import frechet_distance, frechet_estimate
-from psld.metrics.features import Features, FeatureStatistics, Reference, digest_of_weights
+from psld.metrics.features import (
+    BlockMoments,
+    Features,
+    FeatureStatistics,
+    Reference,
+    digest_of_weights,
+)
 from psld.metrics.settings import MetricSettings
-from psld.utils.errors import UserError
+from psld.utils.errors import RunError, UserError
 
 
 def gaussian(mean, covariance, count: int = 1000) -> FeatureStatistics:
@@ -24,6 +30,10 @@ def gaussian(mean, covariance, count: int = 1000) -> FeatureStatistics:
 
 
 gather = FeatureStatistics.of
+
+
+def moments(x: torch.Tensor) -> BlockMoments:
+    return BlockMoments(assign_blocks(len(x))).add(x)
 
 
 def random_features(n: int, d: int, seed: int) -> torch.Tensor:
@@ -103,6 +113,28 @@ def test_a_block_has_all_copies_of_an_image():
     assert assign_blocks(8, 3).copies == 0
 
 
+@pytest.mark.parametrize("copies", [0, 150])
+def test_moments_of_blocks_do_not_depend_on_the_parts_in_which_features_arrive(copies):
+    """With many copies of one image, the sizes of the blocks differ."""
+    x = random_features(400, 6, 1)
+    x[1 : copies + 1] = x[0]
+    numbers = distinct_numbers(x.numpy())
+    blocks = assign_blocks(numbers)
+    added = BlockMoments(blocks, numbers)
+    for part in x.split([3, 1, 96, 300]):
+        added.add(part)
+    added.add(x)  # Features after the last image are ignored.
+    assert (max(blocks.block.bincount()) > 150) == (copies > 0)
+    pairs = [(added.total, gather(x))]
+    pairs += [(added.without(j), gather(x[blocks.block != j])) for j in range(blocks.count)]
+    for found, expected in pairs:
+        assert found.count == expected.count
+        torch.testing.assert_close(found.mean, expected.mean, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(found.covariance, expected.covariance, rtol=1e-10, atol=1e-10)
+    with pytest.raises(RunError, match="the features contain NaN or infinity"):
+        BlockMoments(blocks).add(x / 0)
+
+
 def test_published_moments_are_those_of_the_statistics():
     total = gather(random_features(80, 4, 1))
     mean, covariance = total.mean, total.covariance
@@ -135,17 +167,17 @@ def test_a_distance_is_to_the_images_of_its_split(split):
 def test_few_samples_fill_few_blocks_and_still_give_an_interval():
     """As in a rehearsal of a grid: the jackknife then leaves out single samples."""
     reference = gather(random_features(9, 3, 2))
-    estimate = frechet_estimate(random_features(7, 3, 1), reference, assign_blocks(7))
+    estimate = frechet_estimate(moments(random_features(7, 3, 1)), reference)
     assert estimate.block_samples == (1,) * 7
     assert estimate.interval.low < estimate.value < estimate.interval.high
     with pytest.raises(UserError, match="at least 2 are needed"):
-        frechet_estimate(random_features(2, 3, 1), reference, assign_blocks(2))
+        frechet_estimate(moments(random_features(2, 3, 1)), reference)
 
 
 def test_a_distance_without_a_block_is_that_of_the_other_samples():
     x, reference = random_features(300, 5, 1), gather(random_features(300, 5, 2))
     block = torch.from_numpy(block_index(np.arange(300)))
-    estimate = frechet_estimate(x, reference, assign_blocks(300))
+    estimate = frechet_estimate(moments(x), reference)
     assert estimate.value == pytest.approx(frechet_distance(gather(x), reference))
     for j, value in enumerate(estimate.without_block):
         rest = frechet_distance(gather(x[block != j]), reference)

@@ -43,7 +43,7 @@ def test_edits_without_effect_on_results_rerun_nothing(finished):
         (training, "preview_every: 500", "preview_every: null"),
         ("configs/sample.yaml", "device: auto", "device: cpu"),
         ("configs/dataset/digits.yaml", "# Mirrored digits are", "# Comment: mirrored digits are"),
-        ("psld/commands/training.py", '"""Commands that make', '"""Programs that make'),
+        ("psld/commands/training.py", '"""Commands that create', '"""Programs that create'),
         ("psld/sampling/settings.py", '"""Settings of sampling,', '"""Another docstring,'),
         ("profiles/default/config.yaml", "file-size: 100000000", f"file-size: {LARGE}"),
     )
