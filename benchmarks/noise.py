@@ -1,6 +1,6 @@
 """Measure the time that CPU threads take to draw the noise of a shard.
 
-    python -m benchmarks.noise
+python -m benchmarks.noise
 """
 
 import os

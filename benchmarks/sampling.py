@@ -1,6 +1,6 @@
 """Compare the time of sampling steps with the time of bare network evaluations.
 
-    python -m benchmarks.sampling
+python -m benchmarks.sampling
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Print the seconds of each stage of a workflow, from Snakemake's metadata of output files.
 
-    python -m benchmarks.stages FOLDER
+python -m benchmarks.stages FOLDER
 """
 
 import argparse
