@@ -34,7 +34,7 @@ class Likelihood:
 
 
 @validate_call(config=ConfigDict(arbitrary_types_allowed=True))
-@torch.inference_mode(False)  # Autograd does not work in inference mode.
+@torch.inference_mode(False)  # Leave inference mode, in which autograd does not work.
 def log_likelihood(
     process: LinearProcess,
     network: Network,
@@ -135,7 +135,7 @@ def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
         log_likelihood: log p in nats, for images on [−1, 1].
         dimensions: C·H·W.
     """
-    # 256 gray levels on an interval of length 2 are 2⁷ levels per unit.
+    # Add 7 bits: 256 gray levels on an interval of length 2 are 2⁷ levels per unit.
     return -log_likelihood / (dimensions * math.log(2)) + 7
 
 

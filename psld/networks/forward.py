@@ -211,7 +211,7 @@ class Denoiser(nn.Module):
         given = () if label is None else (label,)
         # Convert the inputs, because EDM-style samplers keep y in float64.
         out = self.network((y * total.rsqrt()).to(self.deviation), time.to(self.deviation), *given)
-        if out.shape != y.shape:  # torch would broadcast a single channel.
+        if out.shape != y.shape:  # Otherwise, torch would broadcast a single channel.
             raise UserError(f"network: returns {tuple(out.shape)} for images of {tuple(y.shape)}")
         out = out.to(y.dtype)
         return self.deviation.square() / total * y + sigma * self.deviation * total.rsqrt() * out
