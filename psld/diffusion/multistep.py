@@ -85,7 +85,7 @@ class ExponentialScheme:
 
     def _churn(self, start: Tensor, end: Tensor) -> Tensor:
         """Return ∫ η² dλ from `start` to `end`, within the noise levels of `eta_interval`."""
-        # Clamp: with `numerical_eps`, σ_eff is constant near t = 0, so rounding can give less than 0.
+        # Clamp, because rounding can give less than 0 where σ_eff is constant (`numerical_eps`).
         return (self._churned(end) - self._churned(start)).clamp(min=0)
 
     def _churned(self, t: Tensor) -> Tensor:
