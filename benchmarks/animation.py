@@ -1,13 +1,13 @@
-"""Animate sampling: 100 evaluations of Euler–Maruyama above 3 evaluations of `few`.
+"""Animate sampling: 100 steps of Euler–Maruyama in the upper row, 3 steps of `few` in the lower.
 
     python -m benchmarks.animation MODEL OUTPUT.webp
 
 MODEL is the folder of a trained model. Each frame shows the states after one more evaluation of the
 network: the positions and, if the process has them, the momenta, in units of their standard
 deviations in pure noise, from black (−1) to white (1). Both samplers start at the same time. `few`
-ends after three evaluations, and its images stay; the first frames are shown longer. The images are
-the first images of seed 0, without selection. If the file would be too large, it shows only every
-second evaluation, or every third, and so on.
+ends after three evaluations, and its last images remain visible. The first frames are shown longer
+than the other frames. The images are the first images of seed 0, without selection. If the file
+would be too large, it shows only every second evaluation, or every third, and so on.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SLOW, FAST, PAUSE = 1000, 60, 4000  # milliseconds per frame: both samplers, one
 WEBP = {"format": "WEBP", "save_all": True, "lossless": True, "method": 4}
 
 States = list[list[np.ndarray]]
-"""For each evaluation: the tiled images of each block of variables, H×W×C."""
+"""For each evaluation: one picture, H×W×C, per block of variables, tiled from all samples."""
 
 
 def states(model: psld.LoadedModel, sampler: str, steps: int, **options: object) -> States:
@@ -59,7 +59,7 @@ def states(model: psld.LoadedModel, sampler: str, steps: int, **options: object)
 
 
 def frame(rows: dict[str, States], evaluations: int) -> Image.Image:
-    """Draw the row of each sampler after `evaluations`, or its last state if it has ended."""
+    """Draw the states of each sampler after `evaluations`, or its last states if it has ended."""
     last = {name: len(sheets) - 1 for name, sheets in rows.items()}
     blocks = next(iter(rows.values()))[0]
     height, width, _ = blocks[0].shape

@@ -1,8 +1,8 @@
-"""Measure the overhead of a cluster: start and restarts of a training, shards of a cell.
+"""Measure the overhead of a cluster: start and restart of a training, and shards of a cell.
 
     python -m benchmarks.cluster starts      # time to the first step, and cost of a preemption
     python -m benchmarks.cluster launchers   # cost of waiting launchers on a login node
-    python -m benchmarks.cluster shards      # 100 shards, one job per shard
+    python -m benchmarks.cluster shards      # 100 shards, in one job per shard
     python -m benchmarks.cluster demo        # the demo's tables, compared with `make demo`
 
 The benchmarks run on the test cluster of four nodes on this machine (tests/slurm/install.sh). The
@@ -43,7 +43,7 @@ def seconds_to_first_step(training: Training, *where: str) -> float:
 
 
 def seconds_of_training(training: Training, *where: str, requeues: int = 0) -> float:
-    """Measure the time from step 50 to the end, with `requeues` requeues."""
+    """Measure the time from step 50 to the end; the job is requeued `requeues` times."""
     recipe = (*RECIPE, "training.steps=1000")
     with training.launched(*where, recipe=recipe) as launcher:
         training.reaches(50)
@@ -85,7 +85,7 @@ def measure_launchers(cluster: Cluster, folder: Path, data: Path) -> None:
             launcher = stack.enter_context(training.launched("slurm_additional_parameters=hold"))
             training.says("is pending")
             processes.append(psutil.Process(launcher.pid))
-        time.sleep(60)  # their polling interval grows
+        time.sleep(60)  # Wait while the polling interval of the launchers grows.
         spent = sum(sum(process.cpu_times()) for process in processes)
         time.sleep(60)
         spent = sum(sum(process.cpu_times()) for process in processes) - spent
@@ -98,7 +98,7 @@ def measure_launchers(cluster: Cluster, folder: Path, data: Path) -> None:
 
 
 def measure_shards(cluster: Cluster, folder: Path, _: Path) -> None:
-    """Measure a cell of 100 shards of ten images, one shard per job; all inputs exist."""
+    """Measure the sampling of a cell with 100 shards of ten images each, one shard per job."""
     Project.create(folder / "made")
     project = ClusterProject(folder / "made", cluster)
     project.edit(GRID, "samples: 20", f"samples: {SHARDS * 10}")
@@ -111,7 +111,7 @@ def measure_shards(cluster: Cluster, folder: Path, _: Path) -> None:
 
 
 def measure_demo(cluster: Cluster, folder: Path, _: Path) -> None:
-    """Measure the demo's grid as Slurm jobs, with trainings on two nodes with two ranks each."""
+    """Measure the demo's grid as Slurm jobs. Trainings use two nodes with two ranks each."""
     here = numbers_of(REPOSITORY)
     Project.create(folder / "project")
     shutil.copy(REPOSITORY / "configs/grid/demo.yaml", folder / "project/configs/grid")
@@ -131,7 +131,7 @@ def measure_demo(cluster: Cluster, folder: Path, _: Path) -> None:
 
 
 def numbers_of(project: Path) -> dict[tuple[str, ...], float]:
-    """Read the measured numbers in a project's tables of the demo's grid."""
+    """Read the measured numbers from the tables of the demo's grid in a project."""
     tables = sorted(project.glob("results/tables/demo/*.csv"))
     if not tables:
         sys.exit(f"{project}: no tables of the demo; first run make demo")

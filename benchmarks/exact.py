@@ -1,24 +1,26 @@
-"""Measure samplers on data whose score is known exactly: the error, its components, its order.
+"""Measure the error of samplers, its components and its order, with an exactly known score.
 
     python -m benchmarks.exact                                      # all samplers of the project
     python -m benchmarks.exact --process "psld gamma=0.25" --sampler "em final_time=1e-5"
     python -m benchmarks.exact --sampler "k_diffusion.sampling.sample_heun disable=true"
 
 The data is a mixture of Gaussians in one dimension, and the score is exact, as after a perfect
-training. MODULE.FUNCTION is a sampler for plain noise, as in k-diffusion: a function
-(D, y, levels) → images, with a denoiser D(y, σ), states y at the first level, and decreasing noise
-levels that end with 0. The levels are Karras's, one per step, within the levels of the process.
+training. MODULE.FUNCTION is a variance-exploding sampler, as in k-diffusion: a function
+(D, y, levels) → images, with a denoiser D(y, σ), states y at the first noise level, and decreasing
+noise levels that end with 0. The benchmark passes one noise level per step, spaced as in Karras et
+al. (2022), between the lowest and the highest noise level of the process.
 
 The error is the Wasserstein-1 distance to the data: how far the samples must move, on average, to
 become the data. It is at most the sum of three Wasserstein-1 distances:
 
-    start   between the samples, and samples that start at exact draws of the process
-    steps   between the latter, and samples from exact draws just before the last evaluation
-    end     between the latter, and the data
+    start   between the samples A, and samples B whose initial states are exact draws of the process
+    steps   between B, and samples C of the last evaluation alone, from exact draws just before it
+    end     between C, and the data
 
-The table shows the error for each number of evaluations (after @ if the number differs from that of
-the column), then the three components for the last number. The order is the order of mean and
-covariance on one Gaussian, which needs no draws; for functions, it is the order of `steps`.
+The table shows the error for each number of evaluations. If a sampler needs another number of
+evaluations than its column says, this number follows after @. The three components are shown for
+the last column. The order of convergence is measured on the mean and the covariance of one
+Gaussian, which needs no draws. For functions, it is the order of the component `steps`.
 """
 
 import argparse
@@ -53,13 +55,13 @@ SAMPLERS = ("em", "em striding=quadratic", "sscs", "conjugate", "gddim", "rk45",
 SAMPLERS += ("multistep eta=0", "multistep root=flow eta=0", "few start_level=2 fall=null")
 STEPS = (5, 10, 20, 40, 80)
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-"""The budgets of rk45, which chooses its steps."""
+"""The tolerances of rk45, which has adaptive steps instead of a number of steps."""
 IMAGES = 2**15
 ABOVE = 1.01
 """The noise level just before the last evaluation, relative to the last level."""
 ORDER_STEPS = (10, 20, 40, 80, 160, 320)
 ROUNDING = 1e-7
-"""An upper bound of the error of Gaussian moments that float32 coefficients cause."""
+"""An upper bound of the error that float32 coefficients cause in the moments of a Gaussian."""
 
 
 class Run(NamedTuple):
@@ -78,21 +80,22 @@ class Sampler:
     """Numbers of steps, tolerances (rk45), or numbers of levels."""
 
     def run(self, budget: float | None, law: Mixture | None, seed: int) -> Run:
-        """Run from exact draws of the process for images of this law, or from the own start.
+        """Run from exact draws of the process for images of `law`.
 
-        The budget None is the last evaluation alone, from just before it.
+        If `law` is None, run from the initial distribution of the sampler. If `budget` is None, run
+        only the last evaluation, from exact draws just before it.
         """
         raise NotImplementedError
 
     def order(self, evaluations: Sequence[int], errors: Sequence[float]) -> float:
-        """Return the order of the component `steps`, where it is above its noise."""
+        """Return the order of the component `steps`, from errors above the sampling noise."""
         twice = (self.run(self.budgets[-1], self.data, seed).images for seed in (3, 4))
         return fitted_order(evaluations, errors, floor=2 * distance(*twice))
 
 
 @dataclass(frozen=True)
 class Ours(Sampler):
-    """A sampler of the project, or of the folder `configs/`, on a process."""
+    """A sampler of the project on a process."""
 
     process: LinearProcess
     settings: SamplerSettings
@@ -120,7 +123,7 @@ class Ours(Sampler):
         return fitted_order(ORDER_STEPS, exact, floor=ROUNDING)
 
     def _settings(self, budget: float | None) -> tuple[SamplerSettings, Tensor]:
-        """Return the settings for a budget, and their first time."""
+        """Return the settings for a budget, and the first time of their time grid."""
         if not isinstance(self.settings, TimeGridSampler):
             finest = TOLERANCES[-1] / 100
             return changed(self.settings, tolerance=budget or finest), torch.tensor([1.0])
@@ -137,7 +140,7 @@ class Ours(Sampler):
 
 @dataclass(frozen=True)
 class Function(Sampler):
-    """A sampler (D, y, levels) → images for plain noise."""
+    """A variance-exploding sampler, (D, y, levels) → images."""
 
     function: Callable[..., Tensor]
     levels: tuple[float, float]
@@ -167,7 +170,7 @@ def changed(settings: SamplerSettings, **changes: object) -> SamplerSettings:
 
 
 def normal(blocks: tuple[int, ...], seed: int) -> tuple[Tensor, ...]:
-    """Return standard normal numbers from a Sobol sequence: one image of N pixels, 1×b×1×N."""
+    """Return standard normal numbers, 1×b×1×N for each b in `blocks`, from a Sobol sequence."""
     points = torch.quasirandom.SobolEngine(sum(blocks), scramble=True, seed=seed).draw(IMAGES)
     numbers = torch.special.ndtri(points.T.contiguous().clamp(1e-7, 1 - 1e-7))
     return numbers[None, :, None].split(blocks, dim=1)
@@ -193,7 +196,7 @@ def fitted_order(evaluations: Sequence[float], errors: Sequence[float], floor: f
 
 
 def cells(sampler: Sampler) -> list[str]:
-    """Return the table row of a sampler, without the name."""
+    """Return the table row of a sampler, without the cell for its name."""
     data, budgets = sampler.data, sampler.budgets
     truth, last = data.draw(*normal((1, 1), 0)), sampler.run(None, data, 1).images
     own, exact = ([sampler.run(each, law, 2) for each in budgets] for law in (None, data))

@@ -1,13 +1,13 @@
-"""Insert small faults into the code, one at a time, and report which of them the tests detect.
+"""Insert small faults into the code, one at a time, and report which faults the tests detect.
 
     python -m benchmarks.faults                                                # all
     python -m benchmarks.faults M15 M16 --tests tests/metrics/test_estimate.py
 
-faults.json has for each fault its file, the old and the new text, a description, and the test that
-detected the fault last time, which runs first. If the old text occurs several times, `nth` selects
-an occurrence, counted from 0. The fault is inserted into a clone of the last commit, where a fast
-test in tests/PACKAGE has to fail. tests/test_benchmarks.py lists faults whose old text no longer
-exists: update them.
+For each fault, faults.json contains the file, the old and the new text, a description, and the test
+that detected the fault last time. This test runs first. If the old text occurs several times, `nth`
+selects an occurrence, counted from 0. The fault is inserted into a clone of the last commit. It is
+detected if a fast test in tests/PACKAGE fails there. tests/test_benchmarks.py lists faults whose
+old text no longer exists; update these faults.
 """
 
 import argparse
@@ -28,7 +28,7 @@ FAST = "not slow and not slurm and not gpu"
 
 
 def planted(text: str, old: str, new: str, nth: int | None = None) -> str:
-    """Return the text with a fault. Raises ValueError if its place is missing or ambiguous."""
+    """Return the text with a fault. Raises ValueError if `old` is missing or ambiguous."""
     places = text.split(old)
     if len(places) < 2 or (nth is None and len(places) > 2) or len(places) < (nth or 0) + 2:
         raise ValueError(f"{len(places) - 1} times")
@@ -59,7 +59,7 @@ def noticed_by(fault: dict[str, Any], folder: Path, tests: list[str]) -> str | N
             ]
             if done.returncode in (1, 2) and failed:
                 return failed[0].partition(" ")[2].partition(" - ")[0]
-            if done.returncode not in (0, 4, 5):  # 4, 5: a renamed test, or no fast one
+            if done.returncode not in (0, 4, 5):  # 4: a renamed test, 5: no fast test
                 sys.exit(f"{test}: pytest ends with {done.returncode}: {done.stderr[-200:]}")
         return None
     finally:

@@ -1,6 +1,6 @@
 """Training and sampling of the paper's networks on a GPU, compared with plain PyTorch loops.
 
-`benchmarks.gpu_hour` runs these measurements, one after the other, each in a separate process.
+`benchmarks.gpu_hour` runs these measurements one after the other, each in a separate process.
 """
 
 import time
@@ -37,7 +37,7 @@ class Network(NamedTuple):
     micro_batch: int
     """The official batch size: images per GPU in the authors' scripts."""
     sampled: int
-    """Images per evaluation in sampling."""
+    """Images per network evaluation in sampling."""
 
     def settings(self) -> ModelSettings:
         words = [f"dataset={self.dataset}", f"network={self.network}", f"training={self.recipe}"]
@@ -51,12 +51,12 @@ NETWORKS = {
 }
 TINY = {"demo": Network("digits", "demo", "demo", 16, 8)}
 WAYS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16-compiled": ("bf16", True)}
-"""Precision (fp32 is TF32 on a GPU), and whether the network is compiled."""
+"""Precision (on a GPU, fp32 uses TF32), and whether the network is compiled."""
 WARM_UP = 3
 SUSTAINED = 100e12
-"""FLOP/s that the planned hours assume, as in docs/reproduction.md."""
+"""The FLOP/s for the planned hours, as in docs/reproduction.md."""
 IMAGES, EVALUATIONS = 50_000, 1_000
-"""The number of images of a cell of Table 1, for the GPU hours of sampling."""
+"""Images of a cell of Table 1 and evaluations per image, for the GPU hours of sampling."""
 
 Action = Callable[[], object]
 Row = dict[str, str]
@@ -75,9 +75,9 @@ class Setting(NamedTuple):
 
 
 def measurements(device: torch.device) -> dict[str, tuple[str, Callable[[], Row]]]:
-    """Return all measurements by name: the title of the table, and a function that measures a row.
+    """Return all measurements by name: a table title, and a function that measures a table row.
 
-    On the CPU, the demo's network is measured, in two steps and not compiled.
+    On the CPU, only the demo's network is measured, with few steps and without compilation.
     """
     on_gpu, found = device.type == "cuda", {}
     for label, network in (NETWORKS if on_gpu else TINY).items():
@@ -89,7 +89,7 @@ def measurements(device: torch.device) -> dict[str, tuple[str, Callable[[], Row]
                 how = Setting(network, precision, compile, images, device, 10 if on_gpu else 2)
                 name = f"train-{label}-{way}-{images}"
                 found[name] = f"Training steps of {label}", partial(fitting, training, how)
-            # Enough steps, because the first step waits for its draws.
+            # Take many steps, because the first step also waits for its random numbers.
             steps = 100 if on_gpu else 3
             how = Setting(network, precision, compile, network.sampled, device, steps)
             measured = partial(fitting, sampling, how)
@@ -98,21 +98,21 @@ def measurements(device: torch.device) -> dict[str, tuple[str, Callable[[], Row]
 
 
 def fitting(measure: Callable[[Setting], Row], how: Setting) -> Row:
-    """Measure; halve the batch if memory runs out."""
+    """Measure a row. If memory runs out, halve the batch and repeat."""
     while True:
         try:
             return measure(how)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        # Outside of the handler, which would keep the tensors alive.
+        # Retry outside of the exception handler, which would keep the tensors alive.
         how = how._replace(images=how.images // 2)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
 def training(how: Setting) -> Row:
-    """Measure training steps relative to steps without draws, and to a loop of plain PyTorch."""
+    """Compare training steps with steps on a fixed batch, and with a loop of plain PyTorch."""
     model, device = how.network.settings(), how.device
     process, dataset, size = model.process.build(), model.dataset, model.training.batch_size
     given = {"micro_batch": how.images, "precision": how.precision, "compile": how.compile}
@@ -131,7 +131,7 @@ def training(how: Setting) -> Row:
 
     state.network.train()
     whole = seconds(lambda: step(True), how)
-    # Freed before the plain loop, whose optimizer needs memory.
+    # Read the peak before the plain loop, whose optimizer needs additional memory.
     peak = torch.cuda.max_memory_allocated(device) - images.nbytes if peaks(device) else None
     without_draws = seconds(lambda: step(False), how)
     z = torch.randn(how.images, *state.network.in_shape, device=device)
@@ -151,7 +151,7 @@ def training(how: Setting) -> Row:
 
 
 def sampling(how: Setting) -> Row:
-    """Measure sampling steps relative to steps without noise, and to bare evaluations."""
+    """Compare sampling steps with steps without noise, and with bare network evaluations."""
     model, device = how.network.settings(), how.device
     process = model.process.build()
     network = build(model, process).to(device).eval().requires_grad_(False)
@@ -187,9 +187,10 @@ def described(
 
     Args:
         speed: images per second.
-        times: seconds of the complete work, of the work without random input, of the plain loop.
+        times: seconds of the complete work, of the work without random input, and of the plain
+            loop.
         flops: FLOPs per image.
-        images: number of images of a complete training or a cell, for the hours in the row.
+        images: number of images of a complete training or of a cell, for the GPU hours.
     """
     whole, without_input, plain = times
     peak = peak_flops(how.device, how.precision)
@@ -206,7 +207,7 @@ def described(
 
 
 def seconds(action: Action, how: Setting, warm_up: int = WARM_UP) -> float:
-    """Return the seconds of one call, as the mean of some calls after a warm-up."""
+    """Return the mean seconds per call of `how.steps` calls after a warm-up."""
     for _ in range(min(warm_up, how.steps)):
         action()
     wait(how.device)

@@ -1,13 +1,14 @@
 """Run one hour of tests and measurements on a GPU: `make gpu-hour`.
 
     python -m benchmarks.gpu_hour           # needs a GPU, but no internet connection
-    python -m benchmarks.gpu_hour cpu       # the same with tiny sizes, to test the command itself
+    python -m benchmarks.gpu_hour cpu       # the same parts in tiny sizes, to test this program
 
-The parts are `tests/gpu`, the throughput of the paper's networks with memory and GPU hours, the
-demo, and a cell of Table 1 if its model is imported (`psld import_model`) and CIFAR-10 is prepared.
-Each part takes less than ten minutes, prints its result and keeps it in results/gpu-hour. A part
-that fails or takes too long does not stop the others. Run the same command again to make the
-missing parts. At the end, it prints Markdown tables for docs/notes/benchmarks.md.
+The parts are `tests/gpu`, the throughput of the paper's networks with memory and GPU hours, and the
+demo. A cell of Table 1 is an additional part if its model is imported (`psld import_model`) and
+CIFAR-10 is prepared. Each part takes less than ten minutes, prints its result and stores the result
+in results/gpu-hour. A part that fails or takes too long does not stop the other parts. Run the same
+command again to run the missing parts. At the end, the program prints Markdown tables for
+docs/notes/benchmarks.md.
 """
 
 import argparse
@@ -36,7 +37,7 @@ LIMIT = 590
 """The time limit of a part, in seconds."""
 RESULTS = Path("results/gpu-hour")
 Part = tuple[str, Callable[[], Row]]
-"""The title of its table, and the function that makes its row."""
+"""The title of the part's table, and the function that measures the part's row."""
 
 
 def main() -> None:
@@ -82,7 +83,7 @@ def place(name: str, device: torch.device) -> Path:
 
 
 def run(name: str, part: Part, device: torch.device) -> None:
-    """Run a part; print its row and keep it."""
+    """Run a part, print its row, and store the row."""
     title, measure = part
     started = time.monotonic()
     row = measure()
@@ -92,7 +93,7 @@ def run(name: str, part: Part, device: torch.device) -> None:
 
 
 def report(every: dict[str, Part], device: torch.device) -> str:
-    """Return the tables of all results, and a line for those that are missing."""
+    """Return the tables of all results, and a line with the names of missing parts."""
     tables: dict[str, list[Row]] = {}
     kept = {name: place(name, device) for name in every}
     for file in kept.values():
@@ -125,7 +126,7 @@ def tests(device: torch.device) -> Row:
 
 
 def demo(device: torch.device) -> Row:
-    """Run the demo's grid in a separate folder, with jobs in parallel."""
+    """Run the demo's grid in a separate folder, with parallel jobs."""
     folder = RESULTS / f"demo-{device.type}"
     project = Project(folder.resolve()) if folder.exists() else Project.create_with_grids(folder)
     target = "demo" if device.type == "cuda" else "data/digits.h5"

@@ -19,7 +19,7 @@ SHARD_SIZE = 1000
 
 
 def made_up_grid(models: int, samplers: int, shards_per_job: int) -> dict:
-    """Build a grid with one table, with a row for each model and a column for each sampler."""
+    """Build a grid with one table. It has a row for each model and a column for each sampler."""
     budgets = range(10, 10 + samplers)
     return {
         "defaults": ["dataset=digits", "network=demo", "training=demo", "process=psld"],
@@ -45,7 +45,7 @@ def made_up_grid(models: int, samplers: int, shards_per_job: int) -> dict:
 
 
 def cost(folder: Path, *command: str) -> str:
-    """Run a command, and return a text with its CPU time and memory."""
+    """Run a command, and return a text with its CPU time and peak memory."""
     usage = used(folder, "-m", *command)
     seconds = usage.ru_utime + usage.ru_stime
     return f"{seconds:.1f} s of CPU, {usage.ru_maxrss / 2**20:.2f} GiB"

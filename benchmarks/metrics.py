@@ -1,4 +1,4 @@
-"""Measure the CPU time of each measure on given features, and the size of the files of a cell.
+"""Measure the CPU time of each measure on random features, and the size of these features.
 
 python -m benchmarks.metrics --samples 5000 --reference 5000 --features 2048 --classes 1008
 """

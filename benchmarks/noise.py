@@ -1,4 +1,4 @@
-"""Measure the cost of drawing a shard's noise on the CPU in threads.
+"""Measure the time that CPU threads take to draw the noise of a shard.
 
 python -m benchmarks.noise
 """
@@ -17,11 +17,11 @@ from psld.utils.randomness import ShardNoise
 
 CPU = torch.device("cpu")
 SHAPE, STEPS = (250, 6, 32, 32), 10
-SIDE = 1024  # size of the matrices whose products simulate the network
+SIDE = 1024  # size of the matrices; their products simulate a network
 
 
 def main() -> None:
-    """Draw noise for 250 CIFAR-10 images with momentum; matrix products simulate the network."""
+    """Draw the noise of 250 CIFAR-10 images with momentum; matrix products simulate a network."""
     weights, z = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
 
     def network() -> Tensor:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def drawn(between: Callable[[], object] = lambda: None, draws: int = STEPS) -> None:
-    """Draw all arrays, with other work between the draws."""
+    """Draw the noise `draws` times, and call `between` before each draw."""
     with ShardNoise(0, 0, SHAPE, CPU) as noise:
         noise.expect(draws)
         for _ in range(draws):

@@ -1,4 +1,4 @@
-r"""Samples of several models next to each other: docs/images/emoji-steps.png in docs/usage.md.
+r"""Draw samples of several models side by side, as in docs/images/emoji-steps.png.
 
     apt-get install fonts-noto-color-emoji unicode-data
     psld prepare dataset=emoji-16
@@ -8,9 +8,9 @@ r"""Samples of several models next to each other: docs/images/emoji-steps.png in
     python -m benchmarks.pictures docs/images/emoji-steps.png \
         models/by-hand/emoji-500 models/by-hand/emoji-2500 models/by-hand/emoji-5000
 
-The models are denoisers of one dataset. The first sheet has samples of the mixture of Gaussians,
-without a network. The next sheets have samples of the models, by four evaluations of `few` from the
-same random numbers. The last sheet has training images.
+The models are denoisers of one dataset. The first sheet has draws from the mixture of Gaussians,
+without a network. The next sheets have samples of the models, drawn with four evaluations of `few`
+from the same random numbers. The last sheet has training images.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""CPU seconds of `psld prepare` of a folder of pictures, next to a plain loop of Pillow and h5py.
+"""Compare `psld prepare` on a folder of pictures with a plain loop of Pillow and h5py.
 
     python -m benchmarks.prepare --pictures 20000
 
-Both are whole processes, which run in turn. The loop decodes all pictures into one array, and
-writes it with one call.
+The two programs run alternately in separate processes, whose CPU seconds are measured. The loop
+decodes all pictures into one array, and writes this array with one call.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from benchmarks.timing import used
 
 REPEATS = 5
 KINDS = {"png": 32, "jpg": 64}
-"""Width and height of the pictures in pixels, by the ending of their files."""
+"""Width and height of the pictures in pixels, keyed by the file name extension."""
 
 
 def write_pictures(folder: Path, ending: str, side: int, count: int) -> None:
-    """Write random pictures of smooth colors, so that they compress as photographs do."""
+    """Write random pictures of smooth colors, which compress about as well as photographs."""
     folder.mkdir()
     random = np.random.default_rng(0)
     for i in range(count):
@@ -45,7 +45,7 @@ def plain_loop(folder: str, side: int) -> None:
 
 
 def seconds(place: Path, *command: str) -> float:
-    """Return the CPU seconds of a process, whose compiled files are kept in `place`."""
+    """Return the CPU seconds of a process that stores its compiled modules in `place`."""
     compiled = {"PYTHONPYCACHEPREFIX": str(place / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
     usage = used(place, *command, **compiled)
     return usage.ru_utime + usage.ru_stime

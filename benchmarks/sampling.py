@@ -1,4 +1,4 @@
-"""Measure the overhead of integrators over the network's evaluations.
+"""Compare the time of sampling steps with the time of bare network evaluations.
 
 python -m benchmarks.sampling
 """

@@ -1,4 +1,4 @@
-"""Print the seconds of each stage of a workflow, from Snakemake's records of its files.
+"""Print the seconds of each stage of a workflow, from Snakemake's metadata of output files.
 
 python -m benchmarks.stages FOLDER
 """
@@ -15,7 +15,7 @@ def main() -> None:
     given = parser.parse_args()
     files = (given.folder / ".snakemake" / "metadata").rglob("*")
     records = [json.loads(file.read_text()) for file in files if file.is_file()]
-    # A job with several outputs has a record for each.
+    # Count a job once: Snakemake writes one record for each output of the job.
     jobs = {(r["rule"], r["shellcmd"]): (r["starttime"], r["endtime"]) for r in records}
     stages = defaultdict(list)
     for (rule, _), times in jobs.items():

@@ -1,10 +1,10 @@
-"""Measure the CPU time of each command until its work begins, and of `import torch`.
+"""Measure the CPU time until the work of each command begins, and the time of `import torch`.
 
     python -m benchmarks.startup
 
-A cold run has no compiled modules and no grid in the cache; "warm" is the minimum of later runs,
-which depends little on other load of the machine. Commands stop when their settings are checked;
-tabulate and plan run to the end.
+A cold run finds no compiled modules and no cached grid. The column "warm" has the minimum of the
+later runs, because the minimum depends little on other load of the machine. Commands stop when
+their settings are checked, but tabulate and plan run to the end.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ program.entry_point = lambda *how, **more: lambda main: checked(*how, **more)(la
 RUN = "from psld.commands.main import main; main()"
 
 BASE = "import torch"
-"""The code with which each command is compared."""
+"""The code whose time is subtracted from the times of the commands in `WITH_TORCH`."""
 
 COMMANDS = {
     "prepare dataset=demo/digits": UNTIL_WORK + RUN,
@@ -59,8 +59,8 @@ WITH_TORCH = (
 
 
 def seconds(folder: Path, code: str, words: str = "") -> float:
-    """Return the CPU seconds of a process that runs `code`; `folder` keeps compiled files."""
-    # If the environment forbids compiled files, no run would be warm.
+    """Return the CPU seconds of a process that runs `code`; `folder` stores compiled modules."""
+    # Allow compiled modules even if the environment forbids them: otherwise no run is warm.
     compiled = {"PYTHONPYCACHEPREFIX": str(folder / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
     usage = used(folder, "-c", code, *words.split(), **compiled)
     return usage.ru_utime + usage.ru_stime

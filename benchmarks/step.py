@@ -2,9 +2,10 @@
 
     python -m benchmarks.step
 
-For the demo's network and a large network: the time of a step relative to the forward and backward
-pass, and the share of drawing the batch. For a custom network: the time of a step relative to the
-same step in plain PyTorch, with draws, Adam, gradient clipping and moving average.
+For the demo's network and for a large network, the program prints the time of a step relative to
+the forward and backward pass, and the fraction of the step's CPU time that drawing the batch takes.
+For a custom network, it prints the time of a step relative to the same step in plain PyTorch, with
+random draws, Adam, gradient clipping and the moving average of the weights.
 """
 
 import time
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 def measure(name: str, overrides: list[str], repeats: int) -> None:
-    """Compare steps with bare passes, and the CPU time of drawing a batch with a step."""
+    """Compare a step with a forward and backward pass, and with the drawing of its batch."""
     model = compose_model(overrides, "benchmarks.step")
     process = model.process.build()
     network = build(model, process)
@@ -65,7 +66,7 @@ def measure(name: str, overrides: list[str], repeats: int) -> None:
 
 
 class Patches(Network):
-    """A transformer of patches, as a user would write it."""
+    """A transformer on image patches, written as a user would write a custom network."""
 
     width: int = 256
     depth: int = 6
@@ -132,7 +133,7 @@ def own_network(name: str, repeats: int) -> None:
 
 
 def cpu_seconds(action: Callable[[], object], repeats: int) -> float:
-    """Return the mean CPU time of an action, in all threads."""
+    """Return the mean CPU time of an action, summed over all threads."""
     action()
     started = time.process_time()
     for _ in range(repeats):

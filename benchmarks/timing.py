@@ -1,4 +1,4 @@
-"""Compare the times of two functions that run in turn; measure the resources of a process."""
+"""Compare the times of two functions, and measure the resources that a process uses."""
 
 import os
 import statistics
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 def compare(
     name: str, ours: Callable[[], object], baseline: Callable[[], object], repeats: int = 7
 ) -> None:
-    """Print the median time of both, and the median, minimum and maximum of ours/baseline."""
+    """Print the median times of two functions that run alternately, and the ratio ours/baseline."""
     ours(), baseline()
     pairs = [(_seconds(ours), _seconds(baseline)) for _ in range(repeats)]
     ratios = sorted(a / b for a, b in pairs)
@@ -33,7 +33,7 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 def used(folder: Path, *command: str, **environment: str) -> struct_rusage:
-    """Return what a Python command and its children used; exit with its output if it fails."""
+    """Run Python, and return the resources it used; exit with its output if it fails."""
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     with (folder / "output").open("w") as output:
         process = subprocess.Popen(

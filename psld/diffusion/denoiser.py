@@ -32,9 +32,9 @@ ROUNDING = 1e-6
 
 
 class PredictionCoefficients(NamedTuple):
-    """The float64 rows of x̂₀ = state · z + eps · ε at N times; guidance also uses `score`.
+    """The float64 coefficients of x̂₀ = state · z + eps · ε at N times; guidance also uses `score`.
 
-    A network learns E[ε | z]. Under both HSM and DSM it is linear in x̂₀,
+    A network learns E[ε | z]. Under both HSM and DSM, this expectation is linear in x̂₀,
 
         ε = v − g x̂₀,    v = L_εᵀ Σ⁻¹ z,    g = L_εᵀ Σ⁻¹ a,
 
@@ -79,7 +79,7 @@ def check_prediction(process: LinearProcess, final_time: float) -> None:
     turned = (g[1:] * g[:-1]).sum(dim=1) <= 0
     if turned.any():
         size = g.norm(dim=1)
-        share = size[:-1] / (size[:-1] + size[1:])  # linear interpolation of the zero
+        share = size[:-1] / (size[:-1] + size[1:])  # Interpolate linearly to find the zero.
         zeros = grid[:-1] + share * grid.diff()
         times = ", ".join(f"{t:.3g}" for t in zeros[turned].flip(0).tolist())
         other = "upper" if process.factor == "lower" else "lower"
@@ -177,9 +177,9 @@ def check_levels(
 
     Args:
         asked: the smallest and the largest noise level that the sampler needs.
-        low, high: the range of the network; deviations by rounding are allowed.
+        low, high: the range of the network; deviations within the rounding error are allowed.
         network: the name of the network in the error text.
-        other: a remedy, added to the error text.
+        other: a remedy, which is appended to the error text.
     """
     smallest, largest = asked
     if smallest < low * (1 - ROUNDING) or largest > high * (1 + ROUNDING):

@@ -23,7 +23,10 @@ LARGEST_BASIS = 20_000_000
 LARGEST_RANK = 512
 """The largest number of vectors of a basis."""
 SMALLEST_VARIANCE = 0.01
-"""The basis omits directions with less variance: compared with σ₀², only their sum matters."""
+"""Directions with less variance are not in the basis.
+
+Compared with σ₀², only the sum of their variances matters.
+"""
 PASSES = 2
 """Passes over the images in the randomized search for a basis (Halko et al., 2011)."""
 
@@ -71,8 +74,8 @@ class GaussianData:
         """Measure the mean and the covariance of images in a few passes.
 
         Args:
-            passes: function that is called for each pass. It yields all images in chunks, float
-                N×views×C×H×W, with their labels, int64 N, on the same device.
+            passes: function that is called once per pass over the images. It yields all images in
+                chunks, float N×views×C×H×W, with their labels, int64 N, on the same device.
             num_classes: number of classes; with 0, labels are ignored and only group 0 exists.
         """
         first = next(iter(passes()))[0]
@@ -113,8 +116,9 @@ class GaussianData:
                     coordinates = part @ basis
                     inner[g] += coordinates.T @ coordinates
                     traces[g] += part.square().sum()
-            # A class of few images has no variance in most directions, so the covariance of all
-            # images, with the weight of one image, regularizes its covariance.
+            # In a class of few images, most directions have no variance. To regularize the
+            # covariance of the class, add the covariance of all images with the weight of one
+            # image.
             inner, traces = inner + inner[:1] / counts[0], traces + traces[0] / counts[0]
             more = counts[:groups] + 1
             return inner / more[:, None, None], traces / more
@@ -237,17 +241,18 @@ def _orthonormal(basis: Tensor) -> Tensor:
 
 
 class GaussianStart:
-    """An initial distribution at the noise level σ₀ instead of at T, from Gaussians of the data.
+    """An initial distribution at noise level σ₀ instead of T, from Gaussians fitted to the data.
 
     In straight coordinates, z = R̃_t [√ρ y, u], only y depends on the image. Draw an image x from
-    the fitted distribution, y = x + σ₀ n and u ~ N(0, I). Then z is distributed as the process
-    distributes x at the time t₀ with σ_eff(t₀) = σ₀. The mean and the covariance are
+    the fitted distribution, y = x + σ₀ n and u ~ N(0, I). Then z has the distribution that the
+    process gives to x at the time t₀ with σ_eff(t₀) = σ₀. The mean and the covariance of z are
 
         E[z] = a μ,      Cov[z] = Σ + a aᵀ ⊗ C.
 
-    y and u use the same noise as the prior at T, expressed in these coordinates. Therefore the
-    prior and a single Gaussian give similar images from the same seed. (R̃_T⁻¹ √S is orthogonal
-    except for the remainder of the image at T; the nearest orthogonal matrix is used.)
+    y and u are computed from the noise that the prior at T would use, expressed in these
+    coordinates. Therefore the prior and a single Gaussian give similar images from the same seed.
+    (R̃_T⁻¹ √S is orthogonal except for the remainder of the image at T; the nearest orthogonal
+    matrix is used.)
     """
 
     def __init__(

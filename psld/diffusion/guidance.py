@@ -1,4 +1,4 @@
-"""The part families `guidance` (what steers the samples) and `mask` (which pixels are known)."""
+"""The part families `guidance` (steers the samples) and `mask` (marks the known pixels)."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -27,12 +27,12 @@ def _check_classes(label: object) -> object:
 
 
 Label = Annotated[int | str | tuple[int | str, ...], BeforeValidator(_check_classes)]
-"""The classes of the samples: one class, by number or name; a list of classes, which the samples
-take in turn; or `cycle`, the list of all classes."""
+"""The classes of the samples: one class, given by number or name; a list of classes, which the
+samples take in turn; or `cycle`, which stands for the list of all classes."""
 
 
 class Mask(Part):
-    """The base class of masks: which pixels of an image are known, and which a sampler fills in."""
+    """The base class of masks, which mark the known pixels; a sampler fills in the other pixels."""
 
     noun = "mask"
 
@@ -64,16 +64,16 @@ class Guidance(Part):
     kind: str
 
     evaluations: ClassVar[int | None] = 1
-    """Network evaluations per evaluation of the score; None if their number varies with time. A
-    property in subclasses where it depends on the settings."""
+    """Network evaluations per evaluation of the score; None if this number varies with time.
+    Subclasses override the attribute with a property if it depends on the settings."""
     needs_guide: ClassVar[bool] = False
     """True if `build` needs the logits of a guide (`psld train_guide`)."""
 
     is_none: ClassVar[bool] = False
     """True if the samples are not guided."""
     holes: ClassVar[tuple[Literal["train", "test"], Mask] | None] = None
-    """For inpainting, the split whose images are filled in, and the mask (a property there);
-    otherwise None."""
+    """The split whose images are filled in, and the mask; None without inpainting. Inpainting
+    overrides the attribute with a property."""
 
     @cached_property
     def inpaints(self) -> bool:
@@ -179,7 +179,8 @@ class ClassifierGuidance(Guidance):
 
     kind: str = "classifier"
     scale: float = Field(5.0, gt=0)
-    """Factor of ∇ log p(y | z_t). 1 is Bayes' rule; larger values: purer classes, less variety."""
+    """Factor of ∇ log p(y | z_t). 1 is Bayes' rule; larger values give purer classes and less
+    variety."""
     label: Label = "cycle"
     """The class of the samples by number or name, a list of classes, or `cycle`."""
     official_time: bool = False
@@ -222,7 +223,7 @@ class ClassifierFreeGuidance(Guidance):
 
     kind: str = "classifier-free"
     scale: float = Field(2.0, gt=0)
-    """ε = ε(∅) + scale · (ε(y) − ε(∅)): 1 is the conditional distribution of the model."""
+    """ε = ε(∅) + scale · (ε(y) − ε(∅)). A scale of 1 gives the model's conditional distribution."""
     label: Label = "cycle"
     """The class of the samples by number or name, a list of classes, or `cycle`."""
 

@@ -21,7 +21,7 @@ from psld.utils.errors import RunError, UserError
 
 Noise = Callable[[Tensor], Tensor]
 """Function that draws standard normal noise in the shape of its argument. In a sampler's step, the
-noise always has the shape of the whole state, whatever the argument is."""
+noise always has the shape of the complete state, whatever the shape of the argument is."""
 
 
 class Integrator(Protocol):
@@ -183,7 +183,7 @@ class ProbabilityFlow:
     state is float64; the network receives the state in the type of the initial state.
     """
 
-    times = replacement_times = [1.0]  # one step: the whole adaptive integration
+    times = replacement_times = [1.0]  # A single step is the complete adaptive integration.
     draws = 0
     ode = True
 
@@ -214,8 +214,8 @@ def integrate(
 ) -> Tensor:
     """Solve dy/dt = velocity(t, y) from `y` at `start` to `end`, in either direction of time.
 
-    SciPy's RK45 computes the steps on the CPU. It keeps the root mean square of the error of each
-    step, in units of tolerance · (1 + |y|), below 1.
+    SciPy's RK45 computes the steps on the CPU. It keeps the root-mean-square error of each step
+    below 1, in units of tolerance · (1 + |y|).
 
     Args:
         y: of any shape, on any device.
@@ -228,7 +228,7 @@ def integrate(
     Raises:
         RunError: a velocity is not finite, or the step size becomes too small.
     """
-    from scipy.integrate import RK45  # The import takes a quarter of a second.
+    from scipy.integrate import RK45  # Import here, because it takes 0.25 s.
 
     def slope(t: float, flat: np.ndarray) -> np.ndarray:
         found = velocity(float(t), torch.from_numpy(flat).view(y.shape)).cpu().double().numpy()

@@ -34,7 +34,7 @@ class Likelihood:
 
 
 @validate_call(config=ConfigDict(arbitrary_types_allowed=True))
-@torch.inference_mode(False)  # Autograd does not work in inference mode.
+@torch.inference_mode(False)  # Leave inference mode, in which autograd does not work.
 def log_likelihood(
     process: LinearProcess,
     network: Network,
@@ -52,14 +52,16 @@ def log_likelihood(
         log p(x, m) = log N(z_T; 0, S) + ∫_ε^T tr ∂_z(F z − ½ G Gᵀ s) dt,   z_ε = (x, m), m ~ q,
 
     with q = N(0, Σ₀) the distribution of the auxiliary blocks. The trace is Hutchinson's estimate.
-    With K draws of m, the result is the lower bound log (1/K) Σ_k p(x, m_k)/q(m_k). Its expectation
-    is below log p(x) and rises with K. For k = 1 there is no m, and a single draw is exact.
+    With K draws of m, the result is the lower bound log (1/K) Σ_k p(x, m_k)/q(m_k). The expectation
+    of this bound is below log p(x) and increases with K. For k = 1 there is no m, and a single
+    draw gives log p(x) itself.
 
     The logarithm is taken of a mean of exponentials. Therefore, errors of the trace that differ
     between the draws of an image would raise the result above the bound. To avoid this, all draws
     of an image share their probes. Check that more `probes` do not change the result.
 
-    All images share the step size, so a result depends on the other images by about `tolerance`.
+    All images share the step size, so other images change the result of an image by about
+    `tolerance`.
 
     Args:
         images: N×C×H×W; the network receives states in their type.
@@ -71,8 +73,8 @@ def log_likelihood(
         start_time: ε. Starting at ε instead of 0 gives the estimate of one image an error of about
             ε β x·m/(κM), which averages to 0.
         tolerance: relative and absolute error tolerance of `integrators.integrate`.
-        batch_size: largest number of states (images × draws) per network evaluation; affects only
-            memory.
+        batch_size: largest number of states (images × draws) per network evaluation; it affects
+            only the memory.
 
     Raises:
         UserError: an auxiliary block has an initial variance of 0, or the network computes in half
@@ -127,13 +129,13 @@ def dequantize(images: Tensor, uniform: Tensor) -> Tensor:
 
 
 def bits_per_dimension(log_likelihood: Tensor, dimensions: int) -> Tensor:
-    """Return bits per dimension: −log₂ p per dimension of images from `dequantize`, in gray levels.
+    """Return −log₂ p per dimension, with p the density per gray level of images from `dequantize`.
 
     Args:
         log_likelihood: log p in nats, for images on [−1, 1].
         dimensions: C·H·W.
     """
-    # 256 gray levels on an interval of length 2 are 2⁷ levels per unit.
+    # Add 7 bits: 256 gray levels on an interval of length 2 are 2⁷ levels per unit.
     return -log_likelihood / (dimensions * math.log(2)) + 7
 
 

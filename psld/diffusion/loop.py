@@ -53,8 +53,8 @@ def sample(
         score: the score, including guidance; `score.evaluations` counts its network evaluations.
         z: a draw from the prior, or from `psld.diffusion.gaussian.GaussianStart`, N×kC×H×W.
         noise: draws standard normal noise in the shape of the state; called once per linear update
-            that adds noise. If it has a method `expect`, the loop first calls this method with the
-            number of draws.
+            that adds noise. If `noise` has a method `expect`, the loop first calls this method with
+            the number of draws.
         inpainting: the known pixels.
         silent: hide the progress.
 

@@ -155,7 +155,7 @@ class EpsilonLoss:
         weighting: Literal["fid", "nll"] = "fid",
         noising: NoisyStates | None = None,
     ) -> None:
-        """`noising`: by default that of the paper, `NoisyStates` with uniform times."""
+        """`noising`: by default `NoisyStates` with uniform times, as in the paper."""
         self.process, self.weighting = process, weighting
         self.noising = noising or NoisyStates(process)
 

@@ -59,7 +59,7 @@ class LinearKernel:
 
         Φ(τ) = exp(−A τ),      C(τ) = ∫₀^τ Φ(u) 2D Φ(u)ᵀ du
 
-    C is the solution of Ċ = 2D − A C − C Aᵀ, so its power series has the coefficients
+    C solves Ċ = 2D − A C − C Aᵀ. The power series of C therefore has the coefficients
 
         C(τ) = Σ_{n≥1} C_n τⁿ/n!,      C₁ = 2D,      C_{n+1} = −(A C_n + C_n Aᵀ).
 
@@ -117,7 +117,10 @@ def semidefinite_root(D: Tensor) -> Tensor:
 
 
 def as_float64(**arrays: Matrix | Vector) -> list[Tensor]:
-    """Return D, Q, S and initial_variance in float64, on the CPU; UserError for bad shapes."""
+    """Return D, Q, S and initial_variance in float64 on the CPU.
+
+    Raises UserError for wrong shapes.
+    """
     names = ", ".join(arrays)
     try:
         tensors = [torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in arrays.values()]
@@ -164,7 +167,7 @@ def check_schedule(beta: Any) -> None:
 
 
 def check_convergence(rate: Tensor, elapsed: float) -> None:
-    """Raise UserError unless every mode of the drift decays and its norm is small enough.
+    """Raise UserError unless every mode of the drift decays and the drift's norm is small enough.
 
     D ⪰ 0 is not sufficient: D = 0 gives a pure rotation.
 

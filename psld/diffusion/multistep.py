@@ -5,8 +5,9 @@ With a root R̃ R̃ᵀ = Σ of the covariance given the image, w = R̃⁻¹ z, c
     dw = x̂₀ dc − η² (w − c x̂₀) dλ + √2 η dW_λ          (λ = −log σ_eff grows while sampling)
 
 has the marginals of the forward process for every root and every η ≥ 0. Proof: given x₀, the point
-w = c x₀ + ξ with ξ ~ N(0, I) moves with the velocity ċ x₀. Its average over p(x₀ | w) is ċ x̂₀. The
-terms with η are the average of an Ornstein–Uhlenbeck process that leaves N(c x₀, I) invariant.
+w = c x₀ + ξ with ξ ~ N(0, I) moves with the velocity ċ x₀. The average of this velocity over
+p(x₀ | w) is ċ x̂₀. The terms with η are the average over p(x₀ | w) of an Ornstein–Uhlenbeck process
+that leaves N(c x₀, I) invariant.
 """
 
 from collections.abc import Callable
@@ -37,8 +38,8 @@ class ExponentialScheme:
         X_j = R̃_s ∫_t^s e^(−E_u) ℓ_j(u) (dc + η² c dλ),    E_u = ∫_u^s η² dλ,    E = E_t,
 
     with ℓ_j the Lagrange polynomials through the nodes. P a_t + Σ_j X_j = a_s and
-    P Σ_t Pᵀ + N Nᵀ = Σ_s hold for any nodes. A step with the true image as prediction therefore
-    maps the kernel of the image at t to its kernel at s.
+    P Σ_t Pᵀ + N Nᵀ = Σ_s hold for any nodes. If the prediction is the true image, a step
+    therefore maps the kernel given this image at t to the kernel given this image at s.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class ExponentialScheme:
 
     def _churn(self, start: Tensor, end: Tensor) -> Tensor:
         """Return ∫ η² dλ from `start` to `end`, within the noise levels of `eta_interval`."""
-        # With `numerical_eps`, σ_eff is constant near t = 0, so rounding can make this negative.
+        # Clamp, because rounding can give less than 0 where σ_eff is constant (`numerical_eps`).
         return (self._churned(end) - self._churned(start)).clamp(min=0)
 
     def _churned(self, t: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from psld.utils.errors import UserError
 Times = Tensor | float
 
 LEAST_LEFT, MOST_LEFT = 1e-9, 0.1
-"""Bounds of |a(T)|, the factor of the image at T; below 0.01 for the processes of the paper."""
+"""Bounds of |a(T)|, the factor of the image at T. The paper's processes have |a(T)| < 0.01."""
 
 
 @dataclass(frozen=True)
@@ -242,10 +242,11 @@ class LinearProcess:
         return self.transition(t)[..., 0]
 
     def image_covariance(self, t: Times) -> Tensor:
-        """Return Σ(t) = Φ Σ₀ Φᵀ + C, N×k×k, the covariance of p(z_t | x₀); C is that of the noise.
+        """Return Σ(t) = Φ Σ₀ Φᵀ + C, N×k×k, the covariance of p(z_t | x₀); C comes from the noise.
 
-        Under HSM this is `covariance`. Under DSM the auxiliary blocks of z₀ are marginalized here
-        too. Every entry of both terms is exact up to a few roundings, for any small t.
+        Under HSM, this matrix equals `covariance`. Under DSM, it differs: the auxiliary blocks of
+        z₀ are marginalized here, but known in `covariance`. Every entry of both terms is exact up
+        to a few roundings, however small t is.
         """
         phi, noise = self._forward.moments(self.beta.integral(t))
         return self._regularized(phi @ self.initial_covariance @ phi.mT + noise)
@@ -271,7 +272,7 @@ class LinearProcess:
         return self.precision(t).rsqrt()
 
     def log_snr(self, t: Times) -> Tensor:
-        """Return λ(t) = −log σ_eff, N: half the log signal-to-noise ratio, which falls with t."""
+        """Return λ(t) = −log σ_eff, N: half the log signal-to-noise ratio; it decreases with t."""
         return 0.5 * self.precision(t).log()
 
     def image_diffusion_squared(self, t: Times) -> Tensor:
@@ -313,8 +314,8 @@ class LinearProcess:
         """Solve the linear part of SSCS exactly from forward time `start` down to `end` < `start`.
 
         In reverse time s, the linear part of the symmetric splitting CLD sampler (SSCS; paper,
-        Eq. 12) is dz = −β (D − Q) S⁻¹ z ds + √(2 β D) dw: the process with −Q in place of Q, from
-        a known state.
+        Eq. 12) is dz = −β (D − Q) S⁻¹ z ds + √(2 β D) dw. This is the forward process with −Q in
+        place of Q, started at a known state.
 
         Returns:
             (Φ, L), both N×k×k: z ← Φ z + L ξ with ξ standard normal.

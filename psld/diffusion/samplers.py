@@ -38,8 +38,8 @@ class SamplerSettings(Part):
     recorded_attributes = ("evaluations",)
 
     evaluations: ClassVar[int | None] = None
-    """Network evaluations (NFE) per image, a property of samplers with a fixed time grid; None for
-    samplers with adaptive steps."""
+    """Network evaluations (NFE) per image; None for samplers with adaptive steps. Samplers with a
+    fixed time grid override the attribute with a property."""
 
     integrator: str
     """The kind of sampler."""
@@ -115,9 +115,9 @@ class TimeGridSampler(SamplerSettings):
     power: Power = 7.0
     """p of the time grids `power` and `edm` (ρ = 7 in EDM); the other time grids ignore p."""
     steps: int = Field(ge=0, le=100_000)
-    """N: evaluations of the score per image, including the final evaluation (`denoise`). Each
-    evaluates the network once, or twice under classifier-free guidance with a scale other than 1.
-    With start=gaussian or mixture, 0 returns images drawn from this distribution without the
+    """N: evaluations of the score per image, including the final evaluation (`denoise`). Each of
+    them evaluates the network once, or twice under classifier-free guidance with a scale other than
+    1. With start=gaussian or mixture, 0 returns images drawn from this distribution without the
     network; all other options are then ignored."""
     start: Annotated[Literal["prior", "gaussian", "mixture"], Neutral("prior")] = "prior"
     """The initial distribution: the `prior` at T; or, at the noise level `start_level`, a Gaussian
@@ -127,11 +127,11 @@ class TimeGridSampler(SamplerSettings):
     """σ₀, the noise level of start=gaussian or mixture. Null: the level stored with the start."""
     fall: Annotated[float | None, Field(gt=1, le=1e6), Neutral(None)] = None
     """With start=gaussian or mixture, stop at the noise level σ₀ / fall^K if `final_time` has a
-    lower noise level; K is the number of steps of the time grid. This keeps a few steps from
-    becoming too large. Null: stop at `final_time`."""
+    lower noise level; K is the number of steps of the time grid. If K is small, this keeps the
+    steps from becoming too large. Null: stop at `final_time`."""
     levels: tuple[Level, ...] | None = None
     """The noise levels of the evaluations in descending order, in place of `striding`. `steps` must
-    be their number. The first is the noise level of the initial distribution."""
+    equal the number of levels. The first level is the noise level of the initial distribution."""
 
     @property
     def evaluations(self):
@@ -142,8 +142,8 @@ class TimeGridSampler(SamplerSettings):
     def grid_steps(self) -> int:
         """K: the number of steps of the time grid.
 
-        An integrator that evaluates the score at both ends of a step has half as many, rounded up:
-        its last step may be an Euler step with a single evaluation.
+        An integrator that evaluates the score at both ends of a step has half as many steps as
+        evaluations, rounded up. Its last step may be an Euler step with a single evaluation.
         """
         return self.steps - 1 if self.denoise else self.steps
 
@@ -162,7 +162,7 @@ class TimeGridSampler(SamplerSettings):
             raise UserError(f"sampler.start_level: missing for start={self.start}; {remedy}")
         options = self.final_time, self.power, self.start_level, self.fall
         grid = time_grid(process, self.striding, self.grid_steps, *options)
-        return grid.clone()  # The original is cached.
+        return grid.clone()  # Copy the grid, because the original is cached.
 
     def noise_levels(self, process):
         if not self.steps:
@@ -279,7 +279,8 @@ class MultistepSettings(TimeGridSampler):
     order: int = Field(2, ge=1, le=3)
     """Number of predictions that a step uses; the first steps use fewer."""
     eta: float = Field(1.0, ge=0, le=100)
-    """η, the amount of noise: 0 is deterministic; for k = 1, 1 is the noise of the reverse SDE."""
+    """η, the amount of noise. 0: deterministic. For k = 1, η = 1 gives the noise of the reverse
+    SDE."""
     eta_interval: tuple[float, float] | None = (0.02, 0.5)
     """The lowest and the highest noise level σ_eff at which η acts; null: all levels."""
     corrector: bool = True

@@ -15,7 +15,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 """ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W; half-precision results are cast."""
 
 ClassNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""ε(z, t, label), as `Network`; the label None means no class."""
+"""ε(z, t, label), with shapes as in `Network`; the label None means no class."""
 
 Logits = Callable[[Tensor, Tensor], Tensor]
 """Logits(z, t): N×kC×H×W states and N times → N×classes."""
@@ -39,7 +39,7 @@ class Prediction:
     eps: Tensor
     """ε, the noise in the predicted blocks, N×pC×H×W, in the type of z."""
     gradient: Tensor | None = None
-    """g, N×kC×H×W: a gradient that is added to the score of the network, such as from a guide."""
+    """g, N×kC×H×W: a gradient that is added to the network's score, such as a guide's gradient."""
 
     def mix(self, matrix: Tensor, projection: Tensor | None = None) -> Tensor:
         """Return M ε + P g, N×rC×H×W, the term of the score in an integrator's step.
@@ -72,13 +72,14 @@ class Score(Protocol):
 def batching(size: int | Batching) -> Batching:
     """Return `size` as a `Batching`.
 
-    A `Batching` reduces its size when memory runs out; scores that share it share this size.
+    A `Batching` reduces its size when memory runs out. Scores that share a `Batching` share its
+    size.
     """
     return size if isinstance(size, Batching) else Batching(size)
 
 
 class NetworkScore:
-    """The score of an ε-network, evaluated in batches of the shard.
+    """The score of an ε-network, which is evaluated on the images of a shard in batches.
 
     With one label y per image, the score uses classifier-free guidance (Ho and Salimans, 2022),
 
@@ -140,7 +141,7 @@ def class_gradient(
 ) -> Callable[[Tensor, float], Tensor]:
     """Return ∇_z log p(y | z_t), the gradient of guidance by a guide (paper, Eq. 13).
 
-    The gradient is with respect to the whole state, position and momentum.
+    The gradient is taken with respect to the complete state, position and momentum.
 
     Args:
         labels: the class y of each image of the shard, N.

@@ -25,7 +25,7 @@ class VPSDESettings(Settings):
     beta_min: float = Field(0.1, gt=0)
     """β(0)."""
     beta_max: float = Field(20.0, gt=0)
-    """β(1); β is linear in between."""
+    """β(1); β(t) is linear in t."""
 
     def build(self) -> "LinearProcess":
         from psld.diffusion.process import LinearBeta, LinearProcess
@@ -40,7 +40,7 @@ class PhaseSpaceSettings(Settings):
     beta_min: float = Field(8.0, gt=0)
     """β(0). The paper uses a constant β = 8."""
     beta_max: float = Field(8.0, gt=0)
-    """β(1); β is linear in between."""
+    """β(1); β(t) is linear in t."""
     matching: Literal["hsm", "dsm"] = "hsm"
     """`hsm` (hybrid score matching) conditions the kernel on x₀, `dsm` (denoising) on (x₀, m₀)."""
     factor: Literal["lower", "upper"] = "lower"
@@ -49,7 +49,7 @@ class PhaseSpaceSettings(Settings):
     """Added to the diagonal of Σ(t), which is singular at t = 0."""
 
     def _process(self, **recipe: Any) -> "LinearProcess":
-        """Return the process with these matrices: D, Q, S and initial_variance."""
+        """Return the process with the matrices D, Q, S and initial_variance in `recipe`."""
         from psld.diffusion.process import LinearBeta, LinearProcess
 
         beta = LinearBeta(self.beta_min, self.beta_max)
@@ -130,7 +130,8 @@ class NoiseLaw(Settings):
     low: float = Field(2e-5, gt=0)
     """The smallest σ; smaller draws are clipped to this value."""
     high: float = Field(1000.0, gt=0)
-    """The largest σ; larger draws are clipped to this value. A sampler may use levels up to it."""
+    """The largest σ; larger draws are clipped to this value. A sampler may use levels up to
+    `high`."""
 
     @model_validator(mode="after")
     def _check_order(self) -> "NoiseLaw":

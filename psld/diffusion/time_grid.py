@@ -16,7 +16,10 @@ ITERATIONS = 6
 """Newton steps of `time_of_noise_level`; each step doubles the number of correct digits."""
 
 KEPT = 64
-"""Size of each cache. Computing a grid takes as long as a few small-network evaluations."""
+"""Number of grids in each cache.
+
+Without a cache, computing a grid takes as long as a few evaluations of a small network.
+"""
 
 
 @lru_cache(KEPT)
@@ -71,7 +74,7 @@ def time_grid(
         case _:  # edm
             levels = spaced(low, high)
     times = time_of_noise_level(process, levels, final)
-    times[-1], times[0] = final, first  # a grid of a single time contains the first
+    times[-1], times[0] = final, first  # A grid of a single time contains `first`.
     return times
 
 

@@ -22,7 +22,7 @@ WORK_OF_A_THREAD = 1e9
 def check_network(network: nn.Module, name: str = "network") -> None:
     """Raise UserError if a network is in training mode, in which its output is random."""
     parts = set(network.modules())
-    # The graph modules of torch.export are always in training mode.
+    # Ignore the graph modules of torch.export, which are always in training mode.
     parts -= {one for graph in parts if isinstance(graph, GraphModule) for one in graph.modules()}
     if any(one.training and not list(one.children()) for one in parts):
         raise UserError(
@@ -34,15 +34,18 @@ def check_network(network: nn.Module, name: str = "network") -> None:
 def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = False) -> nn.Module:
     """Return the module to call, which shares its weights with `network`.
 
-    In bf16, a network with `in_bfloat16` computes as in `InBfloat16`, and others under autocast.
+    In bf16, a network with `in_bfloat16` computes as in `InBfloat16`, and other networks run under
+    autocast.
 
-    With `compile`, there is one graph for each number of images, and convolutions use the
+    With `compile`, one graph is compiled for each number of images, and convolutions use the
     channels-last layout, which suits the tensor cores of a GPU. Without `compile`, the layout stays
-    channels-first, because the norms of torch return it and each would cost two copies.
+    channels-first, because the norms of torch return channels-first: with another layout, each norm
+    would cost two copies.
     """
     in_bfloat16 = getattr(network, "in_bfloat16", False)
     if compile:
-        # By default, torch keeps channels-first when it compiles the training of a U-Net.
+        # Force channels-last, because torch keeps channels-first in the compiled training of a
+        # U-Net.
         innermost: dict[str, Any] = {"force_layout_optimization": True}
         compiled: Any = torch.compile(network, dynamic=False, options=innermost)
         network = compiled
@@ -60,7 +63,7 @@ class Around(nn.Module):
 
 
 class PixelMean(Around):
-    """Returns logits N×classes; if the network returns logits per pixel, their mean."""
+    """Returns logits, N×classes. Logits per pixel are averaged over the pixels."""
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         logits = self.network(z, t)
@@ -107,8 +110,8 @@ class InBfloat16(Around):
     """
 
     TOGETHER = 32
-    """Number of weights that are cast at once. The limit lets ranks exchange the first gradients
-    while others are still computed (unless the network is compiled)."""
+    """Number of weights that are cast at once. Because of this limit, ranks can exchange the first
+    gradients while the other gradients are still computed (unless the network is compiled)."""
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         names, weights = zip(*self.network.named_parameters(), strict=True)
@@ -197,7 +200,7 @@ class Denoiser(nn.Module):
 
         Args:
             y: noisy images, N×C×H×W.
-            sigma: one noise level, or N.
+            sigma: one noise level, or N noise levels.
             label: as in `NCSNpp.forward`.
         """
         sigma = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(y.shape[0])
@@ -206,9 +209,9 @@ class Denoiser(nn.Module):
         sigma, total = sigma[:, None, None, None], total[:, None, None, None]
         time = c_noise.exp() if self.of_logarithm else c_noise
         given = () if label is None else (label,)
-        # EDM-style samplers keep y in float64.
+        # Convert the inputs, because EDM-style samplers keep y in float64.
         out = self.network((y * total.rsqrt()).to(self.deviation), time.to(self.deviation), *given)
-        if out.shape != y.shape:  # torch would broadcast a single channel.
+        if out.shape != y.shape:  # Otherwise, torch would broadcast a single channel.
             raise UserError(f"network: returns {tuple(out.shape)} for images of {tuple(y.shape)}")
         out = out.to(y.dtype)
         return self.deviation.square() / total * y + sigma * self.deviation * total.rsqrt() * out

@@ -106,7 +106,8 @@ class NCSNpp(Encoder):
         Args:
             x: noisy images, B×in×H×W.
             t: forward times in (0, 1], shape (B,).
-            label: classes, int64, shape (B,). `num_classes` means "no class", also the default.
+            label: classes, int64, shape (B,). `num_classes` means "no class"; this is also the
+                default.
         """
         embedding = self.time(t)
         if self.class_embedding is not None:
@@ -341,14 +342,14 @@ def add_shortcut(shortcut: Tensor, branch: Tensor, rescale: bool) -> Tensor:
 
 
 def downsampling(settings: EncoderOptions) -> nn.Module:
-    """B×C×H×W → B×C×H/2×W/2."""
+    """Return a layer B×C×H×W → B×C×H/2×W/2."""
     if settings.resampling == "plain":
         return nn.AvgPool2d(2)
     return FIRFilter(settings.fir_kernel, padding=len(settings.fir_kernel) - 2, stride=2)
 
 
 def upsampling(settings: EncoderOptions) -> nn.Module:
-    """B×C×H×W → B×C×2H×2W."""
+    """Return a layer B×C×H×W → B×C×2H×2W."""
     if settings.resampling == "plain":
         return nn.Upsample(scale_factor=2, mode="nearest")
     return FIRUpsampling(settings.fir_kernel)
@@ -357,17 +358,17 @@ def upsampling(settings: EncoderOptions) -> nn.Module:
 def downsampling_conv(
     settings: EncoderOptions, in_channels: int, out_channels: int
 ) -> nn.Sequential:
-    """B×in×H×W → B×out×H/2×W/2."""
+    """Return layers B×in×H×W → B×out×H/2×W/2."""
     before: nn.Module = FIRFilter(settings.fir_kernel, padding=len(settings.fir_kernel))
     if settings.resampling == "plain":
-        # TensorFlow's 'SAME' padding pads only the right and lower edges here.
+        # Pad only the right and lower edges, as TensorFlow's 'SAME' padding does.
         before = nn.ZeroPad2d((0, 1, 0, 1))
     conv = conv3x3(in_channels, out_channels, stride=2, padding=0)
     return nn.Sequential(OrderedDict(before=before, conv=conv))
 
 
 def upsampling_conv(settings: EncoderOptions, in_channels: int, out_channels: int) -> nn.Module:
-    """B×in×H×W → B×out×2H×2W."""
+    """Return layers B×in×H×W → B×out×2H×2W."""
     if settings.resampling == "fir":
         return FIRUpsamplingConv(settings.fir_kernel, in_channels, out_channels)
     conv = conv3x3(in_channels, out_channels)
@@ -418,7 +419,7 @@ class FIRUpsampling(nn.Module):
         channels, height, width = x.shape[1:]
         weight = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
         y = conv_transpose2d(x, weight, stride=2, padding=self.cut, groups=channels)
-        # A filter of odd length returns one additional row and column.
+        # Cut the additional row and column that a filter of odd length returns.
         return y[..., : 2 * height, : 2 * width]
 
 
@@ -483,7 +484,7 @@ class TimeEmbedding(nn.Module):
         self.linear2 = linear(4 * base, 4 * base)
 
     def forward(self, t: Tensor) -> Tensor:
-        # The features have at least float32 precision; the weights may have another dtype.
+        # Cast the features, which have at least float32 precision, to the dtype of the weights.
         features = self.embedding(t).to(self.linear1.weight.dtype)
         return self.linear2(silu(self.linear1(features)))
 
@@ -538,7 +539,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # B×HW×C
         query, key, value = self.query(pixels), self.key(pixels), self.value(pixels)
-        # Fused attention kernels expect B×heads×HW×C.
+        # Insert one head, because fused attention kernels expect B×heads×HW×C.
         mixed = scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])
         branch = self.out(mixed[:, 0]).transpose(1, 2).reshape(x.shape)
         return add_shortcut(x, branch, self.rescale)

@@ -1,4 +1,4 @@
-"""The options of NCSN++ and of its guide, with the option of the official code in parentheses."""
+"""The options of NCSN++ and of its guide. The names in the official code are in parentheses."""
 
 from typing import ClassVar, Literal
 
@@ -18,7 +18,8 @@ class EncoderOptions(Settings):
     """Channels of each level as multiples of `base_channels`; each level after the first halves the
     image (ch_mult)."""
     blocks_per_level: PositiveInt
-    """Residual blocks per downsampling level; upsampling levels have one more (num_res_blocks)."""
+    """Residual blocks per downsampling level; upsampling levels have one block more
+    (num_res_blocks)."""
     attention_resolutions: tuple[PositiveInt, ...] = ()
     """Image sizes in pixels of the levels with attention; sizes without a level are ignored. The
     middle of the network always has attention (attn_resolutions)."""

@@ -14,18 +14,18 @@ class Network(Part):
     """A network whose input is the state of a process or, in a denoiser, an image with noise."""
 
     noun = "network"
-    needs_kind = False  # The configs of NCSN++ have no kind.
+    needs_kind = False  # Optional, because the configs of NCSN++ have no kind.
 
     kind: Annotated[str, Neutral("ncsnpp")] = "ncsnpp"
 
     in_bfloat16: ClassVar[bool] = False
     """With precision=bf16, cast weights and activations to bfloat16 instead of using autocast."""
     takes_logarithm: ClassVar[bool] = False
-    """True if the network computes log t, so that t must be positive. A property in subclasses
-    where it depends on the settings."""
+    """True if the network computes log t, so that t must be positive. Subclasses override the
+    attribute with a property if it depends on the settings."""
 
     def check_image_size(self, size: int) -> None:
-        """Raise ValueError, with the key, if the network does not support images of this size."""
+        """Raise ValueError with the key if the network does not support this image size."""
 
     def build(
         self, in_channels: int, out_channels: int, image_size: int, num_classes: int

@@ -1,11 +1,12 @@
-"""Compare the roughness of a student's samples with its teacher's, sample by sample.
+"""Compare the roughness of samples from a student and from its teacher, sample by sample.
 
     python -m studies.one.flat photos-16 fd-efficientnet-lite0
 
 Run this program in the folder in which the study has run for the dataset. It prints one row for
-each of three trainings: the root mean square difference of the samples, the ratio of their
-roughness in the rough and in the flat half, and the student's distance, also with the teacher's
-flat half.
+each of the three trainings, with the root mean square difference between student and teacher
+samples, and the roughness of the student's samples relative to the teacher's in the rough half and
+in the flat half. The last two columns are the Fréchet distance of the student's samples, and the
+same distance after the teacher's samples have replaced the student's samples in the flat half.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A custom measure of this study: copies of training images and of their mirror images."""
+"""A custom measure: the fraction of samples that copy a training image or its mirror image."""
 
 from math import isqrt
 from typing import TYPE_CHECKING
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Copies(Measure):
-    """The share of samples that copy a training image or its mirror image, in pixels.
+    """The fraction of samples that copy a training image or its mirror image, in pixels.
 
-    The measure is `memorization`, with the mirror images as further training images.
+    The measure is `memorization`, with the mirror images as additional training images.
     """
 
     word = "mirrored-memorization"
@@ -23,7 +23,8 @@ class Copies(Measure):
     needs_test = True
 
     quantile: float = Field(default=0.05, gt=0, lt=1)
-    """The share of test images that are nearer to a training or mirror image than the threshold."""
+    """The fraction of test images that are nearer to a training or mirror image than the
+    threshold."""
 
     def estimate(self, samples, reference, blocks, device):
         import torch
@@ -37,7 +38,7 @@ class Copies(Measure):
 
 
 def mirrored(pixels: "Tensor") -> "Tensor":
-    """Return the mirror images of n×(C·side²) pixels, with one or three channels C."""
+    """Return the mirror images of n images, n×(C·side²), with C = 1 or 3 channels."""
     channels = 1 if isqrt(pixels.shape[1]) ** 2 == pixels.shape[1] else 3
     side = isqrt(pixels.shape[1] // channels)
     return pixels.view(-1, channels, side, side).flip(3).flatten(1)

@@ -1,10 +1,10 @@
-"""Distances and speeds of students, our samplers, and samplers of diffusers from one mixture.
+"""Compare distance and speed of the student, of our samplers and of diffusers samplers.
 
     pip install diffusers
     python -m studies.one.peers digits fd-classifier
 
-Run this program in the folder in which the study has run for the dataset. Each distance is the mean
-over three trainings, next to the smallest and the largest.
+Run this program in the folder in which the study has run for the dataset. It prints the Fréchet
+distance (the mean over three trainings, and their range) and the speed of each sampler.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SCHEDULERS = {"DPM++ 2M": DPMSolverMultistepScheduler, "UniPC": UniPCMultistepSc
 
 
 FALL = 3.0
-"""As in configs/sampler/few.yaml: the last noise level is the first / FALL^(steps − 1)."""
+"""As in configs/sampler/few.yaml: last noise level = first noise level / FALL^(steps − 1)."""
 
 
 def levels(first: float, last: float, steps: int, power: float) -> Tensor:
@@ -43,9 +43,9 @@ def levels(first: float, last: float, steps: int, power: float) -> Tensor:
 
 @torch.no_grad()
 def by_scheduler(scheduler: type, denoiser: nn.Module, y: Tensor, sigmas: Tensor) -> Tensor:
-    """Sample from y by a scheduler of diffusers.
+    """Sample with a scheduler of diffusers, starting from noisy images y at the first noise level.
 
-    Its state at level σ is α y with α = (1 + σ²)^(-1/2).
+    The state of the scheduler at noise level σ is α y with α = (1 + σ²)^(-1/2).
     """
     steps = scheduler(solver_order=2, prediction_type="sample", final_sigmas_type="zero")
     steps.set_timesteps(len(sigmas))
@@ -60,7 +60,7 @@ def by_scheduler(scheduler: type, denoiser: nn.Module, y: Tensor, sigmas: Tensor
 
 
 def programs(model: psld.LoadedModel, student: psld.LoadedModel) -> dict[str, Callable]:
-    """Return functions that sample n images, keyed by the name of the sampler."""
+    """Return a function that samples n images for each sampler, keyed by the sampler's name."""
 
     def ours(chosen: psld.LoadedModel, words: dict) -> Callable[[int], Tensor]:
         return lambda n: chosen.sample(n, seed=1, **words)
@@ -108,7 +108,7 @@ def main() -> None:
             result = psld.evaluate(sample(options.samples), options.dataset, options.metric)
             distances.setdefault(name, []).append(result.value)
     seconds: dict[str, list[float]] = {name: [] for name in made}
-    for _ in range(5):  # in turn, so that other load on the machine affects all samplers
+    for _ in range(5):  # Alternate the samplers, so that other load affects all of them.
         for name, sample in made.items():
             started = time.process_time()
             sample(options.timed)

