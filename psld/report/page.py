@@ -98,7 +98,7 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
 
 
 def _pictures(grid: Grid, drawn: dict[str, Path]) -> list[Picture]:
-    """Return the drawn figures. A repeated caption is replaced by a reference to its first figure."""
+    """Return the drawn figures. A repeated caption is replaced by a reference to the first one."""
     pictures = []
     captions: dict[str, int] = {}
     for number, (name, path) in enumerate(drawn.items(), 1):

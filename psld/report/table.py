@@ -124,7 +124,7 @@ def summary(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
 
 
 def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
-    """Return the table of distances for infinitely many samples; None if there are no such values."""
+    """Return the table of distances for infinitely many samples; None without such distances."""
     columns = [column for column in zip(*rows, strict=True) if any(e.extrapolated for e in column)]
     if not columns:
         return None
@@ -238,7 +238,7 @@ def digits_of(entry: Entry) -> int:
 
 
 def decimals(fewest: int, error: float) -> int:
-    """Return the smallest number of decimals, at least `fewest`, that does not print `error` as 0."""
+    """Return the smallest number of decimals, at least `fewest`, with which `error` is not 0."""
     return max(fewest, -math.floor(math.log10(error))) if error else fewest
 
 
@@ -335,7 +335,7 @@ def _distribution(start: str, entries: Iterable[Entry]) -> str:
 
 
 def scales(entries: list[Entry]) -> Iterable[str]:
-    """Yield a note on the scale of each metric; with several datasets, one note for each dataset."""
+    """Yield a note on the scale of each metric on each dataset."""
     found = {}
     for entry in (entry for entry in entries if entry.results):
         result = entry.results[0]
@@ -522,7 +522,7 @@ def write_table(grid: Grid, name: str, output: str) -> None:
 
 
 def answers(grid: Grid, tables: dict[str, list[list[Entry]]]) -> dict[str, str]:
-    """Return the answers of a grid's tables, each with the name of the first table that gives it."""
+    """Return the answers of a grid's tables, each with the name of its first table."""
     found: dict[str, str] = {}
     for name, rows in tables.items():
         found.setdefault(answer(grid.file.tables[name], rows).text, name)
