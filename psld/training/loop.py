@@ -295,7 +295,7 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
 
 
 def check_schedule(settings: LoopSettings) -> None:
-    """Evaluate `learning_rate` at up to 1,001 steps, including the last step; raise its UserError."""
+    """Check `learning_rate` at up to 1,001 steps, including the last step. Raises its UserError."""
     steps = settings.steps
     for step in sorted({*(steps * i // 1000 for i in range(1000)), steps - 1}):
         learning_rate(settings, step)

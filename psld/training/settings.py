@@ -85,7 +85,7 @@ Trained = TrainSettings | TrainGuideSettings
 
 
 class ImportSettings(RunSettings):
-    """Settings that both import commands share: the settings of a training, and the imported file."""
+    """Settings that both import commands share: settings of a training, and the imported file."""
 
     checkpoint: Annotated[str, FREE]
     """Path of a PyTorch Lightning checkpoint."""

@@ -58,10 +58,10 @@ class TrainingState:
         self.history: History = []
 
     def _suffix(self, key: str) -> str:
-        """Return the suffix of an additional average's name in checkpoints, a digest of its settings.
+        """Return the suffix of an additional average's name in checkpoints.
 
-        Because of the suffix, a restart with other settings does not load an average of the same
-        name.
+        The suffix is a digest of the settings, so that a restart with other settings does not load
+        an average of the same name.
         """
         return "" if key == AVERAGE else f"-{digest_of(self.parts[key].identity())[:12]}"
 
@@ -99,7 +99,7 @@ class TrainingState:
         """
         for average in self.averages.values():
             for tensor in average.network.state_dict().values():
-                torch.empty(0, dtype=tensor.dtype).numpy()  # The export needs NumPy's dtypes.
+                torch.empty(0, dtype=tensor.dtype).numpy()  # The export does this, too.
         if not any(part.code for part in self.parts.values()):
             return
         stored = from_bytes(io.BytesIO(as_bytes(copied_to_cpu(self.state_dict()))))
