@@ -54,8 +54,8 @@ class ShardOrigin(Settings):
     masks_digest: str | None = None
     """Digest of the dataset from which the masks were drawn."""
     words: tuple[str, ...] = Field((), exclude=True)
-    """The seed and the settings behind the digests, as KEY=VALUE. Errors name differences with them.
-    """
+    """The seed and the settings behind the digests, as KEY=VALUE, with which errors name
+    differences."""
 
     def at(self, index: int) -> "ShardOrigin":
         """Return the origin of another shard of the same cell."""
