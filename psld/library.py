@@ -54,7 +54,7 @@ __all__ = [
 ENDS = {"levels", "final_time"}
 """The sampler options that determine the smallest noise level."""
 WHITE = 10.0
-"""The noise level from which on noisy images cannot be distinguished from white noise."""
+"""At this noise level and above, noisy images cannot be distinguished from white noise."""
 
 
 @as_psld_errors()

@@ -68,7 +68,7 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     mode = "L" if channels == 1 else "RGB"
-    # In `convert`, Pillow copies the image even if it has this mode.
+    # `convert` copies an image even if the image already has this mode.
     return image if image.mode == mode else image.convert(mode)
 
 
@@ -186,7 +186,7 @@ def refuse(broken: Mapping[str, str | None]) -> None:
 
 
 def bytes_of(name: str) -> bytes:
-    """Encode a file name, also one that is not UTF-8, as in old archives and folders."""
+    """Encode a file name. Names in old archives and folders may not be UTF-8."""
     return name.encode(errors="surrogateescape")
 
 
@@ -219,7 +219,7 @@ def read_images(path: str | Path, silent: bool = False, side: int | None = None)
     """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the file names or the array.
 
     Args:
-        path: the forms that `psld.load_images` accepts, except shards.
+        path: any path that `psld.load_images` accepts, except a folder of shards.
         silent: show no progress bar.
         side: crop each picture to its central square and resize it to `side` pixels.
 
@@ -255,8 +255,8 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
         return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
     arrays, first = [], ""
-    # After an error, closing `read` cancels the pending pictures. Without it, the pool would read
-    # all of them before it exits.
+    # After an error, closing `read` cancels the pending pictures. Otherwise, the pool would read
+    # all pending pictures before it exits.
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
         closing(cast(Generator, pool.map(pixels, names))) as read,
@@ -374,7 +374,7 @@ def is_single_picture(path: str | Path, source: str) -> bool:
     is_file = path.is_file() if path.exists() else ending in Image.registered_extensions()
     if is_file != single:
         raise UserError(f"{path}: images go into a folder, or into a file that ends in .png")
-    other = None if single else next(path.glob("*.png"), None)  # All have one source.
+    other = None if single else next(path.glob("*.png"), None)  # All pictures have the same source.
     if other and decode(other.read_bytes(), f"{other}").info.get(SOURCE) != source:
         raise UserError(f"{path}: holds other pictures, such as {other.name}; name another folder")
     check_place(path if single else path / "00000.png")

@@ -132,7 +132,7 @@ def _difference(earlier: PreparedRecord, settings: DatasetSettings) -> str:
 def check_prepared(name: str, settings: PrepareSettings) -> None:
     """Raise UserError if a dataset was prepared by hand with other settings.
 
-    If the settings change, Snakemake prepares the datasets again that it has prepared itself.
+    A dataset that Snakemake has prepared is prepared again when its settings change.
 
     Args:
         name: the name of the dataset's config, for the command in the message.

@@ -18,7 +18,8 @@ class Measurement(Settings):
 
     metric: MetricSettings
     samples: int = Field(ge=3)
-    """Number of images, the first images of the cell; at least 3, because an interval needs 3."""
+    """Number of images, from the first image of the cell on. An interval needs at least 3 images.
+    """
 
     @property
     def group(self) -> tuple[str, int]:
@@ -63,7 +64,7 @@ class EvaluateImagesSettings(Settings):
     prepared dataset, .h5."""
     metric: tuple[str, ...] = Field(("fid",), min_length=1)
     """One or several configs in configs/metric: fid, or [fid,kid]. A metric may also be
-    MEASURE@EXTRACTOR, where each of both is a kind or a config: recall@pixels,
+    MEASURE@EXTRACTOR, where MEASURE and EXTRACTOR are kinds or configs: recall@pixels,
     mymeasures:Mine@fd-dinov2."""
     dataset: str | None = None
     """The prepared dataset with which the images are compared, data/NAME.h5. The command psld
@@ -131,7 +132,8 @@ class LikelihoodSettings(Settings):
     process: ProcessSettings | None = None
     """The process with which a denoiser is used. Null: the process of its training."""
     images: int | None = Field(ge=2)
-    """Number of images, a fixed random subset of the split; null: all images."""
+    """Number of images in the measured subset, which is random but fixed; null: all images of the
+    split."""
     probes: int = Field(ge=1)
     """Number of random vectors in Hutchinson's trace estimate. Each vector costs one gradient. With
     momentum, choose an even number, because most of the error cancels in pairs of vectors."""

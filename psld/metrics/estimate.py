@@ -160,9 +160,7 @@ class Estimate(Settings):
     def _wilson(self) -> Interval:
         p, n = self.value, float(self.distinct)
         variance = max(p * (1 - p), 0.0)
-        if (
-            variance > 0 and self.standard_error > 1e-9
-        ):  # A smaller error is 0 up to rounding.
+        if variance > 0 and self.standard_error > 1e-9:  # A smaller error is 0 up to rounding.
             n = variance / self.standard_error**2
         if self.threshold_images:
             n = 1 / (1 / n + 1 / self.threshold_images)

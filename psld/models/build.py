@@ -179,7 +179,7 @@ def forward_flops(network: nn.Module) -> int:
 
 
 def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
-    """Measure the CPU time per image of a forward and backward pass on one core, in seconds."""
+    """Measure the CPU time, in seconds per image, of a forward and a backward pass on one core."""
     network = build(settings, build_process(settings)).eval()
 
     def seconds(count: int) -> float:

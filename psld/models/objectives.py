@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts that an objective may use in addition to its own settings; a batch has `facts`."""
+    """Facts that an objective may use in addition to its own settings: `batch.facts` in `loss`."""
 
     training: "TrainingSettings"
     dataset: DatasetSettings

@@ -207,27 +207,28 @@ def measure_start(
     num_classes: int = 0,
     flip: bool = False,
 ) -> SamplerStart:
-    """Compute mean and covariance of images, and fit mixtures of Gaussians to the images.
+    """Compute the mean and the covariance of images, and fit mixtures of Gaussians to the images.
 
     Each distinct image counts once. A component with added noise is approximately Gaussian if the
-    noise level is a certain share of the component's largest standard deviation. So, with λ_k the
-    largest variance of component k, samplers start from a mixture at the noise level
+    noise level is a certain fraction of the component's largest standard deviation. Let w_k be the
+    weight and λ_k the largest variance of component k. Samplers start from a mixture at the noise
+    level
 
         σ₀ = max(0.3 √(Σ_k w_k λ_k), 0.5),
 
-    and from a single Gaussian at max(0.75 √λ, 0.5).
+    and from a single Gaussian with the largest variance λ at max(0.75 √λ, 0.5).
 
     Args:
         images: uint8 N×C×H×W.
-        how: the candidates for the numbers of components and directions, and the shares 0.75 and
-            0.3.
+        how: the candidates for the numbers of components and directions, and the fractions 0.75 and
+            0.3 (`shares`).
         labels: int64 N; None without classes.
-        num_classes: the number of classes; 0 for an initial distribution without classes. It is
-            replaced by 0 if a class has fewer than ten distinct images, because the images of this
-            class could be computed from all images and the other classes.
+        num_classes: the number of classes; 0 for an initial distribution without classes. If a
+            class has fewer than ten distinct images, 0 is used, because the images of this class
+            could be computed from all images and the other classes.
         flip: also use the mirror image of each image.
 
-    Raises UserError for fewer than ten distinct images, where mirror images count as copies.
+    Raises UserError if there are fewer than ten distinct images. Mirror images count as copies.
     """
     chosen = different_images(images)
     if len(chosen) < FEWEST_IMAGES:

@@ -99,7 +99,7 @@ def draw_shard(
 def before_and_after(
     shard: Shard, originals: np.ndarray, rows: int, columns: int
 ) -> list[np.ndarray]:
-    """Return triples of RGB rows: the images with their holes, the samples, and the originals."""
+    """Return RGB rows in groups of three: images with their holes, samples, and originals."""
     known = np.asarray(shard.masks)[:, None] == 1
     masked = np.where(known, shard.images, np.array(HOLE_COLOR, np.uint8)[:, None, None])
     filled, before = (np.broadcast_to(each, masked.shape) for each in (shard.images, originals))

@@ -54,7 +54,7 @@ LEGEND_LINE = 0.25
 # Sizes in points.
 LINE_WIDTH = 1.6
 MARKER_SIZE = 6.5
-# Between the error bars of adjacent curves, and at most between the outermost error bars:
+# The distance between adjacent error bars, and the largest distance between the outermost bars:
 APART, SPREAD = 4.0, 20.0
 
 LEAST_TICKS = 3
@@ -109,7 +109,7 @@ def looks_of(names: Iterable[str]) -> dict[str, Look]:
 
 
 def ramp(names: Sequence[str]) -> dict[str, Look]:
-    """Return looks from light to dark, for lines that are not models."""
+    """Return looks with colors from light to dark, for lines that are not models or samplers."""
     shades = colormaps["viridis_r"](np.linspace(0.15, 1, len(names) + 1)[1:])
     looks = zip(names, shades, cycle(MARKERS), strict=False)
     return {name: Look(to_hex(shade), marker) for name, shade, marker in looks}
@@ -161,7 +161,7 @@ def _panels(
         x_value: maps a cell and its network evaluations to the x coordinate of its point.
     """
     papers, label, panels = paper_values(grid), grid.file.label, []
-    # A model has one dataset, and its label may name it.
+    # Only titles of samplers may need a dataset, because a model has only one dataset.
     several_datasets = len({g.dataset for g in groups if g.panel in grid.file.samplers}) > 1
     for group in groups:
         curves, noise = [], None
@@ -302,7 +302,7 @@ def _draw_panels(
 
 
 def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
-    """Draw a curve. With error bars, it is shifted by `shift` points, away from other bars."""
+    """Draw a curve. A curve with error bars is shifted by `shift` points, away from other bars."""
     drawn = []
     if curve.paper:
         drawn += axes.plot(*zip(*curve.paper, strict=True), label="_paper", **curve.look.paper())

@@ -238,7 +238,7 @@ def digits_of(entry: Entry) -> int:
 
 
 def decimals(fewest: int, error: float) -> int:
-    """Return the smallest number of decimals, at least `fewest`, with which `error` is not 0."""
+    """Return the smallest number of decimals, at least `fewest`, that shows `error` as nonzero."""
     return max(fewest, -math.floor(math.log10(error))) if error else fewest
 
 
@@ -583,7 +583,7 @@ SYMBOLS = {
     **{
         "[": "{[}",
         "*": "{*}",
-    },  # at the start of a row, LaTeX would read them as options of the command before
+    },  # At the start of a row, LaTeX would read them as options of the previous command.
     **{"<": "$<$", ">": "$>$", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "√": r"$\surd$"},
     **{"★": r"$\star$", "≈": r"$\approx$", "≠": r"$\neq$", "→": r"$\to$", "∞": r"$\infty$"},
     **{"Γ": r"$\Gamma$", "ν": r"$\nu$", "κ": r"$\kappa$"},

@@ -140,7 +140,7 @@ def sample_shard(
 def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -> np.ndarray:
     """Return masks for the images at these indices, uint8 N×H×W: 1 at known pixels, 0 elsewhere.
 
-    `mnist`: the path of the prepared MNIST dataset, for masks shaped like its digits.
+    `mnist`: the path of the prepared MNIST dataset, for masks in the shape of digits.
     """
     return np.asarray(mask.draw(indices, image_size, mnist)).astype(np.uint8)
 

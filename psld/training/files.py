@@ -3,8 +3,8 @@
 Snakemake deletes the outputs of a rule before it reruns the rule. A training therefore stores its
 results in its run directory and copies them to the output folder. A rerun only copies them again.
 
-All data in wandb come from the history and the previews in the run directory. They are logged
-during an online training, or later by `psld wandb sync`.
+All data of a training in wandb come from the history and the previews in its run directory. The
+data are logged during an online training, or later by `psld wandb sync`.
 """
 
 import secrets

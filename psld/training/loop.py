@@ -348,10 +348,10 @@ def largest_micro_batch(network: nn.Module, loss_of: LossOf, batch: Batch, ranks
 
 
 def _fits(network: nn.Module, loss_of: LossOf, batch: Batch, images: int, later: int) -> bool:
-    """Check if the gradient of `images` images fits into memory together with memory for later use.
+    """Check if the gradient of `images` images and the state of later steps fit into memory.
 
-    `later`: the size of the memory for later use, in units of the size of the parameters: 2 for the
-    moments of the optimizer, plus 1 for the exchange between ranks.
+    `later`: the size of this state divided by the size of the parameters: 2 for the moments of the
+    optimizer, plus 1 for the exchange between ranks.
     """
     try:
         with undone(network):

@@ -39,7 +39,8 @@ class Ranks:
 
     It is separate from the group of the gradients, which DistributedDataParallel never frees. The
     threads of this group therefore end before the interpreter does. A gloo thread that releases the
-    last reference to a Python tensor during interpreter shutdown aborts the process.
+    last reference to a Python tensor during interpreter shutdown aborts the process, even if the
+    process has finished its work.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Save a network that was trained in Python as a model folder."""
+"""Save a network that was trained in Python to a model folder."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -68,8 +68,10 @@ class RunSettings(TrainedSettings):
         return self.model_copy(update={"name": name, "averages": {}, "training": training})
 
     def run_name(self, dataset_digest: str) -> str:
-        """Return the name of the run directory. Equal trainings with equal names share it, even if
-        they belong to different grids."""
+        """Return the name of the run directory.
+
+        Equal trainings with equal names share a run directory, even in different grids.
+        """
         return f"{self.name}-{digest_of(self.origin(dataset_digest))[:12]}"
 
 

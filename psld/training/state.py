@@ -99,7 +99,7 @@ class TrainingState:
         """
         for average in self.averages.values():
             for tensor in average.network.state_dict().values():
-                torch.empty(0, dtype=tensor.dtype).numpy()  # The export does this, too.
+                torch.empty(0, dtype=tensor.dtype).numpy()  # The export calls numpy(), too.
         if not any(part.code for part in self.parts.values()):
             return
         stored = from_bytes(io.BytesIO(as_bytes(copied_to_cpu(self.state_dict()))))
