@@ -46,7 +46,7 @@ else:
     }
 
     def __getattr__(name: str) -> object:
-        """Import a function on first use, because processes of Snakemake do not need torch."""
+        """Import a function at its first use, because processes of Snakemake do not need torch."""
         if name in __all__:
             return getattr(import_module(PLACES.get(name, "psld.library")), name)
         raise AttributeError(f"module 'psld' has no attribute {name!r}")

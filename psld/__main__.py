@@ -3,7 +3,8 @@
 import os
 import sys
 
-# With -m, Python puts the working folder first in sys.path. Its files must not shadow packages.
+# With -m, Python puts the working folder first in sys.path. Remove it, so that its files do not
+# shadow packages.
 if not sys.flags.safe_path and sys.path[0] == os.path.abspath(""):  # noqa: PTH100
     del sys.path[0]
 

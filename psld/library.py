@@ -54,7 +54,7 @@ __all__ = [
 ENDS = {"levels", "final_time"}
 """The sampler options that determine the smallest noise level."""
 WHITE = 10.0
-"""From this noise level on, noisy images cannot be distinguished from white noise."""
+"""At this noise level and above, noisy images cannot be distinguished from white noise."""
 
 
 @as_psld_errors()
@@ -75,11 +75,12 @@ def load(
         device: `auto`, or a torch device such as `cpu` or `cuda`.
         start: the file of the initial distribution (psld start), for samplers such as few. None:
             the file of the model's dataset in starts/; a missing file is fitted to data/DATASET.h5.
-        trust: run the copy of a custom part's code in parts/, next to the weights, if that code
-            is not among your own files. Read the code first.
+        trust: if the code of a custom part is not among your own files, run the copy of the code in
+            parts/, next to the weights. Read the copy first.
 
     Raises:
-        UserError: a file is missing, damaged or not part of a model, or the device does not exist.
+        UserError: a file is missing, damaged or not a file of a model, or the device does not
+            exist.
         RunError: the Hub cannot be reached.
     """
     return load_model(fetched(folder), choose_device(device), start=start, trust=trust)
@@ -89,7 +90,7 @@ def load(
 class ForeignDenoiser:
     """An external denoiser D(y, σ), used as the network of every process; see `from_denoiser`.
 
-    Images are N×C×H×W, on [−1, 1]. The network accepts noise levels in [`sigma_min`, `sigma_max`].
+    Images are N×C×H×W in [−1, 1]. The network accepts noise levels in [`sigma_min`, `sigma_max`].
     """
 
     network: nn.Module
@@ -113,8 +114,8 @@ class ForeignDenoiser:
     def _fitted(self, sampler: SamplerSettings, process: LinearProcess) -> SamplerSettings:
         """Return the sampler, limited to the noise levels that the network accepts.
 
-        The sampler starts at `sigma_max` instead of the prior if images with this noise look like
-        white noise.
+        The sampler starts at `sigma_max` instead of the prior if images at this noise level cannot
+        be distinguished from white noise.
         """
         low, high = level_range(process, sampler.final_time)
         fits: dict[str, object] = {}
@@ -159,8 +160,10 @@ class ForeignDenoiser:
 
     @library_call("eps()")
     def eps(self, process: AnyProcess = "psld") -> SeesImages:
-        """Return ε(z, t) of a process, for `log_likelihood`; its attribute `process` holds the
-        process."""
+        """Return ε(z, t) of a process, for `log_likelihood`.
+
+        The attribute `process` of the returned function holds the process.
+        """
         built = named_process("eps()", process).build()
         return SeesImages(built, self.network, gives_image=True)
 
@@ -182,7 +185,7 @@ class ForeignDenoiser:
         """Sample n images; see `LoadedModel.sample` for the arguments, the result and the errors.
 
         Labels and guides are not supported: bind a class to the network instead. `sampler=None`
-        chooses few if training images were given, else multistep, and limits the sampler to the
+        chooses "few" if training images were given, else "multistep", and limits the sampler to the
         noise levels that the network accepts.
         """
         built = named_process(CALL, process).build()
@@ -220,16 +223,16 @@ def from_denoiser(
         images = model.sample(4, process="vp-sde", steps=4, start_level=3.0)
 
     Args:
-        network: D(y, σ): noisy images, N×C×H×W, and noise levels, N, float32 → predicted images on
+        network: D(y, σ): noisy images, N×C×H×W, and noise levels, N, float32 → predicted images in
             [−1, 1]. Call `network.eval()` first: a network in training mode is rejected.
         shape: the shape of an image, C×H×W.
-        sigma_min: the smallest noise level that the network accepts; samplers that need smaller
-            levels are rejected. 0: no lower limit.
+        sigma_min: the smallest noise level that the network accepts; 0: no lower limit. Samplers
+            that need smaller levels are rejected.
         sigma_max: the largest noise level that the network accepts; inf: no upper limit. Sampling
             from the prior starts at noise levels of 150 to 700, depending on the process.
-        images: the training images, uint8 N×C×H×W. Samplers then start from a mixture of Gaussians
-            (`sampler="few"`, the default with images) at a noise level of at most `sigma_max`. The
-            mixture is fitted at its first use.
+        images: the training images, uint8 N×C×H×W. With images, `sampler="few"` is the default. It
+            starts from a mixture of Gaussians at a noise level of at most `sigma_max`. The mixture
+            is fitted when it is first used.
     """
     check_network(network)
     channels, height, width = shape
@@ -269,9 +272,9 @@ def sample(
         network: ε(z, t): states N×kC×H×W and forward times N → predicted noise. Call
             `network.eval()` first: a network in training mode is rejected.
         shape: the shape of the result, n×C×H×W.
-        label: the number of a class, or a list of numbers: image i gets the entry at i modulo the
-            length of the list. The network is then called as ε(z, t, label), where `label` has N
-            classes, or is None for no class.
+        label: the number of a class, or a list of numbers, where image i gets the entry at i modulo
+            the length of the list. With a label, the network is called as ε(z, t, label), where
+            `label` holds N classes, or is None for no class.
 
     See `LoadedModel.sample` for the other arguments, the result and the errors.
     """
@@ -311,15 +314,16 @@ def denoiser(
         y = D.sigma_max * torch.randn(16, 1, 8, 8)       # then any sampler of dy/dσ = (y − D)/σ
 
     The momentum is drawn once, from the seed, and then stays fixed: see psld.diffusion.denoiser.
-    For a model that was trained as a denoiser, the network itself is returned; it needs no
-    momentum. A custom objective that overrides `eps` is the exception.
+    For a model that was trained as a denoiser, the network itself is returned, which needs no
+    momentum, unless a custom objective overrides `eps`.
 
     Args:
-        n: the number of images per call; not needed without momentum (VP-SDE, a denoiser), where
-            a call accepts any number of images.
+        n: the number of images per call. Models without momentum (VP-SDE, denoisers) do not need n
+            and accept any number of images.
 
     Raises:
-        UserError: the model's ε does not determine the image at every time, or `n` is missing.
+        UserError: the model's ε does not determine the image at every time; the model is a student;
+            or `n` is missing.
     """
     network, dataset = model.network, model.settings.dataset
     if model.settings.serves_every_process:

@@ -6,8 +6,8 @@ class Mixer(Network):                   # mynets.py: psld train network=mynets:M
     def build(self, in_channels, out_channels, image_size, num_classes):
         ...                             # a torch.nn.Module, called with (z, t)
 
-`FREE` marks a field that does not determine a result; `Neutral(x)` marks a field that does not
-determine a result while its value is x.
+`FREE` marks a field that does not affect results. `Neutral(x)` marks a field that does not affect
+results if its value is x.
 """
 
 from psld.config.reads import CellRead, ModelRead

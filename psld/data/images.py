@@ -27,25 +27,25 @@ from psld.utils.progress import Progress
 from psld.utils.tensors import array_of, digest_of_arrays
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# The formats of these suffixes, and two that are often misnamed with one of them. Pillow runs
-# external programs to read some other formats.
+# The formats of these suffixes, and GIF and PPM, whose files often have one of these suffixes by
+# mistake. Other formats are excluded, because Pillow runs external programs to read some of them.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow clips deeper modes to 0…255 instead of scaling them.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 SHOWN = 64
-"""Width in pixels to which `tiled` enlarges smaller images, so that no viewer blurs them."""
+"""The width in pixels to which `tiled` enlarges smaller images, so that no viewer blurs them."""
 IMAGES = "arr_0"
-"""Name of the images in an .npz: numpy's default, used by guided-diffusion and EDM."""
+"""The name of the image array in an .npz: numpy's default, used by guided-diffusion and EDM."""
 REMOVE = "; remove or replace it"
 FILES_AT_ONCE = 1000
-"""Pictures of a folder that are flushed to disk together."""
+"""The number of pictures in a folder that are flushed to disk together."""
 SOURCE = "source"
-"""Key of a PNG text chunk: the digest of what made the images."""
+"""The key of a PNG text chunk that holds a digest of the origin of the images."""
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """Decode the first frame of a picture to 8 bits per channel, rotated as its EXIF data says.
+    """Decode the first frame of a picture to 8 bits per channel, and apply its EXIF rotation.
 
     Raises BrokenPicture, with `name`, if the picture is damaged or larger than Pillow accepts.
     """
@@ -63,18 +63,19 @@ def decode(data: bytes, name: str) -> Image.Image:
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Convert to gray (Rec. 601 luma) or RGB; put a transparent picture on white."""
+    """Convert a picture to gray (Rec. 601 luma) or RGB, with white behind transparent pixels."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)  # Pillow would copy the image.
+    # `convert` copies an image even if the image already has this mode.
+    return image if image.mode == mode else image.convert(mode)
 
 
 def as_image(picture: Any, where: str) -> Image.Image:
-    """Convert a PIL image or a uint8 array (H×W or H×W×C) of a source to an 8-bit PIL image.
+    """Convert a picture of a source, a PIL image or uint8 H×W or H×W×C, to an 8-bit PIL image.
 
-    Raises UserError, with `where`, if the pixels have more than 8 bits, which Pillow would clip.
+    Raises UserError, with `where`, if a channel has more than 8 bits, because Pillow clips these.
     """
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture[:, :, 0] if picture.shape[2:] == (1,) else picture)
@@ -84,7 +85,7 @@ def as_image(picture: Any, where: str) -> Image.Image:
 
 
 def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
-    """Crop to the central square of `side` pixels, by default the shorter side of the picture.
+    """Crop a picture to the central square of `side` pixels; by default, the shorter side.
 
     A picture smaller than `side` is padded with black.
     """
@@ -97,16 +98,16 @@ class BrokenPicture(UserError):
     """A picture is damaged."""
 
     file: str | None = None
-    """The file of this picture alone; None for a picture in an archive or in a dataset."""
+    """The path of the picture's own file; None for a picture in an archive or a dataset."""
 
 
 class FileTree:
-    """The regular files of a zip archive, or of a folder and its subfolders, following links.
+    """The regular files of a zip archive, or of a folder and its subfolders.
 
-    Hidden files are left out, and so are links to a folder that contains them. All reading threads
-    share one open archive, which zipfile supports. Nothing is unpacked to disk.
+    Links are followed, except links to a folder that contains the link. Hidden files are left out.
+    All threads read from one open archive, which zipfile supports. Nothing is unpacked to disk.
 
-    Raises UserError if `path` is neither a folder nor a whole archive.
+    Raises UserError if `path` is neither a folder nor a complete archive.
     """
 
     def __init__(self, path: Path) -> None:
@@ -122,7 +123,7 @@ class FileTree:
             members = [each for each in self._archive.infolist() if each.filename]
             sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
         self.sizes = {name: sizes[name] for name in sorted(sizes) if not _is_hidden(name)}
-        """File size in bytes, by name relative to `path`, with / as the separator."""
+        """The file sizes in bytes, by path relative to `path`, with / as the separator."""
         self._pictures = [name for name in self.sizes if name.lower().endswith(PICTURE_SUFFIXES)]
 
     def picture_names(self) -> list[str]:
@@ -142,7 +143,7 @@ class FileTree:
         return self._pictures
 
     def listing(self) -> str:
-        """Return a text with the number of pictures and a digest of their names and file sizes."""
+        """Return a text with the number of pictures, and a digest of their names and file sizes."""
         lines = "".join(f"{self.sizes[name]} {name}\0" for name in self._pictures)
         digest = hashlib.sha256(bytes_of(lines)).hexdigest()
         return f"{len(self._pictures):,} pictures, names and sizes {digest[:12]}"
@@ -168,10 +169,11 @@ class FileTree:
 def refuse(broken: Mapping[str, str | None]) -> None:
     """Raise UserError if any picture is broken.
 
-    The message has at most ten errors, and the command that removes the files if it has all.
+    The message has at most ten errors. If it has all errors and each picture has its own file, it
+    also has the command that removes the files.
 
     Args:
-        broken: `BrokenPicture.file` by the text of the error.
+        broken: maps the text of each error to `BrokenPicture.file`.
     """
     if not broken:
         return
@@ -184,7 +186,7 @@ def refuse(broken: Mapping[str, str | None]) -> None:
 
 
 def bytes_of(name: str) -> bytes:
-    """Encode a file name; names in old archives and folders may not be UTF-8."""
+    """Encode a file name. Names in old archives and folders may not be UTF-8."""
     return name.encode(errors="surrogateescape")
 
 
@@ -214,10 +216,10 @@ def located(path: str | Path) -> Path:
 
 
 def read_images(path: str | Path, silent: bool = False, side: int | None = None) -> np.ndarray:
-    """Read all images, uint8 N×C×H×W, gray or RGB, in the order of their names or of the array.
+    """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the file names or the array.
 
     Args:
-        path: the forms that `psld.load_images` accepts, except shards.
+        path: any path that `psld.load_images` accepts, except a folder of shards.
         silent: show no progress bar.
         side: crop each picture to its central square and resize it to `side` pixels.
 
@@ -253,7 +255,8 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
         return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
     arrays, first = [], ""
-    # After an error, closing `read` cancels the pending pictures; the pool would wait for them.
+    # After an error, closing `read` cancels the pending pictures. Otherwise, the pool would read
+    # all pending pictures before it exits.
     with (
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
         closing(cast(Generator, pool.map(pixels, names))) as read,
@@ -279,7 +282,7 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
 def check_images(images: np.ndarray, form: str, where: str) -> None:
     """Raise UserError, with `where`, unless the images are uint8 and have 1 or 3 channels.
 
-    `form`: N×C×H×W or N×H×W×C.
+    `form`: the order of the dimensions, N×C×H×W or N×H×W×C.
     """
     channels = images.shape[form.split("×").index("C")] if images.ndim == 4 and images.size else 0
     if images.dtype != np.uint8 or channels not in (1, 3):
@@ -293,10 +296,10 @@ def size_text(shape: tuple[int, ...]) -> str:
 
 
 def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray] | None:
-    """Read arrays of an .npz by name; return None if one is missing. Nothing is unpickled.
+    """Read arrays of an .npz by name; return None if an array is missing. Nothing is unpickled.
 
     Raises UserError if the file is missing, damaged or has pickled objects, and RunError if an
-    array does not fit into memory by the size in its header.
+    array, by the size in its header, does not fit into memory.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -314,13 +317,13 @@ def names_in(path: str | Path) -> list[str]:
 
 
 def no_images(path: str | Path) -> UserError:
-    """Return the error of an .npz without images, with the names of its arrays."""
+    """Return the error for an .npz without images. The message names the arrays in the file."""
     found = f"no array {IMAGES} in it, but {', '.join(names_in(path)) or 'nothing':.100}"
     return UserError(f"{path}: {found}; save the images as {IMAGES}")
 
 
 def write_npz(path: str | Path, images: np.ndarray) -> None:
-    """Write uint8 images N×C×H×W as `arr_0`, N×H×W×C, which other evaluators read."""
+    """Write uint8 images N×C×H×W to an .npz that other evaluators read: `arr_0`, N×H×W×C."""
     with atomic_path(path) as partial, partial.open("wb") as file:
         np.savez(file, images.transpose(0, 2, 3, 1))
 
@@ -329,14 +332,14 @@ def write_npz(path: str | Path, images: np.ndarray) -> None:
 def save_images(
     images: ArrayLike, path: str | Path, first: int = 0, source: str | None = None
 ) -> None:
-    """Write uint8 images N×C×H×W as one sheet PATH.png, or into a folder as 00000.png, …
+    """Write uint8 images N×C×H×W into one picture PATH.png, or into a folder as 00000.png, …
 
         psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "four.png")
 
     Args:
-        first: the number of the first file of a folder.
-        source: a digest of what made the images, by default the digest of the images. It is
-            stored in each picture, and a folder accepts only pictures of one source.
+        first: the number of the first file in a folder.
+        source: a digest of the origin of the images; by default, the digest of the images. It is
+            stored in each picture, and a folder accepts only pictures with the same source.
 
     Raises UserError if the images are not uint8, or the folder holds pictures of another source.
     """
@@ -363,14 +366,15 @@ def save_images(
 def is_single_picture(path: str | Path, source: str) -> bool:
     """Return True if `save_images` writes one picture to `path`, False if it writes into a folder.
 
-    Raises UserError if `path` suits neither, or if the folder holds pictures of another source.
+    Raises UserError if `path` is neither a .png file nor a folder, or if the folder holds pictures
+    of another source.
     """
     path = Path(path)
     single = (ending := path.suffix.lower()) == ".png"
     is_file = path.is_file() if path.exists() else ending in Image.registered_extensions()
     if is_file != single:
         raise UserError(f"{path}: images go into a folder, or into a file that ends in .png")
-    other = None if single else next(path.glob("*.png"), None)  # All have one source.
+    other = None if single else next(path.glob("*.png"), None)  # All pictures have the same source.
     if other and decode(other.read_bytes(), f"{other}").info.get(SOURCE) != source:
         raise UserError(f"{path}: holds other pictures, such as {other.name}; name another folder")
     check_place(path if single else path / "00000.png")

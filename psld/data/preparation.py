@@ -33,26 +33,27 @@ from psld.utils.files import atomic_path, write_json, write_text
 from psld.utils.progress import Progress
 
 BLOCK_BYTES = 1 << 22
-"""Bytes of a block of images, decoded by one thread; memory holds two blocks per thread."""
+"""The number of bytes in a block of images, which one thread decodes. At most two blocks per thread
+are in memory."""
 
 MAX_THREADS = 16
-"""More threads do not help: a single thread hashes and writes what they decode."""
+"""More threads are not faster, because a single thread hashes and writes the decoded images."""
 
 PLACES = "root", "path", "code"
 """Settings of a source that can change without changing its images."""
 
 REPLACE = "give another dataset.name, or replace=true"
-"""The remedies if `output` holds another dataset."""
+"""What to do if `output` holds another dataset."""
 
 
 def prepare_dataset(
     settings: DatasetSettings, output: Path, replace: bool = False
 ) -> dict[str, Any]:
-    """Write the dataset `output`, its digest (ending .digest) and its record (ending .json).
+    """Write the dataset `output`, its digest (.digest) and its record (.json); return the record.
 
-    The digest depends on the content alone; the workflow compares it. The record, which is written
-    last and returned, tells how the dataset was made. An existing dataset stays until the new one
-    is complete.
+    The digest depends only on the content of the dataset, and the workflow compares it. The record
+    describes how the dataset was made and is written last. An existing dataset stays until the new
+    dataset is complete.
 
     Raises UserError if the source cannot be read, or if `output` is a dataset with other settings
     or other images and `replace` is false.
@@ -60,7 +61,8 @@ def prepare_dataset(
     earlier = None if replace else _existing_record(output)
     if earlier and (difference := _difference(earlier, settings)):
         raise UserError(f"{output}: {difference}; {REPLACE}")
-    seen = _source_text(settings.source)  # Before reading, so that later changes are reported.
+    # Call this before the images are read, so that changes while reading are reported later.
+    seen = _source_text(settings.source)
     source = imported(settings.source)
     settings, images = settings.model_copy(update={"source": source}), source.open()
     splits = {"train": len(images.train), "test": len(images.test)}
@@ -113,16 +115,16 @@ def _existing_record(output: Path) -> PreparedRecord | None:
 
 
 def _difference(earlier: PreparedRecord, settings: DatasetSettings) -> str:
-    """Return a text that names the settings that differ from those of the prepared dataset.
+    """Return a text that names the settings that differ from the settings of a prepared dataset.
 
-    The text is empty if none differ. A source that has moved, or whose code was edited, differs if
-    `Source.seen` differs.
+    The text is empty if no setting differs. If only the place or the code of a source differs, the
+    source counts as different only if the text of `Source.seen` differs.
     """
     before, now = earlier.settings.preparation(), settings.preparation()
     places = [{key: each["source"].pop(key, None) for key in PLACES} for each in (before, now)]
     keys = [key for key in now if before[key] != now[key]]
     if places[0] != places[1] and "source" not in keys:
-        with suppress(UserError, OSError):  # The source may be gone; the dataset stays usable.
+        with suppress(UserError, OSError):  # Without its source, the dataset is still usable.
             keys += ["source"] if _source_text(settings.source) != earlier.seen else []
     return f"prepared with another dataset.{' and another dataset.'.join(keys)}" if keys else ""
 
@@ -130,7 +132,7 @@ def _difference(earlier: PreparedRecord, settings: DatasetSettings) -> str:
 def check_prepared(name: str, settings: PrepareSettings) -> None:
     """Raise UserError if a dataset was prepared by hand with other settings.
 
-    Snakemake prepares its own datasets again when their settings change.
+    A dataset that Snakemake has prepared is prepared again when its settings change.
 
     Args:
         name: the name of the dataset's config, for the command in the message.
@@ -143,10 +145,10 @@ def check_prepared(name: str, settings: PrepareSettings) -> None:
 
 
 def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
-    """Compare a dataset with its digest file and with its source; yield a line per difference.
+    """Compare a dataset with its digest file and its source; yield a line for each difference.
 
     A wrong digest file is repaired. The dataset is not prepared again, because that would
-    invalidate all results that depend on it. `name` is as in `check_prepared`.
+    invalidate all results that depend on it. For `name`, see `check_prepared`.
     """
     output = Path(settings.output)
     file, record = output.with_suffix(".digest"), _existing_record(output)
@@ -162,7 +164,7 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     if difference := _difference(record, settings.dataset):
         yield f"{output}: {difference}; to use the current settings: {again}"
         return
-    with suppress(UserError, OSError):  # The source may be gone; the dataset stays usable.
+    with suppress(UserError, OSError):  # Without its source, the dataset is still usable.
         if record.seen and (now := _source_text(settings.dataset.source)) != record.seen:
             both = (shorten(text, 100, placeholder=" …") for text in (record.seen, now))
             yield (
@@ -181,8 +183,9 @@ _index_lock = Lock()
 def read_picture(source: Source, images: Images, split: str, i: int) -> tuple[Image.Image, int]:
     """Return a picture of a source and its label.
 
-    One thread at a time indexes the split; threads read pictures concurrently. Raises UserError if
-    the pair breaks the rules of `Images`.
+    Only one thread at a time indexes the split, but several threads read pictures concurrently.
+
+    Raises UserError if the picture or the label breaks the rules of `Images`.
     """
     where = f"dataset.source: {source.kind}: {split} picture {i}"
     with _index_lock:
@@ -202,8 +205,8 @@ def _blocks(
 ) -> Iterator[np.ndarray]:
     """Yield blocks of pixels in order; fill in `labels`, and count conversions in `converted`.
 
-    Test images that are also training images are counted, too. Raises UserError after the last
-    block if pictures are broken.
+    `converted` also gets the number of test images that are also training images. Raises UserError
+    after the last block if pictures are broken.
     """
     channels, side, hashes = settings.channels, settings.image_size, []
     size = max(1, BLOCK_BYTES // (channels * side**2))
@@ -245,7 +248,7 @@ def _blocks(
         ThreadPoolExecutor(threads) as pool,
         closing(Progress(f"preparing {settings.name}", "image", len(labels))) as progress,
     ):
-        for start in range(0, len(blocks), 2 * threads):  # This bounds the memory.
+        for start in range(0, len(blocks), 2 * threads):  # Few blocks at once bound the memory.
             for pixels, found in pool.map(decoded, blocks[start : start + 2 * threads]):
                 converted.update(found)
                 hashes += [hash(image.tobytes()) for image in pixels]
@@ -260,7 +263,7 @@ def _blocks(
 def to_pixels(
     image: Image.Image, channels: int, image_size: int, filter_name: FilterName | None
 ) -> np.ndarray:
-    """Convert to uint8 (C, H, W), resized with antialiasing; the aspect ratio is not kept.
+    """Convert a picture to uint8 (C, H, W), resized with antialiasing to any aspect ratio.
 
     Raises UserError if the size differs and `filter_name` is None.
     """
@@ -277,7 +280,7 @@ def to_pixels(
 
 
 def conversions(image: Image.Image, channels: int, image_size: int) -> Iterator[str]:
-    """Yield a description of each change that `to_pixels` makes, except for shrinking."""
+    """Yield a description of each change that `to_pixels` makes to a picture, except shrinking."""
     gray = image.mode in ("1", "L", "LA")
     if min(image.size) < image_size:
         yield f"smaller than {image_size}×{image_size}, enlarged"

@@ -11,7 +11,7 @@ from psld.config.parts import FREE_NAMES, Part
 from psld.config.settings import FREE, Name, Settings
 
 Root = Annotated[str, AfterValidator(os.path.expanduser)]
-"""A path; ~ is the user's home."""
+"""A path, in which ~ is replaced by the home directory."""
 
 FilterName = Literal["lanczos", "bicubic", "bilinear", "box"]
 
@@ -21,15 +21,15 @@ class Images:
     """The images of a dataset: sequences of pairs (picture, label).
 
     A picture is a PIL image, a uint8 array H×W or H×W×C with 1, 3 or 4 channels, or a function
-    that returns one of these; it is cropped to its central square. A label is an index into
-    `class_names`, or 0 if there are no classes.
+    that returns such an image or array. Pictures are cropped to their central squares. A label is
+    an index into `class_names`, or 0 if there are no classes.
 
-    `psld prepare` indexes each pair once, one at a time, in any order. It calls functions from
-    several threads and holds only a few pictures in memory, so read files in a function.
+    `psld prepare` reads each pair once, one pair at a time, in any order. It calls the functions
+    from several threads and holds only a few pictures in memory, so read files in a function.
 
     A sequence may also have `shape` (H×W×C, the same for all pictures), `pixels(range)` (returns
-    uint8 n×H×W×C) and `labels`. If `shape` is the shape of the dataset's images, they are read many
-    at a time this way.
+    uint8 n×H×W×C) and `labels`. If `shape` is the shape of the dataset's images, `psld prepare`
+    reads many pictures at a time with `pixels`.
     """
 
     train: Sequence[tuple[Any, int]]
@@ -38,35 +38,36 @@ class Images:
 
 
 class Source(Part):
-    """Where the images of a dataset come from."""
+    """The source of a dataset's images."""
 
     noun = "source"
     squeezes: ClassVar[bool] = False
-    """Resize pictures that are not square without cropping them to their central square."""
+    """True if pictures that are not square are resized without being cropped to their central
+    square."""
     has_test: ClassVar[bool] = True
-    """False if the source has no test split. A custom source may set it, and may override the
-    property of `Folder` or `Array`, which depends on `test_fraction`."""
+    """False if the source has no test split. A custom source may set it. In `Folder` and `Array`,
+    it is a property that depends on `test_fraction`, and subclasses may override it."""
 
     kind: str
 
     def open(self) -> Images:
-        """Find the images; `psld prepare` calls this once.
+        """Return the images; `psld prepare` calls this once.
 
-        Raises UserError that names the missing files and where to get them.
+        Raises UserError if files are missing; the message names the files and where to get them.
         """
         raise NotImplementedError
 
     def seen(self) -> str:
-        """Return a text that changes with the images; an empty text if they never change.
+        """Return a text that changes whenever the images change; empty if they never change.
 
-        It must be fast: each workflow run compares it with the text at the time of the preparation,
-        and reports a difference.
+        This method must be fast: each workflow run compares the text with the text at the time of
+        the preparation, and reports a difference.
         """
         return ""
 
 
 class DatasetSettings(Settings):
-    """A dataset as training and evaluation see it, and the source of its images."""
+    """The dataset settings that training and evaluation use, and the source of the images."""
 
     name: Name
     """Name of the dataset and of its files: letters, digits, dots, dashes and underscores."""
@@ -79,14 +80,15 @@ class DatasetSettings(Settings):
     flip: bool
     """Mirror each training image left to right with probability 1/2."""
     filter: FilterName | None
-    """Filter that resizes pictures to `image_size`. Null: pictures of other sizes are an error."""
+    """Filter with which pictures are resized to `image_size`. Null: pictures of other sizes are an
+    error."""
     source: Source
     """The source of the images."""
 
     def preparation(self) -> dict[str, Any]:
-        """Return all settings that change the prepared file, ready for JSON.
+        """Return all settings that affect the prepared file, as JSON values.
 
-        The name, the flips and the free settings of the source do not change it.
+        The name, the flips and the free settings of the source do not affect the file.
         """
         content = self.model_dump(mode="json", exclude={"name", "flip"})
         named = content["source"].get(FREE_NAMES, ())  # of a custom source
@@ -100,6 +102,6 @@ class PrepareSettings(Settings):
 
     dataset: DatasetSettings
     output: Annotated[str, FREE] = Field(pattern=r"\.h5$")
-    """The HDF5 file to write. Its record, ending .json, is written next to it."""
+    """The HDF5 file to write. Its record (.json) is written next to it."""
     replace: Annotated[bool, FREE] = False
     """Replace an existing dataset that has other settings or other images."""

@@ -39,8 +39,8 @@ IDX_FILES = (
 class Digits(Source):
     """The 1,797 handwritten digits (8×8, 10 classes) that scikit-learn ships.
 
-    Every fifth image, after sorting by class, is a test image. The file itself repeats the classes
-    0…9, so every fifth image in its order would be mostly a zero or a five.
+    Every fifth image, after sorting by class, is a test image. Without sorting, most test images
+    would be zeros and fives, because the file repeats the classes 0…9.
     """
 
     kind: str = "digits"
@@ -48,7 +48,7 @@ class Digits(Source):
     def open(self):
         import numpy as np
 
-        sklearn: Any = find_spec("sklearn")  # Importing it takes a second.
+        sklearn: Any = find_spec("sklearn")  # Importing scikit-learn would take a second.
         file = Path(sklearn.submodule_search_locations[0], "datasets/data/digits.csv.gz")
         lines = np.loadtxt(file, delimiter=",")  # 64 pixels and the class per line
         images = np.round(lines[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -63,11 +63,11 @@ class MNIST(Source):
 
     kind: str = "mnist"
     root: Annotated[Root, FREE] = "downloads/mnist"
-    """Folder of the four IDX files, gzipped or not."""
+    """Folder with the four IDX files, gzipped or not."""
     download: Annotated[bool, FREE] = True
     """Let torchvision download missing files."""
     pad: int | None = Field(None, ge=28)
-    """Side, in pixels, of the black square in which the image is centered before any resizing."""
+    """Before any resizing, center each image in a black square with a side of this many pixels."""
 
     loader: ClassVar = "MNIST"
     """Name of the torchvision class and of its download folder."""
@@ -109,8 +109,8 @@ class FashionMNIST(MNIST):
 
     kind: str = "fashion-mnist"
     root: Annotated[Root | None, FREE] = None
-    """Folder of the four IDX files, gzipped or not. Null: the folder of Debian's package
-    dataset-fashion-mnist if it is installed, else downloads/fashion-mnist."""
+    """Folder with the four IDX files, gzipped or not. Null: the folder of Debian's package
+    dataset-fashion-mnist if the package is installed, else downloads/fashion-mnist."""
     pad: int | None = Field(32, ge=28)
 
     loader = "FashionMNIST"
@@ -160,9 +160,9 @@ class CIFAR10(Source):
 
     kind: str = "cifar10"
     root: Annotated[Root, FREE] = "downloads/cifar10"
-    """Folder of the archive or of the unpacked folder."""
+    """Folder that contains the archive or the unpacked archive."""
     download: Annotated[bool, FREE] = True
-    """Let torchvision download the archive if it is missing, and unpack it."""
+    """Let torchvision download a missing archive and unpack it."""
 
     def open(self):
         # The batches are pickles; torchvision verifies their checksums before it unpickles them.
@@ -182,11 +182,11 @@ class CIFAR10(Source):
 
 @contextmanager
 def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleType]:
-    """Yield torchvision.datasets, and turn its errors into one line that ends with `advice`.
+    """Yield torchvision.datasets, and raise its errors as one line that ends with `advice`.
 
     Raises RunError, or UserError if files are missing or damaged and `download` is False.
     """
-    # Imported here because it imports torch, which the other sources do not need.
+    # Import torchvision late, because it imports torch, which other sources do not need.
     import torchvision.datasets
 
     try:
@@ -201,15 +201,16 @@ def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleT
 class Folder(Source):
     """The pictures of a folder or a zip archive, whose subfolders may be classes.
 
-    The subfolders of the first level are the classes if every picture lies in one of them. A single
-    folder around all subfolders is skipped, because most tools add such a folder to an archive.
+    The first-level subfolders are the classes if every picture lies in a subfolder. If a single
+    folder contains all subfolders, as in many archives, its subfolders are the first level.
     """
 
     kind: str = "folder"
     root: Root
     """The folder or zip archive."""
     test_fraction: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the pictures that is held out for the test split, chosen by the file names."""
+    """Fraction of the pictures that is held out as the test split, chosen by hashes of the file
+    names."""
 
     @property
     def has_test(self):
@@ -245,10 +246,10 @@ class Folder(Source):
 
 
 def _held_out(names: Iterable[str], fraction: float) -> set[str]:
-    """Return the given fraction of the names, those with the smallest hashes.
+    """Return the given fraction of the names: the names with the smallest hashes.
 
-    The choice does not depend on the order of the names, and adding names moves few of the others
-    between the splits.
+    The choice does not depend on the order of the names. Adding names moves few existing names to
+    the other split.
     """
     from psld.data.images import bytes_of
 
@@ -263,10 +264,10 @@ def _held_out(names: Iterable[str], fraction: float) -> set[str]:
 
 @dataclass(frozen=True)
 class Rows(Sequence):
-    """Pairs (picture, label) of selected rows; rows of an array can be read many at a time."""
+    """Pairs (picture, label) of selected rows. With a `shape`, many rows can be read at a time."""
 
     read: Callable[[Any], Any]
-    """Returns the picture of one row; with a `shape`, also accepts an array of rows."""
+    """Returns the picture of one row; with a `shape`, also accepts an array of row numbers."""
     rows: "np.ndarray"
     labels: "np.ndarray"
     shape: tuple[int, ...] = ()
@@ -288,7 +289,8 @@ class Numbered(Source):
 
     path: Root
     test_fraction: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the images that is held out for the test split, chosen by their numbers."""
+    """Fraction of the images that is held out as the test split, chosen by hashes of their numbers.
+    """
 
     def seen(self):
         files = [each.stat() for each in (regular_file(self.path), *Path(self.path).rglob("*"))]
@@ -296,7 +298,7 @@ class Numbered(Source):
         return f"{sum(each.st_size for each in files):,} bytes, {newest:%Y-%m-%d %H:%M:%S}"
 
     def in_test(self, count: int) -> "np.ndarray":
-        """Return `count` booleans, true for the held-out images."""
+        """Return `count` booleans that are true for held-out images."""
         import numpy as np
 
         in_test = np.zeros(count, bool)
@@ -365,17 +367,17 @@ class Array(Numbered):
 
 
 class HuggingFace(Numbered):
-    """The pictures of a dataset that the library `datasets` of Hugging Face can load.
+    """The pictures of a dataset that Hugging Face's library `datasets` can load.
 
     The path is a folder written by `save_to_disk`, a parquet file, or a folder of parquet files. A
-    split named `test` is the test split. `datasets` caches a copy of parquet files.
+    split named `test` is the test split. The library caches a copy of parquet files.
     """
 
     kind: str = "datasets"
     image: str = "image"
-    """Name of the column of pictures."""
+    """Name of the column with the pictures."""
     label: str = "label"
-    """Name of the column of classes, if the dataset has classes."""
+    """Name of the column with the classes, if the dataset has classes."""
 
     def open(self):
         import datasets  # pyright: ignore[reportMissingImports]

@@ -1,8 +1,8 @@
 """The HDF5 file of a prepared dataset, read through a memory map that all ranks share.
 
-The HDF5 library processes only the layout of a file. It may hang on a damaged file, and it crashes
-the interpreter if it cannot flush to a full disk. Pixels and digests are therefore read and written
-with ordinary file operations, which raise OSError.
+The HDF5 library may hang on a damaged file, and it crashes the interpreter if it cannot flush to a
+full disk. It is therefore used only for the layout of a file. Pixels and digests are read and
+written with ordinary file operations, which raise OSError.
 
 Layout, version 3:
 
@@ -46,9 +46,9 @@ Split = Literal["train", "test", "all"]
 def content_digest(
     pixels: "hashlib._Hash", labels: np.ndarray, image: tuple[int, ...], splits: Mapping[Any, int]
 ) -> str:
-    """Return the SHA-256 of what a training reads: pixels, labels, image shape and split sizes.
+    """Return the SHA-256 of all data that a training reads: pixels, labels, shape and split sizes.
 
-    `pixels`: a hash object that was updated with the pixels.
+    `pixels`: a hash object that has been updated with the pixels.
     """
     pixels.update(labels.astype("<i8"))
     shape = {"image": list(image), "train": splits["train"], "test": splits["test"]}
@@ -63,7 +63,7 @@ class ImageStore:
     path: Path
     digest: str
     splits: dict[Split, int]
-    """Number of images in `train` and `test`."""
+    """Number of images in each of the splits `train` and `test`."""
     num_classes: int
     """0 if the dataset has no classes."""
     class_names: tuple[str, ...]
@@ -77,7 +77,7 @@ class ImageStore:
 
         Raises UserError if the file is missing, damaged, truncated, or not a prepared dataset.
         """
-        import h5py  # The import takes 0.1 seconds, which fast commands save.
+        import h5py  # Imported late, because the import takes 0.1 seconds.
 
         path = Path(path)
         if not path.is_file():
@@ -176,12 +176,13 @@ def write_store(
 ) -> str:
     """Write a dataset of N images, the training images first; return the digest of its content.
 
-    Only one block is in memory at a time, and equal content gives equal bytes. If the disk is full,
-    this raises OSError and leaves an unfinished file, so `path` should be a temporary name.
+    Only one block is in memory at a time. Equal content gives equal bytes. If the disk is full,
+    this function raises OSError and leaves an incomplete file, so `path` should be a temporary
+    name.
 
     Args:
         image: shape (C, H, W) of an image.
-        labels: int64 (N,), all 0 without classes. The iterator `blocks` may fill them in.
+        labels: int64 (N,), all 0 without classes. The iterator `blocks` may fill in the labels.
         blocks: arrays uint8 (n, C, H, W) with N images in total.
     """
     pixels = hashlib.sha256()
@@ -220,8 +221,8 @@ def _layout(
         file.create_dataset("labels", data=labels.astype("<i8"))
         names = json.dumps(list(class_names)).encode()  # An attribute holds at most 64 KB.
         file.create_dataset("class_names", data=np.frombuffer(names, np.uint8))
-        # With early allocation the images have an offset now. Without fill values, HDF5 writes no
-        # pixels, so these bytes end at the offset, where `write_store` appends the pixels.
+        # With early allocation, HDF5 assigns the offset of the images now. Without fill values, it
+        # writes no pixels, so the file ends at this offset, where `write_store` appends the pixels.
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         images = file.create_dataset("images", shape, np.uint8, dcpl=creation, fill_time="never")
@@ -231,7 +232,7 @@ def _layout(
 
 
 class PreparedRecord(Settings, extra="ignore"):
-    """The part of the record of a prepared dataset that commands use."""
+    """The record of a prepared dataset, reduced to the fields that commands use."""
 
     settings: DatasetSettings
     digest: str
@@ -253,21 +254,22 @@ def described_dataset(path: Path) -> dict[str, Any]:
 
 def from_uint8(images: "Tensor") -> "Tensor":
     """Convert uint8 to float32 in [−1, 1]: x = u / 127.5 − 1."""
-    # Divide by a tensor: CUDA divides by a Python number by multiplying with its rounded inverse.
+    # Divide by a tensor, because CUDA divides by a Python number inexactly: it multiplies by the
+    # rounded inverse.
     levels = images.float()
     return levels / levels.new_full((), 127.5) - 1
 
 
 def truncated(images: "Tensor") -> "Tensor":
-    """Return uint8 images as the official code writes them: it lowers 95 of 256 levels by 1."""
+    """Return uint8 images as the official code writes them: 95 of the 256 levels decrease by 1."""
     return to_uint8((images.double() / 127.5 - 1).float())
 
 
 def to_uint8(x: "Tensor") -> "Tensor":
     """Convert numbers in [−1, 1] to uint8: u = (x/2 + 1/2) · 255, clipped to [0, 255], truncated.
 
-    The official code truncates instead of rounding, which makes images half a level darker on
-    average and changes the FID. In float32, `to_uint8(from_uint8(u))` is u, or u − 1 if u/127.5 is
-    rounded down.
+    The official code truncates, too. Compared with rounding, truncation makes images half a level
+    darker on average and changes the FID. In float32, `to_uint8(from_uint8(u))` is u, or u − 1 if
+    u/127.5 is rounded down.
     """
     return ((x * 0.5 + 0.5) * 255).clamp(0, 255).byte()

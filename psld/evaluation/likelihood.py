@@ -1,4 +1,4 @@
-"""Measure the bits per dimension of a split, computed by the probability flow."""
+"""Measure the bits per dimension of a split with the probability flow."""
 
 import time
 from statistics import fmean
@@ -22,15 +22,15 @@ from psld.utils.errors import UserError
 from psld.utils.randomness import Stream, stream_seed
 
 TOGETHER = 250
-"""Images per chunk. The images of a chunk share the steps of the integrator and a noise stream."""
+"""Images per chunk. All images of a chunk share the integrator's steps and one noise stream."""
 
 
 class LikelihoodResult(MadeRecord):
     """The bits per dimension of a model: the mean over images, with its 95 % t-interval."""
 
     bits_per_dimension: float
-    """On average an upper bound on the bits per dimension of the bytes, because of dequantization
-    and, with momentum, because of the finite number of momentum draws."""
+    """On average, an upper bound on the bits per dimension of the uint8 images. The reasons are
+    dequantization and, with momentum, the finite number of momentum draws."""
     low: float
     high: float
     measured: int
@@ -39,7 +39,7 @@ class LikelihoodResult(MadeRecord):
     evaluations: float
     """Measured number of network evaluations per image and draw."""
     gradients: float
-    """Vector-Jacobian products per image and draw."""
+    """Number of vector-Jacobian products per image and draw."""
     seconds: float
     device: str
     dataset_digest: str
@@ -50,8 +50,8 @@ class LikelihoodResult(MadeRecord):
 def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     """Measure the likelihood of a split under a model, write the result, and print progress.
 
-    Raises UserError if the flow starts outside of the network's times or noise levels, if images
-    are missing, or if the dataset is not the dataset of the training.
+    Raises UserError if the flow starts outside of the network's times or noise levels, if the split
+    has too few images, or if the dataset is not the dataset of the training.
     """
     manifest = read_manifest(settings.model, ModelManifest)
     dataset = manifest.settings.dataset
@@ -108,7 +108,7 @@ def measure_part(
 ) -> Likelihood:
     """Measure the likelihood of images, uint8 N×C×H×W.
 
-    `first`: the index of the first image; with the seed, it determines the random numbers.
+    `first`: the index of the first image. The seed and `first` determine the random numbers.
     """
     key = stream_seed(settings.seed, Stream.LIKELIHOOD, first)
     random = np.random.Generator(np.random.Philox(key=key))

@@ -1,4 +1,4 @@
-"""The results of an evaluation, the numbers that tables show, and their comparison with bands."""
+"""The results of an evaluation, the numbers that tables show, and comparisons with bands."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from psld.metrics.estimate import CONFIDENCE, Estimate, Interval
 from psld.models.manifest import Imported
 
 Show = Literal["value", "nfe", "class_accuracy"]
-"""The number in an entry of a table; see NUMBER_KINDS."""
+"""The kind of number that an entry of a table shows; see NUMBER_KINDS."""
 
 
 class Weights(Settings, extra="ignore"):
@@ -27,28 +27,29 @@ class Weights(Settings, extra="ignore"):
     imported: Imported | None = None
     """The checkpoint from which the weights were imported; null for trained weights."""
     init: dict[str, str] | None = None
-    """The pretrained model that initialized the training, and its `weights_sha256`."""
+    """The name and the `weights_sha256` of the pretrained model that initialized the training."""
     saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
     """True if the weights were written by `psld.save`, not trained by a command."""
     git_revision: str | None = None
-    """Git revision of psld at the training."""
+    """The Git revision of psld with which the weights were trained."""
     settings: dict[str, Any]
     """The settings that determine the weights."""
 
 
 class CellResult(MadeRecord):
-    """A metric of the first `samples` images of a cell, or of external images, without a model."""
+    """A metric of the first `samples` images of a cell, or of external images without a model."""
 
     record: str
-    """Digest of everything that determines the result. A table shows only results with the digests
-    of its own cells."""
+    """Digest of everything that determines the result. A table shows only results whose digests
+    match the table's cells."""
     metric: dict[str, Any]
     estimate: Estimate
     """The value, with the data for its interval."""
     void: str | None = None
     """The reason why the value is meaningless and not shown in tables; null for a valid value."""
     class_accuracy: Estimate | None
-    """Share of the samples that the metric's classifier assigns to the class of the guidance."""
+    """The fraction of the samples that the metric's classifier assigns to the class of the
+    guidance."""
     nfe: float | None = None
     """Measured number of network evaluations per image."""
     sampling_seconds: float | None = None
@@ -62,24 +63,27 @@ class CellResult(MadeRecord):
     """For memorization: the nearest pairs of sample and training image; null for other metrics."""
     extractor_test_accuracy: float | None
     reference_samples: int | None
-    """Null for published reference statistics, which do not state their number of samples."""
+    """The number of images in the reference; null for published statistics without this number."""
     reference_sha256: str
-    """SHA-256 of the reference's features; for external references, of the images or statistics."""
+    """SHA-256 of the reference's features; for an external reference, SHA-256 of its images or of
+    its statistics."""
     kept_sha256: str | None
-    """SHA-256 of the file of features next to the results."""
+    """SHA-256 of the file with the features, which is next to the results."""
     model: Weights | None = None
     guide: Weights | None = None
     sampler: dict[str, Any] | None = None
     seed: int | None = None
     start_sha256: str | None = None
-    """Digest of the samples' initial distribution; null for the prior."""
+    """Digest of the initial distribution from which the samples start; null for the prior."""
     gaussians: int | None = None
-    """Number K of Gaussians of the initial distribution of all images; null for the prior."""
+    """Number K of Gaussians in the initial distribution for all classes together; null for the
+    prior."""
     images: str | None = None
     """Path of external images; null for a cell or a tensor."""
     images_sha256: str | None = None
     reference_estimate: Estimate | None = None
-    """The value, with the interval for other images of the reference and the same images."""
+    """The value, with the interval for a reference of other images; the evaluated images are fixed.
+    """
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         """Show only the numbers; `model_dump()` has all fields."""
@@ -97,12 +101,12 @@ class CellResult(MadeRecord):
 
     @property
     def interval(self) -> Interval:
-        """The value, with the 95 % interval for other images of the same number."""
+        """The value, with the 95 % interval for another set of equally many images."""
         return self.estimate.interval
 
     @property
     def held_out(self) -> str:
-        """The split that is not the reference; `floor` is computed from it."""
+        """The split that is not the reference, from which `floor` is computed."""
         return "training split" if self.metric["reference_split"] == "test" else "test split"
 
     @property
@@ -114,7 +118,7 @@ class CellResult(MadeRecord):
 class ModelResult(CellResult):
     """A metric of a cell, whose images are samples of a model.
 
-    For type checkers only: a CellResult is cast to this class.
+    This class is only for type checkers: a CellResult is cast to it.
     """
 
     nfe: float = Field(default=...)
@@ -128,13 +132,13 @@ class ModelResult(CellResult):
 
 class NumberKind(NamedTuple):
     read: Callable[[ModelResult], Estimate | float]
-    """Returns the number in a result; an Estimate has an interval."""
+    """Returns the number from a result; an Estimate also has an interval."""
     decimals: int = 2
-    """The fewest decimals to print; small errors are printed with more decimals."""
+    """The smallest number of decimals to print. Numbers with small errors get more decimals."""
     from_features: bool = True
-    """False for a cost of sampling, to which a band's absolute width does not apply."""
+    """False for a cost of sampling. The absolute width of a band does not apply to costs."""
     of_classes: bool = False
-    """True if the number needs guidance to classes, and a metric with a classifier."""
+    """True if the number requires guidance to classes and a metric with a classifier."""
 
 
 NUMBER_KINDS: dict[Show, NumberKind] = {
@@ -159,7 +163,7 @@ class CellResults(Settings):
 
     @classmethod
     def find(cls, path: str | Path, record: str) -> ModelResult | None:
-        """Return the result with this `record`; None if there is none. A file is read once."""
+        """Return the result with this `record`; None without such a result. Files are cached."""
         if not Path(path).exists():
             return None
         status = Path(path).stat()  # The key of the cache changes when the file is replaced.
@@ -174,7 +178,7 @@ def _by_record(path: str | Path, *_version: int) -> dict[str, ModelResult]:
 # -- bands -----------------------------------------------------------------------------------------
 
 POWER = 0.8
-"""The probability with which the number of samples from `samples_to_decide` gives a decision."""
+"""The probability that a decision is possible with the number of samples of `samples_to_decide`."""
 
 
 def place_in_band(
@@ -182,8 +186,8 @@ def place_in_band(
 ) -> Literal["inside", "outside", "overlap"]:
     """Compare an interval with the band [low, high].
 
-    The result is `inside` or `outside` only if the whole interval is. A number is an interval of
-    width 0.
+    The result is `inside` or `outside` only if the complete interval is inside or outside. A number
+    counts as an interval of width 0.
     """
     if low <= interval.low and interval.high <= high:
         return "inside"
@@ -195,20 +199,21 @@ def samples_to_decide(
 ) -> int | None:
     """Return the number of *additional* samples that decide if a value is in the band [low, high].
 
-    Return 0 if the interval is already inside or outside, and None if no number of samples is
-    enough. The half-width w of the interval for n samples shrinks as 1/√n; the half-width v for
-    retraining, `fixed`, does not shrink. Let δ be the distance of the value from the nearer end of
-    the band. With n' samples in total, the interval excludes this end with probability P if
+    Return 0 if the interval is already inside or outside of the band, and None if no number of
+    samples is enough. The half-width w of the interval for n samples decreases as 1/√n, whereas the
+    half-width v for retraining, `fixed`, stays constant. Let δ be the distance of the value from
+    the nearer end of the band. With n' samples in total, the interval excludes this end with
+    probability P if
 
         √(w² n / n' + v²) = δ z_0.975 / (z_0.975 + z_P),        z_0.975 = 1.96
 
-    The decision has a power of 80 %. A value outside the band must be separated from one end, with
-    P = 80 %, z_0.8 = 0.84. A value inside must be separated from both ends, each with P = 90 %,
-    z_0.9 = 1.28.
+    The decision has a power of 80 %. If the value is outside of the band, the interval must exclude
+    one end, with P = 80 %, z_0.8 = 0.84. If the value is inside, the interval must exclude both
+    ends, each with P = 90 %, z_0.9 = 1.28.
 
-    Draw the additional samples with further seeds, because a larger n in one cell changes the bias
-    of its metric. Choose the number in advance: stopping at the first decision increases the error
-    rate.
+    Draw the additional samples with additional seeds, because a larger n in one cell changes the
+    bias of its metric. Choose the number of samples in advance, because stopping at the first
+    decision increases the error rate.
     """
     if place_in_band(interval, low, high) != "overlap":
         return 0

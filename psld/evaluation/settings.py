@@ -18,11 +18,12 @@ class Measurement(Settings):
 
     metric: MetricSettings
     samples: int = Field(ge=3)
-    """An interval needs at least 3 images."""
+    """Number of images, from the first image of the cell on. An interval needs at least 3 images.
+    """
 
     @property
     def group(self) -> tuple[str, int]:
-        """The key of the features: the name of the extractor's folder and the number of images."""
+        """The key of the features: the name of the extractor's folder, and the number of images."""
         return self.metric.features, self.samples
 
     def digest(self, images: str) -> str:
@@ -45,14 +46,14 @@ class FeatureFolders(Settings):
 class EvaluateSettings(CellSettings):
     measurements: tuple[Measurement, ...] = Field(min_length=1)
     features: dict[str, FeatureFolders]
-    """The folders of each `metric.features`."""
+    """The folders of extractor and reference, by `metric.features`."""
     shards: Annotated[str, FREE]
     """Folder of the cell's shards."""
     output: Annotated[str, FREE]
     """Path of the results, JSON."""
     keep: Annotated[int, FREE] = Field(512, ge=1)
-    """Keep the features of extractors with at most this number of features per image; for other
-    extractors, keep their mean and covariance. Inception has 2048 features."""
+    """Largest number of features per image for which all features are stored. For extractors with
+    more features, only the mean and the covariance are stored. Inception has 2048 features."""
 
 
 class EvaluateImagesSettings(Settings):
@@ -62,23 +63,25 @@ class EvaluateImagesSettings(Settings):
     """A folder or zip archive of pictures, an .npz with uint8 N×H×W×C, a folder of shards, or a
     prepared dataset, .h5."""
     metric: tuple[str, ...] = Field(("fid",), min_length=1)
-    """One or several configs in configs/metric: fid, or [fid,kid]. Or MEASURE@EXTRACTOR, each a
-    kind or a config: recall@pixels, mymeasures:Mine@fd-dinov2."""
+    """One or several configs in configs/metric: fid, or [fid,kid]. A metric may also be
+    MEASURE@EXTRACTOR, where MEASURE and EXTRACTOR are kinds or configs: recall@pixels,
+    mymeasures:Mine@fd-dinov2."""
     dataset: str | None = None
-    """The prepared dataset to compare with, data/NAME.h5; psld reference saves its features."""
+    """The prepared dataset with which the images are compared, data/NAME.h5. The command psld
+    reference saves the features of the dataset."""
     reference: str | None = None
-    """Instead of a dataset: a path as for `images`, an .npz with the reference statistics mu and
-    sigma, or a folder that psld reference wrote."""
+    """The reference if no dataset is given: a path as for `images`, an .npz with the reference
+    statistics mu and sigma, or a folder that psld reference wrote."""
     extractor: str | None = None
     """Folder that psld train_extractor wrote. Null: the extractor of the dataset, or the published
     extractor of the metric."""
     image_size: int | None = Field(None, ge=1)
-    """Resize the central square of each picture to this number of pixels, as psld prepare does.
+    """Side, in pixels, to which the central square of each picture is resized, as in psld prepare.
     Null: do not resize; all pictures must have the same size."""
     samples: int | None = Field(None, ge=3)
-    """Number of images to evaluate, from the first on; null: all images."""
+    """Number of images to evaluate, beginning with the first image; null: all images."""
     output: str | None = Field(None, pattern=r"\.json$")
-    """Output file for the results, JSON, in the format of a cell's results; null: none."""
+    """Output file for the results, JSON, in the format of a cell's results; null: no file."""
     device: str = "auto"
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 
@@ -129,19 +132,21 @@ class LikelihoodSettings(Settings):
     process: ProcessSettings | None = None
     """The process with which a denoiser is used. Null: the process of its training."""
     images: int | None = Field(ge=2)
-    """Number of images, a fixed random subset of the split; null: all images."""
+    """Number of images in the measured subset, which is random but fixed; null: all images of the
+    split."""
     probes: int = Field(ge=1)
-    """Number of random vectors in Hutchinson's trace estimate; each vector costs one gradient. With
+    """Number of random vectors in Hutchinson's trace estimate. Each vector costs one gradient. With
     momentum, choose an even number, because most of the error cancels in pairs of vectors."""
     draws: int = Field(ge=1)
-    """K: draws of the momentum per image; the upper bound on the bits decreases with K. Without
+    """K: number of momentum draws per image. The upper bound on the bits decreases with K. Without
     momentum, K has no effect."""
     start_time: float = Field(gt=0, lt=1)
-    """The time at which the flow starts from the images; not below the model's time_eps."""
+    """The time at which the flow starts from the images; at least training.time_eps of the model.
+    """
     tolerance: Tolerance
     """Relative and absolute error tolerance of the adaptive steps."""
     seed: int = Field(ge=0)
-    """Seed of the dequantization, the momenta and the probes."""
+    """Seed of the dequantization, the momenta and the random vectors of the trace estimate."""
 
 
 class LikelihoodCommandSettings(LikelihoodSettings):
@@ -151,12 +156,12 @@ class LikelihoodCommandSettings(LikelihoodSettings):
     """A trained model: its folder, GRID/MODEL for models/GRID/MODEL, or hf://USER/NAME@COMMIT."""
     trust: Annotated[bool, FREE] = False
     """As in `psld sample`: run the copy of a custom part's code in parts/, next to the weights.
-    Read the code first."""
+    Read the copy first."""
     data: Annotated[str | None, FREE]
-    """The prepared dataset, HDF5; null: the file in data/ with the name of the model's dataset."""
+    """The prepared dataset, HDF5; null: data/NAME.h5, where NAME is the model's dataset."""
     output: Annotated[str, FREE] = Field(pattern=r"\.json$")
     """Output file for the result, JSON."""
     batch_size: Annotated[int, FREE] = Field(ge=1)
-    """Largest number of images × draws per network evaluation; affects only speed and memory."""
+    """Largest number of images × draws per network evaluation. It affects only speed and memory."""
     device: Annotated[str, FREE]
     """`auto`, or a torch device such as `cpu` or `cuda`."""

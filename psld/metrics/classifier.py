@@ -1,4 +1,4 @@
-"""An extractor that is trained on the dataset itself: a small classifier."""
+"""A small classifier that is trained on the dataset and extracts features."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from psld.utils.errors import RunError, UserError
 from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, generator, stream_seed
 
-COARSEST = 4  # the largest side of the last feature map, in pixels
+COARSEST = 4  # the largest allowed side of the last feature map, in pixels
 
 
 class ImageShape(Settings):
@@ -34,12 +34,12 @@ class ImageShape(Settings):
 
 
 class FeatureClassifier(nn.Module):
-    """A convolutional network that halves images down to at most 4×4, with a linear head.
+    """A convolutional network that halves images until they are at most 4×4, with a linear head.
 
     The d features are taken *before* the last nonlinearity, where their distribution is closest to
-    the Gaussian that a Fréchet distance assumes. Each feature is standardized to mean 0 and
-    variance 1 over the training split, so that distances have a scale: the trace of the covariance
-    of the training images is d.
+    the Gaussian distribution that a Fréchet distance assumes. Each feature is standardized to mean
+    0 and variance 1 over the training split. This sets the scale of distances: the covariance of
+    the training images has the trace d.
     """
 
     def __init__(self, shape: ImageShape, width: int, features: int) -> None:
@@ -108,7 +108,8 @@ def train_classifier(
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     random = generator("cpu", seed, Stream.BATCH)
-    # A small network uses one thread, as in workflow jobs, so a run by hand gives the same bits.
+    # A small network uses one thread, as in workflow jobs. A run by hand therefore gives
+    # bit-identical weights.
     threads = enough_threads(network, batch_size, images[0].numel())
     loss = torch.zeros(())
     with threads, closing(Progress("classifier", "step", steps)) as progress:
@@ -122,15 +123,16 @@ def train_classifier(
             optimizer.step()
             schedule.step()
             progress.update()
-    if not loss.isfinite():  # checked once, because each check waits for the device
+    if not loss.isfinite():  # Check only once, because each check waits for the device.
         raise RunError("the feature classifier diverged; lower metric.extractor.learning_rate")
     return network
 
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Context manager that restricts cuDNN to deterministic algorithms."""
-    cudnn = torch.backends.cudnn  # not `cudnn.flags`, which also changes the use of TF32
+    """Restrict cuDNN to deterministic algorithms within the block."""
+    # Set attributes instead of calling `cudnn.flags`, which would also change the use of TF32.
+    cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False
     try:
@@ -140,7 +142,7 @@ def deterministic() -> Iterator[None]:
 
 
 def shifted(x: Tensor, most: int, random: torch.Generator) -> Tensor:
-    """Shift each image randomly by up to `most` pixels in each direction; repeat border pixels."""
+    """Shift each image randomly by up to `most` pixels per direction, repeating border pixels."""
     n, _, height, width = x.shape
     shift = torch.randint(2 * most + 1, (2, n, 1), generator=random)
     top, left = shift.to(x.device, non_blocking=True)

@@ -1,7 +1,7 @@
-"""Estimates of a metric with 95 % intervals from a jackknife over blocks, and their differences.
+"""Estimates of metrics with 95 % intervals from a jackknife over blocks, and their differences.
 
-A result file stores an `Estimate`, from which means over seeds, comparisons and verdicts are
-computed.
+A result file stores an `Estimate`. Means over seeds, comparisons and verdicts are computed from the
+stored estimates.
 """
 
 import math
@@ -17,11 +17,11 @@ from psld.utils.errors import UserError
 
 CONFIDENCE = 0.95
 EXTRAPOLATED_FROM = 4
-"""The smallest number of samples per feature for an extrapolation to infinitely many samples."""
+"""The smallest number of samples per feature for which values are extrapolated to n → ∞."""
 TESTED_FROM = 50
-"""The smallest number of samples with which intervals were tested (docs/notes/intervals.md)."""
+"""The smallest number of samples for which intervals were tested (docs/notes/intervals.md)."""
 SECOND_ORDER = 0.2
-"""The bias of order 1/n² relative to the bias of order 1/n, for one sample per feature.
+"""The bias of order 1/n² divided by the bias of order 1/n, for one sample per feature.
 
 The value is chosen so that the extrapolated intervals of independent, equally scaled features have
 their nominal coverage.
@@ -41,10 +41,10 @@ class Interval(NamedTuple):
 
 
 class Estimate(Settings):
-    """The value θ̂ of a metric over n samples, and its value without each block of samples.
+    """The value θ̂ of a metric for n samples, and the values without one block of samples each.
 
-    Block j contains m_j of the n samples. With h_j = n / m_j and θ_(−j) the value without block j,
-    the delete-a-block jackknife (Busing, Meijer, van der Leeden 1999) is
+    Block j contains m_j of the n samples. Let h_j = n / m_j, and let θ_(−j) be the value without
+    block j. The delete-a-block jackknife (Busing, Meijer, van der Leeden 1999) is
 
         pseudo-value    θ_j = h_j θ̂ − (h_j − 1) θ_(−j)
         extrapolation   θ_∞ = B θ̂ − Σ_j (1 − 1/h_j) θ_(−j)
@@ -52,29 +52,32 @@ class Estimate(Settings):
 
     and the interval is ± t_{B−1} s. The reference images are treated as fixed.
 
-    A *share* p̂ has Wilson's interval (1927), with t_{B−1} in place of z. The number of samples n is
-    replaced by the effective number n' = p̂ (1 − p̂) / s² (Korn and Graubard 1998), because the
-    samples of a mean over trainings share their noise. If s = 0, n' = n. If the share counts
-    samples below a quantile of N other images, 1/n' increases by 1/N, because the share of new
-    images of the same distribution below the k-th smallest of N values is Beta(k, N + 1 − k).
+    If the metric is a fraction p̂ (`share`), the interval is Wilson's interval (1927), with t_{B−1}
+    in place of z. The number of samples n is replaced by the effective number n' = p̂ (1 − p̂) / s²
+    (Korn and Graubard 1998), because the samples of a mean over trainings share their noise. If
+    s = 0, n' = n. If p̂ is the fraction of samples below a quantile of N other images, 1/n'
+    increases by 1/N, because the fraction of new images of the same distribution below the k-th
+    smallest of N values has the distribution Beta(k, N + 1 − k).
     """
 
     value: float
-    """θ̂: the metric over all samples."""
+    """θ̂: the metric of all samples."""
     samples: int = Field(ge=2)
     """n."""
     copies: int = Field(default=0, ge=0)
-    """Number of external images that equal an earlier image. Copies are in the same block."""
+    """Number of external images that are copies of an earlier image. All copies of an image are in
+    the same block."""
     block_samples: tuple[int, ...] = Field(min_length=2)
-    """m_j: the number of samples in each block; the sum is n."""
+    """m_j: the number of samples in each block; the sum of all m_j is n."""
     without_block: tuple[float, ...] = Field(min_length=2)
     """θ_(−j): the metric without the samples of block j."""
     features: int | None = None
-    """d for a metric with a bias of about c / n, such as a Fréchet distance of d features."""
+    """d for a metric with a bias of about c / n, such as a Fréchet distance of d features; None for
+    other metrics."""
     share: bool = False
-    """True for a share of samples or images."""
+    """True if the value is a fraction of samples or images."""
     threshold_images: int | None = None
-    """N for a share whose threshold is a quantile of N other images."""
+    """N for a fraction whose threshold is a quantile of N other images; None for other metrics."""
 
     @model_validator(mode="after")
     def _check_blocks(self) -> Self:
@@ -95,7 +98,7 @@ class Estimate(Settings):
 
     @cached_property
     def standard_error(self) -> float:
-        """The standard error s of both the value and its extrapolation."""
+        """The standard error s, which holds for the value and for its extrapolation."""
         limit = self._limit
         pairs = zip(self.pseudo_values, self.block_samples, strict=True)
         terms = ((pseudo - limit) ** 2 / (self.samples / m - 1) for pseudo, m in pairs)
@@ -103,7 +106,7 @@ class Estimate(Settings):
 
     @cached_property
     def pseudo_values(self) -> tuple[float, ...]:
-        """The pseudo-values θ_j: an estimate of the extrapolated metric for each block."""
+        """The pseudo-values θ_j. Each block gives one estimate of the extrapolated metric."""
         return tuple(
             self.samples / m * self.value - (self.samples / m - 1) * without
             for m, without in zip(self.block_samples, self.without_block, strict=True)
@@ -111,9 +114,9 @@ class Estimate(Settings):
 
     @cached_property
     def interval(self) -> Interval:
-        """The value, with the interval of *the mean of the metric over draws of n samples*.
+        """The value, with an interval for the mean of the metric over many sets of n samples.
 
-        The interval includes the bias at n samples, so compare it only with values at equal n.
+        This mean includes the bias at n samples, so compare values and intervals only at equal n.
         """
         return self._wilson() if self.share else self._around(self.value)
 
@@ -121,14 +124,14 @@ class Estimate(Settings):
     def extrapolated(self) -> Interval | None:
         """The metric at n → ∞, with its interval, for metrics with a bias of about c / n.
 
-        None for other metrics, if the samples are the reference images themselves, and if terms of
-        higher order in 1/n may be too large for the interval: with fewer than 4 d samples for d
-        features, or if 0.2 d/n times the extrapolated bias exceeds half of the half-width.
+        None for other metrics, and if the samples are the reference images themselves. Also None if
+        terms of higher order in 1/n may be too large for the interval: with fewer than 4 d samples
+        for d features, or if 0.2 d/n times the extrapolated bias exceeds half of the half-width.
 
-        FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through distances at several
-        n. Here the line goes through the distance at n and the mean of the distances at
-        n (1 − 1/B), without one block each. A bias of higher order remains if the true distance is
-        0.
+        FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through the distances at
+        several n. Here, the line goes through two points: the distance at n, and the mean of the
+        distances without one block each, at n (1 − 1/B). A bias of higher order remains if the true
+        distance is 0.
         """
         return self._around(self._limit) if self._extrapolates else None
 
@@ -136,12 +139,12 @@ class Estimate(Settings):
     def _extrapolates(self) -> bool:
         if self.features is None or self.distinct < EXTRAPOLATED_FROM * self.features:
             return False
-        is_reference = self.value < 1e-6 * abs(self._limit)  # a distance of 0 up to rounding
+        is_reference = self.value < 1e-6 * abs(self._limit)  # The distance is 0 up to rounding.
         return not is_reference and self._rest <= self._around(self._limit).half_width / 2
 
     @property
     def _rest(self) -> float:
-        """A bound of the second-order bias that remains after the extrapolation."""
+        """An upper bound on the second-order bias that remains after the extrapolation."""
         share = SECOND_ORDER * (self.features or 0) / self.distinct
         return share * abs(self.value - self._limit)
 
@@ -157,18 +160,19 @@ class Estimate(Settings):
     def _wilson(self) -> Interval:
         p, n = self.value, float(self.distinct)
         variance = max(p * (1 - p), 0.0)
-        if variance > 0 and self.standard_error > 1e-9:  # else the spread is 0 up to rounding
+        if variance > 0 and self.standard_error > 1e-9:  # A smaller error is 0 up to rounding.
             n = variance / self.standard_error**2
         if self.threshold_images:
             n = 1 / (1 / n + 1 / self.threshold_images)
         square = t_quantile(self.blocks - 1) ** 2 / n
         center, margin = p + square / 2, (square * (variance + square / 4)) ** 0.5
         low, high = ((center + sign * margin) / (1 + square) for sign in (-1, 1))
-        return Interval(p, min(low, p), max(high, p))  # rounding can exclude p = 0 and p = 1
+        # With rounding, the interval could exclude p = 0 or p = 1, so extend it to p.
+        return Interval(p, min(low, p), max(high, p))
 
 
 class Finding(NamedTuple):
-    """The result of a measure; a result file has these fields."""
+    """The result of a measure. A result file has the same fields."""
 
     estimate: Estimate
     void: str | None = None
@@ -179,7 +183,8 @@ class Finding(NamedTuple):
 
 def t_quantile(freedom: float, p: float = 1 - CONFIDENCE) -> float:
     """Return t with P(|T| > t) = p for Student's T with `freedom` degrees of freedom."""
-    # Importing SciPy takes a quarter of a second; commands that only read results avoid it.
+    # Imported late, because importing SciPy takes a quarter of a second and commands that only read
+    # results do not need it.
     from scipy.special import stdtrit
 
     return -float(stdtrit(freedom, p / 2))
@@ -189,10 +194,10 @@ def t_quantile(freedom: float, p: float = 1 - CONFIDENCE) -> float:
 
 
 def averaged(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean over cells with the same noise: several trainings, one sampling seed.
+    """Return the mean over cells with the same noise: several trainings with one sampling seed.
 
-    The values without block j are averaged too, so the error includes the common effect of the
-    noise.
+    The values without block j are also averaged over the cells, so the error includes the effect of
+    the common noise.
     """
     first = estimates[0]
     return Estimate(
@@ -205,7 +210,7 @@ def averaged(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean over cells with independent noise, treating their blocks as one jackknife."""
+    """Return the mean over cells with independent noise, as one jackknife over all their blocks."""
     value = fmean(estimate.value for estimate in estimates)
     samples = sum(estimate.samples for estimate in estimates)
     blocks = [m for estimate in estimates for m in estimate.block_samples]
@@ -220,7 +225,7 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
         ),
         **_kind(estimates),
     )
-    # The error of the mean shrinks with the number of cells, but the bias of a cell does not.
+    # With more cells, the error of the mean decreases but the bias of each cell stays the same.
     rest = fmean(estimate._rest for estimate in estimates)
     if mean.features is not None and rest > mean._around(mean._limit).half_width / 2:
         return mean.model_copy(update={"features": None})
@@ -228,9 +233,9 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _kind(estimates: Sequence[Estimate]) -> dict[str, Any]:
-    """Return the fields of `Estimate` that all cells of a mean share.
+    """Return the fields of `Estimate` that are equal for all cells of a mean.
 
-    The mean is extrapolated (`features` is set) only if every cell can be extrapolated.
+    Unless every cell can be extrapolated, `features` is None, and the mean is not extrapolated.
     """
     kind = estimates[0].model_dump(include={"copies", "features", "share", "threshold_images"})
     return kind if all(e._extrapolates for e in estimates) else kind | {"features": None}
@@ -252,9 +257,10 @@ def combined(value: float, intervals: Sequence[Interval]) -> Interval:
 
     A mean over T trainings has two errors: the error of sampling from the same weights, with the
     half-width a = t_{B−1} s, and the error of retraining, with the half-width b = t_{T−1} s. The
-    interval ± √(a² + b²) covers the sum of both with a probability of at least 95 %, whatever their
-    ratio (Banerjee 1960); docs/notes/intervals.md compares it with Welch and Satterthwaite. The
-    half-widths below and above the value are combined separately (Zou and Donner 2008).
+    interval ± √(a² + b²) covers the sum of both errors with a probability of at least 95 %, for any
+    ratio of a and b (Banerjee 1960). docs/notes/intervals.md compares this interval with the method
+    of Welch and Satterthwaite. The half-widths below and above the value are combined separately
+    (Zou and Donner 2008).
     """
     low = math.hypot(*(each.value - each.low for each in intervals))
     high = math.hypot(*(each.high - each.value for each in intervals))
@@ -265,22 +271,27 @@ def combined(value: float, intervals: Sequence[Interval]) -> Interval:
 
 
 class Difference(NamedTuple):
-    """The difference a − b, or a − times · b, of a metric of two cells, and its significance."""
+    """The difference a − b, or a − times · b, of a metric of two cells, with its significance."""
 
     value: float
     errors: tuple[tuple[float, float], ...]
     """Independent errors, each as a pair of standard error and degrees of freedom."""
     paired: bool
-    """True if the cells share their noise and are compared block by block."""
+    """True if both cells have the same noise and are compared block by block."""
 
     def retrained(self, one: Mapping[str, float], two: Mapping[str, float]) -> Self:
-        """Add the error of retraining, from the metric of each training of both cells, by name.
+        """Add the error of retraining.
 
-        If both cells have the same trainings, these are paired. Otherwise, the errors of equal
-        numbers of trainings are added by Welch's method; the errors of unequal numbers are added as
-        in `combined`, because Welch's degrees of freedom would then find too many differences. A
-        single training is assumed to vary as much as the trainings of the other cell. If both cells
-        have a single training, no error is added, and the difference holds for these weights only.
+        If both cells have the same trainings, the trainings are paired. Otherwise, if both cells
+        have equally many trainings, their errors are added by Welch's method. If the numbers of
+        trainings differ, the errors are added as in `combined`, because Welch's degrees of freedom
+        would lead to too many significant differences. A single training is assumed to vary as much
+        as the trainings of the other cell. If both cells have a single training, no error is added,
+        and the difference holds for these weights only.
+
+        Args:
+            one: the metric of each training of the first cell, by the name of the training.
+            two: the same for the second cell.
         """
         if one.keys() == two.keys():
             spreads = [[one[name] - two[name] for name in one]]
@@ -297,14 +308,14 @@ class Difference(NamedTuple):
 
     @property
     def interval(self) -> Interval:
-        """The 95 % interval; several errors are added as in `combined`."""
+        """The 95 % interval. Several errors are added as in `combined`."""
         margin = self._half_width(1 - CONFIDENCE)
         return Interval(self.value, self.value - margin, self.value + margin)
 
     @property
     def p_value(self) -> float:
-        """The p-value: the p for which the interval with the confidence 1 − p ends at 0."""
-        from scipy.optimize import brentq  # slow to import, as in `t_quantile`
+        """The p-value: the number p for which the interval with confidence 1 − p ends at 0."""
+        from scipy.optimize import brentq  # Imported late, as in `t_quantile`.
 
         def excess(log_p: float) -> float:
             return self._half_width(math.exp(log_p)) - abs(self.value)
@@ -322,10 +333,11 @@ class Difference(NamedTuple):
 def paired_difference(a: Estimate, b: Estimate, times: float = 1.0) -> Difference:
     """Return a − times · b for cells with the same noise: equal seeds, shards and state shapes.
 
-    The jackknife is applied to the difference itself, with its values without block j, so the
-    samplers may differ. If both samplers depend on the noise in the same way, its effect cancels;
-    otherwise the error equals the error of independent cells. Raises UserError if the cells have
-    different blocks.
+    The jackknife is applied to the values of the difference without block j, so the samplers may
+    differ. If both samplers depend on the noise in the same way, the effect of the noise cancels.
+    If they do not, the error equals the error of independent cells.
+
+    Raises UserError if the cells have different blocks.
     """
     if a.block_samples != b.block_samples:
         raise UserError(
@@ -342,15 +354,15 @@ def paired_difference(a: Estimate, b: Estimate, times: float = 1.0) -> Differenc
 
 
 def unpaired_difference(a: Estimate, b: Estimate, times: float = 1.0) -> Difference:
-    """Return a − times · b for independent cells of equal n, whose squared errors add."""
+    """Return a − times · b for independent cells with equal n. The squared errors are added."""
     return Difference(a.value - times * b.value, (_welch([a, b], times),), paired=False)
 
 
 def _welch(estimates: Sequence[Estimate], times: float = 1.0) -> tuple[float, float]:
     """Return the standard error of a sum of independent estimates, and its degrees of freedom.
 
-    The last estimate is multiplied by `times`. The degrees of freedom of Welch and Satterthwaite
-    are (Σ s²)² / Σ (s⁴ / (B − 1)), which is B − 1 for a single estimate.
+    The last estimate is multiplied by `times`. The degrees of freedom, by Welch and Satterthwaite,
+    are (Σ s²)² / Σ (s⁴ / (B − 1)). For a single estimate, they are B − 1.
     """
     variances = [each.standard_error**2 for each in estimates]
     variances[-1] *= times**2
@@ -363,9 +375,9 @@ def _welch(estimates: Sequence[Estimate], times: float = 1.0) -> tuple[float, fl
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values of several comparisons after Holm's correction (1979).
 
-    The smallest of m p-values is multiplied by m, the next p-value by m − 1, and so on; each result
-    is at least as large as the result before. At the level 5 %, the probability of any false
-    finding is then at most 5 %.
+    The smallest of m p-values is multiplied by m, the second smallest by m − 1, and so on; each
+    result is at least as large as the previous result. At the level 5 %, the probability of at
+    least one false finding is then at most 5 %.
     """
     corrected, before = [0.0] * len(p_values), 0.0
     order = sorted(range(len(p_values)), key=p_values.__getitem__)

@@ -1,8 +1,8 @@
 """Extractors that need no training: Inception-v3 (FID), DINOv2, and pixels.
 
 Each extractor maps uint8 images N×3×H×W (or N×1×H×W, repeated to three channels) to float32
-features and, if any, logits. Loading the weights runs no code from the file. Importing
-torch-fidelity takes seconds, so commands import this module only when they need it.
+features and, if the network has a classifier, logits. Loading the weights runs no code from the
+file. Importing torch-fidelity takes seconds, so commands import this module only when needed.
 """
 
 import io
@@ -29,11 +29,11 @@ from psld.utils.errors import UserError
 from psld.utils.files import regular_file
 
 SIDE = 224
-"""Pixels along a side of the images to which DINOv2 is applied."""
+"""The side, in pixels, to which images are resized for DINOv2."""
 
 
 class _PublishedNetwork(nn.Module):
-    """A network on a device, with the digest of its architecture and its published weights."""
+    """A network on a device, with the digest of its architecture and published weights."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class _PublishedNetwork(nn.Module):
         device: torch.device,
     ) -> None:
         super().__init__()
-        # Convolutions on CPUs are faster with the channels last.
+        # On CPUs, convolutions are faster with the memory layout channels_last.
         layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
         self.network: Any = cast(Any, network).to(device, memory_format=layout)
         self._digest = digest_of_weights(architecture, weights)
@@ -53,7 +53,7 @@ class _PublishedNetwork(nn.Module):
         return self._digest
 
     def _rgb(self, images: Tensor) -> Tensor:
-        """Return images as N×3×H×W. Raises UserError unless uint8 N×{1,3}×H×W."""
+        """Return images as N×3×H×W. Raises UserError unless the images are uint8 N×{1,3}×H×W."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             found = f"{images.dtype} {tuple(images.shape)}"
             raise UserError(f"the extractor accepts uint8 images N×3×H×W or N×1×H×W, not {found}")
@@ -66,11 +66,12 @@ def _load_network(
     url: str,
     build: Callable[[dict[str, Tensor]], nn.Module],
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Return a network and its weights, from the file `weights` or, if None, from a download.
+    """Return a network and its weights from the file `weights`; None downloads the weights.
 
-    torch caches the download, and verifies it if the file name ends in a part of its SHA-256.
-    Raises UserError with the URL and the place of the file if the weights are missing, damaged or
-    for a different network.
+    torch caches the download, and verifies it if the file name ends with a part of the SHA-256.
+
+    Raises UserError if the weights are missing, damaged or for a different network. The message
+    states the URL and the place for the file.
     """
     try:
         if weights is None:
@@ -101,10 +102,11 @@ class InceptionNetwork(_PublishedNetwork):
 
 
 class Inception(FeatureExtractorInceptionV3):
-    """The network of torch-fidelity with the weights `state`, or with random weights if None."""
+    """The network of torch-fidelity with the weights `state`; with None, the weights are random."""
 
     def __init__(self, state: dict[str, Tensor] | None) -> None:
-        # The base class requires a file and would unpickle any object; pass the tensors in memory.
+        # The base class requires a file and would unpickle any object in it. Pass a file in memory
+        # that contains only the tensors.
         torch.save(state, buffer := io.BytesIO())
         buffer.seek(0)
         outputs = ["2048", "logits_unbiased"]
@@ -124,14 +126,14 @@ DINOV2_SIZES = {
     "base": ("dinov2_vitb14", 768, 12, 12),
     "large": ("dinov2_vitl14", 1024, 24, 16),
 }
-"""File name, width, depth and number of heads of the published networks."""
+"""The file name, width, depth and number of heads of each published network."""
 
 
 class DINOv2Network(_PublishedNetwork):
     """The class token of DINOv2, for images resized and normalized as in torch-fidelity.
 
-    torch-fidelity 0.4 loads the network with torch.hub, which downloads and runs code, and accepts
-    no path. Therefore this class uses the network of torchvision, and reads the weights as tensors.
+    torch-fidelity 0.4 accepts no path and loads the network with torch.hub, which downloads and
+    runs code. This class therefore uses torchvision's network and reads the weights as tensors.
     """
 
     def __init__(self, size: str, weights: str | Path | None, device: torch.device) -> None:
@@ -141,7 +143,8 @@ class DINOv2Network(_PublishedNetwork):
         build = partial(vision_transformer, width=width, depth=depth, heads=heads)
         network, state = _load_network("DINOv2", weights, url, build)
         super().__init__(network, f"DINOv2 {file} {SIDE}", state, device)
-        # Mean and deviation of ImageNet RGB values, created once: a copy to a GPU blocks the host.
+        # The mean and the standard deviation of ImageNet's RGB values. Create them only once,
+        # because a copy to a GPU blocks the host.
         self._mean, self._deviation = (
             255 * torch.tensor(values, device=device)[:, None, None]
             for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -154,10 +157,11 @@ class DINOv2Network(_PublishedNetwork):
 
 
 PATCH = 14
-"""Pixels along a side of a patch."""
+"""The side of a patch, in pixels."""
 
 TRAINED_GRID = 37
-"""Patches along a side of the published position embeddings, for images of 518×518 pixels."""
+"""The number of patches along each side in the published position embeddings, which are for images
+of 518×518 pixels."""
 
 TORCHVISION_NAMES = {
     "cls_token": "class_token",
@@ -173,13 +177,13 @@ TORCHVISION_NAMES = {
     "norm.": "encoder.ln.",
 }
 FACTORS = {"attn.proj": "ls1.gamma", "mlp.fc2": "ls2.gamma"}
-"""The per-channel factors that multiply the output of a layer (layer scale)."""
+"""The per-channel factors (layer scale) that multiply the outputs of these layers."""
 
 
 def vision_transformer(
     state: Mapping[str, Tensor], width: int, depth: int, heads: int
 ) -> VisionTransformer:
-    """Build the network of torchvision with the weights of Meta, merging factors into their layers.
+    """Build torchvision's network with Meta's weights; merge the layer scale into the layers.
 
     The network maps images N×3×H×W, H = W = SIDE, to the normalized class token, N×width.
     """
@@ -187,7 +191,8 @@ def vision_transformer(
     network.heads = nn.Sequential()
     renamed = {}
     for name, value in state.items():
-        if name.endswith((".gamma", "mask_token")):  # merged below; only for training
+        # The factors (.gamma) are merged below; the mask token is only for training.
+        if name.endswith((".gamma", "mask_token")):
             continue
         if name == "pos_embed":
             value = positions(value)
@@ -205,7 +210,7 @@ def vision_transformer(
 def positions(trained: Tensor) -> Tensor:
     """Return the position embeddings of the class token and of SIDE×SIDE images, 1×257×width.
 
-    The 0.1 is part of the published network: it shifts the points of the bicubic interpolation.
+    The 0.1 is part of the published network and shifts the points of the bicubic interpolation.
     """
     grid = trained[:, 1:].unflatten(1, (TRAINED_GRID, TRAINED_GRID)).permute(0, 3, 1, 2)
     scale = (SIDE / PATCH + 0.1) / TRAINED_GRID
@@ -217,7 +222,7 @@ def positions(trained: Tensor) -> Tensor:
 
 
 class Pixels(_PublishedNetwork):
-    """Pixels as features, N×(C·side²) in [0, 1]; larger images are averaged to 16×16."""
+    """Pixels as features, N×(C·side²) in [0, 1]. Images larger than 16×16 are averaged to 16×16."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(nn.Flatten(), "pixels of at most 16×16", {}, device)

@@ -1,4 +1,4 @@
-"""Build the module that a training trains, check that it can be rebuilt, and measure its cost."""
+"""Build the module that is trained, check that it can be rebuilt, and measure its cost."""
 
 import copy
 import math
@@ -29,16 +29,16 @@ TIMED, MOST_TIMED = 0.5, 64
 
 
 def build_process(settings: TrainedSettings) -> LinearProcess:
-    """Build the process; for a denoiser, ε is predicted in all blocks of its state."""
+    """Build the process. For a denoiser, the process predicts ε in all blocks of its state."""
     process = settings.process.build()
     return every_block(process) if settings.serves_every_process else process
 
 
 def with_network(settings: T, record: str | Path | None = None, *, trust: bool = False) -> T:
-    """Return the settings with the code of network and objective imported, to build a module.
+    """Return the settings with the code of the network and the objective imported.
 
-    The code of the other custom parts, such as the optimizer, is not imported. See `imported` for
-    `record` and `trust`.
+    This is all code that is needed to build a module: the code of other custom parts, such as the
+    optimizer, is not imported. For `record` and `trust`, see `imported`.
     """
     objective = imported(settings.training.objective, record, trust=trust)
     training = settings.training.model_copy(update={"objective": objective})
@@ -47,10 +47,10 @@ def with_network(settings: T, record: str | Path | None = None, *, trust: bool =
 
 
 def facts_of(settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0) -> Facts:
-    """Return the facts that the objective of a training may depend on.
+    """Return the facts on which the objective of a training may depend.
 
     `deviation`: s, the standard deviation of the training images, as recorded in a manifest.
-    Shipped modules also store it in a buffer.
+    Shipped modules also store s in a buffer.
     """
     init = getattr(settings, "init", None)
     facts = cast(Any, settings.training), settings.dataset, process, deviation
@@ -60,7 +60,10 @@ def facts_of(settings: TrainedSettings, process: LinearProcess, deviation: float
 def build(
     settings: ModelSettings | GuideModelSettings, process: LinearProcess, deviation: float = 1.0
 ) -> nn.Module:
-    """Build the module that is trained: the network, with the channels that the objective needs."""
+    """Build the module that is trained.
+
+    The module contains the network, which has the channels that the objective needs.
+    """
     objective, facts = settings.training.objective, facts_of(settings, process, deviation)
     part, size = settings.network, settings.dataset.image_size
     seen, given = objective.channels(settings.dataset, process)
@@ -73,7 +76,8 @@ def build(
     module.in_shape, module.in_bfloat16 = network.in_shape, network.in_bfloat16
     module.data_deviation = deviation
     if not (module is network or type(module).__module__.startswith("psld.")):
-        module.in_bfloat16 = False  # Layers of a custom wrapper may need float32, so use autocast.
+        # The layers of a custom wrapper may need float32, so it is run with autocast instead.
+        module.in_bfloat16 = False
     return module
 
 
@@ -84,7 +88,7 @@ def loss_of(settings: TrainedSettings, process: LinearProcess, deviation: float 
 
 
 LEVELS = 5
-"""The number of noise levels at which outputs are compared."""
+"""The number of noise levels at which `check_rebuilt` compares outputs."""
 
 
 @torch.no_grad()
@@ -93,9 +97,9 @@ def check_rebuilt(
 ) -> None:
     """Check that the settings and the `state_dict()` of a module determine its output.
 
-    A second module, built with other random numbers, loads the `state_dict()`. In eval mode, both
-    modules must give the same outputs at `LEVELS` noise levels, and the first module must give the
-    same outputs when it is called again. The check does not change the module or the generators.
+    A second module, built with different random numbers, loads the `state_dict()`. In eval mode,
+    both modules must give the same outputs at `LEVELS` noise levels, and the first module must give
+    the same outputs in a second call. The check does not change the module or the generators.
 
     Raises UserError if the outputs differ, and RuntimeError if the `state_dict()` does not fit.
     """
@@ -143,8 +147,8 @@ def kept_generators(device: torch.device) -> Iterator[None]:
 def try_loss(module: nn.Module, loss: Loss, has_labels: bool) -> tuple[float, bool]:
     """Return the loss of two random images, and whether some parameters get no gradient.
 
-    The module and the generators are not changed. A training on several ranks must know of
-    parameters without gradient, because it would wait for these gradients.
+    This does not change the module or the generators. A training on several ranks must know if
+    there are parameters without gradients, because otherwise it waits for these gradients.
     """
     facts, noising = loss.facts, loss.noising
     channels, size = facts.dataset.channels, facts.dataset.image_size
@@ -175,7 +179,7 @@ def forward_flops(network: nn.Module) -> int:
 
 
 def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
-    """Measure the CPU time per image of a forward and backward pass on one core, in seconds."""
+    """Measure the CPU time, in seconds per image, of a forward and a backward pass on one core."""
     network = build(settings, build_process(settings)).eval()
 
     def seconds(count: int) -> float:

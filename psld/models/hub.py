@@ -1,4 +1,4 @@
-"""Upload models to the Hugging Face Hub and download them. The extra `hub` has the dependency."""
+"""Upload models to the Hugging Face Hub and download them. This requires the extra `hub`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,15 +20,15 @@ MODELS = Path("models")
 
 
 def fetched(model: str | Path) -> Path:
-    """Return the folder of a model; download the model if it is an address hf://USER/NAME@COMMIT.
+    """Return the folder of a model. For an address hf://USER/NAME@COMMIT, download the model.
 
     Without @COMMIT, the newest commit is downloaded. Files in the cache of huggingface_hub are not
-    downloaded again. GRID/MODEL is the folder models/GRID/MODEL.
+    downloaded again. GRID/MODEL is short for the folder models/GRID/MODEL.
 
     Raises:
-        UserError: the folder has no model, but there are other models, or there is no folder
-            models/; the address is wrong; or the extra `hub` is not installed.
-        RunError: the Hub cannot be reached, or fails.
+        UserError: the folder does not exist, but other models exist or models/ does not exist; the
+            address is wrong; or the extra `hub` is not installed.
+        RunError: the Hub cannot be reached, or answers with an error.
     """
     if not str(model).startswith("hf://"):
         return _folder(Path(model))
@@ -53,10 +53,10 @@ def _folder(model: Path) -> Path:
 
 
 def push(folder: Path, repository: str, card: str, start: str | None) -> str:
-    """Upload a model, its card and the file of its initial distribution in one commit.
+    """Upload a model and its card in one commit, and return the hash of the commit.
 
-    `start` is that file; None uploads none. Return the hash of the commit. See `fetched` for the
-    errors.
+    `start`: the file of the initial distribution, which is also uploaded; None: no file. For the
+    errors, see `fetched`.
     """
     with _hub(repository) as hub:
         from huggingface_hub import CommitOperationAdd as Add
@@ -70,7 +70,7 @@ def push(folder: Path, repository: str, card: str, start: str | None) -> str:
 
 @contextmanager
 def _hub(what: str) -> Iterator["HfApi"]:
-    """Yield the API of the Hub. Its exceptions become UserError or RunError, prefixed by `what`."""
+    """Yield the API of the Hub. Its exceptions are raised as UserError or RunError about `what`."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -78,10 +78,10 @@ def _hub(what: str) -> Iterator["HfApi"]:
         raise UserError(f"{what}: needs huggingface_hub: pip install 'psld[hub]'") from None
     try:
         yield HfApi(library_name="psld", library_version=VERSION)
-    except Exception as error:  # Its class depends on the HTTP client of huggingface_hub's version.
+    except Exception as error:  # The class depends on the HTTP client of huggingface_hub.
         if getattr(error, "errno", None):  # an error of the file system
             raise
-        if isinstance(error, LocalEntryNotFoundError):  # The cause says why the download failed.
+        if isinstance(error, LocalEntryNotFoundError):  # Its cause says why the download failed.
             error = error.__cause__ or error
         status = getattr(getattr(error, "response", None), "status_code", None)
         text = shorten(str(error) or type(error).__name__, 240, placeholder=" …")

@@ -20,7 +20,8 @@ from psld.utils.files import read_json
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 FILES = (WEIGHTS, "history.json", MANIFEST)
-"""In the order of writing. The manifest is last, so if it exists, the other files exist."""
+"""The files of a model in the order of writing. If the manifest exists, all files exist, because
+the manifest is written last."""
 
 
 class Imported(Settings):
@@ -29,7 +30,7 @@ class Imported(Settings):
     file: str
     sha256: str
     weights: Literal["ema", "online"]
-    """`ema`: the moving average of the weights; `online`: the weights themselves."""
+    """`ema`: the moving average of the weights; `online`: the weights without averaging."""
 
 
 class TrainedManifest(MadeRecord, extra="ignore"):
@@ -41,16 +42,16 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     dataset_digest: str | None
     """Digest of the training data; null for imported weights whose dataset was not prepared."""
     class_names: tuple[str, ...] = ()
-    """Class names of the training data; empty without names, or if the dataset was not prepared."""
+    """Class names of the training data; empty if there are no names or no prepared dataset."""
     step: int | None
     images_seen: int | None
     parameters: int
     seconds: float | None = None
-    """Wall-clock time of the training loop; null if imported."""
+    """Wall-clock time of the training loop; null for imported weights."""
     device: str | None = None
     ranks: int | None = None
     micro_batch: int | None = None
-    """Images per forward pass on a rank; null: the rank's whole share of the batch."""
+    """Images per forward pass on one rank; null: all images of the batch that the rank gets."""
     run: str | None = None
     deviation: float = Field(default=1.0, exclude_if=lambda deviation: deviation == 1)
     """s, the standard deviation of the training images, if the objective needs it."""
@@ -61,14 +62,14 @@ class TrainedManifest(MadeRecord, extra="ignore"):
 
     @property
     def init(self) -> dict[str, str] | None:
-        """Name and digest of the pretrained weights; None if training started at random weights."""
+        """The name and the digest of the pretrained weights; None for random initial weights."""
         if (init := getattr(self.settings, "init", None)) is None:
             return None
         name = init.model.name.removeprefix("models/")
         return {"model": name, "weights_sha256": init.model.content}
 
     def identity(self) -> dict[str, Any]:
-        """The fields that are copied into the results of these weights."""
+        """Return the fields that are copied into results obtained with these weights."""
         kept = {
             "name",
             "weights_sha256",
@@ -91,12 +92,12 @@ class GuideManifest(TrainedManifest):
     kind: Literal["guide"] = "guide"
     settings: GuideModelSettings
     accuracy_by_time: list[float] | None = None
-    """Accuracy at each range of noise levels, from low to high noise, on the test split, or on the
-    training split if there is no test split."""
+    """Accuracy for each range of noise levels, from low to high noise. It is measured on the test
+    split, or on the training split if there is no test split."""
 
 
 def kind_of(settings: TrainedSettings) -> type[ModelManifest | GuideManifest]:
-    """Return the class of the manifest for a model or a guide."""
+    """Return the manifest class for a model or a guide."""
     return ModelManifest if settings.makes == "model" else GuideManifest
 
 
@@ -104,7 +105,7 @@ M = TypeVar("M", bound=TrainedManifest)
 
 
 def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
-    """Read a manifest. Raises UserError if it is missing, damaged, or of another kind."""
+    """Read a manifest. Raises UserError if it is missing, damaged or not of class `kind`."""
     path, what = Path(folder) / MANIFEST, kind.model_fields["kind"].default
     other = what
     with suppress(UserError):  # read_record reports the error
@@ -116,14 +117,14 @@ def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
 
 
 def model_files(folder: Path) -> list[str]:
-    """Return the names of a model's files: the code of custom parts first, the manifest last."""
+    """Return the names of a model's files. The code of custom parts is first, the manifest last."""
     code = sorted(str(file.relative_to(folder)) for file in (folder / COPIES).rglob("*.py"))
     return [*code, *(name for name in FILES if (folder / name).exists())]
 
 
 def imported_file(folder: str | Path) -> str | None:
-    """Return the name of the checkpoint that weights were imported from; None if not imported."""
-    with suppress(UserError):  # A missing or damaged manifest has no checkpoint.
+    """Return the name of the checkpoint of imported weights; None for other weights."""
+    with suppress(UserError):  # A missing or damaged manifest names no checkpoint.
         if imported := read_json(Path(folder) / MANIFEST, dict).get("imported"):
             return str(imported["file"])
     return None
@@ -132,8 +133,8 @@ def imported_file(folder: str | Path) -> str | None:
 def make_way(folder: str | Path, sha256: str, replace: bool) -> None:
     """Remove the weights in a folder unless they come from the checkpoint with this SHA-256.
 
-    Weights with a missing or damaged manifest cannot be loaded, so they are always removed. Raises
-    UserError if there are other weights and `replace` is false.
+    Weights with a missing or damaged manifest are always removed, because they cannot be loaded.
+    Raises UserError if the folder has weights of another origin and `replace` is false.
     """
     there: TrainedManifest | None = None
     for kind in (ModelManifest, GuideManifest):

@@ -1,6 +1,6 @@
 """Objectives, which define the loss and the inputs of the network, and the training recipe.
 
-The module does not import torch at the top, because each process of Snakemake imports it.
+Torch is imported only inside functions, because each process of Snakemake imports this module.
 """
 
 from collections.abc import Set
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts that an objective may use besides its own settings; `facts` of a batch."""
+    """Facts that an objective may use in addition to its own settings: `batch.facts` in `loss`."""
 
     training: "TrainingSettings"
     dataset: DatasetSettings
@@ -48,7 +48,7 @@ class Facts:
     """s: the standard deviation of the training images around their mean; 1 unless the objective
     sets `needs_deviation`."""
     init: str | None = None
-    """The name of the pretrained model that initializes the training; None without one."""
+    """The name of the pretrained model that initializes the training; None for random weights."""
 
     @property
     def law(self) -> "NoiseLaw":
@@ -60,7 +60,7 @@ OPTIONAL = frozenset({"noise_law", "time_eps", "weighting", "label_dropout"})
 """Training settings that an objective may leave unused."""
 
 SHORT = {"epsilon": None, "guide": None, "denoiser": "denoiser", "image-guide": "denoiser"}
-"""Short identities of shipped kinds, kept so that existing digests stay valid."""
+"""Short identities of the shipped objectives. They exist so that old digests stay valid."""
 
 
 class Objective(Part):
@@ -82,16 +82,16 @@ class Objective(Part):
 
     makes: ClassVar[Literal["model", "guide"]] = "model"
     uses: ClassVar[Set[str]] = OPTIONAL
-    """The settings in `OPTIONAL` that affect the weights. Setting another one of them is an error
-    for custom objectives."""
+    """The settings in `OPTIONAL` that affect the weights. For custom objectives, it is an error to
+    set any other setting in `OPTIONAL`."""
     sees_images: ClassVar[bool] = False
-    """True if the network sees noisy images, y = x₀ + σ n, and so serves every process."""
+    """True if the network sees noisy images, y = x₀ + σ n, and therefore serves every process."""
     needs_deviation: ClassVar[bool] = False
-    """True if the objective needs `facts.deviation`, which takes a pass over the training images.
-    """
+    """True if the objective needs `facts.deviation`. Computing it takes a pass over the training
+    images."""
     of_data: ClassVar[Set[str]] = frozenset()
-    """Names of buffers that are computed from the training images. A training that is initialized
-    from a pretrained model keeps its own values of these buffers."""
+    """The names of buffers that are computed from the training images. These buffers are not loaded
+    from the pretrained model that initializes a training."""
 
     def check_recipe(self, training: "LoopSettings") -> None:
         """Raise ValueError, with the key, for training settings that do not fit the objective."""
@@ -115,12 +115,12 @@ class Objective(Part):
     def wrap(self, network: "nn.Module", facts: Facts) -> "nn.Module":
         """Return the module that is trained and saved, which contains the network.
 
-        In training mode, a module with further outputs for the loss returns a tuple.
+        In training mode, a module may return a tuple with additional outputs for the loss.
         """
         return network
 
     def noising(self, facts: Facts) -> "Noising":
-        """Return the function that adds noise to images, which gives the inputs of the network."""
+        """Return the function that makes the inputs of the network by adding noise to images."""
         from psld.diffusion.loss import NoisyImages, NoisyStates
 
         if self.sees_images:
@@ -128,17 +128,19 @@ class Objective(Part):
         return NoisyStates(facts.process, facts.training.time_eps, facts.training.noise_law)
 
     def loss(self, module: "nn.Module", batch: "Batch") -> "Tensor":
-        """Return the loss of a batch, a scalar, from the module, which may be compiled or parallel.
+        """Return the loss of a batch, a scalar.
 
-        `batch` (`psld.diffusion.loss.Batch`) has the images `x0`, N×C×H×W; `noisy()`, which returns
-        the inputs of the network, noisy states or images, and their times or noise levels;
-        `target`, the noise in the predicted blocks; `labels`, if the model has classes; and
-        `facts`.
+        Args:
+            module: the module that `wrap` returned; it may be compiled or parallel.
+            batch: a `psld.diffusion.loss.Batch`. It has the images `x0`, N×C×H×W; `noisy()`, which
+                returns noisy states with their times, or noisy images with their noise levels;
+                `target`, the noise in the predicted blocks; `labels`, if the model has classes; and
+                `facts`.
         """
         raise NotImplementedError
 
     def eps(self, module: "Network", process: "LinearProcess") -> "Network":
-        """Return ε(z, t), or ε(z, t, label), of a process, computed with the trained module."""
+        """Return ε(z, t) or ε(z, t, label) for a process, computed with the trained module."""
         return self._of_states(module, process, gives_image=True)
 
     def _of_states(
@@ -149,10 +151,10 @@ class Objective(Part):
         return SeesImages(process, module, gives_image=gives_image) if self.sees_images else module
 
     def check(self, sampler: "SamplerSettings", process: "ProcessSettings") -> None:
-        """Raise UserError if a sampler cannot sample a model with this objective."""
+        """Raise UserError if the sampler cannot sample from a model with this objective."""
 
     def check_cell(self, sampler: "SamplerSettings") -> None:
-        """Raise UserError if the objective cannot train on a cell that was sampled by `sampler`."""
+        """Raise UserError if the objective cannot train on a cell that `sampler` has sampled."""
 
     def preview(
         self, facts: Facts, module: "nn.Module", store: "ImageStore", picture: "Path"
@@ -166,9 +168,9 @@ class Objective(Part):
         return {}
 
     def measured(self, facts: Facts, module: "nn.Module", store: "ImageStore") -> dict[str, Any]:
-        """Measure the trained module, and return fields of the manifest.
+        """Measure the trained module, and return the measurements as fields of the manifest.
 
-        Keys that are not fields of the manifest are dropped.
+        Keys that are not fields of the manifest are ignored.
         """
         return {}
 
@@ -187,9 +189,9 @@ class Denoiser(Objective):
     """The module predicts the clean image from a noisy image, D(y; σ), with EDM's preconditioning.
 
     The loss is λ(σ) ‖D(y; σ) − x₀‖², λ = (σ² + s²) / (σ s)², averaged over the elements (Karras et
-    al., 2022, Table 1), with s = `facts.deviation`. Before the first step, the loss is 1 at every
-    noise level for images with mean 0. For other images, it is up to 1 + |mean|²/s² per value at
-    high noise levels.
+    al., 2022, Table 1), with s = `facts.deviation`. Before the first step, the loss of images with
+    mean 0 is 1 at every noise level. The loss of other images is at most 1 + |mean|²/s² per value,
+    at high noise levels.
     """
 
     kind: str = "denoiser"
@@ -271,7 +273,7 @@ class Guide(Objective):
 
 
 class ImageGuide(Guide):
-    """The network classifies noisy images, and so guides every process."""
+    """The network classifies noisy images and can therefore guide every process."""
 
     kind: str = "image-guide"
 
@@ -283,27 +285,29 @@ class ImageGuide(Guide):
 
 
 class LoopSettings(Settings):
-    """The training recipe that models and guides share. The defaults are the paper's."""
+    """The training recipe that models and guides share. The defaults are values of the paper."""
 
     objective: Objective = Epsilon()
     """`epsilon`: the network sees noisy states of one process. `denoiser`: the network sees noisy
     images, y = x₀ + σ n, and serves every process."""
     noise_law: NoiseLaw | None = None
     """The distribution of the noise levels. Null: uniform times for `epsilon`, the default
-    distribution for a denoiser. An `epsilon` network with a `noise_law` rarely sees noise levels as
-    high as the prior; sample it with sampler=few."""
+    distribution for a denoiser. With a `noise_law`, an `epsilon` network rarely sees noise levels
+    as high as the noise level of the prior, so sample it with sampler=few."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
     batch_size: int = Field(ge=1)
     """Images per step over all ranks."""
     micro_batch: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | None, FREE] = None
-    """Images per forward pass on one rank; gradients are accumulated. `auto`: halved while a GPU
-    runs out of memory before the first step. Null: the rank's whole share of the batch. The weights
-    depend on it only through rounding and through dropout, whose masks are drawn per pass."""
+    """Images per forward pass on one rank; gradients are accumulated. `auto`: halved, before the
+    first step, until no GPU runs out of memory. Null: all images of the batch that the rank gets.
+    The micro-batch affects the weights only through rounding and through dropout, whose masks are
+    drawn in each pass."""
     noise_block: Annotated[int | None, Neutral(None)] = Field(None, ge=1)
-    """Images of the global batch that share a stream of noise, (seed, step, block), so that a rank
-    draws only the noise of its own blocks. Null: one stream per batch, which each rank draws up to
-    its own last image. Either way, the noise does not depend on the number of ranks."""
+    """Images per block of the global batch. Each block has its own noise stream, (seed, step,
+    block), so that a rank draws only the noise of its own blocks. Null: one stream per batch, in
+    which each rank draws all noise up to its own last image. In both cases, the noise does not
+    depend on the number of ranks."""
     learning_rate: float = Field(2e-4, gt=0)
     """The learning rate after the warm-up."""
     warmup_steps: int = Field(5000, ge=0)
@@ -313,14 +317,15 @@ class LoopSettings(Settings):
     optimizer: Annotated[Optimizer, Neutral(Adam())] = Adam()
     """The optimizer: adam, adamw."""
     grad_clip: float = Field(1.0, gt=0)
-    """Largest norm of the gradient; larger gradients are scaled down."""
+    """Largest norm of the gradient; gradients with a larger norm are scaled down."""
     ema_decay: float | None = Field(0.9999, ge=0, lt=1)
-    """Decay per step of the exponential moving average of the weights; with 0, the average is the
-    last weights. It is short for average={kind: ema, decay: …}."""
+    """Decay per step of the exponential moving average of the weights; with a decay of 0, the
+    average equals the last weights. Short for average={kind: ema, decay: …}."""
     average: Annotated[Average | None, Neutral(None)] = None
     """A custom moving average of weights and buffers, instead of `ema_decay`."""
     time_eps: float = Field(1e-5, gt=0, lt=1)
-    """Training times are on [time_eps, 1], uniform without a `noise_law`."""
+    """Smallest training time. Training times are in [time_eps, 1]; without a `noise_law`, they are
+    uniform."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network's forward pass; weights and optimizer stay in fp32. On GPUs since
     Ampere, matrix products in fp32 use TF32 (10 bits of mantissa)."""
@@ -329,13 +334,13 @@ class LoopSettings(Settings):
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the batches and dropout."""
     checkpoint_every: Annotated[int, FREE] = Field(5000, ge=1)
-    """Steps between checkpoints; the last two are kept."""
+    """Steps between checkpoints; the last two checkpoints are kept."""
     log_every: Annotated[int, FREE] = Field(100, ge=1)
-    """Steps between entries of history.json; steps with a checkpoint or preview get an entry, too.
-    A log file gets a line at each checkpoint, and every 30 seconds."""
+    """Steps between entries of history.json. Steps with a checkpoint or a preview also get an
+    entry. A log file gets a line at each checkpoint and every 30 seconds."""
     preview_every: Annotated[int | None, FREE] = Field(None, ge=1)
-    """Steps between previews: a picture of a model's samples, or a guide's accuracy by noise level.
-    Null: no previews."""
+    """Steps between previews. A preview is a picture of samples for a model, and the accuracy at
+    each range of noise levels for a guide. Null: no previews."""
 
     @model_validator(mode="before")
     @classmethod
@@ -370,8 +375,8 @@ class TrainingSettings(LoopSettings):
     """`fid`: the error of ε (paper, Eq. 10). `nll`: the error of the score, weighted by the
     diffusion G Gᵀ."""
     label_dropout: float | None = Field(None, gt=0, lt=1)
-    """The probability with which the class of an image is dropped in training. Any value makes the
-    model class-conditional, for classifier-free guidance. Null: unconditional."""
+    """The probability with which the class of a training image is dropped. Any value makes the
+    model class-conditional, as classifier-free guidance requires. Null: an unconditional model."""
 
 
 def check_uses(training: LoopSettings) -> None:

@@ -1,4 +1,4 @@
-"""Previews of a training: samples of a model, or the accuracy of a guide by noise level.
+"""Preview a training: draw samples of a model, or measure a guide's accuracy at each noise level.
 
 All previews of a training use the same noise.
 """
@@ -25,7 +25,7 @@ SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
 BINS = 10
 """The number of ranges of equal length that divide the forward times from 0 to 1."""
 TEST_IMAGES = 1000
-"""The largest number of images for the accuracy, taken at equal distances from the split."""
+"""The largest number of images for the accuracy. They are evenly spaced in the split."""
 BATCH = 250
 
 
@@ -37,7 +37,7 @@ def write_samples(
     device: torch.device,
     picture: Path,
 ) -> None:
-    """Sample from ε(z, t), without a class if the network is class-conditional; write a picture."""
+    """Sample from ε(z, t), and write a picture. A class-conditional network gets no class."""
     from psld.data.images import save_images  # Imported late, because it needs Pillow.
 
     stream = generator(device, seed, Stream.PREVIEW)

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 class Optimizer(Part):
     """An optimizer of the weights.
 
-    Checkpoints contain the whole `state_dict()` of the built optimizer. It may hold whatever
-    `torch.load` reads with `weights_only`: tensors of any type, numbers, strings, lists, tuples and
-    dictionaries. After the first step, a newly built optimizer loads it as a test.
+    Checkpoints contain the complete `state_dict()` of the optimizer. It may hold all types that
+    `torch.load` reads with `weights_only`: tensors of any dtype, numbers, strings, lists, tuples
+    and dictionaries. After the first step, a newly built optimizer loads the `state_dict()` as a
+    test.
     """
 
     noun = "optimizer"
@@ -26,7 +27,7 @@ class Optimizer(Part):
     kind: str = "adam"
 
     def build(self, parameters: "list[nn.Parameter]") -> "optim.Optimizer":
-        """Build the optimizer of all parameters, which are on the device of the training.
+        """Build the optimizer for all parameters, which are on the device of the training.
 
         Before each step, the training loop clips the gradients and sets `lr` of all `param_groups`
         to `training.learning_rate` × warm-up × schedule.
@@ -99,7 +100,7 @@ class Cosine(Schedule):
     kind: str = "cosine"
 
     least: float = Field(default=0.0, ge=0, le=1)
-    """The factor at the end."""
+    """The factor at the end of the training."""
 
     def factor(self, step, steps):
         return self.least + (1 - self.least) * (1 + cos(pi * step / steps)) / 2
@@ -120,16 +121,16 @@ class InverseSqrt(Schedule):
 class Averaging(Protocol):
     """The average of a network during training.
 
-    An average with further state, such as a count or a second average, needs two more methods for
-    checkpoints: `state_dict()` returns that state, and `load_state_dict(state)` restores it from
-    tensors on the CPU.
+    An average with additional state, such as a counter or a second average, needs two methods for
+    checkpoints: `state_dict()` returns the additional state, and `load_state_dict(state)` restores
+    it from tensors on the CPU.
     """
 
     network: "nn.Module"
     """A copy of the network with averaged weights and buffers, used for previews and export."""
 
     def update(self, network: "nn.Module") -> None:
-        """Update the average with weights and buffers after a step. Called without gradients."""
+        """Update the average with the network after a step. Called without gradients."""
         ...
 
 
@@ -141,7 +142,7 @@ class Average(Part):
     kind: str = "ema"
 
     def build(self, network: "nn.Module") -> Averaging:
-        """Build the average of a network before its first step, or before a checkpoint is loaded.
+        """Build the average of a network, before the first step or before a checkpoint is loaded.
 
         The average must hold a copy of the network, `copy.deepcopy(network)`.
         """
@@ -149,10 +150,10 @@ class Average(Part):
 
 
 class ExponentialAverage(Average):
-    """θ̄ ← d θ̄ + (1 − d) θ after each step; buffers are copied from the last step."""
+    """θ̄ ← d θ̄ + (1 − d) θ after each step; buffers are copied without averaging."""
 
     decay: float = Field(default=0.9999, ge=0, lt=1)
-    """d; with 0, the average is the last weights."""
+    """d; with d = 0, the average equals the last weights."""
 
     def build(self, network):
         from psld.networks.forward import EMA
@@ -161,9 +162,9 @@ class ExponentialAverage(Average):
 
 
 def with_one_average(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a training with the average `ema` expressed as `ema_decay` alone.
+    """Return training settings in which the average `ema` is written as `ema_decay`.
 
-    For any other `average`, `ema_decay` becomes null.
+    If the settings have another `average`, `ema_decay` becomes null.
     """
     average = content.get("average")
     if average is None:
@@ -180,7 +181,7 @@ def with_one_average(content: dict[str, Any]) -> dict[str, Any]:
 
 
 class Logger(Part):
-    """A further destination of the training log, besides history.json and wandb."""
+    """An additional destination of the training log, besides history.json and wandb."""
 
     noun = "logger"
 
@@ -191,17 +192,18 @@ class Logger(Part):
     ) -> Callable[[dict[str, float] | None], object]:
         """Start to log, and return the function that receives the entries of the history.
 
-        The function is called with each entry and, at the end, with None. As in history.json, an
-        entry has `step`, `time` (Unix time in seconds), `loss`, `grad_norm`, `learning_rate`, ….
-        There is an entry every `log_every` steps; entries arrive in groups, at most every two
-        seconds. A training that is killed and resumed logs no step twice. Only rank 0 logs.
+        The function is called with each entry and, at the end, with None. An entry has the same
+        keys as in history.json: `step`, `time` (Unix time in seconds), `loss`, `grad_norm`,
+        `learning_rate`, …. There is an entry every `log_every` steps. Entries arrive in groups, at
+        most one group every two seconds. A training that is killed and resumed logs no step twice.
+        Only rank 0 logs.
 
-        All calls are made in a separate thread, and the training does not wait for them. A logger
-        that raises an exception or takes more than five seconds in a call is stopped, and a line
-        is printed.
+        All calls are made in a separate thread, and the training does not wait for them. If a call
+        raises an exception or takes more than five seconds, the logger is stopped and a line is
+        printed.
 
         Args:
-            run: the run directory; previews/STEP.png are pictures.
+            run: the run directory; previews/STEP.png in it are the pictures of previews.
             settings: the settings of the training (`psld.training.settings.RunSettings`).
             from_step: the last step that was already logged; 0 for a new training.
         """

@@ -25,7 +25,7 @@ class TrainedSettings(Settings):
     """Everything that determines the weights of a network."""
 
     makes: ClassVar[Literal["model", "guide"]] = "model"
-    """The result of the training. `makes` of the objective must have the same value."""
+    """The kind of network that is trained. The objective must have the same value of `makes`."""
     num_classes: ClassVar[int] = 0
     """The number of classes that the network accepts as input; 0 for an unconditional network."""
 
@@ -45,10 +45,10 @@ class TrainedSettings(Settings):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that, with the dataset's digest, determine the weights.
+        """Return the settings that, together with the dataset's digest, determine the weights.
 
-        The source of a dataset is left out, because the digest covers it. So is the process if the
-        network serves every process, and so are settings that the objective does not use. Custom
+        The result does not contain the source of the dataset, which the digest covers; the process
+        if the network serves every process; and settings that the objective does not use. Custom
         subclasses of shipped objectives have no short identity.
         """
         content, objective = super().identity(), self.training.objective
@@ -66,12 +66,12 @@ class TrainedSettings(Settings):
 
     @property
     def command(self) -> str:
-        """The psld command of the training."""
+        """The psld command that runs the training."""
         return "train" if self.makes == "model" else "train_guide"
 
     @property
     def serves_every_process(self) -> bool:
-        """True if the network sees noisy images, so that `process` is only the default process."""
+        """True if the network sees noisy images; `process` is then only the default process."""
         return self.training.objective.sees_images
 
     @property
@@ -88,28 +88,28 @@ class Init(Settings):
     """GRID/MODEL, the folder of a model, or hf://OWNER/NAME@COMMIT. The identity includes the
     digest of the weights."""
     take: Literal["all", "fitting"] = "all"
-    """`fitting`: copy the weights whose names and shapes agree, and print the names of the other
-    weights. `all`: fail if any name or shape differs."""
+    """`fitting`: copy the weights with equal names and shapes, and print the names of the other
+    weights. `all`: raise an error if any name or shape differs."""
 
 
 class ModelSettings(TrainedSettings):
-    """A model: a network that predicts a process's noise."""
+    """A model: a network that predicts the noise of a process."""
 
     training: TrainingSettings
     init: Annotated[Init | None, Neutral(None)] = None
     """The pretrained model that initializes the weights: init.model=GRID/MODEL, a folder, or
-    hf://OWNER/NAME@COMMIT. With init.take=fitting, weights with other names or shapes stay
+    hf://OWNER/NAME@COMMIT. With init.take=fitting, weights whose names or shapes differ stay
     random. Null: all weights are random."""
 
     def sampled_as(self, process: ProcessSettings | None = None) -> ProcessSettings | None:
-        """Return the process with which a denoiser is sampled; None if the model is no denoiser.
+        """Return the process with which a denoiser is sampled; None for other models.
 
-        The default is the process of the training.
+        `process`: the requested process; None: the process of the training.
         """
         return (process or self.process) if self.serves_every_process else None
 
     def with_process(self, process: ProcessSettings | None) -> "ModelSettings":
-        """Return the settings with another process; None returns them unchanged.
+        """Return the settings with the given process; None returns the settings unchanged.
 
         Raises UserError if the network serves only the process of its training.
         """
@@ -145,10 +145,10 @@ class GuideModelSettings(TrainedSettings):
     @model_validator(mode="before")
     @classmethod
     def _with_parts_of_guides(cls, content: Any) -> Any:
-        """Complete the parts of a guide.
+        """Replace the defaults of models by the defaults of guides.
 
-        A network without a kind is `ncsnpp-guide`. The objective of a model becomes the objective
-        of a guide with the same inputs.
+        A network without a kind becomes `ncsnpp-guide`. The objective of a model becomes the
+        objective of a guide with the same inputs.
         """
         if not isinstance(content, dict):
             return content
@@ -168,19 +168,19 @@ GUIDES = {"epsilon": "guide", "denoiser": "image-guide"}
 
 
 class Start(Settings):
-    """How an initial distribution is fitted to training images (`psld.models.start`)."""
+    """Settings of the fit of an initial distribution to training images (`psld.models.start`)."""
 
     components: tuple[Annotated[int, Field(ge=2)], ...] = (2, 4, 8, 16, 32)
-    """Candidates for the number K of Gaussians; K = 1 is always a candidate."""
+    """Candidates for the number K of Gaussians; K = 1 is always a candidate, too."""
     directions: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(10, 20, 40), min_length=1)
     """Candidates for the number q of leading directions in which the mixture is fitted."""
     shares: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 0.3)
-    """σ₀ divided by the largest standard deviation: of a single Gaussian, and of the components of
-    a mixture."""
+    """Two ratios that determine the start level: σ₀ divided by the largest standard deviation of a
+    single Gaussian, and σ₀ divided by the largest standard deviation of a mixture's components."""
 
 
 STARTS = "starts"
-"""The folder of the files of initial distributions."""
+"""The folder with the files of initial distributions."""
 
 
 def start_file(dataset: DatasetSettings, classes: bool) -> str:
@@ -203,8 +203,8 @@ class StartSettings(Settings):
     """The prepared dataset, HDF5."""
     start: Start = Start()
     classes: bool = False
-    """Also fit a distribution to each class, for guidance to classes. It has no effect if a class
-    has fewer than ten distinct images."""
+    """Also fit a distribution to each class, for guidance to classes. This setting has no effect if
+    a class has fewer than ten distinct images."""
     output: Annotated[str | None, FREE] = Field(default=None, pattern=r"\.safetensors$")
     """Output file; null: starts/DATASET[-flip][-classes].safetensors."""
     device: Annotated[str, FREE] = "auto"

@@ -1,9 +1,10 @@
 """The initial distribution of samplers (`start`), fitted to the training images of a dataset.
 
 The initial distribution is a mixture of Gaussians, fitted by scikit-learn's expectation
-maximization, with the noise levels at which samplers start. It depends on the dataset and on flips,
-but on no network, so all models of a dataset share its file. The file is not private: from the
-files of two datasets that differ in one image, this image can be reconstructed.
+maximization. Its file also stores the noise levels at which samplers start. The distribution
+depends on the dataset and on flips, but not on a network, so all models of a dataset share the
+file. The file is not private: if two datasets differ in one image, this image can be reconstructed
+from the files of both datasets.
 """
 
 import hashlib
@@ -33,13 +34,13 @@ CPU = torch.device("cpu")
 LOWEST_LEVEL = 0.5
 """The lowest noise level at which samplers start. Its square is added to all variances of a fit."""
 FEWEST_IMAGES = 10
-"""The fewest distinct images for a mean or the center of a component. With fewer images, the center
-would resemble individual images."""
+"""The smallest number of distinct images from which a mean or the center of a component is
+computed. With fewer images, the center would resemble individual images."""
 MOST_IMAGES = 10_000
-"""The largest number of images to which a mixture is fitted; more images are subsampled."""
+"""The largest number of images to which a mixture is fitted; larger datasets are subsampled."""
 ITERATIONS = 100
 CHUNK = 1 << 24
-"""The largest number of pixel values on the device at once."""
+"""The largest number of pixel values that are on the device at the same time."""
 
 Passes = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 """A function that returns an iterator over all images, in chunks, float N×views×C×H×W, with their
@@ -52,19 +53,22 @@ class SamplerStart:
 
     data: GaussianData = field(repr=False)
     levels: Tensor
-    """σ₀ of the single Gaussian and of the mixture, 2×groups."""
+    """σ₀ of the single Gaussian (row 0) and of the mixture (row 1), 2×groups."""
     path: str = ""
     """The file of the initial distribution; empty if there is no file."""
     sha256: str = ""
-    """Digest of the file."""
+    """The digest of the file."""
 
     def level(self, mixture: bool = True, classes: Sequence[int] = ()) -> float:
-        """Return σ₀ of the mixture or the single Gaussian; for classes, the maximum over them."""
+        """Return σ₀ of the mixture or of the single Gaussian.
+
+        For several classes, return the largest σ₀ of these classes.
+        """
         return float(self.levels[int(mixture), self.data.groups(classes)].max())
 
 
 def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
-    """Fit the initial distribution to a dataset's training images on a device, and write its file.
+    """Fit an initial distribution to a dataset's training images on a device, and write its file.
 
     Raises UserError if the dataset is missing or damaged, or has too few distinct images.
     """
@@ -91,12 +95,12 @@ def find_start(
 ) -> SamplerStart:
     """Return the initial distribution for the dataset of a model.
 
-    Without `file`, the places are, in this order: starts/ in the working directory; starts/ in the
-    model's folder; a new fit to data/DATASET.h5.
+    Without `file`, this function searches starts/ in the working directory, then starts/ in the
+    model's folder. If it finds no file, it fits a new distribution to data/DATASET.h5.
 
     Args:
         digest: the digest of the training images; None: the digest of data/DATASET.h5.
-        classes: also return the distribution of each class.
+        classes: also return a distribution for each class.
         file: the file to read; None: search for a file.
         folder: the folder of the model.
 
@@ -132,7 +136,7 @@ def load_start(path: str | Path, dataset: DatasetSettings, wanted: dict[str, Any
     """Read the file of an initial distribution, and test that it draws images of the right shape.
 
     Raises UserError if the file is missing, damaged or malformed, or if its origin differs from
-    `wanted`, where None accepts any value.
+    `wanted`. In `wanted`, None accepts any value.
     """
     remedy = "fit it again (psld start)"
     stored = load_tensors(path, KIND, remedy)
@@ -154,7 +158,7 @@ def load_start(path: str | Path, dataset: DatasetSettings, wanted: dict[str, Any
 
 
 def different_images(images: np.ndarray) -> np.ndarray:
-    """Return the index of the first copy of each distinct image; mirror images count as copies.
+    """Return the index of the first copy of each distinct image. Mirror images count as copies.
 
     Args:
         images: uint8 N×C×H×W.
@@ -171,8 +175,8 @@ def views_of(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the images at the chosen indices, and their labels, in chunks on the device.
 
-    With `flip`, each image has two views, the image and its mirror image, because the network is
-    trained on both. Otherwise, each image has one view.
+    With `flip`, each image has two views, the image and its mirror image, because networks are
+    trained on both. Without `flip`, each image has one view.
     """
     size = max(1, CHUNK // images[0].size)
     for first in range(0, len(chosen), size):
@@ -193,7 +197,7 @@ def deviation(store: ImageStore, flip: bool) -> float:
     return max(variance, 1e-6) ** 0.5
 
 
-@all_bits()  # The smallest variances are differences of large sums, so they need full precision.
+@all_bits()  # Full precision, because the smallest variances are differences of large sums.
 @torch.no_grad()
 def measure_start(
     images: np.ndarray,
@@ -203,27 +207,28 @@ def measure_start(
     num_classes: int = 0,
     flip: bool = False,
 ) -> SamplerStart:
-    """Compute mean and covariance of images, and fit mixtures of Gaussians to the images.
+    """Compute the mean and the covariance of images, and fit mixtures of Gaussians to the images.
 
     Each distinct image counts once. A component with added noise is approximately Gaussian if the
-    noise level is a certain share of the component's largest standard deviation. So, with λ_k the
-    largest variance of component k, samplers start from a mixture at the noise level
+    noise level is a certain fraction of the component's largest standard deviation. Let w_k be the
+    weight and λ_k the largest variance of component k. Samplers start from a mixture at the noise
+    level
 
         σ₀ = max(0.3 √(Σ_k w_k λ_k), 0.5),
 
-    and from a single Gaussian at max(0.75 √λ, 0.5).
+    and from a single Gaussian with the largest variance λ at max(0.75 √λ, 0.5).
 
     Args:
         images: uint8 N×C×H×W.
-        how: the candidates for the numbers of components and directions, and the shares 0.75 and
-            0.3.
+        how: the candidates for the numbers of components and directions, and the fractions 0.75 and
+            0.3 (`shares`).
         labels: int64 N; None without classes.
-        num_classes: the number of classes; 0 for an initial distribution without classes. It is
-            replaced by 0 if a class has fewer than ten distinct images, because the images of this
-            class could be computed from all images and the other classes.
+        num_classes: the number of classes; 0 for an initial distribution without classes. If a
+            class has fewer than ten distinct images, 0 is used, because the images of this class
+            could be computed from all images and the other classes.
         flip: also use the mirror image of each image.
 
-    Raises UserError for fewer than ten distinct images, where mirror images count as copies.
+    Raises UserError if there are fewer than ten distinct images. Mirror images count as copies.
     """
     chosen = different_images(images)
     if len(chosen) < FEWEST_IMAGES:
@@ -248,13 +253,14 @@ def with_mixture(data: GaussianData, passes: Passes, how: Start) -> GaussianData
     """Replace each Gaussian by a mixture in its leading directions, with nearly the same moments.
 
     A fifth of the images is held out, with all of their views. K and q maximize the likelihood of
-    held-out images with noise, y = x + σ n at σ = 0.5. They also minimize the divergence, since
-    KL(p_σ ‖ q_σ) + E log q_σ(y) is the same for all distributions q. The fit adds σ² to all
-    variances, so that no component shrinks to a single image, and σ² is subtracted from the result.
+    held-out images with noise, y = x + σ n at σ = 0.5. This choice also minimizes the divergence,
+    because KL(p_σ ‖ q_σ) + E log q_σ(y) is the same for all distributions q. The fit adds σ² to all
+    variances, so that no component shrinks to a single image, and then subtracts σ² from the fitted
+    variances.
 
-    The group of all images determines q for all groups. Each class has its own K. K is 1 if no
-    mixture is more likely than one Gaussian, and is halved until each component has enough images.
-    If K is 1 for all images, K is 1 for each class.
+    The images of all classes together determine one q for all groups. Each class has its own K. K
+    is 1 if no mixture is more likely than one Gaussian. K is halved until each component has enough
+    images. If K is 1 for the images of all classes together, K is 1 for each class.
     """
     values, vectors = (each.flip(-1) for each in torch.linalg.eigh(data.covariances.double()))
     axes = vectors[..., : max(how.directions)].float()
@@ -294,8 +300,8 @@ def _coordinates(data: GaussianData, axes: Tensor, passes: Passes) -> list[np.nd
     stream = np.random.default_rng(stream_seed(0, Stream.START))
     whole = [torch.cat(each).double().numpy() for each in rows]
     most = MOST_IMAGES // whole[0].shape[1]
-    # At least FEWEST_IMAGES images are left out, because their sum follows from the mean of all
-    # images and the mean of the fitted images.
+    # If images are left out, leave out at least FEWEST_IMAGES, because the sum of these images
+    # follows from the mean of all images and the mean of the fitted images.
     counts = (len(c) if len(c) <= most else min(most, len(c) - FEWEST_IMAGES) for c in whole)
     chosen = (c[stream.permutation(len(c))[:n]] for c, n in zip(whole, counts, strict=True))
     return list(map(np.ascontiguousarray, chosen))
@@ -304,7 +310,10 @@ def _coordinates(data: GaussianData, axes: Tensor, passes: Passes) -> list[np.nd
 def _best(
     c: np.ndarray, variances: np.ndarray, components: Sequence[int], directions: Sequence[int]
 ) -> tuple[int, int]:
-    """Return the most likely K and q for coordinates, N×views×Q, with these variances."""
+    """Return K and q of the most likely mixture for coordinates, N×views×Q.
+
+    `variances`: the variances of the coordinates, Q.
+    """
     held, Q = len(c) // 5, c.shape[2]
     if not held:
         return 1, directions[0]
@@ -343,12 +352,12 @@ def _fitted(
 
 def _mixture(c: np.ndarray, components: int) -> Any:
     """Fit a GaussianMixture to c, N×q, with the variance of the noise added to each component."""
-    from sklearn.mixture import GaussianMixture  # The import takes half a second.
+    from sklearn.mixture import GaussianMixture  # Imported late: it takes half a second.
     from threadpoolctl import threadpool_limits
 
     noise = LOWEST_LEVEL**2
     # Several threads are no faster for such small matrices, and very slow on busy cores.
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Converged or not, 100 iterations are enough.
+        warnings.simplefilter("ignore")  # 100 iterations are enough, even without convergence.
         mixture = GaussianMixture(components, reg_covar=noise, max_iter=ITERATIONS, random_state=0)
         return mixture.fit(c)

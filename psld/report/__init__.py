@@ -1,1 +1,1 @@
-"""Tables, figures, and runs and dashboards in wandb."""
+"""Tables, figures, certificates, plans of grids, and reports in wandb."""

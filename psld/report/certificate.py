@@ -1,8 +1,8 @@
-"""Certificates: everything that a grid's tables are computed from, and its verification.
+"""Write and verify certificates, which hold everything that a grid's tables are computed from.
 
-A certificate is a folder, or a zip of the folder. It holds the files of a project under their usual
-paths, the resolved grid, and the SHA-256 of each file. `verify` recomputes its results and tables
-with the code that evaluates and tabulates, and compares them.
+A certificate is a folder, or a zip of the folder. It holds files of a project under their usual
+paths, the resolved grid, and the SHA-256 of each file. `verify` recomputes the results and tables
+with the code of `psld evaluate` and `psld tabulate`, and compares them with the stored files.
 """
 
 import csv
@@ -42,20 +42,22 @@ INDEX = "certificate.json"
 """The file with the SHA-256 of every other file."""
 
 LARGEST = 2 << 30
-"""The most bytes that a smaller zip may unpack to. Zips of `certify` are not compressed."""
+"""The largest size, in bytes, to which a compressed zip may unpack. `certify` does not compress, so
+its zips may be larger."""
 
 ROUNDING = 1e-6
-"""The largest relative difference of a recomputed number: other machines round differently."""
+"""The largest accepted relative difference between a stated number and the recomputed number.
+Machines round differently."""
 
 FEATURE_ROUNDING = 1e-4
-"""The largest `relative_distance` of two references (docs/notes/intervals.md)."""
+"""The largest accepted `relative_distance` between two references (docs/notes/intervals.md)."""
 
 UNKNOWN = "not recomputed"
-"""The basis of a number whose features are not in the certificate."""
+"""The basis (how a number was verified) of a number whose features are not in the certificate."""
 
 MOMENTS = "recomputed from mean and covariance, interval stated"
-"""The basis of a Fréchet distance without features. Ranks, pairs and n → ∞ need the interval, which
-cannot be recomputed."""
+"""The basis of a Fréchet distance without features. Its interval cannot be recomputed. Ranks,
+differences and extrapolations to n → ∞ need the interval, so they are not recomputed either."""
 
 LoadedReference = tuple[Reference, ReferenceManifest]
 
@@ -63,8 +65,8 @@ LoadedReference = tuple[Reference, ReferenceManifest]
 def certify(grid: Grid, path: Path) -> int:
     """Write the certificate of a grid's evaluated cells, and return the number of these cells.
 
-    Raises UserError if files are missing or do not belong together, if a dataset was prepared with
-    other settings, or if there are no results.
+    Raises UserError if files are missing or inconsistent, if a dataset was prepared with other
+    settings, or if there are no results.
     """
     cells, loaded, files = 0, {}, []
     for cell in filter(lambda cell: Path(cell.result).exists(), grid.measured_cells):
@@ -97,7 +99,7 @@ def certify(grid: Grid, path: Path) -> int:
             raise UserError(f"{wrong[0]}; sample and evaluate the cell again")
         names = sorted(files_in(folder))
         write_json(folder / INDEX, {name: sha256_of_file(folder / name) for name in names})
-        with zipfile.ZipFile(partial, "w") as archive:  # equal files make equal certificates
+        with zipfile.ZipFile(partial, "w") as archive:  # equal files give identical zips
             for name in [INDEX, *names]:
                 archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
     return cells
@@ -111,16 +113,17 @@ def _files_of(cell: Cell) -> list[str]:
 
 class Verification(NamedTuple):
     grid: Grid
-    """The reader's grid if there is one, else the certificate's: the values and bands to print."""
+    """The grid whose values and bands are printed: the reader's grid, or, if the reader has no such
+    grid, the certificate's grid."""
     results: Path
     wrong: list[str]
-    """Everything that differs, each with the name of its file."""
+    """A line for each difference, which begins with the name of a file."""
     tables: dict[str, Counter[str]]
-    """By table, the number of its entries for each basis, such as `UNKNOWN`."""
+    """The number of entries with each basis, such as `UNKNOWN`, by table name."""
     notes: list[str]
-    """What was compared, and what was not."""
+    """Lines that state what was compared and what was not."""
     missing: list[str]
-    """What should have been compared and could not be compared."""
+    """Lines that count the numbers and intervals that could not be recomputed."""
 
 
 def verify(
@@ -129,9 +132,10 @@ def verify(
     """Verify a certificate, a zip or a folder. Raises UserError if it is damaged or malformed.
 
     Args:
-        folder: an empty folder for the files of the zip and the computed results.
-        grid_name: the reader's grid; None selects the grid with the certificate's name, if any.
-        reference: a folder that contains the reader's references, also in folders below.
+        folder: an empty folder for the unpacked files and the recomputed results.
+        grid_name: the name of the reader's grid; None: the name of the certificate's grid, if the
+            reader has a grid of this name.
+        reference: a folder that contains the reader's references, also in subfolders.
     """
     files = sorted(reference.rglob(FEATURES)) if reference else []
     if reference and not files:
@@ -147,7 +151,7 @@ def verify(
             verified = _verify(folder / "results", references)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file: {error.filename}") from None
-    except PSLDError as error:  # also of NaN among features
+    except PSLDError as error:  # NaN among the features also raises one.
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # Damaged files can make a computation raise nearly any error.
         if isinstance(error, OSError):  # The error of a full disk names no file.
@@ -164,28 +168,28 @@ def verify(
     verified.wrong.extend(found)
     file = config_file("grid", grid.name)
     verified.notes.append(f"{what}: {len(found)} differences from yours, {file}")
-    return verified._replace(grid=replace(grid, name=name))  # its results have these paths
+    return verified._replace(grid=replace(grid, name=name))  # The paths of results contain `name`.
 
 
 class _CellVerification(NamedTuple):
-    """A cell whose results were recomputed, without its features, which may be large."""
+    """The verification of one cell. It does not hold the features, which may be large."""
 
     cell: Cell
     wrong: list[str]
-    """Results that differ, and classes that are not the sampler's."""
+    """Lines for results that differ, and for classes that the sampler does not name."""
     bases: dict[str, str]
-    """`MOMENTS` or `UNKNOWN`, by the record of each result without features."""
+    """`MOMENTS` or `UNKNOWN` for each result without features, keyed by `CellResult.record`."""
     starts: set[str | None]
-    """The SHA-256 of the initial distributions that its results state; None for the prior."""
+    """The SHA-256 of each initial distribution that the results state; None for the prior."""
     rows: dict[str, list[int]]
-    """`rows_of` of its samples, by cell and extractor."""
+    """The `rows_of` of the samples, keyed by a text that names the cell and the extractor."""
 
 
 def _verify(root: Path, references: list[LoadedReference], measure: bool = True) -> Verification:
     """Verify the files in the working directory, and write the recomputed results below `root`."""
     grid, loaded, tables = grid_from_json(Path(GRID).read_text("utf-8")), {}, {}
     files = _check_names(grid)
-    # A result among these files has no path that leads out of the folder.
+    # A path that leads out of the folder is not in `files`, so no such result is read.
     evaluated = [cell for cell in grid.measured_cells if cell.result in files]
     cells = [_verify_cell(cell, root, loaded, measure) for cell in evaluated]
     starts = _starts(cells)
@@ -208,7 +212,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
 
 
 def _check_names(grid: Grid) -> set[str]:
-    """Return the names of all files. Raises UserError if the grid has no file of a name."""
+    """Return the names of all files. Raises UserError for a file that is not a file of the grid."""
     files, named = files_in(Path()), {GRID, INDEX}
     named |= {f"{grid.table(name)}.csv" for name in grid.file.tables}
     for cell in grid.measured_cells:
@@ -234,7 +238,8 @@ def _verify_cell(
         for each, result in zip(cell.measurements, stated.results, strict=True)
         if not gathered.has(each)
     }
-    samples = sorted(gathered.samples.items())  # the most samples of an extractor come last
+    # The largest sample of an extractor comes last, so `rows` holds its features.
+    samples = sorted(gathered.samples.items())
     rows = {f"{cell.name} ({name})": rows_of(cast(Any, each).values) for (name, _), each in samples}
     return _CellVerification(
         cell, wrong, bases, {each.start_sha256 for each in stated.results}, rows
@@ -242,14 +247,14 @@ def _verify_cell(
 
 
 def _verify_manifests(cells: list[_CellVerification]) -> Iterator[str]:
-    """Yield where the manifests of networks differ from the grid."""
+    """Yield a line for each difference between a network's manifest and the grid."""
     networks = {network.manifest: network for each in cells for network in each.cell.networks}
     for path, network in networks.items():
         yield from (f"{path}: {each}" for each in manifest_differences(network))
 
 
 def _starts(cells: list[_CellVerification]) -> dict[str | None, set[str | None]]:
-    """Return the stated initial distributions by their files; None is the prior."""
+    """Return the stated SHA-256 of each initial distribution, by its file; None is the prior."""
     starts: dict[str | None, set[str | None]] = {}
     for each in cells:
         file = each.cell.start.file if each.cell.start else None
@@ -258,7 +263,10 @@ def _starts(cells: list[_CellVerification]) -> dict[str | None, set[str | None]]
 
 
 def _verify_starts(starts: dict[str | None, set[str | None]]) -> Iterator[str]:
-    """Yield the files whose cells state different starts, and cells of the prior that state one."""
+    """Yield a line for each initial distribution whose cells do not all state the same SHA-256.
+
+    Cells that start from the prior must state no SHA-256.
+    """
     for file, found in starts.items():
         if len(found) > 1 or (file is None) != (None in found):
             yield f"{file or 'the prior'}: some cells that start there state another start"
@@ -267,7 +275,7 @@ def _verify_starts(starts: dict[str | None, set[str | None]]) -> Iterator[str]:
 def _verify_table(
     grid: Grid, name: str, root: Path, bases: dict[str, str]
 ) -> tuple[Counter[str], list[str]]:
-    """Return the number of entries for each basis, and the entries that differ."""
+    """Return the number of entries with each basis, and a line for each difference of an entry."""
     table, path = grid.file.tables[name], f"{grid.table(name)}.csv"
     counts, wrong = Counter(), []
     entries = read_table(grid, name, root)
@@ -285,7 +293,7 @@ def _verify_table(
 
 
 def _verify_reference(stated: LoadedReference, references: list[LoadedReference]) -> Iterator[str]:
-    """Yield where a reference differs from the reader's references of the same kind."""
+    """Yield a line for each difference from the reader's references of the same kind."""
     manifest = stated[1]
     alike = [each for each in references if each[1].kind == manifest.kind]
     for yours in alike:
@@ -297,7 +305,7 @@ def _verify_reference(stated: LoadedReference, references: list[LoadedReference]
 def _all_rows(
     loaded: dict[str, LoadedReference], cells: list[_CellVerification]
 ) -> dict[str, list[int]]:
-    """Return the `rows_of` of the real images, then those hashes of the samples."""
+    """Return the `rows_of` of the real images and then of the samples, by name."""
     rows = {}
     for folder, (features, _) in loaded.items():
         for name in ("train", "test"):
@@ -309,7 +317,7 @@ def _all_rows(
 
 
 def _missing(tables: dict[str, Counter[str]]) -> Iterator[str]:
-    """Yield how many numbers and intervals could not be recomputed."""
+    """Yield lines that count the numbers and intervals that could not be recomputed."""
     counts = sum(tables.values(), start=Counter())
     for basis, what in ((UNKNOWN, "numbers"), (MOMENTS, "intervals")):
         if count := sum(n for each, n in counts.items() if each.startswith(basis)):
@@ -326,9 +334,9 @@ def _recompute(
 
 
 def _fits_classes(cell: Cell, labels: Tensor | None) -> bool:
-    """Return whether the samples were guided to the classes that the sampler names, if any.
+    """Return whether the labels are the classes that the sampler names, if it names any.
 
-    Return True for a custom guidance, whose classes only its code knows.
+    Return True for a custom guidance, because only its code determines the classes.
     """
     stated, guidance = [] if labels is None else labels.tolist(), cell.sampler.settings.guidance
     if guidance.is_data:
@@ -340,7 +348,7 @@ def _fits_classes(cell: Cell, labels: Tensor | None) -> bool:
 
 
 def _basis(entry: Entry, fixed: int | None, bases: dict[str, str]) -> str:
-    """Return the basis of the number of an entry; `bases` is described in `_CellVerification`."""
+    """Return the basis of an entry's number. `_CellVerification` describes `bases`."""
     if entry.value is None:
         return "not run"
     basis = "recomputed from features"
@@ -361,7 +369,7 @@ def _index(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """Unpack a zip. Raises UserError if its index does not fit, or if it is a zip bomb."""
+    """Unpack a zip. Raises UserError if its index lists other files, or if it is a zip bomb."""
     with zipfile.ZipFile(path) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         size, names = sum(e.file_size for e in entries), Counter(e.filename for e in entries)
@@ -371,7 +379,7 @@ def _unpack(path: Path, folder: Path) -> None:
             raise UserError(f"{twice[0]}: {names[twice[0]]} entries of this name")
         archive.extract(INDEX, folder)
         _index(folder, names)
-        archive.extractall(folder)  # removes each `..` of a name
+        archive.extractall(folder)  # zipfile removes each `..` from a name.
 
 
 def files_in(folder: Path) -> set[str]:
@@ -400,9 +408,9 @@ def differences(right: Any, stated: Any, key: str = "", word: str = "recomputed"
 
 
 def manifest_differences(network: TrainedRecord) -> Iterator[str]:
-    """Yield where a manifest differs from the grid.
+    """Yield a line for each difference between a manifest and the grid.
 
-    The steps of an imported model are those that its checkpoint states.
+    The steps of an imported model are not compared, because they come from its checkpoint.
     """
     found, settings = network.read_manifest(), network.settings
     steps = found.step if found.imported else settings.training.steps
@@ -417,20 +425,20 @@ def _text(value: Any) -> str:
 
 
 def reference_differences(yours: LoadedReference, theirs: LoadedReference) -> Iterator[str]:
-    """Yield where a reference of a certificate differs from a reference of the reader.
+    """Yield a line for each difference between a reader's and a certificate's reference.
 
-    Differences by rounding are left out.
+    Rounding differences are ignored.
     """
     facts = {"dataset_digest", "images", "extractor_digest", "extractor_test_accuracy"}
     right, stated = (manifest.model_dump(include=facts) for _, manifest in (yours, theirs))
     found = list(differences(right, stated, word="in yours"))
     yield from found
-    if found:  # Features of another network cannot be compared.
+    if found:  # Features of different extractors cannot be compared.
         return
     right, stated = (_arrays(reference) for reference, _ in (yours, theirs))
     for name in {**right, **stated}:
         distance = relative_distance(right.get(name), stated.get(name))
-        if not distance <= FEATURE_ROUNDING:  # NaN differs, too
+        if not distance <= FEATURE_ROUNDING:  # A distance of NaN is a difference, too.
             limit = f"{FEATURE_ROUNDING:.0e} is allowed"
             yield f"{name}: the distance from yours is {distance:.1e} of the spread, {limit}"
 
@@ -451,14 +459,14 @@ def relative_distance(yours: Tensor | None, stated: Tensor | None) -> float:
 
 
 def rows_of(features: Tensor) -> list[int]:
-    """Return a hash for each image of its features, n×d."""
+    """Return a hash of each image's features; `features` is n×d."""
     return [hash(row.tobytes()) for row in features.contiguous().numpy()]
 
 
 def equal_features(rows: Mapping[str, list[int]]) -> Iterator[str]:
-    """Yield which sets of images have exactly equal features, by their `rows_of`.
+    """Yield a line for each set that repeats features, and for each pair of sets that share some.
 
-    A set may repeat its own features, or share features with other sets.
+    `rows`: the `rows_of` of each set of images, by name.
     """
     owners: dict[int, str] = {}
     for name, hashes in rows.items():

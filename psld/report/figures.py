@@ -1,4 +1,4 @@
-"""Draw the figures of a grid from its results, and images of samples in rows."""
+"""Draw the figures of a grid, and rows of sampled images."""
 
 import math
 import textwrap
@@ -21,18 +21,18 @@ from psld.sampling.settings import records_of
 from psld.sampling.shards import Shard, read_shard, shard_path
 from psld.utils.errors import UserError
 
-ROWS, COLUMNS = 12, 16  # the most rows of images of a shard, and the images per row
-COMPARED = 8  # images per row of a comparison: few, so that its names are readable on a phone
+ROWS, COLUMNS = 12, 16  # the largest number of rows of a shard, and the images per row
+COMPARED = 8  # images per row of a comparison: few, so that row names are readable on a phone
 REAL = "training images"  # the name of the row of training images
 TITLE_HEIGHT = 0.4  # inches
-LETTER_WIDTH = 0.085  # inches, in the name of a row
-LONGEST_LINE = 28  # letters in a line of the name of a row
+LETTER_WIDTH = 0.085  # inches per letter of a row name
+LONGEST_LINE = 28  # largest number of letters per line of a row name
 
 
 def draw_figure(grid: Grid, name: str) -> Figure:
     """Draw a figure of a grid.
 
-    Raises UserError if the grid has no such figure, or nothing to show in it yet.
+    Raises UserError if the grid has no such figure, or if the figure has nothing to show yet.
     """
     figures = all_figures(grid)
     if name not in figures:
@@ -51,14 +51,14 @@ def draw_figure(grid: Grid, name: str) -> Figure:
 
 
 def _real_rows(figure: GridFigure, columns: int = COLUMNS) -> list[np.ndarray]:
-    """Return, for each dataset that exists here, a row of training images from the whole split."""
+    """Return a row of training images, spread over the split, for each dataset that exists here."""
     stores = [ImageStore.open(data) for data in figure.datasets if Path(data).exists()]
     splits = [store.images("train") for store in stores]
     return [each[np.linspace(0, len(each) - 1, columns).astype(int)] for each in splits]
 
 
 def _originals(cell: Cell, shard: Shard) -> np.ndarray | None:
-    """Return the original images of the first shard of an inpainted cell; None for other cells."""
+    """Return the originals of a shard's inpainted images; None if the cell is not inpainted."""
     data, guidance = cell.datasets.get("data"), cell.sampler.settings.guidance
     if data is None or not guidance.inpaints:
         return None
@@ -77,8 +77,8 @@ def draw_shard(
 ) -> Figure:
     """Draw the first images of a shard, above rows of real images.
 
-    Samples that are guided to several classes have a row per class. Inpainted images have three
-    rows: the images with their holes, the samples, and the originals.
+    Samples that are guided to several classes are drawn in one row per class. Inpainted images are
+    drawn in groups of three rows: the images with their holes, the samples, and the originals.
     """
     if originals is not None:
         lines = before_and_after(shard, originals, ROWS, COLUMNS)
@@ -99,7 +99,7 @@ def draw_shard(
 def before_and_after(
     shard: Shard, originals: np.ndarray, rows: int, columns: int
 ) -> list[np.ndarray]:
-    """Return triples of RGB rows: the images with their holes, the samples, and the originals."""
+    """Return RGB rows in groups of three: images with their holes, samples, and originals."""
     known = np.asarray(shard.masks)[:, None] == 1
     masked = np.where(known, shard.images, np.array(HOLE_COLOR, np.uint8)[:, None, None])
     filled, before = (np.broadcast_to(each, masked.shape) for each in (shard.images, originals))
@@ -112,7 +112,7 @@ def _draw_comparison(figure: GridFigure) -> Figure:
     shards: dict[str, Shard] = {}
     for label, cell in figure.cells.items():
         path = shard_path(cell.folder, 0)
-        # A record states that its shards exist, even if they are not visible here yet.
+        # A shard with a record exists, and `read_shard` waits until it is visible on this node.
         if path.exists() or records_of(path.parent, 0):
             shards[label] = read_shard(path)
     if not shards:
@@ -154,7 +154,7 @@ def draw_images(images: np.ndarray, columns: int, title: str, names: Sequence[st
     """Draw images, uint8, N×C×H×W, in rows of `columns` images.
 
     Args:
-        names: the names of the rows, which stand on the left.
+        names: the names of the rows, drawn to the left of each row.
     """
     pixels = tiled(images, columns)
     height, width, _ = pixels.shape

@@ -1,4 +1,4 @@
-"""The page of a grid's results, in HTML, and the card of a model, in Markdown."""
+"""Write the results page of a grid, in HTML, and the model card, in Markdown."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ MOST_PIXELS = 1600
 UNFOLDED = 5
 """The number of figures that are shown without a click."""
 FEW_COLORS = 1024
-"""A picture with more colors is taken for a photograph, and compressed with losses."""
+"""A picture with more colors is treated as a photograph and compressed lossily."""
 
 
 class Picture(NamedTuple):
@@ -48,8 +48,8 @@ class Picture(NamedTuple):
 def results_page(grid: Grid) -> str:
     """Return the page of a grid's results.
 
-    It begins with the first finding and the first figure. Tables and figures that do not exist yet
-    are listed.
+    The page begins with the first finding and the first figure. It lists the figures that have not
+    been drawn yet.
     """
     tables = read_tables(grid)
     entries = [entry for rows in tables.values() for row in rows for entry in row]
@@ -98,7 +98,7 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
 
 
 def _pictures(grid: Grid, drawn: dict[str, Path]) -> list[Picture]:
-    """Return the drawn figures; a caption that repeats names the first figure that has it."""
+    """Return the drawn figures. A repeated caption is replaced by a reference to the first one."""
     pictures = []
     captions: dict[str, int] = {}
     for number, (name, path) in enumerate(drawn.items(), 1):
@@ -110,7 +110,7 @@ def _pictures(grid: Grid, drawn: dict[str, Path]) -> list[Picture]:
 
 
 def _by_category(pictures: Iterable[Picture]) -> dict[str, list[Picture]]:
-    """Return pictures by category; the figures that a grid compares are in "", the first one."""
+    """Return the pictures by category. The comparisons of the grid have the category ""."""
     found: dict[str, list[Picture]] = {}
     for picture in pictures:
         category = picture.figure.category
@@ -119,9 +119,9 @@ def _by_category(pictures: Iterable[Picture]) -> dict[str, list[Picture]]:
 
 
 def _embedded(path: Path) -> tuple[str, int, int]:
-    """Return a PNG as a data URI, WebP of at most MOST_PIXELS in width, with its size in pixels.
+    """Return a PNG as a WebP data URI at most MOST_PIXELS wide, with its width and height.
 
-    Drawings and gray pictures are compressed without losses.
+    Drawings and gray pictures are compressed losslessly.
     """
     image = Image.open(path).convert("RGB")
     few = image.getcolors(FEW_COLORS) is not None
@@ -142,7 +142,7 @@ def _origins(results: Sequence[ModelResult]) -> Iterator[TableText]:
         if settings["training"].get("objective") == "denoiser":
             settings.pop(
                 "process", None
-            )  # the process of one cell; the weights serve every process
+            )  # The weights serve every process, not only the process of this cell.
         lines[each.name] = [each.name, *facts, json.dumps(settings)]
     columns = ["name", "dataset", "steps", "SHA-256", "settings"]
     yield TableText("Weights", columns, list(lines.values()))
@@ -171,7 +171,7 @@ def model_card(
 ) -> str:
     """Return the README.md of a model's repository on the Hub.
 
-    It lists the results in the working directory that were measured with exactly these weights.
+    The card lists the results in the working directory that were measured with these weights.
 
     Args:
         start: the file of the initial distribution, if it is uploaded with the model.
@@ -184,7 +184,7 @@ def model_card(
         "A diffusion model of images, for a reference implementation of Phase Space Langevin "
         "Diffusion (K. Pandey and S. Mandt, ICCV 2023).",
         markdown(TableText("Model", ["", ""], [*facts, ["license of the weights", license]], 2)),
-        # The package is on no index, where somebody else may take its name.
+        # Install from a checkout: on a package index, somebody else may own the name psld.
         f"### How to load\n\n```python\nimport psld  # in its checkout: pip install '.[hub]'\n\n"
         f'model = psld.load("hf://{repository}")\nimages = model.sample(16, seed=0)\n```',
         f"This loads the newest commit. `hf://{repository}@COMMIT`, with the hash of a commit, "
@@ -224,7 +224,7 @@ def _distances(weights_sha256: str) -> str:
     """Return a table of the results that were measured with these weights and without a guide."""
     lines = []
     for path in sorted(Path("results/cells").glob("*/*/*.json")):
-        if weights_sha256 not in path.read_text():  # Reading all results of the paper takes long.
+        if weights_sha256 not in path.read_text():  # Parsing all results of the paper takes long.
             continue
         cell = "/".join(path.with_suffix("").parts[-3:])
         for r in CellResults.read(path).results:

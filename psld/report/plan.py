@@ -1,4 +1,4 @@
-"""The plan of a grid: its parts, its cost in GPU hours by `FORMULA`, and its time on one core."""
+"""Describe a grid: its parts, its cost in GPU hours (`FORMULA`), and its time on one core."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,12 +29,13 @@ from psld.utils.progress import about
 N = TypeVar("N", int, float)
 
 COUNTED = Path(".cache/counted")
-"""The cached FLOPs of networks."""
+"""The cache folder for the FLOPs of networks."""
 CODE = "diffusion", "networks", "training"
-"""The subpackages whose code decides the FLOPs of a network."""
+"""The subpackages whose code determines the FLOPs of a network."""
 
 ADAPTIVE_EVALUATIONS = 200
-"""Network evaluations of an adaptive sampler if no table has the number of the paper."""
+"""The assumed network evaluations per image of an adaptive sampler, if no table states the number
+of the paper."""
 
 FORMULA = (
     "The time of a training is proportional to its images, and the time of samples to their "
@@ -52,12 +53,13 @@ class Work:
     trained: list[TrainedRecord] = field(default_factory=list)
     training_images: int = 0
     evaluations: float = 0
-    """The sum over samples of network evaluations; a guide and its gradient count as two."""
+    """Network evaluations, summed over all samples. A guide evaluation with its gradient counts as
+    two evaluations."""
     adaptive: float = 0
-    """The part of `evaluations` that needs full fp32 precision: RK45."""
+    """The part of `evaluations` by adaptive samplers (RK45), which need full fp32 precision."""
 
     def flops(self, per_image: float) -> float:
-        """Return the FLOPs of this work, from the FLOPs of one image through the network."""
+        """Return the FLOPs of this work. `per_image`: the FLOPs of a forward pass per image."""
         return per_image * (TRAIN_FACTOR * self.training_images + self.evaluations)
 
 
@@ -98,7 +100,7 @@ def table_sizes(grid: Grid) -> Iterator[tuple[str, int, int, int]]:
 
 
 def jobs_by_stage(grid: Grid) -> dict[str, int]:
-    """Return the number of jobs of each stage for a grid of which nothing has been run."""
+    """Return the number of jobs in each stage if nothing of the grid has been run yet."""
     guides, models = grid.guides.values(), grid.models.values()
     features = grid.features.values()
     jobs = {
@@ -120,16 +122,16 @@ def jobs_by_stage(grid: Grid) -> dict[str, int]:
 
 
 def _network(trained: TrainedRecord) -> tuple[Settings, int, int]:
-    """Return the settings that decide the FLOPs of a network."""
+    """Return the settings that determine the FLOPs of a network."""
     settings = trained.settings
     return settings.network, settings.dataset.image_size, settings.dataset.channels
 
 
 def work_by_network(grid: Grid) -> dict[str, Work]:
-    """Return the work of each network, by its name in configs/network.
+    """Return the work of each network, by the network's name in configs/network.
 
-    If several networks have one name, each later network has the name of its first model or guide
-    in parentheses.
+    If several networks share a name, the names of the second and later networks are followed by the
+    name of their first model or guide in parentheses.
     """
     names: dict[tuple[Settings, int, int], str] = {}
     works: dict[str, Work] = {}
@@ -162,7 +164,7 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
 
 
 def cost(grid: Grid, tflops: float | None) -> str:
-    """Describe the work and its GPU hours, by earlier runs here or else by a GPU's TFLOP/s."""
+    """Describe the work and its GPU hours, estimated from earlier runs or from a GPU's TFLOP/s."""
     works = work_by_network(grid)
     per_image = {network: gigaflops(work.trained[0]) for network, work in works.items()}
     flops = {n: work.flops(per_image[n]) for n, work in works.items()}
@@ -203,7 +205,7 @@ def cost(grid: Grid, tflops: float | None) -> str:
 
 
 def gigaflops(trained: TrainedRecord) -> float:
-    """Return the GFLOPs of one image through a network; a multiply-add counts as two."""
+    """Return the GFLOPs of a forward pass per image; a multiply-add counts as two FLOPs."""
     settings, dataset = trained.settings.model(), trained.settings.dataset
     process, objective = settings.process.build(), settings.training.objective
     shapes = [*objective.channels(dataset, process), dataset.image_size, settings.num_classes]
@@ -220,10 +222,10 @@ def _flops(settings: ModelSettings) -> int:
 
 
 def built(count: Callable[[Any], N], settings: Any) -> N:
-    """Return a number that is counted on a network.
+    """Return `count(settings)`, where `count` builds a network and measures it.
 
-    A network of a custom part is built in a child process, because this process imports no custom
-    parts.
+    Custom networks and objectives are built in a child process, because this process imports no
+    custom parts.
     """
     if not (settings.network.is_data or settings.training.objective.is_data):
         return count(settings)
@@ -242,7 +244,10 @@ def _hours(images: float, per_second: float | None) -> float | None:
 
 
 def earlier_throughput(measured: Sequence[Entry], work: Work) -> tuple[float | None, float | None]:
-    """Return the images/s per GPU of a network's earlier trainings, and of its earlier sampling."""
+    """Return the speed per GPU in a network's earlier trainings, and in its earlier sampling.
+
+    The units are images/s, and images × NFE per second. None: there is no earlier run.
+    """
     trained = train_seconds = sampled = sample_seconds = 0.0
     for record in work.trained:
         if Path(record.manifest).exists():

@@ -1,9 +1,9 @@
 """The plots of a grid, and the style of all figures.
 
-A plot has panels of curves on a logarithmic axis of values, with one legend above them. Bars are
-the 95 % intervals of distances. The colors are those of Okabe and Ito, which color-blind readers
-can tell apart; markers and line styles keep lines apart in a gray print. Figures are so narrow that
-they are readable on a phone.
+A plot has panels of curves with logarithmic y axes, and one legend above the panels. Error bars are
+the 95 % intervals of distances. Color-blind readers can distinguish the colors (the palette of
+Okabe and Ito); markers and line styles distinguish the lines in a gray print. Figures are narrow
+enough to be readable on a phone.
 """
 
 import math
@@ -38,7 +38,7 @@ rc("ytick", labelsize=10)
 rc("legend", fontsize=10.5, frameon=False, handlelength=2.8)
 rc("grid", color="0.9")
 rc("savefig", dpi=220)
-rc("svg", hashsalt="psld")  # so that equal figures are equal files
+rc("svg", hashsalt="psld")  # so that equal figures give identical files
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
@@ -54,16 +54,17 @@ LEGEND_LINE = 0.25
 # Sizes in points.
 LINE_WIDTH = 1.6
 MARKER_SIZE = 6.5
-APART, SPREAD = 4.0, 20.0  # between the bars of two curves, and between the outer bars
+# The distance between adjacent error bars, and the largest distance between the outermost bars:
+APART, SPREAD = 4.0, 20.0
 
 LEAST_TICKS = 3
-MAX_POINTS = 60  # of a training curve
-LONGEST_BAR = 10  # a bar is drawn down to this fraction of its value
+MAX_POINTS = 60  # largest number of points of a training curve
+LONGEST_BAR = 10  # Error bars are cut off at the value divided by this number.
 
-SCALE_COLOR = "0.45"  # of the line of noise, and of the paper in the legend
+SCALE_COLOR = "0.45"  # color of the noise line, and of the paper's marker in the legend
 NOISE = {"color": SCALE_COLOR, "linewidth": 1, "linestyle": ":", "zorder": 1}
-"""The line at the distance of pure noise, behind all curves."""
-HOLE_COLOR = (0, 114, 178)  # of missing pixels; neither black nor white in a gray print
+"""The style of the noise line, which marks the distance of pure noise, behind all curves."""
+HOLE_COLOR = (0, 114, 178)  # color of missing pixels; neither black nor white in a gray print
 
 Points = list[tuple[float, float]]
 
@@ -87,7 +88,7 @@ class Look:
         }
 
     def paper(self) -> dict[str, Any]:
-        """Return the properties of numbers of the paper: large, hollow markers on a thin line."""
+        """Return the style for the paper's numbers: large, hollow markers on a thin line."""
         return self.ours() | {
             "linewidth": 0.7,
             "markersize": 1.7 * MARKER_SIZE,
@@ -99,7 +100,7 @@ class Look:
 
 
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
-    """Return the looks of all models or all samplers, the same in all figures of a grid."""
+    """Return a look for each model or each sampler, the same in all figures of a grid."""
     looks = {}
     for index, name in enumerate(names):
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
@@ -108,7 +109,7 @@ def looks_of(names: Iterable[str]) -> dict[str, Look]:
 
 
 def ramp(names: Sequence[str]) -> dict[str, Look]:
-    """Return looks from light to dark, for lines that are not models."""
+    """Return looks with colors from light to dark, for lines that are not models or samplers."""
     shades = colormaps["viridis_r"](np.linspace(0.15, 1, len(names) + 1)[1:])
     looks = zip(names, shades, cycle(MARKERS), strict=False)
     return {name: Look(to_hex(shade), marker) for name, shade, marker in looks}
@@ -121,21 +122,21 @@ class Curve:
     ours: Points
     paper: Points = field(default_factory=list)
     bars: Sequence[tuple[float, float, float]] = ()  # x and both ends of each error bar
-    arrows: Points = field(default_factory=list)  # lower ends of bars that are cut
+    arrows: Points = field(default_factory=list)  # lower ends of error bars that are cut off
 
 
 @dataclass(frozen=True)
 class Panel:
     title: str
-    axis: object  # adjacent panels with equal axes share their y axis
+    axis: object  # Adjacent panels with an equal `axis` share their y axis.
     y_label: str
     curves: list[Curve]
     noise: float | None = None
-    """The distance of pure noise, if it is positive."""
+    """The distance of pure noise; None if it is unknown or not positive."""
 
 
 def draw_plot(grid: Grid, name: str) -> Figure:
-    """Draw one of the PLOTS of a grid. Raises UserError if there is nothing to plot yet."""
+    """Draw the plot `name` of a grid. Raises UserError if there is nothing to plot yet."""
     if name == "nfe":  # a line for each model or sampler
         looks = looks_of(grid.file.samplers) | looks_of(grid.file.models)
         panels = _panels(grid, nfe_lines(grid), looks, lambda _, nfe: nfe)
@@ -157,10 +158,10 @@ def _panels(
     """Return the panels that have points. Raises UserError if no cell is measured yet.
 
     Args:
-        x_value: maps a cell and its network evaluations to the x of its point.
+        x_value: maps a cell and its network evaluations to the x coordinate of its point.
     """
     papers, label, panels = paper_values(grid), grid.file.label, []
-    # A model has one dataset, and its label may name it.
+    # Only titles of samplers may need a dataset, because a model has only one dataset.
     several_datasets = len({g.dataset for g in groups if g.panel in grid.file.samplers}) > 1
     for group in groups:
         curves, noise = [], None
@@ -227,7 +228,7 @@ def _plot_training(grid: Grid) -> Figure:
             panel.curves.append(Curve(grid.file.label(model.name), looks[model.name], points))
     if not panels and not any(Path(model.folder, HISTORY).exists() for model in models):
         raise UserError(f"models/{grid.name}: nothing of grid {grid.name} to plot yet")
-    if not panels:  # models that were saved from Python
+    if not panels:  # All models were saved from Python, without a history.
         figure = Figure(figsize=PANEL)
         figure.text(0.5, 0.5, "These models have no history.", ha="center")
         return figure
@@ -262,7 +263,7 @@ def _draw_panels(
     """Draw panels in rows of equal length.
 
     Args:
-        set_x_axis: is called with the axes of each panel and its sorted x values.
+        set_x_axis: called for each panel, with its axes and its sorted x values.
     """
     rows = math.ceil(len(panels) / PANELS_PER_ROW)
     columns = math.ceil(len(panels) / rows)
@@ -301,7 +302,7 @@ def _draw_panels(
 
 
 def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
-    """Draw a curve; a curve with bars is shifted by `shift` points, away from other bars."""
+    """Draw a curve. A curve with error bars is shifted by `shift` points, away from other bars."""
     drawn = []
     if curve.paper:
         drawn += axes.plot(*zip(*curve.paper, strict=True), label="_paper", **curve.look.paper())
@@ -315,12 +316,12 @@ def _draw_curve(axes: Axes, curve: Curve, shift: float) -> None:
         if curve.arrows:
             drawn += axes.plot(*zip(*curve.arrows, strict=True), "v", label="_arrows", **look)
         move = ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
-        for artist in drawn:  # Moving artists no longer changes the limits of the axes.
+        for artist in drawn:  # Moving an artist after it was drawn keeps the limits of the axes.
             artist.set_transform(axes.transData + move)
 
 
 def _share_y_axis(pairs: list[tuple[Panel, Axes]]) -> None:
-    """Give panels one y axis, with room for all curves and bars, and draw the line of noise."""
+    """Give panels the same y limits, which include all curves and bars, and draw the noise line."""
     curves = [curve for panel, _ in pairs for curve in panel.curves]
     values = [y for curve in curves for _, y in curve.ours + curve.paper]
     values += [end for curve in curves for _, *ends in curve.bars for end in ends]
@@ -336,7 +337,7 @@ def _share_y_axis(pairs: list[tuple[Panel, Axes]]) -> None:
 
 
 def _ticks(low: float, high: float) -> Locator:
-    """Return at least LEAST_TICKS ticks of a logarithmic axis, at powers of ten if they suffice."""
+    """Return the ticks of a logarithmic axis: powers of ten if there are at least LEAST_TICKS."""
     for multiples in ((1.0,), (1.0, 2.0, 5.0)):
         ticks = LogLocator(subs=multiples, numticks=15)
         if sum(low <= tick <= high for tick in ticks.tick_values(low, high)) >= LEAST_TICKS:
@@ -345,11 +346,11 @@ def _ticks(low: float, high: float) -> Locator:
 
 
 def _label_x_axis(axes: Axes, values: Iterable[float], labels: str) -> None:
-    """Label sorted values in the format `labels`; a value too close to the last label has none."""
+    """Label sorted values in the format `labels`, except values too close to the previous label."""
     labeled, last = [], -math.inf
     for value in values:
         place = axes.transAxes.inverted().transform(axes.transData.transform((value, 1)))[0]
-        if place - last >= 0.14:  # of the axis's length
+        if place - last >= 0.14:  # fraction of the axis length
             labeled.append(value)
             last = place
     axes.xaxis.set_major_locator(FixedLocator(labeled))

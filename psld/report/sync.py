@@ -1,8 +1,8 @@
 """Upload trainings and results to wandb, and update the report that shows them.
 
-The steps of a training come from the history in its run directory, also if the training was
-killed. Only steps that the run in wandb lacks are uploaded. A result replaces the result of an
-earlier sync.
+The logged steps of a training are read from the history in its run directory, also if the training
+was killed. Only steps that are missing in wandb are uploaded. A result replaces the result that an
+earlier sync uploaded.
 """
 
 import os
@@ -37,18 +37,20 @@ from psld.utils.files import digest_of
 from psld.utils.locks import held_if_free, sole_holder
 
 FINISH_SECONDS = "300"
-"""Longer than at the end of a training, because nothing waits for a sync."""
+"""The time limit for finishing an upload. The limit at the end of a training is shorter, because a
+training must not wait long for wandb."""
 SIDE = 8
 WIDE = {"w": 24, "h": 10}
 CURVES = ("loss", "grad_norm", "learning_rate", "images_per_second")
 VALUES = ("nfe", "images", "paper", "class_accuracy", "sampling_seconds")
-"""The numbers that the dashboard lists for each evaluation, next to the distance."""
+"""The numbers that the dashboard lists for each evaluation, in addition to the distance."""
 
 
 def sync(runs: Path, grid: Grid | None, settings: WandbSettings) -> None:
     """Upload the trainings below `runs`, and the results of `grid`.
 
-    Raises UserError if nobody is logged in. Raises RunError if uploads failed, after all others.
+    Raises UserError if no user is logged in. If an upload fails, the other uploads continue, and
+    RunError is raised at the end.
     """
     os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
     check_login()
@@ -69,7 +71,7 @@ def sync(runs: Path, grid: Grid | None, settings: WandbSettings) -> None:
 
 
 class ResultRun(NamedTuple):
-    """One run: a metric of a cell, a table, or the grid's figures."""
+    """A run in wandb that holds a metric of a cell, a table, or the figures of the grid."""
 
     options: dict[str, Any]
     """Options of `wandb.init`; `job_type` is the command that made the result."""
@@ -94,7 +96,7 @@ def _upload_training(run: Path) -> bool:
     with held_if_free(run / "lock") as held:
         if not held:
             print(f"{run}: left for the next sync, because the training is running", flush=True)
-        # The training may have been killed before its first checkpoint.
+        # A training that was killed before its first checkpoint has no history.
         if not held or not (run / HISTORY).exists():
             return False
         TrainingHistory.read(run / HISTORY)  # raises for a damaged history before a run is opened
@@ -114,7 +116,7 @@ def _upload_result(options: dict[str, Any], logged: dict[str, Any]) -> bool:
 
 
 def _named(grid: str, job_type: str, name: str, *identity: str | int) -> dict[str, Any]:
-    """Return the options of a result's run, whose id does not depend on the result's values."""
+    """Return the options of a result's run. The run id does not depend on the result's values."""
     run_id = f"{job_type}-{digest_of([grid, *identity])[:12]}"
     return {"id": run_id, "job_type": job_type, "name": name}
 
@@ -130,7 +132,7 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
             result = CellResults.find(cell.result, measurement.digest(cell.digest))
             if result and not result.void:
                 paper = papers.get((cell, measurement), {}).get("value")
-                # wandb accepts a picture object in one run only.
+                # A wandb.Image can be logged in only one run, so create a new object each time.
                 images = {} if sheet is None else {"samples": wandb.Image(sheet)}
                 yield _evaluation_run(cell, result, paper, images)
     for name in grid.file.tables:
@@ -143,7 +145,7 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
 def _evaluation_run(
     cell: Cell, result: ModelResult, paper: float | None, images: dict[str, wandb.Image]
 ) -> ResultRun:
-    """Return the run of a metric: its value under the metric's name, the cost, and the settings."""
+    """Return the run of a metric. It holds the value, named like the metric, costs and settings."""
     metric = result.metric["name"]
     config = {
         **result.model.settings,  # under the same keys as in trainings
@@ -171,7 +173,10 @@ def _evaluation_run(
 
 
 def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
-    """Yield the run of a table that has results: `table` as printed, and `entries` for programs."""
+    """Yield the run of a table if the table has results.
+
+    The run holds `table`, the table as printed, and `entries`, the same numbers for programs.
+    """
     table, rows = grid.file.tables[name], read_table(grid, name)
     entries = [entry for row in rows for entry in row]
     if not any(entry.results for entry in entries):
@@ -211,7 +216,7 @@ def find_report(api: wandb.Api, entity: str, project: str, title: str) -> Report
 
 
 def report_blocks(grid: Grid) -> Iterator[Any]:
-    """Yield the contents of the report, which also shows results that are uploaded later."""
+    """Yield the blocks of the report. The report also shows results that are uploaded later."""
     yield reports.TableOfContents()
     yield reports.H1("Distances")
     yield from _distances(grid)
@@ -248,7 +253,7 @@ def _distances(grid: Grid) -> Iterator[Any]:
             layout=Layout(**WIDE),
         )
         yield reports.H2(f"{dataset}: {metric}")
-        # The axis is logarithmic, so distances without evaluations are only in the tables.
+        # The x axis is logarithmic, so distances at 0 evaluations are shown only in the tables.
         condition = f"Tags() in {[dataset]} and Tags() in {[metric]} and SummaryMetric('nfe') >= 1"
         yield _panels(
             grid,
@@ -264,7 +269,7 @@ def _distances(grid: Grid) -> Iterator[Any]:
 def _panels(
     grid: Grid, job_types: list[str], panels: list[Any], condition: str = "", **runset: Any
 ) -> PanelGrid:
-    """Return panels of the grid's runs of these job types, narrowed down by `condition`."""
+    """Return panels that show the grid's runs with these job types that meet `condition`."""
     conditions = [f"Group = {grid.name!r}", f"JobType in {job_types}", condition]
     filters = " and ".join(filter(None, conditions))
     runs = Runset(name=f"{grid.name}: {job_types[0]}", filters=filters, **runset)

@@ -1,4 +1,4 @@
-"""The texts of a table, and its formats, which only format these texts."""
+"""Make the texts of a table, and format them as Markdown, LaTeX and HTML."""
 
 import math
 import re
@@ -28,10 +28,10 @@ from psld.utils.errors import listed, one_line
 from psld.utils.files import write_text
 
 MISSING = "–"
-PHONE_WIDTH = 45  # in letters of a table, as style.css sets them
+PHONE_WIDTH = 45  # in letters of the size that style.css sets for tables
 COLUMN_SPACE = 2  # between columns, in letters
 LISTED = 5
-"""The most names that a note lists."""
+"""The largest number of names that a note lists."""
 MARKS: dict[Status, str] = {
     "reproduced": " ✓",
     "off": " ✗",
@@ -43,7 +43,7 @@ MARKS: dict[Status, str] = {
 }
 RANKS = {"best": " ★", "perhaps best": " ≈"}
 OVERLAPS = " ≠"
-"""The mark of an entry that differs from the best, though both intervals overlap."""
+"""The mark of an entry that differs from the best entry although their intervals overlap."""
 WORDS: dict[str | None, tuple[str, str]] = {
     "smaller": ("nearest to the data", "nearer to the data"),
     "larger": ("best", "better"),
@@ -56,7 +56,7 @@ PIXELS = (
     "pictures, or use FID."
 )
 NAMED = 2
-"""The most entries that a sentence names; of more, it gives the number."""
+"""The largest number of entries that a sentence names. For more entries, it gives their number."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class TableText:
     """The status of each entry, row by row."""
     notes: list[str] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
-    """Notes for a table in a file of its own. The page has them once, for all tables."""
+    """Notes for a table in a separate file. The results page has them once, for all tables."""
 
     @property
     def is_wide(self) -> bool:
-        """Return whether a phone is too narrow for the words of headings and the numbers."""
+        """Return whether the table is wider than a phone, with line breaks wherever possible."""
         width = 0.0
         for index, (column, *cells) in enumerate(zip(self.columns, *self.lines, strict=True)):
-            parts = column.split()  # A bracket next to a mark has a line of its own.
+            parts = column.split()  # In a table with marks, a bracket is on a separate line.
             for cell in cells:
                 separator = None if index < self.headings else " (" if self.marks else "\n"
                 parts += cell.split(separator)
@@ -88,7 +88,7 @@ class TableText:
 
 
 def _letters(text: str) -> float:
-    """Return the width of a text in letters; a space and a point are half as wide."""
+    """Return the width of a text in letters; spaces and points count as half a letter."""
     return len(text) - (text.count(" ") + text.count(".")) / 2
 
 
@@ -124,7 +124,7 @@ def summary(grid: Grid, tables: dict[str, list[list[Entry]]]) -> TableText:
 
 
 def limit_text(table: Table, rows: list[list[Entry]]) -> TableText | None:
-    """Return the distances of infinitely many samples with their intervals, or None."""
+    """Return the table of distances for infinitely many samples; None without such distances."""
     columns = [column for column in zip(*rows, strict=True) if any(e.extrapolated for e in column)]
     if not columns:
         return None
@@ -186,14 +186,17 @@ def _claim_line(answered: Comparison) -> list[str]:
 
 
 def _seeds(entries: list[Entry]) -> str:
-    """Return how many seeds of the entries have been run, `1 of 3`."""
+    """Return how many seeds of the entries have been run, such as `1 of 3`."""
     counts = {(len(entry.results), len(entry.cells)) for entry in entries if entry.cells}
     texts = [f"{n}" if n == asked else f"{n} of {asked}" for n, asked in sorted(counts)]
     return ", ".join(texts) or MISSING
 
 
 def _short(entry: Entry) -> str:
-    """Return value and rank and, in brackets, the paper's value, the difference and the verdict."""
+    """Return the text of an entry: its value and rank, and a comparison with the paper.
+
+    The comparison, in brackets, is the paper's value, the difference from it, and the verdict.
+    """
     digits = digits_of(entry)
     paper = number_text(entry.paper, digits)
     if entry.status == "literature":
@@ -235,7 +238,7 @@ def digits_of(entry: Entry) -> int:
 
 
 def decimals(fewest: int, error: float) -> int:
-    """Return the number of decimals with which the error is not printed as 0."""
+    """Return the smallest number of decimals, at least `fewest`, that shows `error` as nonzero."""
     return max(fewest, -math.floor(math.log10(error))) if error else fewest
 
 
@@ -332,7 +335,7 @@ def _distribution(start: str, entries: Iterable[Entry]) -> str:
 
 
 def scales(entries: list[Entry]) -> Iterable[str]:
-    """Yield the scale of each metric, and of each dataset if there are several."""
+    """Yield a note on the scale of each metric on each dataset."""
     found = {}
     for entry in (entry for entry in entries if entry.results):
         result = entry.results[0]
@@ -357,12 +360,12 @@ def _significant(number: float) -> str:
 
 
 class Answer(NamedTuple):
-    """What came out of a table, in sentences."""
+    """The findings of a table, in sentences."""
 
     findings: list[str]
     """A sentence for each comparison."""
     limits: list[str]
-    """Sentences about what the findings rest on."""
+    """Sentences about the limits of the findings, such as the number of trainings."""
 
     @property
     def text(self) -> str:
@@ -374,9 +377,10 @@ class Answer(NamedTuple):
 
 
 def answer(table: Table, rows: list[list[Entry]]) -> Answer:
-    """Return what a table says about its comparisons, or else about its best entry.
+    """Return what a table says about its comparisons or, without comparisons, its best entry.
 
-    The best entry is that of the first metric and dataset. Entries without results are left out.
+    The best entry is chosen for the first metric and dataset only. Entries without results are
+    ignored.
     """
     shown = (
         e for row in rows for e in row if e.by_cell and e.show == "value" and e.loss is not None
@@ -410,9 +414,9 @@ def _trainings(entries: Iterable[Entry]) -> str:
 
 
 def _contrasts(openings: list[str], compared: list[dict[str, Entry]], asked: int) -> list[str]:
-    """Return a sentence for each contrast, with Holm's correction for all pairs that are asked for.
+    """Return a sentence for each contrast, with Holm's correction for all `asked` pairs.
 
-    A pair without results counts as one without a significant difference.
+    A pair without results counts as a pair without a significant difference.
     """
     pairs = [
         (index, *sorted(names, key=lambda name: cast(float, sides[name].loss)))
@@ -437,7 +441,10 @@ def _contrasts(openings: list[str], compared: list[dict[str, Entry]], asked: int
 def _contrast(
     opening: str, sides: dict[str, Entry], told: dict[tuple[str, str], Difference]
 ) -> str:
-    """Return the sentence of a contrast; `told` has the significant pairs, better side first."""
+    """Return the sentence of a contrast.
+
+    `told`: the significant differences, by the names of the better and the worse side.
+    """
     word = WORDS[next(iter(sides.values())).measurement.metric.better][1]
     values = {name: f" ({our_text(entry)})" for name, entry in sides.items()}
 
@@ -479,7 +486,7 @@ def _the_best(entries: Sequence[Entry]) -> str:
 
 
 def _named(entry: Entry) -> str:
-    """Return the labels of an entry, its start where no label has it, and its value."""
+    """Return the labels and the value of an entry, with its start unless a label names it."""
     labels = [*entry.row.label, entry.column]
     start = entry.results[0].sampler.get("start", "prior")
     if not any(start in label for label in labels):
@@ -497,8 +504,8 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
     finalize=lambda value: value.replace("`", "") if type(value) is str else value,
 )
-"""The templates of HTML pages. Texts are Markdown: the filter `code` formats names in backticks,
-and elsewhere, as in attributes, the backticks are left out."""
+"""The templates of HTML pages. The filter `code` formats names in backticks as code. Where the
+filter is not used, as in attributes, the backticks are removed."""
 TEMPLATES.filters["code"] = lambda text: do_mark_safe(
     re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 )
@@ -515,7 +522,7 @@ def write_table(grid: Grid, name: str, output: str) -> None:
 
 
 def answers(grid: Grid, tables: dict[str, list[list[Entry]]]) -> dict[str, str]:
-    """Return the sentences of a grid's tables, with the name of the first table that says each."""
+    """Return the answers of a grid's tables, each with the name of its first table."""
     found: dict[str, str] = {}
     for name, rows in tables.items():
         found.setdefault(answer(grid.file.tables[name], rows).text, name)
@@ -523,7 +530,7 @@ def answers(grid: Grid, tables: dict[str, list[list[Entry]]]) -> dict[str, str]:
 
 
 def print_tables(grid: Grid, root: Path = Path(), with_summary: bool = True) -> None:
-    """Print the tables, the claims and the summary of a grid, with the results below `root`."""
+    """Print the tables, the claims and the summary of a grid, from the results below `root`."""
     tables = read_tables(grid, root)
     texts = [table_text(grid.file.tables[name], rows) for name, rows in tables.items()]
     for text in texts:
@@ -576,14 +583,14 @@ SYMBOLS = {
     **{
         "[": "{[}",
         "*": "{*}",
-    },  # at the start of a row, LaTeX would read them as options of the command before
+    },  # At the start of a row, LaTeX would read them as options of the previous command.
     **{"<": "$<$", ">": "$>$", "−": "$-$", "×": r"$\times$", "±": r"$\pm$", "√": r"$\surd$"},
     **{"★": r"$\star$", "≈": r"$\approx$", "≠": r"$\neq$", "→": r"$\to$", "∞": r"$\infty$"},
     **{"Γ": r"$\Gamma$", "ν": r"$\nu$", "κ": r"$\kappa$"},
     **{"⁻": "$^{-}$", "¹": "$^{1}$", "²": "$^{2}$"},
     **{"✓": r"$\checkmark$", "✗": r"\textbf{x}", "†": r"$\dagger$"},
 }
-"""Commands for LaTeX's special characters and for those missing from its usual fonts."""
+"""Commands for LaTeX's special characters, and for characters that its usual fonts lack."""
 
 
 def _escape(text: str) -> str:

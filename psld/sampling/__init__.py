@@ -1,1 +1,1 @@
-"""Load models, sample the shards of cells, with guidance or inpainting, and distill students."""
+"""Load models, sample the shards of cells with guidance or inpainting, and distill students."""

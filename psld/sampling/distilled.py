@@ -1,10 +1,10 @@
-"""Distillation: a student learns in one network evaluation what a sampler of its teacher computes.
+"""Distillation: a student learns to compute the result of its teacher's sampler in one evaluation.
 
-A deterministic sampler maps the noisy image y, at which it starts, to an image x. If it starts from
-the initial distribution instead of pure noise, its path is short. A copy of the denoiser learns
-the map at a single noise level, σ₀ of the initial distribution. This is knowledge distillation
-(Luhman and Luhman, 2101.02388) with an initial distribution that is closer to the data than pure
-noise. Imports no torch.
+A deterministic sampler maps the noisy image y, at which it starts, to an image x. The path from y
+to x is short if y is drawn from the initial distribution instead of pure noise. A copy of the
+denoiser, the student, learns the map from y to x at a single noise level, σ₀ of the initial
+distribution. This method is the knowledge distillation of Luhman and Luhman (2101.02388), with an
+initial distribution that is closer to the data than pure noise. Imports no torch.
 """
 
 from typing import TYPE_CHECKING
@@ -27,12 +27,12 @@ NEEDED = {
     "eta": 0,
     "denoise": True,
 }
-"""The settings under which a sampled image depends on y only. With the root `flow`, with η > 0, or
-without the final denoising, the image also depends on other noise."""
+"""The settings with which a sampled image x depends only on y. With the root `flow`, with η > 0, or
+without the final denoising, x also depends on other noise."""
 
 
 class Distilled(Denoiser):
-    """‖D(y; σ₀) − x‖², averaged over the elements, for the pairs (y, x) of a cell.
+    """The loss ‖D(y; σ₀) − x‖², averaged over the elements, for the pairs (y, x) of a cell.
 
     The training starts from the weights of the teacher.
     """
@@ -45,9 +45,9 @@ class Distilled(Denoiser):
     cell: CellRead
     """Samples of the teacher, drawn with sampler=few sampler.eta=0."""
     first: int = Field(default=0, ge=0)
-    """The first shard of the training pairs. Shards with the same seed and index have the same
-    noise. So skip as many shards as you evaluate of the student; otherwise the student is
-    evaluated on noise that it was trained on."""
+    """Index of the first shard with training pairs. Shards with the same seed and index have the
+    same noise. Skip as many shards as you will evaluate of the student; otherwise the student is
+    evaluated on the noise of its training."""
 
     def check_cell(self, sampler):
         wrong = [key for key, needed in NEEDED.items() if getattr(sampler, key, None) != needed]
@@ -83,11 +83,14 @@ class Distilled(Denoiser):
         return (module(*seen) - x).square().mean()
 
     def preview(self, facts, module, store, picture):
-        return {}  # The usual preview starts from the prior.
+        return {}  # The preview of a denoiser starts from the prior, unlike a student.
 
 
 def _is_plain(guidance: Guidance) -> bool:
-    """Check if sampling uses the predictions of the network unchanged, with or without a class."""
+    """Check that the guidance uses the predictions of the network unchanged.
+
+    The network may get a class.
+    """
     conditional = (
         guidance.asks_for_classes and guidance.evaluations == 1 and not guidance.needs_guide
     )

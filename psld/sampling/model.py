@@ -65,11 +65,12 @@ class LoadedModel:
     """
 
     settings: ModelSettings
-    """The settings of the training; for a denoiser, `process` may differ from the training."""
+    """The settings of the training. For a denoiser, `settings.process` may differ from the process
+    of the training."""
     process: LinearProcess
     network: nn.Module
-    """ε(z, t) or ε(z, t, label): states N×kC×H×W and forward times N → predicted noise; for a
-    denoiser, D(y, σ) or D(y, σ, label)."""
+    """ε(z, t) or ε(z, t, label): states N×kC×H×W and forward times N → predicted noise. For a
+    denoiser: D(y, σ) or D(y, σ, label)."""
     weights_sha256: str
     folder: Path
     class_names: tuple[str, ...] = ()
@@ -102,7 +103,7 @@ class LoadedModel:
 
     @property
     def levels(self) -> tuple[float, float]:
-        """The lowest and the highest noise level that the network accepts; equal for a student."""
+        """The lowest and highest noise levels that the network accepts. A student accepts one."""
         low, high = self.settings.levels
         network = self.network if self.settings.serves_every_process else None
         return float(getattr(network, "sigma_min", low)), float(getattr(network, "sigma_max", high))
@@ -111,20 +112,20 @@ class LoadedModel:
     def start(self) -> SamplerStart:
         """The initial distribution: a mixture of Gaussians fitted to the training images.
 
-        `sampler="few"` starts at the noise level σ₀ = `start.level()`; `start.data.draw(noise, σ₀)`
-        draws noisy images at this level.
+        `sampler="few"` starts at the noise level σ₀ = `start.level()`. At this level,
+        `start.data.draw(noise, σ₀)` draws noisy images.
         """
         return self.start_for(classes=False)
 
     def start_for(self, classes: bool) -> SamplerStart:
-        """Return the initial distribution, with `classes` also of each class.
+        """Return the initial distribution; with `classes`, also a distribution for each class.
 
         Raises UserError if its file is missing, damaged, or fitted to other images.
         """
         given = self.settings.dataset, self.dataset_digest, classes
         return find_start(*given, self.start_file, self.folder, self.device)
 
-    @torch.inference_mode(False)  # A caller's inference mode would prevent gradients of a guide.
+    @torch.inference_mode(False)  # In inference mode, a guide would have no gradients.
     @torch.no_grad()
     @library_call(CALL)
     def sample(
@@ -155,15 +156,16 @@ class LoadedModel:
             sampler: the name of a config in configs/sampler, shipped or custom.
             steps: score evaluations per image; None: the default of the sampler. Each score
                 evaluation evaluates the network once, or twice with classifier-free guidance. With
-                few, 0 steps draw from the initial distribution without the network.
+                sampler="few", steps=0 draws from the initial distribution without the network.
             seed: equal seeds give equal images, up to rounding, on any device. None draws a random
-                seed and prints it. Image i equals image i of psld sample, for i below shard_size,
-                and does not depend on n. The exception is rk45, whose steps all images share.
-            label: the number or name of a class; a list, from which image i gets the entry at i
-                modulo its length; or `cycle` for all classes in turn. It needs a guide, a
-                class-conditional model, or `few` with 0 steps.
+                seed and prints it. Image i does not depend on n and, for i below shard_size,
+                equals image i of psld sample. The exception is rk45, in which all images share the
+                steps.
+            label: the number or name of a class; a list of classes, where image i gets the entry at
+                i modulo the length; or `cycle` for all classes in turn. A label needs a guide, a
+                class-conditional model, or sampler="few" with steps=0.
             guide: the folder of a guide.
-            scale: the strength of the guidance by label or guide; None: the default.
+            scale: the strength of the guidance by label or guide; None: the default strength.
             trust: as in `load`, for the code of the guide.
             process: the process with which a denoiser is sampled: a LinearProcess, the name of a
                 config in configs/process, or {name: settings}. None: the process of the training.
@@ -171,14 +173,15 @@ class LoadedModel:
                 1 at known pixels and 0 elsewhere. Not supported by rk45 and by samplers that start
                 from the initial distribution.
             batch_size: images per network evaluation; affects only speed and memory.
-            raw: return float32 images on [−1, 1], not clipped, instead of bytes.
-            progress: show a progress bar, a widget in notebooks; in a log, a line every 30 s.
-            options: other settings of the sampler, such as striding or tolerance: numbers,
-                booleans, lists, None. A string is parsed as on the command line. A custom guidance
-                is guidance="mine:Pull" or guidance={"kind": "mine:Pull", "strength": 2}.
+            raw: return float32 images in about [−1, 1], not clipped, instead of uint8 images.
+            progress: show a progress bar (in notebooks, a widget; in logs, a line every 30 s).
+            options: other settings of the sampler, such as striding or tolerance. Values are
+                numbers, booleans, lists or None; a string is parsed as on the command line. A
+                custom guidance is guidance="mine:Pull" or guidance={"kind": "mine:Pull",
+                "strength": 2}.
 
         Returns:
-            uint8 n×C×H×W on the CPU; float32 if raw.
+            Images n×C×H×W on the CPU: uint8, or float32 if `raw`.
 
         Raises:
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
@@ -215,16 +218,16 @@ def load_model(
     start: str | Path | None = None,
     trust: bool = False,
 ) -> LoadedModel:
-    """Load a model. The parameters are frozen; `network.requires_grad_(True)` unfreezes them.
+    """Load a model with frozen parameters; `network.requires_grad_(True)` unfreezes them.
 
     Args:
         process: the process with which a denoiser is sampled; None: the process of the training.
         start: the file of the initial distribution; None: the file of the training's dataset.
         trust: run the copy of custom parts' code in the folder.
 
-    Raises UserError if a file is missing, damaged or not part of a model, if the code of a custom
-    part is not among the user's files (`psld.utils.code.may_run`), or if `process` is given for a
-    network that serves only the process of its training.
+    Raises UserError if a file is missing, damaged or not a file of a model; if the code of a custom
+    part is not among the user's files (`psld.utils.code.may_run`) and not trusted; or if `process`
+    is given for a network that serves only the process of its training.
     """
     manifest, network = _loaded(folder, ModelManifest, device, trust)
     settings = manifest.settings.with_process(process)
@@ -265,11 +268,11 @@ def _loaded(
 
 @dataclass(frozen=True)
 class ImageSampler:
-    """Everything that determines sampled images except their noise, resolved once."""
+    """Everything that determines sampled images except their noise."""
 
     process: LinearProcess
     settings: SamplerSettings
-    """The sampler, with the noise level at which it starts filled in."""
+    """The settings of the sampler, in which the start level has a value."""
     eps: Callable[..., Tensor]
     """ε(z, t) of the process."""
     network: nn.Module
@@ -278,7 +281,7 @@ class ImageSampler:
     """C×H×W of an image."""
     batching: Batching
     classes: Sequence[int] = ()
-    """The classes that the images get in turn; empty without guidance."""
+    """The classes that the images get in turn; empty without guidance to classes."""
     logits: Network | None = None
     """The logits of the guide, for states of the process."""
     gaussian: GaussianStart | None = None
@@ -299,8 +302,8 @@ class ImageSampler:
     ) -> tuple[Tensor, Tensor | None, int]:
         """Sample the images with these indices in a cell.
 
-        At each step, the noise of all images is drawn at once. So an image does not depend on the
-        batch size, the worker or, up to rounding, the device.
+        At each step, the noise of all images is drawn at once. An image therefore does not depend
+        on the batch size, on the worker or, up to rounding, on the device.
 
         Args:
             key: the seed and the shard index, which determine the noise.
@@ -348,7 +351,7 @@ class ImageSampler:
             known: the known pixels of inpainting; None without inpainting.
             shown: show progress.
 
-        Return uint8, or float32 if `raw`, on the CPU. Raises UserError for wrong arguments.
+        Return images on the CPU, uint8, or float32 if `raw`. Raises UserError for wrong arguments.
         """
         check_network(self.network)
         seed = drawn_seed(seed)
@@ -379,11 +382,11 @@ def with_start(
     highest: float = math.inf,
     classes: Sequence[int] = (),
 ) -> tuple[SamplerSettings, GaussianStart | None]:
-    """Return the sampler with its start level filled in, and its initial distribution.
+    """Return the sampler with a value for its start level, and its initial distribution.
 
-    The initial distribution is None for a sampler that starts from the prior. Without a level in
-    the settings of the sampler, the level is σ₀ of the initial distribution for these classes,
-    clamped to [`lowest`, `highest`].
+    The initial distribution is None for a sampler that starts from the prior. If the settings of
+    the sampler have no start level, the start level is σ₀ of the initial distribution for these
+    classes, clamped to [`lowest`, `highest`].
 
     Raises UserError if the sampler needs an initial distribution and `start` is None.
     """
@@ -413,9 +416,9 @@ def cell_sampler(
     *,
     compile: bool = False,
 ) -> ImageSampler:
-    """Resolve how a cell is sampled, and read the initial distribution.
+    """Return the image sampler of a cell, with the initial distribution from its file.
 
-    `compile` is passed to `forward_pass`.
+    `compile`: compile the network with torch.compile.
 
     Raises UserError if the sampler or the guide does not fit the model; if the model's dataset has
     no initial distribution; or if the denoiser or the guide was not trained for the noise levels of

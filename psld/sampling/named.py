@@ -18,13 +18,13 @@ from psld.sampling.settings import SampleSettings
 from psld.utils.errors import UserError, as_psld_errors, one_line
 
 NOTED = ("norms", "start_of")
-"""Keys of `psld.sampling.settings.sampler_content` that are not settings of a sampler."""
+"""The keys of `psld.sampling.settings.sampler_content` that are not settings of a sampler."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class SamplerChoice(Settings):
-    """The sampler and the process of a library call, as config groups of psld sample."""
+    """The sampler and the process of a library call: two config groups of psld sample."""
 
     sampler: SamplerSettings
     process: ProcessSettings | None
@@ -42,7 +42,7 @@ def compose_named(overrides: Sequence[str], where: str) -> SamplerChoice:
 
     Raises UserError, prefixed by `where`, if an override is wrong.
     """
-    # Importing Hydra takes a third of a second, so it is imported at the first call.
+    # Imported late, because importing Hydra takes a third of a second.
     from psld.config.compose import compose_content
 
     words = [*overrides, "model=x", "output=x"]
@@ -54,7 +54,7 @@ NamedProcess = str | Mapping[str, Mapping[str, object]]
 
 
 def named_process(call: str, process: Any) -> ProcessSettings:
-    """Return the settings of a process; a LinearProcess is returned unchanged.
+    """Return the settings of a process. A LinearProcess is returned unchanged.
 
     Raises UserError for unknown names and settings.
     """
@@ -72,7 +72,7 @@ def named_sampler(
     options: Mapping[str, object],
     overrides: Sequence[str] = (),
 ) -> SamplerSettings:
-    """Return the settings of a sampler config with options.
+    """Return the settings of a sampler config, changed by options and overrides.
 
     Raises UserError for unknown names and invalid values.
     """
@@ -89,11 +89,11 @@ def named_sampler(
 def by_class(
     label: Any, by_guide: bool, scale: float | None, options: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
-    """Return overrides and options for guidance to classes, by a guide or classifier-free.
+    """Return overrides and options for guidance to classes, with a guide or classifier-free.
 
-    Without a label or guide, the overrides are empty.
+    Without a label or a guide, the overrides are empty.
 
-    Raises UserError for a scale without a label or guide, or if `options` has a guidance, too.
+    Raises UserError for a scale without a label or a guide, and if `options` also has a guidance.
     """
     if label is None and not by_guide:
         if scale is not None:
@@ -111,7 +111,7 @@ def by_class(
 
 
 def drawn_seed(seed: int | None) -> int:
-    """Return the seed, or for None a random seed, which is printed."""
+    """Return the seed. For None, draw and print a random seed."""
     if seed is None:
         seed = secrets.randbits(31)
         print(f"seed={seed}", flush=True)
@@ -119,7 +119,10 @@ def drawn_seed(seed: int | None) -> int:
 
 
 def as_words(key: str, settings: Mapping[str, object]) -> list[str]:
-    """Return settings as KEY.NAME=VALUE; arrays and tensors become lists, strings stay unquoted."""
+    """Return settings as texts KEY.NAME=VALUE.
+
+    Arrays and tensors are written as lists, and strings without quotes.
+    """
     words = []
     for name, value in settings.items():
         text = json.dumps(value, default=lambda array: array.tolist(), ensure_ascii=False)
@@ -142,7 +145,7 @@ def sampler_of_words(words: Sequence[str], where: str) -> SamplerChoice:
 
 
 def library_call(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a library function so that its arguments are checked by their type annotations.
+    """Decorate a library function so that its arguments are checked against the type annotations.
 
     Errors start with `call` and name arguments, such as `steps`, instead of settings, such as
     `sampler.steps`.
@@ -161,7 +164,7 @@ def library_call(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             except ValidationError as error:
                 if error.title != function.__qualname__:  # raised by code of a custom part
                     raise
-                # In a union, the alternative that fits best has the error with the longest path.
+                # In a union, report the alternative that fits best: its error has the longest path.
                 found = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
                 name = found["loc"][0]
                 name = names[name] if isinstance(name, int) else name
@@ -179,7 +182,7 @@ def library_call(call: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             each.replace(annotation=plain.get(name, each.empty))
             for name, each in form.parameters.items()
         ]
-        # help() then shows the types without their ranges.
+        # With this signature, help() shows the types without their ranges.
         cast(Any, wrapper).__signature__ = form.replace(parameters=given)
         return wrapper
 

@@ -1,4 +1,4 @@
-"""The network of a student and its training pairs, read from a cell (`psld.sampling.distilled`)."""
+"""The network and the training pairs of a student (`psld.sampling.distilled`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,25 +27,25 @@ Check = Callable[[SamplerSettings], None]
 
 
 class Pairs:
-    """The pairs (y, x) of a cell, a replacement for `psld.diffusion.loss.Noising`.
+    """The pairs (y, x) of a cell, which replace `psld.diffusion.loss.Noising`.
 
     The images x are read from the cell's shards. The noisy images y = x' + σ₀ n, with x' from the
-    mixture of Gaussians, are drawn again from the cell's seed and the index of the shard. The
-    uniform numbers of a batch choose pairs instead of noise levels.
+    mixture of Gaussians, are drawn again with the cell's seed and the index of the shard. The
+    uniform random numbers of a batch choose pairs instead of noise levels.
     """
 
-    blocks, auxiliary = 0, 0  # The loss needs no other noise.
+    blocks, auxiliary = 0, 0  # The loss needs no additional noise.
 
     def __init__(self, read: CellRead, first: int, facts: Facts, check: Check) -> None:
-        """Read the shards listed in the records of `read`, or in all records of its folder.
+        """Read the shards that the records of `read` list, or that all records of its folder list.
 
         Args:
             first: the index of the first shard.
-            check: raises UserError for a sampler whose samples cannot be distilled.
+            check: a function that raises UserError for a sampler that cannot be distilled.
 
-        Raises UserError if a shard is damaged, or if the shards were not sampled from the current
-        version of the model that initializes the training, with its dataset and initial
-        distribution, and by a deterministic sampler.
+        Raises UserError if a shard is damaged, if the sampler was not deterministic, or if the
+        shards were not sampled from the model that initializes the training, in its current version
+        and with its dataset and initial distribution.
         """
         folder, records = read.name, read.files
         where = f"training.objective.cell: {folder}"
@@ -91,17 +91,20 @@ class Pairs:
         self.pairs = [torch.cat(each) for each in (starts, images, labels) if each]
 
     def levels(self, uniform: Tensor) -> Tensor:
-        """Return the indices of pairs, float64, instead of noise levels."""
+        """Return indices of pairs, float64. They take the place of noise levels."""
         return (uniform * len(self.pairs[0])).floor()
 
     def chosen(self, numbers: Tensor, device: torch.device) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the images x, N×C×H×W, and the inputs of the network: y, σ₀, and the labels if the
-        network is class-conditional."""
+        """Return the images x, N×C×H×W, and the inputs of the network.
+
+        The inputs are y, σ₀ and, if the network is class-conditional, the labels.
+        """
         if self.pairs[0].device != device:
             self.pairs = [each.to(device) for each in self.pairs]
         numbers = numbers.to(device, torch.int64, non_blocking=True)
         y, x, *labels = (each[numbers] for each in self.pairs)
-        middle = from_uint8(x) + 1 / 255  # Bytes are truncated (`psld.data.store.to_uint8`).
+        # `psld.data.store.to_uint8` truncates, so add half a level to get the expected value.
+        middle = from_uint8(x) + 1 / 255
         return middle, (y, y.new_full((len(y),), self.level), *labels)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -129,12 +132,13 @@ def cell_of(check: Check, folder: str, first: int, model: str, where: str) -> Ce
 
 
 class Student(Denoiser):
-    """A denoiser that accepts a single noise level, the level of its training."""
+    """A denoiser that accepts a single noise level: the level at which it was trained."""
 
     level: Tensor
-    """Float scalar, a buffer."""
+    """The noise level, a scalar buffer."""
 
-    sigma_min = property(lambda self: float(self.level), lambda self, _: None)  # not the teacher's
+    # Both levels equal `level`. Assigned values, the levels of the teacher, are ignored.
+    sigma_min = property(lambda self: float(self.level), lambda self, _: None)
     sigma_max = sigma_min
 
     def __init__(self, *given: Any) -> None:

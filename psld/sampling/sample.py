@@ -1,6 +1,6 @@
-"""Sample the shards of a cell. A process resolves the cell once and samples many shards.
+"""Sample the shards of a cell. A process loads the model once and then samples many shards.
 
-The noise of a shard has the same bytes on every machine. Threads draw it ahead of time.
+The noise of a shard is bit-identical on every machine. Threads draw the noise ahead of time.
 """
 
 import time
@@ -38,9 +38,10 @@ from psld.utils.files import check_place, digest_of
 
 
 def sample_range(settings: SampleSettings) -> Path:
-    """Sample the shards of a range, write pictures or an .npz if requested, then write the record.
+    """Sample the shards of a range, write their record, and return the path of the record.
 
-    Print a line for each shard. Return the path of the record.
+    Pictures or an .npz are written before the record if requested. A line is printed for each
+    shard.
     """
     settings = settings.model_copy(update={"sampler": imported(settings.sampler)})
     model, sampler, origin = load_cell(settings)
@@ -79,7 +80,7 @@ def sample_range(settings: SampleSettings) -> Path:
 
 
 def load_cell(settings: SampleSettings) -> tuple[LoadedModel, ImageSampler, ShardOrigin]:
-    """Load the model and the sampler of a cell, and return them with the origin of shard 0."""
+    """Return the model and the sampler of a cell, and the origin of its shard 0."""
     device = use_device(settings.device, tf32=True)
     model = load_model(settings.model, device, settings.process, settings.start, settings.trust)
     guide = load_guide(settings.guide, device, settings.trust) if settings.guide else None
@@ -92,10 +93,10 @@ def load_cell(settings: SampleSettings) -> tuple[LoadedModel, ImageSampler, Shar
 def sample_shards(
     settings: SampleSettings, model: LoadedModel, sampler: ImageSampler, expected: ShardOrigin
 ) -> Iterator[tuple[Shard, bool]]:
-    """Yield each shard of the range, and True if it was sampled, False if its file was kept.
+    """Yield each shard of the range with True if it was sampled, and False if its file was valid.
 
-    Each shard is written as soon as it is sampled, so a killed process loses at most one shard. The
-    reason for replacing a file is printed.
+    Each shard is written as soon as it is sampled, so a killed process loses at most one shard. If
+    a file is replaced, the reason is printed.
 
     Raises UserError for a shard of another origin, unless `output` is the folder of a grid's cell.
     """
@@ -117,7 +118,7 @@ def sample_shards(
 def sample_shard(
     cell: CellSettings, model: LoadedModel, sampler: ImageSampler, origin: ShardOrigin
 ) -> Shard:
-    """Sample all images of one shard."""
+    """Sample the images of one shard."""
     started = time.monotonic()
     indices = range(origin.index * origin.size, (origin.index + 1) * origin.size)
     inpainting = None
@@ -137,9 +138,9 @@ def sample_shard(
 
 
 def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -> np.ndarray:
-    """Return the masks of the images at these indices, uint8 N×H×W: 1 at known pixels, else 0.
+    """Return masks for the images at these indices, uint8 N×H×W: 1 at known pixels, 0 elsewhere.
 
-    `mnist`: the path of the prepared MNIST dataset, for masks shaped like its digits.
+    `mnist`: the path of the prepared MNIST dataset, for masks in the shape of digits.
     """
     return np.asarray(mask.draw(indices, image_size, mnist)).astype(np.uint8)
 

@@ -21,7 +21,8 @@ class SamplingRun(Settings):
     """Settings that affect only the speed and memory of sampling, never the images."""
 
     batch_size: Annotated[int, FREE] = Field(ge=1)
-    """Largest number of images per network evaluation; halved when the GPU runs out of memory."""
+    """Largest number of images per network evaluation; halved whenever the GPU runs out of memory.
+    """
     compile: Annotated[bool, FREE]
     """Compile the network with torch.compile."""
     device: Annotated[str, FREE]
@@ -29,7 +30,7 @@ class SamplingRun(Settings):
 
 
 class CellSettings(Settings):
-    """Everything that determines the images of a cell; shared by sampling and evaluation."""
+    """Everything that determines the images of a cell, for sampling and evaluation."""
 
     model: str
     """A trained model: its folder, GRID/MODEL for models/GRID/MODEL, or hf://USER/NAME@COMMIT."""
@@ -37,18 +38,18 @@ class CellSettings(Settings):
     """The process with which a denoiser is sampled. Null: the process of its training."""
     sampler: SamplerSettings
     start: str | None = None
-    """File of the initial distribution (psld start), for samplers that start from it. Null: the
-    file of the model's dataset in starts/; a missing file is created."""
+    """File of the initial distribution (psld start), for samplers that start from an initial
+    distribution. Null: the file of the model's dataset in starts/; a missing file is created."""
     guide: str | None = None
     """Folder of the noise-conditional guide, for guidance by a guide."""
     data: str | None = None
     """The prepared dataset, HDF5, for inpainting."""
     mnist: str | None = None
-    """The prepared MNIST, HDF5, for masks shaped like its digits."""
+    """The prepared MNIST dataset, HDF5, for masks in the shape of digits."""
     shard_size: int = Field(ge=1)
     """Images per shard."""
     seed: int = Field(ge=0)
-    """Seed of all shards of a cell."""
+    """Seed of the noise of all shards of a cell."""
     device: Annotated[str, FREE] = "auto"
     """`auto`, or a torch device such as `cpu` or `cuda`."""
 
@@ -70,24 +71,25 @@ class SampleSettings(SamplingRun, CellSettings):
     """Settings of `psld sample`."""
 
     trust: Annotated[bool, FREE] = False
-    """Run the copy of a custom part's code in parts/, next to the weights, if that code is not
-    among your own files. Read the code first."""
+    """If the code of a custom part is not among your own files, run the copy of the code in parts/,
+    next to the weights. Read the copy first."""
     first: Annotated[int, FREE] = Field(ge=0)
     """Index of the first shard. Shard j starts with sample j · shard_size."""
     shards: Annotated[int, FREE] = Field(ge=1)
-    """Number of shards to sample, from `first` on; for a grid's cell, at most its number of shards.
-    """
+    """Number of shards to sample, from `first` on. For a grid's cell, at most the number of shards
+    of the cell."""
     output: Annotated[str, FREE]
     """Output folder for the shards 00000.safetensors, … and the record of their range."""
     folder: str | None = None
-    """The folder of a grid's cell. Only if `output` is this folder are shards of another origin
-    replaced."""
+    """The folder of a grid's cell. If `output` is this folder, shards of another origin are
+    replaced; in any other folder, they are an error."""
     png: Annotated[str | None, FREE] = None
-    """Output folder for one PNG per image, numbered by sample; it may hold the images of a single
-    cell only. Or a file NAME.png for all images in one picture. Null: none."""
+    """Output for pictures: a folder for one PNG per image, numbered by sample, or a file NAME.png
+    for all images in one picture. A folder accepts the images of only one cell. Null: no
+    pictures."""
     npz: Annotated[str | None, FREE] = Field(None, pattern=r"\.npz$")
     """Output file for the images in the format of other evaluators: `arr_0`, uint8 N×H×W×C. Null:
-    none."""
+    no file."""
 
 
 def images_digest(
@@ -107,9 +109,10 @@ def images_digest(
 
 
 def sampler_content(sampler: SamplerSettings) -> dict[str, Any]:
-    """Return the sampler settings that determine its images, without null or neutral values."""
+    """Return the sampler settings that determine the images, without null or neutral values."""
     content = sampler.identity()
-    # Older versions gave different images with these settings, so their digests must differ.
+    # In older versions, these settings gave different images, so the digests must differ from the
+    # digests of older versions.
     if sampler.precision == "bf16":
         content["norms"] = "bf16"
     if sampler.starts_from_data:
@@ -118,7 +121,7 @@ def sampler_content(sampler: SamplerSettings) -> dict[str, Any]:
 
 
 def gaussians(components: Collection[int]) -> str:
-    """Describe the sizes of mixtures: `one Gaussian`, `4 to 32 Gaussians`."""
+    """Describe numbers of Gaussians as text: `one Gaussian`, `4 to 32 Gaussians`."""
     ends = sorted({min(components), max(components)})
     return "one Gaussian" if ends == [1] else f"{' to '.join(map(str, ends))} Gaussians"
 
@@ -170,7 +173,7 @@ class ShardRecord(Settings):
 
 
 def record_path(folder: str | Path, first: int, last: int) -> Path:
-    """Return the path of the record of the shards `first` to `last`, both included."""
+    """Return the path of the record for the shards `first` to `last`, both included."""
     return Path(folder) / f"{first:05d}-{last:05d}.json"
 
 

@@ -32,7 +32,8 @@ class OtherOriginError(UserError):
 class ShardOrigin(Settings):
     """Everything that determines a shard's images on a given device type, except psld's code.
 
-    A code change invalidates no shard. To sample shards again after a code change, delete them.
+    A change of psld's code does not invalidate shards. To sample shards again after a code change,
+    delete the shards.
     """
 
     weights_sha256: str
@@ -53,7 +54,8 @@ class ShardOrigin(Settings):
     masks_digest: str | None = None
     """Digest of the dataset from which the masks were drawn."""
     words: tuple[str, ...] = Field((), exclude=True)
-    """The settings behind seed and digests as KEY=VALUE, so that errors name the differences."""
+    """The seed and the settings behind the digests, as KEY=VALUE, with which errors name
+    differences."""
 
     def at(self, index: int) -> "ShardOrigin":
         """Return the origin of another shard of the same cell."""
@@ -66,13 +68,14 @@ def origin_of(
     guide: "LoadedGuide | GuideManifest | None",
     start_sha256: str | None = None,
 ) -> ShardOrigin:
-    """Return the origin of a cell's shard 0. The origins of other shards differ only in `index`.
+    """Return the origin of shard 0 of a cell. The origins of other shards differ only in `index`.
 
     `start_sha256`: the digest of the initial distribution; None for the prior.
     """
     sampler, denoised_as = sampler_content(cell.sampler), model.settings.sampled_as(cell.process)
     process = denoised_as and denoised_as.model_dump(mode="json")
-    # A reader of `words` replaces a missing key by its default, so null values must be listed.
+    # A reader of `words` replaces a missing key by its default. So list null values whose default
+    # is not null.
     own, fields = cell.sampler, type(cell.sampler).model_fields.items()
     nulls = {k: None for k, f in fields if getattr(own, k) is None and f.default is not None}
     words = as_words("sampler", sampler | nulls) + as_words("process", process or {})
@@ -115,7 +118,7 @@ class Shard:
         return replace(self, **{name: array[:count] for name, array in self.arrays().items()})
 
     def digest(self) -> str:
-        """Return the SHA-256 of arrays and origin; the cost of sampling does not enter."""
+        """Return the SHA-256 of the arrays and the origin, without the cost of sampling."""
         return digest_of_arrays(KIND, self.arrays(), self.origin.model_dump())
 
     def save(self, path: str | Path) -> None:
@@ -152,7 +155,7 @@ def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
     if differing:
         then, now = (dict(w.split("=", 1) for w in each.words) for each in (made, origin))
         words = [f"{k}={then[k]} then, {v} now" for k, v in now.items() if then.get(k, v) != v]
-        # The first differing settings identify another sampler; most of its settings differ.
+        # Name only the first three settings: if the sampler differs, most settings differ.
         changed = f"{'; '.join(words[:3])}: " if words else ""
         remedy = f"give shard_size={made.size}, or " if differing == ["size"] else ""
         raise OtherOriginError(
@@ -163,10 +166,12 @@ def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
 
 
 def read_shards(folder: str | Path, samples: int, expected: ShardOrigin) -> Iterator[Shard]:
-    """Yield the shards that hold the first `samples` images; the last shard is truncated to fit.
+    """Yield the shards with the first `samples` images. The last shard is cut to this number.
 
-    `expected` is the origin of shard 0. Raises UserError if a shard is missing, damaged or of
-    another origin, and removes the records of its range, so that the workflow samples it again.
+    `expected`: the origin of shard 0.
+
+    Raises UserError if a shard is missing, damaged or of another origin. The records that list the
+    shard are then removed, so that the workflow samples the shard again.
     """
     for index in range(shards_needed(samples, expected.size)):
         path = shard_path(folder, index)

@@ -1,4 +1,4 @@
-"""Training batches: the batch of step s is a function of (seed, s) only."""
+"""Draw training batches: the batch of step s depends only on (seed, s)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from psld.utils.errors import UserError
 from psld.utils.randomness import Prefetch, Stream, generator, standard_normal, stream_seed
 
 RESIDENT_BYTES = 4 << 30
-"""A training split of at most this size is kept on the training device."""
+"""A training split of at most this many bytes is stored on the training device."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Labels:
 class Batches:
     """The batches of one rank: its parts of the global batches, drawn from (seed, step).
 
-    Threads draw everything on the CPU, some steps ahead. The batches are therefore bit-identical on
-    every device, and drawing never waits for the device.
+    Threads draw all random numbers on the CPU, some steps ahead. The batches are therefore
+    bit-identical on every device, and drawing never waits for the device.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Batches:
         ranks: Ranks,
         labels: Labels | None = None,
     ) -> None:
-        """Check that the batch size divides by the number of ranks, and start to draw.
+        """Check that the batch size is a multiple of the number of ranks, and start the threads.
 
         Args:
             images: uint8 N×C×H×W, usually a memory map.
@@ -65,8 +65,8 @@ class Batches:
         if images.nbytes <= RESIDENT_BYTES:
             self.resident = torch.from_numpy(np.array(images)).to(self.device)
         drawn = (noising.blocks + noising.auxiliary) * images.shape[1]
-        # Without blocks, noise is drawn from the start of the batch, so a rank also draws the noise
-        # of the ranks before it.
+        # Without blocks, each rank draws noise from the start of the batch, that is, also the noise
+        # of all ranks before it.
         block = settings.noise_block
         self.first_block = self.part.start // block if block else 0
         self.first_drawn = self.first_block * (block or 0)

@@ -21,12 +21,12 @@ def write_model(
     step: int | None,
     **more: Any,
 ) -> None:
-    """Write the weights, and then the manifest, which records everything that determined them.
+    """Write the weights, and then the manifest, which records all inputs of the training.
 
     Args:
-        store: the prepared dataset; None if a model from elsewhere is written without its dataset.
+        store: the prepared dataset; None for an external model whose dataset is not prepared.
         step: the number of training steps; None if unknown.
-        more: further fields of the manifest.
+        more: additional fields of the manifest.
     """
     origin = settings.origin(store and store.digest)
     if imported := more.get("imported"):

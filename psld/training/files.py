@@ -1,10 +1,10 @@
 """The files in the run directory of a training: its exported model and its history. No torch.
 
-Snakemake deletes the outputs of a rule before it reruns the rule. A training therefore keeps its
-results in its run directory and copies them to the output folder, so that a rerun only copies them.
+Snakemake deletes the outputs of a rule before it reruns the rule. A training therefore stores its
+results in its run directory and copies them to the output folder. A rerun only copies them again.
 
-The run in wandb is logged only from the history and the previews in the run directory: during an
-online training, or later by `psld wandb sync`.
+All data of a training in wandb come from the history and the previews in its run directory. The
+data are logged during an online training, or later by `psld wandb sync`.
 """
 
 import secrets
@@ -30,13 +30,13 @@ from psld.utils.errors import UserError
 from psld.utils.files import atomic_path, read_json, write_json
 
 HISTORY = "history.json"
-"""Name of the history in a run directory and next to the weights of a model."""
+"""The name of the history file, in a run directory and next to the weights of a model."""
 WANDB = "wandb.json"
-"""Name of the file in a run directory that identifies the run in wandb."""
+"""The name of the file in a run directory that identifies the run in wandb."""
 
 
 class HistoryEntry(Settings):
-    """The values logged at one step. Further fields may be a rate, a memory peak, an accuracy."""
+    """The values logged at one step. Extra fields hold, for example, the learning rate."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float]
@@ -48,7 +48,7 @@ class HistoryEntry(Settings):
 
 
 class TrainingHistory(Settings):
-    """The values that a training logged, step by step."""
+    """The values that a training has logged, one entry per logged step."""
 
     entries: list[HistoryEntry]
 
@@ -70,7 +70,7 @@ class WandbRun(Settings):
     """The run of a training in wandb; the fields are arguments of `wandb.init`."""
 
     id: str
-    """Chosen at the first start and kept by a resumed training."""
+    """Chosen when the training first starts; a resumed training has the same id."""
     name: str
     group: str
     """Name of the grid."""
@@ -83,7 +83,7 @@ class WandbRun(Settings):
     def read(cls, run: Path) -> "WandbRun | None":
         """Read the file in a run directory.
 
-        Return None if it is missing: wandb is disabled, or the training has not started.
+        Return None if the file is missing: wandb is disabled, or the training has not started.
         """
         path = run / WANDB
         wrong = f"{path}: does not identify a run in wandb; delete it to start a new run"
@@ -114,7 +114,8 @@ def is_exported(run: Path) -> bool:
 
 def whole_export(run: Path) -> TrainedManifest | None:
     """Return the manifest of an exported model or guide; None if a file is missing or damaged."""
-    # This imports numpy, which takes 0.1 seconds, and every Snakemake job imports this module.
+    # Imported late: it imports numpy, which takes 0.1 seconds, and every job of Snakemake imports
+    # this module.
     from psld.utils.tensors import load_tensors
 
     folder = export_folder(run)
@@ -128,7 +129,7 @@ def whole_export(run: Path) -> TrainedManifest | None:
 
 
 def note_replaced(run: Path, output: Path) -> None:
-    """Print a line if `publish` will replace the results of another training."""
+    """Print a line if `publish` will replace the results of another training in `output`."""
     with suppress(UserError):  # The output is missing or damaged.
         earlier = Path(str(read_json(output / MANIFEST, dict).get("run")))
         if earlier != run:
@@ -137,7 +138,7 @@ def note_replaced(run: Path, output: Path) -> None:
 
 
 def publish(run: Path, output: Path) -> bool:
-    """Copy the results to the output folder; return False if it already holds equal files."""
+    """Copy the results to the output folder. Return False if the folder already has equal files."""
     results = export_folder(run)
     files = model_files(results)
     equal, _, _ = cmpfiles(results, output, files, shallow=False)

@@ -1,4 +1,4 @@
-"""Start a training from the weights of a model, and find the inputs of a training. No torch."""
+"""Initialize a training from the weights of a model, and find its inputs. Imports no torch."""
 
 import os
 import re
@@ -26,8 +26,9 @@ OF_A_COMMIT = re.compile(r"[^@]*@[0-9a-f]{7,40}")
 def read_source(name: str) -> tuple[Path, ModelManifest]:
     """Return the folder and the manifest of a model that a training reads.
 
-    Raises UserError if the model is missing, or is on the Hub without a commit, so that it might
-    change before the training is resumed. Raises RunError if the Hub cannot be reached.
+    Raises UserError if the model is missing, or if an address on the Hub names no commit, because
+    the model might change before the training is resumed. Raises RunError if the Hub cannot be
+    reached.
     """
     if name.startswith("hf://") and not OF_A_COMMIT.fullmatch(name):
         raise UserError(f"{name}: may change; name the commit: {name.partition('@')[0]}@COMMIT")
@@ -41,8 +42,8 @@ def read_source(name: str) -> tuple[Path, ModelManifest]:
 def with_sources(settings: S, output: str | Path | None = None) -> S:
     """Return the settings with the current digests of the models and samples that they read.
 
-    Raises UserError if one is missing or would be replaced by `output`, and RunError if the Hub
-    cannot be reached.
+    Raises UserError if a model or a cell is missing, or if the training would replace a model that
+    it reads. Raises RunError if the Hub cannot be reached.
     """
 
     def found(read: Any) -> Any:
@@ -88,8 +89,8 @@ def sources_exist(settings: TrainedSettings) -> bool:
 def _shards_in(folder: str, records: Sequence[str] | None) -> list[tuple[int, str]]:
     """Return the sorted indices and digests of the shards of a cell.
 
-    They are read from the given records, or from all records in the folder. Raises UserError if
-    there are no records or they are damaged.
+    The function reads the given records, or all records in the folder. Raises UserError if there
+    are no records or a record is damaged.
     """
     files = [*map(Path, records)] if records else [*Path(folder).glob("*-*.json")]
     if not (files and all(file.exists() for file in files)):
@@ -106,12 +107,15 @@ def _shards_in(folder: str, records: Sequence[str] | None) -> list[tuple[int, st
 
 
 def check_alike(mine: ModelSettings, source: ModelSettings) -> None:
-    """Raise UserError if the source is another kind of model, unless `init.take` is `fitting`."""
+    """Raise UserError if the source differs in network, objective or number of classes.
+
+    With `init.take=fitting`, all sources are accepted.
+    """
     if mine.init is None or mine.init.take == "fitting":
         return
     ours, theirs = (each.training.objective for each in (mine, source))
-    # An objective that subclasses the source's, such as a student of a denoiser, builds the same
-    # module.
+    # A subclass of the source's objective, such as the objective of a denoiser's student, is
+    # accepted, because it builds the same module.
     is_below = isinstance(ours, type(theirs))
     if theirs.is_data:
         is_below = theirs.kind in map(name_of, type(ours).__mro__)
@@ -126,12 +130,13 @@ def check_alike(mine: ModelSettings, source: ModelSettings) -> None:
 
 
 def take_weights(module: "nn.Module", settings: TrainSettings) -> str:
-    """Load the weights of the model from which a training starts; describe the differences.
+    """Load the weights of `init.model`, and return a text that describes the differences.
 
-    Raises UserError if the model is of another kind or has other shapes, unless `init.take` is
-    `fitting`, and if no weights fit.
+    Raises UserError if no weights fit. Unless `init.take` is `fitting`, also raises UserError if
+    the model is of another kind or if any name or shape differs.
     """
-    from psld.utils.tensors import load_tensors  # Snakemake imports this module but needs no numpy.
+    # Imported late: Snakemake imports this module but does not need numpy.
+    from psld.utils.tensors import load_tensors
 
     init = cast(Init, settings.init)
     name, take = init.model.name, init.take

@@ -17,14 +17,14 @@ from psld.utils.errors import one_line
 from psld.utils.files import saved_step, write_text
 
 PATIENCE = 5.0
-"""Maximum duration of one call of a logger, in seconds."""
+"""The longest duration of a call to a logger, in seconds."""
 
 LOGGED = "logged"
-"""Name of the file in a run directory that holds the last step sent to the loggers."""
+"""The name of the file in a run directory that holds the last step sent to the loggers."""
 
 
 class _Worker(Thread):
-    """The thread of a logger. It ends at None in the queue or at an exception."""
+    """The thread of a logger. It ends when it gets None from the queue, or at an exception."""
 
     def __init__(self, logger: Logger, *given: Any) -> None:
         super().__init__(name=logger.kind, daemon=True)
@@ -48,7 +48,7 @@ class _Worker(Thread):
             self._give_up(f"{type(error).__name__}: {one_line(str(error))}")
 
     def hangs(self) -> bool:
-        """Check if the current call takes too long; if it does, the logger gets no more entries."""
+        """Check if the current call takes too long. If so, the logger gets no more entries."""
         since = self.since
         if self.is_alive() and since is not None and time.monotonic() - since > PATIENCE:
             self._give_up(f"more than {PATIENCE:g} seconds in one call")
@@ -66,9 +66,10 @@ def fed(
 ) -> Iterator[Callable[[History], None]]:
     """Start the loggers, and yield a function that sends them the new entries of a history.
 
-    Entries that are already in `history` are sent first. A file in the run directory holds the last
-    step that was sent, because a killed training repeats steps after its last checkpoint. At the
-    end, this waits until the loggers have processed all entries.
+    New entries in the given `history` are sent first. A file in the run directory holds the last
+    step that was sent: a killed training repeats the steps after its last checkpoint, and these
+    steps must not be sent twice. At the end, the context manager waits until the loggers have
+    processed all entries.
     """
     last = saved_step(run, LOGGED)
     workers = [_Worker(logger, run, settings, last) for logger in loggers]

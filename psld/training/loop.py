@@ -1,4 +1,4 @@
-"""The training loop. It synchronizes with the device only to log and to save."""
+"""The training loop. It waits for the device only to log and to save."""
 
 import math
 import signal
@@ -32,13 +32,14 @@ from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, stream_seed
 
 STOP_EVERY = 10
-"""Several ranks stop only every so many steps, because asking all ranks takes time."""
+"""With several ranks, the interval, in steps, at which all ranks are asked for stop signals. The
+exchange takes time, so it is not made in every step."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """Sent by a scheduler, by Ctrl-C, and by Slurm before a time limit or a preemption."""
 
 LIVE_SECONDS = 2.0
-"""Minimum time between two writes of the history without a checkpoint, in seconds."""
+"""The shortest time, in seconds, between two writes of the history without a checkpoint."""
 
 SHOWN = {
     "loss": "loss {:.4f}",
@@ -46,7 +47,7 @@ SHOWN = {
     "peak_memory_gib": "{:.1f} GiB",
     "mfu": "MFU {:.1%}",
 }
-"""Format of the logged values that are printed at a checkpoint."""
+"""The format of each logged value that is printed at a checkpoint."""
 
 
 @dataclass
@@ -56,18 +57,19 @@ class Log:
     run: Path
     """The run directory."""
     preview: Callable[[nn.Module, Path], dict[str, float]]
-    """Called with the averaged network; returns numbers, and may write a picture to the path."""
+    """Called with the averaged network and the path of a picture. It returns numbers to log, and
+    may write the picture."""
     live: list[Callable[[History], None]] = field(default_factory=list)
     """Called with the history after each write."""
     due: float = 0.0
     """Monotonic time after which the history may be written without a checkpoint."""
 
     def write_step(self, step: int) -> None:
-        """Write the step of the newest checkpoint, from which a restarted training resumes."""
+        """Write the step of the newest checkpoint, at which a restarted training resumes."""
         write_text(self.run / STEP, f"{step}\n")
 
     def save(self, history: History, has_checkpoint: bool) -> None:
-        """Write the history if a checkpoint was saved or the last write is long enough ago."""
+        """Write the history if there is a new checkpoint or the last write is long enough ago."""
         begun = time.monotonic()
         if begun < self.due and not has_checkpoint:
             return
@@ -75,7 +77,7 @@ class Log:
         for log in self.live:
             log(history)
         took = time.monotonic() - begun
-        self.due = begun + max(LIVE_SECONDS, 100 * took)  # at most 1% of the time
+        self.due = begun + max(LIVE_SECONDS, 100 * took)  # Writing takes at most 1 % of the time.
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,11 @@ class Due:
     """The actions that are due after a step."""
 
     entry: bool
-    """Add an entry to the history; true at each preview and checkpoint, too."""
+    """Add an entry to the history; also true at each preview and each checkpoint."""
     preview: bool
     checkpoint: bool
     stop: int
-    """Number of the signal that asked any rank to stop; 0 if there is none."""
+    """Number of the signal that asked any rank to stop; 0 without a signal."""
 
     @classmethod
     def after(cls, step: int, settings: LoopSettings, ranks: Ranks, stop: "StopRequest") -> "Due":
@@ -109,9 +111,9 @@ Hook = Callable[[TrainingState, Due], None]
 def hooks_of(checkpoints: Checkpoints, log: Log) -> Iterator[list[Hook]]:
     """Yield the hooks that write previews, checkpoints and the history, in this order.
 
-    A thread writes each checkpoint from a copy of the state while the training continues. The next
-    entry of the history raises an error of the thread. The last checkpoint is waited for, and at
-    any exit so is a checkpoint that is being written.
+    A thread writes each checkpoint from a copy of the state while the training continues. If the
+    thread fails, its error is raised at the next entry of the history. At the last step and at
+    every other exit, this waits until the checkpoint is written.
     """
     writing = deque[Future[None]]()
 
@@ -150,13 +152,13 @@ def train(
 ) -> None:
     """Train `state` from its step up to `settings.steps`.
 
-    A training that is stopped and resumed ends with the same weights if the number of ranks is the
-    same: batches and noise depend on (seed, step), and dropout on (seed, step, rank). The weights
-    are bit-identical on CPUs, and on GPUs if the convolutions are deterministic.
+    A training that is stopped and resumed with the same number of ranks ends with the same weights,
+    because batches and noise depend on (seed, step), and dropout depends on (seed, step, rank). The
+    weights are bit-identical on CPUs, and on GPUs if the convolutions are deterministic.
 
     Raises:
-        RunError: if the loss or the gradient is not finite; no later checkpoint is written.
-        Stopped: if a signal asked any rank to stop, after a checkpoint was written.
+        RunError: the loss or the gradient is not finite. No checkpoint after this step is written.
+        Stopped: a signal asked a rank to stop. A checkpoint is written first.
     """
     settings = state.settings
     network, changing = parallel_network(state, batches, loss_of, ranks)
@@ -190,7 +192,7 @@ def train(
         for hook in hooks if ranks.leads else ():
             hook(state, due)
         if due.preview or due.checkpoint:
-            ranks.barrier()  # In the next step, nccl would limit how long they wait.
+            ranks.barrier()  # Wait for rank 0 here: in the next step, nccl limits the waiting time.
         meter.start_clock()  # Do not count saving and previews as training.
         if due.stop:
             progress.close()
@@ -201,11 +203,11 @@ def train(
 def parallel_network(
     state: TrainingState, batches: Batches, loss_of: LossOf, ranks: Ranks
 ) -> tuple[nn.Module, list[Tensor]]:
-    """Return the network in the precision of the settings, compiled if requested, on all ranks.
+    """Return the network for all ranks, in the precision of the settings, compiled if requested.
 
-    Also return the buffers that change in a trial pass; ranks copy them from rank 0 after each
-    step, and all other buffers with each entry of the history. With
-    `micro_batch=auto`, also find the largest micro-batch that fits into memory.
+    Also return the buffers that change in a trial pass. All ranks get these buffers from rank 0
+    after each step, and all other buffers at each entry of the history. With `micro_batch=auto`,
+    this function finds the largest micro-batch that fits into memory.
     """
     settings = state.settings
     called = forward_pass(state.network, settings.precision, compile=settings.compile)
@@ -213,28 +215,31 @@ def parallel_network(
         batch = batches.draw(state.step)
         state.micro_batch = largest_micro_batch(called, loss_of, batch, ranks)
         if ranks.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(ranks.device)  # Ignore the trials.
+            # Do not count the memory of the trials.
+            torch.cuda.reset_peak_memory_stats(ranks.device)
     ranks.limit_exchanges()
     network = ranks.parallel(called, state.has_unused_weights)
     state.network.train()
     changing: list[Tensor] = []
     if ranks.world > 1:
         # DistributedDataParallel reorders the gradients after its first backward pass, and the last
-        # bit of their sum over the ranks depends on the order. After this unused pass, all steps
-        # have the same order, so a resumed training equals an uninterrupted one to the bit.
+        # bit of their sum over the ranks depends on the order. Make one pass whose result is not
+        # used. All steps then have the same order, and a resumed training is bit-identical to an
+        # uninterrupted training.
         buffers = [*state.network.buffers()]
         before = [buffer.clone() for buffer in buffers]
         with undone(state.network):
             accumulate_gradient(network, loss_of, batches.draw(state.step), state.micro_batch)
             differ = [not torch.equal(a, b) for a, b in zip(before, buffers, strict=True)]
         if buffers:
-            shares = ranks.mean(torch.tensor(differ, dtype=torch.float32))  # of ranks
+            # The fraction of ranks on which each buffer changes:
+            shares = ranks.mean(torch.tensor(differ, dtype=torch.float32))
             changing = [buffers[i] for i in shares.nonzero().flatten().tolist()]
     return network, changing
 
 
 def check_first_step(state: TrainingState, loss: Tensor, norm: Tensor, ranks: Ranks) -> None:
-    """After the first step of a run, raise errors that would otherwise end the training later.
+    """After the first step of a run, detect errors that would otherwise end the training later.
 
     Raises RunError if the loss or the gradient of step 1 is not finite, and the errors of
     `TrainingState.check` if a checkpoint cannot hold the state of custom parts.
@@ -257,9 +262,9 @@ def optimize(
     """Take one optimizer step, and update the averages.
 
     Args:
-        network: `state.network`, which may be compiled and parallel.
+        network: `state.network`, or its compiled or parallel form.
 
-    Returns the loss before the step and the norm of its gradient before clipping, on the device.
+    Returns the loss before the step and the gradient norm before clipping, both on the device.
     """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(settings, state.step)
@@ -276,7 +281,7 @@ def optimize(
 
 
 def learning_rate(settings: LoopSettings, step: int) -> float:
-    """Return the learning rate: `learning_rate` times a linear warm-up times the schedule's factor.
+    """Return `settings.learning_rate` times the linear warm-up times the factor of the schedule.
 
     Raises UserError if the factor is negative or not finite.
     """
@@ -290,7 +295,7 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
 
 
 def check_schedule(settings: LoopSettings) -> None:
-    """Evaluate `learning_rate` at up to 1,001 steps, including the last; raise its UserError."""
+    """Check `learning_rate` at up to 1,001 steps, including the last step. Raises its UserError."""
     steps = settings.steps
     for step in sorted({*(steps * i // 1000 for i in range(1000)), steps - 1}):
         learning_rate(settings, step)
@@ -320,11 +325,11 @@ def accumulate_gradient(
 def largest_micro_batch(network: nn.Module, loss_of: LossOf, batch: Batch, ranks: Ranks) -> int:
     """Return the largest number of images whose gradient fits into the memory of every rank.
 
-    It starts with all images of the rank's batch. After each out-of-memory error on any rank, it
-    tries the next divisor of the batch that is at most half as large.
+    The first trial has all images of the rank's batch. After each out-of-memory error on any rank,
+    the next trial has the largest divisor of the batch size that is at most half as large.
 
     Args:
-        network: the network without the exchange of gradients; in an exchange, the other ranks
+        network: the network without the exchange of gradients. In an exchange, the other ranks
             would wait for a rank that has run out of memory.
         batch: this rank's part of a batch.
 
@@ -343,15 +348,16 @@ def largest_micro_batch(network: nn.Module, loss_of: LossOf, batch: Batch, ranks
 
 
 def _fits(network: nn.Module, loss_of: LossOf, batch: Batch, images: int, later: int) -> bool:
-    """Check if the gradient of `images` images fits into memory beside the state of later steps.
+    """Check if the gradient of `images` images and the state of later steps fit into memory.
 
-    `later`: the size of that state, in units of the parameters: 2 for the moments of the optimizer,
-    and 1 for the exchange between ranks.
+    `later`: the size of this state divided by the size of the parameters: 2 for the moments of the
+    optimizer, plus 1 for the exchange between ranks.
     """
     try:
         with undone(network):
             held = [torch.empty_like(each) for each in network.parameters() for _ in range(later)]
-            # Try two micro-batches: the second pass also holds the gradients of the first.
+            # Try two micro-batches: in the second pass, memory also holds the gradients of the
+            # first pass.
             accumulate_gradient(network, loss_of, next(batch.split(2 * images)), images)
             del held
         return True
@@ -398,12 +404,12 @@ class Meter:
         self.broken.masked_fill_(first, step)
 
     def read(self, images_per_step: int) -> dict[str, float]:
-        """Return the averages since the last call. Waits for the device.
+        """Return the averages since the last call. This waits for the device.
 
         Raises RunError with the first step whose loss or gradient was not finite.
         """
         loss, norm = (self.ranks.mean(self.sums) / self.steps).tolist()
-        # Each rank sees only the losses of its own images, so a NaN may occur on any rank.
+        # Each rank computes only the losses of its own images, so a NaN may occur on any rank.
         if (broken := self.ranks.largest(int(self.broken))) >= 0:
             raise RunError(
                 f"NaN or infinity in the loss at step {broken}; checkpoints before it, "
@@ -424,16 +430,16 @@ class Meter:
 class StopRequest:
     """Records stop signals as a number that the loop reads, within a `with` block.
 
-    A second Ctrl-C has its usual effect. Slurm repeats its signals (SIGTERM before and after a
-    grace period, then SIGKILL), so all other repeated signals are ignored. After the block, SIGTERM
-    stays ignored if a signal arrived, because the stopped training is about to exit. SIGUSR2, the
-    warning of Slurm, is ignored after a finished training: while rank 0 writes the model, the other
-    ranks wait and need no restart.
+    A second Ctrl-C has its usual effect. All other repeated signals are ignored, because Slurm
+    repeats its signals (SIGTERM before and after a grace period, then SIGKILL). If a signal
+    arrived, SIGTERM is also ignored after the block, because the stopped training is about to exit.
+    SIGUSR2, the warning of Slurm, is ignored after a finished training, because then rank 0 writes
+    the model and no restart is needed.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        """Number of the last signal; 0 if none arrived."""
+        """Number of the last signal; 0 if no signal arrived."""
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":

@@ -17,10 +17,10 @@ from psld.utils.device import use_device
 from psld.utils.environment import rank_of_environment
 
 WAIT_TIMEOUT = timedelta(days=7)
-"""Maximum time that a rank waits for other ranks outside of training steps, as at the start, in
-previews and in checkpoints. Before it joins, rank 0 may wait for another training to end."""
+"""The longest time that a rank waits for other ranks outside of training steps: at the start, in
+previews and in checkpoints. At the start, rank 0 may wait for another training to end."""
 EXCHANGE_TIMEOUT = timedelta(minutes=30)
-"""Maximum duration of an nccl exchange. The first exchange includes the compilation time."""
+"""The longest duration of an nccl exchange. The first exchange includes the compilation time."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,12 @@ class Ranks:
     world: int
     device: torch.device
     control: dist.ProcessGroup | None = None
-    """The gloo group that exchanges these numbers; its threads end before the interpreter does.
+    """The gloo group for the numbers that control the training.
 
-    The group of the gradients is not used, because DistributedDataParallel never frees it. If a
-    thread of gloo releases the last reference to a Python tensor during interpreter shutdown, it
-    aborts a process that has finished its work.
+    It is separate from the group of the gradients, which DistributedDataParallel never frees. The
+    threads of this group therefore end before the interpreter does. A gloo thread that releases the
+    last reference to a Python tensor during interpreter shutdown aborts the process, even if the
+    process has finished its work.
     """
 
     @property
@@ -50,7 +51,7 @@ class Ranks:
     def parallel(self, network: nn.Module, unused: bool = False) -> nn.Module:
         """Wrap the network so that its gradients are averaged over the ranks.
 
-        `unused`: some parameters get no gradient.
+        `unused`: True if some parameters get no gradient.
         """
         if self.world == 1:
             return network
@@ -65,14 +66,14 @@ class Ranks:
             )
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over the ranks, on the CPU. Waits for the device."""
+        """Return the mean over the ranks, on the CPU. This waits for the device."""
         values = values.cpu()
         if self.world > 1:
             dist.all_reduce(values, group=self.control)
         return values / self.world
 
     def largest(self, number: int) -> int:
-        """Return the maximum over the ranks. Waits for all ranks, but not for their devices."""
+        """Return the maximum over the ranks. This waits for all ranks, not for their devices."""
         numbers = torch.tensor(number)
         if self.world > 1:
             dist.all_reduce(numbers, dist.ReduceOp.MAX, self.control)
@@ -102,9 +103,9 @@ class Ranks:
 def join_ranks(device: str) -> Iterator[Ranks]:
     """Join the process group of the launcher's environment, or run as the only rank.
 
-    Several ranks exchange gradients through nccl on GPUs, and everything else through gloo. A rank
-    that fails does not leave the process group: other ranks may wait for it in an exchange, and
-    nccl would block this rank before it reports its error. Ranks that succeed leave it together.
+    Several ranks exchange gradients through nccl on GPUs, and all other data through gloo. Ranks
+    that succeed leave the process group together. A rank that fails does not leave it: other ranks
+    may wait in an exchange, and nccl would then block the failed rank before it reports its error.
     """
     rank, world = rank_of_environment(), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ["LOCAL_RANK"]) if world > 1 else None

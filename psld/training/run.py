@@ -56,9 +56,10 @@ from psld.utils.progress import about
 from psld.utils.randomness import Stream, stream_seed
 
 WORK_OF_A_THREAD = 1e10
-"""Work of a training step per CPU thread, in the unit of `psld.networks.forward.WORK_OF_A_THREAD`.
-The demo's network has 2.4e9. On two cores with a load of 9, one thread trained it at 5 steps per
-second, and two threads took 5 to 9 seconds per step."""
+"""The work of a training step per CPU thread, in the unit of
+`psld.networks.forward.WORK_OF_A_THREAD`. The work of the demo's network is 2.4e9, so it is trained
+with one thread. On two cores with a load of 9, one thread made 5 training steps per second, whereas
+two threads needed 5 to 9 seconds per step."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Setup:
     """The inputs of a training, built and checked before any file is written."""
 
     settings: Trained
-    """The settings; their custom parts are imported, except the source of the dataset."""
+    """The settings. All custom parts are imported except the source of the dataset."""
     run: Path
     """The run directory."""
     store: ImageStore
@@ -93,13 +94,14 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
     setup = prepare(settings)
     settings, run = setup.settings, setup.run
     with ExitStack() as stack:
-        # Rank 0 takes the lock before it joins, because nccl would limit how long others wait.
+        # Rank 0 waits for the lock before it joins the ranks. After joining, nccl would limit how
+        # long the other ranks wait.
         if rank_of_environment() == 0:
             waiting = f"{run}: another training is running there; waiting for its end"
             stack.enter_context(sole_holder(run / "lock", waiting))
         ranks = stack.enter_context(join_ranks(settings.device))
         state = restore(setup, ranks)
-        if state is None:  # It was exported by a training with several averages.
+        if state is None:  # Another training with several averages has exported this model.
             if ranks.leads:
                 _publish(run, settings)
             return TrainingHistory.read(export_folder(run) / HISTORY).entries[-1].loss
@@ -115,15 +117,16 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
 def prepare(settings: Trained) -> Setup:
     """Read the dataset, and build the network and the loss of a training.
 
-    This verifies all pixels, which takes seconds; training on damaged data could waste days. Raises
-    UserError if the settings, the dataset and the initial model do not fit together.
+    All pixels are verified, which takes seconds, because training on damaged data could waste days.
+
+    Raises UserError if the settings, the dataset and the initial model do not fit together.
     """
     settings = with_sources(settings, settings.output)
     store = ImageStore.open_for(settings.data, settings.dataset)
     choose_device(settings.device)  # Raise for an unknown device before any file is written.
     run = Path(settings.runs) / settings.run_name(store.digest)
-    # The source of the dataset is not imported: a training does not need it, and its code may come
-    # from the record of another user.
+    # Do not import the source of the dataset: a training does not need the source, and its code may
+    # come from the record of another user.
     settings = settings.model_copy(
         update=imported({key: each for key, each in settings if key != "dataset"}, copies=run)
     )
@@ -149,9 +152,10 @@ def prepare(settings: Trained) -> Setup:
 
 
 def restore(setup: Setup, ranks: Ranks) -> TrainingState | None:
-    """Return the state of the newest checkpoint, or the initial state, on the device of this rank.
+    """Return the state of the newest checkpoint or, without checkpoints, the initial state.
 
-    Return None if there is no checkpoint but the run directory holds a finished model.
+    The state is on the device of this rank. Return None if there is no checkpoint but the run
+    directory holds a finished model.
     """
     settings, run, checkpoints = setup.settings, setup.run, setup.checkpoints
     network = setup.network.to(ranks.device)
@@ -187,7 +191,8 @@ def train_on(setup: Setup, state: TrainingState, ranks: Ranks, stack: ExitStack)
     size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
     stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
     if state.step == training.steps:
-        if ranks.leads and not is_exported(run):  # Killed after the last checkpoint.
+        # A training that was killed after its last checkpoint may not have fed its loggers.
+        if ranks.leads and not is_exported(run):
             stack.enter_context(fed(settings.logger, run, settings, state.history))
         return
     left, on_cpu = (training.steps - state.step) * part, ranks.device.type == "cpu"
@@ -217,7 +222,10 @@ def train_on(setup: Setup, state: TrainingState, ranks: Ranks, stack: ExitStack)
 
 
 def export_all(setup: Setup, state: TrainingState, ranks: Ranks) -> None:
-    """Write the model of each average into its run directory, unless the directory is in use."""
+    """Write the model of each average into the run directory of that model.
+
+    Run directories that another training uses or has used are not changed.
+    """
     settings, run, store, loss = setup.settings, setup.run, setup.store, setup.loss
     made = {"device": device_name(ranks.device), "ranks": ranks.world}
     for name in settings.averages:
@@ -227,7 +235,8 @@ def export_all(setup: Setup, state: TrainingState, ranks: Ranks) -> None:
             with held_if_free(own_run / "lock") as is_free:
                 if is_free and not _has_started(own_run):
                     export(own_run, own, average.network, state, loss, store, **made)
-    # A complete export with the same settings stays, because its manifest says how it was trained.
+    # Do not replace a complete export with the same settings: its manifest states how the model was
+    # trained.
     whole = whole_export(run)
     if not whole or changes(whole.settings, settings.model()):
         export(run, settings, state.average.network, state, loss, store, **made)
@@ -248,7 +257,8 @@ def export(
         check_rebuilt(network, settings, loss.facts.process, loss.facts.deviation)
     measured = {**loss.objective.measured(loss.facts, network, store)}
     save_code(settings, folder)
-    for place in (run, folder):  # The training may have been killed before it wrote the history.
+    # Write the history into `run`, too: a killed training may not have written it.
+    for place in (run, folder):
         write_history(place, state.history)
     made |= {"seconds": round(state.seconds, 3), "run": str(run), "micro_batch": state.micro_batch}
     write_model(folder, settings, network, store, state.step, **(measured | made))
@@ -269,7 +279,7 @@ def labels_of(settings: Trained, store: ImageStore) -> Labels | None:
 
 
 def _has_started(run: Path) -> bool:
-    """Check if another training has started in this run directory; it must not be changed."""
+    """Check if another training has started in this run directory."""
     return is_exported(run) or bool(Checkpoints(run / "checkpoints").newest())
 
 
@@ -286,10 +296,10 @@ def _time_on_cpu(settings: Trained, images: int) -> str:
 def _check_unchanged(store: ImageStore, checkpoints: Path) -> None:
     """Raise UserError if the dataset was overwritten while the training read it.
 
-    The checkpoints are then moved aside, so that no training resumes from them.
+    The checkpoints are then moved to another folder, so that no training resumes from them.
     """
     try:
-        replace(store).images("train")  # A new store, because the old one has cached its digest.
+        replace(store).images("train")  # A new store, because `store` has cached its digest.
     except UserError:
         aside = checkpoints.with_name(f"{checkpoints.name}-{strftime('%Y%m%d-%H%M%S')}")
         checkpoints.rename(aside)

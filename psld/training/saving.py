@@ -1,4 +1,4 @@
-"""Save a network that was trained in Python as a model folder."""
+"""Save a network that was trained in Python to a model folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,18 +35,19 @@ def save(
         psld.save("models/mine/tuned", model.network, model.settings)
 
     Args:
-        folder: the output folder, with the same files as after psld train. Commands and `load`
-            accept it. Tables note that the weights were saved from Python.
-        network: a network in evaluation mode, such as `ema.network`, with the architecture that
-            `psld.models.build.build` builds from the settings.
+        folder: the output folder, which gets the same files as from psld train. Commands and `load`
+            accept this folder. Tables note that the weights were saved from Python.
+        network: a network in evaluation mode, such as `ema.network`. It must have the architecture
+            that `psld.models.build.build` builds from the settings.
         settings: the settings of the training, or overrides of psld train: ["dataset=digits",
             "network=mynets:Mixer", "training.steps=400"]. The manifest records the digest of the
-            dataset if it is prepared.
+            dataset if the dataset is prepared.
         history: entries with step, time and loss, for the training curve.
         replace: replace a model that is already in the folder.
 
-    Raises UserError, and changes nothing, if the folder has a model, the settings do not describe
-    this network, the model of their `init` is missing, or an entry of the history is incomplete.
+    Raises UserError, and changes nothing, if the folder already has a model, the settings do not
+    describe this network, the model of `settings.init` is missing, or an entry of the history is
+    incomplete.
     """
     check_network(network)
     folder, call = Path(folder), "save()"

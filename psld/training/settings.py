@@ -1,4 +1,4 @@
-"""Settings of trainings: the model and its name, folders, device and loggers. No torch."""
+"""Settings of trainings: model, name, folders, device and loggers. Imports no torch."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -15,21 +15,21 @@ class WandbSettings(Settings):
     """When and where a training is logged to wandb."""
 
     mode: Literal["offline", "online", "disabled"] = "offline"
-    """`online`: log while training. `offline`: `make sync` uploads the training later. `disabled`:
-    do not use wandb."""
+    """`online`: log during the training. `offline`: upload the training later with `make sync`.
+    `disabled`: do not use wandb."""
     project: str = "psld"
     """Name of the project in wandb."""
     entity: str | None = None
-    """User or team in wandb. Null: the default entity of the login."""
+    """User or team in wandb. Null: the default entity of the logged-in user."""
 
 
 class RunSettings(TrainedSettings):
-    """All settings of a training: those that determine the weights, and name, folders, device."""
+    """All settings of a training, including settings that do not determine the weights."""
 
     name: Name
     """The model's name in its grid: letters, digits, dots, dashes and underscores."""
     grid_name: Name
-    """The grid of the model; runs in wandb are grouped by it."""
+    """The name of the model's grid; runs in wandb are grouped by grid."""
     data: Annotated[str, FREE]
     """HDF5 file of the prepared dataset."""
     output: Annotated[str, FREE]
@@ -40,8 +40,8 @@ class RunSettings(TrainedSettings):
     """`auto`, or a torch device such as `cpu` or `cuda`."""
     wandb: Annotated[WandbSettings, FREE]
     averages: Annotated[dict[Name, Average], FREE] = Field(default_factory=dict)
-    """Further averages of the weights, by model name. Each is exported to the run directory of that
-    model, so that a training of that model finds it finished."""
+    """Additional averages of the weights, by model name. Each average is exported to the run
+    directory of the named model, so that a training of this model finds the weights finished."""
     logger: Annotated[tuple[Logger, ...], FREE] = ()
     """Custom loggers: MODULE:CLASS, or a list of {kind: MODULE:CLASS, …}."""
 
@@ -62,14 +62,16 @@ class RunSettings(TrainedSettings):
         return origin | ({"reads": read} if read else {})
 
     def of_average(self, name: str) -> Self:
-        """Return the settings of the model that is exported from a further average."""
+        """Return the settings of the model that is exported from an additional average."""
         training = dict(self.training) | {"average": self.averages[name]}
         training = type(self.training).model_validate(training)
         return self.model_copy(update={"name": name, "averages": {}, "training": training})
 
     def run_name(self, dataset_digest: str) -> str:
-        """Return the name of the run directory. Equal trainings with equal names share it, even if
-        they belong to different grids."""
+        """Return the name of the run directory.
+
+        Equal trainings with equal names share a run directory, even in different grids.
+        """
         return f"{self.name}-{digest_of(self.origin(dataset_digest))[:12]}"
 
 
@@ -85,7 +87,7 @@ Trained = TrainSettings | TrainGuideSettings
 
 
 class ImportSettings(RunSettings):
-    """Settings that the two import commands share: those of a training, and the imported file."""
+    """Settings that both import commands share: settings of a training, and the imported file."""
 
     checkpoint: Annotated[str, FREE]
     """Path of a PyTorch Lightning checkpoint."""
@@ -97,8 +99,8 @@ class ImportModelSettings(TrainSettings, ImportSettings):
     """Settings of `psld import_model`."""
 
     weights: Literal["ema", "online"] = "ema"
-    """`ema`: the moving average, which the paper samples from; `online`: the weights of the last
-    step."""
+    """`ema`: the moving average, with which the paper samples; `online`: the weights of the last
+    step, without averaging."""
 
 
 class ImportGuideSettings(TrainGuideSettings, ImportSettings):

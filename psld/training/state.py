@@ -17,7 +17,7 @@ from psld.utils.errors import UserError, reraise_fault
 from psld.utils.files import atomic_path, digest_of
 
 KEPT = 2
-"""Number of checkpoints that are kept, the newest ones."""
+"""The number of checkpoints that are kept. Older checkpoints are removed."""
 History = list[dict[str, float]]
 """The logged values, one dictionary per logged step: step, time (Unix time in seconds), loss,
 grad_norm, images_per_second, learning_rate; on GPUs also peak_memory_gib and mfu (model FLOPs
@@ -29,7 +29,8 @@ OPTIMIZER, AVERAGE = "training.optimizer", "training.average"
 class TrainingState:
     """The state from which a training resumes.
 
-    It has no random generators, because each step draws its randomness from (seed, step).
+    The state contains no random generators, because the random numbers of each step depend only on
+    (seed, step).
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class TrainingState:
         self.history: History = []
 
     def _suffix(self, key: str) -> str:
-        """Return the suffix of a further average's name in checkpoints: a digest of its settings.
+        """Return the suffix of an additional average's name in checkpoints.
 
-        It keeps a restart with other settings from loading an average of the same name.
+        The suffix is a digest of the settings, so that a restart with other settings does not load
+        an average of the same name.
         """
         return "" if key == AVERAGE else f"-{digest_of(self.parts[key].identity())[:12]}"
 
@@ -76,7 +78,7 @@ class TrainingState:
         return {"network": network, "optimizer": optimizer, "averages": averages}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the result of `state_dict`; remove the further averages that it lacks."""
+        """Load a state from `state_dict`. Additional averages that the state lacks are removed."""
         self.network.load_state_dict(state["network"])
         load_optimizer(self.optimizer, state["optimizer"])
         for key, average in [*self.averages.items()]:
@@ -90,13 +92,14 @@ class TrainingState:
     def check(self) -> None:
         """Save and load the states of custom parts, as a resumed training does.
 
-        They are loaded into new instances of the optimizer and the averages. Raises UnpicklingError
-        if a checkpoint cannot hold a state, and TypeError if an exported model cannot hold an
-        average.
+        The states are loaded into new instances of the optimizer and the averages.
+
+        Raises UnpicklingError if a checkpoint cannot hold a state, and TypeError if an exported
+        model cannot hold an average.
         """
         for average in self.averages.values():
             for tensor in average.network.state_dict().values():
-                torch.empty(0, dtype=tensor.dtype).numpy()  # Exporting does this, too.
+                torch.empty(0, dtype=tensor.dtype).numpy()  # The export calls numpy(), too.
         if not any(part.code for part in self.parts.values()):
             return
         stored = from_bytes(io.BytesIO(as_bytes(copied_to_cpu(self.state_dict()))))
@@ -113,7 +116,7 @@ def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimize
 
 
 def build_average(part: Average, network: nn.Module) -> Averaging:
-    """Build an average of a network, in evaluation mode and without gradients."""
+    """Build an average of a network; its network is in evaluation mode and needs no gradients."""
     average = part.build(network)
     average.network.eval().requires_grad_(False)
     return average
@@ -122,8 +125,8 @@ def build_average(part: Average, network: nn.Module) -> Averaging:
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load the state of an optimizer bit-exactly.
 
-    By itself, torch casts the tensors of the state to the dtype of their parameter, such as 8-bit
-    moments to float32, and corrupts strings.
+    `optimizer.load_state_dict` alone casts the tensors of a state to the dtype of their parameter,
+    such as 8-bit moments to float32, and corrupts strings.
     """
     optimizer.load_state_dict(state)
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
@@ -153,14 +156,14 @@ def load_average(average: Any, state: Any) -> None:
 
 
 def as_bytes(content: dict[str, Any]) -> bytes:
-    """Serialize with torch.save a content whose tensors are on the CPU."""
+    """Serialize a dictionary with torch.save. Its tensors must be on the CPU."""
     stream = io.BytesIO()
     torch.save(content, stream)
     return stream.getvalue()
 
 
 def copied_to_cpu(state: Any) -> Any:
-    """Return a copy of a state with all tensors on the CPU, while a training changes the state."""
+    """Return a copy of a state on the CPU, which does not change when the training continues."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
@@ -171,12 +174,12 @@ def copied_to_cpu(state: Any) -> Any:
 
 
 def from_bytes(stream: IO[bytes]) -> dict[str, Any]:
-    """Load with torch.load, without running code. Raises UnpicklingError for other objects."""
+    """Load bytes of torch.save without running code. Raises UnpicklingError for other objects."""
     return torch.load(stream, map_location="cpu", weights_only=True)
 
 
 def is_whole(path: Path) -> bool:
-    """Verify the checksums in a file that torch.save wrote; torch.load ignores them."""
+    """Verify the checksums in a file of torch.save, because torch.load ignores the checksums."""
     try:
         with ZipFile(path) as archive:
             return archive.testzip() is None
@@ -201,13 +204,14 @@ class Checkpoints:
         return sorted(int(name[1]) for name in names if name)
 
     def newest(self) -> int:
-        """Return the step of the newest checkpoint; 0 if there is none."""
+        """Return the step of the newest checkpoint; 0 without checkpoints."""
         return max(self.steps(), default=0)
 
     def newest_whole(self) -> int:
-        """Return the step of the newest checkpoint that is not damaged; 0 if there is none.
+        """Return the step of the newest undamaged checkpoint; 0 without checkpoints.
 
-        Newer, damaged checkpoints are renamed. Raises UserError if all are damaged.
+        Damaged checkpoints that are newer are renamed. Raises UserError if all checkpoints are
+        damaged.
         """
         damaged = []
         for step in reversed(self.steps()):
@@ -226,7 +230,7 @@ class Checkpoints:
 
     @staticmethod
     def copy(state: TrainingState) -> dict[str, Any]:
-        """Return the content of a checkpoint, on the CPU and independent of the state."""
+        """Return what a checkpoint stores, as a copy on the CPU."""
         kept = {"step": state.step, "seconds": state.seconds, "micro_batch": state.micro_batch}
         return copied_to_cpu({"state": state.state_dict(), "history": state.history, **kept})
 
@@ -240,9 +244,10 @@ class Checkpoints:
             self.path(step).unlink(missing_ok=True)
 
     def restore(self, state: TrainingState, step: int) -> None:
-        """Load the checkpoint of a step, whose checksums were verified; do nothing for step 0.
+        """Load the checkpoint of a step; do nothing for step 0.
 
-        Raises UserError if it is missing or belongs to another training.
+        The checksums must have been verified. Raises UserError if the checkpoint is missing or
+        belongs to another training.
         """
         if step == 0:
             return

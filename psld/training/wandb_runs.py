@@ -23,20 +23,20 @@ from psld.utils.files import read_json
 
 ENVIRONMENT = {
     "WANDB_SILENT": "true",
-    "WANDB_ERROR_REPORTING": "false",  # It would print lines, and wait for the server at exit.
+    "WANDB_ERROR_REPORTING": "false",  # Reports would print lines and delay the exit.
     "WANDB_INIT_TIMEOUT": "20",  # seconds that a run waits for the server at its start
-    "WANDB_FINISH_TIMEOUT": "20",  # seconds that it waits for the server at its end
+    "WANDB_FINISH_TIMEOUT": "20",  # seconds that a run waits for the server at its end
 }
 
 FAILURES = (
     *(Error, ConnectionError, TimeoutError),
     *(WandbApiFailedError, MailboxClosedError),  # These are not public, but wandb raises them.
 )
-"""Errors that wandb raises if the server does not answer or the service process of wandb ends."""
+"""The errors that wandb raises if the server does not answer or if wandb's service process ends."""
 
 
 def check_login() -> None:
-    """Raise UserError if no user is logged in. This does not contact the server."""
+    """Raise UserError if no user is logged in, without contacting the server."""
     for name, value in ENVIRONMENT.items():  # wandb reads the environment only once.
         os.environ.setdefault(name, value)
     try:
@@ -47,7 +47,7 @@ def check_login() -> None:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Raise RunError for errors of wandb, as when the server does not answer."""
+    """Raise errors of wandb as RunError, for example if the server does not answer."""
     try:
         yield
     except FAILURES as error:
@@ -61,12 +61,12 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def online_run(*, live: bool = False, **options: Any) -> Iterator[wandb.Run]:
-    """Open a run online, and finish it at the end. Call `check_login` first.
+    """Open a run online, and finish the run at the end. Call `check_login` first.
 
-    wandb keeps its files in a temporary folder.
+    wandb writes its local files into a temporary folder.
 
     Args:
-        live: also log a description and the system metrics of this machine.
+        live: also log the description and the system metrics of this machine.
         options: arguments of `wandb.init`.
 
     Raises RunError if the server refuses the run, or does not receive all data in time.
@@ -83,13 +83,13 @@ def online_run(*, live: bool = False, **options: Any) -> Iterator[wandb.Run]:
 
 
 def training_options(run: Path) -> dict[str, Any]:
-    """Return the arguments of `wandb.init` for a training; an existing run is resumed."""
+    """Return the arguments with which `wandb.init` creates or resumes the run of a training."""
     config = read_json(run / "settings.json", dict[str, Any])
     return {**cast(WandbRun, WandbRun.read(run)).model_dump(), "config": config, "resume": "allow"}
 
 
 def log_new_steps(online: wandb.Run, run: Path) -> None:
-    """Log the steps of the history that the run in wandb lacks, with times and previews."""
+    """Log the steps of the history that are missing in wandb, with their times and previews."""
     first = online.step
     for entry in TrainingHistory.read(run / HISTORY).entries:
         if entry.step >= first:
