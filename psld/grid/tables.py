@@ -109,7 +109,7 @@ class Band(Settings):
 
 
 class Contrast(Settings):
-    """Values of a table that the sentence below the table compares with each other."""
+    """Values of a table that the sentence about the table compares with each other."""
 
     where: str = ""
     """The first words of the sentence. They state what all entries share, such as `With 40 EM
@@ -138,7 +138,7 @@ class Table(Settings):
     band: Band | None = None
     """The largest difference from the paper's values that counts as reproduced."""
     compare: Annotated[tuple[Contrast, ...], FREE] = ()
-    """The comparisons in the sentence below the table. If empty, the sentence names the best
+    """The comparisons in the sentence about the table. If empty, the sentence names the best
     entry."""
     cell: EntryPart = EntryPart()
     rows: tuple[Row, ...] = Field(min_length=1)
