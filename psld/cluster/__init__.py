@@ -1,1 +1,4 @@
-"""Trainings as Slurm jobs. Does not import torch: launchers wait for days on a login node."""
+"""Trainings as Slurm jobs.
+
+The package does not import torch, because launchers wait for days on a login node.
+"""

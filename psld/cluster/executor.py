@@ -1,23 +1,23 @@
 """Snakemake's executor `psld`, which extends the Slurm plugin for workflows that run for weeks.
 
 Only this file depends on internals of snakemake-executor-plugin-slurm 2.8. The plugin builds the
-options of sbatch and submits jobs. This executor replaces job states, Ctrl-C and the command of a
-job, because the plugin
+options of sbatch and submits jobs. This executor replaces the plugin's queries of job states, its
+reaction to Ctrl-C, and the command of a job, for the following reasons:
 
-- loses its jobs if five queries in a row fail, and waits forever for a job that the controller no
-  longer knows. This executor repeats a query until Slurm answers. It also repeats a submission,
-  unless the unanswered submission has reached Slurm. A job that Slurm no longer knows counts as
-  successful if its output is new, and as failed otherwise;
-- exits up to three minutes after Ctrl-C, and cancels only the jobs on its list. The list lacks jobs
-  during a query and during sbatch. This executor cancels all jobs of the run by name, and Snakemake
-  exits at once;
-- starts a second Snakemake in each job (the jobstep plugin), and quotes paths so that a shell
-  expands `$(…)` and `%` in the name of the working directory. This executor starts one Snakemake
-  per job, uses relative paths, and passes the command to sbatch on standard input.
+- The plugin loses its jobs if five queries in a row fail, and waits forever for a job that the
+  controller no longer knows. This executor repeats a query until Slurm answers. It also repeats an
+  unanswered submission, unless the submission has reached Slurm. A job that Slurm no longer knows
+  counts as successful if its output is new, and as failed otherwise.
+- The plugin exits up to three minutes after Ctrl-C, and cancels only the jobs on its list. During a
+  query and during sbatch, jobs are missing from the list. This executor cancels all jobs of the run
+  by name, and Snakemake exits at once.
+- The plugin starts a second Snakemake in each job (the jobstep plugin). It quotes paths in such a
+  way that a shell expands `$(…)` and `%` in the name of the working directory. This executor starts
+  one Snakemake per job, uses relative paths, and passes the command to sbatch on standard input.
 
-Snakemake itself ignores `local-cores` on a cluster, and closes its event loop while local jobs
+On a cluster, Snakemake itself ignores `local-cores`. It also closes its event loop while local jobs
 still use it ("Cannot close a running event loop"). This executor runs as many local jobs as
-`local-cores` allows, and waits for them.
+`local-cores` allows, and waits until they end.
 """
 
 import asyncio
@@ -43,12 +43,13 @@ from psld.utils.errors import RunError
 T = TypeVar("T")
 
 FAILED = (slurm.FINAL - {"COMPLETED"}) | {"TIMEOUT", slurm.GONE}
-"""States of a failed job. After a node failure or a preemption, Slurm requeues the job."""
+"""States of a failed job. They do not include a node failure and a preemption, after which Slurm
+requeues the job."""
 LONGEST_PAUSE = 180
-"""The longest interval between two queries, in seconds. The controller keeps an ended job for
-only a few minutes."""
+"""The longest interval between two queries, in seconds. The controller forgets an ended job after a
+few minutes."""
 CLOCKS_DIFFER = 60
-"""Seconds by which the clock of a file server may lag behind the clock of this machine."""
+"""The number of seconds by which the clock of a file server may be behind the local clock."""
 
 
 class Executor(SlurmExecutor):
@@ -62,7 +63,7 @@ class Executor(SlurmExecutor):
         settings.pass_command_as_script = True
         settings.array_jobs = None
         settings.status_command = (
-            None  # squeue is used; other values cause a warning of the plugin.
+            None  # This executor uses squeue. For other values, the plugin prints a warning.
         )
         super().__post_init__()
         self.submitted: set[str] = set()
@@ -72,7 +73,7 @@ class Executor(SlurmExecutor):
 
     @cached_property
     def run_folder(self) -> Path | None:
-        """The folder of this run, after the name of the run's Slurm jobs is recorded in it."""
+        """The folder of this run. The first access records the name of the Slurm jobs in it."""
         return record_slurm_name(self.run_uuid)
 
     # -- the command of a job
@@ -93,9 +94,9 @@ class Executor(SlurmExecutor):
     def get_job_exec_prefix(self, job: Any) -> Any:
         """Return the shell code that precedes the command of a job.
 
-        The code stops a job of a killed run that starts after the next run has begun. It also
-        passes the planned records, because the Snakemake in the job reads the grids again, and the
-        grids may have changed since the submission.
+        If a run was killed and the next run has begun, the code stops the jobs of the killed run.
+        The code also passes the digests of the planned records to the job, because the grids may
+        have changed since the submission, and the Snakemake in the job reads them again.
         """
         jobs = job.jobs if job.is_group() else [job]
         records = ",".join(str(each.params.get("record", "")) for each in jobs)
@@ -112,7 +113,7 @@ class Executor(SlurmExecutor):
         super().report_job_submission(job_info, register_job)
 
     def report_job_error(self, job_info: Any, msg: Any = "", **options: Any) -> None:
-        """Report a failed job, or repeat a submission that Slurm did not answer."""
+        """Report a failed job. Repeat a submission instead if Slurm did not answer it."""
         if job_info.external_jobid is None:
             since = time.time() - slurm.ANSWER_SECONDS
             if self._states() is None:
@@ -124,7 +125,7 @@ class Executor(SlurmExecutor):
         super().report_job_error(job_info, msg=msg, **options)
 
     def _submit_again(self, job: Any, error: str, since: float) -> None:
-        """Submit a job again, unless the first submission reached Slurm without an answer.
+        """Submit a job again, unless Slurm has received the first submission without answering it.
 
         Args:
             error: the error text of the plugin, which contains the call of sbatch.
@@ -148,11 +149,11 @@ class Executor(SlurmExecutor):
             aux = {"slurm_logfile": log, "submitted": since}
             info = SubmittedJobInfo(job, external_jobid=number, aux=aux)
             self._report_job_submission_threadsafe(info)
-        except Exception as failure:  # An exception in this thread would be lost.
+        except Exception as failure:  # Report it, because nobody sees exceptions of this thread.
             self._report_job_error_threadsafe(SubmittedJobInfo(job), f"submission: {failure}")
 
     async def check_active_jobs(self, active_jobs: list[Any]) -> AsyncGenerator[Any, None]:
-        """Report the jobs that have ended, and yield the active jobs."""
+        """Report the jobs that have ended, and yield all other jobs."""
         shortest = self.workflow.executor_settings.init_seconds_before_status_checks
         longer = min(self.next_seconds_between_status_checks + 10, LONGEST_PAUSE)
         self.next_seconds_between_status_checks = longer if active_jobs else shortest
@@ -179,7 +180,7 @@ class Executor(SlurmExecutor):
         return None if jobs is None else {number: job.state for number, job in jobs.items()}
 
     def _query(self, question: Callable[[], T]) -> T | None:
-        """Query Slurm until it answers; return None if Snakemake exits before the answer.
+        """Query Slurm until it answers. Returns None if Snakemake exits before the answer.
 
         If Slurm does not answer for too long, Snakemake exits with code 1. Its Slurm jobs continue.
         """

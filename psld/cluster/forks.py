@@ -1,12 +1,13 @@
 """Forked jobs: start short local jobs without importing torch again.
 
-Snakemake starts a process for each job, and importing torch, SciPy and matplotlib takes longer than
-most short jobs. So a local run starts a fork server (`psld.commands.fork_server`), which imports
-them once. A job of the run, `python -m psld COMMAND`, asks the server for a fork. The fork runs the
-job with the job's arguments, environment, working directory and standard streams. The process that
-asked forwards signals to the fork and exits as the fork exits. So each job is still a separate
-process, and results, failures and reruns are the same. Without a server that answers, or if the
-code has changed since the server started, a job imports everything itself.
+Snakemake starts a process for each job. Most short jobs take less time than the import of torch,
+SciPy and matplotlib. A local run thus starts a fork server (`psld.commands.fork_server`), which
+imports these packages once. The process of a job, `python -m psld COMMAND`, asks the server for a
+fork. The fork runs the job with the arguments, environment, working directory and standard streams
+of this process. The process of the job forwards signals to the fork, and exits with the exit status
+of the fork. Each job is thus still a separate process, with the same results, failures and reruns.
+If no server answers, or if the code has changed since the start of the server, the job imports all
+packages itself.
 """
 
 import contextlib
@@ -25,26 +26,27 @@ from types import FrameType
 FORKS = "PSLD_FORK_SERVER"
 """The environment variable with the folder of the fork server of this run."""
 SERVE = "--fork-server"
-"""The first argument of `python -m psld` that starts a server; its folder is the second one."""
+"""`python -m psld --fork-server FOLDER` starts a fork server."""
 COMMANDS = {
     *("train", "train_guide", "train_extractor", "reference", "start"),
     *("sample", "evaluate_cell", "tabulate", "figure", "page"),
 }
-"""The commands that run in forks: those that need torch or matplotlib."""
+"""The commands that run in forks, because they need torch or matplotlib."""
 THREADS = {"OMP_NUM_THREADS": "1"}
-"""The environment of forked jobs. Libraries read it once, when the server imports them."""
+"""Environment variables that a job must have to run in a fork. Libraries read these variables only
+once, when the server imports the libraries."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 MESSAGE_BYTES = 1 << 20
 
 _servers: list[subprocess.Popen[bytes]] = []
-"""Keeps the standard input of the server of this process open."""
+"""The server of this process. The list keeps the standard input of the server open."""
 
 
 def start_server() -> None:
     """Start the fork server of this run of Snakemake.
 
-    This process holds the server's standard input; the server exits when it is closed. Raises
-    OSError if this machine cannot have a server.
+    The server exits when its standard input is closed, which happens at the latest when this
+    process exits. Raises OSError if this machine does not support a server.
     """
     os.close(os.pidfd_open(os.getpid()))
     folder = tempfile.mkdtemp(prefix="psld-fork-")
@@ -54,14 +56,17 @@ def start_server() -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ | THREADS,
-        start_new_session=True,  # Ctrl-C reaches a fork through the process that asked for it.
+        start_new_session=True,  # Ctrl-C must reach a fork only through the process of its job.
     )
     _servers.append(server)
     os.environ[FORKS] = folder
 
 
 def address(folder: str) -> str:
-    """Return the path of a server's socket, for this Python and the package as it is now."""
+    """Return the path of a server's socket.
+
+    The path depends on the Python interpreter and on the modification times of all files of psld.
+    """
     package = Path(__file__).parents[1]
     files = sorted(package.rglob("*.py"))
     state = [sys.executable, str(package), *(f"{file.stat().st_mtime_ns}" for file in files)]
@@ -69,10 +74,10 @@ def address(folder: str) -> str:
 
 
 def run_in_fork(words: Sequence[str]) -> None:
-    """Run `psld WORD …` in a fork, and exit as the fork exits.
+    """Run `psld WORD …` in a fork, and exit with the exit status of the fork.
 
-    Return if the command has to run in this process: it is not among `COMMANDS`, needs more than
-    one thread, or no server answers.
+    The function returns if the command has to run in this process. This is the case if the command
+    is not in `COMMANDS`, if it uses more than one thread, or if no server answers.
     """
     folder = os.environ.get(FORKS)
     if not (folder and words and words[0] in COMMANDS and THREADS.items() <= os.environ.items()):
@@ -97,7 +102,7 @@ def run_in_fork(words: Sequence[str]) -> None:
     except OSError:
         return
     if os.WIFSIGNALED(status):
-        with contextlib.suppress(OSError):  # SIGKILL has no handler.
+        with contextlib.suppress(OSError):  # The handler of SIGKILL cannot be set.
             signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
     os._exit(os.WEXITSTATUS(status))

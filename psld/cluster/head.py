@@ -1,15 +1,16 @@
 """The head process: at most one Snakemake per working directory, and recovery after a kill.
 
-Snakemake's own lock files remain after a kill, so profiles/default sets `nolock`. Kernel locks
-replace them, because the kernel releases a lock when its holder exits:
+Snakemake's own lock files remain after a kill, so profiles/default sets `nolock`. psld uses kernel
+locks instead, because the kernel releases a lock when the process that holds the lock exits:
 
-    .snakemake/psld/lock          held by the running Snakemake
-    .snakemake/psld/RUN/alive     also held; local jobs end when it is free (`psld.cluster.job`)
+    .snakemake/psld/lock          lock that the running Snakemake holds
+    .snakemake/psld/RUN/alive     lock that the running Snakemake also holds; local jobs end when
+                                  this lock is released (`psld.cluster.job`)
     .snakemake/psld/RUN/run.json  describes the run
 
-A run first cancels the Slurm jobs that a killed run has left; these jobs share one name. Trainings
-in Slurm have other names and continue, and their launchers wait for them again. Local jobs of a
-killed run end by themselves.
+At its start, a run cancels the remaining Slurm jobs of a killed run, which all have the same name.
+Slurm jobs of trainings have different names and continue, and their launchers wait for them again.
+Local jobs of a killed run end by themselves.
 """
 
 import atexit
@@ -39,25 +40,27 @@ class SnakemakeRun(Settings):
     """A run of Snakemake that executes rules."""
 
     inode: int
-    """Inode of the run's folder. It differs in a copy of the working directory."""
+    """Inode of the run's folder. In a copy of the working directory, the folder has a different
+    inode."""
     pid: int
     host: str
     slurm_name: str = ""
     """The name of the run's jobs in Slurm; empty before the first submission."""
     end: Literal["", "normal", "interrupted"] = ""
-    """How the run ended; empty while it runs and after a kill."""
+    """How the run ended. Empty while Snakemake runs, and if Snakemake was killed."""
 
 
 _held = ExitStack()
-"""The locks of this process, which are held until it exits."""
+"""The locks that this process holds until it exits."""
 _folder: Path | None = None
-"""The folder of this process's run, if this process holds the locks."""
+"""The folder of the run of this process; None if this process does not hold the locks."""
 
 
 def begin_run(with_fork_server: bool = False) -> None:
-    """Register this Snakemake as the only run in the working directory; exit if another one runs.
+    """Register this Snakemake as the only run in the working directory.
 
-    With `with_fork_server`, jobs on this machine are forks of one process.
+    Exits if another Snakemake is running there. If `with_fork_server` is True, jobs on this machine
+    are forks of one process.
 
     The Snakefile calls this function in `onstart`: after planning and before execution. Dry runs,
     reports, listings and the processes of jobs do not call it.
@@ -68,7 +71,7 @@ def begin_run(with_fork_server: bool = False) -> None:
     except KeyboardInterrupt:
         sys.exit("error: interrupted")
     if with_fork_server:
-        with suppress(OSError):  # Jobs then import everything themselves.
+        with suppress(OSError):  # Without a fork server, jobs import all packages themselves.
             start_server()
     look_again_once()
 
@@ -77,9 +80,9 @@ def look_again_once() -> None:
     """Allow only one pending reevaluation in the scheduler of Snakemake 9.
 
     While jobs wait, the scheduler reevaluates them one second after each event. A reevaluation is
-    itself an event, so their number grows with the number of ended jobs: with 300 ended and 2,000
-    waiting jobs, they use half a core all the time. tests/cluster/test_head.py fails if Snakemake
-    changes the replaced method.
+    itself an event, so the number of pending reevaluations grows with the number of ended jobs.
+    With 300 ended and 2,000 waiting jobs, they permanently use half a CPU core.
+    tests/cluster/test_head.py fails if Snakemake changes the method that is replaced here.
     """
     from snakemake.scheduling.job_scheduler import JobScheduler
 
@@ -115,8 +118,8 @@ def _begin(folder: Path) -> None:
         )
     for earlier in folder.glob("*/"):
         _end_slurm_jobs(earlier)
-        # Jobs of the run exit when this name is missing. The renamed folder may persist: NFS keeps
-        # a file that a job has open.
+        # Jobs of the earlier run exit if the folder is missing. Rename the folder before it is
+        # deleted, because NFS keeps files that a job has open.
         shutil.rmtree(earlier.rename(earlier.with_suffix(".old")), ignore_errors=True)
     _folder = folder.resolve() / uuid.uuid4().hex
     _folder.mkdir()
@@ -131,9 +134,10 @@ def _begin(folder: Path) -> None:
         alive.close()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        """End local jobs, which Ctrl-C in a terminal also reaches directly.
+        """End the local jobs of this run on SIGINT.
 
-        The jobs receive SIGTERM. A second SIGINT would end a training before it saves.
+        The jobs end with SIGTERM when the lock is released. Ctrl-C in a terminal also sends SIGINT
+        to the jobs, and a second SIGINT would end a training before it saves a checkpoint.
         """
         atexit.unregister(end)
         end("interrupted")
@@ -143,11 +147,11 @@ def _begin(folder: Path) -> None:
 
     atexit.register(end, "normal")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)  # A shell's `&` ignores SIGINT.
+        signal.signal(signal.SIGINT, interrupt)  # Background processes of a shell ignore SIGINT.
 
 
 def _update(**changes: Any) -> None:
-    """Update the record of this process's run, if there is a run."""
+    """Update the record of the run of this process. Without a run, do nothing."""
     if _folder and (run := read_run(_folder)):
         write_record(_folder / "run.json", run.model_copy(update=changes))
 
@@ -155,8 +159,8 @@ def _update(**changes: Any) -> None:
 def read_run(folder: Path) -> SnakemakeRun | None:
     """Read the record of a run.
 
-    Returns None if the record is missing, because the run was killed at its start, or if the folder
-    is a copy.
+    Returns None if the folder is a copy, or if the record is missing because the run was killed at
+    its start.
     """
     record = folder / "run.json"
     if not record.exists():
@@ -168,7 +172,7 @@ def read_run(folder: Path) -> SnakemakeRun | None:
 
 
 def _end_slurm_jobs(folder: Path) -> None:
-    """Cancel the Slurm jobs that a run has left. Raises RunError if this is impossible."""
+    """Cancel the remaining Slurm jobs of a run. Raises RunError if this is impossible."""
     run = read_run(folder)
     if run is None or not run.slurm_name or (run.end and not shutil.which("squeue")):
         return

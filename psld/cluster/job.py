@@ -1,12 +1,12 @@
-"""Inside a job: ending together with Snakemake, the ranks of a training in Slurm, and restarts.
+"""The code inside a job: its end together with Snakemake, ranks in Slurm, and restarts.
 
-Snakemake sets the variable PSLD_RUN to the folder of its run (`psld.cluster.head`), and holds the
-kernel lock `alive` in this folder. The kernel releases the lock when Snakemake exits, even after
-kill -9.
+Snakemake sets the environment variable PSLD_RUN to the folder of its run (`psld.cluster.head`), and
+holds the kernel lock `alive` in this folder. The kernel releases the lock when Snakemake exits,
+even after kill -9.
 
-A training's Slurm job runs until its time limit, a preemption or a node failure, and is then
-restarted. Before a time limit or a preemption, the job requeues itself. The number of restarts is
-unlimited as long as the training makes progress.
+The Slurm job of a training runs until the training ends, or until a time limit, a preemption or a
+node failure, after which the job is restarted. Before a time limit or a preemption, the job
+requeues itself. The number of restarts is unlimited as long as the training makes progress.
 """
 
 import fcntl
@@ -27,22 +27,23 @@ from psld.utils.errors import RunError, Stopped
 from psld.utils.files import STEP, read_json, write_json
 
 RUN = "PSLD_RUN"
-"""The environment variable with the folder of the run that started this process."""
+"""The environment variable with the folder of the Snakemake run that started this process."""
 RECORDS = "PSLD_RECORDS"
 """The environment variable with the digests of the records planned for a Slurm job."""
 GRACE_SECONDS = 60
-"""Seconds between SIGTERM, at which a training saves a checkpoint, and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL. In this time, a training saves a checkpoint."""
 FRUITLESS_LIVES = 2
-"""The number of times that a job may start at the same step."""
+"""The maximum number of times that a job may start at the same step."""
 END_SECONDS = 600
 """Seconds that a process waits for Slurm to end it after a requeue."""
 
 
 def end_with_snakemake(command: str) -> None:
-    """End this process when the Snakemake that started it ends. Returns at once.
+    """End this process when the Snakemake that started it ends.
 
-    The process receives SIGTERM, so a training saves a checkpoint. `psld launch` cancels its Slurm
-    job if Snakemake was interrupted, but not if Snakemake was killed.
+    The function returns at once; a thread waits for the end of Snakemake. The process then receives
+    SIGTERM, at which a training saves a checkpoint. `psld launch` cancels its Slurm job if
+    Snakemake was interrupted, but not if Snakemake was killed.
     """
     run = os.environ.get(RUN)
     if not run:
@@ -58,7 +59,7 @@ def _end(run: str, alive: int, is_launcher: bool) -> None:
     fcntl.flock(alive, fcntl.LOCK_SH)  # blocks until Snakemake exits
     try:
         was_interrupted = b'"interrupted"' in Path(run, "run.json").read_bytes()
-    except FileNotFoundError:  # The next run has removed the folder, after a kill.
+    except FileNotFoundError:  # Snakemake was killed, and the next run has removed the folder.
         was_interrupted = False
     if is_launcher and not was_interrupted:
         os._exit(1)
@@ -80,19 +81,19 @@ def run_rank(words: list[str]) -> None:
 
 @contextmanager
 def requeued_when_stopped() -> Iterator[Callable[[Path, int], None]]:
-    """Requeue the job if Slurm stops the training before a time limit or a preemption.
+    """Requeue the job if Slurm stops the training because of a time limit or a preemption.
 
-    Yields a function that the training calls at its start, with the run directory and the step.
-    Outside a Slurm job of submitit, a stopped training only ends.
+    Yields a function that the training calls at its start with the run directory and the step.
+    Outside a Slurm job of submitit, a stopped training ends without being requeued.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or "SLURM_JOB_ID" not in os.environ:
         yield lambda run, step: None
         return
-    requeue_when_warned()  # until the training handles the signal
+    requeue_when_warned()  # The training later replaces this handler.
     try:
         yield begin_life
     except Stopped as stopped:
-        # Both a preemption without a warning and scancel begin with SIGTERM.
+        # SIGTERM may come from scancel, or from a preemption without a warning signal.
         if stopped.signal == signal.SIGUSR2 or is_preempted():
             requeue_this_job()
         raise
@@ -104,10 +105,11 @@ def requeue_when_warned() -> None:
 
 
 def requeue_this_job() -> NoReturn:
-    """Requeue this job, once for all its tasks, and wait until Slurm ends this process.
+    """Requeue this job, and wait until Slurm ends this process.
 
-    Slurm requeues a preempted job itself, and a second requeue would run the job again after its
-    end. A process that exits before Slurm ends it would end the job.
+    Only one task of the job requests the requeue. Slurm requeues a preempted job itself; a second
+    requeue would run the job again after its end. The process waits, because the job would end if
+    the process exited first.
     """
     job = _this_job()
     if os.environ.get("SLURM_PROCID") == "0" and not is_preempted():
@@ -132,16 +134,20 @@ def is_preempted() -> bool:
 
 
 def _this_job() -> str:
-    """Return the ID for scontrol. The plain ID of an array's last job means the whole array."""
+    """Return the ID of this job for scontrol.
+
+    In a job array, the ID is ARRAY_TASK, because scontrol would apply the plain ID of the last job
+    to the complete array.
+    """
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ["SLURM_JOB_ID"]
 
 
 def begin_life(run: Path, step: int) -> None:
-    """Record a start of this job at a step of the training in the run directory.
+    """Record in the run directory that this job starts the training at `step`.
 
-    Raises RunError if the last `FRUITLESS_LIVES` starts of the job were at the same step.
+    Raises RunError if the last `FRUITLESS_LIVES` starts of the job were at this step, too.
     """
     file, job = run / "lives.json", os.environ["SLURM_JOB_ID"]
     lives = read_json(file, dict[str, list[int]]) if file.exists() else {}

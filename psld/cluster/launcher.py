@@ -2,11 +2,12 @@
 
 The files of a launch are in RUNS/launches/NAME-DIGEST, one folder per output:
 
-    lock                  held by the waiting launcher until its process exits; the launcher also
-                          holds launcher.lock in the run directory, which two outputs may share
+    lock                  lock that the waiting launcher holds until its process exits
     launch.json           the run directory of the job; deleted when the job is canceled
     JOB_submission.sh     the script for sbatch, next to the pickle of submitit
-    JOB_RANK_log.out/err  the output of a rank
+    JOB_RANK_log.out/err  the standard output and standard error of a rank
+
+Two outputs may share a run directory, so the launcher also holds launcher.lock in that directory.
 """
 
 import os
@@ -37,14 +38,20 @@ from psld.utils.files import (
 from psld.utils.locks import sole_holder, take_gpus, visible_gpus
 
 SETTLED_SECONDS = 20
-"""Seconds that a job must remain ended if Slurm may requeue it, as after a node failure."""
+"""Seconds after which an ended job counts as ended although Slurm may still requeue it, for example
+after a node failure."""
 FRUITLESS_JOBS = 2
-"""The number of consecutive lost jobs that may save no step. A failed job must save a step."""
+"""The number of consecutive lost jobs that may end without saving a step. A job that fails must
+have saved a step."""
 
 
 class Launcher:
     def __init__(self, settings: LaunchSettings, run: Path, output: Path) -> None:
-        """`run` is the run directory; `output` receives the model."""
+        """
+        Args:
+            run: the run directory.
+            output: the folder to which the model is written.
+        """
         self.settings = settings
         self.run = run
         self.output = output
@@ -52,23 +59,23 @@ class Launcher:
         """The file in the run directory that marks the end of the training."""
         digest = digest_of(str(output.resolve()))[:12]
         self.name = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', output.name)}-{digest}"
-        """The Slurm name of the jobs of this launch, by which the launcher finds them."""
+        """The name of the Slurm jobs of this launch. The launcher finds its jobs by this name."""
         self.folder = run.parent.resolve() / "launches" / self.name
         self.record = self.folder / "launch.json"
         self.job = ""
         """The ID of the latest job; empty until sbatch has answered."""
         self.step = 0
-        """The saved step when the latest job was submitted or found."""
+        """The last saved step at the time when the latest job was submitted or found."""
         self.fruitless = 0
-        """The number of consecutive jobs that have saved no step."""
+        """The number of consecutive jobs that ended without saving a step."""
         self.in_charge = False
-        """False while another launcher waits for the same output or run."""
+        """False while another launcher waits for a job with the same output or run directory."""
 
     def finish(self) -> None:
         """Wait until `output` exists.
 
-        Raises RunError if the job fails, is canceled, or makes no progress, and UserError if other
-        users may write to the folder of the launch.
+        Raises RunError if the job fails, is canceled or makes no progress. Raises UserError if
+        other users may write to the folder of the launch.
         """
         make_private(self.folder)  # The job executes a pickle from this folder.
         with ExitStack() as stack:
@@ -91,22 +98,26 @@ class Launcher:
             say(f"wrote {self.output}")
 
     def cancel(self) -> None:
-        """Cancel the jobs of the launch, without waiting for their end. Raises Unreachable."""
+        """Cancel the jobs of the launch without waiting for their end.
+
+        Raises Unreachable if Slurm does not answer.
+        """
         slurm.cancel_jobs_named(self.name)
         self.record.unlink(missing_ok=True)
 
     def _attach(self) -> None:
-        """Attach to the job of an earlier launcher, or submit a job."""
+        """Wait for the job of an earlier launcher if it is still active, or else submit a job."""
         active = self._active_jobs()
         if active and self.record.exists() and read_json(self.record, str) == str(self.run):
-            # If the earlier launcher was killed right after sbatch, `_take` writes the command.
+            # If the earlier launcher was killed right after sbatch, the job has no pickle yet, and
+            # `_take` writes it.
             self._take(active[0])
             say(f"waiting for job {self.job} of an earlier launcher")
             return
         if active:
             say(f"canceling job {', '.join(active)} of an earlier launch, and waiting for its end")
             slurm.retry_until_reachable(self.cancel, say)
-            while self._active_jobs():  # Two jobs must not write to the same output.
+            while self._active_jobs():  # Two jobs must not write to one output at the same time.
                 time.sleep(1)
         if not self.done.exists():
             write_json(self.record, str(self.run))
@@ -122,8 +133,9 @@ class Launcher:
         say(f"logs: {self.folder}/{self.job}_*")
 
     def _submit_once(self) -> None:
-        """Submit a job, unless an earlier, unanswered submission has reached Slurm."""
-        # Delay signals until sbatch has answered, because only the answer names the job to cancel.
+        """Submit a job, unless Slurm has received an earlier submission without answering it."""
+        # Delay signals until sbatch has answered, because only its answer contains the ID of the
+        # job, which is needed to cancel the job.
         numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         try:
@@ -160,14 +172,17 @@ class Launcher:
             pause = min(pause * 1.3, 15.0)
 
     def _is_done(self, state: str) -> bool:
-        """Check if the last file exists, after a delay in which it may appear on this machine."""
+        """Check if the job has written its last file.
+
+        After a successful job, wait for some time until the file is visible on this machine.
+        """
         deadline = time.monotonic() + (LATE_SECONDS if state == "COMPLETED" else 0)
         while not (is_there := self.done.exists()) and time.monotonic() < deadline:
             time.sleep(1)
         return is_there
 
     def _replace_job(self, state: str) -> None:
-        """Submit the next job. Raises RunError if that job would also fail."""
+        """Submit the next job after a lost job. Raises RunError if the next job would also fail."""
         job = self.job
         if state == "CANCELLED":
             raise RunError(f"job {job} was canceled; run the same command again to resume")
@@ -192,13 +207,13 @@ class Launcher:
 
 
 def submit(settings: LaunchSettings, name: str, folder: Path) -> str:
-    """Submit one job with all ranks and return its ID. The script and logs are written to `folder`.
+    """Submit one job with all ranks, and return its ID. The script and logs are in `folder`.
 
     Raises:
         UserError: Slurm rejects the options or the path of `folder`.
         Unreachable: the controller does not answer, but it may have accepted the job.
     """
-    # Importing submitit is slow, and a launch on this machine does not need it.
+    # Deferred: the import of submitit is slow, and a launch without Slurm does not need it.
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError
 
@@ -224,8 +239,8 @@ def submit(settings: LaunchSettings, name: str, folder: Path) -> str:
 def ensure_command(settings: LaunchSettings, job: str, folder: Path) -> None:
     """Write the pickle that the ranks of a job wait for, if it is missing.
 
-    submitit writes the pickle after the answer of sbatch. It is missing if sbatch did not answer,
-    or if the launcher was killed before the answer.
+    submitit writes the pickle only after the answer of sbatch. The pickle is missing if sbatch did
+    not answer, or if the launcher was killed before the answer.
     """
     from submitit.core.utils import DelayedSubmission, JobPaths
 
@@ -237,9 +252,10 @@ def ensure_command(settings: LaunchSettings, job: str, folder: Path) -> None:
 def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
     """Replace this process by the command, or by torchrun with one process per rank.
 
-    By default, there is one rank per visible GPU; GPUs are left out if the batch size is not
-    divisible by their number. The number of threads is unchanged. Several ranks wait here until
-    other processes release enough GPUs; a single rank chooses its GPU itself.
+    By default, there is one rank per visible GPU. The batch size must be divisible by the number of
+    ranks, so some GPUs may remain unused. The number of threads is unchanged. For several ranks,
+    this function waits until other processes have released enough GPUs. A single rank chooses its
+    GPU itself.
     """
     if settings.nodes > 1:
         raise UserError(
@@ -258,8 +274,8 @@ def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
     if 1 < ranks <= len(gpus):
         taken = take_gpus(list(gpus.values()), ranks, past_exec=True)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(list(gpus)[i] for i in taken)
-    # Allow as much time for saving as before a time limit. The default of torchrun is 30 seconds;
-    # older versions of torch ignore this variable.
+    # When ranks are stopped, give them as much time to save as before a time limit. The default of
+    # torchrun is 30 seconds. Older versions of torch ignore this variable.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(settings.warning_seconds))
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
     command = [*(torchrun if ranks > 1 else ()), "psld", *settings.command]
@@ -269,7 +285,7 @@ def run_here(settings: LaunchSettings, batch_size: int) -> NoReturn:
 
 
 def print_added(path: Path, position: int) -> int:
-    """Print the content of a file after a position; return the new position."""
+    """Print the part of a file after a position, and return the position of the end."""
     if not path.exists():
         return position
     with path.open("rb") as stream:

@@ -1,6 +1,7 @@
 """Settings of `psld launch`: where and how a training runs.
 
-The workflow sets them from resources of the same names (TRAINING_JOB in workflow/rules/common.smk).
+The workflow sets them from Snakemake resources of the same names (TRAINING_JOB in
+workflow/rules/common.smk).
 """
 
 import shlex
@@ -14,7 +15,8 @@ SET_BY_LAUNCH = {
     *("array", "cpus-per-task", "error", "job-name", "mem", "no-requeue", "nodes", "ntasks"),
     *("ntasks-per-node", "open-mode", "output", "time"),
 }
-"""Options of sbatch that a launch sets itself. It finds jobs and logs by their names."""
+"""Options of sbatch that users may not set, because psld launch sets them itself. For example, it
+finds jobs and logs by their names."""
 
 
 class LaunchSettings(Settings):
@@ -23,32 +25,34 @@ class LaunchSettings(Settings):
     command: list[str] = Field(min_length=1)
     """The command that each rank runs: `train …` or `train_guide …`, given after `--`."""
     where: Literal["auto", "slurm", "here"] = "auto"
-    """`slurm`: as a Slurm job; `here`: on this machine; `auto`: as a Slurm job if sbatch is
-    installed, else on this machine."""
+    """`slurm` runs the command as a Slurm job, and `here` runs it on this machine. `auto` means
+    `slurm` if sbatch is installed, and `here` otherwise."""
     nodes: int = Field(1, ge=1)
-    """Number of nodes."""
+    """Number of nodes of the job."""
     tasks_per_node: int | None = Field(None, ge=1)
-    """Ranks per node. Null: one rank per GPU, or one rank without GPUs."""
+    """Ranks per node. Null means one rank per GPU, or one rank if there is no GPU."""
     cpus_per_task: int | None = Field(None, ge=1)
-    """CPU cores per rank. Null: 4 if the job requests GPUs (several cores draw noise), else 1."""
+    """CPU cores per rank. Null means 4 cores for a job with GPUs, because several cores draw noise,
+    and 1 core for a job without GPUs."""
     gpus_per_node: int | None = Field(None, ge=1)
     """Number of GPUs per node of a Slurm job."""
     gres: str | None = None
     """Generic resources per node, such as gpu:a100:4, for sites that request GPUs this way."""
     mem_mb: int | None = Field(None, ge=1)
-    """Memory per node in MB. Null: the default of the partition."""
+    """Memory per node in MB. Null means the default of the partition."""
     runtime: int = Field(60, ge=1)
-    """Time limit of the job in minutes. Before it, the job saves, is requeued and resumes."""
+    """Time limit of the job in minutes. Before this limit, the job saves a checkpoint and requeues
+    itself; the requeued job resumes the training."""
     warning_seconds: int = Field(120, ge=1)
     """Seconds before the time limit at which the job saves a checkpoint and requeues itself."""
     slurm_partition: str | None = None
-    """Partition of the job. Null: the default of the cluster."""
+    """Partition of the job. Null means the default of the cluster."""
     slurm_account: str | None = None
-    """Account of the job. Null: the default of the user."""
+    """Account of the job. Null means the default of the user."""
     slurm_additional_parameters: str | None = None
     """Other options of sbatch, such as `qos=high exclude=node3 exclusive`."""
     detach: bool = False
-    """Do not cancel the job on Ctrl-C. The same command waits for it again."""
+    """Do not cancel the job on Ctrl-C. Run the same command again to wait for the job."""
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +90,7 @@ class LaunchSettings(Settings):
 
     @property
     def ranks_of_slurm_node(self) -> int:
-        """The number of ranks per node of a Slurm job: as given, or one per GPU."""
+        """The number of ranks per node of a Slurm job: `tasks_per_node`, or one rank per GPU."""
         return self.tasks_per_node or self.gpus_per_node or _gpus_in(self.gres) or 1
 
     def options(self) -> dict[str, Any]:
@@ -110,8 +114,8 @@ class LaunchSettings(Settings):
             "cpus_per_task": cores,
             "signal_delay_s": self.warning_seconds,
             "srun_args": [
-                "--kill-on-bad-exit=1",  # If a rank fails, end the others, which would wait for it.
-                "--wait=0",  # Rank 0 exports the model after the others exit, without a time limit.
+                "--kill-on-bad-exit=1",  # If a rank fails, end all ranks; they would wait for it.
+                "--wait=0",  # Rank 0 needs any time to export the model after the other ranks exit.
                 # Since Slurm 22.05, srun does not inherit this option from sbatch.
                 f"--cpus-per-task={cores}",
             ],

@@ -1,4 +1,7 @@
-"""Calls of Slurm commands: job states, cancellation and a clean environment, but not submission."""
+"""Calls of Slurm commands that query and cancel jobs, and a clean environment for new jobs.
+
+`psld.cluster.launcher` submits jobs.
+"""
 
 import os
 import re
@@ -18,13 +21,15 @@ from psld.utils.errors import PSLDError, RunError
 T = TypeVar("T")
 
 GONE = "GONE"
-"""A state defined here: the controller no longer knows the job, some minutes after its end."""
+"""A state that psld adds to the states of Slurm: the controller no longer knows the job. This
+happens some minutes after the end of a job."""
 FINAL = {"COMPLETED", "CANCELLED", "FAILED", "OUT_OF_MEMORY", "DEADLINE"}
 """States after which Slurm does not requeue a job automatically."""
 ENDED = FINAL | {"TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "LAUNCH_FAILED", "REVOKED", GONE}
-"""A job in any other state, even one of a later Slurm, waits, runs or will run again."""
+"""States of an ended job. A job in any other state, also in a state that a later version of Slurm
+adds, is waiting or running, or will run again."""
 ANSWER_SECONDS = 60
-"""Time limit of a Slurm command in seconds. A busy controller is slow."""
+"""Time limit of a Slurm command in seconds. A busy controller answers slowly."""
 NO_ANSWER = (
     "Unable to contact",
     "Socket timed out",
@@ -34,7 +39,8 @@ NO_ANSWER = (
     "temporarily un",  # unavailable; unable to accept job
     "MaxSubmitJob",
 )
-"""Errors of sbatch while the controller is down or busy, or the user has too many jobs."""
+"""Parts of the error messages of sbatch if the controller is down or busy, or if the user has too
+many jobs."""
 REFUSALS = (
     "authentication",  # Munge is down or has another key.
     "credential",
@@ -49,21 +55,25 @@ REFUSALS = (
     "nvalid option",
     "unrecognized option",
 )
-"""Lower-case parts of the errors with which Slurm denies access to this user or machine. Such
-errors persist. "Could not establish a configuration source" is not among them: on sites that get
-the configuration from the controller, it means that the controller is down."""
+"""Parts, in lower case, of the error messages if Slurm denies access to this user or machine. Such
+errors persist. "Could not establish a configuration source" is not in the list, because it means
+that the controller is down on sites that get the configuration from the controller."""
 REFUSED_SECONDS = 120
-"""Seconds to retry after denied access. Restarts of munge and of the controller take seconds."""
+"""Seconds for which commands are retried after Slurm has denied access. A restart of munge or of
+the controller takes only seconds."""
 NO_ANSWER_SECONDS = 3 * 24 * 3600
-"""Seconds to retry without an answer. The maintenance of a cluster may take a weekend."""
+"""Seconds for which commands are retried if Slurm does not answer. The maintenance of a cluster may
+take a weekend."""
 SURROUNDING = r"SLURM_(?!CONF$)|SLURMD_|SBATCH_|SRUN_|SUBMITIT_"
-"""The variables of a surrounding Slurm job, except for the path of Slurm's configuration."""
+"""A pattern of the environment variables that a surrounding Slurm job sets. It excludes the path of
+Slurm's configuration."""
 INHERITED = rf"{SURROUNDING}|{RUN}$|{FORKS}$|\w+_DEVICES$|GPU_DEVICE|\w+_THREADS$|TE?MP(DIR)?$"
-"""`SURROUNDING`, and variables of a shell or Snakemake rule that sbatch would pass on to a job."""
+"""A pattern of environment variables that sbatch would pass on to a job but must not. It contains
+`SURROUNDING` and variables of a shell or a Snakemake rule."""
 
 
 class SlurmJob(NamedTuple):
-    """The state of a job in the controller."""
+    """The state of a job, as known to the controller."""
 
     state: str
     reason: str
@@ -88,7 +98,7 @@ def retry_until_reachable(
     say: Callable[[str], None],
     pause: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Return the result of `ask`, which is repeated while it raises Unreachable.
+    """Call `ask` again and again while it raises Unreachable, and return its result.
 
     Each new error is printed once. Raises RunError if Slurm does not answer for too long.
     """
@@ -120,9 +130,10 @@ def available() -> bool:
 
 
 def jobs_named(name: str) -> dict[str, SlurmJob]:
-    """Return this user's jobs of a name that the controller still knows, by ID. Raises Unreachable.
+    """Return the jobs with this name that the controller still knows, by job ID.
 
-    This queries the controller, because accounting is optional and lags behind by minutes.
+    Only jobs of this user are returned. The function queries the controller and not the accounting
+    database, which is optional and updated with a delay of minutes. Raises Unreachable.
     """
     options = ("--noheader", "--me", "--states=all", f"--name={name}", "--format=%A %T %r")
     answer = _run("squeue", *options)
@@ -133,26 +144,29 @@ def jobs_named(name: str) -> dict[str, SlurmJob]:
     found = {}
     for number, state, reason in (job.groups("") for job in jobs if job):
         waits = state == "PENDING" and reason != "None"
-        # Omit the list of missing nodes after the comma, because it changes all the time.
+        # Omit the list of missing nodes after the comma, because this list changes all the time.
         found[number] = SlurmJob(state, reason.partition(",")[0] if waits else "")
     return found
 
 
 def active_jobs_named(name: str) -> list[str]:
-    """Return this user's active jobs of a name, the newest first. Raises Unreachable."""
+    """Return the active jobs of this user with this name, newest first. Raises Unreachable."""
     active = [number for number, job in jobs_named(name).items() if job.state not in ENDED]
     return sorted(active, key=int, reverse=True)
 
 
 def jobs_with_comment(name: str, comment: str | None) -> set[str]:
-    """Return this user's jobs of a name and comment; none for None. Raises Unreachable."""
+    """Return the jobs of this user with this name and comment. Raises Unreachable.
+
+    If `comment` is None, no job matches.
+    """
     options = ("--noheader", "--me", "--states=all", f"--name={name}", "--format=%A %k")
     lines = (line.strip().partition(" ") for line in _run("squeue", *options).splitlines())
     return {number for number, _, theirs in lines if theirs == comment}
 
 
 def cancel_jobs_named(name: str) -> None:
-    """Cancel this user's jobs of a name. Raises Unreachable."""
+    """Cancel all jobs of this user with this name. Raises Unreachable."""
     _run("scancel", "--me", f"--name={name}")
 
 
@@ -174,9 +188,10 @@ def _run(*command: str) -> str:
 
 @contextmanager
 def environment_without(variables: str) -> Iterator[None]:
-    """Remove the environment variables whose names match a pattern, within this context.
+    """In this context, remove the environment variables whose names match a pattern.
 
-    A job that is submitted from a job must get the resources it requests, not those of its parent.
+    A job that is submitted from within another job must get the resources that it requests, not the
+    resources of the other job.
     """
     before = dict(os.environ)
     for name in before:

@@ -9,13 +9,13 @@ from psld.config.settings import Settings, parse
 
 
 class CheckSettings(Settings, extra="allow"):
-    """Settings of `psld check`; all other keys are settings of the part."""
+    """Settings of `psld check`. All keys that are not defined here are settings of the part."""
 
     part: str
     """The custom part, MODULE:CLASS."""
     network: str | None = None
-    """Network to train with a custom objective, a config name or MODULE:CLASS. Null: the network of
-    the demo."""
+    """Network to train with a custom objective: a config name or MODULE:CLASS. Null means the
+    network of the demo."""
 
 
 @entry_point("check", CheckSettings, positionals=("part",), has_config=False)
@@ -25,8 +25,8 @@ def check(settings: CheckSettings) -> None:
         psld check mynets:Mixer width=128
         psld check flows:VPrediction network=mynets:Mixer
 
-    A part of a training is tested in one training step on digits, forward and backward. The check
-    takes seconds and writes no files.
+    A part that a training uses is tested in one training step on digits, forward and backward. The
+    check takes seconds and writes no files.
     """
     name, started = settings.part, time.perf_counter()
     noun = noun_of(name)

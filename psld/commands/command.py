@@ -2,11 +2,12 @@
 
 A word is one argument of the command line. The settings come from one of three sources:
 
-- a record of a grid, named by KEY=GRID/NAME, if all other words set only how the job runs. Every
-  job of the workflow starts this way, without importing Hydra;
-- the settings class, for commands without a config, such as the commands about a whole grid;
-- configs/COMMAND.yaml, composed by Hydra (`psld.commands.composed`). If a record is named, the
-  words that its grid gives precede the words of the command line.
+- A record of a grid, which the word KEY=GRID/NAME names. This source is used if all other words set
+  only how the job runs. Every job of the workflow starts this way, without importing Hydra.
+- The defaults of the settings class, for commands without a config, such as the commands that apply
+  to a complete grid.
+- configs/COMMAND.yaml, composed by Hydra (`psld.commands.composed`). If a word names a record, the
+  overrides from its grid come before the words of the command line.
 """
 
 import os
@@ -25,27 +26,35 @@ class Command:
     name: str
     kind: type[Settings]
     record: str = ""
-    """The key that names a record, from `psld.grid.cache.RECORDS`; empty without records."""
+    """The key that names a record, from `psld.grid.cache.RECORDS`. Empty if the command accepts no
+    record."""
     job: str = "job"
-    """The attribute of the record that holds the command's job."""
+    """The attribute of the record that holds the job of this command."""
     also: Collection[str] = ()
-    """Settings that are accepted with a record, in addition to the `FREE` settings."""
+    """Settings that may be given together with a record, in addition to the `FREE` settings."""
     changeable: bool = False
-    """Whether overrides may change the record: a training by hand may start from a grid's model."""
+    """Whether overrides may change the settings of the record. For example, a training by hand may
+    use the settings of a model in a grid with changes."""
     positionals: tuple[str, ...] = ()
-    """The settings that the first words set, one word each, without KEY=."""
+    """The settings that the first words of the command line set without KEY=, one word each."""
     after_dashes: str = ""
     """The setting that receives all words after `--`, as a list."""
     has_config: bool = True
 
     @property
     def run(self) -> set[str]:
-        """The settings that are accepted with a record, because they do not change its result."""
+        """The settings that may be given together with a record.
+
+        They do not change the result of the job.
+        """
         return self.kind.free().union(self.also)
 
     @property
     def unrecorded(self) -> set[str]:
-        """The settings that no record contains. `averages` is recorded: each average is a model."""
+        """The settings that no record contains.
+
+        The free setting `averages` is excluded, because each average is recorded as a model.
+        """
         return self.kind.free() - {"averages"}
 
     @property
@@ -55,7 +64,7 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """The usage line; a positional with fixed choices is shown as `sync|dashboard`."""
+        """The usage line. A positional argument with fixed choices is shown as `sync|dashboard`."""
         shown = []
         for key in self.positionals:
             kind = self.kind.model_fields[key].annotation
@@ -64,7 +73,7 @@ class Command:
         return " ".join([f"usage: {self.where}", *shown, "KEY=VALUE …", *last])
 
     def settings(self, words: list[str]) -> Settings | None:
-        """Parse words without flags. Returns None if Hydra has to compose the settings."""
+        """Parse words that contain no flags. Returns None if Hydra has to compose the settings."""
         given, words = self.positional(words)
         name = self.record_in(words)
         if name is None and not self.has_config:
@@ -83,16 +92,16 @@ class Command:
         return settings
 
     def record_in(self, words: list[str]) -> str | None:
-        """Return the name of the record that the words choose; None if they choose no record."""
+        """Return the name of the record that the words name; None if they name no record."""
         name = value_in(words, self.record) if self.record else None
         if name is not None and ("/" in name or self.record in ("cell", "model", "guide")):
             return name
         return None
 
     def _planned(self, name: str, words: list[str]) -> str | None:
-        """Return the record's digest from the word `record=`; None without this word.
+        """Return the digest of the record in the word `record=DIGEST`; None without this word.
 
-        Raises UserError if it differs from the digest that Snakemake planned for this job.
+        Raises UserError if it is not among the digests that Snakemake planned for this job.
         """
         planned = value_in(words, "record")
         if planned and planned not in os.environ.get(RECORDS, planned).split(","):
@@ -129,7 +138,7 @@ class Command:
         return parse(self.kind, updated(given, words), self.where)
 
     def positional(self, words: list[str]) -> tuple[dict[str, Any], list[str]]:
-        """Split words into the settings given by position or after `--`, and the remaining words.
+        """Split words into settings, given by position or after `--`, and the remaining words.
 
         Raises UserError if there are too few words.
         """

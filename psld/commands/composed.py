@@ -1,7 +1,7 @@
 """Settings composed by Hydra, and sweeps.
 
-Hydra applies the words of the command line on top of the words that a grid gives for a record. A
-sweep (`--multirun`) runs a command with Hydra's sweepers and launchers. This file depends on
+Hydra applies the words of the command line on top of the overrides of a record in a grid. A sweep
+(`--multirun`) runs a command with Hydra's sweepers and launchers. This file depends on
 internals of Hydra 1.3; tests/cli/test_sweeps.py fails if they change.
 """
 
@@ -57,7 +57,7 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_\w+' is validate
 
 
 def composed_settings(command: Command, words: list[str]) -> Settings:
-    """Compose the settings of a command from words without flags."""
+    """Compose the settings of a command from words that contain no flags."""
     with refusing(command.where):
         config = composed(command, overrides_of(command, with_keys(command, words)))
         content = content_of(config, command.where, command.unrecorded)
@@ -67,8 +67,8 @@ def composed_settings(command: Command, words: list[str]) -> Settings:
 def composed(command: Command, overrides: list[str]) -> DictConfig:
     """Return the config of a command with these overrides.
 
-    Raises UserError for a key that the command's settings do not have. The error names the config
-    file that sets the key, unless an override sets it.
+    Raises UserError for a key that is not a setting of the command. The error names the config file
+    that sets the key, unless an override sets the key.
     """
     config = Composer().config(command.name, overrides, command.where)
     content, place = cast(dict[str, Any], OmegaConf.to_container(config)), command.where
@@ -84,7 +84,7 @@ def composed(command: Command, overrides: list[str]) -> DictConfig:
 
 
 def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str]) -> None:
-    """Handle `--cfg job`, which prints the settings, and `--multirun`, which runs a sweep."""
+    """Print the settings for the flag `--cfg job`, or run a sweep for the flag `--multirun`."""
     flags, overrides = split_flags(words)
     overrides = with_keys(command, overrides)
     if "--multirun" in flags:
@@ -99,16 +99,17 @@ def run_with_flags(command: Command, main: Callable[[Any], Any], words: list[str
 
 
 def with_keys(command: Command, words: list[str]) -> list[str]:
-    """Return all words in the form KEY=VALUE, including the positional ones."""
+    """Return all words, including positional arguments, in the form KEY=VALUE."""
     given, words = command.positional(words)
     return [*(f"{key}={quoted(word)}" for key, word in given.items()), *words]
 
 
 def overrides_of(command: Command, words: list[str]) -> list[str]:
-    """Return the overrides of a command's config.
+    """Return the overrides of the config of a command.
 
-    The words follow the overrides of the record that they name, or the choice of the dataset that
-    is described next to `data=FILE`.
+    If the words name a record, they are applied on top of the overrides of this record. If the
+    words contain `data=FILE` but choose no dataset, the result chooses the dataset that is
+    described next to FILE.
     """
     words = [*map(_with_metric_name, words)]
     if name := command.record_in(words):
@@ -120,15 +121,15 @@ def overrides_of(command: Command, words: list[str]) -> list[str]:
     is_described = "dataset" in command.kind.model_fields and value_in(words, "dataset") is None
     if data is None or not is_described:
         return words
-    # Importing h5py takes 0.1 seconds, and most commands do not need it.
+    # Deferred: the import of h5py takes 0.1 seconds, and most commands do not need it.
     from psld.data.store import described_dataset
 
-    [path] = OmegaConf.create([data.strip("'\"")])  # It may be ${oc.env:DATA}/cifar10.h5.
+    [path] = OmegaConf.create([data.strip("'\"")])  # Resolves ${oc.env:DATA}.
     return [name_dataset(described_dataset(Path(path))), *words]
 
 
 def _with_metric_name(word: str) -> str:
-    """Replace MEASURE@EXTRACTOR in a word that chooses metrics by the names of the metrics."""
+    """Replace MEASURE@EXTRACTOR by the name of the metric if a word chooses metrics."""
     if not word.startswith("metric="):
         return word
     names = map(metric_name, word.removeprefix("metric=").split(","))
@@ -163,13 +164,13 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
 
     def run_job(config: DictConfig) -> float | None:
         job = f"job {HydraConfig.get().job.num}"
-        # Collect errors here: Hydra prints an additional line for an error that passes through.
+        # Collect errors here, because Hydra prints an additional line for an error that it sees.
         try:
             with refusing(command.where):
                 content = content_of(config, command.where, command.unrecorded)
             job = content.get("name") or job
             print(f"{job}:", flush=True)
-            # An optimizing sweeper uses the returned loss or metric.
+            # A sweeper that optimizes settings uses the returned loss or metric.
             return main(parse(command.kind, content, command.where))
         except Exception as error:
             failures.append(failure_of(job, error))
@@ -189,13 +190,13 @@ def sweep(command: Command, main: Callable[[Any], Any], overrides: list[str]) ->
 
 @contextmanager
 def submitit_errors() -> Iterator[None]:
-    """Raise the errors of submitit launchers as RunError, with a message of one line."""
+    """Convert errors of submitit launchers to RunError with a message of one line."""
     try:
         yield
     except Exception as error:
         text, kinds = text_of(error), {kind.__name__ for kind in type(error).__mro__}
         if kinds & {"UncompletedJobError", "FailedJobError"}:
-            # Slurm rejected, killed or canceled the job. Omit the end of the log.
+            # Slurm rejected, killed or canceled the job. Omit the end of its log from the message.
             what = text.partition(") Error stream")[0].partition(") No ")[0]
             others = "); the other jobs of the sweep continue" if what != text else ""
             raise RunError(f"{what}{others}") from None
@@ -203,10 +204,11 @@ def submitit_errors() -> Iterator[None]:
 
 
 def failure_of(name: str, error: Exception) -> PSLDError:
-    """Print why a job failed, and return an error without a traceback.
+    """Print why a job of a sweep failed, and return an error that needs no traceback.
 
-    A job in a separate process raises the error instead, and Hydra passes it to the process that
-    waits for the sweep. The other jobs continue, unless a signal ended this job.
+    If the job runs in a separate process, raise the error instead. Hydra then passes the error to
+    the process that waits for the sweep. The other jobs of the sweep continue, unless a signal
+    ended this job.
     """
     exit_code, line = explained(error) or (None, text_of(error))
     if exit_code is None:
@@ -225,7 +227,10 @@ def failure_of(name: str, error: Exception) -> PSLDError:
 
 
 class Loader(ConfigLoaderImpl):
-    """Rejects configs that set keys under `hydra`, because a sweep calls the code named there."""
+    """Rejects configs that set keys under `hydra`.
+
+    These keys may name code, and a sweep would call this code.
+    """
 
     def load_configuration(self, *args: Any, **options: Any) -> DictConfig:
         with without_environment():

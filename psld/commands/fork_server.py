@@ -1,7 +1,7 @@
-"""The fork server of a run, which `psld.cluster.forks` starts and asks for forks.
+"""The fork server of a run. `psld.cluster.forks` starts the server and asks it for forks.
 
-It listens at a socket in a private temporary folder. It has one thread and never initializes CUDA,
-because neither threads nor CUDA survive a fork.
+The server listens on a socket in a private temporary folder. It has only one thread and never
+initializes CUDA, because neither other threads nor CUDA work after a fork.
 """
 
 import gc
@@ -20,14 +20,17 @@ IMPORTS = (
     *("psld.commands.metrics", "psld.commands.report", "psld.commands.sampling"),
     *("psld.commands.training", "psld.evaluation.evaluation", "psld.metrics.extraction"),
     *("psld.report.page", "psld.report.plots", "psld.report.table", "psld.sampling.sample"),
-    *("psld.training.run", "torch._dynamo"),  # The first step of torch's optimizers imports it.
+    *("psld.training.run", "torch._dynamo"),  # torch's optimizers import torch._dynamo.
 )
-"""The modules that the commands of forked jobs need."""
+"""The modules that the commands in forks need."""
 
 
 def serve(folder: str) -> list[str]:
-    """Fork for each job that connects. Return only in a fork, with the arguments of its job."""
-    path = address(folder)  # of the code before it is imported
+    """Fork for each job that connects.
+
+    The function returns only in a fork. The result is the arguments of the job.
+    """
+    path = address(folder)  # Before the imports, because the address depends on the code.
     for name in IMPORTS:
         import_module(name)
     gc.freeze()
@@ -49,9 +52,10 @@ def serve(folder: str) -> list[str]:
 
 
 def _supervise(connection: socket.socket) -> list[str]:
-    """Fork a job, and report its exit status to the process that asked for it.
+    """Fork a job, and report its exit status to the process that asked for the fork.
 
-    If that process is killed, kill the job. Return only in the job, with its arguments.
+    If the asking process is killed, kill the job. The function returns only in the job. The result
+    is the arguments of the job.
     """
     message, streams, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 3)
     words, folder, environment = json.loads(message)
@@ -73,6 +77,6 @@ def _supervise(connection: socket.socket) -> list[str]:
             os.kill(pid, signal.SIGKILL)
         connection.send(str(os.waitpid(pid, 0)[1]).encode())
     except OSError:
-        os.kill(pid, signal.SIGKILL)  # Nobody would learn how it ends.
+        os.kill(pid, signal.SIGKILL)  # Its exit status could not be reported.
     finally:
         os._exit(0)

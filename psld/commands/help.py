@@ -1,4 +1,4 @@
-"""The text of `psld COMMAND --help`: usage, choices of configs, and a description per setting."""
+"""The output of `psld COMMAND --help`: usage, available configs, and a description per setting."""
 
 import ast
 import inspect
@@ -16,13 +16,13 @@ from psld.config.locations import config_names
 from psld.config.settings import Settings, group_of, over_default
 
 MISSING = "???"
-"""The mark of a required value in Hydra and in the help texts."""
+"""The placeholder for a required value in Hydra and in help texts."""
 
 
 def help_of(command: Command, description: str, words: list[str]) -> str:
     """Return the help text of a command, from its config and its settings class.
 
-    Raises UserError if the words do not compose.
+    Raises UserError if the config cannot be composed with the words as overrides.
     """
     program = command.where
     if not command.has_config:
@@ -41,7 +41,7 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
 
     from psld.commands.composed import composed, overrides_of, split_flags
 
-    # Settings of Hydra configure sweeps only.
+    # Hydra's own settings apply only to sweeps.
     words = [word for word in split_flags(words)[1] if not word.startswith("hydra")]
     config = composed(command, overrides_of(command, words))
     content = cast(dict[str, Any], OmegaConf.to_container(config))
@@ -65,7 +65,7 @@ def help_of(command: Command, description: str, words: list[str]) -> str:
 def _lines(kind: type[Settings], values: dict[str, Any], indent: int = 2) -> Iterator[str]:
     texts = descriptions(kind)
     for key, field in kind.model_fields.items():
-        if field.exclude_if:  # for example the digest of code, which is computed
+        if field.exclude_if:  # Users do not set these fields, such as the digest of code.
             continue
         default = MISSING if field.is_required() else field.get_default(call_default_factory=True)
         value = over_default(field, values[key]) if key in values else default
@@ -85,9 +85,10 @@ def _filled(text: str, first: int, rest: int) -> str:
 
 
 def descriptions(kind: type[Settings]) -> dict[str, str]:
-    """Return the docstring of each setting of a class, on one line, from the source code.
+    """Return the docstring of each setting of a class as one line.
 
-    pydantic can collect the docstrings, too, but in every process that defines the class.
+    The docstrings are read from the source code. pydantic could also collect them, but would do so
+    in every process that defines the class.
     """
     found = {}
     for base in reversed([c for c in kind.__mro__ if issubclass(c, Settings)]):

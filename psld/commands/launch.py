@@ -61,17 +61,18 @@ def launch(settings: LaunchSettings) -> None:
     run = Path(training.runs) / training.run_name(digest.read_text().strip())
     launcher = Launcher(settings, run, Path(training.output))
     for number in STOPS:
-        # Keep ignoring a signal that Snakemake ignores under nohup (SIGHUP) or a shell's `&`
-        # (SIGINT).
+        # Keep ignoring signals that this process ignores from its start: SIGHUP under nohup, and
+        # SIGINT for a background process of a shell.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: leave(launcher, settings.detach, number))
     launcher.finish()
 
 
 def custom_parts(training: Trained, words: list[str]) -> list[str]:
-    """Return words that fix the code of custom parts by its digest, or by the record's digest.
+    """Return words that fix the code of custom parts.
 
-    The job then runs the current code, also after each requeue, or fails.
+    They contain the digest of the code or of the record. The job then either runs the current code,
+    also after each requeue, or fails.
     """
     settings = {key: getattr(training, key) for key in ("network", "training", "averages")}
     parts = [*keyed_groups(Part, settings)]
@@ -84,11 +85,11 @@ def custom_parts(training: Trained, words: list[str]) -> list[str]:
 
 
 def leave(launcher: Launcher, detach: bool, number: int) -> NoReturn:
-    """Exit on a signal: cancel the job, or print that it continues and how to return to it."""
+    """Exit on a signal: cancel the job, or print that it continues and how to wait for it again."""
     for repeated in STOPS:
         signal.signal(repeated, signal.SIG_IGN)  # Ignore repeated signals.
     name = signal.Signals(number).name
-    # Keep the job if the terminal closes, because the job may take days.
+    # Do not cancel the job if the terminal is closed, because the job may take days.
     if detach or number == signal.SIGHUP:
         say(f"{name}: the job continues; run the same command again to wait for it")
     elif not launcher.in_charge:

@@ -23,7 +23,7 @@ from psld.utils import VERSION
 from psld.utils.errors import UserError, ignored, in_one_line, meant, printable
 
 Program = Callable[[Any], Any]
-"""The function of a command. It accepts the settings and has its `Command` as an attribute."""
+"""The function of a command. Its argument is the settings; its attribute is the `Command`."""
 
 COMMANDS = {
     "init": "project",
@@ -50,15 +50,16 @@ COMMANDS = {
     "launch": "launch",
     "wandb": "uploads",
 }
-"""The module of each command, in the order of first use. Its function has the command's name."""
+"""The module of each command, in the order in which users need the commands. The function has the
+name of the command."""
 
 HELP = {"--help", "-h"}
 
 
 def main() -> None:
-    """Run the command named by the first word; the other words are its settings."""
+    """Run the command that the first word names. The other words are its settings."""
     _prepare_output()
-    # Pillow warns about damaged pictures. A picture that cannot be decoded raises an error.
+    # Hide Pillow's warnings about damaged pictures. Pictures that cannot be decoded raise errors.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         with in_one_line(), showing_lines():
@@ -67,7 +68,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except BrokenPipeError:  # `psld … | head` has read enough
+    except BrokenPipeError:  # The reader of a pipe has exited, as in `psld … | head`.
         sys.exit(128 + signal.SIGPIPE)
     finally:
         _discard_unwritable_output()
@@ -81,9 +82,9 @@ class Output(io.TextIOWrapper):
 
 
 def _prepare_output() -> None:
-    if sys.stdout is None:  # closed, by `>&-`
+    if sys.stdout is None:  # The shell has closed it (`>&-`).
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
-    elif type(sys.stdout) is io.TextIOWrapper:  # not replaced by an earlier call or a test
+    elif type(sys.stdout) is io.TextIOWrapper:  # Not yet replaced.
         lines = sys.stdout.line_buffering
         sys.stdout = Output(
             sys.stdout.buffer, sys.stdout.encoding, "backslashreplace", line_buffering=lines
@@ -91,7 +92,7 @@ def _prepare_output() -> None:
 
 
 def _discard_unwritable_output() -> None:
-    """Redirect unwritable output to /dev/null; otherwise Python exits with 120 after a flush."""
+    """Redirect unwritable output to /dev/null. Otherwise, Python would exit with code 120."""
     for output in filter(None, (sys.stdout, sys.stderr)):
         try:
             output.flush()
@@ -114,7 +115,7 @@ def _run(name: str, *words: str) -> None:
 
 
 def program(command: str) -> Program:
-    """Import a command with garbage collection turned off, because imports create no garbage."""
+    """Import a command. Garbage collection is turned off, because imports create no garbage."""
     gc.disable()
     try:
         module = importlib.import_module(f"psld.commands.{COMMANDS[command]}")
@@ -126,12 +127,18 @@ def program(command: str) -> Program:
 
 @cache
 def _freeze_imports() -> None:
-    """Freeze the imported objects once per process; tests call several commands in a process."""
+    """Exclude the imported objects from garbage collection.
+
+    This happens once per process, because tests call several commands in one process.
+    """
     gc.freeze()
 
 
 def overview() -> str:
-    """Return a list of all commands with the first line of their docstrings, without imports."""
+    """Return a list of all commands with the first lines of their docstrings.
+
+    The docstrings are read from the source code, without importing the commands.
+    """
     usage = "usage: psld COMMAND KEY=VALUE …        psld COMMAND --help shows a command's settings"
     lines = [usage, ""]
     for command, module in COMMANDS.items():
@@ -142,7 +149,7 @@ def overview() -> str:
 
 
 def entry_point(name: str, kind: type[Settings], **options: Any) -> Callable[[Program], Program]:
-    """Register a function as the command `psld NAME`; its docstring is the help of the command.
+    """Make a function the command `psld NAME`. Its docstring is the help of the command.
 
         @entry_point("prepare", PrepareSettings)
         def prepare(settings: PrepareSettings) -> None: ...
@@ -173,7 +180,7 @@ def run_command(function: Program, words: Sequence[str]) -> None:
         else:
             function(settings_of(command, words))
     finally:
-        # A repeated signal would print a traceback while Python exits.
+        # Ignore a repeated signal, which would print a traceback while Python exits.
         signal.signal(signal.SIGTERM, ignored)
 
 
@@ -191,7 +198,7 @@ def _exit(number: int, _frame: FrameType | None) -> NoReturn:
 def settings_of(command: Command, words: list[str]) -> Settings:
     settings = command.settings(words)
     if settings is None:
-        # Importing Hydra takes 0.3 seconds, and no job of the workflow needs it.
+        # Deferred: the import of Hydra takes 0.3 seconds, and no job of the workflow needs Hydra.
         from psld.commands.composed import composed_settings
 
         settings = composed_settings(command, words)

@@ -35,7 +35,7 @@ def train_extractor(settings: TrainExtractorSettings) -> None:
 
 @entry_point("reference", ReferenceSettings, record="features", job="reference_job")
 def reference(settings: ReferenceSettings) -> None:
-    """Compute the reference of a dataset: features of its images, and of noise as a scale.
+    """Compute the reference of a dataset: features of its images, and of noise for comparison.
 
         psld reference dataset=digits metric=fd-classifier
         psld reference dataset=cifar10 metric=fid extractor=null
@@ -52,7 +52,7 @@ def reference(settings: ReferenceSettings) -> None:
 
 @entry_point("evaluate_cell", EvaluateSettings, record="cell", job="evaluate_job", has_config=False)
 def evaluate_cell(settings: EvaluateSettings) -> None:
-    """Evaluate the samples of a grid's cell: all metrics with 95 % intervals, in one pass.
+    """Evaluate the samples of a cell in a grid: all metrics with 95 % intervals, in one pass.
 
     psld evaluate_cell cell=demo/cld/em-quadratic-40
     psld evaluate images=samples/demo/cld/em-quadratic-40 dataset=digits metric=kd-classifier
@@ -85,10 +85,11 @@ def _print(results: CellResults, output: str | None) -> None:
 
 
 def _lines(result: CellResult) -> list[str]:
-    """Format a result: the value ± half of its 95 % interval, then warnings and other estimates."""
+    """Format a result as lines: the value with its 95 % interval, warnings, and other estimates."""
     half = result.interval.half_width
-    has_error = half > 1e-6 * abs(result.value)  # larger than rounding errors
-    digits = max(2, 1 - math.floor(math.log10(half))) if has_error else 4  # two digits of the error
+    has_error = half > 1e-6 * abs(result.value)  # The interval is larger than rounding errors.
+    # Show two significant digits of the error.
+    digits = max(2, 1 - math.floor(math.log10(half))) if has_error else 4
 
     def text(interval: Interval) -> str:
         return f"{interval.value:.{digits}f} ± {interval.half_width:.{digits}f}"

@@ -18,10 +18,10 @@ from psld.utils.files import write_text
 from psld.utils.progress import about
 
 MINUTES = 8
-"""Training time of the example grid on one core."""
+"""Intended training time of the example grid on one core, in minutes."""
 
 FEWEST, MOST = 2000, 5000
-"""Limits of the training steps of the example grid."""
+"""Smallest and largest number of training steps of the example grid."""
 
 
 class InitSettings(Settings):
@@ -39,12 +39,12 @@ def init(settings: InitSettings) -> None:
         psld init mine part=true
 
     The folder must be new or empty. The rules and all other configs stay in the package. The
-    command measures the speed of this machine, and sets the number of training steps of the grid so
+    command measures the speed of this machine, and sets the number of training steps in the grid so
     that the training takes a few minutes.
     """
     from psld.models.build import seconds_per_image  # imports torch
 
-    folder = settings.folder.resolve()  # also resolves new/.. if new does not exist
+    folder = settings.folder.resolve()  # `resolve` also works for new/.. if new does not exist.
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not an empty folder; choose a new folder")
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,15 +29,16 @@ class GridSettings(Settings):
 
 class OutputSettings(GridSettings):
     output: str | None = None
-    """Output path, without extension for a table or figure. Null: the default path in results/."""
+    """Output path; for a table or figure, without a file extension. Null means the default path in
+    results/."""
 
 
 class PlanSettings(GridSettings):
     list: Literal["cells", "figures"] | None = None
     """Print the names of all cells or all figures instead of the plan."""
     sustained_tflops: float | None = Field(None, gt=0)
-    """TFLOP/s of a GPU on convolutions, for networks that have not been run here. Null: their GPU
-    hours are unknown."""
+    """TFLOP/s of a GPU on convolutions. The GPU hours of networks that have not been run here are
+    estimated from this number. Null means that their GPU hours are unknown."""
 
 
 @entry_point("plan", PlanSettings, has_config=False)
@@ -48,7 +49,8 @@ def plan(settings: PlanSettings) -> None:
         psld plan grid_name=paper sustained_tflops=100   # for networks that have not been run here
         psld plan grid_name=demo list=cells              # each cell is a target of Snakemake
 
-    GPU hours are estimated from the speed of earlier runs, or else from the TFLOP/s of a GPU.
+    GPU hours are estimated from the speed of earlier runs. Without earlier runs, they are estimated
+    from the TFLOP/s of a GPU.
     """
     grid = load_grid(settings.grid_name)
     match settings.list:
@@ -66,7 +68,7 @@ def plan(settings: PlanSettings) -> None:
 
 class TabulateSettings(OutputSettings):
     table: str | None = None
-    """Name of the table to write. Null: print all tables."""
+    """Name of the table to write. Null means that all tables are printed."""
 
 
 @entry_point("tabulate", TabulateSettings, has_config=False)
@@ -76,7 +78,7 @@ def tabulate(settings: TabulateSettings) -> None:
         psld tabulate grid_name=demo                    # print all tables
         psld tabulate grid_name=demo table=demo-steps   # write results/tables/demo/demo-steps.*
 
-    Cells that have not been run are shown as –.
+    Results of cells that have not been run are shown as –.
     """
     if settings.output and settings.table is None:
         raise UserError("output: needs the name of a table; add table=NAME")
@@ -108,8 +110,8 @@ def figure(settings: FigureSettings) -> None:
         psld figure grid_name=demo figure=nfe              # distance against network evaluations
         psld figure grid_name=demo figure=samplers/cld     # the samplers of one model, side by side
 
-    `psld plan grid_name=demo list=figures` lists a grid's figures. Writes OUTPUT.png and
-    OUTPUT.svg, by default as results/figures/GRID/FIGURE.
+    `psld plan grid_name=demo list=figures` lists the figures of a grid. Writes OUTPUT.png and
+    OUTPUT.svg. The default of OUTPUT is results/figures/GRID/FIGURE.
     """
     from psld.report.figures import draw_figure
     from psld.report.plots import save
@@ -144,7 +146,8 @@ def certify(settings: OutputSettings) -> None:
 
         psld certify grid_name=demo     # results/certificates/demo.zip
 
-    The file holds the grid, results, kept features, manifests and tables, but no images or weights.
+    The file contains the grid, the results, stored features, manifests and tables, but no images
+    and no weights.
     """
     from psld.report import certificate
 
@@ -159,10 +162,10 @@ class VerifySettings(Settings):
     certificate: Path
     """Path of the certificate, or of a folder with its unpacked files."""
     grid_name: str | None = None
-    """Name of the local grid to compare with. Null: the grid with the name of the certificate, if
-    it exists."""
+    """Name of the local grid to compare with. Null means the local grid with the same name as the
+    grid of the certificate, if it exists."""
     reference: Path | None = None
-    """Folder that contains your own references, also in subfolders, such as features/digits."""
+    """Folder with your own references, such as features/digits. Subfolders are searched, too."""
 
 
 @entry_point("verify", VerifySettings, positionals=("certificate",), has_config=False)
@@ -183,7 +186,7 @@ def verify(settings: VerifySettings) -> None:
     from psld.report.table import print_tables
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # On a busy machine, two threads are up to ten times slower.
+        torch.set_num_threads(1)  # If the machine is busy, two threads are up to ten times slower.
     path = settings.certificate
     with TemporaryDirectory(prefix="psld-") as temporary:
         verified = certificate.verify(path, Path(temporary), settings.grid_name, settings.reference)

@@ -10,7 +10,7 @@ from psld.sampling.settings import SampleSettings
 
 @entry_point("sample", SampleSettings, record="cell", job="sample_job", changeable=True)
 def sample(settings: SampleSettings) -> None:
-    """Sample images from a model, in one process: all shards of a cell, or a range of them.
+    """Sample images from a model, in one process: all shards of a cell, or a range of shards.
 
         psld sample model=demo/cld sampler=em sampler.steps=50 output=samples/mine
         psld sample model=models/demo/cld shard_size=16 output=sixteen png=pictures
@@ -19,8 +19,8 @@ def sample(settings: SampleSettings) -> None:
         psld sample model=models/demo/cld shards=50 output=samples/mine npz=mine.npz
         psld sample cell=demo/cld/em-quadratic-40      # all shards of a cell of a grid
 
-    Complete shards are kept, so a killed run loses at most the shard in progress. The command
-    refuses an output folder that holds samples of a different model or sampler.
+    Each complete shard is saved, so a killed run loses at most the shard in progress. The command
+    rejects an output folder that contains samples of a different model or sampler.
     """
     from psld.models.hub import fetched
     from psld.sampling.sample import sample_range
@@ -36,10 +36,10 @@ def likelihood(settings: LikelihoodCommandSettings) -> None:
         psld likelihood model=models/demo/psld-0.02 output=results/mine.json
         psld likelihood model=models/demo/cld split=train images=500 draws=10 output=bound.json
 
-    The probability flow maps each image, with uniform noise added within its gray levels
-    (dequantization), to the prior. Dequantization makes the result an upper bound, on average. For
-    processes with momentum, the bound also depends on the number of momentum draws K (`draws`), and
-    becomes tighter as K grows. The network computes in fp32. Lower is better.
+    Uniform noise within one gray level is added to each image (dequantization), and the probability
+    flow maps the image to the prior. Because of dequantization, the result is an upper bound on
+    average. For processes with momentum, the bound also depends on the number K of momentum draws
+    (`draws`), and becomes tighter as K grows. The network computes in fp32. Lower is better.
     """
     from psld.evaluation.likelihood import measure_likelihood
     from psld.models.hub import fetched

@@ -39,8 +39,8 @@ def train_guide(settings: TrainGuideSettings) -> float:
         psld train_guide dataset=cifar10 process=psld network=guide-cifar10 \\
             training=guide-demo training.steps=100000
 
-    The guide works with all models of the same dataset and process. Several ranks: as for psld
-    train.
+    The guide works with all models of the same dataset and process. Train on several ranks as with
+    `psld train`.
     """
     with requeued_when_stopped() as on_start:
         from psld.training.run import run_training
@@ -56,8 +56,8 @@ def start(settings: StartSettings) -> None:
         psld start dataset=digits classes=true       # also one mixture per class
 
     The mixture is fitted to the training images and works with all models of the dataset. `psld
-    sample` fits it when necessary. It does not protect privacy: an image can be reconstructed from
-    two mixtures whose training images differ only in this image.
+    sample` fits the mixture if it is missing. The mixture does not protect privacy: an image can be
+    reconstructed from two mixtures whose training images differ only in this image.
     """
     from psld.models.start import make_start
     from psld.sampling.settings import gaussians

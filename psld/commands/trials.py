@@ -1,4 +1,7 @@
-"""The trials of custom parts by `psld check`: each part is built and called once on random data."""
+"""The trials with which `psld check` tests custom parts.
+
+A trial builds a part and calls it once on random data.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,7 +17,7 @@ CALL = "psld check"
 
 
 def trial_in_training(part: Any, network: str | None) -> Iterator[str]:
-    """Take one training step on digits with the part."""
+    """Run one training step on digits with the part."""
     from psld.config.compose import compose_content
     from psld.models.build import build, build_process, check_rebuilt, loss_of, try_loss
     from psld.training.loop import check_schedule
@@ -54,7 +57,7 @@ def trial_in_training(part: Any, network: str | None) -> Iterator[str]:
 
 
 def _trial_in_sampling(part: Any, _network: str | None) -> Iterator[str]:
-    """Sample from one Gaussian with PSLD and the sampler, or with EM and the guidance."""
+    """Sample from a Gaussian with PSLD. Guidance is tested with the sampler EM."""
     from psld.diffusion.loop import sample
     from psld.diffusion.samplers import SamplerSettings
     from psld.diffusion.settings import PSLDSettings
@@ -118,4 +121,5 @@ TRIALS: dict[str, Callable[[Any, str | None], Iterator[str]]] = {
     "source": _source,
     **dict.fromkeys(("mask", "extractor", "measure"), _measuring),
 }
-"""The check of each noun whose parts do not belong to a training."""
+"""The trial of each kind of part. Kinds of parts that are not listed belong to a training and use
+`trial_in_training`."""

@@ -17,10 +17,11 @@ class PushSettings(Settings):
     repository: str
     """Repository on the Hub, USER/NAME."""
     license: str = "unknown"
-    """License identifier of the Hub, such as mit. The license of the dataset may restrict it."""
+    """License identifier of the Hub, such as mit. The license of the dataset may restrict the
+    choice."""
     start: bool = False
-    """Also upload the initial distribution (`start`): means and covariances of training images.
-    They do not protect the privacy of these images."""
+    """Also upload the initial distribution (`start`), which contains means and covariances of
+    training images. It does not protect the privacy of these images."""
 
 
 @entry_point("push", PushSettings, positionals=("folder", "repository"), has_config=False)
@@ -48,9 +49,9 @@ class WandbCommandSettings(Settings):
     verb: Literal["sync", "dashboard"]
     """`sync` uploads trainings and results; `dashboard` creates or updates the report of a grid."""
     grid_name: str | None
-    """Name of the grid, configs/grid/NAME.yaml. Null: `sync` uploads only trainings."""
+    """Name of the grid, configs/grid/NAME.yaml. Null means that `sync` uploads only trainings."""
     runs: Annotated[Path, FREE]
-    """Folder of run directories. `sync` uploads the trainings of all grids in it."""
+    """Folder that contains run directories. `sync` uploads all trainings in it, of all grids."""
     wandb: Annotated[WandbSettings, FREE]
 
 
@@ -62,7 +63,7 @@ def wandb(settings: WandbCommandSettings) -> None:
         psld wandb sync grid_name=demo                         # also upload the results of a grid
         psld wandb dashboard grid_name=demo wandb.entity=me    # create or update the grid's report
 
-    Both need a login (`wandb login`, or WANDB_API_KEY).
+    `sync` and `dashboard` need a login (`wandb login`, or WANDB_API_KEY).
     """
     grid = load_grid(settings.grid_name) if settings.grid_name else None
     if os.environ.get("WANDB_MODE") == "disabled":

@@ -1,4 +1,4 @@
-"""Compose settings with Hydra from the config folders, as commands do.
+"""Compose settings with Hydra from the config folders.
 
 This file depends on internals of Hydra 1.3; tests/config/test_shipped.py fails if they change.
 """
@@ -44,11 +44,12 @@ class OwnConfigs(SearchPathPlugin):
 Plugins.instance().register(OwnConfigs)
 
 WITH_KIND = re.compile(r"\{([^{}]*,)?\s*kind\s*:((?!\}\s*,).)*\}")
-"""A value that describes one part, not a sweep over several parts."""
+"""A value that is a dictionary with the settings of one part, not a sweep over several parts."""
 PLAIN_KEY = re.compile(r"(?!hydra\b)[A-Za-z_][\w.]*")
-"""The key of a word that sets a setting or, if a config folder of this name exists, a group."""
+"""The key of an override that sets a setting. If a config folder has the same name as the key, the
+override chooses a config of this group instead."""
 RECORDABLE = re.compile(r"runtime\.choices\b|job\.(name|num|override_dirname)$")
-"""The keys of `${hydra:KEY}` whose values contain no paths or environment variables."""
+"""The keys for which the value of `${hydra:KEY}` contains no path or environment variable."""
 
 
 ALSO = {
@@ -56,7 +57,7 @@ ALSO = {
     "network": ["MODULE:CLASS of a custom part"],
     "sampler": ["MODULE:CLASS of a custom part"],
 }
-"""The values that a group accepts in addition to the names of its configs."""
+"""The values that a config group accepts in addition to the names of its configs."""
 
 
 def text_of_hydra(error: Exception) -> str:
@@ -85,23 +86,24 @@ def text_of_hydra(error: Exception) -> str:
 
 @contextmanager
 def refusing(where: str) -> Iterator[None]:
-    """Raise errors of Hydra about words or configs as UserError, prefixed by `where`."""
+    """Convert Hydra's errors about overrides or configs to UserErrors with the prefix `where`."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{where}: {text_of_hydra(error).removeprefix(f'{where}: ')}") from None
     except yaml.YAMLError as error:  # The error names the file and the line.
         raise UserError(f"{where}: not valid YAML ({text_of(error)})") from None
-    # process=inf, process=[1], 5,000 digits, lists in lists in …; hydra.run.dir=/proc/x
+    # Examples: process=inf, process=[1], a number with 5,000 digits, deeply nested lists,
+    # hydra.run.dir=/proc/x.
     except (TypeError, ValueError, RecursionError, FileNotFoundError) as error:
         raise UserError(f"{where}: not a setting ({text_of(error)})") from None
 
 
 class Composer:
-    """Composes configs like Hydra, but without the group `hydra`, which takes most of the time.
+    """Composes configs like Hydra, but without the slow composition of the config group `hydra`.
 
-    Each file is read only once, so a Composer must not be used after a file has changed. `free` is
-    the argument of `content_of`.
+    Each file is read only once, so a Composer must not be used after a file has changed. The
+    argument `free` is passed to `content_of`.
     """
 
     def __init__(self, free: Collection[str] = ()) -> None:
@@ -109,7 +111,8 @@ class Composer:
         self._free = free
         self._loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
         self._files = CachingConfigRepository(self._loader.repository)
-        # This replaces a copy of the repository, which would lack parts stored by later words.
+        # By default, the delegate is a copy of the repository. The copy would lack the parts that
+        # later overrides store.
         self._files.delegate = self._loader.repository
         self._contents: dict[tuple[str, ...], dict[str, Any]] = {}
         nothing = ConfigResult("psld", "", OmegaConf.create(), {"package": None}, defaults_list=[])
@@ -118,11 +121,11 @@ class Composer:
         )
 
     def config(self, name: str, overrides: Sequence[str], where: str) -> DictConfig:
-        """Return NAME.yaml, from the user's or the shipped configs, with these overrides.
+        """Compose the user's or the shipped config NAME.yaml with these overrides.
 
         Raises UserError, prefixed by `where`, if the composition fails.
         """
-        with refusing(where), without_environment():  # A defaults list may also read variables.
+        with refusing(where), without_environment():  # A defaults list may read variables, too.
             parsed = OverridesParser.create().parse_overrides(for_hydra(overrides))
             self._loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
             chosen = create_defaults_list(
@@ -130,13 +133,16 @@ class Composer:
             )
             config = self._loader._compose_config_from_defaults_list(chosen.defaults, self._files)
             self._loader._apply_overrides_to_config(chosen.config_overrides, config)
-        # `${hydra:runtime.choices.GROUP}` refers to this config.
+        # Resolve `${hydra:runtime.choices.GROUP}` with the choices of this config.
         choices = {"runtime": {"choices": chosen.overrides.known_choices}}
         cast(Any, HydraConfig.instance()).cfg = OmegaConf.create({"hydra": choices})
         return config
 
     def content(self, name: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
-        """Return the resolved content of a config. Raises UserError, also for missing values."""
+        """Return the resolved settings of a config.
+
+        Raises UserError if the composition fails or a required value is missing.
+        """
         key = name, *overrides
         if key not in self._contents:
             with refusing(where):
@@ -148,12 +154,12 @@ class Composer:
 def compose_content(
     name: str, overrides: Sequence[str], where: str, free: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Return the resolved content of NAME.yaml, a user's or shipped config, with overrides."""
+    """Return the resolved settings of the user's or the shipped config NAME.yaml with overrides."""
     return Composer(free).content(name, overrides, where)
 
 
 def content_of_words(words: Sequence[str], where: str) -> dict[str, Any]:
-    """Return the settings of a part that words give, without a config."""
+    """Return the settings of a part that consists only of overrides, without a config."""
     config = OmegaConf.create({"part": {}})  # No config group has the prefix `part.`.
     with refusing(where):
         parsed = OverridesParser.create().parse_overrides(for_hydra([f"part.{w}" for w in words]))
@@ -163,11 +169,11 @@ def content_of_words(words: Sequence[str], where: str) -> dict[str, Any]:
 
 
 def for_hydra(words: Sequence[str]) -> list[str]:
-    """Convert words to overrides of Hydra.
+    """Convert the overrides of a command to overrides of Hydra.
 
-    Choices of groups come first, then settings, outer settings before inner settings. The configs
-    contain only values that differ from the defaults of the settings classes, so each setting needs
-    the prefix ++. The settings classes reject unknown keys.
+    The result contains first the choices of config groups and then the settings, outer settings
+    before inner settings. Configs contain only the values that differ from the defaults of the
+    settings classes, so each setting needs the prefix ++. The settings classes reject unknown keys.
     """
     pairs = [(key, value) for key, _, value in (word.partition("=") for word in words)]
     parts = {k: v for k, v in dict(pairs).items() if WITH_KIND.fullmatch(v) and is_group(k)}
@@ -185,10 +191,11 @@ def for_hydra(words: Sequence[str]) -> list[str]:
 
 
 def _updates(key: str, value: str, words: Sequence[str]) -> Iterator[str]:
-    """Yield the overrides of one setting.
+    """Yield Hydra's overrides for one setting.
 
-    A value that names or describes a part replaces the whole part, including its settings:
-    `training.optimizer=adamw` and then `training.optimizer.weight_decay=1`.
+    A value that is the name or the dictionary of a part replaces the complete part with all its
+    settings. For example, `training.optimizer=adamw` may precede
+    `training.optimizer.weight_decay=1`.
     """
     has_settings = any(word.startswith(f"{key}.") for word in words)
     if (value.startswith("{") or has_settings) and not is_group(key):
@@ -198,28 +205,29 @@ def _updates(key: str, value: str, words: Sequence[str]) -> Iterator[str]:
 
 
 def is_group(key: str) -> bool:
-    """Check if the key of a word chooses a config of a group."""
+    """Check if a key is the name of a config group, so that an override chooses a config of it."""
     return any((folder / key).is_dir() for folder in config_folders())
 
 
 def _name_part(group: str, kind: str) -> None:
-    """Allow a word to choose a part without a config file, such as network=mynets:Mixer."""
+    """Allow overrides that choose a part without a config file, such as network=mynets:Mixer."""
     if group in GROUPS and (":" in kind or kind in SHIPPED[group]) and not config_file(group, kind):
         ConfigStore.instance().store(kind, {GROUPS[group]: kind}, group=group)
 
 
 def over(words: Iterable[str], typed: Sequence[str]) -> list[str]:
-    """Apply the words of a command line on top of the words of a grid.
+    """Apply the overrides of a command line on top of the overrides of a grid.
 
-    A typed word replaces the words of the grid for its setting or group. Replacing a group removes
-    all settings of the grid in it, except settings in nested groups: `sampler=em` keeps the words
-    for `guidance@sampler.guidance`.
+    An override of the command line replaces all overrides of the grid for the same setting or
+    config group. An override that replaces a group also removes the grid's overrides of settings in
+    this group, but not in nested groups: `sampler=em` keeps the grid's overrides for
+    `guidance@sampler.guidance`.
     """
     words, changed = list(words), {key_of(word) for word in typed}
     groups = {key_of(word) for word in words if "." not in word.partition("=")[0].partition("@")[0]}
 
     def place(word: str) -> str:
-        """Return the innermost group that contains the setting of a word."""
+        """Return the innermost group that contains the setting of an override."""
         key = key_of(word)
         return max((g for g in groups if f"{key}.".startswith(f"{g}.")), key=len, default=key)
 
@@ -227,7 +235,7 @@ def over(words: Iterable[str], typed: Sequence[str]) -> list[str]:
 
 
 def name_dataset(described: Mapping[str, Any]) -> str:
-    """Return a word that chooses a dataset with these settings, without a config file."""
+    """Return an override that chooses a dataset with these settings, without a config file."""
     ConfigStore.instance().store("described", dict(described), group="dataset")
     return "dataset=described"
 
@@ -258,12 +266,13 @@ def without_environment() -> Iterator[None]:
 
 
 def content_of(config: DictConfig, where: str, free: Collection[str] = ()) -> dict[str, Any]:
-    """Return the resolved content of a config.
+    """Return the resolved settings of a config.
 
-    Only the settings in `free` may read environment variables, because records do not contain them.
+    Only the settings in `free` may read environment variables, because records do not contain these
+    settings.
 
-    Raises OmegaConfBaseException if any other setting reads an environment variable, and UserError,
-    prefixed by `where`, if required values (`???`) are missing.
+    Raises OmegaConfBaseException if any other setting reads an environment variable. Raises
+    UserError with the prefix `where` if required values (`???`) are missing.
     """
     content = cast(dict[str, Any], OmegaConf.to_container(config))
     if missing := [f"{key}=…" for key, value in entries_of(content) if value == MISSING]:

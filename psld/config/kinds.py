@@ -1,4 +1,7 @@
-"""The shipped parts: MODULE:CLASS of each kind, grouped by noun. Modules are imported on use."""
+"""The shipped parts: MODULE:CLASS of each part, grouped by the kind of part.
+
+The modules are imported only when a part is used.
+"""
 
 METRICS = "psld.metrics.settings"
 SAMPLERS = "psld.diffusion.samplers"
@@ -73,7 +76,7 @@ SHIPPED: dict[str, dict[str, str]] = {
 }
 
 OF_A_TRAINING = ("network", "objective", "optimizer", "schedule", "average", "logger")
-"""The nouns of parts that may read a model or the samples of a cell (`psld.config.reads`)."""
+"""The kinds of parts that may read a model or the samples of a cell (`psld.config.reads`)."""
 
 GROUPS = {"network": "kind", "sampler": "integrator", "guidance": "kind", "mask": "kind"}
-"""The config groups whose files describe parts, with the key that names the kind."""
+"""The config groups whose files describe parts, with the key that holds the name of the part."""

@@ -1,9 +1,10 @@
-"""Parts: the exchangeable components. A part is frozen settings with a `build` method and a kind.
+"""Parts: the exchangeable components. A part is frozen settings with a `build` method.
 
-The kind is the name of a shipped part, or MODULE:CLASS of a custom part (`psld.utils.code`). Words
-of a command or call, and the user's grids and configs, may import custom parts. A part that is read
-from a file is data: its kind, its settings and the digest of its code. `imported` restores the
-class before the part is built.
+The class attribute `noun` holds the kind of part, such as network or sampler. The key `KEY` of the
+settings holds the name of the part: the name of a shipped part, or MODULE:CLASS of a custom part
+(`psld.utils.code`). Overrides of a command or call, and the user's grids and configs, may import
+custom parts. A custom part that is read from a file is not imported. It remains data: its name, its
+settings and the digest of its code. `imported` restores its class before the part is built.
 """
 
 import sys
@@ -55,35 +56,39 @@ from psld.utils.errors import (
 T = TypeVar("T")
 
 FREE_NAMES = "free"
-"""The key, in a serialized custom part, of the dotted names of settings that decide no result."""
+"""The key under which a serialized custom part lists the settings that do not affect results. The
+list contains dotted names."""
 
 
 class Part(Settings):
-    """Base class of exchangeable components. Each noun, such as network, has a subclass.
+    """Base class of exchangeable components. Each kind of part, such as network, has a subclass.
 
-    The class of a noun accepts the settings of any of its parts: `Network.model_validate` returns a
-    part of the kind in its argument. A string is a kind whose settings have their defaults.
+    This subclass accepts the settings of all parts of its kind: `Network.model_validate` returns an
+    instance of the class that its argument names. A string is the name of a part with default
+    settings.
     """
 
     model_config = ConfigDict(polymorphic_serialization=True)
 
     KEY: ClassVar[str] = "kind"
-    """The key that holds the kind."""
+    """The key of the settings that holds the name of the part."""
     noun: ClassVar[str] = "part"
-    """A key of `psld.config.kinds.SHIPPED`, set in the class of a noun."""
+    """The kind of part, a key of `psld.config.kinds.SHIPPED`. The base class of each kind of part
+    sets this attribute; the classes of parts inherit it."""
     needs_kind: ClassVar[bool] = True
-    """Whether settings without a kind are rejected. Such settings result if an override sets a key
-    of a part that a config gives as a string; with a default kind, they would configure another
-    part."""
+    """Whether settings without the name of a part are rejected. Such settings result if a config
+    gives a part as a string and an override sets one of its keys. If a default name were filled in,
+    the override would configure the wrong part."""
 
     recorded_attributes: ClassVar[tuple[str, ...]] = ()
-    """Class attributes that a custom part serializes with its settings, for readers that do not
-    import the class."""
+    """Names of class attributes that a custom part serializes with its settings. Code that reads
+    the part from a file thus needs no import of the class."""
     source_code: ClassVar[Code | None] = None
-    """The imported code of a custom part's class; None if the class is not defined in a file."""
+    """The code of a custom part's class at its import; None if the class is not defined in a file
+    or belongs to psld."""
 
     code: str | None = Field(default=None, exclude_if=lambda code: code is None)
-    """The computed digest of the code of a custom part."""
+    """The digest of a custom part's code, computed from its files."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -93,9 +98,10 @@ class Part(Settings):
 
     @classmethod
     def class_for(cls, content: Any) -> "type[Part]":
-        """Return the class of a part's settings, or of its noun for settings read from a file.
+        """Return the class that validates the serialized settings of a part.
 
-        Raises ValueError for an unknown kind.
+        For a custom part that remains data, this is the base class of the kind of part. Raises
+        ValueError if no part has the name in `content`.
         """
         if "noun" not in vars(cls):
             return cls
@@ -119,9 +125,10 @@ class Part(Settings):
 
     @classmethod
     def _is_working_code(cls, name: str, digest: str | None) -> bool:
-        """Check if words refer to the code in the working folder, whose digest must match if given.
+        """Check if the code of a custom part, as found here, has this digest.
 
-        A source with a digest remains data, because the record of a dataset may contain it.
+        Without a digest, the answer is True. A source with a digest remains data, because it may
+        come from the record of a dataset.
         """
         if digest is None:
             return True
@@ -148,7 +155,10 @@ class Part(Settings):
 
     @classmethod
     def _as_data(cls, content: Mapping[str, Any], check: ModelWrapValidatorHandler[Self]) -> Self:
-        """Return an instance of the noun's class that keeps all other settings as serialized."""
+        """Return a part that is data: an instance of the base class of its kind of part.
+
+        Settings that the base class does not define remain serialized.
+        """
         given = {key: content[key] for key in content if key in cls.model_fields}
         part = check({"code": "", **given})  # An empty digest matches no code.
         extra = {
@@ -157,7 +167,7 @@ class Part(Settings):
         object.__setattr__(part, "__pydantic_extra__", extra)
         told = {name: extra[name] for name in cls.recorded_attributes if name in extra}
         vars(part).update({k: tuple(x) if isinstance(x, list) else x for k, x in told.items()})
-        # Without this, a custom guidance that is data would be sampled as no guidance.
+        # Otherwise, a custom guidance that is data would inherit a `build` without guidance.
         vars(part).update(build=_not_imported)
         return part
 
@@ -170,7 +180,7 @@ class Part(Settings):
 
     @property
     def is_data(self) -> bool:
-        """True for a custom part that was read from a file, without its class."""
+        """True for a custom part that was read from a file and whose class is not imported."""
         return "noun" in vars(type(self)) and ":" in getattr(self, self.KEY)
 
     def identity(self) -> dict[str, Any]:
@@ -185,8 +195,8 @@ class Part(Settings):
     def _serialize(
         self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
-        """Serialize a custom part for readers without its class: add the recorded attributes and
-        the names of settings that decide no result."""
+        """Add to a custom part the recorded attributes and the names of settings that do not affect
+        results, because code that reads the part may not import its class."""
         content, is_short = dump(self), bool(info.exclude_none)
         if self.is_data:
             left_out = {*self.recorded_attributes, FREE_NAMES} if is_short else ()
@@ -205,7 +215,7 @@ class Part(Settings):
         told = {name: getattr(self, name) for name in self.recorded_attributes}
         told = {name: sorted(x) if isinstance(x, Set) else x for name, x in told.items()}
         decides = self.deciding_in(content)
-        if is_short:  # A short form is part of a result and is not parsed again.
+        if is_short:  # The short form is stored in results and never parsed again.
             return _ordered(content, decides)
         free = [*_free_names(content, decides)]
         return _ordered(content, decides) | told | ({FREE_NAMES: free} if free else {})
@@ -219,7 +229,7 @@ def is_custom(kind: type) -> bool:
 
 
 def name_of(kind: type) -> str:
-    """Return MODULE:CLASS of a class."""
+    """Return the name MODULE:CLASS of a class."""
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
@@ -240,10 +250,10 @@ def _code_of(kind: type[Part]) -> Code | None:
 
 
 def _checked_digest(kind: type[Part]) -> str:
-    """Return the digest of a class's imported code.
+    """Return the digest of a class's code at its import.
 
-    Raises UserError if a file has changed since the import: the digest would not match the code
-    that runs.
+    Raises UserError if one of its files has changed since the import, because the files would no
+    longer match the code that runs.
     """
     code, module = kind.source_code, kind.__module__
     if code is None:
@@ -262,7 +272,10 @@ def _of_noun(noun: type[P], name: str, kind: Any) -> type[P]:
 
 
 def noun_of(name: str) -> type[Part]:
-    """Return the noun of the class MODULE:CLASS. Raises UserError if the class is not a part."""
+    """Return the base class of the kind of part to which the class MODULE:CLASS belongs.
+
+    Raises UserError if the class is not a part.
+    """
     return next(k for k in _of_noun(Part, name, import_class(name)).__mro__ if "noun" in vars(k))
 
 
@@ -279,7 +292,7 @@ def _dumped(value: Any, mode: str, is_short: bool) -> Any:
 
 
 def _free_names(content: Any, decides: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names in a content that do not decide a result."""
+    """Yield the dotted names of the settings in `content` that are missing in `decides`."""
     if isinstance(content, list) and isinstance(decides, list):
         content, decides = dict(enumerate(content)), dict(enumerate(decides))
     if not (isinstance(content, Mapping) and isinstance(decides, Mapping)):
@@ -292,7 +305,7 @@ def _free_names(content: Any, decides: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _without(content: Any, names: list[str]) -> Any:
-    """Return a content without the entries of these dotted names."""
+    """Return serialized settings without the entries that have these dotted names."""
     if isinstance(content, list):
         numbered = _without({str(i): each for i, each in enumerate(content)}, names)
         return [*numbered.values()]
@@ -305,7 +318,10 @@ def _without(content: Any, names: list[str]) -> Any:
 
 
 def _ordered(content: Any, decides: Any) -> Any:
-    """Return a content whose sets have the order of an identity, also in groups."""
+    """Return serialized settings in which lists made from sets have the same order as in `decides`.
+
+    Nested groups are ordered, too.
+    """
     if isinstance(content, dict) and isinstance(decides, dict):
         return {k: _ordered(v, decides[k]) if k in decides else v for k, v in content.items()}
     if isinstance(content, list) and isinstance(decides, list):
@@ -325,16 +341,17 @@ def imported(
     trust: bool = False,
     copies: str | Path | None = None,
 ) -> T:
-    """Return settings in which instances of their classes replace custom parts that are data.
+    """Return settings in which each custom part that is data becomes an instance of its class.
 
     Args:
         value: settings, or a tuple or dictionary of them.
-        record: the folder of the file that names the parts, possibly of unknown origin; None for
-            the user's own job.
-        trust: run the copies of the code in that folder instead of the user's files.
-        copies: for the user's own job, the run directory with the code of its start.
+        record: the folder of the file that contains the parts. The file may come from an untrusted
+            source. None for a job that the user has started.
+        trust: also run the copy of the code in `record`.
+        copies: for a job that the user has started, its run directory, which contains a copy of the
+            code as of the start of the run.
 
-    Raises UserError if the code with the part's digest is missing or must not run.
+    Raises UserError if the code with the part's digest is not found or may not run.
     """
 
     def with_class(group: Any) -> Any:
@@ -384,7 +401,7 @@ def _of_class(part: Part, name: str, kind: Any) -> Part:
 
 
 def codes_in(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield MODULE:CLASS and the code digest of each custom part, including nested parts."""
+    """Yield the name MODULE:CLASS and the code digest of each custom part, also of nested parts."""
 
     def found(content: Any) -> Iterator[tuple[str, str]]:
         if isinstance(content, dict):
@@ -408,8 +425,11 @@ def save_code(settings: Settings, folder: str | Path) -> None:
 
 
 def import_all(settings: Settings) -> None:
-    """Import all modules of custom parts now, because their files may change before a function
-    imports them. Raises UserError if files have already changed."""
+    """Import all modules of custom parts now, also modules that a function would import later.
+
+    The files of these modules may change in the meantime. Raises UserError if a file has already
+    changed.
+    """
     for part in groups_of(Part, settings):
         if part.source_code:
             _checked_digest(type(part))
@@ -421,14 +441,16 @@ def import_all(settings: Settings) -> None:
 PLACES = {"source": "dataset", "guidance": "sampler", "mask": "sampler.guidance"}
 PLACES |= dict.fromkeys(("extractor", "measure"), "metric")
 PLACES |= dict.fromkeys(("objective", "optimizer", "schedule", "average"), "training")
-"""The settings groups that contain a noun; other nouns are top-level settings of commands."""
+"""The settings group that contains each kind of part. Kinds of parts that are not listed here are
+top-level settings of commands."""
 
 
 @contextmanager
 def showing_lines() -> Iterator[None]:
-    """Print the traceback of an error in a custom part, starting in its code, and exit with 1.
+    """Print the traceback of an error in a custom part, and exit with code 1.
 
-    A note names the setting and the call. `sys.exit` in a part also counts as an error.
+    The traceback starts in the code of the part. A note names the setting and the function that was
+    called. A call of `sys.exit` in a custom part also counts as an error.
     """
     try:
         yield
@@ -445,7 +467,7 @@ def showing_lines() -> Iterator[None]:
 
 
 def _skip_package_frames(where: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without its leading frames in psld and Python's import system."""
+    """Return a traceback without the leading frames of psld and of Python's import system."""
     while where:
         file = Path(where.tb_frame.f_code.co_filename)
         if file.is_file() and file.parent.name != "importlib" and PACKAGE not in file.parents:
@@ -455,9 +477,10 @@ def _skip_package_frames(where: TracebackType | None) -> TracebackType | None:
 
 
 def add_note(error: BaseException) -> bool:
-    """Add a note with the custom part and call that raised an error, and remove the frames above.
+    """Add a note that names the custom part and the function call that raised an error.
 
-    Returns False for errors of other code, and for errors that need no traceback.
+    The traceback is cut so that it starts in the code of the part. Returns False if the error was
+    raised outside custom parts, or if it needs no traceback.
     """
     if isinstance(error, PSLDError) or not (found := _frame_in_part(error)):
         return False
@@ -465,19 +488,20 @@ def add_note(error: BaseException) -> bool:
         return False
     where, parts = found
     if isinstance(error, SystemExit) and not is_exit_of_part(error):
-        return False  # raised by a signal handler
+        return False  # A signal handler called sys.exit.
     kinds = (f"{PLACES.get(p.noun, '')}.{p.noun}: {name_of(p)}".lstrip(".") for p in parts)
     note = f"{' or '.join(sorted(kinds))}: {where.tb_frame.f_code.co_name}"
     error.with_traceback(where).add_note(note)
-    if isinstance(error.__context__, PSLDError):  # such as a missing file
+    if isinstance(error.__context__, PSLDError):  # for example, an error about a missing file
         error.__suppress_context__ = True
     return True
 
 
 def _frame_in_part(error: BaseException) -> tuple[TracebackType, list[type[Part]]] | None:
-    """Return the first frame of an error in a file of custom parts, and the parts that it concerns.
+    """Return the first frame of an error that runs code of custom parts, and the likely parts.
 
-    The parts are those of the file that the frames above use, if they use any.
+    A file may define several parts. Parts that occur in the variables of the outer frames are
+    preferred.
     """
     there: dict[Path, list[type[Part]]] = {}
     for kind in _below(Part):
@@ -502,7 +526,8 @@ def _frame_in_part(error: BaseException) -> tuple[TracebackType, list[type[Part]
 
 
 CALLED = {"network": "Module", "optimizer": "Optimizer"}
-"""The base classes of objects that parts build and whose methods are called later."""
+"""For kinds of parts whose `build` returns an object with methods that psld calls later: the name
+of the base class of this object."""
 
 
 def _below(kind: type[Part]) -> Iterator[type[Part]]:

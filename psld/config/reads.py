@@ -1,8 +1,9 @@
-"""Models and samples that a training reads, given by name and identified by computed digests.
+"""Models and samples that a training reads. Settings give their names; psld computes digests.
 
-In a grid, the identity of a training contains the digest of the record that it reads, which is
-known before the record's files exist. In a training by hand, the identity contains the digest of
-the files on disk. The origin of a trained model always contains the digest of the files.
+In a grid, the identity of a training contains the digest of the record of the model or cell that
+the training reads. This digest is known before the files of the model or cell exist. In a training
+by hand, the identity contains the digest of the files on disk. The origin of a trained model always
+contains the digest of the files.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,10 +16,11 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from psld.config.settings import FREE, Settings
 
 READS = "reads"
-"""The key of the noun in a serialized `Read`."""
+"""The key of a serialized `Read` that says what is read: a model or a cell."""
 
 Find = Callable[[str, dict[str, Any]], dict[str, Any]]
-"""A function that completes the content of a `Read` with digests, given its noun and content."""
+"""A function that adds digests to a serialized `Read`. Its arguments are the attribute `noun` of
+the `Read` ("model" or "cell") and the serialized `Read`."""
 
 _find: ContextVar[Find | None] = ContextVar("_find", default=None)
 
@@ -34,17 +36,18 @@ def finding(find: Find) -> Iterator[None]:
 
 
 class Read(Settings):
-    """A model or samples that a training reads, given by name. Parts may contain a `Read`."""
+    """A model or samples that a training reads. The settings of a part may contain a `Read`."""
 
     noun: ClassVar[str]
 
     name: Annotated[str, FREE]
     digest: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
-    """The digest of the record in a grid, or of the files in a training by hand."""
+    """In a grid, the digest of the record; in a training by hand, the digest of the files."""
     content: Annotated[str | None, FREE] = Field(default=None, exclude_if=lambda text: text is None)
     """The digest of the files that the training has read."""
     files: Annotated[tuple[str, ...], FREE] = Field(default=(), exclude_if=lambda files: not files)
-    """In a grid, the files that are written last: the inputs of the training's rule."""
+    """In a grid, the files of the model or cell that are written last. They are inputs of the
+    Snakemake rule of the training."""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,25 +66,32 @@ class Read(Settings):
 
     @model_serializer(mode="wrap")
     def _serialize_with_noun(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Add the noun, which identifies a `Read` in a custom part that is kept as data."""
+        """Add `noun` under the key READS. This key marks a `Read` in a custom part that is data."""
         return {READS: self.noun, **dump(self)}
 
 
 class ModelRead(Read):
-    """A model: GRID/MODEL, a folder, or hf://OWNER/NAME@COMMIT. In a grid: a MODEL of the grid."""
+    """A model that a training reads.
+
+    In a training by hand, the name is GRID/MODEL, a folder, or hf://OWNER/NAME@COMMIT. In a grid,
+    the name is a MODEL of the same grid.
+    """
 
     noun = "model"
 
 
 class CellRead(Read):
-    """The samples of a cell: a folder samples/GRID/MODEL/SAMPLER-BUDGET. In a grid:
-    MODEL/SAMPLER-BUDGET, a cell of a table of the grid."""
+    """The samples of a cell that a training reads.
+
+    In a training by hand, the name is a folder samples/GRID/MODEL/SAMPLER-BUDGET. In a grid, the
+    name is MODEL/SAMPLER-BUDGET, a cell in a table of the same grid.
+    """
 
     noun = "cell"
 
 
 def found_in(content: Any) -> Any:
-    """Return the serialized content of a custom part, with each serialized `Read` restored."""
+    """Return the serialized settings of a custom part with each `Read` restored as an instance."""
     if isinstance(content, dict):
         kinds = {kind.noun: kind for kind in (ModelRead, CellRead)}
         if kind := kinds.get(str(content.get(READS))):

@@ -36,19 +36,19 @@ Name = Annotated[str, Field(pattern=NAME)]
 """A name of files and folders: letters, digits, dots, dashes and underscores."""
 
 SHOWN = 10
-"""The maximum number of wrong keys in an error: a long list may be wrong in every entry."""
+"""The maximum number of wrong keys that an error names; a long list may be wrong in every entry."""
 
 DIGEST = "record_sha256"
-"""The key of the SHA-256 of a record's other keys. It is written first, so that a truncated file
-cannot lack it."""
+"""The key of a record that holds the SHA-256 of all other keys. It is the first key in the file, so
+that a truncated file still contains it."""
 
 
 @dataclass(frozen=True)
 class Neutral:
-    """Annotates an option that was added later with the value that leaves results unchanged.
+    """Annotates a new option with the value that reproduces the results from before the option.
 
-    With this value, the option is not part of a digest, so that older digests stay valid. It must
-    be the default: `alpha: Annotated[float, Neutral(0.0)] = 0.0`.
+    An option with its neutral value is not part of a digest, so digests from before the option stay
+    valid. The neutral value must be the default: `alpha: Annotated[float, Neutral(0.0)] = 0.0`.
     """
 
     value: Any
@@ -56,7 +56,7 @@ class Neutral:
 
 FREE = object()
 """Annotates a setting that does not change results, such as `device: Annotated[str, FREE]`. All
-other settings decide the result, unless they have their neutral value."""
+other settings affect results, unless they have their neutral value."""
 
 
 class Settings(BaseModel):
@@ -86,7 +86,10 @@ class Settings(BaseModel):
 
     @classmethod
     def class_for(cls, content: Any) -> "type[Settings]":
-        """Return the class for a content: this class, except for the base classes of parts."""
+        """Return the class that validates `content`.
+
+        It is this class, or a subclass if this class is the base class of a kind of part.
+        """
         return cls
 
     @classmethod
@@ -95,14 +98,14 @@ class Settings(BaseModel):
         return {name for name, field in cls.model_fields.items() if FREE in field.metadata}
 
     def identity(self) -> dict[str, Any]:
-        """Return, for JSON, the settings that decide the result, recursively.
+        """Return the settings that affect results, as JSON values, including nested groups.
 
-        Free settings, nulls and neutral values are left out.
+        Free settings, null and neutral values are omitted.
         """
         return self.deciding_in(self.model_dump(mode="json"))
 
     def deciding_in(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the part of these settings' serialized content that decides the result."""
+        """Return the entries of these serialized settings that affect results."""
         decides = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
@@ -114,7 +117,10 @@ class Settings(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _read_over_defaults(cls, content: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        """Merge groups with their defaults, and refuse booleans as numbers: `yes` would be 1."""
+        """Merge groups with their defaults, and reject booleans in place of numbers.
+
+        Without this check, pydantic would convert `yes` to 1.
+        """
         if not isinstance(content, Mapping):
             return check(content)
         fields = cls.model_fields
@@ -134,22 +140,27 @@ class Settings(BaseModel):
 
 
 def _identity(value: Any, content: Any) -> Any:
-    """Return the part of a value that decides the result, given the value's content in JSON."""
+    """Return the entries of a serialized value that affect results.
+
+    Args:
+        value: the value of a setting.
+        content: the same value, serialized for JSON.
+    """
     if isinstance(value, Settings):
         return value.identity()
     if isinstance(value, tuple | list):
         return [_identity(*each) for each in zip(value, content, strict=True)]
     if isinstance(value, dict):
-        pairs = zip(value.values(), content.items(), strict=True)  # Keys in JSON are strings.
+        pairs = zip(value.values(), content.items(), strict=True)  # JSON converts keys to strings.
         return {key: _identity(each, written) for each, (key, written) in pairs}
     # The iteration order of a set differs between processes.
     return sorted(content, key=str) if isinstance(value, set | frozenset) else content
 
 
 def keyed_groups(kind: type[S], settings: Any, key: str = "") -> Iterator[tuple[str, S]]:
-    """Yield the dotted key and the value of each group of a class in settings.
+    """Yield the dotted key and the value of each group of settings that is an instance of `kind`.
 
-    Nested groups and lists are searched, too. Outer groups come before inner groups.
+    Nested groups, lists and dictionaries are searched, too. Outer groups come before inner groups.
     """
     if isinstance(settings, kind):
         yield key, settings
@@ -163,12 +174,12 @@ def keyed_groups(kind: type[S], settings: Any, key: str = "") -> Iterator[tuple[
 
 
 def groups_of(kind: type[S], settings: Any) -> list[S]:
-    """Return all groups of a class in settings, outer groups before inner groups."""
+    """Return all groups of settings that are instances of `kind`, outer groups first."""
     return [group for _, group in keyed_groups(kind, settings)]
 
 
 def replaced(value: Any, make: Callable[[Any], Any]) -> Any:
-    """Replace every group by `make(group)`, from the outermost to the innermost.
+    """Replace every group of settings by `make(group)`, outer groups first.
 
     The settings themselves are the outermost group. The result is not validated again.
     """
@@ -202,7 +213,7 @@ def _is_converted_number(given: Any, checked: Any) -> bool:
 
 
 class MadeRecord(Settings):
-    """A record with the versions of the software that made it (`psld.utils.device.provenance`)."""
+    """A record that contains its provenance: the versions and precision flags of the software."""
 
     versions: dict[str, str | None]
     precision: dict[str, Any]
@@ -212,12 +223,12 @@ class MadeRecord(Settings):
 
 
 reads_a_file: ContextVar[bool] = ContextVar("reads_a_file", default=False)
-"""True while the content of a file is parsed, which may come from an untrusted source."""
+"""True while a file is parsed that may come from an untrusted source."""
 
 
 @contextmanager
 def reading_a_file() -> Iterator[None]:
-    """Keep custom parts as data: do not import the modules that a file names."""
+    """In this context, keep custom parts as data: do not import the modules that a file names."""
     token = reads_a_file.set(True)
     try:
         yield
@@ -226,9 +237,9 @@ def reading_a_file() -> Iterator[None]:
 
 
 def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
-    """Check `content` against the settings class `kind`.
+    """Return `content` as an instance of the settings class `kind`.
 
-    Raises UserError, in one line, with `where` and the unknown, missing or invalid keys.
+    Raises UserError with one line that contains `where` and the unknown, missing or invalid keys.
     """
     try:
         return kind.model_validate(content)
@@ -238,7 +249,7 @@ def parse(kind: type[S], content: Mapping[str, Any], where: str) -> S:
 
 
 def with_digest(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a record with its SHA-256, which `read_record` verifies."""
+    """Return a serialized record with its SHA-256, which `read_record` verifies."""
     return {DIGEST: digest_of(content), **content}
 
 
@@ -248,7 +259,7 @@ def write_record(path: str | Path, record: Settings) -> None:
 
 
 def load_record(kind: type[S], path: str | Path, wrong: str, missing: str = "no such file") -> S:
-    """Read a JSON record. Raises UserError, with the text `wrong`, for any other file."""
+    """Read a JSON record. Raises UserError with the text `wrong` if the file is no such record."""
     content = read_json(path, missing=missing)
     if not isinstance(content, dict):
         raise UserError(wrong)
@@ -259,7 +270,7 @@ def load_record(kind: type[S], path: str | Path, wrong: str, missing: str = "no 
 
 
 read_record = retried_in_slurm(load_record)
-"""`load_record` for files that must exist: in Slurm, a job waits for a file of another node."""
+"""`load_record` for files that must exist. A Slurm job waits for a file from another node."""
 
 
 def _complaints(
@@ -288,16 +299,17 @@ def _complaints(
 
 
 def changes(before: Settings, now: Settings, prefix: str = "") -> list[str]:
-    """Return the differences as texts, `KEY was X, is Y`."""
+    """Return the differences between two versions of settings as lines "KEY was X, is Y"."""
     a, b = (each.model_dump(mode="json") for each in (before, now))
     keys = (key for key in a | b if a.get(key) != b.get(key))
     return [f"{prefix}{key} was {a.get(key)}, is {b.get(key)}" for key in keys]
 
 
 def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
-    """Return the settings class of a nested group; for a union, the class of the content's kind.
+    """Return the settings class that validates `content` as the value of a field.
 
-    None if there is no group, or if only pydantic can tell the class.
+    The field may be a union of settings classes. Returns None if the field or the value is not a
+    group of settings, or if only pydantic can determine the class.
     """
     if not isinstance(content, Mapping):
         return None
@@ -307,15 +319,16 @@ def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
     if isinstance(tag := field.discriminator, str):
         tags = {kind: get_args(kind.model_fields[tag].annotation) for kind in kinds}
         kinds = [kind for kind in kinds if content.get(tag) in tags[kind]]
-    with suppress(ValueError):  # of no part
+    with suppress(ValueError):  # No part has this name.
         return kinds[0].class_for(content) if len(kinds) == 1 else None
     return None
 
 
 def over_default(field: FieldInfo, content: Any, default: Any = None) -> Any:
-    """Merge the content of a group with the default of its field, if both have the same class.
+    """Merge the given settings of a group with the default of its field.
 
-    A content with the key of a kind, such as every serialized part, is complete and is not merged.
+    They are merged only if both have the same class. Settings that contain the name of a part, such
+    as every serialized part, are complete and are not merged.
     """
     if default is None and isinstance(content, Mapping):
         is_alone = not field.default_factory_takes_validated_data
@@ -335,8 +348,8 @@ def over_default(field: FieldInfo, content: Any, default: Any = None) -> Any:
 def groups_in(
     kind: type[Settings], content: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, type[Settings], Mapping[str, Any]]]:
-    """Yield the dotted name, the class and the content of settings and of all their groups."""
-    with suppress(ValueError):  # of no part
+    """Yield the dotted name, the class and the content of settings and of all nested groups."""
+    with suppress(ValueError):  # No part has this name.
         kind = kind.class_for(content)
     yield prefix, kind, content
     for name, field in kind.model_fields.items():
@@ -345,7 +358,7 @@ def groups_in(
 
 
 def unknown_key(kind: type[Settings], content: Mapping[str, Any]) -> str | None:
-    """Return the first key of a content, including its groups, that the class does not have."""
+    """Return the first key in `content` or its nested groups that is not a setting of its class."""
     for prefix, group, values in groups_in(kind, content):
         if values.get("code"):  # The keys of a custom part are known only after its import.
             continue
@@ -355,7 +368,10 @@ def unknown_key(kind: type[Settings], content: Mapping[str, Any]) -> str | None:
 
 
 def question(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
-    """Return a question that suggests a setting for an unknown key, or an empty string."""
+    """Return a question that suggests a setting in place of an unknown key.
+
+    Returns an empty string if no setting is similar.
+    """
     place, dot, last = key.rpartition(".")
     groups = {prefix: group for prefix, group, _ in groups_in(kind, content)}
     if place not in groups:
@@ -372,7 +388,10 @@ def question(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
 
 
 def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str:
-    """Return the key as the user wrote it: pydantic's location without the names of variants."""
+    """Return the key as the user wrote it.
+
+    pydantic's location of an error also contains the names of the members of a union.
+    """
     parts = []
     for index, part in enumerate(location):
         is_last_of_missing = is_missing and index == len(location) - 1
@@ -387,39 +406,42 @@ def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str
 
 # -- overrides of a command line, KEY=VALUE, read without Hydra ------------------------------------
 #
-# The overrides of a workflow's job need no grammar: texts, numbers, true, false and null. pydantic
-# converts the text of a value to the type of its setting. Lists, quotes, sweeps and config groups
-# are read by Hydra (`psld.config.compose`).
+# The values in the overrides of a workflow's job are strings, numbers, true, false and null. They
+# need no grammar, because pydantic converts a string to the type of its setting. Hydra parses
+# lists, quotes, sweeps and config groups (`psld.config.compose`).
 
 PLAIN = re.compile(r"[A-Za-z_][\w.-]*=[^\[\]{}'\"$,\\]*")
-"""An override whose value Hydra would read in the same way: no spaces or special characters."""
+"""An override without special characters. Hydra would parse its value in the same way."""
 
 
 def key_of(word: str) -> str:
-    """Return the dotted name of an override's setting, without Hydra's prefixes and packages."""
+    """Return the dotted key of an override, without Hydra's prefixes and packages."""
     return word.partition("=")[0].rpartition("@")[2].lstrip("+~")
 
 
 def is_plain(word: str) -> bool:
-    """Check that an override is KEY=VALUE with a value that needs no grammar."""
+    """Check if an override is KEY=VALUE and its value needs no grammar (`PLAIN`)."""
     return PLAIN.fullmatch(word) is not None
 
 
 def value_in(words: Iterable[str], key: str) -> str | None:
-    """Return the last value of a key in the overrides; None without a value."""
+    """Return the value of the last override of a key.
+
+    Returns None if no override sets the key, or if the value is empty.
+    """
     values = [word.partition("=")[2] for word in words if word.startswith(f"{key}=")]
     return values[-1] if values else None
 
 
 def without(words: Iterable[str], *keys: str) -> list[str]:
-    """Return the overrides of all other keys."""
+    """Return the overrides without those of these keys."""
     return [word for word in words if word.partition("=")[0] not in keys]
 
 
 def updated(content: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
-    """Return the content of settings with the values of overrides; dotted keys lead into groups.
+    """Return serialized settings with the values of overrides.
 
-    Quotes around a value are removed, as Hydra does.
+    A dotted key sets a value in a nested group. Quotes around a value are removed, as in Hydra.
     """
     result = dict(content)
     for word in words:
@@ -434,7 +456,7 @@ def updated(content: Mapping[str, Any], words: Iterable[str]) -> dict[str, Any]:
 
 
 def in_hydra(content: Any) -> str:
-    """Return a value, possibly a dictionary or a list, in the grammar of Hydra's overrides."""
+    """Write a value, possibly a dictionary or a list, in the grammar of Hydra's overrides."""
     if isinstance(content, dict):
         inner = (f"{key}:{in_hydra(each)}" for key, each in content.items())
         return f"{{{','.join(inner)}}}"
@@ -444,6 +466,6 @@ def in_hydra(content: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """Quote a text, so that Hydra reads it literally."""
+    """Quote a string, so that Hydra reads it literally."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

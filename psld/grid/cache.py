@@ -35,13 +35,13 @@ RECORDS = {
     "guide": "guides",
     "cell": "cells",
 }
-"""The command-line key of each kind of record, and the attribute of `Grid` that holds the kind."""
+"""The attribute of `Grid` that holds the records, by the command-line key of a record."""
 
 
 def load_grid(name: str) -> Grid:
     """Load configs/grid/NAME.yaml from the cache, or resolve it if a config or code has changed.
 
-    Raises UserError, with file and key, if the grid does not resolve.
+    Raises UserError, which names the file and the key, if the grid cannot be resolved.
     """
     path = grid_path(name)
     (known, grid), configs = _read(name), _digest()
@@ -54,7 +54,7 @@ def load_grid(name: str) -> Grid:
             write_text(CACHE / f"{name}.json", f"{configs} {digest_of(text)}\n{text}")
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise  # In a read-only folder, the grid is used without a cache.
+                raise  # Other errors are ignored: a read-only folder needs no cache.
     models = {name: each.with_imported() for name, each in grid.models.items()}
     guides = {name: each.with_imported() for name, each in grid.guides.items()}
     return replace(grid, models=models, guides=guides)
@@ -65,8 +65,8 @@ def find_job(key: str, name: str, planned: str | None, kind: str) -> Job:
 
     Args:
         key: the command-line key of the record, such as `cell`.
-        name: the record, GRID/NAME.
-        planned: the digest that the job had when Snakemake planned it; None for a job by hand.
+        name: the name of the record, GRID/NAME.
+        planned: the digest of the job when Snakemake planned the job; None for a job by hand.
         kind: the attribute of the record that holds the job, such as `sample_job`.
 
     Raises UserError if the record does not exist, or if the grid has changed since the job was
@@ -123,7 +123,11 @@ def grid_from_json(text: str) -> Grid:
 
 
 def _read(name: str) -> tuple[str, Grid | None]:
-    """Return the digest of the configs of a cached grid, and the grid, even if it is outdated."""
+    """Read a grid from the cache, even if the grid is outdated.
+
+    Returns the digest of the code and the configs at the time of caching, and the grid. The grid is
+    None if it is not in the cache or cannot be read.
+    """
     try:
         header, _, text = (CACHE / f"{name}.json").read_text("utf-8").partition("\n")
         configs, sha256 = header.split(" ")
@@ -133,9 +137,10 @@ def _read(name: str) -> tuple[str, Grid | None]:
 
 
 def _has_current_code(grid: Grid) -> bool:
-    """Check that the code of a grid's custom parts is the code in their files.
+    """Check if the code digests in a grid match the current files of its custom parts.
 
-    A missing file passes: tables and pages need no code, and jobs that need it raise an error.
+    A missing file counts as a match, because tables and pages need no code. Jobs that need the
+    missing code raise an error.
     """
     records = (grid.models, grid.guides, grid.samplers, grid.metrics, grid.datasets)
     known = {each for named in records for record in named.values() for each in codes_in(record)}
@@ -149,6 +154,6 @@ def _digest() -> str:
     for place, file in config_files().items():
         with suppress(
             FileNotFoundError, PermissionError
-        ):  # Resolving reports a file that it needs.
+        ):  # `resolve` reports such a file if the grid needs it.
             digest.update(os.fsencode(place) + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -41,28 +41,30 @@ class Cell:
     sampler: SamplerRecord
     guide: GuideRecord | None
     start: StartRecord | None
-    """The initial distribution of the sampler (`start`); None for the prior."""
+    """The fitted initial distribution (`start`) of the sampler; None for the prior."""
     seed: int
     options: GridFile
     measurements: tuple[Measurement, ...]
     features: dict[str, FeaturesRecord]
-    """The features of the measurements, by the name that metrics with the same features share."""
+    """The reference features for the measurements. The key is the `features` of the metrics, a name
+    that all metrics with the same features share."""
 
     @cached_property
     def name(self) -> str:
-        """MODEL/SAMPLER-BUDGET, with the seed if it is not the seed of the grid."""
+        """MODEL/SAMPLER-BUDGET, followed by the seed if it differs from the seed of the grid."""
         sampler = f"{self.sampler.family}-{self.sampler.budget}"
         return f"{self.model.name}/{seeded(sampler, self.seed, self.options.seed)}"
 
     @property
     def in_words(self) -> tuple[str, str]:
-        """The labels of the model, and of the sampler with its budget, in figures."""
+        """Two labels for figures: the label of the model, and the label of the sampler with its
+        budget."""
         label = self.options.label
         return label(self.model.name), f"{label(self.sampler.family)}, {self.budget_in_words}"
 
     @property
     def budget_in_words(self) -> str:
-        """The budget of the sampler with its unit, as in `40 steps`."""
+        """The budget of the sampler with its unit, such as `40 steps`."""
         key, budget = self.options.samplers[self.sampler.family].budget, self.sampler.budget
         if key == "sampler.steps":
             unit = {"0": "steps: the start alone", "1": "step"}.get(budget, "steps")
@@ -79,12 +81,13 @@ class Cell:
 
     @property
     def kept(self) -> str:
-        """The file of features, or of their sums, from which the results are computed."""
+        """The file with the features of the samples, or with sums over the features, from which the
+        results are computed."""
         return f"results/cells/{self.grid}/{self.name}.safetensors"
 
     @cached_property
     def digest(self) -> str:
-        """The digest of all settings that determine the images."""
+        """The digest of all settings that determine the sampled images."""
         guide, process = self.guide and self.guide.digest, self.model.settings.sampled_as()
         images = self.sampler.settings, self.seed, self.options.shard_size
         return images_digest(self.model.digest, guide, *images, process)
@@ -108,12 +111,13 @@ class Cell:
 
     @property
     def records(self) -> list[str]:
-        """The records of the shards, one file for each range."""
+        """The record files of the shards, one file for each sampling job."""
         return [str(record_path(self.folder, *shards)) for shards in self.ranges]
 
     @property
     def datasets(self) -> dict[str, str]:
-        """The prepared datasets that the sampler reads: `data` to inpaint, `mnist` for masks."""
+        """The prepared datasets that the sampler reads: `data` contains the images to inpaint, and
+        `mnist` contains digits for masks."""
         paths = {"data": self.model.settings.data, "mnist": "data/mnist.h5"}
         return {key: paths[key] for key in self.sampler.settings.guidance.files if key in paths}
 
@@ -127,7 +131,8 @@ class Cell:
 
     @property
     def inputs(self) -> list[str]:
-        """The files besides the model that determine the images: guide, start and digests."""
+        """The files besides the model that determine the sampled images: the manifest of the guide,
+        the initial distribution, and the digests of datasets."""
         guide = [self.guide.manifest] if self.guide else []
         start = [self.start.file] if self.start else []
         return [*guide, *start, *map(dataset_digest, self.datasets.values())]
@@ -151,7 +156,7 @@ class Cell:
 
     @property
     def words(self) -> list[str]:
-        """The overrides with which `psld sample` draws the images; the user adds `output`."""
+        """The overrides with which `psld sample` draws the images; `output` must be added."""
         options, process = self.options, self.model.settings.sampled_as()
         family = options.samplers[self.sampler.family]
         words = [*family.overrides, family.budget_word(self.sampler.budget)]
@@ -191,7 +196,10 @@ class Cell:
 
 
 def start_name(dataset: DatasetSettings, sampler: SamplerSettings) -> str | None:
-    """Return the name of a sampler's initial distribution (`start`); None for the prior."""
+    """Return the name of the fitted initial distribution (`start`) that a sampler uses.
+
+    Returns None if the sampler starts from the prior.
+    """
     if not sampler.starts_from_data:
         return None
     return PurePath(start_file(dataset, sampler.asks_for_classes)).stem
@@ -199,31 +207,31 @@ def start_name(dataset: DatasetSettings, sampler: SamplerSettings) -> str | None
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A resolved grid: its file and the records of everything that the file names."""
+    """A resolved grid: the grid file and the records of all models, samplers, metrics and so on."""
 
     name: str
     file: GridFile
     models: dict[str, ModelRecord]
     guides: dict[str, GuideRecord]
     samplers: dict[str, SamplerRecord]
-    """By FAMILY-BUDGET."""
+    """The samplers; the keys are FAMILY-BUDGET."""
     metrics: dict[str, MetricSettings]
     datasets: dict[str, DatasetRecord]
     features: dict[str, FeaturesRecord]
-    """By DATASET/FEATURES."""
+    """The reference features; the keys are DATASET/FEATURES."""
     starts: dict[str, StartRecord] = field(default_factory=dict)
-    """By DATASET[-flip][-classes]."""
+    """The initial distributions; the keys are DATASET[-flip][-classes]."""
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
-        """All cells that are sampled, by name; the cells that tables show come first."""
+        """All cells that are sampled, by name. Cells of tables come before other cells."""
         return {cell.name: cell for cell in self._cells_by_key.values()}
 
     @property
     def measured_cells(self) -> list[Cell]:
         return [cell for cell in self.cells.values() if cell.measurements]
 
-    # Paths of tables and figures have no extension.
+    # The paths from `table` and `figure` have no file extension.
 
     @property
     def results(self) -> list[str]:
@@ -250,14 +258,19 @@ class Grid:
         return [f"{self.figure(name)}.{ending}" for name in names for ending in ("png", "svg")]
 
     def replicates(self, shown: Shown) -> tuple[Cell, ...]:
-        """Return the cells of an entry, one for each seed of training and sampling."""
+        """Return the cells of a table entry, one for each pair of training and sampling seed."""
         return tuple(self._cells_by_key[key] for key in self.file.cell_keys(shown))
 
     def measurement(self, shown: Shown) -> Measurement:
         return Measurement(metric=self.metrics[shown.metric], samples=shown.samples)
 
     def words(self, key: str, name: str) -> list[str]:
-        """Return the overrides from which a command composes the settings of a record."""
+        """Return the overrides from which a command composes the settings of a record.
+
+        Args:
+            key: `model`, `guide` or `cell`.
+            name: the name of the record in this grid.
+        """
         if key == "cell":
             return self.cells[name].words
         if key == "model":

@@ -32,7 +32,8 @@ from psld.metrics.estimate import (
 )
 
 LEAST_TRAININGS = 3
-"""The smallest number of trainings for a verdict on the training, not on these weights alone."""
+"""The smallest number of trainings for a verdict about the training in general. With fewer
+trainings, the verdict applies only to the trained weights."""
 
 Status = Literal[  # noqa: RUF041
     Literal["reproduced", "off", "agrees for these weights", "differs for these weights"],
@@ -47,39 +48,41 @@ class Rank(NamedTuple):
     """The rank of an entry among the comparable entries of its column."""
 
     name: Literal["best", "perhaps best", "not best"]
-    """`best` and `perhaps best` mark a set that contains the best entry with 95 % confidence."""
+    """The entries with `best` and `perhaps best` form a set that contains the truly best entry with
+    95 % confidence."""
     p_value: float | None = None
     """The p-value of the difference from the best entry, after Bonferroni's correction."""
     paired: bool | None = None
     overlaps: bool = False
-    """True if its interval overlaps the interval of the best."""
+    """True if the interval of the entry overlaps the interval of the best entry."""
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One entry of a table: its place, its cells, their results so far, and the verdict."""
+    """One entry of a table: its row and column, its cells with their results so far, and the
+    verdict."""
 
     row: Row
     column: str
-    """The column's label."""
+    """The label of the column."""
     shown: Shown
     paper: float | None
     band: Band | None
     cells: tuple[Cell, ...] = ()
-    """One cell for each seed of training and sampling; none in a literature row."""
-    measurement: Measurement = field(default=cast(Measurement, None))  # for literature
+    """One cell for each pair of training and sampling seed; empty in a row with `literature`."""
+    measurement: Measurement = field(default=cast(Measurement, None))  # None for literature
     by_cell: Mapping[Cell, ModelResult] = field(default_factory=dict)
     others: tuple[str, ...] = ()
-    """The result files that exist but hold results of other records."""
+    """The result files that exist but contain results of other records."""
     void: tuple[str, ...] = ()
-    """The reasons why results have no valid value."""
+    """For each result without a valid value, the reason."""
     rank: Rank | None = None
 
     def read(self, root: Path = Path()) -> "Entry":
         """Return the entry with the results below `root`, the folder of the project.
 
-        Results of other records are left out. They are there if the grid has changed since, or if
-        files were moved.
+        Result files of other records are not used. Such files exist if the grid has changed since
+        the evaluation, or if files were moved.
         """
         found, others, void = {}, [], []
         for cell in self.cells:
@@ -103,7 +106,7 @@ class Entry:
 
     @property
     def samples(self) -> int:
-        """The number of samples of each seed."""
+        """The number of samples per seed."""
         return self.shown.samples
 
     @property
@@ -112,12 +115,15 @@ class Entry:
 
     @property
     def number(self) -> tuple[Cell, Measurement]:
-        """The cell and measurement. Entries that show different numbers of one result share it."""
+        """The first cell and the measurement, which identify the result.
+
+        Entries that show different numbers of the same result have the same cell and measurement.
+        """
         return self.cell, self.measurement
 
     @property
     def axis(self) -> tuple[str, Measurement]:
-        """Dataset and measurement. Entries with the same axis have comparable values."""
+        """The dataset and the measurement. Values of entries with the same axis are comparable."""
         return self.cell.model.dataset, self.measurement
 
     # -- our number ---------------------------------------------------------------------------
@@ -128,7 +134,7 @@ class Entry:
 
     @property
     def missing_seeds(self) -> int:
-        """The number of results that the grid requires and that are not in our number."""
+        """The number of cells whose results are missing in `value`."""
         return len(self.cells) - len(self.by_cell)
 
     @property
@@ -146,9 +152,9 @@ class Entry:
 
     @property
     def by_training(self) -> dict[str, float]:
-        """The number of each training, the mean over sampling seeds, by the digest of its weights.
+        """The mean over sampling seeds for each training, by the digest of the trained weights.
 
-        Models that share weights count as one training, and so do copies under other names.
+        Models with the same weights count as one training, also if the weights were copied.
         """
         trainings: dict[str, list[float]] = {}
         for result, value in zip(self.results, self.values, strict=True):
@@ -166,17 +172,18 @@ class Entry:
 
     @property
     def scope(self) -> Literal["training", "imported weights", "these weights"]:
-        """The subject of the verdict; with fewer than three trainings, these weights."""
+        """What the verdict is about: the training in general, or only the weights at hand."""
         if any(result.model.imported for result in self.results):
             return "imported weights"
         return "training" if len(self.by_training) >= LEAST_TRAININGS else "these weights"
 
     @property
     def drawn(self) -> Estimate | None:
-        """Our number with the error of drawing samples from these weights.
+        """Our number with the error that comes from drawing a finite number of samples.
 
         None without results, and for a number without an error. Trainings with the same sampling
-        seed share their noise; all inpainted cells share their images.
+        seed use the same noise, and all inpainted cells use the same images, so their errors are
+        not independent.
         """
         by_noise: dict[int, list[Estimate]] = {}
         for result in self.results:
@@ -190,7 +197,10 @@ class Entry:
 
     @property
     def trained(self) -> Estimate | None:
-        """Our number with the error between trainings; None for a single training."""
+        """Our number with the error that comes from the variation between trainings.
+
+        None for a single training.
+        """
         values = list(self.by_training.values())
         return spread(values) if len(values) > 1 else None
 
@@ -198,31 +208,34 @@ class Entry:
     def interval(self) -> Interval | None:
         """Our number with its 95 % interval; None without an error estimate.
 
-        It covers new samples of the same weights and, given several trainings, new trainings.
+        The interval accounts for the variation between draws of samples and, if there are several
+        trainings, also for the variation between trainings.
         """
         errors = [each.interval for each in (self.drawn, self.trained) if each]
         return combined(fmean(self.values), errors) if errors else None
 
     @property
     def extrapolated(self) -> Interval | None:
-        """The Fréchet distance for infinitely many samples, with the same errors as `interval`.
+        """The Fréchet distance, extrapolated to infinitely many samples, with its 95 % interval.
 
-        None if a cell has too few samples, and for other kinds of numbers. None for inpainted
-        cells, because the split limits the number of images.
+        The interval accounts for the same errors as `interval`. The value is None for other kinds
+        of numbers, if a cell has too few samples, and for inpainted cells, because their number of
+        images is limited by the size of the split.
         """
         drawn = None if self.is_inpainted or self.show != "value" else self.drawn
         if drawn is None or drawn.extrapolated is None:
             return None
-        again = self.trained  # The bias of order 1/n is the same for all trainings.
+        again = self.trained  # All trainings have the same bias of order 1/n in n samples.
         errors = [drawn.extrapolated, *([again.interval] if again else [])]
         return combined(drawn.extrapolated.value, errors)
 
     def minus(self, other: "Entry", times: float = 1.0) -> Difference:
-        """Return our number minus `times` the number of another entry; both may be counts.
+        """Return our number minus `times` our number of another entry.
 
-        The samples are paired if both entries draw the same noise, whatever the sampler. With
-        several trainings, the error between trainings is added. A training is paired with the
-        training whose weights it started from.
+        The numbers may be counts. The samples are paired if both entries draw the same noise, also
+        with different samplers. If there are several trainings, the error between trainings is
+        included. A training that starts from the weights of another training is paired with this
+        other training.
         """
         a, b = self.drawn, other.drawn
         if a is None or b is None:
@@ -236,7 +249,10 @@ class Entry:
 
     @property
     def loss(self) -> float | None:
-        """A number that is smaller for a better entry; None if the metric has no better side."""
+        """A number that is smaller for a better entry.
+
+        None if the metric defines no direction in which it improves.
+        """
         value, floor = cast(float, self.value), self.results[0].floor
         match self.measurement.metric.better:
             case "smaller":
@@ -248,7 +264,10 @@ class Entry:
         return None
 
     def worse_than(self, best: "Entry") -> Difference:
-        """Return the difference between the losses of two entries; it may have either sign."""
+        """Return the difference between the losses of this entry and the best entry.
+
+        The difference may have either sign.
+        """
         floor, values = self.results[0].floor, (cast(float, e.value) for e in (self, best))
         if self.measurement.metric.better != "floor" or floor is None:
             return self.minus(best)
@@ -259,7 +278,10 @@ class Entry:
 
     @property
     def _by_first_weights(self) -> dict[str, float]:
-        """`by_training`, by the initial weights if no two trainings share their initial weights."""
+        """The numbers of `by_training`; the keys are the digests of the initial weights.
+
+        If two trainings have the same initial weights, the result is `by_training` itself.
+        """
         models = [result.model for result in self.results]
         first = {m.weights_sha256: (m.init or {}).get("weights_sha256") for m in models}
         began = {weights: before or weights for weights, before in first.items()}
@@ -269,11 +291,12 @@ class Entry:
 
     @property
     def _noise(self) -> set[tuple[int, int, int]]:
-        """Seed, shard size and number of blocks of variables: they determine the noise of sample i.
+        """The seed, the shard size and the number of blocks of variables of each cell.
 
-        The noise of a shard is one array of normal numbers for each draw, images × variables, and
-        every sampler starts with the first array. With another number of variables, the same
-        numbers belong to other samples, and the cells count as independent.
+        These numbers determine the noise of sample i. Each draw for a shard is one array of normal
+        numbers, images × variables, and all samplers start with the same first array. For a
+        different number of variables, the same normal numbers belong to different samples, so the
+        cells count as independent.
         """
         return {
             (cell.seed, cell.options.shard_size, cell.model.settings.process.blocks)
@@ -282,7 +305,7 @@ class Entry:
 
     @property
     def is_worse_than_noise(self) -> bool:
-        """True for a distance larger than the distance of pure noise, the scale of the metric."""
+        """True if the value is a distance and is larger than the distance of pure noise."""
         if self.show != "value" or self.value is None:
             return False
         noise, better = self.results[0].noise, self.measurement.metric.better
@@ -306,7 +329,7 @@ class Entry:
     def width(self) -> float | None:
         """The largest difference from the paper that counts as reproduced.
 
-        None for the NFE of a sampler with fixed steps, because that NFE is a setting, not a result.
+        None for the NFE of a sampler with fixed steps, because this NFE is a setting, not a result.
         """
         if self.band is None or self.paper is None:
             return None
@@ -317,7 +340,10 @@ class Entry:
 
     @property
     def _judged(self) -> tuple[Interval, float, float] | None:
-        """Our number with its interval, and the ends of the band; None if one is missing."""
+        """Our number with its interval, and the lower and upper end of the band.
+
+        None if our number, the paper's number or the band is missing.
+        """
         if self.value is None or self.paper is None or self.width is None:
             return None
         interval = self.interval or Interval(self.value, self.value, self.value)
@@ -325,7 +351,10 @@ class Entry:
 
     @property
     def status(self) -> Status:
-        """The verdict by the whole interval; `measured` without a paper's number or a band."""
+        """The verdict: whether the complete interval is inside or outside the band.
+
+        `measured` if the entry has no number of the paper or no band.
+        """
         if self.row.literature:
             return "literature"
         if self.value is None:
@@ -341,10 +370,10 @@ class Entry:
 
     @property
     def needs(self) -> Literal["samples", "trainings"] | None:
-        """The remedy for an undecided entry; None for a decided entry, or if nothing helps.
+        """What an undecided entry needs; None for a decided entry, or if nothing would help.
 
-        With fewer than three trainings, more samples would decide about these weights alone. An
-        inpainted cell cannot have more samples, because the split limits the number of images.
+        With fewer than three trainings, more samples would lead to a verdict about these weights
+        only. An inpainted cell cannot have more samples than the split has images.
         """
         if self.status != "undecided":
             return None
@@ -356,9 +385,9 @@ class Entry:
 
     @property
     def more_samples(self) -> int | None:
-        """The number of samples that decides the entry, 0 for a decided entry.
+        """The number of samples with which the entry would be decided; 0 for a decided entry.
 
-        None if more samples alone cannot decide.
+        None if the entry is not compared with the paper, or if more samples alone cannot decide it.
         """
         if self._judged is None:
             return None
@@ -375,9 +404,10 @@ class Entry:
 
 
 def _balanced(by_cell: dict[Cell, ModelResult]) -> dict[Cell, ModelResult]:
-    """Return the results for the sampling seeds that all trainings have, or for the commonest seed.
+    """Return the results of the sampling seeds for which all trainings have results.
 
-    Values, errors and differences then weight all trainings equally, even while the grid runs.
+    If there is no such seed, return the results of the most common seed. All trainings then have
+    equal weight in values, errors and differences, even while the grid is running.
     """
     trainings = len({cell.model.folder for cell in by_cell})
     counts = Counter(cell.seed for cell in by_cell)

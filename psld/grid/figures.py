@@ -1,8 +1,8 @@
 """The figures of a grid, their contents and their captions.
 
-Figures of images show the first seed of each cell; plots show the mean over all seeds. Cells share
-a panel of a plot if their numbers are comparable: they have the same dataset, metric, number of
-samples, and model or sampler family, and no guidance.
+Figures of images show the first seed of each cell; plots show the mean over all seeds. A panel of a
+plot shows cells with comparable numbers: they have the same dataset, metric and number of samples,
+the same model or sampler family, and no guidance.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +22,12 @@ PLOTS = {
     "gamma": "Distance against friction Γ",
     "training": "Training curves",
 }
-"""The plots of numbers that a grid may have: name → contents."""
+"""The plots of numbers that a grid may have. The keys are their names, the values their titles."""
 
 FIRST = ("Samples", "Compared by the grid")
 
 LEAST_FRICTIONS = 3
-"""The smallest number of values of Γ in a line: two points show little of the dependence on Γ."""
+"""The smallest number of points in a line over Γ: two points show little of the dependence on Γ."""
 
 _DRAW = "in all models with equally many blocks of variables"
 CAPTIONS = {
@@ -61,7 +61,7 @@ CAPTIONS = {
         "losses of different processes measure different noise."
     ),
 }
-"""The captions of figures, by their kind; of plots, by their name."""
+"""The captions. The keys are kinds of figures of images, and names of plots."""
 _BARS = (
     "Bars are 95 % intervals; an arrow marks a bar that extends below one tenth of its value. The "
     "lines of a panel are moved apart by a few points, so that no bar covers another bar. Hollow "
@@ -82,7 +82,7 @@ READING = {
         "process predict noise, and denoisers predict the image."
     ),
 }
-"""How to read a plot, by its name."""
+"""Explanations of how to read a plot. The keys are names of plots."""
 
 
 @dataclass(frozen=True)
@@ -96,27 +96,30 @@ class GridFigure:
     title: str
     category: tuple[str, str]
     cells: dict[str, Cell] = field(default_factory=dict)
-    """The cells whose images the figure shows, by the names next to the images."""
+    """The cells whose images the figure shows. The keys are the labels next to the images."""
     plotted: dict[str, Any] = field(default_factory=dict)
-    """The contents of a plot besides its input files: line names, entries, the paper's numbers."""
+    """The data of a plot that is not in its input files: names of lines, entries, and the paper's
+    numbers."""
     plotted_from: tuple[str, ...] = ()
     """The results or training histories that a plot shows."""
 
     @property
     def inputs(self) -> list[str]:
-        """The small files that determine the figure; for images, the records of the shards."""
+        """The small files that determine the figure. For sampled images, these are the records of
+        the shards."""
         cells = self.cells.values()
         shown = [cell.result if self.kind == "nearest" else cell.records[0] for cell in cells]
         return [*self.plotted_from, *shown]
 
     @property
     def datasets(self) -> list[str]:
-        """The prepared datasets of the training images or originals next to the samples."""
+        """The prepared datasets that contain the training images or originals shown next to the
+        samples."""
         return list(dict.fromkeys(cell.model.settings.data for cell in self.cells.values()))
 
     @property
     def content(self) -> dict[str, Any]:
-        """Everything besides the input files that determines the figure."""
+        """All data that determines the figure and is not in its input files."""
         cells = {label: cell.name for label, cell in self.cells.items()}
         return {"title": self.title, "cells": cells, **self.plotted}
 
@@ -128,7 +131,7 @@ class GridFigure:
 
     @property
     def caption(self) -> str:
-        """What is shown, in plain text."""
+        """The description of what the figure shows, as plain text."""
         if self.kind == "samples" and self.cell.sampler.settings.guidance.inpaints:
             return CAPTIONS["inpainted"]
         if self.kind == "samples" and self.cell.sampler.settings.asks_for_classes:
@@ -137,7 +140,7 @@ class GridFigure:
 
     @property
     def reading(self) -> str:
-        """How to read a plot; empty for images."""
+        """An explanation of how to read a plot; empty for figures of images."""
         return READING.get(self.name, "") if self.kind == "plot" else ""
 
 
@@ -188,15 +191,15 @@ def _samples(name: str, category: str, cell: Cell) -> GridFigure:
 
 
 def _first_cells(grid: Grid) -> dict[Cell, None]:
-    """Return the first-seed cells of all tables, without duplicates."""
+    """Return the cells of all tables that have the first seeds, without duplicates."""
     return dict.fromkeys(entry.cell for entry in entries_in(grid) if entry.cells)
 
 
 def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
-    """Yield name, title and rows (label → cell) of comparisons of images.
+    """Yield the name, the title and the rows (label → cell) of each comparison of images.
 
-    `models/DATASET` compares models with the gallery's sampler; `samplers/MODEL` compares one
-    model's unguided samplers.
+    `models/DATASET` compares models of a dataset that have the same sampler in the gallery.
+    `samplers/MODEL` compares all unguided samplers of one model.
     """
     models, families = list(grid.file.models), list(grid.file.samplers)
     for dataset in dict.fromkeys(grid.models[name].dataset for name in models):
@@ -216,7 +219,11 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
 
 
 def _in_words(cells: Iterable[Cell]) -> tuple[str, dict[str, Cell]]:
-    """Return the label of the model or sampler that all cells share, and the cells by the rest."""
+    """Return the label that all cells share, and the cells by their remaining label.
+
+    The shared label is the label of the model or of the sampler. It is empty if the cells share
+    neither of them.
+    """
     words = {cell: cell.in_words for cell in cells}
     models, samplers = ({each[i] for each in words.values()} for i in (0, 1))
     if len(models) == 1:
@@ -230,7 +237,7 @@ def _in_words(cells: Iterable[Cell]) -> tuple[str, dict[str, Cell]]:
 
 MODEL, SAMPLER = attrgetter("model.name"), attrgetter("sampler.family")
 BUDGET = attrgetter("budget_in_words")
-"""The names of a cell that panels and lines of a plot can stand for."""
+"""The properties of a cell by which a plot groups cells into panels and lines."""
 
 
 @dataclass
@@ -243,16 +250,20 @@ class LineGroup:
     panel: str
     """The model or the sampler that all lines share."""
     lines: dict[str, list[Entry]] = field(default_factory=dict)
-    """The entries that each line joins, by the line's name."""
+    """The entries that each line connects. The keys are the names of the lines."""
 
     @property
     def axis(self) -> tuple[str, str, int]:
-        """Dataset, metric and number of samples: equal for groups with comparable values."""
+        """The dataset, the metric and the number of samples; equal for groups with comparable
+        values."""
         return self.dataset, self.metric, self.samples
 
 
 def plot_entries(grid: Grid) -> dict[str, list[Entry]]:
-    """Return the entries of each plot of a grid, without duplicates; training curves have none."""
+    """Return the entries of each plot of a grid, without duplicates.
+
+    The plot of training curves has no entries.
+    """
     found: dict[str, list[Entry]] = {}
     for plot, groups in {"nfe": nfe_lines(grid), "gamma": gamma_lines(grid)}.items():
         lines = chain.from_iterable(group.lines.values() for group in groups)
@@ -262,11 +273,11 @@ def plot_entries(grid: Grid) -> dict[str, list[Entry]]:
 
 
 def nfe_lines(grid: Grid) -> list[LineGroup]:
-    """Return lines of cells that differ only in budget, grouped by model or by sampler.
+    """Return lines of cells that differ only in their budget, grouped by model or by sampler.
 
-    The grouping with fewer groups is returned, because it puts more lines into one panel. Groups in
-    which no line has two cells are left out, and so are cells with 0 evaluations, because the axis
-    is logarithmic.
+    Of the two groupings, the function returns the grouping with fewer groups, because it puts more
+    lines into one panel. It omits groups in which each line has only one cell. It also omits cells
+    with 0 network evaluations, because the axis is logarithmic.
     """
     order = list(grid.file.models).index
     evaluated = (e for e in distances(grid) if e.cell.sampler.settings.evaluations != 0)
@@ -281,7 +292,7 @@ def nfe_lines(grid: Grid) -> list[LineGroup]:
 
 
 def gamma_lines(grid: Grid) -> list[LineGroup]:
-    """Return lines of cells of models that differ only in Γ, one line for each budget."""
+    """Return lines that connect models that differ only in Γ, one line for each budget."""
     alike: dict[str, set[str]] = {}
     for name in grid.file.models:
         model = grid.models[name].settings.model()
@@ -309,11 +320,14 @@ def _line_groups(
             key = (cell.model.dataset, entry.shown.metric, entry.samples, panel(cell))
             group = groups.setdefault(key, LineGroup(*key))
             group.lines.setdefault(line(cell), []).append(entry)
-    # Groups with the same axis are adjacent; otherwise the order is the order of the tables.
+    # Groups with the same axis are adjacent. Apart from that, keep the order of the entries.
     axes = [group.axis for group in groups.values()]
     return sorted(groups.values(), key=lambda group: axes.index(group.axis))
 
 
 def trained_models(grid: Grid) -> list[str]:
-    """Return the models that the grid trains, without imported models and models of other grids."""
+    """Return the names of the models that this grid itself trains.
+
+    Imported models and models of other grids are omitted.
+    """
     return [name for name in grid.file.models if grid.models[name].made_by == "train"]

@@ -11,12 +11,13 @@ from psld.utils.errors import UserError
 NAME = re.compile(
     r"(?!(null|true|false|nan|inf)$)(?!.*(.)\2{18})[a-z][a-z0-9._-]*", re.ASCII | re.IGNORECASE
 )
-"""Names in paths and command lines. Hydra must not read a name as a number, a Boolean or null.
-Snakemake reports an endless recursion for a file name that ends with 20 equal characters."""
+"""The pattern of valid names. Names occur in paths and command lines, where Hydra must not parse
+them as a number, a Boolean or null. Snakemake reports an endless recursion for a file name that
+ends with 20 equal characters."""
 
 OF_HYDRA = re.compile(r"(.*@)?[+~]*(_global_\.)?hydra")
 LEADS_OUT = re.compile(r"[^.=]*=['\"]?(/|([^'\"]*/)?\.\.(/|['\"]?$))")
-"""An override with an absolute path or with `..`, which leads out of the current folder."""
+"""An override with an absolute path or with `..`, which refers to a file outside this folder."""
 
 
 def _check_word(word: str) -> str:
@@ -28,9 +29,10 @@ def _check_word(word: str) -> str:
 
 
 Words = tuple[Annotated[str, AfterValidator(_check_word)], ...]
-"""Overrides, KEY=VALUE. Grid files may come from other people, so no override can run code."""
+"""Overrides, KEY=VALUE. Overrides that could run code are rejected, because a grid file may come
+from an untrusted source."""
 Cells = Annotated[tuple[str, ...], BeforeValidator(lambda c: (c,) if isinstance(c, str) else c)]
-"""Names of cells; a single name needs no list."""
+"""Names of cells. A single name may be given without a list."""
 
 
 def check_name(kind: str, name: str) -> None:
@@ -48,7 +50,10 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
 
 
 def seeded(name: str, seed: int, first: int) -> str:
-    """Return the name of a model or sampler with a seed; the first seed keeps the plain name."""
+    """Return the name of a model or sampler for a seed.
+
+    For the first seed of the grid, this is the plain name.
+    """
     return name if seed == first else f"{name}-seed{seed}"
 
 
@@ -56,7 +61,7 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 def fill(content: Any, values: dict[str, str]) -> Any:
-    """Return the content, keys included, with every placeholder in `values` replaced."""
+    """Return `content` with the placeholders in `values` replaced, also in dictionary keys."""
     match content:
         case str():
             return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), content)
@@ -70,7 +75,7 @@ def fill(content: Any, values: dict[str, str]) -> Any:
 def _metric_name(word: str) -> str:
     if "@" not in word or PLACEHOLDER.search(word):
         return word
-    from psld.metrics.named import metric_name  # It imports Hydra.
+    from psld.metrics.named import metric_name  # Deferred, because this module imports Hydra.
 
     try:
         return metric_name(word)
@@ -79,4 +84,5 @@ def _metric_name(word: str) -> str:
 
 
 MetricName = Annotated[str, AfterValidator(_metric_name)]
-"""The name of a config in configs/metric, or MEASURE@EXTRACTOR, which becomes the metric's name."""
+"""The name of a config in configs/metric, or MEASURE@EXTRACTOR, which is replaced by the name of
+the metric."""

@@ -1,13 +1,14 @@
 """Read configs/grid/NAME.yaml, and expand templates, models of other grids, and rehearsals.
 
 A template is an entry with a {placeholder} in its name; it stands for several entries
-(docs/research.md has an example). The names are the keys of models, guides, samplers, labels,
-figures and tables, and the labels of rows and columns. A placeholder in a name takes each value of
-its list, several placeholders take all combinations, and the rest of the entry has the same value.
-Rows and columns pass their values on to their cells.
+(docs/research.md has an example). Names are the keys of models, guides, samplers, labels, figures
+and tables, and the labels of rows and columns. The template is expanded to one entry for each value
+in the list of the placeholder. Several placeholders are expanded to all combinations of their
+values. Each value replaces the placeholder in the complete entry. In a row or column, the values
+also replace placeholders in its cells.
 
-Numbers follow YAML 1.1: `1e-3` has no dot, so it is a string, which appears in names as written;
-`1.0e-3` is a number, which appears in names as 0.001.
+Numbers follow YAML 1.1: `1e-3` has no dot, so it is a string and appears in names as written.
+`1.0e-3` is a number and appears in names as 0.001.
 """
 
 from collections.abc import Iterator
@@ -26,22 +27,22 @@ from psld.utils.errors import UserError, locating, meant
 
 
 class Rehearsal(Settings):
-    """A grid file that rehearses another grid: all its models and cells, but tiny."""
+    """A grid file that rehearses another grid: all its models and cells at a tiny size."""
 
     rehearses: str
     models: tuple[str, ...]
     """Overrides that are appended to the overrides of each model and guide."""
     budgets: dict[str, str | int | float]
-    """The budget for each budget key, in place of the budget in the sampler's name."""
+    """The budget for each budget key. It replaces the budget in the names of samplers."""
     metrics: dict[str, str] = Field(default_factory=dict)
-    """The replacement for each metric that needs more samples than the rehearsal has."""
+    """A substitute for each metric that needs more samples than the rehearsal has."""
     samples: int = Field(ge=3)
     shard_size: int = Field(ge=1)
     batch_size: int = Field(ge=1)
 
 
 def grid_path(name: str) -> Path:
-    """Return the file of a grid. Raises UserError if the file is missing or the name is invalid."""
+    """Return the path of a grid file. Raises UserError for a missing file or an invalid name."""
     with locating(f"configs/grid/{name}.yaml", ValueError):
         check_name("grid", name)
     path = config_file("grid", name)
@@ -112,7 +113,7 @@ class _Loader(yaml.CSafeLoader):
     """A YAML loader that raises an error for duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # Check before `<<` is merged, because the mapping may override merged keys.
+        # Check before `<<` is merged, because a mapping may override the keys that `<<` merges.
         lines: dict[str, int] = {}
         for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
             if key.value in lines:
@@ -123,11 +124,11 @@ class _Loader(yaml.CSafeLoader):
 
 
 def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[str, Any]:
-    """Return the content of a full grid file for a rehearsal.
+    """Return the content of a complete grid file for a rehearsal.
 
-    The names of tables and figures get the rehearsal's name as a prefix, because the names of all
-    grids are Snakemake targets. Nothing is imported, because no official checkpoint fits the small
-    networks.
+    The names of tables and figures are Snakemake targets and must differ between grids, so they get
+    the name of the rehearsal as a prefix. The rehearsal trains all models, because official
+    checkpoints do not fit the small networks.
     """
     content = file.model_dump(mode="json") | {
         "title": f"Rehearsal of: {file.title}",
@@ -140,9 +141,9 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
     }
     for trained in (*content["models"].values(), *content["guides"].values()):
         if trained.get("average_of"):
-            continue  # The average is made in the training of the small network.
+            continue  # The training of the small network computes this average.
         words = trained["overrides"]
-        if trained["of"]:  # This grid does not contain the model that the training starts from.
+        if trained["of"]:  # The model that initializes the training may be in the other grid only.
             words = [word for word in words if not word.startswith("init.")]
         trained |= {"overrides": [*words, *rehearsal.models]}
         trained |= {"checkpoint": None, "of": None}
@@ -183,7 +184,7 @@ def expand_templates(content: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _lists(lists: Any, where: str) -> dict[str, list[str]]:
-    """Check the lists, and return their values as strings."""
+    """Return the values of all lists as strings. Raises UserError for an invalid list."""
     if not isinstance(lists, dict):
         raise UserError(f"{where}: lists: must map names to lists of values")
     for name, values in lists.items():
@@ -205,7 +206,7 @@ def _expand_keys(entries: dict[str, Any], lists: dict[str, list[str]], where: st
 
 
 def _members(entry: Any, lists: dict[str, list[str]], where: str) -> Iterator[Any]:
-    """Yield the rows or columns that a template stands for, with their values as `fields`."""
+    """Yield the rows or columns of a template, with the values of its placeholders as `fields`."""
     if not isinstance(entry, dict) or not isinstance(entry.get("fields", {}), dict):
         yield entry  # The schema reports the error.
         return
@@ -217,7 +218,10 @@ def _members(entry: Any, lists: dict[str, list[str]], where: str) -> Iterator[An
 
 
 def _combinations(name: str, lists: dict[str, list[str]], where: str) -> Iterator[dict[str, str]]:
-    """Yield all combinations of values of the placeholders in a name; the last changes fastest."""
+    """Yield all combinations of values of the placeholders in a name.
+
+    The value of the last placeholder changes fastest.
+    """
     placeholders = list(dict.fromkeys(PLACEHOLDER.findall(name)))
     for placeholder in placeholders:
         if placeholder not in lists:

@@ -24,14 +24,15 @@ from psld.utils.files import digest_of
 
 
 class Job(NamedTuple, Generic[S]):
-    """The settings of a job, the digest of what determines its result, and the records it uses."""
+    """A job: its settings, the digest of all inputs that determine its result, and the records of
+    the networks and initial distributions that it uses."""
 
     settings: S
     digest: str
     uses: "tuple[TrainedRecord | StartRecord, ...]" = ()
 
     def check(self) -> None:
-        """Raise UserError if a network or start on disk does not match its record."""
+        """Raise UserError if a file that the job uses does not match its record."""
         for each in self.uses:
             each.check()
 
@@ -53,7 +54,8 @@ class TrainedRecord(Origin):
 
     settings: TrainSettings | TrainGuideSettings
     trained_with: str | None = None
-    """For a model with `average_of`, the manifest of the model whose training makes the average."""
+    """For a model with `average_of`, the manifest of the model whose training computes this
+    average."""
 
     @property
     def name(self) -> str:
@@ -90,9 +92,9 @@ class TrainedRecord(Origin):
         return files + ([self.trained_with] if self.trained_with else [])
 
     def with_imported(self) -> Self:
-        """Return the record with the checkpoint of weights that were imported by hand, if any.
+        """Return the record with `checkpoint` set if the weights were imported by hand.
 
-        No job trains these weights, and certificates state their checkpoint.
+        No job trains such weights, and certificates state their checkpoint.
         """
         return self.model_copy(update={"checkpoint": self.checkpoint or imported_file(self.folder)})
 
@@ -101,9 +103,10 @@ class TrainedRecord(Origin):
         return read_manifest(self.folder, kind_of(self.settings))
 
     def check(self) -> None:
-        """Raise UserError if the network on disk has other settings, images or inputs.
+        """Raise UserError if the network on disk does not match the record.
 
-        The dataset of an imported network may be unknown; it is then not compared.
+        The settings, the training images and the inputs of the training are compared. The images of
+        an imported network may be unknown; they are then not compared.
         """
         found, data = self.read_manifest(), Path(self.dataset_digest)
         images = data.read_text("utf-8", "replace").strip() if data.exists() else None
@@ -140,7 +143,8 @@ class SamplerRecord(Settings):
 
 
 class StartRecord(Settings):
-    """An initial distribution (`start`), shared by all models of a dataset with the same flips."""
+    """A fitted initial distribution (`start`). Models with the same dataset and the same setting of
+    `flip` share it."""
 
     settings: StartSettings
 
@@ -167,7 +171,7 @@ class StartRecord(Settings):
 
 
 class FeaturesRecord(Settings):
-    """The features in which the samples of a dataset are compared with its images."""
+    """The features that are used to compare samples with the images of a dataset."""
 
     reference: ReferenceSettings
     extractor: TrainExtractorSettings | None
@@ -184,7 +188,7 @@ class FeaturesRecord(Settings):
 
     @property
     def extractor_manifests(self) -> list[str]:
-        """The manifest of the extractor if it is trained; else empty."""
+        """A list with the manifest of a trained extractor; empty for a published extractor."""
         return [f"{self.extractor.output}/manifest.json"] if self.extractor else []
 
     @property
@@ -195,7 +199,7 @@ class FeaturesRecord(Settings):
 
     @property
     def extractor_job(self) -> Job:
-        """The training of the extractor. Raises UserError for a published extractor."""
+        """The job that trains the extractor. Raises UserError for a published extractor."""
         if self.extractor is None:
             name = self.reference.metric.features
             raise UserError(f"features={name}: the extractor is published, so it is not trained")

@@ -1,4 +1,4 @@
-"""Resolve a grid file: compose all records with Hydra, and check that the parts fit together."""
+"""Resolve a grid file: compose all records with Hydra, and check that they fit together."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,16 +40,16 @@ from psld.utils.files import digest_of
 
 
 def resolve(name: str, file: GridFile, path: Path) -> Grid:
-    """Resolve everything that a grid file names.
+    """Resolve all models, guides, samplers, metrics and datasets that a grid file names.
 
-    Raises UserError, with file and key, if a record does not compose, or if a cell pairs a model
-    with a sampler or a metric that does not fit the model.
+    Raises UserError, which names the file and the key, if a record cannot be composed, or if a cell
+    combines a model with a sampler or a metric that does not fit the model.
     """
     return _Resolver(name, file, path).grid()
 
 
 def grid_settings(folder: str, grid: str, name: str) -> dict[str, str]:
-    """Return the settings of a training that depend on its grid and its name in the grid."""
+    """Return the settings of a training that follow from its grid and its name in the grid."""
     return {"name": name, "grid_name": grid, "output": f"{folder}/{grid}/{name}"}
 
 
@@ -63,7 +63,7 @@ class _Resolver:
     begun: list[str] = field(default_factory=list)
     """The stack of models and guides that are being resolved, innermost last."""
     cells_read: dict[str, SamplerRecord] = field(default_factory=dict)
-    """The samplers of the cells that trainings read, by the folders of the cells."""
+    """The samplers of the cells that trainings read. The keys are the folders of the cells."""
 
     def grid(self) -> Grid:
         named = self.models, self.guides, self.samplers
@@ -93,9 +93,9 @@ class _Resolver:
         }
 
     def model(self, name: str) -> ModelRecord:
-        """Return a model. The models that its training reads are resolved first.
+        """Return the record of a model. Models that its training reads are resolved first.
 
-        Raises UserError for a circular reference.
+        Raises UserError if models refer to each other in a circle.
         """
         if model := self.known.get(name):
             return model
@@ -120,7 +120,10 @@ class _Resolver:
 
     @contextmanager
     def _reading(self, where: str, name: str, of: str | None = None) -> Iterator[None]:
-        """Resolve the inputs of a training inside the context. Raises UserError for a circle."""
+        """In this context, resolve the models and cells that a training reads.
+
+        Raises UserError for a circular reference.
+        """
         if name in self.begun:
             circle = " → ".join([*self.begun[self.begun.index(name) :], name])
             raise UserError(f"{where}: circular reference: {circle}")
@@ -130,15 +133,18 @@ class _Resolver:
         self.begun.pop()
 
     def _find(self, where: str, of: str | None, noun: str, content: dict[str, Any]) -> dict:
-        """Return the content of a `Read` of a record in this grid, or in the grid `of`."""
-        # With several training seeds, a training reads records of the same seed.
+        """Return a serialized `Read` with its digest and files.
+
+        The model or cell is searched in this grid, or in the grid `of` if it is given.
+        """
+        # With several training seeds, a training reads models and cells of its own seed.
         seeds = {each: seed for names in self.file.names.values() for seed, each in names.items()}
         name, grid = self.file.with_seed(content["name"], seeds.get(self.begun[-1])), self
         if of:
             grid = _Resolver(of, read_grid_file(grid_path(of)), grid_path(of))
         if noun == "cell" and (cell := grid.measured_cell(name)):
             self.cells_read[cell.folder] = cell.sampler
-            digest = digest_of([cell.digest, cell.shards])  # A cell's digest omits its shards.
+            digest = digest_of([cell.digest, cell.shards])  # `cell.digest` omits the shards.
             return content | {"name": cell.folder, "digest": digest, "files": cell.records}
         if noun == "model" and (entry := grid.file.trainings.get(name)):
             source = grid.model(entry.weights or name)
@@ -148,7 +154,10 @@ class _Resolver:
         raise UserError(f"{where}: no {noun} {name!r} in {grid.path}; there are: {known}")
 
     def measured_cell(self, name: str) -> Cell | None:
-        """Return the cell MODEL/SAMPLER-BUDGET with the grid's seed; None if no table has it."""
+        """Return the cell MODEL/SAMPLER-BUDGET with the seed of the grid.
+
+        None if no table contains the cell.
+        """
         model, _, sampler = name.partition("/")
         key = model, sampler, self.file.seed
         shown = [each for each in self.file.cells_shown if key in self.file.cell_keys(each)]
@@ -163,10 +172,10 @@ class _Resolver:
         return Cell(self.name, *networks, None, self.file.seed, self.file, metrics, {})
 
     def _with_shared_weights(self, model: ModelRecord, trained: ModelRecord) -> ModelRecord:
-        """Return a model with the folder of the weights that it shares.
+        """Return a model whose folder is the folder of the model whose weights it uses.
 
-        Raises UserError if `trained` is not a denoiser, or if the model differs in more than the
-        process.
+        Raises UserError if `trained` is not a denoiser, or if the two models differ in more than
+        the process.
         """
         where = f"{self.path}: models.{model.name}.weights"
         if not trained.settings.serves_every_process:
@@ -187,7 +196,7 @@ class _Resolver:
         return {name: self.guide(name) for name in self.file.guides}
 
     def guide(self, name: str) -> GuideRecord:
-        """Return a guide. The records that its training reads are resolved first.
+        """Return the record of a guide. Models that its training reads are resolved first.
 
         Raises UserError for a circular reference.
         """
@@ -200,7 +209,7 @@ class _Resolver:
 
     @cached_property
     def samplers(self) -> dict[str, SamplerRecord]:
-        """The samplers by FAMILY-BUDGET. The budget is the value of one setting of the family."""
+        """The samplers, by FAMILY-BUDGET. BUDGET is the value of one setting of the sampler."""
         return {name: self._sampler(name, *each) for name, each in self.file.budgets.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> SamplerRecord:
@@ -275,7 +284,7 @@ class _Resolver:
         return features
 
     def starts(self) -> dict[str, StartRecord]:
-        """Return the starts that any pair of a model and a sampler of this grid needs."""
+        """Return the initial distributions that the samplers need for the models of this grid."""
         starts = {}
         for model, sampler in product(self.models.values(), self.samplers.values()):
             name = start_name(dataset := model.settings.dataset, sampler.settings)
@@ -288,7 +297,7 @@ class _Resolver:
         return starts
 
     def datasets(self) -> dict[str, DatasetRecord]:
-        """Return all datasets of models, guides and masks by name, as configs/dataset sets them.
+        """Return the datasets of all models, guides and masks with the settings in configs/dataset.
 
         Raises UserError if a model or guide overrides the preparation of its dataset.
         """

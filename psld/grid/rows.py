@@ -1,4 +1,4 @@
-"""The rows of a grid's tables: entries with ranks, the CSV, and the claims about the entries."""
+"""The rows of tables in a grid: entries with ranks, CSV files, and claims about the entries."""
 
 import csv
 import io
@@ -40,19 +40,22 @@ def all_entries(grid: Grid) -> dict[str, list[list[Entry]]]:
 
 
 def entries_in(grid: Grid, *tables: str) -> Iterator[Entry]:
-    """Yield the entries of these tables, or of all tables if none is named, without results."""
+    """Yield the entries of these tables without results. Without names, use all tables."""
     for name in tables or grid.file.tables:
         yield from chain.from_iterable(all_entries(grid)[name])
 
 
 def distances(grid: Grid) -> list[Entry]:
-    """Return the entries that show the value of a metric, one for each cell and measurement."""
+    """Return the entries that show the value of a metric.
+
+    Each pair of cell and measurement occurs once.
+    """
     entries = (entry for entry in entries_in(grid) if entry.cells and entry.show == "value")
     return list({entry.number: entry for entry in entries}.values())
 
 
 def cells_behind(entries: Iterable[Entry]) -> list[Cell]:
-    """Return the cells of some entries with all their seeds, without duplicates."""
+    """Return the cells of these entries for all seeds, without duplicates."""
     return list(dict.fromkeys(cell for entry in entries for cell in entry.cells))
 
 
@@ -68,7 +71,10 @@ def read_tables(grid: Grid, root: Path = Path()) -> dict[str, list[list[Entry]]]
 
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:
-    """Rank each entry against the best entry of the same metric, dataset and number of samples."""
+    """Rank each entry relative to the best comparable entry.
+
+    Entries are comparable if they have the same metric, dataset and number of samples.
+    """
     groups: dict[tuple[str, Measurement], list[Entry]] = {}
     for entry in entries:
         if entry.by_cell and entry.show == "value":
@@ -93,7 +99,7 @@ def _rank(entry: Entry, best: Entry, comparisons: int) -> Rank:
 
 
 def paper_values(grid: Grid) -> dict[tuple[Cell, Measurement], dict[Show, float]]:
-    """Return the paper's numbers of each cell and measurement, by kind."""
+    """Return the paper's numbers for each pair of cell and measurement, by kind of number."""
     printed: dict[tuple[Cell, Measurement], dict[Show, float]] = {}
     for entry in entries_in(grid):
         if entry.paper is not None:
@@ -112,7 +118,7 @@ def as_csv(table: Table, rows: list[list[Entry]]) -> str:
 
 
 def _no_formula(value: object) -> object:
-    """Return a CSV value, with an apostrophe before text that spreadsheets read as a formula."""
+    """Return a CSV value. Text that spreadsheets would read as a formula gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r]", value) else value
 
 
@@ -138,7 +144,7 @@ def csv_line(table: Table, entry: Entry) -> dict[str, Any]:
         "sampling_device": ", ".join(dict.fromkeys(r.sampling_device for r in results)) or None,
     }
     labels = dict(zip(table.headings, entry.row.label, strict=True))
-    # The other columns have the names of the entry's attributes.
+    # Each of the other columns has the name of an attribute of the entry.
     return labels | {c: known[c] if c in known else getattr(entry, c) for c in RECORDED}
 
 
@@ -153,11 +159,11 @@ ANSWERS: tuple[Answer, ...] = get_args(Answer)
 class Comparison:
     claim: str
     label: str
-    """The values of the claim's `over` lists in this comparison."""
+    """The values from the lists in `over` of the claim that this comparison uses."""
     smaller: Entry
     larger: Entry
     times: float = 1.0
-    """The factor of the larger number."""
+    """The factor by which the larger number is multiplied."""
     p_value: float = 1.0
     """The p-value of the difference, after Holm's correction for the comparisons of the claim."""
 
@@ -168,7 +174,10 @@ class Comparison:
 
     @cached_property
     def difference(self) -> Difference | None:
-        """The smaller side minus `times` the larger side; None if a side has no results."""
+        """The number of `smaller` minus `times` the number of `larger`, as measured.
+
+        None if either of them has no results.
+        """
         has_both = self.smaller.by_cell and self.larger.by_cell
         return self.smaller.minus(self.larger, self.times) if has_both else None
 
@@ -186,16 +195,16 @@ class Comparison:
 
 
 def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
-    """Yield all comparisons of a grid's claims, with the results below `root`."""
+    """Yield all comparisons in the claims of a grid, with the results below `root`."""
     shown = {}
     for entry in sorted(entries_in(grid), key=lambda entry: entry.paper is not None):
-        shown[entry.shown] = entry  # An entry with the paper's number replaces one without.
+        shown[entry.shown] = entry  # Prefer an entry that has a number of the paper.
     for claim, pairs in zip(grid.file.claims, grid.file.pairs, strict=True):
         compared = [
             Comparison(claim.claim, label, shown[a].read(root), shown[b].read(root), claim.times)
             for label, a, b in pairs
         ]
-        # A comparison without results counts as one without a significant difference.
+        # Holm's correction counts a comparison without results as not significant.
         p_values = holm([each.difference.p_value if each.difference else 1.0 for each in compared])
         for each, p_value in zip(compared, p_values, strict=True):
             yield replace(each, p_value=p_value)
@@ -205,11 +214,14 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
 
 RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}
 RESOLVED |= {"cell", "rows", "columns"}
-"""Keys of a grid file that are compared by their resolved values."""
+"""Keys of a grid file of which `decisive_content` returns the resolved values instead."""
 
 
 def decisive_content(grid: Grid) -> dict[str, Any]:
-    """Return everything that determines a grid's numbers, verdicts and texts, by part."""
+    """Return all data that determines the numbers, verdicts and texts of a grid.
+
+    The keys name models, samplers, tables and other parts of the grid.
+    """
     file = grid.file
     parts = {"grid": file.model_dump(mode="json", exclude=file.free() | RESOLVED)}
     for kind, records in (("models", grid.models), ("guides", grid.guides)):

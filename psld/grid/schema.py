@@ -19,36 +19,39 @@ from psld.grid.tables import Claim, EntryPart, Shown, Table
 class GridFile(Settings):
     title: str = ""
     question: str = ""
-    """The question that the grid answers, in a few sentences for readers of the page."""
+    """The question that the grid answers; a few sentences for readers of the results page."""
     defaults: Words = ()
     """Overrides that all models share."""
     metric: MetricName = Field(min_length=1)
-    """The metric of entries that set none: a name in configs/metric, or MEASURE@EXTRACTOR, where
-    each side is a kind or a name in configs/metric."""
+    """The metric of entries that set no metric: a name in configs/metric, or MEASURE@EXTRACTOR.
+    Each side of the @ is the name of a part or a name in configs/metric."""
     samples: int = Field(ge=3)
-    """Samples per cell, unless a table sets another number. An interval needs 3 samples."""
+    """Samples per cell, unless a table sets a different number. An interval needs at least 3
+    samples."""
     shard_size: int = Field(ge=1)
-    """Samples per shard; part of the seeding, so changing it resamples everything."""
+    """Samples per shard. The noise depends on this number, so a change resamples all cells."""
     shards_per_job: Annotated[int, FREE] = Field(10, ge=1)
-    """Shards that one job samples; changing it resamples nothing."""
+    """Shards that one job samples. A change resamples no cell."""
     batch_size: Annotated[int, FREE] = Field(ge=1)
-    """Images per network evaluation when sampling; changes speed and memory, never the images."""
+    """Images per network evaluation during sampling. A change affects the speed and the memory, but
+    never the images."""
     seed: int = Field(0, ge=0)
-    """Seed of all samples: every cell draws the same noise."""
+    """Seed of all samples. Every cell draws the same noise."""
     seeds: Seeds = Seeds()
-    """Several seeds for trainings or samples; tables then show means over the seeds."""
+    """Seeds for repeated trainings or samplings. Tables then show means over the seeds."""
     gallery: Annotated[str, FREE]
-    """The sampler, with its budget, whose images are shown for each model."""
+    """The sampler, with its budget, that draws the images shown for each model."""
     models: dict[str, TrainedEntry]
     guides: dict[str, TrainedEntry] = Field(default_factory=dict)
-    """Noise-conditional guides for samplers; `defaults` do not apply to them."""
+    """Noise-conditional classifiers that guide samplers. `defaults` do not apply to guides."""
     samplers: dict[str, SamplerFamily]
     labels: dict[str, str] = Field(default_factory=dict)
-    """Labels of models and samplers in figures, and titles of `figures`, by name. The default label
-    of a model or a sampler is its name."""
+    """Labels of models and samplers in figures, and titles of `figures`. The keys are their names.
+    The default label of a model or a sampler is its name."""
     figures: Annotated[dict[str, Cells], FREE] = Field(default_factory=dict)
-    """Figures of sampled images by name. Each shows one cell, MODEL/SAMPLER-BUDGET, or compares a
-    list of cells, one row per cell. The cells need not be in a table."""
+    """Figures of sampled images. The keys are the names of the figures. A figure shows one cell,
+    MODEL/SAMPLER-BUDGET, or compares a list of cells, one row per cell. The cells need not occur in
+    a table."""
     tables: dict[str, Table]
     claims: tuple[Claim, ...] = ()
     """Comparisons of numbers in the tables, such as the comparisons that the paper makes."""
@@ -160,7 +163,10 @@ class GridFile(Settings):
 
     @cached_property
     def names(self) -> dict[str, dict[int | None, str]]:
-        """The names of each model by training seed; None for a model without the grid's seeds."""
+        """The names of each model by training seed.
+
+        The seed is None for a model to which `seeds.training` does not apply.
+        """
         names, seeds = {}, self.seeds.training
         for model, entry in self.models.items():
             trained = self.models[entry.weights] if entry.weights else entry
@@ -170,13 +176,13 @@ class GridFile(Settings):
         return names
 
     def with_seed(self, name: str, seed: int | None) -> str:
-        """Return the name of a model, or of MODEL/SAMPLER-BUDGET, for a training seed."""
+        """Return the name of a model, or of a cell MODEL/SAMPLER-BUDGET, for a training seed."""
         model, slash, sampler = name.partition("/")
         return self.names.get(model, {}).get(seed, model) + slash + sampler
 
     @cached_property
     def trainings(self) -> dict[str, TrainedEntry]:
-        """All models with all their seeds, by name."""
+        """The models for all training seeds, by name."""
         trainings = {}
         for model, entry in self.models.items():
             for seed, name in self.names[model].items():
@@ -190,22 +196,23 @@ class GridFile(Settings):
         return trainings
 
     def cell_keys(self, shown: Shown) -> list[tuple[str, str, int]]:
-        """Return model, sampler with budget, and sampling seed of each cell of an entry."""
+        """Return the model, the sampler with its budget, and the seed of each cell of an entry."""
         models, sampler = self.names[shown.model].values(), f"{shown.sampler}-{shown.budget}"
         seeds = self.seeds.sampling or (self.seed,)
         return [(model, sampler, seed) for model in models for seed in seeds]
 
     @cached_property
     def shown(self) -> dict[str, list[list[Shown]]]:
-        """The contents of the entries of each table, row by row.
+        """For each table, what its entries show, row by row.
 
-        Raises ValueError if an entry names no cell.
+        Raises ValueError if an entry does not specify a cell.
         """
         return {name: table.shown(self._defaults) for name, table in self.tables.items()}
 
     @cached_property
     def cells_shown(self) -> dict[Shown, None]:
-        """The contents of the entries of all tables, without duplicates and literature rows."""
+        """What the entries of all tables show, without duplicates and without rows from the
+        literature."""
         rows = chain.from_iterable(self.shown.values())
         return dict.fromkeys(shown for row in rows for shown in row if shown.model)
 
@@ -218,9 +225,10 @@ class GridFile(Settings):
         return EntryPart(metric=self.metric, samples=self.samples, show="value")
 
     def overrides(self, model: str) -> tuple[str, ...]:
-        """Return all overrides of a model, including `defaults` and shared overrides.
+        """Return all overrides of a model, including `defaults` and the overrides of a model whose
+        weights it uses.
 
-        The overrides of another grid's model are already complete.
+        The overrides of a model of another grid are already complete.
         """
         entry = self.trainings[model]
         if entry.weights:
@@ -236,13 +244,13 @@ class GridFile(Settings):
 
     @cached_property
     def budgets(self) -> dict[str, tuple[str, str]]:
-        """Family and budget of each sampler in tables and figures, by FAMILY-BUDGET."""
+        """The family and the budget of each sampler in tables and figures, by FAMILY-BUDGET."""
         shown = {f"{s.sampler}-{s.budget}": (s.sampler, s.budget) for s in self.cells_shown}
         pictured = (cell.partition("/")[2] for _, cell in self.figure_cells)
         return shown | {name: pair for name in pictured if (pair := self.split(name))}
 
     def split(self, sampler: str) -> tuple[str, str] | None:
-        """Return the family and budget of FAMILY-BUDGET; None for an unknown family."""
+        """Split FAMILY-BUDGET into the family and the budget. None if no family matches."""
         families = [family for family in self.samplers if sampler.startswith(f"{family}-")]
         family = max(families, key=len, default=None)
         return (family, sampler.removeprefix(f"{family}-")) if family else None

@@ -12,7 +12,8 @@ from psld.grid.names import PLACEHOLDER, MetricName, fill
 
 
 class EntryPart(Settings):
-    """A part of the content of an entry, given by the table, the row or the column."""
+    """Some of the keys that specify a table entry. The table, the row and the column each give
+    some keys."""
 
     model: str | None = None
     sampler: str | None = None
@@ -20,19 +21,19 @@ class EntryPart(Settings):
     budget: str | int | float | None = None
     """The value of the family's budget key, such as steps or tolerance."""
     samples: int | None = Field(default=None, ge=3)
-    """The number of measured images: the first images of each seed."""
+    """The number of images per seed that are measured. These are the first images of the seed."""
     metric: MetricName | None = None
     show: Show | None = None
-    """The kind of number that is shown; the default is the value of the metric."""
+    """The kind of number that the entry shows; the default is the value of the metric."""
 
     def fits(self, shown: "Shown") -> bool:
-        """Return whether an entry shows everything that is given here."""
+        """Return True if the keys given here have the same values in `shown`."""
         given = self.model_dump(exclude_none=True)
         return all(str(getattr(shown, key)) == str(value) for key, value in given.items())
 
 
 class Shown(Settings):
-    """The content of an entry: the cell, the measurement, and the kind of number."""
+    """What a table entry shows: the cell, the measurement, and the kind of number."""
 
     model: str
     sampler: str
@@ -60,15 +61,16 @@ class Row(Line):
     label: tuple[str, ...]
     """One string for each of the table's `headings`."""
     paper: tuple[float | None, ...] | None = None
-    """The paper's numbers, one for each column; null where the paper has none."""
+    """The paper's numbers, one for each column; null if the paper reports no number."""
     source: str | None = None
-    """The certainty of the paper's numbers, for the CSV; docs/results.md explains the values."""
+    """How certain the paper's numbers are. The value is written to the CSV; docs/results.md lists
+    the possible values."""
     literature: bool = False
-    """True for a row with results of another paper, which is printed but never run."""
+    """True for a row with results of another paper. Such a row is printed but never computed."""
 
 
 def merge_parts(parts: Iterable[EntryPart], fields: dict[str, str], where: str) -> Shown:
-    """Merge parts of an entry; later parts override earlier parts.
+    """Merge the keys that specify an entry. Later parts override earlier parts.
 
     Raises ValueError if a key is missing or has a placeholder without a value.
     """
@@ -107,12 +109,14 @@ class Band(Settings):
 
 
 class Contrast(Settings):
-    """Values of a table that its sentence compares with each other."""
+    """Values of a table that the sentence about the table compares with each other."""
 
     where: str = ""
-    """Opening words about what all entries share, such as `With 40 EM steps,`."""
+    """The first words of the sentence. They state what all entries share, such as `With 40 EM
+    steps,`."""
     entries: dict[str, EntryPart] = Field(min_length=2)
-    """By its name in the sentence, the part that tells each entry from the table's others."""
+    """The entries to compare. Each key is the name of an entry in the sentence. Each value contains
+    the keys that distinguish this entry from all other entries of the table."""
 
 
 RECORDED = (
@@ -121,11 +125,11 @@ RECORDED = (
     *("band", "status", "needs", "more_samples", "trainings", "rank", "p_value", "paired"),
     *("samples", "nfe", "sampling_seconds", "sampling_device"),
 )
-"""The CSV columns of each entry, which follow the labels of its row."""
+"""The CSV columns for an entry. In the CSV, they follow the labels of the row."""
 
 
 class Table(Settings):
-    """A table of a grid, with the paper's numbers where available."""
+    """A table of a grid, with the numbers of the paper if available."""
 
     title: str
     headings: tuple[str, ...]
@@ -134,15 +138,16 @@ class Table(Settings):
     band: Band | None = None
     """The largest difference from the paper's values that counts as reproduced."""
     compare: Annotated[tuple[Contrast, ...], FREE] = ()
-    """The comparisons that the table's sentence answers; without any, it names the best entry."""
+    """The comparisons in the sentence about the table. If empty, the sentence names the best
+    entry."""
     cell: EntryPart = EntryPart()
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
 
     def shown(self, defaults: EntryPart) -> list[list[Shown]]:
-        """Return the contents of the entries, row by row.
+        """Return what each entry shows, row by row.
 
-        Raises ValueError if an entry names no cell.
+        Raises ValueError if an entry does not specify a cell.
         """
 
         def entry(row: Row, column: Column) -> Shown:
@@ -178,21 +183,23 @@ class Table(Settings):
 
 
 class Claim(Settings):
-    """A claim that numbers in the grid's tables are smaller than other numbers there.
+    """A claim that numbers in the tables of the grid are smaller than other numbers in the tables.
 
-    A placeholder takes each value of its list in `over`; several take all combinations.
+    A placeholder takes each value in its list in `over`. Several placeholders take all combinations
+    of their values.
     """
 
     claim: str
     smaller: EntryPart
     larger: EntryPart
     times: float = Field(1.0, gt=0)
-    """A factor on the larger number: 1.1 claims "at most 10 % worse", 0.5 claims "at most half"."""
+    """The factor by which the larger number is multiplied. 1.1 claims "at most 10 % worse", and 0.5
+    claims "at most half"."""
     cell: EntryPart = EntryPart()
     over: dict[str, tuple[str | int | float, ...]] = Field(default_factory=dict)
 
     def pairs(self, defaults: EntryPart) -> list[tuple[str, Shown, Shown]]:
-        """Return, for each comparison, the values of its placeholders, the smaller and larger side.
+        """Return the comparisons: the values of the placeholders, the smaller and the larger side.
 
         Raises ValueError if the sides cannot be compared.
         """

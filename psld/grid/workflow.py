@@ -1,4 +1,4 @@
-"""All grids, for the rules of the workflow: records by wildcards, and targets by name."""
+"""Access to all grids from the rules of the workflow: records by wildcards, and targets by name."""
 
 import re
 from collections.abc import Callable, Iterable, Set
@@ -22,21 +22,21 @@ Shared = Literal["datasets", "features", "starts"]
 
 @dataclass
 class Workflow:
-    """All grids. Methods with a rule's wildcards as argument return records.
+    """All grids. Methods with the argument `wildcards` are called by rules.
 
-    All grid files are read at once, because they name the targets. A grid is resolved at its first
-    use, because resolving takes seconds for each grid.
+    All grid files are read at the start, because they define the names of the targets. A grid is
+    resolved at its first use, because this takes seconds for each grid.
     """
 
     files: dict[str, GridFile]
     grids: dict[str, Grid] = field(default_factory=dict)
     """The grids that have been resolved so far."""
     broken: dict[str, UserError] = field(default_factory=dict)
-    """The errors of the files that cannot be read."""
+    """For each grid file that cannot be read, the error."""
     seen: Callable[[Grid], None] | None = None
-    """A callback for each grid, called once when the grid is resolved."""
+    """A callback that is called once for each grid, when the grid is resolved."""
     rules: Set[str] = frozenset()
-    """The names of rules, which cannot be target names of grids, tables and figures."""
+    """The names of the rules. A grid, table or figure with such a name is no target."""
 
     @classmethod
     def load(cls, seen: Callable[[Grid], None] | None = None) -> "Workflow":
@@ -53,7 +53,7 @@ class Workflow:
 
     @property
     def default(self) -> str:
-        """The grid of the default target. It is not the paper, which takes weeks of GPU time."""
+        """The grid of the default target. The grid `paper` would take weeks of GPU time."""
         names = self.files.keys() | self.broken.keys()
         return "demo" if "demo" in names else min(names)
 
@@ -90,14 +90,17 @@ class Workflow:
         return self._with("starts", wildcards.start).starts[wildcards.start]
 
     def word(self, kind: Shared, name: str) -> str:
-        """Return GRID/NAME of a shared record for a command line; the grid has the record."""
+        """Return GRID/NAME of a shared record for a command line.
+
+        Several grids may have the record; GRID is one of them.
+        """
         return f"{self._with(kind, name).name}/{name}"
 
     def _with(self, kind: Shared, name: str) -> Grid:
-        """Return a grid that has a shared record. All grids prepare a dataset in the same way.
+        """Return any grid that has a shared record. All grids prepare a dataset in the same way.
 
-        Raises UserError if no grid has the record, or if a grid that names the dataset does not
-        resolve.
+        Raises UserError if no grid has the record, or if a grid that names the dataset cannot be
+        resolved.
         """
         dataset = re.sub("(/.*|(-flip)?(-classes)?)$", "", name)
         naming = {grid for grid, file in self.files.items() if dataset in repr(file)}
@@ -107,7 +110,7 @@ class Workflow:
 
         for grid in sorted(self.files, key=is_unlikely):
             if all(is_unlikely(grid)) and not config_file("dataset", dataset):
-                break  # No dataset has this name. Resolving the other grids would take long.
+                break  # No dataset has this name, and resolving the other grids takes long.
             try:
                 if name in getattr(self.grid(grid), kind):
                     return self.grid(grid)
@@ -118,9 +121,10 @@ class Workflow:
         raise UserError(f"{name}: no grid has these {kind}; make them by hand with psld {command}")
 
     def pattern(self, kind: Literal["models", "guides"], imported: bool) -> str:
-        """Return a pattern of GRID/NAME for all models or guides that jobs import or train.
+        """Return a regular expression for GRID/NAME of all models or guides that jobs create.
 
-        No job makes weights that were imported by hand; they are source files.
+        It matches the networks that jobs import if `imported` is True, or else the networks that
+        jobs train. Weights that were imported by hand are source files, so no job creates them.
         """
         names = []
         for grid, file in self.files.items():
@@ -139,7 +143,8 @@ class Workflow:
         return sorted(cell.result for cell in cells_behind(entries_in(grid, wildcards.table)))
 
     def table_content(self, wildcards: Any) -> dict[str, Any]:
-        """Return what determines a table besides its input files: texts, labels, and entries."""
+        """Return all data that determines a table and is not in its input files: texts, labels, and
+        entries."""
         file, name = self.grid(wildcards.grid).file, wildcards.table
         entries = [[shown.model_dump() for shown in row] for row in file.shown[name]]
         content = {"table": file.tables[name].model_dump(), "entries": entries}
@@ -154,7 +159,7 @@ class Workflow:
 
     @cached_property
     def owners(self) -> dict[str, list[str]]:
-        """The grids that have a table or a figure of each name."""
+        """For each name, the grids that have a table or a figure of this name."""
         owners: dict[str, list[str]] = {}
         for grid, file in self.files.items():
             for name in file.tables | file.figures:
@@ -163,10 +168,11 @@ class Workflow:
 
     @cached_property
     def targets(self) -> dict[str, str]:
-        """The grid of each target: each name of a grid, a table or a figure.
+        """The grid of each target. The targets are the names of grids, tables and figures.
 
-        If several grids have the name, because one is a copy of another, the name belongs to the
-        grid whose name is its prefix. Without such a grid, the name is no target.
+        If one grid is a copy of another grid, a table name may occur in both grids. Such a name
+        belongs to the grid whose name is a prefix of the table name. Without such a grid, the name
+        is no target.
         """
         targets = {}
         for name, grids in self.owners.items():
@@ -189,9 +195,10 @@ class Workflow:
     def cells_among(self, words: Iterable[str]) -> dict[str, list[str]]:
         """Resolve the grids of these targets, and return the files of the targets that are cells.
 
-        A cell is the target GRID/MODEL/SAMPLER. Its file is its result or, if no table shows the
-        cell, the records of its images. Snakemake checks all other words. Raises UserError if a
-        grid does not resolve, or for a name in several grids.
+        The target of a cell is GRID/MODEL/SAMPLER. Its file is the result of the cell. If no table
+        shows the cell, its files are the records of its images. Words that are no targets are left
+        to Snakemake. Raises UserError if a grid cannot be resolved, or if several grids have a
+        table or figure of the same name.
         """
         cells = {}
         for word in words:

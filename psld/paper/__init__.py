@@ -1,1 +1,1 @@
-"""Parts that only the paper's grids use, and the import of the official code's checkpoints."""
+"""Parts that only the grids of the paper use, and the import of official checkpoints."""

@@ -13,12 +13,12 @@ from psld.utils.errors import UserError, locating
 
 
 def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
-    """Write a model or a guide with the weights of a checkpoint, as training does.
+    """Write a model or a guide with the weights of a checkpoint, in the format of a training.
 
     Raises UserError that lists the parameters that are missing, unexpected, of a wrong shape or not
     finite.
     """
-    # The official code keeps no moving average (EMA) of a guide's weights.
+    # The official code computes no moving average (EMA) of the weights of a guide.
     chosen = settings.weights if isinstance(settings, ImportModelSettings) else "online"
     path = settings.checkpoint
     checkpoint = read_checkpoint(path)

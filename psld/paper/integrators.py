@@ -21,11 +21,11 @@ class GDDIM:
         z_s = Ψ(s,t) z_t + Σ_j C_j ε^R_j,      C_j = ∫_t^s ½ Ψ(s,u) G Gᵀ R_u⁻ᵀ ℓ_j(u) du,
 
     where Ψ is the transition of the drift, R the flow root of Σ, s the score and ε^R = −Rᵀ s. If
-    the data is a single point, ε^R is constant along a trajectory. The integrand is
+    the data is a single point, ε^R is constant along a trajectory. The integrand is equal to
     ℓ_j d(Ψ(s,u) R_u).
 
-    A network that predicts only some blocks of ε does not give the full score. In this case,
-    ε^R = R⁻¹(z − a x̂₀).
+    If the network predicts only some blocks of ε, it does not determine the complete score. In this
+    case, ε^R = R⁻¹(z − a x̂₀).
     """
 
     draws = 0
@@ -58,7 +58,10 @@ class GDDIM:
 def _noise_rows(
     process: LinearProcess, root: WhiteningRoot, t: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (state, eps, projection): ε^R = state · z + eps · ε + projection · guide gradient."""
+    """Return the coefficients (state, eps, projection) of ε^R.
+
+    ε^R = state · z + eps · ε + projection · guide gradient.
+    """
     R = root(t)
     if process.predicted_blocks == process.blocks:
         return torch.zeros_like(R), -R.mT @ process.score_matrix(t), -R.mT
@@ -120,7 +123,7 @@ class ConjugateIntegrator:
         self.weight = table(weight, device)
         self.eps = torch.eye(process.predicted_blocks, device=device)
         self.projection = table(-process.covariance_factor(start).mT[:, p], device)
-        """−Lᵀ in the predicted blocks, which converts a guide's score to ε."""
+        """−Lᵀ in the predicted blocks. This matrix converts the score of a guide to ε."""
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         eps = score(z, self.times[index]).mix(self.eps, self.projection[index])
@@ -130,7 +133,7 @@ class ConjugateIntegrator:
 def _conjugate_coefficients(
     process: LinearProcess, B: Tensor, start: Tensor, end: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Tabulate the steps from N times t to N times s.
+    """Return the coefficients of N steps from t (`start`) to s (`end`).
 
     Returns T(s,t), N×k×k, and ∫_t^s T(s,u) ½ G Gᵀ L_u⁻ᵀ du on the predicted blocks, N×k×p.
     """

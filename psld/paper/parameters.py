@@ -1,8 +1,8 @@
 """The official networks (mandt-lab/PSLD): the mapping to our parameter names, and checkpoints.
 
-The official NCSN++ keeps all layers in one list, `all_modules`, in the order of creation; a
-parameter is named `all_modules.N.NAME`. The mapping visits our modules in the same order and counts
-N. Layers without parameters count, too.
+The official NCSN++ keeps all layers in one list, `all_modules`, in the order of creation. The name
+of a parameter is `all_modules.N.NAME`, where N is the position of its layer. The mapping visits our
+modules in the same order to determine N. Layers without parameters count, too.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ def from_official(state: Mapping[str, Tensor], network: ncsnpp.Encoder) -> dict[
 
 
 def official_shapes(network: ncsnpp.Encoder) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all official parameters; the network may be on the device `meta`."""
+    """Return the shapes of all official parameters. `network` may be on the device `meta`."""
     officials, ours = official_parameters(network), network.state_dict()
     return {each.name: tuple(each.swapped(ours[key]).shape) for key, each in officials.items()}
 
@@ -65,8 +65,8 @@ Swap = Callable[[Tensor], Tensor]
 class OfficialParameter(NamedTuple):
     """The official name of one of our parameters, and the conversion between the two layouts.
 
-    Each conversion is its own inverse, except that our tensor may have two more dimensions of
-    size 1.
+    Each conversion is its own inverse, except for two additional dimensions of size 1 that our
+    tensor may have.
     """
 
     name: str
@@ -89,7 +89,7 @@ def _upsampling(weight: Tensor) -> Tensor:
 
 PLAIN = {"weight": ("weight", _same), "bias": ("bias", _same)}
 NIN = {"weight": ("W", _linear), "bias": ("b", _same)}
-"""The official names of a layer's parameters, and their conversions."""
+"""The official names of a layer's parameters, and their conversions. The keys are our names."""
 
 
 def official_parameters(network: ncsnpp.Encoder) -> dict[str, OfficialParameter]:
@@ -108,7 +108,7 @@ def official_parameters(network: ncsnpp.Encoder) -> dict[str, OfficialParameter]
 
 
 def _in_official_order(network: ncsnpp.Encoder) -> Iterator[nn.Module | None]:
-    """Yield our counterpart of each official layer; None and Identity stand for no layer."""
+    """Yield our module for each official layer. None and Identity have no official layer."""
     time, middle = network.time, network.middle
     if isinstance(time.embedding, ncsnpp.FourierEmbedding):
         yield time.embedding
@@ -116,7 +116,7 @@ def _in_official_order(network: ncsnpp.Encoder) -> Iterator[nn.Module | None]:
     for level in cast(list[Any], network.down):
         for block, attention in zip(level.blocks, level.attentions, strict=True):
             yield from (block, attention)
-        # For input_skip the official list holds the Combine only.
+        # With input_skip, the official list contains only the Combine of our two modules.
         yield from (level.resample, level.combine or level.pyramid)
     yield from (middle.block1, middle.attention, middle.block2)
     if isinstance(network, ncsnpp.NCSNppGuide):
@@ -155,7 +155,7 @@ def _parameters(layer: nn.Module, settings: EncoderOptions) -> Iterator[tuple[st
             parts = {"conv": conv}
     for ours, official in parts.items():
         named = NIN if official.startswith("NIN") else PLAIN
-        for name, _ in layer.get_submodule(ours).named_parameters():  # An Identity has none.
+        for name, _ in layer.get_submodule(ours).named_parameters():  # none in an Identity
             theirs, swapped = named[name]
             yield f"{official}.{theirs}".lstrip("."), f"{ours}.{name}".lstrip("."), swapped
 
@@ -175,12 +175,12 @@ class OfficialCheckpoint(NamedTuple):
     ema: dict[str, Tensor] | None
     """The exponential moving average (EMA) of the weights; None for a guide."""
     step: int | None
-    """The number of training steps, if the file has it."""
+    """The number of training steps; None if the file does not contain the number."""
     sha256: str
     """The SHA-256 of the file."""
 
     def weights(self, chosen: Literal["ema", "online"]) -> dict[str, Tensor]:
-        """Return the chosen weights. Raises UserError if the file does not have them."""
+        """Return the chosen weights. Raises UserError if the file does not contain them."""
         weights = self.ema if chosen == "ema" else self.online
         if weights is None:
             raise UserError("contains no moving average of the weights; set weights=online")
@@ -211,7 +211,7 @@ def read_checkpoint(path: str | Path) -> OfficialCheckpoint:
 
 
 class _Unread:
-    """An inert replacement for the classes of other packages in a checkpoint."""
+    """A placeholder for classes of other packages in a checkpoint. Its instances do nothing."""
 
     def __init__(self, *_: Any):
         pass
@@ -223,16 +223,16 @@ class _Unread:
 def _load(path: Path) -> tuple[Any, str]:
     """Return the tensors and plain containers of a file, and the SHA-256 of the file.
 
-    Lightning may store objects of other packages next to the weights (a configuration, a path).
-    Their classes are not imported; each class is replaced by `_Unread`. torch cannot replace
-    subclasses of dict, so a file with such an object raises UserError with the object's name.
+    Lightning may store objects of other packages next to the weights, such as a configuration or a
+    path. Their classes are not imported; `_Unread` replaces each of these classes. torch cannot
+    replace subclasses of dict. If a file contains such an object, UserError names its class.
     """
     foreign: list[str] = []
     if not path.is_file():  # Opening a named pipe would block forever.
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise UserError(f"{path}: {kind if path.exists() else 'no such file'}")
     try:
-        with path.open("rb") as stream:  # Open once, because the file may be replaced meanwhile.
+        with path.open("rb") as stream:  # Open it only once, because it may be replaced.
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             check_archive(stream)
             foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(stream))
@@ -245,7 +245,10 @@ def _load(path: Path) -> tuple[Any, str]:
 
 
 def _reason(path: Path, foreign: list[str]) -> str:
-    """Return why a file cannot be read; `foreign` names the objects of other packages in it."""
+    """Return the reason why a file cannot be read.
+
+    `foreign` contains the names of classes of other packages in the file.
+    """
     with path.open("rb") as stream:
         start, is_archive = stream.read(64).lstrip().lower(), is_zipfile(stream)
     if not start:

@@ -1,4 +1,5 @@
-"""Parts that only the paper's grids and its baselines use: samplers, masks and image sources."""
+"""Parts that only the grids of the paper and its baselines use: samplers, masks, and sources of
+images."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -18,11 +19,14 @@ class GDDIMSettings(TimeGridSampler):
     """Generalized DDIM (Zhang, Tao and Chen, ICLR 2023): a baseline."""
 
     integrator: str = "gddim"
-    """Polynomial extrapolation in t of ε in the coordinates of the flow root; exact drift."""
+    """Polynomial extrapolation of ε in t, in the coordinates of the flow root. The drift is
+    integrated exactly."""
     order: int = Field(2, ge=1, le=4)
-    """The number of evaluations that a step combines; the first steps combine fewer."""
+    """The number of network evaluations that a step combines. The first steps combine fewer
+    evaluations."""
     power: Power = 2.0
-    """The exponent p of the stridings `power` (2 is gDDIM's grid) and `edm`; others ignore p."""
+    """The exponent p of the stridings `power` (with p = 2 as in gDDIM) and `edm`. Other stridings
+    ignore p."""
 
     def build(self, process, device, inpainting=None):
         from psld.paper.integrators import GDDIM
@@ -38,7 +42,7 @@ class ConjugateSettings(TimeGridSampler):
     conjugation: Literal["identity", "ones"] = "identity"
     """The matrix B: strength·I (λ-DDIM-I) or strength·(all ones) (λ-DDIM-II)."""
     strength: float = Field(0.0, ge=-100, le=100)
-    """λ; the paper searches for the best λ at each NFE. 0 is the exponential integrator."""
+    """λ. The paper searches for the best λ at each NFE. λ = 0 is the exponential integrator."""
 
     def build(self, process, device, inpainting=None):
         from psld.paper.integrators import ConjugateIntegrator
@@ -48,7 +52,7 @@ class ConjugateSettings(TimeGridSampler):
 
 
 class DigitsMask(Mask):
-    """Holes in the shape of digits: MNIST's training digit i for image i, as in the paper.
+    """Holes in the shape of digits, as in the paper: digit i of MNIST's training set for image i.
 
     All nonzero pixels of a digit belong to the hole, as in the official code. Digits are resized by
     nearest-neighbor interpolation, as in Pillow.
@@ -70,7 +74,8 @@ class DigitsMask(Mask):
 
 
 AFHQV2_CLASSES = ("dog", "cat", "wild")
-"""The classes in the order of the official PSLD code, so that labels match its classifiers."""
+"""The classes in the order of the official PSLD code, so that labels match the official
+classifiers."""
 
 
 class CelebA(Source):
@@ -108,7 +113,7 @@ class AFHQv2(Source):
         )
         path = find_published(self.root, "afhq_v2.zip", "train", advice)
         tree = FileTree(path.parent if path.is_dir() else path)
-        # The two folders may be inside a top-level folder of the archive.
+        # The folders train and test may be inside a top-level folder of the archive.
         folders = {name: PurePosixPath(name).parts[-3:-1] for name in tree.picture_names()}
 
         def pictures(split: str) -> Iterator[tuple[partial, int]]:

@@ -1,4 +1,4 @@
-"""Evaluation of functions in batches, which are halved on out-of-memory errors."""
+"""Evaluation of functions in batches. The batch size is halved on out-of-memory errors."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -14,21 +14,21 @@ Result = TypeVar("Result")
 
 
 class Batching:
-    """Evaluates functions on a shard in batches.
+    """Evaluates functions of the images of a shard in batches.
 
-    On an out-of-memory error, the batch size is halved and a message is printed on standard error.
+    On an out-of-memory error, the batch size is halved and a message is printed to standard error.
     """
 
     def __init__(self, size: int = sys.maxsize) -> None:
         self.size = size
-        """Images per evaluation; halved on out-of-memory errors."""
+        """The batch size: images per evaluation. It is halved on out-of-memory errors."""
 
     def __call__(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """Return function(*tensors), evaluated in parts along the first dimension."""
+        """Return function(*tensors), evaluated in batches along the first dimension."""
         return torch.cat(list(self.parts(function, *tensors)))
 
     def parts(self, function: Callable[..., Result], *tensors: Tensor) -> Iterator[Result]:
-        """Yield function(*part) of all parts along the first dimension."""
+        """Yield function(*part) for all batches along the first dimension."""
         count, start = len(tensors[0]), 0
         while start < count:
             part = [tensor[start : start + self.size] for tensor in tensors]
@@ -42,7 +42,8 @@ class Batching:
                 yield result
                 start += self.size
                 continue
-            # Not in the exception handler, which keeps the tensors of the failed evaluation alive.
+            # Retry outside the exception handler, because the exception keeps the tensors of the
+            # failed evaluation alive.
             self.size = images // 2
             torch.cuda.empty_cache()
             tqdm.write(

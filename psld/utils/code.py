@@ -1,9 +1,9 @@
-"""The code of custom parts: where a module is, its digest, its import, and copies of its files.
+"""The code of custom parts: its location, its digest, its import, and copies of its files.
 
-A custom part is named MODULE:CLASS. Its code consists of its module and of all modules below the
-same folder of Python's path that the module imports, directly or indirectly. The digest is computed
-without importing the code. The module is imported like any other module, so a process contains only
-one version.
+A custom part has the name MODULE:CLASS. Its code consists of MODULE and of all modules that MODULE
+imports, directly or indirectly, from the same folder of Python's path. The digest is computed
+without importing the code. MODULE is imported like any other module, so a process can contain only
+one version of it.
 """
 
 import ast
@@ -26,7 +26,8 @@ from psld.utils.files import atomic_path
 NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """The name of a custom part's class, MODULE:CLASS."""
 COPIES = "parts"
-"""The folder, in a run directory and next to weights, with the code of custom parts, by digest."""
+"""The name of the folder with copies of the code of custom parts. It is in a run directory or next
+to weights, and contains one folder per digest."""
 PACKAGE = Path(__file__).parents[1]
 
 DEPENDENCIES = frozenset(
@@ -41,28 +42,31 @@ DEPENDENCIES = frozenset(
         *("wandb_workspaces", "yaml"),
     }
 )
-"""The packages that psld imports. No custom module may have one of these names."""
+"""The packages that psld imports. A custom module must not have one of these names."""
 
 _home: Path | None = None
 
 
 def home() -> Path:
-    """Return the working folder at the first import of a custom part, or else the current one."""
+    """Return the working folder at the time of the first import of a custom part.
+
+    Before the first import, return the current working folder.
+    """
     return _home or Path.cwd()
 
 
 @dataclass(frozen=True)
 class Code:
-    """A module and the modules that it imports below the same folder of Python's path."""
+    """A module and all modules that it imports from the same folder of Python's path."""
 
     root: Path
-    """The folder in which the modules are found."""
+    """The folder of Python's path that contains the modules."""
     file: str
-    """The module's own file, below the root."""
+    """The path of the module's own file, relative to the root."""
     files: Mapping[str, bytes]
-    """The contents of all files, by their paths below the root, in the order of their names."""
+    """The contents of all files. The keys are their paths relative to the root, in sorted order."""
     digest: str
-    """The SHA-256 of the syntax trees, without docstrings, comments and line breaks."""
+    """The SHA-256 of the syntax trees. Docstrings, comments and line breaks do not change it."""
 
     def save(self, folder: str | Path) -> None:
         """Copy the files to FOLDER/parts/DIGEST."""
@@ -71,7 +75,7 @@ class Code:
                 partial.write_bytes(content or b"\n")  # `atomic_path` rejects empty files.
 
     def differs(self, other: "Code") -> str | None:
-        """Return the first common file whose syntax tree differs; None without differences."""
+        """Return a file that is in both codes and has different syntax trees; None without one."""
         for name in self.files.keys() & other.files.keys():
             if _tree_digest(self.files[name]) != _tree_digest(other.files[name]):
                 return name
@@ -102,8 +106,9 @@ def is_reserved(top: str) -> bool:
 
 
 def find_code(module: str) -> Code | None:
-    """Return the code of a module on Python's path or in the working folder; None without one.
+    """Return the code of a module on Python's path or in the working folder.
 
+    Returns None if there is no such module.
     Raises UserError if a file is not valid Python.
     """
     folders = (Path(entry or ".").resolve() for entry in sys.path)
@@ -114,7 +119,10 @@ def find_code(module: str) -> Code | None:
 
 
 def read_code(root: Path, module: str) -> Code:
-    """Read a module below a folder and its imports there; only its package if it is installed."""
+    """Read a module in a folder of Python's path, and all modules that it imports from there.
+
+    For an installed module, read only imported modules of the same top-level package.
+    """
     is_installed = _is_installed(root)
     own, top = str(_file(root, module)), module.partition(".")[0]
     trees, files, waiting = {}, {}, [module]
@@ -139,7 +147,10 @@ def _is_installed(root: Path) -> bool:
 
 
 def read_copy(folder: str | Path, module: str, digest: str) -> Code | None:
-    """Return the copy of code in a folder; None if it is missing, differs, or has other files."""
+    """Return the copy of a module's code in a folder.
+
+    Returns None if the copy is missing, has a different digest or contains additional files.
+    """
     root = copy_folder(folder, digest).resolve()
     code = read_code(root, module) if _file(root, module) else None
     there = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
@@ -147,7 +158,7 @@ def read_copy(folder: str | Path, module: str, digest: str) -> Code | None:
 
 
 def _file(root: Path, module: str) -> str | None:
-    """Return the path of a module below a folder; None if there is none."""
+    """Return the path of a module's file, relative to a folder; None if there is no such file."""
     plain = module.replace(".", "/")
     for path in (f"{plain}.py", f"{plain}/__init__.py"):
         if (root / path).is_file():
@@ -161,7 +172,7 @@ def _digest(trees: Mapping[str, ast.Module]) -> str:
 
 
 def _shown(root: Path, path: str) -> str:
-    """Return the path for error messages, relative to the working folder if possible."""
+    """Return a path for error messages, relative to the working folder if possible."""
     return path if root == Path.cwd() else str(root / path)
 
 
@@ -189,10 +200,10 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def _shape(node: Any) -> Any:
-    """Return a syntax tree as lists of node names and non-empty fields.
+    """Return a syntax tree as nested lists of node names and non-empty fields.
 
-    Empty fields are omitted, because new versions of Python add fields. String statements, such as
-    docstrings, are also omitted.
+    Empty fields are omitted, because new versions of Python add fields to nodes. Statements that
+    consist of a string, such as docstrings, are also omitted.
     """
     if isinstance(node, list):
         return [_shape(each) for each in node if not _is_text(each)]
@@ -223,8 +234,8 @@ class PartImportError(ImportError):
 def import_class(name: str) -> Any:
     """Import the class MODULE:CLASS, from the working folder if no package has that module.
 
-    The folder is added at the end of Python's path, so its files do not shadow packages. Later
-    changes of the working folder have no effect.
+    The working folder is added at the end of Python's path, so its files do not shadow packages. If
+    the process changes its working folder later, the first working folder remains in use.
     """
     global _home
     check_named(name)
@@ -258,7 +269,7 @@ def import_modules(code: Code) -> None:
 
 
 def import_copy(name: str, code: Code) -> Any:
-    """Import the class MODULE:CLASS and all modules of its copy, but no other file there.
+    """Import the class MODULE:CLASS from a copy of its code, and all modules of this code.
 
     Raises UserError if another version of a module is already imported.
     """
@@ -292,10 +303,13 @@ def _tree_digest(content: bytes) -> str:
 
 
 def may_run(code: Code, record: str | Path) -> bool:
-    """Check that code, which a file in the folder `record` names, is the user's own.
+    """Check if code may run because a file in the folder `record` names it.
 
-    Its file is in the working folder, or in a regular package there that shares no first folder
-    with the record; or it is installed. Neither the record's folder nor the package has the other.
+    This file may come from an untrusted source, and so may all code in its folder. Code inside
+    `record` may thus not run. Installed code elsewhere may run. Any other code must be a top-level
+    module or be in a regular package. It may run if it is outside the working folder, directly in
+    the working folder, or in a subfolder of the working folder that does not contain `record`.
+    Symbolic links in the working folder must not lead out of it.
     """
     here, record = home(), Path(record)
     file, folder = (code.root / code.file).resolve(), record.resolve()
@@ -309,7 +323,7 @@ def may_run(code: Code, record: str | Path) -> bool:
             return False
     place = code.root / code.file
     if not place.is_relative_to(here):
-        return True  # of Python's path
+        return True  # The code is elsewhere on Python's path.
     first, *below = place.relative_to(here).parts
     if not below:
         return True
@@ -323,7 +337,10 @@ def may_run(code: Code, record: str | Path) -> bool:
 
 @cache
 def code_digest(*rooms: str) -> str:
-    """Return the digest of Python's version and of the files of psld, or of some of its rooms."""
+    """Return the digest of Python's version and of the source files of psld.
+
+    With arguments, only these subpackages or files of psld are included.
+    """
     digest = hashlib.sha256(sys.version.encode())
     for file in _files_of(rooms):
         digest.update(file.read_bytes() + b"\0")

@@ -24,24 +24,30 @@ PEAK_TFLOPS = {
     "B200": (2250, 1125),
     "L40S": (362, 183),
 }
-"""Dense TFLOP/s in bf16 and TF32 from NVIDIA's data sheets, by a part of the GPU's name."""
+"""Dense TFLOP/s in bf16 and in TF32, from NVIDIA's data sheets. A key is a part of the name of a
+GPU."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt."""
 
 CORES_OF_A_GPU = 3
-"""CPU cores that keep a GPU busy: one core launches kernels, the others draw noise."""
+"""The number of CPU cores that keep a GPU busy. One core launches kernels, and the other cores draw
+noise."""
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Return the device of a network's parameters; torch's default device if it has none."""
+    """Return the device of a network's parameters.
+
+    For a network without parameters, return the default device of torch.
+    """
     return next(network.parameters(), torch.empty(0)).device
 
 
 def choose_device(name: str, index: int = 0) -> torch.device:
-    """Return the device `name`; `auto` is the GPU with this index if there is one, else the CPU.
+    """Return the device with this name.
 
-    If Slurm makes only one GPU visible to each task, `auto` and `cuda` mean this GPU.
+    `auto` means the GPU with this index, or the CPU if torch sees no GPU. `cuda` means the GPU with
+    this index. If Slurm makes only one GPU visible to each task, both mean this GPU.
 
     Raises UserError for an unknown name or a missing GPU.
     """
@@ -70,8 +76,8 @@ def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> tor
     """Return the device for this process, and configure its numerical settings.
 
     Args:
-        name: `auto` and `cuda` mean the GPU of this rank. Without ranks, they mean a GPU that no
-            other psld process has locked; the function waits until a GPU is free. A GPU with a
+        name: `auto` and `cuda` mean the GPU of this rank. If `rank` is None, they mean a GPU that
+            no other psld process has locked; the function waits until a GPU is free. A GPU with a
             number (`cuda:1`) is used without a lock.
         rank: the rank of this process on its node.
         tf32: use TF32 (10 bits of mantissa) for convolutions, linear layers and attention in fp32.
@@ -96,25 +102,26 @@ def use_device(name: str, *, rank: int | None = None, tf32: bool = False) -> tor
 
 
 def _keep_memory() -> None:
-    """Let the C library keep the memory that a training step frees, for the next step.
+    """Let the C library keep memory that a training step frees for the next step.
 
-    Otherwise the kernel reclaims and clears these pages, which takes 10 to 20 % of a step.
+    Otherwise, the kernel reclaims and clears these pages, which takes 10 to 20 % of the time of a
+    training step.
     """
-    with suppress(OSError, AttributeError):  # another C library
+    with suppress(OSError, AttributeError):  # The C library is not glibc.
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest allowed value
 
 
 def give_back(device: torch.device) -> None:
-    """Release the lock of the GPU and its unused memory for other processes."""
+    """Release the lock of the GPU, and free its unused memory for other processes."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         release_gpus()
 
 
 def cores() -> int:
-    """Return the number of CPU cores of this process, which may be one of several ranks."""
+    """Return the number of CPU cores that this process may use. It may be one of several ranks."""
     usable = len(os.sched_getaffinity(0))
     if given := os.environ.get("SLURM_CPUS_PER_TASK"):  # Slurm may not bind a task to its cores.
         return min(usable, int(given))
@@ -127,7 +134,10 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Return the peak FLOP/s of a GPU, in bf16 or TF32 (fp32); None if unknown, and for a CPU."""
+    """Return the peak FLOP/s of a GPU.
+
+    The precision fp32 means TF32. Returns None for a CPU and for a GPU with an unknown peak.
+    """
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -136,8 +146,8 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 HAS_NEW_SWITCHES = hasattr(backends, "fp32_precision")
-"""Since torch 2.9, there are old (`allow_tf32`) and new switches. Reading an old switch raises an
-error after any code in the process has set a new switch."""
+"""Since torch 2.9, there are old switches (`allow_tf32`) and new switches. After any code in the
+process has set a new switch, reading an old switch raises an error."""
 
 
 def tf32_in_use() -> tuple[bool, bool]:
@@ -150,9 +160,9 @@ def tf32_in_use() -> tuple[bool, bool]:
 
 def use_tf32(convolutions: bool, matmul: bool) -> None:
     """Set whether convolutions and matrix products use TF32 or full fp32."""
-    # Set old and new switches: the old switches alone do not override
-    # `torch.backends.fp32_precision`, and libraries that read the old switches would fail if only
-    # the new switches were set.
+    # Set both old and new switches. The old switches alone do not override
+    # `torch.backends.fp32_precision`. If only the new switches were set, libraries that read the
+    # old switches would fail.
     backends.cudnn.allow_tf32 = convolutions
     backends.cuda.matmul.allow_tf32 = matmul
     if HAS_NEW_SWITCHES:
@@ -185,7 +195,7 @@ def float32_by_default() -> Iterator[None]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return versions, precision flags and git revision, which every result file records."""
+    """Return the versions, precision flags and git revision that every result file records."""
     cudnn, (convolutions, matmul) = torch.backends.cudnn.version(), tf32_in_use()
     return {
         "versions": {
@@ -205,7 +215,7 @@ def provenance() -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of the GPU, or the CPU with the numbers of ranks and threads per rank."""
+    """Return the name of the GPU, or a description of the CPU with its ranks and threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     ranks, threads = int(os.environ.get("WORLD_SIZE", 1)), torch.get_num_threads()

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PORTS = range(20_000, 32_000)
-"""Ports below the range of outgoing connections, which may be in use at any time."""
+"""Ports at which ranks may connect. They are below the ports of outgoing connections, because those
+ports may be in use at any time."""
 
 
 def rank_of_environment() -> int:
-    """Return this process's rank, from the variables of torchrun (RANK, …); 0 for a lone process.
+    """Return the rank of this process from the environment variables of torchrun (RANK, …).
 
-    In a job of submitit, these variables are set first. Raises UserError if only some are set.
+    Returns 0 if the variables are not set. In a job of submitit, this function sets them first.
+    Raises UserError if only some of the variables are set.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
         # Import submitit only in its jobs, because the import is slow.
@@ -39,21 +41,27 @@ def rank_of_environment() -> int:
 
 
 def meeting_port(job: "JobEnvironment") -> int:
-    """Return the port at which ranks connect. It differs between jobs and restarts of a job."""
+    """Return the port at which the ranks of a job connect.
+
+    The port differs between jobs, and between restarts of the same job.
+    """
     lives = int(os.environ.get("SLURM_RESTART_COUNT", 0))
     return PORTS[(int(job.raw_job_id) + 101 * lives) % len(PORTS)]
 
 
 CHECKOUT = Path(__file__).parents[2]
-"""The top-level folder of a checkout; meaningless for an installed package."""
+"""The top-level folder of a checkout. For an installed package, it has no meaning."""
 
 
 def git_revision() -> str | None:
-    """Return the revision of the code, with `+` if files differ; None outside a checkout."""
+    """Return the git revision of the code, with a `+` if files have changed since.
+
+    Returns None outside a checkout.
+    """
     if not (CHECKOUT / ".git").exists():
-        return None  # git would find the repository that an installed package's folder lies in
+        return None  # For an installed package, git would find a repository around its folder.
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    with suppress(OSError):  # no git
+    with suppress(OSError):  # git is not installed.
         described = subprocess.run(command, capture_output=True, text=True, check=False)
         return described.stdout.strip() or None
     return None

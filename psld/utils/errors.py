@@ -1,4 +1,4 @@
-"""Errors that are reported to the user in one line: wrong input and faults at run time.
+"""Errors that are reported to the user in one line: wrong input and failures at run time.
 
 The line states what is wrong, the file and key, and the remedy. Errors of torch, Hydra, OmegaConf
 and submitit are recognized by name, because most processes do not import these packages.
@@ -36,7 +36,7 @@ EXTRAS = {
     "hub": {"huggingface_hub"},
     "datasets": {"datasets"},
 }
-"""Packages that `pip install psld` does not install, by the extra that installs them."""
+"""Optional packages that `pip install psld` does not install. A key is the extra with them."""
 
 
 class PSLDError(Exception):
@@ -68,7 +68,7 @@ def ignored(_number: int, _frame: FrameType | None) -> None:
 
 
 class Stopped(RunError):
-    """A signal ended a training or program. The exit code is 128 + signal, as in a shell."""
+    """A signal ended a training or a command. The exit code is 128 + signal, as in a shell."""
 
     def __init__(self, number: int, step: int) -> None:
         self.signal = signal.Signals(number)
@@ -80,7 +80,7 @@ class Stopped(RunError):
 
 
 MAYBE_OUT_OF_MEMORY = ("unable to find an engine", "_ALLOC_FAILED", "_ALLOCATION_FAILED")
-"""Messages of cuDNN and cuBLAS for out-of-memory errors, but also for other faults."""
+"""Messages of cuDNN and cuBLAS that may mean an out-of-memory error or a different failure."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -93,10 +93,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError):
         return False
     if any(sign in text for sign in MAYBE_OUT_OF_MEMORY):
-        # Only torch raises these errors, so it has been imported.
+        # Only torch raises errors with these messages, so torch has been imported.
         free, total = sys.modules["torch"].cuda.mem_get_info()
         return free < total / 10
-    # Out-of-memory errors of torch on a CPU and of the CUDA driver have no own type.
+    # torch on a CPU and the CUDA driver raise out-of-memory errors without a specific type.
     return "allocate memory" in text or "CUDA error: out of memory" in text
 
 
@@ -105,7 +105,7 @@ def is_full_disk(error: BaseException) -> TypeGuard[OSError]:
 
 
 def is_exit_of_part(error: SystemExit) -> bool:
-    """Check if a custom part called sys.exit, rather than a signal handler."""
+    """Check if a custom part has called sys.exit. A signal handler may also call sys.exit."""
     frame = [frame for frame, _ in walk_tb(error.__traceback__)][-1]
     kinds = (each for each in frame.f_globals.values() if isinstance(each, type))
     name = frame.f_globals.get("__name__")
@@ -113,7 +113,7 @@ def is_exit_of_part(error: SystemExit) -> bool:
 
 
 def missing_extra(error: BaseException | None) -> str | None:
-    """Return the installation command if an error is caused by a missing optional package."""
+    """Return a line with the installation command if an optional package caused an error."""
     while error is not None and not isinstance(error, ModuleNotFoundError):
         error = error.__cause__ or error.__context__
     package = ((error and error.name) or "").partition(".")[0]
@@ -124,10 +124,10 @@ def missing_extra(error: BaseException | None) -> str | None:
 
 
 def reraise_fault(error: Exception, path: Any) -> None:
-    """Reraise an error from reading `path` unless it indicates a damaged file.
+    """Reraise an error from reading `path`, unless the error indicates a damaged file.
 
-    Faults of the machine and PSLDError are reraised. An out-of-memory error becomes a RunError that
-    names the file.
+    PSLDError, PermissionError, and errors of the machine or the disk are reraised. An out-of-memory
+    error becomes a RunError that names the file.
     """
     if is_out_of_memory(error):
         reason = f" ({error})" if str(error) else ""
@@ -143,9 +143,9 @@ def reraise_fault(error: Exception, path: Any) -> None:
 def reading(
     path: Any, wrong: str, remedy: str = "", kind: type[UserError] = UserError
 ) -> Iterator[None]:
-    """Raise the error PATH: WRONG (reason)REMEDY for damaged data in this context.
+    """Convert exceptions in this context to the error "PATH: WRONG (reason)REMEDY".
 
-    Readers raise almost any exception for damaged data.
+    For damaged data, functions that read files raise almost any exception.
     """
     try:
         yield
@@ -157,7 +157,7 @@ def reading(
 
 @contextmanager
 def locating(where: Any, kind: type[Exception] = UserError) -> Iterator[None]:
-    """Raise errors of this kind as UserError, prefixed by `where`."""
+    """Convert exceptions of this class to UserErrors with the prefix `where`."""
     try:
         yield
     except kind as error:
@@ -165,7 +165,7 @@ def locating(where: Any, kind: type[Exception] = UserError) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Escape control characters, which could change the display of a terminal."""
+    """Escape control characters, which could change the display of a terminal, in a text."""
     control = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
     return re.sub(control, lambda found: ascii(found[0])[1:-1], text)
 
@@ -185,14 +185,14 @@ def in_one_line() -> Iterator[None]:
         if known is None:
             raise
         exit_code, line = known
-        with suppress(OSError):  # The line may be lost on a full disk; the exit code is kept.
+        with suppress(OSError):  # On a full disk, exit with the code but without the line.
             print(f"error: {line}", file=sys.stderr)
         sys.exit(exit_code)
 
 
 @contextmanager
 def as_psld_errors() -> Iterator[None]:
-    """Raise UserError or RunError for each error that a command would report in one line."""
+    """Convert each exception that a command would report in one line to UserError or RunError."""
     try:
         yield
     except SystemExit as error:
@@ -206,7 +206,7 @@ def as_psld_errors() -> Iterator[None]:
 
 
 def explained(error: Exception) -> tuple[int, str] | None:
-    """Return the exit code and message of an expected error; None if it needs a traceback."""
+    """Return the exit code and the message of an expected error; None for an unexpected error."""
     text = text_of(error)
     if isinstance(error, PSLDError):
         return error.exit_code, text
@@ -235,7 +235,7 @@ def explained(error: Exception) -> tuple[int, str] | None:
 
 
 def text_of(error: BaseException) -> str:
-    """Return an error as one line."""
+    """Return the message of an error as one line."""
     text = missing_extra(error) or one_line(str(error) or str(error.__cause__ or ""))
     if isinstance(error, NotImplementedError) and not text:
         return "not implemented by the class"
@@ -243,19 +243,22 @@ def text_of(error: BaseException) -> str:
 
 
 def listed(names: Sequence[str], most: int, comma: str = ", ") -> str:
-    """Join the first names, and append the number of remaining names."""
+    """Join at most `most` names, and append the number of remaining names."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return comma.join(names[:most]) + more
 
 
 def meant(word: str, names: Iterable[str], prefix: str = "", cutoff: float = 0.7) -> str:
-    """Return a suggestion, the name most similar to a wrong word; empty if none is similar."""
+    """Return a question that suggests the name most similar to a wrong word.
+
+    Returns an empty string if no name is similar.
+    """
     like = get_close_matches(word, names, n=1, cutoff=cutoff)
     return f" (is {prefix}{like[0]} meant?)" if like else ""
 
 
 def entries_of(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of each entry of a config, groups included."""
+    """Yield the dotted name and the value of each entry of a config, including groups."""
     for key, value in content.items():
         yield f"{prefix}{key}", value
         if isinstance(value, dict):

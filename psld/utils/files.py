@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from psld.utils.errors import DISK_ERRORS, UserError, reraise_fault
 
 LATE_SECONDS = 60
-"""Seconds after which a file that another node wrote is visible on a shared file system."""
+"""Seconds after which a file that another node has written is visible on a shared file system."""
 
 STEP = "step"
 """The file in a run directory with the number of saved steps, from which a training resumes."""
@@ -52,12 +52,12 @@ def make_private(folder: Path, remedy: str = "move it away") -> None:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; on success flush it to disk and rename it to `path`.
+    """Yield a temporary path next to `path`. On success, rename the temporary file to `path`.
 
-    On an exception, remove the temporary file and leave `path` unchanged. The temporary name
-    contains host and process, so two writers of one path do not collide. A link at the temporary
-    path, which another user could create, is not followed. Raises UserError if `path` is a pipe or
-    device.
+    The file is flushed to disk before it is renamed. On an exception, the temporary file is removed
+    and `path` is unchanged. The temporary name contains the host and the process, so several
+    processes may write to the same path. A link at the temporary path, which another user could
+    create, is not followed. Raises UserError if `path` is a pipe or device.
     """
     with atomic_paths([Path(path)]) as [partial]:
         yield partial
@@ -65,10 +65,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield a temporary path for each path of one folder, as `atomic_path` does.
+    """Yield a temporary path for each of several paths in one folder, like `atomic_path`.
 
-    The folder is flushed once, not once per file. The files are not renamed all at once: after a
-    kill, some may be there and others absent.
+    The folder is flushed once, not once per file. The files are renamed one after the other: after
+    a kill, some files may exist while others are missing.
     """
     folder = paths[0].parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
     except BaseException as error:
         for partial in partials:
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):  # A failed write carries no name, or the temporary one.
+        if isinstance(error, OSError):  # It contains no file name, or the temporary file name.
             named = {str(partial): str(path) for partial, path in partials.items()}
             unnamed = str(paths[0]) if error.errno in DISK_ERRORS else error.filename
             error.filename = named.get(str(error.filename), unnamed)
@@ -106,9 +106,9 @@ def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 @cache
 def _leftovers(folder: Path) -> dict[str, list[Path]]:
-    """Return the temporary files in a folder by the names of their files, as of the first call.
+    """Return the temporary files in a folder. The keys are the names of the final files.
 
-    To look for them at each write would take quadratic time.
+    The folder is listed only once, because listing it at each write would take quadratic time.
     """
     found: dict[str, list[Path]] = {}
     for partial in folder.glob(f".*.{glob.escape(_HOST)}.*.partial"):
@@ -125,7 +125,7 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def regular_file(path: str | Path) -> Path:
-    """Return the path of a regular file or folder, which can be read without blocking.
+    """Return `path` if it is a regular file or a folder, which can be read without blocking.
 
     Raises UserError for a pipe or device, and OSError if the path does not exist.
     """
@@ -137,9 +137,10 @@ def regular_file(path: str | Path) -> Path:
 
 
 def files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int]]:
-    """Yield the name and size of each regular file below a folder.
+    """Yield the name and the size of each regular file below a folder.
 
-    Links are followed and hidden files are ignored. `left_out` counts all other entries.
+    Symbolic links are followed, and hidden files are ignored. `left_out` counts all other entries
+    that are skipped.
     """
 
     def fail(error: OSError) -> None:
@@ -152,11 +153,12 @@ def files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int
         shown = [name for name in folders if not name.startswith(".")]
         folders[:] = [name for name in shown if (here / name).resolve() not in above]
         left_out["link that leads back"] += len(shown) - len(folders)
-        # Folders may have millions of files; a Path costs more than reading the size of a file.
+        # Use strings, because creating a Path takes longer than reading the size of a file, and
+        # folders may have millions of files.
         for path in (f"{where}/{name}" for name in files if not name.startswith(".")):
             try:
                 status = os.stat(path)  # noqa: PTH116
-            except OSError as error:  # a link to nothing, or to itself
+            except OSError as error:  # The file is a link to a missing file or to itself.
                 reraise_fault(error, path)
                 left_out["link to nothing"] += 1
                 continue
@@ -167,7 +169,10 @@ def files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, int
 
 
 def check_place(file: str | Path) -> None:
-    """Raise UserError if no file can be created at a path. Call this before a long computation."""
+    """Raise UserError if no file can be created at this path.
+
+    Call this function before a long computation.
+    """
     folder = next(each for each in Path(file).parents if each.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise UserError(f"{file}: {folder} is not a writable folder; choose another path")
@@ -199,14 +204,15 @@ def read_json(path: str | Path, kind: Any = Any, missing: str = "no such file") 
         place = ".".join(map(str, found["loc"])) or "content"
         wrong = f"{place}: {found['msg']}"
         raise UserError(f"{path}: {wrong}; delete the file and make it again") from None
-    except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, lists in lists in …
+    except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, deeply nested lists
         raise UserError(f"{path}: not valid JSON ({error}); delete it and make it again") from None
 
 
 def kept_in_cache(name: str, make: Callable[[], Any]) -> Any:
-    """Return the JSON value cached in .cache/NAME, or else compute it with `make` and cache it.
+    """Return the JSON value in .cache/NAME. If it is missing, compute it with `make` and cache it.
 
-    The value is cached with its digest, only if .cache exists. A damaged file is recomputed.
+    The value is cached together with its digest, and only if .cache exists. The value of a damaged
+    file is recomputed.
     """
     path = Path(".cache", name)
     with suppress(UserError, OSError, ValueError):
@@ -228,7 +234,7 @@ def _finite(number: str) -> float:
 
 
 def saved_step(run: Path, name: str = STEP) -> int:
-    """Return the number in the file `step`, or `name`, of a run directory; 0 without this file."""
+    """Return the number in the file `name` of a run directory; 0 if there is no such file."""
     file = run / name
     return int(file.read_text()) if file.exists() else 0
 
@@ -239,16 +245,17 @@ def sha256_of_file(path: str | Path) -> str:
 
 
 def digest_of(content: Any) -> str:
-    """Return the SHA-256 of `content` as canonical JSON."""
+    """Return the SHA-256 of the canonical JSON form of `content`."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def retried_in_slurm(read: Callable[P, T]) -> Callable[P, T]:
-    """Make a reader in a Slurm job retry for LATE_SECONDS while it raises UserError.
+    """Decorate a function that reads a file: in a Slurm job, retry while it raises UserError.
 
-    If another node has just written the file, its name, size and content may become visible one
-    after the other. Outside of Slurm jobs, and in interactive jobs, the error is raised at once.
+    If another node has just written the file, its name, its size and its content may become visible
+    one after the other. After LATE_SECONDS, the error is raised. Outside of Slurm jobs, and in
+    interactive jobs, the error is raised at once.
     """
 
     @wraps(read)

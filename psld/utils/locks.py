@@ -1,6 +1,6 @@
-"""File and GPU locks between processes, released when the holder exits, even after a kill.
+"""File and GPU locks between processes. A lock is released when its process exits or is killed.
 
-Does not import torch.
+The module does not import torch.
 """
 
 import errno
@@ -19,12 +19,12 @@ from psld.utils.errors import UserError
 from psld.utils.files import make_private
 
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-"""Error numbers of a file system without locks, or whose lock server does not answer."""
+"""Error numbers of a file system that has no locks, or whose lock server does not answer."""
 
 
 @contextmanager
 def sole_holder(path: Path, waiting: str) -> Iterator[None]:
-    """Hold a lock. If another process holds it, print `waiting` and wait."""
+    """Hold a lock in this context. If another process holds the lock, print `waiting` and wait."""
     with _opened(path) as descriptor:
         if not _is_locked(descriptor, path):
             print(waiting, flush=True)
@@ -34,7 +34,7 @@ def sole_holder(path: Path, waiting: str) -> Iterator[None]:
 
 @contextmanager
 def held_if_free(path: Path) -> Iterator[bool]:
-    """Hold a lock if it is free. Yields False if another process holds it."""
+    """Hold a lock in this context if it is free. Yields False if another process holds the lock."""
     with _opened(path) as descriptor:
         yield _is_locked(descriptor, path)
 
@@ -64,14 +64,14 @@ def _is_locked(descriptor: int, path: Path) -> bool:
     return True
 
 
-# -- the GPUs of this machine, shared out among processes within CUDA_VISIBLE_DEVICES
+# -- distribution of the visible GPUs of this machine among processes
 
 GPU_LOCKS = Path(os.environ.get("PSLD_GPU_LOCKS") or f"/tmp/psld-gpus-{os.getuid()}")
-"""Folder of the GPU locks, shared by all jobs of a user on a machine, independent of TMPDIR. Each
-lock has the UUID of a GPU as its name."""
+"""Folder of the GPU locks. All jobs of a user on a machine share this folder, so it does not depend
+on TMPDIR. The name of each lock is the UUID of a GPU."""
 
 _held: dict[str, int] = {}
-"""File descriptors of the locks that this process holds, by UUID."""
+"""File descriptors of the locks that this process holds, by the UUID of the GPU."""
 
 
 def visible_gpus() -> dict[str, str]:
@@ -91,12 +91,12 @@ def visible_gpus() -> dict[str, str]:
 
 
 def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) -> list[int]:
-    """Lock `count` of these GPUs and return their positions. Waits until enough GPUs are free.
+    """Lock `count` of these GPUs, and return their positions in `uuids`.
 
-    The locks are released by `release_gpus`, when the process exits, and on exec unless
-    `past_exec`. GPUs that this process already holds come first. While waiting, the process
-    releases all newly locked GPUs, so two processes that need several GPUs cannot wait for each
-    other.
+    The function waits until enough GPUs are free. The locks are released by `release_gpus` or when
+    the process exits. A call of exec also releases them, unless `past_exec` is True. GPUs that this
+    process has already locked come first. While the process waits, it releases all newly locked
+    GPUs, so that two processes that need several GPUs cannot wait for each other.
 
     Raises UserError if the folder of the locks belongs to another user.
     """
@@ -114,7 +114,7 @@ def take_gpus(uuids: Sequence[str], count: int = 1, *, past_exec: bool = False) 
         for uuid in set(taken) - set(earlier):
             os.close(_held.pop(uuid))
         if attempt == 0:
-            # Ranks cannot choose their device.
+            # Suggest device=cuda:0 only for a single process; ranks cannot choose their device.
             share = "; device=cuda:0 would share a GPU" if count == 1 else ""
             print(f"waiting for a free GPU{share}", flush=True)
         time.sleep(1)
@@ -130,7 +130,7 @@ def release_gpus() -> None:
 
 
 def _take(uuid: str) -> bool:
-    """Lock a GPU if it is free; return True on success."""
+    """Lock a GPU if it is free. Returns True on success."""
     path = GPU_LOCKS / f"{uuid}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     if _is_locked(descriptor, path):

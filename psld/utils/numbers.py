@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 Tolerance = Annotated[float, Field(ge=1e-12, lt=1)]
 """Relative and absolute error tolerance of adaptive steps. Below 1e-12, rounding errors of
-float64 determine the step size, and the integration would practically never end."""
+float64 would determine the step size, and the integration would practically never end."""
 
 
 def _plain(value: Any) -> Any:

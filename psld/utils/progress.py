@@ -1,4 +1,4 @@
-"""Progress of long computations: a bar on a terminal, or else a line every 30 seconds."""
+"""Progress of long computations: a bar on a terminal, and a line every 30 seconds elsewhere."""
 
 import math
 import time
@@ -6,7 +6,7 @@ import time
 from tqdm.auto import tqdm
 
 LINE_SECONDS = 30
-"""Minimum number of seconds between two lines."""
+"""Minimum number of seconds between two lines of progress."""
 
 
 def about(seconds: float) -> str:
@@ -18,7 +18,9 @@ def about(seconds: float) -> str:
 
 
 class Progress:
-    """Shows the progress of a loop: a bar on a terminal, or else a line on stdout every 30 seconds.
+    """Shows the progress of a loop.
+
+    On a terminal, it shows a bar. Otherwise, it prints a line to standard output every 30 seconds.
 
     with closing(Progress("training", "step", total=1000)) as progress:
         for _ in range(1000):
@@ -38,14 +40,14 @@ class Progress:
         """
         Args:
             total: number of units; None if it is unknown.
-            done: units completed before the start.
-            silent: show nothing.
+            done: number of units that were completed before the start.
+            silent: show neither a bar nor lines.
             leave: leave the bar on the terminal at the end.
         """
         self.name, self.unit, self.total, self.done = name, unit, total, done
         self.note = ""
-        """Additional text for the bar or line."""
-        shown = True if silent else None  # None: no bar if the output is a file
+        """Additional text at the end of the bar or line."""
+        shown = True if silent else None  # None disables the bar if the output is no terminal.
         self._bar = tqdm(
             total=total, initial=done, desc=name, unit=unit, disable=shown, leave=leave
         )

@@ -1,7 +1,7 @@
 """Streams of random numbers, identified by a seed, a purpose and indices.
 
-A stream depends only on these, so checkpoints contain no generator states, and results do not
-depend on the batch size or the number of ranks.
+A stream depends only on its seed, purpose and indices. Checkpoints thus need no generator states,
+and results do not depend on the batch size or the number of ranks.
 """
 
 import math
@@ -19,7 +19,7 @@ from psld.utils.device import cores
 T = TypeVar("T")
 
 MOST_THREADS = 8
-"""Maximum number of threads that draw noise in a process. A thread draws 1e8 numbers per second."""
+"""Maximum number of threads that draw noise in a process. Each draws 1e8 numbers per second."""
 AHEAD_BYTES = 2 << 30
 """Maximum memory of prefetched draws, in bytes."""
 
@@ -62,22 +62,24 @@ def standard_normal(
 ) -> Tensor:
     """Return draw `index` from the stream of a key: standard normal numbers, float32 on the CPU.
 
-    NumPy's counter-based generator Philox draws the numbers. They are identical on all machines,
-    draws are independent of each other, and a smaller draw is a prefix of a larger draw. The tensor
-    is in pinned memory if `device`, the destination of a later copy, is a GPU.
+    The numbers come from Philox, NumPy's counter-based generator. They are identical on all
+    machines. Draws are independent of each other, and a smaller draw is a prefix of a larger draw.
 
     Args:
-        block: number of images that share a stream, (key, index, block), so that a part of a draw
-            can be drawn alone. None: one stream, which cannot be entered in the middle, because
-            the ziggurat algorithm uses a varying number of the generator's outputs.
-        first: the number of the first of these blocks.
+        device: the device to which the tensor will be copied. For a GPU, the tensor is in pinned
+            memory.
+        block: number of images that share a stream (key, index, number of the block), so that
+            blocks can be drawn separately. None means one stream for the complete draw. It cannot
+            be entered in the middle, because the ziggurat algorithm uses a varying number of
+            outputs of the generator.
+        first: the number of the first block to draw.
     """
-    # Allocate a new tensor for each draw; torch reuses pinned memory when a copy has finished.
+    # Allocate a new tensor for each draw. torch reuses pinned memory after a copy has finished.
     pinned = device.type == "cuda"
     drawn = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=pinned)
     parts = [drawn] if block is None else drawn.split(block)
     for number, part in enumerate(parts, first + (block is not None)):
-        # The counter's lower words count within a part.
+        # The generator itself increments the lower words of the counter within a block.
         bits = np.random.Philox(key=key, counter=[0, 0, index, number])
         np.random.Generator(bits).standard_normal(dtype=np.float32, out=part.numpy())
     return drawn
@@ -86,8 +88,9 @@ def standard_normal(
 def drawing_threads(device: torch.device, shape: tuple[int, ...]) -> int:
     """Return the number of threads that draw float32 noise of this shape for a device.
 
-    A GPU gets a thread for each core except one, which launches kernels; `MOST_THREADS` and
-    `AHEAD_BYTES` limit this number. A CPU gets one thread, because the network needs the cores.
+    For a GPU, this is one thread for each CPU core except one core, which launches kernels.
+    `MOST_THREADS` and `AHEAD_BYTES` limit this number. For a CPU, this is one thread, because the
+    network needs the cores.
     """
     if device.type != "cuda":
         return 1
@@ -95,26 +98,33 @@ def drawing_threads(device: torch.device, shape: tuple[int, ...]) -> int:
 
 
 class Prefetch(Generic[T]):
-    """A function of an index whose next values are computed in threads."""
+    """Wraps a function of an index. Threads compute its next values in advance."""
 
     def __init__(
         self, function: Callable[[int], T], device: torch.device, shape: tuple[int, ...]
     ) -> None:
-        """`shape` is the shape of the noise in a value, and `device` the device that uses it."""
+        """
+        Args:
+            function: the function, which draws noise.
+            device: the device that uses the noise.
+            shape: the shape of the noise for one index.
+        """
         self.function, self.threads = function, drawing_threads(device, shape)
         self._pool = ThreadPoolExecutor(self.threads, function.__qualname__)
         self._begun: dict[int, Future[T]] = {}
 
     def __call__(self, index: int, end: int) -> T:
-        """Return function(index), and start computing the next values below `end`, one per
-        thread."""
+        """Return function(index), and start to compute the next value in each thread.
+
+        No value is computed for an index of `end` or more.
+        """
         begun = self._begun.pop(index, None)
         value = begun.result() if begun else self.function(index)
         self.begin(range(index + 1, min(index + 1 + self.threads, end)))
         return value
 
     def begin(self, indices: range) -> None:
-        """Start computing the values of these indices, and discard all other values."""
+        """Start to compute the values for these indices, and discard all other values."""
         submit, begun = self._pool.submit, self._begun
         self._begun = {i: begun.get(i) or submit(self.function, i) for i in indices}
 
@@ -128,15 +138,18 @@ class ShardNoise:
         with ShardNoise(seed, shard, (1000, 6, 32, 32), device) as noise:
             start = process.prior(noise())
 
-    The noise of shard j depends only on (seed, j), not on the device. The noise of a smaller shard
-    equals the noise of the first images of a larger shard.
+    The noise of shard j depends only on (seed, j), not on the device. A smaller shard has the same
+    noise as the first images of a larger shard.
 
     After `expect` has set the number of draws, threads prefetch the next draws while the network
-    computes, but none beyond the last draw.
+    computes. They prefetch no draw beyond this number.
     """
 
     def __init__(self, seed: int, shard: int, shape: tuple[int, ...], device: torch.device) -> None:
-        """`shape` is the shape of all states of the shard, N×kC×H×W."""
+        """
+        Args:
+            shape: the shape of all states of the shard, N×kC×H×W.
+        """
         self.key = stream_seed(seed, Stream.SHARD, shard)
         self.shape = shape
         self.device = device
@@ -144,7 +157,7 @@ class ShardNoise:
         self._drawn = Prefetch(self._draw, device, shape)
 
     def expect(self, draws: int) -> None:
-        """Announce the number of following draws, and start to prefetch them."""
+        """Set the number of draws that follow, and start to prefetch them."""
         self.end = self.draws + draws
         self._drawn.begin(range(self.draws, min(self.draws + self._drawn.threads, self.end)))
 
@@ -155,9 +168,11 @@ class ShardNoise:
         return drawn.to(self.device, non_blocking=True)
 
     def uniform(self) -> Tensor:
-        """Return one number in [0, 1) per state, on the CPU; each call returns the same
-        numbers."""
-        # The draws do not use the last word of the counter.
+        """Return one uniform number in [0, 1) per state, on the CPU.
+
+        Each call returns the same numbers.
+        """
+        # In `_draw`, the last word of the counter is 0, so these numbers are independent of draws.
         bits = np.random.Philox(key=self.key, counter=[0, 0, 0, 1])
         return torch.from_numpy(np.random.Generator(bits).random(self.shape[0]))
 

@@ -1,7 +1,7 @@
 """Arrays in safetensors files, with a kind, an origin and a digest in the metadata.
 
-All shards, weights and features are written, read and checked here. The module does not import
-torch, so that figures can read shards without torch.
+This module writes, reads and checks all shards, weights and features. It does not import torch at
+the start, so that figures can read shards without torch.
 """
 
 import hashlib
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "psld"
-"""The only key of the metadata, because safetensors writes several keys in random order."""
+"""The only key of the metadata. With several keys, the files would not be reproducible, because
+safetensors writes keys in random order."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Stored:
 
 def array_of(images: Any, where: str) -> np.ndarray:
     """Convert an array or tensor to an array. Raises UserError for other objects."""
-    try:  # A tensor may be on a GPU, and require gradients.
+    try:  # A tensor may be on a GPU or require gradients.
         array = np.ascontiguousarray(images.detach().cpu() if hasattr(images, "detach") else images)
         if array.dtype.kind not in "buif":
             raise TypeError(array.dtype)
@@ -76,9 +77,9 @@ def save_tensors(
     """Write a file atomically, and return its digest.
 
     Args:
-        kind: a noun; `load_tensors` refuses a file of another kind.
-        tensors: on any device.
-        origin: the provenance of the tensors, serializable as JSON.
+        kind: the kind of file, such as "weights". `load_tensors` rejects files of other kinds.
+        tensors: the arrays or tensors, on any device.
+        origin: the provenance of the tensors; it must be serializable as JSON.
     """
     arrays = as_arrays(tensors)
     sha256 = digest_of_arrays(kind, arrays, origin)
@@ -90,10 +91,12 @@ def save_tensors(
 
 
 def load_tensors(path: str | Path, kind: str, remedy: str, sha256: str | None = None) -> Stored:
-    """Read a file of `save_tensors`, with at most twice its size of memory.
+    """Read a file that `save_tensors` has written.
 
-    Raises UserError with the remedy if the file is missing, damaged or of another kind, or if its
-    digest is not `sha256`.
+    The function needs at most twice the size of the file in memory.
+
+    Raises UserError with the remedy if the file is missing, damaged or of a different kind, or if
+    its digest is not `sha256`.
     """
     with reading(path, f"damaged {kind} file, or written by another program", f"; {remedy}"):
         try:  # Read the file once, because it may be replaced at any time.
@@ -124,9 +127,10 @@ def grouped(tensors: "Mapping[str, Tensor]") -> "dict[str, dict[str, Tensor]]":
 
 
 def check_archive(stream: IO[bytes]) -> None:
-    """Verify the checksums in a file of torch.save, which torch ignores, and rewind the stream.
+    """Verify the checksums in a file that torch.save has written, and rewind the stream.
 
-    Files of torch before 1.6 have no checksums. Raises BadZipFile.
+    torch itself ignores these checksums. Files from versions before torch 1.6 contain no checksums.
+    Raises BadZipFile.
     """
     if is_zipfile(stream):
         with ZipFile(stream) as archive:
