@@ -121,7 +121,7 @@ def test_missing_extractor_weights_stop_a_run_before_its_trainings(mine):
     write_files(mine.folder / "pictures", {"new.png": encode(PICTURE)})
     output = mine.run("--dry-run", "data/mine.h5")
     said = r"changed since it was prepared \(20 pictures, .*; now 21 pictures, .*\)\. To use"
-    assert re.search(f"{said} what is there now: psld prepare dataset=mine replace=true", output)
+    assert re.search(f"{said} its current images: psld prepare dataset=mine replace=true", output)
     assert "Nothing to be done" in output
     succeeded(call(mine.folder, "prepare", "dataset=mine", "replace=true"))
     assert "since it was prepared" not in mine.run("--dry-run", "data/mine.h5")
