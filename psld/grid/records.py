@@ -158,8 +158,8 @@ class StartRecord(Settings):
         return Job(self.settings, digest_of([dataset.preparation(), dataset.flip, how]))
 
     def check(self) -> None:
-        """Raise UserError if the file on disk was fitted with other settings."""
-        from psld.utils.tensors import load_tensors  # Deferred: Snakemake reads no arrays.
+        """Raise UserError if the file on disk was fitted with different settings."""
+        from psld.utils.tensors import load_tensors  # Deferred: not needed by Snakemake.
 
         if Path(self.file).exists():
             made = load_tensors(self.file, "start", "fit it again (psld start)").origin
