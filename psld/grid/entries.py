@@ -75,7 +75,7 @@ class Entry:
     others: tuple[str, ...] = ()
     """The result files that exist but contain results of other records."""
     void: tuple[str, ...] = ()
-    """For each result without a valid value, the reason."""
+    """The reasons why results have no valid value."""
     rank: Rank | None = None
 
     def read(self, root: Path = Path()) -> "Entry":

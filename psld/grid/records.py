@@ -1,7 +1,7 @@
 """The records of a grid: the resolved settings of its jobs (docs/architecture.md).
 
-A record's digest covers the settings that determine the result. Settings of how the job runs
-(paths, device, batch size) are not part of the digest.
+The digest of a record covers the settings that determine the result. Settings that affect only how
+the job runs, such as paths, device and batch size, are not part of the digest.
 """
 
 from functools import cached_property

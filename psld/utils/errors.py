@@ -113,7 +113,10 @@ def is_exit_of_part(error: SystemExit) -> bool:
 
 
 def missing_extra(error: BaseException | None) -> str | None:
-    """Return a line with the installation command if an optional package caused an error."""
+    """Return a line with the installation command if a missing optional package caused an error.
+
+    Returns None for all other errors.
+    """
     while error is not None and not isinstance(error, ModuleNotFoundError):
         error = error.__cause__ or error.__context__
     package = ((error and error.name) or "").partition(".")[0]
