@@ -94,9 +94,9 @@ class Executor(SlurmExecutor):
     def get_job_exec_prefix(self, job: Any) -> Any:
         """Return the shell code that precedes the command of a job.
 
-        If a run was killed and the next run has begun, the code stops the jobs of the killed run.
-        The code also passes the digests of the planned records to the job, because the grids may
-        have changed since the submission, and the Snakemake in the job reads them again.
+        If this run was killed and the next run has begun, the code ends the job at its start. It
+        also passes the digests of the planned records to the job, because the Snakemake in the job
+        reads the grids again, and the grids may have changed since the submission.
         """
         jobs = job.jobs if job.is_group() else [job]
         records = ",".join(str(each.params.get("record", "")) for each in jobs)

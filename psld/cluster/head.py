@@ -136,7 +136,7 @@ def _begin(folder: Path) -> None:
     def interrupt(number: int, frame: FrameType | None) -> None:
         """End the local jobs of this run on SIGINT.
 
-        The jobs end with SIGTERM when the lock is released. Ctrl-C in a terminal also sends SIGINT
+        The jobs receive SIGTERM when the lock is released. Ctrl-C in a terminal also sends SIGINT
         to the jobs, and a second SIGINT would end a training before it saves a checkpoint.
         """
         atexit.unregister(end)

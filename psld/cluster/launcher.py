@@ -38,8 +38,8 @@ from psld.utils.files import (
 from psld.utils.locks import sole_holder, take_gpus, visible_gpus
 
 SETTLED_SECONDS = 20
-"""Seconds after which an ended job counts as ended although Slurm may still requeue it, for example
-after a node failure."""
+"""The number of seconds that a job must remain ended before the launcher replaces it, if Slurm may
+requeue the job, for example after a node failure."""
 FRUITLESS_JOBS = 2
 """The number of consecutive lost jobs that may end without saving a step. A job that fails must
 have saved a step."""

@@ -15,8 +15,8 @@ SET_BY_LAUNCH = {
     *("array", "cpus-per-task", "error", "job-name", "mem", "no-requeue", "nodes", "ntasks"),
     *("ntasks-per-node", "open-mode", "output", "time"),
 }
-"""Options of sbatch that users may not set, because psld launch sets them itself. For example, it
-finds jobs and logs by their names."""
+"""Options of sbatch that users may not set, because psld launch sets them itself. For example, psld
+launch finds jobs and logs by their names."""
 
 
 class LaunchSettings(Settings):
@@ -114,8 +114,8 @@ class LaunchSettings(Settings):
             "cpus_per_task": cores,
             "signal_delay_s": self.warning_seconds,
             "srun_args": [
-                "--kill-on-bad-exit=1",  # If a rank fails, end all ranks; they would wait for it.
-                "--wait=0",  # Rank 0 needs any time to export the model after the other ranks exit.
+                "--kill-on-bad-exit=1",  # If a rank fails, end all ranks, which would wait for it.
+                "--wait=0",  # No time limit: rank 0 exports the model after the other ranks exit.
                 # Since Slurm 22.05, srun does not inherit this option from sbatch.
                 f"--cpus-per-task={cores}",
             ],

@@ -34,7 +34,7 @@ class Command:
     """Settings that may be given together with a record, in addition to the `FREE` settings."""
     changeable: bool = False
     """Whether overrides may change the settings of the record. For example, a training by hand may
-    use the settings of a model in a grid with changes."""
+    take the settings of a model in a grid and override some of them."""
     positionals: tuple[str, ...] = ()
     """The settings that the first words of the command line set without KEY=, one word each."""
     after_dashes: str = ""

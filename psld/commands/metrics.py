@@ -1,6 +1,6 @@
 """Commands for evaluation: feature extractors, reference statistics, metrics of images.
 
-They import torch after the settings are checked, so that help and errors appear quickly.
+The commands import torch after the settings are checked, so that help and errors appear quickly.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Commands that use a trained model: sampling and likelihood.
 
-They import torch after the settings are checked, so that help and errors appear quickly.
+The commands import torch after the settings are checked, so that help and errors appear quickly.
 """
 
 from psld.commands.main import entry_point

@@ -1,6 +1,6 @@
 """Commands that create models and guides, by training or from official checkpoints.
 
-They import torch after the settings are checked, so that help and errors appear quickly.
+The commands import torch after the settings are checked, so that help and errors appear quickly.
 """
 
 from psld.cluster.job import requeued_when_stopped

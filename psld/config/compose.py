@@ -117,13 +117,13 @@ class Composer:
         self._contents: dict[tuple[str, ...], dict[str, Any]] = {}
         nothing = ConfigResult("psld", "", OmegaConf.create(), {"package": None}, defaults_list=[])
         self._files.cache["config_path=command_line"] = (
-            nothing  # This config only sets the group `hydra`.
+            nothing  # Skip this config, which only sets the group `hydra`.
         )
 
     def config(self, name: str, overrides: Sequence[str], where: str) -> DictConfig:
         """Compose the user's or the shipped config NAME.yaml with these overrides.
 
-        Raises UserError, prefixed by `where`, if the composition fails.
+        Raises UserError with the prefix `where` if the composition fails.
         """
         with refusing(where), without_environment():  # A defaults list may read variables, too.
             parsed = OverridesParser.create().parse_overrides(for_hydra(overrides))
@@ -160,7 +160,7 @@ def compose_content(
 
 def content_of_words(words: Sequence[str], where: str) -> dict[str, Any]:
     """Return the settings of a part that consists only of overrides, without a config."""
-    config = OmegaConf.create({"part": {}})  # No config group has the prefix `part.`.
+    config = OmegaConf.create({"part": {}})  # `part.KEY` is never a config group.
     with refusing(where):
         parsed = OverridesParser.create().parse_overrides(for_hydra([f"part.{w}" for w in words]))
         ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
@@ -205,7 +205,7 @@ def _updates(key: str, value: str, words: Sequence[str]) -> Iterator[str]:
 
 
 def is_group(key: str) -> bool:
-    """Check if a key is the name of a config group, so that an override chooses a config of it."""
+    """Check if a key is the name of a config group."""
     return any((folder / key).is_dir() for folder in config_folders())
 
 

@@ -81,8 +81,8 @@ class Part(Settings):
     the override would configure the wrong part."""
 
     recorded_attributes: ClassVar[tuple[str, ...]] = ()
-    """Names of class attributes that a custom part serializes with its settings. Code that reads
-    the part from a file thus needs no import of the class."""
+    """Names of class attributes that a custom part serializes with its settings, so that code that
+    reads the part from a file need not import the class."""
     source_code: ClassVar[Code | None] = None
     """The code of a custom part's class at its import; None if the class is not defined in a file
     or belongs to psld."""
@@ -492,16 +492,16 @@ def add_note(error: BaseException) -> bool:
     kinds = (f"{PLACES.get(p.noun, '')}.{p.noun}: {name_of(p)}".lstrip(".") for p in parts)
     note = f"{' or '.join(sorted(kinds))}: {where.tb_frame.f_code.co_name}"
     error.with_traceback(where).add_note(note)
-    if isinstance(error.__context__, PSLDError):  # for example, an error about a missing file
+    if isinstance(error.__context__, PSLDError):  # Do not print an earlier one-line error.
         error.__suppress_context__ = True
     return True
 
 
 def _frame_in_part(error: BaseException) -> tuple[TracebackType, list[type[Part]]] | None:
-    """Return the first frame of an error that runs code of custom parts, and the likely parts.
+    """Return the first frame of an error in a file of custom parts, and the parts that it concerns.
 
-    A file may define several parts. Parts that occur in the variables of the outer frames are
-    preferred.
+    A file may define several parts. In this case, parts that occur in the variables of the outer
+    frames are preferred.
     """
     there: dict[Path, list[type[Part]]] = {}
     for kind in _below(Part):
@@ -526,8 +526,8 @@ def _frame_in_part(error: BaseException) -> tuple[TracebackType, list[type[Part]
 
 
 CALLED = {"network": "Module", "optimizer": "Optimizer"}
-"""For kinds of parts whose `build` returns an object with methods that psld calls later: the name
-of the base class of this object."""
+"""The kinds of parts whose `build` returns an object with methods that psld calls later. The values
+are the names of the base classes of these objects."""
 
 
 def _below(kind: type[Part]) -> Iterator[type[Part]]:

@@ -1,9 +1,9 @@
 """Models and samples that a training reads. Settings give their names; psld computes digests.
 
-In a grid, the identity of a training contains the digest of the record of the model or cell that
-the training reads. This digest is known before the files of the model or cell exist. In a training
-by hand, the identity contains the digest of the files on disk. The origin of a trained model always
-contains the digest of the files.
+In a grid, models and cells have records. The identity of a training contains the digests of the
+records that the training reads, which are known before the files exist. In a training by hand, the
+identity contains the digests of the files on disk. The origin of a trained model always contains
+the digests of the files.
 """
 
 from collections.abc import Callable, Iterator

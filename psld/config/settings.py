@@ -45,10 +45,10 @@ that a truncated file still contains it."""
 
 @dataclass(frozen=True)
 class Neutral:
-    """Annotates a new option with the value that reproduces the results from before the option.
+    """Annotates a new option with its neutral value, for which results are the same as before.
 
-    An option with its neutral value is not part of a digest, so digests from before the option stay
-    valid. The neutral value must be the default: `alpha: Annotated[float, Neutral(0.0)] = 0.0`.
+    With this value, the option is not part of a digest, so that older digests stay valid. The
+    neutral value must be the default: `alpha: Annotated[float, Neutral(0.0)] = 0.0`.
     """
 
     value: Any
@@ -67,7 +67,7 @@ class Settings(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         validate_by_name=True,
-        defer_build=True,  # until first use: a job imports many classes and uses few of them
+        defer_build=True,  # Build a class at its first use, because a job uses few of the classes.
     )
 
     @classmethod
@@ -86,9 +86,9 @@ class Settings(BaseModel):
 
     @classmethod
     def class_for(cls, content: Any) -> "type[Settings]":
-        """Return the class that validates `content`.
+        """Return the class that validates `content`: this class, or a subclass.
 
-        It is this class, or a subclass if this class is the base class of a kind of part.
+        It is a subclass if this class is the base class of a kind of part.
         """
         return cls
 
@@ -153,7 +153,7 @@ def _identity(value: Any, content: Any) -> Any:
     if isinstance(value, dict):
         pairs = zip(value.values(), content.items(), strict=True)  # JSON converts keys to strings.
         return {key: _identity(each, written) for each, (key, written) in pairs}
-    # The iteration order of a set differs between processes.
+    # Sort sets, because their iteration order differs between processes.
     return sorted(content, key=str) if isinstance(value, set | frozenset) else content
 
 
@@ -360,7 +360,7 @@ def groups_in(
 def unknown_key(kind: type[Settings], content: Mapping[str, Any]) -> str | None:
     """Return the first key in `content` or its nested groups that is not a setting of its class."""
     for prefix, group, values in groups_in(kind, content):
-        if values.get("code"):  # The keys of a custom part are known only after its import.
+        if values.get("code"):  # Skip custom parts, whose keys are unknown here.
             continue
         if unknown := sorted(values.keys() - group.model_fields):
             return f"{prefix}.{unknown[0]}".lstrip(".")
@@ -434,7 +434,7 @@ def value_in(words: Iterable[str], key: str) -> str | None:
 
 
 def without(words: Iterable[str], *keys: str) -> list[str]:
-    """Return the overrides without those of these keys."""
+    """Return the overrides that set none of these keys."""
     return [word for word in words if word.partition("=")[0] not in keys]
 
 

@@ -46,8 +46,8 @@ class Cell:
     options: GridFile
     measurements: tuple[Measurement, ...]
     features: dict[str, FeaturesRecord]
-    """The reference features for the measurements. The key is the `features` of the metrics, a name
-    that all metrics with the same features share."""
+    """The reference features for the measurements. The keys are values of the setting `features` of
+    metrics, which is equal for all metrics that use the same features."""
 
     @cached_property
     def name(self) -> str:
@@ -178,7 +178,7 @@ class Cell:
 
     @property
     def evaluate_job(self) -> Job[EvaluateSettings]:
-        """Raises UserError for a cell without measurements."""
+        """The job that evaluates the samples. Raises UserError for a cell without measurements."""
         if not self.measurements:
             raise UserError(
                 f"cell={self.grid}/{self.name}: no table shows this cell, so it has no metric; "

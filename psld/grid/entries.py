@@ -75,7 +75,7 @@ class Entry:
     others: tuple[str, ...] = ()
     """The result files that exist but contain results of other records."""
     void: tuple[str, ...] = ()
-    """For each result without a valid value, the reason."""
+    """The reasons why results have no valid value."""
     rank: Rank | None = None
 
     def read(self, root: Path = Path()) -> "Entry":
@@ -199,7 +199,7 @@ class Entry:
     def trained(self) -> Estimate | None:
         """Our number with the error that comes from the variation between trainings.
 
-        None for a single training.
+        None if there is only one training.
         """
         values = list(self.by_training.values())
         return spread(values) if len(values) > 1 else None
@@ -230,7 +230,7 @@ class Entry:
         return combined(drawn.extrapolated.value, errors)
 
     def minus(self, other: "Entry", times: float = 1.0) -> Difference:
-        """Return our number minus `times` our number of another entry.
+        """Return our number for this entry minus `times` our number for another entry.
 
         The numbers may be counts. The samples are paired if both entries draw the same noise, also
         with different samplers. If there are several trainings, the error between trainings is

@@ -191,7 +191,7 @@ def _samples(name: str, category: str, cell: Cell) -> GridFigure:
 
 
 def _first_cells(grid: Grid) -> dict[Cell, None]:
-    """Return the cells of all tables that have the first seeds, without duplicates."""
+    """Return the cells in all tables for the first seeds only, without duplicates."""
     return dict.fromkeys(entry.cell for entry in entries_in(grid) if entry.cells)
 
 

@@ -25,7 +25,7 @@ class SamplerFamily(Settings):
 
 
 class Origin(Settings):
-    """Where the weights of a model or guide come from."""
+    """The source of the weights of a model or guide."""
 
     checkpoint: str | None = None
     """An official checkpoint to import instead of training."""

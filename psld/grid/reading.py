@@ -143,7 +143,7 @@ def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[
         if trained.get("average_of"):
             continue  # The training of the small network computes this average.
         words = trained["overrides"]
-        if trained["of"]:  # The model that initializes the training may be in the other grid only.
+        if trained["of"]:  # Omit `init`, because its model may be only in the other grid.
             words = [word for word in words if not word.startswith("init.")]
         trained |= {"overrides": [*words, *rehearsal.models]}
         trained |= {"checkpoint": None, "of": None}

@@ -1,7 +1,7 @@
 """The records of a grid: the resolved settings of its jobs (docs/architecture.md).
 
-A record's digest covers the settings that determine the result. Settings of how the job runs
-(paths, device, batch size) are not part of the digest.
+The digest of a record covers the settings that determine the result. Settings that affect only how
+the job runs, such as paths, device and batch size, are not part of the digest.
 """
 
 from functools import cached_property
@@ -158,8 +158,8 @@ class StartRecord(Settings):
         return Job(self.settings, digest_of([dataset.preparation(), dataset.flip, how]))
 
     def check(self) -> None:
-        """Raise UserError if the file on disk was fitted with other settings."""
-        from psld.utils.tensors import load_tensors  # Deferred: Snakemake reads no arrays.
+        """Raise UserError if the file on disk was fitted with different settings."""
+        from psld.utils.tensors import load_tensors  # Deferred: not needed by Snakemake.
 
         if Path(self.file).exists():
             made = load_tensors(self.file, "start", "fit it again (psld start)").origin

@@ -214,7 +214,7 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
 
 RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}
 RESOLVED |= {"cell", "rows", "columns"}
-"""Keys of a grid file of which `decisive_content` returns the resolved values instead."""
+"""Keys of a grid file that `decisive_content` omits, because it returns their resolved values."""
 
 
 def decisive_content(grid: Grid) -> dict[str, Any]:

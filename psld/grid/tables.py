@@ -12,12 +12,12 @@ from psld.grid.names import PLACEHOLDER, MetricName, fill
 
 
 class EntryPart(Settings):
-    """Some of the keys that specify a table entry. The table, the row and the column each give
-    some keys."""
+    """Some of the keys that specify a table entry. The table, the row and the column each give some
+    of them."""
 
     model: str | None = None
     sampler: str | None = None
-    """A sampler family."""
+    """The name of a sampler family."""
     budget: str | int | float | None = None
     """The value of the family's budget key, such as steps or tolerance."""
     samples: int | None = Field(default=None, ge=3)

@@ -32,7 +32,7 @@ class Workflow:
     grids: dict[str, Grid] = field(default_factory=dict)
     """The grids that have been resolved so far."""
     broken: dict[str, UserError] = field(default_factory=dict)
-    """For each grid file that cannot be read, the error."""
+    """The errors of the grid files that cannot be read, by the name of the grid."""
     seen: Callable[[Grid], None] | None = None
     """A callback that is called once for each grid, when the grid is resolved."""
     rules: Set[str] = frozenset()
@@ -159,7 +159,7 @@ class Workflow:
 
     @cached_property
     def owners(self) -> dict[str, list[str]]:
-        """For each name, the grids that have a table or a figure of this name."""
+        """The grids that have a table or a figure of a given name, by this name."""
         owners: dict[str, list[str]] = {}
         for grid, file in self.files.items():
             for name in file.tables | file.figures:

@@ -75,7 +75,7 @@ class Code:
                 partial.write_bytes(content or b"\n")  # `atomic_path` rejects empty files.
 
     def differs(self, other: "Code") -> str | None:
-        """Return a file that is in both codes and has different syntax trees; None without one."""
+        """Return a common file whose syntax tree differs; None if no common file differs."""
         for name in self.files.keys() & other.files.keys():
             if _tree_digest(self.files[name]) != _tree_digest(other.files[name]):
                 return name

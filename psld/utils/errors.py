@@ -36,7 +36,7 @@ EXTRAS = {
     "hub": {"huggingface_hub"},
     "datasets": {"datasets"},
 }
-"""Optional packages that `pip install psld` does not install. A key is the extra with them."""
+"""For each extra of `pip install 'psld[EXTRA]'`, the optional packages that the extra installs."""
 
 
 class PSLDError(Exception):
@@ -58,7 +58,7 @@ class RunError(PSLDError):
 
 
 class NotComparedError(PSLDError):
-    """No difference was found, but some requested comparison was impossible."""
+    """No difference was found, but at least one requested comparison was impossible."""
 
     exit_code = 3
 
@@ -113,7 +113,10 @@ def is_exit_of_part(error: SystemExit) -> bool:
 
 
 def missing_extra(error: BaseException | None) -> str | None:
-    """Return a line with the installation command if an optional package caused an error."""
+    """Return a line with the installation command if a missing optional package caused an error.
+
+    Returns None for all other errors.
+    """
     while error is not None and not isinstance(error, ModuleNotFoundError):
         error = error.__cause__ or error.__context__
     package = ((error and error.name) or "").partition(".")[0]
@@ -165,7 +168,7 @@ def locating(where: Any, kind: type[Exception] = UserError) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Escape control characters, which could change the display of a terminal, in a text."""
+    """Escape control characters in a text, because they could change the display of a terminal."""
     control = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
     return re.sub(control, lambda found: ascii(found[0])[1:-1], text)
 

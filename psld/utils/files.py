@@ -96,7 +96,7 @@ def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
     except BaseException as error:
         for partial in partials:
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):  # It contains no file name, or the temporary file name.
+        if isinstance(error, OSError):  # Let the error name the final file.
             named = {str(partial): str(path) for partial, path in partials.items()}
             unnamed = str(paths[0]) if error.errno in DISK_ERRORS else error.filename
             error.filename = named.get(str(error.filename), unnamed)

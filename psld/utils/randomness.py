@@ -114,9 +114,9 @@ class Prefetch(Generic[T]):
         self._begun: dict[int, Future[T]] = {}
 
     def __call__(self, index: int, end: int) -> T:
-        """Return function(index), and start to compute the next value in each thread.
+        """Return function(index), and start to compute the following values, one per thread.
 
-        No value is computed for an index of `end` or more.
+        Only values for indices below `end` are computed.
         """
         begun = self._begun.pop(index, None)
         value = begun.result() if begun else self.function(index)

@@ -1,7 +1,7 @@
 """Arrays in safetensors files, with a kind, an origin and a digest in the metadata.
 
-This module writes, reads and checks all shards, weights and features. It does not import torch at
-the start, so that figures can read shards without torch.
+This module writes, reads and checks all shards, weights and features. It imports torch only
+in `Stored.tensors`, so that figures can read shards without torch.
 """
 
 import hashlib
