@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from psld.commands.main import main
-from psld.utils import code
+from psld.utils import code, files
 
 TINY = (
     "network.base_channels=8",
@@ -97,6 +97,7 @@ def call(folder: Path, name: str, *overrides: str) -> Finished:
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(sys, "argv", ["psld", name, *overrides])
+        files._leftovers.cache_clear()  # as in a new process
         if name in ("train", "train_guide"):  # It first measures its speed: one image will do.
             patch.setattr("psld.models.build.MOST_TIMED", 1)
         try:

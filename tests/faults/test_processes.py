@@ -49,7 +49,7 @@ def test_no_memory_to_read_arrays_is_no_damage(project, finished, stage: Stage, 
     before = begin_again(project, stage)
     if stage.work:
         # A thread writes the checkpoints of a training; by then, the first one is there.
-        position = 5 if stage.name == "train" else 2
+        position = 4 if stage.name == "train" else 2
         start(stage, project, moment=Moment(signal.SIGKILL, position)).ended()
     files = [*project.rglob("*.safetensors"), *project.rglob("*.pt")]
     arrays = {path: path.read_bytes() for path in files}
