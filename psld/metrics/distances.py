@@ -103,7 +103,7 @@ def kernel_distance(
         k(x, y) = (x·y / d + 1)³
 
     The features of the samples, x, are n×d; the features of the reference, y, are m×d. Pairs of
-    subsets are drawn as in torch-fidelity, so the value equals that of
+    subsets are drawn as in torch-fidelity, so the value equals the value of
     `torch_fidelity.calculate_metrics`. It is unbiased and may be negative. A set that is smaller
     than `subset_size`, as in a rehearsal, is used whole.
 
@@ -144,7 +144,7 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 def inception_score(logits: Tensor, splits: int, blocks: Blocks) -> Estimate:
     """Return exp(mean_i KL(p(y|x_i) ‖ p(y))), averaged over random splits (Salimans et al. 2016).
 
-    The logits are n×classes. Each split has its own p(y). The value equals that of
+    The logits are n×classes. Each split has its own p(y). The value equals the value of
     `torch_fidelity.calculate_metrics`, including the order of the samples. A value without a block
     leaves the samples of the block out of every split. The score is biased downward for few
     samples, so compare only scores of equal n and splits. Raises ValueError if all samples of a
