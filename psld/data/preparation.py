@@ -51,9 +51,9 @@ def prepare_dataset(
 ) -> dict[str, Any]:
     """Write the dataset `output`, its digest (.digest) and its record (.json); return the record.
 
-    The digest depends only on the content of the dataset, and the workflow compares it. The record
-    describes how the dataset was made and is written last. An existing dataset stays until the new
-    dataset is complete.
+    The digest depends only on the content of the dataset. Later jobs of the workflow depend on the
+    digest, not on the modification time. The record describes how the dataset was made and is
+    written last. An existing dataset stays until the new dataset is complete.
 
     Raises UserError if the source cannot be read, or if `output` is a dataset with other settings
     or other images and `replace` is false.

@@ -76,7 +76,8 @@ class Inpainting:
     step. The paper derives imputation from Eq. 13 with the observed pixels as the condition.
 
     A sampler that predicts the image needs no new noise. The known pixels are inserted into its
-    prediction, so each step moves a known pixel from a draw of the kernel to another draw.
+    prediction, so each step maps a known pixel from a draw of the kernel at the start of the step
+    to a draw of the kernel at its end.
     """
 
     def __init__(self, process: LinearProcess, images: Tensor, mask: Tensor) -> None:

@@ -53,8 +53,8 @@ def log_likelihood(
 
     with q = N(0, Σ₀) the distribution of the auxiliary blocks. The trace is Hutchinson's estimate.
     With K draws of m, the result is the lower bound log (1/K) Σ_k p(x, m_k)/q(m_k). The expectation
-    of this bound is below log p(x) and increases with K. For k = 1 there is no m, and a single
-    draw gives log p(x) itself.
+    of this bound is below log p(x) and increases with K. For k = 1 there is no m: the result
+    estimates log p(x) itself, and K has no effect.
 
     The logarithm is taken of a mean of exponentials. Therefore, errors of the trace that differ
     between the draws of an image would raise the result above the bound. To avoid this, all draws

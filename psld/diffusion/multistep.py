@@ -64,7 +64,8 @@ class ExponentialScheme:
         self.interpolation: Interpolation = interpolation
 
     def transition(self, start: Tensor, end: Tensor) -> Tensor:
-        """Return P, N×k×k, for steps from N times to N times."""
+        """Return P, N×k×k, for N steps, each from a time in `start` to the corresponding time in
+        `end`."""
         decay = (-self._churn(start, end)).exp()[:, None, None]
         return decay * self.root(end) @ torch.linalg.inv(self.root(start))
 

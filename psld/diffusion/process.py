@@ -136,10 +136,9 @@ class LinearProcess:
     def _predicted_blocks(self) -> slice:
         """Return the blocks of ε that the network predicts.
 
-        A block without noise (D_ii = 0) needs no score. L⁻ᵀ is triangular, so the prediction can
-        omit leading blocks without noise under the lower factor, and trailing blocks under the
-        upper factor. CLD (Γ = 0) with the lower factor therefore predicts only the noise of the
-        momentum.
+        A block without noise (D_ii = 0) needs no score. L⁻ᵀ is triangular, so noise-free blocks
+        need no prediction if they come first (lower factor) or last (upper factor). CLD (Γ = 0)
+        with the lower factor therefore predicts only the noise of the momentum.
         """
         noisy = torch.nonzero(torch.diagonal(self.D)).flatten().tolist()
         if self.factor == "lower":
@@ -163,7 +162,8 @@ class LinearProcess:
         return self._forward.transition(self.beta.integral(t))
 
     def transition_between(self, start: Times, end: Times) -> Tensor:
-        """Return the transition matrix of the drift, N×k×k, from N times `start` to N times `end`.
+        """Return the transition matrices of the drift, N×k×k, from each time in `start` to the
+        corresponding time in `end`.
 
         `end` may be before `start`.
         """

@@ -96,7 +96,7 @@ class ImageSource(NamedTuple):
     """The images to evaluate, and the facts about them for the results."""
 
     facts: dict[str, Any]
-    """The fields of each result about the images."""
+    """Facts about the images, which become fields of each result."""
     digest: Callable[[str], str]
     """Maps the digest of the reference to the digest of everything but the metric that determines a
     result."""

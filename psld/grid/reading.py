@@ -33,7 +33,8 @@ class Rehearsal(Settings):
     models: tuple[str, ...]
     """Overrides that are appended to the overrides of each model and guide."""
     budgets: dict[str, str | int | float]
-    """The budget for each budget key. It replaces the budget in the names of samplers."""
+    """The budget in the rehearsal, for each setting that serves as a budget, such as
+    `sampler.steps`. It replaces the budget in the names of samplers."""
     metrics: dict[str, str] = Field(default_factory=dict)
     """A substitute for each metric that needs more samples than the rehearsal has."""
     samples: int = Field(ge=3)

@@ -172,7 +172,7 @@ class _Resolver:
         return Cell(self.name, *networks, None, self.file.seed, self.file, metrics, {})
 
     def _with_shared_weights(self, model: ModelRecord, trained: ModelRecord) -> ModelRecord:
-        """Return a model whose folder is the folder of the model whose weights it uses.
+        """Return `model` with its folder set to the folder of `trained`, whose weights it uses.
 
         Raises UserError if `trained` is not a denoiser, or if the two models differ in more than
         the process.

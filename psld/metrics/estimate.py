@@ -129,9 +129,9 @@ class Estimate(Settings):
         for d features, or if 0.2 d/n times the extrapolated bias exceeds half of the half-width.
 
         FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through the distances at
-        several n. Here, the line goes through two points: the distance at n, and the mean of the
-        distances without one block each, at n (1 − 1/B). A bias of higher order remains if the true
-        distance is 0.
+        several n. Here, the line goes through two points: the distance at n, and, at n (1 − 1/B),
+        the mean of the B distances that each leave out one block. A bias of higher order remains if
+        the true distance is 0.
         """
         return self._around(self._limit) if self._extrapolates else None
 

@@ -90,7 +90,8 @@ class Extractor(_NamedPart):
         raise NotImplementedError
 
     def digest(self) -> str:
-        """Return a text that changes with the features of a function; modules need no digest."""
+        """If `build` returns a function, return a text that changes whenever the function's
+        features change. For a module, no digest is needed."""
         wrong = "build returns a function, whose features need a digest; define digest()"
         raise UserError(f"metric.extractor: {self.kind}: {wrong}")
 

@@ -291,9 +291,9 @@ class LoopSettings(Settings):
     """`epsilon`: the network sees noisy states of one process. `denoiser`: the network sees noisy
     images, y = x₀ + σ n, and serves every process."""
     noise_law: NoiseLaw | None = None
-    """The distribution of the noise levels. Null: uniform times for `epsilon`, the default
-    distribution for a denoiser. With a `noise_law`, an `epsilon` network rarely sees noise levels
-    as high as the noise level of the prior, so sample it with sampler=few."""
+    """The distribution of the noise levels. Null: for `epsilon`, uniform times; for `denoiser`, its
+    default distribution. With a `noise_law`, an `epsilon` network rarely sees noise levels as high
+    as the noise level of the prior, so sample it with sampler=few."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
     batch_size: int = Field(ge=1)

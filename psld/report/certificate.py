@@ -293,7 +293,8 @@ def _verify_table(
 
 
 def _verify_reference(stated: LoadedReference, references: list[LoadedReference]) -> Iterator[str]:
-    """Yield a line for each difference from the reader's references of the same kind."""
+    """Yield a line for each difference between a reference in the certificate and the references of
+    the same kind on this machine."""
     manifest = stated[1]
     alike = [each for each in references if each[1].kind == manifest.kind]
     for yours in alike:

@@ -72,7 +72,8 @@ class TableText:
     """The status of each entry, row by row."""
     notes: list[str] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
-    """Notes for a table in a separate file. The results page has them once, for all tables."""
+    """Notes that are printed with a table if the table is written to a file of its own. The results
+    page has them once, for all tables."""
 
     @property
     def is_wide(self) -> bool:

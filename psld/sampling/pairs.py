@@ -37,7 +37,8 @@ class Pairs:
     blocks, auxiliary = 0, 0  # The loss needs no additional noise.
 
     def __init__(self, read: CellRead, first: int, facts: Facts, check: Check) -> None:
-        """Read the shards that the records of `read` list, or that all records of its folder list.
+        """Read the shards that are listed in the records `read.files` or, if there are none, in all
+        records of the folder `read.name`.
 
         Args:
             first: the index of the first shard.

@@ -54,8 +54,8 @@ class ShardOrigin(Settings):
     masks_digest: str | None = None
     """Digest of the dataset from which the masks were drawn."""
     words: tuple[str, ...] = Field((), exclude=True)
-    """The seed and the settings behind the digests, as KEY=VALUE, with which errors name
-    differences."""
+    """The seed and the settings that the digests summarize, as KEY=VALUE. Error messages use them
+    to say what differs."""
 
     def at(self, index: int) -> "ShardOrigin":
         """Return the origin of another shard of the same cell."""

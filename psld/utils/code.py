@@ -303,7 +303,7 @@ def _tree_digest(content: bytes) -> str:
 
 
 def may_run(code: Code, record: str | Path) -> bool:
-    """Check if code may run because a file in the folder `record` names it.
+    """Check if code that is named by a file in the folder `record` may run.
 
     This file may come from an untrusted source, and so may all code in its folder. Code inside
     `record` may thus not run. Installed code elsewhere may run. Any other code must be a top-level

@@ -26,7 +26,8 @@ LATE_SECONDS = 60
 """Seconds after which a file that another node has written is visible on a shared file system."""
 
 STEP = "step"
-"""The file in a run directory with the number of saved steps, from which a training resumes."""
+"""The file in a run directory that holds the step of the newest checkpoint. A training resumes at
+this step."""
 
 _HOST = platform.node()
 P = ParamSpec("P")
