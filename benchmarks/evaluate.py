@@ -3,8 +3,8 @@
 python -m benchmarks.evaluate --images 50000 --reference 1000000 --features 2048
 
 The images are random, 1×8×8. The extractor is a random projection of their 64 pixels, so most of
-the time is spent on the moments. The features have rank 64, so the distances take less time than the
-distances of a network's features (`python -m benchmarks.metrics`).
+the time is spent on the moments. The features have rank 64, so the distances take less time than
+the distances of a network's features (`python -m benchmarks.metrics`).
 """
 
 import argparse
