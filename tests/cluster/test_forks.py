@@ -13,8 +13,8 @@ from psld.cluster import forks
 
 HOLDER = """
 import os, sys
-from psld.cluster import forks
-forks.start_server()
+from psld.cluster import forks, head
+head.begin_run(with_fork_server=True)
 print(os.environ[forks.FORKS], flush=True)
 sys.stdin.read()
 """
@@ -22,10 +22,14 @@ sys.stdin.read()
 
 
 @pytest.fixture(scope="module")
-def server():
+def server(tmp_path_factory):
     """The folder of a server that answers."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER],
+        cwd=tmp_path_factory.mktemp("run"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as holder:
         folder = Path(holder.stdout.readline().strip())
         wait_for(lambda: [*folder.iterdir()])
