@@ -69,7 +69,11 @@ def address(folder: str) -> str:
     """
     package = Path(__file__).parents[1]
     files = sorted(package.rglob("*.py"))
-    state = [sys.executable, str(package), *(f"{file.stat().st_mtime_ns}" for file in files)]
+    state = [
+        str(Path(sys.prefix).resolve()),
+        str(package),
+        *(f"{file.stat().st_mtime_ns}" for file in files),
+    ]
     return f"{folder}/{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
 
 
