@@ -65,7 +65,7 @@ def start_server() -> None:
 def address(folder: str) -> str:
     """Return the path of a server's socket.
 
-    The path depends on the Python interpreter and on the modification times of all files of psld.
+    The path depends on the Python environment and on the modification times of all files of psld.
     """
     package = Path(__file__).parents[1]
     files = sorted(package.rglob("*.py"))
