@@ -261,7 +261,9 @@ class GaussianStart:
         self.data, self.sigma = data, sigma
         time = time_of_noise_level(process, sigma, final_time)
         root = whitening_root(process, "straight", final_time)
-        whitened = torch.linalg.solve(root(torch.ones_like(time))[0], process.S.sqrt())
+        whitened = torch.linalg.solve(
+            root(torch.ones_like(time))[0], process.prior_covariance.sqrt()
+        )
         left, _, right = torch.linalg.svd(whitened)
         self.turn = left @ right
         self.root = root(time)[0]

@@ -114,7 +114,7 @@ def log_likelihood(
     with closing(progress):
         y = integrate(slope, start_time, process.T, start, tolerance, "likelihood")
     end, gained = y[:, :-1].reshape(z.shape).to(z.dtype), y[:, -1]
-    prior = process.S.sqrt()
+    prior = process.prior_covariance.sqrt()
     whitened = mix(torch.linalg.inv(prior), end)
     ratio = _log_normal(whitened, prior) + gained - log_q
     return Likelihood(

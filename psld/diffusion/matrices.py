@@ -1,7 +1,6 @@
-"""Block matrices: application to states, checks, and the Gaussian kernel of a linear SDE."""
+"""Block matrices: application to states, conversion, and checks of the recipe."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +13,6 @@ Matrix = Tensor | Sequence[Sequence[float]]
 
 LARGEST = 1e9
 """The largest coefficient of a process. Larger coefficients lose too many digits to rounding."""
-
-TERMS = 24
-"""Terms of a series in τ with 2‖A‖τ ≤ 1; the omitted terms are below 1e-23."""
 
 
 def mix(matrix: Tensor, z: Tensor) -> Tensor:
@@ -54,84 +50,30 @@ def predicted_text(prediction: object) -> str:
     return f"{tuple(prediction.shape)}" if isinstance(prediction, Tensor) else kind
 
 
-class LinearKernel:
-    """Mean and covariance of dz = −A z dτ + √(2D) dw from a known initial state.
-
-        Φ(τ) = exp(−A τ),      C(τ) = ∫₀^τ Φ(u) 2D Φ(u)ᵀ du
-
-    C solves Ċ = 2D − A C − C Aᵀ. The power series of C therefore has the coefficients
-
-        C(τ) = Σ_{n≥1} C_n τⁿ/n!,      C₁ = 2D,      C_{n+1} = −(A C_n + C_n Aᵀ).
-
-    The leading term of some entries is τ³ or τ⁵, as for the variance of a position that receives
-    its noise through a momentum. The lower coefficients of these entries are exactly 0, so nothing
-    cancels as τ → 0, where the closed form S − Φ S Φᵀ would lose all digits. Longer times follow by
-    doubling: C(2τ) = C(τ) + Φ(τ) C(τ) Φ(τ)ᵀ.
-    """
-
-    def __init__(self, A: Tensor, D: Tensor) -> None:
-        """`A` and `D`: k×k, float64."""
-        self.norm = float(torch.linalg.matrix_norm(A))
-        powers, covariances = [torch.eye(len(A), dtype=torch.float64)], [2 * D]
-        for n in range(1, TERMS):
-            powers.append(-(A @ powers[-1]) / n)
-            last = covariances[-1]
-            covariances.append(-(A @ last + last @ A.T) / (n + 1))
-        self.transition_series = torch.stack(powers)
-        self.covariance_series = torch.stack(covariances)
-
-    def transition(self, elapsed: Tensor) -> Tensor:
-        """Return Φ(τ), …×k×k, for elapsed times τ of any shape … and any sign."""
-        doublings = self._doublings(elapsed)
-        phi = _series(self.transition_series, elapsed / 2**doublings)
-        for _ in range(doublings):
-            phi = phi @ phi
-        return phi
-
-    def moments(self, elapsed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (Φ, C), both …×k×k, after elapsed times τ ≥ 0 of any shape …."""
-        doublings = self._doublings(elapsed)
-        tau = elapsed / 2**doublings
-        phi = _series(self.transition_series, tau)
-        covariance = tau[..., None, None] * _series(self.covariance_series, tau)
-        for _ in range(doublings):
-            covariance = covariance + phi @ covariance @ phi.mT
-            phi = phi @ phi
-        return phi, covariance
-
-    def _doublings(self, elapsed: Tensor) -> int:
-        """Return the number of halvings of the longest time that give 2‖A‖τ ≤ 1."""
-        longest = 2 * self.norm * max(elapsed.abs().flatten().tolist(), default=0.0)
-        return max(0, math.ceil(math.log2(longest))) if longest > 0 else 0
-
-
-def _series(coefficients: Tensor, tau: Tensor) -> Tensor:
-    """Return Σ_n coefficients_n τⁿ, …×k×k."""
-    return torch.tensordot(torch.linalg.vander(tau, N=len(coefficients)), coefficients, dims=1)
-
-
 def semidefinite_root(D: Tensor) -> Tensor:
-    """Return the symmetric square root of D, which may be singular, as in CLD."""
+    """Return the symmetric square root of D, …×k×k, which may be singular, as in CLD."""
     values, vectors = torch.linalg.eigh(D)
-    return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
+    return vectors @ torch.diag_embed(values.clamp(min=0).sqrt()) @ vectors.mT
 
 
 def as_float64(**arrays: Matrix | Vector) -> list[Tensor]:
-    """Return D, Q, S and initial_variance in float64 on the CPU.
+    """Return matrices, and then two vectors of variances, in float64 on the CPU.
 
-    Raises UserError for wrong shapes.
+    Raises UserError unless they are finite and have the same number of blocks.
     """
     names = ", ".join(arrays)
     try:
         tensors = [torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in arrays.values()]
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"process: {names} must be numbers ({error})") from None
-    k = tensors[2].numel()
-    if not k or [x.shape for x in tensors] != [(k, k), (k, k), (k,), (k,)]:
+    k = tensors[-2].numel()
+    if not k or [x.shape for x in tensors] != [(k, k)] * (len(tensors) - 2) + [(k,), (k,)]:
         shapes = (f"{name} {tuple(x.shape)}" for name, x in zip(arrays, tensors, strict=True))
+        *matrices, prior, initial = arrays
+        needed = f"{' and '.join(matrices)} must be k×k matrices, and " if matrices else ""
         raise UserError(
-            "process: D and Q must be k×k matrices, and S and initial_variance k variances, for k "
-            f"blocks; got the shapes {', '.join(shapes)}"
+            f"process: {needed}{prior} and {initial} {'' if matrices else 'must be '}k variances, "
+            f"for k blocks; got the shapes {', '.join(shapes)}"
         )
     if not all((x.abs() <= LARGEST).all() for x in tensors):
         raise UserError(f"process: {names} must be finite and at most {LARGEST:g} in magnitude")
@@ -143,20 +85,51 @@ def as_times(t: Tensor | float | Sequence[float]) -> Tensor:
     return torch.atleast_1d(torch.as_tensor(t, dtype=torch.float64, device="cpu"))
 
 
-def check_recipe(D: Tensor, Q: Tensor, S: Tensor, initial_variance: Tensor) -> None:
-    """Raise UserError unless the matrices satisfy the recipe (paper, Eqs. 2–4)."""
-    if not torch.allclose(D, D.T) or torch.linalg.eigvalsh(D).min() < -1e-12:
-        raise UserError(
-            f"process: D must be symmetric and positive semi-definite, got {D.tolist()}"
-        )
-    if not torch.allclose(Q, -Q.T):
+def as_coefficient(value: Any, blocks: int) -> Callable[[Tensor], Tensor]:
+    """Return a k×k matrix, or a function of times, as a function of times, … → …×k×k, float64.
+
+    The given function may return a tensor; rows of numbers and of tensors in the shape of the
+    times; or, for k = 1, one tensor in the shape of the times.
+    """
+
+    def evaluate(t: Tensor) -> Tensor:
+        found = value(t) if callable(value) else value
+        if isinstance(found, list | tuple):
+            entries = (torch.as_tensor(each, dtype=torch.float64) for row in found for each in row)
+            found = torch.stack([each.expand(t.shape) for each in entries], dim=-1)
+            found = found.unflatten(-1, (blocks, blocks))
+        found = torch.as_tensor(found, dtype=torch.float64)
+        if blocks == 1 and found.shape == t.shape:
+            found = found[..., None, None]
+        return found.expand(*t.shape, blocks, blocks)
+
+    return evaluate
+
+
+def check_recipe(D: Tensor, Q: Tensor, S: Tensor) -> None:
+    """Raise UserError unless the matrices, …×k×k, satisfy the recipe (paper, Eqs. 2–4)."""
+    check_diffusion(D, "D")
+    if not torch.allclose(Q, -Q.mT):
         raise UserError(f"process: Q must be skew-symmetric (Q = −Qᵀ), got {Q.tolist()}")
     if S.min() <= 0:
         raise UserError(f"process: the stationary variances S must be positive, got {S.tolist()}")
-    if initial_variance[0] != 0 or initial_variance.min() < 0:
+
+
+def check_diffusion(D: Tensor, name: str) -> None:
+    """Raise UserError unless the matrices, …×k×k, are symmetric and positive semi-definite."""
+    if not torch.allclose(D, D.mT) or torch.linalg.eigvalsh(D).min() < -1e-12:
+        found = D.tolist() if D.ndim == 2 else "other values at some times in [0, 1]"
+        raise UserError(
+            f"process: {name} must be symmetric and positive semi-definite, got {found}"
+        )
+
+
+def check_initial_variance(variance: Tensor) -> None:
+    """Raise UserError unless the variances of z₀ are 0 for the image and not negative."""
+    if variance[0] != 0 or variance.min() < 0:
         raise UserError(
             "process: initial_variance must be 0 for the image, and not negative for other blocks, "
-            f"got {initial_variance.tolist()}"
+            f"got {variance.tolist()}"
         )
 
 

@@ -10,7 +10,7 @@ p(x₀ | w) is ċ x̂₀. The terms with η are the average over p(x₀ | w) of 
 that leaves N(c x₀, I) invariant.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -171,12 +171,24 @@ class Multistep:
 # -- integrals of the interpolating polynomials ---------------------------------------------------
 
 
-def gauss_log_times(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Return times u in [start, end], N×n, and weights w, N×n, with Σ w f(u) ≈ ∫_start^end f dt."""
+def gauss_log_times(
+    start: Tensor, end: Tensor, jumps: Sequence[float] = ()
+) -> tuple[Tensor, Tensor]:
+    """Return times u in [start, end], N×n, and weights w, N×n, with Σ w f(u) ≈ ∫_start^end f dt.
+
+    The quadrature is split at the jumps of f, which are nodes with weight 0.
+    """
     x, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(NODES))
-    span = (end / start).log()[:, None]
-    u = start[:, None] * (span * (1 + x) / 2).exp()
-    return u, span * u * weights / 2
+    inner = (start.new_tensor(t).clamp(end, start) for t in sorted(jumps, reverse=True))
+    nodes, node_weights = [], []
+    for first, last in pairwise([start, *inner, end]):
+        if nodes:
+            nodes.append(first[:, None])
+            node_weights.append(torch.zeros_like(first[:, None]))
+        span = (last / first).log()[:, None]
+        nodes.append(first[:, None] * (span * (1 + x) / 2).exp())
+        node_weights.append(span * nodes[-1] * weights / 2)
+    return torch.cat(nodes, dim=1), torch.cat(node_weights, dim=1)
 
 
 def lagrange(nodes: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -218,7 +230,7 @@ def polynomial_integrals(
         start, end: N times.
         nodes: N×q times.
     """
-    u, weights = gauss_log_times(start, end)
+    u, weights = gauss_log_times(start, end, process.jumps)
     times = torch.cat([start[:, None], u, end[:, None]], dim=1)
     y = curve(times)
     at, rate = _abscissa(process, times, interpolation)

@@ -5,59 +5,61 @@ All coefficients are k×k matrices that act on blocks. The coefficients depend o
 are computed in float64 on the CPU, once per distinct time, and applied to float32 images.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from psld.diffusion.kernels import ConstantRecipe, VaryingSDE
 from psld.diffusion.matrices import (
-    LinearKernel,
     Matrix,
     Vector,
+    as_coefficient,
     as_float64,
     as_times,
     check_convergence,
+    check_diffusion,
+    check_initial_variance,
     check_recipe,
     check_schedule,
     mix,
     predicted_text,
-    semidefinite_root,
 )
+from psld.diffusion.schedules import LinearBeta, Schedule, Times, as_schedule
 from psld.utils.errors import UserError
 
-Times = Tensor | float
+__all__ = ["LinearBeta", "LinearProcess", "Times"]
 
 LEAST_LEFT, MOST_LEFT = 1e-9, 0.1
-"""Bounds of |a(T)|, the factor of the image at T. The paper's processes have |a(T)| < 0.01."""
+"""Bounds of what remains of the image at T: |a(T)|, or √ρ(T) if coefficients depend on time. The
+paper's processes have |a(T)| < 0.01."""
 
+FAR_FROM_PRIOR = 0.01
+"""The largest deviation of Σ_ij(T) from the prior's covariance, relative to √(S_i S_j)."""
 
-@dataclass(frozen=True)
-class LinearBeta:
-    """The linear schedule β(t) = β₀ + t (β₁ − β₀) for t ∈ [0, 1]."""
+SAMPLED = torch.linspace(0, 1, 101, dtype=torch.float64)
+"""The times at which functions of time are checked."""
 
-    beta_min: float
-    beta_max: float
-
-    def __call__(self, t: Times) -> Tensor:
-        return self.beta_min + as_times(t) * (self.beta_max - self.beta_min)
-
-    def integral(self, t: Times) -> Tensor:
-        """Return B(t) = ∫₀ᵗ β(s) ds."""
-        t = as_times(t)
-        return self.beta_min * t + 0.5 * t**2 * (self.beta_max - self.beta_min)
+MatrixFunction = Callable[[Tensor], Any]
+"""A function of float64 times, …, that returns matrices, …×k×k, or rows of numbers and of tensors
+in the shape of the times."""
 
 
 class LinearProcess:
-    """The forward SDE of the recipe (paper, Eqs. 2–4) for a Gaussian stationary distribution.
+    """A forward process: a linear SDE on k blocks whose end is close to a Gaussian prior.
 
-        dz = −β(t) (D + Q) S⁻¹ z dt + √(2 β(t) D) dw,      z(∞) ~ N(0, S)
+    The recipe of the paper (Eqs. 2–4) has the stationary distribution N(0, S):
 
-    With B(t) = ∫₀ᵗ β and Φ(t) = exp(−(D + Q) S⁻¹ B(t)), the perturbation kernel is Gaussian with
+        dz = −β(t) (D + Q) S⁻¹ z dt + √(2 β(t) D) dw
 
-        mean(t) = Φ z₀,        Σ(t) = S + Φ (Σ₀ − S) Φᵀ,
+    D, Q and β may be functions of time. `of_sde` makes a process from any linear SDE. With Φ the
+    transition matrix of the drift and C the covariance that the noise has added, the perturbation
+    kernel is Gaussian with
 
-    where S − Φ S Φᵀ is computed without cancellation (`matrices.LinearKernel`).
+        mean(t) = Φ z₀,        Σ(t) = Φ Σ₀ Φᵀ + C,
+
+    where C is computed without cancellation (`psld.diffusion.kernels`).
 
     Hybrid score matching (HSM) marginalizes the auxiliary blocks of z₀, which have mean 0 and
     covariance Σ₀. Under denoising score matching (DSM), z₀ is known and Σ₀ = 0.
@@ -74,44 +76,124 @@ class LinearProcess:
 
     def __init__(
         self,
-        D: Matrix,
-        Q: Matrix,
+        D: Matrix | MatrixFunction,
+        Q: Matrix | MatrixFunction,
         S: Vector,
-        beta: LinearBeta,
+        beta: Schedule | Callable[[Tensor], Any] | float,
         *,
         initial_variance: Vector,
         matching: Literal["hsm", "dsm"] = "hsm",
         factor: Literal["lower", "upper"] = "lower",
         numerical_eps: float = 0.0,
+        jumps: Sequence[float] = (),
     ) -> None:
         """Check the conditions of the recipe. Raises UserError that names the violated condition.
 
         Args:
-            D: k×k, symmetric positive semi-definite.
-            Q: k×k, skew-symmetric.
+            D: k×k, symmetric positive semi-definite, or a function of time.
+            Q: k×k, skew-symmetric, or a function of time.
             S: k stationary variances.
+            beta: a number, a function of time or a schedule (`psld.diffusion.schedules`).
             initial_variance: k variances of z₀, with 0 for block 0, the image.
             numerical_eps: added to the diagonal of Σ(t).
+            jumps: the times at which D or Q is discontinuous.
         """
-        self.D, self.Q, S, initial_variance = as_float64(
-            D=D, Q=Q, S=S, initial_variance=initial_variance
+        self.beta = as_schedule(beta)
+        check_schedule(self.beta)
+        if callable(D) or callable(Q):
+            S, initial = as_float64(S=S, initial_variance=initial_variance)
+            self.D, self.Q = (as_coefficient(each, len(S)) for each in (D, Q))
+            check_recipe(self.D(SAMPLED), self.Q(SAMPLED), S)
+            sde = self._varying_recipe(S, jumps)
+        else:
+            constants = as_float64(D=D, Q=Q, S=S, initial_variance=initial_variance)
+            self.D, self.Q, S, initial = constants
+            check_recipe(self.D, self.Q, S)
+            sde = ConstantRecipe(self.D, self.Q, torch.diag(S), self.beta)
+            self.rate = sde.rate
+            check_convergence(self.rate, float(self.beta.integral(self.T)))
+        self.S = torch.diag(S)
+        self._complete(sde, S, initial, matching, factor, numerical_eps)
+
+    @classmethod
+    def of_sde(
+        cls,
+        drift: Matrix | MatrixFunction,
+        diffusion_squared: Matrix | MatrixFunction,
+        prior_variance: Vector,
+        *,
+        initial_variance: Vector | None = None,
+        matching: Literal["hsm", "dsm"] = "hsm",
+        factor: Literal["lower", "upper"] = "lower",
+        numerical_eps: float = 0.0,
+        jumps: Sequence[float] = (),
+    ) -> Self:
+        """Return the process of any linear SDE dz = F(t) z dt + G(t) dw.
+
+            # The sub-VP SDE (Song et al., 2021), with β and its integral B.
+            LinearProcess.of_sde(
+                lambda t: -0.5 * beta(t), lambda t: beta(t) * -torch.expm1(-2 * B(t)), [1.0]
+            )
+
+        Args:
+            drift: F, k×k, or a function of time.
+            diffusion_squared: G Gᵀ, k×k, or a function of time.
+            prior_variance: k variances of the prior, from which samplers start.
+            initial_variance: k variances of z₀, with 0 for block 0, the image. By default all 0.
+            numerical_eps: added to the diagonal of Σ(t).
+            jumps: the times at which F or G is discontinuous.
+
+        Raises UserError if Σ(T) is not close to the prior, or if too much of the image remains.
+        """
+        process = cls.__new__(cls)
+        initial_variance = (
+            [0.0] * len(prior_variance) if initial_variance is None else initial_variance
         )
-        self.S, self.initial_covariance = torch.diag(S), torch.diag(initial_variance)
-        self.beta = beta
+        prior, initial = as_float64(
+            prior_variance=prior_variance, initial_variance=initial_variance
+        )
+        F, squared = (as_coefficient(each, len(prior)) for each in (drift, diffusion_squared))
+        check_diffusion(squared(SAMPLED), "G Gᵀ")
+        sde = VaryingSDE(F, squared, jumps, cls.T)
+        process._complete(sde, prior, initial, matching, factor, numerical_eps)
+        return process
+
+    def _varying_recipe(self, S: Tensor, jumps: Sequence[float]) -> VaryingSDE:
+        D, Q, beta = self.D, self.Q, self.beta
+
+        def drift(t: Tensor) -> Tensor:
+            return -beta(t)[..., None, None] * (D(t) + Q(t)) / S
+
+        def diffusion_squared(t: Tensor) -> Tensor:
+            return 2 * beta(t)[..., None, None] * D(t)
+
+        jumps = [*jumps, *getattr(beta, "jumps", ())]
+        return VaryingSDE(drift, diffusion_squared, jumps, self.T)
+
+    def _complete(
+        self,
+        sde: ConstantRecipe | VaryingSDE,
+        prior_variance: Tensor,
+        initial_variance: Tensor,
+        matching: Literal["hsm", "dsm"],
+        factor: Literal["lower", "upper"],
+        numerical_eps: float,
+    ) -> None:
+        """Set the attributes that both forms share, and check the end of the process."""
+        check_initial_variance(initial_variance)
+        self.sde = sde
+        self.prior_covariance = torch.diag(prior_variance)
+        self.initial_covariance = torch.diag(initial_variance)
         self.matching = matching
         self.factor = factor
         self.numerical_eps = numerical_eps
-        self.blocks = len(S)
-        check_recipe(self.D, self.Q, S, initial_variance)
-        check_schedule(beta)
-        inverse = torch.linalg.inv(self.S)
-        self.rate = (self.D + self.Q) @ inverse
-        """(D + Q) S⁻¹: the drift is −β(t) · rate · z."""
-        check_convergence(self.rate, float(beta.integral(self.T)))
-        self._forward = LinearKernel(self.rate, self.D)
-        self._reversed = LinearKernel((self.D - self.Q) @ inverse, self.D)
+        self.blocks = len(prior_variance)
         self.predicted = self._predicted_blocks()
-        left = float(self.image_mean(self.T).norm())
+        if isinstance(sde, VaryingSDE):
+            self._check_end()
+            left = float(self.precision(self.T).sqrt())
+        else:
+            left = float(self.image_mean(self.T).norm())
         found = f"process: {left:.2g} of the image remains at its final time"
         if left < LEAST_LEFT:
             raise UserError(
@@ -124,10 +206,26 @@ class LinearProcess:
                 "(beta_min, beta_max)"
             )
 
+    def _check_end(self) -> None:
+        """Raise UserError unless Σ(T) is close to the covariance of the prior."""
+        end, prior = self.image_covariance(self.T)[0], self.prior_covariance
+        spread = prior.diagonal().sqrt()
+        far = ((end - prior) / (spread[:, None] * spread)).abs()
+        if not far.max() <= FAR_FROM_PRIOR:
+            raise UserError(
+                f"process: its covariance at the final time is {end.tolist()}, and that of the "
+                f"prior {prior.tolist()}; they may differ by {FAR_FROM_PRIOR:.0%}; correct the "
+                "variances of the prior or the coefficients"
+            )
+
     def __repr__(self) -> str:
-        D, Q, S = self.D.tolist(), self.Q.tolist(), self.S.diagonal().tolist()
-        how = f"{self.beta}, {self.matching}, {self.factor} factor"
-        return f"<{type(self).__name__}: D = {D}, Q = {Q}, S = {S}, {how}>"
+        if isinstance(self.sde, ConstantRecipe):
+            D, Q, S = self.D.tolist(), self.Q.tolist(), self.S.diagonal().tolist()
+            what = f"D = {D}, Q = {Q}, S = {S}, {self.beta}"
+        else:
+            variances = self.prior_covariance.diagonal().tolist()
+            what = f"F(t) and G(t) on {self.blocks} blocks, prior variances {variances}"
+        return f"<{type(self).__name__}: {what}, {self.matching}, {self.factor} factor>"
 
     def build(self) -> "LinearProcess":
         """Return the process itself, so that a process can be passed in place of its settings."""
@@ -136,11 +234,13 @@ class LinearProcess:
     def _predicted_blocks(self) -> slice:
         """Return the blocks of ε that the network predicts.
 
-        A block without noise (D_ii = 0) needs no score. L⁻ᵀ is triangular, so noise-free blocks
-        need no prediction if they come first (lower factor) or last (upper factor). CLD (Γ = 0)
-        with the lower factor therefore predicts only the noise of the momentum.
+        A block without noise at all times (D_ii = 0) needs no score. L⁻ᵀ is triangular, so
+        noise-free blocks need no prediction if they come first (lower factor) or last (upper
+        factor). CLD (Γ = 0) with the lower factor therefore predicts only the noise of the
+        momentum.
         """
-        noisy = torch.nonzero(torch.diagonal(self.D)).flatten().tolist()
+        noise = self.diffusion_squared(SAMPLED).diagonal(dim1=-2, dim2=-1)
+        noisy = noise.any(dim=0).nonzero().flatten().tolist()
         if self.factor == "lower":
             return slice(noisy[0], self.blocks)
         return slice(0, noisy[-1] + 1)
@@ -151,6 +251,11 @@ class LinearProcess:
         return self.predicted.stop - self.predicted.start
 
     @property
+    def jumps(self) -> tuple[float, ...]:
+        """The times at which drift or diffusion is discontinuous."""
+        return self.sde.jumps
+
+    @property
     def needs_auxiliary_noise(self) -> bool:
         """True if `perturb` needs draws of the auxiliary blocks of z₀ (DSM)."""
         return self.matching == "dsm" and self.blocks > 1
@@ -159,7 +264,7 @@ class LinearProcess:
 
     def transition(self, t: Times) -> Tensor:
         """Return Φ(t), N×k×k, the transition matrix of the drift from time 0 to t."""
-        return self._forward.transition(self.beta.integral(t))
+        return self.sde.transition(as_times(t))
 
     def transition_between(self, start: Times, end: Times) -> Tensor:
         """Return the transition matrices of the drift, N×k×k, from each time in `start` to the
@@ -167,13 +272,13 @@ class LinearProcess:
 
         `end` may be before `start`.
         """
-        return self._forward.transition(self.beta.integral(end) - self.beta.integral(start))
+        return self.sde.transition_between(as_times(start), as_times(end))
 
     def covariance(self, t: Times) -> Tensor:
         """Return Σ(t), N×k×k, of p(z_t | x₀) under HSM or of p(z_t | z₀) under DSM."""
         if self.matching == "hsm":
             return self.image_covariance(t)
-        return self._regularized(self._forward.moments(self.beta.integral(t))[1])
+        return self._regularized(self.sde.moments(as_times(t))[1])
 
     def covariance_factor(self, t: Times) -> Tensor:
         """Return the triangular factor of Σ(t), N×k×k: L with Σ = L Lᵀ, or U with Σ = U Uᵀ."""
@@ -232,8 +337,8 @@ class LinearProcess:
         return eps.to(z.dtype)
 
     def prior(self, noise: Tensor) -> Tensor:
-        """Return z_T ~ N(0, S) from standard normal noise of the same shape."""
-        return mix(self.S.sqrt(), noise)
+        """Return a draw from the prior, from standard normal noise of the same shape."""
+        return mix(self.prior_covariance.sqrt(), noise)
 
     # -- the kernel given the image, under HSM and DSM -------------------------------------------
 
@@ -248,7 +353,7 @@ class LinearProcess:
         z₀ are marginalized here, but known in `covariance`. Every entry of both terms is exact up
         to a few roundings, however small t is.
         """
-        phi, noise = self._forward.moments(self.beta.integral(t))
+        phi, noise = self.sde.moments(as_times(t))
         return self._regularized(phi @ self.initial_covariance @ phi.mT + noise)
 
     def image_factor(self, t: Times) -> Tensor:
@@ -295,20 +400,20 @@ class LinearProcess:
     # -- drift and diffusion, forward and reverse -----------------------------------------------
 
     def drift(self, t: Times) -> Tensor:
-        """Return −β(t) (D + Q) S⁻¹, N×k×k."""
-        return -self.beta(t)[..., None, None] * self.rate
+        """Return F(t), N×k×k; for the recipe, −β(t) (D + Q) S⁻¹."""
+        return self.sde.drift(as_times(t))
 
     def diffusion_squared(self, t: Times) -> Tensor:
-        """Return G Gᵀ = 2 β(t) D, N×k×k.
+        """Return G Gᵀ, N×k×k; for the recipe, 2 β(t) D.
 
         In reverse time, the drift of the reverse SDE (paper, Eq. 11) is −drift·z + G Gᵀ·score, and
         the drift of the probability-flow ODE is −drift·z + ½ G Gᵀ·score.
         """
-        return 2 * self.beta(t)[..., None, None] * self.D
+        return self.sde.diffusion_squared(as_times(t))
 
     def diffusion(self, t: Times) -> Tensor:
-        """Return G(t), N×k×k, the symmetric root of 2 β(t) D."""
-        return (2 * self.beta(t))[..., None, None].sqrt() * semidefinite_root(self.D)
+        """Return G(t), N×k×k, the symmetric root of G Gᵀ."""
+        return self.sde.diffusion(as_times(t))
 
     def reverse_linear_step(self, start: Times, end: Times) -> tuple[Tensor, Tensor]:
         """Solve the linear part of SSCS exactly from forward time `start` down to `end` < `start`.
@@ -319,9 +424,10 @@ class LinearProcess:
 
         Returns:
             (Φ, L), both N×k×k: z ← Φ z + L ξ with ξ standard normal.
+
+        Raises UserError unless D, Q and S are constant.
         """
-        elapsed = self.beta.integral(start) - self.beta.integral(end)
-        phi, covariance = self._reversed.moments(elapsed)
+        phi, covariance = self.sde.reverse_moments(as_times(start), as_times(end))
         return phi, self._factorize(self._regularized(covariance))
 
     def _regularized(self, covariance: Tensor) -> Tensor:

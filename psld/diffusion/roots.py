@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from psld.diffusion.matrices import as_times
 from psld.diffusion.process import LinearProcess
 
 Root = Literal["flow", "straight"]
@@ -40,18 +41,21 @@ class WhiteningRoot:
         self.kind = kind
         log_times = torch.linspace(0, math.log(final_time), FRAMES, dtype=torch.float64)
         self.times = log_times.exp()
+        if jumps := [t for t in process.jumps if final_time < t < process.T]:
+            # A Magnus step must not contain a jump of the coefficients.
+            self.times = torch.cat([self.times, as_times(jumps)]).sort(descending=True).values
         frames = [torch.eye(process.blocks, dtype=torch.float64)]
         if kind == "straight":
             frames = [_frame_along(process.whitened_mean(self.times[:1])[0])]
         for turn in self._turn(self.times[:-1], self.times[1:]):
             frames.append(turn @ frames[-1])
         self.frames = torch.stack(frames)
-        """U at `times`, FRAMES×k×k."""
+        """U at `times`, …×k×k."""
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return R̃ at N forward times."""
         before = torch.searchsorted(-self.times, -t, right=True) - 1
-        before = before.clamp(0, FRAMES - 1)
+        before = before.clamp(0, len(self.times) - 1)
         turn = self._turn(self.times[before], t)
         return self.process.image_factor(t) @ turn @ self.frames[before]
 

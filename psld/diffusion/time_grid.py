@@ -15,6 +15,11 @@ TABLE = 256
 ITERATIONS = 6
 """Newton steps of `time_of_noise_level`; each step doubles the number of correct digits."""
 
+CONVERGED = 1e-6
+"""The largest last step of Newton's method in log t; its error is then about 1e-12."""
+
+BISECTIONS = 50
+
 KEPT = 64
 """Number of grids in each cache.
 
@@ -121,16 +126,24 @@ def time_of_noise_level(
 ) -> Tensor:
     """Return the times, N, at which σ_eff has the given values, clipped to [`final_time`, T].
 
-    σ_eff grows with time, because the process only adds noise. Newton's method in log t starts in
-    the interval of a table that contains the solution, and stays within this interval.
+    σ_eff never decreases with time, because the process only adds noise. Newton's method in log t
+    starts in the interval of a table that contains the solution, and stays within this interval.
     """
     grid = final_time ** torch.linspace(1, 0, TABLE, dtype=torch.float64)
     target = -as_times(levels).log()
     after = torch.searchsorted(-process.log_snr(grid), -target).clamp(1, TABLE - 1)
     low, high = grid[after - 1].log(), grid[after].log()
-    x = (low + high) / 2
+    x = before = (low + high) / 2
     for _ in range(ITERATIONS):
-        t = x.exp()
+        t, before = x.exp(), x
         excess = process.log_snr(t) - target
         x = (x - excess / (t * process.log_snr_rate(t))).clamp(low, high)
+    # Where σ_eff is constant (β = 0) or has a kink, Newton's method fails. Bisect there instead.
+    if (lost := ~((x - before).abs() < CONVERGED)).any():
+        low, high, target = low[lost], high[lost], target[lost]
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            is_late = process.log_snr(middle.exp()) < target
+            low, high = torch.where(is_late, low, middle), torch.where(is_late, middle, high)
+        x[lost] = high
     return x.exp()

@@ -137,7 +137,7 @@ def _conjugate_coefficients(
 
     Returns T(s,t), N×k×k, and ∫_t^s T(s,u) ½ G Gᵀ L_u⁻ᵀ du on the predicted blocks, N×k×p.
     """
-    nodes, node_weights = gauss_log_times(start, end)
+    nodes, node_weights = gauss_log_times(start, end, process.jumps)
     stops = torch.cat([start[:, None], nodes, end[:, None]], dim=1)
     transition = torch.eye(process.blocks, dtype=torch.float64).expand(len(end), -1, -1)
     transitions = []

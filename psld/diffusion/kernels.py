@@ -1,0 +1,286 @@
+"""Linear SDEs dz = F(t) z dt + G(t) dw on k blocks: coefficients, transitions and moments.
+
+`ConstantRecipe` has constant matrices and any schedule β; its kernel depends on the elapsed ∫β
+alone. `VaryingSDE` has any functions of time; it composes pieces of a fourth-order Magnus expansion
+(Blanes, Casas, Oteo and Ros, The Magnus expansion and some of its applications, 2009, Eq. 253).
+Times are float64 tensors of any shape …; results have the shape …×k×k.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from psld.diffusion.matrices import semidefinite_root
+from psld.diffusion.schedules import Schedule
+from psld.utils.errors import UserError
+
+Coefficient = Callable[[Tensor], Tensor]
+"""A function of times, …, that returns matrices, …×k×k."""
+
+Moments = tuple[Tensor, Tensor]
+"""Φ and C, both …×k×k."""
+
+TERMS = 24
+"""Terms of a series in τ with 2‖A‖τ ≤ 1; the omitted terms are below 1e-23."""
+
+FIRST_PIECES = 16
+MOST_PIECES = 2**14
+
+PRECISION = 1e-11
+"""How much halving a piece may change Φ, relative to its largest entry, and each entry C_ij,
+relative to √(C_ii C_jj). The halves are kept, and their errors are about 16 times smaller."""
+
+FINEST = 1e-5
+"""Pieces that end before this time are not halved."""
+
+
+class LinearKernel:
+    """Mean and covariance of dz = −A z dτ + √(2D) dw from a known initial state.
+
+        Φ(τ) = exp(−A τ),      C(τ) = ∫₀^τ Φ(u) 2D Φ(u)ᵀ du
+
+    C solves Ċ = 2D − A C − C Aᵀ. The power series of C therefore has the coefficients
+
+        C(τ) = Σ_{n≥1} C_n τⁿ/n!,      C₁ = 2D,      C_{n+1} = −(A C_n + C_n Aᵀ).
+
+    The leading term of some entries is τ³ or τ⁵, as for the variance of a position that receives
+    its noise through a momentum. The lower coefficients of these entries are exactly 0, so nothing
+    cancels as τ → 0, where the closed form S − Φ S Φᵀ would lose all digits. Longer times follow by
+    doubling: C(2τ) = C(τ) + Φ(τ) C(τ) Φ(τ)ᵀ.
+    """
+
+    def __init__(self, A: Tensor, D: Tensor) -> None:
+        """`A` and `D`: k×k, float64."""
+        self.norm = float(torch.linalg.matrix_norm(A))
+        self.transition_series, self.covariance_series = _taylor(A, D, TERMS)
+
+    def transition(self, elapsed: Tensor) -> Tensor:
+        """Return Φ(τ), …×k×k, for elapsed times τ of any shape … and any sign."""
+        doublings = self._doublings(elapsed)
+        phi = _series(self.transition_series, elapsed / 2**doublings)
+        for _ in range(doublings):
+            phi = phi @ phi
+        return phi
+
+    def moments(self, elapsed: Tensor) -> Moments:
+        """Return (Φ, C), both …×k×k, after elapsed times τ ≥ 0 of any shape …."""
+        doublings = self._doublings(elapsed)
+        tau = elapsed / 2**doublings
+        phi = _series(self.transition_series, tau)
+        covariance = tau[..., None, None] * _series(self.covariance_series, tau)
+        return _doubled(phi, covariance, doublings)
+
+    def _doublings(self, elapsed: Tensor) -> int:
+        """Return the number of halvings of the longest time that give 2‖A‖τ ≤ 1."""
+        return _halvings(2 * self.norm * max(elapsed.abs().flatten().tolist(), default=0.0))
+
+
+class ConstantRecipe:
+    """The recipe with constant D, Q and S: F = −β(t) (D + Q) S⁻¹ and G Gᵀ = 2 β(t) D."""
+
+    def __init__(self, D: Tensor, Q: Tensor, S: Tensor, beta: Schedule) -> None:
+        inverse = torch.linalg.inv(S)
+        self.D, self.beta = D, beta
+        self.rate = (D + Q) @ inverse
+        """(D + Q) S⁻¹: the drift is −β(t) · rate · z."""
+        self.jumps: tuple[float, ...] = tuple(getattr(beta, "jumps", ()))
+        self._forward = LinearKernel(self.rate, D)
+        self._reversed = LinearKernel((D - Q) @ inverse, D)
+
+    def drift(self, t: Tensor) -> Tensor:
+        """Return F."""
+        return -self.beta(t)[..., None, None] * self.rate
+
+    def diffusion_squared(self, t: Tensor) -> Tensor:
+        """Return G Gᵀ."""
+        return 2 * self.beta(t)[..., None, None] * self.D
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """Return the symmetric root G of G Gᵀ."""
+        return (2 * self.beta(t))[..., None, None].sqrt() * semidefinite_root(self.D)
+
+    def transition(self, t: Tensor) -> Tensor:
+        """Return Φ from 0 to t."""
+        return self._forward.transition(self.beta.integral(t))
+
+    def transition_between(self, start: Tensor, end: Tensor) -> Tensor:
+        """Return Φ from `start` to `end`, in either direction of time."""
+        return self._forward.transition(self.beta.integral(end) - self.beta.integral(start))
+
+    def moments(self, t: Tensor) -> Moments:
+        """Return Φ and C at t: z_t ~ N(Φ z₀, C) for a known z₀."""
+        return self._forward.moments(self.beta.integral(t))
+
+    def reverse_moments(self, start: Tensor, end: Tensor) -> Moments:
+        """Return Φ and C of dz = −β (D − Q) S⁻¹ z ds + √(2 β D) dw, from time `start` down to
+        `end`."""
+        return self._reversed.moments(self.beta.integral(start) - self.beta.integral(end))
+
+
+class VaryingSDE:
+    """Any linear SDE: F and P = G Gᵀ are functions of time.
+
+    The generator of Φ and of C = ∫ Φ P Φᵀ is H = [[F, P], [0, −Fᵀ]] (Van Loan, 1978). A Magnus step
+    over [t, t + h], with nodes t± = t + h (½ ± √3/6),
+
+        Ω = h/2 (H₋ + H₊) + (√3/12) h² (H₊ H₋ − H₋ H₊),
+
+    is again of this form, so that `LinearKernel`'s series gives the moments of the step without
+    cancellation. The steps compose: C ← φ C φᵀ + c, Φ ← φ Φ. The pieces of [0, T] are halved until
+    their moments no longer change (`PRECISION`); the moments at their ends are tabulated, and one
+    more step leads from there to any time.
+    """
+
+    def __init__(
+        self,
+        drift: Coefficient,
+        diffusion_squared: Coefficient,
+        jumps: Sequence[float] = (),
+        last: float = 1.0,
+    ) -> None:
+        """Tabulate the moments between 0 and `last`.
+
+        `jumps`: the times at which a coefficient is discontinuous. Raises UserError if
+        `MOST_PIECES` pieces are not enough.
+        """
+        self.drift, self.diffusion_squared = drift, diffusion_squared
+        self.jumps = tuple(jumps)
+        self._last: tuple[Tensor, Moments] | None = None
+        """The last times and their moments, which a kernel's mean and covariance share."""
+        even = torch.linspace(0, last, FIRST_PIECES + 1, dtype=torch.float64)
+        self.edges = torch.cat([even, even.new_tensor(self.jumps)]).unique()
+        while (rough := self._tabulated()).any():
+            if len(self.edges) > MOST_PIECES:
+                at = float(self.edges[:-1][rough][0])
+                raise UserError(
+                    f"process: its moments do not converge near t = {at:.4g}; name the times at "
+                    "which its coefficients jump (jumps)"
+                )
+            middle = (self.edges[:-1] + self.edges[1:]) / 2
+            self.edges = torch.cat([self.edges, middle[rough]]).sort().values
+        while (length := 2 ** len(self._products)) < len(self.edges):
+            half = self._products[-1]
+            self._products.append(half[length // 2 :] @ half[: -length // 2])
+
+    def _tabulated(self) -> Tensor:
+        """Tabulate the moments at the ends of the pieces, and return which pieces are too long."""
+        start, end = self.edges[:-1], self.edges[1:]
+        middle = (start + end) / 2
+        phi, covariance = self._step(start, end)
+        halves = _composed(self._step(start, middle), self._step(middle, end))
+        moments = [(torch.eye(phi.shape[-1], dtype=torch.float64), torch.zeros_like(phi[0]))]
+        for each in zip(*halves, strict=True):
+            moments.append(_composed(moments[-1], each))
+        self._transitions, self._covariances = map(torch.stack, zip(*moments, strict=True))
+        self._products = [halves[0]]
+        """Level l holds the transitions over 2^l consecutive pieces."""
+        spread = self._covariances[1:].diagonal(dim1=-2, dim2=-1).sqrt()
+        largest = phi.abs().amax(dim=(-2, -1), keepdim=True)
+        off = (phi - halves[0]).abs() > PRECISION * largest
+        off |= (covariance - halves[1]).abs() > PRECISION * spread[:, :, None] * spread[:, None]
+        return off.flatten(1).any(dim=1) & (end > FINEST)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """Return the symmetric root G of G Gᵀ."""
+        return semidefinite_root(self.diffusion_squared(t))
+
+    def moments(self, t: Tensor) -> Moments:
+        """Return Φ and C at t: z_t ~ N(Φ z₀, C) for a known z₀."""
+        if self._last and torch.equal(self._last[0], t):
+            return self._last[1]
+        before = self._piece(t)
+        known = self._transitions[before], self._covariances[before]
+        found = _composed(known, self._step(self.edges[before], t))
+        self._last = t.clone(), found
+        return found
+
+    def transition(self, t: Tensor) -> Tensor:
+        """Return Φ from 0 to t."""
+        return self.moments(t)[0]
+
+    def transition_between(self, start: Tensor, end: Tensor) -> Tensor:
+        """Return Φ from `start` to `end`, in either direction of time."""
+        start, end = torch.broadcast_tensors(start, end)
+        low, high = torch.minimum(start, end), torch.maximum(start, end)
+        first, last = self._piece(low) + 1, self._piece(high)
+        # From `low` to the first edge after it, over whole pieces, and on to `high`.
+        phi = self._step(low, torch.where(first > last, high, self.edges[first]))[0]
+        for level, products in enumerate(self._products):
+            taken = ((last - first).clamp(min=0) >> level) & 1 > 0
+            product = products[first.clamp(max=len(products) - 1)] @ phi
+            phi = torch.where(taken[..., None, None], product, phi)
+            first = first + taken * 2**level
+        rest = self._step(torch.where(first > last, high, self.edges[last]), high)[0]
+        phi, is_forward = rest @ phi, (start <= end)[..., None, None]
+        return phi if is_forward.all() else torch.where(is_forward, phi, torch.linalg.inv(phi))
+
+    def reverse_moments(self, start: Tensor, end: Tensor) -> Moments:
+        raise UserError(
+            "process: sscs needs constant matrices D, Q and S; use em, rk45 or multistep"
+        )
+
+    def _piece(self, t: Tensor) -> Tensor:
+        """Return the index of the piece that contains t."""
+        return (torch.searchsorted(self.edges, t, right=True) - 1).clamp(0, len(self.edges) - 2)
+
+    def _step(self, start: Tensor, end: Tensor) -> Moments:
+        """Return Φ and C of one Magnus step."""
+        h = (end - start)[..., None]
+        nodes = start[..., None] + h * h.new_tensor([0.5 - 3**0.5 / 6, 0.5 + 3**0.5 / 6])
+        h = h[..., None]
+        (f, g), (p, q) = (
+            function(nodes).unbind(-3) for function in (self.drift, self.diffusion_squared)
+        )
+        weight = 3**0.5 / 12 * h**2
+        F = h / 2 * (f + g) + weight * (g @ f - f @ g)
+        P = h / 2 * (p + q) + weight * (g @ p + p @ g.mT - f @ q - q @ f.mT)
+        return unit_moments(F, P)
+
+
+def unit_moments(F: Tensor, P: Tensor) -> Moments:
+    """Return Φ = e^F and C = ∫₀¹ e^(Fu) P e^(Fᵀu) du for batches of constant F and P, …×k×k."""
+    norm = 2 * float(torch.linalg.matrix_norm(F).max())
+    halvings = _halvings(norm)
+    scale, norm = 0.5**halvings, norm * 0.5**halvings
+    terms, bound = 2, norm
+    while bound > 1e-18:
+        bound *= norm / terms
+        terms += 1
+    phi, covariance = _taylor(-scale * F, scale / 2 * P, terms)
+    return _doubled(phi.sum(dim=0), covariance.sum(dim=0), halvings)
+
+
+def _composed(first: Moments, second: Moments) -> Moments:
+    """Return Φ and C over two consecutive intervals."""
+    (phi, covariance), (later, added) = first, second
+    return later @ phi, later @ covariance @ later.mT + added
+
+
+def _taylor(A: Tensor, D: Tensor, terms: int) -> Moments:
+    """Return the coefficients of the power series of Φ(τ) and of C(τ)/τ, `terms`×…×k×k."""
+    powers, covariances = [torch.eye(A.shape[-1], dtype=torch.float64).expand_as(A)], [2 * D]
+    for n in range(1, terms):
+        powers.append(-(A @ powers[-1]) / n)
+        last = covariances[-1]
+        covariances.append(-(A @ last + last @ A.mT) / (n + 1))
+    return torch.stack(powers), torch.stack(covariances)
+
+
+def _series(coefficients: Tensor, tau: Tensor) -> Tensor:
+    """Return Σ_n coefficients_n τⁿ, …×k×k."""
+    return torch.tensordot(torch.linalg.vander(tau, N=len(coefficients)), coefficients, dims=1)
+
+
+def _doubled(phi: Tensor, covariance: Tensor, doublings: int) -> Moments:
+    """Return Φ and C after doubling the elapsed time `doublings` times."""
+    for _ in range(doublings):
+        covariance = covariance + phi @ covariance @ phi.mT
+        phi = phi @ phi
+    return phi, covariance
+
+
+def _halvings(norm: float) -> int:
+    """Return the smallest n ≥ 0 with norm / 2ⁿ ≤ 1."""
+    return max(0, math.ceil(math.log2(norm))) if norm > 0 else 0

@@ -1,0 +1,179 @@
+"""Noise schedules β(t) on [0, 1], with their integrals B(t) = ∫₀ᵗ β(s) ds.
+
+A schedule is a function of float64 times of any shape. It may have an `integral`, a function of
+times, and `jumps`, the times at which β is discontinuous; `as_schedule` adds what is missing.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psld.diffusion.matrices import as_times
+from psld.utils.errors import UserError
+
+Times = Tensor | float
+
+PANEL_NODES = 20
+"""Gauss–Legendre nodes of a panel."""
+MOST_PANELS = 4096
+PRECISION = 1e-14
+"""The error of each panel of `IntegratedBeta`, relative to B(1)."""
+
+
+class Schedule(Protocol):
+    """A noise schedule as processes use it."""
+
+    def __call__(self, t: Times) -> Tensor:
+        """Return β(t)."""
+        ...
+
+    def integral(self, t: Times) -> Tensor:
+        """Return B(t) = ∫₀ᵗ β(s) ds."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinearBeta:
+    """The linear schedule β(t) = β₀ + t (β₁ − β₀) for t ∈ [0, 1]."""
+
+    beta_min: float
+    beta_max: float
+
+    def __call__(self, t: Times) -> Tensor:
+        return self.beta_min + as_times(t) * (self.beta_max - self.beta_min)
+
+    def integral(self, t: Times) -> Tensor:
+        t = as_times(t)
+        return self.beta_min * t + 0.5 * t**2 * (self.beta_max - self.beta_min)
+
+
+@dataclass(frozen=True)
+class CosineBeta:
+    """The cosine schedule (Nichol and Dhariwal, 2021, Eq. 17), truncated before its singularity:
+
+        √ᾱ(t) = exp(−B(t)/2) = cos θ(t) / cos θ(0),      θ(t) = (u t + s)/(1 + s) · π/2.
+
+    The original schedule has u = 1 and an unbounded β. Here u < 1 is such that √ᾱ(1) = `left`.
+    """
+
+    left: float
+    offset: float
+    """s."""
+
+    def _angle(self, t: Times) -> tuple[float, Tensor, float]:
+        """Return θ(0), θ(t) − θ(0) and dθ/dt."""
+        first = self.offset / (1 + self.offset) * math.pi / 2
+        rate = math.acos(self.left * math.cos(first)) - first
+        return first, rate * as_times(t), rate
+
+    def __call__(self, t: Times) -> Tensor:
+        first, turned, rate = self._angle(t)
+        return 2 * rate * (first + turned).tan()
+
+    def integral(self, t: Times) -> Tensor:
+        # −2 log(cos θ(t) / cos θ(0)), without cancellation for small t.
+        first, turned, _ = self._angle(t)
+        return -2 * torch.log1p(-2 * (turned / 2).sin() ** 2 - math.tan(first) * turned.sin())
+
+
+@dataclass(frozen=True)
+class SigmoidBeta:
+    """β(t) = β₀ + (β₁ − β₀) sigmoid(w (t − ½))."""
+
+    low: float
+    """β₀."""
+    high: float
+    """β₁."""
+    steepness: float
+    """w."""
+
+    def __call__(self, t: Times) -> Tensor:
+        rise = torch.sigmoid(self.steepness * (as_times(t) - 0.5))
+        return self.low + (self.high - self.low) * rise
+
+    def integral(self, t: Times) -> Tensor:
+        # The integral of the sigmoid is a difference of softplus functions, here without
+        # cancellation for small t.
+        t, w = as_times(t), self.steepness
+        area = torch.log1p(torch.expm1(w * t) / (1 + math.exp(w / 2))) / w
+        return self.low * t + (self.high - self.low) * area
+
+
+@dataclass(frozen=True)
+class LogLinearBeta:
+    """β(t) = β₀ (β₁/β₀)ᵗ: ln β is linear in t."""
+
+    low: float
+    """β₀."""
+    high: float
+    """β₁."""
+
+    def __call__(self, t: Times) -> Tensor:
+        return self.low * (as_times(t) * math.log(self.high / self.low)).exp()
+
+    def integral(self, t: Times) -> Tensor:
+        t, growth = as_times(t), math.log(self.high / self.low)
+        return self.low * (torch.expm1(growth * t) / growth if growth else t)
+
+
+class IntegratedBeta:
+    """A schedule whose integral is computed by Gauss–Legendre quadrature, to about 1e-13 of B(1).
+
+        beta = IntegratedBeta(lambda t: torch.where(t < 0.3, 2.0, 12.0), jumps=[0.3])
+
+    The panels of the quadrature are halved until their integrals no longer change. A panel ends at
+    each of the `jumps`.
+    """
+
+    def __init__(self, beta: Callable[[Tensor], Any], jumps: tuple[float, ...] = ()) -> None:
+        """Raises UserError if the integral does not converge; a missing jump may be the cause."""
+        self.beta = beta
+        self.jumps = tuple(jumps)
+        x, weights = (
+            torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(PANEL_NODES)
+        )
+        self.nodes, self.weights = (1 + x) / 2, weights / 2
+        self.edges = as_times([0.0, *sorted(self.jumps), 1.0])
+        while True:
+            start, end = self.edges[:-1], self.edges[1:]
+            middle = (start + end) / 2
+            areas = self._area(start, end)
+            halved = self._area(start, middle) + self._area(middle, end)
+            rough = (halved - areas).abs() > PRECISION * halved.abs().sum()
+            if not rough.any():
+                break
+            if len(self.edges) > MOST_PANELS:
+                at = float(start[rough][0])
+                raise UserError(
+                    f"process: the integral of β does not converge near t = {at:.4g}; "
+                    "name the jumps of β"
+                )
+            self.edges = torch.cat([self.edges, middle[rough]]).sort().values
+        self.areas = torch.cat([areas.new_zeros(1), areas.cumsum(0)])
+
+    def __call__(self, t: Times) -> Tensor:
+        t = as_times(t)
+        return torch.as_tensor(self.beta(t), dtype=torch.float64).expand(t.shape)
+
+    def integral(self, t: Times) -> Tensor:
+        t = as_times(t)
+        panel = (torch.searchsorted(self.edges, t, right=True) - 1).clamp(0, len(self.edges) - 2)
+        return self.areas[panel] + self._area(self.edges[panel], t)
+
+    def _area(self, start: Tensor, end: Tensor) -> Tensor:
+        span = (end - start)[..., None]
+        return (span * self.weights * self(start[..., None] + span * self.nodes)).sum(dim=-1)
+
+
+def as_schedule(beta: Any) -> Schedule:
+    """Return a number, a function of times or a schedule as a `Schedule`."""
+    if not callable(beta):
+        return LinearBeta(float(beta), float(beta))
+    if hasattr(beta, "integral"):
+        return beta  # pyright: ignore[reportReturnType]
+    return IntegratedBeta(beta, getattr(beta, "jumps", ()))
