@@ -16,6 +16,9 @@ from psld.data.settings import Images, Source
 from psld.diffusion.guidance import Guidance, Label, Mask
 from psld.diffusion.samplers import SamplerSettings as Sampler
 from psld.diffusion.samplers import TimeGridSampler
+from psld.diffusion.settings import Beta
+from psld.diffusion.settings import PhaseSpaceSettings as PhaseSpace
+from psld.diffusion.settings import ProcessSettings as Process
 from psld.metrics.settings import Extractor, Measure
 from psld.models.objectives import Denoiser, Epsilon, Guide, Objective
 from psld.models.recipe import Average, Logger, Optimizer, Schedule
@@ -24,6 +27,7 @@ from psld.networks.settings import Network
 __all__ = [
     "FREE",
     "Average",
+    "Beta",
     "CellRead",
     "Denoiser",
     "Epsilon",
@@ -40,6 +44,8 @@ __all__ = [
     "Neutral",
     "Objective",
     "Optimizer",
+    "PhaseSpace",
+    "Process",
     "Sampler",
     "Schedule",
     "Source",

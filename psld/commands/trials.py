@@ -60,12 +60,12 @@ def _trial_in_sampling(part: Any, _network: str | None) -> Iterator[str]:
     """Sample from a Gaussian with PSLD. Guidance is tested with the sampler EM."""
     from psld.diffusion.loop import sample
     from psld.diffusion.samplers import SamplerSettings
-    from psld.diffusion.settings import PSLDSettings
+    from psld.diffusion.settings import ProcessSettings
     from psld.utils.batching import Batching
     from psld.utils.randomness import ShardNoise
 
     recipe = {"kind": "psld", "gamma": 0.02, "mass_inverse": 4, "kappa": 0.04}
-    process = parse(PSLDSettings, recipe, CALL).build()
+    process = parse(ProcessSettings, recipe, CALL).build()
     sampler = part
     if part.noun == "guidance":
         content = {"integrator": "em", "steps": 5, "striding": "uniform", "guidance": part}

@@ -54,8 +54,7 @@ RECORDABLE = re.compile(r"runtime\.choices\b|job\.(name|num|override_dirname)$")
 
 ALSO = {
     "metric": ["MEASURE@EXTRACTOR, such as kernel@pixels"],
-    "network": ["MODULE:CLASS of a custom part"],
-    "sampler": ["MODULE:CLASS of a custom part"],
+    **{key: ["MODULE:CLASS of a custom part"] for key in ("network", "process", "sampler")},
 }
 """The values that a config group accepts in addition to the names of its configs."""
 

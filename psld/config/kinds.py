@@ -10,7 +10,20 @@ RECIPE = "psld.models.recipe"
 GUIDANCE = "psld.diffusion.guidance"
 OBJECTIVES = "psld.models.objectives"
 
+PROCESSES = "psld.diffusion.settings"
+
 SHIPPED: dict[str, dict[str, str]] = {
+    "process": {
+        "vp-sde": f"{PROCESSES}:VPSDESettings",
+        "psld": f"{PROCESSES}:PSLDSettings",
+        "recipe": f"{PROCESSES}:RecipeSettings",
+    },
+    "beta": {
+        "constant": f"{PROCESSES}:ConstantBeta",
+        "cosine": f"{PROCESSES}:CosineBeta",
+        "sigmoid": f"{PROCESSES}:SigmoidBeta",
+        "log-linear": f"{PROCESSES}:LogLinearBeta",
+    },
     "sampler": {
         "em": f"{SAMPLERS}:EMSettings",
         "sscs": f"{SAMPLERS}:SSCSSettings",
@@ -78,5 +91,6 @@ SHIPPED: dict[str, dict[str, str]] = {
 OF_A_TRAINING = ("network", "objective", "optimizer", "schedule", "average", "logger")
 """The kinds of parts that may read a model or the samples of a cell (`psld.config.reads`)."""
 
-GROUPS = {"network": "kind", "sampler": "integrator", "guidance": "kind", "mask": "kind"}
+GROUPS = {"sampler": "integrator"}
+GROUPS |= dict.fromkeys(("network", "process", "guidance", "mask"), "kind")
 """The config groups whose files describe parts, with the key that holds the name of the part."""

@@ -438,7 +438,7 @@ def import_all(settings: Settings) -> None:
 
 # -- the errors of custom parts --------------------------------------------------------------------
 
-PLACES = {"source": "dataset", "guidance": "sampler", "mask": "sampler.guidance"}
+PLACES = {"source": "dataset", "guidance": "sampler", "mask": "sampler.guidance", "beta": "process"}
 PLACES |= dict.fromkeys(("extractor", "measure"), "metric")
 PLACES |= dict.fromkeys(("objective", "optimizer", "schedule", "average"), "training")
 """The settings group that contains each kind of part. Kinds of parts that are not listed here are

@@ -1,46 +1,169 @@
 """Settings of processes and of training noise levels, validated without importing torch.
 
-Only `build`, which constructs a process, imports torch.
+A process is a class: its fields are its options, and `build` constructs the process. Only `build`
+imports torch.
 """
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from psld.config.settings import Settings
+from psld.config.parts import Part
+from psld.config.settings import Neutral, Settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from psld.diffusion.process import LinearProcess
 
 Matrix = tuple[tuple[float, ...], ...]
 
 
-class VPSDESettings(Settings):
-    """The variance-preserving SDE (Song et al., 2021): dx = −½β(t) x dt + √β(t) dw."""
+class Beta(Part):
+    """The base class of noise schedules β(t), t ∈ [0, 1]."""
+
+    noun = "beta"
+
+    kind: str
+
+    def build(self) -> "Callable[[Tensor], Any]":
+        """Return β as a function of float64 times of any shape.
+
+        The integral of a plain function is computed numerically. If β jumps, return an
+        `IntegratedBeta` of `psld.diffusion.schedules` with the times of the jumps.
+        """
+        raise NotImplementedError
+
+
+class ConstantBeta(Beta):
+    """A constant β."""
+
+    kind: str = "constant"
+    value: float = Field(gt=0)
+
+    def build(self):
+        from psld.diffusion.schedules import LinearBeta
+
+        return LinearBeta(self.value, self.value)
+
+
+class CosineBeta(Beta):
+    """The cosine schedule (Nichol and Dhariwal, 2021): √ᾱ = exp(−∫β/2) falls like a cosine."""
+
+    kind: str = "cosine"
+    left: float = Field(0.01, gt=0, lt=1)
+    """√ᾱ at T = 1. The original schedule reaches 0, where β is infinite; this schedule ends before.
+    """
+    offset: float = Field(0.008, ge=0, le=1)
+    """s, which makes β positive at t = 0."""
+
+    def build(self):
+        from psld.diffusion.schedules import CosineBeta
+
+        return CosineBeta(self.left, self.offset)
+
+
+class SigmoidBeta(Beta):
+    """β(t) = low + (high − low) sigmoid(steepness · (t − ½))."""
+
+    kind: str = "sigmoid"
+    low: float = Field(0.1, ge=0)
+    high: float = Field(20.0, gt=0)
+    steepness: float = Field(12.0, gt=0, le=100)
+
+    def build(self):
+        from psld.diffusion.schedules import SigmoidBeta
+
+        return SigmoidBeta(self.low, self.high, self.steepness)
+
+
+class LogLinearBeta(Beta):
+    """β(t) = low · (high/low)ᵗ: the logarithm of β is linear in t."""
+
+    kind: str = "log-linear"
+    low: float = Field(0.1, gt=0)
+    """β(0)."""
+    high: float = Field(20.0, gt=0)
+    """β(1)."""
+
+    def build(self):
+        from psld.diffusion.schedules import LogLinearBeta
+
+        return LogLinearBeta(self.low, self.high)
+
+
+class ProcessSettings(Part):
+    """The base class of forward processes."""
+
+    noun = "process"
+    recorded_attributes = ("blocks",)
 
     blocks: ClassVar[int] = 1
+    """k, the number of blocks of a state; a subclass may override it with a property."""
 
-    kind: Literal["vp-sde"]
-    beta_min: float = Field(0.1, gt=0)
-    """β(0)."""
-    beta_max: float = Field(20.0, gt=0)
-    """β(1); β(t) is linear in t."""
+    kind: str
+
+    @property
+    def title(self) -> str:
+        """A short description of the process."""
+        return self.kind
 
     def build(self) -> "LinearProcess":
-        from psld.diffusion.process import LinearBeta, LinearProcess
-
-        beta = LinearBeta(self.beta_min, self.beta_max)
-        return LinearProcess(D=[[0.5]], Q=[[0.0]], S=[1.0], beta=beta, initial_variance=[0.0])
+        """Return the process."""
+        raise NotImplementedError
 
 
-class PhaseSpaceSettings(Settings):
-    """The common settings of processes with momentum: noise schedule and perturbation kernel."""
+class ScheduledSettings(ProcessSettings):
+    """The common settings of processes with a noise schedule, which is linear by default."""
 
     beta_min: float = Field(8.0, gt=0)
     """β(0). The paper uses a constant β = 8."""
     beta_max: float = Field(8.0, gt=0)
     """β(1); β(t) is linear in t."""
+    beta: Annotated[Beta | None, Neutral(None)] = Field(
+        default=None, exclude_if=lambda x: x is None
+    )
+    """Another noise schedule, in place of the linear one from beta_min to beta_max (null)."""
+
+    def schedule(self) -> "Callable[[Tensor], Any]":
+        """Return β as a function of time."""
+        from psld.diffusion.schedules import LinearBeta
+
+        return self.beta.build() if self.beta else LinearBeta(self.beta_min, self.beta_max)
+
+    @model_validator(mode="after")
+    def _check_beta(self) -> "ScheduledSettings":
+        for name in ("beta_min", "beta_max"):
+            if self.beta and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} belongs to the linear schedule; leave it out, or set beta to null"
+                )
+        return self
+
+
+class VPSDESettings(ScheduledSettings):
+    """The variance-preserving SDE (Song et al., 2021): dx = −½β(t) x dt + √β(t) dw."""
+
+    kind: str = "vp-sde"
+    beta_min: float = Field(0.1, gt=0)
+    """β(0)."""
+    beta_max: float = Field(20.0, gt=0)
+    """β(1); β(t) is linear in t."""
+
+    def build(self):
+        from psld.diffusion.process import LinearProcess
+
+        given = [[0.5]], [[0.0]], [1.0], self.schedule()
+        return LinearProcess(*given, initial_variance=[0.0])
+
+
+class PhaseSpaceSettings(ScheduledSettings):
+    """The common settings of processes with momentum: noise schedule and perturbation kernel."""
+
+    blocks = 2
+
     matching: Literal["hsm", "dsm"] = "hsm"
     """`hsm` (hybrid score matching) conditions the kernel on x₀, `dsm` (denoising) on (x₀, m₀)."""
     factor: Literal["lower", "upper"] = "lower"
@@ -48,13 +171,15 @@ class PhaseSpaceSettings(Settings):
     numerical_eps: float = Field(1e-9, ge=0)
     """Added to the diagonal of Σ(t), which is singular at t = 0."""
 
-    def _process(self, **recipe: Any) -> "LinearProcess":
-        """Return the process with the matrices D, Q, S and initial_variance in `recipe`."""
-        from psld.diffusion.process import LinearBeta, LinearProcess
+    def recipe(self, **matrices: Any) -> "LinearProcess":
+        """Return the process with the given D, Q, S and initial_variance, and these settings.
 
-        beta = LinearBeta(self.beta_min, self.beta_max)
+        D and Q may be functions of time (`LinearProcess`).
+        """
+        from psld.diffusion.process import LinearProcess
+
         options = self.model_dump(include={"matching", "factor", "numerical_eps"})
-        return LinearProcess(beta=beta, **recipe, **options)
+        return LinearProcess(beta=self.schedule(), **matrices, **options)
 
 
 class PSLDSettings(PhaseSpaceSettings):
@@ -63,9 +188,7 @@ class PSLDSettings(PhaseSpaceSettings):
     D = ½ diag(Γ, Mν),   Q = ½ [[0, −1], [1, 0]],   S = diag(1, M),   ν = Γ + 2 √M⁻¹
     """
 
-    blocks: ClassVar[int] = 2
-
-    kind: Literal["psld"]
+    kind: str = "psld"
     gamma: float = Field(ge=0)
     """Γ: friction on the position. 0 gives critically damped Langevin diffusion (CLD)."""
     mass_inverse: float = Field(4.0, gt=0)
@@ -73,9 +196,13 @@ class PSLDSettings(PhaseSpaceSettings):
     kappa: float = Field(0.04, gt=0)
     """κ: the initial momentum is drawn from N(0, κM)."""
 
-    def build(self) -> "LinearProcess":
+    @property
+    def title(self):
+        return f"{self.kind} Γ = {self.gamma:g}"
+
+    def build(self):
         mass, nu = 1 / self.mass_inverse, self.gamma + 2 * math.sqrt(self.mass_inverse)
-        return self._process(
+        return self.recipe(
             D=[[self.gamma / 2, 0.0], [0.0, mass * nu / 2]],
             Q=[[0.0, -0.5], [0.5, 0.0]],
             S=[1.0, mass],
@@ -84,9 +211,9 @@ class PSLDSettings(PhaseSpaceSettings):
 
 
 class RecipeSettings(PhaseSpaceSettings):
-    """Any process of the recipe on k blocks; block 0 is the image."""
+    """Any process of the recipe with constant matrices on k blocks; block 0 is the image."""
 
-    kind: Literal["recipe"]
+    kind: str = "recipe"
     D: Matrix
     """k×k, symmetric and positive semi-definite: the noise on each block."""
     Q: Matrix
@@ -97,11 +224,12 @@ class RecipeSettings(PhaseSpaceSettings):
     """k variances at t = 0, with 0 for the image."""
 
     @property
-    def blocks(self) -> int:
+    def blocks(self):
         return len(self.S)
 
-    def build(self) -> "LinearProcess":
-        return self._process(D=self.D, Q=self.Q, S=self.S, initial_variance=self.initial_variance)
+    def build(self):
+        given = {name: getattr(self, name) for name in ("D", "Q", "S", "initial_variance")}
+        return self.recipe(**given)
 
     @model_validator(mode="after")
     def _check_shapes(self) -> "RecipeSettings":
@@ -113,11 +241,6 @@ class RecipeSettings(PhaseSpaceSettings):
         if len(self.initial_variance) != k:
             raise ValueError(f"initial_variance must have {k} entries, because S has {k}")
         return self
-
-
-ProcessSettings = Annotated[
-    VPSDESettings | PSLDSettings | RecipeSettings, Field(discriminator="kind")
-]
 
 
 class NoiseLaw(Settings):

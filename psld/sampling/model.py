@@ -20,7 +20,7 @@ from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
 from psld.diffusion.score import Network
-from psld.diffusion.settings import ProcessSettings, PSLDSettings
+from psld.diffusion.settings import ProcessSettings
 from psld.diffusion.time_grid import level_range
 from psld.models.build import build, build_process, kept_generators, with_network
 from psld.models.manifest import WEIGHTS, GuideManifest, M, ModelManifest, read_manifest
@@ -80,10 +80,8 @@ class LoadedModel:
     """The file of the initial distribution; None: the file of the model's dataset."""
 
     def __repr__(self) -> str:
-        data, own = self.settings.dataset, self.settings.process
-        friction = f" Γ = {own.gamma:g}" if isinstance(own, PSLDSettings) else ""
-        every = self.settings.serves_every_process
-        process = "every process" if every else f"{own.kind}{friction}"
+        data, every = self.settings.dataset, self.settings.serves_every_process
+        process = "every process" if every else self.settings.process.title
         size = f"{data.channels}×{data.image_size}×{data.image_size}"
         count = sum(parameter.numel() for parameter in self.network.parameters())
         facts = f"{process} on {data.name}, {size}, {count:,} parameters, {self.device}"
