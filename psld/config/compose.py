@@ -125,7 +125,8 @@ class Composer:
 
         Raises UserError with the prefix `where` if the composition fails.
         """
-        with refusing(where), without_environment():  # A defaults list may read variables, too.
+        # A defaults list may read environment variables, too.
+        with refusing(where), without_environment():
             parsed = OverridesParser.create().parse_overrides(for_hydra(overrides))
             self._loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
             chosen = create_defaults_list(
@@ -160,7 +161,8 @@ def compose_content(
 
 def content_of_words(words: Sequence[str], where: str) -> dict[str, Any]:
     """Return the settings of a part that consists only of overrides, without a config."""
-    config = OmegaConf.create({"part": {}})  # `part.KEY` is never a config group.
+    # The prefix `part.` keeps `for_hydra` from treating the key of a setting as a config group.
+    config = OmegaConf.create({"part": {}})
     with refusing(where):
         parsed = OverridesParser.create().parse_overrides(for_hydra([f"part.{w}" for w in words]))
         ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)

@@ -46,8 +46,8 @@ class Read(Settings):
     content: Annotated[str | None, FREE] = Field(default=None, exclude_if=lambda text: text is None)
     """The digest of the files that the training has read."""
     files: Annotated[tuple[str, ...], FREE] = Field(default=(), exclude_if=lambda files: not files)
-    """In a grid, the files of the model or cell that are written last. They are inputs of the
-    Snakemake rule of the training."""
+    """In a grid, the last files that the jobs of the model or cell write. These files are inputs of
+    the Snakemake rule of the training."""
 
     @model_validator(mode="before")
     @classmethod

@@ -225,7 +225,9 @@ class Entry:
         drawn = None if self.is_inpainted or self.show != "value" else self.drawn
         if drawn is None or drawn.extrapolated is None:
             return None
-        again = self.trained  # All trainings have the same bias of order 1/n in n samples.
+        # All trainings have the same bias of order 1/n in n samples, so extrapolation does not
+        # change the variation between trainings.
+        again = self.trained
         errors = [drawn.extrapolated, *([again.interval] if again else [])]
         return combined(drawn.extrapolated.value, errors)
 
@@ -353,7 +355,7 @@ class Entry:
     def status(self) -> Status:
         """The verdict: whether the complete interval is inside or outside the band.
 
-        `measured` if the entry has no number of the paper or no band.
+        The verdict is `measured` if the entry has no number of the paper or no band.
         """
         if self.row.literature:
             return "literature"
@@ -406,8 +408,8 @@ class Entry:
 def _balanced(by_cell: dict[Cell, ModelResult]) -> dict[Cell, ModelResult]:
     """Return the results of the sampling seeds for which all trainings have results.
 
-    If there is no such seed, return the results of the most common seed. All trainings then have
-    equal weight in values, errors and differences, even while the grid is running.
+    If there is no such seed, return the results of the most common seed. In both cases, all
+    trainings have equal weight in values, errors and differences, even while the grid is running.
     """
     trainings = len({cell.model.folder for cell in by_cell})
     counts = Counter(cell.seed for cell in by_cell)

@@ -4,8 +4,8 @@ A template is an entry with a {placeholder} in its name; it stands for several e
 (docs/research.md has an example). Names are the keys of models, guides, samplers, labels, figures
 and tables, and the labels of rows and columns. The template is expanded to one entry for each value
 in the list of the placeholder. Several placeholders are expanded to all combinations of their
-values. Each value replaces the placeholder in the complete entry. In a row or column, the values
-also replace placeholders in its cells.
+values. Each value replaces the placeholder in the complete entry. The values of a row or column
+also replace placeholders in the cells of this row or column.
 
 Numbers follow YAML 1.1: `1e-3` has no dot, so it is a string and appears in names as written.
 `1.0e-3` is a number and appears in names as 0.001.

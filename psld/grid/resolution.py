@@ -144,7 +144,8 @@ class _Resolver:
             grid = _Resolver(of, read_grid_file(grid_path(of)), grid_path(of))
         if noun == "cell" and (cell := grid.measured_cell(name)):
             self.cells_read[cell.folder] = cell.sampler
-            digest = digest_of([cell.digest, cell.shards])  # `cell.digest` omits the shards.
+            # `cell.digest` does not cover the number of shards, so this number is added here.
+            digest = digest_of([cell.digest, cell.shards])
             return content | {"name": cell.folder, "digest": digest, "files": cell.records}
         if noun == "model" and (entry := grid.file.trainings.get(name)):
             source = grid.model(entry.weights or name)

@@ -159,7 +159,7 @@ ANSWERS: tuple[Answer, ...] = get_args(Answer)
 class Comparison:
     claim: str
     label: str
-    """The values from the lists in `over` of the claim that this comparison uses."""
+    """The values that this comparison takes from the lists in `over`, a setting of the claim."""
     smaller: Entry
     larger: Entry
     times: float = 1.0
@@ -176,7 +176,7 @@ class Comparison:
     def difference(self) -> Difference | None:
         """The number of `smaller` minus `times` the number of `larger`, as measured.
 
-        None if either of them has no results.
+        None if either entry has no results.
         """
         has_both = self.smaller.by_cell and self.larger.by_cell
         return self.smaller.minus(self.larger, self.times) if has_both else None

@@ -97,10 +97,10 @@ class Workflow:
         return f"{self._with(kind, name).name}/{name}"
 
     def _with(self, kind: Shared, name: str) -> Grid:
-        """Return any grid that has a shared record. All grids prepare a dataset in the same way.
+        """Return a grid that has a shared record.
 
-        Raises UserError if no grid has the record, or if a grid that names the dataset cannot be
-        resolved.
+        The result may be any such grid, because all grids prepare a dataset in the same way. Raises
+        UserError if no grid has the record, or if a grid that names the dataset cannot be resolved.
         """
         dataset = re.sub("(/.*|(-flip)?(-classes)?)$", "", name)
         naming = {grid for grid, file in self.files.items() if dataset in repr(file)}

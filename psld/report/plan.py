@@ -34,8 +34,8 @@ CODE = "diffusion", "networks", "training"
 """The subpackages whose code determines the FLOPs of a network."""
 
 ADAPTIVE_EVALUATIONS = 200
-"""The assumed network evaluations per image of an adaptive sampler, if no table states the number
-of the paper."""
+"""The number of network evaluations per image that is assumed for an adaptive sampler if no table
+has a number of the paper."""
 
 FORMULA = (
     "The time of a training is proportional to its images, and the time of samples to their "
@@ -56,7 +56,7 @@ class Work:
     """Network evaluations, summed over all samples. A guide evaluation with its gradient counts as
     two evaluations."""
     adaptive: float = 0
-    """The part of `evaluations` by adaptive samplers (RK45), which need full fp32 precision."""
+    """The network evaluations in `evaluations` that adaptive samplers (RK45) make in full fp32."""
 
     def flops(self, per_image: float) -> float:
         """Return the FLOPs of this work. `per_image`: the FLOPs of a forward pass per image."""

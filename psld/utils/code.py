@@ -278,7 +278,8 @@ def import_copy(name: str, code: Code) -> Any:
         there = getattr(loaded, "__file__", None)
         if loaded and there and _tree_digest(Path(there).read_bytes()) != _tree_digest(content):
             raise UserError(f"{name}: another version of {_module_of(file)} is imported; {RESTART}")
-        if loaded and file.endswith("/__init__.py"):  # Two copies may share a package.
+        # The package may have been loaded from another copy; add the modules of this copy.
+        if loaded and file.endswith("/__init__.py"):
             loaded.__path__.insert(0, str((code.root / file).parent))
     sys.path.insert(0, str(code.root))
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -303,7 +304,7 @@ def _tree_digest(content: bytes) -> str:
 
 
 def may_run(code: Code, record: str | Path) -> bool:
-    """Check if code that is named by a file in the folder `record` may run.
+    """Check if code may run. A file in the folder `record` names this code.
 
     This file may come from an untrusted source, and so may all code in its folder. Code inside
     `record` may thus not run. Installed code elsewhere may run. Any other code must be a top-level

@@ -148,7 +148,8 @@ def reading(
 ) -> Iterator[None]:
     """Convert exceptions in this context to the error "PATH: WRONG (reason)REMEDY".
 
-    For damaged data, functions that read files raise almost any exception.
+    Reading a damaged file can raise almost any exception. Therefore all exceptions are converted,
+    except the exceptions that `reraise_fault` reraises.
     """
     try:
         yield
