@@ -45,7 +45,7 @@ class Command:
     def run(self) -> set[str]:
         """The settings that may be given together with a record.
 
-        They do not change the result of the job.
+        These settings do not change the result of the job.
         """
         return self.kind.free().union(self.also)
 
@@ -101,7 +101,8 @@ class Command:
     def _planned(self, name: str, words: list[str]) -> str | None:
         """Return the digest of the record in the word `record=DIGEST`; None without this word.
 
-        Raises UserError if it is not among the digests that Snakemake planned for this job.
+        Raises UserError if this digest is not among the digests that Snakemake planned for this
+        job.
         """
         planned = value_in(words, "record")
         if planned and planned not in os.environ.get(RECORDS, planned).split(","):

@@ -23,7 +23,7 @@ from psld.utils import VERSION
 from psld.utils.errors import UserError, ignored, in_one_line, meant, printable
 
 Program = Callable[[Any], Any]
-"""The function of a command. Its argument is the settings. `entry_point` sets its `command`."""
+"""The function of a command, with the settings as argument. `entry_point` adds `command`."""
 
 COMMANDS = {
     "init": "project",

@@ -1,6 +1,7 @@
 """Compose settings with Hydra from the config folders.
 
-This file depends on internals of Hydra 1.3; tests/config/test_shipped.py fails if they change.
+This file depends on internals of Hydra 1.3; tests/config/test_shipped.py fails if these internals
+change.
 """
 
 import re

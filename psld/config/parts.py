@@ -85,8 +85,8 @@ class Part(Settings):
     """Names of class attributes that a custom part serializes with its settings. Code that reads
     the serialized part then need not import the class."""
     source_code: ClassVar[Code | None] = None
-    """The code of a custom part's class at its import; None if the class is not defined in a file
-    or belongs to psld."""
+    """The code of a custom part's class when the class was imported; None if the class is not
+    defined in a file or belongs to psld."""
 
     code: str | None = Field(default=None, exclude_if=lambda code: code is None)
     """The digest of a custom part's code, computed from its files."""
@@ -237,7 +237,7 @@ def name_of(kind: type) -> str:
 
 
 def _code_of(kind: type[Part]) -> Code | None:
-    """Return the code of a class that is being imported; None if it is not defined in a file."""
+    """Return the code of a class that is being imported; None for a class without a file."""
     name = kind.__module__
     place = getattr(sys.modules.get(name), "__file__", None)
     if not place or name == "__main__":
@@ -253,9 +253,9 @@ def _code_of(kind: type[Part]) -> Code | None:
 
 
 def _checked_digest(kind: type[Part]) -> str:
-    """Return the digest of a class's code at its import.
+    """Return the digest of a class's code when the class was imported.
 
-    Raises UserError if one of its files has changed since the import, because the files would no
+    Raises UserError if a file of this code has changed since the import, because the files would no
     longer match the code that runs.
     """
     code, module = kind.source_code, kind.__module__
@@ -501,7 +501,8 @@ def add_note(error: BaseException) -> bool:
 
 
 def _frame_in_part(error: BaseException) -> tuple[TracebackType, list[type[Part]]] | None:
-    """Return the first traceback entry in a file of custom parts, and the parts it may belong to.
+    """Return the first traceback entry in a file of custom parts, and the parts that it may
+    concern.
 
     If the file defines several parts, parts that occur in the variables of the outer frames are
     preferred.

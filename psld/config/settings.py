@@ -1,7 +1,7 @@
 """The base class of all settings (typed, frozen, strict about unknown keys), and their overrides.
 
 Each package keeps its settings next to its code (`psld/diffusion/settings.py`, ...). None of these
-modules imports torch, because every Snakemake process reads them and must start fast.
+modules imports torch, because every Snakemake process imports these modules and must start fast.
 """
 
 import json
@@ -39,13 +39,13 @@ SHOWN = 10
 """The maximum number of wrong keys in an error message. A long list may have many wrong entries."""
 
 DIGEST = "record_sha256"
-"""The key of a record that holds the SHA-256 of all other keys. It is the first key in the file, so
-that a truncated file still contains it."""
+"""The key of a record that holds the SHA-256 of all other keys. This key is the first key in the
+file, so that a truncated file still contains the digest."""
 
 
 @dataclass(frozen=True)
 class Neutral:
-    """Annotates a new option with its neutral value, which gives the same results as no option.
+    """Annotates a new option with the neutral value for which the option has no effect.
 
     With this value, the option is not part of a digest, so that older digests stay valid. The
     neutral value must be the default: `alpha: Annotated[float, Neutral(0.0)] = 0.0`.

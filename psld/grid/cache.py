@@ -35,7 +35,7 @@ RECORDS = {
     "guide": "guides",
     "cell": "cells",
 }
-"""The attribute of `Grid` that holds the records, by the command-line key of a record."""
+"""The attribute of `Grid` that holds the records, keyed by the command-line key of a record."""
 
 
 def load_grid(name: str) -> Grid:

@@ -224,7 +224,7 @@ class Grid:
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
-        """All cells that are sampled, by name. Cells of tables come before other cells."""
+        """All cells that are sampled, keyed by name. Cells of tables come before other cells."""
         return {cell.name: cell for cell in self._cells_by_key.values()}
 
     @property

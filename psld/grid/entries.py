@@ -152,7 +152,7 @@ class Entry:
 
     @property
     def by_training(self) -> dict[str, float]:
-        """The mean over sampling seeds for each training, by the digest of the trained weights.
+        """The mean over sampling seeds of each training, keyed by the digest of its weights.
 
         Models with the same weights count as one training, also if the weights were copied.
         """
@@ -296,9 +296,9 @@ class Entry:
         """The seed, the shard size and the number of blocks of variables of each cell.
 
         These numbers determine the noise of sample i. Each draw for a shard is one array of normal
-        numbers, images × variables, and all samplers start with the same first array. For a
-        different number of variables, the same normal numbers belong to different samples, so the
-        cells count as independent.
+        numbers, images × variables, and all samplers start with the same first array. If two cells
+        have different numbers of variables, the same normal numbers belong to different samples, so
+        these cells count as independent.
         """
         return {
             (cell.seed, cell.options.shard_size, cell.model.settings.process.blocks)

@@ -137,7 +137,7 @@ class _Resolver:
 
         The model or cell is searched in this grid, or in the grid `of` if it is given.
         """
-        # With several training seeds, a training reads models and cells of its own seed.
+        # With several training seeds, a training reads models and cells that have the same seed.
         seeds = {each: seed for names in self.file.names.values() for seed, each in names.items()}
         name, grid = self.file.with_seed(content["name"], seeds.get(self.begun[-1])), self
         if of:
@@ -210,7 +210,8 @@ class _Resolver:
 
     @cached_property
     def samplers(self) -> dict[str, SamplerRecord]:
-        """The samplers, by FAMILY-BUDGET. BUDGET is the value of one setting of the sampler."""
+        """The samplers, keyed by FAMILY-BUDGET. BUDGET is the value of one setting of the
+        sampler."""
         return {name: self._sampler(name, *each) for name, each in self.file.budgets.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> SamplerRecord:

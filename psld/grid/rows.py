@@ -99,7 +99,8 @@ def _rank(entry: Entry, best: Entry, comparisons: int) -> Rank:
 
 
 def paper_values(grid: Grid) -> dict[tuple[Cell, Measurement], dict[Show, float]]:
-    """Return the paper's numbers for each pair of cell and measurement, by kind of number."""
+    """Return the paper's numbers of each pair of cell and measurement, keyed by the kind of
+    number."""
     printed: dict[tuple[Cell, Measurement], dict[Show, float]] = {}
     for entry in entries_in(grid):
         if entry.paper is not None:
@@ -214,7 +215,8 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
 
 RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}
 RESOLVED |= {"cell", "rows", "columns"}
-"""Keys of a grid file that `decisive_content` omits, because it returns their resolved values."""
+"""Keys of a grid file that `decisive_content` omits, because the function returns the resolved
+values of these keys."""
 
 
 def decisive_content(grid: Grid) -> dict[str, Any]:

@@ -53,7 +53,8 @@ FEATURE_ROUNDING = 1e-4
 """The largest accepted `relative_distance` between two references (docs/notes/intervals.md)."""
 
 UNKNOWN = "not recomputed"
-"""The basis (how a number was verified) of a number whose features are not in the certificate."""
+"""The basis of a number (how the number was verified) if its features are not in the
+certificate."""
 
 MOMENTS = "recomputed from mean and covariance, interval stated"
 """The basis of a Fréchet distance without features. Its interval cannot be recomputed. Ranks,
@@ -119,7 +120,7 @@ class Verification(NamedTuple):
     wrong: list[str]
     """One line for each difference. Each line begins with the name of a file."""
     tables: dict[str, Counter[str]]
-    """The number of entries with each basis, such as `UNKNOWN`, by table name."""
+    """For each table, the number of entries with each basis, such as `UNKNOWN`."""
     notes: list[str]
     """Lines that state what was compared and what was not."""
     missing: list[str]
@@ -172,7 +173,7 @@ def verify(
 
 
 class _CellVerification(NamedTuple):
-    """The verification of one cell. It does not hold the features, which may be large."""
+    """The verification of one cell. The features are not stored here, because they may be large."""
 
     cell: Cell
     wrong: list[str]
@@ -309,7 +310,7 @@ def _verify_reference(stated: LoadedReference, references: list[LoadedReference]
 def _all_rows(
     loaded: dict[str, LoadedReference], cells: list[_CellVerification]
 ) -> dict[str, list[int]]:
-    """Return the `rows_of` of the real images and then of the samples, by name."""
+    """Return the `rows_of` of the real images and then of the samples, keyed by name."""
     rows = {}
     for folder, (features, _) in loaded.items():
         for name in ("train", "test"):
@@ -366,7 +367,8 @@ def _basis(entry: Entry, fixed: int | None, bases: dict[str, str]) -> str:
 
 
 def _index(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Read the index in a folder. Raises UserError if it does not list exactly these names."""
+    """Read the index in a folder. Raises UserError if the index does not list exactly these
+    names."""
     index = read_json(folder / INDEX, dict[str, str])
     if different := sorted(({*names} ^ index.keys()) - {INDEX}):
         raise UserError(f"{different[0]}: {'missing' if different[0] in index else 'added'}")
@@ -472,7 +474,7 @@ def rows_of(features: Tensor) -> list[int]:
 def equal_features(rows: Mapping[str, list[int]]) -> Iterator[str]:
     """Yield a line for each set of images with repeated features, and for sets with equal features.
 
-    `rows`: the `rows_of` of each set of images, by name.
+    `rows`: the `rows_of` of each set of images, keyed by name.
     """
     owners: dict[int, str] = {}
     for name, hashes in rows.items():

@@ -128,10 +128,10 @@ def _network(trained: TrainedRecord) -> tuple[Settings, int, int]:
 
 
 def work_by_network(grid: Grid) -> dict[str, Work]:
-    """Return the work of each network, by the network's name in configs/network.
+    """Return the work of each network, keyed by the network's name in configs/network.
 
-    If several networks share a name, the names of the second and later networks are followed by the
-    name of their first model or guide in parentheses.
+    If several networks share a name, the key of the second and of each later network is this name
+    and, in parentheses, the name of the first model or guide with this network.
     """
     names: dict[tuple[Settings, int, int], str] = {}
     works: dict[str, Work] = {}
@@ -244,7 +244,7 @@ def _hours(images: float, per_second: float | None) -> float | None:
 
 
 def earlier_throughput(measured: Sequence[Entry], work: Work) -> tuple[float | None, float | None]:
-    """Return the speed per GPU in a network's earlier trainings, and in its earlier sampling.
+    """Return the speed per GPU of a network in earlier trainings, and in earlier sampling.
 
     The units are images/s, and images × NFE per second. None: there is no earlier run.
     """

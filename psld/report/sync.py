@@ -76,7 +76,7 @@ class ResultRun(NamedTuple):
     options: dict[str, Any]
     """Options of `wandb.init`; `job_type` is the command that made the result."""
     logged: dict[str, Any]
-    """Numbers, texts, images and tables by name."""
+    """Numbers, texts, images and tables, keyed by name."""
 
 
 def _uploads(

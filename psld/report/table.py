@@ -72,8 +72,8 @@ class TableText:
     """The status of each entry, row by row."""
     notes: list[str] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
-    """Notes that are added to a table only in a separate file. The results page prints these notes
-    once, for all tables."""
+    """Additional notes for a table that is written to a separate file. The results page prints
+    these notes once, for all tables."""
 
     @property
     def is_wide(self) -> bool:
@@ -444,7 +444,7 @@ def _contrast(
 ) -> str:
     """Return the sentence of a contrast.
 
-    `told`: the significant differences, by the names of the better and the worse side.
+    `told`: the significant differences, keyed by the names of the better and the worse side.
     """
     word = WORDS[next(iter(sides.values())).measurement.metric.better][1]
     values = {name: f" ({our_text(entry)})" for name, entry in sides.items()}

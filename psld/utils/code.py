@@ -26,8 +26,8 @@ from psld.utils.files import atomic_path
 NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """The name of a custom part's class, MODULE:CLASS."""
 COPIES = "parts"
-"""The name of the folder with copies of the code of custom parts. It is in a run directory or next
-to weights, and contains one folder per digest."""
+"""The name of the folder with copies of the code of custom parts. This folder is in a run directory
+or next to weights, and contains one folder per digest."""
 PACKAGE = Path(__file__).parents[1]
 
 DEPENDENCIES = frozenset(
@@ -66,7 +66,8 @@ class Code:
     files: Mapping[str, bytes]
     """The contents of all files. The keys are their paths relative to the root, in sorted order."""
     digest: str
-    """The SHA-256 of the syntax trees. Docstrings, comments and line breaks do not change it."""
+    """The SHA-256 of the syntax trees. Docstrings, comments and line breaks do not change the
+    digest."""
 
     def save(self, folder: str | Path) -> None:
         """Copy the files to FOLDER/parts/DIGEST."""

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PORTS = range(20_000, 32_000)
-"""Ports at which ranks may connect. They are below the ports of outgoing connections, because those
-ports may be in use at any time."""
+"""Ports at which ranks may connect. These ports are below the ports of outgoing connections, which
+may be in use at any time."""
 
 
 def rank_of_environment() -> int:
@@ -50,7 +50,7 @@ def meeting_port(job: "JobEnvironment") -> int:
 
 
 CHECKOUT = Path(__file__).parents[2]
-"""The top-level folder of a checkout. For an installed package, it has no meaning."""
+"""The top-level folder of a checkout. For an installed package, this path has no meaning."""
 
 
 def git_revision() -> str | None:

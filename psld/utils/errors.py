@@ -22,7 +22,7 @@ MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENF
 """Error numbers of failures of a machine or file system."""
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Error numbers of a write without enough space."""
+"""Error numbers of writes that fail because there is not enough space."""
 
 EXTRAS = {
     "workflow": {

@@ -62,7 +62,7 @@ def standard_normal(
 ) -> Tensor:
     """Return draw `index` from the stream of a key: standard normal numbers, float32 on the CPU.
 
-    The numbers come from Philox, NumPy's counter-based generator. They are identical on all
+    The numbers come from Philox, NumPy's counter-based generator. The numbers are identical on all
     machines. Draws are independent of each other, and a smaller draw is a prefix of a larger draw.
 
     Args:
@@ -143,7 +143,7 @@ class ShardNoise:
     noise as the first images of a larger shard.
 
     After `expect` has set the number of draws, threads prefetch the next draws while the network
-    computes. They prefetch no draw beyond this number.
+    computes. The threads prefetch no draw beyond this number.
     """
 
     def __init__(self, seed: int, shard: int, shape: tuple[int, ...], device: torch.device) -> None:
