@@ -139,7 +139,7 @@ class Command:
         return parse(self.kind, updated(given, words), self.where)
 
     def positional(self, words: list[str]) -> tuple[dict[str, Any], list[str]]:
-        """Split words into settings, given by position or after `--`, and the remaining words.
+        """Split words into settings that are given by position or after `--`, and other words.
 
         Raises UserError if there are too few words.
         """

@@ -47,7 +47,7 @@ Plugins.instance().register(OwnConfigs)
 WITH_KIND = re.compile(r"\{([^{}]*,)?\s*kind\s*:((?!\}\s*,).)*\}")
 """A value that is a dictionary with the settings of one part, not a sweep over several parts."""
 PLAIN_KEY = re.compile(r"(?!hydra\b)[A-Za-z_][\w.]*")
-"""The key of an override that sets a setting. If a config folder has the same name as the key, the
+"""The key of an override that sets a setting. If a config group has the same name as the key, the
 override chooses a config of this group instead."""
 RECORDABLE = re.compile(r"runtime\.choices\b|job\.(name|num|override_dirname)$")
 """The keys for which the value of `${hydra:KEY}` contains no path or environment variable."""

@@ -199,7 +199,7 @@ class Part(Settings):
         self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
         """Add to a custom part the recorded attributes and the names of settings that do not affect
-        results, because code that reads the part may not import its class."""
+        results, because code that reads the serialized part does not import the class."""
         content, is_short = dump(self), bool(info.exclude_none)
         if self.is_data:
             left_out = {*self.recorded_attributes, FREE_NAMES} if is_short else ()

@@ -33,7 +33,7 @@ S = TypeVar("S", bound="Settings")
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
-"""A name of files and folders: letters, digits, dots, dashes and underscores."""
+"""A name for files and folders, with letters, digits, dots, dashes and underscores."""
 
 SHOWN = 10
 """The maximum number of wrong keys in an error message. A long list may have many wrong entries."""

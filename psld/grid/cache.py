@@ -54,7 +54,7 @@ def load_grid(name: str) -> Grid:
             write_text(CACHE / f"{name}.json", f"{configs} {digest_of(text)}\n{text}")
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise  # The three ignored errors mean a read-only folder, which works uncached.
+                raise  # The ignored errors mean that the folder is read-only and needs no cache.
     models = {name: each.with_imported() for name, each in grid.models.items()}
     guides = {name: each.with_imported() for name, each in grid.guides.items()}
     return replace(grid, models=models, guides=guides)

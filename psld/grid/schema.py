@@ -26,8 +26,8 @@ class GridFile(Settings):
     """The metric of entries that set no metric: a name in configs/metric, or MEASURE@EXTRACTOR.
     Each side of the @ is the name of a part or a name in configs/metric."""
     samples: int = Field(ge=3)
-    """Samples per cell, unless a table sets a different number. An interval needs at least 3
-    samples."""
+    """Number of samples per cell, unless a table sets a different number. An interval needs at
+    least 3 samples."""
     shard_size: int = Field(ge=1)
     """Number of samples per shard. The noise depends on this number, so a change resamples all
     cells."""

@@ -213,7 +213,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
 
 
 def _check_names(grid: Grid) -> set[str]:
-    """Return the names of all files. Raises UserError for a file that is not a file of the grid."""
+    """Return the names of all files. Raises UserError for a file that the grid does not name."""
     files, named = files_in(Path()), {GRID, INDEX}
     named |= {f"{grid.table(name)}.csv" for name in grid.file.tables}
     for cell in grid.measured_cells:
@@ -433,7 +433,7 @@ def _text(value: Any) -> str:
 
 
 def reference_differences(yours: LoadedReference, theirs: LoadedReference) -> Iterator[str]:
-    """Yield a line for each difference between a reader's and a certificate's reference.
+    """Yield a line for each difference between the reader's reference and the certificate's.
 
     Rounding differences are ignored.
     """
@@ -472,7 +472,7 @@ def rows_of(features: Tensor) -> list[int]:
 
 
 def equal_features(rows: Mapping[str, list[int]]) -> Iterator[str]:
-    """Yield a line for each set of images with repeated features, and for sets with equal features.
+    """Yield a line for each set with repeated features, and for each pair with common features.
 
     `rows`: the `rows_of` of each set of images, keyed by name.
     """

@@ -130,8 +130,8 @@ def _network(trained: TrainedRecord) -> tuple[Settings, int, int]:
 def work_by_network(grid: Grid) -> dict[str, Work]:
     """Return the work of each network, keyed by the network's name in configs/network.
 
-    If several networks share a name, the key of the second and of each later network is this name
-    and, in parentheses, the name of the first model or guide with this network.
+    If several networks share a name, the keys of the second and later networks also contain, in
+    parentheses, the name of the first model or guide with this network.
     """
     names: dict[tuple[Settings, int, int], str] = {}
     works: dict[str, Work] = {}

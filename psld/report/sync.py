@@ -150,7 +150,7 @@ def _evaluation_run(
 ) -> ResultRun:
     """Return the run of a metric.
 
-    The run holds the value under the name of the metric, the costs and the settings.
+    The run holds the value (under the name of the metric), the costs and the settings.
     """
     metric = result.metric["name"]
     config = {

@@ -77,7 +77,7 @@ class TableText:
 
     @property
     def is_wide(self) -> bool:
-        """Return whether the table is wider than a phone, with line breaks wherever possible."""
+        """Return whether the table is wider than a phone even if all lines break where possible."""
         width = 0.0
         for index, (column, *cells) in enumerate(zip(self.columns, *self.lines, strict=True)):
             parts = column.split()  # In a table with marks, a bracket is on a separate line.

@@ -20,8 +20,8 @@ may be in use at any time."""
 def rank_of_environment() -> int:
     """Return the rank of this process from the environment variables of torchrun (RANK, …).
 
-    Returns 0 if the variables are not set. In a job of submitit, this function sets them first.
-    Raises UserError if only some of the variables are set.
+    Returns 0 if the variables are not set. In a job of submitit, this function sets the variables
+    first. Raises UserError if only some of the variables are set.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
         # Import submitit only in its jobs, because the import is slow.
@@ -59,7 +59,7 @@ def git_revision() -> str | None:
     Returns None outside a checkout.
     """
     if not (CHECKOUT / ".git").exists():
-        return None  # For an installed package, git would find a repository around its folder.
+        return None  # git would find any repository around an installed package.
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--dirty=+"]
     with suppress(OSError):  # git is not installed.
         described = subprocess.run(command, capture_output=True, text=True, check=False)

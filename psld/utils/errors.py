@@ -64,7 +64,7 @@ class NotComparedError(PSLDError):
 
 
 def ignored(_number: int, _frame: FrameType | None) -> None:
-    """Ignore a signal. Unlike SIG_IGN, child processes do not inherit this handler."""
+    """Ignore a signal. Child processes inherit SIG_IGN, but not this handler."""
 
 
 class Stopped(RunError):
