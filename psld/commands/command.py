@@ -45,7 +45,7 @@ class Command:
     def run(self) -> set[str]:
         """The settings that may be given together with a record.
 
-        They do not change the result of the job.
+        These settings do not change the result of the job.
         """
         return self.kind.free().union(self.also)
 
@@ -101,7 +101,8 @@ class Command:
     def _planned(self, name: str, words: list[str]) -> str | None:
         """Return the digest of the record in the word `record=DIGEST`; None without this word.
 
-        Raises UserError if it is not among the digests that Snakemake planned for this job.
+        Raises UserError if this digest is not among the digests that Snakemake planned for this
+        job.
         """
         planned = value_in(words, "record")
         if planned and planned not in os.environ.get(RECORDS, planned).split(","):
@@ -138,7 +139,7 @@ class Command:
         return parse(self.kind, updated(given, words), self.where)
 
     def positional(self, words: list[str]) -> tuple[dict[str, Any], list[str]]:
-        """Split words into settings, given by position or after `--`, and the remaining words.
+        """Split words into settings that are given by position or after `--`, and other words.
 
         Raises UserError if there are too few words.
         """

@@ -1,8 +1,8 @@
 """Settings composed by Hydra, and sweeps.
 
 Hydra applies the words of the command line on top of the overrides of a record in a grid. A sweep
-(`--multirun`) runs a command with Hydra's sweepers and launchers. This file depends on
-internals of Hydra 1.3; tests/cli/test_sweeps.py fails if they change.
+(`--multirun`) runs a command with Hydra's sweepers and launchers. This file depends on internals of
+Hydra 1.3; tests/cli/test_sweeps.py fails if these internals change.
 """
 
 import os
@@ -107,8 +107,8 @@ def with_keys(command: Command, words: list[str]) -> list[str]:
 def overrides_of(command: Command, words: list[str]) -> list[str]:
     """Return the overrides of the config of a command.
 
-    If the words name a record, they are applied on top of the overrides of this record. If the
-    words contain `data=FILE` but choose no dataset, the result chooses the dataset that is
+    If the words name a record, the result contains the overrides of this record before the words.
+    If the words contain `data=FILE` but choose no dataset, the result chooses the dataset that is
     described next to FILE.
     """
     words = [*map(_with_metric_name, words)]
@@ -129,7 +129,7 @@ def overrides_of(command: Command, words: list[str]) -> list[str]:
 
 
 def _with_metric_name(word: str) -> str:
-    """Replace MEASURE@EXTRACTOR by the name of the metric if a word chooses metrics."""
+    """Replace MEASURE@EXTRACTOR with the name of the metric if a word chooses metrics."""
     if not word.startswith("metric="):
         return word
     names = map(metric_name, word.removeprefix("metric=").split(","))
@@ -216,8 +216,8 @@ def failure_of(name: str, error: Exception) -> PSLDError:
     else:
         print(f"error: {name}: {line}", file=sys.stderr, flush=True)
         if exit_code >= 128:
-            # Do not return an error: Hydra and submitit would treat it as the result of a job that
-            # Slurm has preempted and will run again.
+            # Exit here, because Hydra and submitit would treat a returned error as the result of
+            # the job, although Slurm has preempted the job and will run it again.
             sys.exit(exit_code)
     kind = UserError if exit_code == UserError.exit_code else RunError
     failure = kind(f"a job of the sweep failed: {name}: {line}")

@@ -30,7 +30,8 @@ def serve(folder: str) -> list[str]:
 
     The function returns only in a fork. The result is the arguments of the job.
     """
-    path = address(folder)  # Before the imports, because the address depends on the code.
+    # Computed before the imports, because the address depends on the code.
+    path = address(folder)
     for name in IMPORTS:
         import_module(name)
     gc.freeze()
@@ -77,6 +78,6 @@ def _supervise(connection: socket.socket) -> list[str]:
             os.kill(pid, signal.SIGKILL)
         connection.send(str(os.waitpid(pid, 0)[1]).encode())
     except OSError:
-        os.kill(pid, signal.SIGKILL)  # Its exit status could not be reported.
+        os.kill(pid, signal.SIGKILL)  # The job's exit status could not be reported.
     finally:
         os._exit(0)

@@ -71,8 +71,8 @@ def launch(settings: LaunchSettings) -> None:
 def custom_parts(training: Trained, words: list[str]) -> list[str]:
     """Return words that fix the code of custom parts.
 
-    They contain the digest of the code or of the record. The job then either runs the current code,
-    also after each requeue, or fails.
+    The words contain the digest of the code or of the record. The job then either runs the current
+    code, also after each requeue, or fails.
     """
     settings = {key: getattr(training, key) for key in ("network", "training", "averages")}
     parts = [*keyed_groups(Part, settings)]

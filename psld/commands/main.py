@@ -23,7 +23,7 @@ from psld.utils import VERSION
 from psld.utils.errors import UserError, ignored, in_one_line, meant, printable
 
 Program = Callable[[Any], Any]
-"""The function of a command. Its argument is the settings; its attribute is the `Command`."""
+"""The function of a command, with the settings as argument. `entry_point` adds `command`."""
 
 COMMANDS = {
     "init": "project",
@@ -82,7 +82,7 @@ class Output(io.TextIOWrapper):
 
 
 def _prepare_output() -> None:
-    if sys.stdout is None:  # The shell has closed it (`>&-`).
+    if sys.stdout is None:  # The shell has closed standard output (`>&-`).
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     elif type(sys.stdout) is io.TextIOWrapper:  # Not yet replaced.
         lines = sys.stdout.line_buffering

@@ -1,6 +1,7 @@
 """Compose settings with Hydra from the config folders.
 
-This file depends on internals of Hydra 1.3; tests/config/test_shipped.py fails if they change.
+This file depends on internals of Hydra 1.3; tests/config/test_shipped.py fails if these internals
+change.
 """
 
 import re
@@ -46,7 +47,7 @@ Plugins.instance().register(OwnConfigs)
 WITH_KIND = re.compile(r"\{([^{}]*,)?\s*kind\s*:((?!\}\s*,).)*\}")
 """A value that is a dictionary with the settings of one part, not a sweep over several parts."""
 PLAIN_KEY = re.compile(r"(?!hydra\b)[A-Za-z_][\w.]*")
-"""The key of an override that sets a setting. If a config folder has the same name as the key, the
+"""The key of an override that sets a setting. If a config group has the same name as the key, the
 override chooses a config of this group instead."""
 RECORDABLE = re.compile(r"runtime\.choices\b|job\.(name|num|override_dirname)$")
 """The keys for which the value of `${hydra:KEY}` contains no path or environment variable."""
@@ -124,7 +125,8 @@ class Composer:
 
         Raises UserError with the prefix `where` if the composition fails.
         """
-        with refusing(where), without_environment():  # A defaults list may read variables, too.
+        # A defaults list may read environment variables, too.
+        with refusing(where), without_environment():
             parsed = OverridesParser.create().parse_overrides(for_hydra(overrides))
             self._loader.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)
             chosen = create_defaults_list(
@@ -159,7 +161,8 @@ def compose_content(
 
 def content_of_words(words: Sequence[str], where: str) -> dict[str, Any]:
     """Return the settings of a part that consists only of overrides, without a config."""
-    config = OmegaConf.create({"part": {}})  # `part.KEY` is never a config group.
+    # The prefix `part.` keeps `for_hydra` from treating the key of a setting as a config group.
+    config = OmegaConf.create({"part": {}})
     with refusing(where):
         parsed = OverridesParser.create().parse_overrides(for_hydra([f"part.{w}" for w in words]))
         ConfigLoaderImpl.validate_sweep_overrides_legal(parsed, RunMode.RUN, from_shell=False)

@@ -3,8 +3,9 @@
 The class attribute `noun` holds the kind of part, such as network or sampler. The key `KEY` of the
 settings holds the name of the part: the name of a shipped part, or MODULE:CLASS of a custom part
 (`psld.utils.code`). Overrides of a command or call, and the user's grids and configs, may import
-custom parts. A custom part that is read from a file is not imported. It remains data: its name, its
-settings and the digest of its code. `imported` restores its class before the part is built.
+custom parts. A custom part in any other file, such as a record, is not imported. This part remains
+data: a name, settings and the digest of the code. `imported` restores the class of the part before
+the part is built.
 """
 
 import sys
@@ -63,9 +64,9 @@ list contains dotted names."""
 class Part(Settings):
     """Base class of exchangeable components. Each kind of part, such as network, has a subclass.
 
-    This subclass accepts the settings of all parts of its kind: `Network.model_validate` returns an
-    instance of the class that its argument names. A string is the name of a part with default
-    settings.
+    This subclass accepts the settings of all parts of its kind. For example,
+    `Network.model_validate` returns an instance of the network class that the settings name. A
+    string is the name of a part with default settings.
     """
 
     model_config = ConfigDict(polymorphic_serialization=True)
@@ -77,15 +78,15 @@ class Part(Settings):
     sets this attribute; the classes of parts inherit it."""
     needs_kind: ClassVar[bool] = True
     """Whether settings without the name of a part are rejected. Such settings result if a config
-    gives a part as a string and an override sets one of its keys. If a default name were filled in,
-    the override would configure the wrong part."""
+    gives a part as a string and an override sets one setting of this part. If a default name were
+    filled in, the override would configure the wrong part."""
 
     recorded_attributes: ClassVar[tuple[str, ...]] = ()
-    """Names of class attributes that a custom part serializes with its settings, so that code that
-    reads the part from a file need not import the class."""
+    """Names of class attributes that a custom part serializes with its settings. Code that reads
+    the serialized part then need not import the class."""
     source_code: ClassVar[Code | None] = None
-    """The code of a custom part's class at its import; None if the class is not defined in a file
-    or belongs to psld."""
+    """The code of a custom part's class when the class was imported; None if the class is not
+    defined in a file or belongs to psld."""
 
     code: str | None = Field(default=None, exclude_if=lambda code: code is None)
     """The digest of a custom part's code, computed from its files."""
@@ -100,8 +101,8 @@ class Part(Settings):
     def class_for(cls, content: Any) -> "type[Part]":
         """Return the class that validates the serialized settings of a part.
 
-        For a custom part that remains data, this is the base class of the kind of part. Raises
-        ValueError if no part has the name in `content`.
+        For a custom part that remains data, the result is the base class of the kind of part.
+        Raises ValueError if no part has the name in `content`.
         """
         if "noun" not in vars(cls):
             return cls
@@ -125,10 +126,10 @@ class Part(Settings):
 
     @classmethod
     def _is_working_code(cls, name: str, digest: str | None) -> bool:
-        """Check if the code of a custom part, as found here, has this digest.
+        """Check if the current code of a custom part has this digest.
 
-        Without a digest, the answer is True. A source with a digest remains data, because it may
-        come from the record of a dataset.
+        Returns True without a digest. Returns False for a source with a digest: this source may
+        come from the record of a dataset, so it remains data.
         """
         if digest is None:
             return True
@@ -160,14 +161,16 @@ class Part(Settings):
         Settings that the base class does not define remain serialized.
         """
         given = {key: content[key] for key in content if key in cls.model_fields}
-        part = check({"code": "", **given})  # An empty digest matches no code.
+        # An empty digest matches no code, so `imported` rejects a part without a digest.
+        part = check({"code": "", **given})
         extra = {
             key: found_in(each) for key, each in content.items() if key not in cls.model_fields
         }
         object.__setattr__(part, "__pydantic_extra__", extra)
         told = {name: extra[name] for name in cls.recorded_attributes if name in extra}
         vars(part).update({k: tuple(x) if isinstance(x, list) else x for k, x in told.items()})
-        # Otherwise, a custom guidance that is data would inherit a `build` without guidance.
+        # Replace `build`, because a custom guidance that is data would inherit a `build` without
+        # guidance.
         vars(part).update(build=_not_imported)
         return part
 
@@ -196,7 +199,7 @@ class Part(Settings):
         self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
         """Add to a custom part the recorded attributes and the names of settings that do not affect
-        results, because code that reads the part may not import its class."""
+        results, because code that reads the serialized part does not import the class."""
         content, is_short = dump(self), bool(info.exclude_none)
         if self.is_data:
             left_out = {*self.recorded_attributes, FREE_NAMES} if is_short else ()
@@ -215,7 +218,7 @@ class Part(Settings):
         told = {name: getattr(self, name) for name in self.recorded_attributes}
         told = {name: sorted(x) if isinstance(x, Set) else x for name, x in told.items()}
         decides = self.deciding_in(content)
-        if is_short:  # The short form is stored in results and never parsed again.
+        if is_short:  # Results store the short form and never parse it, so it needs no free names.
             return _ordered(content, decides)
         free = [*_free_names(content, decides)]
         return _ordered(content, decides) | told | ({FREE_NAMES: free} if free else {})
@@ -234,7 +237,7 @@ def name_of(kind: type) -> str:
 
 
 def _code_of(kind: type[Part]) -> Code | None:
-    """Return the code of a class that is being imported; None if it is not defined in a file."""
+    """Return the code of a class that is being imported; None for a class without a file."""
     name = kind.__module__
     place = getattr(sys.modules.get(name), "__file__", None)
     if not place or name == "__main__":
@@ -250,9 +253,9 @@ def _code_of(kind: type[Part]) -> Code | None:
 
 
 def _checked_digest(kind: type[Part]) -> str:
-    """Return the digest of a class's code at its import.
+    """Return the digest of a class's code when the class was imported.
 
-    Raises UserError if one of its files has changed since the import, because the files would no
+    Raises UserError if a file of this code has changed since the import, because the files would no
     longer match the code that runs.
     """
     code, module = kind.source_code, kind.__module__
@@ -427,8 +430,8 @@ def save_code(settings: Settings, folder: str | Path) -> None:
 def import_all(settings: Settings) -> None:
     """Import all modules of custom parts now, also modules that a function would import later.
 
-    The files of these modules may change in the meantime. Raises UserError if a file has already
-    changed.
+    Otherwise, the files of these modules might change before the later import. Raises UserError if
+    a file has already changed.
     """
     for part in groups_of(Part, settings):
         if part.source_code:
@@ -498,10 +501,11 @@ def add_note(error: BaseException) -> bool:
 
 
 def _frame_in_part(error: BaseException) -> tuple[TracebackType, list[type[Part]]] | None:
-    """Return the first frame of an error in a file of custom parts, and the parts that it concerns.
+    """Return the first traceback entry in a file of custom parts, and the parts that it may
+    concern.
 
-    A file may define several parts. In this case, parts that occur in the variables of the outer
-    frames are preferred.
+    If the file defines several parts, parts that occur in the variables of the outer frames are
+    preferred.
     """
     there: dict[Path, list[type[Part]]] = {}
     for kind in _below(Part):
@@ -526,8 +530,8 @@ def _frame_in_part(error: BaseException) -> tuple[TracebackType, list[type[Part]
 
 
 CALLED = {"network": "Module", "optimizer": "Optimizer"}
-"""The kinds of parts whose `build` returns an object with methods that psld calls later. The values
-are the names of the base classes of these objects."""
+"""The kinds of parts whose `build` returns an object with methods that psld calls later. The value
+for a kind is the name of the base class of these objects."""
 
 
 def _below(kind: type[Part]) -> Iterator[type[Part]]:

@@ -1,9 +1,9 @@
 """Models and samples that a training reads. Settings give their names; psld computes digests.
 
 In a grid, models and cells have records. The identity of a training contains the digests of the
-records that the training reads, which are known before the files exist. In a training by hand, the
-identity contains the digests of the files on disk. The origin of a trained model always contains
-the digests of the files.
+records of the models and cells that the training reads. These digests are known before the files
+exist. In a training by hand, the identity contains the digests of the files on disk. The origin of
+a trained model always contains the digests of the files.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ _find: ContextVar[Find | None] = ContextVar("_find", default=None)
 
 @contextmanager
 def finding(find: Find) -> Iterator[None]:
-    """Complete each `Read` in settings that are validated in this context with `find`."""
+    """In this context, complete each `Read` with `find` when settings are validated."""
     token = _find.set(find)
     try:
         yield
@@ -46,8 +46,8 @@ class Read(Settings):
     content: Annotated[str | None, FREE] = Field(default=None, exclude_if=lambda text: text is None)
     """The digest of the files that the training has read."""
     files: Annotated[tuple[str, ...], FREE] = Field(default=(), exclude_if=lambda files: not files)
-    """In a grid, the files of the model or cell that are written last. They are inputs of the
-    Snakemake rule of the training."""
+    """In a grid, the last files that the jobs of the model or cell write. These files are inputs of
+    the Snakemake rule of the training."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """The base class of all settings (typed, frozen, strict about unknown keys), and their overrides.
 
 Each package keeps its settings next to its code (`psld/diffusion/settings.py`, ...). None of these
-modules imports torch, because every Snakemake process reads them and must start fast.
+modules imports torch, because every Snakemake process imports these modules and must start fast.
 """
 
 import json
@@ -33,19 +33,19 @@ S = TypeVar("S", bound="Settings")
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
-"""A name of files and folders: letters, digits, dots, dashes and underscores."""
+"""A name for files and folders, with letters, digits, dots, dashes and underscores."""
 
 SHOWN = 10
-"""The maximum number of wrong keys that an error names; a long list may be wrong in every entry."""
+"""The maximum number of wrong keys in an error message. A long list may have many wrong entries."""
 
 DIGEST = "record_sha256"
-"""The key of a record that holds the SHA-256 of all other keys. It is the first key in the file, so
-that a truncated file still contains it."""
+"""The key of a record that holds the SHA-256 of all other keys. This key is the first key in the
+file, so that a truncated file still contains the digest."""
 
 
 @dataclass(frozen=True)
 class Neutral:
-    """Annotates a new option with its neutral value, for which results are the same as before.
+    """Annotates a new option with the neutral value for which the option has no effect.
 
     With this value, the option is not part of a digest, so that older digests stay valid. The
     neutral value must be the default: `alpha: Annotated[float, Neutral(0.0)] = 0.0`.
@@ -88,7 +88,7 @@ class Settings(BaseModel):
     def class_for(cls, content: Any) -> "type[Settings]":
         """Return the class that validates `content`: this class, or a subclass.
 
-        It is a subclass if this class is the base class of a kind of part.
+        A subclass is returned if this class is the base class of a kind of part.
         """
         return cls
 
@@ -179,7 +179,7 @@ def groups_of(kind: type[S], settings: Any) -> list[S]:
 
 
 def replaced(value: Any, make: Callable[[Any], Any]) -> Any:
-    """Replace every group of settings by `make(group)`, outer groups first.
+    """Replace every group of settings with `make(group)`, outer groups first.
 
     The settings themselves are the outermost group. The result is not validated again.
     """
@@ -259,7 +259,7 @@ def write_record(path: str | Path, record: Settings) -> None:
 
 
 def load_record(kind: type[S], path: str | Path, wrong: str, missing: str = "no such file") -> S:
-    """Read a JSON record. Raises UserError with the text `wrong` if the file is no such record."""
+    """Read a JSON record. Raises UserError with the text `wrong` if the file is not a record."""
     content = read_json(path, missing=missing)
     if not isinstance(content, dict):
         raise UserError(wrong)
@@ -327,8 +327,8 @@ def group_of(field: FieldInfo, content: Any) -> type[Settings] | None:
 def over_default(field: FieldInfo, content: Any, default: Any = None) -> Any:
     """Merge the given settings of a group with the default of its field.
 
-    They are merged only if both have the same class. Settings that contain the name of a part, such
-    as every serialized part, are complete and are not merged.
+    The given settings and the default are merged only if both have the same class. Settings that
+    contain the name of a part, such as every serialized part, are complete and are not merged.
     """
     if default is None and isinstance(content, Mapping):
         is_alone = not field.default_factory_takes_validated_data
@@ -348,7 +348,7 @@ def over_default(field: FieldInfo, content: Any, default: Any = None) -> Any:
 def groups_in(
     kind: type[Settings], content: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, type[Settings], Mapping[str, Any]]]:
-    """Yield the dotted name, the class and the content of settings and of all nested groups."""
+    """Yield the dotted name, the class and the values of settings and of each nested group."""
     with suppress(ValueError):  # No part has this name.
         kind = kind.class_for(content)
     yield prefix, kind, content
@@ -358,7 +358,7 @@ def groups_in(
 
 
 def unknown_key(kind: type[Settings], content: Mapping[str, Any]) -> str | None:
-    """Return the first key in `content` or its nested groups that is not a setting of its class."""
+    """Return the first key in `content` or a nested group that is not a setting of the group."""
     for prefix, group, values in groups_in(kind, content):
         if values.get("code"):  # Skip custom parts, whose keys are unknown here.
             continue
@@ -390,7 +390,7 @@ def question(kind: type[Settings], content: Mapping[str, Any], key: str) -> str:
 def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str:
     """Return the key as the user wrote it.
 
-    pydantic's location of an error also contains the names of the members of a union.
+    pydantic's location of an error may also contain names of union members, which are removed.
     """
     parts = []
     for index, part in enumerate(location):
@@ -406,12 +406,12 @@ def _key(location: tuple[int | str, ...], content: Any, is_missing: bool) -> str
 
 # -- overrides of a command line, KEY=VALUE, read without Hydra ------------------------------------
 #
-# The values in the overrides of a workflow's job are strings, numbers, true, false and null. They
-# need no grammar, because pydantic converts a string to the type of its setting. Hydra parses
-# lists, quotes, sweeps and config groups (`psld.config.compose`).
+# Overrides in the jobs of a workflow contain only strings, numbers, true, false and null. These
+# values need no grammar, because pydantic converts a string to the type of its setting. Hydra
+# parses lists, quotes, sweeps and config groups (`psld.config.compose`).
 
 PLAIN = re.compile(r"[A-Za-z_][\w.-]*=[^\[\]{}'\"$,\\]*")
-"""An override without special characters. Hydra would parse its value in the same way."""
+"""An override whose value has no special characters, so Hydra is not needed to parse the value."""
 
 
 def key_of(word: str) -> str:

@@ -35,7 +35,7 @@ RECORDS = {
     "guide": "guides",
     "cell": "cells",
 }
-"""The attribute of `Grid` that holds the records, by the command-line key of a record."""
+"""The attribute of `Grid` that holds the records, keyed by the command-line key of a record."""
 
 
 def load_grid(name: str) -> Grid:
@@ -54,7 +54,7 @@ def load_grid(name: str) -> Grid:
             write_text(CACHE / f"{name}.json", f"{configs} {digest_of(text)}\n{text}")
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise  # Other errors are ignored: a read-only folder needs no cache.
+                raise  # The ignored errors mean that the folder is read-only and needs no cache.
     models = {name: each.with_imported() for name, each in grid.models.items()}
     guides = {name: each.with_imported() for name, each in grid.guides.items()}
     return replace(grid, models=models, guides=guides)

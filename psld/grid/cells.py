@@ -46,8 +46,8 @@ class Cell:
     options: GridFile
     measurements: tuple[Measurement, ...]
     features: dict[str, FeaturesRecord]
-    """The reference features for the measurements. The keys are values of the setting `features` of
-    metrics, which is equal for all metrics that use the same features."""
+    """The reference features for the measurements. The keys are values of a metric's setting
+    `features`. This setting is equal for all metrics that use the same features."""
 
     @cached_property
     def name(self) -> str:
@@ -224,7 +224,7 @@ class Grid:
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
-        """All cells that are sampled, by name. Cells of tables come before other cells."""
+        """All cells that are sampled, keyed by name. Cells of tables come before other cells."""
         return {cell.name: cell for cell in self._cells_by_key.values()}
 
     @property

@@ -152,7 +152,7 @@ class Entry:
 
     @property
     def by_training(self) -> dict[str, float]:
-        """The mean over sampling seeds for each training, by the digest of the trained weights.
+        """The mean over sampling seeds of each training, keyed by the digest of its weights.
 
         Models with the same weights count as one training, also if the weights were copied.
         """
@@ -225,7 +225,9 @@ class Entry:
         drawn = None if self.is_inpainted or self.show != "value" else self.drawn
         if drawn is None or drawn.extrapolated is None:
             return None
-        again = self.trained  # All trainings have the same bias of order 1/n in n samples.
+        # All trainings have the same bias of order 1/n in n samples, so extrapolation does not
+        # change the variation between trainings.
+        again = self.trained
         errors = [drawn.extrapolated, *([again.interval] if again else [])]
         return combined(drawn.extrapolated.value, errors)
 
@@ -294,9 +296,9 @@ class Entry:
         """The seed, the shard size and the number of blocks of variables of each cell.
 
         These numbers determine the noise of sample i. Each draw for a shard is one array of normal
-        numbers, images × variables, and all samplers start with the same first array. For a
-        different number of variables, the same normal numbers belong to different samples, so the
-        cells count as independent.
+        numbers, images × variables, and all samplers start with the same first array. If two cells
+        have different numbers of variables, the same normal numbers belong to different samples, so
+        these cells count as independent.
         """
         return {
             (cell.seed, cell.options.shard_size, cell.model.settings.process.blocks)
@@ -353,7 +355,7 @@ class Entry:
     def status(self) -> Status:
         """The verdict: whether the complete interval is inside or outside the band.
 
-        `measured` if the entry has no number of the paper or no band.
+        The verdict is `measured` if the entry has no number of the paper or no band.
         """
         if self.row.literature:
             return "literature"
@@ -406,8 +408,8 @@ class Entry:
 def _balanced(by_cell: dict[Cell, ModelResult]) -> dict[Cell, ModelResult]:
     """Return the results of the sampling seeds for which all trainings have results.
 
-    If there is no such seed, return the results of the most common seed. All trainings then have
-    equal weight in values, errors and differences, even while the grid is running.
+    If there is no such seed, return the results of the most common seed. In both cases, all
+    trainings have equal weight in values, errors and differences, even while the grid is running.
     """
     trainings = len({cell.model.folder for cell in by_cell})
     counts = Counter(cell.seed for cell in by_cell)

@@ -219,10 +219,10 @@ def _comparisons(grid: Grid) -> Iterator[tuple[str, str, dict[str, Cell]]]:
 
 
 def _in_words(cells: Iterable[Cell]) -> tuple[str, dict[str, Cell]]:
-    """Return the label that all cells share, and the cells by their remaining label.
+    """Return the label that all cells share, and the cells, keyed by their remaining label.
 
-    The shared label is the label of the model or of the sampler. It is empty if the cells share
-    neither of them.
+    The shared label is the label of the model or of the sampler. It is empty if the cells have
+    neither label in common.
     """
     words = {cell: cell.in_words for cell in cells}
     models, samplers = ({each[i] for each in words.values()} for i in (0, 1))
@@ -275,9 +275,9 @@ def plot_entries(grid: Grid) -> dict[str, list[Entry]]:
 def nfe_lines(grid: Grid) -> list[LineGroup]:
     """Return lines of cells that differ only in their budget, grouped by model or by sampler.
 
-    Of the two groupings, the function returns the grouping with fewer groups, because it puts more
-    lines into one panel. It omits groups in which each line has only one cell. It also omits cells
-    with 0 network evaluations, because the axis is logarithmic.
+    Of the two groupings, the grouping with fewer groups is returned, because this grouping puts
+    more lines into one panel. Groups in which each line has only one cell are omitted. Cells with 0
+    network evaluations are also omitted, because the axis is logarithmic.
     """
     order = list(grid.file.models).index
     evaluated = (e for e in distances(grid) if e.cell.sampler.settings.evaluations != 0)

@@ -12,8 +12,8 @@ NAME = re.compile(
     r"(?!(null|true|false|nan|inf)$)(?!.*(.)\2{18})[a-z][a-z0-9._-]*", re.ASCII | re.IGNORECASE
 )
 """The pattern of valid names. Names occur in paths and command lines, where Hydra must not parse
-them as a number, a Boolean or null. Snakemake reports an endless recursion for a file name that
-ends with 20 equal characters."""
+them as a number, a Boolean or null. Long runs of one character are invalid, because Snakemake
+reports an endless recursion for a file name that ends with 20 equal characters."""
 
 OF_HYDRA = re.compile(r"(.*@)?[+~]*(_global_\.)?hydra")
 LEADS_OUT = re.compile(r"[^.=]*=['\"]?(/|([^'\"]*/)?\.\.(/|['\"]?$))")

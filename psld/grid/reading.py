@@ -4,8 +4,8 @@ A template is an entry with a {placeholder} in its name; it stands for several e
 (docs/research.md has an example). Names are the keys of models, guides, samplers, labels, figures
 and tables, and the labels of rows and columns. The template is expanded to one entry for each value
 in the list of the placeholder. Several placeholders are expanded to all combinations of their
-values. Each value replaces the placeholder in the complete entry. In a row or column, the values
-also replace placeholders in its cells.
+values. Each value replaces the placeholder in the complete entry. The values of a row or column
+also replace placeholders in the cells of this row or column.
 
 Numbers follow YAML 1.1: `1e-3` has no dot, so it is a string and appears in names as written.
 `1.0e-3` is a number and appears in names as 0.001.
@@ -34,7 +34,7 @@ class Rehearsal(Settings):
     """Overrides that are appended to the overrides of each model and guide."""
     budgets: dict[str, str | int | float]
     """The budget in the rehearsal, for each setting that serves as a budget, such as
-    `sampler.steps`. It replaces the budget in the names of samplers."""
+    `sampler.steps`. This budget replaces the budget in the names of samplers."""
     metrics: dict[str, str] = Field(default_factory=dict)
     """A substitute for each metric that needs more samples than the rehearsal has."""
     samples: int = Field(ge=3)
@@ -127,9 +127,9 @@ class _Loader(yaml.CSafeLoader):
 def _rehearsal_content(name: str, rehearsal: Rehearsal, file: GridFile) -> dict[str, Any]:
     """Return the content of a complete grid file for a rehearsal.
 
-    The names of tables and figures are Snakemake targets and must differ between grids, so they get
-    the name of the rehearsal as a prefix. The rehearsal trains all models, because official
-    checkpoints do not fit the small networks.
+    The names of tables and figures are Snakemake targets and must differ between grids, so each
+    name gets the name of the rehearsal as a prefix. The rehearsal trains all models, because
+    official checkpoints do not fit the small networks.
     """
     content = file.model_dump(mode="json") | {
         "title": f"Rehearsal of: {file.title}",

@@ -105,8 +105,8 @@ class TrainedRecord(Origin):
     def check(self) -> None:
         """Raise UserError if the network on disk does not match the record.
 
-        The settings, the training images and the inputs of the training are compared. The images of
-        an imported network may be unknown; they are then not compared.
+        The settings, the training images and the inputs of the training are compared. The images
+        are not compared if they are unknown, as for some imported networks.
         """
         found, data = self.read_manifest(), Path(self.dataset_digest)
         images = data.read_text("utf-8", "replace").strip() if data.exists() else None
@@ -144,7 +144,7 @@ class SamplerRecord(Settings):
 
 class StartRecord(Settings):
     """A fitted initial distribution (`start`). Models with the same dataset and the same setting of
-    `flip` share it."""
+    `flip` share one initial distribution."""
 
     settings: StartSettings
 

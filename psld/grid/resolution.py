@@ -137,14 +137,15 @@ class _Resolver:
 
         The model or cell is searched in this grid, or in the grid `of` if it is given.
         """
-        # With several training seeds, a training reads models and cells of its own seed.
+        # With several training seeds, a training reads models and cells that have the same seed.
         seeds = {each: seed for names in self.file.names.values() for seed, each in names.items()}
         name, grid = self.file.with_seed(content["name"], seeds.get(self.begun[-1])), self
         if of:
             grid = _Resolver(of, read_grid_file(grid_path(of)), grid_path(of))
         if noun == "cell" and (cell := grid.measured_cell(name)):
             self.cells_read[cell.folder] = cell.sampler
-            digest = digest_of([cell.digest, cell.shards])  # `cell.digest` omits the shards.
+            # `cell.digest` does not cover the number of shards, so this number is added here.
+            digest = digest_of([cell.digest, cell.shards])
             return content | {"name": cell.folder, "digest": digest, "files": cell.records}
         if noun == "model" and (entry := grid.file.trainings.get(name)):
             source = grid.model(entry.weights or name)
@@ -209,7 +210,8 @@ class _Resolver:
 
     @cached_property
     def samplers(self) -> dict[str, SamplerRecord]:
-        """The samplers, by FAMILY-BUDGET. BUDGET is the value of one setting of the sampler."""
+        """The samplers, keyed by FAMILY-BUDGET. BUDGET is the value of one setting of the
+        sampler."""
         return {name: self._sampler(name, *each) for name, each in self.file.budgets.items()}
 
     def _sampler(self, name: str, family: str, budget: str) -> SamplerRecord:

@@ -99,7 +99,8 @@ def _rank(entry: Entry, best: Entry, comparisons: int) -> Rank:
 
 
 def paper_values(grid: Grid) -> dict[tuple[Cell, Measurement], dict[Show, float]]:
-    """Return the paper's numbers for each pair of cell and measurement, by kind of number."""
+    """Return the paper's numbers of each pair of cell and measurement, keyed by the kind of
+    number."""
     printed: dict[tuple[Cell, Measurement], dict[Show, float]] = {}
     for entry in entries_in(grid):
         if entry.paper is not None:
@@ -159,7 +160,7 @@ ANSWERS: tuple[Answer, ...] = get_args(Answer)
 class Comparison:
     claim: str
     label: str
-    """The values from the lists in `over` of the claim that this comparison uses."""
+    """The values that this comparison takes from the lists in `over`, a setting of the claim."""
     smaller: Entry
     larger: Entry
     times: float = 1.0
@@ -176,7 +177,7 @@ class Comparison:
     def difference(self) -> Difference | None:
         """The number of `smaller` minus `times` the number of `larger`, as measured.
 
-        None if either of them has no results.
+        None if either entry has no results.
         """
         has_both = self.smaller.by_cell and self.larger.by_cell
         return self.smaller.minus(self.larger, self.times) if has_both else None
@@ -214,7 +215,8 @@ def read_claims(grid: Grid, root: Path = Path()) -> Iterator[Comparison]:
 
 RESOLVED = {"defaults", "metric", "samples", "models", "guides", "samplers", "tables"}
 RESOLVED |= {"cell", "rows", "columns"}
-"""Keys of a grid file that `decisive_content` omits, because it returns their resolved values."""
+"""Keys of a grid file that `decisive_content` omits, because the function returns the resolved
+values of these keys."""
 
 
 def decisive_content(grid: Grid) -> dict[str, Any]:

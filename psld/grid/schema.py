@@ -26,12 +26,13 @@ class GridFile(Settings):
     """The metric of entries that set no metric: a name in configs/metric, or MEASURE@EXTRACTOR.
     Each side of the @ is the name of a part or a name in configs/metric."""
     samples: int = Field(ge=3)
-    """Samples per cell, unless a table sets a different number. An interval needs at least 3
-    samples."""
+    """Number of samples per cell, unless a table sets a different number. An interval needs at
+    least 3 samples."""
     shard_size: int = Field(ge=1)
-    """Samples per shard. The noise depends on this number, so a change resamples all cells."""
+    """Number of samples per shard. The noise depends on this number, so a change resamples all
+    cells."""
     shards_per_job: Annotated[int, FREE] = Field(10, ge=1)
-    """Shards that one job samples. A change resamples no cell."""
+    """Number of shards that one job samples. A change resamples no cell."""
     batch_size: Annotated[int, FREE] = Field(ge=1)
     """Images per network evaluation during sampling. A change affects the speed and the memory, but
     never the images."""
@@ -182,7 +183,7 @@ class GridFile(Settings):
 
     @cached_property
     def trainings(self) -> dict[str, TrainedEntry]:
-        """The models for all training seeds, by name."""
+        """The models for all training seeds, keyed by name."""
         trainings = {}
         for model, entry in self.models.items():
             for seed, name in self.names[model].items():
@@ -228,7 +229,7 @@ class GridFile(Settings):
         """Return all overrides of a model, including `defaults` and the overrides of a model whose
         weights it uses.
 
-        The overrides of a model of another grid are already complete.
+        For a model of another grid, the overrides of the entry are already complete.
         """
         entry = self.trainings[model]
         if entry.weights:
@@ -244,7 +245,8 @@ class GridFile(Settings):
 
     @cached_property
     def budgets(self) -> dict[str, tuple[str, str]]:
-        """The family and the budget of each sampler in tables and figures, by FAMILY-BUDGET."""
+        """The family and the budget of each sampler in tables and figures, keyed by
+        FAMILY-BUDGET."""
         shown = {f"{s.sampler}-{s.budget}": (s.sampler, s.budget) for s in self.cells_shown}
         pictured = (cell.partition("/")[2] for _, cell in self.figure_cells)
         return shown | {name: pair for name in pictured if (pair := self.split(name))}

@@ -13,7 +13,7 @@ from psld.grid.names import PLACEHOLDER, MetricName, fill
 
 class EntryPart(Settings):
     """Some of the keys that specify a table entry. The table, the row and the column each give some
-    of them."""
+    of these keys."""
 
     model: str | None = None
     sampler: str | None = None
@@ -112,8 +112,8 @@ class Contrast(Settings):
     """Values of a table that the sentence about the table compares with each other."""
 
     where: str = ""
-    """The first words of the sentence. They state what all entries share, such as `With 40 EM
-    steps,`."""
+    """The first words of the sentence. These words state what all entries have in common, such as
+    `With 40 EM steps,`."""
     entries: dict[str, EntryPart] = Field(min_length=2)
     """The entries to compare. Each key is the name of an entry in the sentence. Each value contains
     the keys that distinguish this entry from all other entries of the table."""
@@ -125,7 +125,7 @@ RECORDED = (
     *("band", "status", "needs", "more_samples", "trainings", "rank", "p_value", "paired"),
     *("samples", "nfe", "sampling_seconds", "sampling_device"),
 )
-"""The CSV columns for an entry. In the CSV, they follow the labels of the row."""
+"""The CSV columns for an entry. In the CSV, these columns follow the labels of the row."""
 
 
 class Table(Settings):
@@ -138,8 +138,8 @@ class Table(Settings):
     band: Band | None = None
     """The largest difference from the paper's values that counts as reproduced."""
     compare: Annotated[tuple[Contrast, ...], FREE] = ()
-    """The comparisons in the sentence about the table. If empty, the sentence names the best
-    entry."""
+    """The comparisons that the sentence about the table states. If there are none, the sentence
+    names the best entry."""
     cell: EntryPart = EntryPart()
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
@@ -185,8 +185,8 @@ class Table(Settings):
 class Claim(Settings):
     """A claim that numbers in the tables of the grid are smaller than other numbers in the tables.
 
-    A placeholder takes each value in its list in `over`. Several placeholders take all combinations
-    of their values.
+    `over` lists the values of each placeholder. The claim is tested for each value or, with several
+    placeholders, for all combinations of their values.
     """
 
     claim: str

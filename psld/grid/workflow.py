@@ -25,18 +25,19 @@ class Workflow:
     """All grids. Methods with the argument `wildcards` are called by rules.
 
     All grid files are read at the start, because they define the names of the targets. A grid is
-    resolved at its first use, because this takes seconds for each grid.
+    resolved at its first use, because resolving a grid takes seconds.
     """
 
     files: dict[str, GridFile]
     grids: dict[str, Grid] = field(default_factory=dict)
     """The grids that have been resolved so far."""
     broken: dict[str, UserError] = field(default_factory=dict)
-    """The errors of the grid files that cannot be read, by the name of the grid."""
+    """The errors of the grid files that cannot be read, keyed by the name of the grid."""
     seen: Callable[[Grid], None] | None = None
     """A callback that is called once for each grid, when the grid is resolved."""
     rules: Set[str] = frozenset()
-    """The names of the rules. A grid, table or figure with such a name is no target."""
+    """The names of the rules. A grid, table or figure that has the name of a rule is not a
+    target."""
 
     @classmethod
     def load(cls, seen: Callable[[Grid], None] | None = None) -> "Workflow":
@@ -97,10 +98,10 @@ class Workflow:
         return f"{self._with(kind, name).name}/{name}"
 
     def _with(self, kind: Shared, name: str) -> Grid:
-        """Return any grid that has a shared record. All grids prepare a dataset in the same way.
+        """Return a grid that has a shared record.
 
-        Raises UserError if no grid has the record, or if a grid that names the dataset cannot be
-        resolved.
+        The result may be any such grid, because all grids prepare a dataset in the same way. Raises
+        UserError if no grid has the record, or if a grid that names the dataset cannot be resolved.
         """
         dataset = re.sub("(/.*|(-flip)?(-classes)?)$", "", name)
         naming = {grid for grid, file in self.files.items() if dataset in repr(file)}
@@ -123,8 +124,9 @@ class Workflow:
     def pattern(self, kind: Literal["models", "guides"], imported: bool) -> str:
         """Return a regular expression for GRID/NAME of all models or guides that jobs create.
 
-        It matches the networks that jobs import if `imported` is True, or else the networks that
-        jobs train. Weights that were imported by hand are source files, so no job creates them.
+        If `imported` is True, the expression matches the networks that jobs import; otherwise, it
+        matches the networks that jobs train. Weights that were imported by hand are source files,
+        so no job creates them.
         """
         names = []
         for grid, file in self.files.items():
@@ -159,7 +161,7 @@ class Workflow:
 
     @cached_property
     def owners(self) -> dict[str, list[str]]:
-        """The grids that have a table or a figure of a given name, by this name."""
+        """The grids that have a table or a figure of a given name, keyed by this name."""
         owners: dict[str, list[str]] = {}
         for grid, file in self.files.items():
             for name in file.tables | file.figures:
@@ -172,7 +174,7 @@ class Workflow:
 
         If one grid is a copy of another grid, a table name may occur in both grids. Such a name
         belongs to the grid whose name is a prefix of the table name. Without such a grid, the name
-        is no target.
+        is not a target.
         """
         targets = {}
         for name, grids in self.owners.items():
@@ -195,10 +197,10 @@ class Workflow:
     def cells_among(self, words: Iterable[str]) -> dict[str, list[str]]:
         """Resolve the grids of these targets, and return the files of the targets that are cells.
 
-        The target of a cell is GRID/MODEL/SAMPLER. Its file is the result of the cell. If no table
-        shows the cell, its files are the records of its images. Words that are no targets are left
-        to Snakemake. Raises UserError if a grid cannot be resolved, or if several grids have a
-        table or figure of the same name.
+        The target of a cell is GRID/MODEL/SAMPLER. The file of this target is the result of the
+        cell. If no table shows the cell, the files of this target are the records of the images.
+        Snakemake handles words that are not targets. Raises UserError if a grid cannot be resolved,
+        or if several grids have a table or figure of the same name.
         """
         cells = {}
         for word in words:

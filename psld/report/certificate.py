@@ -42,8 +42,8 @@ INDEX = "certificate.json"
 """The file with the SHA-256 of every other file."""
 
 LARGEST = 2 << 30
-"""The largest size, in bytes, to which a compressed zip may unpack. `certify` does not compress, so
-its zips may be larger."""
+"""The largest size, in bytes, to which a compressed zip may unpack. The zips of `certify` are not
+compressed and may be larger."""
 
 ROUNDING = 1e-6
 """The largest accepted relative difference between a stated number and the recomputed number.
@@ -53,7 +53,8 @@ FEATURE_ROUNDING = 1e-4
 """The largest accepted `relative_distance` between two references (docs/notes/intervals.md)."""
 
 UNKNOWN = "not recomputed"
-"""The basis (how a number was verified) of a number whose features are not in the certificate."""
+"""The basis of a number (how the number was verified) if its features are not in the
+certificate."""
 
 MOMENTS = "recomputed from mean and covariance, interval stated"
 """The basis of a Fréchet distance without features. Its interval cannot be recomputed. Ranks,
@@ -117,9 +118,9 @@ class Verification(NamedTuple):
     grid, the certificate's grid."""
     results: Path
     wrong: list[str]
-    """A line for each difference, which begins with the name of a file."""
+    """One line for each difference. Each line begins with the name of a file."""
     tables: dict[str, Counter[str]]
-    """The number of entries with each basis, such as `UNKNOWN`, by table name."""
+    """For each table, the number of entries with each basis, such as `UNKNOWN`."""
     notes: list[str]
     """Lines that state what was compared and what was not."""
     missing: list[str]
@@ -133,8 +134,8 @@ def verify(
 
     Args:
         folder: an empty folder for the unpacked files and the recomputed results.
-        grid_name: the name of the reader's grid; None: the name of the certificate's grid, if the
-            reader has a grid of this name.
+        grid_name: the name of the reader's grid. None means the name of the certificate's grid, if
+            the reader has a grid of this name.
         reference: a folder that contains the reader's references, also in subfolders.
     """
     files = sorted(reference.rglob(FEATURES)) if reference else []
@@ -151,7 +152,7 @@ def verify(
             verified = _verify(folder / "results", references)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file: {error.filename}") from None
-    except PSLDError as error:  # NaN among the features also raises one.
+    except PSLDError as error:  # NaN among the features also raises a PSLDError.
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # Damaged files can make a computation raise nearly any error.
         if isinstance(error, OSError):  # The error of a full disk names no file.
@@ -172,11 +173,11 @@ def verify(
 
 
 class _CellVerification(NamedTuple):
-    """The verification of one cell. It does not hold the features, which may be large."""
+    """The verification of one cell. The features are not stored here, because they may be large."""
 
     cell: Cell
     wrong: list[str]
-    """Lines for results that differ, and for classes that the sampler does not name."""
+    """Lines for results that differ, and for labels that are not the sampler's classes."""
     bases: dict[str, str]
     """`MOMENTS` or `UNKNOWN` for each result without features, keyed by `CellResult.record`."""
     starts: set[str | None]
@@ -212,7 +213,7 @@ def _verify(root: Path, references: list[LoadedReference], measure: bool = True)
 
 
 def _check_names(grid: Grid) -> set[str]:
-    """Return the names of all files. Raises UserError for a file that is not a file of the grid."""
+    """Return the names of all files. Raises UserError for a file that the grid does not name."""
     files, named = files_in(Path()), {GRID, INDEX}
     named |= {f"{grid.table(name)}.csv" for name in grid.file.tables}
     for cell in grid.measured_cells:
@@ -238,7 +239,7 @@ def _verify_cell(
         for each, result in zip(cell.measurements, stated.results, strict=True)
         if not gathered.has(each)
     }
-    # The largest sample of an extractor comes last, so `rows` holds its features.
+    # For each extractor, the largest set of samples comes last, so `rows` keeps this set.
     samples = sorted(gathered.samples.items())
     rows = {f"{cell.name} ({name})": rows_of(cast(Any, each).values) for (name, _), each in samples}
     return _CellVerification(
@@ -254,7 +255,10 @@ def _verify_manifests(cells: list[_CellVerification]) -> Iterator[str]:
 
 
 def _starts(cells: list[_CellVerification]) -> dict[str | None, set[str | None]]:
-    """Return the stated SHA-256 of each initial distribution, by its file; None is the prior."""
+    """Return the stated SHA-256 values of each initial distribution.
+
+    The keys are the files of the initial distributions; None is the prior.
+    """
     starts: dict[str | None, set[str | None]] = {}
     for each in cells:
         file = each.cell.start.file if each.cell.start else None
@@ -306,7 +310,7 @@ def _verify_reference(stated: LoadedReference, references: list[LoadedReference]
 def _all_rows(
     loaded: dict[str, LoadedReference], cells: list[_CellVerification]
 ) -> dict[str, list[int]]:
-    """Return the `rows_of` of the real images and then of the samples, by name."""
+    """Return the `rows_of` of the real images and then of the samples, keyed by name."""
     rows = {}
     for folder, (features, _) in loaded.items():
         for name in ("train", "test"):
@@ -335,9 +339,10 @@ def _recompute(
 
 
 def _fits_classes(cell: Cell, labels: Tensor | None) -> bool:
-    """Return whether the labels are the classes that the sampler names, if it names any.
+    """Return whether the labels are the classes that the sampler names.
 
-    Return True for a custom guidance, because only its code determines the classes.
+    If the sampler names no classes, there must be no labels. Return True for a custom guidance,
+    because only its code determines the classes.
     """
     stated, guidance = [] if labels is None else labels.tolist(), cell.sampler.settings.guidance
     if guidance.is_data:
@@ -362,7 +367,8 @@ def _basis(entry: Entry, fixed: int | None, bases: dict[str, str]) -> str:
 
 
 def _index(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Read the index in a folder. Raises UserError if it does not list exactly these names."""
+    """Read the index in a folder. Raises UserError if the index does not list exactly these
+    names."""
     index = read_json(folder / INDEX, dict[str, str])
     if different := sorted(({*names} ^ index.keys()) - {INDEX}):
         raise UserError(f"{different[0]}: {'missing' if different[0] in index else 'added'}")
@@ -380,7 +386,8 @@ def _unpack(path: Path, folder: Path) -> None:
             raise UserError(f"{twice[0]}: {names[twice[0]]} entries of this name")
         archive.extract(INDEX, folder)
         _index(folder, names)
-        archive.extractall(folder)  # zipfile removes each `..` from a name.
+        # zipfile removes each `..` from a name, so no file is written outside `folder`.
+        archive.extractall(folder)
 
 
 def files_in(folder: Path) -> set[str]:
@@ -426,7 +433,7 @@ def _text(value: Any) -> str:
 
 
 def reference_differences(yours: LoadedReference, theirs: LoadedReference) -> Iterator[str]:
-    """Yield a line for each difference between a reader's and a certificate's reference.
+    """Yield a line for each difference between the reader's reference and the certificate's.
 
     Rounding differences are ignored.
     """
@@ -451,7 +458,7 @@ def _arrays(reference: Reference) -> dict[str, Tensor]:
 
 
 def relative_distance(yours: Tensor | None, stated: Tensor | None) -> float:
-    """Return ‖yours − stated‖ / ‖yours − mean‖ of features, n×d; infinity for other shapes."""
+    """Return ‖yours − stated‖ / ‖yours − mean‖ of features, n×d; infinity if the shapes differ."""
     if yours is None or stated is None or yours.shape != stated.shape:
         return math.inf
     yours, stated = yours.double(), stated.double()
@@ -465,9 +472,9 @@ def rows_of(features: Tensor) -> list[int]:
 
 
 def equal_features(rows: Mapping[str, list[int]]) -> Iterator[str]:
-    """Yield a line for each set that repeats features, and for each pair of sets that share some.
+    """Yield a line for each set with repeated features, and for each pair with common features.
 
-    `rows`: the `rows_of` of each set of images, by name.
+    `rows`: the `rows_of` of each set of images, keyed by name.
     """
     owners: dict[int, str] = {}
     for name, hashes in rows.items():

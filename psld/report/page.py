@@ -48,8 +48,8 @@ class Picture(NamedTuple):
 def results_page(grid: Grid) -> str:
     """Return the page of a grid's results.
 
-    The page begins with the first finding and the first figure. It lists the figures that have not
-    been drawn yet.
+    The page begins with the first finding and the first figure. The page also lists the figures
+    that have not been drawn yet.
     """
     tables = read_tables(grid)
     entries = [entry for rows in tables.values() for row in rows for entry in row]
@@ -98,7 +98,7 @@ def _facts(grid: Grid) -> dict[str, list[str]]:
 
 
 def _pictures(grid: Grid, drawn: dict[str, Path]) -> list[Picture]:
-    """Return the drawn figures. A repeated caption is replaced by a reference to the first one."""
+    """Return the drawn figures. A repeated caption becomes a reference to an earlier figure."""
     pictures = []
     captions: dict[str, int] = {}
     for number, (name, path) in enumerate(drawn.items(), 1):
@@ -119,7 +119,7 @@ def _by_category(pictures: Iterable[Picture]) -> dict[str, list[Picture]]:
 
 
 def _embedded(path: Path) -> tuple[str, int, int]:
-    """Return a PNG as a WebP data URI at most MOST_PIXELS wide, with its width and height.
+    """Return a PNG as a WebP data URI, and the width (at most MOST_PIXELS) and height of the WebP.
 
     Drawings and gray pictures are compressed losslessly.
     """
@@ -224,7 +224,8 @@ def _distances(weights_sha256: str) -> str:
     """Return a table of the results that were measured with these weights and without a guide."""
     lines = []
     for path in sorted(Path("results/cells").glob("*/*/*.json")):
-        if weights_sha256 not in path.read_text():  # Parsing all results of the paper takes long.
+        # Search the text before parsing it, because parsing all results of the paper takes long.
+        if weights_sha256 not in path.read_text():
             continue
         cell = "/".join(path.with_suffix("").parts[-3:])
         for r in CellResults.read(path).results:

@@ -34,8 +34,8 @@ CODE = "diffusion", "networks", "training"
 """The subpackages whose code determines the FLOPs of a network."""
 
 ADAPTIVE_EVALUATIONS = 200
-"""The assumed network evaluations per image of an adaptive sampler, if no table states the number
-of the paper."""
+"""The number of network evaluations per image that is assumed for an adaptive sampler if no table
+has a number of the paper."""
 
 FORMULA = (
     "The time of a training is proportional to its images, and the time of samples to their "
@@ -56,7 +56,7 @@ class Work:
     """Network evaluations, summed over all samples. A guide evaluation with its gradient counts as
     two evaluations."""
     adaptive: float = 0
-    """The part of `evaluations` by adaptive samplers (RK45), which need full fp32 precision."""
+    """The network evaluations in `evaluations` that adaptive samplers (RK45) make in full fp32."""
 
     def flops(self, per_image: float) -> float:
         """Return the FLOPs of this work. `per_image`: the FLOPs of a forward pass per image."""
@@ -128,10 +128,10 @@ def _network(trained: TrainedRecord) -> tuple[Settings, int, int]:
 
 
 def work_by_network(grid: Grid) -> dict[str, Work]:
-    """Return the work of each network, by the network's name in configs/network.
+    """Return the work of each network, keyed by the network's name in configs/network.
 
-    If several networks share a name, the names of the second and later networks are followed by the
-    name of their first model or guide in parentheses.
+    If several networks share a name, the keys of the second and later networks also contain, in
+    parentheses, the name of the first model or guide with this network.
     """
     names: dict[tuple[Settings, int, int], str] = {}
     works: dict[str, Work] = {}
@@ -244,7 +244,7 @@ def _hours(images: float, per_second: float | None) -> float | None:
 
 
 def earlier_throughput(measured: Sequence[Entry], work: Work) -> tuple[float | None, float | None]:
-    """Return the speed per GPU in a network's earlier trainings, and in its earlier sampling.
+    """Return the speed per GPU of a network in earlier trainings, and in earlier sampling.
 
     The units are images/s, and images × NFE per second. None: there is no earlier run.
     """

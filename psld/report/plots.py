@@ -161,7 +161,7 @@ def _panels(
         x_value: maps a cell and its network evaluations to the x coordinate of its point.
     """
     papers, label, panels = paper_values(grid), grid.file.label, []
-    # Only titles of samplers may need a dataset, because a model has only one dataset.
+    # Only the panel of a sampler may need a dataset in its title, because a model has one dataset.
     several_datasets = len({g.dataset for g in groups if g.panel in grid.file.samplers}) > 1
     for group in groups:
         curves, noise = [], None

@@ -76,7 +76,7 @@ class ResultRun(NamedTuple):
     options: dict[str, Any]
     """Options of `wandb.init`; `job_type` is the command that made the result."""
     logged: dict[str, Any]
-    """Numbers, texts, images and tables by name."""
+    """Numbers, texts, images and tables, keyed by name."""
 
 
 def _uploads(
@@ -96,7 +96,7 @@ def _upload_training(run: Path) -> bool:
     with held_if_free(run / "lock") as held:
         if not held:
             print(f"{run}: left for the next sync, because the training is running", flush=True)
-        # A training that was killed before its first checkpoint has no history.
+        # A training that was killed before its first checkpoint has no history to upload.
         if not held or not (run / HISTORY).exists():
             return False
         TrainingHistory.read(run / HISTORY)  # raises for a damaged history before a run is opened
@@ -116,7 +116,10 @@ def _upload_result(options: dict[str, Any], logged: dict[str, Any]) -> bool:
 
 
 def _named(grid: str, job_type: str, name: str, *identity: str | int) -> dict[str, Any]:
-    """Return the options of a result's run. The run id does not depend on the result's values."""
+    """Return the options of a result's run.
+
+    The run id does not depend on the values of the result, so a new upload replaces an old upload.
+    """
     run_id = f"{job_type}-{digest_of([grid, *identity])[:12]}"
     return {"id": run_id, "job_type": job_type, "name": name}
 
@@ -145,7 +148,10 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
 def _evaluation_run(
     cell: Cell, result: ModelResult, paper: float | None, images: dict[str, wandb.Image]
 ) -> ResultRun:
-    """Return the run of a metric. It holds the value, named like the metric, costs and settings."""
+    """Return the run of a metric.
+
+    The run holds the value (under the name of the metric), the costs and the settings.
+    """
     metric = result.metric["name"]
     config = {
         **result.model.settings,  # under the same keys as in trainings
@@ -175,7 +181,7 @@ def _evaluation_run(
 def _table_runs(grid: Grid, name: str) -> Iterator[ResultRun]:
     """Yield the run of a table if the table has results.
 
-    The run holds `table`, the table as printed, and `entries`, the same numbers for programs.
+    The run holds the printed table as `table`, and the same numbers for programs as `entries`.
     """
     table, rows = grid.file.tables[name], read_table(grid, name)
     entries = [entry for row in rows for entry in row]
@@ -269,7 +275,7 @@ def _distances(grid: Grid) -> Iterator[Any]:
 def _panels(
     grid: Grid, job_types: list[str], panels: list[Any], condition: str = "", **runset: Any
 ) -> PanelGrid:
-    """Return panels that show the grid's runs with these job types that meet `condition`."""
+    """Return panels of the grid's runs that have one of these job types and meet `condition`."""
     conditions = [f"Group = {grid.name!r}", f"JobType in {job_types}", condition]
     filters = " and ".join(filter(None, conditions))
     runs = Runset(name=f"{grid.name}: {job_types[0]}", filters=filters, **runset)

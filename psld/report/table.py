@@ -56,7 +56,7 @@ PIXELS = (
     "pictures, or use FID."
 )
 NAMED = 2
-"""The largest number of entries that a sentence names. For more entries, it gives their number."""
+"""The largest number of entries that a sentence names. More entries are only counted."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class TableText:
     """The status of each entry, row by row."""
     notes: list[str] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
-    """Notes that are printed with a table if the table is written to a file of its own. The results
-    page has them once, for all tables."""
+    """Additional notes for a table that is written to a separate file. The results page prints
+    these notes once, for all tables."""
 
     @property
     def is_wide(self) -> bool:
-        """Return whether the table is wider than a phone, with line breaks wherever possible."""
+        """Return whether the table is wider than a phone even if all lines break where possible."""
         width = 0.0
         for index, (column, *cells) in enumerate(zip(self.columns, *self.lines, strict=True)):
             parts = column.split()  # In a table with marks, a bracket is on a separate line.
@@ -444,7 +444,7 @@ def _contrast(
 ) -> str:
     """Return the sentence of a contrast.
 
-    `told`: the significant differences, by the names of the better and the worse side.
+    `told`: the significant differences, keyed by the names of the better and the worse side.
     """
     word = WORDS[next(iter(sides.values())).measurement.metric.better][1]
     values = {name: f" ({our_text(entry)})" for name, entry in sides.items()}
@@ -473,7 +473,7 @@ def _contrast(
 
 
 def _the_best(entries: Sequence[Entry]) -> str:
-    """Return a sentence about the best of ranked entries, and about entries that may be as good."""
+    """Return a sentence about the best ranked entry, and about entries that may be as good."""
     nearest, nearer = WORDS[entries[0].measurement.metric.better]
     best = next(entry for entry in entries if entry.rank and entry.rank.name == "best")
     untold = [entry for entry in entries if entry.rank and entry.rank.name == "perhaps best"]
@@ -487,7 +487,10 @@ def _the_best(entries: Sequence[Entry]) -> str:
 
 
 def _named(entry: Entry) -> str:
-    """Return the labels and the value of an entry, with its start unless a label names it."""
+    """Return the labels and the value of an entry.
+
+    The initial distribution (`start`) is added, unless a label names it.
+    """
     labels = [*entry.row.label, entry.column]
     start = entry.results[0].sampler.get("start", "prior")
     if not any(start in label for label in labels):
@@ -591,7 +594,7 @@ SYMBOLS = {
     **{"⁻": "$^{-}$", "¹": "$^{1}$", "²": "$^{2}$"},
     **{"✓": r"$\checkmark$", "✗": r"\textbf{x}", "†": r"$\dagger$"},
 }
-"""Commands for LaTeX's special characters, and for characters that its usual fonts lack."""
+"""Commands for LaTeX's special characters, and for characters that LaTeX's usual fonts lack."""
 
 
 def _escape(text: str) -> str:

@@ -21,7 +21,7 @@ class Batching:
 
     def __init__(self, size: int = sys.maxsize) -> None:
         self.size = size
-        """The batch size: images per evaluation. It is halved on out-of-memory errors."""
+        """The batch size: images per evaluation. This size is halved on out-of-memory errors."""
 
     def __call__(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """Return function(*tensors), evaluated in batches along the first dimension."""

@@ -26,8 +26,8 @@ from psld.utils.files import atomic_path
 NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """The name of a custom part's class, MODULE:CLASS."""
 COPIES = "parts"
-"""The name of the folder with copies of the code of custom parts. It is in a run directory or next
-to weights, and contains one folder per digest."""
+"""The name of the folder with copies of the code of custom parts. This folder is in a run directory
+or next to weights, and contains one folder per digest."""
 PACKAGE = Path(__file__).parents[1]
 
 DEPENDENCIES = frozenset(
@@ -66,7 +66,8 @@ class Code:
     files: Mapping[str, bytes]
     """The contents of all files. The keys are their paths relative to the root, in sorted order."""
     digest: str
-    """The SHA-256 of the syntax trees. Docstrings, comments and line breaks do not change it."""
+    """The SHA-256 of the syntax trees. Docstrings, comments and line breaks do not change the
+    digest."""
 
     def save(self, folder: str | Path) -> None:
         """Copy the files to FOLDER/parts/DIGEST."""
@@ -278,7 +279,8 @@ def import_copy(name: str, code: Code) -> Any:
         there = getattr(loaded, "__file__", None)
         if loaded and there and _tree_digest(Path(there).read_bytes()) != _tree_digest(content):
             raise UserError(f"{name}: another version of {_module_of(file)} is imported; {RESTART}")
-        if loaded and file.endswith("/__init__.py"):  # Two copies may share a package.
+        # The package may have been loaded from another copy; add the modules of this copy.
+        if loaded and file.endswith("/__init__.py"):
             loaded.__path__.insert(0, str((code.root / file).parent))
     sys.path.insert(0, str(code.root))
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -303,7 +305,7 @@ def _tree_digest(content: bytes) -> str:
 
 
 def may_run(code: Code, record: str | Path) -> bool:
-    """Check if code that is named by a file in the folder `record` may run.
+    """Check if code may run. A file in the folder `record` names this code.
 
     This file may come from an untrusted source, and so may all code in its folder. Code inside
     `record` may thus not run. Installed code elsewhere may run. Any other code must be a top-level

@@ -121,7 +121,7 @@ def give_back(device: torch.device) -> None:
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use. It may be one of several ranks."""
+    """Return the number of CPU cores that this process may use. Ranks share the cores equally."""
     usable = len(os.sched_getaffinity(0))
     if given := os.environ.get("SLURM_CPUS_PER_TASK"):  # Slurm may not bind a task to its cores.
         return min(usable, int(given))

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PORTS = range(20_000, 32_000)
-"""Ports at which ranks may connect. They are below the ports of outgoing connections, because those
-ports may be in use at any time."""
+"""Ports at which ranks may connect. These ports are below the ports of outgoing connections, which
+may be in use at any time."""
 
 
 def rank_of_environment() -> int:
     """Return the rank of this process from the environment variables of torchrun (RANK, …).
 
-    Returns 0 if the variables are not set. In a job of submitit, this function sets them first.
-    Raises UserError if only some of the variables are set.
+    Returns 0 if the variables are not set. In a job of submitit, this function sets the variables
+    first. Raises UserError if only some of the variables are set.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
         # Import submitit only in its jobs, because the import is slow.
@@ -50,7 +50,7 @@ def meeting_port(job: "JobEnvironment") -> int:
 
 
 CHECKOUT = Path(__file__).parents[2]
-"""The top-level folder of a checkout. For an installed package, it has no meaning."""
+"""The top-level folder of a checkout. For an installed package, this path has no meaning."""
 
 
 def git_revision() -> str | None:
@@ -59,7 +59,7 @@ def git_revision() -> str | None:
     Returns None outside a checkout.
     """
     if not (CHECKOUT / ".git").exists():
-        return None  # For an installed package, git would find a repository around its folder.
+        return None  # git would find any repository around an installed package.
     command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=12", "--dirty=+"]
     with suppress(OSError):  # git is not installed.
         described = subprocess.run(command, capture_output=True, text=True, check=False)

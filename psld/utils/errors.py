@@ -22,7 +22,7 @@ MACHINE_ERRORS = {errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENF
 """Error numbers of failures of a machine or file system."""
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Error numbers of a write without enough space."""
+"""Error numbers of writes that fail because there is not enough space."""
 
 EXTRAS = {
     "workflow": {
@@ -64,7 +64,7 @@ class NotComparedError(PSLDError):
 
 
 def ignored(_number: int, _frame: FrameType | None) -> None:
-    """Ignore a signal. Unlike SIG_IGN, child processes do not inherit this handler."""
+    """Ignore a signal. Child processes inherit SIG_IGN, but not this handler."""
 
 
 class Stopped(RunError):
@@ -148,7 +148,8 @@ def reading(
 ) -> Iterator[None]:
     """Convert exceptions in this context to the error "PATH: WRONG (reason)REMEDY".
 
-    For damaged data, functions that read files raise almost any exception.
+    Reading a damaged file can raise almost any exception. Therefore all exceptions are converted,
+    except the exceptions that `reraise_fault` reraises.
     """
     try:
         yield

@@ -109,7 +109,7 @@ def atomic_paths(paths: Sequence[Path]) -> Iterator[list[Path]]:
 def _leftovers(folder: Path) -> dict[str, list[Path]]:
     """Return the temporary files in a folder. The keys are the names of the final files.
 
-    The folder is listed only once, because listing it at each write would take quadratic time.
+    The folder is listed only once, because a listing for each write would take quadratic time.
     """
     found: dict[str, list[Path]] = {}
     for partial in folder.glob(f".*.{glob.escape(_HOST)}.*.partial"):

@@ -71,11 +71,11 @@ GPU_LOCKS = Path(os.environ.get("PSLD_GPU_LOCKS") or f"/tmp/psld-gpus-{os.getuid
 on TMPDIR. The name of each lock is the UUID of a GPU."""
 
 _held: dict[str, int] = {}
-"""File descriptors of the locks that this process holds, by the UUID of the GPU."""
+"""File descriptors of the locks that this process holds, keyed by the UUID of the GPU."""
 
 
 def visible_gpus() -> dict[str, str]:
-    """Return the UUIDs of the visible GPUs, by their names in CUDA_VISIBLE_DEVICES."""
+    """Return the UUIDs of the visible GPUs, keyed by their names in CUDA_VISIBLE_DEVICES."""
     listed = ""
     if shutil.which("nvidia-smi"):
         command = ["nvidia-smi", "--list-gpus"]

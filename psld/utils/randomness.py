@@ -19,7 +19,7 @@ from psld.utils.device import cores
 T = TypeVar("T")
 
 MOST_THREADS = 8
-"""Maximum number of threads that draw noise in a process. Each draws 1e8 numbers per second."""
+"""Maximum number of threads that draw noise in a process. A thread draws 1e8 numbers per second."""
 AHEAD_BYTES = 2 << 30
 """Maximum memory of prefetched draws, in bytes."""
 
@@ -62,15 +62,15 @@ def standard_normal(
 ) -> Tensor:
     """Return draw `index` from the stream of a key: standard normal numbers, float32 on the CPU.
 
-    The numbers come from Philox, NumPy's counter-based generator. They are identical on all
+    The numbers come from Philox, NumPy's counter-based generator. The numbers are identical on all
     machines. Draws are independent of each other, and a smaller draw is a prefix of a larger draw.
 
     Args:
         device: the device to which the tensor will be copied. For a GPU, the tensor is in pinned
             memory.
         block: number of images that share a stream (key, index, number of the block), so that
-            blocks can be drawn separately. None means one stream for the complete draw. It cannot
-            be entered in the middle, because the ziggurat algorithm uses a varying number of
+            blocks can be drawn separately. None means one stream for the complete draw. A stream
+            cannot be entered in the middle, because the ziggurat algorithm uses a varying number of
             outputs of the generator.
         first: the number of the first block to draw.
     """
@@ -79,7 +79,8 @@ def standard_normal(
     drawn = torch.empty(shape, dtype=torch.float32, device="cpu", pin_memory=pinned)
     parts = [drawn] if block is None else drawn.split(block)
     for number, part in enumerate(parts, first + (block is not None)):
-        # The generator itself increments the lower words of the counter within a block.
+        # Within a block, the generator increments the lower words of the counter, so only the
+        # upper words identify the draw and the block.
         bits = np.random.Philox(key=key, counter=[0, 0, index, number])
         np.random.Generator(bits).standard_normal(dtype=np.float32, out=part.numpy())
     return drawn
@@ -98,7 +99,7 @@ def drawing_threads(device: torch.device, shape: tuple[int, ...]) -> int:
 
 
 class Prefetch(Generic[T]):
-    """Wraps a function of an index. Threads compute its next values in advance."""
+    """Wraps a function of an index. Threads compute the next values of the function in advance."""
 
     def __init__(
         self, function: Callable[[int], T], device: torch.device, shape: tuple[int, ...]
@@ -142,7 +143,7 @@ class ShardNoise:
     noise as the first images of a larger shard.
 
     After `expect` has set the number of draws, threads prefetch the next draws while the network
-    computes. They prefetch no draw beyond this number.
+    computes. The threads prefetch no draw beyond this number.
     """
 
     def __init__(self, seed: int, shard: int, shape: tuple[int, ...], device: torch.device) -> None:
@@ -162,7 +163,7 @@ class ShardNoise:
         self._drawn.begin(range(self.draws, min(self.draws + self._drawn.threads, self.end)))
 
     def __call__(self, z: Tensor | None = None) -> Tensor:
-        """Return the next draw on the device. `z` is ignored: all states have the same shape."""
+        """Return the next draw on the device. `z` is ignored, because all draws have one shape."""
         drawn = self._drawn(self.draws, self.end)
         self.draws += 1
         return drawn.to(self.device, non_blocking=True)

@@ -3,10 +3,11 @@
     python -m studies.one.flat photos-16 fd-efficientnet-lite0
 
 Run this program in the folder in which the study has run for the dataset. It prints one row for
-each of the three trainings, with the root mean square difference between student and teacher
-samples, and the roughness of the student's samples relative to the teacher's in the rough half and
-in the flat half. The last two columns are the Fréchet distance of the student's samples, and the
-same distance after the teacher's samples have replaced the student's samples in the flat half.
+each of the three trainings. The columns are the root mean square difference between student and
+teacher samples, the roughness of the student's samples divided by the roughness of the teacher's
+samples, in the rough half and in the flat half of the samples, and the Fréchet distance of the
+student's samples. The last column is the same distance after the teacher's samples have replaced
+the student's samples in the flat half.
 """
 
 import argparse

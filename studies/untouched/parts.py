@@ -34,10 +34,10 @@ def divided(
 
 
 class Photos(Source):
-    """Non-overlapping patches of scikit-learn's two photographs (427×640); each is a class.
+    """Non-overlapping patches of scikit-learn's two photographs (427×640 pixels).
 
-    Neighboring patches look alike, so the test split has complete regions. A photograph has 4×5
-    regions; one region of each row is in the test split.
+    Each photograph is a class. Neighboring patches look alike, so the test split has complete
+    regions. A photograph has 4×5 regions; one region of each row is in the test split.
     """
 
     side: int = Field(gt=0, le=106)
@@ -56,10 +56,10 @@ class Photos(Source):
 
 
 class Emoji(Source):
-    """Noto Color Emoji of one character (128×128, on white); classes are Unicode's 9 groups.
+    """Emoji of one character in the font Noto Color Emoji, 128×128 pixels, on white.
 
-    Flags, families and emoji with skin tones have several characters, so they are left out. Every
-    fifth emoji is in the test split.
+    The classes are Unicode's 9 groups of emoji. Flags, families and emoji with skin tones have
+    several characters, so they are left out. Every fifth emoji is in the test split.
     """
 
     root: Annotated[str, FREE] = "/usr/share"
