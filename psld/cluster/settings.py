@@ -1,6 +1,6 @@
 """Settings of `psld launch`: where and how a training runs.
 
-The workflow sets them from Snakemake resources of the same names (TRAINING_JOB in
+The workflow sets these settings from Snakemake resources of the same names (TRAINING_JOB in
 workflow/rules/common.smk).
 """
 

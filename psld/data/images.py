@@ -169,8 +169,8 @@ class FileTree:
 def refuse(broken: Mapping[str, str | None]) -> None:
     """Raise UserError if any picture is broken.
 
-    The message has at most ten errors. If it has all errors and each picture has its own file, it
-    also has the command that removes the files.
+    The message lists at most ten errors. If the message lists all errors, and each picture is a
+    separate file, the message also contains a command that removes these files.
 
     Args:
         broken: maps the text of each error to `BrokenPicture.file`.
@@ -298,8 +298,8 @@ def size_text(shape: tuple[int, ...]) -> str:
 def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray] | None:
     """Read arrays of an .npz by name; return None if an array is missing. Nothing is unpickled.
 
-    Raises UserError if the file is missing, damaged or has pickled objects, and RunError if an
-    array, by the size in its header, does not fit into memory.
+    Raises UserError if the file is missing, damaged or has pickled objects. Raises RunError if an
+    array does not fit into memory, according to the size in its header.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:

@@ -37,10 +37,11 @@ BLOCK_BYTES = 1 << 22
 are in memory."""
 
 MAX_THREADS = 16
-"""More threads are not faster, because a single thread hashes and writes the decoded images."""
+"""The largest number of decoding threads. More threads are not faster, because a single thread
+hashes and writes the decoded images."""
 
 PLACES = "root", "path", "code"
-"""Settings of a source that can change without changing its images."""
+"""The settings of a source that can change while the images stay the same."""
 
 REPLACE = "give another dataset.name, or replace=true"
 """What to do if `output` holds another dataset."""
@@ -61,7 +62,7 @@ def prepare_dataset(
     earlier = None if replace else _existing_record(output)
     if earlier and (difference := _difference(earlier, settings)):
         raise UserError(f"{output}: {difference}; {REPLACE}")
-    # Call this before the images are read, so that changes while reading are reported later.
+    # Call this before the images are read, so that a change during the reading is reported later.
     seen = _source_text(settings.source)
     source = imported(settings.source)
     settings, images = settings.model_copy(update={"source": source}), source.open()
@@ -205,8 +206,8 @@ def _blocks(
 ) -> Iterator[np.ndarray]:
     """Yield blocks of pixels in order; fill in `labels`, and count conversions in `converted`.
 
-    `converted` also gets the number of test images that are also training images. Raises UserError
-    after the last block if pictures are broken.
+    `converted` also counts the test images that are also training images. Raises UserError after
+    the last block if pictures are broken.
     """
     channels, side, hashes = settings.channels, settings.image_size, []
     size = max(1, BLOCK_BYTES // (channels * side**2))

@@ -253,7 +253,7 @@ def _held_out(names: Iterable[str], fraction: float) -> set[str]:
     """
     from psld.data.images import bytes_of
 
-    if not fraction:  # Hashing many names takes seconds.
+    if not fraction:  # Skip the hashes, because hashing many names takes seconds.
         return set()
     by_hash = sorted(names, key=lambda name: hashlib.sha256(bytes_of(name)).digest())
     return set(by_hash[: round(fraction * len(by_hash))])

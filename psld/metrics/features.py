@@ -100,7 +100,8 @@ class BlockMoments:
             moments.add(part)
         moments.total.covariance, moments.without(0).covariance
 
-    They take 8·B·d·(d + 1) bytes for any number of images: 671 MB for 20 blocks with Inception.
+    The moments take 8·B·d·(d + 1) bytes for any number of images: 671 MB for 20 blocks of Inception
+    features.
     """
 
     def __init__(self, blocks: Blocks, numbers: Tensor | None = None) -> None:
@@ -163,9 +164,9 @@ class BlockMoments:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of images 0, …, n − 1, on the CPU, 4·n·d bytes.
+    """Features of images 0, …, n − 1, on the CPU.
 
-    50,000 images with Inception take 410 MB.
+    They take 4·n·d bytes: 410 MB for the Inception features of 50,000 images.
     """
 
     values: Tensor
@@ -220,7 +221,10 @@ class Features:
 
 
 class Reference(NamedTuple):
-    """The features of the images that samples are compared with, and that define the scale."""
+    """The features of the images with which samples are compared, and of noise.
+
+    `MetricSettings.scale` computes the scale of a metric from these features.
+    """
 
     train: Features | BlockMoments | FeatureStatistics
     """Features of the training split or of external images; moments if no metric needs features."""
