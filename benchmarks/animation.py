@@ -4,10 +4,10 @@
 
 MODEL is the folder of a trained model. Each frame shows the states after one more evaluation of the
 network: the positions and, if the process has them, the momenta, in units of their standard
-deviations in pure noise, from black (−1) to white (1). Both samplers start at the same time. `few`
+deviations in pure noise, from black (−1) to white (1). Both samplers start in the same frame. `few`
 ends after three evaluations, and its last images remain visible. The first frames are shown longer
 than the other frames. The images are the first images of seed 0, without selection. If the file
-would be too large, it shows only every second evaluation, or every third, and so on.
+would be too large, it contains only every second evaluation, or every third, and so on.
 """
 
 import argparse
