@@ -68,7 +68,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(kind, capsys):
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     ],
 )
-def test_out_of_memory_inside_cuda_s_libraries(monkeypatch, free, goes_on, words):
+def test_out_of_memory_errors_of_cuda_libraries_are_recognized(monkeypatch, free, goes_on, words):
     """They say so in other words, and say these of other faults too."""
 
     def network(z, t):
@@ -102,7 +102,7 @@ def test_a_network_gets_its_time_in_single_precision():
     assert {t.dtype for t in times} == {torch.float32}
 
 
-def test_what_one_score_found_out_the_next_one_uses():
+def test_the_next_score_uses_the_batch_size_that_fitted():
     """As the shards of a cell do. The half of what failed may be less than half of the size."""
     memory, batching = Memory(fits=5), Batching(1000)
     for _ in range(2):

@@ -98,7 +98,7 @@ def heun(steps: int, **choice) -> SamplerSettings:
 
 @pytest.mark.parametrize("churn", [0.0, 20.0])
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-def test_heun_s_method_keeps_one_gaussian_to_second_order(outside, process, churn):
+def test_heun_s_method_samples_a_gaussian_with_order_two(outside, process, churn):
     """With churn, too: what it adds is right for each step, however large it is."""
     data, errors = gaussian(0.3, mean=0.5), []
     for steps in (80, 160):
