@@ -35,8 +35,9 @@ BLOCKS = ("position", "momentum")
 LARGEST = 2_000_000  # bytes of the file
 FONT, LINE, BAR, GAP = 16, 44, 4, 20  # pixels
 BLUE, LIGHT, GRAY = "#0072B2", "#DDDDDD", "#666666"
-SLOW, FAST, PAUSE = 1000, 60, 4000  # milliseconds per frame: both samplers, one, end
-# Lossless compression makes frames of noise smaller.
+# Milliseconds per frame: while both samplers run, while one sampler runs, at the end.
+SLOW, FAST, PAUSE = 1000, 60, 4000
+# Use lossless compression, because it makes frames of noise smaller.
 WEBP = {"format": "WEBP", "save_all": True, "lossless": True, "method": 4}
 
 States = list[list[np.ndarray]]

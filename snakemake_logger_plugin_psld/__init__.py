@@ -36,7 +36,7 @@ FRESH_SECONDS = 120
 in a queue."""
 TRAININGS = ("train", "train_guide")
 STEP = re.compile(r"training: (step \d+ of \d+), .*?([\d:]+) left")
-"""A progress line (`psld.utils.progress`) in the log of a training."""
+"""The pattern of a progress line (`psld.utils.progress`) in the log of a training."""
 
 
 class Job(NamedTuple):

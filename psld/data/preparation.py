@@ -125,7 +125,7 @@ def _difference(earlier: PreparedRecord, settings: DatasetSettings) -> str:
     places = [{key: each["source"].pop(key, None) for key in PLACES} for each in (before, now)]
     keys = [key for key in now if before[key] != now[key]]
     if places[0] != places[1] and "source" not in keys:
-        with suppress(UserError, OSError):  # Without its source, the dataset is still usable.
+        with suppress(UserError, OSError):  # The dataset is usable even without its source.
             keys += ["source"] if _source_text(settings.source) != earlier.seen else []
     return f"prepared with another dataset.{' and another dataset.'.join(keys)}" if keys else ""
 
@@ -165,7 +165,7 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     if difference := _difference(record, settings.dataset):
         yield f"{output}: {difference}; to use the current settings: {again}"
         return
-    with suppress(UserError, OSError):  # Without its source, the dataset is still usable.
+    with suppress(UserError, OSError):  # The dataset is usable even without its source.
         if record.seen and (now := _source_text(settings.dataset.source)) != record.seen:
             both = (shorten(text, 100, placeholder=" …") for text in (record.seen, now))
             yield (
@@ -249,7 +249,8 @@ def _blocks(
         ThreadPoolExecutor(threads) as pool,
         closing(Progress(f"preparing {settings.name}", "image", len(labels))) as progress,
     ):
-        for start in range(0, len(blocks), 2 * threads):  # Few blocks at once bound the memory.
+        # Submit only a few blocks at a time, to bound the memory.
+        for start in range(0, len(blocks), 2 * threads):
             for pixels, found in pool.map(decoded, blocks[start : start + 2 * threads]):
                 converted.update(found)
                 hashes += [hash(image.tobytes()) for image in pixels]

@@ -1,7 +1,7 @@
 """Evaluate images by several metrics in one pass over the images.
 
 The images are the shards of a cell, or external images (`images.py`). The results of a cell can
-also be recomputed from the features that an earlier evaluation kept.
+also be recomputed from the features that an earlier evaluation stored.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -117,9 +117,9 @@ def evaluate(
 ) -> CellResults:
     """Evaluate images.
 
-    Fréchet distances take a minute of CPU time each. They are computed last, after the GPU was
-    released. The features of n images, 4·n·d bytes for d features, are in memory only if a metric
-    `needs_features` or d is at most `keep`; otherwise memory does not depend on n.
+    Each Fréchet distance takes a minute of CPU time, so Fréchet distances are computed last, after
+    the GPU was released. The features of n images, 4·n·d bytes for d features, are in memory only
+    if a metric `needs_features` or d is at most `keep`; otherwise memory does not depend on n.
 
     Args:
         bases: the references and their extractors, by `metric.features`. The extractors are removed
@@ -334,7 +334,7 @@ def recompute(
             copied from these results. If a Fréchet distance is recomputed from mean and covariance,
             its interval is copied, too.
         gathered: the stored features.
-        loaded: loaded references by folder; the references of this cell are added.
+        loaded: references that are already loaded, by folder. References of this cell are added.
         compute: False copies all numbers from `stated`.
 
     Raises UserError if a file is missing, damaged, or does not belong to the cell.

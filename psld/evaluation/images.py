@@ -188,7 +188,8 @@ def _as_extractor(extractor: Any, device: str) -> FeatureExtractor:
         return extractor
     if isinstance(extractor, nn.Module):
         check_network(extractor, "extractor")
-        extractor = deepcopy(extractor)  # The caller may continue to train the module.
+        # Copy the module, because the caller may continue to train it.
+        extractor = deepcopy(extractor)
     return FeatureExtractor(ObjectExtractor(), extractor, choose_device(device))
 
 

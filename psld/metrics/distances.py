@@ -64,10 +64,8 @@ def frechet_estimate(samples: BlockMoments, reference: FeatureStatistics) -> Est
 class _Gaussian:
     """The mean of features, the trace of their covariance, and a factor A, d×r, of this covariance.
 
-    The covariance is AAᵀ.
-
-    r is the numerical rank. A pivoted Cholesky factorization takes d r² operations, which is fast
-    with fewer samples than features.
+    The covariance is AAᵀ, and r is its numerical rank. The pivoted Cholesky factorization takes
+    d r² operations, which is fast with fewer samples than features.
     """
 
     def __init__(self, statistics: FeatureStatistics) -> None:

@@ -70,7 +70,7 @@ class FeatureStatistics:
 
     @property
     def total(self) -> Self:
-        """The statistics themselves, as for `Features.total`."""
+        """The statistics themselves. `Features` and `BlockMoments` have the same property."""
         return self
 
     def on(self, device: torch.device | str) -> Tensor:
@@ -154,11 +154,11 @@ class BlockMoments:
         raise TypeError("a measure that needs features was given only their moments")
 
     def moments(self, blocks: Blocks, device: Device) -> Self:
-        """Return the moments themselves, as for `Features.moments`."""
+        """Return the moments themselves. `Features` has the same method."""
         return self
 
     def numbered(self) -> Self:
-        """Return the moments themselves, as for `Features.numbered`."""
+        """Return the moments themselves. `Features` has the same method."""
         return self
 
 

@@ -36,7 +36,7 @@ class _NamedPart(Part):
 
     kind: str
     word: ClassVar[str] = ""
-    """The word in names of metrics: a-z, 0-9 and dashes. If empty, `kind` gives the word."""
+    """The word for this part in names of metrics: a-z, 0-9 and dashes. If empty, `kind` is used."""
 
     @property
     def in_names(self) -> str:
@@ -415,7 +415,7 @@ class MetricSettings(Settings):
     """Images per call of the extractor; affects only speed and memory."""
 
     better: Annotated[Better | None, FREE] = Field(None, validate_default=True)
-    """The direction in which the measure improves, stored for readers without its code."""
+    """The direction in which the measure improves, stored for use without the measure's code."""
 
     @property
     def honest_name(self) -> str:

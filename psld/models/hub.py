@@ -70,7 +70,7 @@ def push(folder: Path, repository: str, card: str, start: str | None) -> str:
 
 @contextmanager
 def _hub(what: str) -> Iterator["HfApi"]:
-    """Yield the API of the Hub. Its exceptions are raised as UserError or RunError about `what`."""
+    """Yield the API of the Hub. Raise exceptions of the API as UserError or RunError on `what`."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

@@ -300,8 +300,8 @@ class LoopSettings(Settings):
     """Images per step over all ranks."""
     micro_batch: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | None, FREE] = None
     """Images per forward pass on one rank; gradients are accumulated. `auto`: before the first
-    step, the number is halved until no GPU runs out of memory. Null: all images of the batch that
-    the rank gets. The micro-batch affects the weights only through rounding and through dropout,
+    step, the number is halved until no GPU runs out of memory. Null: all images of the rank's part
+    of the batch. The micro-batch affects the weights only through rounding and through dropout,
     whose masks are drawn in each pass."""
     noise_block: Annotated[int | None, Neutral(None)] = Field(None, ge=1)
     """Images per block of the global batch. Each block has its own noise stream, (seed, step,

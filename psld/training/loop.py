@@ -86,7 +86,7 @@ class Due:
     """The actions that are due after a step."""
 
     entry: bool
-    """Add an entry to the history; also true at each preview and each checkpoint."""
+    """True if an entry is added to the history. Each preview and each checkpoint adds an entry."""
     preview: bool
     checkpoint: bool
     stop: int
@@ -297,7 +297,10 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
 
 
 def check_schedule(settings: LoopSettings) -> None:
-    """Check `learning_rate` at up to 1,001 steps, including the last step. Raises its UserError."""
+    """Check `learning_rate` at up to 1,001 steps, including the last step.
+
+    Raises the UserError of `learning_rate`.
+    """
     steps = settings.steps
     for step in sorted({*(steps * i // 1000 for i in range(1000)), steps - 1}):
         learning_rate(settings, step)
