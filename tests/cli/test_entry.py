@@ -19,7 +19,7 @@ from tests.commands import TINY, call, command, refused, run, started, succeeded
     [("train", "process"), ("sample", "sampler"), ("import_model x.ckpt", "network")],
 )
 def test_a_command_prints_its_config_without_running(words, key, tmp_path):
-    """Also one that lacks required settings, or that is given a word without a key."""
+    """This also holds if required settings are missing, or if an override has no key."""
     finished = succeeded(call(tmp_path, *words.split(), "--cfg", "job"))
     assert finished.stderr == ""
     assert key in yaml.safe_load(finished.stdout)
@@ -83,7 +83,7 @@ def test_a_text_that_needs_quotes_is_printed_with_quotes(tmp_path, value):
 
 @pytest.mark.parametrize("word", ["dataset.source.root=~/nope", "dataset.source.root='~/nope'"])
 def test_a_path_may_begin_with_a_tilde(tmp_path, monkeypatch, word):
-    """Bash expands ~ in neither."""
+    """Bash does not expand ~ in these words."""
     monkeypatch.setenv("HOME", str(tmp_path))
     prepare = call(tmp_path, "prepare", "dataset=folder", "dataset.name=x", word)
     refused(prepare, 2, f"{tmp_path}/nope: neither a folder")
@@ -107,7 +107,7 @@ def test_an_output_that_cannot_be_created_is_refused_in_one_line(tmp_path, digit
 
 
 def test_a_separate_process_prints_the_same_error(tmp_path):
-    """No word of Hydra's, no traceback, nothing on stdout, nothing written."""
+    """There is no message of Hydra, no traceback, no output on stdout, and no file is written."""
     finished = run(tmp_path, command("prepare", "dataset=digits", "+dataset.speed=3"))
     line = refused(finished, 2, "unknown key dataset.speed")
     assert line.startswith("error: psld prepare: ")

@@ -39,7 +39,7 @@ def test_the_error_for_an_unknown_command_lists_the_commands(tmp_path, name):
 
 @pytest.mark.parametrize("words", [[], ["plan", "list=cells"]])
 def test_a_closed_pipe_is_no_error(resolved, words):
-    """As in `psld plan list=cells | head -1`."""
+    """An example is `psld plan list=cells | head -1`."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     arguments = [sys.executable, "-m", "psld", *words]
     with subprocess.Popen(arguments, cwd=resolved, text=True, **pipes) as process:
@@ -57,13 +57,13 @@ def test_a_closed_pipe_is_no_error(resolved, words):
     ],
 )
 def test_a_closed_or_full_output_keeps_the_exit_code(tmp_path, line, exit_code, says):
-    """An error keeps its exit code if nobody can read it."""
+    """An error keeps its exit code if its message cannot be written."""
     finished = run(tmp_path, ["sh", "-c", f"{sys.executable} -m psld {line}"])
     assert (finished.returncode, finished.stderr[: len(says) or None]) == (exit_code, says)
 
 
 def test_a_printed_text_is_written_at_once(tmp_path):
-    """`psld --help | grep -q sample` under pipefail: grep ends at the first match."""
+    """Otherwise `psld --help | grep -q sample` would fail under pipefail: grep ends early."""
     line = f"{sys.executable} -m psld --help | {{ dd bs=1M count=1 status=none; sleep 0.1; }}"
     shown = run(tmp_path, ["bash", "-o", "pipefail", "-c", line])
     assert (shown.returncode, shown.stderr) == (0, "")
@@ -71,7 +71,7 @@ def test_a_printed_text_is_written_at_once(tmp_path):
 
 
 def test_output_has_no_control_characters_and_fits_the_locale(tmp_path):
-    """Nor does a locale change what is in a file."""
+    """The locale does not change the content of files."""
     code = r"""if True:
         import sys
         from psld.commands import main

@@ -55,7 +55,7 @@ def losses(monkeypatch) -> list[float | None]:
 
 
 def test_each_job_has_its_own_name_and_returns_its_last_loss(folder, losses):
-    """A wrong one is a line, and the others go on."""
+    """An invalid job prints one line, and the other jobs continue."""
     name = "name=psld-gamma-${process.gamma}"
     finished = sweep(folder, name, "process.gamma=much,0,0.01", "runs=elsewhere")
     assert finished.returncode == 2
@@ -81,7 +81,7 @@ def test_each_job_has_its_own_name_and_returns_its_last_loss(folder, losses):
 
 
 def test_jobs_with_equal_names_keep_all_weights_in_their_run_directories(folder):
-    """The model's folder has the weights of the last job, and a line says so."""
+    """The model's folder has the weights of the last job, and a printed line says so."""
     finished = succeeded(sweep(folder, "training.seed=1,2"))
     [last] = manifests(folder).values()
     [first] = {path.parent for path in folder.glob("runs/*/model")} - {folder / last["run"]}
@@ -121,7 +121,7 @@ def test_a_signal_ends_the_whole_sweep(folder):
 
 @pytest.mark.slow
 def test_jobs_run_in_separate_processes(folder):
-    """One of the first three fails; the same sweep again does the rest."""
+    """One of the first three jobs fails. A sweep of the other two jobs then has nothing to do."""
     words = ("--multirun", "hydra/launcher=submitit_local", *RECIPE, "training.steps=20")
     words += ("name=psld-${training.learning_rate}",)
     finished = run(folder, command("train", *words, "training.learning_rate=1e15,1e-3,2e-3"))

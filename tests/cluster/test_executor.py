@@ -91,7 +91,7 @@ def test_jobs_run_in_a_folder_of_any_name(slurm, folder, tmp_path):
 
 @pytest.mark.slow
 def test_the_profile_sets_the_number_of_concurrent_local_jobs(slurm, folder):
-    """Each waits for all. Snakemake has a thread for each core of this machine, and five more."""
+    """Each job waits for all jobs. Snakemake itself has a thread per core, and five more threads."""
     count = 5 + os.cpu_count() + 2
     (folder.path / "Snakefile").write_text(
         f"""
@@ -170,7 +170,8 @@ AWAY = "Unable to contact slurm controller (connect failure)"
 
 @pytest.mark.slow
 def test_no_job_is_lost_while_the_controller_is_down(slurm, folder, tmp_path):
-    """It answers no submission and seven questions; later, it loses a node, and forgets the job."""
+    """The controller does not answer submissions and seven queries. Later it loses a node and the
+    job."""
     quick = "Executor._pause = lambda self, seconds: time.sleep(min(seconds, 0.2))"
     imports = "import time\nfrom psld.cluster.executor import Executor"
     (folder.path / "Snakefile").write_text(f"{imports}\n{quick}\n{SNAKEFILE}")
@@ -270,7 +271,7 @@ def test_a_forgotten_job_is_done_if_all_its_output_is_newer_than_its_submission(
 
 
 def test_jobs_that_slurm_requeues_are_awaited(tmp_path):
-    """After the loss of a node or a preemption, Slurm queues a job again."""
+    """Slurm requeues a job after a node failure or a preemption."""
     again = ("NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REQUEUED", "PENDING", "RUNNING", "COMPLETING")
     failed = ("FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE")
     states = (*again, "COMPLETED", *failed)

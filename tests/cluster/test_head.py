@@ -46,7 +46,7 @@ def test_a_killed_run_resumes_at_once_and_its_old_job_ends(folder, job, end):
 
 
 def test_a_job_of_a_removed_run_does_nothing(tmp_path, monkeypatch):
-    """Its shell may have been alive when the next run began."""
+    """The shell of the job may still have been alive when the next run began."""
     monkeypatch.setenv("PSLD_RUN", f"{tmp_path}/gone")
     refused(run(tmp_path, command("prepare", "dataset=digits")), 1, "has ended")
     assert list(tmp_path.iterdir()) == []
@@ -145,7 +145,7 @@ def test_a_damaged_record_of_a_run_is_bad_input(tmp_path):
 
 
 def test_the_scheduler_of_snakemake_is_unchanged():
-    """A failure says: Snakemake has changed; see `look_again_once` in psld/cluster/head.py."""
+    """If this fails, Snakemake has changed; see `look_again_once` in psld/cluster/head.py."""
     schedules = inspect.getsource(JobScheduler.schedule)
     assert "self._open_jobs.acquire()" in schedules
     assert "self._schedule_reevalutation(" in schedules

@@ -116,7 +116,7 @@ def test_outside_a_job_nothing_is_requeued_or_recorded(commands, tmp_path, monke
 
 
 def test_a_job_without_progress_fails_and_a_new_job_may_start(tmp_path, monkeypatch):
-    """Somebody who has changed the time limit runs the same command again."""
+    """A user who has changed the time limit runs the same command again."""
     begun = [0, 0, 50, *[90] * FRUITLESS_LIVES]
     for step in begun:
         begin_life(tmp_path, step)

@@ -103,7 +103,7 @@ def test_a_waiting_launcher_uses_little_memory(slurm, tmp_path, digits):
 
 
 def test_ctrl_c_before_the_answer_of_sbatch_cancels_the_job(slurm, tmp_path, digits):
-    """The job is cancelled when there is one, not before."""
+    """The job is canceled only after sbatch has answered."""
     answered = slurm.folder / "answered"
     slurm.answer("sbatch", "Submitted batch job 42\n", first=f"/bin/sleep 1; echo yes > {answered}")
     slurm.answer("scancel", first=f"[ -e {answered} ] || exit 1")

@@ -47,7 +47,7 @@ def ends(slurm: Commands, state: str, writes: dict[Path, str], late: bool) -> No
 def test_a_finished_model_is_accepted_for_any_end_of_the_job(
     slurm, launcher, monkeypatch, state, late
 ):
-    """However the job came to its end afterwards, and where its nodes' files are seen late."""
+    """This also holds if the files of the nodes become visible late."""
     monkeypatch.setattr(launching, "LATE_SECONDS", 60)
     ends(slurm, state, {export_folder(launcher.run) / name: name for name in FILES}, late)
     launcher.finish()
@@ -56,7 +56,7 @@ def test_a_finished_model_is_accepted_for_any_end_of_the_job(
 
 
 def test_a_damaged_export_is_replaced(slurm, launcher, capsys):
-    """It would take the place of whole weights."""
+    """Otherwise it would replace complete weights in the output folder."""
     files = {export_folder(launcher.run) / name: name for name in FILES}
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def test_a_damaged_export_is_replaced(slurm, launcher, capsys):
 def test_a_lost_job_is_replaced_if_it_has_made_progress(
     slurm, launcher, capsys, state, progress, jobs, complaint
 ):
-    """And what its ranks said of errors is shown."""
+    """The error messages of its ranks are shown."""
     texts = {"0": "fine", "1": "ValueError: nothing"}
     written = {launcher.folder / f"42_{rank}_log.err": text for rank, text in texts.items()}
     if progress:

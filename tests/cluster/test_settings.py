@@ -22,7 +22,7 @@ def test_the_workflow_sets_every_launch_setting():
 
 
 def test_empty_settings_are_unset():
-    """The rules of the workflow name every setting, given or not."""
+    """The rules of the workflow pass every setting, also if it is not set."""
     names = list(LaunchSettings.model_fields)[1:]
     assert launch_settings(*(f"{name}=" for name in names)) == launch_settings()
 
@@ -43,7 +43,7 @@ def test_empty_settings_are_unset():
     ],
 )
 def test_ranks_per_node_and_cores_per_rank_follow_from_the_gpus(words, ranks, cores):
-    """Several for a GPU, whose noise they draw."""
+    """Each rank with a GPU has several cores, which draw its noise."""
     options = launch_settings(*words).options()
     assert (options["ntasks_per_node"], options["cpus_per_task"]) == (ranks, cores)
     assert f"--cpus-per-task={cores}" in options["srun_args"]

@@ -21,7 +21,7 @@ AWAY = "slurm_load_jobs error: Unable to contact slurm controller\n(connect fail
     ],
 )
 def test_slurm_is_available_only_with_a_configured_cluster(commands, complaint, available):
-    """Debian's package alone knows of none; a controller that is down comes back."""
+    """Debian's package alone has no cluster. A controller that is down counts as available."""
     assert not slurm.available(), "no sbatch"
     commands.answer("sbatch")
     commands.answer("scontrol", stderr=complaint, exit_code=1 if complaint else 0)

@@ -80,7 +80,7 @@ def test_a_folder_whose_name_slurm_cannot_use_for_logs_is_refused(slurm, tmp_pat
 
 
 def test_variables_of_a_surrounding_job_are_not_passed_on(slurm, submitted, tmp_path, monkeypatch):
-    """Here it stays: this process is still a part of that job."""
+    """This process keeps the variables, because it is still a part of the surrounding job."""
     of_a_job = {"SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION", "SUBMITIT_EXECUTOR"}
     inherited = {"CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "PSLD_RUN", "OMP_NUM_THREADS", "TMP"}
     kept = {"SLURM_CONF", "HOME_OF_DATA", "MY_TMPDIR", "PSLD_RUNNER"}

@@ -203,7 +203,8 @@ class Zoo(Settings):
 
 
 def test_the_identity_omits_free_fields():
-    """In groups, lists, dictionaries and unions, too; null is left out."""
+    """This includes fields in groups, lists, dictionaries and unions. Fields that are null are
+    omitted, too."""
     free = {"liters": 2, "color": "blue", "lid": True}
     pet = {"kind": "cat", "lives": 3}
     zoo = parse(

@@ -72,7 +72,7 @@ def composed(command: str, group: str, option: str) -> Settings:
     ],
 )
 def test_composition_agrees_with_hydra(command, words):
-    """psld.config.compose uses the inside of Hydra 1.3: if this fails, Hydra has changed."""
+    """psld.config.compose uses internals of Hydra 1.3. If this fails, Hydra has changed."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(command, for_hydra(words.split()), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
@@ -130,7 +130,7 @@ def as_json(value: object) -> object:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: path.stem)
 def test_configs_do_not_repeat_defaults(path):
-    """One that inherits another may say again what the class says."""
+    """A config that inherits from another config may repeat a default of the class."""
     content, group = yaml.safe_load(path.read_text()), path.parent.name
     fields = {**KINDS["sample"].model_fields, **KINDS["train"].model_fields}
     fields |= KINDS["reference"].model_fields

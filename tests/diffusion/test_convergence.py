@@ -46,7 +46,7 @@ def few_images(monkeypatch):
 
 @pytest.mark.parametrize("text", ["multistep", "few start_level=2 fall=null"])
 def test_the_last_evaluation_narrows_data_as_narrow_as_the_last_level(text, few_images):
-    """The deviation of E[x₀ | y] for one Gaussian, which no number of steps corrects."""
+    """For one Gaussian, E[x₀ | y] has a smaller deviation than x₀; more steps do not help."""
     process, deviation = phase_space(0.25), 0.1
     level = float(process.noise_level(times(1e-3)))
     sampler = sampler_of(text, process, gaussian(deviation, mean=0.5), (5,))
@@ -69,7 +69,7 @@ def test_the_gaussian_start_is_exact_for_gaussian_data_only(few_images):
 
 
 def test_a_sampler_function_of_the_user_is_measured(few_images):
-    """Heun's method of EDM: two evaluations a level, but for the last, and order 2."""
+    """EDM's Heun method has order 2 and two evaluations per level, except at the last level."""
     sampler = sampler_of(
         "tests.diffusion.test_denoiser.heun", vp_sde(), gaussian(0.5), (20, 40, 80)
     )

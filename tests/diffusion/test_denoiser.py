@@ -82,7 +82,7 @@ def test_shapes_that_do_not_fit_are_refused():
 
 
 def test_a_plain_ve_sampler_agrees_with_straight_multistep():
-    """The same start in straight coordinates: one scalar problem, two solvers."""
+    """Both solvers solve the same scalar problem from the same start in straight coordinates."""
     process, count = EVERY_KIND["third"], 64
     z = process.prior(normal(count, process.blocks, 1, 1))
     denoise = denoiser(process, count=count, final_time=1e-2)
@@ -95,7 +95,7 @@ def test_a_plain_ve_sampler_agrees_with_straight_multistep():
 
 
 def test_edm_samplers_may_use_float64_with_a_bfloat16_network():
-    """EDM's calls; ε is cast before the coefficients, which are large."""
+    """The calls are those of EDM. ε is cast before it is multiplied by large coefficients."""
     process, seen = EVERY_KIND["psld"], []
 
     def network(z, t):

@@ -63,7 +63,7 @@ def test_with_equal_levels_processes_of_every_order_make_the_same_images():
 
 
 def test_times_are_shared_or_per_state_and_of_any_dtype():
-    """A table that was made for float32 is not that of float64."""
+    """A table for float32 must not be used for float64."""
     eps, z = network(phase_space(0.02)), normal(5, 2, 1, 1)
     at = at_time(eps, 0.37)
     assert at(z).equal(at(z)), "from the table"

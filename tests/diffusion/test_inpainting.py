@@ -32,7 +32,7 @@ PROCESSES = {
     ],
 )
 def test_known_pixels_are_kept_and_holes_have_the_variance_of_the_data(name, integrator):
-    """Known ones but for two levels of quantization; in the holes the data's own variance."""
+    """Known pixels are kept up to two quantization levels."""
     process, count, size = PROCESSES[name], 40, 8
     random = torch.Generator().manual_seed(0)
     originals = torch.randint(0, 256, (count, 1, size, size), generator=random, dtype=torch.uint8)

@@ -82,7 +82,7 @@ def neighbors_as_they_are(z, t):
 
 
 def test_more_groups_of_probes_reduce_the_spread():
-    """Each group has signs of its own, so eight probes have a third of the error of one."""
+    """Each group has separate signs, so eight probes have a third of the error of one probe."""
     process, images = vp_sde(), normal(1, 1, 2, 2, seed=4).repeat(96, 1, 1, 1)
     exact, one, eight = (
         log_likelihood(process, network, images, drawn(), probes=probes, tolerance=1e-2)
@@ -154,7 +154,7 @@ def test_gradients_are_computed_in_inference_mode():
 
 
 def test_uniform_noise_has_eight_bits_per_dimension():
-    """8 bits a pixel for uniform grey levels on [−1, 1], whose density is ½."""
+    """Gray levels that are uniform on [−1, 1] have the density ½ and 8 bits per pixel."""
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     images = dequantize(levels, torch.full(levels.shape, 0.5, dtype=torch.float64))
     assert float(images.min()) > -1

@@ -92,7 +92,7 @@ def test_images_of_several_classes_have_their_own_labels_and_components():
 
 
 def test_initial_states_contain_the_images_of_the_start():
-    """With hardly any noise both are the same images."""
+    """With hardly any noise, both give the same images."""
     process, noise = EVERY_KIND["psld-dsm-upper"], normal(20, 4, 3, 4, seed=3).float()
     start, which = GaussianStart(process, three(), 0.05, 1e-3), torch.linspace(0, 0.99, 20)
     z, t = start(noise, None, which), times(start.time)
@@ -190,7 +190,7 @@ def test_a_fit_finds_clusters(monkeypatch):
 
 
 def test_a_class_of_one_gaussian_starts_at_a_higher_level(monkeypatch):
-    """At 0.75 √λ, next to another class with several components."""
+    """This class starts at 0.75 √λ, although another class has several components."""
     x = torch.cat([clusters(300)[0], 2 * normal(300, *SHAPE, seed=4).float()])
     labels = torch.arange(2).repeat_interleave(300).numpy()
     start = started(monkeypatch, x, (2, 3, 4), labels=labels, num_classes=2)
@@ -208,7 +208,7 @@ def test_clusters_are_found_if_the_leading_direction_has_none():
 
 @pytest.mark.parametrize("few", [0, 6])
 def test_a_few_images_do_not_form_a_component(few):
-    """A component must have ten images, so that it is near to none of them."""
+    """A component must have ten images, so that its center is not close to a single image."""
     x, _ = clusters(3 * few or 3)
     other = normal(200, *SHAPE, seed=4).float() if few else x
     x = torch.cat([other, x[::3]])
@@ -227,7 +227,7 @@ def test_a_component_of_the_last_fit_has_enough_images_too(monkeypatch, few, com
 
 
 def test_mirror_images_are_fitted_and_held_out_with_their_images(monkeypatch):
-    """The two sides of one cluster are two components, of as many images."""
+    """A cluster and its mirror images form two components with equally many images."""
     x = 4 * normal(1, *SHAPE, seed=1) + 0.3 * normal(300, *SHAPE, seed=2)
     data = started(monkeypatch, x, (2,), flip=True).data
     assert data.components() == [2]

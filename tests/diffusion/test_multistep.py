@@ -89,7 +89,8 @@ def test_orders_of_convergence_on_a_mixture(name, root, order, corrector, expect
 
 
 def test_the_flow_root_agrees_with_rk45_on_the_projected_noise():
-    """For a network whose blocks of ε disagree about the image, before the denoising step."""
+    """This is tested before the denoising step, with a network whose blocks of ε imply different
+    images."""
     process = phase_space(0.02)
     perfect = MIXTURE.network(process)
 
@@ -129,7 +130,7 @@ def test_order_one_in_the_flow_root_is_gddim(name):
     ("made", "root"), [(partial(phase_space, 0.0), "flow"), (recipe, "straight")]
 )
 def test_matchings_factors_and_predictions_give_the_same_images(made, root):
-    """Kinds that differ in what the network learns only, with a perfect network."""
+    """The processes differ only in what the network learns, and the network is perfect."""
     first, *others = (
         end(made(matching=matching, factor=factor), multistep(10, root=root))[:, :1]
         for matching, factor in (("hsm", "lower"), ("dsm", "lower"), ("dsm", "upper"))
@@ -163,7 +164,7 @@ def _start(process, count: int = 8):
     [(1, True, "lambda"), (2, False, "sqrt-t"), (3, True, "t")],
 )
 def test_multistep_equals_steps_by_hand(order, corrector, interpolation):
-    """Predict, repeat the last step with the new prediction, and take the next one."""
+    """Predict, repeat the last step with the new prediction, and take the next step."""
     process, count = phase_space(0.02), 8
     chosen = {"order": order, "corrector": corrector, "interpolation": interpolation}
     chosen |= {"root": "flow", "eta": 0.8, "eta_interval": (0.05, 3.0)}

@@ -76,7 +76,7 @@ def step_coefficients(scheme: ExponentialScheme, order: int):
 )
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_step_satisfies_both_moment_identities(name, eta, order, interpolation, root):
-    """P a_t + Σ X = a_s and P Σ_t Pᵀ + N Nᵀ = Σ_s, to the standard deviations of the state at s."""
+    """P a_t + Σ X = a_s and P Σ_t Pᵀ + N Nᵀ = Σ_s, relative to the standard deviations at s."""
     process = EVERY_KIND[name]
     scheme = ExponentialScheme(process, root, float(GRID[-1]), eta=eta, interpolation=interpolation)
     start, end, P, X, N = step_coefficients(scheme, order)
@@ -164,7 +164,7 @@ def test_order_one_is_ddim_for_a_single_block():
 
 
 def test_noise_is_added_only_in_its_interval_of_levels():
-    """A step that begins above the interval gets the noise of its part inside."""
+    """A step that begins above the interval gets only the noise of the part inside the interval."""
     process = phase_space(0.02)
     inside, below, above = ((0.1, 0.05), (2e-3, 1e-3), (0.5, 0.05))
     levels = [float(process.noise_level(times(t))) for t in (*inside, below[0])]

@@ -61,7 +61,7 @@ def test_a_path_keeps_no_autograd_graph():
 
 
 def test_the_denoising_step_begins_at_the_last_noise_level():
-    """Under a fall that is earlier than `final_time`."""
+    """With `fall`, the last noise level is above the level of `final_time`."""
     settings = sde("em", striding="edm", steps=3, start="gaussian", start_level=2.0, fall=3.0)
     grid = settings.time_grid(PROCESS)
     assert float(grid[-1]) > 10 * settings.final_time
@@ -74,7 +74,8 @@ def test_the_denoising_step_begins_at_the_last_noise_level():
 
 @pytest.mark.parametrize("integrator", ["em", "sscs"])
 def test_a_step_with_increasing_beta_equals_a_step_by_hand(integrator):
-    """The score has the diffusion of the time at which the step begins and it is evaluated."""
+    """The score is multiplied by the diffusion at the time of its evaluation, the start of the
+    step."""
     process = phase_space(0.25, beta_min=0.1, beta_max=20.0)
     settings = sde(integrator, striding="uniform", steps=2, denoise=False)
     t, s = settings.time_grid(process)[:2]
@@ -136,7 +137,7 @@ def pulls_to_three(z, t):
     ids=lambda value: getattr(value, "integrator", ""),
 )
 def test_the_denoising_step_solves_the_equation_of_the_sampler(settings, share):
-    """On the probability-flow ODE the score has half the weight that it has on the SDE."""
+    """In the probability-flow ODE, the score has half of its weight in the SDE."""
     process, _, _, start, noise = arguments(settings)
     (_, before), (_, after) = list(path(process, settings, pulls_to_three, start, noise))[-2:]
     time = torch.tensor([settings.final_time], dtype=torch.float64)

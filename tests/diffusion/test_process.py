@@ -80,7 +80,7 @@ def test_perturbed_images_have_the_kernel_s_moments(process):
 
 @pytest.mark.parametrize("columns", [1, 3])
 def test_mix_combines_blocks_without_rounding_a_state(columns):
-    """Under autocast a matrix product would have three digits."""
+    """Under autocast, a matrix product would have only three digits."""
     matrices, z = torch.randn(5, 2, columns), torch.randn(5, columns * 3, 4, 4)
     exact = torch.einsum("nij,njp->nip", matrices.double(), z.double().view(5, columns, -1))
     for matrix in (matrices, matrices[0]):

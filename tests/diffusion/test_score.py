@@ -69,7 +69,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(kind, capsys):
     ],
 )
 def test_out_of_memory_errors_of_cuda_libraries_are_recognized(monkeypatch, free, goes_on, words):
-    """They say so in other words, and say these of other faults too."""
+    """CUDA libraries use other messages, and also use these messages for other errors."""
 
     def network(z, t):
         if len(z) > 6:
@@ -103,7 +103,7 @@ def test_a_network_gets_its_time_in_single_precision():
 
 
 def test_the_next_score_uses_the_batch_size_that_fitted():
-    """As the shards of a cell do. The half of what failed may be less than half of the size."""
+    """Shards of a cell do this. The new size is half of the failed batch, not of the batch size."""
     memory, batching = Memory(fits=5), Batching(1000)
     for _ in range(2):
         NetworkScore(memory.network, batching)(Z, 0.5).mix(EYE)

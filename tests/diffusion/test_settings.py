@@ -60,5 +60,5 @@ def test_splitting_needs_momentum():
 
 
 def test_the_gpu_tests_cover_every_sampler():
-    """Here, because those are left out without a GPU."""
+    """This test is here because the GPU tests are skipped without a GPU."""
     assert {*SAMPLERS, "rk45"} == {*KINDS}

@@ -52,7 +52,7 @@ def test_with_fall_many_levels_end_at_the_final_time():
     ("steps", "denoise", "between"), [(2, True, 1), (4, True, 3), (4, False, 4)]
 )
 def test_with_fall_a_few_levels_end_at_the_level_of_fall(steps, denoise, between):
-    """At σ₀ / fall^K, K the number of steps between levels."""
+    """The last level is σ₀ / fall^K, where K is the number of steps between levels."""
     process, start = phase_space(0.02), {"start": "mixture", "start_level": 1.5, "fall": 3.0}
     settings = multistep(steps, striding="edm", final_time=1e-3, denoise=denoise, **start)
     grid = settings.time_grid(process)
@@ -68,7 +68,8 @@ def test_with_fall_a_few_levels_end_at_the_level_of_fall(steps, denoise, between
 @pytest.mark.parametrize("start_level", [None, 2.0])
 @pytest.mark.parametrize("striding", STRIDES)
 def test_times_are_spaced_according_to_the_striding(striding, start_level):
-    """As the paper's (uniform, quadratic), gDDIM's (power) and EDM's are, from T or a level on."""
+    """The grids are those of the paper (uniform, quadratic), gDDIM (power) and EDM, from T or a
+    level."""
     process, power = EVERY_KIND["vp-sde" if start_level is None else "psld"], 3
     choice = {"striding": striding, "power": power, "final_time": 1e-3}
     if start_level:
@@ -88,7 +89,7 @@ def test_times_are_spaced_according_to_the_striding(striding, start_level):
 
 
 def test_noise_levels_are_the_range_of_the_evaluations():
-    """None without evaluations; an adaptive sampler goes to its final time."""
+    """Without evaluations, any network fits. An adaptive sampler goes down to its final time."""
     process = phase_space(0.02)
     none = multistep(0, start="mixture", start_level=1.0).noise_levels(process)
     check_levels(none, 0.5, 0.6)

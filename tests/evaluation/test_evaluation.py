@@ -199,7 +199,7 @@ def test_metrics_that_share_a_reference_have_the_same_values_as_alone():
 
 
 def test_a_void_memorization_does_not_affect_the_other_metrics_of_a_cell(monkeypatch):
-    """Images of others have no table, and are refused."""
+    """For external images, which have no table, the evaluation is refused instead."""
     monkeypatch.setattr(f"{__name__}.TEST", Features(TRAIN.values[:10]))
     asked = [Measurement(metric=metric(kind), samples=60) for kind in ("memorization", "recall")]
     (memorized, recalled), _ = measured(asked, [IMAGES])

@@ -50,7 +50,7 @@ def write(folder, **parts: Features) -> None:
 
 
 def test_the_path_of_the_weights_does_not_identify_the_extractor(tmp_path):
-    """Their digest says whether they are others."""
+    """The digest of the weights identifies them."""
 
     def metric(weights: str | None) -> MetricSettings:
         extractor = {"kind": "inception", "weights": weights}

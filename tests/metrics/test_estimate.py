@@ -52,7 +52,7 @@ def estimates() -> list[Estimate]:
 
 
 def test_intervals_have_their_coverage_and_extrapolation_removes_the_bias(estimates):
-    """The mean distance of so many samples, and the distance of the distributions."""
+    """Intervals cover the mean distance at n, or the distance between the distributions."""
     values = np.array([e.value for e in estimates])
     limits = np.array([e.extrapolated.value for e in estimates])
     assert 0.90 <= coverage([e.interval for e in estimates], values.mean()) <= 0.99
@@ -271,7 +271,7 @@ def test_every_difference_has_a_p_value():
 
 
 def test_retraining_adds_its_error_to_a_difference():
-    """The same trainings are paired; a single training varies as much as those of the other."""
+    """Equal trainings are paired. A single training varies as much as those of the other cell."""
     drawn = Difference(1.0, ((0.1, 19.0),), paired=False)
 
     def added(one: list[float], two: list[float], names: str = "xyz") -> list[tuple[float, float]]:

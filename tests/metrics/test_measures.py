@@ -62,7 +62,8 @@ def test_kernel_distance_is_unbiased():
 
 
 def test_the_inception_score_equals_a_score_by_hand():
-    """Sure answers: the number of classes if all are equally frequent; 1 if there is one class."""
+    """With certain predictions, the score is the number of equally frequent classes, or 1 for one
+    class."""
     sure = 1000 * torch.eye(4).repeat(25, 1)
     assert inception_score(sure, 1, blocks(sure)).value == pytest.approx(4)
     assert inception_score(sure[::4], 1, blocks(sure[::4])).value == pytest.approx(1)
@@ -75,7 +76,7 @@ def test_the_inception_score_equals_a_score_by_hand():
 
 
 def test_precision_and_recall_equal_values_by_hand():
-    """On a line: the balls of 0, 1, 2, … reach to the nearest neighbor, a distance of one."""
+    """For points 0, 1, 2, … on a line, each radius is 1, the distance to the nearest neighbor."""
     line = torch.arange(40.0)[:, None]
     assert precision(line + 0.5, line, neighbors=1, blocks=blocks(line)).value == 1
     assert precision(line + 20.5, line, neighbors=1, blocks=blocks(line)).value == 0.5
@@ -84,7 +85,7 @@ def test_precision_and_recall_equal_values_by_hand():
 
 
 def test_the_rounding_of_float32_changes_no_count():
-    """Distances do not change by a shift, which in float32 would cost three digits."""
+    """A shift does not change distances, but it would cost three digits in float32."""
     x, y = ((normal(60, 8, seed) * 2**12).round() / 2**12 for seed in (0, 1))
     shifted = precision(x + 1000, y + 1000, 3, blocks(x))
     assert 0.1 < shifted.value < 0.9
@@ -155,7 +156,7 @@ def test_the_fraction_of_new_images_is_the_quantile():
 
 
 def test_the_threshold_is_the_distance_of_an_image_which_is_not_below_it():
-    """Number (N + 1) · quantile of the test images, so 9 of 99 are nearer than the tenth."""
+    """The threshold has rank (N + 1) · quantile, so 9 of 99 test images are below the tenth."""
     for quantile, nearer in ((0.1, 9), (0.105, 10)):
         result = memorized(TEST[:99], TEST[:99], quantile)
         assert result.estimate.value == pytest.approx(nearer / 99)
@@ -163,7 +164,7 @@ def test_the_threshold_is_the_distance_of_an_image_which_is_not_below_it():
 
 
 def test_copies_of_the_reference_have_precision_and_recall_1():
-    """Each with five copies: the balls have no radius, and an image is at its own center."""
+    """With five copies of each image, all radii are 0, and each image is the center of a ball."""
     images = normal(20).repeat(6, 1)
     for metric in (precision, recall):
         assert metric(images, images, 3, blocks(images)).value == 1
@@ -183,7 +184,7 @@ def test_memorization_counts_copies_and_names_the_originals():
 
 @pytest.mark.parametrize("rounding", [0, 1e-6])
 def test_memorization_is_void_if_test_images_are_training_images(rounding):
-    """Two threads or batches may round the features of equal images differently."""
+    """The features of equal images may be rounded differently in other threads or batches."""
     test = TEST.clone()
     test[:60] = TRAIN[:60] + rounding
     result = memorized(TRAIN[100:200], test)

@@ -85,7 +85,7 @@ def test_inception_metrics_of_shards_agree_with_torch_fidelity(inception, incept
 
 
 def test_the_dinov2_distance_agrees_with_torch_fidelity(dinov2, monkeypatch):
-    """torch-fidelity asks torch.hub for the network, which here hands it ours."""
+    """torch-fidelity loads the network with torch.hub, which is replaced by our network here."""
     hub = SimpleNamespace(load=lambda *_: dinov2.network.network)
     monkeypatch.setattr("torch_fidelity.feature_extractor_dinov2.torch.hub", hub)
     samples, reference = images(3, 256, seed=1), images(2, 160, seed=2)
@@ -126,7 +126,7 @@ def test_dinov2_is_a_vision_transformer_with_a_factor_behind_each_layer():
 
 
 def test_position_embeddings_are_interpolated_to_the_image_size():
-    """A ramp stays one: patch i of 16 looks at the point (i + ½) 37 / 16.1 − ½ of the 37."""
+    """A ramp stays a ramp: patch i of 16 is at the point (i + ½) 37 / 16.1 − ½ of the 37 points."""
     ramp = torch.arange(37.0)[:, None].expand(37, 37)
     trained = torch.stack([ramp, ramp.T], dim=2).flatten(0, 1)
     placed = positions(torch.cat([torch.ones(1, 2), trained])[None])[0]
@@ -219,7 +219,7 @@ def test_without_network_the_error_says_which_file_goes_where(monkeypatch, tmp_p
 
 
 def test_a_download_is_verified_and_cached(weights, monkeypatch, tmp_path):
-    """And the digest is that of the weights, in whatever order the file has them."""
+    """The digest of the weights does not depend on their order in the file."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     state = torch.load(weights, weights_only=True)
     torch.save(dict(reversed(state.items())), tmp_path / "reversed.pth")

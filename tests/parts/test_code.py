@@ -29,7 +29,7 @@ def code_of(module: str) -> Code:
 
 
 def test_the_digest_is_the_same_for_every_version_of_python(folder):
-    """The constant was computed by Python 3.11 and 3.13."""
+    """The constant was computed with Python 3.11 and with Python 3.13."""
     write(
         folder,
         much="""
@@ -138,7 +138,7 @@ def test_a_copy_is_found_only_by_its_computed_digest(folder):
 
 
 def test_the_first_working_folder_is_searched_last(folder, monkeypatch):
-    """So no file in it takes the place of a package, also not of one that is imported late."""
+    """So no file in this folder replaces a package, even if the package is imported late."""
     write(folder, wandb="raise SystemExit", scipy="raise SystemExit", mine="class A: pass")
     import_class("mine:A")
     assert sys.path[-1] == str(folder)
@@ -192,7 +192,7 @@ def test_an_error_in_a_module_keeps_its_line(folder, text):
 
 
 def test_a_folder_psld_next_to_a_module_is_not_custom_code(folder):
-    """As in a checkout: parts there subclass the classes of the psld that runs."""
+    """In a checkout, custom parts subclass the classes of the psld package that is running."""
     (folder / "psld").mkdir()
     write(folder / "psld", __init__="", parts="raise SystemExit")
     code = code_of("mynets")

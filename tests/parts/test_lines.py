@@ -132,7 +132,7 @@ def test_a_signal_is_not_reported_as_an_error_of_a_part(folder):
     ],
 )
 def test_an_error_at_module_level_shows_its_line(folder, mistake, said):
-    """Of the file that is being imported no class is known yet."""
+    """At this time, no class of the imported file is known."""
     edit(folder / "mynets.py", "import torch\n", f"import torch\n{mistake}\n")
     finished = run(folder, command(*given(TRAIN)))
     assert finished.returncode == 1

@@ -32,7 +32,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_training_resumes_with_its_copy_of_the_code(folder, digits):
-    """Also in functions that import a helper later, and although settings.json names other code."""
+    """This includes functions that import a helper later. settings.json may name other code."""
     with fresh_modules():
         part = parse(Network, {"kind": "mynets:Mixer"}, "x").model_dump(mode="json")
     words = (*LIFE, f"data={digits}", "name=x", f"network={in_hydra(part)}")

@@ -50,7 +50,7 @@ def test_a_logger_gets_each_entry_once_also_after_a_restart(train, outside):
 
 
 def test_a_failing_logger_prints_one_line(train, outside):
-    """It raises, or takes forever, at its start, at an entry or at the end."""
+    """The logger raises or hangs, at its start, at an entry, or at the end."""
     fails = [(at, hangs) for hangs in (False, True) for at in ("start", "entry", "end")]
     words = (f"{{kind: mine:Fails, at: {at}, hangs: {hangs}}}" for at, hangs in fails)
     printed = train(f"logger=[{','.join(words)},mine:Lines]")
@@ -75,7 +75,7 @@ def test_a_wrong_logger_is_refused_before_the_training(digits, outside, word, sa
 
 
 def test_the_tensorboard_logger_of_the_examples_writes_the_history(train, outside, monkeypatch):
-    """The class of docs/examples/boards.py, with what it calls of the package."""
+    """The class is in docs/examples/boards.py; its calls of tensorboard are recorded."""
     calls = []
 
     class SummaryWriter:

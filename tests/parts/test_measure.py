@@ -144,7 +144,7 @@ def test_a_custom_measure_has_a_jackknife(outside):
 
 
 def test_custom_measures_do_not_use_the_cache_of_a_reference(outside):
-    """They may change their copy of the reference, and it does not follow from theirs."""
+    """Custom measures may modify their copy of the reference, and may compute other quantities."""
     shipped, own = here_and_outside(outside, Measure, "precision")
     known = REFERENCE._replace(cache={"train radii of 3 neighbors": torch.full((80,), -1.0)})
     assert found(shipped, known)[0].estimate.value == 0

@@ -96,7 +96,7 @@ def test_the_contract_of_an_objective(folder, kind, monkeypatch):
 
 @pytest.mark.parametrize("word", ["noise_law={center: 0.5}", "label_dropout=0.1"])
 def test_a_setting_that_the_objective_does_not_use_is_refused(folder, digits, word):
-    """It would act, and the weights would not be known by it."""
+    """Otherwise, the setting could change the weights without being part of their identity."""
     write(folder, few=FEW_USES)
     words = ("training.objective=few:Few", f"data={digits}", "training.time_eps=1e-4", *RECIPE)
     said = f"training.objective: `uses` of few:Few does not list {word.partition('=')[0]}"
@@ -265,7 +265,7 @@ class Sure(Guide):
     ("command", "kind", "name"), [("train", "Near", "models"), ("train_guide", "Sure", "guides")]
 )
 def test_without_its_code_an_objective_keeps_its_properties(tmp_path, digits, command, kind, name):
-    """Below a denoiser or a guide: its class decides what its settings mean."""
+    """For a subclass of a denoiser or guide, the class determines the meaning of its settings."""
     write(tmp_path, below=BELOW)
     words = (f"training.objective=below:{kind}", f"data={digits}", "name=mine", *RECIPE)
     succeeded(call(tmp_path, command, *words))
@@ -280,7 +280,8 @@ def test_without_its_code_an_objective_keeps_its_properties(tmp_path, digits, co
 
 
 def test_an_objective_may_read_a_model_or_a_cell(digits, tmp_path):
-    """Other samples in the same folder are another training; other records of the same are not."""
+    """Other samples in the same folder give another training; other records of these samples do
+    not."""
     folder = write(tmp_path, taught=TAUGHT)
     succeeded(call(folder, "train", f"data={digits}", "name=base", *RECIPE))
     words = ("training.objective=taught:Taught", f"data={digits}", "name=mine", *RECIPE)

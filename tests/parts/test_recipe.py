@@ -285,7 +285,7 @@ def test_a_killed_training_with_custom_parts_resumes_bit_identically(
 
 
 def test_an_override_of_an_option_does_not_change_the_kind(digits, outside):
-    """A config's text is replaced by the word's setting; no other optimizer takes its place."""
+    """The override replaces the text in the config, so the kind is missing; no default is used."""
     (outside / "configs/training").mkdir(parents=True)
     shipped = "defaults: [demo, _self_]\n"
     (outside / "configs/training/mine.yaml").write_text(f"{shipped}optimizer: adamw\n")

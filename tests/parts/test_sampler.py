@@ -101,7 +101,7 @@ def test_the_contract_of_a_sampler(outside, kind):
 
 @pytest.mark.parametrize(("steps", "denoise"), [(20, True), (21, False)])
 def test_heun_s_method_makes_one_evaluation_per_step(outside, steps, denoise):
-    """It counts its evaluations, and its levels are those that the network is asked for."""
+    """`evaluations` is the number of evaluations, and `noise_levels` is their range."""
     asked, settings = [], read("heun:Heun", {**GRID, "steps": steps, "denoise": denoise})
     data = gaussian(0.3, mean=0.5)
 

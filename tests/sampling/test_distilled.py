@@ -64,7 +64,7 @@ def train(folder: Path, cell: str = "plain", *words: str, teacher: str = "teache
 
 @pytest.mark.parametrize(("cell", "teacher"), [("plain", "teacher"), ("classes", "labelled")])
 def test_a_pair_has_a_start_and_the_image_that_is_sampled_from_it(cell, teacher, made, monkeypatch):
-    """Of one evaluation: the prediction at the start."""
+    """With one evaluation, this image is the prediction at the start."""
     monkeypatch.chdir(made)
     model = load_model(f"models/by-hand/{teacher}", CPU)
     facts = replace(facts_of(model.settings, model.process), init=f"by-hand/{teacher}")
@@ -108,7 +108,7 @@ def test_a_student_trains_and_samples_in_one_evaluation_as_every_process(folder,
 
 
 def test_a_null_setting_of_the_sampler_is_recorded_with_the_samples(folder):
-    """Without it, the default would."""
+    """Without the recorded null, the default would be used."""
     sample(folder, "everywhere", "sampler.eta_interval=null")
     succeeded(train(folder, "everywhere", "training.steps=1"))
 
@@ -191,7 +191,7 @@ def test_a_grid_with_a_wrong_cell_is_refused_when_it_is_read(tmp_path, monkeypat
 
 
 def test_a_student_of_two_levels_learns_on_the_line_between_start_and_image(folder, monkeypatch):
-    """A part of a study."""
+    """This objective is a part of the study studies/one."""
     objective = "training.objective={kind: studies.one.two:Twice, cell: plain, fall: 4}"
     succeeded(train(folder, "plain", objective))
     monkeypatch.chdir(folder)

@@ -47,7 +47,7 @@ def clusters() -> torch.Tensor:
     ("process", "low", "high"), [("vp-sde", 0.05, 80.0), ("cld", 0.0, float("inf"))]
 )
 def test_an_external_network_is_evaluated_at_its_levels(process, low, high):
-    """By the default sampler."""
+    """This is tested with the default sampler."""
     network, theirs = model(low, high)
     images = theirs.sample(200, process=process, raw=True)
     first, last = network.levels[0], network.levels[-1]
@@ -72,7 +72,7 @@ def test_a_start_level_that_does_not_hide_the_images_is_refused():
 
 @pytest.mark.parametrize("start", ["gaussian", "mixture"])
 def test_a_start_fitted_to_images_is_one_gaussian_or_a_mixture(start):
-    """Images without evaluations: those of a mixture are near to one of four pictures."""
+    """Without evaluations, images of the mixture are close to one of four pictures."""
     seen = clusters()
     _, theirs = model(0.002, 80.0, seen)
     images = theirs.sample(100, sampler="few", steps=0, start=start, raw=True)
@@ -126,7 +126,7 @@ def test_a_process_of_a_subclass_uses_the_methods_of_the_subclass():
 
 @pytest.mark.parametrize("seen", [clusters(), None], ids=["images", "none"])
 def test_the_default_dtype_of_torch_changes_nothing(seen):
-    """Neither the law of images nor that of white noise, the start without images."""
+    """This holds for the start fitted to images, and for white noise, the start without images."""
     given = {"process": "vp-sde", "steps": 4, "raw": True}
     _, theirs = model(0.0, 80.0, seen)
     expected = theirs.sample(2, **given)

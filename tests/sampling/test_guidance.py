@@ -55,7 +55,7 @@ def test_samples_are_guided_by_a_guide(model, guide, tmp_path):
 def test_classifier_free_samples_are_recognized_as_their_class(
     conditional_model, features, tmp_path
 ):
-    """The metric's classifier, asked directly, finds as many of the classes as evaluation says."""
+    """The classifier, called directly, recognizes as many samples as the evaluation reports."""
     cell = (*EM, *FREE, f"model={conditional_model}", f"shard_size={SIZE}")
     succeeded(call(tmp_path, "sample", *cell, "shards=2", "output=cell"))
     shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.safetensors") for index in range(2)]

@@ -161,7 +161,7 @@ def test_halves_remove_one_half_of_each_image(size):
 
 
 def test_the_strokes_of_a_digit_are_the_hole(mnist):
-    """As Pillow resizes to the nearest pixel; image 6 takes the first digit again."""
+    """Masks are resized like Pillow's nearest filter. Image 6 gets the first digit again."""
     masks = draw_masks(DIGITS, range(7), 128, mnist)
     for index, digit in enumerate(image_of_digits(7)[[0, 1, 2, 3, 4, 5, 0]]):
         resized = Image.fromarray(digit).resize((128, 128), Image.Resampling.NEAREST)

@@ -134,7 +134,7 @@ def test_pictures_are_written_next_to_the_shards(model, tmp_path):
 
 
 def test_the_npz_for_external_evaluators_has_the_images_of_all_shards(three, model, tmp_path):
-    """uint8 N×H×W×C."""
+    """The images are uint8 N×H×W×C."""
     resampled = shutil.copytree(three / "cell", tmp_path / "cell")
     words = (*RANGE, f"model={model}", "first=1", "shards=2", "npz=mine.npz")
     assert "wrote mine.npz\n" in succeeded(call(tmp_path, "sample", *words)).stdout

@@ -70,7 +70,7 @@ def in_process(model, *overrides: str) -> Shard:
 
 
 def test_bf16_changes_the_origin_and_hardly_changes_the_images(model, tmp_path):
-    """Its network computes in bfloat16; the state stays in float32."""
+    """The network computes in bfloat16, and the state stays in float32."""
     options = (*SAMPLERS["em"], "sampler.final_time=0.3", "sampler.denoise=false")
     plain = in_process(model, *options, f"output={tmp_path}/plain")
     half = in_process(model, *options, "sampler.precision=bf16", f"output={tmp_path}/half")
@@ -106,7 +106,7 @@ def test_a_cell_is_loaded_with_its_batch_size_and_the_arithmetic_of_networks(mod
 
 
 def test_out_of_memory_occurs_once_for_all_shards(model, tmp_path, monkeypatch, capsys):
-    """And the images are those of small batches from the start."""
+    """The images equal those of a sampling that starts with small batches."""
     load, failed = sampling.load_model, []
 
     def small_device(*arguments):

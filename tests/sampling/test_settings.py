@@ -32,7 +32,7 @@ def test_the_digest_of_images_includes_everything_that_determines_them():
 
 
 def test_unset_options_are_not_in_the_record_of_a_sampler():
-    """So a new option changes no digest of earlier samples."""
+    """A new option therefore does not change the digests of earlier samples."""
     content = sampler_content(multistep(5))
     assert not {"start", "fall", "start_level", "levels", "norms"} & content.keys()
     assert content["steps"] == 5

@@ -67,7 +67,7 @@ def test_the_digest_includes_images_and_origin_but_not_durations():
 
 @pytest.mark.parametrize(("samples", "shards"), [(1, 1), (10, 1), (11, 2)])
 def test_the_first_samples_of_a_cell_are_read(cell, samples, shards):
-    """As many shards as are needed, the last one cut to fit."""
+    """Only the necessary shards are read, and the last shard is cut."""
     assert shards_needed(samples, 10) == shards
     parts = list(read(cell, samples))
     assert len(parts) == shards
@@ -102,7 +102,7 @@ def write_records(folder, *ranges: range) -> None:
 
 @pytest.mark.parametrize("how", ["missing", "damaged", "foreign"])
 def test_an_unusable_shard_removes_the_records_of_its_ranges(cell, how):
-    """Then the workflow makes it again. The records of other ranges stay."""
+    """The workflow then samples these ranges again. The records of other ranges are kept."""
     write_records(cell, range(0, 1), range(1, 3), range(0, 2), range(3, 5))
     (cell / "other.json").write_text("{}")
     path = shard_path(cell, 1)
@@ -132,7 +132,7 @@ def test_an_unusable_shard_removes_the_records_of_its_ranges(cell, how):
     ],
 )
 def test_a_shard_of_another_version_is_refused(tmp_path, arrays, header):
-    """Whole, with a right digest."""
+    """The file is complete and has a correct digest."""
     path = tmp_path / "0.safetensors"
     save_tensors(path, "shard", arrays, header)
     with pytest.raises(UserError, match=r"0\.safetensors: not a shard of this version"):

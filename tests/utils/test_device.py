@@ -50,7 +50,7 @@ def _as_before() -> Iterator[None]:
 @pytest.mark.skipif(not HAS_NEW_SWITCHES, reason="torch < 2.9 has only the old switches")
 @pytest.mark.parametrize("writes", ORDERS, ids=lambda writes: "-".join(w.__name__ for w in writes))
 def test_all_bits_disables_tf32_and_restores_the_settings(writes: tuple[Callable[[], None]]):
-    """And so do the libraries that read one kind of switch inside."""
+    """Libraries that read one kind of switch must see the same state."""
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = cuda.matmul.fp32_precision = "none"
     for write in writes:
         write()
@@ -84,7 +84,7 @@ def test_without_the_new_tf32_switches_the_old_switches_are_used(monkeypatch):
 
 
 def test_the_revision_is_recorded_only_for_a_checkout(tmp_path, monkeypatch):
-    """Not that of the repository in whose environment the package is installed."""
+    """The revision of the repository that contains the environment is not recorded."""
 
     def git(*arguments: str) -> str:
         name = ("-c", "user.name=x", "-c", "user.email=x@example.org")

@@ -53,7 +53,7 @@ def test_an_exception_keeps_the_existing_file(tmp_path, error):
 
 
 def test_a_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
-    """And so is the name at the end: a power cut leaves the old file or the new one, never none."""
+    """The name is flushed at the end. After a power cut, either the old or the new file exists."""
     on_disk, fsync = [], os.fsync
 
     def note(descriptor):

@@ -97,7 +97,7 @@ def test_the_folder_of_the_locks_is_the_users_own(folder, monkeypatch):
 
 
 def test_the_folder_of_the_locks_can_be_changed(tmp_path):
-    """For a machine on which somebody else has taken the name of the usual one."""
+    """This is needed on a machine where another user owns the default folder."""
     code = "from psld.utils import locks; print(locks.take_gpus(['a']))"
     environment = {**os.environ, "PSLD_GPU_LOCKS": str(tmp_path / "mine")}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

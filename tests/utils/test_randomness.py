@@ -32,15 +32,15 @@ def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if "ShardNoise" in thread.name}
 
 
-def test_the_noise_has_the_published_bytes():
-    """On every machine and in every version: a change here changes every image that is sampled."""
+def test_the_noise_has_fixed_bytes():
+    """A change of these bytes, on any machine or in any version, changes every sampled image."""
     first, _, third = draws(3, seed=7, shard=3, shape=(2, 1, 2, 2))
     assert first.flatten()[:3].tolist() == FIRST
     assert hashlib.sha256(third.numpy().tobytes()).hexdigest()[:16] == THIRD
 
 
 def test_a_draw_depends_neither_on_earlier_draws_nor_on_the_device():
-    """A meta device stands for any other: what is drawn does not ask which one it is."""
+    """A meta device stands for any other device, because draws do not depend on the device."""
     with ShardNoise(0, 0, SHAPE, torch.device("meta")) as elsewhere:
         again = [elsewhere._draw(index) for index in (2, 0, 1)]
     for index, expected in zip((1, 2, 0), draws(3), strict=True):
@@ -62,7 +62,7 @@ def test_draws_shards_and_seeds_are_independent():
 
 
 def test_uniform_numbers_are_independent_of_the_draws():
-    """It chooses a component of the start's mixture, whatever the noise is."""
+    """These numbers choose the component of the initial mixture for each state."""
     with ShardNoise(3, 5, SHAPE, CPU) as noise:
         first = noise.uniform()
         noise()
@@ -100,7 +100,7 @@ def test_the_thread_ends_with_the_shard_also_after_a_failure():
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_threads_draw_the_same_bytes_ahead_but_none_after_the_last_draw(monkeypatch, count):
-    """Of a sampler that takes five draws after the start."""
+    """The sampler takes five draws after the start."""
     started, drawn, draw = threading.Barrier(min(count, 5)), [], ShardNoise._draw
 
     def noted(self, index):

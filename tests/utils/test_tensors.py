@@ -54,7 +54,7 @@ def test_saved_arrays_are_loaded_unchanged(tmp_path):
 
 
 def test_equal_arrays_give_equal_files(tmp_path):
-    """Whatever the order, the layout in memory and the library of the arrays."""
+    """The order, the memory layout and the library of the arrays do not matter."""
     write(tmp_path / "x")
     other = {name: torch.from_numpy(ARRAYS[name]) for name in reversed(ARRAYS)}
     other["images"] = other["images"].transpose(0, 2).contiguous().transpose(0, 2)
@@ -78,7 +78,7 @@ def test_the_digest_includes_kind_arrays_and_origin():
 
 
 def test_a_flipped_bit_is_always_detected(tmp_path):
-    """Only in the padding of the header does it change nothing."""
+    """The only exceptions are bits in the padding of the header, which change nothing."""
     sha256 = write(tmp_path / "x")
     whole = (tmp_path / "x").read_bytes()
     taken = 0

@@ -103,7 +103,8 @@ def test_a_gpu_with_few_cores_is_mentioned(gpus, monkeypatch, capsys, environmen
 
 
 def test_a_slurm_task_that_sees_one_gpu_takes_this_gpu(gpus, monkeypatch):
-    """And not the first of several, where a task starts the ranks itself."""
+    """If a task sees several GPUs and starts the ranks itself, each rank takes the GPU of its
+    number."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert [use_device("auto", rank=rank).index for rank in range(2)] == [0, 1]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
