@@ -91,7 +91,7 @@ def test_jobs_run_in_a_folder_of_any_name(slurm, folder, tmp_path):
 
 @pytest.mark.slow
 def test_the_profile_sets_the_number_of_concurrent_local_jobs(slurm, folder):
-    """Each job waits for all jobs. Snakemake itself has a thread per core, and five more threads."""
+    """Each job waits for all jobs. Snakemake itself has a thread per core, and five others."""
     count = 5 + os.cpu_count() + 2
     (folder.path / "Snakefile").write_text(
         f"""
