@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# Let Python cache compiled modules, because each job of a grid is a process that imports them.
+# Let Python cache compiled modules, because each job of a grid is a process that imports modules.
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ API ?= docs/api
 INSTALLED := .venv/installed
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 SNAKEMAKE := $(RUN) snakemake --profile $(PROFILE)
-# Show progress bars on a terminal, and the lines of the profile's logger elsewhere. The test checks
+# On a terminal, show progress bars instead of the lines of the profile's logger. The test checks
 # stderr, because stdout is a pipe inside $( ).
 LOGGER := $$(test -t 2 && echo --logger rich)
 

@@ -4,10 +4,10 @@
 
 MODEL is the folder of a trained model. Each frame shows the states after one more evaluation of the
 network: the positions and, if the process has them, the momenta, in units of their standard
-deviations in pure noise, from black (−1) to white (1). Both samplers start at the same time. `few`
+deviations in pure noise, from black (−1) to white (1). Both samplers start in the same frame. `few`
 ends after three evaluations, and its last images remain visible. The first frames are shown longer
 than the other frames. The images are the first images of seed 0, without selection. If the file
-would be too large, it shows only every second evaluation, or every third, and so on.
+would be too large, it contains only every second evaluation, or every third, and so on.
 """
 
 import argparse
@@ -35,8 +35,9 @@ BLOCKS = ("position", "momentum")
 LARGEST = 2_000_000  # bytes of the file
 FONT, LINE, BAR, GAP = 16, 44, 4, 20  # pixels
 BLUE, LIGHT, GRAY = "#0072B2", "#DDDDDD", "#666666"
-SLOW, FAST, PAUSE = 1000, 60, 4000  # milliseconds per frame: both samplers, one, end
-# Lossless compression makes frames of noise smaller.
+# Milliseconds per frame: while both samplers run, while one sampler runs, at the end.
+SLOW, FAST, PAUSE = 1000, 60, 4000
+# Use lossless compression, because it makes frames of noise smaller.
 WEBP = {"format": "WEBP", "save_all": True, "lossless": True, "method": 4}
 
 States = list[list[np.ndarray]]

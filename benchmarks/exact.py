@@ -17,10 +17,10 @@ become the data. It is at most the sum of three Wasserstein-1 distances:
     steps   between B, and samples C of the last evaluation alone, from exact draws just before it
     end     between C, and the data
 
-The table shows the error for each number of evaluations. If a sampler needs another number of
-evaluations than its column says, this number follows after @. The three components are shown for
-the last column. The order of convergence is measured on the mean and the covariance of one
-Gaussian, which needs no draws. For functions, it is the order of the component `steps`.
+The table shows the error for each number of evaluations. If a sampler makes a different number of
+evaluations than its column says, the number of the sampler follows after @. The three components
+are shown for the last column. The order of convergence is measured, without draws, on the mean and
+the covariance of one Gaussian. For functions, the order of the component `steps` is measured.
 """
 
 import argparse
@@ -58,7 +58,7 @@ TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """The tolerances of rk45, which has adaptive steps instead of a number of steps."""
 IMAGES = 2**15
 ABOVE = 1.01
-"""The noise level just before the last evaluation, relative to the last level."""
+"""The noise level just before the last evaluation, divided by the last noise level."""
 ORDER_STEPS = (10, 20, 40, 80, 160, 320)
 ROUNDING = 1e-7
 """An upper bound of the error that float32 coefficients cause in the moments of a Gaussian."""
@@ -115,7 +115,7 @@ class Ours(Sampler):
         return Run(end[:, :1], score.evaluations)
 
     def order(self, evaluations: Sequence[int], errors: Sequence[float]) -> float:
-        """Return the order on the Gaussian of the data, without draws."""
+        """Return the order, measured without draws on the Gaussian with the moments of the data."""
         if not isinstance(self.settings, TimeGridSampler) or self.settings.levels:
             return math.nan
         grids = [changed(self.settings, steps=n, levels=None) for n in ORDER_STEPS]

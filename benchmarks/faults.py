@@ -5,9 +5,9 @@
 
 For each fault, faults.json contains the file, the old and the new text, a description, and the test
 that detected the fault last time. This test runs first. If the old text occurs several times, `nth`
-selects an occurrence, counted from 0. The fault is inserted into a clone of the last commit. It is
-detected if a fast test in tests/PACKAGE fails there. tests/test_benchmarks.py lists faults whose
-old text no longer exists; update these faults.
+selects an occurrence, counted from 0. The fault is inserted into a clone of the last commit. A
+fault counts as detected if a fast test in tests/PACKAGE of the clone fails. If the old text of a
+fault no longer exists, tests/test_benchmarks.py fails and lists the fault; update it.
 """
 
 import argparse

@@ -51,12 +51,13 @@ NETWORKS = {
 }
 TINY = {"demo": Network("digits", "demo", "demo", 16, 8)}
 WAYS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16-compiled": ("bf16", True)}
-"""Precision (on a GPU, fp32 uses TF32), and whether the network is compiled."""
+"""The precision (on a GPU, fp32 uses TF32), and True if the network is compiled."""
 WARM_UP = 3
 SUSTAINED = 100e12
-"""The FLOP/s for the planned hours, as in docs/reproduction.md."""
+"""The sustained FLOP/s that the planned GPU hours assume, as in docs/reproduction.md."""
 IMAGES, EVALUATIONS = 50_000, 1_000
-"""Images of a cell of Table 1 and evaluations per image, for the GPU hours of sampling."""
+"""The number of images in a cell of Table 1, and the number of evaluations per image. The GPU hours
+of sampling are computed from these numbers."""
 
 Action = Callable[[], object]
 Row = dict[str, str]
@@ -187,8 +188,8 @@ def described(
 
     Args:
         speed: images per second.
-        times: seconds of the complete work, of the work without random input, and of the plain
-            loop.
+        times: seconds that the complete work, the work without random input, and the plain loop
+            take.
         flops: FLOPs per image.
         images: number of images of a complete training or of a cell, for the GPU hours.
     """

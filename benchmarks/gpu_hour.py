@@ -3,8 +3,8 @@
     python -m benchmarks.gpu_hour           # needs a GPU, but no internet connection
     python -m benchmarks.gpu_hour cpu       # the same parts in tiny sizes, to test this program
 
-The parts are `tests/gpu`, the throughput of the paper's networks with memory and GPU hours, and the
-demo. A cell of Table 1 is an additional part if its model is imported (`psld import_model`) and
+The parts are `tests/gpu`, measurements of the paper's networks (throughput, memory, GPU hours), and
+the demo. A cell of Table 1 is an additional part if its model is imported (`psld import_model`) and
 CIFAR-10 is prepared. Each part takes less than ten minutes, prints its result and stores the result
 in results/gpu-hour. A part that fails or takes too long does not stop the other parts. Run the same
 command again to run the missing parts. At the end, the program prints Markdown tables for

@@ -3,7 +3,7 @@
     python -m benchmarks.grid              # 10,000 cells, 10 shards per job
     python -m benchmarks.grid 10 10 10     # models, samplers, shards per job
 
-Prints the CPU seconds of the process and its children, and the peak memory.
+The benchmark prints the CPU seconds of Snakemake and its child processes, and the peak memory.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Measure the CPU time of each measure on random features, and the size of these features.
+"""Measure the CPU time of each measure on random features, and the memory of these features.
 
 python -m benchmarks.metrics --samples 5000 --reference 5000 --features 2048 --classes 1008
 """

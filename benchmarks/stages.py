@@ -15,7 +15,7 @@ def main() -> None:
     given = parser.parse_args()
     files = (given.folder / ".snakemake" / "metadata").rglob("*")
     records = [json.loads(file.read_text()) for file in files if file.is_file()]
-    # Count a job once: Snakemake writes one record for each output of the job.
+    # Count each job once, although Snakemake writes one record for each output of the job.
     jobs = {(r["rule"], r["shellcmd"]): (r["starttime"], r["endtime"]) for r in records}
     stages = defaultdict(list)
     for (rule, _), times in jobs.items():

@@ -3,8 +3,8 @@
     python -m benchmarks.startup
 
 A cold run finds no compiled modules and no cached grid. The column "warm" has the minimum of the
-later runs, because the minimum depends little on other load of the machine. Commands stop when
-their settings are checked, but tabulate and plan run to the end.
+later runs, because the minimum depends little on other load of the machine. Each command is stopped
+when its settings have been checked, except tabulate and plan, which run to the end.
 """
 
 import tempfile
@@ -60,7 +60,7 @@ WITH_TORCH = (
 
 def seconds(folder: Path, code: str, words: str = "") -> float:
     """Return the CPU seconds of a process that runs `code`; `folder` stores compiled modules."""
-    # Allow compiled modules even if the environment forbids them: otherwise no run is warm.
+    # Allow compiled modules even if the environment forbids them, because otherwise no run is warm.
     compiled = {"PYTHONPYCACHEPREFIX": str(folder / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
     usage = used(folder, "-c", code, *words.split(), **compiled)
     return usage.ru_utime + usage.ru_stime

@@ -2,10 +2,11 @@
 
     python -m benchmarks.step
 
-For the demo's network and for a large network, the program prints the time of a step relative to
-the forward and backward pass, and the fraction of the step's CPU time that drawing the batch takes.
-For a custom network, it prints the time of a step relative to the same step in plain PyTorch, with
-random draws, Adam, gradient clipping and the moving average of the weights.
+For the demo's network and for a large network, the program prints the time of a step divided by the
+time of the forward and backward pass, and the fraction of the step's CPU time that drawing the
+batch takes. For a custom network, the program prints the time of a step divided by the time of the
+same step in plain PyTorch, with random draws, Adam, gradient clipping and the moving average of the
+weights.
 """
 
 import time

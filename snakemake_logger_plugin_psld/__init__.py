@@ -36,7 +36,7 @@ FRESH_SECONDS = 120
 in a queue."""
 TRAININGS = ("train", "train_guide")
 STEP = re.compile(r"training: (step \d+ of \d+), .*?([\d:]+) left")
-"""A progress line (`psld.utils.progress`) in the log of a training."""
+"""The pattern of a progress line (`psld.utils.progress`) in the log of a training."""
 
 
 class Job(NamedTuple):
@@ -112,7 +112,10 @@ class LogHandler(LogHandlerBase):
             say(self.line())
 
     def line(self) -> str:
-        """Describe the training with the most time left and waiting jobs, or else all jobs."""
+        """Describe the training with the most time left, and the waiting jobs.
+
+        If no training is running, describe all jobs.
+        """
         running = list(self.running.values())
         logs = [job.log for job in running if job.rule in TRAININGS]
         waiting = self.left - Counter(job.rule for job in running if job.rule in TRAININGS)

@@ -12,8 +12,8 @@ from snakemake.cli import get_argument_parser
 from psld.cluster.head import begin_run
 from psld.utils.files import check_place
 
-# The jobs of a large grid are millions of long-lived objects. With the default threshold, garbage
-# collection takes a quarter of the time of a dry run.
+# Use a high threshold, because the jobs of a large grid are millions of long-lived objects. With the
+# default threshold, garbage collection takes a quarter of the time of a dry run.
 gc.set_threshold(100_000)
 
 
@@ -55,12 +55,13 @@ def asked_targets():
     if words := get_argument_parser().parse_args(sys.argv[1:]).targets:
         return words
     inputs = workflow.get_rule(workflow.default_target).input
-    has_files = any(isinstance(each, str) for each in inputs)  # The alternative is functions.
+    # The inputs of the default target are either file names or functions.
+    has_files = any(isinstance(each, str) for each in inputs)
     return [] if has_files else [GRIDS.default]
 
 
-# Resolve the grids of the targets here, for an error of one line: Snakemake would report an
-# unresolvable grid as an error in the rules.
+# Resolve the grids of the targets here, so that the error for an unresolvable grid is one line.
+# Otherwise, Snakemake would report this error as an error in the rules.
 with in_one_line():
     CELLS = GRIDS.cells_among(asked_targets())
 

@@ -53,7 +53,7 @@ class SnakemakeRun(Settings):
 _held = ExitStack()
 """The locks that this process holds until it exits."""
 _folder: Path | None = None
-"""The folder of the run of this process; None if this process does not hold the locks."""
+"""The folder of this process's run; None if this process does not hold the locks."""
 
 
 def begin_run(with_fork_server: bool = False) -> None:
@@ -151,7 +151,7 @@ def _begin(folder: Path) -> None:
 
 
 def _update(**changes: Any) -> None:
-    """Update the record of the run of this process. Without a run, do nothing."""
+    """Update the record of this process's run. Without a run, do nothing."""
     if _folder and (run := read_run(_folder)):
         write_record(_folder / "run.json", run.model_copy(update=changes))
 

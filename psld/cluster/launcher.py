@@ -41,8 +41,8 @@ SETTLED_SECONDS = 20
 """The number of seconds that a job must remain ended before the launcher replaces it, if Slurm may
 requeue the job, for example after a node failure."""
 FRUITLESS_JOBS = 2
-"""The number of consecutive lost jobs that may end without saving a step. A job that fails must
-have saved a step."""
+"""The number of consecutive lost jobs that may end without saving a step. A failed job is replaced
+only if it has saved a step."""
 
 
 class Launcher:
@@ -86,7 +86,7 @@ class Launcher:
             if self.done.exists():
                 if whole_export(self.run):
                     note_replaced(self.run, self.output)
-                else:  # A job exports the model again from the last checkpoint.
+                else:  # Submit a job, which exports the model again from the last checkpoint.
                     say(f"{self.done.parent}: damaged; exporting it again")
                     self.done.unlink()
             self._attach()

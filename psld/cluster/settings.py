@@ -1,6 +1,6 @@
 """Settings of `psld launch`: where and how a training runs.
 
-The workflow sets them from Snakemake resources of the same names (TRAINING_JOB in
+The workflow sets these settings from Snakemake resources of the same names (TRAINING_JOB in
 workflow/rules/common.smk).
 """
 
@@ -114,7 +114,7 @@ class LaunchSettings(Settings):
             "cpus_per_task": cores,
             "signal_delay_s": self.warning_seconds,
             "srun_args": [
-                "--kill-on-bad-exit=1",  # If a rank fails, end all ranks, which would wait for it.
+                "--kill-on-bad-exit=1",  # If a rank fails, end the others, which would wait for it.
                 "--wait=0",  # No time limit: rank 0 exports the model after the other ranks exit.
                 # Since Slurm 22.05, srun does not inherit this option from sbatch.
                 f"--cpus-per-task={cores}",

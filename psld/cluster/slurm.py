@@ -26,8 +26,8 @@ happens some minutes after the end of a job."""
 FINAL = {"COMPLETED", "CANCELLED", "FAILED", "OUT_OF_MEMORY", "DEADLINE"}
 """States after which Slurm does not requeue a job automatically."""
 ENDED = FINAL | {"TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "LAUNCH_FAILED", "REVOKED", GONE}
-"""States of an ended job. A job in any other state, also in a state that a later version of Slurm
-adds, is waiting or running, or will run again."""
+"""States of an ended job. A job in any other state is waiting or running, or will run again. This
+includes states that later versions of Slurm may add."""
 ANSWER_SECONDS = 60
 """Time limit of a Slurm command in seconds. A busy controller answers slowly."""
 NO_ANSWER = (
@@ -188,7 +188,7 @@ def _run(*command: str) -> str:
 
 @contextmanager
 def environment_without(variables: str) -> Iterator[None]:
-    """In this context, remove the environment variables whose names match a pattern.
+    """Remove the environment variables whose names match a pattern, within the block.
 
     A job that is submitted from within another job must get the resources that it requests, not the
     resources of the other job.

@@ -52,7 +52,7 @@ def decode(data: bytes, name: str) -> Image.Image:
     with reading(name, "broken picture", REMOVE, BrokenPicture):
         try:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        except UnidentifiedImageError:  # Its message shows the memory address of the stream.
+        except UnidentifiedImageError:  # Replace its message, which contains a memory address.
             raise ValueError("not a picture") from None
         ImageOps.exif_transpose(image, in_place=True)  # This decodes the pixels, too.
         if image.mode.startswith("I;16"):  # Keep the upper byte, as Pillow does for RGB.
@@ -68,14 +68,14 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     mode = "L" if channels == 1 else "RGB"
-    # `convert` copies an image even if the image already has this mode.
+    # Call `convert` only if needed, because it copies an image that already has this mode.
     return image if image.mode == mode else image.convert(mode)
 
 
 def as_image(picture: Any, where: str) -> Image.Image:
     """Convert a picture of a source, a PIL image or uint8 H×W or H×W×C, to an 8-bit PIL image.
 
-    Raises UserError, with `where`, if a channel has more than 8 bits, because Pillow clips these.
+    Raises UserError, with `where`, if a channel has more than 8 bits, because Pillow would clip it.
     """
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture[:, :, 0] if picture.shape[2:] == (1,) else picture)
@@ -85,7 +85,7 @@ def as_image(picture: Any, where: str) -> Image.Image:
 
 
 def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
-    """Crop a picture to the central square of `side` pixels; by default, the shorter side.
+    """Crop a picture to its central square. `side` is in pixels, by default the shorter side.
 
     A picture smaller than `side` is padded with black.
     """
@@ -119,7 +119,7 @@ class FileTree:
         else:
             with reading(path, "neither a folder nor a whole zip archive"):
                 self._archive = zipfile.ZipFile(regular_file(path))
-            # If two members have the same name, zipfile reads the later one.
+            # If two members have the same name, keep the size of the later one: zipfile reads it.
             members = [each for each in self._archive.infolist() if each.filename]
             sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
         self.sizes = {name: sizes[name] for name in sorted(sizes) if not _is_hidden(name)}
@@ -169,8 +169,8 @@ class FileTree:
 def refuse(broken: Mapping[str, str | None]) -> None:
     """Raise UserError if any picture is broken.
 
-    The message has at most ten errors. If it has all errors and each picture has its own file, it
-    also has the command that removes the files.
+    The message lists at most ten errors. If the message lists all errors, and each picture is a
+    separate file, the message also contains a command that removes these files.
 
     Args:
         broken: maps the text of each error to `BrokenPicture.file`.
@@ -298,8 +298,8 @@ def size_text(shape: tuple[int, ...]) -> str:
 def read_npz(path: str | Path, names: Sequence[str]) -> list[np.ndarray] | None:
     """Read arrays of an .npz by name; return None if an array is missing. Nothing is unpickled.
 
-    Raises UserError if the file is missing, damaged or has pickled objects, and RunError if an
-    array, by the size in its header, does not fit into memory.
+    Raises UserError if the file is missing, damaged or has pickled objects. Raises RunError if an
+    array does not fit into memory, according to the size in its header.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -374,7 +374,8 @@ def is_single_picture(path: str | Path, source: str) -> bool:
     is_file = path.is_file() if path.exists() else ending in Image.registered_extensions()
     if is_file != single:
         raise UserError(f"{path}: images go into a folder, or into a file that ends in .png")
-    other = None if single else next(path.glob("*.png"), None)  # All pictures have the same source.
+    # Check only one picture, because all pictures in a folder have the same source.
+    other = None if single else next(path.glob("*.png"), None)
     if other and decode(other.read_bytes(), f"{other}").info.get(SOURCE) != source:
         raise UserError(f"{path}: holds other pictures, such as {other.name}; name another folder")
     check_place(path if single else path / "00000.png")

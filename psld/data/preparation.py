@@ -37,10 +37,11 @@ BLOCK_BYTES = 1 << 22
 are in memory."""
 
 MAX_THREADS = 16
-"""More threads are not faster, because a single thread hashes and writes the decoded images."""
+"""The largest number of decoding threads. More threads are not faster, because a single thread
+hashes and writes the decoded images."""
 
 PLACES = "root", "path", "code"
-"""Settings of a source that can change without changing its images."""
+"""The settings of a source that can change while the images stay the same."""
 
 REPLACE = "give another dataset.name, or replace=true"
 """What to do if `output` holds another dataset."""
@@ -61,7 +62,7 @@ def prepare_dataset(
     earlier = None if replace else _existing_record(output)
     if earlier and (difference := _difference(earlier, settings)):
         raise UserError(f"{output}: {difference}; {REPLACE}")
-    # Call this before the images are read, so that changes while reading are reported later.
+    # Call this before the images are read, so that a change during the reading is reported later.
     seen = _source_text(settings.source)
     source = imported(settings.source)
     settings, images = settings.model_copy(update={"source": source}), source.open()
@@ -124,7 +125,7 @@ def _difference(earlier: PreparedRecord, settings: DatasetSettings) -> str:
     places = [{key: each["source"].pop(key, None) for key in PLACES} for each in (before, now)]
     keys = [key for key in now if before[key] != now[key]]
     if places[0] != places[1] and "source" not in keys:
-        with suppress(UserError, OSError):  # Without its source, the dataset is still usable.
+        with suppress(UserError, OSError):  # The dataset is usable even without its source.
             keys += ["source"] if _source_text(settings.source) != earlier.seen else []
     return f"prepared with another dataset.{' and another dataset.'.join(keys)}" if keys else ""
 
@@ -164,7 +165,7 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     if difference := _difference(record, settings.dataset):
         yield f"{output}: {difference}; to use the current settings: {again}"
         return
-    with suppress(UserError, OSError):  # Without its source, the dataset is still usable.
+    with suppress(UserError, OSError):  # The dataset is usable even without its source.
         if record.seen and (now := _source_text(settings.dataset.source)) != record.seen:
             both = (shorten(text, 100, placeholder=" …") for text in (record.seen, now))
             yield (
@@ -205,8 +206,8 @@ def _blocks(
 ) -> Iterator[np.ndarray]:
     """Yield blocks of pixels in order; fill in `labels`, and count conversions in `converted`.
 
-    `converted` also gets the number of test images that are also training images. Raises UserError
-    after the last block if pictures are broken.
+    `converted` also counts the test images that are also training images. Raises UserError after
+    the last block if pictures are broken.
     """
     channels, side, hashes = settings.channels, settings.image_size, []
     size = max(1, BLOCK_BYTES // (channels * side**2))
@@ -248,7 +249,8 @@ def _blocks(
         ThreadPoolExecutor(threads) as pool,
         closing(Progress(f"preparing {settings.name}", "image", len(labels))) as progress,
     ):
-        for start in range(0, len(blocks), 2 * threads):  # Few blocks at once bound the memory.
+        # Submit only a few blocks at a time, to bound the memory.
+        for start in range(0, len(blocks), 2 * threads):
             for pixels, found in pool.map(decoded, blocks[start : start + 2 * threads]):
                 converted.update(found)
                 hashes += [hash(image.tobytes()) for image in pixels]

@@ -45,8 +45,9 @@ class Source(Part):
     """True if pictures that are not square are resized without being cropped to their central
     square."""
     has_test: ClassVar[bool] = True
-    """False if the source has no test split. A custom source may set it. In `Folder` and `Array`,
-    it is a property that depends on `test_fraction`, and subclasses may override it."""
+    """False if the source has no test split. A custom source may set this attribute. In `Folder`
+    and `Array`, the attribute is a property that depends on `test_fraction`, and subclasses may
+    override the property."""
 
     kind: str
 
@@ -91,7 +92,7 @@ class DatasetSettings(Settings):
         The name, the flips and the free settings of the source do not affect the file.
         """
         content = self.model_dump(mode="json", exclude={"name", "flip"})
-        named = content["source"].get(FREE_NAMES, ())  # of a custom source
+        named = content["source"].get(FREE_NAMES, ())  # the free settings of a custom source
         free = self.source.free() | {FREE_NAMES, *named}
         source = {key: value for key, value in content["source"].items() if key not in free}
         return content | {"source": source}

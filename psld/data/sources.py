@@ -48,7 +48,8 @@ class Digits(Source):
     def open(self):
         import numpy as np
 
-        sklearn: Any = find_spec("sklearn")  # Importing scikit-learn would take a second.
+        # Find the file without importing scikit-learn, which would take a second.
+        sklearn: Any = find_spec("sklearn")
         file = Path(sklearn.submodule_search_locations[0], "datasets/data/digits.csv.gz")
         lines = np.loadtxt(file, delimiter=",")  # 64 pixels and the class per line
         images = np.round(lines[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
@@ -184,7 +185,7 @@ class CIFAR10(Source):
 def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleType]:
     """Yield torchvision.datasets, and raise its errors as one line that ends with `advice`.
 
-    Raises RunError, or UserError if files are missing or damaged and `download` is False.
+    Raises UserError if files are missing or damaged and `download` is False, else RunError.
     """
     # Import torchvision late, because it imports torch, which other sources do not need.
     import torchvision.datasets
@@ -253,7 +254,7 @@ def _held_out(names: Iterable[str], fraction: float) -> set[str]:
     """
     from psld.data.images import bytes_of
 
-    if not fraction:  # Hashing many names takes seconds.
+    if not fraction:  # Skip the hashes, because hashing many names takes seconds.
         return set()
     by_hash = sorted(names, key=lambda name: hashlib.sha256(bytes_of(name)).digest())
     return set(by_hash[: round(fraction * len(by_hash))])

@@ -219,7 +219,8 @@ def _layout(
     with h5py.File(memory, "w") as file:
         file.attrs.update(attributes)
         file.create_dataset("labels", data=labels.astype("<i8"))
-        names = json.dumps(list(class_names)).encode()  # An attribute holds at most 64 KB.
+        # Store the names in a dataset, because an attribute holds at most 64 KB.
+        names = json.dumps(list(class_names)).encode()
         file.create_dataset("class_names", data=np.frombuffer(names, np.uint8))
         # With early allocation, HDF5 assigns the offset of the images now. Without fill values, it
         # writes no pixels, so the file ends at this offset, where `write_store` appends the pixels.

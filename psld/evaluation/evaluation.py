@@ -1,7 +1,7 @@
 """Evaluate images by several metrics in one pass over the images.
 
 The images are the shards of a cell, or external images (`images.py`). The results of a cell can
-also be recomputed from the features that an earlier evaluation kept.
+also be recomputed from the features that an earlier evaluation stored.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,8 +59,8 @@ class GatheredFeatures:
     """The features of images and the costs of their shards, for all results of an evaluation."""
 
     samples: Mapping[tuple[str, int], Features | BlockMoments]
-    """The features of the first n images, or their moments by block if these are all that the
-    metrics need, by (`metric.features`, n)."""
+    """The features of the first n images, keyed by (`metric.features`, n). If the metrics need only
+    moments, the values are the moments of each block instead."""
     labels: Tensor | None
     """int64, N: the class of each image; None without guidance to classes."""
     costs: list[Cost]
@@ -98,8 +98,8 @@ class ImageSource(NamedTuple):
     facts: dict[str, Any]
     """Facts about the images, which become fields of each result."""
     digest: Callable[[str], str]
-    """Maps the digest of the reference to the digest of everything but the metric that determines a
-    result."""
+    """Maps the digest of the reference to the digest of everything that determines a result, except
+    the metric."""
     chunks: Iterable[Shard | np.ndarray]
     """The images in order: shards, or arrays, uint8 n×C×H×W."""
     numbers: Tensor | None = None
@@ -117,9 +117,9 @@ def evaluate(
 ) -> CellResults:
     """Evaluate images.
 
-    Fréchet distances take a minute of CPU time each. They are computed last, after the GPU was
-    released. The features of n images, 4·n·d bytes for d features, are in memory only if a metric
-    `needs_features` or d is at most `keep`; otherwise memory does not depend on n.
+    Each Fréchet distance takes a minute of CPU time, so Fréchet distances are computed last, after
+    the GPU was released. The features of n images, 4·n·d bytes for d features, are in memory only
+    if a metric `needs_features` or d is at most `keep`; otherwise memory does not depend on n.
 
     Args:
         bases: the references and their extractors, by `metric.features`. The extractors are removed
@@ -202,8 +202,8 @@ def _gather(
 def save_kept(path: str | Path, gathered: GatheredFeatures, largest: int) -> str:
     """Write a file from which results can be recomputed, and return its SHA-256.
 
-    The file holds labels, costs, and features. If an extractor has more than `largest` features, it
-    holds their mean and covariance instead.
+    The file holds labels, costs, and features. If an extractor has more than `largest` features,
+    the file holds the mean and the covariance of these features instead.
     """
     tensors = {} if gathered.labels is None else {"labels": gathered.labels}
     for (name, n), features in gathered.samples.items():
@@ -327,14 +327,14 @@ def recompute(
     loaded: dict[str, tuple[Reference, ReferenceManifest]],
     compute: bool = True,
 ) -> CellResults:
-    """Recompute the results of a cell from kept features, without shards and extractors.
+    """Recompute the results of a cell from stored features, without shards and extractors.
 
     Args:
-        stated: the earlier results. Numbers whose features were not kept, and the provenance, are
-            copied from them. So is the interval of a Fréchet distance whose value is recomputed
-            from mean and covariance.
-        gathered: the kept features.
-        loaded: loaded references by folder; the references of this cell are added.
+        stated: the earlier results. The provenance, and numbers whose features were not stored, are
+            copied from these results. If a Fréchet distance is recomputed from mean and covariance,
+            its interval is copied, too.
+        gathered: the stored features.
+        loaded: references that are already loaded, by folder. References of this cell are added.
         compute: False copies all numbers from `stated`.
 
     Raises UserError if a file is missing, damaged, or does not belong to the cell.
@@ -364,7 +364,8 @@ def _start_facts(settings: EvaluateSettings, model: ModelManifest) -> dict[str, 
     """Return the facts of a result about the initial distribution of its samples."""
     if not settings.sampler.starts_from_data:
         return dict.fromkeys(START_FACTS)
-    from psld.models.start import find_start  # Most cells start from the prior.
+    # Imported late, because most cells start from the prior and do not need this module.
+    from psld.models.start import find_start
 
     images = model.settings.dataset, model.dataset_digest
     places = settings.start, Path(settings.model)
@@ -373,7 +374,7 @@ def _start_facts(settings: EvaluateSettings, model: ModelManifest) -> dict[str, 
 
 
 def _source(settings: EvaluateSettings, model: ModelManifest, start: dict[str, Any]) -> ImageSource:
-    """Return the images of a cell, whose shards are read on iteration; `start`: the START_FACTS."""
+    """Return the images of a cell; shards are read on iteration. `start` contains START_FACTS."""
     guide = read_manifest(settings.guide, GuideManifest) if settings.guide else None
     weights, process = model.identity(), model.settings.sampled_as(settings.process)
     if process:

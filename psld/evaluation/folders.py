@@ -35,7 +35,7 @@ REMEDY = "run psld reference again"
 MISSING = "no such file; run {} with the same dataset and metric"
 
 NOISE_SAMPLES = 10_000
-"""The number of noise images, at most the number of training images."""
+"""The largest number of noise images. There are at most as many noise as training images."""
 
 
 # -- trained extractors ---------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def features_of_splits(
 
 
 def real_batches(images: np.ndarray, metric: MetricSettings) -> Iterator[Tensor]:
-    """Split a reference's uint8 images into batches, truncated if the metric asks for it."""
+    """Yield a reference's uint8 images in batches, truncated if `truncated_reference` is set."""
     batches = batches_of(images, metric.batch_size)
     return map(truncated, batches) if metric.truncated_reference else batches
 
@@ -275,14 +275,14 @@ def check_reference(
     extractor_digest: str,
     model: ModelManifest | None,
 ) -> None:
-    """Raise UserError if the reference has another extractor than the metric, or another dataset
-    than the model."""
+    """Raise UserError if the reference and the metric have different extractors, or the reference
+    and the model have different datasets."""
     source = *reference.kind[1:], reference.extractor_digest
     if source != (metric.extractor.identity(), metric.truncated_reference, extractor_digest):
         raise UserError(f"{folder}: made with another extractor than {metric.name}; {REMEDY}")
     if model is None:
         return
-    # An imported model may have no digest of its dataset, only the name.
+    # Compare the names, too, because an imported model may have no digest of its dataset.
     dataset, digest = model.settings.dataset.name, model.dataset_digest
     if dataset != reference.dataset or digest not in (None, reference.dataset_digest):
         raise UserError(

@@ -103,7 +103,7 @@ def evaluate(
     device: str = "auto",
     progress: bool = False,
 ) -> CellResult:
-    """Compare images with a reference by a metric, with 95 % intervals.
+    """Compute a metric of images compared with a reference, with 95 % intervals.
 
         images, reference = torch.randint(256, (2, 100, 1, 8, 8), dtype=torch.uint8)
         extractor = "features/digits/fd-classifier"
@@ -117,10 +117,10 @@ def evaluate(
             and sigma; or a folder that psld reference wrote.
         metric: a config in configs/metric, such as fid, kid or fd-classifier; or MEASURE@EXTRACTOR,
             each a kind or a config: recall@pixels, kid@fd-dinov2.
-        extractor: a folder that psld train_extractor wrote, for metrics with a trained extractor;
-            None: the extractor of the dataset. Or a replacement for the metric's extractor: the
-            result of `load_extractor`, a module in eval mode, or a function: uint8 N×C×H×W on the
-            device → float features N×d.
+        extractor: for metrics with a trained extractor, a folder that psld train_extractor wrote;
+            None: the extractor of the dataset. To replace the metric's extractor, pass the result
+            of `load_extractor`, a module in eval mode, or a function that maps uint8 N×C×H×W on the
+            device to float features N×d.
         image_size: as in `load_images`, for images and reference.
 
     Returns:
@@ -171,9 +171,9 @@ def distance(
     totals = []
     for name, given in {"images": images, "reference": reference}.items():
         if (each := array_of(given, name)).dtype != np.uint8:
-            check_images(each, "N×C×H×W", name)  # This raises the error for the wrong type.
+            check_images(each, "N×C×H×W", name)  # This raises an error that names the dtype.
         batches = batches_of(each, BATCH)
-        whole = assign_blocks(len(each), 1)  # No interval is needed.
+        whole = assign_blocks(len(each), 1)  # One block suffices, because no interval is needed.
         moments = gather_moments(extractor, batches, "features", whole, silent=not progress)
         totals.append(moments.total)
     return frechet_distance(*totals)
@@ -188,7 +188,8 @@ def _as_extractor(extractor: Any, device: str) -> FeatureExtractor:
         return extractor
     if isinstance(extractor, nn.Module):
         check_network(extractor, "extractor")
-        extractor = deepcopy(extractor)  # The caller may continue to train the module.
+        # Copy the module, because the caller may continue to train it.
+        extractor = deepcopy(extractor)
     return FeatureExtractor(ObjectExtractor(), extractor, choose_device(device))
 
 
@@ -213,7 +214,8 @@ def evaluate_images(
     # Importing Hydra takes a third of a second, and the evaluation of cells does not need it.
     from psld.metrics.named import compose_metric
 
-    composed = [compose_metric(name) for name in metrics]  # Raises for a wrong name before work.
+    # Compose all metrics before other work, because a wrong name raises an error here.
+    composed = [compose_metric(name) for name in metrics]
     if isinstance(extractor, FeatureExtractor):
         composed = [metric.with_extractor(extractor.part) for metric in composed]
     if dataset and not is_dataset(dataset):
@@ -337,7 +339,7 @@ def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
 def _read(
     images: Images, silent: bool, image_size: int | None
 ) -> tuple[str | None, np.ndarray, list[Shard]]:
-    """Return the path, None for an array; the images; and their shards, if the path has shards."""
+    """Return the path (None for an array), the images, and the shards if the path has shards."""
     if isinstance(images, np.ndarray):
         check_images(images, "N×C×H×W", "images")
         return None, images, []

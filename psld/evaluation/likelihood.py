@@ -29,8 +29,8 @@ class LikelihoodResult(MadeRecord):
     """The bits per dimension of a model: the mean over images, with its 95 % t-interval."""
 
     bits_per_dimension: float
-    """On average, an upper bound on the bits per dimension of the uint8 images. The reasons are
-    dequantization and, with momentum, the finite number of momentum draws."""
+    """On average, an upper bound on the bits per dimension of the uint8 images. The value is not
+    exact because of dequantization and, with momentum, the finite number of momentum draws."""
     low: float
     high: float
     measured: int

@@ -82,8 +82,8 @@ class CellResult(MadeRecord):
     """Path of external images; null for a cell or a tensor."""
     images_sha256: str | None = None
     reference_estimate: Estimate | None = None
-    """The value, with the interval for a reference of other images; the evaluated images are fixed.
-    """
+    """The value, with an interval that treats the reference images as random, and the evaluated
+    images as fixed."""
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         """Show only the numbers; `model_dump()` has all fields."""
@@ -178,7 +178,7 @@ def _by_record(path: str | Path, *_version: int) -> dict[str, ModelResult]:
 # -- bands -----------------------------------------------------------------------------------------
 
 POWER = 0.8
-"""The probability that a decision is possible with the number of samples of `samples_to_decide`."""
+"""The probability that the number of samples from `samples_to_decide` allows a decision."""
 
 
 def place_in_band(
@@ -186,8 +186,8 @@ def place_in_band(
 ) -> Literal["inside", "outside", "overlap"]:
     """Compare an interval with the band [low, high].
 
-    The result is `inside` or `outside` only if the complete interval is inside or outside. A number
-    counts as an interval of width 0.
+    The result is `inside` or `outside` only if the complete interval is inside or outside. For a
+    number without an error, pass an interval of width 0.
     """
     if low <= interval.low and interval.high <= high:
         return "inside"

@@ -13,9 +13,10 @@ from torch import Tensor
 from psld.metrics.estimate import Estimate
 
 BLOCKS = 20
-"""Number of blocks of a cell.
+"""Number of blocks into which the samples of a cell are divided.
 
-With 20 blocks, the t quantile is 2.09 instead of 1.96, and the standard error has an error of 16 %.
+With 20 blocks, the t quantile is 2.09, compared with 1.96 for infinitely many blocks, and the
+relative error of the standard error is 16 %.
 """
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ divided by the golden ratio
@@ -25,8 +26,8 @@ def block_index(index: np.ndarray, blocks: int = BLOCKS) -> np.ndarray:
     """Return the block of each sample index i, ⌊B · frac(i / golden ratio)⌋, in integer arithmetic.
 
     The blocks of the first n samples of a cell do not depend on later samples. Block sizes differ
-    by a few samples. Unlike with i mod B, each block has an equal share of every class if the
-    labels cycle through the samples.
+    by a few samples. If the labels of the samples cycle through the classes, each block has an
+    equal fraction of every class. With i mod B, a block could miss classes.
     """
     position = (np.asarray(index, dtype=np.uint64) * _GOLDEN) >> np.uint64(32)
     return ((position * np.uint64(blocks)) >> np.uint64(32)).astype(np.int64)
@@ -45,7 +46,11 @@ class Blocks:
 
 
 def assign_blocks(numbers: Tensor | int, blocks: int = BLOCKS) -> Blocks:
-    """Return the blocks of n samples, or of samples with these numbers (see `distinct_numbers`)."""
+    """Return the blocks of n samples.
+
+    `numbers`: n, or the numbers of the samples from `distinct_numbers`. Samples with equal numbers
+    are in the same block.
+    """
     numbers = torch.arange(numbers) if isinstance(numbers, int) else numbers
     index = torch.from_numpy(block_index(numbers.numpy(), blocks))
     _, block = index.unique(return_inverse=True)
@@ -64,7 +69,7 @@ def jackknife(values: Iterable[Any], blocks: Blocks, **kind: Any) -> Estimate:
 
     Args:
         values: B + 1 numbers: the value with all samples, then the value without each block.
-        kind: further fields of `Estimate`.
+        kind: additional fields of `Estimate`.
 
     Raises ValueError if a value is NaN or infinite.
     """
@@ -84,7 +89,7 @@ def jackknife(values: Iterable[Any], blocks: Blocks, **kind: Any) -> Estimate:
 def share_estimate(
     counted: Tensor, blocks: Blocks, threshold_images: int | None = None
 ) -> Estimate:
-    """Return the estimate of the share of n samples that have a property.
+    """Return the estimate of the fraction of n samples that have a property.
 
     Args:
         counted: n booleans, True for samples with the property.
@@ -96,6 +101,6 @@ def share_estimate(
 
 
 def with_and_without(sums: Tensor) -> Tensor:
-    """Return the sum over B blocks, then the sum without each block, (B + 1)×…"""
+    """Return the sum over all B blocks, then the B sums that omit one block each, (B + 1)×…"""
     total = sums.sum(dim=0, keepdim=True)
     return torch.cat([total, total - sums])

@@ -38,8 +38,8 @@ class FeatureClassifier(nn.Module):
 
     The d features are taken *before* the last nonlinearity, where their distribution is closest to
     the Gaussian distribution that a Fréchet distance assumes. Each feature is standardized to mean
-    0 and variance 1 over the training split. This sets the scale of distances: the covariance of
-    the training images has the trace d.
+    0 and variance 1 over the training split. This fixes the scale of Fréchet distances, because the
+    covariance of the training features then has the trace d.
     """
 
     def __init__(self, shape: ImageShape, width: int, features: int) -> None:
@@ -108,7 +108,7 @@ def train_classifier(
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     random = generator("cpu", seed, Stream.BATCH)
-    # A small network uses one thread, as in workflow jobs. A run by hand therefore gives
+    # Train a small network with one thread, as workflow jobs do, so that a run by hand gives
     # bit-identical weights.
     threads = enough_threads(network, batch_size, images[0].numel())
     loss = torch.zeros(())

@@ -1,8 +1,8 @@
 """Measures of features: Fréchet and kernel distance, Inception Score, nearest neighbors.
 
-The argument `blocks` contains the blocks of a jackknife over the samples. `once(name, compute)`
-returns a quantity that depends only on the reference, possibly from a cache (`Reference.once`); by
-default it calls `compute`.
+The argument `blocks` contains the blocks of a jackknife over the samples. The argument `once` is a
+function, called as `once(name, compute)`, that returns a quantity that depends only on the
+reference. It may read the quantity from a cache (`Reference.once`). By default, it calls `compute`.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from psld.metrics.features import BlockMoments, FeatureStatistics, finite
 from psld.utils.errors import UserError
 
 SEED = 2020
-"""The seed of torch-fidelity, for the same subsets and splits as in torch-fidelity."""
+"""The seed that torch-fidelity uses. With this seed, the subsets and splits are the same."""
 
 ROWS = 500
 """Rows of a distance matrix that are computed at a time: 200 MB for 50,000 columns."""
@@ -62,10 +62,10 @@ def frechet_estimate(samples: BlockMoments, reference: FeatureStatistics) -> Est
 
 
 class _Gaussian:
-    """The mean of features, and the trace and factor A, d×r, of their covariance AAᵀ.
+    """The mean of features, the trace of their covariance, and a factor A, d×r, of this covariance.
 
-    r is the numerical rank. A pivoted Cholesky factorization takes d r² operations, which is fast
-    with fewer samples than features.
+    The covariance is AAᵀ, and r is its numerical rank. The pivoted Cholesky factorization takes
+    d r² operations, which is fast with fewer samples than features.
     """
 
     def __init__(self, statistics: FeatureStatistics) -> None:
@@ -104,12 +104,13 @@ def kernel_distance(
 
     The features of the samples, x, are n×d; the features of the reference, y, are m×d. Pairs of
     subsets are drawn as in torch-fidelity, so the value equals the value of
-    `torch_fidelity.calculate_metrics`. It is unbiased and may be negative. A set that is smaller
-    than `subset_size`, as in a rehearsal, is used whole.
+    `torch_fidelity.calculate_metrics`. The value is unbiased and may be negative. If a set has
+    fewer than `subset_size` images, as in a rehearsal, each of its subsets is the complete set.
 
-    A value without a block leaves the samples of the block out of every subset. All cells of equal
-    n share the subsets of the reference, and the interval does not include the error of these
-    subsets. Raises ValueError if a subset without a block has fewer than two samples.
+    For the value without a block, the samples of the block are removed from every subset. All cells
+    with equal n use the same subsets of the reference, and the interval does not include the error
+    from the choice of these subsets. Raises ValueError if a subset without a block has fewer than
+    two samples.
     """
     random = np.random.RandomState(SEED)
     values = torch.zeros(blocks.count + 1, dtype=torch.float64)
@@ -124,7 +125,7 @@ def kernel_distance(
 
 
 def _mmd(x: Tensor, y: Tensor, membership: Tensor) -> Tensor:
-    """Return MMD² between x, n×d, and y, then MMD² without each block of x, B + 1 numbers.
+    """Return B + 1 numbers: MMD² between x, n×d, and y, then MMD² without each block of x.
 
     `membership`, n×B, is 1 if a sample is in a block, else 0.
     """
@@ -145,10 +146,10 @@ def inception_score(logits: Tensor, splits: int, blocks: Blocks) -> Estimate:
     """Return exp(mean_i KL(p(y|x_i) ‖ p(y))), averaged over random splits (Salimans et al. 2016).
 
     The logits are n×classes. Each split has its own p(y). The value equals the value of
-    `torch_fidelity.calculate_metrics`, including the order of the samples. A value without a block
-    leaves the samples of the block out of every split. The score is biased downward for few
-    samples, so compare only scores of equal n and splits. Raises ValueError if all samples of a
-    split are in one block.
+    `torch_fidelity.calculate_metrics`, which shuffles the samples in the same way. For the value
+    without a block, the samples of the block are removed from every split. The score is biased
+    downward for few samples, so compare only scores with equal n and equally many splits. Raises
+    ValueError if all samples of a split are in one block.
     """
     n = len(logits)
     order = np.random.RandomState(SEED).permutation(n)
@@ -162,7 +163,7 @@ def inception_score(logits: Tensor, splits: int, blocks: Blocks) -> Estimate:
 
 
 def _split_scores(log_p: Tensor, membership: Tensor) -> Tensor:
-    """Return the score of a split, then its score without each block, B + 1 numbers.
+    """Return B + 1 numbers: the score of a split, then the score of the split without each block.
 
     `log_p` is n×classes. `membership`, n×B, is 1 if a sample is in a block, else 0.
     """
@@ -179,11 +180,11 @@ def _split_scores(log_p: Tensor, membership: Tensor) -> Tensor:
 def precision(
     samples: Tensor, reference: Tensor, neighbors: int, blocks: Blocks, once: Once = computed
 ) -> Estimate:
-    """Return precision: the share of samples that are in the support of the reference.
+    """Return precision: the fraction of samples that are in the support of the reference.
 
-    A sample counts if its distance to some reference image is at most the distance of this image to
-    its k-th nearest neighbor in the reference (Kynkäänniemi et al. 2019). Features are n×d and m×d;
-    the cost is m² + nm distances.
+    A sample counts if its distance to some reference image is at most the distance from this image
+    to its k-th nearest neighbor in the reference (Kynkäänniemi et al. 2019). The features of the
+    samples are n×d, and the features of the reference are m×d. The cost is m² + nm distances.
     """
 
     def radii_of_reference() -> Tensor:
@@ -195,12 +196,12 @@ def precision(
 
 
 def recall(samples: Tensor, reference: Tensor, neighbors: int, blocks: Blocks) -> Estimate:
-    """Return recall: the share of reference images that are in the support of the samples.
+    """Return recall: the fraction of reference images that are in the support of the samples.
 
     This is `precision` with samples and reference exchanged. Recall grows with the number of
-    samples, so compare only equal n. In a value without a block, the radius of a sample is the
-    distance to its k-th neighbor outside this block. The intervals of recall are a third to two
-    thirds too wide (docs/notes/intervals.md).
+    samples n, so compare only values with equal n. For the value without a block, the radius of a
+    sample is the distance to its k-th neighbor outside this block. The intervals of recall are too
+    wide by a third to two thirds (docs/notes/intervals.md).
     """
     block = blocks.block.to(samples.device)
     radii = _radii_without(samples, block, neighbors, blocks.count)
@@ -212,14 +213,15 @@ def recall(samples: Tensor, reference: Tensor, neighbors: int, blocks: Blocks) -
 
 
 def _radii_without(samples: Tensor, block: Tensor, neighbors: int, blocks: int) -> Tensor:
-    """Return the radius of each sample, among all samples and then without each block, (B + 1)×n.
+    """Return the radius of each sample among all samples, then without each block, (B + 1)×n.
 
     Samples of the omitted block get the radius −1, so that they cover no image.
     """
     members = [torch.nonzero(block == index).squeeze(1) for index in range(blocks)]
     parts = []
     for d in _distances(samples, samples):
-        # The k + 1 nearest neighbors in each block determine the k-th neighbor without any block.
+        # The k + 1 nearest neighbors in each block determine the k-th neighbor for each omitted
+        # block.
         nearest = [
             d[:, m].topk(min(neighbors + 1, len(m)), dim=1, largest=False).values for m in members
         ]
@@ -233,15 +235,15 @@ def _radii_without(samples: Tensor, block: Tensor, neighbors: int, blocks: int) 
 
 def _kth(distances: Tensor, neighbors: int) -> Tensor:
     """Return the distance to the k-th neighbor per row, not counting the image itself."""
-    # torch.kthvalue takes ten times as long for 60,000 columns.
+    # Use topk, because torch.kthvalue takes ten times as long for 60,000 columns.
     return distances.topk(neighbors + 1, dim=1, largest=False).values[:, -1]
 
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
     """Yield the Euclidean distances between all rows of a and b, `ROWS` rows of a at a time.
 
-    The distances are float64. The rounding of float32 differs between machines, which would change
-    some comparisons of distances and therefore the counts. Raises RunError for NaN and infinity.
+    The distances are float64. In float32, rounding differs between machines, so some comparisons of
+    distances would have different results. Raises RunError for NaN and infinity.
     """
     a, b = finite(a), finite(b).double()
     return (torch.cdist(rows.double(), b) for rows in a.split(ROWS))
@@ -259,14 +261,14 @@ def memorization(
     blocks: Blocks,
     once: Once = computed,
 ) -> Finding:
-    """Return the share of samples that are nearer to a training image than most test images are.
+    """Return the fraction of samples that are nearer to a training image than most test images are.
 
     The threshold is the `quantile` of the distances from N test images to their nearest training
-    images. It is the ordered distance number (N + 1) · quantile, so that on average new images of
-    the same distribution have the share `quantile`. A larger share indicates memorization; a
-    smaller share indicates samples far from the data. The interval includes the error of the
-    threshold. The share is void if the threshold is 0 up to rounding, because test images are also
-    training images.
+    images: the distance with the rank (N + 1) · quantile in ascending order. On average, a fraction
+    `quantile` of new images of the same distribution is then below the threshold. A larger fraction
+    of samples indicates memorization; a smaller fraction indicates samples far from the data. The
+    interval includes the error of the threshold. The value is void if the threshold is 0 up to
+    rounding, because then test images are also training images.
     """
     distances = once("distances of test images", lambda: nearest(test, train)[0])
     of_test = distances.double().cpu().numpy()
@@ -284,6 +286,6 @@ def memorization(
 
 
 def nearest(features: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distance to, and the index of, the nearest row of `among` for each feature row."""
+    """Return the distance and the index of the nearest row of `among` for each row of features."""
     parts = [d.min(dim=1) for d in _distances(features, among)]
     return torch.cat([p.values for p in parts]), torch.cat([p.indices for p in parts])

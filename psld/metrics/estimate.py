@@ -41,7 +41,7 @@ class Interval(NamedTuple):
 
 
 class Estimate(Settings):
-    """The value θ̂ of a metric for n samples, and the values without one block of samples each.
+    """The value θ̂ of a metric for n samples, and its values without each block of samples.
 
     Block j contains m_j of the n samples. Let h_j = n / m_j, and let θ_(−j) be the value without
     block j. The delete-a-block jackknife (Busing, Meijer, van der Leeden 1999) is
@@ -54,16 +54,16 @@ class Estimate(Settings):
 
     If the metric is a fraction p̂ (`share`), the interval is Wilson's interval (1927), with t_{B−1}
     in place of z. The number of samples n is replaced by the effective number n' = p̂ (1 − p̂) / s²
-    (Korn and Graubard 1998), because the samples of a mean over trainings share their noise. If
-    s = 0, n' = n. If p̂ is the fraction of samples below a quantile of N other images, 1/n'
-    increases by 1/N, because the fraction of new images of the same distribution below the k-th
-    smallest of N values has the distribution Beta(k, N + 1 − k).
+    (Korn and Graubard 1998), because in a mean over trainings, samples of different trainings have
+    the same noise. If s = 0, n' = n. If p̂ is the fraction of samples below a quantile of N other
+    images, 1/n' increases by 1/N, because the fraction of new images of the same distribution below
+    the k-th smallest of N values has the distribution Beta(k, N + 1 − k).
     """
 
     value: float
     """θ̂: the metric of all samples."""
     samples: int = Field(ge=2)
-    """n."""
+    """n: the number of samples."""
     copies: int = Field(default=0, ge=0)
     """Number of external images that are copies of an earlier image. All copies of an image are in
     the same block."""
@@ -72,8 +72,8 @@ class Estimate(Settings):
     without_block: tuple[float, ...] = Field(min_length=2)
     """θ_(−j): the metric without the samples of block j."""
     features: int | None = None
-    """d for a metric with a bias of about c / n, such as a Fréchet distance of d features; None for
-    other metrics."""
+    """d: the number of features, for a metric with a bias of about c / n, such as a Fréchet
+    distance; None for other metrics."""
     share: bool = False
     """True if the value is a fraction of samples or images."""
     threshold_images: int | None = None
@@ -124,9 +124,10 @@ class Estimate(Settings):
     def extrapolated(self) -> Interval | None:
         """The metric at n → ∞, with its interval, for metrics with a bias of about c / n.
 
-        None for other metrics, and if the samples are the reference images themselves. Also None if
-        terms of higher order in 1/n may be too large for the interval: with fewer than 4 d samples
-        for d features, or if 0.2 d/n times the extrapolated bias exceeds half of the half-width.
+        The result is None for other metrics, and if the samples are the reference images
+        themselves. It is also None if terms of higher order in 1/n may be too large for the
+        interval: with fewer than 4 d samples for d features, or if 0.2 d/n times the extrapolated
+        bias exceeds half of the half-width.
 
         FID∞ (Chong and Forsyth 2020) is the intercept of a line in 1/n through the distances at
         several n. Here, the line goes through two points: the distance at n, and, at n (1 − 1/B),
@@ -225,7 +226,8 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
         ),
         **_kind(estimates),
     )
-    # With more cells, the error of the mean decreases but the bias of each cell stays the same.
+    # With more cells, the error of the mean decreases but the bias of each cell stays the same, so
+    # test again whether the remaining bias is small enough.
     rest = fmean(estimate._rest for estimate in estimates)
     if mean.features is not None and rest > mean._around(mean._limit).half_width / 2:
         return mean.model_copy(update={"features": None})
@@ -271,7 +273,7 @@ def combined(value: float, intervals: Sequence[Interval]) -> Interval:
 
 
 class Difference(NamedTuple):
-    """The difference a − b, or a − times · b, of a metric of two cells, with its significance."""
+    """The difference a − b, or a − times · b, between the metrics of two cells, and its errors."""
 
     value: float
     errors: tuple[tuple[float, float], ...]
@@ -282,12 +284,13 @@ class Difference(NamedTuple):
     def retrained(self, one: Mapping[str, float], two: Mapping[str, float]) -> Self:
         """Add the error of retraining.
 
-        If both cells have the same trainings, the trainings are paired. Otherwise, if both cells
-        have equally many trainings, their errors are added by Welch's method. If the numbers of
-        trainings differ, the errors are added as in `combined`, because Welch's degrees of freedom
-        would lead to too many significant differences. A single training is assumed to vary as much
-        as the trainings of the other cell. If both cells have a single training, no error is added,
-        and the difference holds for these weights only.
+        If both cells have the same trainings, the trainings are paired. If the cells have different
+        trainings but equally many, the errors of both cells are added by Welch's method. If the
+        numbers of trainings differ, the errors are added as in `combined`, because Welch's degrees
+        of freedom would lead to too many significant differences. If only one cell has a single
+        training, this training is assumed to vary as much as the trainings of the other cell. If
+        both cells have a single training, no error is added, and the difference holds for these
+        weights only.
 
         Args:
             one: the metric of each training of the first cell, by the name of the training.
@@ -314,7 +317,7 @@ class Difference(NamedTuple):
 
     @property
     def p_value(self) -> float:
-        """The p-value: the number p for which the interval with confidence 1 − p ends at 0."""
+        """The p-value: the number p for which the interval at the level 1 − p ends at 0."""
         from scipy.optimize import brentq  # Imported late, as in `t_quantile`.
 
         def excess(log_p: float) -> float:
@@ -333,9 +336,9 @@ class Difference(NamedTuple):
 def paired_difference(a: Estimate, b: Estimate, times: float = 1.0) -> Difference:
     """Return a − times · b for cells with the same noise: equal seeds, shards and state shapes.
 
-    The jackknife is applied to the values of the difference without block j, so the samplers may
-    differ. If both samplers depend on the noise in the same way, the effect of the noise cancels.
-    If they do not, the error equals the error of independent cells.
+    The jackknife is applied to the differences without block j, so the samplers may differ. If both
+    samplers depend on the noise in the same way, the effect of the noise cancels. If their
+    dependence is unrelated, the error equals the error of independent cells.
 
     Raises UserError if the cells have different blocks.
     """
@@ -361,8 +364,8 @@ def unpaired_difference(a: Estimate, b: Estimate, times: float = 1.0) -> Differe
 def _welch(estimates: Sequence[Estimate], times: float = 1.0) -> tuple[float, float]:
     """Return the standard error of a sum of independent estimates, and its degrees of freedom.
 
-    The last estimate is multiplied by `times`. The degrees of freedom, by Welch and Satterthwaite,
-    are (Σ s²)² / Σ (s⁴ / (B − 1)). For a single estimate, they are B − 1.
+    The last estimate is multiplied by `times`. The degrees of freedom of Welch and Satterthwaite
+    are (Σ s²)² / Σ (s⁴ / (B − 1)). For a single estimate, this is B − 1.
     """
     variances = [each.standard_error**2 for each in estimates]
     variances[-1] *= times**2

@@ -19,10 +19,10 @@ from psld.utils.progress import Progress
 KEY = "metric.extractor"
 
 WAITING = 10_000
-"""Images whose features are moved from the device and added to the moments at a time.
+"""The number of images whose features are moved from the device and added to the moments at once.
 
-Larger parts need more memory. Smaller parts are slower: a GPU waits more often, and a sum Σxxᵀ of
-few images takes as long as of a hundred."""
+A larger number needs more memory. A smaller number is slower: a GPU is synchronized more often, and
+the sum Σxxᵀ over a few images takes as long as the sum over a hundred images."""
 
 
 class FeatureExtractor:
@@ -80,8 +80,8 @@ class Collector:
     def __init__(self, moments: Sequence[BlockMoments] = (), keep: int = 0) -> None:
         """
         Args:
-            moments: where features are added instead of being kept; empty keeps the features.
-            keep: keep the features in any case if the extractor has at most this number of them.
+            moments: the moments to which features are added. If empty, the features are stored.
+            keep: store the features in any case if there are at most this many per image.
         """
         self._moments, self._keep = moments, keep
         self._kept: list[Features] = []
@@ -130,7 +130,7 @@ def gather_moments(
     numbers: Tensor | None = None,
     silent: bool = False,
 ) -> BlockMoments:
-    """Return the moments of the features of uint8 images, as `gather`, in bounded memory."""
+    """Return the block moments of the features of uint8 images, using bounded memory."""
     moments = BlockMoments(blocks, numbers)
     collector = Collector([moments])
     with closing(Progress(description, "image", len(moments), silent=silent)) as progress:

@@ -70,7 +70,7 @@ class FeatureStatistics:
 
     @property
     def total(self) -> Self:
-        """The statistics themselves, as for `Features.total`."""
+        """The statistics themselves. `Features` and `BlockMoments` have the same property."""
         return self
 
     def on(self, device: torch.device | str) -> Tensor:
@@ -100,7 +100,8 @@ class BlockMoments:
             moments.add(part)
         moments.total.covariance, moments.without(0).covariance
 
-    They take 8·B·d·(d + 1) bytes for any number of images: 671 MB for 20 blocks with Inception.
+    The moments take 8·B·d·(d + 1) bytes for any number of images: 671 MB for 20 blocks of Inception
+    features.
     """
 
     def __init__(self, blocks: Blocks, numbers: Tensor | None = None) -> None:
@@ -153,19 +154,19 @@ class BlockMoments:
         raise TypeError("a measure that needs features was given only their moments")
 
     def moments(self, blocks: Blocks, device: Device) -> Self:
-        """Return the moments themselves, as for `Features.moments`."""
+        """Return the moments themselves. `Features` has the same method."""
         return self
 
     def numbered(self) -> Self:
-        """Return the moments themselves, as for `Features.numbered`."""
+        """Return the moments themselves. `Features` has the same method."""
         return self
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of images 0, …, n − 1, on the CPU, 4·n·d bytes.
+    """Features of images 0, …, n − 1, on the CPU.
 
-    50,000 images with Inception take 410 MB.
+    They take 4·n·d bytes: 410 MB for the Inception features of 50,000 images.
     """
 
     values: Tensor
@@ -220,7 +221,10 @@ class Features:
 
 
 class Reference(NamedTuple):
-    """The features of the images that samples are compared with, and that define the scale."""
+    """The features of the images with which samples are compared, and of noise.
+
+    `MetricSettings.scale` computes the scale of a metric from these features.
+    """
 
     train: Features | BlockMoments | FeatureStatistics
     """Features of the training split or of external images; moments if no metric needs features."""

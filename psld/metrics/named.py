@@ -14,7 +14,7 @@ UNRECORDED = {"data", "device", "extractor", "output"}
 """The settings of `psld reference` that are not recorded."""
 
 _stored: dict[str, tuple[str, MetricSettings]] = {}
-"""The metrics without a config file, by name, each with the word that chose it."""
+"""The metrics without a config file, by name. Each metric is stored with its MEASURE@EXTRACTOR."""
 
 
 def compose_metric(word: str) -> MetricSettings:
@@ -25,12 +25,14 @@ def compose_metric(word: str) -> MetricSettings:
 
 
 def metric_name(word: str) -> str:
-    """Return the name of a metric, under which Hydra then finds it, even without a config file.
+    """Return the name of a metric. A metric without a config file is registered with Hydra.
 
-    Each side of MEASURE@EXTRACTOR is a kind or the name of a config, whose measure or extractor is
-    used. The metric gets its standard name plus the suffixes of the configs. It shares the features
-    of the config, or else of the Fréchet distance with this extractor. If a config with the name of
-    the metric exists, it supplies the options of the measure, and must agree otherwise.
+    Each side of MEASURE@EXTRACTOR is a kind, or the name of a config whose measure or extractor is
+    used. The name is the standard name of the metric plus the suffixes of the configs. If EXTRACTOR
+    is a config, the metric uses the features of this config, else the features of the Fréchet
+    distance with this extractor. If a config with the name of the metric exists and MEASURE is a
+    kind, this config supplies the options of the measure. All other settings of this config must
+    agree with the metric.
 
     Raises UserError if a side is unknown, if the sides do not fit, or if a different metric has the
     same name.

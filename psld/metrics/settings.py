@@ -36,7 +36,7 @@ class _NamedPart(Part):
 
     kind: str
     word: ClassVar[str] = ""
-    """The word in names of metrics: a-z, 0-9 and dashes. If empty, `kind` gives the word."""
+    """The word for this part in names of metrics: a-z, 0-9 and dashes. If empty, `kind` is used."""
 
     @property
     def in_names(self) -> str:
@@ -159,7 +159,7 @@ class DINOv2Settings(Extractor):
 
     kind: Literal["dinov2"] = "dinov2"
     size: Literal["small", "base", "large"] = "large"
-    """ViT-S/14, ViT-B/14 or ViT-L/14. FD-DINOv2 of publications uses ViT-L/14."""
+    """ViT-S/14, ViT-B/14 or ViT-L/14. Published values of FD-DINOv2 use ViT-L/14."""
     weights: Annotated[str | None, FREE] = None
     """File with the weights of Meta, such as dinov2_vitl14_pretrain.pth; null downloads them."""
 
@@ -227,7 +227,8 @@ class Measure(_NamedPart):
     def exchanged(self) -> "Measure | None":
         """The measure that gives the same value with samples and reference exchanged, or None.
 
-        Its jackknife over the reference gives the interval for other draws of reference images.
+        The jackknife of this measure, over the reference images, gives the interval for other draws
+        of reference images.
         """
         return None
 
@@ -245,12 +246,12 @@ class Measure(_NamedPart):
 
         The default is a jackknife of `value`: B + 1 values, computed on the device.
 
-        To override: `samples.on(device)` and `reference.images.on(device)` are the features, n×d
+        In an override, `samples.on(device)` and `reference.images.on(device)` are the features, n×d
         and m×d, which must not be modified. `samples.logits` may be None. `reference.split` returns
         the images of a split. `blocks.block` contains the block of each sample, n numbers below
         B = `blocks.count`, on the CPU. `psld.metrics.blocks.jackknife` builds an estimate from the
         value with all samples and the values without each block; `share_estimate` builds the
-        estimate of a share from n booleans.
+        estimate of a fraction from n booleans.
         """
         from psld.metrics.blocks import jackknife
 
@@ -333,7 +334,7 @@ class InceptionScoreSettings(Measure):
 
 
 class NeighborSettings(Measure):
-    """The base class of shares that are based on nearest neighbors."""
+    """The base class of precision and recall, which are based on nearest neighbors."""
 
     better = "larger"
 
@@ -342,7 +343,7 @@ class NeighborSettings(Measure):
 
 
 class PrecisionSettings(NeighborSettings):
-    """Precision: the share of samples that are in the support of the reference."""
+    """Precision: the fraction of samples that are in the support of the reference."""
 
     kind: Literal["precision"] = "precision"
 
@@ -358,7 +359,7 @@ class PrecisionSettings(NeighborSettings):
 
 
 class RecallSettings(NeighborSettings):
-    """Recall: the share of reference images that are in the support of the samples."""
+    """Recall: the fraction of reference images that are in the support of the samples."""
 
     kind: Literal["recall"] = "recall"
 
@@ -374,9 +375,9 @@ class RecallSettings(NeighborSettings):
 
 
 class MemorizationSettings(Measure):
-    """The share of samples nearer to a training image than most test images are.
+    """The fraction of samples that are nearer to a training image than most test images are.
 
-    The share is small for noise and large for copies, so neither direction is an improvement.
+    The fraction is small for noise and large for copies, so neither direction is an improvement.
     """
 
     references = ("train",)
@@ -385,7 +386,7 @@ class MemorizationSettings(Measure):
 
     kind: Literal["memorization"] = "memorization"
     quantile: float = Field(0.05, gt=0, lt=1)
-    """The share of test images whose distance to a training image is below the threshold."""
+    """The fraction of test images whose distance to a training image is below the threshold."""
 
     def estimate(self, samples, reference, blocks, device):
         from psld.metrics.distances import memorization
@@ -401,7 +402,7 @@ class MetricSettings(Settings):
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     """The name of the metric: `honest_name`, optionally with a suffix `-SUFFIX`."""
     features: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    """The metric whose extractor and reference this metric shares; by default its own name."""
+    """The name of the metric whose extractor and reference are used; by default, `name`."""
     extractor: Extractor
     """The extractor that maps images to features."""
     measure: Measure = FrechetSettings()
@@ -414,7 +415,7 @@ class MetricSettings(Settings):
     """Images per call of the extractor; affects only speed and memory."""
 
     better: Annotated[Better | None, FREE] = Field(None, validate_default=True)
-    """The direction in which the measure improves, stored for readers without its code."""
+    """The direction in which the measure improves, stored for use without the measure's code."""
 
     @property
     def honest_name(self) -> str:
@@ -434,14 +435,14 @@ class MetricSettings(Settings):
     def needs_features(self) -> bool:
         """False if the moments of blocks of images suffice, without the features of each image.
 
-        The accuracy of classes needs the logits of each image.
+        If the extractor classifies, the class accuracy needs the logits of each image.
         """
         moments_suffice = self.measure.of_moments and not self.measure.code
         return not moments_suffice or self.extractor.classifies
 
     @property
     def suffix(self) -> str:
-        """The suffix of the name, with its dash; empty without a suffix."""
+        """The suffix of the name, with its dash; an empty string if the name has no suffix."""
         return self.name.removeprefix(self.honest_name)
 
     def with_extractor(self, extractor: Extractor) -> Self:
@@ -502,7 +503,7 @@ class MetricSettings(Settings):
         reference: "Reference",
         device: "Device" = "cpu",
     ) -> float:
-        """Return the metric without its interval. Measures `of_moments` also accept moments."""
+        """Return the metric without its interval. Measures `of_moments` need only moments."""
         if self.measure.of_moments:
             return self.measure.value(images.total, reference.split(self.reference_split).total)
         # The interval is unused, so use as few blocks as possible.

@@ -148,7 +148,7 @@ def try_loss(module: nn.Module, loss: Loss, has_labels: bool) -> tuple[float, bo
     """Return the loss of two random images, and whether some parameters get no gradient.
 
     This does not change the module or the generators. A training on several ranks must know if
-    there are parameters without gradients, because otherwise it waits for these gradients.
+    there are parameters without gradients, because otherwise it would wait for these gradients.
     """
     facts, noising = loss.facts, loss.noising
     channels, size = facts.dataset.channels, facts.dataset.image_size
@@ -190,7 +190,8 @@ def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
 
     with enough_threads(network, images=1, pixels=1):  # This gives a single thread.
         count = 1
-        # The first call with each number of images includes the setup of kernels.
+        # Take the minimum of two calls, because the first call with each number of images includes
+        # the setup of kernels.
         while (least := min(seconds(count), seconds(count))) < TIMED and count < MOST_TIMED:
             count *= 4
     return least / count

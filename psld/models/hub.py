@@ -26,8 +26,8 @@ def fetched(model: str | Path) -> Path:
     downloaded again. GRID/MODEL is short for the folder models/GRID/MODEL.
 
     Raises:
-        UserError: the folder does not exist, but other models exist or models/ does not exist; the
-            address is wrong; or the extra `hub` is not installed.
+        UserError: the address is wrong, the extra `hub` is not installed, or the folder does not
+            exist. A missing folder is no error if models/ exists and no model is found.
         RunError: the Hub cannot be reached, or answers with an error.
     """
     if not str(model).startswith("hf://"):
@@ -70,7 +70,7 @@ def push(folder: Path, repository: str, card: str, start: str | None) -> str:
 
 @contextmanager
 def _hub(what: str) -> Iterator["HfApi"]:
-    """Yield the API of the Hub. Its exceptions are raised as UserError or RunError about `what`."""
+    """Yield the API of the Hub. Raise exceptions of the API as UserError or RunError on `what`."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -78,7 +78,8 @@ def _hub(what: str) -> Iterator["HfApi"]:
         raise UserError(f"{what}: needs huggingface_hub: pip install 'psld[hub]'") from None
     try:
         yield HfApi(library_name="psld", library_version=VERSION)
-    except Exception as error:  # The class depends on the HTTP client of huggingface_hub.
+    # Catch all exceptions, because their classes depend on the HTTP client of huggingface_hub.
+    except Exception as error:
         if getattr(error, "errno", None):  # an error of the file system
             raise
         if isinstance(error, LocalEntryNotFoundError):  # Its cause says why the download failed.

@@ -51,7 +51,7 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     device: str | None = None
     ranks: int | None = None
     micro_batch: int | None = None
-    """Images per forward pass on one rank; null: all images of the batch that the rank gets."""
+    """Images per forward pass on one rank; null: all images of the rank's part of the batch."""
     run: str | None = None
     deviation: float = Field(default=1.0, exclude_if=lambda deviation: deviation == 1)
     """s, the standard deviation of the training images, if the objective needs it."""

@@ -190,8 +190,8 @@ class Denoiser(Objective):
 
     The loss is λ(σ) ‖D(y; σ) − x₀‖², λ = (σ² + s²) / (σ s)², averaged over the elements (Karras et
     al., 2022, Table 1), with s = `facts.deviation`. Before the first step, the loss of images with
-    mean 0 is 1 at every noise level. The loss of other images is at most 1 + |mean|²/s² per value,
-    at high noise levels.
+    mean 0 is 1 at every noise level. The loss of other images grows with the noise level, to at
+    most 1 + |mean|²/s² per value.
     """
 
     kind: str = "denoiser"
@@ -299,15 +299,15 @@ class LoopSettings(Settings):
     batch_size: int = Field(ge=1)
     """Images per step over all ranks."""
     micro_batch: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)] | None, FREE] = None
-    """Images per forward pass on one rank; gradients are accumulated. `auto`: halved, before the
-    first step, until no GPU runs out of memory. Null: all images of the batch that the rank gets.
-    The micro-batch affects the weights only through rounding and through dropout, whose masks are
-    drawn in each pass."""
+    """Images per forward pass on one rank; gradients are accumulated. `auto`: before the first
+    step, the number is halved until no GPU runs out of memory. Null: all images of the rank's part
+    of the batch. The micro-batch affects the weights only through rounding and through dropout,
+    whose masks are drawn in each pass."""
     noise_block: Annotated[int | None, Neutral(None)] = Field(None, ge=1)
     """Images per block of the global batch. Each block has its own noise stream, (seed, step,
-    block), so that a rank draws only the noise of its own blocks. Null: one stream per batch, in
-    which each rank draws all noise up to its own last image. In both cases, the noise does not
-    depend on the number of ranks."""
+    block), so that a rank draws only the noise of its own blocks. Null: one noise stream per batch;
+    each rank draws the noise of all images up to its own last image. In both cases, the noise does
+    not depend on the number of ranks."""
     learning_rate: float = Field(2e-4, gt=0)
     """The learning rate after the warm-up."""
     warmup_steps: int = Field(5000, ge=0)

@@ -25,7 +25,7 @@ SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
 BINS = 10
 """The number of ranges of equal length that divide the forward times from 0 to 1."""
 TEST_IMAGES = 1000
-"""The largest number of images for the accuracy. They are evenly spaced in the split."""
+"""The largest number of images for the accuracy. The images are evenly spaced in the split."""
 BATCH = 250
 
 

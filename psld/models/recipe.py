@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class Optimizer(Part):
     """An optimizer of the weights.
 
-    Checkpoints contain the complete `state_dict()` of the optimizer. It may hold all types that
-    `torch.load` reads with `weights_only`: tensors of any dtype, numbers, strings, lists, tuples
-    and dictionaries. After the first step, a newly built optimizer loads the `state_dict()` as a
-    test.
+    Checkpoints contain the complete `state_dict()` of the optimizer. The `state_dict()` may hold
+    all types that `torch.load` reads with `weights_only`: tensors of any dtype, numbers, strings,
+    lists, tuples and dictionaries. After the first step, a newly built optimizer loads the
+    `state_dict()` as a test.
     """
 
     noun = "optimizer"
@@ -30,7 +30,8 @@ class Optimizer(Part):
         """Build the optimizer for all parameters, which are on the device of the training.
 
         Before each step, the training loop clips the gradients and sets `lr` of all `param_groups`
-        to `training.learning_rate` × warm-up × schedule.
+        to `training.learning_rate`, times the factor of the warm-up, times the factor of the
+        schedule.
         """
         raise NotImplementedError
 
@@ -123,7 +124,7 @@ class Averaging(Protocol):
 
     An average with additional state, such as a counter or a second average, needs two methods for
     checkpoints: `state_dict()` returns the additional state, and `load_state_dict(state)` restores
-    it from tensors on the CPU.
+    this state from tensors on the CPU.
     """
 
     network: "nn.Module"
@@ -203,7 +204,7 @@ class Logger(Part):
         printed.
 
         Args:
-            run: the run directory; previews/STEP.png in it are the pictures of previews.
+            run: the run directory; its files previews/STEP.png are the pictures of previews.
             settings: the settings of the training (`psld.training.settings.RunSettings`).
             from_step: the last step that was already logged; 0 for a new training.
         """

@@ -225,7 +225,7 @@ def measure_start(
         labels: int64 N; None without classes.
         num_classes: the number of classes; 0 for an initial distribution without classes. If a
             class has fewer than ten distinct images, 0 is used, because the images of this class
-            could be computed from all images and the other classes.
+            could be reconstructed from the distributions of all images and of the other classes.
         flip: also use the mirror image of each image.
 
     Raises UserError if there are fewer than ten distinct images. Mirror images count as copies.
@@ -300,8 +300,8 @@ def _coordinates(data: GaussianData, axes: Tensor, passes: Passes) -> list[np.nd
     stream = np.random.default_rng(stream_seed(0, Stream.START))
     whole = [torch.cat(each).double().numpy() for each in rows]
     most = MOST_IMAGES // whole[0].shape[1]
-    # If images are left out, leave out at least FEWEST_IMAGES, because the sum of these images
-    # follows from the mean of all images and the mean of the fitted images.
+    # If images are left out, leave out at least FEWEST_IMAGES, because the sum of the omitted
+    # images can be computed from the mean of all images and the mean of the fitted images.
     counts = (len(c) if len(c) <= most else min(most, len(c) - FEWEST_IMAGES) for c in whole)
     chosen = (c[stream.permutation(len(c))[:n]] for c, n in zip(whole, counts, strict=True))
     return list(map(np.ascontiguousarray, chosen))

@@ -385,8 +385,8 @@ def _kernel(taps: Sequence[float]) -> Tensor:
 class FIRFilter(nn.Module):
     """Filter each channel, with zero padding, and keep every `stride`-th value.
 
-    `padding` is the total number of zeros per dimension, half on each side. If it is odd, the left
-    and upper sides get one zero more.
+    `padding` is the total number of zeros per dimension, half on each side. If `padding` is odd,
+    the left and upper sides get one zero more than the right and lower sides.
     """
 
     def __init__(self, taps: Sequence[float], padding: int, stride: int = 1, gain: float = 1.0):
@@ -403,7 +403,7 @@ class FIRFilter(nn.Module):
         weight = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
         left = (self.padding + 1) // 2
         y = conv2d(x, weight, stride=self.stride, padding=left, groups=channels)
-        # Cut the excess of an odd padding on the right and lower sides.
+        # conv2d pads all sides equally. With an odd `padding`, cut the excess row and column.
         return y[..., :height, :width]
 
 

@@ -71,5 +71,5 @@ class Options(EncoderOptions):
     progressive_output: Literal["none", "output_skip", "residual"] = "none"
     """How the upsampling levels contribute to the output. `none`: only the last level does;
     `output_skip`: the images of all levels are summed in a pyramid; `residual`: a pyramid is added
-    to the features (progressive). With `output_skip`, the official code always returns as many
-    channels as its input; this code returns the requested number."""
+    to the features (progressive). With `output_skip`, the output of the official code always has as
+    many channels as the input; this code returns the requested number of channels."""

@@ -15,8 +15,8 @@ from psld.utils.errors import UserError, locating
 def import_weights(settings: ImportModelSettings | ImportGuideSettings) -> None:
     """Write a model or a guide with the weights of a checkpoint, in the format of a training.
 
-    Raises UserError that lists the parameters that are missing, unexpected, of a wrong shape or not
-    finite.
+    Raises UserError if parameters are missing, unexpected, of a wrong shape or not finite; the
+    message lists these parameters.
     """
     # The official code computes no moving average (EMA) of the weights of a guide.
     chosen = settings.weights if isinstance(settings, ImportModelSettings) else "online"

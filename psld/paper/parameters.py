@@ -26,8 +26,8 @@ LISTED = 8
 def from_official(state: Mapping[str, Tensor], network: ncsnpp.Encoder) -> dict[str, Tensor]:
     """Return the official `state` (names `all_modules.N…`) as a state dict of `network`.
 
-    Raises UserError that lists the parameters that are missing, unexpected, of a wrong shape or not
-    finite.
+    Raises UserError if parameters are missing, unexpected, of a wrong shape or not finite; the
+    message lists these parameters.
     """
     officials, shapes = official_parameters(network), official_shapes(network)
     ours = network.state_dict()
@@ -116,7 +116,8 @@ def _in_official_order(network: ncsnpp.Encoder) -> Iterator[nn.Module | None]:
     for level in cast(list[Any], network.down):
         for block, attention in zip(level.blocks, level.attentions, strict=True):
             yield from (block, attention)
-        # With input_skip, the official list contains only the Combine of our two modules.
+        # With input_skip, we have the modules `combine` and `pyramid`, but the official list has
+        # only the counterpart of `combine`.
         yield from (level.resample, level.combine or level.pyramid)
     yield from (middle.block1, middle.attention, middle.block2)
     if isinstance(network, ncsnpp.NCSNppGuide):

@@ -130,8 +130,8 @@ class AFHQv2(Source):
 def find_published(root: str, archive: str, folder: str, advice: str) -> Path:
     """Return the archive of a published dataset, or the folder that is unpacked from the archive.
 
-    The archive comes first, because the folder may be unpacked only in part. Raises UserError, with
-    `advice`, if neither exists.
+    If both exist, the archive is returned, because the folder may be only partly unpacked. Raises
+    UserError, with `advice`, if neither exists.
     """
     for path in (Path(root, archive), Path(root, folder)):
         if path.exists():

@@ -65,8 +65,8 @@ class Batches:
         if images.nbytes <= RESIDENT_BYTES:
             self.resident = torch.from_numpy(np.array(images)).to(self.device)
         drawn = (noising.blocks + noising.auxiliary) * images.shape[1]
-        # Without blocks, each rank draws noise from the start of the batch, that is, also the noise
-        # of all ranks before it.
+        # Without blocks, each rank draws noise from the start of the batch, including the noise of
+        # all lower ranks.
         block = settings.noise_block
         self.first_block = self.part.start // block if block else 0
         self.first_drawn = self.first_block * (block or 0)

@@ -1,4 +1,4 @@
-"""The files in the run directory of a training: its exported model and its history. No torch.
+"""The exported model and the history in the run directory of a training. Imports no torch.
 
 Snakemake deletes the outputs of a rule before it reruns the rule. A training therefore stores its
 results in its run directory and copies them to the output folder. A rerun only copies them again.

@@ -63,7 +63,7 @@ def with_sources(settings: S, output: str | Path | None = None) -> S:
 
 
 def changed_sources(settings: TrainedSettings, made: TrainedSettings) -> list[str]:
-    """Return the names of the changed inputs of a training, including their own inputs.
+    """Return the names of the changed inputs of a training, including the inputs of its inputs.
 
     Args:
         settings: the current settings; all files that they name must exist.

@@ -77,7 +77,8 @@ class Log:
         for log in self.live:
             log(history)
         took = time.monotonic() - begun
-        self.due = begun + max(LIVE_SECONDS, 100 * took)  # Writing takes at most 1 % of the time.
+        # With the factor 100, writing takes at most 1 % of the time.
+        self.due = begun + max(LIVE_SECONDS, 100 * took)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Due:
     """The actions that are due after a step."""
 
     entry: bool
-    """Add an entry to the history; also true at each preview and each checkpoint."""
+    """True if an entry is added to the history. Each preview and each checkpoint adds an entry."""
     preview: bool
     checkpoint: bool
     stop: int
@@ -113,7 +114,7 @@ def hooks_of(checkpoints: Checkpoints, log: Log) -> Iterator[list[Hook]]:
 
     A thread writes each checkpoint from a copy of the state while the training continues. If the
     thread fails, its error is raised at the next entry of the history. At the last step and at
-    every other exit, this waits until the checkpoint is written.
+    every other exit, the context manager waits until the checkpoint is written.
     """
     writing = deque[Future[None]]()
 
@@ -272,7 +273,8 @@ def optimize(
     trained = [each for group in state.optimizer.param_groups for each in group["params"]]
     norm = nn.utils.clip_grad_norm_(trained, settings.grad_clip)
     state.optimizer.step()
-    state.network.zero_grad(set_to_none=True)  # An optimizer may not hold all weights.
+    # Do not call the optimizer's zero_grad, because the optimizer may not hold all weights.
+    state.network.zero_grad(set_to_none=True)
     with torch.no_grad():
         for average in state.averages.values():
             average.update(state.network)
@@ -295,7 +297,10 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
 
 
 def check_schedule(settings: LoopSettings) -> None:
-    """Check `learning_rate` at up to 1,001 steps, including the last step. Raises its UserError."""
+    """Check `learning_rate` at up to 1,001 steps, including the last step.
+
+    Raises the UserError of `learning_rate`.
+    """
     steps = settings.steps
     for step in sorted({*(steps * i // 1000 for i in range(1000)), steps - 1}):
         learning_rate(settings, step)

@@ -37,10 +37,10 @@ class Ranks:
     control: dist.ProcessGroup | None = None
     """The gloo group for the numbers that control the training.
 
-    It is separate from the group of the gradients, which DistributedDataParallel never frees. The
-    threads of this group therefore end before the interpreter does. A gloo thread that releases the
-    last reference to a Python tensor during interpreter shutdown aborts the process, even if the
-    process has finished its work.
+    This group is separate from the group of the gradients, because DistributedDataParallel never
+    frees the group of the gradients. The threads of this group can therefore end before the
+    interpreter does. Otherwise, a gloo thread could release the last reference to a Python tensor
+    during interpreter shutdown, which aborts the process even if its work is finished.
     """
 
     @property
@@ -104,8 +104,8 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     """Join the process group of the launcher's environment, or run as the only rank.
 
     Several ranks exchange gradients through nccl on GPUs, and all other data through gloo. Ranks
-    that succeed leave the process group together. A rank that fails does not leave it: other ranks
-    may wait in an exchange, and nccl would then block the failed rank before it reports its error.
+    that succeed leave the process group together. A rank that fails does not leave the group: other
+    ranks may wait in an exchange, and nccl would block the failed rank before it reports its error.
     """
     rank, world = rank_of_environment(), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ["LOCAL_RANK"]) if world > 1 else None

@@ -56,10 +56,10 @@ from psld.utils.progress import about
 from psld.utils.randomness import Stream, stream_seed
 
 WORK_OF_A_THREAD = 1e10
-"""The work of a training step per CPU thread, in the unit of
-`psld.networks.forward.WORK_OF_A_THREAD`. The work of the demo's network is 2.4e9, so it is trained
-with one thread. On two cores with a load of 9, one thread made 5 training steps per second, whereas
-two threads needed 5 to 9 seconds per step."""
+"""The work of a training step that justifies one CPU thread, in the unit of
+`psld.networks.forward.WORK_OF_A_THREAD`. The work of the demo's network is 2.4e9, so this network
+is trained with one thread. On two cores with a load of 9, one thread made 5 training steps per
+second, whereas two threads needed 5 to 9 seconds per step."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def save(
     """Write a network that was trained in Python into a model folder.
 
         model = psld.load("models/demo/psld-0.02")
-        model.network.requires_grad_(True)                  # then train it on
+        model.network.requires_grad_(True)                  # then continue its training
         psld.save("models/mine/tuned", model.network, model.settings)
 
     Args:

@@ -18,8 +18,8 @@ from tests.commands import TINY, call, command, refused, run, started, succeeded
     ("words", "key"),
     [("train", "process"), ("sample", "sampler"), ("import_model x.ckpt", "network")],
 )
-def test_a_command_prints_its_config_and_does_nothing(words, key, tmp_path):
-    """Also one that lacks required settings, or that is given a word without a key."""
+def test_a_command_prints_its_config_without_running(words, key, tmp_path):
+    """This also holds if required settings are missing, or if an override has no key."""
     finished = succeeded(call(tmp_path, *words.split(), "--cfg", "job"))
     assert finished.stderr == ""
     assert key in yaml.safe_load(finished.stdout)
@@ -67,13 +67,13 @@ def test_a_command_prints_its_config_and_does_nothing(words, key, tmp_path):
         ("train --cfg training.steps=3", "--cfg: unknown flag"),
     ],
 )
-def test_wrong_words_are_one_line(tmp_path, words, complaint):
+def test_invalid_overrides_are_refused_in_one_line(tmp_path, words, complaint):
     refused(call(tmp_path, *words.split()), 2, complaint)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", ["/path (1)", "'/path (1)", "a: {b"])
-def test_a_text_that_needs_quotes_is_shown_with_them(tmp_path, value):
+def test_a_text_that_needs_quotes_is_printed_with_quotes(tmp_path, value):
     prepare, word = ("prepare", "dataset=folder", "dataset.name=x"), f"dataset.source.root={value}"
     line = refused(call(tmp_path, *prepare, word), 2, word)
     assert "http" not in line
@@ -82,21 +82,21 @@ def test_a_text_that_needs_quotes_is_shown_with_them(tmp_path, value):
 
 
 @pytest.mark.parametrize("word", ["dataset.source.root=~/nope", "dataset.source.root='~/nope'"])
-def test_a_path_may_begin_with_the_home(tmp_path, monkeypatch, word):
-    """Bash expands ~ in neither."""
+def test_a_path_may_begin_with_a_tilde(tmp_path, monkeypatch, word):
+    """Bash does not expand ~ in these words."""
     monkeypatch.setenv("HOME", str(tmp_path))
     prepare = call(tmp_path, "prepare", "dataset=folder", "dataset.name=x", word)
     refused(prepare, 2, f"{tmp_path}/nope: neither a folder")
 
 
 @pytest.mark.parametrize("value", ["inf", "9" * 5000, "[" * 500 + "]" * 500, "'", "[1]"])
-def test_an_impossible_value_is_refused_with_the_flags_of_hydra(tmp_path, value):
+def test_an_invalid_value_is_refused_also_with_flags_of_hydra(tmp_path, value):
     for flags in ["--multirun"], ["--cfg", "job"]:
         refused(call(tmp_path, "train", *flags, f"process={value}"), 2, "psld train: ")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_that_cannot_be_made_is_one_line(tmp_path, digits):
+def test_an_output_that_cannot_be_created_is_refused_in_one_line(tmp_path, digits):
     (tmp_path / "file").touch()
     for output, complaint in (
         ("x" * 300, "File name too long"),
@@ -106,8 +106,8 @@ def test_an_output_that_cannot_be_made_is_one_line(tmp_path, digits):
         refused(call(tmp_path, *train), 2, complaint)
 
 
-def test_a_process_of_its_own_prints_the_same_line(tmp_path):
-    """No word of Hydra's, no traceback, nothing on stdout, nothing written."""
+def test_a_separate_process_prints_the_same_error(tmp_path):
+    """There is no message of Hydra, no traceback, no output on stdout, and no file is written."""
     finished = run(tmp_path, command("prepare", "dataset=digits", "+dataset.speed=3"))
     line = refused(finished, 2, "unknown key dataset.speed")
     assert line.startswith("error: psld prepare: ")

@@ -72,7 +72,7 @@ def test_a_config_runs_no_code(folder, name):
     assert f"configs/{[*configs][-1]}.yaml: sets" in swept(folder, configs, "process=nice")
 
 
-def test_a_copy_of_the_shipped_config_of_all_commands_is_the_users_own(folder):
+def test_a_copy_of_the_config_of_all_commands_overrides_the_shipped_config(folder):
     (folder / "configs").mkdir()
     (folder / "configs/command_line.yaml").write_text(COMMON)
     succeeded(call(folder, "prepare", "--multirun", "dataset=digits", "output=again.h5"))
@@ -104,7 +104,7 @@ def test_no_secret_reaches_a_record(folder, monkeypatch, flags, config, word, co
 
 
 @pytest.mark.parametrize("flags", [(), ("--multirun",)])
-def test_what_no_record_has_may_come_from_the_environment(folder, monkeypatch, flags):
+def test_unrecorded_settings_may_come_from_the_environment(folder, monkeypatch, flags):
     monkeypatch.setenv("FOLDER", str(folder))
     words = "training.steps=1", "name=${hydra:runtime.choices.process}"
     places = "data=${oc.env:FOLDER}/digits.h5", "runs=${oc.env:FOLDER}/elsewhere"
@@ -113,5 +113,5 @@ def test_what_no_record_has_may_come_from_the_environment(folder, monkeypatch, f
     assert (folder / "elsewhere").exists()
 
 
-def test_a_process_that_has_swept_composes_as_hydra_does():
+def test_composition_after_a_sweep_agrees_with_hydra():
     assert ConfigLoaderImpl._load_single_config.__module__ == ConfigLoaderImpl.__module__

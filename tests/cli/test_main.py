@@ -33,13 +33,13 @@ def test_the_help_has_one_line_for_each_command(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["trian", "", "--halp"])
-def test_an_unknown_command_is_refused_with_those_there_are(tmp_path, name):
+def test_the_error_for_an_unknown_command_lists_the_commands(tmp_path, name):
     refused(call(tmp_path, name), 2, f"no command {name!r}", *COMMANDS)
 
 
 @pytest.mark.parametrize("words", [[], ["plan", "list=cells"]])
-def test_a_reader_may_stop_reading(resolved, words):
-    """As in `psld plan list=cells | head -1`."""
+def test_a_closed_pipe_is_no_error(resolved, words):
+    """An example is `psld plan list=cells | head -1`."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     arguments = [sys.executable, "-m", "psld", *words]
     with subprocess.Popen(arguments, cwd=resolved, text=True, **pipes) as process:
@@ -56,22 +56,22 @@ def test_a_reader_may_stop_reading(resolved, words):
         ("trian 2> /dev/full", 2, ""),
     ],
 )
-def test_an_output_that_takes_nothing(tmp_path, line, exit_code, says):
-    """An error keeps its exit code if nobody can read it."""
+def test_a_closed_or_full_output_keeps_the_exit_code(tmp_path, line, exit_code, says):
+    """An error keeps its exit code if its message cannot be written."""
     finished = run(tmp_path, ["sh", "-c", f"{sys.executable} -m psld {line}"])
     assert (finished.returncode, finished.stderr[: len(says) or None]) == (exit_code, says)
 
 
-def test_a_text_that_is_shown_is_one_write(tmp_path):
-    """`psld --help | grep -q sample` under pipefail: grep ends at the first match."""
+def test_a_printed_text_is_written_at_once(tmp_path):
+    """Otherwise `psld --help | grep -q sample` would fail under pipefail: grep ends early."""
     line = f"{sys.executable} -m psld --help | {{ dd bs=1M count=1 status=none; sleep 0.1; }}"
     shown = run(tmp_path, ["bash", "-o", "pipefail", "-c", line])
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.endswith(".\n")
 
 
-def test_a_terminal_is_shown_no_control_character_and_only_what_its_locale_has(tmp_path):
-    """Nor does a locale change what is in a file."""
+def test_output_has_no_control_characters_and_fits_the_locale(tmp_path):
+    """The locale does not change the content of files."""
     code = r"""if True:
         import sys
         from psld.commands import main
@@ -89,7 +89,7 @@ def test_a_terminal_is_shown_no_control_character_and_only_what_its_locale_has(t
     assert (tmp_path / "x.md").read_bytes() == "0.06 ± 0.01".encode()
 
 
-def test_version(tmp_path):
+def test_version_is_printed(tmp_path):
     assert succeeded(call(tmp_path, "--version")).stdout == f"psld {psld.__version__}\n"
     citation = yaml.safe_load((CONFIGS.parent / "CITATION.cff").read_text())
     assert citation["version"] == psld.__version__
@@ -140,7 +140,7 @@ def test_settings_in_a_group_have_their_descriptions(tmp_path):
         ("train training.steps=7 -h", "steps: 7 "),
     ],
 )
-def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):
+def test_the_help_shows_the_settings_of_the_selected_groups(tmp_path, words, shown):
     assert shown in words_of(succeeded(call(tmp_path, *words.split())).stdout)
 
 
@@ -152,5 +152,5 @@ def test_the_help_is_that_of_the_given_choices(tmp_path, words, shown):
         ("train --halp", "--halp"),
     ],
 )
-def test_the_help_of_wrong_words_is_their_error(tmp_path, words, complaint):
+def test_the_help_with_invalid_overrides_is_an_error(tmp_path, words, complaint):
     refused(call(tmp_path, *words.split(), "--help"), 2, complaint)

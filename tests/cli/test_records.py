@@ -65,7 +65,7 @@ def printed(folder: Path, *words: str) -> dict[str, Any]:
 # --- record=DIGEST --------------------------------------------------------------------------------
 
 
-def test_a_planned_job_goes_on_while_the_grid_is_edited_elsewhere(configs, tmp_path):
+def test_a_planned_job_is_not_affected_by_other_edits_of_the_grid(configs, tmp_path):
     record = load_grid("mine").datasets["digits"].job.digest
     prepare = ("prepare", "dataset=mine/digits", f"record={record}")
     before = FILE.read_bytes()
@@ -79,7 +79,9 @@ def test_a_planned_job_goes_on_while_the_grid_is_edited_elsewhere(configs, tmp_p
     succeeded(call(tmp_path, *prepare))
 
 
-def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path, monkeypatch):
+def test_a_job_refuses_a_record_that_differs_from_the_planned_record(
+    configs, tmp_path, monkeypatch
+):
     cell = load_grid("mine").cells["psld/em-20"]
     planned = f"cell=mine/psld/em-20 record={cell.evaluation_digest}".split()
     monkeypatch.setenv("PSLD_RECORDS", cell.digest)  # of the Snakemake that has submitted the job
@@ -115,14 +117,14 @@ def test_a_job_refuses_another_record_than_the_planned_one(configs, tmp_path, mo
         ("train_extractor features=mine/digits/fid", "features=fid: the extractor is published"),
     ],
 )  # fmt: skip
-def test_what_names_no_record_is_refused(folder, words, complaint):
+def test_unknown_records_are_refused(folder, words, complaint):
     refused(call(folder, *words.split()), 2, complaint)
 
 
 # --- overrides on top of a record -----------------------------------------------------------------
 
 
-def test_overrides_lie_on_top_of_a_model(folder):
+def test_overrides_change_the_settings_of_a_model(folder):
     plain = load_grid("mine").models["psld"].settings.model_dump(mode="json")
     places = {"output": "models/by-hand/psld"}
     assert printed(folder, "train", "model=mine/psld") == plain | places
@@ -133,7 +135,7 @@ def test_overrides_lie_on_top_of_a_model(folder):
     assert levels["network"] == plain["network"] | {"channel_multipliers": [1, 2]}
 
 
-def test_a_chosen_group_takes_the_place_of_the_record_s(folder):
+def test_a_selected_group_replaces_the_group_of_the_record(folder):
     words = ("train", "model=mine/psld", "process=vp-sde", "dataset=fashion-mnist")
     config = printed(folder, *words, "network=small")
     assert config["process"] == printed(folder, "train", "process=vp-sde")["process"]
@@ -147,7 +149,7 @@ def test_the_help_shows_the_values_of_a_record(folder):
     assert "    steps: 9\n" in shown
 
 
-def test_how_a_record_runs_is_kept(configs, tmp_path):
+def test_free_settings_of_a_record_are_kept(configs, tmp_path):
     load(configs, changed("models/psld", ["process=psld", "wandb.mode=disabled", "device=cpu"]))
     config = printed(tmp_path, "train", "model=mine/psld", "training.steps=3")
     assert (config["wandb"]["mode"], config["device"]) == ("disabled", "cpu")

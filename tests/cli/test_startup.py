@@ -28,7 +28,7 @@ NEEDED: dict[str, set[str]] = {
 }
 
 
-def test_a_command_imports_what_it_needs(tmp_path, resolved):
+def test_a_command_imports_only_what_it_needs(tmp_path, resolved):
     (tmp_path / ".cache").symlink_to(resolved / ".cache")
     shown = succeeded(run(tmp_path, [sys.executable, "-c", RUN, *NEEDED])).stdout
     imported = [set(line.split()) for line in re.findall(r"^imported:(.*)$", shown, re.MULTILINE)]
@@ -61,7 +61,7 @@ WITHOUT_TORCH = """
 """What Snakemake's processes and launchers import: packages with their modules, and modules."""
 
 
-def test_what_snakemake_and_launchers_import_is_free_of_torch(tmp_path):
+def test_snakemake_and_launchers_do_not_import_torch(tmp_path):
     code = f"""
 import sys
 from importlib import import_module

@@ -54,8 +54,8 @@ def losses(monkeypatch) -> list[float | None]:
     return losses
 
 
-def test_each_job_has_the_name_of_what_it_does_and_returns_its_last_loss(folder, losses):
-    """A wrong one is a line, and the others go on."""
+def test_each_job_has_its_own_name_and_returns_its_last_loss(folder, losses):
+    """An invalid job prints one line, and the other jobs continue."""
     name = "name=psld-gamma-${process.gamma}"
     finished = sweep(folder, name, "process.gamma=much,0,0.01", "runs=elsewhere")
     assert finished.returncode == 2
@@ -80,8 +80,8 @@ def test_each_job_has_the_name_of_what_it_does_and_returns_its_last_loss(folder,
 # --- what is wrong --------------------------------------------------------------------------------
 
 
-def test_jobs_of_one_name_leave_all_weights_in_their_run_directories(folder):
-    """The model's folder has the weights of the last job, and a line says so."""
+def test_jobs_with_equal_names_keep_all_weights_in_their_run_directories(folder):
+    """The model's folder has the weights of the last job, and a printed line says so."""
     finished = succeeded(sweep(folder, "training.seed=1,2"))
     [last] = manifests(folder).values()
     [first] = {path.parent for path in folder.glob("runs/*/model")} - {folder / last["run"]}
@@ -89,7 +89,7 @@ def test_jobs_of_one_name_leave_all_weights_in_their_run_directories(folder):
     assert f"{line}{first.relative_to(folder)}/model\n" in finished.stdout
 
 
-def test_a_wrong_sweep_is_one_line(folder):
+def test_a_wrong_sweep_is_refused_in_one_line(folder):
     refused(sweep(folder, "process=absent,cld"), 2, "absent")
     wrong = sweep(folder, "name=a,b", "process.gama=1").stderr.splitlines()
     assert all(line.endswith("process.gama (is process.gamma meant?)") for line in wrong[:2])
@@ -120,8 +120,8 @@ def test_a_signal_ends_the_whole_sweep(folder):
 
 
 @pytest.mark.slow
-def test_jobs_in_processes_of_their_own(folder):
-    """One of the first three fails; the same sweep again does the rest."""
+def test_jobs_run_in_separate_processes(folder):
+    """One of the first three jobs fails. A sweep of the other two jobs then has nothing to do."""
     words = ("--multirun", "hydra/launcher=submitit_local", *RECIPE, "training.steps=20")
     words += ("name=psld-${training.learning_rate}",)
     finished = run(folder, command("train", *words, "training.learning_rate=1e15,1e-3,2e-3"))

@@ -90,8 +90,8 @@ def test_jobs_run_in_a_folder_of_any_name(slurm, folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_as_many_local_jobs_run_at_once_as_the_profile_says(slurm, folder):
-    """Each waits for all. Snakemake has a thread for each core of this machine, and five more."""
+def test_the_profile_sets_the_number_of_concurrent_local_jobs(slurm, folder):
+    """Each job waits for all jobs. Snakemake itself has a thread per core, and five others."""
     count = 5 + os.cpu_count() + 2
     (folder.path / "Snakefile").write_text(
         f"""
@@ -109,7 +109,7 @@ rule wait:
     assert done.returncode == 0, done.stderr
 
 
-def test_an_interrupt_of_snakemake_ends_its_local_jobs_and_says_which_go_on(keeping, folder):
+def test_an_interrupt_ends_local_jobs_and_lists_the_jobs_that_continue(keeping, folder):
     """From a terminal, Ctrl-C reaches the local jobs directly; this one ignores SIGINT.
 
     The plugin alone would end when it asks for the states of jobs next. sbatch may be under way.
@@ -134,7 +134,7 @@ def test_an_interrupt_of_snakemake_ends_its_local_jobs_and_says_which_go_on(keep
     assert said.endswith("\ninterrupted; run the same command again to resume\n")
 
 
-def test_a_refusal_of_slurm_ends_snakemake_and_leaves_the_jobs(keeping, folder, tmp_path):
+def test_denied_access_ends_snakemake_but_not_the_jobs(keeping, folder, tmp_path):
     refuses = "{ echo Protocol authentication error >&2; exit 1; }"
     keeping.answer("squeue", first=f"[ ! -e {tmp_path}/jobs/0.sh ] || {refuses}")
     refused = folder.run()
@@ -147,7 +147,7 @@ def test_a_refusal_of_slurm_ends_snakemake_and_leaves_the_jobs(keeping, folder, 
 
 
 @pytest.mark.slow
-def test_jobs_of_a_killed_run_have_left_slurm_before_the_next_writes(keeping, folder, tmp_path):
+def test_jobs_of_a_killed_run_end_before_the_next_run_writes(keeping, folder, tmp_path):
     with folder.started() as process:
         wait(lambda: (tmp_path / "jobs/0.state").exists(), process)
         process.kill()
@@ -169,8 +169,9 @@ AWAY = "Unable to contact slurm controller (connect failure)"
 
 
 @pytest.mark.slow
-def test_a_controller_that_is_away_loses_no_job(slurm, folder, tmp_path):
-    """It answers no submission and seven questions; later, it loses a node, and forgets the job."""
+def test_no_job_is_lost_while_the_controller_is_down(slurm, folder, tmp_path):
+    """The controller does not answer submissions and seven queries. Later it loses a node and the
+    job."""
     quick = "Executor._pause = lambda self, seconds: time.sleep(min(seconds, 0.2))"
     imports = "import time\nfrom psld.cluster.executor import Executor"
     (folder.path / "Snakefile").write_text(f"{imports}\n{quick}\n{SNAKEFILE}")
@@ -207,7 +208,7 @@ def test_a_job_that_reached_slurm_without_an_answer_is_not_submitted_again(slurm
     assert len(slurm.calls("sbatch")) == 1
 
 
-def test_a_job_that_slurm_has_forgotten_without_its_output_has_failed(keeping, folder):
+def test_a_forgotten_job_without_output_has_failed(keeping, folder):
     keeping.answer("squeue")
     ended = folder.run()
     assert ended.returncode == 1
@@ -269,8 +270,8 @@ def test_a_forgotten_job_is_done_if_all_its_output_is_newer_than_its_submission(
     assert [job.aux["slurm_logfile"].exists() for job in jobs] == [False, True, True, True]
 
 
-def test_jobs_are_waited_for_until_they_have_ended_for_good(tmp_path):
-    """After the loss of a node or a preemption, Slurm queues a job again."""
+def test_jobs_that_slurm_requeues_are_awaited(tmp_path):
+    """Slurm requeues a job after a node failure or a preemption."""
     again = ("NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "REQUEUED", "PENDING", "RUNNING", "COMPLETING")
     failed = ("FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE")
     states = (*again, "COMPLETED", *failed)
@@ -281,7 +282,7 @@ def test_jobs_are_waited_for_until_they_have_ended_for_good(tmp_path):
     assert [message.split()[-1].rstrip(".") for message in executor.failed] == list(failed)
 
 
-def test_slurm_is_asked_less_and_less_often_until_a_job_ends(tmp_path):
+def test_the_interval_between_queries_grows_until_a_job_ends(tmp_path):
     executor, job = Waiting({"1": "RUNNING"}), job_of(tmp_path, "1")
     pauses = []
     for _ in range(17):

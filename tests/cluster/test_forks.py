@@ -95,7 +95,7 @@ def test_a_fork_has_the_output_and_the_exit_code_of_its_job(server):
 
 
 @pytest.mark.parametrize("changes", [{"OMP_NUM_THREADS": "2"}, {forks.FORKS: "/none"}])
-def test_a_job_without_a_server_or_with_more_threads_runs_by_itself(server, changes):
+def test_a_job_without_a_server_or_with_more_threads_is_not_forked(server, changes):
     job = page(server, **changes)
     errors = job.communicate()[1]
     assert job.returncode == 2
@@ -103,7 +103,7 @@ def test_a_job_without_a_server_or_with_more_threads_runs_by_itself(server, chan
     assert "pydantic" in errors
 
 
-def test_a_job_after_a_change_of_the_code_runs_by_itself(server):
+def test_a_job_after_a_change_of_the_code_is_not_forked(server):
     before = forks.address(str(server))
     file = Path(forks.__file__)
     times = file.stat()
@@ -115,7 +115,7 @@ def test_a_job_after_a_change_of_the_code_runs_by_itself(server):
     assert forks.address(str(server)) == before
 
 
-def test_a_killed_job_takes_its_fork_with_it(server, waiting):
+def test_a_killed_job_ends_its_fork(server, waiting):
     waiting.kill()
     wait_for(lambda: len(forks_of(server)) == 1)
 
@@ -126,6 +126,6 @@ def test_a_signal_reaches_the_fork(server, waiting, number):
     assert waiting.wait() == -number
 
 
-def test_a_job_ends_as_its_fork_does(server, waiting):
+def test_a_job_has_the_exit_status_of_its_fork(server, waiting):
     os.kill(forks_of(server)[-1], signal.SIGKILL)
     assert waiting.wait() == -signal.SIGKILL

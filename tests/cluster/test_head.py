@@ -31,7 +31,7 @@ os.rmdir = rmdir
 @pytest.mark.parametrize(
     ("job", "end"), [("train slow", ["terminated"]), ("train stubborn", []), ("launch", [])]
 )
-def test_a_killed_run_goes_on_at_once_and_its_job_ends(folder, job, end):
+def test_a_killed_run_resumes_at_once_and_its_old_job_ends(folder, job, end):
     """One that ignores the request is killed. A launcher gets none: at SIGTERM it would cancel its
     training in Slurm."""
     folder.job = f"{sys.executable} job.py {job}"
@@ -45,15 +45,15 @@ def test_a_killed_run_goes_on_at_once_and_its_job_ends(folder, job, end):
     assert (folder.path / "made").read_text() == str(second)
 
 
-def test_a_job_of_a_run_that_was_cleared_away_does_nothing(tmp_path, monkeypatch):
-    """Its shell may have been alive when the next run began."""
+def test_a_job_of_a_removed_run_does_nothing(tmp_path, monkeypatch):
+    """The shell of the job may still have been alive when the next run began."""
     monkeypatch.setenv("PSLD_RUN", f"{tmp_path}/gone")
     refused(run(tmp_path, command("prepare", "dataset=digits")), 1, "has ended")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_two_at_once(folder):
+def test_a_second_snakemake_is_refused(folder):
     with folder.started() as first:
         wait(lambda: folder.pids("began"), first)
         second = folder.run()
@@ -86,7 +86,7 @@ def leave(folder: Path, name: str, **fields: str | int) -> Path:
     return path
 
 
-def test_runs_that_have_left_nothing_in_slurm_are_cleared_away(machine, tmp_path):
+def test_runs_without_slurm_jobs_are_removed(machine, tmp_path):
     """NFS keeps a folder while a job has a file in it open. The job must not find it.
 
     The jobs of a copy are the original's. A link is of nobody.
@@ -106,7 +106,7 @@ def test_runs_that_have_left_nothing_in_slurm_are_cleared_away(machine, tmp_path
     ]
 
 
-def test_jobs_of_an_earlier_run_are_canceled_until_they_are_gone(machine, tmp_path):
+def test_jobs_of_an_earlier_run_are_canceled_until_none_is_left(machine, tmp_path):
     leave(tmp_path, "left", end="interrupted")
     machine.answer("scancel", first=f"echo >> {tmp_path}/asked; echo >> {tmp_path}/asked")
     listed = (
@@ -118,7 +118,7 @@ def test_jobs_of_an_earlier_run_are_canceled_until_they_are_gone(machine, tmp_pa
     assert machine.calls("scancel") == ["--me --name=psld-7"] * 2
 
 
-def test_a_machine_without_slurm_refuses_if_jobs_may_be_left(machine, tmp_path):
+def test_a_run_is_refused_without_slurm_if_jobs_may_be_left(machine, tmp_path):
     leave(tmp_path, "left")
     words = ("may still be in Slurm: squeue: No such file", "or delete .snakemake/psld/left")
     refused(begun(tmp_path), 1, *words)
@@ -144,8 +144,8 @@ def test_a_damaged_record_of_a_run_is_bad_input(tmp_path):
 # --- the inside of Snakemake ----------------------------------------------------------------------
 
 
-def test_the_scheduler_of_snakemake_looks_again_as_it_did():
-    """A failure says: Snakemake has changed; see `look_again_once` in psld/cluster/head.py."""
+def test_the_scheduler_of_snakemake_is_unchanged():
+    """If this fails, Snakemake has changed; see `look_again_once` in psld/cluster/head.py."""
     schedules = inspect.getsource(JobScheduler.schedule)
     assert "self._open_jobs.acquire()" in schedules
     assert "self._schedule_reevalutation(" in schedules

@@ -45,7 +45,7 @@ def became(commands, monkeypatch, tmp_path):
         ("3", "0,1,2", 3, ["0", "1", "2"]),
     ],
 )
-def test_as_many_gpus_train_as_share_the_batch_unless_their_number_is_given(
+def test_the_number_of_gpus_divides_the_batch_unless_it_is_given(
     became, monkeypatch, capsys, given, visible, ranks, held
 ):
     """They are held past the exec, so that other jobs take the others. A surrounding job is not

@@ -59,7 +59,7 @@ def warned(commands):
         (NOT_PREEMPTED, {"SLURM_ARRAY_JOB_ID": "42", "SLURM_ARRAY_TASK_ID": "3"}, ["requeue 42_3"]),
     ],
 )
-def test_the_first_rank_asks_unless_slurm_preempts(
+def test_the_first_rank_requests_the_requeue_unless_slurm_preempts(
     warned, monkeypatch, description, variables, asked, capsys
 ):
     for name, value in variables.items():
@@ -82,7 +82,7 @@ def test_the_first_rank_asks_unless_slurm_preempts(
         ),
     ],
 )
-def test_a_job_that_is_queued_already_has_not_failed_and_a_refusal_is_said(
+def test_a_failed_requeue_is_reported_unless_the_job_is_already_queued(
     warned, capsys, complaint, said
 ):
     warned(complaint=complaint, exit_code=1)
@@ -92,7 +92,7 @@ def test_a_job_that_is_queued_already_has_not_failed_and_a_refusal_is_said(
 # --- a training that Slurm stops ------------------------------------------------------------------
 
 
-def test_a_warning_before_there_is_something_to_save_queues_the_job_again(commands):
+def test_a_warning_before_the_first_step_requeues_the_job(commands):
     commands.answer("scontrol")
     with requeued_when_stopped(), pytest.raises(SystemExit) as ended:  # noqa: PT012
         os.kill(os.getpid(), signal.SIGUSR2)
@@ -101,7 +101,7 @@ def test_a_warning_before_there_is_something_to_save_queues_the_job_again(comman
 
 
 @pytest.mark.parametrize("missing", ["SUBMITIT_EXECUTOR", "SLURM_JOB_ID"])
-def test_outside_of_a_job_nothing_is_asked_or_noted(commands, tmp_path, monkeypatch, missing):
+def test_outside_a_job_nothing_is_requeued_or_recorded(commands, tmp_path, monkeypatch, missing):
     monkeypatch.delenv(missing)
     before = signal.getsignal(signal.SIGUSR2)
     with pytest.raises(Stopped), requeued_when_stopped() as begins:  # noqa: PT012
@@ -115,8 +115,8 @@ def test_outside_of_a_job_nothing_is_asked_or_noted(commands, tmp_path, monkeypa
 # --- lives ----------------------------------------------------------------------------------------
 
 
-def test_a_job_that_gets_nowhere_gives_up_and_another_begins_from_nothing(tmp_path, monkeypatch):
-    """Somebody who has changed the time limit runs the same command again."""
+def test_a_job_without_progress_fails_and_a_new_job_may_start(tmp_path, monkeypatch):
+    """A user who has changed the time limit runs the same command again."""
     begun = [0, 0, 50, *[90] * FRUITLESS_LIVES]
     for step in begun:
         begin_life(tmp_path, step)
@@ -131,7 +131,7 @@ def test_a_job_that_gets_nowhere_gives_up_and_another_begins_from_nothing(tmp_pa
 
 
 @pytest.mark.parametrize(("chosen", "threads"), [("", "5"), ("2", "2")])
-def test_what_a_rank_runs_with(monkeypatch, chosen, threads):
+def test_a_rank_runs_with_its_arguments_and_threads(monkeypatch, chosen, threads):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
     monkeypatch.setenv("OMP_NUM_THREADS", chosen)
     if not chosen:
@@ -148,6 +148,6 @@ def test_what_a_rank_runs_with(monkeypatch, chosen, threads):
     assert seen == [(["train", "name=x", "a b"], threads, True)]
 
 
-def test_an_empty_variable_names_no_run(monkeypatch):
+def test_an_empty_variable_does_not_name_a_run(monkeypatch):
     monkeypatch.setenv("PSLD_RUN", "")
     end_with_snakemake("train")

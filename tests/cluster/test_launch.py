@@ -52,13 +52,13 @@ def unwilling(slurm, resolved, tmp_path) -> Commands:
     ],
     ids=lambda value: " ".join(value[-1:]) if isinstance(value, tuple) else "",
 )
-def test_refused_before_anything_is_submitted(unwilling, tmp_path, given, words):
+def test_wrong_settings_are_refused_before_a_submission(unwilling, tmp_path, given, words):
     refused(call(tmp_path, "launch", *given), 2, *words)
     assert unwilling.calls("sbatch") == unwilling.calls("squeue") == []
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_data_must_be_there_with_its_digest(unwilling, tmp_path, digits):
+def test_the_dataset_must_exist_with_its_digest(unwilling, tmp_path, digits):
     launch = ("launch", *TRAINING, "data=digits.h5")
     no_file = "digits.h5: no such file"
     refused(call(tmp_path, *launch), 2, f"{no_file}; make it with psld prepare")
@@ -77,7 +77,7 @@ def test_the_data_must_be_there_with_its_digest(unwilling, tmp_path, digits):
     assert unwilling.calls("sbatch") == []
 
 
-def test_slurm_where_there_is_none(commands, tmp_path, digits):
+def test_where_slurm_is_refused_without_sbatch(commands, tmp_path, digits):
     launch = ("launch", "where=slurm", *TRAINING, f"data={digits}")
     refused(call(tmp_path, *launch), 2, "where=slurm", "sbatch is not installed", "where=here")
 
@@ -91,7 +91,7 @@ def test_this_machine_is_one_node_and_runs_no_job(commands, tmp_path, digits, wh
 # --- the waiting of a launcher in a process of its own -------------------------------------------
 
 
-def test_a_launcher_that_waits_is_light(slurm, tmp_path, digits):
+def test_a_waiting_launcher_uses_little_memory(slurm, tmp_path, digits):
     launch = command("launch", *TRAINING, f"data={digits}")
     with started(tmp_path, launch) as process:
         printed = "".join(itertools.takewhile(lambda line: "pending" not in line, process.stdout))
@@ -102,8 +102,8 @@ def test_a_launcher_that_waits_is_light(slurm, tmp_path, digits):
         assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
 
 
-def test_ctrl_c_before_sbatch_has_answered(slurm, tmp_path, digits):
-    """The job is cancelled when there is one, not before."""
+def test_ctrl_c_before_the_answer_of_sbatch_cancels_the_job(slurm, tmp_path, digits):
+    """The job is canceled only after sbatch has answered."""
     answered = slurm.folder / "answered"
     slurm.answer("sbatch", "Submitted batch job 42\n", first=f"/bin/sleep 1; echo yes > {answered}")
     slurm.answer("scancel", first=f"[ -e {answered} ] || exit 1")
@@ -147,21 +147,21 @@ def launched(slurm, tmp_path, digits, monkeypatch) -> Callable[..., str]:
         (signal.SIGINT, "true", False),
     ],
 )
-def test_a_signal_cancels_the_job_or_leaves_it(slurm, launched, tmp_path, number, detach, cancels):
+def test_a_signal_cancels_the_job_unless_it_is_detached(
+    slurm, launched, tmp_path, number, detach, cancels
+):
     printed = launched(f"detach={detach}", numbers=(number,))
     assert ("canceled the job" if cancels else "the job continues") in printed
     name = next((tmp_path / "runs" / "launches").iterdir()).name
     assert slurm.calls("scancel") == ([f"--me --name={name}"] if cancels else [])
 
 
-def test_a_launcher_under_nohup_stays_when_the_terminal_is_closed(launched):
+def test_a_launcher_under_nohup_continues_when_the_terminal_is_closed(launched):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert "SIGHUP" not in launched(numbers=(signal.SIGHUP, signal.SIGTERM))
 
 
-def test_one_that_is_started_again_comes_back_and_with_other_settings_submits_another(
-    slurm, launched
-):
+def test_a_restarted_launcher_finds_its_job_or_replaces_it_after_a_change(slurm, launched):
     assert "submitted job 42" in launched()
     assert "waiting for job 42 of an earlier launcher" in launched()
     assert len(slurm.calls("sbatch")) == 1
@@ -172,7 +172,7 @@ def test_one_that_is_started_again_comes_back_and_with_other_settings_submits_an
     assert len(slurm.calls("scancel")) == 1
 
 
-def test_a_job_of_an_sbatch_that_did_not_answer_has_its_command(
+def test_a_job_gets_its_command_although_sbatch_did_not_answer(
     slurm, launched, tmp_path, monkeypatch
 ):
     """It reached the controller, which has it in the queue when the launcher asks again."""

@@ -44,8 +44,10 @@ def ends(slurm: Commands, state: str, writes: dict[Path, str], late: bool) -> No
 @pytest.mark.parametrize(
     ("state", "late"), [("COMPLETED", True), ("FAILED", False), ("CANCELLED", False)]
 )
-def test_what_is_there_is_taken(slurm, launcher, monkeypatch, state, late):
-    """However the job came to its end afterwards, and where its nodes' files are seen late."""
+def test_a_finished_model_is_accepted_for_any_end_of_the_job(
+    slurm, launcher, monkeypatch, state, late
+):
+    """This also holds if the files of the nodes become visible late."""
     monkeypatch.setattr(launching, "LATE_SECONDS", 60)
     ends(slurm, state, {export_folder(launcher.run) / name: name for name in FILES}, late)
     launcher.finish()
@@ -53,8 +55,8 @@ def test_what_is_there_is_taken(slurm, launcher, monkeypatch, state, late):
     assert {path.name for path in launcher.output.iterdir()} == set(FILES)
 
 
-def test_a_damaged_export_is_made_again(slurm, launcher, capsys):
-    """It would take the place of whole weights."""
+def test_a_damaged_export_is_replaced(slurm, launcher, capsys):
+    """Otherwise it would replace complete weights in the output folder."""
     files = {export_folder(launcher.run) / name: name for name in FILES}
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,10 +85,10 @@ def test_a_damaged_export_is_made_again(slurm, launcher, capsys):
         ),
     ],
 )
-def test_a_lost_job_is_followed_by_another_if_it_has_made_progress(
+def test_a_lost_job_is_replaced_if_it_has_made_progress(
     slurm, launcher, capsys, state, progress, jobs, complaint
 ):
-    """And what its ranks said of errors is shown."""
+    """The error messages of its ranks are shown."""
     texts = {"0": "fine", "1": "ValueError: nothing"}
     written = {launcher.folder / f"42_{rank}_log.err": text for rank, text in texts.items()}
     if progress:
@@ -110,7 +112,7 @@ def test_only_the_user_may_write_to_the_folder_of_a_launch(slurm, launcher):
 
 
 @pytest.mark.parametrize("afterwards", [False, True], ids=["at once", "after the submission"])
-def test_a_refusal_ends_the_launcher_and_leaves_the_job(slurm, launcher, monkeypatch, afterwards):
+def test_denied_access_ends_the_launcher_but_not_the_job(slurm, launcher, monkeypatch, afterwards):
     monkeypatch.setattr("psld.cluster.slurm.REFUSED_SECONDS", 0)
     refused = "echo slurm_load_jobs error: Protocol authentication error >&2; exit 1"
     asked = f"[ -e {slurm.folder}/sbatch.calls ] || exit 0\n" if afterwards else ""
@@ -137,7 +139,7 @@ def test_only_the_end_of_a_long_error_is_shown(slurm, launcher, capsys):
     assert "Error: the first" not in shown
 
 
-def test_what_was_added_to_a_log_is_printed_once(tmp_path, capsys):
+def test_new_lines_of_a_log_are_printed_once(tmp_path, capsys):
     log = tmp_path / "log"
     assert launching.print_added(log, 0) == 0
     log.write_text("größe\n")

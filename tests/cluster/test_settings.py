@@ -15,14 +15,14 @@ SET = ("array", "error", "mem", "nodes", "ntasks", "output", "time")
 RULES = Path(__file__).parents[2] / "workflow/rules/common.smk"
 
 
-def test_the_workflow_sets_every_setting():
+def test_the_workflow_sets_every_launch_setting():
     listed = re.search(r"^TRAINING_JOB = \{(.*?)^\}", RULES.read_text(), re.M | re.S)[1]
     names = re.findall(r'^    "(\w+)":', listed, re.MULTILINE)
     assert ["command", *names] == list(LaunchSettings.model_fields)
 
 
-def test_empty_is_not_given():
-    """The rules of the workflow name every setting, given or not."""
+def test_empty_settings_are_unset():
+    """The rules of the workflow pass every setting, also if it is not set."""
     names = list(LaunchSettings.model_fields)[1:]
     assert launch_settings(*(f"{name}=" for name in names)) == launch_settings()
 
@@ -42,8 +42,8 @@ def test_empty_is_not_given():
         (("slurm_additional_parameters=qos=gpus",), 1, 1),
     ],
 )
-def test_ranks_of_a_node_and_the_cores_of_each(words, ranks, cores):
-    """Several for a GPU, whose noise they draw."""
+def test_ranks_per_node_and_cores_per_rank_follow_from_the_gpus(words, ranks, cores):
+    """Each rank with a GPU has several cores, which draw its noise."""
     options = launch_settings(*words).options()
     assert (options["ntasks_per_node"], options["cpus_per_task"]) == (ranks, cores)
     assert f"--cpus-per-task={cores}" in options["srun_args"]
@@ -57,7 +57,7 @@ def test_ranks_of_a_node_and_the_cores_of_each(words, ranks, cores):
         ('comment="two words" licenses=a=b', {"comment": "two words", "licenses": "a=b"}),
     ],
 )
-def test_additional_options(words: str, options: dict[str, Any]):
+def test_additional_options_are_passed_to_sbatch(words: str, options: dict[str, Any]):
     settings = launch_settings(f"slurm_additional_parameters={words}")
     assert settings.options()["additional_parameters"] == {"requeue": True, **options}
 
@@ -75,19 +75,19 @@ def test_additional_options(words: str, options: dict[str, Any]):
         ('slurm_additional_parameters=comment="open', "slurm_additional_parameters: No closing"),
     ],
 )
-def test_refused(word, complaint):
+def test_wrong_settings_are_refused(word, complaint):
     with pytest.raises(UserError, match=complaint):
         launch_settings(word)
 
 
-def test_a_life_is_longer_than_its_warning():
+def test_the_warning_must_be_shorter_than_the_runtime():
     assert launch_settings("runtime=2", "warning_seconds=119").options()["signal_delay_s"] == 119
     assert launch_settings().options()["time"] == 60
     with pytest.raises(UserError, match="is not less than the runtime of 2 minutes"):
         launch_settings("runtime=2", "warning_seconds=120")
 
 
-def test_a_command_is_needed_and_comes_through_as_it_is():
+def test_a_command_is_required_and_kept_unchanged():
     with pytest.raises(UserError, match="command"):
         launch_settings(command=())
     words = ["train", "output=models/${name}", r"name=a\,b", "name='a b'", "x={a: b}", "--", "x="]

@@ -20,8 +20,8 @@ AWAY = "slurm_load_jobs error: Unable to contact slurm controller\n(connect fail
         ("scontrol: fatal: Could not establish a configuration source\n", False),
     ],
 )
-def test_sbatch_needs_a_cluster_that_it_knows(commands, complaint, available):
-    """Debian's package alone knows of none; a controller that is down comes back."""
+def test_slurm_is_available_only_with_a_configured_cluster(commands, complaint, available):
+    """Debian's package alone has no cluster. A controller that is down counts as available."""
     assert not slurm.available(), "no sbatch"
     commands.answer("sbatch")
     commands.answer("scontrol", stderr=complaint, exit_code=1 if complaint else 0)
@@ -29,7 +29,7 @@ def test_sbatch_needs_a_cluster_that_it_knows(commands, complaint, available):
     assert commands.calls("scontrol") == ["ping"]
 
 
-def test_jobs_of_a_name(commands):
+def test_jobs_named_returns_states_and_reasons(commands):
     answers = {
         "1 PENDING None": ("PENDING", ""),
         "22 PENDING Resources": ("PENDING", "Resources"),
@@ -65,7 +65,7 @@ def test_a_job_is_active_until_it_has_ended(commands):
 
 
 @pytest.mark.parametrize("complaint", [AWAY, "", "Could not establish a configuration source"])
-def test_no_answer(commands, complaint):
+def test_a_failed_command_raises_unreachable(commands, complaint):
     for name, ask in (
         ("squeue", lambda: slurm.jobs_named("x")),
         ("scancel", lambda: slurm.cancel_jobs_named("x")),
@@ -77,7 +77,7 @@ def test_no_answer(commands, complaint):
         assert str(refused.value) == (" ".join(complaint.split()) or f"{name} failed")
 
 
-def test_a_refusal(commands):
+def test_denied_access_raises_access_denied(commands):
     with pytest.raises(AccessDenied, match="squeue: No such file or directory"):
         slurm.jobs_named("x")
     for complaint in (
@@ -106,7 +106,7 @@ def test_a_refusal(commands):
         (Unreachable, slurm.NO_ANSWER_SECONDS, "3 days, 0:00:00"),
     ],
 )
-def test_slurm_is_asked_long_without_an_answer_and_briefly_with_a_refusal(
+def test_commands_are_retried_longer_without_an_answer_than_after_a_refusal(
     monkeypatch, kind, seconds, limit
 ):
     now, said = [0.0], []
@@ -125,7 +125,7 @@ def test_slurm_is_asked_long_without_an_answer_and_briefly_with_a_refusal(
     assert retry_until_reachable(lambda: 3, said.append) == 3
 
 
-def test_no_answer_in_time(commands, monkeypatch):
+def test_a_slow_command_raises_unreachable(commands, monkeypatch):
     monkeypatch.setattr(slurm, "ANSWER_SECONDS", 0.2)
     commands.answer("squeue", first="exec /bin/sleep 20")
     begun = time.monotonic()

@@ -44,7 +44,7 @@ ASKED = {
 }
 
 
-def test_everything_that_is_given_is_asked_for(submitted):
+def test_all_given_resources_are_requested(submitted):
     job, script = submitted(*ASKED)
     assert job == "42"
     always = {"exclusive", "job-name=model-12", "requeue", "open-mode=append"}
@@ -53,7 +53,7 @@ def test_everything_that_is_given_is_asked_for(submitted):
     assert {"--kill-on-bad-exit=1", "--wait=0", "--cpus-per-task=5"} <= set(srun.split())
 
 
-def test_nothing_else_is_asked_for(submitted):
+def test_no_other_resources_are_requested(submitted):
     _, script = submitted()
     names = {option.partition("=")[0] for option in options_in(script)}
     always = {"cpus-per-task", "job-name", "nodes", "ntasks-per-node", "requeue", "signal", "time"}
@@ -71,7 +71,7 @@ def test_a_folder_may_have_any_name(slurm, tmp_path):
     assert f"output={folder}/%j_0_log.out" in logs
 
 
-def test_a_folder_in_which_slurm_finds_no_place_for_logs(slurm, tmp_path):
+def test_a_folder_whose_name_slurm_cannot_use_for_logs_is_refused(slurm, tmp_path):
     for name in ("100%j", "back\\slash", "two\nlines"):
         with pytest.raises(UserError, match="set runs to another folder") as refused:
             submit(launch_settings(), "model-12", tmp_path / name)
@@ -79,8 +79,8 @@ def test_a_folder_in_which_slurm_finds_no_place_for_logs(slurm, tmp_path):
     assert slurm.calls("sbatch") == []
 
 
-def test_nothing_of_a_surrounding_job_is_handed_on(slurm, submitted, tmp_path, monkeypatch):
-    """Here it stays: this process is still a part of that job."""
+def test_variables_of_a_surrounding_job_are_not_passed_on(slurm, submitted, tmp_path, monkeypatch):
+    """This process keeps the variables, because it is still a part of the surrounding job."""
     of_a_job = {"SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION", "SUBMITIT_EXECUTOR"}
     inherited = {"CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "PSLD_RUN", "OMP_NUM_THREADS", "TMP"}
     kept = {"SLURM_CONF", "HOME_OF_DATA", "MY_TMPDIR", "PSLD_RUNNER"}
@@ -94,7 +94,7 @@ def test_nothing_of_a_surrounding_job_is_handed_on(slurm, submitted, tmp_path, m
     assert {*seen} & (of_a_job | inherited | kept) == kept
 
 
-def test_options_that_slurm_refuses(slurm, submitted, tmp_path):
+def test_rejected_options_raise_a_user_error(slurm, submitted, tmp_path):
     complaint = "sbatch: error: invalid partition specified: tiny\n"
     slurm.answer("sbatch", stderr=complaint, exit_code=1)
     with pytest.raises(UserError, match=r"specified: tiny.*slurm_partition=tiny") as refused:
@@ -103,7 +103,7 @@ def test_options_that_slurm_refuses(slurm, submitted, tmp_path):
     assert not list(Path(tmp_path).glob("*_submission.sh"))
 
 
-def test_a_controller_that_is_away_refuses_nothing(slurm, submitted):
+def test_a_controller_that_is_down_is_not_a_user_error(slurm, submitted):
     for reason in (
         "Unable to contact slurm controller (connect failure)",
         "Socket timed out on send/recv operation",

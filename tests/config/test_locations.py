@@ -29,7 +29,7 @@ def own(tmp_path, monkeypatch):
     return write
 
 
-def test_shipped_configs(tmp_path, monkeypatch):
+def test_shipped_configs_are_found(tmp_path, monkeypatch):
     """In a checkout, ./configs is the shipped folder itself."""
     for folder in (tmp_path, CONFIGS.parent):
         monkeypatch.chdir(folder)
@@ -38,7 +38,7 @@ def test_shipped_configs(tmp_path, monkeypatch):
         assert config_file("", "train") == CONFIGS / "train.yaml"
 
 
-def test_own_configs_come_first(own, tmp_path):
+def test_custom_configs_come_first(own, tmp_path):
     mine, demo = own("grid/mine", TEXT), own("grid/demo", "")
     assert config_names("grid") == sorted([*SHIPPED_GRIDS, "mine"])
     assert [config_file("grid", name) for name in ("mine", "demo", "none")] == [mine, demo, None]
@@ -48,7 +48,7 @@ def test_own_configs_come_first(own, tmp_path):
     assert {cell.partition("/")[0] for cell in listed} == {"mine"}
 
 
-def test_an_own_config_takes_the_place_of_a_shipped_one(own):
+def test_a_custom_config_replaces_a_shipped_config_of_the_same_name(own):
     path = own("training/demo", (CONFIGS / "training" / "demo.yaml").read_text())
     path.write_text(path.read_text().replace("steps: 1200", "steps: 7"))
     assert compose_content("train", [], "test")["training"]["steps"] == 7
@@ -56,14 +56,14 @@ def test_an_own_config_takes_the_place_of_a_shipped_one(own):
     assert compose_content("train", [], "test")["training"]["steps"] == 1200
 
 
-def test_a_wrong_key_of_an_own_config_is_named_with_its_file(own, tmp_path):
+def test_a_wrong_key_of_a_custom_config_is_named_with_its_file(own, tmp_path):
     own("sampler/mine", "defaults: [em, _self_]\nstridin: uniform\n")
     words = ("sample", "model=x", "output=x", "sampler=mine")
     said = "configs/sampler/mine.yaml: unknown key sampler.stridin"
     refused(call(tmp_path, *words), 2, f"{said} (is sampler.striding meant?)")
 
 
-def test_sweeps_find_own_configs_and_each_process_has_a_name_of_its_own(own, tmp_path, digits):
+def test_sweeps_find_custom_configs_and_name_each_process(own, tmp_path, digits):
     own("process/mine", MINE)
     recipe = ("process=mine,cld", *TINY, "training.steps=1", f"data={digits}")
     succeeded(call(tmp_path, "train", "--multirun", *recipe))
@@ -76,7 +76,7 @@ def test_sweeps_find_own_configs_and_each_process_has_a_name_of_its_own(own, tmp
 
 
 @pytest.mark.parametrize("flags", [(), ("--multirun",)], ids=str)
-def test_an_own_config_that_is_no_yaml_is_one_line(own, tmp_path, flags):
+def test_a_custom_config_that_is_not_yaml_is_refused_in_one_line(own, tmp_path, flags):
     path = own("process/psld", "gamma: 0\nS: [1.0, 0.25\nkind: matrices\n")
     refused(call(tmp_path, "train", *flags), 2, "not valid YAML", f'"{path}", line 3')
     path.write_text("gamma: ${nothing\n")

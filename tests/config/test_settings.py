@@ -101,13 +101,13 @@ INTEGER = "Input should be a valid integer, unable to parse string as an integer
         ),
     ],
 )
-def test_complaints_name_the_key_that_the_user_wrote(content, message):
+def test_errors_name_the_key_that_the_user_wrote(content, message):
     with pytest.raises(UserError) as caught:
         parse(House, content, where="x")
     assert str(caught.value) == f"x: {message}"
 
 
-def test_words_change_single_settings_and_settings_do_not_change():
+def test_overrides_return_changed_copies_of_immutable_settings():
     house = parse(House, {"animal": CAT, "rooms": [1, 2]}, where="x")
     words = ["animal.lives=3", "door=null"]
     changed = parse(House, updated(house.model_dump(), words), where="x")
@@ -131,7 +131,7 @@ class Street(Settings):
     lists: list[int] = []
 
 
-def test_a_content_of_a_group_is_over_the_group_that_is_there_by_default():
+def test_values_of_a_group_override_the_default_of_the_group():
     street = parse(Street, {"house": {"rooms": [1]}}, where="x")
     assert street.house == House(animal=Cat(kind="cat", lives=3), height=4, rooms=(1,))
     other = {"house": {"animal": {"kind": "dog", "name": "Rex"}, "rooms": [1]}}
@@ -139,14 +139,14 @@ def test_a_content_of_a_group_is_over_the_group_that_is_there_by_default():
     assert {street: 1}[parse(Street, {"house": {"rooms": [1]}}, where="x")] == 1
 
 
-def test_an_unknown_key_is_one_of_a_group_that_is_known():
+def test_unknown_keys_are_found_in_groups():
     some = {"other": {"liters": 1}, "named": {"Tom": CAT}, "pets": CAT}
     assert unknown_key(Street, some) is None
     assert unknown_key(Street, some | {"pets": CAT | {"name": "Tom"}}) == "pets.name"
     assert unknown_key(Street, some | {"house": {"room": 1}}) == "house.room"
 
 
-def test_words_of_a_command_line_without_hydra():
+def test_overrides_are_read_and_removed_without_hydra():
     words = ["sampler=em", "a.b=1", "x=2", "x=3"]
     assert (value_in(words, "x"), value_in(words, "a")) == ("3", None)
     assert without(words, "x", "sampler") == ["a.b=1"]
@@ -166,12 +166,12 @@ def test_words_of_a_command_line_without_hydra():
     assert quoted(r"it's a\b") == r"'it\'s a\\b'"
 
 
-def test_a_part_is_named_before_its_settings_whichever_word_comes_first():
+def test_a_part_is_selected_before_its_settings_for_any_order_of_overrides():
     words = ["training.optimizer.weight_decay=1", "training.optimizer=adamw"]
     assert for_hydra(words) == for_hydra(words[::-1])
 
 
-def test_what_is_typed_takes_the_place_of_a_grid_s_words():
+def test_command_line_overrides_replace_the_overrides_of_a_grid():
     words = ["process=psld", "process.gamma=0.1", "sampler=em", "sampler.steps=10"]
     words += ["guidance@sampler.guidance=inpainting", "training.seed=3"]
     assert over(words, ["process=cld"]) == [*words[2:], "process=cld"]
@@ -181,7 +181,7 @@ def test_what_is_typed_takes_the_place_of_a_grid_s_words():
     assert over(words, ["training.seed=4"]) == [*words[:5], "training.seed=4"]
 
 
-def test_a_record_is_whole_or_refused(tmp_path):
+def test_a_damaged_record_is_refused(tmp_path):
     path, cat = tmp_path / "cat.json", Cat(kind="cat", lives=7)
     write_record(path, cat)
     assert next(iter(read_json(path))) == DIGEST, "no cut hides it"
@@ -202,8 +202,9 @@ class Zoo(Settings):
     size: Annotated[int | None, Field(ge=1), FREE] = None
 
 
-def test_what_decides_a_result_stands_on_the_field():
-    """In groups, lists, dictionaries and unions, too; null is left out."""
+def test_the_identity_omits_free_fields():
+    """This includes fields in groups, lists, dictionaries and unions. Fields that are null are
+    omitted, too."""
     free = {"liters": 2, "color": "blue", "lid": True}
     pet = {"kind": "cat", "lives": 3}
     zoo = parse(

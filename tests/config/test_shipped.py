@@ -71,8 +71,8 @@ def composed(command: str, group: str, option: str) -> Settings:
         ("reference", "metric=kid dataset=cifar10 metric.measure.subsets=3"),
     ],
 )
-def test_what_is_composed_is_what_hydra_composes(command, words):
-    """psld.config.compose uses the inside of Hydra 1.3: if this fails, Hydra has changed."""
+def test_composition_agrees_with_hydra(command, words):
+    """psld.config.compose uses internals of Hydra 1.3. If this fails, Hydra has changed."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(command, for_hydra(words.split()), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
@@ -129,8 +129,8 @@ def as_json(value: object) -> object:
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: path.stem)
-def test_a_config_says_what_differs_from_the_class(path):
-    """One that inherits another may say again what the class says."""
+def test_configs_do_not_repeat_defaults(path):
+    """A config that inherits from another config may repeat a default of the class."""
     content, group = yaml.safe_load(path.read_text()), path.parent.name
     fields = {**KINDS["sample"].model_fields, **KINDS["train"].model_fields}
     fields |= KINDS["reference"].model_fields
@@ -150,7 +150,7 @@ def test_a_config_says_what_differs_from_the_class(path):
         ("{width: 3}", ["network={width: 3}"]),
     ],
 )
-def test_a_value_with_a_kind_replaces_the_part_of_a_group(words, composed):
+def test_an_override_with_a_kind_replaces_the_part_of_a_group(words, composed):
     assert for_hydra([f"network={words}"]) == composed
     assert for_hydra([f"network={words}", "network=demo"])[-1] == "network=demo"
     assert for_hydra(["network=demo", f"network={words}"])[-len(composed) :] == composed

@@ -22,7 +22,7 @@ from tests.diffusion.sampling import (
 
 
 @pytest.mark.parametrize(("name", "order"), [("vp-sde", 1), ("psld", 3), ("third-upper", 2)])
-def test_orders_of_gddim(name, order):
+def test_gddim_converges_with_its_order(name, order):
     process = EVERY_KIND[name]
     coarse, middle, fine = (
         end(process, gddim(n, order=order, denoise=False)) for n in (40, 80, 160)
@@ -82,7 +82,7 @@ def test_the_weights_of_gddim_are_integrals_over_time(order):
 
 
 @pytest.mark.parametrize(("conjugation", "strength"), [("identity", 0.7), ("ones", -0.3)])
-def test_a_conjugate_step_by_hand(conjugation, strength):
+def test_a_conjugate_step_equals_a_step_by_hand(conjugation, strength):
     """Under a constant β, T(s,u) = exp((s − u)(F − B)); any B would have order 1."""
     process = phase_space(0.25)
     settings = conjugate(4, conjugation=conjugation, strength=strength, denoise=False)

@@ -45,8 +45,8 @@ def few_images(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["multistep", "few start_level=2 fall=null"])
-def test_the_end_narrows_data_that_is_as_narrow_as_its_noise(text, few_images):
-    """The deviation of E[x₀ | y] for one Gaussian, which no number of steps corrects."""
+def test_the_last_evaluation_narrows_data_as_narrow_as_the_last_level(text, few_images):
+    """For one Gaussian, E[x₀ | y] has a smaller deviation than x₀; more steps do not help."""
     process, deviation = phase_space(0.25), 0.1
     level = float(process.noise_level(times(1e-3)))
     sampler = sampler_of(text, process, gaussian(deviation, mean=0.5), (5,))
@@ -57,7 +57,7 @@ def test_the_end_narrows_data_that_is_as_narrow_as_its_noise(text, few_images):
     assert float(images.std()) == pytest.approx(expected, rel=5e-3)
 
 
-def test_the_gaussian_start_costs_nothing_but_what_a_gaussian_misses(few_images):
+def test_the_gaussian_start_is_exact_for_gaussian_data_only(few_images):
     two = Mixture(weights=(0.5, 0.5), means=(-0.6, 0.6), deviations=(0.1, 0.1))
     costs = []
     for data in (two.gaussian(), two):
@@ -68,8 +68,8 @@ def test_the_gaussian_start_costs_nothing_but_what_a_gaussian_misses(few_images)
     assert costs[1] > 0.02
 
 
-def test_a_function_of_the_user_is_measured(few_images):
-    """Heun's method of EDM: two evaluations a level, but for the last, and order 2."""
+def test_a_sampler_function_of_the_user_is_measured(few_images):
+    """EDM's Heun method has order 2 and two evaluations per level, except at the last level."""
     sampler = sampler_of(
         "tests.diffusion.test_denoiser.heun", vp_sde(), gaussian(0.5), (20, 40, 80)
     )
@@ -80,6 +80,6 @@ def test_a_function_of_the_user_is_measured(few_images):
 
 
 @pytest.mark.parametrize("text", ["nothing", "tests.diffusion.test_denoiser.nothing", "em speed=2"])
-def test_a_sampler_that_is_not_there_is_named(text):
+def test_an_unknown_sampler_is_named(text):
     with pytest.raises(UserError, match=r"no such|unknown key sampler\.speed"):
         sampler_of(text, vp_sde(), DATA, (20,))

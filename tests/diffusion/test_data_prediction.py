@@ -76,7 +76,7 @@ def test_no_linear_estimate_is_less_sensitive_to_an_error_of_eps(process):
 
 
 @pytest.mark.parametrize(("matching", "final_time"), [("hsm", 1e-3), ("dsm", 1e-5)])
-def test_a_network_that_loses_sight_of_the_image_is_refused(matching, final_time):
+def test_a_prediction_that_does_not_depend_on_the_image_is_refused(matching, final_time):
     process = recipe("recipe", matching=matching)
     with pytest.raises(UserError, match=r"t = 0\.417, 0\.809, where.* try factor: upper$"):
         check_prediction(process, final_time)

@@ -44,7 +44,7 @@ def test_the_denoiser_is_the_posterior_mean_at_every_level(name):
         torch.testing.assert_close(denoise(y, sigma), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_every_image_may_have_a_level_of_its_own():
+def test_each_image_may_have_its_own_noise_level():
     process = EVERY_KIND["psld"]
     denoise = denoiser(process, count=4)
     sigma = torch.tensor([0.05, 0.3, 2.0, 100.0])
@@ -56,7 +56,7 @@ def test_every_image_may_have_a_level_of_its_own():
 
 
 @pytest.mark.parametrize("final_time", [1e-2, 1e-4])
-def test_levels_are_those_of_the_times_that_the_network_knows(final_time):
+def test_levels_are_clipped_to_the_times_of_the_training(final_time):
     process, asked = EVERY_KIND["psld"], []
 
     def network(z, t):
@@ -81,8 +81,8 @@ def test_shapes_that_do_not_fit_are_refused():
             denoiser(process, 4)(y, 0.5)
 
 
-def test_a_ve_sampler_of_ten_lines_goes_where_the_straight_multistep_goes():
-    """The same start in straight coordinates: one scalar problem, two solvers."""
+def test_a_plain_ve_sampler_agrees_with_straight_multistep():
+    """Both solvers solve the same scalar problem from the same start in straight coordinates."""
     process, count = EVERY_KIND["third"], 64
     z = process.prior(normal(count, process.blocks, 1, 1))
     denoise = denoiser(process, count=count, final_time=1e-2)
@@ -94,8 +94,8 @@ def test_a_ve_sampler_of_ten_lines_goes_where_the_straight_multistep_goes():
     assert rms(ours - theirs) < 0.02, "with 50 levels 0.002"
 
 
-def test_edm_may_keep_float64_and_the_network_bfloat16():
-    """EDM's calls; ε is cast before the coefficients, which are large."""
+def test_edm_samplers_may_use_float64_with_a_bfloat16_network():
+    """The calls are those of EDM. ε is cast before it is multiplied by large coefficients."""
     process, seen = EVERY_KIND["psld"], []
 
     def network(z, t):

@@ -25,7 +25,7 @@ def network(process) -> SeesImages:
 
 
 @pytest.mark.parametrize("name", EVERY_KIND)
-def test_its_score_is_that_of_a_perfect_training_of_the_process(name):
+def test_the_score_equals_the_score_of_a_perfect_network_of_the_process(name):
     process, whole = EVERY_KIND[name], every_block(EVERY_KIND[name])
     z = process.prior(normal(64, process.blocks, 1, 1))
     for t in (0.02, 0.3, 1.0):
@@ -62,8 +62,8 @@ def test_with_equal_levels_processes_of_every_order_make_the_same_images():
         torch.testing.assert_close(other, images[0], rtol=0, atol=1e-6)
 
 
-def test_one_time_for_all_or_each_of_the_states_of_any_type():
-    """A table that was made for float32 is not that of float64."""
+def test_times_are_shared_or_per_state_and_of_any_dtype():
+    """A table for float32 must not be used for float64."""
     eps, z = network(phase_space(0.02)), normal(5, 2, 1, 1)
     at = at_time(eps, 0.37)
     assert at(z).equal(at(z)), "from the table"
@@ -75,7 +75,7 @@ def test_one_time_for_all_or_each_of_the_states_of_any_type():
         torch.testing.assert_close(eps(z.float(), t), single, rtol=1e-4, atol=1e-5)
 
 
-def test_a_denoiser_is_told_the_label_and_the_level_of_each_image():
+def test_a_denoiser_receives_the_label_and_level_of_each_image():
     process, seen = phase_space(0.02), []
     eps = SeesImages(process, lambda *given: seen.extend(given) or given[0], gives_image=True)
     z, t, label = normal(2, 2, 4, 4), torch.tensor([0.9, 0.2]), torch.tensor([3, 5])
@@ -95,7 +95,7 @@ def test_a_denoiser_of_other_images_is_refused():
             at_time(eps, 0.5)(z)
 
 
-def test_a_guide_gets_labels_and_scaled_images_and_levels():
+def test_a_guide_receives_labels_scaled_images_and_levels():
     process, seen = vp_sde(), {}
 
     def guide(y, sigma, label):

@@ -52,7 +52,7 @@ def test_moments_of_all_images_and_of_each_class():
         torch.testing.assert_close(dense(data, group), covariance(part), atol=0.02, rtol=0)
 
 
-def test_a_class_of_few_images_keeps_one_unit_of_all_images():
+def test_the_covariance_of_a_class_is_shrunk_by_one_image_toward_all_images():
     """C_g = (Σ over its images + C_0) / (n_g + 1), which for all images is C_0."""
     x, labels = drawn()
     x, labels = x[:40], (torch.arange(40) < 4).long()
@@ -63,7 +63,7 @@ def test_a_class_of_few_images_keeps_one_unit_of_all_images():
     assert float(dense(data, 2).trace()) == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_a_basis_that_is_searched_for_is_that_of_the_leading_eigenvectors(monkeypatch):
+def test_a_basis_of_limited_rank_contains_the_leading_eigenvectors(monkeypatch):
     monkeypatch.setattr(gaussian, "LARGEST_RANK", 6)
     scale = torch.cat([torch.tensor([3.0, 2.5, 2.0, 1.5, 1.2, 1.0]), torch.full((18,), 0.2)])
     turn = torch.linalg.qr(normal(D, D))[0].float()
@@ -76,7 +76,7 @@ def test_a_basis_that_is_searched_for_is_that_of_the_leading_eigenvectors(monkey
     assert float(dense(data, 0).trace()) == pytest.approx(float(covariance(x).trace()), rel=1e-3)
 
 
-def test_draws_have_their_noise_outside_of_the_basis_too():
+def test_draws_have_noise_outside_the_basis_too():
     basis = torch.linalg.qr(normal(D, 2))[0].float()
     inner = torch.tensor([[[1.5, 0.4], [0.4, 0.8]]])
     means, rests = 0.3 * torch.ones(1, D), torch.tensor([0.2])
@@ -113,7 +113,7 @@ def test_equal_noise_gives_similar_images_from_the_prior_and_from_the_start(name
         assert float(torch.corrcoef(torch.stack([one, other]))[0, 1]) > 0.99
 
 
-def test_levels_take_the_place_of_a_time_grid():
+def test_noise_levels_replace_the_time_grid():
     process = EVERY_KIND["psld"]
     chosen = multistep(4, levels=(3.0, 1.0, 0.3, 0.05), start="gaussian")
     levels = process.noise_level(chosen.time_grid(process))

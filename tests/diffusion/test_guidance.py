@@ -51,7 +51,7 @@ def states(process: LinearProcess, count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-def test_the_score_of_all_and_the_exact_guide_make_the_score_of_a_class(process):
+def test_the_unconditional_score_plus_the_exact_guide_is_the_score_of_a_class(process):
     """∇ log p(z) + ∇ log p(y | z) = ∇ log p(z | y), in every block that has noise."""
     noisy = torch.diagonal(process.D) > 0
     z, labels = states(process, 20), torch.arange(20) % 2
@@ -94,7 +94,7 @@ def test_guided_samples_have_the_distribution_of_their_class(process, sampler):
         assert float(own.var()) == pytest.approx(VARIANCE, rel=0.25)
 
 
-def test_classifier_free_guidance_goes_from_no_class_past_the_class():
+def test_classifier_free_guidance_combines_both_predictions():
     """ε(∅) + scale · (ε(y) − ε(∅)): two evaluations, or one at scale 1, in batches of any size."""
 
     def network(z, t, label):

@@ -31,8 +31,8 @@ PROCESSES = {
         ("cld", "gddim"),
     ],
 )
-def test_known_pixels_end_as_they_were_and_holes_as_the_data(name, integrator):
-    """Known ones but for two levels of quantization; in the holes the data's own variance."""
+def test_known_pixels_are_kept_and_holes_have_the_variance_of_the_data(name, integrator):
+    """Known pixels are kept up to two quantization levels."""
     process, count, size = PROCESSES[name], 40, 8
     random = torch.Generator().manual_seed(0)
     originals = torch.randint(0, 256, (count, 1, size, size), generator=random, dtype=torch.uint8)
@@ -100,7 +100,7 @@ def test_known_pixels_get_the_noise_of_their_time_in_each_step(integrator):
         (0.5, 0.5, "the mask must be 1 for a known pixel, else 0"),
     ],
 )
-def test_other_values_are_refused(image, mask, said):
+def test_invalid_images_and_masks_are_refused(image, mask, said):
     values = (torch.full((1, 1, 4, 4), value) for value in (image, mask))
     with pytest.raises(UserError, match=f"inpainting: {said}"):
         Inpainting(PROCESSES["psld"], *values)

@@ -33,8 +33,9 @@ def exact(process: LinearProcess, t: float) -> tuple[torch.Tensor, torch.Tensor,
 
 @pytest.mark.parametrize("t", [1e-6, 1e-3, 1.0])
 @pytest.mark.parametrize("name", PROCESSES)
-def test_every_entry_of_the_covariance_has_all_its_digits(name, t):
-    """Given z₀ under DSM, and given the image alone; so has the noise level, but for k = 3."""
+def test_every_entry_of_the_covariance_is_accurate(name, t):
+    """The covariance is given z₀ (DSM), or given only the image. For k < 3, this includes the noise
+    level."""
     process = PROCESSES[name]
     known, image, precision = exact(process, t)
     kernel = known if process.matching == "dsm" else image

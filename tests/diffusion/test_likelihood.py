@@ -36,7 +36,7 @@ FORGETFUL = {
 
 
 @pytest.mark.parametrize("name", FORGETFUL)
-def test_the_likelihood_of_gaussian_data_to_four_digits(name):
+def test_the_likelihood_of_gaussian_data_has_four_correct_digits(name):
     """One momentum draw: the joint density is a product, so the bound is tight."""
     process = FORGETFUL[name]
     images = 0.2 + 0.3 * normal(2, 1, 2, 2, seed=4)
@@ -81,8 +81,8 @@ def neighbors_as_they_are(z, t):
     return neighbors(z.detach(), t) + 0 * z
 
 
-def test_more_groups_of_probes_have_less_spread_around_the_truth():
-    """Each group has signs of its own, so eight probes have a third of the error of one."""
+def test_more_groups_of_probes_reduce_the_spread():
+    """Each group has separate signs, so eight probes have a third of the error of one probe."""
     process, images = vp_sde(), normal(1, 1, 2, 2, seed=4).repeat(96, 1, 1, 1)
     exact, one, eight = (
         log_likelihood(process, network, images, drawn(), probes=probes, tolerance=1e-2)
@@ -97,7 +97,7 @@ def test_more_groups_of_probes_have_less_spread_around_the_truth():
     assert spreads[1] < 0.43 * spreads[0]
 
 
-def test_times_tolerance_and_batches_are_those_that_are_asked_for():
+def test_times_tolerance_and_batch_size_are_as_requested():
     process, images, calls = phase_space(0.02), 0.3 * normal(3, 1, 2, 2), []
 
     def network(z, t):
@@ -136,7 +136,7 @@ def test_more_draws_tighten_the_bound():
     assert float((many.log_likelihood - one.log_likelihood).mean()) > 0
 
 
-def test_a_mixture_has_a_likelihood_too():
+def test_the_likelihood_of_a_mixture_is_exact():
     process, data = vp_sde(), Mixture(weights=(0.5, 0.5), means=(-0.4, 0.4), deviations=(0.2, 0.2))
     images = torch.tensor([-0.5, 0.0, 0.3], dtype=torch.float64).view(3, 1, 1, 1)
     found = log_likelihood(process, data.network(process), images, drawn(), tolerance=1e-7)
@@ -145,7 +145,7 @@ def test_a_mixture_has_a_likelihood_too():
     torch.testing.assert_close(found.log_likelihood, density.log(), atol=2e-4, rtol=0)
 
 
-def test_it_has_its_gradients_in_the_inference_mode_of_a_caller():
+def test_gradients_are_computed_in_inference_mode():
     network, images = DATA.network(vp_sde()), normal(1, 1, 2, 2)
     outside = log_likelihood(vp_sde(), network, images, drawn()).log_likelihood
     with torch.inference_mode():
@@ -153,8 +153,8 @@ def test_it_has_its_gradients_in_the_inference_mode_of_a_caller():
     assert torch.equal(inside, outside)
 
 
-def test_uniform_noise_has_no_information():
-    """8 bits a pixel for uniform grey levels on [−1, 1], whose density is ½."""
+def test_uniform_noise_has_eight_bits_per_dimension():
+    """Gray levels that are uniform on [−1, 1] have the density ½ and 8 bits per pixel."""
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     images = dequantize(levels, torch.full(levels.shape, 0.5, dtype=torch.float64))
     assert float(images.min()) > -1
@@ -163,12 +163,12 @@ def test_uniform_noise_has_no_information():
     assert float(bits) == pytest.approx(8)
 
 
-def test_a_network_that_is_no_number_is_named():
+def test_a_network_that_returns_nan_is_reported():
     with pytest.raises(RunError, match=r"likelihood: the score is NaN or infinite at time 1e-05"):
         log_likelihood(vp_sde(), lambda z, t: z * float("nan"), normal(1, 1, 2, 2), drawn())
 
 
-def test_a_momentum_that_starts_at_a_point_is_refused():
+def test_a_momentum_with_initial_variance_zero_is_refused():
     process = recipe(initial_variance=[0.0, 0.01, 0.0])
     with pytest.raises(UserError, match="initial_variance is 0 in an auxiliary block"):
         log_likelihood(process, neighbors, normal(1, 1, 2, 2), drawn())

@@ -90,13 +90,13 @@ def test_the_law_of_levels_is_log_normal_and_clipped():
     )
 
 
-def test_times_are_uniform_up_to_the_last_one():
+def test_times_are_uniform_from_time_eps_to_1():
     uniform = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
     t = NoisyStates(vp_sde(), 0.25).levels(uniform)
     torch.testing.assert_close(t, torch.tensor([0.25, 0.625, 1.0], dtype=torch.float64))
 
 
-def test_an_epsilon_training_can_see_the_same_law():
+def test_an_epsilon_training_can_use_the_noise_law():
     process = phase_space(0.02)
     uniform = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
     t = NoisyStates(process, 1e-5, LAW).levels(uniform)
@@ -106,7 +106,7 @@ def test_an_epsilon_training_can_see_the_same_law():
     torch.testing.assert_close(later, t.clamp(min=0.2))
 
 
-def test_the_loss_is_that_of_a_preconditioned_network_with_unit_weight():
+def test_the_denoiser_loss_is_the_error_of_the_inner_network_with_unit_weight():
     """λ(σ) ‖D − x₀‖² = ‖F − (x₀ − c_skip y) / c_out‖² (Karras et al., 2022, Eq. 8)."""
     s, network = 0.5, tiny_network(vp_sde()).double()
     batch = Batch(

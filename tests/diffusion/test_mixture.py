@@ -91,8 +91,8 @@ def test_images_of_several_classes_have_their_own_labels_and_components():
     assert three().components() == [3]
 
 
-def test_the_images_of_the_start_are_those_in_its_states():
-    """With hardly any noise both are the same images."""
+def test_initial_states_contain_the_images_of_the_start():
+    """With hardly any noise, both give the same images."""
     process, noise = EVERY_KIND["psld-dsm-upper"], normal(20, 4, 3, 4, seed=3).float()
     start, which = GaussianStart(process, three(), 0.05, 1e-3), torch.linspace(0, 0.99, 20)
     z, t = start(noise, None, which), times(start.time)
@@ -101,7 +101,7 @@ def test_the_images_of_the_start_are_those_in_its_states():
     assert float((y - start.images(noise, None, which)).abs().max()) < 0.3
 
 
-def test_a_mixture_of_one_is_the_gaussian():
+def test_a_mixture_of_one_component_is_a_gaussian():
     one = measured(0)
     values, vectors = torch.linalg.eigh(one.covariances)
     same = replace(
@@ -119,7 +119,7 @@ def test_a_mixture_of_one_is_the_gaussian():
     assert three().as_one().draw(y, 1.0).equal(measured(2).draw(y, 1.0))
 
 
-def test_it_is_the_same_after_a_file():
+def test_a_mixture_read_from_a_file_is_unchanged():
     again = GaussianData.from_arrays(three().arrays())
     y, which = normal(5, *SHAPE).float(), torch.linspace(0, 0.99, 5, dtype=torch.float64)
     drawn = three().draw(y, 2.0, None, which)
@@ -189,8 +189,8 @@ def test_a_fit_finds_clusters(monkeypatch):
     assert one < 1
 
 
-def test_a_class_of_one_gaussian_starts_farther_away_than_one_of_clusters(monkeypatch):
-    """At 0.75 √λ, next to another class with several components."""
+def test_a_class_of_one_gaussian_starts_at_a_higher_level(monkeypatch):
+    """This class starts at 0.75 √λ, although another class has several components."""
     x = torch.cat([clusters(300)[0], 2 * normal(300, *SHAPE, seed=4).float()])
     labels = torch.arange(2).repeat_interleave(300).numpy()
     start = started(monkeypatch, x, (2, 3, 4), labels=labels, num_classes=2)
@@ -200,15 +200,15 @@ def test_a_class_of_one_gaussian_starts_farther_away_than_one_of_clusters(monkey
     assert farthest > 1
 
 
-def test_clusters_are_found_behind_a_direction_without_any():
+def test_clusters_are_found_if_the_leading_direction_has_none():
     c = normal(400, 2, seed=1).numpy() * (1.0, 0.3)
     c[:, 1] += np.repeat((-4.0, 4.0), 200)[np.random.default_rng(0).permutation(400)]
     assert starts._best(c[:, None], c.var(axis=0), (2,), (1, 2)) == (2, 2)
 
 
 @pytest.mark.parametrize("few", [0, 6])
-def test_a_few_images_are_no_component(few):
-    """A component must have ten images, so that it is near to none of them."""
+def test_a_few_images_do_not_form_a_component(few):
+    """A component must have ten images, so that its center is not close to a single image."""
     x, _ = clusters(3 * few or 3)
     other = normal(200, *SHAPE, seed=4).float() if few else x
     x = torch.cat([other, x[::3]])
@@ -226,8 +226,8 @@ def test_a_component_of_the_last_fit_has_enough_images_too(monkeypatch, few, com
     assert data.components() == [components]
 
 
-def test_mirror_images_are_seen_and_held_out_with_their_images(monkeypatch):
-    """The two sides of one cluster are two components, of as many images."""
+def test_mirror_images_are_fitted_and_held_out_with_their_images(monkeypatch):
+    """A cluster and its mirror images form two components with equally many images."""
     x = 4 * normal(1, *SHAPE, seed=1) + 0.3 * normal(300, *SHAPE, seed=2)
     data = started(monkeypatch, x, (2,), flip=True).data
     assert data.components() == [2]

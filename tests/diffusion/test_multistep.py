@@ -88,8 +88,9 @@ def test_orders_of_convergence_on_a_mixture(name, root, order, corrector, expect
     assert math.log2(rms(coarse - middle) / rms(middle - fine)) > expected - 0.5
 
 
-def test_the_flow_root_goes_where_rk45_goes_on_the_projected_noise():
-    """For a network whose blocks of ε disagree about the image, before the denoising step."""
+def test_the_flow_root_agrees_with_rk45_on_the_projected_noise():
+    """This is tested before the denoising step, with a network whose blocks of ε imply different
+    images."""
     process = phase_space(0.02)
     perfect = MIXTURE.network(process)
 
@@ -128,8 +129,8 @@ def test_order_one_in_the_flow_root_is_gddim(name):
 @pytest.mark.parametrize(
     ("made", "root"), [(partial(phase_space, 0.0), "flow"), (recipe, "straight")]
 )
-def test_matchings_factors_and_predictions_end_at_one_place(made, root):
-    """Kinds that differ in what the network learns only, with a perfect network."""
+def test_matchings_factors_and_predictions_give_the_same_images(made, root):
+    """The processes differ only in what the network learns, and the network is perfect."""
     first, *others = (
         end(made(matching=matching, factor=factor), multistep(10, root=root))[:, :1]
         for matching, factor in (("hsm", "lower"), ("dsm", "lower"), ("dsm", "upper"))
@@ -139,7 +140,7 @@ def test_matchings_factors_and_predictions_end_at_one_place(made, root):
 
 
 @pytest.mark.parametrize("corrector", [False, True])
-def test_evaluations_are_the_steps(corrector):
+def test_the_number_of_evaluations_equals_the_number_of_steps(corrector):
     process = phase_space(0.02)
     for steps, denoise in ((2, True), (6, True), (2, False), (6, False)):
         settings = multistep(steps, order=3, corrector=corrector, eta=1.0, denoise=denoise)
@@ -162,8 +163,8 @@ def _start(process, count: int = 8):
     ("order", "corrector", "interpolation"),
     [(1, True, "lambda"), (2, False, "sqrt-t"), (3, True, "t")],
 )
-def test_steps_by_hand(order, corrector, interpolation):
-    """Predict, repeat the last step with the new prediction, and take the next one."""
+def test_multistep_equals_steps_by_hand(order, corrector, interpolation):
+    """Predict, repeat the last step with the new prediction, and take the next step."""
     process, count = phase_space(0.02), 8
     chosen = {"order": order, "corrector": corrector, "interpolation": interpolation}
     chosen |= {"root": "flow", "eta": 0.8, "eta_interval": (0.05, 3.0)}
@@ -197,11 +198,11 @@ def test_steps_by_hand(order, corrector, interpolation):
 
 
 @pytest.mark.parametrize(("eta", "draws"), [(0.0, 0), (1e-4, 4)])
-def test_noise_is_drawn_in_every_step_but_the_last_however_little(eta, draws):
+def test_any_noise_is_drawn_in_every_step_except_the_last(eta, draws):
     assert multistep(5, eta=eta).build(phase_space(0.02), torch.device("cpu")).draws == draws
 
 
-def test_an_integrator_begins_again_with_each_sample():
+def test_an_integrator_resets_its_history_for_each_sample():
     process, settings = phase_space(0.02), multistep(6, order=3, corrector=True)
     integrator = settings.build(process, torch.device("cpu"))
     score, start, _ = _start(process)

@@ -39,7 +39,7 @@ def reference_process(v) -> LinearProcess:
 
 
 @pytest.mark.parametrize("path", reference_files("multistep_*.npz"), ids=lambda path: path.stem)
-def test_multistep_reference(path):
+def test_multistep_coefficients_agree_with_the_reference(path):
     v = load(path)
     start, end = times(float(v["t"])), times(float(v["s"]))
     scheme = ExponentialScheme(
@@ -75,8 +75,8 @@ def step_coefficients(scheme: ExponentialScheme, order: int):
     [("straight", 0.5, 2, "sqrt-t"), ("flow", 1.5, 3, "lambda")],
 )
 @pytest.mark.parametrize("name", KERNELS)
-def test_the_two_identities_of_a_step_down_to_1e_5(name, eta, order, interpolation, root):
-    """P a_t + Σ X = a_s and P Σ_t Pᵀ + N Nᵀ = Σ_s, to the standard deviations of the state at s."""
+def test_a_step_satisfies_both_moment_identities(name, eta, order, interpolation, root):
+    """P a_t + Σ X = a_s and P Σ_t Pᵀ + N Nᵀ = Σ_s, relative to the standard deviations at s."""
     process = EVERY_KIND[name]
     scheme = ExponentialScheme(process, root, float(GRID[-1]), eta=eta, interpolation=interpolation)
     start, end, P, X, N = step_coefficients(scheme, order)
@@ -94,7 +94,7 @@ def test_the_two_identities_of_a_step_down_to_1e_5(name, eta, order, interpolati
     ("name", "root", "interpolation"),
     [("cld", "flow", "t"), ("psld", "straight", "sqrt-t"), ("third", "straight", "lambda")],
 )
-def test_the_weights_solve_the_equation_of_w(name, root, interpolation):
+def test_the_weights_solve_the_equation_of_the_whitened_state(name, root, interpolation):
     """X for a moving x̂₀, against a fine sum over dw = x̂₀ dc − η² (w − c x̂₀) dλ at x̂₀ = τ(u)."""
     process = EVERY_KIND[name]
     start, end, eta = times(0.3), times(0.1), 0.7
@@ -163,8 +163,8 @@ def test_order_one_is_ddim_for_a_single_block():
     torch.testing.assert_close(weights, alpha_s - alpha_t * sigma_s / sigma_t)
 
 
-def test_noise_acts_on_its_interval_of_levels_only():
-    """A step that begins above the interval gets the noise of its part inside."""
+def test_noise_is_added_only_in_its_interval_of_levels():
+    """A step that begins above the interval gets only the noise of the part inside the interval."""
     process = phase_space(0.02)
     inside, below, above = ((0.1, 0.05), (2e-3, 1e-3), (0.5, 0.05))
     levels = [float(process.noise_level(times(t))) for t in (*inside, below[0])]

@@ -14,7 +14,7 @@ from tests.diffusion.sampling import sde
 PROCESS = phase_space(0.02)
 
 
-def test_euler_s_steps_on_the_flow_have_no_noise():
+def test_euler_steps_on_the_flow_add_no_noise():
     grid = torch.tensor([1.0, 0.5], dtype=torch.float64)
     z = torch.ones(1, 2, 2, 2)
     flow = EulerMaruyama(PROCESS, grid, z.device, probability_flow=True)
@@ -44,14 +44,14 @@ def test_a_path_has_a_state_at_every_time_of_the_grid(integrator, denoise):
     assert not any(state.requires_grad for state in states)
 
 
-def test_an_adaptive_sampler_has_no_states_between():
+def test_an_adaptive_sampler_yields_no_intermediate_states():
     settings = RK45Settings(integrator="rk45", tolerance=1e-2)
     times, states = zip(*path(*arguments(settings)), strict=True)
     assert list(times) == [1.0, settings.final_time, 0.0]
     assert torch.equal(states[-1], sample(*arguments(settings)))
 
 
-def test_a_path_keeps_no_graph_of_a_network_that_can_be_trained():
+def test_a_path_keeps_no_autograd_graph():
     network = torch.nn.Conv2d(2, 2, 1)
     settings = sde("em", striding="quadratic", steps=3)
     score = NetworkScore(lambda z, _: network(z), batch_size=3)
@@ -60,8 +60,8 @@ def test_a_path_keeps_no_graph_of_a_network_that_can_be_trained():
     assert not any(state.requires_grad for state in states)
 
 
-def test_the_denoising_step_begins_where_the_levels_end():
-    """Under a fall that is earlier than `final_time`."""
+def test_the_denoising_step_begins_at_the_last_noise_level():
+    """With `fall`, the last noise level is above the level of `final_time`."""
     settings = sde("em", striding="edm", steps=3, start="gaussian", start_level=2.0, fall=3.0)
     grid = settings.time_grid(PROCESS)
     assert float(grid[-1]) > 10 * settings.final_time
@@ -73,8 +73,9 @@ def test_the_denoising_step_begins_where_the_levels_end():
 
 
 @pytest.mark.parametrize("integrator", ["em", "sscs"])
-def test_a_step_by_hand_under_a_schedule_that_rises(integrator):
-    """The score has the diffusion of the time at which the step begins and it is evaluated."""
+def test_a_step_with_increasing_beta_equals_a_step_by_hand(integrator):
+    """The score is multiplied by the diffusion at the time of its evaluation, the start of the
+    step."""
     process = phase_space(0.25, beta_min=0.1, beta_max=20.0)
     settings = sde(integrator, striding="uniform", steps=2, denoise=False)
     t, s = settings.time_grid(process)[:2]
@@ -135,8 +136,8 @@ def pulls_to_three(z, t):
     ],
     ids=lambda value: getattr(value, "integrator", ""),
 )
-def test_the_denoising_step_is_one_of_the_equation_that_was_solved(settings, share):
-    """On the probability-flow ODE the score has half the weight that it has on the SDE."""
+def test_the_denoising_step_solves_the_equation_of_the_sampler(settings, share):
+    """In the probability-flow ODE, the score has half of its weight in the SDE."""
     process, _, _, start, noise = arguments(settings)
     (_, before), (_, after) = list(path(process, settings, pulls_to_three, start, noise))[-2:]
     time = torch.tensor([settings.final_time], dtype=torch.float64)

@@ -48,7 +48,7 @@ def test_kernel_solves_the_moment_equations(process):
         np.testing.assert_allclose(process.covariance(t)[0], regular, atol=1e-8)
 
 
-def test_factor_and_score_matrix(process):
+def test_the_factor_and_the_score_matrix_follow_from_the_covariance(process):
     t = times(1e-3, 0.1, 0.5, 1.0)
     factor, covariance = process.covariance_factor(t), process.covariance(t)
     torch.testing.assert_close(factor @ factor.mT, covariance)
@@ -79,8 +79,8 @@ def test_perturbed_images_have_the_kernel_s_moments(process):
 
 
 @pytest.mark.parametrize("columns", [1, 3])
-def test_mix_acts_on_blocks_and_never_rounds_a_state(columns):
-    """Under autocast a matrix product would have three digits."""
+def test_mix_combines_blocks_without_rounding_a_state(columns):
+    """Under autocast, a matrix product would have only three digits."""
     matrices, z = torch.randn(5, 2, columns), torch.randn(5, columns * 3, 4, 4)
     exact = torch.einsum("nij,njp->nip", matrices.double(), z.double().view(5, columns, -1))
     for matrix in (matrices, matrices[0]):
@@ -138,7 +138,7 @@ def test_at_most_a_tenth_of_the_image_remains_at_the_final_time():
         vp_sde(beta_min=3.22, beta_max=3.22)
 
 
-def test_a_singular_covariance_is_one_line():
+def test_a_singular_covariance_raises_a_user_error():
     with pytest.raises(UserError, match=r"numerically singular .*; raise process\.numerical_eps"):
         recipe("fourth-order", numerical_eps=0.0).covariance_factor(1e-5)
 
@@ -196,7 +196,7 @@ def test_matrices_of_the_wrong_shape_are_refused(change, said):
         recipe(**change)
 
 
-def test_a_process_is_printed_in_one_line_with_what_it_was_made_from():
+def test_the_repr_of_a_process_is_one_line_with_its_settings():
     printed = str(phase_space(0.02))
     assert "D = [[0.01, 0.0], [0.0, 0.5025]]" in printed
     assert "S = [1.0, 0.25], LinearBeta(beta_min=8.0, beta_max=8.0), hsm, lower factor" in printed

@@ -38,7 +38,7 @@ def stand_in(u: torch.Tensor, t: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("path", reference_files("sde_*.npz"), ids=lambda path: path.stem)
-def test_phase_space_reference(path):
+def test_phase_space_processes_agree_with_the_reference(path):
     v = load(path)
     times, t = v["t"], torch.from_numpy(v["t"])
     tensors = {
@@ -90,7 +90,7 @@ def check_score_and_reverse(process, v, t, tensors) -> None:
 
 
 @pytest.mark.parametrize("path", reference_files("vpsde_*.npz"), ids=lambda path: path.stem)
-def test_vp_sde_reference(path):
+def test_vp_sde_agrees_with_the_reference(path):
     v = load(path)
     times, t = v["t"], torch.from_numpy(v["t"])
     x0, eps = torch.from_numpy(v["x0"]), torch.from_numpy(v["eps"])

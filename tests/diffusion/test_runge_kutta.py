@@ -20,7 +20,7 @@ def test_the_error_is_near_the_tolerance(start, end, tolerance):
 
 
 @pytest.mark.parametrize(("last", "time"), [(0.0, r"0\.0\d"), (2.0, r"2\.\d")])
-def test_a_velocity_that_is_not_finite_is_named_by_its_time(last, time):
+def test_the_error_for_a_velocity_that_is_not_finite_states_the_time(last, time):
     def velocity(t, y):
         return y / (0.0 if t > last else 1.0)
 
@@ -28,7 +28,7 @@ def test_a_velocity_that_is_not_finite_is_named_by_its_time(last, time):
         integrate(velocity, 0.0, 5.0, torch.ones(3, dtype=torch.float64), 1e-3, "mine")
 
 
-def test_a_pole_ends_with_a_message():
+def test_a_pole_raises_an_error():
     """dy/dt = y² from 1 has its pole at t = 1."""
     with pytest.raises(RunError, match=r"mine: at time \d.* no step size meets the tolerance"):
         integrate(lambda _, y: y * y, 0.0, 2.0, torch.ones(1, dtype=torch.float64), 1e-3, "mine")

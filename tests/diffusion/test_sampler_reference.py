@@ -36,7 +36,7 @@ def noises(v):
 
 
 @pytest.mark.parametrize("path", reference_files("sampler_*.npz"), ids=lambda path: path.stem)
-def test_sampler_reference(path):
+def test_samplers_agree_with_the_reference(path):
     v = load(path)
     process = process_of(v)
     if str(v["sampler"]) == "bb_ode":
@@ -80,7 +80,7 @@ def replay(noises):
 
 
 @pytest.mark.parametrize("path", reference_files("guided_*.npz"), ids=lambda path: path.stem)
-def test_guided_reference(path):
+def test_guided_samplers_agree_with_the_reference(path):
     v = load(path)
     process, z = process_of(v), torch.from_numpy(v["z"])
     weights = torch.from_numpy(v["W"])
@@ -99,7 +99,7 @@ def test_guided_reference(path):
 
 
 @pytest.mark.parametrize("path", reference_files("inpaint_*.npz"), ids=lambda path: path.stem)
-def test_inpainting_reference(path):
+def test_inpainting_agrees_with_the_reference(path):
     v = load(path)
     process, z = process_of(v), torch.from_numpy(v["z"])
     images, mask = torch.from_numpy(v["x0"]), torch.from_numpy(v["mask"])

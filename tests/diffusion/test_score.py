@@ -68,8 +68,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(kind, capsys):
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     ],
 )
-def test_out_of_memory_inside_cuda_s_libraries(monkeypatch, free, goes_on, words):
-    """They say so in other words, and say these of other faults too."""
+def test_out_of_memory_errors_of_cuda_libraries_are_recognized(monkeypatch, free, goes_on, words):
+    """CUDA libraries use other messages, and also use these messages for other errors."""
 
     def network(z, t):
         if len(z) > 6:
@@ -102,8 +102,8 @@ def test_a_network_gets_its_time_in_single_precision():
     assert {t.dtype for t in times} == {torch.float32}
 
 
-def test_what_one_score_found_out_the_next_one_uses():
-    """As the shards of a cell do. The half of what failed may be less than half of the size."""
+def test_the_next_score_uses_the_batch_size_that_fitted():
+    """Shards of a cell do this. The new size is half of the failed batch, not of the batch size."""
     memory, batching = Memory(fits=5), Batching(1000)
     for _ in range(2):
         NetworkScore(memory.network, batching)(Z, 0.5).mix(EYE)

@@ -43,7 +43,7 @@ def test_a_class_is_a_number_or_a_name(label):
         assert ClassifierGuidance(kind="classifier", scale=1.0, label=right).label == right
 
 
-def test_evaluations_are_the_steps_and_twice_as_many_without_a_guide():
+def test_classifier_free_guidance_doubles_the_evaluations():
     for words, count in (("", 7), (" guidance@sampler.guidance=classifier-free", 14)):
         named = f"sampler=em sampler.steps=7{words}"
         assert compose_named(named.split(), "test").sampler.evaluations == count
@@ -59,6 +59,6 @@ def test_splitting_needs_momentum():
         sscs.build(vp_sde(), torch.device("cpu"))
 
 
-def test_the_tests_on_a_gpu_have_every_sampler():
-    """Here, because those are left out without a GPU."""
+def test_the_gpu_tests_cover_every_sampler():
+    """This test is here because the GPU tests are skipped without a GPU."""
     assert {*SAMPLERS, "rk45"} == {*KINDS}

@@ -21,7 +21,7 @@ STRIDES = ["uniform", "quadratic", "power", "lambda", "edm"]
 
 @pytest.mark.parametrize("striding", STRIDES)
 @pytest.mark.parametrize(("name", "final_time"), [("psld", 1e-3), ("fourth", 1e-5)])
-def test_a_grid_falls_from_one_to_the_final_time(name, final_time, striding):
+def test_a_time_grid_decreases_from_1_to_the_final_time(name, final_time, striding):
     for steps, denoise in ((2, True), (10, False)):
         settings = multistep(steps, striding=striding, final_time=final_time, denoise=denoise)
         grid = settings.time_grid(EVERY_KIND[name])
@@ -35,7 +35,7 @@ def test_a_grid_falls_from_one_to_the_final_time(name, final_time, striding):
 
 
 @pytest.mark.parametrize("name", ["vp-sde", "third"])
-def test_the_time_of_a_noise_level_is_found(name):
+def test_time_of_noise_level_inverts_noise_level(name):
     process, t = EVERY_KIND[name], times(2e-3, 0.01, 0.3, 1.0)
     found = time_of_noise_level(process, process.noise_level(t), 1e-3)
     torch.testing.assert_close(found, t, rtol=1e-8, atol=0)
@@ -43,7 +43,7 @@ def test_the_time_of_a_noise_level_is_found(name):
     torch.testing.assert_close(outside, times(1e-3, 1.0))
 
 
-def test_many_levels_under_a_fall_end_at_the_final_time():
+def test_with_fall_many_levels_end_at_the_final_time():
     grid = time_grid(phase_space(0.02), "edm", 1000, 1e-3, 2.0, start_level=1.0, fall=3.0)
     assert float(grid[-1]) == pytest.approx(1e-3)
 
@@ -51,8 +51,8 @@ def test_many_levels_under_a_fall_end_at_the_final_time():
 @pytest.mark.parametrize(
     ("steps", "denoise", "between"), [(2, True, 1), (4, True, 3), (4, False, 4)]
 )
-def test_a_few_levels_under_a_fall_end_where_it_says(steps, denoise, between):
-    """At σ₀ / fall^K, K the number of steps between levels."""
+def test_with_fall_a_few_levels_end_at_the_level_of_fall(steps, denoise, between):
+    """The last level is σ₀ / fall^K, where K is the number of steps between levels."""
     process, start = phase_space(0.02), {"start": "mixture", "start_level": 1.5, "fall": 3.0}
     settings = multistep(steps, striding="edm", final_time=1e-3, denoise=denoise, **start)
     grid = settings.time_grid(process)
@@ -67,8 +67,9 @@ def test_a_few_levels_under_a_fall_end_where_it_says(steps, denoise, between):
 
 @pytest.mark.parametrize("start_level", [None, 2.0])
 @pytest.mark.parametrize("striding", STRIDES)
-def test_times_are_spaced_as_the_striding_says(striding, start_level):
-    """As the paper's (uniform, quadratic), gDDIM's (power) and EDM's are, from T or a level on."""
+def test_times_are_spaced_according_to_the_striding(striding, start_level):
+    """The grids are those of the paper (uniform, quadratic), gDDIM (power) and EDM, from T or a
+    level."""
     process, power = EVERY_KIND["vp-sde" if start_level is None else "psld"], 3
     choice = {"striding": striding, "power": power, "final_time": 1e-3}
     if start_level:
@@ -87,8 +88,8 @@ def test_times_are_spaced_as_the_striding_says(striding, start_level):
     torch.testing.assert_close(spaced, spaced.mean().expand_as(spaced), rtol=1e-9, atol=0)
 
 
-def test_the_levels_that_the_network_is_asked_for():
-    """None without evaluations; an adaptive sampler goes to its final time."""
+def test_noise_levels_are_the_range_of_the_evaluations():
+    """Without evaluations, any network fits. An adaptive sampler goes down to its final time."""
     process = phase_space(0.02)
     none = multistep(0, start="mixture", start_level=1.0).noise_levels(process)
     check_levels(none, 0.5, 0.6)
@@ -98,7 +99,7 @@ def test_the_levels_that_the_network_is_asked_for():
         assert [low, high] == pytest.approx(ends)
 
 
-def test_two_levels_at_an_end_are_refused():
+def test_two_levels_at_the_same_limit_are_refused():
     process = phase_space(0.02)
     low, high = level_range(process, 1e-3)
     for levels in ((high, 1.0, 0.999 * low, 0.995 * low), (1.005 * high, 1.001 * high, 1.0)):

@@ -54,7 +54,7 @@ def store_of(path: Path, train: int, test: int, num_classes: int = 10) -> str:
     return str(path)
 
 
-def test_the_classifier_is_accurate_and_says_what_it_is(made):
+def test_the_classifier_is_accurate_and_its_manifest_describes_it(made):
     folder = made / "features" / "digits" / "fd-classifier"
     manifest = read_extractor_manifest(folder)
     assert manifest.test_accuracy >= 0.95
@@ -101,7 +101,7 @@ def test_the_metric_grows_with_noise_and_sees_a_missing_class(made):
     assert distance(without_three) > 5 * floor
 
 
-def test_a_dataset_without_a_test_split(tmp_path):
+def test_a_dataset_without_a_test_split_has_a_reference(tmp_path):
     data = store_of(tmp_path / "random.h5", train=60, test=0)
     arguments = [f"data={data}", "metric.extractor.steps=2", "dataset.name=random"]
     for command in ("train_extractor", "reference"):

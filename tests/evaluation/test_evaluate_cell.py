@@ -213,7 +213,7 @@ def test_memorization_names_its_nearest_pairs(evaluated):
     assert (evaluated / "results/figures/mine/nearest/psld/em-3.png").stat().st_size > 1000
 
 
-def test_a_shard_that_does_not_serve_is_noticed_and_made_again_alone(evaluated):
+def test_an_unusable_shard_is_detected_and_only_this_shard_is_sampled_again(evaluated):
     """Evaluation removes the record of its range; the command of that range makes what lacks."""
     project, name = evaluated, "00001.safetensors"
     value = results(project)["fd-classifier-train"].value
@@ -265,7 +265,7 @@ def test_another_model_in_a_model_s_folder_is_neither_sampled_nor_measured(proje
     assert files_below(project / "samples").items() >= before.items()
 
 
-def test_shards_and_references_that_do_not_belong_to_the_cell(project):
+def test_shards_and_references_of_other_cells_are_refused(project):
     other = ("model=models/mine/psld", "sampler=em", "sampler.steps=3", "shard_size=10", "shards=3")
     succeeded(call(project, "sample", *other, "seed=1", "output=other"))
     refused(
@@ -288,7 +288,7 @@ def test_results_of_other_records_are_named(evaluated):
     assert f"because the grid has changed or files were moved: {RESULT}. Delete them" in other
 
 
-def test_a_cell_is_changed_in_a_folder_of_its_own(made, tmp_path):
+def test_a_changed_cell_is_written_to_another_folder(made, tmp_path):
     before = files_below(made / "samples")
     succeeded(call(made, "sample", CELL, "sampler.steps=2", f"output={tmp_path}"))
     assert (tmp_path / "00000.safetensors").exists()

@@ -124,7 +124,7 @@ def test_an_extractor_sees_as_many_images_as_its_metrics_measure():
     assert [result.samples for result in found] == [20, 25, 15, 45]
 
 
-def test_each_measurement_is_of_its_first_images_and_costs_their_shards():
+def test_each_measurement_uses_its_first_images_and_the_cost_of_their_shards():
     several = [
         Measurement(metric=metric("frechet", batch_size=7), samples=45),
         Measurement(metric=metric("precision"), samples=20),
@@ -185,7 +185,7 @@ def test_real_images_and_noise_give_each_metric_its_scale(kind):
         assert result.held_out == "training split"
 
 
-def test_metrics_of_one_reference_have_the_numbers_that_each_has_alone():
+def test_metrics_that_share_a_reference_have_the_same_values_as_alone():
     """What is known of the reference is that of a split, of its neighbors, of a metric."""
     near, far = (
         metric("precision").model_copy(update={"measure": PrecisionSettings(neighbors=k)})
@@ -198,8 +198,8 @@ def test_metrics_of_one_reference_have_the_numbers_that_each_has_alone():
     assert len({(each.value, each.floor) for each in together}) == 3
 
 
-def test_test_images_that_are_training_images_leave_a_cell_its_other_metrics(monkeypatch):
-    """Images of others have no table, and are refused."""
+def test_a_void_memorization_does_not_affect_the_other_metrics_of_a_cell(monkeypatch):
+    """For external images, which have no table, the evaluation is refused instead."""
     monkeypatch.setattr(f"{__name__}.TEST", Features(TRAIN.values[:10]))
     asked = [Measurement(metric=metric(kind), samples=60) for kind in ("memorization", "recall")]
     (memorized, recalled), _ = measured(asked, [IMAGES])
@@ -210,7 +210,7 @@ def test_test_images_that_are_training_images_leave_a_cell_its_other_metrics(mon
         measured(asked, [IMAGES], numbers=distinct_numbers(IMAGES))
 
 
-def test_memorization_has_no_reverse_and_scores_of_few_samples_have_fewer_splits():
+def test_memorization_has_no_reference_estimate_and_splits_depend_on_samples():
     numbers = distinct_numbers(IMAGES)
     memorized = [Measurement(metric=metric("memorization"), samples=60)]
     [result], _ = measured(memorized, [IMAGES], numbers=numbers)
@@ -226,7 +226,7 @@ def test_memorization_has_no_reverse_and_scores_of_few_samples_have_fewer_splits
 
 
 @pytest.mark.parametrize("kind", ["frechet", "precision", "recall"])
-def test_other_images_of_the_reference_are_the_reverse_comparison(kind):
+def test_the_reference_estimate_is_the_exchanged_comparison(kind):
     """Of images of others alone. Precision becomes recall, and copies do not count."""
     copied = np.concatenate([IMAGES[:30], IMAGES[:30]])
     numbers = distinct_numbers(copied)

@@ -92,7 +92,7 @@ def test_shards_give_the_value_of_their_first_images(folder):
     assert result.versions["torch"] == torch.__version__
 
 
-def test_what_is_printed(folder):
+def test_the_command_prints_value_interval_and_extrapolation(folder):
     said = succeeded(evaluate(folder, "noisy.npz", *FD, "samples=200")).stdout.splitlines()
     with chdir(folder):
         images = psld.load_images("noisy.npz")[:200]
@@ -123,7 +123,7 @@ def test_several_metrics_share_one_pass_and_one_file(folder):
     assert results[1].extrapolated is None
 
 
-def test_other_images_and_statistics_are_references(folder):
+def test_external_images_and_statistics_can_be_references(folder):
     with chdir(folder):
         extractor = psld.load_extractor("features/digits/fd-classifier")
         real = psld.load_images("digits")
@@ -188,7 +188,7 @@ def test_an_extractor_may_be_an_object(folder):
             psld.evaluate("noisy.npz", "digits", "inception-score", extractor=rows)
 
 
-def test_copies_narrow_no_interval(folder):
+def test_copies_do_not_narrow_the_interval(folder):
     images = np.load(folder / "noisy.npz")["arr_0"][:40]
     np.savez(folder / "few.npz", arr_0=images)
     np.savez(folder / "copies.npz", arr_0=np.tile(images, (10, 1, 1, 1)))
@@ -207,7 +207,7 @@ def test_copies_narrow_no_interval(folder):
     assert "at least 128 distinct images (4 for each of 32 features)" in said
 
 
-def test_the_reference_itself_has_no_distance_of_infinitely_many_images(folder):
+def test_the_reference_itself_is_not_extrapolated(folder):
     with chdir(folder):
         result = psld.evaluate("digits", "digits", "fd-classifier")
     assert result.value == pytest.approx(0, abs=1e-6)
@@ -215,7 +215,7 @@ def test_the_reference_itself_has_no_distance_of_infinitely_many_images(folder):
 
 
 @pytest.mark.slow
-def test_inception_by_name(folder, monkeypatch, tmp_path):
+def test_load_extractor_finds_inception_by_name(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     write_random_inception(tmp_path / "checkpoints/weights-inception-2015-12-05-6726825d.pth")
@@ -279,7 +279,7 @@ def test_bad_images_are_refused(folder, images, said):
     refused(evaluate(folder, "x.npz", *FD), 2, *said.split("…"))
 
 
-def test_a_file_that_says_it_is_larger_than_the_memory_is_named(folder):
+def test_a_file_with_a_size_beyond_the_memory_is_refused(folder):
     too_large(folder / "large.npz")
     refused(evaluate(folder, "large.npz", *FD), 1, "large.npz: ", "Unable to allocate")
 

@@ -49,8 +49,8 @@ def write(folder, **parts: Features) -> None:
     write_record(folder / "manifest.json", manifest)
 
 
-def test_the_place_of_the_weights_is_no_other_extractor(tmp_path):
-    """Their digest says whether they are others."""
+def test_the_path_of_the_weights_does_not_identify_the_extractor(tmp_path):
+    """The digest of the weights identifies them."""
 
     def metric(weights: str | None) -> MetricSettings:
         extractor = {"kind": "inception", "weights": weights}
@@ -91,7 +91,7 @@ def test_a_reference_of_other_features_or_images_is_refused(tmp_path, changes, s
             check_reference(METRIC, tmp_path, changed, "1", model)
 
 
-def test_the_facts_of_a_result_are_those_of_its_split(tmp_path):
+def test_the_facts_of_a_result_describe_its_reference_split(tmp_path):
     write(tmp_path, train=TRAIN, test=TEST, noise=NOISE)
     _, manifest = load_reference(tmp_path)
     counts = {split: manifest.facts(split) for split in ("train", "test")}
@@ -107,7 +107,7 @@ def test_noise_is_quantized_as_samples_are_and_the_same_for_any_batch_size():
     assert torch.equal(torch.cat([*noise_images(500, (1, 8, 8), 70)]), noise)
 
 
-def test_features_come_back(tmp_path):
+def test_saved_features_are_loaded_unchanged(tmp_path):
     write(tmp_path, train=TRAIN, test=TEST, noise=NOISE)
     reference, manifest = load_reference(tmp_path)
     for part, expected in zip(reference[:3], (TRAIN, TEST, NOISE), strict=True):

@@ -10,7 +10,7 @@ from psld.metrics.estimate import Interval
 from psld.metrics.settings import MetricSettings
 
 
-def test_a_result_depends_on_the_images_the_metric_and_their_number():
+def test_the_digest_of_a_result_includes_images_metric_and_samples():
     content = {"name": "fid", "extractor": {"kind": "inception"}}
     fid = parse(MetricSettings, content, "metric")
     base = Measurement(metric=fid, samples=100)
@@ -31,7 +31,7 @@ def test_an_interval_is_inside_or_outside_a_band_as_a_whole():
 
 
 @pytest.mark.parametrize(("value", "fixed"), [(2.6, 0.03), (2.25, 0.0)])
-def test_that_number_of_samples_decides_in_80_percent_of_runs(value, fixed):
+def test_samples_to_decide_decides_in_80_percent_of_runs(value, fixed):
     """Each run draws the mean of all samples, and of the trainings, around the true value."""
     low, high, width = 2.0, 2.5, 0.4
     margin = (width**2 + fixed**2) ** 0.5
@@ -44,7 +44,7 @@ def test_that_number_of_samples_decides_in_80_percent_of_runs(value, fixed):
     assert np.mean([verdict == right for verdict in verdicts]) == pytest.approx(0.8, abs=0.015)
 
 
-def test_no_samples_are_needed_or_no_number_of_them_is_enough():
+def test_samples_to_decide_is_0_if_decided_and_none_if_impossible():
     assert samples_to_decide(Interval(2.4, 2.35, 2.45), 1000, 2.0, 2.5) == 0
     assert samples_to_decide(Interval(2.7, 2.6, 2.8), 1000, 2.0, 2.5) == 0
     assert samples_to_decide(Interval(2.5, 2.4, 2.6), 1000, 2.0, 2.5) is None, "at the end"

@@ -80,7 +80,7 @@ def theirs(monkeypatch) -> dict[str, float]:
     )
 
 
-def test_every_metric_from_one_pass_is_torch_fidelitys(theirs):
+def test_all_metrics_of_one_pass_agree_with_torch_fidelity(theirs):
     network = SmallNetwork()
     samples, reference = (
         gather(network, batches_of(x, 70), "images", len(x)) for x in (SAMPLES, REFERENCE)
@@ -102,7 +102,7 @@ def test_every_metric_from_one_pass_is_torch_fidelitys(theirs):
 
 
 @pytest.mark.parametrize("name", ["fid", "kid", "inception-score"])
-def test_broken_features_are_a_run_error(name):
+def test_features_that_are_not_finite_raise_a_run_error(name):
     samples = gather(SmallNetwork(), batches_of(SAMPLES, 70), "images", len(SAMPLES))
     samples.values[7, 2] = samples.logits[7, 2] = float("nan")
     with pytest.raises(RunError, match="NaN or infinity"):

@@ -51,7 +51,7 @@ def test_logits_belong_to_the_features(trained):
     torch.testing.assert_close(logits, trained.network.head(torch.nn.functional.silu(features)))
 
 
-def test_the_seed_decides_and_the_callers_generator_is_left_alone():
+def test_the_seed_determines_the_weights_and_the_global_generator_is_unchanged():
     images, labels = digits()
     torch.manual_seed(1)
     first = train(QUICK, images, labels)
@@ -63,7 +63,7 @@ def test_the_seed_decides_and_the_callers_generator_is_left_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_seed_decides_the_batches_too(monkeypatch):
+def test_the_seed_determines_the_batches(monkeypatch):
     monkeypatch.setattr(classifier, "stream_seed", lambda seed, *stream: 0)  # equal first weights
     images, labels = digits()
     settings = [QUICK.model_copy(update={"seed": seed}) for seed in (0, 1)]
@@ -110,7 +110,7 @@ def test_each_setting_of_a_training_changes_its_weights():
     assert len(digests) == 5
 
 
-def test_the_accuracy_is_the_share_of_right_labels_for_any_batch_size(trained):
+def test_the_accuracy_is_the_fraction_of_correct_labels_for_any_batch_size(trained):
     images, labels = digits()
     answers = trained(torch.from_numpy(images[1000:1100]))[1].argmax(dim=1).numpy()
     for size in (7, 100):
@@ -129,20 +129,20 @@ def test_images_are_halved_to_four_pixels_and_channels_doubled_twice():
     assert [each.shape for each in weights.values() if each.ndim == 2] == [(8, 16 * 3**2), (7, 8)]
 
 
-def test_images_of_colors_and_an_odd_size_have_features():
+def test_color_images_of_an_odd_size_have_features():
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (40, 3, 9, 9), dtype=np.uint8)
     extractor = train(QUICK, images, random.integers(0, 3, 40))
     assert [each.shape for each in extractor(torch.from_numpy(images[:2]))] == [(2, 8), (2, 3)]
 
 
-def test_other_images_are_user_errors(trained):
+def test_images_of_another_shape_raise_user_errors(trained):
     for wrong in (torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)):
         with pytest.raises(UserError, match=r"accepts uint8 images of \(1, 8, 8\)"):
             trained(wrong)
 
 
-def test_divergence_is_a_run_error():
+def test_divergence_raises_a_run_error():
     images, labels = digits()
     settings = QUICK.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(RunError, match="learning_rate"):

@@ -51,8 +51,8 @@ def estimates() -> list[Estimate]:
     return [estimate(draw(seed, 150)) for seed in range(DRAWS)]
 
 
-def test_intervals_cover_and_extrapolation_removes_the_bias(estimates):
-    """The mean distance of so many samples, and the distance of the distributions."""
+def test_intervals_have_their_coverage_and_extrapolation_removes_the_bias(estimates):
+    """Intervals cover the mean distance at n, or the distance between the distributions."""
     values = np.array([e.value for e in estimates])
     limits = np.array([e.extrapolated.value for e in estimates])
     assert 0.90 <= coverage([e.interval for e in estimates], values.mean()) <= 0.99
@@ -62,7 +62,7 @@ def test_intervals_cover_and_extrapolation_removes_the_bias(estimates):
     assert values.mean() - TRUTH > 5 * noise
 
 
-def test_equal_cells_differ_significantly_in_one_of_twenty(estimates):
+def test_equal_cells_differ_significantly_in_five_percent_of_pairs(estimates):
     pairs = zip(estimates[::2], estimates[1::2], strict=True)
     assert 0.01 <= np.mean([unpaired_difference(*pair).p_value < 0.05 for pair in pairs]) <= 0.10
 
@@ -79,7 +79,7 @@ def test_fewer_than_four_samples_for_each_feature_are_not_extrapolated():
         assert averaged(cells).extrapolated is None, "both need enough"
 
 
-def test_the_images_of_the_reference_have_no_distance_below_0():
+def test_the_reference_images_have_no_extrapolated_distance():
     x = draw(0, 2000)
     assert estimate(x, gather(x)).extrapolated is None
 
@@ -101,7 +101,7 @@ def test_extrapolation_is_the_intercept_in_1_over_n():
     assert ours.extrapolated.value == pytest.approx(intercept, abs=0.1 * bias)
 
 
-def test_values_of_a_mean_have_its_textbook_error():
+def test_the_jackknife_of_a_mean_gives_the_textbook_error():
     """For a mean the jackknife is exact: no bias, and s² = Σ_j (x̄_j − x̄)² / B(B − 1)."""
     x = np.random.default_rng(0).normal(size=(10, 7))
     total = Estimate(
@@ -115,7 +115,7 @@ def test_values_of_a_mean_have_its_textbook_error():
     assert total.interval.half_width == pytest.approx(2.2622 * total.standard_error, rel=1e-4)
 
 
-def test_a_record_survives_json_and_refuses_nonsense():
+def test_an_estimate_is_stored_as_json_and_validated():
     record = estimate(draw(0, 200))
     assert Estimate.model_validate_json(record.model_dump_json()) == record
     nonsense = [{"samples": 201}, {"block_samples": (0, 200), "without_block": (1.0, 1.0)}]
@@ -142,7 +142,7 @@ def test_a_cell_is_compared_with_a_multiple_of_another():
     assert (paired.paired, unpaired.paired) == (True, False)
 
 
-def test_each_of_several_comparisons_is_corrected_and_none_is_below_one_before():
+def test_holm_corrects_p_values_and_keeps_their_order():
     assert holm([0.01, 0.02, 0.02]) == pytest.approx([0.03, 0.04, 0.04])
     assert holm([0.02, 0.9, 0.01, 0.5]) == pytest.approx([0.06, 1.0, 0.04, 1.0])
     assert holm([0.03]) == [0.03]
@@ -170,7 +170,7 @@ def estimate_of_mean(samples: np.ndarray, blocks: int) -> Estimate:
     )
 
 
-def test_pooled_cells_are_one_cell_of_all_samples():
+def test_pooled_cells_equal_one_cell_with_all_samples():
     cells = np.random.default_rng(0).normal(3, 1, (3, 95))
     together = pooled([estimate_of_mean(cell, 10) for cell in cells])
     everything = estimate_of_mean(cells.ravel(), 30)
@@ -194,7 +194,7 @@ def test_a_common_effect_of_the_noise_stays_in_the_error_of_an_average():
     )
 
 
-def test_the_extrapolation_of_pooled_cells_is_the_mean_of_theirs():
+def test_the_extrapolation_of_pooled_cells_is_the_mean_of_the_extrapolations():
     cells = [
         Estimate(
             value=v, samples=10, block_samples=(5, 5), without_block=(v + 1, v + 2), features=2
@@ -270,8 +270,8 @@ def test_every_difference_has_a_p_value():
         assert (p_value < 0.05) == (difference.interval.low > 0)
 
 
-def test_the_error_of_training_again_of_a_difference():
-    """The same trainings are paired; a single training varies as much as those of the other."""
+def test_retraining_adds_its_error_to_a_difference():
+    """Equal trainings are paired. A single training varies as much as those of the other cell."""
     drawn = Difference(1.0, ((0.1, 19.0),), paired=False)
 
     def added(one: list[float], two: list[float], names: str = "xyz") -> list[tuple[float, float]]:

@@ -42,7 +42,7 @@ def random_features(n: int, d: int, seed: int) -> torch.Tensor:
     return torch.randn(n, d, generator=random) @ mixing + torch.randn(d, generator=random)
 
 
-def test_covariances_that_do_not_commute():
+def test_the_distance_of_covariances_that_do_not_commute_is_exact():
     """In two dimensions Tr √(C₁C₂) = √(Tr(C₁C₂) + 2 √(det C₁ det C₂))."""
     c1 = np.array([[2.0, 0.9], [0.9, 1.0]])
     c2 = np.array([[0.5, -0.3], [-0.3, 3.0]])
@@ -52,7 +52,7 @@ def test_covariances_that_do_not_commute():
     assert actual == pytest.approx(expected, rel=1e-12)
 
 
-def test_singular_covariances_in_closed_form():
+def test_the_distance_of_singular_covariances_is_exact():
     """Rank one each: C = uuᵀ, so Tr √(C₁C₂) = |u₁·u₂|; a constant has C = 0."""
     u1, u2 = np.array([1.0, 2.0, 0.0]), np.array([0.5, -1.0, 3.0])
     a, b = gaussian(np.zeros(3), np.outer(u1, u1)), gaussian(np.zeros(3), np.outer(u2, u2))
@@ -62,7 +62,7 @@ def test_singular_covariances_in_closed_form():
 
 
 @pytest.mark.parametrize(("n", "d", "rel"), [(2000, 64, 1e-9), (30, 100, 1e-6)])
-def test_agrees_with_torch_fidelity(n, d, rel):
+def test_the_frechet_distance_agrees_with_torch_fidelity(n, d, rel):
     """The last case is singular: there torch-fidelity's own rounding limits the agreement."""
     x, y = random_features(n, d, 1), random_features(n + 10, d, 2)
     theirs = fid_statistics_to_metric(
@@ -72,7 +72,7 @@ def test_agrees_with_torch_fidelity(n, d, rel):
     assert frechet_distance(gather(x), gather(y)) == pytest.approx(expected, rel=rel)
 
 
-def test_different_extractors_and_single_images_are_user_errors():
+def test_different_extractors_and_single_images_raise_user_errors():
     with pytest.raises(UserError, match="use one extractor for both"):
         frechet_distance(gather(random_features(9, 3, 1)), gather(random_features(9, 4, 1)))
     with pytest.raises(UserError, match="at least 2"):
@@ -82,7 +82,7 @@ def test_different_extractors_and_single_images_are_user_errors():
 # -- statistics, whole and in blocks --------------------------------------------------------------
 
 
-def test_statistics_of_parts_add_up_in_any_order_and_are_numpys():
+def test_statistics_of_parts_add_up_to_the_moments_of_numpy():
     x = random_features(500, 7, 0)
     parts = [gather(part) for part in x.tensor_split([1, 2, 3, 499])]
     for order in (parts, parts[::-1]):
@@ -95,7 +95,7 @@ def test_statistics_of_parts_add_up_in_any_order_and_are_numpys():
     np.testing.assert_allclose((total - parts[-1]).covariance, rest, rtol=1e-10)
 
 
-def test_blocks_are_of_nearly_equal_size_and_have_their_share_of_cycling_labels():
+def test_blocks_have_nearly_equal_sizes_also_within_each_class():
     index = np.arange(50_000)
     for chosen in (index[:200], index, index[:10_000][::10], index[:10_000][1::20]):
         sizes = np.bincount(block_index(chosen), minlength=BLOCKS)
@@ -103,7 +103,7 @@ def test_blocks_are_of_nearly_equal_size_and_have_their_share_of_cycling_labels(
     assert block_index(np.array([10**12]))[0] in range(BLOCKS)
 
 
-def test_a_block_has_all_copies_of_an_image():
+def test_all_copies_of_an_image_are_in_the_same_block():
     numbers = distinct_numbers(np.arange(6)[[0, 1, 0, 2, 1, 3, 4, 5], None])
     assert numbers.tolist() == [0, 1, 0, 2, 1, 3, 4, 5]
     blocks = assign_blocks(numbers, 3)
@@ -135,7 +135,7 @@ def test_moments_of_blocks_do_not_depend_on_the_parts_in_which_features_arrive(c
         BlockMoments(blocks).add(x / 0)
 
 
-def test_published_moments_are_those_of_the_statistics():
+def test_statistics_have_the_moments_from_which_they_are_built():
     total = gather(random_features(80, 4, 1))
     mean, covariance = total.mean, total.covariance
     moments = FeatureStatistics.of_moments(mean.float(), covariance.float())
@@ -145,7 +145,7 @@ def test_published_moments_are_those_of_the_statistics():
         moments.on("cpu")
 
 
-def test_the_digest_of_weights_has_their_architecture():
+def test_the_digest_of_weights_includes_the_architecture():
     weights = {"a": torch.zeros(3)}
     others = {"a": torch.ones(3)}, {"b": torch.zeros(3)}
     digests = {digest_of_weights("one", weights), digest_of_weights("another", weights)}
@@ -153,7 +153,7 @@ def test_the_digest_of_weights_has_their_architecture():
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_distance_is_to_the_images_of_its_split(split):
+def test_the_distance_is_computed_to_the_reference_split(split):
     content = {"name": "fd-classifier", "extractor": {"kind": "classifier"}}
     metric = parse(MetricSettings, content | {"reference_split": split}, "metric")
     train, other = random_features(200, 4, 1), random_features(60, 4, 1) + 0.1
@@ -174,7 +174,7 @@ def test_few_samples_fill_few_blocks_and_still_give_an_interval():
         frechet_estimate(moments(random_features(2, 3, 1)), reference)
 
 
-def test_a_distance_without_a_block_is_that_of_the_other_samples():
+def test_the_distance_without_a_block_is_the_distance_of_the_other_samples():
     x, reference = random_features(300, 5, 1), gather(random_features(300, 5, 2))
     block = torch.from_numpy(block_index(np.arange(300)))
     estimate = frechet_estimate(moments(x), reference)

@@ -44,7 +44,7 @@ def unbiased_mmd(x: torch.Tensor, y: torch.Tensor) -> float:
     return mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
 
 
-def test_kernel_distance_of_one_subset_of_all_is_the_definition():
+def test_the_kernel_distance_of_one_complete_subset_is_the_definition():
     x, y = normal(30, mean=0.3), normal(30, seed=1)
     estimate = kernel_distance(x, y, subsets=1, subset_size=30, blocks=blocks(x))
     assert estimate.value == pytest.approx(unbiased_mmd(x, y), rel=1e-5)
@@ -61,8 +61,9 @@ def test_kernel_distance_is_unbiased():
     assert abs(np.mean(values)) < 3 * np.std(values) / 200**0.5
 
 
-def test_inception_score_by_hand():
-    """Sure answers: the number of classes if all are equally frequent; 1 if there is one class."""
+def test_the_inception_score_equals_a_score_by_hand():
+    """With certain predictions, the score is the number of equally frequent classes, or 1 for one
+    class."""
     sure = 1000 * torch.eye(4).repeat(25, 1)
     assert inception_score(sure, 1, blocks(sure)).value == pytest.approx(4)
     assert inception_score(sure[::4], 1, blocks(sure[::4])).value == pytest.approx(1)
@@ -74,8 +75,8 @@ def test_inception_score_by_hand():
         assert value == pytest.approx(rest.value, rel=1e-9)
 
 
-def test_precision_and_recall_by_hand():
-    """On a line: the balls of 0, 1, 2, … reach to the nearest neighbor, a distance of one."""
+def test_precision_and_recall_equal_values_by_hand():
+    """For points 0, 1, 2, … on a line, each radius is 1, the distance to the nearest neighbor."""
     line = torch.arange(40.0)[:, None]
     assert precision(line + 0.5, line, neighbors=1, blocks=blocks(line)).value == 1
     assert precision(line + 20.5, line, neighbors=1, blocks=blocks(line)).value == 0.5
@@ -83,8 +84,8 @@ def test_precision_and_recall_by_hand():
     assert recall(line[:20], line, neighbors=1, blocks=blocks(line[:20])).value == 21 / 40
 
 
-def test_the_rounding_of_float32_decides_no_count():
-    """Distances do not change by a shift, which in float32 would cost three digits."""
+def test_the_rounding_of_float32_changes_no_count():
+    """A shift does not change distances, but it would cost three digits in float32."""
     x, y = ((normal(60, 8, seed) * 2**12).round() / 2**12 for seed in (0, 1))
     shifted = precision(x + 1000, y + 1000, 3, blocks(x))
     assert 0.1 < shifted.value < 0.9
@@ -102,7 +103,7 @@ def test_precision_and_recall_without_a_block_are_recomputed(metric):
         assert value == pytest.approx(rest.value, abs=1e-12)
 
 
-def test_a_share_has_the_interval_of_wilson():
+def test_a_fraction_has_wilsons_interval():
     """An end p is t standard errors of p away, (p (1 − p) / n')^½. So at 1 it has a width."""
     rests = (0.92, 0.88, 0.91, 0.89, 0.9)
     estimate = Estimate(
@@ -124,7 +125,7 @@ def test_a_share_has_the_interval_of_wilson():
     assert copies.interval.low == pytest.approx(1 / (1 + t_quantile(19) ** 2 / 100))
 
 
-def test_too_few_samples_have_no_number():
+def test_too_few_samples_raise_an_error():
     few = normal(8)
     with pytest.raises(ValueError, match="must be finite"):
         kernel_distance(few, few, 100, 2, blocks(few, 20))
@@ -143,7 +144,7 @@ def memorized(samples: torch.Tensor, test: torch.Tensor = TEST, quantile: float 
     return memorization(samples, TRAIN, test, quantile, assign_blocks(len(samples)))
 
 
-def test_new_images_of_the_same_distribution_have_the_quantile():
+def test_the_fraction_of_new_images_is_the_quantile():
     result = memorized(NEW, quantile=0.2)
     assert result.estimate.interval.low < 0.2 < result.estimate.interval.high
     distances = (NEW[:, None] - TRAIN).double().norm(dim=2)
@@ -154,22 +155,22 @@ def test_new_images_of_the_same_distribution_have_the_quantile():
     assert result.estimate.value == (found < threshold).double().mean()
 
 
-def test_the_threshold_is_an_image_and_what_is_as_far_is_not_nearer():
-    """Number (N + 1) · quantile of the test images, so 9 of 99 are nearer than the tenth."""
+def test_the_threshold_is_the_distance_of_an_image_which_is_not_below_it():
+    """The threshold has rank (N + 1) · quantile, so 9 of 99 test images are below the tenth."""
     for quantile, nearer in ((0.1, 9), (0.105, 10)):
         result = memorized(TEST[:99], TEST[:99], quantile)
         assert result.estimate.value == pytest.approx(nearer / 99)
         assert result.estimate.threshold_images == 99
 
 
-def test_copies_of_the_reference_are_among_it():
-    """Each with five copies: the balls have no radius, and an image is at its own center."""
+def test_copies_of_the_reference_have_precision_and_recall_1():
+    """With five copies of each image, all radii are 0, and each image is the center of a ball."""
     images = normal(20).repeat(6, 1)
     for metric in (precision, recall):
         assert metric(images, images, 3, blocks(images)).value == 1
 
 
-def test_copies_are_counted_and_their_originals_named():
+def test_memorization_counts_copies_and_names_the_originals():
     samples = NEW.clone()
     samples[7], samples[300] = TRAIN[123], TRAIN[45] + 1e-3
     samples[50:150] = TRAIN[:100] + 1e-2
@@ -182,8 +183,8 @@ def test_copies_are_counted_and_their_originals_named():
 
 
 @pytest.mark.parametrize("rounding", [0, 1e-6])
-def test_copies_cannot_hide_behind_test_images_that_are_copies(rounding):
-    """Two threads or batches may round the features of equal images differently."""
+def test_memorization_is_void_if_test_images_are_training_images(rounding):
+    """The features of equal images may be rounded differently in other threads or batches."""
     test = TEST.clone()
     test[:60] = TRAIN[:60] + rounding
     result = memorized(TRAIN[100:200], test)
@@ -193,7 +194,7 @@ def test_copies_cannot_hide_behind_test_images_that_are_copies(rounding):
     assert (result.estimate.value, result.void) == (1, None)
 
 
-def test_the_neighbors_of_no_numbers_are_refused():
+def test_nan_features_are_refused_by_neighbor_measures():
     x, y = normal(30), normal(40, seed=1)
     broken = x.clone()
     broken[3, 1] = torch.nan

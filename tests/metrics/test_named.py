@@ -16,12 +16,12 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_pair_is_the_metric_of_its_file(pair):
+def test_a_pair_gives_the_metric_of_the_config(pair):
     assert metric_name(pair) == PAIRS[pair]
     assert compose_metric(pair).identity() == compose_metric(PAIRS[pair]).identity()
 
 
-def test_what_is_not_taken_for_a_metric_may_come_from_the_environment():
+def test_unrecorded_settings_are_the_free_settings():
     assert ReferenceSettings.free() == UNRECORDED
 
 
@@ -44,12 +44,12 @@ def test_a_pair_without_a_file_has_an_honest_name_and_shares_features():
         ("kid@classifier", r"kd-classifier\.yaml has this name and other settings; write a config"),
     ],
 )
-def test_a_wrong_pair_is_one_line(pair, said):
+def test_a_wrong_pair_raises_a_user_error(pair, said):
     with pytest.raises(UserError, match=f"^metric={pair}: .*{said}"):
         metric_name(pair)
 
 
-def test_grids_take_pairs_also_with_placeholders():
+def test_grids_accept_pairs_also_with_placeholders():
     common = EntryPart(model="m", sampler="s", budget=1, samples=9, show="value")
     for word, name in (("recall@pixels", "recall-pixels"), ("{m}@fid", "kid")):
         shown = merge_parts((common, EntryPart(metric=word)), {"m": "kernel"}, "here")

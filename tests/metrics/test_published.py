@@ -65,7 +65,7 @@ def torch_fidelitys(samples: np.ndarray, reference: np.ndarray, **options: objec
 
 
 @pytest.mark.slow
-def test_inceptions_metrics_of_shards_are_torch_fidelitys(inception, inception_weights):
+def test_inception_metrics_of_shards_agree_with_torch_fidelity(inception, inception_weights):
     samples, reference = images(20, 256, seed=1), images(12, 160, seed=2)
     options = {"isc": True, "isc_splits": 2, "samples_shuffle": True, "batch_size": 8}
     theirs = torch_fidelitys(
@@ -84,8 +84,8 @@ def test_inceptions_metrics_of_shards_are_torch_fidelitys(inception, inception_w
     assert score.value - 1 == pytest.approx(theirs["inception_score_mean"] - 1, rel=1e-4)
 
 
-def test_dinov2s_distance_is_torch_fidelitys(dinov2, monkeypatch):
-    """torch-fidelity asks torch.hub for the network, which here hands it ours."""
+def test_the_dinov2_distance_agrees_with_torch_fidelity(dinov2, monkeypatch):
+    """torch-fidelity loads the network with torch.hub, which is replaced by our network here."""
     hub = SimpleNamespace(load=lambda *_: dinov2.network.network)
     monkeypatch.setattr("torch_fidelity.feature_extractor_dinov2.torch.hub", hub)
     samples, reference = images(3, 256, seed=1), images(2, 160, seed=2)
@@ -125,8 +125,8 @@ def test_dinov2_is_a_vision_transformer_with_a_factor_behind_each_layer():
         torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_positions_follow_the_size_of_the_image():
-    """A ramp stays one: patch i of 16 looks at the point (i + ½) 37 / 16.1 − ½ of the 37."""
+def test_position_embeddings_are_interpolated_to_the_image_size():
+    """A ramp stays a ramp: patch i of 16 is at the point (i + ½) 37 / 16.1 − ½ of the 37 points."""
     ramp = torch.arange(37.0)[:, None].expand(37, 37)
     trained = torch.stack([ramp, ramp.T], dim=2).flatten(0, 1)
     placed = positions(torch.cat([torch.ones(1, 2), trained])[None])[0]
@@ -138,7 +138,7 @@ def test_positions_follow_the_size_of_the_image():
     torch.testing.assert_close(down, right.T)
 
 
-def test_pixels_are_their_own_features_and_those_of_large_images_are_averaged():
+def test_pixels_are_features_and_large_images_are_averaged():
     metric = {"name": "fd-pixels", "extractor": {"kind": "pixels"}}
     extractor = extractor_for(parse(MetricSettings, metric, "metric"), None, "any dataset")
     small = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
@@ -191,7 +191,7 @@ def weights(tmp_path, monkeypatch) -> Path:
     return tmp_path / "weights.pth"
 
 
-def test_missing_damaged_and_foreign_weights_say_what_to_get(weights, tmp_path):
+def test_the_error_for_bad_weights_says_what_to_download(weights, tmp_path):
     (tmp_path / "cut.pth").write_bytes(weights.read_bytes()[:1000])
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "foreign.pth")
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
@@ -218,8 +218,8 @@ def test_without_network_the_error_says_which_file_goes_where(monkeypatch, tmp_p
     assert "use the metric fd-pixels" in str(caught.value)
 
 
-def test_a_download_is_checked_and_kept(weights, monkeypatch, tmp_path):
-    """And the digest is that of the weights, in whatever order the file has them."""
+def test_a_download_is_verified_and_cached(weights, monkeypatch, tmp_path):
+    """The digest of the weights does not depend on their order in the file."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     state = torch.load(weights, weights_only=True)
     torch.save(dict(reversed(state.items())), tmp_path / "reversed.pth")

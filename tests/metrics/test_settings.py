@@ -29,7 +29,7 @@ def test_each_metric_has_one_honest_name(extractor, measure, name):
             metric(other, extractor, measure={"kind": measure})
 
 
-def test_fd_dinov2_without_a_size_is_of_the_large_network():
+def test_fd_dinov2_uses_the_large_network_by_default():
     small = {"name": "fd-dinov2", "extractor": {"kind": "dinov2", "size": "small"}}
     with pytest.raises(UserError, match="is named fd-dinov2-small"):
         parse(MetricSettings, small, "metric")
@@ -47,14 +47,14 @@ def test_measures_that_do_not_fit_are_refused():
         )
 
 
-def test_scores_and_shares_of_good_samples_are_better_if_larger():
+def test_scores_precision_and_recall_are_better_if_larger():
     larger = {"inception-score", "precision", "recall"}
     better = {kind: Measure.model_validate(kind).better for kind in SHIPPED["measure"]}
     assert {kind for kind in better if better[kind] == "larger"} == larger
     assert better["memorization"] is None
 
 
-def test_what_changes_speed_only_or_is_a_place_is_no_part_of_the_identity():
+def test_speed_settings_and_paths_are_not_in_the_identity():
     identity = metric("fid", "inception").identity()
     assert identity["extractor"] == {"kind": "inception"}
     placed = {"kind": "inception", "weights": "inception.pth"}

@@ -98,7 +98,7 @@ def folder(outside):
         (("losses:AbsoluteImage",), "a checkpoint can hold the state"),
     ],
 )
-def test_it_builds_and_calls_a_part_once(words, says, folder):
+def test_check_builds_and_calls_a_part_once(words, says, folder):
     assert says in succeeded(call(folder, "check", *words)).stdout
 
 
@@ -114,7 +114,7 @@ def test_it_builds_and_calls_a_part_once(words, says, folder):
         (("states:NaN",), "the loss of two random images is nan"),
     ],
 )
-def test_what_is_wrong_is_one_line(words, says, folder):
+def test_check_reports_an_error_in_one_line(words, says, folder):
     refused(call(folder, "check", *words), 2, says)
 
 
@@ -127,14 +127,14 @@ LOST = {
 
 
 @pytest.mark.parametrize("kind", LOST)
-def test_what_a_checkpoint_would_lose_is_found_before_the_training(kind, folder, digits):
+def test_check_finds_a_state_that_a_checkpoint_would_lose(kind, folder, digits):
     refused(call(folder, "check", f"states:{kind}"), 2, LOST[kind], "a persistent buffer")
     words = (f"network=states:{kind}", f"data={digits}", "training.steps=5000")
     refused(call(folder, "train", *words), 2, f"network=states:{kind}: ", LOST[kind])
     assert not list(folder.rglob("checkpoint-*"))
 
 
-def test_a_state_that_cannot_be_loaded_again_is_found(folder):
+def test_check_finds_a_state_that_cannot_be_loaded(folder):
     finished = call(folder, "check", "states:Unloaded")
     assert finished.returncode == 1
     assert 'raise KeyError("mine")' in finished.stderr
@@ -149,7 +149,7 @@ def test_a_loss_that_is_not_finite_is_reported_at_the_first_step(folder, digits)
     assert "learning_rate" not in line
 
 
-def test_it_needs_no_installed_project(folder):
+def test_check_needs_no_installed_project(folder):
     edit(folder / "mynets.py", "relu(h)", "relu(h[:, :3])")
     finished = run(folder, command("check", "mynets:Mixer"))
     assert finished.returncode == 1

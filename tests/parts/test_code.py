@@ -28,8 +28,8 @@ def code_of(module: str) -> Code:
     return code
 
 
-def test_digest_is_the_same_for_every_version_of_python(folder):
-    """The constant was computed by Python 3.11 and 3.13."""
+def test_the_digest_is_the_same_for_every_version_of_python(folder):
+    """The constant was computed with Python 3.11 and with Python 3.13."""
     write(
         folder,
         much="""
@@ -66,18 +66,18 @@ def test_digest_is_the_same_for_every_version_of_python(folder):
         ("mylayers", "padding=1", "padding='same'", True),
     ],
 )
-def test_digest_is_that_of_what_runs(folder, file, old, new, changes):
+def test_the_digest_depends_only_on_the_code_that_runs(folder, file, old, new, changes):
     before = code_of("mynets").digest
     edit(folder / f"{file}.py", old, new)
     assert (code_of("mynets").digest != before) is changes
 
 
-def test_code_is_the_module_and_what_it_imports_of_its_folder(folder):
+def test_the_code_is_the_module_and_its_imports_from_the_same_folder(folder):
     (folder / "unrelated.py").write_text("x = 1\n")
     assert [*code_of("mynets").files] == ["mylayers.py", "mynets.py"]
 
 
-def test_part_in_a_subfolder_with_its_package(folder):
+def test_the_code_of_a_part_in_a_package_includes_the_package(folder):
     package = folder / "nets" / "deep"
     package.mkdir(parents=True)
     (folder / "nets" / "__init__.py").write_text("SIDE = 4\n")
@@ -129,7 +129,7 @@ def test_a_copy_does_not_run_with_a_helper_of_another_version(folder):
         import_copy("mine:A", read_copy(folder / "run", "mine", code.digest))
 
 
-def test_a_copy_is_found_by_its_computed_digest_alone(folder):
+def test_a_copy_is_found_only_by_its_computed_digest(folder):
     code = code_of("mynets")
     code.save(folder / "run")
     assert read_copy(folder / "run", "mynets", code.digest).digest == code.digest
@@ -137,8 +137,8 @@ def test_a_copy_is_found_by_its_computed_digest_alone(folder):
     assert read_copy(folder / "run", "mynets", code.digest) is None
 
 
-def test_the_working_folder_is_searched_last_and_stays_the_first_one(folder, monkeypatch):
-    """So no file in it takes the place of a package, also not of one that is imported late."""
+def test_the_first_working_folder_is_searched_last(folder, monkeypatch):
+    """So no file in this folder replaces a package, even if the package is imported late."""
     write(folder, wandb="raise SystemExit", scipy="raise SystemExit", mine="class A: pass")
     import_class("mine:A")
     assert sys.path[-1] == str(folder)
@@ -176,7 +176,7 @@ def test_all_packages_that_psld_imports_are_known():
         ("__main__:A", "class A: pass", "move it to its own file"),
     ],
 )
-def test_a_wrong_name_is_one_line(folder, name, text, message):
+def test_a_wrong_name_raises_a_user_error(folder, name, text, message):
     write(folder, mine=text)
     with pytest.raises(UserError, match=message):
         import_class(name)
@@ -191,8 +191,8 @@ def test_an_error_in_a_module_keeps_its_line(folder, text):
     assert found.value.__cause__.__traceback__ is not None
 
 
-def test_psld_next_to_it_is_no_code_of_ones_own(folder):
-    """As in a checkout: parts there subclass the classes of the psld that runs."""
+def test_a_folder_psld_next_to_a_module_is_not_custom_code(folder):
+    """In a checkout, custom parts subclass the classes of the psld package that is running."""
     (folder / "psld").mkdir()
     write(folder / "psld", __init__="", parts="raise SystemExit")
     code = code_of("mynets")

@@ -98,8 +98,8 @@ def heun(steps: int, **choice) -> SamplerSettings:
 
 @pytest.mark.parametrize("churn", [0.0, 20.0])
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-def test_heun_s_method_keeps_one_gaussian_to_second_order(outside, process, churn):
-    """With churn, too: what it adds is right for each step, however large it is."""
+def test_heun_s_method_samples_a_gaussian_with_order_two(outside, process, churn):
+    """This also holds with churn, because the added noise is exact for any step size."""
     data, errors = gaussian(0.3, mean=0.5), []
     for steps in (80, 160):
         settings = heun(steps, denoise=False, s_churn=churn, s_noise=1.0)

@@ -81,7 +81,7 @@ def folder(outside):
     return with_network(write(outside, fields=FIELDS, twice=TWICE, nested=NESTED))
 
 
-def test_words_set_fields_of_every_kind(folder):
+def test_overrides_set_fields_of_every_kind(folder):
     words = ["head.width=3", "widths=[3,4]", "inner=mynets:Mixer", "inner.width=5", "rate=2"]
     words += ["block.type=attention", "block.heads=7", "named.up.width=9"]
     printed = succeeded(call(folder, "check", "fields:Fields", *words)).stdout
@@ -94,7 +94,7 @@ def test_words_set_fields_of_every_kind(folder):
     assert "    color: red\n    file: x\n" in shown
 
 
-def test_a_part_has_two_of_one_class_and_numbers_as_keys(folder):
+def test_a_part_may_have_two_fields_of_one_class_and_numbers_as_keys(folder):
     succeeded(call(folder, "check", "twice:Two", "a={kind: mynets:Mixer, width: 4}"))
     part = parse(Network, {"kind": "twice:Two"}, "x")
     assert part.identity()["scales"] == {"1": 0.5}
@@ -152,7 +152,7 @@ class Outer(Network):
 
 
 @pytest.mark.parametrize("changes", [{}, {"nothing": None, "group": {"note": "y", "power": None}}])
-def test_its_identity_is_known_without_its_code(folder, changes):
+def test_the_identity_of_a_part_is_known_without_its_code(folder, changes):
     part = parse(Network, {"kind": "nested:Outer", **changes}, "x")
     written = json.loads(json.dumps(part.model_dump(mode="json")))
     with reading_a_file():
@@ -166,7 +166,7 @@ def test_its_identity_is_known_without_its_code(folder, changes):
 
 
 @pytest.mark.parametrize("name", ["em", "nested:Early"])
-def test_a_result_has_its_sampler_with_and_without_the_code(folder, name):
+def test_a_result_records_the_same_sampler_with_and_without_its_code(folder, name):
     content = {"integrator": name, "striding": "uniform", "steps": 3, "guidance": "nested:Until"}
     part = parse(Sampler, content, "x")
     written = json.loads(json.dumps(part.model_dump(mode="json")))

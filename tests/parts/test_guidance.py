@@ -42,7 +42,7 @@ def cell(guidance, **files) -> CellSettings:
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_the_contract_of_guidance(outside, kind):
+def test_guidance_fulfills_its_contract(outside, kind):
     images, needed = [], FILES.get(kind, set())
     files = dict.fromkeys(needed, "file")
     for guidance in here_and_outside(outside, Guidance, kind, **OPTIONS[kind]):
@@ -75,7 +75,7 @@ def sampled(settings, classes=(), batch=100):
 
 
 @pytest.mark.parametrize("kind", MASKS)
-def test_the_contract_of_a_mask(outside, kind):
+def test_a_mask_fulfills_its_contract(outside, kind):
     digits = np.random.default_rng(0).integers(0, 2, (7, 1, 28, 28), dtype=np.uint8)
     write_store(
         outside / "mnist.h5", (1, 28, 28), {"train": 6, "test": 1}, np.zeros(7, int), 10, [digits]
@@ -96,7 +96,7 @@ def test_the_contract_of_a_mask(outside, kind):
 @pytest.mark.parametrize(
     ("noun", "kind"), [(n, kind) for n in ("guidance", "mask") for kind in SHIPPED[n]]
 )
-def test_defaults_are_those_of_the_config(noun, kind):
+def test_defaults_equal_the_values_in_the_config(noun, kind):
     place = {"guidance": "", "mask": ".mask"}[noun]
     words = ["guidance@sampler.guidance=inpainting", f"{noun}@sampler.guidance{place}={kind}"]
     named = compose_named(words[noun == "guidance" :], "test").sampler.guidance
@@ -110,7 +110,7 @@ EM = ("sampler=em", "sampler.steps=20", "sampler.striding=quadratic", "shard_siz
 PULL = "guidance@sampler.guidance=pull:Pull"
 
 
-def test_a_guidance_of_ones_own_by_the_command_and_in_the_library(outside, vp_sde_model):
+def test_a_custom_guidance_runs_from_the_command_line_and_the_library(outside, vp_sde_model):
     means, loaded = {}, psld.load(vp_sde_model)
     for brightness in (-0.9, 0.9):
         output = f"output=at{brightness}"
@@ -126,7 +126,7 @@ def test_a_guidance_of_ones_own_by_the_command_and_in_the_library(outside, vp_sd
     assert means[-0.9] < -0.5 < 0.5 < means[0.9]
 
 
-def test_a_mask_of_ones_own_by_the_command(outside, model, digits):
+def test_a_custom_mask_runs_from_the_command_line(outside, model, digits):
     words = ("guidance@sampler.guidance=inpainting", "mask@sampler.guidance.mask=pull:Border")
     files = "sampler.steps=2", f"data={digits}", f"model={model}", "output=x"
     succeeded(call(outside, "sample", *EM, *words, "sampler.guidance.mask.width=3", *files))
@@ -134,7 +134,7 @@ def test_a_mask_of_ones_own_by_the_command(outside, model, digits):
     assert (masks.shape, masks.sum()) == ((4, 8, 8), 4 * 60)
 
 
-def test_a_guidance_whose_code_is_not_here_is_compared_and_never_used(outside):
+def test_a_guidance_without_its_code_is_compared_but_not_used(outside):
     content = json.loads(cell({"kind": "pull:Pull"}).model_dump_json())
     known = parse(CellSettings, content, "test")
     with reading_a_file():
@@ -151,13 +151,13 @@ def test_a_guidance_whose_code_is_not_here_is_compared_and_never_used(outside):
         sampled(unknown.sampler)
 
 
-def test_a_network_of_somebody_else_has_no_classes(outside):
+def test_an_external_network_has_no_classes(outside):
     theirs = psld.from_denoiser(nn.Identity().eval(), (1, 4, 4), sigma_min=0, sigma_max=1e9)
     with pytest.raises(UserError, match="guidance: the network accepts no class; bind a class"):
         theirs.sample(2, sampler="em", guidance={"kind": "classifier-free", **TO_CLASSES})
 
 
-def test_known_pixels_need_a_fixed_grid_and_the_prior():
+def test_inpainting_needs_a_fixed_time_grid_and_the_prior():
     em = sde("em", striding="uniform", steps=4).model_dump() | {
         "guidance": {"kind": "inpainting", **INPAINTING}
     }

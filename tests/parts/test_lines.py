@@ -102,7 +102,7 @@ def shows_its_line(finished: Finished, file: str, mistake: str, note: str) -> No
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_shows_its_line_and_the_setting(folder, name):
+def test_an_error_in_a_part_shows_its_line_and_the_setting(folder, name):
     file, line, words, note = MISTAKES[name]
     is_block = line.startswith(("for ", "def "))
     edit(folder / f"{file}.py", line, f"1 / 0\n        {line}" if is_block else f"1 / 0; {line}")
@@ -116,7 +116,7 @@ def test_an_exit_in_a_part_is_an_error(folder, name):
     shows_its_line(call(folder, *given(words)), file, "SystemExit: 0", note)
 
 
-def test_a_signal_in_a_part_is_no_error_of_it(folder):
+def test_a_signal_is_not_reported_as_an_error_of_a_part(folder):
     line = "h = self.a(z)"
     edit(folder / "mynets.py", line, f"import os; os.kill(os.getpid(), 15); {line}")
     finished = run(folder, command(*given(TRAIN)))
@@ -131,8 +131,8 @@ def test_a_signal_in_a_part_is_no_error_of_it(folder):
         ("class Open", "SyntaxError: expected ':'"),
     ],
 )
-def test_a_mistake_at_the_top_of_a_module_shows_its_line(folder, mistake, said):
-    """Of the file that is being imported no class is known yet."""
+def test_an_error_at_module_level_shows_its_line(folder, mistake, said):
+    """At this time, no class of the imported file is known."""
     edit(folder / "mynets.py", "import torch\n", f"import torch\n{mistake}\n")
     finished = run(folder, command(*given(TRAIN)))
     assert finished.returncode == 1
@@ -142,7 +142,7 @@ def test_a_mistake_at_the_top_of_a_module_shows_its_line(folder, mistake, said):
     assert "psld/" not in finished.stderr, "the frames above the user's are left out"
 
 
-def test_a_logger_that_fails_shows_its_line_and_the_training_goes_on(folder):
+def test_a_failing_logger_shows_its_line_and_the_training_continues(folder):
     words = ("train", "logger={kind: mine:Fails, at: entry}", *SHORT)
     finished = succeeded(call(folder, *given(words)))
     assert 'raise KeyError("of a logger")' in finished.stderr

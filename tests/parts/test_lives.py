@@ -31,8 +31,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_a_training_that_has_begun_goes_on_with_its_copy(folder, digits):
-    """Also in functions that import a helper later, and although settings.json names other code."""
+def test_a_training_resumes_with_its_copy_of_the_code(folder, digits):
+    """This includes functions that import a helper later. settings.json may name other code."""
     with fresh_modules():
         part = parse(Network, {"kind": "mynets:Mixer"}, "x").model_dump(mode="json")
     words = (*LIFE, f"data={digits}", "name=x", f"network={in_hydra(part)}")
@@ -106,7 +106,7 @@ def test_two_parts_of_one_package_run_from_their_copies(folder, digits, tmp_path
     assert weights.read_bytes() == whole
 
 
-def test_a_launch_names_the_code_of_its_jobs(folder, digits):
+def test_a_launch_records_the_code_of_its_jobs(folder, digits):
     (folder / "configs/grid").mkdir(parents=True)
     content = with_models({"mine": ["network=mynets:Mixer"], "plain": ["network=demo"]})
     with fresh_modules():
@@ -124,7 +124,7 @@ def test_a_launch_names_the_code_of_its_jobs(folder, digits):
         assert models["mine"].settings.network.code in word
 
 
-def test_a_job_of_a_grid_that_has_not_begun_refuses_other_code(folder, digits):
+def test_a_job_of_a_grid_refuses_changed_code_at_its_start(folder, digits):
     (folder / "configs/grid").mkdir(parents=True)
     with fresh_modules():
         content = with_models({"mine": ["network=mynets:Mixer"]})
@@ -168,12 +168,12 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_part_goes_to_another_process(folder, method):
+def test_a_part_can_be_sent_to_another_process(folder, method):
     (folder / "processes.py").write_text(PROCESSES)
     assert succeeded(run(folder, [sys.executable, "processes.py", method])).stdout == "158\n"
 
 
-def test_the_trials_leave_weights_and_generators_as_they_are(folder, digits):
+def test_the_trials_change_neither_weights_nor_generators(folder, digits):
     succeeded(call(folder, "train", *LIFE, f"data={digits}", "name=x"))
     model = psld.load("models/by-hand/x", device="cpu")
     settings = model.settings

@@ -23,7 +23,7 @@ def train(digits, outside, monkeypatch):
     return lambda *more: succeeded(call(outside, "train", *WORDS, f"data={digits}", *more)).stdout
 
 
-def test_a_logger_gets_each_entry_once_also_over_a_resumption(train, outside):
+def test_a_logger_gets_each_entry_once_also_after_a_restart(train, outside):
     both = "logger=[mine:Lines,{kind: mine:Lines, file: other.txt}]"
     train(both)
     logged = (outside / "log.txt").read_text()
@@ -49,8 +49,8 @@ def test_a_logger_gets_each_entry_once_also_over_a_resumption(train, outside):
     assert (outside / "log.txt").read_text() == "".join(f"psld 2 {s}\n" for s in rest)
 
 
-def test_a_logger_that_fails_is_one_line(train, outside):
-    """It raises, or takes forever, at its start, at an entry or at the end."""
+def test_a_failing_logger_prints_one_line(train, outside):
+    """The logger raises or hangs, at its start, at an entry, or at the end."""
     fails = [(at, hangs) for hangs in (False, True) for at in ("start", "entry", "end")]
     words = (f"{{kind: mine:Fails, at: {at}, hangs: {hangs}}}" for at, hangs in fails)
     printed = train(f"logger=[{','.join(words)},mine:Lines]")
@@ -74,8 +74,8 @@ def test_a_wrong_logger_is_refused_before_the_training(digits, outside, word, sa
     assert not (outside / "runs").exists()
 
 
-def test_the_tensorboard_of_the_examples(train, outside, monkeypatch):
-    """The class of docs/examples/boards.py, with what it calls of the package."""
+def test_the_tensorboard_logger_of_the_examples_writes_the_history(train, outside, monkeypatch):
+    """The class is in docs/examples/boards.py; its calls of tensorboard are recorded."""
     calls = []
 
     class SummaryWriter:

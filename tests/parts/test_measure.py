@@ -123,7 +123,7 @@ def test_a_shipped_measure_and_its_class_in_a_file_outside(outside, kind):
 
 
 @pytest.mark.parametrize(("kind", "other"), [("precision", recall), ("recall", precision)])
-def test_precision_and_recall_are_each_other_with_exchanged_sets(kind, other):
+def test_precision_and_recall_are_exchanged_with_the_sets(kind, other):
     """Copies of an image of the reference are in one block, as those of a sample are."""
     part = check_settings(Measure, {"kind": kind, "neighbors": 5})
     twice = Features(REFERENCE.train.values.repeat(2, 1))
@@ -133,7 +133,7 @@ def test_precision_and_recall_are_each_other_with_exchanged_sets(kind, other):
     )
 
 
-def test_a_measure_of_ones_own_has_a_jackknife(outside):
+def test_a_custom_measure_has_a_jackknife(outside):
     part = check_settings(Measure, "mymetrics:MeanShift")
     (estimate, _, _), _, other = found(part)
     block = SAMPLES.blocks(20).block
@@ -143,8 +143,8 @@ def test_a_measure_of_ones_own_has_a_jackknife(outside):
     assert other is None
 
 
-def test_what_is_known_of_a_reference_is_not_given_to_measures_of_ones_own(outside):
-    """They may change their copy of the reference, and it does not follow from theirs."""
+def test_custom_measures_do_not_use_the_cache_of_a_reference(outside):
+    """Custom measures may modify their copy of the reference, and may compute other quantities."""
     shipped, own = here_and_outside(outside, Measure, "precision")
     known = REFERENCE._replace(cache={"train radii of 3 neighbors": torch.full((80,), -1.0)})
     assert found(shipped, known)[0].estimate.value == 0
@@ -152,7 +152,7 @@ def test_what_is_known_of_a_reference_is_not_given_to_measures_of_ones_own(outsi
     assert found(own)[0].estimate.value > 0
 
 
-def test_a_measure_may_work_in_place(outside):
+def test_a_measure_may_modify_its_inputs(outside):
     expected = found(Measure.model_validate("mymetrics:MeanShift"))[0].estimate
     difference = "(samples.mean(0) - reference.mean(0))"
     in_place = "(samples.sub_(reference.mean(0)).mean(0) + reference.zero_()[0])"
@@ -172,7 +172,7 @@ DOWNLOADED = {"inception", "dinov2"}
 
 
 @pytest.mark.parametrize("kind", [*SHIPPED["extractor"], "mymetrics:Rows", "mymetrics:Trained"])
-def test_an_extractor_gives_features_of_any_batch_and_a_digest(outside, kind):
+def test_an_extractor_gives_features_for_any_batch_size_and_a_digest(outside, kind):
     parts, values = here_and_outside(outside, Extractor, kind, **QUICK.get(kind, {})), []
     for part in () if kind in DOWNLOADED else parts:
 
@@ -193,7 +193,7 @@ def test_an_extractor_gives_features_of_any_batch_and_a_digest(outside, kind):
     assert all(torch.equal(values[0], each) for each in values)
 
 
-def test_from_the_command_line(outside):
+def test_custom_measures_and_extractors_run_from_the_command_line(outside):
     """An interval, a trained extractor by its folder, and an edit that makes other features."""
     words = ("images=data/digits.h5", "dataset=digits", "samples=90")
     said = succeeded(call(outside, "evaluate", *words, "metric=mymetrics:MeanShift@mymetrics:Rows"))
@@ -231,7 +231,7 @@ def test_from_the_command_line(outside):
         ('word = "rows"', 'word = "pixels"', "fd-pixels.yaml has this name and other settings"),
     ],
 )
-def test_features_without_a_digest_and_a_name_that_is_taken_are_refused(outside, old, new, said):
+def test_features_without_a_digest_and_duplicate_names_are_refused(outside, old, new, said):
     edit(outside / "mymetrics.py", old, new)
     words = ("images=data/digits.h5", "dataset=digits", "samples=90", "output=x.json")
     word = "metric=mymetrics:MeanShift@mymetrics:Rows"

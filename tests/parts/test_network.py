@@ -31,7 +31,7 @@ def train(folder: Path, *words: str) -> str:
     return succeeded(call(folder, "train", *words)).stdout
 
 
-def test_it_is_chosen_and_set_by_words_and_by_the_file_of_a_group(folder, training, monkeypatch):
+def test_a_network_is_selected_by_overrides_and_by_a_config(folder, training, monkeypatch):
     (folder / "configs/network").mkdir(parents=True)
     (folder / "configs/network/mixer.yaml").write_text("kind: mynets:Mixer\nwidth: 5\n")
     monkeypatch.chdir(folder)
@@ -48,7 +48,7 @@ def test_it_is_chosen_and_set_by_words_and_by_the_file_of_a_group(folder, traini
     assert "code:" not in help_text
 
 
-def test_an_edit_trains_again_and_a_comment_does_not(folder, training):
+def test_an_edit_of_the_code_trains_again_but_a_comment_does_not(folder, training):
     train(folder, *training)
     edit(folder / "mynets.py", '"""Convolutions."""', "# Convolutions.")
     assert "training" not in train(folder, *training)
@@ -56,7 +56,7 @@ def test_an_edit_trains_again_and_a_comment_does_not(folder, training):
     assert "replaces the weights of another training" in train(folder, *training)
 
 
-def test_where_its_code_is_not_it_is_compared_and_sampled_if_trusted(
+def test_without_its_code_a_network_is_compared_and_if_trusted_sampled(
     folder, training, tmp_path_factory, monkeypatch
 ):
     train(folder, *training)
@@ -91,7 +91,7 @@ class Outer(Network):
 """
 
 
-def test_the_parts_of_a_part_have_the_code_of_its_version(folder, training):
+def test_nested_parts_use_the_code_of_the_same_version(folder, training):
     write(folder, outer=OUTER)
     train(folder, "network=outer:Outer", *training[1:])
     edit(folder / "mynets.py", "import torch\n", "import torch\n\nUNUSED = 1\n")
@@ -111,13 +111,13 @@ def test_the_parts_of_a_part_have_the_code_of_its_version(folder, training):
         ("network.widht=3", r"unknown key network\.widht \(is network\.width meant\?\)"),
     ],
 )
-def test_a_typing_error_is_one_line(folder, training, word, message):
+def test_a_misspelled_setting_is_refused_in_one_line(folder, training, word, message):
     line = refused(call(folder, "train", *training, word), 2)
     assert re.search(message, line)
     assert not (folder / "runs").exists()
 
 
-def test_in_a_grid_models_and_cells_change_with_the_code_of_their_parts(folder, monkeypatch):
+def test_in_a_grid_models_and_cells_depend_on_the_code_of_their_parts(folder, monkeypatch):
     monkeypatch.chdir(write(folder, pull=GUIDANCE))
     (folder / "configs/grid").mkdir(parents=True)
     content = with_models({"mine": ["network=mynets:Mixer"]})

@@ -95,8 +95,8 @@ def test_the_contract_of_an_objective(folder, kind, monkeypatch):
 
 
 @pytest.mark.parametrize("word", ["noise_law={center: 0.5}", "label_dropout=0.1"])
-def test_a_setting_that_it_does_not_use_is_refused(folder, digits, word):
-    """It would act, and the weights would not be known by it."""
+def test_a_setting_that_the_objective_does_not_use_is_refused(folder, digits, word):
+    """Otherwise, the setting could change the weights without being part of their identity."""
     write(folder, few=FEW_USES)
     words = ("training.objective=few:Few", f"data={digits}", "training.time_eps=1e-4", *RECIPE)
     said = f"training.objective: `uses` of few:Few does not list {word.partition('=')[0]}"
@@ -104,14 +104,14 @@ def test_a_setting_that_it_does_not_use_is_refused(folder, digits, word):
     assert not (folder / "runs").exists()
 
 
-def test_it_trains_and_its_model_is_sampled(folder, digits):
+def test_a_custom_objective_trains_and_its_model_is_sampled(folder, digits):
     words = ("training.objective=losses:Absolute", f"data={digits}", "name=mine", *RECIPE)
     succeeded(call(folder, "train", *words))
     sample = ("model=by-hand/mine", "output=samples", "shard_size=2", "sampler.steps=3")
     assert "shard 0: 2 images, NFE 3" in succeeded(call(folder, "sample", *sample)).stdout
 
 
-def test_one_of_images_is_sampled_too_and_may_refuse_a_sampler(folder, digits):
+def test_an_objective_on_images_is_sampled_and_may_refuse_a_sampler(folder, digits):
     words = ("training.objective=losses:AbsoluteImage", f"data={digits}", "name=mine", *RECIPE)
     succeeded(call(folder, "train", *words))
     sample = ("sample", "model=by-hand/mine", "output=samples", "shard_size=2", "sampler.steps=3")
@@ -145,7 +145,7 @@ def minus(model, name: str) -> LoadedModel:
     return replace(loaded, settings=settings, process=build_process(settings))
 
 
-def test_a_denoiser_has_the_eps_of_the_objective(model, tmp_path, monkeypatch):
+def test_a_denoiser_uses_the_eps_of_the_objective(model, tmp_path, monkeypatch):
     monkeypatch.chdir(write(tmp_path, minus=MINUS))
     loaded, y = minus(model, "Minus"), torch.randn(2, 1, 8, 8)
     denoise = psld.denoiser(loaded, n=2)
@@ -184,7 +184,7 @@ class Weighted(Objective):
 """
 
 
-def test_its_module_may_train_more_and_keep_what_it_computes(tmp_path, digits):
+def test_the_wrapped_module_may_add_weights_and_logged_values(tmp_path, digits):
     write(tmp_path, two=TWO)
     words = ("training.objective=two:Weighted", f"data={digits}", "name=mine", *RECIPE)
     words += ("training.precision=bf16", "training.preview_every=1")
@@ -222,7 +222,7 @@ class OfImages(Objective):
 """
 
 
-def test_a_module_that_keeps_the_deviation_as_a_number_is_loaded_with_it(
+def test_the_deviation_is_restored_in_a_module_that_stores_it_as_a_number(
     tmp_path, digits, monkeypatch
 ):
     monkeypatch.chdir(write(tmp_path, scaled=SCALED))
@@ -235,7 +235,7 @@ def test_a_module_that_keeps_the_deviation_as_a_number_is_loaded_with_it(
     assert psld.load("again").network.s == loaded.network.s
 
 
-def test_a_guide_s_objective_makes_no_model(folder, digits):
+def test_the_objective_of_a_guide_cannot_train_a_model(folder, digits):
     words = (f"data={digits}", *RECIPE)
     refused(call(folder, "train", "training.objective=guide", *words), 2, "use psld train_guide")
     guide = ("train_guide", "training.objective=losses:Absolute", f"data={digits}")
@@ -264,8 +264,8 @@ class Sure(Guide):
 @pytest.mark.parametrize(
     ("command", "kind", "name"), [("train", "Near", "models"), ("train_guide", "Sure", "guides")]
 )
-def test_without_its_code_it_is_what_it_was(tmp_path, digits, command, kind, name):
-    """Below a denoiser or a guide: its class decides what its settings mean."""
+def test_without_its_code_an_objective_keeps_its_properties(tmp_path, digits, command, kind, name):
+    """For a subclass of a denoiser or guide, the class determines the meaning of its settings."""
     write(tmp_path, below=BELOW)
     words = (f"training.objective=below:{kind}", f"data={digits}", "name=mine", *RECIPE)
     succeeded(call(tmp_path, command, *words))
@@ -279,8 +279,9 @@ def test_without_its_code_it_is_what_it_was(tmp_path, digits, command, kind, nam
     assert "nothing new" in succeeded(call(tmp_path, command, *again)).stdout
 
 
-def test_it_may_read_a_model_or_a_cell(digits, tmp_path):
-    """Other samples in the same folder are another training; other records of the same are not."""
+def test_an_objective_may_read_a_model_or_a_cell(digits, tmp_path):
+    """Other samples in the same folder give another training; other records of these samples do
+    not."""
     folder = write(tmp_path, taught=TAUGHT)
     succeeded(call(folder, "train", f"data={digits}", "name=base", *RECIPE))
     words = ("training.objective=taught:Taught", f"data={digits}", "name=mine", *RECIPE)
@@ -337,7 +338,7 @@ def test_in_a_grid_a_part_of_a_training_reads_a_model_of_the_grid(configs):
         load(configs, with_models({"base": ["process=psld"]}) | {"samplers": samplers})
 
 
-def test_in_a_grid_it_reads_a_cell_of_the_grid(configs):
+def test_in_a_grid_an_objective_reads_a_cell_of_the_grid(configs):
     pairs = ["training.objective=taught:Pairs", "training.objective.cell=base/em-20"]
     models = {"mine": ["process=psld", *pairs], "base": ["process=psld"]}
     grid = load(configs, with_models(models))

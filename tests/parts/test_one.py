@@ -9,7 +9,7 @@ from studies.one.parts import Copies
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_mirror_images_are_copies_too(channels):
+def test_mirrored_memorization_counts_mirror_images_as_copies(channels):
     images = torch.rand(60, channels, 8, 8, generator=torch.manual_seed(0))
     train, test, others = (part.flatten(1) for part in images.split(20))
     turned = images[:20].flip(3).flatten(1)

@@ -31,11 +31,11 @@ def result(cell: str, made: str | None, trained: str | None, weights: str = "w")
         ([("a", "then", "then", "v"), ("b", "now", "then", "w")], ["2 models, 1 cell"]),
     ],
 )
-def test_models_and_cells_are_counted_once(results, note):
+def test_models_and_cells_of_each_revision_are_counted_once(results, note):
     said = [f"Made by another revision of psld than the current revision: {each}." for each in note]
     assert list(made_by_other_code(result(*each) for each in results)) == said
 
 
-def test_a_model_says_by_which_revision(model):
+def test_the_identity_of_a_model_includes_the_git_revision(model):
     manifest = read_manifest(model)
     assert manifest.identity()["git_revision"] == manifest.git_revision

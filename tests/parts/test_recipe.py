@@ -56,7 +56,7 @@ def resumed(settings, folder: Path, before: TrainingState) -> TrainingState:
 @pytest.mark.parametrize(
     ("noun", "kind"), [(noun, kind) for noun in OWN for kind in (*SHIPPED[noun], *OWN[noun])]
 )
-def test_it_resumes_to_the_bit(outside, noun, kind):
+def test_an_optimizer_or_average_resumes_bit_identically(outside, noun, kind):
     here_and_outside(outside, {"optimizer": Optimizer, "average": Average}[noun], kind)
     settings = recipe(**{noun: kind})
     before, whole = trained(settings, 2), trained(settings, 4)
@@ -101,7 +101,7 @@ def test_an_optimizer_may_leave_out_weights():
 
 
 @pytest.mark.parametrize("kind", [*SHIPPED["average"], "mine:Polyak"])
-def test_an_average_is_of_weights_and_buffers(outside, kind):
+def test_an_average_contains_weights_and_buffers(outside, kind):
     network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
     average = build_average(Average.model_validate(kind), network)
     for _ in range(3):
@@ -137,7 +137,7 @@ def test_the_shipped_schedules_have_their_formulas():
     assert values[2] == pytest.approx([1, 1, math.sqrt(0.5), 0.5])
 
 
-def test_only_another_recipe_than_the_papers_is_in_the_identity():
+def test_the_default_recipe_is_not_in_the_identity():
     assert recipe(optimizer="adam", schedule="constant").identity() == recipe().identity()
     assert not {"optimizer", "schedule", "average"} & recipe().identity().keys()
     changed = recipe(optimizer={"kind": "adam", "betas": [0.9, 0.99]}, schedule="cosine").identity()
@@ -148,7 +148,7 @@ def test_only_another_recipe_than_the_papers_is_in_the_identity():
         recipe(optimizer="adamv")
 
 
-def test_a_decay_is_short_for_the_average_ema(outside):
+def test_ema_decay_is_short_for_the_average_ema(outside):
     short = recipe(ema_decay=0.5)
     for average in ({"kind": "ema", "decay": 0.5}, {"decay": 0.5}, short.averaging):
         assert recipe(average=average) == short
@@ -209,7 +209,7 @@ METHODS = {
         ("Schedule", "float('nan') if step == 3500 else 1", "the factor of step 3500 is nan"),
     ],
 )
-def test_a_wrong_one_is_one_line_and_no_checkpoint(digits, outside, noun, made, words):
+def test_a_wrong_part_is_refused_before_a_checkpoint(digits, outside, noun, made, words):
     text = WRONG.format(noun=noun, method=METHODS[noun], made=made)
     (outside / "wrong.py").write_text(text)
     key = f"training.{noun.lower()}"
@@ -220,7 +220,7 @@ def test_a_wrong_one_is_one_line_and_no_checkpoint(digits, outside, noun, made, 
 
 
 @pytest.mark.parametrize("made", ["Unsaved(parameters)", "Unloaded(parameters)"])
-def test_a_state_that_cannot_come_back_is_found_before_the_training_goes_on(digits, outside, made):
+def test_a_state_that_cannot_be_restored_is_refused_at_the_first_step(digits, outside, made):
     text = WRONG.format(noun="Optimizer", method=METHODS["Optimizer"], made=made)
     (outside / "wrong.py").write_text(text)
     words = (*TINY, f"data={digits}", "training.steps=7000", "training.optimizer=wrong:Mine")
@@ -257,13 +257,13 @@ def resumes_to_the_bit(folder: Path, train) -> None:
     check_equal(torch.load(checkpoints.path(6)), before)
 
 
-def test_a_training_of_own_parts_resumes_to_the_bit(digits, outside):
+def test_a_training_with_custom_parts_resumes_bit_identically(digits, outside):
     words = (*RECIPE, f"data={digits}", "training.micro_batch=auto")
     resumes_to_the_bit(outside, lambda: succeeded(call(outside, "train", *words)))
 
 
 @pytest.mark.slow
-def test_two_ranks_of_own_parts_resume_to_the_bit(digits, outside):
+def test_two_ranks_with_custom_parts_resume_bit_identically(digits, outside):
     """The leading rank's buffers are those of both, before each step."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     python, *train = command("train", *RECIPE, f"data={digits}", "training.micro_batch=4")
@@ -271,7 +271,9 @@ def test_two_ranks_of_own_parts_resume_to_the_bit(digits, outside):
 
 
 @pytest.mark.slow
-def test_a_killed_training_of_own_parts_resumes_to_the_bit(digits, outside, tmp_path_factory):
+def test_a_killed_training_with_custom_parts_resumes_bit_identically(
+    digits, outside, tmp_path_factory
+):
     words = (*RECIPE, f"data={digits}", "training.steps=120", "training.checkpoint_every=10")
     with started(outside, command("train", *words)) as process:
         wait_for_checkpoints(process, outside, count=2)
@@ -282,8 +284,8 @@ def test_a_killed_training_of_own_parts_resumes_to_the_bit(digits, outside, tmp_
     assert weights[0] == weights[1]
 
 
-def test_a_word_below_a_text_of_a_config_does_not_change_the_kind(digits, outside):
-    """A config's text is replaced by the word's setting; no other optimizer takes its place."""
+def test_an_override_of_an_option_does_not_change_the_kind(digits, outside):
+    """The override replaces the text in the config, so the kind is missing; no default is used."""
     (outside / "configs/training").mkdir(parents=True)
     shipped = "defaults: [demo, _self_]\n"
     (outside / "configs/training/mine.yaml").write_text(f"{shipped}optimizer: adamw\n")

@@ -100,8 +100,8 @@ def test_the_contract_of_a_sampler(outside, kind):
 
 
 @pytest.mark.parametrize(("steps", "denoise"), [(20, True), (21, False)])
-def test_heun_s_method_needs_its_steps_alone(outside, steps, denoise):
-    """It counts its evaluations, and its levels are those that the network is asked for."""
+def test_heun_s_method_makes_one_evaluation_per_step(outside, steps, denoise):
+    """`evaluations` is the number of evaluations, and `noise_levels` is their range."""
     asked, settings = [], read("heun:Heun", {**GRID, "steps": steps, "denoise": denoise})
     data = gaussian(0.3, mean=0.5)
 
@@ -141,12 +141,12 @@ def test_heun_s_method_ends_with_a_step_of_its_ode(outside):
     assert torch.equal(after, step.mean(0, before, score))
 
 
-def test_a_setting_that_it_does_not_take_is_named(outside):
+def test_an_unknown_setting_of_a_sampler_is_named(outside):
     with pytest.raises(UserError, match=r"unknown key sampler\.foo"):
         named_sampler("sample()", "heun:Heun", 6, {"foo": 1})
 
 
-def test_heun_s_method_by_the_command(outside, model):
+def test_heun_s_method_runs_from_the_command_line(outside, model):
     words = ("sampler=heun:Heun", "sampler.striding=quadratic", "sampler.steps=5", "shard_size=2")
     printed = succeeded(call(outside, "sample", *words, f"model={model}", "output=samples")).stdout
     assert "shard 0: 2 images, NFE 5" in printed
@@ -162,7 +162,7 @@ def test_evaluations_that_are_not_counted_are_refused_before_a_shard_is_written(
     assert not list((outside / "samples").glob("*.safetensors"))
 
 
-def test_torch_s_own_generator_begins_with_each_shard_and_stays_the_caller_s(outside, model):
+def test_the_global_generator_is_seeded_for_each_shard_and_restored(outside, model):
     edit(outside / "heun.py", "slope) / 2", "slope) / 2 + torch.randn_like(z)")
     edit(outside / "heun.py", "from psld.parts", "import torch\nfrom psld.parts")
     options = {"sampler": "heun:Heun", "steps": 5, "striding": "quadratic", "raw": True}

@@ -148,7 +148,7 @@ def folder(tmp_path, monkeypatch):
     return write_files(tmp_path, {name: text.encode() for name, text in files.items()})
 
 
-def test_a_dataset_of_ones_own_source_trains(folder):
+def test_a_model_trains_on_a_dataset_of_a_custom_source(folder):
     assert WORDS.count("\n") <= 40
     said = succeeded(call(folder, "prepare", "dataset=mine")).stdout
     assert "14 images of 1×8×8 (12 train, 2 test)" in said
@@ -168,7 +168,7 @@ def test_a_dataset_of_ones_own_source_trains(folder):
     succeeded(call(folder, "train", *short, "data=data/mine.h5", "output=two"))
 
 
-def test_words_of_the_command_line_choose_and_set_it(folder):
+def test_overrides_select_a_source_and_its_settings(folder):
     own = ("dataset=digits", "dataset.num_classes=2", "dataset.source.shift=1")
     words = (*own, "dataset.name=other", "dataset.source=wordlist:Words")
     succeeded(call(folder, "prepare", *words))
@@ -181,7 +181,7 @@ def test_words_of_the_command_line_choose_and_set_it(folder):
     refused(said, 2, "dataset.source.shift: ", "got 'x'")
 
 
-def test_other_code_or_settings_are_another_dataset(folder):
+def test_a_change_of_code_or_settings_gives_another_dataset(folder):
     succeeded(call(folder, "prepare", "dataset=mine"))
     (folder / "wordlist.py").write_text(f"# a comment\n{WORDS}")
     (folder / "copy.txt").write_text((folder / "words.txt").read_text())
@@ -194,7 +194,7 @@ def test_other_code_or_settings_are_another_dataset(folder):
     succeeded(call(folder, "prepare", "dataset=mine", "replace=true"))
 
 
-def test_what_has_changed_since_it_was_prepared_is_told(folder):
+def test_changes_since_the_preparation_are_reported(folder):
     content = DATASET | {"num_classes": 2, "source": "wordlist:Words"}
     settings = parse(PrepareSettings, {"dataset": content, "output": "mine.h5"}, "test")
     prepare_dataset(settings.dataset, folder / "mine.h5")
@@ -212,7 +212,7 @@ def test_what_has_changed_since_it_was_prepared_is_told(folder):
     assert list(notes_on_prepared("mine", settings)) == [], "it serves without its source"
 
 
-def test_a_source_whose_code_is_not_here_cannot_be_opened(folder):
+def test_a_source_without_its_code_cannot_be_opened(folder):
     source = {"kind": "wordlist:Words", "code": "0" * 64, "shift": 0}
     with pytest.raises(UserError, match=r"source wordlist:Words has code 000000000000, and wordl"):
         prepare_dataset(dataset("folder", source), folder / "x.h5")
@@ -226,7 +226,7 @@ def test_a_source_whose_code_is_not_here_cannot_be_opened(folder):
         ("pairs[2:]", "[]", "no training images are left"),
     ],
 )
-def test_what_would_be_wrong_images_or_labels_is_refused(folder, old, new, said):
+def test_invalid_images_and_labels_are_refused(folder, old, new, said):
     assert old in WORDS
     (folder / "wordlist.py").write_text(WORDS.replace(old, new))
     content = DATASET | {"num_classes": 2, "source": "wordlist:Words"}

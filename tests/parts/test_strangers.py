@@ -121,9 +121,7 @@ def made(model, digits, features, once) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_code_that_a_file_names_runs_only_if_it_is_the_users_own(
-    made, reader, tmp_path, monkeypatch
-):
+def test_code_named_in_a_file_runs_only_if_it_is_the_users_own(made, reader, tmp_path, monkeypatch):
     cells = 0
     for place, (record, file, may_run) in PLACES.items():
         for is_regular in (False, True):
@@ -184,7 +182,7 @@ def test_parts_that_are_not_needed_are_never_imported(made, tmp_path, monkeypatc
     assert not Path("RAN").exists()
 
 
-def test_the_record_of_a_dataset_runs_nothing(digits, tmp_path, monkeypatch):
+def test_the_record_of_a_dataset_runs_no_code(digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("evil.py").write_text(EVIL)
     Path("data").mkdir()
@@ -199,8 +197,8 @@ def test_the_record_of_a_dataset_runs_nothing(digits, tmp_path, monkeypatch):
         assert not Path("RAN").exists()
 
 
-def test_references_and_run_directories_run_nothing(made, digits, tmp_path, monkeypatch):
-    """Only a copy whose computed digest is that of the job's words runs."""
+def test_references_and_run_directories_run_no_code(made, digits, tmp_path, monkeypatch):
+    """Code runs only from a copy with the digest that the job's overrides state."""
     monkeypatch.chdir(tmp_path)
     Path("evil.py").write_text(EVIL)
     code = find_code("evil").digest
@@ -226,8 +224,8 @@ def test_references_and_run_directories_run_nothing(made, digits, tmp_path, monk
     assert not Path("RAN").exists()
 
 
-def test_no_file_of_the_working_folder_takes_the_place_of_a_package(digits, tmp_path):
-    """Also not of those that are imported late, with a custom part or without."""
+def test_no_file_in_the_working_folder_replaces_a_package(digits, tmp_path):
+    """This includes packages that are imported late, with or without a custom part."""
     for name in ("wandb", "scipy", "h5py", "hydra", "torch"):
         (tmp_path / f"{name}.py").write_text("from pathlib import Path\nPath('RAN').touch()\n")
     (tmp_path / "mine.py").write_text(EVIL.replace('Path("RAN").touch()', ""))
@@ -241,7 +239,7 @@ def test_no_file_of_the_working_folder_takes_the_place_of_a_package(digits, tmp_
     assert not (tmp_path / "RAN").exists()
 
 
-def test_the_ordinary_case_needs_no_trust(digits, tmp_path, monkeypatch):
+def test_a_model_trained_in_the_users_folder_needs_no_trust(digits, tmp_path, monkeypatch):
     """A model that was trained in the user's own folder, from a file next to it."""
     from tests.parts.own import with_network
 

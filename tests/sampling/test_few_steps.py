@@ -30,7 +30,7 @@ def test_a_sampler_of_plain_denoisers_runs_on_a_trained_network(model):
     assert float(images.std()) == pytest.approx(float(whole.std()), rel=0.15)
 
 
-def test_no_steps_are_draws_of_the_start_alone(conditional_model, tmp_path):
+def test_zero_steps_return_draws_from_the_start(conditional_model, tmp_path):
     model, calls = psld.load(conditional_model), []
     model.network.register_forward_pre_hook(lambda *_: calls.append(1))
     few = {"sampler": "few", "label": [0, 1], "raw": True}

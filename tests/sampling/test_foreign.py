@@ -46,8 +46,8 @@ def clusters() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("process", "low", "high"), [("vp-sde", 0.05, 80.0), ("cld", 0.0, float("inf"))]
 )
-def test_a_network_is_asked_for_its_levels_and_gives_its_images(process, low, high):
-    """By the default sampler."""
+def test_an_external_network_is_evaluated_at_its_levels(process, low, high):
+    """This is tested with the default sampler."""
     network, theirs = model(low, high)
     images = theirs.sample(200, process=process, raw=True)
     first, last = network.levels[0], network.levels[-1]
@@ -57,7 +57,7 @@ def test_a_network_is_asked_for_its_levels_and_gives_its_images(process, low, hi
     assert float(images.std()) == pytest.approx(0.5, rel=0.1)
 
 
-def test_a_level_that_does_not_hide_the_images_is_no_start():
+def test_a_start_level_that_does_not_hide_the_images_is_refused():
     network, theirs = model(0.0, 5.0)
     with pytest.raises(UserError, match="accepts 0 to 5; change"):
         theirs.sample(2, process="vp-sde", sampler="multistep", steps=4)
@@ -71,8 +71,8 @@ def test_a_level_that_does_not_hide_the_images_is_no_start():
 
 
 @pytest.mark.parametrize("start", ["gaussian", "mixture"])
-def test_a_start_from_images_is_one_gaussian_or_a_mixture(start):
-    """Images without evaluations: those of a mixture are near to one of four pictures."""
+def test_a_start_fitted_to_images_is_one_gaussian_or_a_mixture(start):
+    """Without evaluations, images of the mixture are close to one of four pictures."""
     seen = clusters()
     _, theirs = model(0.002, 80.0, seen)
     images = theirs.sample(100, sampler="few", steps=0, start=start, raw=True)
@@ -81,7 +81,7 @@ def test_a_start_from_images_is_one_gaussian_or_a_mixture(start):
     assert (float(nearest.median()) > 0.3) is (start == "gaussian")
 
 
-def test_given_levels_are_those_of_the_start_too():
+def test_the_first_given_level_is_the_start_level():
     network, theirs = model(0.002, 80.0, clusters())
     choice = {"sampler": "few", "steps": 3, "levels": [3.0, 1.0, 0.2], "start": "gaussian"}
     theirs.sample(200, process="cld", **choice)
@@ -90,14 +90,14 @@ def test_given_levels_are_those_of_the_start_too():
     assert network.deviations[0] == pytest.approx((9 + spread**2) ** 0.5, rel=0.02)
 
 
-def test_a_level_of_the_start_is_one_that_the_network_takes():
+def test_the_start_level_is_within_the_levels_of_the_network():
     network, theirs = model(0.002, 0.6, clusters())
     theirs.sample(4, sampler="few", steps=3, start="gaussian")
     assert max(network.levels) == pytest.approx(0.6, rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_network_computes_in_the_precision_that_is_asked_for(precision):
+def test_the_network_computes_in_the_requested_precision(precision):
     network, theirs = model(0.0, float("inf"))
     theirs.sample(2, sampler="em", steps=3, precision=precision)
     assert network.halves == {precision == "bf16"}
@@ -113,7 +113,7 @@ class Noted(LinearProcess):
         return super().prior(noise)
 
 
-def test_a_process_of_a_subclass_is_sampled_itself():
+def test_a_process_of_a_subclass_uses_the_methods_of_the_subclass():
     beta = LinearBeta(0.1, 20.0)
     process = Noted([[0.5]], [[0.0]], [1.0], beta, initial_variance=[0.0])
     _, theirs = model(0.0, float("inf"))
@@ -125,8 +125,8 @@ def test_a_process_of_a_subclass_is_sampled_itself():
 
 
 @pytest.mark.parametrize("seen", [clusters(), None], ids=["images", "none"])
-def test_the_users_default_type_changes_nothing(seen):
-    """Neither the law of images nor that of white noise, the start without images."""
+def test_the_default_dtype_of_torch_changes_nothing(seen):
+    """This holds for the start fitted to images, and for white noise, the start without images."""
     given = {"process": "vp-sde", "steps": 4, "raw": True}
     _, theirs = model(0.0, 80.0, seen)
     expected = theirs.sample(2, **given)

@@ -22,7 +22,7 @@ BY_CLASSIFIER = ("guidance@sampler.guidance=classifier",)
 EM = ("sampler=em", "sampler.steps=6")
 
 
-def test_samples_are_guided_in_the_inference_mode_of_a_caller(model, guide):
+def test_samples_are_guided_in_inference_mode(model, guide):
     loaded, options = psld.load(model), {"sampler": "em", "steps": 3, "label": 3, "guide": guide}
     outside = loaded.sample(2, **options)
     with torch.inference_mode():
@@ -52,8 +52,10 @@ def test_samples_are_guided_by_a_guide(model, guide, tmp_path):
     assert shards["threes"].labels.tolist() == [3] * SIZE
 
 
-def test_classifier_free_samples_and_their_recognized_share(conditional_model, features, tmp_path):
-    """The metric's classifier, asked directly, finds as many of the classes as evaluation says."""
+def test_classifier_free_samples_are_recognized_as_their_class(
+    conditional_model, features, tmp_path
+):
+    """The classifier, called directly, recognizes as many samples as the evaluation reports."""
     cell = (*EM, *FREE, f"model={conditional_model}", f"shard_size={SIZE}")
     succeeded(call(tmp_path, "sample", *cell, "shards=2", "output=cell"))
     shards = [Shard.load(tmp_path / "cell" / f"{index:05d}.safetensors") for index in range(2)]
@@ -79,7 +81,7 @@ def test_a_class_conditional_model_samples_without_a_class_too(conditional_model
     assert shard.nfe == 6
 
 
-def test_classes_are_asked_for_by_name_image_by_image(conditional_model, tmp_path):
+def test_classes_are_requested_by_name_for_each_image(conditional_model, tmp_path):
     model = shutil.copytree(conditional_model, tmp_path / "model")
     manifest = json.loads((model / "manifest.json").read_text())
     assert manifest["class_names"] == list("0123456789")

@@ -46,7 +46,7 @@ def by_hand(score, settings=EM, start=None, key=KEY) -> torch.Tensor:
         return sample(PROCESS, settings, score, z, noise, silent=True)[:, :2]
 
 
-def test_a_shard_is_the_sampler_s_end_from_its_own_noise():
+def test_a_shard_has_the_final_states_of_the_sampler_from_its_noise():
     x, labels, nfe = image_sampler().sample(range(5), KEY)
     torch.testing.assert_close(x, by_hand(NetworkScore(eps, 5)))
     assert (x.shape, labels, nfe) == ((5, *SHAPE), None, 4)
@@ -94,7 +94,7 @@ def test_a_start_from_images_takes_labels_noise_and_components(steps):
     torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_one_value_that_is_no_number_ends_the_shard():
+def test_one_infinite_value_raises_an_error():
     def network(z, t):
         z = eps(z, t)
         z[-1, 0, 0, 0] += float("inf") if float(t[0]) < 0.01 else 0

@@ -143,7 +143,7 @@ def test_a_mask_is_the_same_in_every_shard(mnist):
 
 
 @pytest.mark.parametrize("size", [8, 9])
-def test_halves(size):
+def test_halves_remove_one_half_of_each_image(size):
     half = size // 2
     holes = {
         "left": np.s_[:, :half],
@@ -160,8 +160,8 @@ def test_halves(size):
             np.testing.assert_array_equal(mask, expected, missing)
 
 
-def test_the_stroke_of_a_digit_is_the_hole(mnist):
-    """As Pillow resizes to the nearest pixel; image 6 takes the first digit again."""
+def test_the_strokes_of_a_digit_are_the_hole(mnist):
+    """Masks are resized like Pillow's nearest filter. Image 6 gets the first digit again."""
     masks = draw_masks(DIGITS, range(7), 128, mnist)
     for index, digit in enumerate(image_of_digits(7)[[0, 1, 2, 3, 4, 5, 0]]):
         resized = Image.fromarray(digit).resize((128, 128), Image.Resampling.NEAREST)

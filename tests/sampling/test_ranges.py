@@ -42,7 +42,7 @@ def names_of(indices: range) -> list[str]:
     return [f"{index:05d}.safetensors" for index in indices]
 
 
-def test_one_process_makes_what_one_for_each_shard_makes(three, model, tmp_path):
+def test_one_process_and_one_process_per_shard_give_the_same_shards(three, model, tmp_path):
     assert names_in(three / "cell") == ["00000-00002.json", *names_of(range(3))]
     for index in range(3):
         whole = Shard.load(shard_path(three / "cell", index))
@@ -58,7 +58,7 @@ def test_one_process_makes_what_one_for_each_shard_makes(three, model, tmp_path)
     ]
 
 
-def test_whole_shards_are_kept_however_they_are_divided_among_processes(cell, model):
+def test_complete_shards_are_kept_for_any_division_into_ranges(cell, model):
     before = files_below(cell)
     assert resample(cell, model, "shards=3").startswith("shard 0: kept\nshard 1: kept\n")
     assert files_below(cell) == before
@@ -133,8 +133,8 @@ def test_pictures_are_written_next_to_the_shards(model, tmp_path):
         np.testing.assert_array_equal(np.asarray(picture)[4:68:8, 72:136:8], images[1, 0])
 
 
-def test_images_for_evaluators_of_others_are_those_of_all_shards(three, model, tmp_path):
-    """uint8 N×H×W×C."""
+def test_the_npz_for_external_evaluators_has_the_images_of_all_shards(three, model, tmp_path):
+    """The images are uint8 N×H×W×C."""
     resampled = shutil.copytree(three / "cell", tmp_path / "cell")
     words = (*RANGE, f"model={model}", "first=1", "shards=2", "npz=mine.npz")
     assert "wrote mine.npz\n" in succeeded(call(tmp_path, "sample", *words)).stdout
@@ -143,7 +143,7 @@ def test_images_for_evaluators_of_others_are_those_of_all_shards(three, model, t
     np.testing.assert_array_equal(written, np.concatenate(shards).transpose(0, 2, 3, 1))
 
 
-def test_pictures_are_numbered_by_sample_and_of_one_source_alone(model, vp_sde_model, tmp_path):
+def test_pictures_are_numbered_by_sample_and_have_a_single_source(model, vp_sde_model, tmp_path):
     options = (*RANGE, "png=pictures", f"model={model}")
     succeeded(call(tmp_path, "sample", *options, "first=1"))
     assert names_in(tmp_path / "pictures") == [f"{SIZE + i:05d}.png" for i in range(SIZE)]

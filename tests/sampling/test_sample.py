@@ -53,7 +53,7 @@ def test_the_command_writes_the_shard_and_its_origin(model, tmp_path):
     assert shard.device.startswith("CPU")
 
 
-def test_batch_size_and_device_are_no_part_of_the_origin(model):
+def test_batch_size_and_device_are_not_in_the_origin(model):
     one, other = (sample(model, *SAMPLERS["em"], *more) for more in ((), ("batch_size=7",)))
     assert one.origin == other.origin
     assert one.origin != sample(model, *SAMPLERS["em"], "sampler.denoise=false").origin
@@ -69,8 +69,8 @@ def in_process(model, *overrides: str) -> Shard:
     return shard
 
 
-def test_bf16_is_another_sampler_with_nearly_the_same_images(model, tmp_path):
-    """Its network computes in bfloat16; the state stays in float32."""
+def test_bf16_changes_the_origin_and_hardly_changes_the_images(model, tmp_path):
+    """The network computes in bfloat16, and the state stays in float32."""
     options = (*SAMPLERS["em"], "sampler.final_time=0.3", "sampler.denoise=false")
     plain = in_process(model, *options, f"output={tmp_path}/plain")
     half = in_process(model, *options, "sampler.precision=bf16", f"output={tmp_path}/half")
@@ -105,8 +105,8 @@ def test_a_cell_is_loaded_with_its_batch_size_and_the_arithmetic_of_networks(mod
     assert asked == [{"tf32": True}]
 
 
-def test_out_of_memory_is_found_out_once_for_all_shards(model, tmp_path, monkeypatch, capsys):
-    """And the images are those of small batches from the start."""
+def test_out_of_memory_occurs_once_for_all_shards(model, tmp_path, monkeypatch, capsys):
+    """The images equal those of a sampling that starts with small batches."""
     load, failed = sampling.load_model, []
 
     def small_device(*arguments):

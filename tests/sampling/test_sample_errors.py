@@ -118,7 +118,7 @@ def test_a_manifest_of_other_settings_than_its_weights_is_refused(copied, tmp_pa
     refused(finished, 2, "weights.safetensors: its settings differ from those in the manifest")
 
 
-def test_nan_is_refused(copied, tmp_path):
+def test_nan_in_the_weights_is_refused(copied, tmp_path):
     weights = load_file(copied / "weights.safetensors")
     next(iter(weights.values())).fill_(float("nan"))
     write_weights(copied, weights)

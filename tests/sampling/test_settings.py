@@ -21,7 +21,7 @@ def guide(words: str) -> TrainGuideSettings:
     return parse(TrainGuideSettings, content, "test")
 
 
-def test_the_digest_of_images_is_of_all_that_decides_them():
+def test_the_digest_of_images_includes_everything_that_determines_them():
     process = compose_model(["process=cld"], "test").process
     first = ["a", None, multistep(5), 0, 100, None]
     digests = {images_digest(*first)}
@@ -31,8 +31,8 @@ def test_the_digest_of_images_is_of_all_that_decides_them():
     assert len(digests) == 7
 
 
-def test_an_option_that_nobody_set_is_no_part_of_a_sampler():
-    """So a new option changes no digest of earlier samples."""
+def test_unset_options_are_not_in_the_record_of_a_sampler():
+    """A new option therefore does not change the digests of earlier samples."""
     content = sampler_content(multistep(5))
     assert not {"start", "fall", "start_level", "levels", "norms"} & content.keys()
     assert content["steps"] == 5
@@ -43,7 +43,7 @@ def test_an_option_that_nobody_set_is_no_part_of_a_sampler():
     assert sampler_content(multistep(5, precision="bf16"))["norms"] == "bf16"
 
 
-def test_a_sampler_ends_where_the_network_was_trained_or_later():
+def test_a_sampler_ends_at_or_after_the_smallest_training_time():
     model = compose_model(["training.time_eps=0.01"], "test")
     check_fit(multistep(5, final_time=0.01), model, None)
     with pytest.raises(UserError, match=r"use 0\.01 or more"):
@@ -103,7 +103,7 @@ def test_a_class_that_the_dataset_does_not_have_is_named(label):
         check_fit(sampler(f"{free}={label}"), model, None)
 
 
-def test_laws_are_named_by_their_gaussians():
+def test_initial_distributions_are_described_by_their_number_of_gaussians():
     assert gaussians([1]) == gaussians([1, 1]) == "one Gaussian"
     assert gaussians([4]) == gaussians([4, 4]) == "4 Gaussians"
     assert gaussians([8, 1, 32]) == "1 to 32 Gaussians"

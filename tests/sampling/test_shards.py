@@ -38,7 +38,7 @@ def cell(tmp_path):
     return tmp_path
 
 
-def test_a_shard_comes_back_as_it_was(tmp_path):
+def test_a_saved_shard_is_loaded_unchanged(tmp_path):
     labels, masks = np.arange(10), np.ones((10, 4, 4), np.uint8)
     for saved in (shard(2), replace(shard(1, guide_sha256="g"), labels=labels, masks=masks)):
         saved.save(tmp_path / "2.safetensors")
@@ -54,7 +54,7 @@ def test_a_shard_comes_back_as_it_was(tmp_path):
             assert getattr(loaded, name) == getattr(saved, name)
 
 
-def test_a_digest_is_of_images_and_origin_not_of_durations():
+def test_the_digest_includes_images_and_origin_but_not_durations():
     changed = [
         shard(),
         shard(seed=4),
@@ -66,8 +66,8 @@ def test_a_digest_is_of_images_and_origin_not_of_durations():
 
 
 @pytest.mark.parametrize(("samples", "shards"), [(1, 1), (10, 1), (11, 2)])
-def test_the_first_samples_of_a_cell(cell, samples, shards):
-    """As many shards as are needed, the last one cut to fit."""
+def test_the_first_samples_of_a_cell_are_read(cell, samples, shards):
+    """Only the necessary shards are read, and the last shard is cut."""
     assert shards_needed(samples, 10) == shards
     parts = list(read(cell, samples))
     assert len(parts) == shards
@@ -101,8 +101,8 @@ def write_records(folder, *ranges: range) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "damaged", "foreign"])
-def test_a_shard_that_does_not_serve_takes_the_records_of_its_range_away(cell, how):
-    """Then the workflow makes it again. The records of other ranges stay."""
+def test_an_unusable_shard_removes_the_records_of_its_ranges(cell, how):
+    """The workflow then samples these ranges again. The records of other ranges are kept."""
     write_records(cell, range(0, 1), range(1, 3), range(0, 2), range(3, 5))
     (cell / "other.json").write_text("{}")
     path = shard_path(cell, 1)
@@ -131,8 +131,8 @@ def test_a_shard_that_does_not_serve_takes_the_records_of_its_range_away(cell, h
         ({"labels": np.arange(10)}, HEADER),
     ],
 )
-def test_a_shard_of_another_version(tmp_path, arrays, header):
-    """Whole, with a right digest."""
+def test_a_shard_of_another_version_is_refused(tmp_path, arrays, header):
+    """The file is complete and has a correct digest."""
     path = tmp_path / "0.safetensors"
     save_tensors(path, "shard", arrays, header)
     with pytest.raises(UserError, match=r"0\.safetensors: not a shard of this version"):

@@ -30,7 +30,7 @@ def new_for_everything() -> None:
     ("ranks", "threads", "said"),
     [(1, 1, r"1 thread of \d+"), (1, 2, r"2 threads of \d+"), (4, 1, "4 ranks, 1 thread each")],
 )
-def test_a_cpu_has_its_ranks_and_threads_in_its_name(monkeypatch, ranks, threads, said):
+def test_the_name_of_a_cpu_includes_ranks_and_threads(monkeypatch, ranks, threads, said):
     monkeypatch.setenv("WORLD_SIZE", str(ranks))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert re.fullmatch(rf"CPU \(\w+, {said}\)", device.device_name(torch.device("cpu")))
@@ -49,8 +49,8 @@ def _as_before() -> Iterator[None]:
 
 @pytest.mark.skipif(not HAS_NEW_SWITCHES, reason="torch < 2.9 has only the old switches")
 @pytest.mark.parametrize("writes", ORDERS, ids=lambda writes: "-".join(w.__name__ for w in writes))
-def test_step_control_uses_all_bits_and_restores_what_was_set(writes: tuple[Callable[[], None]]):
-    """And so do the libraries that read one kind of switch inside."""
+def test_all_bits_disables_tf32_and_restores_the_settings(writes: tuple[Callable[[], None]]):
+    """Libraries that read one kind of switch must see the same state."""
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = cuda.matmul.fp32_precision = "none"
     for write in writes:
         write()
@@ -67,7 +67,7 @@ def test_step_control_uses_all_bits_and_restores_what_was_set(writes: tuple[Call
 
 
 @pytest.mark.skipif(not HAS_NEW_SWITCHES, reason="torch < 2.9 has only the old switches")
-def test_results_are_recorded_and_classifiers_train_after_a_new_switch():
+def test_provenance_and_deterministic_work_with_the_new_tf32_switches():
     cudnn.conv.fp32_precision, cuda.matmul.fp32_precision = "ieee", "tf32"
     with pytest.raises(RuntimeError, match="TF32"):
         cudnn.allow_tf32  # noqa: B018
@@ -77,14 +77,14 @@ def test_results_are_recorded_and_classifiers_train_after_a_new_switch():
     assert not cudnn.deterministic
 
 
-def test_without_new_switches_the_old_ones_are_used(monkeypatch):
+def test_without_the_new_tf32_switches_the_old_switches_are_used(monkeypatch):
     monkeypatch.setattr("psld.utils.device.HAS_NEW_SWITCHES", False)
     use_tf32(convolutions=False, matmul=True)
     assert tf32_in_use() == (cudnn.allow_tf32, cuda.matmul.allow_tf32) == (False, True)
 
 
-def test_the_revision_is_that_of_a_checkout_alone(tmp_path, monkeypatch):
-    """Not that of the repository in whose environment the package is installed."""
+def test_the_revision_is_recorded_only_for_a_checkout(tmp_path, monkeypatch):
+    """The revision of the repository that contains the environment is not recorded."""
 
     def git(*arguments: str) -> str:
         name = ("-c", "user.name=x", "-c", "user.email=x@example.org")

@@ -28,7 +28,7 @@ from psld.utils.tensors import load_tensors
 from tests.commands import disk_full_after, files_below, read_only
 
 
-def test_a_file_appears_at_once_and_whole(tmp_path):
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
     path = tmp_path / "new" / "folder" / "file.txt"
     with atomic_path(path) as partial:
         assert partial.parent == path.parent, "renaming is atomic within a folder only"
@@ -38,7 +38,7 @@ def test_a_file_appears_at_once_and_whole(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_exception_leaves_what_was_there(tmp_path, error):
+def test_an_exception_keeps_the_existing_file(tmp_path, error):
     path = tmp_path / "file.txt"
     write_text(path, "old")
 
@@ -52,8 +52,8 @@ def test_an_exception_leaves_what_was_there(tmp_path, error):
     assert files_below(tmp_path) == {"file.txt": b"old"}
 
 
-def test_a_file_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
-    """And so is the name at the end: a power cut leaves the old file or the new one, never none."""
+def test_a_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
+    """The name is flushed at the end. After a power cut, either the old or the new file exists."""
     on_disk, fsync = [], os.fsync
 
     def note(descriptor):
@@ -66,7 +66,7 @@ def test_a_file_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
     assert on_disk == [(False, False), (True, True)]
 
 
-def test_a_writer_removes_what_killed_ones_left_and_nothing_of_living_ones(tmp_path):
+def test_a_writer_removes_only_the_partial_files_of_killed_writers(tmp_path):
     with subprocess.Popen(["true"]) as dead:
         dead.wait()
     host = files._HOST
@@ -81,7 +81,7 @@ def test_a_writer_removes_what_killed_ones_left_and_nothing_of_living_ones(tmp_p
     assert set(files_below(tmp_path)) == {"[x].txt", *left}
 
 
-def test_two_writers_of_a_file_do_not_meet(tmp_path, monkeypatch):
+def test_two_writers_of_a_file_do_not_conflict(tmp_path, monkeypatch):
     with atomic_path(tmp_path / "file.txt") as first:
         first.write_text("first")
         monkeypatch.setattr(os, "getpid", lambda: 1)  # another process, which lives
@@ -89,7 +89,7 @@ def test_two_writers_of_a_file_do_not_meet(tmp_path, monkeypatch):
     assert files_below(tmp_path) == {"file.txt": b"first"}
 
 
-def test_a_folder_that_cannot_be_written_is_told_of_the_file_that_the_user_knows(tmp_path):
+def test_the_error_for_a_read_only_folder_names_the_users_file(tmp_path):
     with read_only(tmp_path), pytest.raises(PermissionError) as caught:
         write_text(tmp_path / "file.txt", "text")
     assert caught.value.filename == str(tmp_path / "file.txt")
@@ -106,14 +106,14 @@ def test_a_link_at_the_temporary_name_is_not_followed(tmp_path):
     assert not (tmp_path / "file.txt").is_symlink()
 
 
-def test_a_writer_that_writes_nothing_is_noticed(tmp_path):
+def test_a_writer_that_writes_nothing_raises_an_error(tmp_path):
     write_text(tmp_path / "file.txt", "old")
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "file.txt"):
         pass
     assert files_below(tmp_path) == {"file.txt": b"old"}
 
 
-def test_a_full_disk_is_told_of_the_file_that_the_user_knows(tmp_path):
+def test_the_error_for_a_full_disk_names_the_users_file(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "old")
     with disk_full_after(10), pytest.raises(OSError, match="File too large") as caught:
@@ -122,7 +122,7 @@ def test_a_full_disk_is_told_of_the_file_that_the_user_knows(tmp_path):
     assert files_below(tmp_path) == {"file.txt": b"old"}
 
 
-def test_json_comes_back_and_has_neither_nan_nor_infinity(tmp_path):
+def test_json_is_read_unchanged_and_excludes_nan_and_infinity(tmp_path):
     content = {"name": "Γ = 0.02", "values": [1, 2.5, None, True]}
     write_json(tmp_path / "x.json", content)
     for value in (math.nan, math.inf):
@@ -143,7 +143,7 @@ def test_damaged_and_missing_json_is_named(tmp_path, content):
         read_json(tmp_path / "y.json")
 
 
-def test_digests(tmp_path):
+def test_digests_depend_on_values_but_not_on_the_order_of_keys(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     # SHA-256 of nothing, as everywhere.
     assert sha256_of_file(tmp_path / "empty").startswith("e3b0c44298fc1c149afbf4c8996fb924")
@@ -194,7 +194,7 @@ def test_a_private_folder_is_the_user_s_alone(tmp_path, monkeypatch):
         make_private(tmp_path / "link", "take another")
 
 
-def test_a_place_without_a_folder_to_write_to_is_refused_before_the_work(tmp_path, monkeypatch):
+def test_an_output_in_an_unwritable_folder_is_refused_early(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", partial(os.access, effective_ids=True))  # see read_only
     check_place(tmp_path / "new" / "folder" / "x.zip")
     assert not (tmp_path / "new").exists()

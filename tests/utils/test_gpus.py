@@ -83,7 +83,7 @@ def test_a_process_that_waits_for_more_keeps_what_it_had(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("past_exec", [False, True])
-def test_a_process_that_becomes_another_keeps_its_gpus_if_it_says_so(past_exec):
+def test_gpus_stay_locked_after_exec_only_if_requested(past_exec):
     take_gpus(["a", "b"], 2, past_exec=past_exec)
     assert [os.get_inheritable(each) for each in locks._held.values()] == [past_exec] * 2
 
@@ -96,15 +96,15 @@ def test_the_folder_of_the_locks_is_the_users_own(folder, monkeypatch):
         take_gpus(["b"])
 
 
-def test_the_folder_of_the_locks_can_be_another_one(tmp_path):
-    """For a machine on which somebody else has taken the name of the usual one."""
+def test_the_folder_of_the_locks_can_be_changed(tmp_path):
+    """This is needed on a machine where another user owns the default folder."""
     code = "from psld.utils import locks; print(locks.take_gpus(['a']))"
     environment = {**os.environ, "PSLD_GPU_LOCKS": str(tmp_path / "mine")}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a.lock"]
 
 
-def test_gpus_that_a_process_may_use(commands, monkeypatch):  # noqa: F811
+def test_visible_gpus_respects_cuda_visible_devices(commands, monkeypatch):  # noqa: F811
     assert visible_gpus() == {}, "no driver"
     commands.answer("nvidia-smi", TWO)
     assert visible_gpus() == {"GPU-a": "GPU-a", "GPU-b": "GPU-b"}

@@ -16,7 +16,7 @@ def lock(tmp_path):
     return tmp_path / "launches" / "lock"
 
 
-def test_one_that_nobody_holds_is_taken_in_silence_also_after_an_error(lock, capsys):
+def test_a_free_lock_is_taken_without_a_message_also_after_an_error(lock, capsys):
     with pytest.raises(ZeroDivisionError), sole_holder(lock, "waiting"):
         raise ZeroDivisionError
     with sole_holder(lock, "waiting"):
@@ -40,7 +40,7 @@ def test_a_file_system_without_locks_is_named(lock, number, monkeypatch):
         pass
 
 
-def test_it_is_waited_for_until_its_holder_ends(lock, capsys):
+def test_a_process_waits_until_the_holder_releases_the_lock(lock, capsys):
     """Kernel locks do not ask which process has opened the file, and end with it."""
     taken = threading.Event()
 

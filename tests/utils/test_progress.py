@@ -37,7 +37,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_speed_and_time_left_are_those_since_the_last_line(monkeypatch, capsys):
+def test_speed_and_time_left_are_measured_since_the_last_line(monkeypatch, capsys):
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     for total in (1000, None):

@@ -32,15 +32,15 @@ def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if "ShardNoise" in thread.name}
 
 
-def test_the_bytes_are_these():
-    """On every machine and in every version: a change here changes every image that is sampled."""
+def test_the_noise_has_fixed_bytes():
+    """A change of these bytes, on any machine or in any version, changes every sampled image."""
     first, _, third = draws(3, seed=7, shard=3, shape=(2, 1, 2, 2))
     assert first.flatten()[:3].tolist() == FIRST
     assert hashlib.sha256(third.numpy().tobytes()).hexdigest()[:16] == THIRD
 
 
-def test_a_draw_depends_neither_on_those_before_nor_on_the_device():
-    """A meta device stands for any other: what is drawn does not ask which one it is."""
+def test_a_draw_depends_neither_on_earlier_draws_nor_on_the_device():
+    """A meta device stands for any other device, because draws do not depend on the device."""
     with ShardNoise(0, 0, SHAPE, torch.device("meta")) as elsewhere:
         again = [elsewhere._draw(index) for index in (2, 0, 1)]
     for index, expected in zip((1, 2, 0), draws(3), strict=True):
@@ -61,8 +61,8 @@ def test_draws_shards_and_seeds_are_independent():
     assert (correlation - torch.eye(len(values))).abs().max() < 6 / count**0.5
 
 
-def test_one_number_for_each_state_is_of_no_draw():
-    """It chooses a component of the start's mixture, whatever the noise is."""
+def test_uniform_numbers_are_independent_of_the_draws():
+    """These numbers choose the component of the initial mixture for each state."""
     with ShardNoise(3, 5, SHAPE, CPU) as noise:
         first = noise.uniform()
         noise()
@@ -77,7 +77,7 @@ def test_one_number_for_each_state_is_of_no_draw():
             assert not torch.equal(other.uniform(), first)
 
 
-def test_a_stream_is_of_its_seed_its_purpose_and_all_its_indices():
+def test_a_stream_depends_on_seed_purpose_and_all_indices():
     names = [(0, Stream.BATCH), (1, Stream.BATCH), (0, Stream.NOISE), (0, Stream.BATCH, 0)]
     names += [(0, Stream.BATCH, 1), (0, Stream.BATCH, 0, 1), (0, Stream.BATCH, 1, 0)]
     firsts = {torch.rand(1, generator=generator("cpu", *name)).item() for name in names}
@@ -99,8 +99,8 @@ def test_the_thread_ends_with_the_shard_also_after_a_failure():
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_threads_draw_the_same_bytes_ahead_and_none_beyond_the_last(monkeypatch, count):
-    """Of a sampler that takes five draws after the start."""
+def test_threads_draw_the_same_bytes_ahead_but_none_after_the_last_draw(monkeypatch, count):
+    """The sampler takes five draws after the start."""
     started, drawn, draw = threading.Barrier(min(count, 5)), [], ShardNoise._draw
 
     def noted(self, index):
@@ -121,7 +121,7 @@ def test_threads_draw_the_same_bytes_ahead_and_none_beyond_the_last(monkeypatch,
     assert sorted(drawn) == [0, 1, 2, 3, 4, 5]
 
 
-def test_as_many_threads_draw_as_there_are_cores_and_memory(monkeypatch):
+def test_the_number_of_threads_is_limited_by_cores_and_memory(monkeypatch):
     gpu, found = torch.device("cuda"), {}
     for cores in (1, 4, 64):
         monkeypatch.setattr(randomness, "cores", lambda: cores)  # noqa: B023

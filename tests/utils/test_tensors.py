@@ -43,7 +43,7 @@ def refused(path: Path, words: str, kind: str = "shard", sha256: str | None = No
     assert "\n" not in str(caught.value)
 
 
-def test_arrays_come_back_as_they_were(tmp_path):
+def test_saved_arrays_are_loaded_unchanged(tmp_path):
     sha256 = write(tmp_path / "new" / "x")
     stored = load_tensors(tmp_path / "new" / "x", "shard", "make it again", sha256)
     assert (stored.origin, stored.sha256) == (ORIGIN, sha256)
@@ -53,8 +53,8 @@ def test_arrays_come_back_as_they_were(tmp_path):
         assert torch.equal(stored.tensors()[name], torch.from_numpy(array))
 
 
-def test_equal_contents_are_equal_files(tmp_path):
-    """Whatever the order, the layout in memory and the library of the arrays."""
+def test_equal_arrays_give_equal_files(tmp_path):
+    """The order, the memory layout and the library of the arrays do not matter."""
     write(tmp_path / "x")
     other = {name: torch.from_numpy(ARRAYS[name]) for name in reversed(ARRAYS)}
     other["images"] = other["images"].transpose(0, 2).contiguous().transpose(0, 2)
@@ -64,7 +64,7 @@ def test_equal_contents_are_equal_files(tmp_path):
     assert (tmp_path / "z").read_bytes() == (tmp_path / "x").read_bytes()
 
 
-def test_a_digest_is_of_everything():
+def test_the_digest_includes_kind_arrays_and_origin():
     changed = [
         ("shard", ARRAYS, ORIGIN),
         ("weights", ARRAYS, ORIGIN),
@@ -77,8 +77,8 @@ def test_a_digest_is_of_everything():
     assert len({digest_of_arrays(*each) for each in changed}) == len(changed)
 
 
-def test_a_flipped_bit_is_never_taken_for_content(tmp_path):
-    """Only in the padding of the header does it change nothing."""
+def test_a_flipped_bit_is_always_detected(tmp_path):
+    """The only exceptions are bits in the padding of the header, which change nothing."""
     sha256 = write(tmp_path / "x")
     whole = (tmp_path / "x").read_bytes()
     taken = 0
@@ -115,7 +115,7 @@ def test_other_files_are_refused(tmp_path):
     refused(path, "differs from the recorded shard file", sha256=other)
 
 
-def test_a_header_of_more_than_the_file_allocates_nothing(tmp_path):
+def test_a_header_with_impossible_sizes_allocates_nothing(tmp_path):
     layout = {"images": {"dtype": "U8", "shape": [10**15], "data_offsets": [0, 10**15]}}
     header = json.dumps(layout).encode()
     (tmp_path / "x").write_bytes(len(header).to_bytes(8, "little") + header + bytes(10))
@@ -135,7 +135,7 @@ def test_a_file_that_does_not_fit_into_memory_is_named(tmp_path, monkeypatch):
         load_tensors(tmp_path / "x", "shard", "make it again")
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path):
+def test_a_full_disk_keeps_the_existing_file(tmp_path):
     write(tmp_path / "x")
     before, size = files_below(tmp_path), (tmp_path / "x").stat().st_size
     for limit in (0, 100, size // 2, size - 1):
@@ -151,7 +151,7 @@ def test_tensors_are_grouped_by_the_first_part_of_their_names():
     assert groups == {"a": ["b.c", "e"], "d": [""]}
 
 
-def test_files_of_torch_are_checked_and_rewound():
+def test_files_of_torch_are_verified_and_rewound():
     stream = io.BytesIO()
     torch.save({"x": torch.arange(1000)}, stream)
     check_archive(stream)

@@ -21,7 +21,7 @@ from psld.utils.device import (
 from psld.utils.errors import UserError
 
 
-def test_devices():
+def test_only_supported_devices_are_accepted():
     assert use_device("cpu") == torch.device("cpu")
     assert choose_device("cpu") == torch.device("cpu")
     for name in ("gpu", "mps", "meta"):  # torch has some of them, but nothing here is for it
@@ -59,7 +59,7 @@ def test_a_rank_takes_the_gpu_of_its_number(gpus):
     assert not locks._held
 
 
-def test_a_job_alone_takes_a_gpu_that_no_other_job_has(gpus, monkeypatch):
+def test_a_job_with_one_process_takes_a_free_gpu(gpus, monkeypatch):
     assert use_device("auto") == use_device("cuda") == torch.device("cuda:0")
     monkeypatch.setattr(locks, "_held", {})  # as another process
     assert use_device("auto") == torch.device("cuda:1")
@@ -69,7 +69,7 @@ def test_a_job_alone_takes_a_gpu_that_no_other_job_has(gpus, monkeypatch):
     assert not locks._held, "a GPU with a number is not shared out"
 
 
-def test_a_gpu_that_is_given_back_is_another_job_s(gpus, monkeypatch):
+def test_a_gpu_that_is_given_back_is_unlocked(gpus, monkeypatch):
     emptied = Mock()
     monkeypatch.setattr(torch.cuda, "empty_cache", emptied)
     device = use_device("auto")
@@ -102,8 +102,9 @@ def test_a_gpu_with_few_cores_is_mentioned(gpus, monkeypatch, capsys, environmen
     assert capsys.readouterr().out.count("CPU core(s) to draw noise for a GPU") == lines
 
 
-def test_a_task_of_slurm_that_sees_its_own_gpu_alone_takes_that(gpus, monkeypatch):
-    """And not the first of several, where a task starts the ranks itself."""
+def test_a_slurm_task_that_sees_one_gpu_takes_this_gpu(gpus, monkeypatch):
+    """If a task sees several GPUs and starts the ranks itself, each rank takes the GPU of its
+    number."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert [use_device("auto", rank=rank).index for rank in range(2)] == [0, 1]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -114,7 +115,7 @@ def test_a_task_of_slurm_that_sees_its_own_gpu_alone_takes_that(gpus, monkeypatc
 
 
 @pytest.mark.parametrize("tf32", [True, False])
-def test_how_a_gpu_computes_is_set_and_recorded(gpus, tf32):
+def test_the_precision_of_a_gpu_is_set_and_recorded(gpus, tf32):
     use_device("auto", tf32=tf32)
     assert provenance()["precision"] == {
         "tf32_matmul": tf32,
@@ -123,7 +124,7 @@ def test_how_a_gpu_computes_is_set_and_recorded(gpus, tf32):
     }
 
 
-def test_the_peak_of_a_card(gpus, monkeypatch):
+def test_the_peak_flops_of_known_gpus_are_correct(gpus, monkeypatch):
     for name, bf16, fp32 in (
         ("NVIDIA H100 80GB HBM3", 989e12, 494e12),
         ("NVIDIA H100 PCIe", 756e12, 378e12),

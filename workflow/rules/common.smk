@@ -16,7 +16,7 @@ NOTED = set()
 
 def note_datasets(grid):
     """Print the changes of each prepared dataset of a grid, once for each dataset."""
-    # A local import, because jobs do not need this module.
+    # Imported here, because jobs do not need this module.
     from psld.data.preparation import notes_on_prepared
 
     words = [word for model in grid.file.trainings for word in grid.file.overrides(model)]

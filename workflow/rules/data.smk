@@ -3,8 +3,9 @@
 # A digest identifies a dataset's content. Later stages depend on the digest, not on the modification
 # time of the large file, so preparing identical data again reruns nothing.
 #
-# A record is named by one of the grids that share it. Snakemake does not rerun a job because of a
-# parameter that is a function of `output`, so a new grid with the same dataset reruns nothing.
+# If several grids share a record, the command line of a job names one of these grids in a parameter.
+# This parameter is a function of `output`, and Snakemake does not rerun a job if such a parameter
+# changes. So a new grid with the same dataset reruns nothing.
 
 
 # Reads: the dataset's source (downloads, or a package).  Makes: data/DATASET.h5, record and digest.
