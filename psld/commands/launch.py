@@ -74,7 +74,9 @@ def custom_parts(training: Trained, words: list[str]) -> list[str]:
     The words contain the digest of the code or of the record. The job then either runs the current
     code, also after each requeue, or fails.
     """
-    settings = {key: getattr(training, key) for key in ("network", "training", "averages")}
+    settings = {
+        key: getattr(training, key) for key in ("network", "process", "training", "averages")
+    }
     parts = [*keyed_groups(Part, settings)]
     if not any(part.code for _, part in parts) or value_in(words, "record"):
         return []

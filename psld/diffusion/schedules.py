@@ -5,7 +5,7 @@ times, and `jumps`, the times at which β is discontinuous; `as_schedule` adds w
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -130,7 +130,7 @@ class IntegratedBeta:
     each of the `jumps`.
     """
 
-    def __init__(self, beta: Callable[[Tensor], Any], jumps: tuple[float, ...] = ()) -> None:
+    def __init__(self, beta: Callable[[Tensor], Any], jumps: Sequence[float] = ()) -> None:
         """Raises UserError if the integral does not converge; a missing jump may be the cause."""
         self.beta = beta
         self.jumps = tuple(jumps)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from psld.config.parts import Part
 from psld.config.settings import Neutral, Settings
@@ -85,7 +85,7 @@ class LogLinearBeta(Beta):
     kind: str = "log-linear"
     low: float = Field(0.1, gt=0)
     """β(0)."""
-    high: float = Field(20.0, gt=0)
+    high: float = Field(50.0, gt=0)
     """β(1)."""
 
     def build(self):
@@ -122,10 +122,12 @@ class ScheduledSettings(ProcessSettings):
     """β(0). The paper uses a constant β = 8."""
     beta_max: float = Field(8.0, gt=0)
     """β(1); β(t) is linear in t."""
-    beta: Annotated[Beta | None, Neutral(None)] = Field(
-        default=None, exclude_if=lambda x: x is None
-    )
-    """Another noise schedule, in place of the linear one from beta_min to beta_max (null)."""
+    beta: Annotated[
+        Beta | None,
+        BeforeValidator(lambda given: None if given == "linear" else given),
+        Neutral(None),
+    ] = Field(None, exclude_if=lambda beta: beta is None)
+    """Another noise schedule. Null, or `linear`: linear from beta_min to beta_max."""
 
     def schedule(self) -> "Callable[[Tensor], Any]":
         """Return β as a function of time."""
@@ -178,7 +180,8 @@ class PhaseSpaceSettings(ScheduledSettings):
         """
         from psld.diffusion.process import LinearProcess
 
-        options = self.model_dump(include={"matching", "factor", "numerical_eps"})
+        names = ("matching", "factor", "numerical_eps")
+        options = {name: getattr(self, name) for name in names}
         return LinearProcess(beta=self.schedule(), **matrices, **options)
 
 

@@ -26,7 +26,7 @@ from psld.grid.schema import GridFile
 from psld.grid.tables import Shown
 from psld.metrics.settings import MetricSettings
 from psld.models.settings import start_file
-from psld.sampling.named import as_words
+from psld.sampling.named import as_words, flat
 from psld.sampling.settings import SampleSettings, images_digest, record_path, shards_needed
 from psld.utils.errors import UserError
 from psld.utils.files import digest_of
@@ -162,7 +162,7 @@ class Cell:
         words = [*family.overrides, family.budget_word(self.sampler.budget)]
         if process:
             settings = process.model_dump(mode="json", exclude={"kind"})
-            words += [f"process={process.kind}", *as_words("process", settings)]
+            words += [f"process={process.kind}", *as_words("process", flat(settings))]
         places = {"model": self.model.folder, "guide": self.guide and self.guide.folder}
         words += [f"{key}={quoted(path)}" for key, path in (places | self.datasets).items() if path]
         sizes = [f"shard_size={options.shard_size}", f"batch_size={options.batch_size}"]

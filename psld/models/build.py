@@ -29,21 +29,32 @@ TIMED, MOST_TIMED = 0.5, 64
 
 
 def build_process(settings: TrainedSettings) -> LinearProcess:
-    """Build the process. For a denoiser, the process predicts ε in all blocks of its state."""
+    """Build the process. For a denoiser, the process predicts ε in all blocks of its state.
+
+    Raises UserError if a custom process has another number of blocks than its class states, because
+    records, which do not import the class, state the number of the class.
+    """
     process = settings.process.build()
+    if process.blocks != settings.process.blocks:
+        raise UserError(
+            f"process: {settings.process.kind} builds {process.blocks} blocks, and its class has "
+            f"blocks = {settings.process.blocks}; set `blocks` in the class"
+        )
     return every_block(process) if settings.serves_every_process else process
 
 
 def with_network(settings: T, record: str | Path | None = None, *, trust: bool = False) -> T:
-    """Return the settings with the code of the network and the objective imported.
+    """Return the settings with the code of the network, process and objective imported.
 
     This is all code that is needed to build a module: the code of other custom parts, such as the
     optimizer, is not imported. For `record` and `trust`, see `imported`.
     """
+    process = imported(settings.process, record, trust=trust)
     objective = imported(settings.training.objective, record, trust=trust)
     training = settings.training.model_copy(update={"objective": objective})
     network = imported(settings.network, record, trust=trust)
-    return settings.model_copy(update={"network": network, "training": training})
+    parts = {"network": network, "process": process, "training": training}
+    return settings.model_copy(update=parts)
 
 
 def facts_of(settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0) -> Facts:

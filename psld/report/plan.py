@@ -207,10 +207,15 @@ def cost(grid: Grid, tflops: float | None) -> str:
 def gigaflops(trained: TrainedRecord) -> float:
     """Return the GFLOPs of a forward pass per image; a multiply-add counts as two FLOPs."""
     settings, dataset = trained.settings.model(), trained.settings.dataset
-    process, objective = settings.process.build(), settings.training.objective
-    shapes = [*objective.channels(dataset, process), dataset.image_size, settings.num_classes]
-    parts = [part.model_dump(mode="json") for part in (settings.network, objective)]
-    decides = digest_of([*parts, *shapes, code_digest(*CODE), torch.__version__])
+    objective, process = settings.training.objective, settings.process
+    parts: list[Settings] = [settings.network, objective]
+    shapes = [dataset.image_size, settings.num_classes]
+    if process.is_data:
+        parts.append(process)
+    else:
+        shapes = [*objective.channels(dataset, process.build()), *shapes]
+    decides = [part.model_dump(mode="json") for part in parts]
+    decides = digest_of([*decides, *shapes, code_digest(*CODE), torch.__version__])
 
     return kept_in_cache(f"{COUNTED.name}/{decides}", lambda: built(_flops, settings)) / 1e9
 
@@ -224,10 +229,10 @@ def _flops(settings: ModelSettings) -> int:
 def built(count: Callable[[Any], N], settings: Any) -> N:
     """Return `count(settings)`, where `count` builds a network and measures it.
 
-    Custom networks and objectives are built in a child process, because this process imports no
-    custom parts.
+    Custom parts are built in a child process, because this process imports none.
     """
-    if not (settings.network.is_data or settings.training.objective.is_data):
+    parts = settings.network, settings.process, settings.training.objective
+    if not any(part.is_data for part in parts):
         return count(settings)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(_of_classes, count, settings).result()

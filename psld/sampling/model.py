@@ -12,6 +12,7 @@ import torch
 from pydantic import SkipValidation
 from torch import Tensor, nn
 
+from psld.config.parts import imported
 from psld.data.store import to_uint8
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.gaussian import GaussianStart
@@ -228,7 +229,7 @@ def load_model(
     is given for a network that serves only the process of its training.
     """
     manifest, network = _loaded(folder, ModelManifest, device, trust)
-    settings = manifest.settings.with_process(process)
+    settings = manifest.settings.with_process(imported(process))
     facts = manifest.weights_sha256, Path(folder), manifest.class_names, manifest.dataset_digest
     return LoadedModel(settings, build_process(settings), network, *facts, start and str(start))
 

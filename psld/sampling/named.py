@@ -61,7 +61,7 @@ def named_process(call: str, process: Any) -> ProcessSettings:
     if hasattr(process, "build"):
         return process
     [(name, settings)] = ({process: {}} if isinstance(process, str) else process).items()
-    words = [f"process={name}", *as_words("process", settings)]
+    words = [f"process={name}", *as_words("process", flat(settings))]
     return cast(ProcessSettings, compose_named(words, call).process)
 
 
@@ -77,12 +77,7 @@ def named_sampler(
     Raises UserError for unknown names and invalid values.
     """
     options = options if steps is None else {"steps": steps, **options}
-    options = {
-        f"{key}.{name}" if name else key: each
-        for key, value in options.items()
-        for name, each in (value.items() if isinstance(value, Mapping) else [("", value)])
-    }
-    words = [f"sampler={name}", *overrides, *as_words("sampler", options)]
+    words = [f"sampler={name}", *overrides, *as_words("sampler", flat(options))]
     return compose_named(words, call).sampler
 
 
@@ -116,6 +111,15 @@ def drawn_seed(seed: int | None) -> int:
         seed = secrets.randbits(31)
         print(f"seed={seed}", flush=True)
     return seed
+
+
+def flat(settings: Mapping[str, object]) -> dict[str, object]:
+    """Return settings in which nested mappings are replaced by dotted keys."""
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        inner = flat(value) if isinstance(value, Mapping) else {"": value}
+        found |= {f"{key}.{name}".rstrip("."): each for name, each in inner.items()}
+    return found
 
 
 def as_words(key: str, settings: Mapping[str, object]) -> list[str]:

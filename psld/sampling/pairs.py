@@ -125,7 +125,7 @@ def cell_of(check: Check, folder: str, first: int, model: str, where: str) -> Ce
         check(sampler)
     return CellSettings(
         model=str(read_source(model)[0]),
-        process=chosen.process,
+        process=imported(chosen.process, folder),
         sampler=sampler,
         shard_size=shard.origin.size,
         seed=shard.origin.seed,
