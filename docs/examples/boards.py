@@ -3,8 +3,8 @@
     psld train logger=boards:TensorBoard name=boards
 
 Then `tensorboard --logdir boards` shows the losses. If a logger raises an error, its traceback is
-printed and it is not called again. A logger that takes more than five seconds in a call is not
-called again either. The training continues.
+printed, and the logger is not called again. A logger is also not called again if a call takes more
+than five seconds. The training continues in both cases.
 """
 
 from psld.parts import Logger

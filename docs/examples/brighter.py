@@ -13,7 +13,7 @@ from psld.parts import Guidance
 
 
 class Brighter(Guidance):
-    """Adds a constant to the score of each pixel."""
+    """Add the constant `strength` to the score of each pixel."""
 
     strength: float = 1.0
 

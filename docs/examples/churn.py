@@ -7,8 +7,8 @@ In Python: model.sample(64, sampler="churn:Heun", striding="edm", steps=35, s_ch
 
 A sampler for plain noise can be used with every process. A state z depends on its image only
 through y = x₀ + σ n: z = R [y/σ, u], with the straight root R of the covariance
-(psld/diffusion/roots.py) and u ~ N(0, I), which is independent of y and constant. A step transforms
-z to y, moves y, and transforms y back to z.
+(psld/diffusion/roots.py) and u ~ N(0, I). u is independent of y and does not change. A step
+transforms z to y, moves y, and transforms y back to z.
 
 - `step` receives a score. `DataPrediction` turns it into the denoiser D(y; σ) at tabulated times.
 - `times` and `ends` are the times at which the steps start and end; 0 is the data.
@@ -43,7 +43,7 @@ class Heun(TimeGridSampler):
     """The standard deviation of the added noise, relative to the exact value."""
 
     @property
-    def grid_steps(self):  # The last step has one evaluation if `steps` is even.
+    def grid_steps(self):  # If `steps` is even, the last step has only one evaluation.
         return (self.steps - self.denoise + 1) // 2
 
     def build(self, process, device, inpainting=None):

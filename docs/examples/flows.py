@@ -13,11 +13,11 @@ the image to plain noise n by x_t = a x₀ + b n = a y with σ = b/a, and its ne
 velocity v = dx_t/dt = a' x₀ + b' n. Both flows here have a b' − a' b = 1, so x₀ = b' x_t − b v. A
 network that predicts v thus gives D(y; σ) = b' x_t − b v, with ‖v_θ − v‖² = ‖D − x₀‖² / b².
 
-- `sees_images = True` says that the module is a denoiser, which is called with (y, σ).
+- `sees_images = True` declares that the module is a denoiser, which is called with (y, σ).
 - `wrap` returns this module. It contains a network that is called with (x_t, t). The networks of
   psld accept t in (0, 1]; t must be positive, because Fourier features take its logarithm.
 - `noising` draws the noise levels σ. By default, ln σ is normal, with `training.noise_law`.
-- `uses` names the settings of a training that this objective uses; setting others is an error.
+- `uses` names the settings of a training that this objective uses; other settings are errors.
 """
 
 import math

@@ -2,9 +2,9 @@
 
     psld train training.objective=losses:Huber training.objective.delta=0.5 name=huber
 
-With `Objective`, the network predicts the noise in the states of a process; with `Denoiser`, the
-image; and with `Guide`, for `psld train_guide`, the class. A loss with trainable weights overrides
-`wrap`.
+With `Objective`, the network predicts the noise in the states of a process. With `Denoiser`, it
+predicts the image; with `Guide`, for `psld train_guide`, it predicts the class. A loss with
+trainable weights overrides `wrap`.
 """
 
 from psld.parts import Objective

@@ -2,10 +2,10 @@
 
     psld evaluate images=mine.npz dataset=digits metric=mymetrics:MeanShift@mymetrics:Rows
 
-The interval comes from a jackknife, which recomputes the value without each of twenty blocks of the
-samples. An extractor with `trains = True` and a method `train(images, labels, device)` is trained
-on each dataset, by the workflow or by `psld train_extractor dataset=digits
-metric=MEASURE@EXTRACTOR`.
+The interval comes from a jackknife, which recomputes the value twenty times, each time without one
+of twenty blocks of the samples. An extractor with `trains = True` and a method `train(images,
+labels, device)` is trained on each dataset, by the workflow or by `psld train_extractor
+dataset=digits metric=MEASURE@EXTRACTOR`.
 """
 
 from psld.parts import Extractor, Measure
