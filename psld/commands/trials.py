@@ -32,7 +32,7 @@ def trial_in_training(part: Any, network: str | None) -> Iterator[str]:
     content["training"] |= {"warmup_steps": 0}
     if part.noun == "average":
         content["training"] |= {"ema_decay": None}
-    group = content if part.noun in ("network", "logger") else content["training"]
+    group = content if part.noun in ("network", "process", "logger") else content["training"]
     group[part.noun] = part
     run = parse(kind, content, CALL)
     process = build_process(run)
@@ -115,9 +115,22 @@ def _measuring(part: Any, _network: str | None) -> Iterator[str]:
         yield f"{features.shape[1]} features per image of 3×32×32"
 
 
+def _process(part: Any, network: str | None) -> Iterator[str]:
+    """Compare a process with its differential equations, and train with it for one step."""
+    from psld.commands.process_trials import trial_of_process
+    from psld.diffusion.settings import ProcessSettings
+
+    if part.noun == "beta":
+        part = parse(ProcessSettings, {"kind": "vp-sde", "beta": part}, CALL)
+        yield "tested as the schedule of the VP-SDE"
+    yield from trial_of_process(part.build())
+    yield from trial_in_training(part, network)
+
+
 TRIALS: dict[str, Callable[[Any, str | None], Iterator[str]]] = {
     "sampler": _trial_in_sampling,
     "guidance": _trial_in_sampling,
+    **dict.fromkeys(("process", "beta"), _process),
     "source": _source,
     **dict.fromkeys(("mask", "extractor", "measure"), _measuring),
 }

@@ -25,6 +25,10 @@ Moments = tuple[Tensor, Tensor]
 TERMS = 24
 """Terms of a series in τ with 2‖A‖τ ≤ 1; the omitted terms are below 1e-23."""
 
+GAUSS_2 = (0.5 - 3**0.5 / 6, 0.5 + 3**0.5 / 6)
+"""Nodes of Gauss–Legendre quadrature on [0, 1]."""
+
+INSIDE = 1e-10
 FIRST_PIECES = 16
 MOST_PIECES = 2**14
 
@@ -179,8 +183,24 @@ class VaryingSDE:
         spread = self._covariances[1:].diagonal(dim1=-2, dim2=-1).sqrt()
         largest = phi.abs().amax(dim=(-2, -1), keepdim=True)
         off = (phi - halves[0]).abs() > PRECISION * largest
-        off |= (covariance - halves[1]).abs() > PRECISION * spread[:, :, None] * spread[:, None]
+        scale = spread[:, :, None] * spread[:, None]
+        off |= (covariance - halves[1]).abs() > PRECISION * scale
+        off |= self._simpson_error(self.drift) > PRECISION * largest
+        off |= self._simpson_error(self.diffusion_squared) > PRECISION * scale
         return off.flatten(1).any(dim=1) & (end > FINEST)
+
+    def _simpson_error(self, function: Coefficient) -> Tensor:
+        """Return the difference between the integrals of a coefficient over each piece by Simpson's
+        rule and by the nodes of `_step`.
+
+        A jump between a node and the end of a piece would be missed by the piece and its halves.
+        """
+        start, h = self.edges[:-1, None], self.edges.diff()[:, None]
+        # Evaluate inside the piece, because a coefficient may jump at its ends.
+        stops = h.new_tensor([INSIDE, 0.5, 1 - INSIDE])
+        first, middle, last = function(start + h * stops).unbind(1)
+        simpson = (first + 4 * middle + last) / 6
+        return h[..., None] * (simpson - function(start + h * h.new_tensor(GAUSS_2)).mean(1)).abs()
 
     def diffusion(self, t: Tensor) -> Tensor:
         """Return the symmetric root G of G Gᵀ."""
@@ -223,12 +243,14 @@ class VaryingSDE:
 
     def _piece(self, t: Tensor) -> Tensor:
         """Return the index of the piece that contains t."""
-        return (torch.searchsorted(self.edges, t, right=True) - 1).clamp(0, len(self.edges) - 2)
+        return (torch.searchsorted(self.edges, t.contiguous(), right=True) - 1).clamp(
+            0, len(self.edges) - 2
+        )
 
     def _step(self, start: Tensor, end: Tensor) -> Moments:
         """Return Φ and C of one Magnus step."""
         h = (end - start)[..., None]
-        nodes = start[..., None] + h * h.new_tensor([0.5 - 3**0.5 / 6, 0.5 + 3**0.5 / 6])
+        nodes = start[..., None] + h * h.new_tensor(GAUSS_2)
         h = h[..., None]
         (f, g), (p, q) = (
             function(nodes).unbind(-3) for function in (self.drift, self.diffusion_squared)

@@ -134,17 +134,24 @@ class IntegratedBeta:
         """Raises UserError if the integral does not converge; a missing jump may be the cause."""
         self.beta = beta
         self.jumps = tuple(jumps)
-        x, weights = (
-            torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(PANEL_NODES)
-        )
-        self.nodes, self.weights = (1 + x) / 2, weights / 2
+        legendre = np.polynomial.legendre
+        x, weights = legendre.leggauss(PANEL_NODES)
+        self.nodes, self.weights = (torch.from_numpy(each) / 2 for each in (1 + x, weights))
+        # Values at the ends of a panel are extrapolated from its nodes: e = V(±1) V(x)⁻¹.
+        vander, ends = (legendre.legvander(each, PANEL_NODES - 1) for each in (x, [-1, 1]))
+        extrapolation = torch.from_numpy(np.linalg.solve(vander.T, ends.T))
         self.edges = as_times([0.0, *sorted(self.jumps), 1.0])
         while True:
             start, end = self.edges[:-1], self.edges[1:]
             middle = (start + end) / 2
             areas = self._area(start, end)
             halved = self._area(start, middle) + self._area(middle, end)
-            rough = (halved - areas).abs() > PRECISION * halved.abs().sum()
+            # A jump between the last node and the end of a panel changes no area.
+            span = (end - start)[:, None]
+            at_ends = self(start[:, None] + span * span.new_tensor([1e-10, 1 - 1e-10]))
+            missed = (self(start[:, None] + span * self.nodes) @ extrapolation - at_ends) * span
+            error = torch.maximum((halved - areas).abs(), missed.abs().amax(dim=1))
+            rough = error > PRECISION * halved.abs().sum()
             if not rough.any():
                 break
             if len(self.edges) > MOST_PANELS:
@@ -162,7 +169,9 @@ class IntegratedBeta:
 
     def integral(self, t: Times) -> Tensor:
         t = as_times(t)
-        panel = (torch.searchsorted(self.edges, t, right=True) - 1).clamp(0, len(self.edges) - 2)
+        panel = (torch.searchsorted(self.edges, t.contiguous(), right=True) - 1).clamp(
+            0, len(self.edges) - 2
+        )
         return self.areas[panel] + self._area(self.edges[panel], t)
 
     def _area(self, start: Tensor, end: Tensor) -> Tensor:

@@ -22,13 +22,23 @@ from tests.commands import TINY, call, fresh_modules, refused, succeeded
 EVIL = """
 from pathlib import Path
 
-from psld.parts import Extractor, Network, Optimizer, Source, TimeGridSampler
+from psld.parts import Beta, Extractor, Network, Optimizer, Process, Source, TimeGridSampler
 
 Path("RAN").touch()
 
 
 class Net(Network):
     def build(self, *given):
+        raise RuntimeError("built")
+
+
+class SDE(Process):
+    def build(self):
+        raise RuntimeError("built")
+
+
+class Rate(Beta):
+    def build(self):
         raise RuntimeError("built")
 
 
@@ -77,6 +87,20 @@ def of_model(record: Path, made: dict[str, Path], part: dict) -> Callable[[], ob
     return lambda: load_model(record, CPU)
 
 
+def of_process(record: Path, made: dict[str, Path], part: dict) -> Callable[[], object]:
+    shutil.copytree(made["model"], record, dirs_exist_ok=True)
+    changed = {**part, "kind": f"{part['kind']}:SDE"}
+    seal(record / "manifest.json", lambda content: content["settings"].update(process=changed))
+    return lambda: load_model(record, CPU)
+
+
+def of_schedule(record: Path, made: dict[str, Path], part: dict) -> Callable[[], object]:
+    shutil.copytree(made["model"], record, dirs_exist_ok=True)
+    changed = {"kind": "vp-sde", "beta": {**part, "kind": f"{part['kind']}:Rate"}}
+    seal(record / "manifest.json", lambda content: content["settings"].update(process=changed))
+    return lambda: load_model(record, CPU)
+
+
 def of_guide(record: Path, made: dict[str, Path], part: dict) -> Callable[[], object]:
     shutil.copytree(made["guide"], record, dirs_exist_ok=True)
     changed = {**part, "kind": f"{part['kind']}:Net"}
@@ -103,7 +127,25 @@ def of_shards(record: Path, made: dict[str, Path], part: dict) -> Callable[[], o
     return lambda: cell_of(lambda sampler: None, str(record), 0, str(made["model"]), "cell")
 
 
-READERS = {"model": of_model, "guide": of_guide, "extractor": of_extractor, "shards": of_shards}
+def of_process_in_shards(record: Path, made: dict[str, Path], part: dict) -> Callable[[], object]:
+    shutil.copytree(made["samples"], record, dirs_exist_ok=True)
+    file = record / "00000.safetensors"
+    shard = Shard.load(file)
+    words = [*shard.origin.words, f"process.kind={part['kind']}:SDE"]
+    words += [f"process.code={part['code']}"] if "code" in part else []
+    replace(shard, origin=shard.origin.model_copy(update={"words": tuple(words)})).save(file)
+    return lambda: cell_of(lambda sampler: None, str(record), 0, str(made["model"]), "cell")
+
+
+READERS = {
+    "model": of_model,
+    "process": of_process,
+    "schedule": of_schedule,
+    "guide": of_guide,
+    "extractor": of_extractor,
+    "shards": of_shards,
+    "process of shards": of_process_in_shards,
+}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands import call, run, succeeded
 from tests.parts.own import HEUN, LAYERS, NETWORK, OBJECTIVES, edit, write
-from tests.workflow.project import Project
+from tests.workflow.project import REPOSITORY, Project
 
 SOURCE = """
 import numpy as np
@@ -65,10 +65,13 @@ gallery: heun-5
 defaults: [dataset=waves, process=psld, training.steps=8, training.checkpoint_every=4,
   training.preview_every=null, wandb.mode=disabled]
 models:
-  own: ["network=mynets:Mixer", "training.objective=losses:Absolute",
+  own: ["network=mynets:Mixer", "process=processes:SubVP", "training.objective=losses:Absolute",
     "training.optimizer=mine:Plain", "training.schedule=mine:Halves", training.schedule.every=3,
     "training.average=mine:Polyak", "logger=mine:Lines"]
   plain: [network=demo]
+  denoiser: [network=demo, training.objective=denoiser]
+  chain: {weights: denoiser, overrides: ["process=processes:Chain", process.order=3,
+    "process.beta=processes:Warm"]}
 samplers:
   heun: {overrides: ["sampler=mysampler:Heun", sampler.striding=edm], budget: sampler.steps}
   em: {overrides: [sampler=em], budget: sampler.steps}
@@ -78,7 +81,10 @@ tables:
     headings: [model]
     cell: {budget: 5}
     columns: [{label: heun, sampler: heun}, {label: em, sampler: em}]
-    rows: [{label: [own], model: own}, {label: [plain], model: plain}]
+    rows:
+      - {label: [own], model: own}
+      - {label: [plain], model: plain}
+      - {label: [chain], model: chain}
   shifts:
     title: Shifts
     headings: [sampler]
@@ -93,8 +99,7 @@ pytestmark = pytest.mark.slow
 class Outside(Project):
     @property
     def environment(self) -> dict[str, str]:
-        repository = Path(__file__).parents[2]
-        return {**super().environment, "PYTHONPATH": str(repository)}
+        return {**super().environment, "PYTHONPATH": str(REPOSITORY)}
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +116,7 @@ def make(outside: Path) -> None:
     write(folder, mynets=NETWORK, mylayers=LAYERS, losses=OBJECTIVES, mysampler=HEUN)
     write(folder, mysource=SOURCE, measured=MEASURED)
     shutil.copy(Path(__file__).with_name("mine.py"), folder)
+    shutil.copy(REPOSITORY / "docs/examples/processes.py", folder)
     (folder / "configs/dataset/waves.yaml").write_text(DATASET)
     (folder / "configs/grid/own.yaml").write_text(GRID)
     Outside(folder).run_in_one_process("own")
@@ -136,7 +142,7 @@ def test_the_table_and_the_logger_contain_the_results(made):
 
 
 def test_an_edited_comment_reruns_nothing(project):
-    for file in ("mynets", "mylayers", "losses", "mysampler", "mysource", "measured", "mine"):
+    for file in OWN:
         path = project.folder / f"{file}.py"
         path.write_text("# A comment.\n" + path.read_text())
     assert project.plan("own") == {}
@@ -146,8 +152,9 @@ def test_an_edited_comment_reruns_nothing(project):
     ("file", "old", "new", "again"),
     [
         ("mylayers", "padding=1", "padding='same'", {"train": 1, "sample": 2, "evaluate": 2}),
-        ("mysampler", "+ slope) / 2", "+ slope) * 0.5", {"sample": 2, "evaluate": 2}),
-        ("measured", "/ 255", "/ 256", {"reference": 1, "evaluate": 4}),
+        ("mysampler", "+ slope) / 2", "+ slope) * 0.5", {"sample": 4, "evaluate": 3}),
+        ("measured", "/ 255", "/ 256", {"reference": 1, "evaluate": 6}),
+        ("processes", "0.04 * s for", "0.05 * s for", {"train": 1, "sample": 4, "evaluate": 4}),
     ],
 )
 def test_an_edit_reruns_the_jobs_that_depend_on_it(project, file, old, new, again):
@@ -170,7 +177,10 @@ from psld.commands.main import main
 sys.argv = ["psld", *{words!r}]
 main()
 """
-OWN = ("mynets", "mylayers", "losses", "mysampler", "mysource", "measured", "mine")
+OWN = (
+    *("mynets", "mylayers", "losses", "mysampler", "mysource", "measured", "mine"),
+    "processes",
+)
 
 
 @pytest.mark.parametrize(
@@ -197,5 +207,5 @@ def test_a_certificate_is_verified_without_the_files(made, tmp_path):
     finished = call(tmp_path, "verify", "own.zip")
     assert finished.returncode == 3, finished.stderr
     assert "shifts: 2 not recomputed, 2 recomputed from features" in finished.stdout
-    assert "8 numbers in total, 0 differences" in finished.stdout
+    assert "10 numbers in total, 0 differences" in finished.stdout
     assert "2 numbers cannot be recomputed: " in finished.stderr

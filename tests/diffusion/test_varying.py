@@ -1,0 +1,277 @@
+"""Processes whose coefficients depend on time, against independent solvers."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad, solve_ivp
+
+from psld.diffusion import kernels, schedules
+from psld.diffusion.integrators import SymmetricSplitting
+from psld.diffusion.kernels import VaryingSDE
+from psld.diffusion.multistep import polynomial_integrals
+from psld.diffusion.process import LinearProcess
+from psld.diffusion.roots import WhiteningRoot
+from psld.diffusion.schedules import (
+    CosineBeta,
+    IntegratedBeta,
+    LinearBeta,
+    LogLinearBeta,
+    SigmoidBeta,
+)
+from psld.diffusion.time_grid import time_of_noise_level
+from psld.utils.errors import UserError
+from tests.diffusion.processes import phase_space, recipe, sub_vp, times, varying, vp_sde
+
+
+def exploding() -> LinearProcess:
+    """The variance-exploding SDE: dσ²/dt for σ = 0.01 · 5000ᵗ."""
+    growth = math.log(5000)
+    return LinearProcess.of_sde(
+        [[0.0]], lambda t: 2 * growth * (0.01 * (growth * t).exp()) ** 2, [50.0**2]
+    )
+
+
+def chain(**choice) -> LinearProcess:
+    """Third-order dynamics whose coupling and noise grow."""
+    third = recipe()
+
+    def noise(t):
+        return (0.5 + t)[..., None, None] * third.D
+
+    def coupling(t):
+        return (1 + t * t)[..., None, None] * third.Q
+
+    return LinearProcess(noise, coupling, [1, 0.75, 0.125], 9.0, **choice)
+
+
+VARYING = {
+    "friction": varying(lambda t: 8 * (0.2 + torch.sin(1.3 * t) ** 2)),
+    "a jump": varying(),
+    "sub-vp": sub_vp(),
+    "ve": exploding(),
+    "chain": chain(initial_variance=[0, 0.03, 0.005], numerical_eps=1e-9),
+    "any schedule": LinearProcess(
+        [[0.01, 0], [0, 0.5025]],
+        [[0, -0.5], [0.5, 0]],
+        [1, 0.25],
+        lambda t: 8 * (0.2 + torch.sin(1.3 * t) ** 2),
+        initial_variance=[0, 0.01],
+    ),
+}
+
+
+def solve(process: LinearProcess, stops: list[float]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return Φ and C at ascending times from Φ̇ = FΦ and Ċ = FC + CFᵀ + GGᵀ."""
+    k = process.blocks
+
+    def slope(t, y, middle):
+        # A step that ends at a jump must not see the value after the jump.
+        t = torch.tensor([t + 1e-14 * np.sign(middle - t)], dtype=torch.float64)
+        F, P = process.drift(t)[0].numpy(), process.diffusion_squared(t)[0].numpy()
+        phi, C = y.reshape(2, k, k)
+        return np.stack([F @ phi, F @ C + C @ F.T + P]).ravel()
+
+    y, found = np.stack([np.eye(k), np.zeros((k, k))]).ravel(), {}
+    for start, end in pairwise([0.0, *sorted({*stops, *process.jumps})]):
+        given = {"rtol": 3e-14, "atol": 1e-30, "args": ((start + end) / 2,)}
+        y = solve_ivp(slope, (start, end), y, "DOP853", **given).y[:, -1]
+        found[end] = y.reshape(2, k, k)
+    return [found[t] for t in stops]
+
+
+@pytest.mark.parametrize("name", VARYING)
+def test_the_moments_solve_their_differential_equations(name):
+    process, stops = VARYING[name], [1e-3, 0.02, 0.3, 0.62, 1.0]
+    phi, C = process.sde.moments(times(*stops))
+    for i, (exact_phi, exact_C) in enumerate(solve(process, stops)):
+        spread = np.sqrt(np.diag(exact_C))
+        error = np.abs(C[i].numpy() - exact_C) / np.outer(spread, spread)
+        assert error.max() < 1e-9
+        assert np.abs(phi[i].numpy() - exact_phi).max() < 1e-9 * np.abs(exact_phi).max()
+
+
+@pytest.mark.parametrize("name", VARYING)
+def test_transitions_compose_in_both_directions(name):
+    process = VARYING[name]
+    start, end = times(0, 0.2, 0.39, 0.301, 0.302, 0.9), times(0.5, 0.9, 0.41, 0.302, 0.301, 0.6)
+    moved = process.transition_between(start, end) @ process.transition(start)
+    torch.testing.assert_close(moved, process.transition(end), rtol=1e-9, atol=1e-12)
+
+
+def test_functions_that_are_constant_have_the_kernel_of_constants():
+    known, t = phase_space(0.02), times(1e-6, 1e-4, 0.1, 0.37, 1.0)
+    D = known.D
+    process = LinearProcess(
+        lambda t: D, known.Q, [1, 0.25], 8.0, initial_variance=[0, 0.01], numerical_eps=1e-9
+    )
+    assert isinstance(process.sde, VaryingSDE)
+    for method in ("transition", "covariance", "score_matrix", "drift", "diffusion", "log_snr"):
+        found, expected = getattr(process, method)(t), getattr(known, method)(t)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
+    start, end = times(0.3, 0.9), times(0.7, 0.05)
+    expected = known.transition_between(start, end)
+    torch.testing.assert_close(process.transition_between(start, end), expected)
+
+
+def test_tensors_of_times_may_have_any_shape():
+    process, t = varying(), times(0.1, 0.5, 0.9, 0.3, 0.2, 0.7)
+    for method in (process.transition, process.covariance, process.score_matrix):
+        torch.testing.assert_close(method(t.view(2, 3)), method(t).view(2, 3, 2, 2))
+
+
+def test_moments_are_not_reused_for_times_that_change_in_place():
+    process, t = varying(), times(0.3, 0.6)
+    before = process.covariance(t)
+    t += 0.1
+    assert not torch.allclose(process.covariance(t), before, rtol=0.05)
+
+
+def test_blocks_with_noise_at_some_time_are_predicted():
+    late = LinearProcess(
+        lambda t: [[torch.relu(t - 0.7), 0.0], [0.0, 0.5]],
+        [[0.0, -0.5], [0.5, 0.0]],
+        [1.0, 0.25],
+        8.0,
+        initial_variance=[0.0, 0.01],
+        numerical_eps=1e-9,
+    )
+    assert late.predicted == slice(0, 2)
+    assert phase_space(0.0).predicted == slice(1, 2)
+
+
+def test_the_end_of_a_process_must_be_its_prior():
+    assert float(exploding().precision(1.0).sqrt()) == pytest.approx(0.02, rel=1e-3)
+    with pytest.raises(UserError, match=r"its covariance at the final time is \[\[2500"):
+        LinearProcess.of_sde([[0.0]], lambda t: 5000 * t, [2000.0])
+    with pytest.raises(UserError, match=r"0\.5 of the image remains"):
+        LinearProcess.of_sde([[0.0]], lambda t: 8 * t, [4.0])
+    with pytest.raises(UserError, match=r"G Gᵀ must be symmetric and positive semi-definite"):
+        LinearProcess.of_sde([[0.0]], lambda t: 8 * (0.5 - t), [4.0])
+    with pytest.raises(UserError, match="Q must be skew-symmetric"):
+        LinearProcess(
+            lambda t: torch.eye(2), [[0, 1], [1, 0]], [1, 1], 8.0, initial_variance=[0, 1]
+        )
+
+
+def test_moments_are_accurate_also_if_a_jump_is_not_named():
+    def noise(t):
+        return torch.where(t < 0.3, 1.0, 9.0)
+
+    form, t = (lambda t: -noise(t), lambda t: 2 * noise(t), [1.0]), times(0.2, 0.31, 0.9)
+    named, unnamed = (LinearProcess.of_sde(*form, jumps=jumps) for jumps in ([0.3], ()))
+    torch.testing.assert_close(unnamed.covariance(t), named.covariance(t), rtol=1e-9, atol=0)
+    exact = times(0.2, 0.3 + 9 * 0.01, 0.3 + 9 * 0.6)
+    torch.testing.assert_close(IntegratedBeta(noise).integral(t), exact, rtol=1e-12, atol=0)
+
+
+def test_coefficients_that_never_become_smooth_are_refused(monkeypatch):
+    def rough(t):
+        return 5 + 4 * torch.sin(1e4 * t)
+
+    monkeypatch.setattr(kernels, "MOST_PIECES", 64)
+    with pytest.raises(UserError, match=r"do not converge near t = 0; name the times"):
+        LinearProcess.of_sde(lambda t: -rough(t), lambda t: 2 * rough(t), [1.0])
+    monkeypatch.setattr(schedules, "MOST_PANELS", 64)
+    with pytest.raises(UserError, match=r"β does not converge near t = 0; name the jumps"):
+        IntegratedBeta(rough)
+
+
+def test_sscs_alone_needs_constant_matrices():
+    with pytest.raises(UserError, match=r"sscs needs constant matrices .* use em, rk45"):
+        SymmetricSplitting(varying(), times(1, 0.5, 0.1), torch.device("cpu"))
+    assert SymmetricSplitting(VARYING["any schedule"], times(1, 0.5), torch.device("cpu")).draws
+
+
+def test_noise_levels_are_inverted_where_nothing_happens():
+    """β = 0 on [0.2, 0.6]: σ_eff is constant there, and Newton's method divides 0 by 0."""
+
+    def beta(t):
+        return 9 * ((t - 0.6).clamp(min=0) + (0.2 - t).clamp(min=0)) ** 0.5
+
+    paused = IntegratedBeta(lambda t: 5 * beta(t), jumps=[0.2, 0.6])
+    process = vp_sde_with(paused)
+    low, high = process.noise_level(times(1e-3, 1.0)).tolist()
+    pause = float(process.noise_level(0.4))
+    levels = times(*np.geomspace(low, high, 300), pause)
+    t = time_of_noise_level(process, levels, 1e-3)
+    assert t.isfinite().all()
+    torch.testing.assert_close(process.noise_level(t), levels, rtol=1e-8, atol=0)
+
+
+def vp_sde_with(beta) -> LinearProcess:
+    return LinearProcess([[0.5]], [[0.0]], [1.0], beta, initial_variance=[0.0], numerical_eps=1e-9)
+
+
+@pytest.mark.parametrize("interpolation", ["t", "lambda"])
+def test_quadratures_are_split_at_jumps(interpolation):
+    """The integral over a step that contains a jump is the sum of the integrals over its parts."""
+    process, nodes = varying(), times(0.6, 0.7)[None]
+    jump, (start, end) = times(0.4), (times(0.6), times(0.2))
+
+    def integral(first, last):
+        def curve(t):
+            return process.image_mean(t)
+
+        return polynomial_integrals(process, curve, interpolation, first, last, nodes)
+
+    parts = integral(start, jump) + integral(jump, end)
+    torch.testing.assert_close(integral(start, end), parts, rtol=1e-9, atol=1e-11)
+
+
+def test_the_flow_root_follows_its_differential_equation_across_a_jump():
+    process = varying()
+    root = WhiteningRoot(process, "flow", 1e-3)
+    start, end = times(0.9), times(0.1)
+
+    def slope(t, y, middle):
+        t = torch.tensor([t + 1e-14 * np.sign(middle - t)], dtype=torch.float64)
+        pull = process.image_diffusion_squared(t) @ torch.linalg.inv(process.image_covariance(t))
+        return ((process.drift(t) + 0.5 * pull)[0].numpy() @ y.reshape(2, 2)).ravel()
+
+    y = root(start)[0].numpy().ravel()
+    for first, last in ((0.9, 0.4), (0.4, 0.1)):
+        given = {"rtol": 1e-12, "atol": 1e-13, "args": ((first + last) / 2,)}
+        y = solve_ivp(slope, (first, last), y, "DOP853", **given).y[:, -1]
+    np.testing.assert_allclose(root(end)[0].numpy(), y.reshape(2, 2), rtol=1e-7, atol=1e-8)
+
+
+SCHEDULES = {
+    "linear": LinearBeta(0.1, 20.0),
+    "cosine": CosineBeta(0.01, 0.008),
+    "sigmoid": SigmoidBeta(0.1, 20.0, 12.0),
+    "log-linear": LogLinearBeta(0.1, 50.0),
+    "flat": LogLinearBeta(8.0, 8.0),
+    "function": IntegratedBeta(lambda t: 8 * (0.2 + torch.sin(1.3 * t) ** 2)),
+    "kink": IntegratedBeta(lambda t: 9 * (t / 0.2).clamp(max=1), jumps=[0.2]),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_integral_of_a_schedule(name):
+    beta, stops = SCHEDULES[name], [1e-5, 0.01, 0.2, 0.55, 1.0]
+    found, total = beta.integral(times(*stops)), 0.0
+    for i, (start, end) in enumerate(pairwise([0.0, *stops])):
+        total += quad(lambda t: float(beta(t)), start, end, epsabs=0, epsrel=1e-13)[0]
+        assert float(found[i]) == pytest.approx(total, rel=1e-12)
+
+
+def test_the_cosine_schedule_is_that_of_nichol_and_dhariwal_with_an_end():
+    beta, t = CosineBeta(0.02, 0.008), times(0.1, 0.5, 0.9)
+
+    def original(t):
+        return torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    cut = (math.acos(0.02 * math.cos(0.008 / 1.008 * math.pi / 2)) * 2 / math.pi) * 1.008 - 0.008
+    expected = original(cut * t) / original(times(0.0))
+    torch.testing.assert_close((-beta.integral(t)).exp(), expected, rtol=1e-12, atol=0)
+    assert float((-beta.integral(1.0) / 2).exp()) == pytest.approx(0.02, rel=1e-12)
+
+
+def test_processes_choose_a_schedule_by_name():
+    assert str(vp_sde(beta="linear").beta) == "LinearBeta(beta_min=0.1, beta_max=20.0)"
+    assert isinstance(vp_sde(beta={"kind": "sigmoid", "high": 30}).beta, SigmoidBeta)
+    with pytest.raises(UserError, match="vp-sde: beta_min belongs to the linear schedule"):
+        vp_sde(beta="cosine", beta_min=0.2)
