@@ -22,6 +22,7 @@ from psld.diffusion.schedules import (
     SigmoidBeta,
 )
 from psld.diffusion.time_grid import time_of_noise_level
+from psld.paper.integrators import _conjugate_coefficients
 from psld.utils.errors import UserError
 from tests.diffusion.processes import phase_space, recipe, sub_vp, times, varying, vp_sde
 
@@ -160,9 +161,12 @@ def test_moments_are_accurate_also_if_a_jump_is_not_named():
     def noise(t):
         return torch.where(t < 0.3, 1.0, 9.0)
 
-    form, t = (lambda t: -noise(t), lambda t: 2 * noise(t), [1.0]), times(0.2, 0.31, 0.9)
-    named, unnamed = (LinearProcess.of_sde(*form, jumps=jumps) for jumps in ([0.3], ()))
-    torch.testing.assert_close(unnamed.covariance(t), named.covariance(t), rtol=1e-9, atol=0)
+    t = times(0.2, 0.31, 0.9)
+    for constant in ({}, {"drift": [[-9.0]]}, {"diffusion_squared": [[18.0]]}):
+        form = {"drift": lambda t: -noise(t), "diffusion_squared": lambda t: 2 * noise(t)}
+        form |= constant | {"prior_variance": [1.0]}
+        named, unnamed = (LinearProcess.of_sde(**form, jumps=jumps) for jumps in ([0.3], ()))
+        torch.testing.assert_close(unnamed.covariance(t), named.covariance(t), rtol=1e-9, atol=0)
     exact = times(0.2, 0.3 + 9 * 0.01, 0.3 + 9 * 0.6)
     torch.testing.assert_close(IntegratedBeta(noise).integral(t), exact, rtol=1e-12, atol=0)
 
@@ -195,10 +199,11 @@ def test_noise_levels_are_inverted_where_nothing_happens():
     process = vp_sde_with(paused)
     low, high = process.noise_level(times(1e-3, 1.0)).tolist()
     pause = float(process.noise_level(0.4))
-    levels = times(*np.geomspace(low, high, 300), pause)
+    near = [pause * (1 + off) for off in (0, 1e-13, 1e-9, -1e-9, 1e-6, -1e-6)]
+    levels = times(*np.geomspace(low, high, 300), *near)
     t = time_of_noise_level(process, levels, 1e-3)
     assert t.isfinite().all()
-    torch.testing.assert_close(process.noise_level(t), levels, rtol=1e-8, atol=0)
+    torch.testing.assert_close(process.noise_level(t), levels, rtol=1e-10, atol=0)
 
 
 def vp_sde_with(beta) -> LinearProcess:
@@ -219,6 +224,16 @@ def test_quadratures_are_split_at_jumps(interpolation):
 
     parts = integral(start, jump) + integral(jump, end)
     torch.testing.assert_close(integral(start, end), parts, rtol=1e-9, atol=1e-11)
+
+
+def test_conjugate_steps_are_split_at_jumps():
+    process, B = varying(), torch.tensor([[0.3, 0.1], [0.1, 0.2]], dtype=torch.float64)
+    start, jump, end = times(0.6), times(0.4), times(0.2)
+    first, before = _conjugate_coefficients(process, B, start, jump)
+    second, after = _conjugate_coefficients(process, B, jump, end)
+    whole, weight = _conjugate_coefficients(process, B, start, end)
+    torch.testing.assert_close(whole, second @ first, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(weight, second @ before + after, rtol=1e-7, atol=1e-9)
 
 
 def test_the_flow_root_follows_its_differential_equation_across_a_jump():

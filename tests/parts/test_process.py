@@ -65,6 +65,15 @@ def test_a_denoiser_is_sampled_with_every_process(folder, digits):
         succeeded(call(folder, "sample", "model=by-hand/x", *processes, *sample))
 
 
+def test_a_job_with_other_code_of_its_process_is_refused(folder, digits):
+    with fresh_modules():
+        words = (*TINY, "training.objective=denoiser", *RECIPE, f"data={digits}", "name=x")
+        succeeded(call(folder, "train", *words))
+        sample = ("process=processes:VE", f"process.code={'0' * 64}", "output=samples")
+        line = refused(call(folder, "sample", "model=by-hand/x", *sample), 2)
+    assert "its process processes:VE has code 000000000000, and processes.py here is code" in line
+
+
 def test_an_edit_of_a_process_trains_again(folder, digits):
     words = (*TINY, "process=processes:SubVP", *RECIPE, f"data={digits}", "name=x")
     succeeded(call(folder, "train", *words))
