@@ -179,7 +179,7 @@ class ForeignDenoiser:
         inpainting: KnownPixels | None = None,
         batch_size: Count = BATCH,
         raw: bool = False,
-        progress: bool = False,
+        progress: bool = True,
         **options: object,
     ) -> Tensor:
         """Sample n images; see `LoadedModel.sample` for the arguments, the result and the errors.
@@ -259,7 +259,7 @@ def sample(
     inpainting: KnownPixels | None = None,
     batch_size: Count = BATCH,
     raw: bool = False,
-    progress: bool = False,
+    progress: bool = True,
     **options: object,
 ) -> Tensor:
     """Sample images from a custom network; for a trained model see `LoadedModel.sample`.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from psld.diffusion.matrices import mix, predicted_text, table
 from psld.diffusion.process import LinearProcess, Times
 from psld.diffusion.roots import whitening_root
-from psld.diffusion.score import Network, Score
+from psld.diffusion.score import Network, Prediction, Score
 from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.utils.errors import UserError
 
@@ -103,6 +103,31 @@ class DataPrediction:
         """Return x̂₀, N×C×H×W, from z, N×kC×H×W, at time `index` of the grid."""
         from_score = score(z, self.times[index]).mix(self.eps[index], self.score[index])
         return mix(self.state[index], z) + from_score
+
+
+class Observed:
+    """A score that keeps its last evaluation, and predicts the image from it."""
+
+    def __init__(self, process: LinearProcess, score: Score) -> None:
+        self.process, self.score = process, score
+        self._last: tuple[Tensor, float, Prediction] | None = None
+
+    @property
+    def evaluations(self) -> int:
+        return self.score.evaluations
+
+    def __call__(self, z: Tensor, t: float) -> Prediction:
+        found = self.score(z, t)
+        self._last = z, t, found
+        return found
+
+    def image(self) -> Tensor | None:
+        """Return the predicted image x̂₀ of the last evaluation, N×C×H×W; None before the first."""
+        if self._last is None:
+            return None
+        z, t, found = self._last
+        rows = prediction_coefficients(self.process, t)
+        return mix(rows.state[0], z) + found.mix(rows.eps[0], rows.score[0])
 
 
 class SeesImages(nn.Module):

@@ -184,24 +184,32 @@ class ProbabilityFlow:
     state is float64; the network receives the state in the type of the initial state.
     """
 
-    times = replacement_times = [1.0]  # A single step is the complete adaptive integration.
     draws = 0
     ode = True
 
     def __init__(self, process: LinearProcess, final_time: float, tolerance: float) -> None:
         self.process = process
+        # A single step is the complete adaptive integration.
+        self.times = self.replacement_times = [process.T]
         self.ends = [final_time]
         self.tolerance = tolerance
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
+        return self._solve(z, score, self.process.T, self.ends[0])
+
+    def encode(self, z: Tensor, score: Score) -> Tensor:
+        """Follow the ODE in the other direction, from the final time of the sampler up to T."""
+        return self._solve(z, score, self.ends[0], self.process.T)
+
+    def _solve(self, z: Tensor, score: Score, start: float, end: float) -> Tensor:
         def velocity(t: float, exact: Tensor) -> Tensor:
             state = exact.to(z.dtype).to(z.device)
             half = 0.5 * self.process.diffusion_squared(t)[0]
             push = mix(half, score(state, t).mix(self.process.score_matrix(t)[0]))
             return mix(self.process.drift(t)[0], state) - push
 
-        end = integrate(velocity, self.process.T, self.ends[0], z, self.tolerance, "rk45")
-        return end.to(z.dtype).to(z.device)
+        found = integrate(velocity, start, end, z, self.tolerance, "rk45")
+        return found.to(z.dtype).to(z.device)
 
 
 Velocity = Callable[[float, Tensor], Tensor]

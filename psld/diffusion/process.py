@@ -6,6 +6,7 @@ are computed in float64 on the CPU, once per distinct time, and applied to float
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, Literal, Self
 
 import torch
@@ -72,7 +73,7 @@ class LinearProcess:
     (N, k, k), on the CPU. Times of shape (N, m) give matrices of shape (N, m, k, k).
     """
 
-    T = 1.0
+    T: float = 1.0
 
     def __init__(
         self,
@@ -249,6 +250,12 @@ class LinearProcess:
     def predicted_blocks(self) -> int:
         """The number p of blocks of ε that the network predicts."""
         return self.predicted.stop - self.predicted.start
+
+    def until(self, time: float) -> Self:
+        """Return the same process with the final time T = `time`, where samplers then start."""
+        process = copy(self)
+        process.T = time
+        return process
 
     @property
     def jumps(self) -> tuple[float, ...]:

@@ -114,10 +114,14 @@ def times_of_levels(
 
 @lru_cache(KEPT)
 def level_range(
-    process: LinearProcess, final_time: float, start_time: float = LinearProcess.T
+    process: LinearProcess, final_time: float, start_time: float | None = None
 ) -> tuple[float, float]:
-    """Return σ_eff at `final_time` and at `start_time`, the extreme noise levels in between."""
-    low, high = process.noise_level(torch.tensor([final_time, start_time], dtype=torch.float64))
+    """Return σ_eff at `final_time` and at `start_time`, the extreme noise levels in between.
+
+    By default, `start_time` is T.
+    """
+    ends = as_times([final_time, start_time or process.T])
+    low, high = process.noise_level(ends)
     return float(low), float(high)
 
 

@@ -1,26 +1,28 @@
 """Load models and guides, and sample images from them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from pydantic import SkipValidation
 from torch import Tensor, nn
 
 from psld.config.parts import imported
-from psld.data.store import to_uint8
-from psld.diffusion.denoiser import check_levels
+from psld.data.store import from_uint8, to_uint8
+from psld.diffusion.denoiser import Observed, check_levels
 from psld.diffusion.gaussian import GaussianStart
-from psld.diffusion.integrators import Inpainting
-from psld.diffusion.loop import sample
+from psld.diffusion.integrators import Inpainting, ProbabilityFlow
+from psld.diffusion.loop import path
+from psld.diffusion.matrices import mix
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import SamplerSettings, TimeGridSampler
-from psld.diffusion.score import Network
+from psld.diffusion.score import Network, Score
 from psld.diffusion.settings import ProcessSettings
 from psld.diffusion.time_grid import level_range
 from psld.models.build import build, build_process, kept_generators, with_network
@@ -40,9 +42,32 @@ from psld.sampling.settings import check_fit
 from psld.utils.batching import Batching
 from psld.utils.device import device_of, float32_by_default
 from psld.utils.errors import RunError, UserError
-from psld.utils.numbers import Count, Seed, Whole
+from psld.utils.numbers import Count, ForwardTime, Seed, Tolerance, Whole
 from psld.utils.randomness import ShardNoise, Stream, stream_seed
 from psld.utils.tensors import load_tensors
+
+
+class Step(NamedTuple):
+    """What a sampler has after a step, or before its first step."""
+
+    time: float
+    """The forward time."""
+    state: Tensor
+    """The states, n×kC×H×W, of which the first C channels are the images."""
+    image: Tensor | None
+    """The predicted images x̂₀, n×C×H×W in about [−1, 1], of the last network evaluation of the
+    step; None before the first step."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Where sampling begins, if not at a random draw from the initial distribution."""
+
+    noise: Tensor | None = None
+    """The standard normal numbers of this draw, n×kC×H×W."""
+    state: Tensor | None = None
+    """The states, n×kC×H×W."""
+
 
 KnownPixels = tuple[Tensor, Tensor]
 """Images, and a mask that is 1 at known pixels."""
@@ -129,7 +154,7 @@ class LoadedModel:
     @library_call(CALL)
     def sample(
         self,
-        n: Count,
+        n: Count | None = None,
         *,
         sampler: str = "multistep",
         steps: Whole | None = None,
@@ -140,9 +165,13 @@ class LoadedModel:
         trust: bool = False,
         process: AnyProcess | None = None,
         inpainting: KnownPixels | None = None,
+        noise: SkipValidation[Tensor | None] = None,
+        state: SkipValidation[Tensor | None] = None,
+        time: ForwardTime | None = None,
         batch_size: Count = BATCH,
         raw: bool = False,
-        progress: bool = False,
+        progress: bool = True,
+        on_step: SkipValidation[Callable[[Step], object] | None] = None,
         **options: object,
     ) -> Tensor:
         """Sample n images.
@@ -171,9 +200,18 @@ class LoadedModel:
             inpainting: the known pixels: images, float n×C×H×W in [−1, 1], and a mask, n×1×H×W,
                 1 at known pixels and 0 elsewhere. Not supported by rk45 and by samplers that start
                 from the initial distribution.
+            noise: the standard normal numbers from which the sampler draws its first states,
+                n×kC×H×W, instead of the numbers of the seed. All other random numbers still come
+                from the seed.
+            state: states n×kC×H×W of the process at the forward time `time`, from `path`, `encode`
+                or `noised`. The sampler starts there, with `steps` evaluations. Samplers that start
+                from the training images, and `levels`, are refused.
+            time: the forward time of `state`, at most 1.
             batch_size: images per network evaluation; affects only speed and memory.
             raw: return float32 images in about [−1, 1], not clipped, instead of uint8 images.
             progress: show a progress bar (in notebooks, a widget; in logs, a line every 30 s).
+            on_step: a function that is called with a `Step` before the first step and after each
+                step, as `path` yields them.
             options: other settings of the sampler, such as striding or tolerance. Values are
                 numbers, booleans, lists or None; a string is parsed as on the command line. A
                 custom guidance is guidance="mine:Pull" or guidance={"kind": "mine:Pull",
@@ -186,15 +224,148 @@ class LoadedModel:
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
             RunError: an image has NaN or infinite values.
         """
+        given = {"sampler": sampler, "steps": steps, "label": label, "guide": guide}
+        given |= {"scale": scale, "trust": trust, "process": process, "batch_size": batch_size}
+        sampled = self._sampler(state, time, **given, **options)
+        n, begin = sampled.begin(n, noise, state)
+        return sampled.images(n, seed, inpainting, raw, progress, begin, on_step)
+
+    @library_call("path()")
+    def path(
+        self,
+        n: Count | None = None,
+        *,
+        seed: Seed | None = 0,
+        inpainting: KnownPixels | None = None,
+        noise: SkipValidation[Tensor | None] = None,
+        state: SkipValidation[Tensor | None] = None,
+        time: ForwardTime | None = None,
+        progress: bool = True,
+        **options: object,
+    ) -> Iterator[Step]:
+        """Yield the time, the states and the predicted images before and after each step.
+
+            for t, z, image in model.path(16, sampler="em", steps=40, seed=0):
+                ...
+
+        The last `state[:, :C]` are the images of `sample` with the same arguments and `raw=True`.
+        `sample` describes all arguments; the number of network evaluations is the same.
+        """
+        sampled = self._sampler(state, time, **options)
+        n, begin = sampled.begin(n, noise, state)
+        return sampled.path(n, seed, inpainting, progress, begin)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    @library_call("encode()")
+    def encode(
+        self,
+        images: SkipValidation[Tensor],
+        *,
+        seed: Seed = 0,
+        tolerance: Tolerance = 1e-5,
+        **options: object,
+    ) -> Tensor:
+        """Return states at T = 1 that the probability-flow ODE transports to the images.
+
+            z = model.encode(images)
+            again = model.sample(state=z, time=1.0, sampler="rk45", denoise=False)
+
+        The ODE is solved upward from the final time of the sampler rk45, 0.001 by default. Momenta
+        are drawn from their initial distribution.
+
+        Args:
+            images: n×C×H×W, uint8, or floats in [−1, 1].
+            seed: the seed of the momenta.
+            tolerance: relative and absolute error tolerance.
+            options: `label`, `guide`, `scale`, `trust`, `process`, `batch_size` and `final_time`,
+                as in `sample`.
+
+        Returns:
+            States n×kC×H×W, float32, on the device of the model.
+        """
+        sampled = self._sampler(None, None, sampler="rk45", tolerance=tolerance, **options)
+        return sampled.encode(self._images(images), seed)
+
+    @torch.no_grad()
+    @library_call("noised()")
+    def noised(
+        self,
+        images: SkipValidation[Tensor],
+        time: ForwardTime,
+        *,
+        seed: Seed = 0,
+        process: AnyProcess | None = None,
+    ) -> Tensor:
+        """Draw states at a forward time from the kernel of the process, given images.
+
+            z = model.noised(images, 0.4)
+            changed = model.sample(state=z, time=0.4, steps=20)      # SDEdit
+
+        Args:
+            images: n×C×H×W, uint8, or floats in [−1, 1].
+            process: as in `sample`.
+
+        Returns:
+            States n×kC×H×W, float32, on the device of the model.
+        """
+        x0, kernel = self._images(images), self._with_process(process).process
+        shape = (len(x0), kernel.blocks * x0.shape[1], *x0.shape[2:])
+        with ShardNoise(seed, 0, shape, self.device) as noise:
+            eps = noise()
+        return mix(kernel.image_mean(time)[:, :, None], x0) + mix(kernel.image_factor(time), eps)
+
+    def _images(self, images: Tensor) -> Tensor:
+        """Return images in [−1, 1], float32, on the device of the model."""
+        dataset = self.settings.dataset
+        shape = (dataset.channels, dataset.image_size, dataset.image_size)
+        if images.shape[1:] != shape:
+            raise UserError(f"images: got {tuple(images.shape)}; expected {('n', *shape)}")
+        if not images.is_floating_point():
+            return from_uint8(images.to(self.device))
+        return images.to(self.device, torch.float32)
+
+    def _with_process(self, process: AnyProcess | None) -> "LoadedModel":
+        if process is None:
+            return self
+        settings = self.settings.with_process(named_process(CALL, process))
+        return replace(self, settings=settings, process=build_process(settings))
+
+    def _sampler(
+        self,
+        state: Tensor | None,
+        time: float | None,
+        *,
+        sampler: str = "multistep",
+        steps: int | None = None,
+        label: int | str | Sequence[int | str] | None = None,
+        guide: str | Path | None = None,
+        scale: float | None = None,
+        trust: bool = False,
+        process: AnyProcess | None = None,
+        batch_size: int = BATCH,
+        **options: object,
+    ) -> "ImageSampler":
+        """Return the image sampler for arguments of `sample`."""
+        if (state is None) != (time is None):
+            raise UserError("state: give both state and time, or neither")
         words, options = by_class(label, guide is not None, scale, options)
         chosen = named_sampler(CALL, sampler, steps, options, words)
         loaded = None if guide is None else load_guide(guide, self.device, trust)
-        model = self
-        if process is not None:
-            settings = self.settings.with_process(named_process(CALL, process))
-            model = replace(self, settings=settings, process=build_process(settings))
-        sampled = cell_sampler(model, loaded, chosen, batch_size)
-        return sampled.images(n, seed, inpainting, raw, progress)
+        model = self._with_process(process)
+        if time is not None:
+            if chosen.starts_from_data or getattr(chosen, "levels", None):
+                raise UserError(
+                    f"state: sampler={sampler} chooses where it starts; use another sampler, such "
+                    "as multistep, without levels"
+                )
+            if time <= chosen.final_time:
+                raise UserError(
+                    f"time: {time:g} is not above the time at which the sampler stops "
+                    f"(final_time = {chosen.final_time:g})"
+                )
+            model = replace(model, process=model.process.until(time))
+        return cell_sampler(model, loaded, chosen, batch_size)
 
 
 @dataclass(frozen=True)
@@ -315,11 +486,25 @@ class ImageSampler:
         Raises:
             RunError: an image has NaN or infinite values.
         """
-        labels, count, (channels, height, width) = None, len(indices), self.shape
-        if self.classes:
-            turns = [self.classes[i % len(self.classes)] for i in indices]
-            labels = torch.tensor(turns, device=self.device)
-        guidance, without = self.settings.guidance, self.settings.evaluations == 0
+        labels, channels = self._labels(indices), self.shape[0]
+        given = len(indices), key, labels, inpainting, silent, Begin()
+        for _, state, score in self._run(*given):  # noqa: B007
+            pass
+        return state[:, :channels], labels, score.evaluations
+
+    def _labels(self, indices: range) -> Tensor | None:
+        """Return the class of each image; None without guidance to classes."""
+        if not self.classes:
+            return None
+        turns = [self.classes[i % len(self.classes)] for i in indices]
+        return torch.tensor(turns, device=self.device)
+
+    @contextmanager
+    def _drawing(
+        self, count: int, key: tuple[int, int], labels: Tensor | None
+    ) -> Iterator[tuple[ShardNoise, Score]]:
+        """In this context, the noise of a shard and the score can be used."""
+        guidance, (channels, height, width) = self.settings.guidance, self.shape
         threads = enough_threads(self.network, min(count, self.batching.size), height * width)
         states = (count, self.process.blocks * channels, height, width)
         own = bool(self.settings.code or guidance.code)
@@ -328,47 +513,144 @@ class ImageSampler:
         with threads, drawn, ShardNoise(*key, states, self.device) as noise:
             if own:  # Custom code may draw from torch's generator.
                 torch.manual_seed(stream_seed(key[0], Stream.SAMPLER, key[1]))
-            score = guidance.build(self.process, self.eps, self.batching, labels, self.logits)
-            if self.gaussian is None:
-                z = self.process.prior(noise())
+            given = self.process, self.eps, self.batching, labels, self.logits
+            yield noise, guidance.build(*given)
+
+    def _run(
+        self,
+        count: int,
+        key: tuple[int, int],
+        labels: Tensor | None,
+        inpainting: Inpainting | None,
+        silent: bool,
+        begin: Begin,
+        observed: bool = False,
+    ) -> Iterator[tuple[float, Tensor, Any]]:
+        """Yield the time, the states and the score, initially and after each step.
+
+        `observed`: the score is an `Observed`.
+
+        Raises RunError if a final state has NaN or infinite values.
+        """
+        without = self.settings.evaluations == 0
+        with self._drawing(count, key, labels) as (noise, score):
+            if observed:
+                score = Observed(self.process, score)
+            drawn = noise() if begin.noise is None else (noise(), begin.noise)[1]
+            if begin.state is not None:
+                z = begin.state
+            elif self.gaussian is None:
+                z = self.process.prior(drawn)
             else:
                 draw = self.gaussian.images if without else self.gaussian
-                z = draw(noise(), labels, noise.uniform())
-            if not without:
-                z = sample(self.process, self.settings, score, z, noise, inpainting, silent)
+                z = draw(drawn, labels, noise.uniform())
+            if without:
+                yield 0.0, z, score
+            else:
+                given = self.process, self.settings, score, z, noise, inpainting, silent
+                for time, z in path(*given):
+                    yield time, z, score
         if not torch.isfinite(z).all():
             raise RunError(f"shard {key[1]}: the sampler produced NaN or infinite values")
         self.settings.check_evaluations(score.evaluations)
-        return z[:, :channels], labels, score.evaluations
+
+    def begin(self, n: int | None, noise: Tensor | None, state: Tensor | None) -> tuple[int, Begin]:
+        """Return the number of images, and where sampling begins, for a caller of the library.
+
+        Raises UserError for wrong shapes.
+        """
+        given = {"noise": noise, "state": state}
+        given = {name: each for name, each in given.items() if each is not None}
+        if len(given) == 2:
+            raise UserError("noise: the sampler starts at state; leave out noise or state")
+        channels, *size = self.shape
+        for name, each in given.items():
+            shape = (n or len(each), self.process.blocks * channels, *size)
+            if tuple(each.shape) != shape or not each.is_floating_point():
+                wrong = f"{each.dtype} {tuple(each.shape)}"
+                raise UserError(f"{name}: got {wrong}; expected floats {shape}")
+            given[name] = each.to(self.device, torch.float32)
+            n = len(each)
+        if n is None:
+            raise UserError("n: the number of images is missing")
+        return n, Begin(**given)
+
+    def path(
+        self, n: int, seed: int | None, known: KnownPixels | None, shown: bool, begin: Begin
+    ) -> Iterator[Step]:
+        """Yield the steps of a sampler for a caller of the library; see `images`."""
+        check_network(self.network)
+        inpainting = self._inpainting(n, known)
+        return self._steps(n, (drawn_seed(seed), 0), inpainting, not shown, begin)
+
+    @torch.no_grad()
+    def _steps(
+        self,
+        n: int,
+        key: tuple[int, int],
+        inpainting: Inpainting | None,
+        silent: bool,
+        begin: Begin,
+    ) -> Iterator[Step]:
+        given = n, key, self._labels(range(n)), inpainting, silent, begin
+        for time, state, score in self._run(*given, observed=True):
+            yield Step(time, state, score.image())
+
+    def encode(self, images: Tensor, seed: int) -> Tensor:
+        """Return states at T, N×kC×H×W, that the probability-flow ODE transports to the images.
+
+        `images`: N×C×H×W in [−1, 1], on the device.
+        """
+        check_network(self.network)
+        n = len(images)
+        integrator = self.settings.build(self.process, self.device)
+        with self._drawing(n, (seed, 0), self._labels(range(n))) as (noise, score):
+            z = mix(self.process.initial_covariance.sqrt(), noise())
+            z[:, : self.shape[0]] = images
+            return cast(ProbabilityFlow, integrator).encode(z, score)
 
     def images(
-        self, n: int, seed: int | None, known: KnownPixels | None, raw: bool, shown: bool
+        self,
+        n: int,
+        seed: int | None,
+        known: KnownPixels | None,
+        raw: bool,
+        shown: bool,
+        begin: Begin | None = None,
+        on_step: Callable[[Step], object] | None = None,
     ) -> Tensor:
         """Sample the first n images for a caller of the library.
 
         Args:
             known: the known pixels of inpainting; None without inpainting.
             shown: show progress.
+            on_step: called with each step.
 
         Return images on the CPU, uint8, or float32 if `raw`. Raises UserError for wrong arguments.
         """
         check_network(self.network)
-        seed = drawn_seed(seed)
-        inpainting = None
-        if known is not None:
-            images, mask = (each.to(self.device) for each in known)
-            shape, one = (n, *self.shape), (n, 1, *self.shape[1:])
-            if images.shape != shape or mask.shape != one:
-                wrong = f"images of {tuple(images.shape)} and a mask of {tuple(mask.shape)}"
-                raise UserError(f"inpainting: got {wrong}; expected {shape} and {one}")
-            if not images.is_floating_point():
-                right = "floats in [−1, 1]: x / 127.5 - 1"
-                raise UserError(f"inpainting: the images are integers; give {right}")
-            if self.gaussian:
-                raise UserError("inpainting: it needs start=prior, such as sampler=multistep")
-            inpainting = Inpainting(self.process, images.float(), mask)
-        x, *_ = self.sample(range(n), (seed, 0), inpainting, silent=not shown)
+        inpainting, labels = self._inpainting(n, known), self._labels(range(n))
+        given = n, (drawn_seed(seed), 0), labels, inpainting, not shown, begin or Begin()
+        for time, state, score in self._run(*given, observed=on_step is not None):
+            if on_step:
+                on_step(Step(time, state, score.image()))
+        x = state[:, : self.shape[0]]
         return x.cpu() if raw else to_uint8(x).cpu()
+
+    def _inpainting(self, n: int, known: KnownPixels | None) -> Inpainting | None:
+        if known is None:
+            return None
+        images, mask = (each.to(self.device) for each in known)
+        shape, one = (n, *self.shape), (n, 1, *self.shape[1:])
+        if images.shape != shape or mask.shape != one:
+            wrong = f"images of {tuple(images.shape)} and a mask of {tuple(mask.shape)}"
+            raise UserError(f"inpainting: got {wrong}; expected {shape} and {one}")
+        if not images.is_floating_point():
+            right = "floats in [−1, 1]: x / 127.5 - 1"
+            raise UserError(f"inpainting: the images are integers; give {right}")
+        if self.gaussian:
+            raise UserError("inpainting: it needs start=prior, such as sampler=multistep")
+        return Inpainting(self.process, images.float(), mask)
 
 
 def with_start(

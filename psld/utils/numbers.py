@@ -22,6 +22,8 @@ Count = Annotated[Whole, Field(ge=1, le=10**12)]
 Seed = Annotated[Whole, Field(ge=0)]
 Label = Annotated[Whole, Field(ge=0)]
 """The index of a class."""
+ForwardTime = Annotated[float, Field(gt=0, le=1), PLAIN]
+"""A forward time of a process."""
 Level = Annotated[float, Field(strict=True, ge=0), PLAIN]
 """A noise level."""
 ImageShape = Annotated[tuple[Count, ...], Field(min_length=3, max_length=3), PLAIN]
