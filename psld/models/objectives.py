@@ -336,8 +336,9 @@ class LoopSettings(Settings):
     checkpoint_every: Annotated[int, FREE] = Field(5000, ge=1)
     """Steps between checkpoints; the last two checkpoints are kept."""
     log_every: Annotated[int, FREE] = Field(100, ge=1)
-    """Steps between entries of history.json. Steps with a checkpoint or a preview also get an
-    entry. A log file gets a line at each checkpoint and every 30 seconds."""
+    """Steps between entries of history.json, at least a 20,000th of `steps`, so that the file stays
+    readable. Steps with a checkpoint or a preview also get an entry. A log file gets a line at each
+    checkpoint and every 30 seconds."""
     preview_every: Annotated[int | None, FREE] = Field(None, ge=1)
     """Steps between previews. A preview is a picture of samples for a model, and the accuracy at
     each range of noise levels for a guide. Null: no previews."""

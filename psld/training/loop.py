@@ -38,6 +38,10 @@ exchange takes time, so it is not made in every step."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """Sent by a scheduler, by Ctrl-C, and by Slurm before a time limit or a preemption."""
 
+MOST_ENTRIES = 20_000
+"""The largest number of entries that `log_every` adds to a history. Reading a million entries takes
+25 seconds and 2 GB of memory."""
+
 LIVE_SECONDS = 2.0
 """The shortest time, in seconds, between two writes of the history without a checkpoint."""
 
@@ -98,9 +102,9 @@ class Due:
         stopping = ranks.largest(stop.number) if asks and not last else 0
         checkpoint = last or bool(stopping) or step % settings.checkpoint_every == 0
         preview = bool(settings.preview_every) and step % cast(int, settings.preview_every) == 0
-        return cls(
-            checkpoint or preview or step % settings.log_every == 0, preview, checkpoint, stopping
-        )
+        log_every = max(settings.log_every, math.ceil(settings.steps / MOST_ENTRIES))
+        entry = checkpoint or preview or step % log_every == 0
+        return cls(entry, preview, checkpoint, stopping)
 
 
 Hook = Callable[[TrainingState, Due], None]

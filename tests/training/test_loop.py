@@ -161,6 +161,12 @@ def test_the_times_of_logs_and_checkpoints(tmp_path):
         assert all(math.isfinite(value) and value > 0 for value in values.values())
 
 
+def test_a_history_that_is_logged_each_step_stays_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_ENTRIES", 4)
+    logged = run(tmp_path, recipe(steps=10, log_every=1))[2].logged
+    assert [*logged] == [3, 6, 9, 10]
+
+
 def test_the_average_is_updated_with_the_weights_after_each_step(tmp_path):
     """θ̄ ← d θ̄ + (1 − d) θ once per step; previews and exports use this network."""
     settings = recipe(steps=5, ema_decay=0.5, preview_every=5)
