@@ -112,6 +112,8 @@ def check_training(
     noise = (minimized.noising.blocks + minimized.noising.auxiliary) * images[0].nbytes * 4
     each = noise + bytes_of_image + 1 + 8 * bool(labels)  # with its flip and label
     check_quiet(gpu, "training/batches.py", training.batch_size * each)
+    pageable = [place for place in gpu.pageable if "matrices.py" not in place]  # coefficients
+    assert not pageable, f"pageable memory: {pageable}"
     assert gpu.live == before, f"memory kept: {gpu.live - before} bytes"
     launched = gpu.kernels.total()
     assert not kernels or abs(launched - kernels) < 0.05 * kernels, f"{launched} kernels"
