@@ -329,8 +329,9 @@ class LoopSettings(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network's forward pass; weights and optimizer stay in fp32. On GPUs since
     Ampere, matrix products in fp32 use TF32 (10 bits of mantissa)."""
-    compile: Annotated[bool, FREE] = False
-    """Compile the network with torch.compile."""
+    compile: Annotated[bool | Literal["reduce-overhead"], FREE] = False
+    """Compile the network with torch.compile. `reduce-overhead`: also record its kernels as CUDA
+    graphs, for networks whose kernels take less time than their launches (not yet run on a GPU)."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the batches and dropout."""
     checkpoint_every: Annotated[int, FREE] = Field(5000, ge=1)
