@@ -31,7 +31,7 @@ from psld.training.state import TrainingState
 
 IMAGES, EVALUATIONS = 250, 9
 """Images per batch of samples, and network evaluations per image; an odd number for Heun."""
-REPEATS = 7
+REPEATS = 15
 TIMES = 1000
 """Discrete times of diffusers."""
 
