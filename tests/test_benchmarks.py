@@ -27,6 +27,7 @@ TINY = {
     "grid": (["1", "1", "10"], {}),
     "metrics": (["--samples=60", "--reference=60", "--features=8", "--classes=4"], {}),
     "noise": ([], {"SHAPE": (2, 1, 8, 8), "STEPS": 2, "SIDE": 8, "compare": once}),
+    "peers": ([], {"IMAGES": 2, "EVALUATIONS": 3, "compare": once}),
     "prepare": (["--pictures=3"], {"REPEATS": 1}),
     "sampling": ([], {"IMAGES": 2, "STEPS": 2, "compare": once}),
     "startup": ([], {"BASE": "import json", "COMMANDS": {}, "REPEATS": 1}),

@@ -288,17 +288,19 @@ def test_a_loaded_model_is_frozen_and_can_be_trained_on(model):
     assert all(parameter.grad is not None for parameter in loaded.network.parameters())
 
 
-def test_progress_is_shown_if_it_is_asked_for(model, features, monkeypatch):
-    """Even on a terminal, where the commands show it."""
+def test_sampling_shows_its_progress_and_other_work_if_it_is_asked_for(
+    model, features, monkeypatch
+):
+    """On a terminal, where the commands show all progress."""
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
     loaded, extractor = psld.load(model), psld.load_extractor(features)
-    for progress in ({}, {"progress": True}):
+    for sampling, other in (({"progress": False}, {}), ({}, {"progress": True})):
         assert terminal.getvalue() == ""
-        images = loaded.sample(8, **FEW, **progress)
-        psld.sample(loaded.process, loaded.network, (8, 1, 8, 8), **FEW, **progress)
-        psld.distance(images, images, extractor, **progress)
+        images = loaded.sample(8, **FEW, **sampling)
+        psld.sample(loaded.process, loaded.network, (8, 1, 8, 8), **FEW, **sampling)
+        psld.distance(images, images, extractor, **other)
     assert len(re.findall(r"sampling: +0%", terminal.getvalue())) == 2
     assert "features: 100%" in terminal.getvalue()
 

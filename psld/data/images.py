@@ -254,7 +254,8 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
             image = central_square(image).resize((side, side), Image.Resampling.LANCZOS)
         return np.atleast_3d(np.asarray(image)).transpose(2, 0, 1)
 
-    arrays, first = [], ""
+    images, first = cast(np.ndarray, None), ""
+    remedy = "image_size=N crops pictures to their central squares and resizes them"
     # After an error, closing `read` cancels the pending pictures. Otherwise, the pool would read
     # all pending pictures before it exits.
     with (
@@ -262,21 +263,25 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
         closing(cast(Generator, pool.map(pixels, names))) as read,
         closing(Progress(f"reading {path}", "image", len(names), silent=silent)) as progress,
     ):
-        for name, array in zip(names, read, strict=True):
+        for i, (name, array) in enumerate(zip(names, read, strict=True)):
             progress.update()
             if array is None:
                 continue
-            first = first or name
-            if arrays and array.shape[1:] != arrays[0].shape[1:]:
-                sizes = [size_text(each.shape[:0:-1]) for each in (arrays[0], array)]
-                wrong = f"{first} is {sizes[0]} pixels (width×height), {name} is {sizes[1]}"
-                right = "image_size=N crops pictures to their central squares and resizes them"
-                raise UserError(f"{path}: {wrong}; {right}")
-            arrays.append(array)
+            size = size_text(array.shape[:0:-1])
+            if images is None:
+                first = f"{name} is {size} pixels (width×height)"
+                try:
+                    images = np.empty((len(names), *array.shape), np.uint8)
+                except MemoryError:
+                    wrong = f"{len(names)} pictures of this size do not fit into memory"
+                    raise UserError(f"{path}: {first}; {wrong}; {remedy}") from None
+            if array.shape[1:] != images.shape[2:]:
+                raise UserError(f"{path}: {first}, {name} is {size}; {remedy}")
+            if len(array) > len(images[0]):  # Gray pictures become RGB if any picture is RGB.
+                images = images.repeat(len(array), axis=1)
+            images[i] = array
     refuse(broken)
-    if len({len(array) for array in arrays}) > 1:  # Gray pictures become RGB if any picture is RGB.
-        arrays = [array.repeat(3 // len(array), axis=0) for array in arrays]
-    return np.stack(arrays)
+    return images
 
 
 def check_images(images: np.ndarray, form: str, where: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from psld.diffusion.matrices import mix, predicted_text, table
 from psld.diffusion.process import LinearProcess, Times
 from psld.diffusion.roots import whitening_root
-from psld.diffusion.score import Network, Prediction, Score
+from psld.diffusion.score import Network, Prediction, Score, at_time
 from psld.diffusion.time_grid import level_range, time_of_noise_level
 from psld.utils.errors import UserError
 
@@ -149,7 +149,7 @@ class SeesImages(nn.Module):
         self._tables: dict[tuple[float, torch.device, torch.dtype], list[Tensor]] = {}
 
     def forward(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
-        """Evaluate the network at N times. Copies t from a GPU to the CPU; `at` avoids the copy."""
+        """Evaluate the network at N times. This waits for a t that is on a GPU; `at` does not."""
         times, index = t.double().cpu().unique(return_inverse=True)
         tables = [each[index.expand(len(z))] for each in self._coefficients(times)]
         return self._evaluate(z, tables, label)
@@ -238,9 +238,9 @@ class StraightDenoiser:
         ...     y = y + (after - sigma) * (y - denoise(y, sigma)) / sigma
 
     σ is clipped to [`sigma_min`, `sigma_max`]. The coefficients at σ are computed on the CPU, so a
-    σ on a GPU is copied to the CPU first. The network receives float32, and the result has the
-    type of y. If parameters of the network require gradients, call the denoiser under
-    torch.no_grad() to avoid an autograd graph.
+    call waits for a σ that is on a GPU. A number, as in this loop, avoids the wait. The network
+    receives float32, and the result has the type of y. If parameters of the network require
+    gradients, call the denoiser under torch.no_grad() to avoid an autograd graph.
 
     `round_sigma` and `class_labels` exist because EDM's samplers expect them.
     """
@@ -282,11 +282,17 @@ class StraightDenoiser:
         if y.shape != expected:
             raise UserError(f"denoiser: y has the shape {tuple(y.shape)}; expected {expected}")
         levels, image = torch.as_tensor(sigma).double().cpu().unique(return_inverse=True)
-        image = image.expand(len(y))
+        one_level = len(levels) == 1
+        image = torch.tensor(0) if one_level else image.expand(len(y))
         t = time_of_noise_level(self.process, levels, self.final_time)
-        scale = self.process.precision(t).sqrt()[image].to(y).view(-1, 1, 1, 1)
+        scale = self.process.precision(t).sqrt()[image].to(y.device, y.dtype, non_blocking=True)
+        scale = scale.view(-1, 1, 1, 1)
         frozen = [self.frozen.to(y)] if auxiliary else []
         z = mix(self.root(t)[image], torch.cat([scale * y, *frozen], dim=1))
         rows = prediction_coefficients(self.process, t)
-        eps = self.network(z.float(), t[image].to(y.device, torch.float32))
+        if one_level:
+            eps = at_time(self.network, float(t))(z.float())
+        else:
+            times = t[image].to(y.device, torch.float32, non_blocking=True)
+            eps = self.network(z.float(), times)
         return mix(rows.state[image], z) + mix(rows.eps[image], self.process.checked(eps, z))

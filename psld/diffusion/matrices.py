@@ -41,7 +41,7 @@ def mix(matrix: Tensor, z: Tensor) -> Tensor:
 
 def table(matrices: Tensor, device: torch.device) -> Tensor:
     """Return coefficients in float32 on the device, as integrator steps use them."""
-    return matrices.to(device, torch.float32)
+    return matrices.to(device, torch.float32, non_blocking=True)
 
 
 def predicted_text(prediction: object) -> str:

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal, NamedTuple, cast, get_args
@@ -177,7 +178,7 @@ class Entry:
             return "imported weights"
         return "training" if len(self.by_training) >= LEAST_TRAININGS else "these weights"
 
-    @property
+    @cached_property
     def drawn(self) -> Estimate | None:
         """Our number with the error that comes from drawing a finite number of samples.
 
@@ -204,7 +205,7 @@ class Entry:
         values = list(self.by_training.values())
         return spread(values) if len(values) > 1 else None
 
-    @property
+    @cached_property
     def interval(self) -> Interval | None:
         """Our number with its 95 % interval; None without an error estimate.
 
@@ -214,7 +215,7 @@ class Entry:
         errors = [each.interval for each in (self.drawn, self.trained) if each]
         return combined(fmean(self.values), errors) if errors else None
 
-    @property
+    @cached_property
     def extrapolated(self) -> Interval | None:
         """The Fréchet distance, extrapolated to infinitely many samples, with its 95 % interval.
 

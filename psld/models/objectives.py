@@ -329,15 +329,17 @@ class LoopSettings(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network's forward pass; weights and optimizer stay in fp32. On GPUs since
     Ampere, matrix products in fp32 use TF32 (10 bits of mantissa)."""
-    compile: Annotated[bool, FREE] = False
-    """Compile the network with torch.compile."""
+    compile: Annotated[bool | Literal["reduce-overhead"], FREE] = False
+    """Compile the network with torch.compile. `reduce-overhead`: also record its kernels as CUDA
+    graphs, for networks whose kernels take less time than their launches (not yet run on a GPU)."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the batches and dropout."""
     checkpoint_every: Annotated[int, FREE] = Field(5000, ge=1)
     """Steps between checkpoints; the last two checkpoints are kept."""
     log_every: Annotated[int, FREE] = Field(100, ge=1)
-    """Steps between entries of history.json. Steps with a checkpoint or a preview also get an
-    entry. A log file gets a line at each checkpoint and every 30 seconds."""
+    """Steps between entries of history.json, at least a 20,000th of `steps`, so that the file stays
+    readable. Steps with a checkpoint or a preview also get an entry. A log file gets a line at each
+    checkpoint and every 30 seconds."""
     preview_every: Annotated[int | None, FREE] = Field(None, ge=1)
     """Steps between previews. A preview is a picture of samples for a model, and the accuracy at
     each range of noise levels for a guide. Null: no previews."""

@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from psld.utils.errors import UserError
 
 Precision = Literal["fp32", "bf16"]
+Compile = bool | Literal["reduce-overhead"]
 
 WORK_OF_A_THREAD = 1e9
 """Parameters × pixels × images of a network evaluation that justify one CPU thread."""
@@ -31,7 +32,9 @@ def check_network(network: nn.Module, name: str = "network") -> None:
         )
 
 
-def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = False) -> nn.Module:
+def forward_pass(
+    network: nn.Module, precision: Precision, *, compile: Compile = False
+) -> nn.Module:
     """Return the module to call, which shares its weights with `network`.
 
     In bf16, a network with `in_bfloat16` computes as in `InBfloat16`, and other networks run under
@@ -41,17 +44,22 @@ def forward_pass(network: nn.Module, precision: Precision, *, compile: bool = Fa
     channels-last layout, which suits the tensor cores of a GPU. Without `compile`, the layout stays
     channels-first, because the norms of torch return channels-first: with another layout, each norm
     would cost two copies.
+
+    With `compile="reduce-overhead"`, the kernels are also recorded as CUDA graphs, each of which
+    needs one launch. The next step overwrites the outputs and gradients of a graph.
     """
-    in_bfloat16 = getattr(network, "in_bfloat16", False)
-    if compile:
-        # Force channels-last, because torch keeps channels-first in the compiled training of a
-        # U-Net.
-        innermost: dict[str, Any] = {"force_layout_optimization": True}
-        compiled: Any = torch.compile(network, dynamic=False, options=innermost)
-        network = compiled
-    if precision == "fp32":
+    if precision == "bf16":
+        in_bfloat16 = getattr(network, "in_bfloat16", False)
+        network = InBfloat16(network) if in_bfloat16 else UnderAutocast(network)
+    if not compile:
         return network
-    return InBfloat16(network) if in_bfloat16 else UnderAutocast(network)
+    # Compile the casts to bfloat16, too: a CUDA graph needs weights that stay in the same memory.
+    # Force channels-last, because torch keeps channels-first in the compiled training of a U-Net.
+    options: dict[str, Any] = {"force_layout_optimization": True}
+    if compile == "reduce-overhead":
+        options["triton.cudagraphs"] = True
+    compiled: Any = torch.compile(network, dynamic=False, options=options)
+    return compiled
 
 
 class Around(nn.Module):

@@ -114,6 +114,5 @@ class Batches:
         blocks = settings.noise_block, self.first_block
         noise = standard_normal(key, step, self.noise_shape, self.device, *blocks)
         noise = noise[self.part.start - self.first_drawn :]
-        t = self.noising.levels(uniform)
-        copied = (images, flipped, noise, labels)
-        return t, *(None if part is None else pinned(part, self.device) for part in copied)
+        drawn = (self.noising.levels(uniform), images, flipped, noise, labels)
+        return tuple(None if part is None else pinned(part, self.device) for part in drawn)

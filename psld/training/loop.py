@@ -38,6 +38,10 @@ exchange takes time, so it is not made in every step."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """Sent by a scheduler, by Ctrl-C, and by Slurm before a time limit or a preemption."""
 
+MOST_ENTRIES = 20_000
+"""The largest number of entries that `log_every` adds to a history. Reading a million entries takes
+25 seconds and 2 GB of memory."""
+
 LIVE_SECONDS = 2.0
 """The shortest time, in seconds, between two writes of the history without a checkpoint."""
 
@@ -99,9 +103,9 @@ class Due:
         stopping = ranks.largest(stop.number) if asks and not last else 0
         checkpoint = last or bool(stopping) or step % settings.checkpoint_every == 0
         preview = bool(settings.preview_every) and step % cast(int, settings.preview_every) == 0
-        return cls(
-            checkpoint or preview or step % settings.log_every == 0, preview, checkpoint, stopping
-        )
+        log_every = max(settings.log_every, math.ceil(settings.steps / MOST_ENTRIES))
+        entry = checkpoint or preview or step % log_every == 0
+        return cls(entry, preview, checkpoint, stopping)
 
 
 Hook = Callable[[TrainingState, Due], None]
@@ -212,9 +216,12 @@ def parallel_network(
     """
     settings = state.settings
     called = forward_pass(state.network, settings.precision, compile=settings.compile)
+    graphs = settings.compile == "reduce-overhead"
     if settings.micro_batch == "auto" and not state.micro_batch:  # A checkpoint stores it.
         batch = batches.draw(state.step)
-        state.micro_batch = largest_micro_batch(called, loss_of, batch, ranks)
+        # An out-of-memory error during the recording of a CUDA graph would end the training.
+        tried = forward_pass(state.network, settings.precision) if graphs else called
+        state.micro_batch = largest_micro_batch(tried, loss_of, batch, ranks)
         if ranks.device.type == "cuda":
             # Do not count the memory of the trials.
             torch.cuda.reset_peak_memory_stats(ranks.device)
@@ -230,7 +237,8 @@ def parallel_network(
         buffers = [*state.network.buffers()]
         before = [buffer.clone() for buffer in buffers]
         with undone(state.network):
-            accumulate_gradient(network, loss_of, batches.draw(state.step), state.micro_batch)
+            batch = batches.draw(state.step)
+            accumulate_gradient(network, loss_of, batch, state.micro_batch, graphs)
             differ = [not torch.equal(a, b) for a, b in zip(before, buffers, strict=True)]
         if buffers:
             # The fraction of ranks on which each buffer changes:
@@ -269,7 +277,8 @@ def optimize(
     """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(settings, state.step)
-    loss = accumulate_gradient(network, loss_of, batch, state.micro_batch)
+    graphs = settings.compile == "reduce-overhead"
+    loss = accumulate_gradient(network, loss_of, batch, state.micro_batch, graphs)
     trained = [each for group in state.optimizer.param_groups for each in group["params"]]
     norm = nn.utils.clip_grad_norm_(trained, settings.grad_clip)
     state.optimizer.step()
@@ -310,20 +319,32 @@ def check_schedule(settings: LoopSettings) -> None:
 
 
 def accumulate_gradient(
-    network: nn.Module, loss_of: LossOf, batch: Batch, micro_batch: int | None
+    network: nn.Module,
+    loss_of: LossOf,
+    batch: Batch,
+    micro_batch: int | None,
+    graphs: bool = False,
 ) -> Tensor:
     """Accumulate the gradient of the mean loss of a batch over its micro-batches; return the loss.
 
     Ranks exchange gradients once, in the backward pass of the last micro-batch.
+
+    `graphs`: True if the network is compiled to CUDA graphs.
     """
     total = torch.zeros((), device=batch.x0.device)
     parts = list(batch.split(micro_batch or len(batch.x0)))
     parallel = network if isinstance(network, DistributedDataParallel) else None
     for part in parts:
+        if graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         with parallel.no_sync() if parallel and part is not parts[-1] else nullcontext():
             share = loss_of(network, part) * (len(part.x0) / len(batch.x0))
             share.backward()
         total += share.detach()
+        if graphs and part is parts[0] and len(parts) > 1:
+            # The next run of the graph overwrites these gradients.
+            for parameter in network.parameters():
+                parameter.grad = None if parameter.grad is None else parameter.grad.clone()
     return total
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -71,6 +72,29 @@ def test_gray_pictures_among_colored_ones_become_colored(tmp_path):
     write_files(tmp_path, {"2.png": encode(colored)})
     expected = np.stack([np.stack([gray] * 3), colored.transpose(2, 0, 1)])
     np.testing.assert_array_equal(read_images(tmp_path), expected)
+
+
+def test_a_folder_of_pictures_is_held_in_memory_only_once(tmp_path):
+    colored = random_images(64, 64, 3)
+    write_files(tmp_path, {f"{i:03d}.png": encode(colored) for i in range(300)})
+    tracemalloc.start()
+    try:
+        images = read_images(tmp_path, silent=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * images.nbytes
+
+
+def test_pictures_that_cannot_fit_into_memory_are_refused_with_their_size(tmp_path, monkeypatch):
+    def full(*_shape):
+        raise MemoryError
+
+    write_files(tmp_path, {"1.png": encode(random_images(4, 6)), "2.png": b""})
+    monkeypatch.setattr("numpy.empty", full)
+    said = r"6×4 pixels \(width×height\); 2 pictures of this size do not fit .*; image_size=N"
+    with pytest.raises(UserError, match=said):
+        read_images(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from tests.fake_gpu.memory import PeakMemory
 
 CUDA = torch.device("cuda:0")
 LARGE = 4096
-"""Bytes above which a copy to the GPU must be pinned and must not block."""
+"""Bytes above which a copy to the GPU must be pinned."""
 
 LAUNCH_NOTHING = """
     alias as_strided chunk detach diagonal empty empty_like empty_strided expand lift_fresh narrow
@@ -75,7 +75,9 @@ class FakeGPU(PeakMemory):
         self.copies: Counter[str] = Counter()
         """Bytes that were copied to the GPU, by place."""
         self.blocking: Counter[str] = Counter()
-        """Those of large copies that blocked the host: from pageable memory, or asked to."""
+        """Those of copies that blocked the host: asked to, or large and from pageable memory."""
+        self.pageable: Counter[str] = Counter()
+        """Those of copies from pageable memory."""
         self.peak = self.live
 
     # -- operations -----------------------------------------------------------------------------
@@ -136,7 +138,9 @@ class FakeGPU(PeakMemory):
             return
         pinned = source.untyped_storage()._cdata in self._pinned
         self.copies[place()] += nbytes(source)
-        if nbytes(source) > LARGE and not (pinned and non_blocking):
+        if not pinned:
+            self.pageable[place()] += nbytes(source)
+        if not (non_blocking and (pinned or nbytes(source) <= LARGE)):
             self.blocking[place()] += nbytes(source)
 
     def _moved(self, source: Tensor, device: torch.device, kwargs: dict) -> Tensor:

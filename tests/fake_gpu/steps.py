@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from psld.diffusion import loop
@@ -21,7 +22,6 @@ from psld.utils.batching import Batching
 from psld.utils.randomness import ShardNoise
 from tests.fake_gpu.fake import CUDA, FakeGPU
 from tests.gpu.test_steps import PROCESS
-from tests.training.small import random_images
 
 SHAPE = (48, 6, 16, 16)
 """A draw of noise: 295 kB."""
@@ -83,17 +83,10 @@ def classes_of(settings: TrainedSettings) -> Labels | None:
     return Labels(torch.arange(50).remainder(10).numpy(), 10, 0.1)
 
 
-def check_training(
-    gpu: FakeGPU, settings: TrainedSettings, bytes_of_image: int = 8, kernels: int | None = None
-) -> None:
-    """Take three steps of a training.
-
-    Args:
-        bytes_of_image: what is copied for an image: itself, or its index.
-        kernels: what the third step launches, within 5 %.
-    """
+def third_step(gpu: FakeGPU, settings: TrainedSettings) -> int:
+    """Take three steps of a training, and count the third. Return the bytes of memory it keeps."""
     process, training = build_process(settings), settings.training
-    minimized, images = loss_of(settings, process), random_images()
+    minimized, images = loss_of(settings, process), images_of(settings)
     labels = classes_of(settings)
     ranks = Ranks(0, 1, CUDA)
     batches = Batches(images, True, minimized.noising, training, ranks, labels)
@@ -109,10 +102,31 @@ def check_training(
     gpu.reset()
     before = gpu.live
     step()
-    noise = (minimized.noising.blocks + minimized.noising.auxiliary) * images[0].nbytes * 4
+    return gpu.live - before
+
+
+def images_of(settings: TrainedSettings) -> np.ndarray:
+    data = settings.dataset
+    return np.zeros((50, data.channels, data.image_size, data.image_size), np.uint8)
+
+
+def check_training(
+    gpu: FakeGPU, settings: TrainedSettings, bytes_of_image: int = 8, kernels: int | None = None
+) -> None:
+    """Take three steps of a training.
+
+    Args:
+        bytes_of_image: what is copied for an image: itself, or its index.
+        kernels: what the third step launches, within 5 %.
+    """
+    kept, labels = third_step(gpu, settings), classes_of(settings)
+    noising, training = loss_of(settings, build_process(settings)).noising, settings.training
+    noise = (noising.blocks + noising.auxiliary) * images_of(settings)[0].nbytes * 4
     each = noise + bytes_of_image + 1 + 8 * bool(labels)  # with its flip and label
     check_quiet(gpu, "training/batches.py", training.batch_size * each)
-    assert gpu.live == before, f"memory kept: {gpu.live - before} bytes"
+    pageable = [place for place in gpu.pageable if "matrices.py" not in place]  # coefficients
+    assert not pageable, f"pageable memory: {pageable}"
+    assert not kept, f"memory kept: {kept} bytes"
     launched = gpu.kernels.total()
     assert not kernels or abs(launched - kernels) < 0.05 * kernels, f"{launched} kernels"
 

@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 
+from psld.diffusion.denoiser import SeesImages, StraightDenoiser
 from psld.diffusion.likelihood import log_likelihood
 from psld.diffusion.loop import sample
 from psld.diffusion.samplers import RK45Settings
@@ -50,6 +51,21 @@ def test_images_that_are_not_on_the_gpu_are_copied_without_waiting(monkeypatch):
 def test_a_sampler_step_does_not_wait(sampler, guidance):
     with FakeGPU() as gpu:
         check_sampler(gpu, SAMPLERS[sampler].model_copy(update={"steps": 4}), guidance)
+
+
+@pytest.mark.parametrize("sees_images", [False, True])
+def test_a_denoiser_of_numbers_does_not_wait(sees_images):
+    with FakeGPU() as gpu:
+        network = guided("none").score.network
+        if sees_images:
+            network = SeesImages(PROCESS, lambda y, sigma: y / sigma.sum(), gives_image=True)
+        x = torch.zeros(SHAPE[0], 3, 16, 16, device=CUDA)
+        denoise = StraightDenoiser(PROCESS, network, torch.zeros_like(x))
+        gpu.reset()
+        for sigma in (80.0, 3.0, 0.1):
+            denoise(x, sigma)
+    assert not gpu.waits, f"waits: {gpu.waits}"
+    assert not gpu.blocking, f"blocking copies: {gpu.blocking}"
 
 
 def test_rk45_copies_the_state_for_each_evaluation():

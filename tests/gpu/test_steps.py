@@ -21,7 +21,7 @@ from psld.diffusion.samplers import (
     SSCSSettings,
 )
 from psld.diffusion.score import NetworkScore
-from psld.networks.forward import forward_pass
+from psld.networks.forward import Compile, forward_pass
 from psld.networks.ncsnpp import NCSNpp
 from psld.networks.settings import NetworkSettings
 from psld.paper.parts import ConjugateSettings, GDDIMSettings
@@ -132,9 +132,11 @@ def test_bf16_and_compiled_networks_agree_with_fp32(network, inputs):
     assert difference(compiled(*inputs).cpu(), exact) < 0.01
 
 
-def losses(device: torch.device, network: nn.Module, compile: bool, precision: str) -> list[float]:
+def losses(
+    device: torch.device, network: nn.Module, compile: Compile, precision: str
+) -> list[float]:
     network = copy.deepcopy(network)
-    batches = batches_on(device, precision=precision)
+    batches = batches_on(device, precision=precision, compile=compile, micro_batch=8)
     state, loss_of = TrainingState(network, batches.settings), EpsilonLoss(PROCESS)
     called = forward_pass(network, precision, compile=compile)
     found = []
@@ -146,7 +148,12 @@ def losses(device: torch.device, network: nn.Module, compile: bool, precision: s
 
 
 @pytest.mark.parametrize(
-    ("precision", "compile"), [("bf16", False), pytest.param("fp32", True, marks=needs_compiler)]
+    ("precision", "compile"),
+    [
+        ("bf16", False),
+        pytest.param("fp32", True, marks=needs_compiler),
+        pytest.param("bf16", "reduce-overhead", marks=needs_compiler),
+    ],
 )
 def test_training_in_bf16_or_compiled_learns_as_in_fp32(device, network, precision, compile):
     expected = losses(device, network, False, "fp32")

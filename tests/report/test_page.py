@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from psld.grid import entries
 from psld.grid.figures import all_figures
 from psld.grid.rows import entries_in, read_table
+from psld.metrics.estimate import pooled
 from psld.report.page import MOST_PIXELS, results_page
 from psld.report.table import table_text
 from tests.browser import in_a_browser, shown
@@ -63,6 +65,15 @@ def test_the_page_has_the_tables_of_the_other_formats_and_shared_notes_once(cont
         "Images of EM, VP-SDE, 20, from the prior (2.50 ± 0.02) are nearer to the "
     )
     assert said < content.index("<img") < content.index("<nav"), "the finding, then a picture"
+
+
+def test_the_page_computes_each_estimate_at_most_twice(folder, grid, monkeypatch):
+    """Once for the rank, and once for the entry with its rank."""
+    calls = []
+    monkeypatch.setattr(entries, "pooled", lambda *each: calls.append(1) or pooled(*each))
+    results_page(grid)
+    numbers = sum(bool(entry.cells) for entry in entries_in(grid))
+    assert 0 < len(calls) <= 2 * numbers
 
 
 def test_entries_farther_than_noise_are_listed(folder, grid):

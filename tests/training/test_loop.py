@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from psld.diffusion.loss import EpsilonLoss
 from psld.models.build import forward_flops
@@ -144,6 +145,50 @@ def test_a_training_compiles_its_network_if_it_is_asked_to(tmp_path, monkeypatch
     assert compiled == [state.network]
 
 
+class Graphed(nn.Module):
+    """A network whose gradients are overwritten by its next run, as those of a CUDA graph."""
+
+    def __init__(self, network, runs):
+        super().__init__()
+        self.network, self.runs, self.returned, self.is_first = network, runs, [], False
+        for parameter in network.parameters():
+            parameter.register_post_accumulate_grad_hook(self.record)
+
+    def record(self, parameter):
+        if self.is_first:
+            self.returned.append(parameter.grad)
+
+    def forward(self, *inputs):
+        self.runs.append(len(inputs[0]))
+        for gradient in self.returned:
+            gradient.fill_(math.nan)
+        self.returned.clear()
+        self.is_first = next(self.network.parameters()).grad is None
+        return self.network(*inputs)
+
+
+def test_cuda_graphs_do_not_overwrite_the_gradients_of_micro_batches(tmp_path, monkeypatch):
+    """A step is marked for each micro-batch; the trials of `auto` record no graph."""
+    runs, marks, weights = [], [], []
+
+    def compiled(network, dynamic, options):
+        assert options["triton.cudagraphs"]
+        return Graphed(network, runs)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(
+        torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(len(runs))
+    )
+    for compile in (False, "reduce-overhead"):
+        settings = recipe(steps=2, compile=compile, micro_batch=4)
+        weights.append(parameters_of(run(tmp_path / str(compile), settings)[0].network))
+    assert torch.equal(*weights)
+    assert runs == [4] * 6
+    assert marks == [*range(6)]
+    run(tmp_path / "auto", recipe(steps=1, compile="reduce-overhead", micro_batch="auto"))
+    assert runs == [4] * 6 + [12]
+
+
 # --- many steps ---------------------------------------------------------------------------------
 
 
@@ -159,6 +204,12 @@ def test_the_times_of_logs_and_checkpoints(tmp_path):
         assert values.keys() - names == ({"accuracy"} if step in log.previews else set())
         assert names <= values.keys()
         assert all(math.isfinite(value) and value > 0 for value in values.values())
+
+
+def test_a_history_that_is_logged_each_step_stays_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_ENTRIES", 4)
+    logged = run(tmp_path, recipe(steps=10, log_every=1))[2].logged
+    assert [*logged] == [3, 6, 9, 10]
 
 
 def test_the_average_is_updated_with_the_weights_after_each_step(tmp_path):

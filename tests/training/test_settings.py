@@ -88,6 +88,7 @@ KEEPS_THE_RUN = [
     "training.log_every=7",
     "training.preview_every=7",
     "training.compile=true",
+    "training.compile=reduce-overhead",
     "training.micro_batch=8",
     "grid_name=other",
     "device=cpu",
