@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from psld.config.settings import Neutral
 from psld.diffusion.samplers import EMSettings
+from psld.diffusion.settings import CosineBeta
 from psld.grid.cache import load_grid
 from psld.grid.records import DatasetRecord
 from psld.grid.rows import decisive_content
@@ -44,6 +45,7 @@ def another(key: str, value: Any) -> Any:
         case tuple():
             return (*value, 1)
     others = {"micro_batch": 1, "average": ExponentialAverage(), "init": Init(model="other")}
+    others["beta"] = CosineBeta()
     return others.get(key, "another")
 
 

@@ -54,7 +54,7 @@ def test_the_page_has_the_tables_of_the_other_formats_and_shared_notes_once(cont
         for part in (text.title, text.caption, *text.notes):
             assert part in plain
     legend = (
-        "It covers other samples of",
+        "The interval covers other samples of",
         "mark a set that contains the best",
         "† From other papers",
     )
