@@ -55,7 +55,7 @@ def test_the_page_has_the_tables_of_the_other_formats_and_shared_notes_once(cont
             assert part in plain
     legend = (
         "The interval covers other samples of",
-        "mark a set that contains the best",
+        "mark a set of entries that contains the truly best entry",
         "† From other papers",
     )
     for note in (*legend, "Scale of fd-classifier"):
