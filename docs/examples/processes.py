@@ -10,10 +10,10 @@ r"""Forward processes: published SDEs, friction that depends on time, and a chai
 
 A denoiser is trained without a process, and can be sampled with each of these processes:
 
-    psld train training=denoiser-demo name=denoiser
+    psld train training.objective=denoiser name=denoiser
     psld sample model=by-hand/denoiser process=processes:VE sampler=em sampler.steps=20 \
         shard_size=16 output=samples/ve
-    psld sample model=by-hand/denoiser process=processes:Chain process.order=5 sampler=few \
+    psld sample model=by-hand/denoiser process=processes:Chain process.order=4 sampler=few \
         sampler.steps=4 shard_size=16 output=samples/chain
 
 `build` returns a `LinearProcess`. Its functions of time are called with float64 tensors of times.
