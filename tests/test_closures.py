@@ -38,14 +38,15 @@ print(json.dumps({name: lines_of_code(file) for name, file in files.items()}))
 """Prints the modules with their lines of code, without docstrings, comments and blank lines."""
 
 
+# The mathematics has two kernels and any schedule; sampling begins anywhere and yields its steps.
 @pytest.mark.parametrize(
     ("modules", "most_lines", "rooms"),
     [
-        (MATHEMATICS, 2500, {"diffusion", "networks", "utils"}),
+        (MATHEMATICS, 2850, {"diffusion", "networks", "utils"}),
         (METRICS, 2150, {"metrics", "config", "utils"}),
         (
             LIBRARY,
-            5200,
+            5800,
             {"library", "sampling", "models", "diffusion", "networks", "data", "config", "utils"},
         ),
     ],

@@ -99,6 +99,8 @@ class LinearProcess:
             numerical_eps: added to the diagonal of Σ(t).
             jumps: the times at which D or Q is discontinuous.
         """
+        self.D: Any  # a tensor, or a function of time
+        self.Q: Any
         self.beta = as_schedule(beta)
         check_schedule(self.beta)
         if callable(D) or callable(Q):
@@ -112,7 +114,7 @@ class LinearProcess:
             check_recipe(self.D, self.Q, S)
             sde = ConstantRecipe(self.D, self.Q, torch.diag(S), self.beta)
             self.rate = sde.rate
-            check_convergence(self.rate, float(self.beta.integral(self.T)))
+            check_convergence(self.rate, float(self.beta.integral(as_times(self.T))))
         self.S = torch.diag(S)
         self._complete(sde, S, initial, matching, factor, numerical_eps)
 

@@ -1,10 +1,10 @@
 """Noise schedules β(t) on [0, 1], with their integrals B(t) = ∫₀ᵗ β(s) ds.
 
 A schedule is a function of float64 times of any shape. It may have an `integral`, a function of
-times, and `jumps`, the times at which β is discontinuous; `as_schedule` adds what is missing.
+times, and `jumps`, the times at which β is discontinuous; `as_schedule` adds a missing integral.
+The shipped schedules are in `psld.diffusion.settings`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,75 +50,6 @@ class LinearBeta:
     def integral(self, t: Times) -> Tensor:
         t = as_times(t)
         return self.beta_min * t + 0.5 * t**2 * (self.beta_max - self.beta_min)
-
-
-@dataclass(frozen=True)
-class CosineBeta:
-    """The cosine schedule (Nichol and Dhariwal, 2021, Eq. 17), truncated before its singularity:
-
-        √ᾱ(t) = exp(−B(t)/2) = cos θ(t) / cos θ(0),      θ(t) = (u t + s)/(1 + s) · π/2.
-
-    The original schedule has u = 1 and an unbounded β. Here u < 1 is such that √ᾱ(1) = `left`.
-    """
-
-    left: float
-    offset: float
-    """s."""
-
-    def _angle(self, t: Times) -> tuple[float, Tensor, float]:
-        """Return θ(0), θ(t) − θ(0) and dθ/dt."""
-        first = self.offset / (1 + self.offset) * math.pi / 2
-        rate = math.acos(self.left * math.cos(first)) - first
-        return first, rate * as_times(t), rate
-
-    def __call__(self, t: Times) -> Tensor:
-        first, turned, rate = self._angle(t)
-        return 2 * rate * (first + turned).tan()
-
-    def integral(self, t: Times) -> Tensor:
-        # −2 log(cos θ(t) / cos θ(0)), without cancellation for small t.
-        first, turned, _ = self._angle(t)
-        return -2 * torch.log1p(-2 * (turned / 2).sin() ** 2 - math.tan(first) * turned.sin())
-
-
-@dataclass(frozen=True)
-class SigmoidBeta:
-    """β(t) = β₀ + (β₁ − β₀) sigmoid(w (t − ½))."""
-
-    low: float
-    """β₀."""
-    high: float
-    """β₁."""
-    steepness: float
-    """w."""
-
-    def __call__(self, t: Times) -> Tensor:
-        rise = torch.sigmoid(self.steepness * (as_times(t) - 0.5))
-        return self.low + (self.high - self.low) * rise
-
-    def integral(self, t: Times) -> Tensor:
-        # The integral of the sigmoid is a difference of softplus functions, here without
-        # cancellation for small t.
-        t, w = as_times(t), self.steepness
-        area = torch.log1p(torch.expm1(w * t) / (1 + math.exp(w / 2))) / w
-        return self.low * t + (self.high - self.low) * area
-
-
-@dataclass(frozen=True)
-class LogLinearBeta:
-    """β(t) = β₀ (β₁/β₀)ᵗ: ln β is linear in t."""
-
-    low: float
-    """β₀."""
-    high: float
-    """β₁."""
-
-    def __call__(self, t: Times) -> Tensor:
-        return self.low * (as_times(t) * math.log(self.high / self.low)).exp()
-
-    def integral(self, t: Times) -> Tensor:
-        t, growth = as_times(t), math.log(self.high / self.low)
-        return self.low * (torch.expm1(growth * t) / growth if growth else t)
 
 
 class IntegratedBeta:

@@ -37,35 +37,65 @@ class Beta(Part):
         raise NotImplementedError
 
 
-class ConstantBeta(Beta):
+class ShippedBeta(Beta):
+    """A schedule whose settings are the function itself, with its integral B(t) = ∫₀ᵗ β(s) ds."""
+
+    def build(self):
+        return self
+
+    def __call__(self, t: "Tensor") -> "Tensor":
+        """Return β(t)."""
+        raise NotImplementedError
+
+    def integral(self, t: "Tensor") -> "Tensor":
+        """Return B(t), without cancellation for small t."""
+        raise NotImplementedError
+
+
+class ConstantBeta(ShippedBeta):
     """A constant β."""
 
     kind: str = "constant"
     value: float = Field(gt=0)
 
-    def build(self):
-        from psld.diffusion.schedules import LinearBeta
+    def __call__(self, t):
+        return self.value + 0 * t
 
-        return LinearBeta(self.value, self.value)
+    def integral(self, t):
+        return self.value * t
 
 
-class CosineBeta(Beta):
-    """The cosine schedule (Nichol and Dhariwal, 2021): √ᾱ = exp(−∫β/2) falls like a cosine."""
+class CosineBeta(ShippedBeta):
+    """The cosine schedule (Nichol and Dhariwal, 2021, Eq. 17), truncated before its singularity:
+
+        √ᾱ(t) = exp(−B(t)/2) = cos θ(t) / cos θ(0),      θ(t) = (u t + s)/(1 + s) · π/2.
+
+    The original schedule has u = 1 and an unbounded β. Here u < 1 is such that √ᾱ(1) = `left`.
+    """
 
     kind: str = "cosine"
     left: float = Field(0.01, gt=0, lt=1)
-    """√ᾱ at T = 1. The original schedule reaches 0, where β is infinite; this schedule ends before.
-    """
+    """√ᾱ at T = 1."""
     offset: float = Field(0.008, ge=0, le=1)
     """s, which makes β positive at t = 0."""
 
-    def build(self):
-        from psld.diffusion.schedules import CosineBeta
+    @property
+    def _angle(self) -> tuple[float, float]:
+        """θ(0) and dθ/dt."""
+        first = self.offset / (1 + self.offset) * math.pi / 2
+        return first, math.acos(self.left * math.cos(first)) - first
 
-        return CosineBeta(self.left, self.offset)
+    def __call__(self, t):
+        first, rate = self._angle
+        return 2 * rate * (first + rate * t).tan()
+
+    def integral(self, t):
+        first, rate = self._angle
+        fallen = 2 * (rate * t / 2).sin() ** 2 + math.tan(first) * (rate * t).sin()
+        return -2 * (-fallen).log1p()
 
 
-class SigmoidBeta(Beta):
+class SigmoidBeta(ShippedBeta):
     """β(t) = low + (high − low) sigmoid(steepness · (t − ½))."""
 
     kind: str = "sigmoid"
@@ -73,13 +103,16 @@ class SigmoidBeta(Beta):
     high: float = Field(20.0, gt=0)
     steepness: float = Field(12.0, gt=0, le=100)
 
-    def build(self):
-        from psld.diffusion.schedules import SigmoidBeta
+    def __call__(self, t):
+        return self.low + (self.high - self.low) * (self.steepness * (t - 0.5)).sigmoid()
 
-        return SigmoidBeta(self.low, self.high, self.steepness)
+    def integral(self, t):
+        w = self.steepness
+        area = ((w * t).expm1() / (1 + math.exp(w / 2))).log1p() / w
+        return self.low * t + (self.high - self.low) * area
 
 
-class LogLinearBeta(Beta):
+class LogLinearBeta(ShippedBeta):
     """β(t) = low · (high/low)ᵗ: the logarithm of β is linear in t."""
 
     kind: str = "log-linear"
@@ -88,10 +121,12 @@ class LogLinearBeta(Beta):
     high: float = Field(50.0, gt=0)
     """β(1)."""
 
-    def build(self):
-        from psld.diffusion.schedules import LogLinearBeta
+    def __call__(self, t):
+        return self.low * (t * math.log(self.high / self.low)).exp()
 
-        return LogLinearBeta(self.low, self.high)
+    def integral(self, t):
+        growth = math.log(self.high / self.low)
+        return self.low * ((growth * t).expm1() / growth if growth else t)
 
 
 class ProcessSettings(Part):

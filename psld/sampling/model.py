@@ -1,6 +1,7 @@
 """Load models and guides, and sample images from them."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -172,7 +173,7 @@ class LoadedModel:
         raw: bool = False,
         progress: bool = True,
         on_step: SkipValidation[Callable[[Step], object] | None] = None,
-        **options: object,
+        **options: Any,
     ) -> Tensor:
         """Sample n images.
 
@@ -224,9 +225,9 @@ class LoadedModel:
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
             RunError: an image has NaN or infinite values.
         """
-        given = {"sampler": sampler, "steps": steps, "label": label, "guide": guide}
-        given |= {"scale": scale, "trust": trust, "process": process, "batch_size": batch_size}
-        sampled = self._sampler(state, time, **given, **options)
+        chosen: Any = {"sampler": sampler, "steps": steps, "process": process}
+        chosen |= {"label": label, "guide": guide, "scale": scale, "trust": trust}
+        sampled = self._sampler(state, time, batch_size=batch_size, **chosen, **options)
         n, begin = sampled.begin(n, noise, state)
         return sampled.images(n, seed, inpainting, raw, progress, begin, on_step)
 
@@ -241,7 +242,7 @@ class LoadedModel:
         state: SkipValidation[Tensor | None] = None,
         time: ForwardTime | None = None,
         progress: bool = True,
-        **options: object,
+        **options: Any,
     ) -> Iterator[Step]:
         """Yield the time, the states and the predicted images before and after each step.
 
@@ -264,7 +265,7 @@ class LoadedModel:
         *,
         seed: Seed = 0,
         tolerance: Tolerance = 1e-5,
-        **options: object,
+        **options: Any,
     ) -> Tensor:
         """Return states at T = 1 that the probability-flow ODE transports to the images.
 
@@ -488,8 +489,7 @@ class ImageSampler:
         """
         labels, channels = self._labels(indices), self.shape[0]
         given = len(indices), key, labels, inpainting, silent, Begin()
-        for _, state, score in self._run(*given):  # noqa: B007
-            pass
+        [(_, state, score)] = deque(self._run(*given), maxlen=1)
         return state[:, :channels], labels, score.evaluations
 
     def _labels(self, indices: range) -> Tensor | None:
@@ -575,26 +575,21 @@ class ImageSampler:
             raise UserError("n: the number of images is missing")
         return n, Begin(**given)
 
-    def path(
-        self, n: int, seed: int | None, known: KnownPixels | None, shown: bool, begin: Begin
-    ) -> Iterator[Step]:
-        """Yield the steps of a sampler for a caller of the library; see `images`."""
-        check_network(self.network)
-        inpainting = self._inpainting(n, known)
-        return self._steps(n, (drawn_seed(seed), 0), inpainting, not shown, begin)
-
     @torch.no_grad()
-    def _steps(
+    def path(
         self,
         n: int,
-        key: tuple[int, int],
-        inpainting: Inpainting | None,
-        silent: bool,
+        seed: int | None,
+        known: KnownPixels | None,
+        shown: bool,
         begin: Begin,
+        observed: bool = True,
     ) -> Iterator[Step]:
-        given = n, key, self._labels(range(n)), inpainting, silent, begin
-        for time, state, score in self._run(*given, observed=True):
-            yield Step(time, state, score.image())
+        """Yield the steps of a sampler, with the predicted images if `observed`; see `images`."""
+        check_network(self.network)
+        given = n, (drawn_seed(seed), 0), self._labels(range(n)), self._inpainting(n, known)
+        for time, state, score in self._run(*given, not shown, begin, observed):
+            yield Step(time, state, score.image() if observed else None)
 
     def encode(self, images: Tensor, seed: int) -> Tensor:
         """Return states at T, N×kC×H×W, that the probability-flow ODE transports to the images.
@@ -616,7 +611,7 @@ class ImageSampler:
         known: KnownPixels | None,
         raw: bool,
         shown: bool,
-        begin: Begin | None = None,
+        begin: Begin = Begin(),
         on_step: Callable[[Step], object] | None = None,
     ) -> Tensor:
         """Sample the first n images for a caller of the library.
@@ -628,13 +623,11 @@ class ImageSampler:
 
         Return images on the CPU, uint8, or float32 if `raw`. Raises UserError for wrong arguments.
         """
-        check_network(self.network)
-        inpainting, labels = self._inpainting(n, known), self._labels(range(n))
-        given = n, (drawn_seed(seed), 0), labels, inpainting, not shown, begin or Begin()
-        for time, state, score in self._run(*given, observed=on_step is not None):
+        last: Step | None = None
+        for last in self.path(n, seed, known, shown, begin, observed=on_step is not None):
             if on_step:
-                on_step(Step(time, state, score.image()))
-        x = state[:, : self.shape[0]]
+                on_step(last)
+        x = cast(Step, last).state[:, : self.shape[0]]
         return x.cpu() if raw else to_uint8(x).cpu()
 
     def _inpainting(self, n: int, known: KnownPixels | None) -> Inpainting | None:

@@ -14,13 +14,8 @@ from psld.diffusion.kernels import VaryingSDE
 from psld.diffusion.multistep import polynomial_integrals
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.roots import WhiteningRoot
-from psld.diffusion.schedules import (
-    CosineBeta,
-    IntegratedBeta,
-    LinearBeta,
-    LogLinearBeta,
-    SigmoidBeta,
-)
+from psld.diffusion.schedules import IntegratedBeta, LinearBeta
+from psld.diffusion.settings import ConstantBeta, CosineBeta, LogLinearBeta, SigmoidBeta
 from psld.diffusion.time_grid import time_of_noise_level
 from psld.paper.integrators import _conjugate_coefficients
 from psld.utils.errors import UserError
@@ -255,10 +250,11 @@ def test_the_flow_root_follows_its_differential_equation_across_a_jump():
 
 SCHEDULES = {
     "linear": LinearBeta(0.1, 20.0),
-    "cosine": CosineBeta(0.01, 0.008),
-    "sigmoid": SigmoidBeta(0.1, 20.0, 12.0),
-    "log-linear": LogLinearBeta(0.1, 50.0),
-    "flat": LogLinearBeta(8.0, 8.0),
+    "constant": ConstantBeta(value=8),
+    "cosine": CosineBeta(),
+    "sigmoid": SigmoidBeta(),
+    "log-linear": LogLinearBeta(),
+    "flat": LogLinearBeta(low=8, high=8),
     "function": IntegratedBeta(lambda t: 8 * (0.2 + torch.sin(1.3 * t) ** 2)),
     "kink": IntegratedBeta(lambda t: 9 * (t / 0.2).clamp(max=1), jumps=[0.2]),
 }
@@ -269,12 +265,12 @@ def test_the_integral_of_a_schedule(name):
     beta, stops = SCHEDULES[name], [1e-5, 0.01, 0.2, 0.55, 1.0]
     found, total = beta.integral(times(*stops)), 0.0
     for i, (start, end) in enumerate(pairwise([0.0, *stops])):
-        total += quad(lambda t: float(beta(t)), start, end, epsabs=0, epsrel=1e-13)[0]
+        total += quad(lambda t: float(beta(times(t))), start, end, epsabs=0, epsrel=1e-13)[0]
         assert float(found[i]) == pytest.approx(total, rel=1e-12)
 
 
 def test_the_cosine_schedule_is_that_of_nichol_and_dhariwal_with_an_end():
-    beta, t = CosineBeta(0.02, 0.008), times(0.1, 0.5, 0.9)
+    beta, t = CosineBeta(left=0.02), times(0.1, 0.5, 0.9)
 
     def original(t):
         return torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -282,7 +278,7 @@ def test_the_cosine_schedule_is_that_of_nichol_and_dhariwal_with_an_end():
     cut = (math.acos(0.02 * math.cos(0.008 / 1.008 * math.pi / 2)) * 2 / math.pi) * 1.008 - 0.008
     expected = original(cut * t) / original(times(0.0))
     torch.testing.assert_close((-beta.integral(t)).exp(), expected, rtol=1e-12, atol=0)
-    assert float((-beta.integral(1.0) / 2).exp()) == pytest.approx(0.02, rel=1e-12)
+    assert float((-beta.integral(times(1.0)) / 2).exp()) == pytest.approx(0.02, rel=1e-12)
 
 
 def test_processes_choose_a_schedule_by_name():
