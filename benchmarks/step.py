@@ -6,7 +6,8 @@ For the demo's network and for a large network, the program prints the time of a
 time of the forward and backward pass, and the fraction of the step's CPU time that drawing the
 batch takes. For a custom network, the program prints the time of a step divided by the time of the
 same step in plain PyTorch, with random draws, Adam, gradient clipping and the moving average of the
-weights.
+weights. For a process whose matrices depend on time, the program compares steps with those of a
+process with constant matrices.
 """
 
 import time
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from benchmarks.settings import compose_model
 from benchmarks.timing import compare
-from psld.diffusion.loss import EpsilonLoss, NoisyStates
+from psld.diffusion.loss import Batch, EpsilonLoss, NoisyStates
+from psld.diffusion.process import LinearProcess
 from psld.models.build import build, loss_of
 from psld.parts import Network
 from psld.training.batches import Batches
@@ -30,6 +32,8 @@ from psld.training.state import TrainingState
 LARGE = ["dataset=cifar10", "network=cifar10-ablation", "training=cifar10-ablation"]
 IMAGES = 64
 """The batch size for the custom network."""
+VARYING = 128
+"""The batch size for the process whose matrices depend on time."""
 
 
 def main() -> None:
@@ -38,6 +42,7 @@ def main() -> None:
         "39M, 16 images", [*LARGE, "training.batch_size=16", "training.micro_batch=16"], repeats=3
     )
     own_network("a custom network", repeats=7)
+    varying_process("a friction that depends on time", repeats=15)
 
 
 def measure(name: str, overrides: list[str], repeats: int) -> None:
@@ -131,6 +136,36 @@ def own_network(name: str, repeats: int) -> None:
 
     plain.train(), network.train()
     compare(f"{name} ({millions:.1f}M): a step against one by hand", step, by_hand, repeats)
+
+
+def varying_process(name: str, repeats: int) -> None:
+    """Compare PSLD with a friction Γ(t) with PSLD: a training step, and its noisy states alone."""
+    model = compose_model([f"training.batch_size={VARYING}"], "benchmarks.step")
+    constant = model.process.build()
+
+    def noise(t: Tensor) -> list[list[Tensor | float]]:
+        return [[0.01 * (1 + t), 0.0], [0.0, (0.01 * (1 + t) + 2) / 4]]
+
+    varying = LinearProcess(
+        noise, [[0.0, -0.5], [0.5, 0.0]], [1, 0.25], 8, initial_variance=[0, 0.01]
+    )
+    network = build(model, constant)
+    x0, eps = torch.randn(VARYING, 1, 8, 8), torch.randn(VARYING, 2, 8, 8)
+
+    def states(process: LinearProcess) -> Callable[[], object]:
+        return lambda: process.perturb(x0, torch.rand(VARYING, dtype=torch.float64), eps)
+
+    def step(process: LinearProcess) -> Callable[[], object]:
+        loss = EpsilonLoss(process)
+
+        def run() -> None:
+            t = torch.rand(VARYING, dtype=torch.float64)
+            loss(network, Batch(x0, t, eps, None)).backward()
+
+        return run
+
+    compare(f"{name}: a step against a constant one", step(varying), step(constant), repeats)
+    compare(f"{name}: noisy states alone", states(varying), states(constant), 5 * repeats)
 
 
 def cpu_seconds(action: Callable[[], object], repeats: int) -> float:

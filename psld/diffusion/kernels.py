@@ -16,9 +16,6 @@ from psld.diffusion.matrices import semidefinite_root
 from psld.diffusion.schedules import Schedule
 from psld.utils.errors import UserError
 
-Coefficient = Callable[[Tensor], Tensor]
-"""A function of times, …, that returns matrices, …×k×k."""
-
 Moments = tuple[Tensor, Tensor]
 """Φ and C, both …×k×k."""
 
@@ -58,7 +55,13 @@ class LinearKernel:
     def __init__(self, A: Tensor, D: Tensor) -> None:
         """`A` and `D`: k×k, float64."""
         self.norm = float(torch.linalg.matrix_norm(A))
-        self.transition_series, self.covariance_series = _taylor(A, D, TERMS)
+        powers, covariances = [torch.eye(len(A), dtype=torch.float64)], [2 * D]
+        for n in range(1, TERMS):
+            powers.append(-(A @ powers[-1]) / n)
+            last = covariances[-1]
+            covariances.append(-(A @ last + last @ A.T) / (n + 1))
+        self.transition_series = torch.stack(powers)
+        self.covariance_series = torch.stack(covariances)
 
     def transition(self, elapsed: Tensor) -> Tensor:
         """Return Φ(τ), …×k×k, for elapsed times τ of any shape … and any sign."""
@@ -124,32 +127,33 @@ class ConstantRecipe:
 
 
 class VaryingSDE:
-    """Any linear SDE: F and P = G Gᵀ are functions of time.
+    """Any linear SDE: F and G Gᵀ are functions of time.
 
-    The generator of Φ and of C = ∫ Φ P Φᵀ is H = [[F, P], [0, −Fᵀ]] (Van Loan, 1978). A Magnus step
-    over [t, t + h], with nodes t± = t + h (½ ± √3/6),
+    The generator of Φ and C is H = [[F, G Gᵀ], [0, −Fᵀ]], with exp(H) = [[Φ, C Φ⁻ᵀ], [0, Φ⁻ᵀ]] (Van
+    Loan, 1978). A Magnus step over [t, t + h], with nodes t± = t + h (½ ± √3/6), has the generator
 
         Ω = h/2 (H₋ + H₊) + (√3/12) h² (H₊ H₋ − H₋ H₊),
 
-    is again of this form, so that `LinearKernel`'s series gives the moments of the step without
-    cancellation. The steps compose: C ← φ C φᵀ + c, Φ ← φ Φ. The pieces of [0, T] are halved until
-    their moments no longer change (`PRECISION`); the moments at their ends are tabulated, and one
-    more step leads from there to any time.
+    which is of the same form. The steps compose: C ← φ C φᵀ + c, Φ ← φ Φ. The pieces of [0, T] are
+    halved until their moments no longer change (`PRECISION`); the moments at their ends are
+    tabulated, and one more step leads from there to any time.
     """
 
     def __init__(
         self,
-        drift: Coefficient,
-        diffusion_squared: Coefficient,
+        coefficients: Callable[[Tensor], tuple[Tensor, Tensor]],
         jumps: Sequence[float] = (),
         last: float = 1.0,
     ) -> None:
         """Tabulate the moments between 0 and `last`.
 
-        `jumps`: the times at which a coefficient is discontinuous. Raises UserError if
-        `MOST_PIECES` pieces are not enough.
+        Args:
+            coefficients: returns F and G Gᵀ, both …×k×k, at times ….
+            jumps: the times at which a coefficient is discontinuous.
+
+        Raises UserError if `MOST_PIECES` pieces are not enough.
         """
-        self.drift, self.diffusion_squared = drift, diffusion_squared
+        self.coefficients = coefficients
         self.jumps = tuple(jumps)
         self._last: tuple[Tensor, Moments] | None = None
         """The last times and their moments, which a kernel's mean and covariance share."""
@@ -185,22 +189,32 @@ class VaryingSDE:
         off = (phi - halves[0]).abs() > PRECISION * largest
         scale = spread[:, :, None] * spread[:, None]
         off |= (covariance - halves[1]).abs() > PRECISION * scale
-        off |= self._simpson_error(self.drift) > PRECISION * largest
-        off |= self._simpson_error(self.diffusion_squared) > PRECISION * scale
+        drift_error, diffusion_error = self._simpson_errors()
+        off |= drift_error > PRECISION * largest
+        off |= diffusion_error > PRECISION * scale
         return off.flatten(1).any(dim=1) & (end > FINEST)
 
-    def _simpson_error(self, function: Coefficient) -> Tensor:
-        """Return the difference between the integrals of a coefficient over each piece by Simpson's
+    def _simpson_errors(self) -> tuple[Tensor, Tensor]:
+        """Return the differences between the integrals of F and G Gᵀ over each piece by Simpson's
         rule and by the nodes of `_step`.
 
         A jump between a node and the end of a piece would be missed by the piece and its halves.
         """
-        start, h = self.edges[:-1, None], self.edges.diff()[:, None]
+        h = self.edges.diff()[:, None]
         # Evaluate inside the piece, because a coefficient may jump at its ends.
-        stops = h.new_tensor([INSIDE, 0.5, 1 - INSIDE])
-        first, middle, last = function(start + h * stops).unbind(1)
-        simpson = (first + 4 * middle + last) / 6
-        return h[..., None] * (simpson - function(start + h * h.new_tensor(GAUSS_2)).mean(1)).abs()
+        stops = h.new_tensor([INSIDE, 0.5, 1 - INSIDE, *GAUSS_2])
+        weights = h.new_tensor([1 / 6, 4 / 6, 1 / 6, -0.5, -0.5])[:, None, None]
+        found = self.coefficients(self.edges[:-1, None] + h * stops)
+        drift, diffusion = ((h[..., None] * (weights * each).sum(1)).abs() for each in found)
+        return drift, diffusion
+
+    def drift(self, t: Tensor) -> Tensor:
+        """Return F."""
+        return self.coefficients(t)[0]
+
+    def diffusion_squared(self, t: Tensor) -> Tensor:
+        """Return G Gᵀ."""
+        return self.coefficients(t)[1]
 
     def diffusion(self, t: Tensor) -> Tensor:
         """Return the symmetric root G of G Gᵀ."""
@@ -250,44 +264,39 @@ class VaryingSDE:
     def _step(self, start: Tensor, end: Tensor) -> Moments:
         """Return Φ and C of one Magnus step."""
         h = (end - start)[..., None]
-        nodes = start[..., None] + h * h.new_tensor(GAUSS_2)
-        h = h[..., None]
-        (f, g), (p, q) = (
-            function(nodes).unbind(-3) for function in (self.drift, self.diffusion_squared)
+        F, squared = self.coefficients(start[..., None] + h * h.new_tensor(GAUSS_2))
+        H = torch.cat([torch.cat([F, squared], -1), torch.cat([0 * F, -F.mT], -1)], -2)
+        (first, last), h = H.unbind(-3), h[..., None]
+        omega = h / 2 * (first + last) + 3**0.5 / 12 * h**2 * (last @ first - first @ last)
+        halvings = _halvings(
+            2 * float(torch.linalg.matrix_norm(omega[..., : F.shape[-1], :]).max())
         )
-        weight = 3**0.5 / 12 * h**2
-        F = h / 2 * (f + g) + weight * (g @ f - f @ g)
-        P = h / 2 * (p + q) + weight * (g @ p + p @ g.mT - f @ q - q @ f.mT)
-        return unit_moments(F, P)
+        exponential = _small_exponential(omega * 0.5**halvings)
+        top = exponential[..., : F.shape[-1], :]
+        phi, rest = top.tensor_split(2, dim=-1)
+        return _doubled(phi, rest @ phi.mT, halvings)
 
 
-def unit_moments(F: Tensor, P: Tensor) -> Moments:
-    """Return Φ = e^F and C = ∫₀¹ e^(Fu) P e^(Fᵀu) du for batches of constant F and P, …×k×k."""
-    norm = 2 * float(torch.linalg.matrix_norm(F).max())
-    halvings = _halvings(norm)
-    scale, norm = 0.5**halvings, norm * 0.5**halvings
-    terms, bound = 2, norm
-    while bound > 1e-18:
-        bound *= norm / terms
-        terms += 1
-    phi, covariance = _taylor(-scale * F, scale / 2 * P, terms)
-    return _doubled(phi.sum(dim=0), covariance.sum(dim=0), halvings)
+def _small_exponential(X: Tensor) -> Tensor:
+    """Return Σ_{n<16} Xⁿ/n!, …×k×k, with six products; the rest is below 1e-17 for ‖X‖ ≤ ½.
+
+    If entries of X are small, as the noise of a momentum at early times, so are those of the
+    powers, and every entry of the result has its own relative accuracy.
+    """
+    square = X @ X
+    cube, fourth = square @ X, square @ square
+    powers = torch.stack([torch.eye(X.shape[-1], dtype=X.dtype).expand_as(X), X, square, cube])
+    inverse = torch.tensor([1 / math.factorial(n) for n in range(16)], dtype=X.dtype).view(4, 4)
+    *lower, result = torch.tensordot(inverse, powers, dims=1)
+    for each in reversed(lower):
+        result = each + fourth @ result
+    return result
 
 
 def _composed(first: Moments, second: Moments) -> Moments:
     """Return Φ and C over two consecutive intervals."""
     (phi, covariance), (later, added) = first, second
     return later @ phi, later @ covariance @ later.mT + added
-
-
-def _taylor(A: Tensor, D: Tensor, terms: int) -> Moments:
-    """Return the coefficients of the power series of Φ(τ) and of C(τ)/τ, `terms`×…×k×k."""
-    powers, covariances = [torch.eye(A.shape[-1], dtype=torch.float64).expand_as(A)], [2 * D]
-    for n in range(1, terms):
-        powers.append(-(A @ powers[-1]) / n)
-        last = covariances[-1]
-        covariances.append(-(A @ last + last @ A.mT) / (n + 1))
-    return torch.stack(powers), torch.stack(covariances)
 
 
 def _series(coefficients: Tensor, tau: Tensor) -> Tensor:

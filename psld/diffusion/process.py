@@ -157,21 +157,18 @@ class LinearProcess:
         )
         F, squared = (as_coefficient(each, len(prior)) for each in (drift, diffusion_squared))
         check_diffusion(squared(SAMPLED), "G Gᵀ")
-        sde = VaryingSDE(F, squared, jumps, cls.T)
+        sde = VaryingSDE(lambda t: (F(t), squared(t)), jumps, cls.T)
         process._complete(sde, prior, initial, matching, factor, numerical_eps)
         return process
 
     def _varying_recipe(self, S: Tensor, jumps: Sequence[float]) -> VaryingSDE:
         D, Q, beta = self.D, self.Q, self.beta
 
-        def drift(t: Tensor) -> Tensor:
-            return -beta(t)[..., None, None] * (D(t) + Q(t)) / S
+        def coefficients(t: Tensor) -> tuple[Tensor, Tensor]:
+            rate, noise = beta(t)[..., None, None], D(t)
+            return -rate * (noise + Q(t)) / S, 2 * rate * noise
 
-        def diffusion_squared(t: Tensor) -> Tensor:
-            return 2 * beta(t)[..., None, None] * D(t)
-
-        jumps = [*jumps, *getattr(beta, "jumps", ())]
-        return VaryingSDE(drift, diffusion_squared, jumps, self.T)
+        return VaryingSDE(coefficients, [*jumps, *getattr(beta, "jumps", ())], self.T)
 
     def _complete(
         self,
