@@ -21,7 +21,9 @@ from tests.diffusion.sampling import (
 )
 
 
-@pytest.mark.parametrize(("name", "order"), [("vp-sde", 1), ("psld", 3), ("third-upper", 2)])
+@pytest.mark.parametrize(
+    ("name", "order"), [("vp-sde", 1), ("psld", 3), ("third-upper", 2), ("varying", 2)]
+)
 def test_gddim_converges_with_its_order(name, order):
     process = EVERY_KIND[name]
     coarse, middle, fine = (

@@ -7,10 +7,11 @@ from benchmarks.exact import cells, distance, error, fitted_order, sampler_of
 from psld.diffusion.samplers import RK45Settings
 from psld.utils.errors import UserError
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.processes import phase_space, times, vp_sde
+from tests.diffusion.processes import phase_space, sub_vp, times, varying, vp_sde
 from tests.diffusion.sampling import gaussian, sde
 
 DATA = gaussian(0.3**0.5)
+SMOOTH = varying(lambda t: 6 + 4 * t)
 
 
 def order(process, integrator: str, striding: str) -> float:
@@ -20,7 +21,8 @@ def order(process, integrator: str, striding: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("process", "striding"), [(vp_sde(), "uniform"), (phase_space(0.25), "quadratic")]
+    ("process", "striding"),
+    [(vp_sde(), "uniform"), (phase_space(0.25), "quadratic"), (SMOOTH, "uniform")],
 )
 def test_euler_maruyama_has_weak_order_one(process, striding):
     assert order(process, "em", striding) == pytest.approx(1, abs=0.3)
@@ -33,7 +35,7 @@ def test_splitting_converges_with_order_one_or_better(process, striding):
     assert 0.8 < order(process, "sscs", striding) < 2.2
 
 
-@pytest.mark.parametrize("process", [vp_sde(), phase_space(0.02)])
+@pytest.mark.parametrize("process", [vp_sde(), phase_space(0.02), varying(), sub_vp()])
 def test_probability_flow_keeps_the_marginals(process):
     settings = RK45Settings(integrator="rk45", tolerance=1e-7)
     assert error(process, settings, DATA) < 1e-5

@@ -11,7 +11,7 @@ from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings, RK45Settings
 from psld.diffusion.score import NetworkScore
 from psld.utils.errors import UserError
-from tests.diffusion.processes import phase_space, vp_sde
+from tests.diffusion.processes import phase_space, varying, vp_sde
 from tests.diffusion.sampling import gaussian, on_grid
 
 PROCESSES = {
@@ -19,6 +19,7 @@ PROCESSES = {
     "cld": phase_space(0.0),
     "psld-dsm": phase_space(0.02, matching="dsm"),
     "vp-sde": vp_sde(),
+    "varying": varying(),
 }
 
 
@@ -29,6 +30,8 @@ PROCESSES = {
         ("psld-dsm", "sscs"),
         ("psld-dsm", "multistep"),
         ("cld", "gddim"),
+        ("varying", "em"),
+        ("varying", "multistep"),
     ],
 )
 def test_known_pixels_are_kept_and_holes_have_the_variance_of_the_data(name, integrator):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from psld.diffusion.likelihood import bits_per_dimension, dequantize, log_likelihood
 from psld.utils.errors import RunError, UserError
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.processes import normal, phase_space, recipe, vp_sde
+from tests.diffusion.processes import normal, phase_space, recipe, varying, vp_sde
 from tests.diffusion.sampling import gaussian
 
 DATA = gaussian(0.3, mean=0.2)
@@ -32,6 +32,7 @@ LONG = {"beta_min": 16.0, "beta_max": 16.0}
 FORGETFUL = {
     "psld-dsm-upper": phase_space(0.02, matching="dsm", factor="upper", **LONG),
     "third": recipe(**LONG),
+    "varying": varying(lambda t: 12 + 8 * t),
 }
 
 
