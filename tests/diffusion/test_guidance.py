@@ -10,13 +10,18 @@ from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.score import GuidedScore, NetworkScore, class_gradient
 from tests.diffusion.mixture import Mixture
-from tests.diffusion.processes import phase_space, times, vp_sde
+from tests.diffusion.processes import phase_space, times, varying, vp_sde
 from tests.diffusion.sampling import conjugate, gaussian, gddim, marginal, multistep, rk45, sde
 
 MEAN, VARIANCE = 0.8, 0.05
 """One pixel, two classes: x₀ ~ N(±MEAN, VARIANCE), so score and guide are known exactly."""
 
-PROCESSES = {"psld": phase_space(0.25), "cld": phase_space(0.0), "vp-sde": vp_sde()}
+PROCESSES = {
+    "psld": phase_space(0.25),
+    "cld": phase_space(0.0),
+    "vp-sde": vp_sde(),
+    "varying": varying(),
+}
 SAMPLERS = {
     "em": sde("em", striding="quadratic", steps=60),
     "sscs": sde("sscs", striding="quadratic", steps=60),
@@ -77,6 +82,8 @@ def test_the_unconditional_score_plus_the_exact_guide_is_the_score_of_a_class(pr
         ("psld", "gddim"),
         ("cld", "gddim"),
         ("cld", "conjugate"),
+        ("varying", "em"),
+        ("varying", "multistep"),
     ],
 )
 def test_guided_samples_have_the_distribution_of_their_class(process, sampler):
