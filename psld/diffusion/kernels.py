@@ -26,6 +26,8 @@ GAUSS_2 = (0.5 - 3**0.5 / 6, 0.5 + 3**0.5 / 6)
 """Nodes of Gauss–Legendre quadrature on [0, 1]."""
 
 INSIDE = 1e-10
+"""The distance, relative to a piece, of its first and last evaluation from its ends."""
+
 FIRST_PIECES = 16
 MOST_PIECES = 2**14
 

@@ -536,7 +536,9 @@ class ImageSampler:
         with self._drawing(count, key, labels) as (noise, score):
             if observed:
                 score = Observed(self.process, score)
-            drawn = noise() if begin.noise is None else (noise(), begin.noise)[1]
+            drawn = noise()  # Also with given noise, so that later draws are those of the seed.
+            if begin.noise is not None:
+                drawn = begin.noise
             if begin.state is not None:
                 z = begin.state
             elif self.gaussian is None:
