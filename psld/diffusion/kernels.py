@@ -1,8 +1,7 @@
 """Linear SDEs dz = F(t) z dt + G(t) dw on k blocks: coefficients, transitions and moments.
 
 `ConstantRecipe` has constant matrices and any schedule β; its kernel depends on the elapsed ∫β
-alone. `VaryingSDE` has any functions of time; it composes pieces of a fourth-order Magnus expansion
-(Blanes, Casas, Oteo and Ros, The Magnus expansion and some of its applications, 2009, Eq. 253).
+alone. `VaryingSDE` has any functions of time; it composes steps of a Magnus expansion (`magnus`).
 Times are float64 tensors of any shape …; results have the shape …×k×k.
 """
 
@@ -22,7 +21,7 @@ Moments = tuple[Tensor, Tensor]
 TERMS = 24
 """Terms of a series in τ with 2‖A‖τ ≤ 1; the omitted terms are below 1e-23."""
 
-GAUSS_2 = (0.5 - 3**0.5 / 6, 0.5 + 3**0.5 / 6)
+GAUSS_3 = ((1 - 0.6**0.5) / 2, 0.5, (1 + 0.6**0.5) / 2)
 """Nodes of Gauss–Legendre quadrature on [0, 1]."""
 
 INSIDE = 1e-10
@@ -33,7 +32,7 @@ MOST_PIECES = 2**14
 
 PRECISION = 1e-11
 """How much halving a piece may change Φ, relative to its largest entry, and each entry C_ij,
-relative to √(C_ii C_jj). The halves are kept, and their errors are about 16 times smaller."""
+relative to √(C_ii C_jj). The halves are kept, and their errors are about 64 times smaller."""
 
 FINEST = 1e-5
 """Pieces that end before this time are not halved."""
@@ -132,13 +131,10 @@ class VaryingSDE:
     """Any linear SDE: F and G Gᵀ are functions of time.
 
     The generator of Φ and C is H = [[F, G Gᵀ], [0, −Fᵀ]], with exp(H) = [[Φ, C Φ⁻ᵀ], [0, Φ⁻ᵀ]] (Van
-    Loan, 1978). A Magnus step over [t, t + h], with nodes t± = t + h (½ ± √3/6), has the generator
-
-        Ω = h/2 (H₋ + H₊) + (√3/12) h² (H₊ H₋ − H₋ H₊),
-
-    which is of the same form. The steps compose: C ← φ C φᵀ + c, Φ ← φ Φ. The pieces of [0, T] are
-    halved until their moments no longer change (`PRECISION`); the moments at their ends are
-    tabulated, and one more step leads from there to any time.
+    Loan, 1978). A Magnus step of order 6 has a generator of the same form, because these matrices
+    are a Lie algebra. The steps compose: C ← φ C φᵀ + c, Φ ← φ Φ. The pieces of [0, T] are halved
+    until their moments no longer change (`PRECISION`); the moments at their ends are tabulated, and
+    one more step leads from there to any time.
     """
 
     def __init__(
@@ -191,23 +187,26 @@ class VaryingSDE:
         off = (phi - halves[0]).abs() > PRECISION * largest
         scale = spread[:, :, None] * spread[:, None]
         off |= (covariance - halves[1]).abs() > PRECISION * scale
-        drift_error, diffusion_error = self._simpson_errors()
+        drift_error, diffusion_error = self._lobatto_errors()
         off |= drift_error > PRECISION * largest
         off |= diffusion_error > PRECISION * scale
         return off.flatten(1).any(dim=1) & (end > FINEST)
 
-    def _simpson_errors(self) -> tuple[Tensor, Tensor]:
-        """Return the differences between the integrals of F and G Gᵀ over each piece by Simpson's
-        rule and by the nodes of `_step`.
+    def _lobatto_errors(self) -> tuple[Tensor, Tensor]:
+        """Return the differences between the integrals of F and G Gᵀ over each piece by
+        Gauss–Lobatto quadrature, which uses the ends of the piece, and by the nodes of `_step`.
 
         A jump between a node and the end of a piece would be missed by the piece and its halves.
         """
         h = self.edges.diff()[:, None]
+        inner = 0.2**0.5 / 2
         # Evaluate inside the piece, because a coefficient may jump at its ends.
-        stops = h.new_tensor([INSIDE, 0.5, 1 - INSIDE, *GAUSS_2])
-        weights = h.new_tensor([1 / 6, 4 / 6, 1 / 6, -0.5, -0.5])[:, None, None]
+        stops = h.new_tensor([INSIDE, 0.5 - inner, 0.5 + inner, 1 - INSIDE, *GAUSS_3])
+        weights = h.new_tensor([1 / 12, 5 / 12, 5 / 12, 1 / 12, -5 / 18, -8 / 18, -5 / 18])
         found = self.coefficients(self.edges[:-1, None] + h * stops)
-        drift, diffusion = ((h[..., None] * (weights * each).sum(1)).abs() for each in found)
+        drift, diffusion = (
+            (h[..., None] * (weights[:, None, None] * each).sum(1)).abs() for each in found
+        )
         return drift, diffusion
 
     def drift(self, t: Tensor) -> Tensor:
@@ -266,10 +265,9 @@ class VaryingSDE:
     def _step(self, start: Tensor, end: Tensor) -> Moments:
         """Return Φ and C of one Magnus step."""
         h = (end - start)[..., None]
-        F, squared = self.coefficients(start[..., None] + h * h.new_tensor(GAUSS_2))
+        F, squared = self.coefficients(start[..., None] + h * h.new_tensor(GAUSS_3))
         H = torch.cat([torch.cat([F, squared], -1), torch.cat([0 * F, -F.mT], -1)], -2)
-        (first, last), h = H.unbind(-3), h[..., None]
-        omega = h / 2 * (first + last) + 3**0.5 / 12 * h**2 * (last @ first - first @ last)
+        omega = magnus(*(h[..., None, None] * H).unbind(-3))
         halvings = _halvings(
             2 * float(torch.linalg.matrix_norm(omega[..., : F.shape[-1], :]).max())
         )
@@ -293,6 +291,24 @@ def _small_exponential(X: Tensor) -> Tensor:
     for each in reversed(lower):
         result = each + fourth @ result
     return result
+
+
+def magnus(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
+    """Return Ω such that exp(Ω) solves Ẏ = A Y over a step of length h, to order 6.
+
+    `first`, `middle` and `last` are h A at the Gauss–Legendre nodes (Blanes, Casas, Oteo and Ros,
+    The Magnus expansion and some of its applications, 2009, Eq. 257).
+    """
+    a = middle
+    b = (5 / 3) ** 0.5 * (last - first)
+    c = 10 / 3 * (last - 2 * middle + first)
+    inner = _commutator(a, b)
+    outer = -_commutator(a, 2 * c + inner) / 60
+    return a + c / 12 + _commutator(-20 * a - c + inner, b + outer) / 240
+
+
+def _commutator(a: Tensor, b: Tensor) -> Tensor:
+    return a @ b - b @ a
 
 
 def _composed(first: Moments, second: Moments) -> Moments:

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from psld.diffusion.kernels import GAUSS_3, magnus
 from psld.diffusion.matrices import as_times
 from psld.diffusion.process import LinearProcess
 
@@ -24,9 +25,6 @@ Root = Literal["flow", "straight"]
 
 FRAMES = 512
 """Number of times, evenly spaced in log t, at which U is tabulated."""
-
-GAUSS_3 = ((1 - 0.6**0.5) / 2, 0.5, (1 + 0.6**0.5) / 2)
-"""Nodes of Gauss–Legendre quadrature on [0, 1]."""
 
 
 class WhiteningRoot:
@@ -91,24 +89,6 @@ class WhiteningRoot:
 
 whitening_root = lru_cache(16)(WhiteningRoot)
 """Return the `WhiteningRoot` of a process, with its table cached."""
-
-
-def magnus(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
-    """Return Ω such that exp(Ω) solves Ẏ = A Y over a step of length h, to order 6.
-
-    `first`, `middle` and `last` are h A at the Gauss–Legendre nodes (Blanes, Casas, Oteo and Ros,
-    The Magnus expansion and some of its applications, 2009, Eq. 257).
-    """
-    a = middle
-    b = (5 / 3) ** 0.5 * (last - first)
-    c = 10 / 3 * (last - 2 * middle + first)
-    inner = _commutator(a, b)
-    outer = -_commutator(a, 2 * c + inner) / 60
-    return a + c / 12 + _commutator(-20 * a - c + inner, b + outer) / 240
-
-
-def _commutator(a: Tensor, b: Tensor) -> Tensor:
-    return a @ b - b @ a
 
 
 def _frame_along(c: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from psld.diffusion.denoiser import check_prediction, prediction_coefficients
 from psld.diffusion.integrators import Noise
+from psld.diffusion.kernels import GAUSS_3, magnus
 from psld.diffusion.matrices import mix, table
 from psld.diffusion.multistep import gauss_log_times, polynomial_integrals, step_weights
 from psld.diffusion.process import LinearProcess
-from psld.diffusion.roots import GAUSS_3, WhiteningRoot, magnus, whitening_root
+from psld.diffusion.roots import WhiteningRoot, whitening_root
 from psld.diffusion.score import Score
 
 
