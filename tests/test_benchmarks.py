@@ -83,6 +83,9 @@ def test_every_fault_has_its_place_in_the_code():
             assert faults.planted(text, **place) != text
         except ValueError as error:
             gone.append(f"{name} ({fault['file']}: {error})")
+        file, _, test = fault["test"].partition("::")
+        if f"def {test.partition('[')[0]}(" not in (faults.ROOT / file).read_text():
+            gone.append(f"{name} (no test {fault['test']})")
     assert not gone, f"move these faults in {faults.FAULTS.name}: {', '.join(gone)}"
 
 
