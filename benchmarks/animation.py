@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import psld
 from psld.data.images import tiled
-from psld.data.store import to_uint8
+from psld.data.units import to_uint8
 from psld.diffusion.loop import path
 from psld.diffusion.matrices import mix
 from psld.diffusion.score import NetworkScore

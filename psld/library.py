@@ -334,8 +334,8 @@ def denoiser(
     if n is None and model.process.blocks > 1:
         raise UserError("n: the model needs momentum; give the number of images per call")
     n = n or 1
-    size = dataset.image_size
-    shape = (n, (model.process.blocks - 1) * dataset.channels, size, size)
+    channels, *size = dataset.shape
+    shape = (n, (model.process.blocks - 1) * channels, *size)
     with ShardNoise(seed, 0, shape, model.device) as noise:
         frozen = noise()
     first = max(1e-3, model.settings.training.time_eps)

@@ -10,9 +10,9 @@ class Mixer(Network):                   # mynets.py: psld train network=mynets:M
 results if its value is x.
 """
 
-from psld.config.reads import CellRead, ModelRead
+from psld.config.reads import CellRead, ModelRead, WeightsFile
 from psld.config.settings import FREE, Neutral
-from psld.data.settings import Images, Source
+from psld.data.settings import Autoencoder, Images, Source
 from psld.diffusion.guidance import Guidance, Label, Mask
 from psld.diffusion.samplers import SamplerSettings as Sampler
 from psld.diffusion.samplers import TimeGridSampler
@@ -26,6 +26,7 @@ from psld.networks.settings import Network
 
 __all__ = [
     "FREE",
+    "Autoencoder",
     "Average",
     "Beta",
     "CellRead",
@@ -50,4 +51,5 @@ __all__ = [
     "Schedule",
     "Source",
     "TimeGridSampler",
+    "WeightsFile",
 ]

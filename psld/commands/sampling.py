@@ -39,15 +39,17 @@ def likelihood(settings: LikelihoodCommandSettings) -> None:
     Uniform noise within one gray level is added to each image (dequantization), and the probability
     flow maps the image to the prior. Because of dequantization, the result is an upper bound on
     average. For processes with momentum, the bound also depends on the number K of momentum draws
-    (`draws`), and becomes tighter as K grows. The network computes in fp32. Lower is better.
+    (`draws`), and becomes tighter as K grows. The network computes in fp32. Lower is better. For
+    tensors, no noise is added, and the result is in nats per dimension, in the units of the data.
     """
     from psld.evaluation.likelihood import measure_likelihood
     from psld.models.hub import fetched
 
     local = settings.model_copy(update={"model": str(fetched(settings.model))})
     result = measure_likelihood(local)
-    mean, margin = result.bits_per_dimension, (result.high - result.low) / 2
+    bits, margin = result.bits_per_dimension, (result.high - result.low) / 2
+    mean, unit = (result.nats_per_dimension, "nats") if bits is None else (bits, "bits")
     print(
-        f"wrote {settings.output}: at most {mean:.4f} ± {margin:.4f} bits per dimension "
+        f"wrote {settings.output}: at most {mean:.4f} ± {margin:.4f} {unit} per dimension "
         "(upper bound)"
     )

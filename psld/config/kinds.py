@@ -54,6 +54,7 @@ SHIPPED: dict[str, dict[str, str]] = {
         "classifier": f"{METRICS}:ClassifierSettings",
         "dinov2": f"{METRICS}:DINOv2Settings",
         "pixels": f"{METRICS}:PixelSettings",
+        "values": f"{METRICS}:ValueSettings",
     },
     "measure": {
         "frechet": f"{METRICS}:FrechetSettings",
@@ -75,9 +76,11 @@ SHIPPED: dict[str, dict[str, str]] = {
         "folder": f"{SOURCES}:Folder",
         "array": f"{SOURCES}:Array",
         "datasets": f"{SOURCES}:HuggingFace",
+        "prepared": f"{SOURCES}:Prepared",
         "celeba": "psld.paper.parts:CelebA",
         "afhqv2": "psld.paper.parts:AFHQv2",
     },
+    "autoencoder": {},
     "optimizer": {"adam": f"{RECIPE}:Adam", "adamw": f"{RECIPE}:AdamW"},
     "schedule": {
         "constant": f"{RECIPE}:Constant",

@@ -128,14 +128,15 @@ class Part(Settings):
     def _is_working_code(cls, name: str, digest: str | None) -> bool:
         """Check if the current code of a custom part has this digest.
 
-        Returns True without a digest. Returns False for a source with a digest: this source may
-        come from the record of a dataset, so it remains data.
+        Returns True without a digest. Returns False for a source or an autoencoder with a digest:
+        it may come from the record of a dataset, so it remains data.
         """
         if digest is None:
             return True
         check_named(name)
         code = find_code(name.partition(":")[0])
-        return cls.noun != "source" and code is not None and code.digest == digest
+        is_of_data = cls.noun in ("source", "autoencoder")
+        return not is_of_data and code is not None and code.digest == digest
 
     @model_validator(mode="wrap")
     @classmethod
@@ -446,6 +447,8 @@ PLACES |= dict.fromkeys(("extractor", "measure"), "metric")
 PLACES |= dict.fromkeys(("objective", "optimizer", "schedule", "average"), "training")
 """The settings group that contains each kind of part. Kinds of parts that are not listed here are
 top-level settings of commands."""
+KEYS = {"autoencoder": "dataset.decode"}
+"""The settings of kinds of parts whose names differ from the kind."""
 
 
 @contextmanager
@@ -492,7 +495,8 @@ def add_note(error: BaseException) -> bool:
     where, parts = found
     if isinstance(error, SystemExit) and not is_exit_of_part(error):
         return False  # A signal handler called sys.exit.
-    kinds = (f"{PLACES.get(p.noun, '')}.{p.noun}: {name_of(p)}".lstrip(".") for p in parts)
+    keys = {p: f"{PLACES.get(p.noun, '')}.{p.noun}".lstrip(".") for p in parts}
+    kinds = (f"{KEYS.get(p.noun, key)}: {name_of(p)}" for p, key in keys.items())
     note = f"{' or '.join(sorted(kinds))}: {where.tb_frame.f_code.co_name}"
     error.with_traceback(where).add_note(note)
     if isinstance(error.__context__, PSLDError):  # Do not print an earlier one-line error.

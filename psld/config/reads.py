@@ -1,4 +1,4 @@
-"""Models and samples that a training reads. Settings give their names; psld computes digests.
+"""Files that parts read: models, samples, weights. Settings give names; psld computes digests.
 
 In a grid, models and cells have records. The identity of a training contains the digests of the
 records of the models and cells that the training reads. These digests are known before the files
@@ -6,17 +6,20 @@ exist. In a training by hand, the identity contains the digests of the files on 
 a trained model always contains the digests of the files.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from psld.config.settings import FREE, Settings
+from psld.utils.errors import UserError
 
 READS = "reads"
-"""The key of a serialized `Read` that says what is read: a model or a cell."""
+"""The key of a serialized `Read` that says what is read: a model, a cell or weights."""
 
 Find = Callable[[str, dict[str, Any]], dict[str, Any]]
 """A function that adds digests to a serialized `Read`. Its arguments are the attribute `noun` of
@@ -90,10 +93,54 @@ class CellRead(Read):
     noun = "cell"
 
 
+class WeightsFile(Settings):
+    """A file of weights that a part loads, with the SHA-256 of its content.
+
+    A setting of this type is given as a path. Its SHA-256 decides results, its path does not. The
+    setting can be passed to functions that accept a path, such as `torch.load`.
+    """
+
+    path: Annotated[str, FREE]
+    sha256: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _validate_with_sha256(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return {"path": given, "sha256": _sha256(given)}
+        if isinstance(given, dict):
+            return {key: value for key, value in given.items() if key != READS}
+        return given
+
+    @model_serializer(mode="wrap")
+    def _serialize_with_mark(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {READS: "weights", **dump(self)}
+
+    @property
+    def has_changed(self) -> bool:
+        """True if the file is there, with other content than when its path was given."""
+        return Path(self.path).is_file() and _sha256(self.path) != self.sha256
+
+    def __fspath__(self) -> str:
+        """Return the path. Raises UserError if the file has changed since its path was given."""
+        if self.has_changed:
+            raise UserError(f"{self.path}: has changed since it was chosen; plan or start again")
+        return self.path
+
+
+def _sha256(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+
+
 def found_in(content: Any) -> Any:
-    """Return the serialized settings of a custom part with each `Read` restored as an instance."""
+    """Return the serialized settings of a custom part with files and each `Read` as instances."""
     if isinstance(content, dict):
-        kinds = {kind.noun: kind for kind in (ModelRead, CellRead)}
+        kinds: dict[str, type[Settings]] = {kind.noun: kind for kind in (ModelRead, CellRead)}
+        kinds["weights"] = WeightsFile
         if kind := kinds.get(str(content.get(READS))):
             return kind.model_validate(content)
         return {key: found_in(each) for key, each in content.items()}

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
@@ -26,6 +27,7 @@ from psld.utils.files import atomic_path, atomic_paths, check_place, files_below
 from psld.utils.progress import Progress
 from psld.utils.tensors import array_of, digest_of_arrays
 
+TENSOR_SUFFIX = ".npy"
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 # The formats of these suffixes, and GIF and PPM, whose files often have one of these suffixes by
 # mistake. Other formats are excluded, because Pillow runs external programs to read some of them.
@@ -90,8 +92,19 @@ def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
     A picture smaller than `side` is padded with black.
     """
     side = side or min(image.size)
-    left, top = int((image.width - side) / 2), int((image.height - side) / 2)
-    return image.crop((left, top, left + side, top + side))
+    return _center(image, side, side)
+
+
+def central_part(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Crop a picture to the largest central part in which height : width is as given."""
+    if image.width * height > image.height * width:
+        return _center(image, image.height, max(1, image.height * width // height))
+    return _center(image, max(1, image.width * height // width), image.width)
+
+
+def _center(image: Image.Image, height: int, width: int) -> Image.Image:
+    left, top = int((image.width - width) / 2), int((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 class BrokenPicture(UserError):
@@ -102,10 +115,11 @@ class BrokenPicture(UserError):
 
 
 class FileTree:
-    """The regular files of a zip archive, or of a folder and its subfolders.
+    """The regular files of a zip or tar archive, or of a folder and its subfolders.
 
     Links are followed, except links to a folder that contains the link. Hidden files are left out.
-    All threads read from one open archive, which zipfile supports. Nothing is unpacked to disk.
+    All threads read from one open archive. Nothing is unpacked to disk. The files are pictures, or
+    tensors (.npy) if there are no pictures.
 
     Raises UserError if `path` is neither a folder nor a complete archive.
     """
@@ -113,18 +127,30 @@ class FileTree:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._archive: zipfile.ZipFile | None = None
+        self._places: dict[str, int] = {}
+        """For a tar archive, the position of each file in the archive."""
         self._left_out: Counter[str] = Counter()
         if path.is_dir():
             sizes = dict(files_below(path, self._left_out))
+        elif path.is_file() and not zipfile.is_zipfile(path) and tarfile.is_tarfile(path):
+            with (
+                reading(path, "no whole tar archive without compression"),
+                tarfile.open(path, "r:") as archive,
+            ):
+                files = [each for each in archive if each.isfile()]
+            sizes = {file.name.removeprefix("./"): file.size for file in files}
+            self._places = {file.name.removeprefix("./"): file.offset_data for file in files}
         else:
-            with reading(path, "neither a folder nor a whole zip archive"):
+            with reading(path, "neither a folder nor a whole zip or tar archive"):
                 self._archive = zipfile.ZipFile(regular_file(path))
             # If two members have the same name, keep the size of the later one: zipfile reads it.
             members = [each for each in self._archive.infolist() if each.filename]
             sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
         self.sizes = {name: sizes[name] for name in sorted(sizes) if not _is_hidden(name)}
         """The file sizes in bytes, by path relative to `path`, with / as the separator."""
-        self._pictures = [name for name in self.sizes if name.lower().endswith(PICTURE_SUFFIXES)]
+        names = [name for name in self.sizes if name.lower().endswith(PICTURE_SUFFIXES)]
+        tensors = [name for name in self.sizes if name.endswith(TENSOR_SUFFIX)]
+        self._pictures = names or tensors
 
     def picture_names(self) -> list[str]:
         """Return the sorted names of the pictures, and print how many other files are left out.
@@ -136,8 +162,9 @@ class FileTree:
         counts = ", ".join(f"{count} × {kind}" for kind, count in others.most_common(5))
         left_out = f"left out: {counts}{', …' if len(others) > 5 else ''}" if others else ""
         if not self._pictures:
-            ends = f"pictures end in {', '.join(PICTURE_SUFFIXES)}{left_out and f' ({left_out})'}"
-            raise UserError(f"{self.path}: contains no pictures; {ends}")
+            ends = f"pictures end in {', '.join(PICTURE_SUFFIXES)}, tensors in {TENSOR_SUFFIX}"
+            found = left_out and f" ({left_out})"
+            raise UserError(f"{self.path}: contains no pictures; {ends}{found}")
         if left_out:
             print(f"{self.path}: {left_out}", file=sys.stderr)
         return self._pictures
@@ -154,6 +181,10 @@ class FileTree:
         with reading(path, "cannot be read", REMOVE, BrokenPicture):
             if self._archive:
                 return self._archive.read(name)
+            if self._places:
+                with self.path.open("rb") as file:
+                    file.seek(self._places[name])
+                    return file.read(self.sizes[name])
             with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a Path costs time)
                 return file.read()
 
@@ -162,8 +193,16 @@ class FileTree:
         try:
             return decode(self.read(name), f"{self.path}/{name}")
         except BrokenPicture as error:
-            error.file = None if self._archive else f"{self.path}/{name}"
+            is_member = self._archive or self._places
+            error.file = None if is_member else f"{self.path}/{name}"
             raise
+
+    def loaded(self, name: str) -> "Image.Image | np.ndarray":
+        """Read a picture or a tensor. Raises UserError if it is damaged."""
+        if not name.endswith(TENSOR_SUFFIX):
+            return self.picture(name)
+        with reading(f"{self.path}/{name}", "not a valid .npy of numbers"):
+            return np.load(io.BytesIO(self.read(name)), allow_pickle=False)
 
 
 def refuse(broken: Mapping[str, str | None]) -> None:
@@ -216,7 +255,9 @@ def located(path: str | Path) -> Path:
 
 
 def read_images(path: str | Path, silent: bool = False, side: int | None = None) -> np.ndarray:
-    """Read all images, uint8 N×C×H×W, gray or RGB, in the order of the file names or the array.
+    """Read all images, N×C×H×W, in the order of the file names or the array.
+
+    Pictures are uint8, gray or RGB; tensors are floats.
 
     Args:
         path: any path that `psld.load_images` accepts, except a folder of shards.
@@ -234,6 +275,8 @@ def read_images(path: str | Path, silent: bool = False, side: int | None = None)
         arrays = read_npz(path, [IMAGES])
         if arrays is None:
             raise no_images(path)
+        if are_tensors(arrays[0]):
+            return arrays[0]
         check_images(arrays[0], "N×H×W×C", f"{path}: {IMAGES}")
         return np.ascontiguousarray(arrays[0].transpose(0, 3, 1, 2))
     return _read_pictures(path, silent, side)
@@ -284,6 +327,11 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
     return images
 
 
+def are_tensors(images: np.ndarray) -> bool:
+    """Check if an array has tensors, floats N×C×H×W."""
+    return images.dtype.kind == "f" and images.ndim == 4 and images.size > 0
+
+
 def check_images(images: np.ndarray, form: str, where: str) -> None:
     """Raise UserError, with `where`, unless the images are uint8 and have 1 or 3 channels.
 
@@ -328,9 +376,9 @@ def no_images(path: str | Path) -> UserError:
 
 
 def write_npz(path: str | Path, images: np.ndarray) -> None:
-    """Write uint8 images N×C×H×W to an .npz that other evaluators read: `arr_0`, N×H×W×C."""
+    """Write images N×C×H×W as `arr_0`: uint8 N×H×W×C, for other evaluators; floats as they are."""
     with atomic_path(path) as partial, partial.open("wb") as file:
-        np.savez(file, images.transpose(0, 2, 3, 1))
+        np.savez(file, images.transpose(0, 2, 3, 1) if images.dtype == np.uint8 else images)
 
 
 @as_psld_errors()

@@ -2,16 +2,18 @@
 
 import os
 import platform
+import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from operator import index
 from pathlib import Path
 from textwrap import shorten
 from threading import Lock
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 from PIL import Image
@@ -21,20 +23,36 @@ from psld.config.settings import load_record, with_digest
 from psld.data.images import (
     BrokenPicture,
     as_image,
-    central_square,
+    central_part,
     refuse,
     to_channels,
 )
-from psld.data.settings import DatasetSettings, FilterName, Images, PrepareSettings, Source
+from psld.data.settings import (
+    Autoencoder,
+    DatasetSettings,
+    FilterName,
+    Images,
+    PrepareSettings,
+    Source,
+)
 from psld.data.store import FORMAT_VERSION, ImageStore, PreparedRecord, write_store
 from psld.utils import VERSION
 from psld.utils.errors import UserError
-from psld.utils.files import atomic_path, write_json, write_text
+from psld.utils.files import atomic_path, digest_of, write_json, write_text
 from psld.utils.progress import Progress
 
 BLOCK_BYTES = 1 << 22
 """The number of bytes in a block of images, which one thread decodes. At most two blocks per thread
 are in memory."""
+
+ENCODED = 250
+"""The number of pictures that an autoencoder encodes at once."""
+
+Encode = Callable[[int, Callable[[], np.ndarray]], np.ndarray]
+"""Returns the tensors of a block, from the index of its first picture and a function that reads the
+pictures."""
+
+FLOATS = "dataset.dtype to float32 (docs/data.md)"
 
 MAX_THREADS = 16
 """The largest number of decoding threads. More threads are not faster, because a single thread
@@ -78,13 +96,17 @@ def prepare_dataset(
     if classes and "cycle" in found:
         wrong = "a class is named cycle, which means all classes"
         raise UserError(f"dataset.source: {wrong}; rename the class")
-    image = (settings.channels, settings.image_size, settings.image_size)
+    image = settings.shape
     labels = np.zeros(sum(splits.values()), np.int64)
     converted: Counter[str] = Counter()
-    with atomic_path(output) as partial:
-        blocks = _blocks(images, labels, settings, converted)
+    with atomic_path(output) as unfinished, ExitStack() as stack:
+        encoded = None
+        if source.encoded:
+            encoded = stack.enter_context(_encoded(settings, output, seen, settings.decode))
+        blocks = _blocks(images, labels, settings, converted, encoded)
         names = found if classes else ()
-        digest = write_store(partial, image, splits, labels, classes, blocks, names)
+        given = splits, labels, classes, blocks, names, settings.dtype
+        digest = write_store(unfinished, image, *given)
         if earlier and earlier.digest != digest:
             raise UserError(f"{output}: holds other images; {REPLACE}")
     write_text(output.with_suffix(".digest"), f"{digest}\n")
@@ -181,8 +203,12 @@ def _source_text(source: Source) -> str:
 _index_lock = Lock()
 
 
-def read_picture(source: Source, images: Images, split: str, i: int) -> tuple[Image.Image, int]:
+def read_picture(
+    source: Source, images: Images, split: str, i: int, size: tuple[int, int] | None = None
+) -> tuple[Image.Image, int]:
     """Return a picture of a source and its label.
+
+    `size`: the height and the width of the dataset's images, to which an array is not cropped.
 
     Only one thread at a time indexes the split, but several threads read pictures concurrently.
 
@@ -192,7 +218,15 @@ def read_picture(source: Source, images: Images, split: str, i: int) -> tuple[Im
     with _index_lock:
         picture, label = getattr(images, split)[i]
     label = _checked_label(label, len(images.class_names), where)
-    return as_image(picture() if callable(picture) else picture, where), label
+    picture = picture() if callable(picture) else picture
+    if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
+        raise UserError(f"{where}: {picture.dtype}, not uint8; for tensors, set {FLOATS}")
+    if size and isinstance(picture, np.ndarray) and not source.squeezes:
+        height, width = picture.shape[:2]
+        if height * size[1] != width * size[0]:
+            right = f"set dataset.image_size to [{height}, {width}], or crop it yourself"
+            raise UserError(f"{where}: an array of {height}×{width} is not cropped; {right}")
+    return as_image(picture, where), label
 
 
 def _checked_label(label: Any, classes: int, where: str) -> int:
@@ -202,16 +236,22 @@ def _checked_label(label: Any, classes: int, where: str) -> int:
 
 
 def _blocks(
-    images: Images, labels: np.ndarray, settings: DatasetSettings, converted: Counter[str]
+    images: Images,
+    labels: np.ndarray,
+    settings: DatasetSettings,
+    converted: Counter[str],
+    encode: Encode | None,
 ) -> Iterator[np.ndarray]:
     """Yield blocks of pixels in order; fill in `labels`, and count conversions in `converted`.
 
     `converted` also counts the test images that are also training images. Raises UserError after
     the last block if pictures are broken.
     """
-    channels, side, hashes = settings.channels, settings.image_size, []
-    size = max(1, BLOCK_BYTES // (channels * side**2))
-    threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    (channels, height, width), hashes = settings.shape, []
+    are_pictures = settings.dtype == "uint8"
+    size = max(1, BLOCK_BYTES // (channels * height * width * (1 if are_pictures else 4)))
+    # One thread encodes, because an autoencoder uses all cores or a GPU.
+    threads = 1 if encode else min(MAX_THREADS, len(os.sched_getaffinity(0)))
     train_size, broken = len(images.train), dict[str, str | None]()
     splits: dict[str, Any] = {"train": images.train, "test": images.test}
     blocks = [
@@ -223,26 +263,46 @@ def _blocks(
     def decoded(block: tuple[str, range]) -> tuple[np.ndarray, list[str]]:
         (name, numbers), found = block, []
         split, first = splits[name], train_size if name == "test" else 0
-        if getattr(split, "shape", None) == (side, side, channels):
-            kind = settings.source.kind
-            where = f"dataset.source: {kind}: {name} pictures from {numbers.start} on"
+        shape, where = getattr(split, "shape", None), f"dataset.source: {settings.source.kind}"
+        if shape == (height, width, channels) if are_pictures else shape or encode:
             for number, label in zip(numbers, split.labels[numbers], strict=True):
-                label = _checked_label(label, len(images.class_names), where)
+                said = f"{where}: {name} pictures from {numbers.start} on"
+                label = _checked_label(label, len(images.class_names), said)
                 labels[first + number] = label if settings.num_classes else 0
-            return np.ascontiguousarray(split.pixels(numbers).transpose(0, 3, 1, 2)), []
-        pixels = np.empty((len(numbers), channels, side, side), np.uint8)
+            if encode:
+                return encode(first + numbers.start, partial(split.pixels, numbers)), []
+            pixels = split.pixels(numbers)
+            if are_pictures and pixels.dtype != np.uint8:
+                raise UserError(f"{where}: {pixels.dtype}, not uint8; for tensors, set {FLOATS}")
+            if are_pictures:
+                return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), []
+            return as_tensors(pixels, settings.shape, f"{where}: {name}", split.rows[numbers]), []
+        pixels = np.empty((len(numbers), channels, height, width), settings.dtype)
+        if not are_pictures:
+            for i, number in enumerate(numbers):
+                tensor, label = split[number]
+                said = f"{where}: {name} tensor {number}"
+                label = _checked_label(label, len(images.class_names), said)
+                labels[first + number] = label if settings.num_classes else 0
+                tensor = np.asarray(tensor() if callable(tensor) else tensor)
+                one = tensor[None, None] if tensor.ndim == 2 else tensor[None]
+                pixels[i] = as_tensors(one, settings.shape, f"{where}: {name}", [number])[0]
+            return pixels, found
         for i, number in enumerate(numbers):
             try:
-                image, label = read_picture(settings.source, images, name, number)
+                size = height, width
+                image, label = read_picture(settings.source, images, name, number, size)
             except BrokenPicture as error:
                 broken[str(error)] = error.file
                 continue
             labels[first + number] = label if settings.num_classes else 0
-            if image.width != image.height and not settings.source.squeezes:
-                image = central_square(image)
-                found.append("not square, cut to the central square")
-            pixels[i] = to_pixels(image, channels, side, settings.filter)
-            found += conversions(image, channels, side)
+            is_cut = image.width * height != image.height * width
+            if is_cut and not settings.source.squeezes:
+                image = central_part(image, height, width)
+                what = "square" if height == width else f"{height}×{width}"
+                found.append(f"not {what}, cut to the central {what}")
+            pixels[i] = to_pixels(image, settings.shape, settings.filter)
+            found += conversions(image, settings.shape)
         return pixels, found
 
     with (
@@ -262,18 +322,78 @@ def _blocks(
         converted["test image that is also a training image"] = copies
 
 
+def as_tensors(
+    values: np.ndarray, shape: tuple[int, ...], where: str, numbers: Sequence[int]
+) -> np.ndarray:
+    """Convert tensors n×C×H×W to float32. `numbers`: the index of each tensor in the source.
+
+    Raises UserError if the tensors are no floats or have another shape, or if a value is NaN or
+    infinite.
+    """
+    if values.dtype.kind != "f" or values.shape[1:] != shape:
+        found = f"{values.dtype} {values.shape[1:]}"
+        right = f"floats of {shape}; set dataset.channels and dataset.image_size to its shape"
+        raise UserError(f"{where} tensor {numbers[0]}: {found}; dataset has {right}")
+    with np.errstate(over="ignore"):
+        floats = np.ascontiguousarray(values, np.float32)
+    wrong = ~np.isfinite(floats).reshape(len(floats), -1).all(axis=1)
+    if wrong.any():
+        number = numbers[int(wrong.argmax())]
+        raise UserError(f"{where} tensor {number}: has NaN or infinite values (as float32)")
+    return floats
+
+
+@contextmanager
+def _encoded(
+    settings: DatasetSettings, output: Path, seen: str, part: Autoencoder | None
+) -> Iterator[Encode]:
+    """Yield a function that encodes a block of pictures, or reads the block of an earlier run.
+
+    The blocks of a run that was interrupted are in the folder OUTPUT.encoded-DIGEST, where DIGEST
+    identifies the pictures and the autoencoder. At the end of the context, the folder is removed.
+    """
+    import torch
+
+    from psld.utils.device import choose_device
+
+    device = choose_device("auto")
+    folder = Path(f"{output}.encoded-{digest_of([settings.preparation(), seen])[:12]}")
+    autoencoder = imported(cast(Autoencoder, part)).build(device)
+
+    def encode(first: int, pictures: Callable[[], np.ndarray]) -> np.ndarray:
+        path = folder / f"{first}.npy"
+        if path.exists():
+            return np.load(path)
+        with torch.no_grad():
+            parts = torch.from_numpy(np.array(pictures())).split(ENCODED)
+            found = [autoencoder.encode(each.to(device)).float().cpu().numpy() for each in parts]
+        numbers = range(first, first + sum(map(len, found)))
+        values = as_tensors(
+            np.concatenate(found), settings.shape, "dataset.decode: encode", numbers
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as partial_file, partial_file.open("wb") as file:
+            np.save(file, values)
+        return values
+
+    yield encode
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def to_pixels(
-    image: Image.Image, channels: int, image_size: int, filter_name: FilterName | None
+    image: Image.Image, shape: tuple[int, int, int], filter_name: FilterName | None
 ) -> np.ndarray:
     """Convert a picture to uint8 (C, H, W), resized with antialiasing to any aspect ratio.
 
     Raises UserError if the size differs and `filter_name` is None.
     """
-    image, size = to_channels(image, channels), (image_size, image_size)
+    channels, height, width = shape
+    image, size = to_channels(image, channels), (width, height)
     if image.size != size:
         if filter_name is None:
+            asked = height if height == width else [height, width]
             raise UserError(
-                f"images are {image.width}×{image.height} but dataset.image_size is {image_size}; "
+                f"images are {image.width}×{image.height} but dataset.image_size is {asked}; "
                 f"resize them with dataset.filter, one of {', '.join(get_args(FilterName))}"
             )
         image = image.resize(size, Image.Resampling[filter_name.upper()])
@@ -281,11 +401,12 @@ def to_pixels(
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def conversions(image: Image.Image, channels: int, image_size: int) -> Iterator[str]:
+def conversions(image: Image.Image, shape: tuple[int, int, int]) -> Iterator[str]:
     """Yield a description of each change that `to_pixels` makes to a picture, except shrinking."""
+    channels, height, width = shape
     gray = image.mode in ("1", "L", "LA")
-    if min(image.size) < image_size:
-        yield f"smaller than {image_size}×{image_size}, enlarged"
+    if image.height < height or image.width < width:
+        yield f"smaller than {height}×{width}, enlarged"
     if image.has_transparency_data:
         yield "transparent, put on white"
     if gray != (channels == 1):

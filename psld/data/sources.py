@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from psld.config.settings import FREE
+from psld.config.settings import FREE, Name
 from psld.data.settings import Images, Root, Source
 from psld.utils.errors import RunError, UserError, reading
 from psld.utils.files import regular_file
@@ -200,7 +200,9 @@ def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleT
 
 
 class Folder(Source):
-    """The pictures of a folder or a zip archive, whose subfolders may be classes.
+    """The pictures of a folder, a zip or a tar archive, whose subfolders may be classes.
+
+    If there are no pictures, the source has the tensors of the .npy files, C×H×W or H×W each.
 
     The first-level subfolders are the classes if every picture lies in a subfolder. If a single
     folder contains all subfolders, as in many archives, its subfolders are the first level.
@@ -208,7 +210,7 @@ class Folder(Source):
 
     kind: str = "folder"
     root: Root
-    """The folder or zip archive."""
+    """The folder or archive."""
     test_fraction: float = Field(0.0, ge=0, lt=1)
     """Fraction of the pictures that is held out as the test split, chosen by hashes of the file
     names."""
@@ -232,7 +234,7 @@ class Folder(Source):
         labels = {name: label for label, name in enumerate(classes)}
 
         def picture(name: str) -> tuple[partial, int]:
-            return partial(tree.picture, name), labels.get(parts[name][0], 0)
+            return partial(tree.loaded, name), labels.get(parts[name][0], 0)
 
         held_out = _held_out(parts, self.test_fraction)
         train = [picture(name) for name in parts if name not in held_out]
@@ -272,7 +274,7 @@ class Rows(Sequence):
     rows: "np.ndarray"
     labels: "np.ndarray"
     shape: tuple[int, ...] = ()
-    """H×W×C of all pictures; empty if their shapes may differ."""
+    """H×W×C of all pictures, C×H×W of all tensors; empty if their shapes may differ."""
 
     def __len__(self):
         return len(self.rows)
@@ -281,7 +283,7 @@ class Rows(Sequence):
         return self.read(self.rows[index]), self.labels[index]
 
     def pixels(self, indices: range) -> "np.ndarray":
-        """Return the pictures of a range, uint8 n×H×W×C."""
+        """Return the pictures or tensors of a range, n×`shape`."""
         return self.read(self.rows[indices.start : indices.stop]).reshape(-1, *self.shape)
 
 
@@ -318,10 +320,10 @@ class Numbered(Source):
 
 
 class Array(Numbered):
-    """Images in an array file, uint8 N×H×W or N×H×W×C.
+    """Images in an array file, uint8 N×H×W or N×H×W×C; or tensors, floats N×C×H×W or N×H×W.
 
     An .npy file is read in parts. An .npz file contains the images as `arr_0` and may contain
-    their classes as `labels`.
+    their classes as `labels`. Floats have 16, 32 or 64 bits.
     """
 
     kind: str = "array"
@@ -350,25 +352,31 @@ class Array(Numbered):
                 images = np.lib.format.open_memmap(path, mode="r")
             # Each read opens a new memory map; the pages of a single map would stay in memory.
             order = "F" if np.isfortran(images) else "C"
-            opened = partial(np.memmap, path, np.uint8, "r", images.offset, images.shape, order)
-        wrong = images.dtype.name != "uint8" or images.ndim not in (3, 4) or not images.size
-        if wrong or images.shape[3:] not in ((), (1,), (3,), (4,)):
-            right = "uint8 N×H×W or N×H×W×C with 1, 3 or 4 channels"
+            given = images.dtype, "r", images.offset, images.shape, order
+            opened = partial(np.memmap, path, *given)
+        are_tensors = images.dtype.kind == "f" and images.dtype.itemsize <= 8
+        wrong = images.dtype.name != "uint8" and not are_tensors
+        wrong = wrong or images.ndim not in (3, 4) or not images.size
+        if wrong or not (are_tensors or images.shape[3:] in ((), (1,), (3,), (4,))):
+            right = "uint8 N×H×W or N×H×W×C with 1, 3 or 4 channels, or floats N×C×H×W or N×H×W"
             raise UserError(f"{path}: {images.dtype} of {images.shape}; right is {right}")
-        count, height, width, *channels = images.shape
+        count, *shape = images.shape
+        if len(shape) == 2:
+            shape = [1, *shape] if are_tensors else [*shape, 1]
         names = () if labels is None else self.classes(labels, count)
         labels = np.zeros(count, int) if labels is None else labels
 
         def read(rows: Any) -> "np.ndarray":
             return np.asarray(opened()[rows])
 
-        shape, in_test = (height, width, *(channels or [1])), self.in_test(count)
-        splits = [Rows(read, np.flatnonzero(s), labels[s], shape) for s in (~in_test, in_test)]
+        in_test = self.in_test(count)
+        given = [(np.flatnonzero(s), labels[s], tuple(shape)) for s in (~in_test, in_test)]
+        splits = [Rows(read, *each) for each in given]
         return Images(splits[0], splits[1], names)
 
 
 class HuggingFace(Numbered):
-    """The pictures of a dataset that Hugging Face's library `datasets` can load.
+    """The pictures or tensors of a dataset that Hugging Face's library `datasets` can load.
 
     The path is a folder written by `save_to_disk`, a parquet file, or a folder of parquet files. A
     split named `test` is the test split. The library caches a copy of parquet files.
@@ -376,7 +384,7 @@ class HuggingFace(Numbered):
 
     kind: str = "datasets"
     image: str = "image"
-    """Name of the column with the pictures."""
+    """Name of the column with the pictures or tensors."""
     label: str = "label"
     """Name of the column with the classes, if the dataset has classes."""
 
@@ -407,10 +415,17 @@ class HuggingFace(Numbered):
             wrong = f"no column {self.image} of pictures, but {', '.join(types)}"
             raise UserError(f"{path}: {wrong}; right is {right}")
         pictures = data.select_columns(self.image)
-        pictures = pictures.cast_column(self.image, datasets.Image(decode=False))
+        kinds = ("Array2D", "Array3D", "List", "LargeList", "Sequence")
+        if type(types[self.image]).__name__ in kinds:  # tensors
+            arrays = pictures.with_format("numpy")
 
-        def read(row: int) -> partial:
-            return partial(_picture, pictures[int(row)][self.image], f"{path}: picture {row}")
+            def read(row: int) -> Any:
+                return np.asarray(arrays[int(row)][self.image])
+        else:
+            pictures = pictures.cast_column(self.image, datasets.Image(decode=False))
+
+            def read(row: int) -> Any:
+                return partial(_picture, pictures[int(row)][self.image], f"{path}: picture {row}")
 
         rows = [Rows(read, np.flatnonzero(s), labels[s]) for s in (~in_test, in_test)]
         return Images(rows[0], rows[1], tuple(names))
@@ -422,3 +437,35 @@ def _picture(file: dict[str, Any] | None, where: str) -> Any:
     if not file:
         raise BrokenPicture(f"{where}: no picture")
     return decode(file["bytes"] or Path(file["path"]).read_bytes(), where)
+
+
+class Prepared(Source):
+    """The pictures of a prepared dataset, which `dataset.decode` encodes to tensors."""
+
+    kind: str = "prepared"
+    dataset: Name
+    """The name of the dataset, data/NAME.h5. The tensors keep its splits and classes."""
+
+    @property
+    def encoded(self):
+        return self.dataset
+
+    def open(self):
+        import numpy as np
+
+        from psld.data.store import ImageStore
+
+        store = ImageStore.open(f"data/{self.dataset}.h5")
+
+        def rows(split: Any) -> Rows | tuple[()]:
+            if not store.splits[split]:
+                return ()
+            images, labels = store.images(split), store.labels(split)
+            return Rows(images.__getitem__, np.arange(len(images)), labels, store.shape)
+
+        return Images(rows("train"), rows("test"), store.class_names)
+
+    def seen(self):
+        from psld.data.store import ImageStore
+
+        return ImageStore.open(f"data/{self.dataset}.h5").digest

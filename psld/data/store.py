@@ -6,9 +6,10 @@ written with ordinary file operations, which raise OSError.
 
 Layout, version 3:
 
-    images   uint8  (N, C, H, W), contiguous, the training images first
+    images   uint8 or float32  (N, C, H, W), contiguous, the training images first
     labels   int64  (N,), all 0 if the dataset has no classes
     class_names     a JSON list, as bytes
+    units           float64 (2, C), for float32: mean and standard deviation of each channel
     attributes of the file: format_version, train_size, test_size (N = train_size + test_size),
     num_classes, digest
 
@@ -24,17 +25,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from psld.config.settings import Settings, read_record
 from psld.data.settings import DatasetSettings
+from psld.data.units import BYTES, Moments, Units
 from psld.utils.errors import UserError, reading
 from psld.utils.files import retried_in_slurm
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FORMAT_VERSION = 3
 END_BYTES = 40
@@ -44,7 +43,11 @@ Split = Literal["train", "test", "all"]
 
 
 def content_digest(
-    pixels: "hashlib._Hash", labels: np.ndarray, image: tuple[int, ...], splits: Mapping[Any, int]
+    pixels: "hashlib._Hash",
+    labels: np.ndarray,
+    image: tuple[int, ...],
+    splits: Mapping[Any, int],
+    dtype: np.dtype,
 ) -> str:
     """Return the SHA-256 of all data that a training reads: pixels, labels, shape and split sizes.
 
@@ -52,6 +55,7 @@ def content_digest(
     """
     pixels.update(labels.astype("<i8"))
     shape = {"image": list(image), "train": splits["train"], "test": splits["test"]}
+    shape |= {} if dtype == np.uint8 else {"dtype": dtype.name}
     pixels.update(json.dumps(shape, sort_keys=True).encode())
     return pixels.hexdigest()
 
@@ -67,6 +71,8 @@ class ImageStore:
     num_classes: int
     """0 if the dataset has no classes."""
     class_names: tuple[str, ...]
+    units: Units
+    """How networks see the stored values."""
     _images: np.memmap = field(repr=False)
     _labels: np.ndarray = field(repr=False)
 
@@ -98,18 +104,25 @@ class ImageStore:
                 end = offset + images.nbytes + END_BYTES
                 if (images.id.get_offset(), os.fstat(stream.fileno()).st_size) != (offset, end):
                     raise ValueError("truncated, or with extra bytes after the images")
-                mapped = np.memmap(stream, np.uint8, mode="r", offset=offset, shape=images.shape)
+                units = BYTES
+                if "units" in file:
+                    mean, std = file["units"][:].tolist()
+                    units = Units(mean=mean, std=std)
+                given: Any = stream, units.dtype, "r", offset, images.shape
+                mapped = np.memmap(*given)
                 digest, num_classes = str(file.attrs["digest"]), int(file.attrs["num_classes"])
                 names = tuple(json.loads(bytes(file["class_names"][:])))
         splits: dict[Split, int] = {"train": train, "test": test}
-        return cls(path, digest, splits, num_classes, names, mapped, labels)
+        return cls(path, digest, splits, num_classes, names, units, mapped, labels)
 
     @classmethod
     def open_for(cls, path: str | Path, dataset: DatasetSettings) -> "ImageStore":
         """Open a prepared dataset. Raises UserError if its images do not match the settings."""
         store = cls.open(path)
-        shape = {"channels": store.shape[0], "image_size": store.shape[-1]}
-        for key, found in (shape | {"num_classes": store.num_classes}).items():
+        channels, height, width = store.shape
+        shape = {"channels": channels, "image_size": height if height == width else (height, width)}
+        shape |= {"num_classes": store.num_classes, "dtype": store.units.dtype}
+        for key, found in shape.items():
             if found != (expected := getattr(dataset, key)):
                 raise UserError(
                     f"{path}: has {key} {found}, but dataset.{key} is {expected}; {AGAIN}, "
@@ -123,7 +136,7 @@ class ImageStore:
         return self._images.shape[1:]
 
     def images(self, split: Split) -> np.ndarray:
-        """Return the images of a split as a view of the memory map, uint8 (n, C, H, W).
+        """Return the images of a split as a view of the memory map, (n, C, H, W).
 
         The first call reads all images to verify the digest. Raises UserError if the split is empty
         or the file is damaged.
@@ -142,7 +155,8 @@ class ImageStore:
         step = max(1, (1 << 24) // self._images[0].nbytes)
         for start in range(0, len(self._images), step):
             pixels.update(self._images[start : start + step])
-        return content_digest(pixels, self._labels, self._images.shape[1:], self.splits)
+        shape, dtype = self._images.shape[1:], self._images.dtype
+        return content_digest(pixels, self._labels, shape, self.splits, dtype)
 
     def _range(self, split: Split) -> slice:
         train, count = self.splits["train"], len(self._labels)
@@ -173,6 +187,7 @@ def write_store(
     num_classes: int,
     blocks: Iterable[np.ndarray],
     class_names: Sequence[str] = (),
+    dtype: str = "uint8",
 ) -> str:
     """Write a dataset of N images, the training images first; return the digest of its content.
 
@@ -183,23 +198,27 @@ def write_store(
     Args:
         image: shape (C, H, W) of an image.
         labels: int64 (N,), all 0 without classes. The iterator `blocks` may fill in the labels.
-        blocks: arrays uint8 (n, C, H, W) with N images in total.
+        blocks: arrays (n, C, H, W) of `dtype` with N images in total.
     """
-    pixels = hashlib.sha256()
+    pixels, left = hashlib.sha256(), splits["train"]
+    moments = None if dtype == "uint8" else Moments(image[0])
     sizes = {f"{name}_size": size for name, size in splits.items()}
     attributes = {"format_version": FORMAT_VERSION, **sizes, "num_classes": num_classes}
-    shape = (len(labels), *image)
+    given = (len(labels), *image), labels, class_names
     with path.open("wb") as file:
-        file.write(_layout(shape, labels, class_names, {**attributes, "digest": "0" * 64}))
+        file.write(_layout(*given, moments, {**attributes, "digest": "0" * 64}))
         for block in blocks:
-            if block.dtype != np.uint8 or block.shape[1:] != image:
-                needed = f"uint8 {('n', *image)} is needed"
+            if block.dtype != dtype or block.shape[1:] != image:
+                needed = f"{dtype} {('n', *image)} is needed"
                 raise UserError(f"{path}: {block.dtype} {block.shape}; {needed}")
             contiguous = np.ascontiguousarray(block)
             pixels.update(contiguous)
             file.write(contiguous)
-        digest = content_digest(pixels, labels, image, splits)
-        layout = _layout(shape, labels, class_names, {**attributes, "digest": digest})
+            if moments and left:
+                moments.add(contiguous[:left])
+            left = max(0, left - len(contiguous))
+        digest = content_digest(pixels, labels, image, splits, np.dtype(dtype))
+        layout = _layout(*given, moments, {**attributes, "digest": digest})
         file.write(len(layout).to_bytes(8, "little") + hashlib.sha256(layout).digest())
         file.seek(0)
         file.write(layout)
@@ -210,6 +229,7 @@ def _layout(
     shape: tuple[int, ...],
     labels: np.ndarray,
     class_names: Sequence[str],
+    moments: Moments | None,
     attributes: Mapping[str, Any],
 ) -> bytes:
     """Return the bytes of the file up to the first pixel."""
@@ -226,7 +246,11 @@ def _layout(
         # writes no pixels, so the file ends at this offset, where `write_store` appends the pixels.
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        images = file.create_dataset("images", shape, np.uint8, dcpl=creation, fill_time="never")
+        units = moments.units if moments else BYTES
+        if moments:
+            file.create_dataset("units", data=np.array([units.mean, units.std], "<f8"))
+        given: Any = "images", shape, np.dtype(units.dtype).newbyteorder("<")
+        images = file.create_dataset(*given, dcpl=creation, fill_time="never")
         offset = images.id.get_offset()
     assert memory.getbuffer().nbytes == offset, "HDF5 wrote bytes after the offset of the images"
     return memory.getvalue()
@@ -241,36 +265,15 @@ class PreparedRecord(Settings, extra="ignore"):
     """The text of `Source.seen` at the time of the preparation."""
 
 
-def described_dataset(path: Path) -> dict[str, Any]:
-    """Return the settings of a prepared dataset. Raises UserError if its record is not valid."""
+def described_record(path: Path) -> PreparedRecord:
+    """Return the record of a prepared dataset. Raises UserError if it is not valid."""
     ImageStore.open(path)
     record = path.with_suffix(".json")
     missing = f"no such file, which describes {path.name}; {AGAIN}"
     wrong = f"{record}: not the record of a dataset; {AGAIN}"
-    return read_record(PreparedRecord, record, wrong, missing).settings.model_dump(mode="json")
+    return read_record(PreparedRecord, record, wrong, missing)
 
 
-# -- pixels: uint8 in files, [−1, 1] in networks; images are quantized only here -------------------
-
-
-def from_uint8(images: "Tensor") -> "Tensor":
-    """Convert uint8 to float32 in [−1, 1]: x = u / 127.5 − 1."""
-    # Divide by a tensor, because CUDA divides by a Python number inexactly: it multiplies by the
-    # rounded inverse.
-    levels = images.float()
-    return levels / levels.new_full((), 127.5) - 1
-
-
-def truncated(images: "Tensor") -> "Tensor":
-    """Return uint8 images as the official code writes them: 95 of the 256 levels decrease by 1."""
-    return to_uint8((images.double() / 127.5 - 1).float())
-
-
-def to_uint8(x: "Tensor") -> "Tensor":
-    """Convert numbers in [−1, 1] to uint8: u = (x/2 + 1/2) · 255, clipped to [0, 255], truncated.
-
-    The official code truncates, too. Compared with rounding, truncation makes images half a level
-    darker on average and changes the FID. In float32, `to_uint8(from_uint8(u))` is u, or u − 1 if
-    u/127.5 is rounded down.
-    """
-    return ((x * 0.5 + 0.5) * 255).clamp(0, 255).byte()
+def described_dataset(path: Path) -> dict[str, Any]:
+    """Return the settings of a prepared dataset. Raises UserError if its record is not valid."""
+    return described_record(path).settings.model_dump(mode="json")

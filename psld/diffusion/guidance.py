@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from psld.config.parts import Part
 from psld.utils.errors import UserError
+from psld.utils.numbers import Size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,12 +42,12 @@ class Mask(Part):
     datasets: ClassVar[tuple[str, ...]] = ()
     """The prepared datasets that the mask reads, by name. `psld sample` can provide `mnist`."""
 
-    def draw(self, indices: range, image_size: int, mnist: str | None) -> "np.ndarray":
-        """Return masks, N×H×W with H = W = image_size: 1 marks a known pixel, 0 the hole.
+    def draw(self, indices: range, image_size: Size, mnist: str | None) -> "np.ndarray":
+        """Return masks, N×H×W: 1 marks a known pixel, 0 the hole.
 
         Args:
             indices: the indices of the images. Image i must get the same mask in every call.
-            image_size: pixels along a side.
+            image_size: H if H = W, else (H, W).
             mnist: the path of the prepared MNIST if `datasets` contains it, else None.
         """
         raise NotImplementedError
@@ -190,7 +191,7 @@ class ClassifierGuidance(Guidance):
         """Check that the guide was trained on the dataset and the process of the model."""
         if guide is None:
             raise UserError("sampler.guidance: needs a guide; train a guide with psld train_guide")
-        for key in ("name", "channels", "image_size", "num_classes"):
+        for key in ("name", "dtype", "channels", "image_size", "num_classes"):
             theirs, ours = getattr(guide.dataset, key), getattr(model.dataset, key)
             if theirs != ours:
                 raise UserError(
@@ -255,11 +256,13 @@ class HalvesMask(Mask):
         import numpy as np
 
         sides = ("left", "right", "top", "bottom") if self.missing == "cycle" else (self.missing,)
-        known = np.ones((len(indices), image_size, image_size), np.uint8)
+        shape = (image_size, image_size) if isinstance(image_size, int) else image_size
+        known = np.ones((len(indices), *shape), np.uint8)
         for mask, index in zip(known, indices, strict=True):
-            side, half = sides[index % len(sides)], image_size // 2
+            side = sides[index % len(sides)]
             rows_or_columns = mask.T if side in ("left", "right") else mask
-            first = 0 if side in ("left", "top") else image_size - half
+            half = len(rows_or_columns) // 2
+            first = 0 if side in ("left", "top") else len(rows_or_columns) - half
             rows_or_columns[first : first + half] = 0
         return known
 

@@ -83,13 +83,11 @@ class Inpainting:
     def __init__(self, process: LinearProcess, images: Tensor, mask: Tensor) -> None:
         """
         Args:
-            images: N×C×H×W in [−1, 1]; pixels with mask 0 are ignored.
+            images: N×C×H×W as networks see them; pixels with mask 0 are ignored.
             mask: N×1×H×W, 1 for a known pixel, else 0.
 
         Raises UserError for other values.
         """
-        if not (images.abs() <= 1).all():
-            raise UserError("inpainting: the images must be in [−1, 1]; for bytes, x / 127.5 - 1")
         if not ((mask == 0) | (mask == 1)).all():
             raise UserError(
                 "inpainting: the mask must be 1 for a known pixel, else 0; for bytes, x > 127"

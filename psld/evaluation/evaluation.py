@@ -16,6 +16,8 @@ from torch import Tensor
 
 from psld.config.parts import imported
 from psld.config.settings import MadeRecord, write_record
+from psld.data.pictures import AsPictures, decoder
+from psld.data.settings import Autoencoder
 from psld.evaluation.folders import (
     Basis,
     ReferenceManifest,
@@ -101,7 +103,7 @@ class ImageSource(NamedTuple):
     """Maps the digest of the reference to the digest of everything that determines a result, except
     the metric."""
     chunks: Iterable[Shard | np.ndarray]
-    """The images in order: shards, or arrays, uint8 n×C×H×W."""
+    """The images in order: shards, or arrays n×C×H×W."""
     numbers: Tensor | None = None
     """`distinct_numbers` of external images; None for a cell."""
     silent: bool = False
@@ -114,6 +116,8 @@ def evaluate(
     device: Device = "cpu",
     output: str | None = None,
     keep: int = 512,
+    decode: Autoencoder | None = None,
+    record: str | Path = "data",
 ) -> CellResults:
     """Evaluate images.
 
@@ -127,10 +131,14 @@ def evaluate(
         output: path of the results, JSON; the features are written next to it. None: write nothing.
         keep: write the features of extractors with at most this number of features, and the mean
             and covariance of the features of other extractors.
+        decode: makes pictures from tensors, for metrics of pictures.
+        record: the folder of the file that names `decode`; see `imported`.
 
     Raises UserError if images are missing or damaged. Measures may raise errors for too few images.
     """
-    gathered = _gather(source, bases, measurements, keep)
+    needs = decode and any(m.metric.extractor.sees == "pictures" for m in measurements)
+    as_pictures = decoder(decode, device, record) if decode and needs else None
+    gathered = _gather(source, bases, measurements, keep, as_pictures)
     bases.update({name: basis._replace(extractor=None) for name, basis in bases.items()})
     caches = {name: CachedValues(basis, device) for name, basis in bases.items()}
 
@@ -146,7 +154,7 @@ def evaluate(
     for measurement in measurements:
         values = found.get(measurement) or numbers(measurement, "cpu")
         facts = bases[measurement.metric.features].facts
-        results.append(_result(source, measurement, facts, gathered, values | made))
+        results.append(_result(source, measurement, facts, gathered, values | made, decode))
     for each in caches.values():
         each.save()
     whole = CellResults(results=tuple(results))
@@ -160,6 +168,7 @@ def _gather(
     bases: Mapping[str, Basis],
     measurements: Sequence[Measurement],
     keep: int,
+    as_pictures: AsPictures | None,
 ) -> GatheredFeatures:
     """Read each image once, and extract its features with each extractor that needs this image."""
     moments: dict[tuple[str, int], BlockMoments] = {}
@@ -171,6 +180,7 @@ def _gather(
     for name in bases:
         wanted = [each for group, each in moments.items() if group[0] == name]
         collectors[name] = Collector([] if name in needs_features else wanted, keep)
+    sees = {m.metric.features: m.metric.extractor.sees for m in measurements}
     batch_sizes = {m.metric.features: m.metric.batch_size for m in measurements}
     needed: dict[str, int] = {}
     for each in measurements:
@@ -182,8 +192,9 @@ def _gather(
         for part in source.chunks:
             images = (part.images if isinstance(part, Shard) else part)[:left]
             left -= len(images)
+            seen = {"values": images, "pictures": as_pictures(images) if as_pictures else images}
             for name, basis in bases.items():
-                if len(asked := images[: needed[name]]):
+                if len(asked := seen[sees[name]][: needed[name]]):
                     needed[name] -= len(asked)
                     batches = batches_of(asked, batch_sizes[name])
                     extract(cast(Any, basis.extractor), batches, progress, collectors[name])
@@ -292,11 +303,13 @@ def _result(
     reference_facts: Callable[[str], dict[str, Any]],
     gathered: GatheredFeatures,
     fields: dict[str, Any],
+    decode: Autoencoder | None,
 ) -> CellResult:
     """Return a result with these fields, and with the facts about images, reference and cost."""
     metric = measurement.metric
     facts = reference_facts(metric.reference_split) | gathered.spent(measurement.samples)
-    record = measurement.digest(source.digest(facts["reference_sha256"]))
+    decode = decode if metric.extractor.sees == "pictures" else None
+    record = measurement.digest(source.digest(facts["reference_sha256"]), decode)
     about = {"record": record, "metric": metric.identity(), **source.facts}
     return CellResult(**about, **facts, **fields)
 
@@ -317,7 +330,8 @@ def evaluate_cell(settings: EvaluateSettings) -> CellResults:
         if (name := metric.features) not in bases:
             folders = settings.features[name]
             bases[name] = folder_basis(metric, folders.reference, folders.extractor, device, model)
-    return evaluate(source, bases, measurements, device, settings.output, settings.keep)
+    given = device, settings.output, settings.keep, settings.decode
+    return evaluate(source, bases, measurements, *given)
 
 
 def recompute(
@@ -356,7 +370,8 @@ def recompute(
             values |= metric.scale(reference)
             values["estimate"]["value"] = metric.value(moments, reference)
         values |= before.model_dump(include={"kept_sha256", *MadeRecord.model_fields})
-        results.append(_result(source, measurement, manifest.facts, gathered, values))
+        facts = manifest.facts
+        results.append(_result(source, measurement, facts, gathered, values, settings.decode))
     return CellResults(results=tuple(results))
 
 

@@ -7,7 +7,7 @@ folders, `manifest.json` is written last.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from psld.config.parts import imported
 from psld.config.settings import MadeRecord, changes, read_record, write_record
-from psld.data.store import ImageStore, to_uint8, truncated
-from psld.evaluation.settings import ReferenceSettings, TrainExtractorSettings
+from psld.data.pictures import AsPictures, decoder
+from psld.data.store import ImageStore, Split, described_record
+from psld.data.units import BYTES, Units, truncated
+from psld.evaluation.settings import ReferenceSettings, TrainExtractorSettings, decoder_for
 from psld.metrics.classifier import ImageShape, deterministic
 from psld.metrics.extraction import FeatureExtractor, batches_of, gather, load_extractor
 from psld.metrics.features import Device, Features, Reference
@@ -38,6 +40,22 @@ NOISE_SAMPLES = 10_000
 """The largest number of noise images. There are at most as many noise as training images."""
 
 
+class Decoded:
+    """The pictures of tensors, which are decoded when a range of them is read."""
+
+    def __init__(self, values: np.ndarray, as_pictures: AsPictures) -> None:
+        self._values, self._as_pictures = values, as_pictures
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return self._as_pictures(self._values[part])
+
+
+Images = np.ndarray | Decoded
+
+
 # -- trained extractors ---------------------------------------------------------------------------
 
 
@@ -54,9 +72,10 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
     device = use_device(settings.device)
     print(f"training {settings.output} on {device_name(device)}", flush=True)
     splits = store.splits.items()
-    data = {split: (store.images(split), store.labels(split)) for split, n in splits if n}
+    of_split = images_for(settings, store, device)
+    data = {split: (of_split(split), store.labels(split)) for split, n in splits if n}
     # All images are moved to the device at once.
-    images, labels = (torch.from_numpy(np.array(each)).to(device) for each in data["train"])
+    images, labels = (torch.from_numpy(np.array(each[:])).to(device) for each in data["train"])
     started = time.monotonic()
     with torch.random.fork_rng(devices=[]), deterministic():
         torch.manual_seed(0)
@@ -83,9 +102,9 @@ def make_extractor(settings: TrainExtractorSettings) -> "ExtractorManifest":
 
 
 def accuracy(
-    extractor: FeatureExtractor, images: np.ndarray, labels: np.ndarray, batch_size: int
+    extractor: FeatureExtractor, images: Images, labels: np.ndarray, batch_size: int
 ) -> float:
-    """Return the fraction of uint8 `images` that are classified as their label."""
+    """Return the fraction of `images` that are classified as their label."""
     logits = [cast(Tensor, extractor(batch)[1]) for batch in batches_of(images, batch_size)]
     right = torch.cat(logits).argmax(dim=1).cpu().numpy() == labels
     return float(right.mean())
@@ -162,10 +181,13 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
     metric, folder = imported(settings.metric), settings.extractor
     store = ImageStore.open_for(settings.data, settings.dataset)
     extractor = extractor_for(metric, folder, store.digest, use_device(settings.device))
-    parts = features_of_splits(extractor, store, metric)
+    of_split = images_for(settings, store, extractor.device)
+    parts = features_of_splits(extractor, of_split, store.splits, metric)
     parts["train"] = Features(parts["train"].values)  # No metric needs logits of training images.
     count = min(store.splits["train"], NOISE_SAMPLES)
-    noise = noise_images(count, store.shape, metric.batch_size)
+    images = of_split("train")[:1]
+    units = BYTES if images.dtype == np.uint8 else store.units
+    noise = noise_images(count, images.shape[1:], metric.batch_size, units)
     parts["noise"] = gather(extractor, noise, "noise", count)
     origin = {"extractor": extractor.digest, "dataset": store.digest}
     manifest = ReferenceManifest(
@@ -220,28 +242,59 @@ def extractor_for(
 
 
 def features_of_splits(
-    extractor: FeatureExtractor, store: ImageStore, metric: MetricSettings
+    extractor: FeatureExtractor,
+    of_split: Callable[[Split], "Images"],
+    splits: Mapping[Split, int],
+    metric: MetricSettings,
 ) -> dict[str, Features]:
     """Extract the features of each split that the dataset has."""
     return {
-        split: gather(extractor, real_batches(store.images(split), metric), split, size)
-        for split, size in store.splits.items()
+        split: gather(extractor, real_batches(of_split(split), metric), split, size)
+        for split, size in splits.items()
         if size
     }
 
 
-def real_batches(images: np.ndarray, metric: MetricSettings) -> Iterator[Tensor]:
-    """Yield a reference's uint8 images in batches, truncated if `truncated_reference` is set."""
+def images_for(
+    settings: ReferenceSettings | TrainExtractorSettings, store: ImageStore, device: torch.device
+) -> Callable[[Split], Images]:
+    """Return the function that maps a split to its images, as the metric sees them.
+
+    For tensors and a metric of pictures, the images are the pictures from which the tensors were
+    encoded, or decoded tensors if the tensors were not encoded by `psld prepare`.
+
+    Raises UserError without a decoder, or if the pictures have changed since they were encoded.
+    """
+    dataset = settings.dataset
+    decode = decoder_for(dataset, settings.metric)
+    if decode is None:
+        return store.images
+    if dataset.source.encoded:
+        pictures = ImageStore.open(f"data/{dataset.source.encoded}.h5")
+        record = store.path.with_suffix(".json")
+        if described_record(store.path).seen != pictures.digest:
+            wrong = f"{pictures.path}: has changed since it was encoded"
+            raise UserError(f"{wrong}, according to {record}; prepare {dataset.name} again")
+        return pictures.images
+    as_pictures = decoder(decode, device, store.path.parent)
+    return lambda split: Decoded(store.images(split), as_pictures)
+
+
+def real_batches(images: Images, metric: MetricSettings) -> Iterator[Tensor]:
+    """Yield a reference's images in batches, truncated if `truncated_reference` is set."""
     batches = batches_of(images, metric.batch_size)
     return map(truncated, batches) if metric.truncated_reference else batches
 
 
-def noise_images(count: int, shape: tuple[int, ...], batch_size: int) -> Iterator[Tensor]:
+def noise_images(
+    count: int, shape: tuple[int, ...], batch_size: int, units: Units = BYTES
+) -> Iterator[Tensor]:
     """Yield batches of images of pure noise; the images do not depend on the batch size."""
     random = np.random.default_rng(0)
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)
-        yield to_uint8(torch.from_numpy(random.standard_normal((size, *shape), dtype=np.float32)))
+        noise = random.standard_normal((size, *shape), dtype=np.float32)
+        yield units.stored(torch.from_numpy(noise))
 
 
 def save_features(folder: str | Path, parts: dict[str, Features], origin: dict[str, str]) -> str:

@@ -13,7 +13,18 @@ from torch import Tensor, nn
 from psld.config.kinds import SHIPPED
 from psld.config.parts import imported
 from psld.config.settings import parse
-from psld.data.images import check_images, located, read_images, read_npz, size_text
+from psld.data.images import (
+    are_tensors,
+    check_images,
+    located,
+    read_images,
+    read_npz,
+    size_text,
+)
+from psld.data.pictures import decoder
+from psld.data.settings import Autoencoder
+from psld.data.store import ImageStore, described_record
+from psld.data.units import BYTES
 from psld.evaluation import evaluation
 from psld.evaluation.evaluation import ImageSource
 from psld.evaluation.folders import (
@@ -27,7 +38,7 @@ from psld.evaluation.folders import (
     real_batches,
 )
 from psld.evaluation.results import CellResult, CellResults
-from psld.evaluation.settings import Measurement
+from psld.evaluation.settings import Measurement, decoder_for
 from psld.metrics import extraction
 from psld.metrics.blocks import assign_blocks, distinct_numbers
 from psld.metrics.distances import frechet_distance
@@ -49,11 +60,13 @@ ROUNDING = 1e-6
 eigenvalue."""
 
 Images = str | Path | np.ndarray
-"""A path that `load_images` reads, or uint8 N×C×H×W."""
+"""A path that `load_images` reads, or N×C×H×W, uint8 or floats."""
 
 
 class ObjectExtractor(Extractor):
     """An extractor that a caller of `evaluate` passes as a module or function."""
+
+    sees = "values"
 
     kind: str = "given"
 
@@ -78,13 +91,14 @@ def load_extractor(name: str | Path, device: str = "auto") -> FeatureExtractor:
 
 @as_psld_errors()
 def load_images(path: str | Path, progress: bool = False, image_size: int | None = None) -> Tensor:
-    """Read all images of a folder or dataset, uint8 N×C×H×W.
+    """Read all images of a folder or dataset, uint8 N×C×H×W; tensors are floats.
 
         psld.save_images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "black")
         images = psld.load_images("black")       # "cifar10": the training images of data/cifar10.h5
 
-    `path` is a folder or zip archive of pictures of one size; an .npz with uint8 N×H×W×C (`arr_0`);
-    a folder of shards from psld sample; or the name or .h5 file of a prepared dataset. With
+    `path` is a folder or archive of pictures of one size; an .npz with uint8 N×H×W×C (`arr_0`) or
+    floats N×C×H×W; a folder of shards from psld sample; or the name or .h5 file of a prepared
+    dataset. With
     `image_size`, pictures of any size are cropped to their central square and resized to
     `image_size` pixels. Raises UserError if there are no images, a file is damaged, or the images
     differ in size.
@@ -111,10 +125,11 @@ def evaluate(
         print(result.value, result.interval, result.extrapolated)
 
     Args:
-        images: uint8 N×C×H×W, or a path that `load_images` reads.
-        reference: uint8 M×C×H×W; a path that `load_images` reads; the name of a prepared dataset,
-            whose saved features are used if they exist; an .npz with the reference statistics mu
-            and sigma; or a folder that psld reference wrote.
+        images: uint8 N×C×H×W, or a path that `load_images` reads. Floats are tensors; metrics of
+            pictures then need the name of a dataset with a decoder as reference.
+        reference: uint8 M×C×H×W or floats; a path that `load_images` reads; the name of a prepared
+            dataset, whose saved features are used if they exist; an .npz with the reference
+            statistics mu and sigma; or a folder that psld reference wrote.
         metric: a config in configs/metric, such as fid, kid or fd-classifier; or MEASURE@EXTRACTOR,
             each a kind or a config: recall@pixels, kid@fd-dinov2.
         extractor: for metrics with a trained extractor, a folder that psld train_extractor wrote;
@@ -170,8 +185,9 @@ def distance(
     extractor = load_extractor(extractor) if is_named else _as_extractor(extractor, "auto")
     totals = []
     for name, given in {"images": images, "reference": reference}.items():
-        if (each := array_of(given, name)).dtype != np.uint8:
-            check_images(each, "N×C×H×W", name)  # This raises an error that names the dtype.
+        each = array_of(given, name)
+        if not (extractor.part.sees == "values" and are_tensors(each)):
+            check_images(each, "N×C×H×W", name)
         batches = batches_of(each, BATCH)
         whole = assign_blocks(len(each), 1)  # One block suffices, because no interval is needed.
         moments = gather_moments(extractor, batches, "features", whole, silent=not progress)
@@ -226,7 +242,10 @@ def evaluate_images(
     if len(whole) < (least := samples or 3):
         raise UserError(f"{where}: {len(whole)} images; at least {least} images are needed")
     whole = whole[:samples]
-    sha256, shape = _digest(whole), whole.shape[1:]
+    sha256, decode = _digest(whole), None
+    shapes: dict[str, tuple[int, ...]] = {"values": whole.shape[1:], "pictures": whole.shape[1:]}
+    if are_tensors(whole) and (decode := _decoder(where, dataset, composed)):
+        shapes["pictures"] = decoder(decode, device, "data")(whole[:1]).shape[1:]
     source = ImageSource(
         facts={"images": path, "images_sha256": sha256},
         digest=lambda compared: digest_of(["images", sha256, compared]),
@@ -246,7 +265,8 @@ def evaluate_images(
         measurements.append(Measurement(metric=metric, samples=len(whole)))
         if (name := metric.features) not in bases:
             given = reference, dataset, folder, image_size, device, silent
-            bases[name] = _basis(metric, name in needs_features, *given)
+            bases[name] = _basis(metric, name in needs_features, *given, decode is not None)
+            shape = shapes[metric.extractor.sees]
             if (expected := bases[name].shape) not in (None, shape):
                 sizes = size_text(shape), size_text(expected)
                 raise UserError(
@@ -260,7 +280,26 @@ def evaluate_images(
                 f"dataset has a test split, run psld reference dataset=NAME metric={word}{option}, "
                 "and give dataset=NAME"
             )
-    return evaluation.evaluate(source, bases, measurements, device, output)
+    return evaluation.evaluate(source, bases, measurements, device, output, decode=decode)
+
+
+def _decoder(
+    where: Path | str, dataset: str | None, metrics: Sequence[MetricSettings]
+) -> Autoencoder | None:
+    """Return the decoder that makes pictures from tensors; None if no metric needs pictures.
+
+    Raises UserError if the dataset is not given, or has no tensors or no decoder.
+    """
+    needing = [metric for metric in metrics if metric.extractor.sees == "pictures"]
+    if not needing:
+        return None
+    decode, data = None, Path(f"data/{dataset}.h5")
+    if dataset and data.exists() and ImageStore.open(data).units != BYTES:
+        decode = decoder_for(described_record(data).settings, needing[0])
+    if decode is None:
+        right = "give uint8, the name of a dataset with a decoder, or metric=fd-values"
+        raise UserError(f"{where}: has floats, but {needing[0].name} measures pictures; {right}")
+    return decode
 
 
 def is_dataset(name: str) -> bool:
@@ -277,17 +316,24 @@ def _basis(
     image_size: int | None,
     device: torch.device,
     silent: bool,
+    decodes: bool,
 ) -> Basis:
     """Load the extractor and the reference; for a dataset, use the saved features if they exist.
 
-    `needs_features`: keep the features of the reference's images, not only their moments.
+    Args:
+        needs_features: keep the features of the reference's images, not only their moments.
+        decodes: the metric measures pictures of tensors, so the saved features must exist.
     """
+    is_decoded = decodes and metric.extractor.sees == "pictures"
     if reference is None:
         kept = Path(f"features/{dataset}/{metric.features}/reference")
+        if is_decoded and not (kept / FEATURES).exists():
+            how = f"psld reference dataset={dataset} metric={metric.name}"
+            raise UserError(f"{kept}: the pictures of {dataset} have no features; run {how}")
         reference = kept if (kept / FEATURES).exists() else f"data/{dataset}.h5"
     path = None if isinstance(reference, np.ndarray) else located(reference)
     if path and (path / FEATURES).exists():
-        shape = prepared_shape(path, dataset)
+        shape = None if is_decoded else prepared_shape(path, dataset)
         return folder_basis(metric, path, extractor, device)._replace(shape=shape)
     network = extractor_for(metric, extractor, device=device)
     facts: dict[str, Any] = {"extractor_test_accuracy": network.test_accuracy}
@@ -341,7 +387,8 @@ def _read(
 ) -> tuple[str | None, np.ndarray, list[Shard]]:
     """Return the path (None for an array), the images, and the shards if the path has shards."""
     if isinstance(images, np.ndarray):
-        check_images(images, "N×C×H×W", "images")
+        if not are_tensors(images):
+            check_images(images, "N×C×H×W", "images")
         return None, images, []
     files = sorted(located(images).glob("[0-9]*.safetensors"))  # Empty if the path is a file.
     if not files:

@@ -1,14 +1,17 @@
 """Measure the bits per dimension of a split with the probability flow."""
 
+import math
 import time
 from statistics import fmean
 from typing import Any, cast
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from psld.config.settings import MadeRecord, write_record
 from psld.data.store import ImageStore
+from psld.data.units import BYTES
 from psld.diffusion.denoiser import check_levels
 from psld.diffusion.likelihood import Likelihood, bits_per_dimension, dequantize, log_likelihood
 from psld.diffusion.time_grid import level_range
@@ -26,11 +29,14 @@ TOGETHER = 250
 
 
 class LikelihoodResult(MadeRecord):
-    """The bits per dimension of a model: the mean over images, with its 95 % t-interval."""
+    """The likelihood of a model: the mean over images, with its 95 % t-interval."""
 
-    bits_per_dimension: float
+    bits_per_dimension: float | None = None
     """On average, an upper bound on the bits per dimension of the uint8 images. The value is not
     exact because of dequantization and, with momentum, the finite number of momentum draws."""
+    nats_per_dimension: float | None = Field(None, exclude_if=lambda nats: nats is None)
+    """For tensors: −ln p per dimension, with the density p in the units of the data. With momentum,
+    it is an upper bound on average."""
     low: float
     high: float
     measured: int
@@ -72,17 +78,18 @@ def measure_likelihood(settings: LikelihoodCommandSettings) -> LikelihoodResult:
     model = load_model(settings.model, device, settings.process, trust=settings.trust)
     check_levels(level_range(model.process, settings.start_time), *model.levels)
     started, bits, evaluations = time.monotonic(), [], 0
+    unit = "bits" if store.units == BYTES else "nats"
     for first in range(0, len(chosen), TOGETHER):
         part = images[chosen[first : first + TOGETHER]]
         measured = measure_part(model, part, settings, first, device)
-        found = bits_per_dimension(measured.log_likelihood, part[0].size).tolist()
+        found = per_dimension(measured.log_likelihood, store).tolist()
         bits += found
         evaluations += measured.evaluations * len(part)
-        cost = f"{fmean(found):.4f} bits/dim, {measured.evaluations} evaluations"
+        cost = f"{fmean(found):.4f} {unit}/dim, {measured.evaluations} evaluations"
         print(f"images {first} to {len(bits) - 1}: {cost}", flush=True)
     mean, low, high = spread(bits).interval
     result = LikelihoodResult(
-        bits_per_dimension=mean,
+        **{f"{unit}_per_dimension": mean},
         low=low,
         high=high,
         measured=len(bits),
@@ -106,17 +113,23 @@ def measure_part(
     first: int,
     device: torch.device,
 ) -> Likelihood:
-    """Measure the likelihood of images, uint8 N×C×H×W.
+    """Measure the likelihood of images as the network sees them, N×C×H×W.
+
+    Bytes are dequantized; the likelihood of tensors is a density of standardized values.
 
     `first`: the index of the first image. The seed and `first` determine the random numbers.
     """
     key = stream_seed(settings.seed, Stream.LIKELIHOOD, first)
     random = np.random.Generator(np.random.Philox(key=key))
-    uniform = torch.from_numpy(random.random(images.shape, dtype=np.float32))
+    x = torch.from_numpy(np.array(images))
+    if images.dtype == np.uint8:
+        x = dequantize(x, torch.from_numpy(random.random(images.shape, dtype=np.float32)))
+    else:
+        x = model.units.seen(x)
     return log_likelihood(
         model.process,
         model.eps(),
-        dequantize(torch.from_numpy(images), uniform).to(device),
+        x.to(device),
         lambda z: torch.from_numpy(random.standard_normal(z.shape, dtype=np.float32)).to(z),
         probes=settings.probes,
         draws=settings.draws,
@@ -124,3 +137,15 @@ def measure_part(
         tolerance=settings.tolerance,
         batch_size=settings.batch_size,
     )
+
+
+def per_dimension(log_likelihood: torch.Tensor, store: ImageStore) -> torch.Tensor:
+    """Return −log p per dimension of images as the network sees them: bits for bytes, else nats.
+
+    The density of tensors in the units of the data is the density of the standardized values
+    divided by the product of the standard deviations.
+    """
+    dimensions = math.prod(store.shape)
+    if store.units == BYTES:
+        return bits_per_dimension(log_likelihood, dimensions)
+    return fmean(map(math.log, store.units.std)) - log_likelihood / dimensions

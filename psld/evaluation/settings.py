@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from psld.config.settings import FREE, Settings
-from psld.data.settings import DatasetSettings
+from psld.data.settings import Autoencoder, DatasetSettings
 from psld.diffusion.settings import ProcessSettings
 from psld.metrics.settings import MetricSettings
 from psld.sampling.settings import CellSettings
+from psld.utils.errors import UserError
 from psld.utils.files import digest_of
 from psld.utils.numbers import Tolerance
 
@@ -26,12 +27,28 @@ class Measurement(Settings):
         """The key of the features: the name of the extractor's folder, and the number of images."""
         return self.metric.features, self.samples
 
-    def digest(self, images: str) -> str:
+    def digest(self, images: str, decode: Autoencoder | None = None) -> str:
         """Return the digest of everything that determines the result.
 
-        `images`: the digest of the images.
+        `images`: the digest of the images. `decode`: the decoder that makes pictures from them.
         """
-        return digest_of([images, self.metric.identity(), self.samples])
+        decides = [images, self.metric.identity(), self.samples]
+        return digest_of(decides + ([decode.identity()] if decode else []))
+
+
+def decoder_for(dataset: DatasetSettings, metric: MetricSettings) -> Autoencoder | None:
+    """Return the decoder that makes pictures for a metric; None if the metric needs none.
+
+    Raises UserError for tensors without a decoder if the metric measures pictures.
+    """
+    if dataset.dtype == "uint8" or metric.extractor.sees == "values":
+        return None
+    if dataset.decode is None:
+        raise UserError(
+            f"{metric.name} measures pictures, but dataset {dataset.name} has tensors; use "
+            "metric=fd-values, or set dataset.decode"
+        )
+    return dataset.decode
 
 
 class FeatureFolders(Settings):
@@ -45,6 +62,8 @@ class FeatureFolders(Settings):
 
 class EvaluateSettings(CellSettings):
     measurements: tuple[Measurement, ...] = Field(min_length=1)
+    decode: Autoencoder | None = Field(None, exclude_if=lambda part: part is None)
+    """Makes pictures from samples that are tensors, for metrics of pictures."""
     features: dict[str, FeatureFolders]
     """The folders of extractor and reference, by `metric.features`."""
     shards: Annotated[str, FREE]
@@ -60,8 +79,8 @@ class EvaluateImagesSettings(Settings):
     """Settings of `psld evaluate images=…`, which needs no model."""
 
     images: str
-    """A folder or zip archive of pictures, an .npz with uint8 N×H×W×C, a folder of shards, or a
-    prepared dataset, .h5."""
+    """A folder or archive of pictures, an .npz with uint8 N×H×W×C or float tensors N×C×H×W, a
+    folder of shards, or a prepared dataset, .h5."""
     metric: tuple[str, ...] = Field(("fid",), min_length=1)
     """One or several configs in configs/metric: fid, or [fid,kid]. A metric may also be
     MEASURE@EXTRACTOR, where MEASURE and EXTRACTOR are kinds or configs: recall@pixels,

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from psld.config.locations import config_files
 from psld.config.parts import codes_in
-from psld.config.settings import reading_a_file
+from psld.config.reads import WeightsFile
+from psld.config.settings import groups_of, reading_a_file
 from psld.grid.cells import Grid
 from psld.grid.reading import grid_path, read_grid_file
 from psld.grid.records import Job
@@ -137,15 +138,21 @@ def _read(name: str) -> tuple[str, Grid | None]:
 
 
 def _has_current_code(grid: Grid) -> bool:
-    """Check if the code digests in a grid match the current files of its custom parts.
+    """Check if the digests of code and weights in a grid match the current files of custom parts.
 
     A missing file counts as a match, because tables and pages need no code. Jobs that need the
-    missing code raise an error.
+    missing file raise an error.
     """
     records = (grid.models, grid.guides, grid.samplers, grid.metrics, grid.datasets)
     known = {each for named in records for record in named.values() for each in codes_in(record)}
     now = ((find_code(name.partition(":")[0]), digest) for name, digest in known)
-    return all(code is None or code.digest == digest for code, digest in now)
+    has_code = all(code is None or code.digest == digest for code, digest in now)
+    files = {
+        (each.path, each.sha256): each
+        for named in records
+        for each in groups_of(WeightsFile, [*named.values()])
+    }
+    return has_code and not any(file.has_changed for file in files.values())
 
 
 def _digest() -> str:

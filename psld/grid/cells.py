@@ -9,7 +9,7 @@ from psld.config.reads import Read
 from psld.config.settings import in_hydra, keyed_groups, parse, quoted
 from psld.data.settings import DatasetSettings
 from psld.diffusion.samplers import SamplerSettings
-from psld.evaluation.settings import EvaluateSettings, Measurement
+from psld.evaluation.settings import EvaluateSettings, Measurement, decoder_for
 from psld.grid.names import seeded
 from psld.grid.records import (
     DatasetRecord,
@@ -95,7 +95,12 @@ class Cell:
     @cached_property
     def evaluation_digest(self) -> str:
         """The digest of all settings that determine the results."""
-        return digest_of([m.digest(self.digest) for m in self.measurements])
+        return digest_of([self.record_of(each) for each in self.measurements])
+
+    def record_of(self, measurement: Measurement) -> str:
+        """Return the digest of everything that determines the result of a measurement."""
+        decode = decoder_for(self.model.settings.dataset, measurement.metric)
+        return measurement.digest(self.digest, decode)
 
     @property
     def shards(self) -> int:
@@ -186,6 +191,7 @@ class Cell:
             )
         content = self._images | {
             "measurements": self.measurements,
+            "decode": self.model.settings.dataset.decode,
             "features": {name: features.folders for name, features in self.features.items()},
             "shards": self.folder,
             "output": self.result,

@@ -87,7 +87,7 @@ class Entry:
         """
         found, others, void = {}, [], []
         for cell in self.cells:
-            path, record = root / cell.result, self.measurement.digest(cell.digest)
+            path, record = root / cell.result, cell.record_of(self.measurement)
             result = CellResults.find(path, record)
             if result and result.void:
                 void.append(f"{self.shown.metric} on {cell.model.dataset}: {result.void}")

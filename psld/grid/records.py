@@ -6,13 +6,18 @@ the job runs, such as paths, device and batch size, are not part of the digest.
 
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Generic, NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self
 
 from psld.config.reads import Read
 from psld.config.settings import S, Settings, groups_of
 from psld.data.settings import PrepareSettings
 from psld.diffusion.samplers import SamplerSettings
-from psld.evaluation.settings import FeatureFolders, ReferenceSettings, TrainExtractorSettings
+from psld.evaluation.settings import (
+    FeatureFolders,
+    ReferenceSettings,
+    TrainExtractorSettings,
+    decoder_for,
+)
 from psld.grid.members import Origin
 from psld.models.manifest import TrainedManifest, imported_file, kind_of, read_manifest
 from psld.models.settings import StartSettings
@@ -47,6 +52,12 @@ class DatasetRecord(Settings):
     @property
     def job(self) -> Job:
         return Job(self.settings, digest_of(self.settings.dataset.preparation()))
+
+    @property
+    def reads(self) -> list[str]:
+        """The digest of the prepared dataset whose pictures become tensors, if any."""
+        encoded = self.settings.dataset.source.encoded
+        return [dataset_digest(f"data/{encoded}.h5")] if encoded else []
 
 
 class TrainedRecord(Origin):
@@ -193,9 +204,15 @@ class FeaturesRecord(Settings):
 
     @property
     def reference_job(self) -> Job:
-        metric = self.reference.metric
-        content = [metric.extractor.identity(), metric.truncated_reference]
+        metric, decode = self.reference.metric, self._decode
+        content = [metric.extractor.identity(), metric.truncated_reference, *decode]
         return Job(self.reference, digest_of(content))
+
+    @property
+    def _decode(self) -> list[Any]:
+        """The identity of the decoder whose pictures the extractor sees, if any."""
+        decode = decoder_for(self.reference.dataset, self.reference.metric)
+        return [decode.identity()] if decode else []
 
     @property
     def extractor_job(self) -> Job:
@@ -203,4 +220,5 @@ class FeaturesRecord(Settings):
         if self.extractor is None:
             name = self.reference.metric.features
             raise UserError(f"features={name}: the extractor is published, so it is not trained")
-        return Job(self.extractor, digest_of(self.reference.metric.extractor.identity()))
+        decides = self.reference.metric.extractor.identity()
+        return Job(self.extractor, digest_of([decides, *self._decode] if self._decode else decides))

@@ -13,7 +13,12 @@ from psld.config.reads import CellRead, finding
 from psld.config.settings import groups_of, parse, quoted, updated
 from psld.data.settings import PrepareSettings
 from psld.evaluation.results import NUMBER_KINDS
-from psld.evaluation.settings import Measurement, ReferenceSettings, TrainExtractorSettings
+from psld.evaluation.settings import (
+    Measurement,
+    ReferenceSettings,
+    TrainExtractorSettings,
+    decoder_for,
+)
 from psld.grid.cells import Cell, Grid, start_name
 from psld.grid.figures import PLOTS
 from psld.grid.members import Origin
@@ -313,6 +318,10 @@ class _Resolver:
                         f"{where}: the dataset settings differ from "
                         f"configs/dataset/{own.name}.yaml; write a separate config for them"
                     )
+        for name, record in [*datasets.items()]:
+            if encoded := record.settings.dataset.source.encoded:
+                where = f"{self.path}: dataset {name}: source.dataset"
+                datasets[encoded] = self._dataset(encoded, where)
         if any("mnist" in each.settings.guidance.files for each in self.samplers.values()):
             datasets["mnist"] = self._dataset("mnist", str(self.path))
         return datasets
@@ -331,6 +340,8 @@ class _Resolver:
             dataset = cell.model.settings.dataset
             for metric in (measurement.metric for measurement in cell.measurements):
                 where = f"{self.path}: cell {cell.name}: {metric.name}"
+                with locating(f"{self.path}: cell {cell.name}"):
+                    decoder_for(dataset, metric)
                 if metric.extractor.classifies and dataset.num_classes < 2:
                     lacks = f"dataset {dataset.name} has no labels; use metric: fid"
                     raise UserError(f"{where} needs labels for its classifier, but {lacks}")

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad, silu
 
 from psld.config.settings import Settings
-from psld.data.store import from_uint8
+from psld.data.units import from_uint8
 from psld.networks.forward import enough_threads
 from psld.utils.errors import RunError, UserError
+from psld.utils.numbers import Size
 from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, generator, stream_seed
 
@@ -23,14 +24,21 @@ class ImageShape(Settings):
     """The shape of images, and the number of their classes."""
 
     channels: int
-    image_size: int
+    image_size: Size
     num_classes: int
 
     @classmethod
     def of(cls, images: Tensor, labels: Tensor) -> Self:
         """Return the shape of images N×C×H×W and their labels, N."""
-        classes = int(labels.max()) + 1
-        return cls(channels=images.shape[1], image_size=images.shape[2], num_classes=classes)
+        classes, (channels, height, width) = int(labels.max()) + 1, images.shape[1:]
+        size = height if height == width else (height, width)
+        return cls(channels=channels, image_size=size, num_classes=classes)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        side = self.image_size
+        return (side, side) if isinstance(side, int) else side
 
 
 class FeatureClassifier(nn.Module):
@@ -46,7 +54,7 @@ class FeatureClassifier(nn.Module):
         super().__init__()
         architecture = {"width": width, "features": features}
         self.architecture = json.dumps(architecture | shape.model_dump(), sort_keys=True)
-        self.image = (shape.channels, shape.image_size, shape.image_size)
+        self.image = (shape.channels, *shape.size)
         self.body = nn.Sequential(*_body(shape, width, features))
         self.standardise = nn.BatchNorm1d(features, affine=False)
         self.head = nn.Linear(features, shape.num_classes)
@@ -67,15 +75,15 @@ class FeatureClassifier(nn.Module):
 
 
 def _body(shape: ImageShape, width: int, features: int) -> Iterator[nn.Module]:
-    channels, side = width, shape.image_size
+    channels, sides = width, shape.size
     yield from _convolution(shape.channels, channels)
-    while side > COARSEST:
+    while max(sides) > COARSEST:
         wider = min(2 * channels, 4 * width)
         yield from _convolution(channels, wider, stride=2)
         yield from _convolution(wider, wider)
-        channels, side = wider, (side + 1) // 2
+        channels, sides = wider, ((sides[0] + 1) // 2, (sides[1] + 1) // 2)
     yield nn.Flatten()
-    yield nn.Linear(channels * side**2, features)
+    yield nn.Linear(channels * sides[0] * sides[1], features)
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> Iterator[nn.Module]:

@@ -52,7 +52,7 @@ class FeatureExtractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map uint8 images N×C×H×W on any device → float32 features N×d and logits N×classes.
+        """Map images N×C×H×W on any device → float32 features N×d and logits N×classes.
 
         The logits are None if the network is not a classifier.
         """
@@ -68,8 +68,8 @@ def load_extractor(part: Extractor, device: Device = "cpu") -> FeatureExtractor:
     return FeatureExtractor(part, network, device)
 
 
-def batches_of(images: np.ndarray, batch_size: int) -> Iterator[Tensor]:
-    """Yield batches of a uint8 array or memory map, N×C×H×W, reading each batch when needed."""
+def batches_of(images: Any, batch_size: int) -> Iterator[Tensor]:
+    """Yield batches of an array or memory map, N×C×H×W, reading each batch when needed."""
     for start in range(0, len(images), batch_size):
         yield torch.from_numpy(np.array(images[start : start + batch_size]))
 
@@ -115,7 +115,7 @@ def gather(
     total: int,
     silent: bool = False,
 ) -> Features:
-    """Return the features, and logits if any, of `total` uint8 images, and show the progress."""
+    """Return the features, and logits if any, of `total` images, and show the progress."""
     collector = Collector()
     with closing(Progress(description, "image", total, silent=silent)) as progress:
         extract(extractor, batches, progress, collector)
@@ -130,7 +130,7 @@ def gather_moments(
     numbers: Tensor | None = None,
     silent: bool = False,
 ) -> BlockMoments:
-    """Return the block moments of the features of uint8 images, using bounded memory."""
+    """Return the block moments of the features of images, using bounded memory."""
     moments = BlockMoments(blocks, numbers)
     collector = Collector([moments])
     with closing(Progress(description, "image", len(moments), silent=silent)) as progress:
@@ -146,7 +146,7 @@ def extract(
     progress: Progress,
     collector: Collector,
 ) -> None:
-    """Add the features, and logits if any, of uint8 images to `collector`, and update `progress`.
+    """Add the features, and logits if any, of images to `collector`, and update `progress`.
 
     A GPU is synchronized only every `WAITING` images, so the next batch is read while the GPU
     computes. If memory runs out, batches are halved.

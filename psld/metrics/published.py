@@ -228,5 +228,38 @@ class Pixels(_PublishedNetwork):
         super().__init__(nn.Flatten(), "pixels of at most 16×16", {}, device)
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:
-        side = min(16, images.shape[-1])
-        return self.network(adaptive_avg_pool2d(images / 255, side)), None
+        return self.network(adaptive_avg_pool2d(images / 255, _at_most_16(images))), None
+
+
+def _at_most_16(images: Tensor) -> tuple[int, int]:
+    height, width = images.shape[-2:]
+    return min(16, height), min(16, width)
+
+
+# -- tensors ---------------------------------------------------------------------------------------
+
+
+class Values(nn.Module):
+    """Standardized tensors as features, N×(C·h·w). Tensors above 16×16 are averaged to 16×16."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
+
+    @classmethod
+    def of(cls, tensors: Tensor) -> "Values":
+        """Return the features of tensors N×C×H×W, with their means and standard deviations."""
+        by_channel = tensors.double().transpose(0, 1).flatten(1)
+        network = cls(len(by_channel)).to(tensors.device)
+        std = by_channel.std(dim=1, correction=0)
+        network.mean.copy_(by_channel.mean(dim=1)[:, None, None])
+        network.std.copy_(torch.where(std > 0, std, 1.0)[:, None, None])
+        return network
+
+    def forward(self, tensors: Tensor) -> tuple[Tensor, None]:
+        x = (tensors.float() - self.mean) / self.std
+        return adaptive_avg_pool2d(x, _at_most_16(tensors)).flatten(1), None

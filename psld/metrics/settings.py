@@ -47,21 +47,24 @@ class Extractor(_NamedPart):
     """The base class of extractors, which map images to features."""
 
     noun = "extractor"
-    recorded_attributes = ("classifies", "trains", "downloads")
+    recorded_attributes = ("classifies", "trains", "downloads", "sees")
 
     trains: ClassVar[bool] = False
     """True if `train` trains the extractor on the training split of each dataset."""
     classifies: ClassVar[bool] = False
     """True if the extractor needs the labels of the dataset and returns logits of its classes."""
+    sees: ClassVar[Literal["pictures", "values"]] = "pictures"
+    """What the extractor sees of tensors: `values`, the tensors in the units of the data, or
+    `pictures`, which the decoder of the dataset makes from them. Pictures are always bytes."""
     downloads: ClassVar[bool] = True
     """True if `build` may download weights; a grid then calls `build` before its trainings."""
 
     def build(self, device: "torch.device") -> "nn.Module | Callable[[Tensor], Any]":
         """Return the module or function that maps images to features.
 
-        It is called with uint8 images N×C×H×W on the device (with the C and H = W of the dataset),
-        in eval mode and without gradients. It returns float features N×d, or a pair of features and
-        logits N×classes.
+        It is called with uint8 images N×C×H×W on the device, with float32 tensors if it sees
+        `values` of tensors, in eval mode and without gradients. It returns float features N×d, or a
+        pair of features and logits N×classes.
 
         The digest of the features includes the settings of the extractor and the weights and
         buffers of a module. A function needs a method `digest`, or the extractor must define
@@ -81,7 +84,7 @@ class Extractor(_NamedPart):
         """Return a trained module, which is called like the result of `build`.
 
         Args:
-            images: the training split, uint8 N×C×H×W, on the device.
+            images: the training split, N×C×H×W, on the device.
             labels: int64 N, on the device; all 0 without classes.
             device: the device.
 
@@ -184,6 +187,29 @@ class PixelSettings(Extractor):
         from psld.metrics.published import Pixels
 
         return Pixels(device)
+
+
+class ValueSettings(Extractor):
+    """Tensors as features, without a network; larger tensors are averaged to 16×16.
+
+    Each channel is standardized with its mean and standard deviation over the training split.
+    """
+
+    trains = True
+    sees = "values"
+    downloads = False
+
+    kind: Literal["values"] = "values"
+
+    def build_trained(self, shape, device):
+        from psld.metrics.published import Values
+
+        return Values(shape.channels)
+
+    def train(self, images, labels, device):
+        from psld.metrics.published import Values
+
+        return Values.of(images)
 
 
 class Measure(_NamedPart):

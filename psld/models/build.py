@@ -76,12 +76,12 @@ def build(
     The module contains the network, which has the channels that the objective needs.
     """
     objective, facts = settings.training.objective, facts_of(settings, process, deviation)
-    part, size = settings.network, settings.dataset.image_size
+    part, size = settings.network, settings.dataset.shape[1:]
     seen, given = objective.channels(settings.dataset, process)
-    network: Any = part.build(seen, given, size, settings.num_classes)
+    network: Any = part.build(seen, given, settings.dataset.image_size, settings.num_classes)
     if settings.makes == "guide" and part.code:
         network = PixelMean(network)
-    network.in_shape, network.in_bfloat16 = (seen, size, size), part.in_bfloat16
+    network.in_shape, network.in_bfloat16 = (seen, *size), part.in_bfloat16
     network.takes_logarithm = part.takes_logarithm
     module: Any = objective.wrap(network, facts)
     module.in_shape, module.in_bfloat16 = network.in_shape, network.in_bfloat16
@@ -162,11 +162,11 @@ def try_loss(module: nn.Module, loss: Loss, has_labels: bool) -> tuple[float, bo
     there are parameters without gradients, because otherwise it would wait for these gradients.
     """
     facts, noising = loss.facts, loss.noising
-    channels, size = facts.dataset.channels, facts.dataset.image_size
+    channels, *size = facts.dataset.shape
     device, module = device_of(module), copy.deepcopy(module).train()
     with kept_generators(device):
         x0, *noise = (
-            torch.randn(2, blocks * channels, size, size, device=device)
+            torch.randn(2, blocks * channels, *size, device=device)
             for blocks in (1, noising.blocks, noising.auxiliary)
         )
         t = noising.levels(torch.rand(2, dtype=torch.float64))

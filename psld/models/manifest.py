@@ -12,6 +12,7 @@ from psld.config.settings import (
     load_record,
     read_record,
 )
+from psld.data.units import BYTES, Units
 from psld.models.settings import GuideModelSettings, ModelSettings, TrainedSettings
 from psld.utils.code import COPIES
 from psld.utils.errors import UserError
@@ -55,6 +56,8 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     run: str | None = None
     deviation: float = Field(default=1.0, exclude_if=lambda deviation: deviation == 1)
     """s, the standard deviation of the training images, if the objective needs it."""
+    units: Units = Field(default=BYTES, exclude_if=lambda units: units == BYTES)
+    """How the network sees the values of the dataset; absent for bytes."""
     imported: Imported | None = None
     saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
     """True if the weights were written by `psld.save`, not trained by a command."""

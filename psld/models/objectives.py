@@ -164,7 +164,8 @@ class Objective(Part):
         from psld.utils.device import device_of
 
         eps, seed = self.eps(module, facts.process), facts.training.seed
-        write_samples(facts.process, eps, facts.dataset, seed, device_of(module), picture)
+        given = facts.dataset, seed, device_of(module), picture, store
+        write_samples(facts.process, eps, *given)
         return {}
 
     def measured(self, facts: Facts, module: "nn.Module", store: "ImageStore") -> dict[str, Any]:

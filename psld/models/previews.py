@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psld.data.pictures import pictures_of
 from psld.data.settings import DatasetSettings
-from psld.data.store import ImageStore, from_uint8, to_uint8
+from psld.data.store import ImageStore
 from psld.diffusion.loop import sample
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.samplers import EMSettings
@@ -36,12 +37,14 @@ def write_samples(
     seed: int,
     device: torch.device,
     picture: Path,
+    store: ImageStore,
 ) -> None:
     """Sample from ε(z, t), and write a picture. A class-conditional network gets no class."""
     from psld.data.images import save_images  # Imported late, because it needs Pillow.
 
     stream = generator(device, seed, Stream.PREVIEW)
-    shape = (process.blocks * dataset.channels, dataset.image_size, dataset.image_size)
+    channels, *size = dataset.shape
+    shape = (process.blocks * channels, *size)
 
     def noise(z: Tensor) -> Tensor:
         return torch.randn(z.shape, generator=stream, device=device)
@@ -49,8 +52,9 @@ def write_samples(
     start = process.prior(noise(torch.empty(SAMPLES, *shape)))
     score = NetworkScore(eps, batch_size=SAMPLES)
     z = sample(process, SAMPLER, score, start, noise, silent=True)
-    images = to_uint8(z[:, : dataset.channels])
-    save_images(images.cpu().numpy(), picture)
+    images = store.units.stored(z[:, :channels]).cpu().numpy()
+    as_pictures = pictures_of(dataset, store.units, device, store.path.parent)
+    save_images(as_pictures(images), picture)
 
 
 def split_of_accuracy(store: ImageStore) -> Literal["test", "train"]:
@@ -73,7 +77,7 @@ def accuracy_by_time(
     split = split_of_accuracy(store)
     count = store.splits[split]
     chosen = np.linspace(0, count - 1, min(TEST_IMAGES, count)).astype(int)
-    x0 = from_uint8(torch.from_numpy(store.images(split)[chosen])).to(device)
+    x0 = store.units.seen(torch.from_numpy(store.images(split)[chosen])).to(device)
     labels = torch.from_numpy(store.labels(split)[chosen]).to(device)
     accuracies, batched = [], Batching(BATCH)
     for index in range(BINS):

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from psld.config.settings import parse
 from psld.data.settings import DatasetSettings
-from psld.data.store import ImageStore, from_uint8
+from psld.data.store import ImageStore
+from psld.data.units import BYTES, Units
 from psld.diffusion.gaussian import GaussianData
 from psld.models.settings import Start, StartSettings, start_file
 from psld.utils.device import all_bits
@@ -78,7 +79,8 @@ def make_start(settings: StartSettings, device: torch.device) -> SamplerStart:
     images, labels = store.images("train"), store.labels("train")
     num_classes = store.num_classes if settings.classes else 0
     with locating(settings.data):
-        start = measure_start(images, device, settings.start, labels, num_classes, dataset.flip)
+        given = labels, num_classes, dataset.flip, store.units
+        start = measure_start(images, device, settings.start, *given)
     origin = {"dataset": store.digest, "flip": dataset.flip, "classes": settings.classes}
     origin |= {"settings": settings.start.model_dump(mode="json")}
     save_tensors(path, KIND, start.data.arrays() | {"levels": start.levels}, origin)
@@ -143,7 +145,7 @@ def load_start(path: str | Path, dataset: DatasetSettings, wanted: dict[str, Any
     for key, value in wanted.items():
         if value is not None and stored.origin.get(key) != value:
             raise UserError(f"{path}: fitted with a different {key} than requested; {remedy}")
-    arrays, shape = stored.tensors(), (dataset.channels, dataset.image_size, dataset.image_size)
+    arrays, shape = stored.tensors(), dataset.shape
     try:
         levels, noise = arrays.pop("levels"), torch.zeros(1, *shape, dtype=torch.float32)
         start = SamplerStart(GaussianData.from_arrays(arrays), levels, str(path), stored.sha256)
@@ -161,7 +163,7 @@ def different_images(images: np.ndarray) -> np.ndarray:
     """Return the index of the first copy of each distinct image. Mirror images count as copies.
 
     Args:
-        images: uint8 N×C×H×W.
+        images: N×C×H×W.
     """
     first: dict[bytes, int] = {}
     for index, image in enumerate(images):
@@ -171,7 +173,12 @@ def different_images(images: np.ndarray) -> np.ndarray:
 
 
 def views_of(
-    images: np.ndarray, labels: np.ndarray, device: torch.device, flip: bool, chosen: np.ndarray
+    images: np.ndarray,
+    labels: np.ndarray,
+    device: torch.device,
+    flip: bool,
+    units: Units,
+    chosen: np.ndarray,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the images at the chosen indices, and their labels, in chunks on the device.
 
@@ -181,7 +188,7 @@ def views_of(
     size = max(1, CHUNK // images[0].size)
     for first in range(0, len(chosen), size):
         part = chosen[first : first + size]
-        x = from_uint8(torch.from_numpy(images[part]).to(device))
+        x = units.seen(torch.from_numpy(images[part]).to(device))
         views = (x, x.flip(-1)) if flip else (x,)
         yield torch.stack(views, dim=1), torch.from_numpy(labels[part]).to(device)
 
@@ -190,7 +197,7 @@ def deviation(store: ImageStore, flip: bool) -> float:
     """Return the root mean square, over the pixels, of the training images' standard deviation."""
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
     images, labels = store.images("train"), store.labels("train")
-    for part, _ in views_of(images, labels, CPU, flip, np.arange(len(images))):
+    for part, _ in views_of(images, labels, CPU, flip, store.units, np.arange(len(images))):
         x = part.double().flatten(0, 1)
         total, squares, count = total + x.sum(0), squares + x.square().sum(0), count + len(x)
     variance = float((squares / count - (total / count).square()).mean())
@@ -206,6 +213,7 @@ def measure_start(
     labels: np.ndarray | None = None,
     num_classes: int = 0,
     flip: bool = False,
+    units: Units = BYTES,
 ) -> SamplerStart:
     """Compute the mean and the covariance of images, and fit mixtures of Gaussians to the images.
 
@@ -219,7 +227,7 @@ def measure_start(
     and from a single Gaussian with the largest variance λ at max(0.75 √λ, 0.5).
 
     Args:
-        images: uint8 N×C×H×W.
+        images: N×C×H×W, in these `units`.
         how: the candidates for the numbers of components and directions, and the fractions 0.75 and
             0.3 (`shares`).
         labels: int64 N; None without classes.
@@ -239,7 +247,7 @@ def measure_start(
     labels = np.zeros(len(images), np.int64) if labels is None else labels
     if num_classes and np.bincount(labels[chosen], minlength=num_classes).min() < FEWEST_IMAGES:
         num_classes = 0
-    passes = partial(views_of, images, labels, device, flip, chosen)
+    passes = partial(views_of, images, labels, device, flip, units, chosen)
     one = GaussianData.measure(passes, num_classes)
     data = with_mixture(one, passes, how)
     several = (data.weights > 0).sum(1) > 1

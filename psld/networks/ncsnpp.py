@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, scaled_dot_product_attention, silu
 
 from psld.utils.errors import UserError
+from psld.utils.numbers import Size
 
 if TYPE_CHECKING:
     from psld.networks.options import EncoderOptions, Options
@@ -29,10 +30,11 @@ class Encoder(nn.Module):
     2^(levels − 1); the settings of a training check this.
     """
 
-    def __init__(self, settings: EncoderOptions, image_size: int, in_channels: int):
+    def __init__(self, settings: EncoderOptions, image_size: Size, in_channels: int):
         super().__init__()
         self.settings = settings
-        self.in_shape = (in_channels, image_size, image_size)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.in_shape = (in_channels, height, width)
         self.in_bfloat16 = settings.in_bfloat16
         self.takes_logarithm = settings.takes_logarithm
         self.time = TimeEmbedding(settings)
@@ -42,7 +44,7 @@ class Encoder(nn.Module):
         pyramid_channels = in_channels
         for i in range(len(settings.channels)):
             channels = self.skip_channels[-1]
-            level = DownLevel(settings, i, image_size >> i, channels, pyramid_channels)
+            level = DownLevel(settings, i, height >> i, channels, pyramid_channels)
             self.down.append(level)
             self.skip_channels += level.skip_channels
             pyramid_channels = level.pyramid_channels
@@ -79,7 +81,7 @@ class NCSNpp(Encoder):
     def __init__(
         self,
         settings: Options,
-        image_size: int,
+        image_size: Size,
         in_channels: int,
         out_channels: int,
         num_classes: int = 0,
@@ -94,7 +96,8 @@ class NCSNpp(Encoder):
         channels = skip_channels[-1]
         for i in reversed(range(len(settings.channels))):
             taken = [skip_channels.pop() for _ in range(settings.blocks_per_level + 1)]
-            self.up.append(UpLevel(settings, i, image_size >> i, channels, taken, out_channels))
+            height = self.in_shape[1] >> i
+            self.up.append(UpLevel(settings, i, height, channels, taken, out_channels))
             channels = settings.channels[i]
         self.output: nn.Sequential | None = None
         if settings.progressive_output != "output_skip":
@@ -133,10 +136,12 @@ class NCSNppGuide(Encoder):
     """
 
     def __init__(
-        self, settings: EncoderOptions, image_size: int, in_channels: int, num_classes: int
+        self, settings: EncoderOptions, image_size: Size, in_channels: int, num_classes: int
     ):
         super().__init__(settings, image_size, in_channels)
-        features = self.skip_channels[-1] * (image_size >> len(self.down) - 1) ** 2
+        _, height, width = self.in_shape
+        halvings = len(self.down) - 1
+        features = self.skip_channels[-1] * (height >> halvings) * (width >> halvings)
         self.head = nn.Linear(features, num_classes, bias=False)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

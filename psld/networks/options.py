@@ -21,7 +21,8 @@ class EncoderOptions(Settings):
     """Residual blocks per downsampling level; upsampling levels have one block more
     (num_res_blocks)."""
     attention_resolutions: tuple[PositiveInt, ...] = ()
-    """Image sizes in pixels of the levels with attention; sizes without a level are ignored. The
+    """Image sizes in pixels, or heights of images that are not square, of the levels with
+    attention; sizes without a level are ignored. The
     middle of the network always has attention (attn_resolutions)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout probability in the residual branches (dropout)."""
@@ -58,7 +59,8 @@ class EncoderOptions(Settings):
 
     def check_image_size(self, size):
         halvings = len(self.channel_multipliers) - 1
-        if size % 2**halvings:
+        sides = (size, size) if isinstance(size, int) else size
+        if any(side % 2**halvings for side in sides):
             raise ValueError(
                 f"dataset.image_size {size} cannot be halved {halvings} times, as the "
                 f"{halvings + 1} levels of network.channel_multipliers need"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from psld.config.parts import Part
 from psld.config.settings import Neutral
 from psld.networks.options import EncoderOptions, Options
+from psld.utils.numbers import Size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,15 +25,15 @@ class Network(Part):
     """True if the network computes log t, so that t must be positive. Subclasses override the
     attribute with a property if it depends on the settings."""
 
-    def check_image_size(self, size: int) -> None:
+    def check_image_size(self, size: Size) -> None:
         """Raise ValueError with the key if the network does not support this image size."""
 
     def build(
-        self, in_channels: int, out_channels: int, image_size: int, num_classes: int
+        self, in_channels: int, out_channels: int, image_size: Size, num_classes: int
     ) -> "nn.Module":
         """Build a module that is called with (z, t) or, with classes, with (z, t, label).
 
-        z: N×in_channels×H×W with H = W = image_size.
+        z: N×in_channels×H×W. image_size is H if H = W, else (H, W).
         t: N numbers, the forward times; in a denoiser ln σ / 4, or exp(ln σ / 4) if the network
             `takes_logarithm`.
         label: N integers from 0 to num_classes. num_classes, or no label, means "no class".

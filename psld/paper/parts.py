@@ -68,9 +68,11 @@ class DigitsMask(Mask):
         from psld.data.store import ImageStore
 
         digits = ImageStore.open(cast(str, mnist)).images("train")
-        nearest = ((np.arange(image_size) + 0.5) * digits.shape[-1] / image_size).astype(int)
+        sizes = (image_size, image_size) if isinstance(image_size, int) else image_size
+        side = digits.shape[-1]
+        rows, columns = (((np.arange(n) + 0.5) * side / n).astype(int) for n in sizes)
         chosen = digits[np.array(indices) % len(digits), 0]
-        return chosen[:, nearest[:, None], nearest] == 0
+        return chosen[:, rows[:, None], columns] == 0
 
 
 AFHQV2_CLASSES = ("dog", "cat", "wild")

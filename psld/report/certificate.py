@@ -72,7 +72,7 @@ def certify(grid: Grid, path: Path) -> int:
     cells, loaded, files = 0, {}, []
     for cell in filter(lambda cell: Path(cell.result).exists(), grid.measured_cells):
         stated = CellResults.read(cell.result)
-        asked = [measurement.digest(cell.digest) for measurement in cell.measurements]
+        asked = [cell.record_of(measurement) for measurement in cell.measurements]
         if [result.record for result in stated.results] == asked:
             dataset = cell.model.dataset
             check_prepared(f"{grid.name}/{dataset}", grid.datasets[dataset].settings)

@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 
 from psld.config.parts import imported
 from psld.data.images import tiled
+from psld.data.pictures import AsPictures, pictures_of
 from psld.data.store import ImageStore, Split
 from psld.diffusion.guidance import Mask
 from psld.evaluation.results import CellResults
@@ -46,21 +48,45 @@ def draw_figure(grid: Grid, name: str) -> Figure:
             return _draw_comparison(figure)
         case "nearest":
             return _draw_nearest(figure)
-    shard = read_shard(shard_path(figure.cell.folder, 0))
-    return draw_shard(shard, figure.title, _originals(figure.cell, shard), _real_rows(figure))
+    cell = figure.cell
+    shard = _read_pictures(cell)
+    return draw_shard(shard, figure.title, _originals(cell, shard), _real_rows(figure, [cell]))
 
 
-def _real_rows(figure: GridFigure, columns: int = COLUMNS) -> list[np.ndarray]:
+def _read_pictures(cell: Cell, index: int = 0) -> Shard:
+    """Read a shard of a cell, with pictures instead of tensors."""
+    shard = read_shard(shard_path(cell.folder, index))
+    if shard.images.dtype == np.uint8:
+        return shard
+    return replace(shard, images=_as_pictures(cell)(shard.images))
+
+
+def _as_pictures(cell: Cell) -> AsPictures:
+    settings = cell.model.settings
+    if settings.dataset.dtype == "uint8":
+        return lambda images: images
+    store = ImageStore.open(settings.data)
+    return pictures_of(settings.dataset, store.units, record=store.path.parent)
+
+
+def _real_rows(
+    figure: GridFigure, cells: Sequence[Cell], columns: int = COLUMNS
+) -> list[np.ndarray]:
     """Return a row of training images, spread over the split, for each dataset that exists here."""
-    stores = [ImageStore.open(data) for data in figure.datasets if Path(data).exists()]
-    splits = [store.images("train") for store in stores]
-    return [each[np.linspace(0, len(each) - 1, columns).astype(int)] for each in splits]
+    shown, rows = {cell.model.settings.data: cell for cell in cells}, []
+    for data in figure.datasets:
+        if Path(data).exists():
+            images = ImageStore.open(data).images("train")
+            chosen = images[np.linspace(0, len(images) - 1, columns).astype(int)]
+            rows.append(_as_pictures(shown[data])(chosen))
+    return rows
 
 
 def _originals(cell: Cell, shard: Shard) -> np.ndarray | None:
     """Return the originals of a shard's inpainted images; None if the cell is not inpainted."""
     data, guidance = cell.datasets.get("data"), cell.sampler.settings.guidance
-    if data is None or not guidance.inpaints:
+    is_picture = cell.model.settings.dataset.dtype == "uint8"
+    if data is None or not (guidance.inpaints and is_picture):
         return None
     split, _ = cast(tuple[Split, Mask], imported(guidance).holes)
     store = ImageStore.open(data)
@@ -114,12 +140,12 @@ def _draw_comparison(figure: GridFigure) -> Figure:
         path = shard_path(cell.folder, 0)
         # A shard with a record exists, and `read_shard` waits until it is visible on this node.
         if path.exists() or records_of(path.parent, 0):
-            shards[label] = read_shard(path)
+            shards[label] = _read_pictures(cell)
     if not shards:
         grid = next(iter(figure.cells.values())).grid
         raise UserError(f"samples/{grid}: no samples of figure {figure.name} yet")
     columns = min(COMPARED, max(len(shard.images) for shard in shards.values()))
-    real = _real_rows(figure, columns)
+    real = _real_rows(figure, [*figure.cells.values()], columns)
     lines = [full_row(shard.images, columns) for shard in shards.values()] + real
     names = [*shards, *[REAL] * len(real)]
     return draw_images(np.concatenate(lines), columns, figure.title, names)
@@ -128,14 +154,15 @@ def _draw_comparison(figure: GridFigure) -> Figure:
 def _draw_nearest(figure: GridFigure) -> Figure:
     cell = figure.cell
     measurement = next(m for m in cell.measurements if m.metric.measure.finds_nearest)
-    result = CellResults.find(cell.result, measurement.digest(cell.digest))
+    result = CellResults.find(cell.result, cell.record_of(measurement))
     if result is None or result.nearest is None:
         raise UserError(f"{cell.result}: not evaluated yet")
     train = ImageStore.open(cell.model.settings.data).images("train")
     places = [divmod(sample, cell.options.shard_size) for sample, _ in result.nearest]
-    shards = {index: read_shard(shard_path(cell.folder, index)) for index in dict(places)}
+    shards = {index: _read_pictures(cell, index) for index in dict(places)}
     samples = [shards[index].images[row] for index, row in places]
-    images = np.stack([*samples, *(train[image] for _, image in result.nearest)])
+    nearest = _as_pictures(cell)(train[[image for _, image in result.nearest]])
+    images = np.stack([*samples, *nearest])
     return draw_images(images, len(places), figure.title, ["sample", REAL])
 
 

@@ -205,7 +205,7 @@ def _card_facts(manifest: ModelManifest) -> Iterator[tuple[str, str | None]]:
         manifest.seconds is not None and f"{manifest.seconds / 3600:.3g} h",
         manifest.device and f"{manifest.ranks} × {manifest.device}",
     ]
-    shape = f"{data.channels}×{data.image_size}×{data.image_size}"
+    shape = "×".join(map(str, data.shape))
     yield "dataset", f"{data.name}: {shape}, {data.num_classes} classes"
     yield "digest of the dataset", manifest.dataset_digest
     yield "process", "every one" if settings.serves_every_process else settings.process.kind

@@ -24,6 +24,7 @@ from psld.report.table import made_by_other_code
 from psld.sampling.settings import shards_needed
 from psld.utils.code import code_digest
 from psld.utils.files import digest_of, kept_in_cache
+from psld.utils.numbers import Size
 from psld.utils.progress import about
 
 N = TypeVar("N", int, float)
@@ -121,7 +122,7 @@ def jobs_by_stage(grid: Grid) -> dict[str, int]:
     return {stage: number for stage, number in jobs.items() if number}
 
 
-def _network(trained: TrainedRecord) -> tuple[Settings, int, int]:
+def _network(trained: TrainedRecord) -> tuple[Settings, Size, int]:
     """Return the settings that determine the FLOPs of a network."""
     settings = trained.settings
     return settings.network, settings.dataset.image_size, settings.dataset.channels
@@ -133,7 +134,7 @@ def work_by_network(grid: Grid) -> dict[str, Work]:
     If several networks share a name, the keys of the second and later networks also contain, in
     parentheses, the name of the first model or guide with this network.
     """
-    names: dict[tuple[Settings, int, int], str] = {}
+    names: dict[tuple[Settings, Size, int], str] = {}
     works: dict[str, Work] = {}
     guides = ((guide, grid.file.guides[name].overrides) for name, guide in grid.guides.items())
     models = ((model, grid.file.overrides(name)) for name, model in grid.models.items())

@@ -132,7 +132,7 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
         if (shard := shard_path(cell.folder, 0)).exists():
             sheet = tiled(Shard.load(shard).images[: SIDE * SIDE], SIDE)
         for measurement in cell.measurements:
-            result = CellResults.find(cell.result, measurement.digest(cell.digest))
+            result = CellResults.find(cell.result, cell.record_of(measurement))
             if result and not result.void:
                 paper = papers.get((cell, measurement), {}).get("value")
                 # A wandb.Image can be logged in only one run, so create a new object each time.

@@ -15,7 +15,7 @@ from pydantic import SkipValidation
 from torch import Tensor, nn
 
 from psld.config.parts import imported
-from psld.data.store import from_uint8, to_uint8
+from psld.data.units import BYTES, Units
 from psld.diffusion.denoiser import Observed, check_levels
 from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.integrators import Inpainting, ProbabilityFlow
@@ -105,11 +105,13 @@ class LoadedModel:
     """Digest of the training images; None for an imported model whose dataset was not prepared."""
     start_file: str | None = None
     """The file of the initial distribution; None: the file of the model's dataset."""
+    units: Units = BYTES
+    """How the network sees the values of the dataset."""
 
     def __repr__(self) -> str:
         data, every = self.settings.dataset, self.settings.serves_every_process
         process = "every process" if every else self.settings.process.title
-        size = f"{data.channels}×{data.image_size}×{data.image_size}"
+        size = "×".join(map(str, data.shape))
         count = sum(parameter.numel() for parameter in self.network.parameters())
         facts = f"{process} on {data.name}, {size}, {count:,} parameters, {self.device}"
         return f"<{type(self).__name__} {self.folder}: {facts}>"
@@ -198,9 +200,9 @@ class LoadedModel:
             trust: as in `load`, for the code of the guide.
             process: the process with which a denoiser is sampled: a LinearProcess, the name of a
                 config in configs/process, or {name: settings}. None: the process of the training.
-            inpainting: the known pixels: images, float n×C×H×W in [−1, 1], and a mask, n×1×H×W,
-                1 at known pixels and 0 elsewhere. Not supported by rk45 and by samplers that start
-                from the initial distribution.
+            inpainting: the known pixels: images, float n×C×H×W in [−1, 1] (tensors: in the units
+                of the data), and a mask, n×1×H×W, 1 at known pixels and 0 elsewhere. Not supported
+                by rk45 and by samplers that start from the initial distribution.
             noise: the standard normal numbers from which the sampler draws its first states,
                 n×kC×H×W, instead of the numbers of the seed. All other random numbers still come
                 from the seed.
@@ -209,7 +211,8 @@ class LoadedModel:
                 from the training images, and `levels`, are refused.
             time: the forward time of `state`, at most 1.
             batch_size: images per network evaluation; affects only speed and memory.
-            raw: return float32 images in about [−1, 1], not clipped, instead of uint8 images.
+            raw: return float32 images as the network sees them: pictures in about [−1, 1], not
+                clipped; tensors standardized.
             progress: show a progress bar (in notebooks, a widget; in logs, a line every 30 s).
             on_step: a function that is called with a `Step` before the first step and after each
                 step, as `path` yields them.
@@ -219,7 +222,8 @@ class LoadedModel:
                 "strength": 2}.
 
         Returns:
-            Images n×C×H×W on the CPU: uint8, or float32 if `raw`.
+            Images n×C×H×W on the CPU: uint8, or float32 if `raw`. A model of tensors returns
+            float32 in the units of the data.
 
         Raises:
             UserError: the sampler or a setting is unknown, or the guidance does not fit the model.
@@ -276,7 +280,7 @@ class LoadedModel:
         are drawn from their initial distribution.
 
         Args:
-            images: n×C×H×W, uint8, or floats in [−1, 1].
+            images: n×C×H×W, uint8, or floats in [−1, 1]. Tensors: in the units of the data.
             seed: the seed of the momenta.
             tolerance: relative and absolute error tolerance.
             options: `label`, `guide`, `scale`, `trust`, `process`, `batch_size` and `final_time`,
@@ -286,7 +290,7 @@ class LoadedModel:
             States n×kC×H×W, float32, on the device of the model.
         """
         sampled = self._sampler(None, None, sampler="rk45", tolerance=tolerance, **options)
-        return sampled.encode(self._images(images), seed)
+        return sampled.encode(self._seen(images), seed)
 
     @torch.no_grad()
     @library_call("noised()")
@@ -304,27 +308,26 @@ class LoadedModel:
             changed = model.sample(state=z, time=0.4, steps=20)      # SDEdit
 
         Args:
-            images: n×C×H×W, uint8, or floats in [−1, 1].
+            images: n×C×H×W, uint8, or floats in [−1, 1]. Tensors: in the units of the data.
             process: as in `sample`.
 
         Returns:
             States n×kC×H×W, float32, on the device of the model.
         """
-        x0, kernel = self._images(images), self._with_process(process).process
+        x0, kernel = self._seen(images), self._with_process(process).process
         shape = (len(x0), kernel.blocks * x0.shape[1], *x0.shape[2:])
         with ShardNoise(seed, 0, shape, self.device) as noise:
             eps = noise()
         return mix(kernel.image_mean(time)[:, :, None], x0) + mix(kernel.image_factor(time), eps)
 
-    def _images(self, images: Tensor) -> Tensor:
-        """Return images in [−1, 1], float32, on the device of the model."""
-        dataset = self.settings.dataset
-        shape = (dataset.channels, dataset.image_size, dataset.image_size)
+    def _seen(self, images: Tensor) -> Tensor:
+        """Return images as the network sees them, float32, on the device of the model."""
+        shape = self.settings.dataset.shape
         if images.shape[1:] != shape:
             raise UserError(f"images: got {tuple(images.shape)}; expected {('n', *shape)}")
-        if not images.is_floating_point():
-            return from_uint8(images.to(self.device))
-        return images.to(self.device, torch.float32)
+        if self.units == BYTES and images.is_floating_point():
+            return images.to(self.device, torch.float32)
+        return self.units.seen(images.to(self.device))
 
     def _with_process(self, process: AnyProcess | None) -> "LoadedModel":
         if process is None:
@@ -403,7 +406,8 @@ def load_model(
     manifest, network = _loaded(folder, ModelManifest, device, trust)
     settings = manifest.settings.with_process(imported(process))
     facts = manifest.weights_sha256, Path(folder), manifest.class_names, manifest.dataset_digest
-    return LoadedModel(settings, build_process(settings), network, *facts, start and str(start))
+    given = settings, build_process(settings), network, *facts
+    return LoadedModel(*given, start and str(start), manifest.units)
 
 
 def load_guide(folder: str | Path, device: torch.device, trust: bool = False) -> LoadedGuide:
@@ -459,6 +463,8 @@ class ImageSampler:
     """The initial distribution; None for the prior."""
     start_sha256: str | None = None
     """Digest of the file of the initial distribution."""
+    units: Units = BYTES
+    """How the network sees the values of the dataset."""
 
     @property
     def device(self) -> torch.device:
@@ -623,14 +629,15 @@ class ImageSampler:
             shown: show progress.
             on_step: called with each step.
 
-        Return images on the CPU, uint8, or float32 if `raw`. Raises UserError for wrong arguments.
+        Return images on the CPU, in the units of the dataset unless `raw`. Raises UserError for
+        wrong arguments.
         """
         last: Step | None = None
         for last in self.path(n, seed, known, shown, begin, observed=on_step is not None):
             if on_step:
                 on_step(last)
         x = cast(Step, last).state[:, : self.shape[0]]
-        return x.cpu() if raw else to_uint8(x).cpu()
+        return (x if raw else self.units.stored(x)).cpu()
 
     def _inpainting(self, n: int, known: KnownPixels | None) -> Inpainting | None:
         if known is None:
@@ -645,6 +652,10 @@ class ImageSampler:
             raise UserError(f"inpainting: the images are integers; give {right}")
         if self.gaussian:
             raise UserError("inpainting: it needs start=prior, such as sampler=multistep")
+        if self.units != BYTES:
+            images = self.units.seen(images)
+        elif not (images.abs() <= 1).all():
+            raise UserError("inpainting: the images must be in [−1, 1]; for bytes, x / 127.5 - 1")
         return Inpainting(self.process, images.float(), mask)
 
 
@@ -700,8 +711,7 @@ def cell_sampler(
     no initial distribution; or if the denoiser or the guide was not trained for the noise levels of
     the sampler.
     """
-    process, dataset = model.process, model.settings.dataset
-    shape = (dataset.channels, dataset.image_size, dataset.image_size)
+    process = model.process
     classes = check_fit(sampler, model.settings, guide and guide.settings, model.class_names)
     start = model.start_for(sampler.asks_for_classes) if sampler.starts_from_data else None
     if start and classes and sampler.evaluations == 0 and not start.data.has_classes:
@@ -723,10 +733,11 @@ def cell_sampler(
         settings=sampler,
         eps=model.eps(called),
         network=called,
-        shape=shape,
+        shape=model.settings.dataset.shape,
         classes=classes,
         logits=guide and guide.logits(process),
         batching=Batching(batch_size),
         gaussian=gaussian,
         start_sha256=start and start.sha256,
+        units=model.units,
     )

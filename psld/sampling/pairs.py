@@ -9,7 +9,7 @@ from torch import Tensor
 
 from psld.config.parts import imported
 from psld.config.reads import CellRead
-from psld.data.store import from_uint8
+from psld.data.units import BYTES
 from psld.diffusion.gaussian import GaussianStart
 from psld.diffusion.loss import Batch
 from psld.diffusion.samplers import SamplerSettings
@@ -74,6 +74,7 @@ class Pairs:
             )
         origin = origin_of(cell, model, None, sampler.start_sha256)
         law, channels = cast(GaussianStart, sampler.gaussian), sampler.shape[0]
+        self.units = model.units
         self.level, images, labels, starts = law.sigma, [], [], []
         for index, digest in digests.items():
             with locating("training.objective.cell"):
@@ -104,8 +105,8 @@ class Pairs:
             self.pairs = [each.to(device) for each in self.pairs]
         numbers = numbers.to(device, torch.int64, non_blocking=True)
         y, x, *labels = (each[numbers] for each in self.pairs)
-        # `psld.data.store.to_uint8` truncates, so add half a level to get the expected value.
-        middle = from_uint8(x) + 1 / 255
+        # `psld.data.units.to_uint8` truncates, so add half a level to get the expected value.
+        middle = self.units.seen(x) + (1 / 255 if self.units == BYTES else 0)
         return middle, (y, y.new_full((len(y),), self.level), *labels)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:

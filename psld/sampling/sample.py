@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from psld.config.parts import imported
-from psld.data.store import ImageStore, Split, from_uint8, to_uint8
+from psld.data.pictures import pictures_of
+from psld.data.store import ImageStore, Split
 from psld.diffusion.guidance import Mask
 from psld.diffusion.integrators import Inpainting
 from psld.sampling.model import ImageSampler, LoadedModel, cell_sampler, load_guide, load_model
@@ -35,6 +36,7 @@ from psld.sampling.shards import (
 from psld.utils.device import device_name, use_device
 from psld.utils.errors import UserError
 from psld.utils.files import check_place, digest_of
+from psld.utils.numbers import Size
 
 
 def sample_range(settings: SampleSettings) -> Path:
@@ -72,7 +74,10 @@ def sample_range(settings: SampleSettings) -> Path:
 
         whole = np.concatenate(images)
         if settings.png:
-            save_images(whole, settings.png, settings.first * settings.shard_size, source)
+            dataset = model.settings.dataset
+            as_pictures = pictures_of(dataset, model.units, model.device, model.folder)
+            pictures = as_pictures(whole)
+            save_images(pictures, settings.png, settings.first * settings.shard_size, source)
         if settings.npz:
             write_npz(settings.npz, whole)
         print("\n".join(f"wrote {path}" for path in (settings.png, settings.npz) if path))
@@ -127,7 +132,7 @@ def sample_shard(
         indices = indices[: len(inpainting.images)]  # The last shard of a split may be smaller.
     x, labels, nfe = sampler.sample(indices, (cell.seed, origin.index), inpainting)
     return Shard(
-        images=to_uint8(x).cpu().numpy(),
+        images=sampler.units.stored(x).cpu().numpy(),
         origin=origin,
         nfe=nfe,
         seconds=time.monotonic() - started,
@@ -137,7 +142,7 @@ def sample_shard(
     )
 
 
-def draw_masks(mask: Mask, indices: range, image_size: int, mnist: str | None) -> np.ndarray:
+def draw_masks(mask: Mask, indices: range, image_size: Size, mnist: str | None) -> np.ndarray:
     """Return masks for the images at these indices, uint8 N×H×W: 1 at known pixels, 0 elsewhere.
 
     `mnist`: the path of the prepared MNIST dataset, for masks in the shape of digits.
@@ -167,4 +172,4 @@ def known_pixels(
     if read != (origin.dataset_digest, origin.masks_digest):
         raise UserError(f"{cell.data}: the images or the masks have changed; sample again")
     known = torch.from_numpy(images[indices.start : indices.stop].copy()).to(model.device)
-    return Inpainting(model.process, from_uint8(known), drawn[:, None].to(model.device))
+    return Inpainting(model.process, store.units.seen(known), drawn[:, None].to(model.device))

@@ -85,11 +85,11 @@ class SampleSettings(SamplingRun, CellSettings):
     replaced; in any other folder, they are an error."""
     png: Annotated[str | None, FREE] = None
     """Output for pictures: a folder for one PNG per image, numbered by sample, or a file NAME.png
-    for all images in one picture. A folder accepts the images of only one cell. Null: no
-    pictures."""
+    for all images in one picture. A folder accepts the images of only one cell. Tensors are decoded
+    (`dataset.decode`); without a decoder, their channels are shown in gray. Null: no pictures."""
     npz: Annotated[str | None, FREE] = Field(None, pattern=r"\.npz$")
-    """Output file for the images in the format of other evaluators: `arr_0`, uint8 N×H×W×C. Null:
-    no file."""
+    """Output file for the images in the format of other evaluators: `arr_0`, uint8 N×H×W×C;
+    tensors are float32 N×C×H×W. Null: no file."""
 
 
 def images_digest(

@@ -99,7 +99,7 @@ class Shard:
     """The images of a shard, their origin, and the cost of sampling."""
 
     images: np.ndarray
-    """uint8, size×C×H×W."""
+    """size×C×H×W in the units of the dataset: uint8, or float32 for tensors."""
     origin: ShardOrigin
     nfe: int
     """Measured number of network evaluations per image."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psld.data.store import from_uint8
+from psld.data.units import BYTES, Units
 from psld.diffusion.loss import Batch, Noising
 from psld.models.objectives import LoopSettings
 from psld.training.ranks import Ranks
@@ -45,11 +45,12 @@ class Batches:
         settings: LoopSettings,
         ranks: Ranks,
         labels: Labels | None = None,
+        units: Units = BYTES,
     ) -> None:
         """Check that the batch size is a multiple of the number of ranks, and start the threads.
 
         Args:
-            images: uint8 N×C×H×W, usually a memory map.
+            images: N×C×H×W in these `units`, usually a memory map.
             flip: mirror each image with probability 1/2.
         """
         if settings.batch_size % ranks.world:
@@ -57,7 +58,7 @@ class Batches:
                 f"training.batch_size: {settings.batch_size} images cannot be shared equally by "
                 f"{ranks.world} ranks"
             )
-        self.settings, self.noising, self.flip = settings, noising, flip
+        self.settings, self.noising, self.flip, self.units = settings, noising, flip, units
         self.images, self.labels, self.device = images, labels, ranks.device
         size = settings.batch_size // ranks.world
         self.part = slice(ranks.rank * size, (ranks.rank + 1) * size)
@@ -85,7 +86,7 @@ class Batches:
             each.to(self.device, non_blocking=True) if isinstance(each, Tensor) else each
             for each in drawn
         )
-        x0 = from_uint8(images if self.resident is None else self.resident[images])
+        x0 = self.units.seen(images if self.resident is None else self.resident[images])
         if self.flip:
             x0 = torch.where(flipped[:, None, None, None], x0.flip(-1), x0)
         channels = self.noising.blocks * x0.shape[1]

@@ -7,6 +7,7 @@ from torch import nn
 
 from psld.config.settings import write_record
 from psld.data.store import ImageStore
+from psld.data.units import BYTES
 from psld.models.manifest import MANIFEST, WEIGHTS, kind_of
 from psld.training.settings import RunSettings
 from psld.utils.device import provenance
@@ -38,6 +39,7 @@ def write_model(
         settings=cast(Any, settings.model()),
         dataset_digest=store and store.digest,
         class_names=store.class_names if store else (),
+        units=store.units if store else BYTES,
         step=step,
         images_seen=step and step * settings.training.batch_size,
         parameters=sum(p.numel() for p in network.parameters()),

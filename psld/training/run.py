@@ -127,9 +127,8 @@ def prepare(settings: Trained) -> Setup:
     run = Path(settings.runs) / settings.run_name(store.digest)
     # Do not import the source of the dataset: a training does not need the source, and its code may
     # come from the record of another user.
-    settings = settings.model_copy(
-        update=imported({key: each for key, each in settings if key != "dataset"}, copies=run)
-    )
+    update = imported({key: each for key, each in settings if key != "dataset"}, copies=run)
+    settings = settings.model_copy(update=update)
     import_all(settings)
     training, process = settings.training, build_process(settings)
     check_schedule(training)
@@ -188,8 +187,8 @@ def train_on(setup: Setup, state: TrainingState, ranks: Ranks, stack: ExitStack)
     """
     settings, run, training = setup.settings, setup.run, setup.settings.training
     part = training.batch_size // ranks.world
-    size, pixels = min(state.micro_batch or part, part), settings.dataset.image_size**2
-    stack.enter_context(enough_threads(state.network, size, pixels, WORK_OF_A_THREAD))
+    size, (_, height, width) = min(state.micro_batch or part, part), settings.dataset.shape
+    stack.enter_context(enough_threads(state.network, size, height * width, WORK_OF_A_THREAD))
     if state.step == training.steps:
         # A training that was killed after its last checkpoint may not have fed its loggers.
         if ranks.leads and not is_exported(run):
@@ -199,7 +198,7 @@ def train_on(setup: Setup, state: TrainingState, ranks: Ranks, stack: ExitStack)
     time = f"; {_time_on_cpu(settings, left)}" if on_cpu and ranks.leads else ""
     stop, noising = stack.enter_context(StopRequest()), setup.loss.noising
     flip, labels = settings.dataset.flip, setup.labels
-    batches = Batches(setup.images, flip, noising, training, ranks, labels)
+    batches = Batches(setup.images, flip, noising, training, ranks, labels, setup.store.units)
     log = Log(run, partial(preview, setup.loss, setup.store))
     if ranks.leads:
         what = f"{settings.output} for {training.steps} steps"

@@ -28,5 +28,7 @@ Level = Annotated[float, Field(strict=True, ge=0), PLAIN]
 """A noise level."""
 ImageShape = Annotated[tuple[Count, ...], Field(min_length=3, max_length=3), PLAIN]
 """An image shape, C×H×W."""
+Size = int | tuple[int, int]
+"""The side of square images in pixels, else their height and width."""
 BatchShape = Annotated[tuple[Count, ...], Field(min_length=4, max_length=4), PLAIN]
 """The shape of a batch of images, n×C×H×W."""

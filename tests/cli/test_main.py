@@ -136,7 +136,7 @@ def test_settings_in_a_group_have_their_descriptions(tmp_path):
         ("sample --help sampler=multistep", "multistep (chosen), rk45,"),
         ("sample sampler=multistep -h", "eta: 1.0 η, the amount of noise"),
         ("sample guidance@sampler.guidance=inpainting -h", "mask@sampler.guidance.mask: "),
-        ("prepare dataset=folder -h", "root: ??? The folder or zip archive."),
+        ("prepare dataset=folder -h", "root: ??? The folder or archive."),
         ("train training.steps=7 -h", "steps: 7 "),
     ],
 )

@@ -67,21 +67,26 @@ def test_arrays_that_are_left_out_are_named(capsys):
 
 
 def test_conversions_are_counted():
-    wide, cut = random_images(6, 8, 12), {"not square, cut to the central square": 6}
-    np.save("gray.npy", wide)
+    gray = random_images(6, 8, 8)
+    np.save("gray.npy", gray)
     record, store = prepare({"kind": "array", "path": "gray.npy"})
-    assert record["converted"] == {"gray, made RGB": 6, **cut}
-    assert (store.images("train") == wide[:, None, :, 2:10]).all(), "the central squares"
-    record, store = prepare({"kind": "array", "path": "gray.npy"}, channels=1)
-    assert record["converted"] == cut
-    assert (store.images("train") == wide[:, None, :, 2:10]).all()
-    np.save("tall.npy", wide.transpose(0, 2, 1))
-    record, store = prepare({"kind": "array", "path": "tall.npy"}, channels=1)
-    assert record["converted"] == cut
-    assert (store.images("train").swapaxes(2, 3) == wide[:, None, :, 2:10]).all()
+    assert record["converted"] == {"gray, made RGB": 6}
+    assert (store.images("train") == gray[:, None]).all()
     np.save("twice.npy", np.concatenate([PIXELS, PIXELS]))
     source = {"kind": "array", "path": "twice.npy", "test_fraction": 0.3}
     assert "test image that is also a training image" in prepare(source)[0]["converted"]
+
+
+def test_arrays_are_not_cropped():
+    wide = random_images(6, 8, 12)
+    np.save("wide.npy", wide)
+    source = {"kind": "array", "path": "wide.npy"}
+    right = re.escape("an array of 8×12 is not cropped; set dataset.image_size to [8, 12], or crop")
+    with pytest.raises(UserError, match=right):
+        prepare(source, channels=1)
+    record, store = prepare(source, channels=1, image_size=[8, 12])
+    assert record["settings"]["image_size"] == [8, 12]
+    assert (store.images("train") == wide[:, None]).all()
 
 
 def test_memory_does_not_grow_with_the_number_of_images(monkeypatch):
@@ -99,7 +104,12 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch):
 @pytest.mark.parametrize(
     ("images", "labels", "says"),
     [
-        (PIXELS / 255, None, "x.npz: float64 of (50, 8, 8, 3); right is uint8 N×H×W or N×H×W×C "),
+        (PIXELS.transpose(0, 3, 1, 2) / 255, None, "train picture 0: float64, not uint8; for ten"),
+        (
+            PIXELS.astype(int),
+            None,
+            "x.npz: int64 of (50, 8, 8, 3); right is uint8 N×H×W or ",
+        ),
         (PIXELS.transpose(0, 3, 1, 2), None, "x.npz: uint8 of (50, 3, 8, 8); right is "),
         (PIXELS, LABELS / 1, "x.npz: the labels are float64 of shape (50,); right is 50 integers "),
         (PIXELS, LABELS[1:], "the labels are int64 of shape (49,); right is 50 integers from 0"),

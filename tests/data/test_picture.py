@@ -20,7 +20,7 @@ from tests.data.formats import random_images
 
 def test_box_filter_is_the_mean_of_each_cell():
     pixels = random_images(32, 32)
-    resized = to_pixels(Image.fromarray(pixels), 1, 8, "box")
+    resized = to_pixels(Image.fromarray(pixels), (1, 8, 8), "box")
     mean = pixels.reshape(8, 4, 8, 4).mean(axis=(1, 3))
     assert np.abs(resized[0] - mean).max() <= 1
 
@@ -30,34 +30,36 @@ def test_resizing_is_antialiased(name):
     """Stripes narrower than a new pixel become their mean, which needs antialiasing."""
     stripes = np.zeros((64, 64), dtype=np.uint8)
     stripes[:, ::2] = 255
-    resized = to_pixels(Image.fromarray(stripes), 1, 8, name)
+    resized = to_pixels(Image.fromarray(stripes), (1, 8, 8), name)
     assert np.abs(resized[:, :, 1:-1].astype(int) - 127).max() <= 2
 
 
 def test_channels_come_first_and_in_order():
     pixels = random_images(5, 5, 3)
     np.testing.assert_array_equal(
-        to_pixels(Image.fromarray(pixels), 3, 5, None), pixels.transpose(2, 0, 1)
+        to_pixels(Image.fromarray(pixels), (3, 5, 5), None), pixels.transpose(2, 0, 1)
     )
 
 
 def test_another_size_needs_a_filter():
     with pytest.raises(UserError, match=r"images are 5×4 but dataset\.image_size is 8.*lanczos"):
-        to_pixels(Image.fromarray(random_images(4, 5)), 1, 8, None)
+        to_pixels(Image.fromarray(random_images(4, 5)), (1, 8, 8), None)
 
 
 def test_a_picture_with_one_side_that_is_too_short_is_enlarged():
     enlarged = "smaller than 8×8, enlarged"
     for size, said in (((4, 20), [enlarged]), ((20, 7), [enlarged]), ((8, 20), [])):
-        assert list(conversions(Image.new("RGB", size), 3, 8)) == said
-    assert list(conversions(Image.new("RGB", (8, 8)), 1, 8)) == ["colored, made gray"]
+        assert list(conversions(Image.new("RGB", size), (3, 8, 8))) == said
+    assert list(conversions(Image.new("RGB", (8, 8)), (1, 8, 8))) == ["colored, made gray"]
 
 
 def test_gray_and_rgb():
     grey = Image.fromarray(random_images(4, 4))
-    np.testing.assert_array_equal(to_pixels(grey, 3, 4, None), np.tile(np.asarray(grey), (3, 1, 1)))
+    np.testing.assert_array_equal(
+        to_pixels(grey, (3, 4, 4), None), np.tile(np.asarray(grey), (3, 1, 1))
+    )
     green = Image.new("RGB", (1, 1), (0, 255, 0))
-    assert to_pixels(green, 1, 1, None) == round(0.587 * 255)
+    assert to_pixels(green, (1, 1, 1), None) == round(0.587 * 255)
 
 
 def test_transparent_pixels_lie_on_white():

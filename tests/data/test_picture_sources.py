@@ -217,7 +217,7 @@ def test_of_two_archive_members_with_the_same_name_the_later_is_read(tmp_path):
         (afhqv2, "cats", "no pictures in test/dog"),
         (folder, "nothing", r"nothing: neither .* \(\[Errno 2\] No such file"),
         (folder, "", r"contains no pictures; pictures end in \.bmp"),
-        (folder, "cats/a.png", r"a\.png: neither a folder nor a whole zip archive"),
+        (folder, "cats/a.png", r"a\.png: neither a folder nor a whole zip or tar archive"),
     ],
 )
 def test_errors_for_missing_files_name_what_to_download(tmp_path, source, place, said):

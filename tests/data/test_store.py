@@ -9,14 +9,8 @@ import pytest
 import torch
 
 from psld.data.settings import DatasetSettings
-from psld.data.store import (
-    ImageStore,
-    described_dataset,
-    from_uint8,
-    to_uint8,
-    truncated,
-    write_store,
-)
+from psld.data.store import ImageStore, described_dataset, write_store
+from psld.data.units import from_uint8, to_uint8, truncated
 from psld.utils.errors import UserError
 from tests.data.formats import random_images
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from psld.data.store import from_uint8, to_uint8
+import psld
+from psld.data.units import from_uint8, to_uint8
 from psld.diffusion.integrators import Inpainting
 from psld.diffusion.loop import Replacement, path, sample
 from psld.diffusion.matrices import mix
@@ -96,17 +97,19 @@ def test_known_pixels_get_the_noise_of_their_time_in_each_step(integrator):
         torch.testing.assert_close(z, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("image", "mask", "said"),
-    [
-        (255.0, 1.0, r"the images must be in \[−1, 1\]"),
-        (0.5, 0.5, "the mask must be 1 for a known pixel, else 0"),
-    ],
-)
-def test_invalid_images_and_masks_are_refused(image, mask, said):
-    values = (torch.full((1, 1, 4, 4), value) for value in (image, mask))
-    with pytest.raises(UserError, match=f"inpainting: {said}"):
-        Inpainting(PROCESSES["psld"], *values)
+def test_masks_between_0_and_1_are_refused():
+    image = torch.full((1, 1, 4, 4), 0.5)
+    said = "inpainting: the mask must be 1 for a known pixel, else 0"
+    with pytest.raises(UserError, match=said):
+        Inpainting(PROCESSES["psld"], image, image)
+
+
+def test_images_beyond_their_range_are_refused():
+    image, mask = torch.full((1, 1, 4, 4), 255.0), torch.ones(1, 1, 4, 4)
+    with pytest.raises(UserError, match=r"inpainting: the images must be in \[−1, 1\]"):
+        psld.sample(
+            PROCESSES["psld"], torch.nn.Identity().eval(), (1, 1, 4, 4), inpainting=(image, mask)
+        )
 
 
 def test_kernels_are_computed_once_for_all_steps(monkeypatch):

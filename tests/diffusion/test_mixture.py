@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from psld.data.units import Units
 from psld.diffusion.gaussian import GaussianData, GaussianStart
 from psld.diffusion.matrices import mix
 from psld.models import start as starts
@@ -158,17 +159,18 @@ def clusters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x.float().view(-1, *SHAPE), labels
 
 
-def started(monkeypatch, x: torch.Tensor, components: tuple[int, ...], **options) -> SamplerStart:
-    """The start of images whose bytes are the integers nearest to 6 x + 128."""
-    monkeypatch.setattr(starts, "from_uint8", lambda images: (images.float() - 128) / 6)
-    images = (6 * x + 128).round().clamp(0, 255).byte().numpy()
+def started(x: torch.Tensor, components: tuple[int, ...], **options) -> SamplerStart:
+    """The start of tensors, which are the integers nearest to 6 x + 128."""
+    images = (6 * x + 128).round().clamp(0, 255).numpy()
     how = Start(components=components, directions=(10,))
-    return measure_start(images, torch.device("cpu"), how, **options)
+    channels = images.shape[1]
+    units = Units(mean=(128.0,) * channels, std=(6.0,) * channels)
+    return measure_start(images, torch.device("cpu"), how, units=units, **options)
 
 
-def test_a_fit_finds_clusters(monkeypatch):
+def test_a_fit_finds_clusters():
     x, labels = clusters(600)
-    start = started(monkeypatch, x, (2, 3, 4), labels=labels.numpy(), num_classes=2)
+    start = started(x, (2, 3, 4), labels=labels.numpy(), num_classes=2)
     data = start.data
     assert data.components() == [3]
     assert [int((w > 0).sum()) for w in data.weights[:2]] == [3, 2]
@@ -189,11 +191,11 @@ def test_a_fit_finds_clusters(monkeypatch):
     assert one < 1
 
 
-def test_a_class_of_one_gaussian_starts_at_a_higher_level(monkeypatch):
+def test_a_class_of_one_gaussian_starts_at_a_higher_level():
     """This class starts at 0.75 √λ, although another class has several components."""
     x = torch.cat([clusters(300)[0], 2 * normal(300, *SHAPE, seed=4).float()])
     labels = torch.arange(2).repeat_interleave(300).numpy()
-    start = started(monkeypatch, x, (2, 3, 4), labels=labels, num_classes=2)
+    start = started(x, (2, 3, 4), labels=labels, num_classes=2)
     assert [int((w > 0).sum()) for w in start.data.weights[1:]] == [3, 1]
     farthest = float(start.data.largest_deviations()[2])
     assert start.level(classes=[1]) == pytest.approx(0.75 * farthest)
@@ -226,10 +228,10 @@ def test_a_component_of_the_last_fit_has_enough_images_too(monkeypatch, few, com
     assert data.components() == [components]
 
 
-def test_mirror_images_are_fitted_and_held_out_with_their_images(monkeypatch):
+def test_mirror_images_are_fitted_and_held_out_with_their_images():
     """A cluster and its mirror images form two components with equally many images."""
     x = 4 * normal(1, *SHAPE, seed=1) + 0.3 * normal(300, *SHAPE, seed=2)
-    data = started(monkeypatch, x, (2,), flip=True).data
+    data = started(x, (2,), flip=True).data
     assert data.components() == [2]
     torch.testing.assert_close(data.weights[0], torch.full((2,), 0.5), atol=0.01, rtol=0)
     means = (data.centers[0] @ (data.basis @ data.axes[0]).T + data.means).view(2, *SHAPE)

@@ -9,7 +9,8 @@ import torch
 
 from psld.config.compose import compose_content
 from psld.config.settings import parse, write_record
-from psld.data.store import ImageStore, PreparedRecord, truncated, write_store
+from psld.data.store import ImageStore, PreparedRecord, write_store
+from psld.data.units import truncated
 from psld.evaluation.folders import (
     extractor_for,
     features_of_splits,
@@ -117,7 +118,7 @@ def test_a_reference_may_be_truncated_as_samples_are(made):
     store = ImageStore.open(made / "data" / "digits.h5")
     extractor = extractor_for(METRIC, made / "features/digits/fd-classifier", store.digest)
     metric = METRIC.model_copy(update={"truncated_reference": True})
-    found = features_of_splits(extractor, store, metric)["test"]
+    found = features_of_splits(extractor, store.images, store.splits, metric)["test"]
     [images] = batches_of(store.images("test"), 360)
     assert not torch.equal(truncated(images), images)
     expected = gather(extractor, [truncated(images)], "test", 360)

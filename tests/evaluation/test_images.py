@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import psld
-from psld.data.store import ImageStore, truncated
+from psld.data.store import ImageStore
+from psld.data.units import truncated
 from psld.evaluation.evaluation import load_kept
 from psld.evaluation.folders import load_reference
 from psld.evaluation.results import CellResults
@@ -269,7 +270,8 @@ def different(*shape: int) -> np.ndarray:
     [
         (np.zeros((1, 8, 8, 1), np.uint8), "x.npz: 1 images; at least 3"),
         (different(4, 9, 8, 1), "the images are 1×9×8…1×8×8"),
-        (np.zeros((4, 8, 8, 1)), "arr_0: float64 of 4×8×8×1; uint8 N×H"),
+        (np.zeros((4, 8, 8, 1), int), "arr_0: int64 of 4×8×8×1; uint8 N×H"),
+        (np.zeros((4, 8, 8, 1)), "x.npz: has floats, but fd-classifier measures pictures; give"),
         (np.zeros((9, 8, 8, 1), np.uint8), "x.npz: 1 distinct images; at least 3"),
     ],
 )
@@ -326,7 +328,7 @@ def test_bad_statistics_are_refused(folder):
     same = torch.ones(9, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(UserError, match="reference: 1 distinct images; at least 3 are needed"):
         psld.evaluate(folder / "noisy.npz", same, **options)
-    with pytest.raises(UserError, match="images: float32 of 4×1×8×8; uint8 N×C×H×W"):
+    with pytest.raises(UserError, match="images: has floats, but fd-classifier measures pictures"):
         psld.evaluate(torch.zeros(4, 1, 8, 8), folder / "wrong.npz", **options)
 
 

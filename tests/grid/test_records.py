@@ -27,7 +27,7 @@ def edits(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, BaseMode
     """Yield the name of each setting, and the settings with a changed value for it."""
     for key in type(settings).model_fields:
         value = getattr(settings, key)
-        if key == "kind":  # It selects a group of settings with other keys.
+        if key in ("kind", "dtype", "decode"):  # They need other values of other settings.
             continue
         inner = [(f"{prefix}{key}", another(key, value))]
         if isinstance(value, BaseModel):
@@ -40,6 +40,8 @@ def another(key: str, value: Any) -> Any:
     match value:
         case bool():
             return not value
+        case int() if key == "channels":
+            return 4 - value
         case int() | float():
             return 2 * value or 1
         case tuple():

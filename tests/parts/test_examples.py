@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import psld
-from psld.data.store import ImageStore, from_uint8
+from psld.data.store import ImageStore
+from psld.data.units import from_uint8
 from psld.diffusion.loss import Batch
 from psld.diffusion.matrices import mix
 from psld.diffusion.samplers import SamplerSettings

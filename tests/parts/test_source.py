@@ -31,6 +31,7 @@ from tests.parts.contract import check_settings
 DATASET = {"name": "mine", "channels": 1, "image_size": 8, "flip": False, "filter": "box"}
 CLASSES = {"digits": 10, "mnist": 10, "fashion-mnist": 10, "cifar10": 10}
 CLASSES |= {"celeba": 0, "afhqv2": 3, "folder": 2, "array": 2, "datasets": 2}
+SOURCES = [kind for kind in SHIPPED["source"] if kind != "prepared"]  # tests/data/test_tensors.py
 OPTIONS = {
     "folder": {"test_fraction": 0.5},
     "array": {"test_fraction": 0.5, "path": "array.npz"},
@@ -70,7 +71,7 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", SHIPPED["source"])
+@pytest.mark.parametrize("kind", SOURCES)
 def test_a_shipped_source_and_its_class_in_a_file_outside(files, kind):
     if kind == "datasets":
         with empty_hub(files):  # Its library, which this one imports, reads the address once.
@@ -221,7 +222,11 @@ def test_a_source_without_its_code_cannot_be_opened(folder):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("return picture", "return picture / 1", "train picture 0: mode F, not 8 bits of gray"),
+        (
+            "return picture",
+            "return picture / 1",
+            "train picture 0: float64, not uint8; for",
+        ),
         ("len(word) % 2)", "len(word) - 3)", "train picture 0: label 2, but there are 2 classes"),
         ("pairs[2:]", "[]", "no training images are left"),
     ],

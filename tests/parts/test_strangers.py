@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from psld.data.pictures import pictures_of
+from psld.data.units import BYTES
 from psld.evaluation.folders import load_reference, load_trained
 from psld.models.manifest import read_manifest
 from psld.sampling.model import load_guide, load_model
@@ -22,7 +24,9 @@ from tests.commands import TINY, call, fresh_modules, refused, succeeded
 EVIL = """
 from pathlib import Path
 
-from psld.parts import Beta, Extractor, Network, Optimizer, Process, Source, TimeGridSampler
+from psld.parts import (
+    Autoencoder, Beta, Extractor, Network, Optimizer, Process, Source, TimeGridSampler
+)
 
 Path("RAN").touch()
 
@@ -44,6 +48,11 @@ class Rate(Beta):
 
 class Features(Extractor):
     def build_trained(self, *given):
+        raise RuntimeError("built")
+
+
+class Decoder(Autoencoder):
+    def build(self, *given):
         raise RuntimeError("built")
 
 
@@ -137,12 +146,23 @@ def of_process_in_shards(record: Path, made: dict[str, Path], part: dict) -> Cal
     return lambda: cell_of(lambda sampler: None, str(record), 0, str(made["model"]), "cell")
 
 
+def of_decoder(record: Path, made: dict[str, Path], part: dict) -> Callable[[], object]:
+    """The dataset of a model names a decoder, with which `psld sample png=` makes pictures."""
+    shutil.copytree(made["model"], record, dirs_exist_ok=True)
+    decode = {**part, "kind": f"{part['kind']}:Decoder"}
+    tensors = {"dtype": "float32", "decode": decode}
+    seal(record / "manifest.json", lambda content: content["settings"]["dataset"].update(tensors))
+    dataset = read_manifest(record).settings.dataset
+    return lambda: pictures_of(dataset, BYTES, record=record)
+
+
 READERS = {
     "model": of_model,
     "process": of_process,
     "schedule": of_schedule,
     "guide": of_guide,
     "extractor": of_extractor,
+    "decoder": of_decoder,
     "shards": of_shards,
     "process of shards": of_process_in_shards,
 }

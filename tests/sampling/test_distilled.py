@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import psld
-from psld.data.store import to_uint8
+from psld.data.units import to_uint8
 from psld.models.build import facts_of
 from psld.sampling.distilled import Distilled
 from psld.sampling.model import load_model

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from psld.data.store import ImageStore, from_uint8, write_store
+from psld.data.store import ImageStore, write_store
+from psld.data.units import from_uint8
 from psld.diffusion.guidance import HalvesMask
 from psld.paper.parts import DigitsMask
 from psld.sampling.model import load_model

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import psld
-from psld.data.store import from_uint8
+from psld.data.units import from_uint8
 from psld.diffusion.matrices import mix
 from psld.utils.errors import UserError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from psld.data.store import from_uint8
+from psld.data.units import from_uint8
 from psld.diffusion.loss import EpsilonLoss, NoisyImages, NoisyStates
 from psld.diffusion.settings import NoiseLaw
 from psld.models.objectives import Denoiser, Loss

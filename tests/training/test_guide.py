@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from psld.data.store import ImageStore, from_uint8, write_store
+from psld.data.store import ImageStore, write_store
+from psld.data.units import from_uint8
 from psld.diffusion.loss import NoisyStates
 from psld.models import previews
 from psld.models.objectives import Guide, Loss

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from psld.data.units import BYTES
 from psld.diffusion.denoiser import SeesImages
 from psld.models import previews
 from psld.models.build import build, build_process, facts_of, forward_flops, seconds_per_image
@@ -146,7 +148,9 @@ def test_the_noise_of_previews_depends_only_on_the_seed(tmp_path, monkeypatch):
         training = own.training.model_copy(update={"seed": seed})
         facts = facts_of(own.model_copy(update={"training": training}), process)
         picture = tmp_path / f"{name}.png"
-        own.training.objective.preview(facts, network, None, picture)
+        own.training.objective.preview(
+            facts, network, SimpleNamespace(units=BYTES, path=tmp_path), picture
+        )
         with Image.open(picture) as image:
             assert image.size == (8 * 68 + 4, 8 * 68 + 4), "8 samples in a row"
             return image.tobytes()

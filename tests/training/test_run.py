@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import psld.training.run as training_run
-from psld.data.store import ImageStore, from_uint8
+from psld.data.store import ImageStore
+from psld.data.units import from_uint8
 from psld.training.loop import optimize
 from psld.training.state import Checkpoints
 from psld.utils.errors import RunError

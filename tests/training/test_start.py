@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import psld
-from psld.data.store import from_uint8
+from psld.data.units import from_uint8
 from psld.models.settings import Start
 from psld.models.start import SamplerStart, different_images, measure_start
 from psld.utils.errors import UserError

@@ -8,8 +8,11 @@
 # changes. So a new grid with the same dataset reruns nothing.
 
 
-# Reads: the dataset's source (downloads, or a package).  Makes: data/DATASET.h5, record and digest.
+# Reads: the dataset's source (downloads, a package, or another prepared dataset).
+# Makes: data/DATASET.h5, record and digest.
 rule prepare:
+    input:
+        reads=lambda w: GRIDS.dataset(w).reads,
     output:
         images="data/{dataset}.h5",
         record="data/{dataset}.json",
