@@ -242,7 +242,7 @@ def test_every_example_has_a_command():
     names = [path.name for path in EXAMPLES]
     assert names == [
         *("blend.py", "boards.py", "brighter.py", "churn.py", "flows.py", "losses.py"),
-        *("mymetrics.py", "processes.py", "tars.py", "underdamped.yaml"),
+        *("mymetrics.py", "processes.py", "tars.py", "terrain.py", "underdamped.yaml"),
     ]
     assert all(commands_of(path) for path in EXAMPLES)
 

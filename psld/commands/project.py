@@ -29,6 +29,9 @@ class InitSettings(Settings):
     """Path of the new folder."""
     part: bool = False
     """Also write a custom network, mynet.py, and its config, configs/network/plain.yaml."""
+    latents: bool = False
+    """Instead of the example grid, write an autoencoder and a grid that compares diffusion in its
+    latents with diffusion in pixels."""
 
 
 @entry_point("init", InitSettings, positionals=("folder",), has_config=False)
@@ -37,13 +40,12 @@ def init(settings: InitSettings) -> None:
 
         psld init mine
         psld init mine part=true
+        psld init mine latents=true
 
     The folder must be new or empty. The rules and all other configs stay in the package. The
     command measures the speed of this machine, and sets the number of training steps in the grid so
     that the training takes a few minutes.
     """
-    from psld.models.build import seconds_per_image  # imports torch
-
     folder = settings.folder.resolve()  # `resolve` also works for new/.. if new does not exist.
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: exists and is not an empty folder; choose a new folder")
@@ -54,17 +56,39 @@ def init(settings: InitSettings) -> None:
         if settings.part:
             shutil.copytree(SHIPPED / "workflow/part", "new", dirs_exist_ok=True)
         os.chdir("new")
-        trained = load_grid("mine").models["denoiser"].settings
-        step = trained.training.batch_size * seconds_per_image(trained)
-        steps = min(max(100 * int(60 * MINUTES / step / 100), FEWEST), MOST)
-        grid = Path("configs/grid/mine.yaml")
-        changed = f"training.steps={trained.training.steps}", f"training.steps={steps}"
-        write_text(grid, grid.read_text("utf-8").replace(*changed))
+        said = _with_latents() if settings.latents else _with_steps()
         for each in Path().iterdir():
             each.rename(folder / each.name)
-    time = about(steps * step)
-    print(f"{steps:,} training steps take {time} on one core here, at 16×16 ({grid})")
+    print(said)
     print(f"next: {settings.folder}/README.md lists the next steps")
+
+
+def _with_latents() -> str:
+    """Replace the example grid by an autoencoder and a grid of latents."""
+    shutil.copytree(SHIPPED / "workflow/latents", ".", dirs_exist_ok=True)
+    Path("configs/grid/mine.yaml").unlink()
+    rules = Path("Snakefile").read_text("utf-8")
+    rules = rules.replace("denoiser/few-4", "latents-psld/em-quadratic-40")
+    write_text(
+        "Snakefile", rules.replace("mine-steps", "latents-values").replace("mine", "latents")
+    )
+    return (
+        "autoencoder.py makes latents of your pictures; configs/grid/latents.yaml compares models"
+    )
+
+
+def _with_steps() -> str:
+    """Set the training steps of the example grid to what takes a few minutes on one core."""
+    from psld.models.build import seconds_per_image  # imports torch
+
+    trained = load_grid("mine").models["denoiser"].settings
+    step = trained.training.batch_size * seconds_per_image(trained)
+    steps = min(max(100 * int(60 * MINUTES / step / 100), FEWEST), MOST)
+    grid = Path("configs/grid/mine.yaml")
+    changed = f"training.steps={trained.training.steps}", f"training.steps={steps}"
+    write_text(grid, grid.read_text("utf-8").replace(*changed))
+    time = about(steps * step)
+    return f"{steps:,} training steps take {time} on one core here, at 16×16 ({grid})"
 
 
 @entry_point("prepare", PrepareSettings, record="dataset")
