@@ -9,7 +9,8 @@ locks instead, because the kernel releases a lock when the process that holds th
     .snakemake/psld/RUN/run.json  describes the run
 
 At its start, a run cancels the remaining Slurm jobs of a killed run, which all have the same name.
-Slurm jobs of trainings have different names and continue, and their launchers wait for them again.
+Slurm jobs of trainings have other names, so they are not canceled. If the new run starts the
+launcher of a training again, the launcher finds the running job of this training and waits for it.
 Local jobs of a killed run end by themselves.
 """
 

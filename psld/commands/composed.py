@@ -107,7 +107,8 @@ def with_keys(command: Command, words: list[str]) -> list[str]:
 def overrides_of(command: Command, words: list[str]) -> list[str]:
     """Return the overrides of the config of a command.
 
-    If the words name a record, the result contains the overrides of this record before the words.
+    If the words name a record, the overrides of this record come first in the result, and the other
+    words follow. The other words replace the record's overrides of the same settings (`over`).
     If the words contain `data=FILE` but choose no dataset, the result chooses the dataset that is
     described next to FILE.
     """

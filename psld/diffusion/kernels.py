@@ -1,8 +1,9 @@
 """Linear SDEs dz = F(t) z dt + G(t) dw on k blocks: coefficients, transitions and moments.
 
 `ConstantRecipe` has constant matrices and any schedule β; its kernel depends on the elapsed ∫β
-alone. `VaryingSDE` has any functions of time; it composes steps of a Magnus expansion (`magnus`).
-Times are float64 tensors of any shape …; results have the shape …×k×k.
+alone. In `VaryingSDE`, F and G Gᵀ may be any functions of time; the transitions and moments are
+composed of steps of a Magnus expansion (`magnus`). Times are float64 tensors of any shape …;
+results have the shape …×k×k.
 """
 
 import math

@@ -343,7 +343,7 @@ class LinearProcess:
         return eps.to(z.dtype)
 
     def prior(self, noise: Tensor) -> Tensor:
-        """Return a draw from the prior, from standard normal noise of the same shape."""
+        """Turn standard normal noise into a draw from the prior; both have the same shape."""
         return mix(self.prior_covariance.sqrt(), noise)
 
     # -- the kernel given the image, under HSM and DSM -------------------------------------------

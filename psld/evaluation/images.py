@@ -141,8 +141,9 @@ def evaluate(
     Returns:
         The fields that `psld evaluate` writes. `value` and `interval` are for this number of
         images; `extrapolated` is for infinitely many images, if the metric is a Fréchet distance;
-        `reference_estimate.interval` is for other images of the reference; `estimate.copies` is the
-        number of images that equal an earlier image. Copies do not narrow the interval.
+        `reference_estimate.interval` covers other draws of the reference images, with the evaluated
+        images fixed; `estimate.copies` is the number of images that equal an earlier image. Copies
+        do not narrow the interval.
 
     Raises UserError if files are missing or damaged, or the images do not fit the reference.
     """

@@ -106,7 +106,7 @@ class CellResult(MadeRecord):
 
     @property
     def held_out(self) -> str:
-        """The split that is not the reference, from which `floor` is computed."""
+        """The held-out split, which is not the reference; `floor` is the metric of its images."""
         return "training split" if self.metric["reference_split"] == "test" else "test split"
 
     @property

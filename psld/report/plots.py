@@ -161,7 +161,8 @@ def _panels(
         x_value: maps a cell and its network evaluations to the x coordinate of its point.
     """
     papers, label, panels = paper_values(grid), grid.file.label, []
-    # Only the panel of a sampler may need a dataset in its title, because a model has one dataset.
+    # If the panels of samplers show several datasets, their titles name the dataset. The panel of a
+    # model needs no dataset in its title, because each model has only one dataset.
     several_datasets = len({g.dataset for g in groups if g.panel in grid.file.samplers}) > 1
     for group in groups:
         curves, noise = [], None

@@ -526,7 +526,10 @@ def write_table(grid: Grid, name: str, output: str) -> None:
 
 
 def answers(grid: Grid, tables: dict[str, list[list[Entry]]]) -> dict[str, str]:
-    """Return the answers of a grid's tables, each with the name of its first table."""
+    """Return the different answers of a grid's tables.
+
+    Each answer has the name of the first table that gives this answer.
+    """
     found: dict[str, str] = {}
     for name, rows in tables.items():
         found.setdefault(answer(grid.file.tables[name], rows).text, name)
