@@ -88,13 +88,25 @@ def _trial_in_sampling(part: Any, _network: str | None) -> Iterator[str]:
 
 
 def _source(part: Any, _network: str | None) -> Iterator[str]:
-    from psld.data.preparation import read_picture
+    from psld.data.preparation import as_tensors, read_picture
 
     images = part.open()
     for split in ("train", "test"):
-        for i in range(min(len(getattr(images, split)), 3)):
-            read_picture(part, images, split, i)
-        yield f"{len(getattr(images, split)):,} {split} pictures"
+        pairs, kind = getattr(images, split), "pictures"
+        for i in range(min(len(pairs), 3)):
+            first = pairs[i][0]() if callable(pairs[i][0]) else pairs[i][0]
+            if isinstance(first, np.ndarray) and first.dtype.kind == "f":
+                as_tensors(first[None], first.shape, f"{split}", [i])
+                kind = f"tensors of {'×'.join(map(str, first.shape))}"
+            else:
+                read_picture(part, images, split, i)
+        yield f"{len(pairs):,} {split} {kind}"
+
+
+def _autoencoder(part: Any, _network: str | None) -> Iterator[str]:
+    built = part.build(torch.device("cpu"))
+    for name in ("decode", "encode"):
+        yield f"{name}: {'yes' if hasattr(built, name) else 'no'}"
 
 
 def _measuring(part: Any, _network: str | None) -> Iterator[str]:
@@ -111,7 +123,8 @@ def _measuring(part: Any, _network: str | None) -> Iterator[str]:
         value = getattr(found, "estimate", found).value
         yield f"value for 60 samples with 4 features: {value:.4g}"
     elif not part.trains:
-        features, _ = load_extractor(part)(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
+        images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+        features, _ = load_extractor(part)(images.float() if part.sees == "values" else images)
         yield f"{features.shape[1]} features per image of 3×32×32"
 
 
@@ -132,6 +145,7 @@ TRIALS: dict[str, Callable[[Any, str | None], Iterator[str]]] = {
     "guidance": _trial_in_sampling,
     **dict.fromkeys(("process", "beta"), _process),
     "source": _source,
+    "autoencoder": _autoencoder,
     **dict.fromkeys(("mask", "extractor", "measure"), _measuring),
 }
 """The trial of each kind of part. Kinds of parts that are not listed belong to a training and use
