@@ -1,5 +1,6 @@
 """Prepare the HDF5 file of a dataset: decode in parallel, write in order, with bounded memory."""
 
+import math
 import os
 import platform
 import shutil
@@ -7,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from operator import index
@@ -103,7 +105,7 @@ def prepare_dataset(
         encoded = None
         if source.encoded:
             encoded = stack.enter_context(_encoded(settings, output, seen, settings.decode))
-        blocks = _blocks(images, labels, settings, converted, encoded)
+        blocks = _blocks(_Decoding(images, settings, labels, encoded), converted)
         names = found if classes else ()
         given = splits, labels, classes, blocks, names, settings.dtype
         digest = write_store(unfinished, image, *given)
@@ -235,90 +237,110 @@ def _checked_label(label: Any, classes: int, where: str) -> int:
     return number
 
 
-def _blocks(
-    images: Images,
-    labels: np.ndarray,
-    settings: DatasetSettings,
-    converted: Counter[str],
-    encode: Encode | None,
-) -> Iterator[np.ndarray]:
-    """Yield blocks of pixels in order; fill in `labels`, and count conversions in `converted`.
+@dataclass
+class _Decoding:
+    """Decodes pictures and tensors in several threads, and fills in their labels."""
+
+    images: Images
+    settings: DatasetSettings
+    labels: np.ndarray
+    """int64 (N,), the labels of the training images first."""
+    encode: Encode | None
+    broken: dict[str, str | None] = field(default_factory=dict)
+    """The errors of broken pictures; see `refuse`."""
+
+    def __call__(self, block: tuple[str, range]) -> tuple[np.ndarray, list[str]]:
+        """Return the pixels of a range of a split, and the conversions that were made."""
+        (name, numbers), found = block, []
+        split, shape = getattr(self.images, name), self.settings.shape
+        given = getattr(split, "shape", None)
+        if given == (*shape[1:], shape[0]) or (given and self.settings.dtype == "float32"):
+            return self._together(name, numbers), []
+        one = self._picture if self.settings.dtype == "uint8" else self._tensor
+        pixels = np.empty((len(numbers), *shape), self.settings.dtype)
+        for i, number in enumerate(numbers):
+            try:
+                pixels[i], label, changes = one(name, number)
+            except BrokenPicture as error:
+                self.broken[str(error)] = error.file
+                continue
+            self._keep_label(name, number, label)
+            found += changes
+        return pixels, found
+
+    def _keep_label(self, name: str, number: int, label: int) -> None:
+        first = len(self.images.train) if name == "test" else 0
+        self.labels[first + number] = label if self.settings.num_classes else 0
+
+    def _where(self, name: str) -> str:
+        return f"dataset.source: {self.settings.source.kind}: {name}"
+
+    def _together(self, name: str, numbers: range) -> np.ndarray:
+        """Return many pictures or tensors that have been read at once."""
+        split, where = getattr(self.images, name), self._where(name)
+        said, classes = f"{where} pictures from {numbers.start} on", len(self.images.class_names)
+        for number, label in zip(numbers, split.labels[numbers], strict=True):
+            self._keep_label(name, number, _checked_label(label, classes, said))
+        if self.encode:
+            first = len(self.images.train) if name == "test" else 0
+            return self.encode(first + numbers.start, partial(split.pixels, numbers))
+        pixels = split.pixels(numbers)
+        if self.settings.dtype == "float32":
+            return as_tensors(pixels, self.settings.shape, where, split.rows[numbers])
+        if pixels.dtype != np.uint8:
+            raise UserError(f"{where}: {pixels.dtype}, not uint8; for tensors, set {FLOATS}")
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+
+    def _tensor(self, name: str, number: int) -> tuple[np.ndarray, int, list[str]]:
+        where = self._where(name)
+        tensor, label = getattr(self.images, name)[number]
+        label = _checked_label(label, len(self.images.class_names), f"{where} tensor {number}")
+        tensor = np.asarray(tensor() if callable(tensor) else tensor)
+        one = tensor[None, None] if tensor.ndim == 2 else tensor[None]
+        return as_tensors(one, self.settings.shape, where, [number])[0], label, []
+
+    def _picture(self, name: str, number: int) -> tuple[np.ndarray, int, list[str]]:
+        (_, height, width), found = self.settings.shape, []
+        size, source = (height, width), self.settings.source
+        image, label = read_picture(source, self.images, name, number, size)
+        if image.width * height != image.height * width and not source.squeezes:
+            image = central_part(image, height, width)
+            what = "square" if height == width else f"{height}×{width}"
+            found = [f"not {what}, cut to the central {what}"]
+        pixels = to_pixels(image, self.settings.shape, self.settings.filter)
+        return pixels, label, [*found, *conversions(image, self.settings.shape)]
+
+
+def _blocks(decoding: _Decoding, converted: Counter[str]) -> Iterator[np.ndarray]:
+    """Yield blocks of pixels in order, and count conversions in `converted`.
 
     `converted` also counts the test images that are also training images. Raises UserError after
     the last block if pictures are broken.
     """
-    (channels, height, width), hashes = settings.shape, []
-    are_pictures = settings.dtype == "uint8"
-    size = max(1, BLOCK_BYTES // (channels * height * width * (1 if are_pictures else 4)))
+    images, settings, hashes = decoding.images, decoding.settings, []
+    count = len(images.train) + len(images.test)
+    size = max(1, BLOCK_BYTES // (math.prod(settings.shape) * np.dtype(settings.dtype).itemsize))
     # One thread encodes, because an autoencoder uses all cores or a GPU.
-    threads = 1 if encode else min(MAX_THREADS, len(os.sched_getaffinity(0)))
-    train_size, broken = len(images.train), dict[str, str | None]()
-    splits: dict[str, Any] = {"train": images.train, "test": images.test}
+    threads = 1 if decoding.encode else min(MAX_THREADS, len(os.sched_getaffinity(0)))
     blocks = [
         (name, range(start, min(start + size, len(split))))
-        for name, split in splits.items()
+        for name, split in {"train": images.train, "test": images.test}.items()
         for start in range(0, len(split), size)
     ]
-
-    def decoded(block: tuple[str, range]) -> tuple[np.ndarray, list[str]]:
-        (name, numbers), found = block, []
-        split, first = splits[name], train_size if name == "test" else 0
-        shape, where = getattr(split, "shape", None), f"dataset.source: {settings.source.kind}"
-        if shape == (height, width, channels) if are_pictures else shape or encode:
-            for number, label in zip(numbers, split.labels[numbers], strict=True):
-                said = f"{where}: {name} pictures from {numbers.start} on"
-                label = _checked_label(label, len(images.class_names), said)
-                labels[first + number] = label if settings.num_classes else 0
-            if encode:
-                return encode(first + numbers.start, partial(split.pixels, numbers)), []
-            pixels = split.pixels(numbers)
-            if are_pictures and pixels.dtype != np.uint8:
-                raise UserError(f"{where}: {pixels.dtype}, not uint8; for tensors, set {FLOATS}")
-            if are_pictures:
-                return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), []
-            return as_tensors(pixels, settings.shape, f"{where}: {name}", split.rows[numbers]), []
-        pixels = np.empty((len(numbers), channels, height, width), settings.dtype)
-        if not are_pictures:
-            for i, number in enumerate(numbers):
-                tensor, label = split[number]
-                said = f"{where}: {name} tensor {number}"
-                label = _checked_label(label, len(images.class_names), said)
-                labels[first + number] = label if settings.num_classes else 0
-                tensor = np.asarray(tensor() if callable(tensor) else tensor)
-                one = tensor[None, None] if tensor.ndim == 2 else tensor[None]
-                pixels[i] = as_tensors(one, settings.shape, f"{where}: {name}", [number])[0]
-            return pixels, found
-        for i, number in enumerate(numbers):
-            try:
-                size = height, width
-                image, label = read_picture(settings.source, images, name, number, size)
-            except BrokenPicture as error:
-                broken[str(error)] = error.file
-                continue
-            labels[first + number] = label if settings.num_classes else 0
-            is_cut = image.width * height != image.height * width
-            if is_cut and not settings.source.squeezes:
-                image = central_part(image, height, width)
-                what = "square" if height == width else f"{height}×{width}"
-                found.append(f"not {what}, cut to the central {what}")
-            pixels[i] = to_pixels(image, settings.shape, settings.filter)
-            found += conversions(image, settings.shape)
-        return pixels, found
-
     with (
         ThreadPoolExecutor(threads) as pool,
-        closing(Progress(f"preparing {settings.name}", "image", len(labels))) as progress,
+        closing(Progress(f"preparing {settings.name}", "image", count)) as progress,
     ):
         # Submit only a few blocks at a time, to bound the memory.
         for start in range(0, len(blocks), 2 * threads):
-            for pixels, found in pool.map(decoded, blocks[start : start + 2 * threads]):
+            for pixels, found in pool.map(decoding, blocks[start : start + 2 * threads]):
                 converted.update(found)
                 hashes += [hash(image.tobytes()) for image in pixels]
                 yield pixels
                 progress.update(len(pixels))
-    refuse(broken)
-    train = set(hashes[:train_size])
-    if copies := sum(each in train for each in hashes[train_size:]):
+    refuse(decoding.broken)
+    train = set(hashes[: len(images.train)])
+    if copies := sum(each in train for each in hashes[len(images.train) :]):
         converted["test image that is also a training image"] = copies
 
 
