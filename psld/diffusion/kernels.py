@@ -34,8 +34,9 @@ PRECISION = 1e-11
 """How much halving a piece may change Φ, relative to its largest entry, and each entry C_ij,
 relative to √(C_ii C_jj). The halves are kept, and their errors are about 64 times smaller."""
 
-FINEST = 1e-5
-"""Pieces that end before this time are not halved."""
+FINEST = 1e-12
+"""Pieces that end before this time are not halved. A coefficient that is not smooth at t = 0, such
+as √t, would have them halved for ever."""
 
 
 class LinearKernel:

@@ -89,6 +89,19 @@ def test_the_moments_solve_their_differential_equations(name):
         assert np.abs(phi[i].numpy() - exact_phi).max() < 1e-9 * np.abs(exact_phi).max()
 
 
+@pytest.mark.parametrize("power", [0.1, 0.5, 0.9])
+def test_moments_have_ten_digits_also_if_a_coefficient_is_not_smooth_at_0(power):
+    """The first piece must not spoil the moments at early times."""
+
+    def beta(t):
+        return 8 * (1 + power) * t**power
+
+    process = LinearProcess(lambda t: 0.5, [[0]], [1], beta, initial_variance=[0])
+    t = times(1e-5, 1e-4, 1e-3, 1.0)
+    exact = -torch.expm1(-8 * t ** (1 + power))[:, None, None]
+    torch.testing.assert_close(process.covariance(t), exact, rtol=1e-10, atol=0)
+
+
 @pytest.mark.parametrize("name", VARYING)
 def test_transitions_compose_in_both_directions(name):
     process = VARYING[name]
