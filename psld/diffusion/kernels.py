@@ -94,7 +94,6 @@ class ConstantRecipe:
         self.D, self.beta = D, beta
         self.rate = (D + Q) @ inverse
         """(D + Q) S⁻¹: the drift is −β(t) · rate · z."""
-        self.jumps: tuple[float, ...] = tuple(getattr(beta, "jumps", ()))
         self._forward = LinearKernel(self.rate, D)
         self._reversed = LinearKernel((D - Q) @ inverse, D)
 
@@ -153,11 +152,10 @@ class VaryingSDE:
         Raises UserError if `MOST_PIECES` pieces are not enough.
         """
         self.coefficients = coefficients
-        self.jumps = tuple(jumps)
         self._last: tuple[Tensor, Moments] | None = None
         """The last times and their moments, which a kernel's mean and covariance share."""
         even = torch.linspace(0, last, FIRST_PIECES + 1, dtype=torch.float64)
-        self.edges = torch.cat([even, even.new_tensor(self.jumps)]).unique()
+        self.edges = torch.cat([even, even.new_tensor(jumps)]).unique()
         while (rough := self._tabulated()).any():
             if len(self.edges) > MOST_PIECES:
                 at = float(self.edges[:-1][rough][0])

@@ -97,17 +97,19 @@ class LinearProcess:
             beta: a number, a function of time or a schedule (`psld.diffusion.schedules`).
             initial_variance: k variances of z₀, with 0 for block 0, the image.
             numerical_eps: added to the diagonal of Σ(t).
-            jumps: the times at which D or Q is discontinuous.
+            jumps: the times at which D, Q or β is discontinuous.
         """
         self.D: Any  # a tensor, or a function of time
         self.Q: Any
-        self.beta = as_schedule(beta)
+        self.beta = as_schedule(beta, jumps)
         check_schedule(self.beta)
+        self.jumps = tuple(sorted({*jumps, *getattr(self.beta, "jumps", ())}))
+        """The times at which drift or diffusion is discontinuous."""
         if callable(D) or callable(Q):
             S, initial = as_float64(S=S, initial_variance=initial_variance)
             self.D, self.Q = (as_coefficient(each, len(S)) for each in (D, Q))
             check_recipe(self.D(SAMPLED), self.Q(SAMPLED), S)
-            sde = self._varying_recipe(S, jumps)
+            sde = self._varying_recipe(S)
         else:
             constants = as_float64(D=D, Q=Q, S=S, initial_variance=initial_variance)
             self.D, self.Q, S, initial = constants
@@ -157,18 +159,19 @@ class LinearProcess:
         )
         F, squared = (as_coefficient(each, len(prior)) for each in (drift, diffusion_squared))
         check_diffusion(squared(SAMPLED), "G Gᵀ")
-        sde = VaryingSDE(lambda t: (F(t), squared(t)), jumps, cls.T)
+        process.jumps = tuple(jumps)
+        sde = VaryingSDE(lambda t: (F(t), squared(t)), process.jumps, cls.T)
         process._complete(sde, prior, initial, matching, factor, numerical_eps)
         return process
 
-    def _varying_recipe(self, S: Tensor, jumps: Sequence[float]) -> VaryingSDE:
+    def _varying_recipe(self, S: Tensor) -> VaryingSDE:
         D, Q, beta = self.D, self.Q, self.beta
 
         def coefficients(t: Tensor) -> tuple[Tensor, Tensor]:
             rate, noise = beta(t)[..., None, None], D(t)
             return -rate * (noise + Q(t)) / S, 2 * rate * noise
 
-        return VaryingSDE(coefficients, [*jumps, *getattr(beta, "jumps", ())], self.T)
+        return VaryingSDE(coefficients, self.jumps, self.T)
 
     def _complete(
         self,
@@ -255,11 +258,6 @@ class LinearProcess:
         process = copy(self)
         process.T = time
         return process
-
-    @property
-    def jumps(self) -> tuple[float, ...]:
-        """The times at which drift or diffusion is discontinuous."""
-        return self.sde.jumps
 
     @property
     def needs_auxiliary_noise(self) -> bool:

@@ -110,10 +110,13 @@ class IntegratedBeta:
         return (span * self.weights * self(start[..., None] + span * self.nodes)).sum(dim=-1)
 
 
-def as_schedule(beta: Any) -> Schedule:
-    """Return a number, a function of times or a schedule as a `Schedule`."""
+def as_schedule(beta: Any, jumps: Sequence[float] = ()) -> Schedule:
+    """Return a number, a function of times or a schedule as a `Schedule`.
+
+    A function may be discontinuous at the `jumps`.
+    """
     if not callable(beta):
         return LinearBeta(float(beta), float(beta))
     if hasattr(beta, "integral"):
         return beta  # pyright: ignore[reportReturnType]
-    return IntegratedBeta(beta, getattr(beta, "jumps", ()))
+    return IntegratedBeta(beta, sorted({*jumps, *getattr(beta, "jumps", ())}))

@@ -244,6 +244,23 @@ def test_conjugate_steps_are_split_at_jumps():
     torch.testing.assert_close(weight, second @ before + after, rtol=1e-7, atol=1e-9)
 
 
+def test_a_jump_of_a_plain_schedule_is_named_as_those_of_the_matrices():
+    form = {"S": [1, 0.25], "initial_variance": [0, 0.01], "numerical_eps": 1e-9}
+    form |= {"Q": [[0, -0.5], [0.5, 0]]}
+
+    def beta(t):
+        return torch.where(t < 0.3, 2.0, 10.0)
+
+    D = torch.tensor([[0.125, 0], [0, 0.53125]])
+    for noise in (D, lambda t: D):
+        plain = LinearProcess(noise, **form, beta=beta, jumps=[0.3])
+        named = LinearProcess(noise, **form, beta=IntegratedBeta(beta, jumps=[0.3]))
+        assert plain.jumps == named.jumps == (0.3,)
+        found, expected = (WhiteningRoot(each, "flow", 1e-3)(times(0.2)) for each in (plain, named))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert LinearProcess(D, **form, beta=LinearBeta(8, 8), jumps=[0.3]).jumps == (0.3,)
+
+
 def test_the_flow_root_follows_its_differential_equation_across_a_jump():
     process = varying()
     root = WhiteningRoot(process, "flow", 1e-3)
