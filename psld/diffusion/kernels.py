@@ -250,11 +250,6 @@ class VaryingSDE:
         phi, is_forward = rest @ phi, (start <= end)[..., None, None]
         return phi if is_forward.all() else torch.where(is_forward, phi, torch.linalg.inv(phi))
 
-    def reverse_moments(self, start: Tensor, end: Tensor) -> Moments:
-        raise UserError(
-            "process: sscs needs constant matrices D, Q and S; use em, rk45 or multistep"
-        )
-
     def _piece(self, t: Tensor) -> Tensor:
         """Return the index of the piece that contains t."""
         return (torch.searchsorted(self.edges, t.contiguous(), right=True) - 1).clamp(

@@ -115,8 +115,7 @@ class LinearProcess:
             self.D, self.Q, S, initial = constants
             check_recipe(self.D, self.Q, S)
             sde = ConstantRecipe(self.D, self.Q, torch.diag(S), self.beta)
-            self.rate = sde.rate
-            check_convergence(self.rate, float(self.beta.integral(as_times(self.T))))
+            check_convergence(sde.rate, float(self.beta.integral(as_times(self.T))))
         self.S = torch.diag(S)
         self._complete(sde, S, initial, matching, factor, numerical_eps)
 
@@ -431,6 +430,10 @@ class LinearProcess:
 
         Raises UserError unless D, Q and S are constant.
         """
+        if not isinstance(self.sde, ConstantRecipe):
+            raise UserError(
+                "process: sscs needs constant matrices D, Q and S; use em, rk45 or multistep"
+            )
         phi, covariance = self.sde.reverse_moments(as_times(start), as_times(end))
         return phi, self._factorize(self._regularized(covariance))
 

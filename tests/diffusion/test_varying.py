@@ -30,6 +30,13 @@ def exploding() -> LinearProcess:
     )
 
 
+def of_two_blocks() -> LinearProcess:
+    """PSLD from its drift and G Gᵀ."""
+    known = phase_space(0.02)
+    F, squared = known.drift(0.0)[0], known.diffusion_squared(0.0)[0]
+    return LinearProcess.of_sde(F, squared, [1, 0.25], initial_variance=[0, 0.01])
+
+
 def chain(**choice) -> LinearProcess:
     """Third-order dynamics whose coupling and noise grow."""
     third = recipe()
@@ -192,8 +199,9 @@ def test_coefficients_that_never_become_smooth_are_refused(monkeypatch):
 
 
 def test_sscs_alone_needs_constant_matrices():
-    with pytest.raises(UserError, match=r"sscs needs constant matrices .* use em, rk45"):
-        SymmetricSplitting(varying(), times(1, 0.5, 0.1), torch.device("cpu"))
+    for process in (varying(), of_two_blocks()):
+        with pytest.raises(UserError, match=r"sscs needs constant matrices .* use em, rk45"):
+            SymmetricSplitting(process, times(1, 0.5, 0.1), torch.device("cpu"))
     assert SymmetricSplitting(VARYING["any schedule"], times(1, 0.5), torch.device("cpu")).draws
 
 
