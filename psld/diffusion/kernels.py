@@ -232,7 +232,7 @@ class VaryingSDE:
 
     def transition(self, t: Tensor) -> Tensor:
         """Return Φ from 0 to t."""
-        return self.moments(t)[0]
+        return self.moments(t)[0].clone()  # The moments are kept for the next call.
 
     def transition_between(self, start: Tensor, end: Tensor) -> Tensor:
         """Return Φ from `start` to `end`, in either direction of time."""

@@ -145,6 +145,13 @@ def test_moments_are_not_reused_for_times_that_change_in_place():
     assert not torch.allclose(process.covariance(t), before, rtol=0.05)
 
 
+def test_moments_may_be_changed_in_place():
+    process, t = varying(), times(0.3, 0.6)
+    level, a = process.noise_level(t), process.image_mean(t)
+    a *= 0.5
+    torch.testing.assert_close(process.noise_level(t), level, rtol=0, atol=0)
+
+
 def test_blocks_with_noise_at_some_time_are_predicted():
     late = LinearProcess(
         lambda t: [[torch.relu(t - 0.7), 0.0], [0.0, 0.5]],
