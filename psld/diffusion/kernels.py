@@ -7,6 +7,7 @@ Times are float64 tensors of any shape …; results have the shape …×k×k.
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -165,9 +166,6 @@ class VaryingSDE:
                 )
             middle = (self.edges[:-1] + self.edges[1:]) / 2
             self.edges = torch.cat([self.edges, middle[rough]]).sort().values
-        while (length := 2 ** len(self._products)) < len(self.edges):
-            half = self._products[-1]
-            self._products.append(half[length // 2 :] @ half[: -length // 2])
 
     def _tabulated(self) -> Tensor:
         """Tabulate the moments at the ends of the pieces, and return which pieces are too long."""
@@ -179,8 +177,6 @@ class VaryingSDE:
         for each in zip(*halves, strict=True):
             moments.append(_composed(moments[-1], each))
         self._transitions, self._covariances = map(torch.stack, zip(*moments, strict=True))
-        self._products = [halves[0]]
-        """Level l holds the transitions over 2^l consecutive pieces."""
         spread = self._covariances[1:].diagonal(dim1=-2, dim2=-1).sqrt()
         largest = phi.abs().amax(dim=(-2, -1), keepdim=True)
         off = (phi - halves[0]).abs() > PRECISION * largest
@@ -236,18 +232,12 @@ class VaryingSDE:
 
     def transition_between(self, start: Tensor, end: Tensor) -> Tensor:
         """Return Φ from `start` to `end`, in either direction of time."""
-        start, end = torch.broadcast_tensors(start, end)
+        # Φ(end) Φ(start)⁻¹ would lose the digits of modes that have decayed.
         low, high = torch.minimum(start, end), torch.maximum(start, end)
-        first, last = self._piece(low) + 1, self._piece(high)
-        # From `low` to the first edge after it, over whole pieces, and on to `high`.
-        phi = self._step(low, torch.where(first > last, high, self.edges[first]))[0]
-        for level, products in enumerate(self._products):
-            taken = ((last - first).clamp(min=0) >> level) & 1 > 0
-            product = products[first.clamp(max=len(products) - 1)] @ phi
-            phi = torch.where(taken[..., None, None], product, phi)
-            first = first + taken * 2**level
-        rest = self._step(torch.where(first > last, high, self.edges[last]), high)[0]
-        phi, is_forward = rest @ phi, (start <= end)[..., None, None]
+        phi = torch.eye(self._transitions.shape[-1], dtype=torch.float64)
+        for first, last in pairwise(self.edges):
+            phi = self._step(low.clamp(first, last), high.clamp(first, last))[0] @ phi
+        is_forward = (start <= end)[..., None, None]
         return phi if is_forward.all() else torch.where(is_forward, phi, torch.linalg.inv(phi))
 
     def _piece(self, t: Tensor) -> Tensor:

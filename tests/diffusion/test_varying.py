@@ -132,6 +132,17 @@ def test_functions_that_are_constant_have_the_kernel_of_constants():
     torch.testing.assert_close(process.transition_between(start, end), expected)
 
 
+def test_transitions_are_accurate_where_a_mode_has_decayed():
+    """Under friction far above the critical one, Φ(t) is numerically singular."""
+    D, form = torch.tensor([[0, 0], [0, 1.0]], dtype=torch.float64), {"initial_variance": [0, 0.01]}
+    form |= {"Q": [[0, -0.5], [0.5, 0]], "S": [1, 0.25], "beta": 14.0, "numerical_eps": 1e-9}
+    process, known = LinearProcess(lambda t: D, **form), LinearProcess(D, **form)
+    start, end = times(0.9, 0.7, 0.01), times(0.88, 0.72, 0.99)
+    found, expected = (each.transition_between(start, end) for each in (process, known))
+    largest = expected.abs().amax(dim=(1, 2), keepdim=True)
+    torch.testing.assert_close(found / largest, expected / largest, rtol=0, atol=1e-9)
+
+
 def test_tensors_of_times_may_have_any_shape():
     process, t = varying(), times(0.1, 0.5, 0.9, 0.3, 0.2, 0.7)
     for method in (process.transition, process.covariance, process.score_matrix):
