@@ -36,8 +36,8 @@ PRECISION = 1e-11
 relative to √(C_ii C_jj). The halves are kept, and their errors are about 64 times smaller."""
 
 FINEST = 1e-12
-"""Pieces that end before this time are not halved. A coefficient that is not smooth at t = 0, such
-as √t, would have them halved for ever."""
+"""Shorter pieces are not halved. If noise begins with √t, or begins at an unnamed time, they would
+be halved for ever."""
 
 
 class LinearKernel:
@@ -185,7 +185,7 @@ class VaryingSDE:
         drift_error, diffusion_error = self._lobatto_errors()
         off |= drift_error > PRECISION * largest
         off |= diffusion_error > PRECISION * scale
-        return off.flatten(1).any(dim=1) & (end > FINEST)
+        return off.flatten(1).any(dim=1) & (end - start > FINEST)
 
     def _lobatto_errors(self) -> tuple[Tensor, Tensor]:
         """Return the differences between the integrals of F and G Gᵀ over each piece by

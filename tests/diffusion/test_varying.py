@@ -204,6 +204,15 @@ def test_moments_are_accurate_also_if_a_jump_is_not_named():
     torch.testing.assert_close(IntegratedBeta(noise).integral(t), exact, rtol=1e-12, atol=0)
 
 
+def test_noise_may_begin_at_a_time_that_is_not_named(monkeypatch):
+    """In the piece where it begins, halving never makes the relative error small."""
+    monkeypatch.setattr(kernels, "MOST_PIECES", 200)
+    process = LinearProcess.of_sde([[0.0]], lambda t: 800 * torch.relu(t - 0.3), [196.0])
+    t = times(0.2, 0.31, 1.0)
+    exact = 400 * torch.relu(t - 0.3)[:, None, None] ** 2
+    torch.testing.assert_close(process.covariance(t), exact, rtol=1e-10, atol=0)
+
+
 def test_coefficients_that_never_become_smooth_are_refused(monkeypatch):
     def rough(t):
         return 5 + 4 * torch.sin(1e4 * t)
