@@ -8,13 +8,16 @@ Times are float64 tensors of any shape …; results have the shape …×k×k.
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from psld.diffusion.matrices import semidefinite_root
-from psld.diffusion.schedules import Schedule
 from psld.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from psld.diffusion.schedules import Schedule
 
 Moments = tuple[Tensor, Tensor]
 """Φ and C, both …×k×k."""
@@ -90,7 +93,7 @@ class LinearKernel:
 class ConstantRecipe:
     """The recipe with constant D, Q and S: F = −β(t) (D + Q) S⁻¹ and G Gᵀ = 2 β(t) D."""
 
-    def __init__(self, D: Tensor, Q: Tensor, S: Tensor, beta: Schedule) -> None:
+    def __init__(self, D: Tensor, Q: Tensor, S: Tensor, beta: "Schedule") -> None:
         inverse = torch.linalg.inv(S)
         self.D, self.beta = D, beta
         self.rate = (D + Q) @ inverse

