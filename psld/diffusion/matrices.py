@@ -117,11 +117,17 @@ def check_recipe(D: Tensor, Q: Tensor, S: Tensor) -> None:
 
 def check_diffusion(D: Tensor, name: str) -> None:
     """Raise UserError unless the matrices, …×k×k, are symmetric and positive semi-definite."""
-    if not torch.allclose(D, D.mT) or torch.linalg.eigvalsh(D).min() < -1e-12:
+    if not torch.allclose(D, D.mT) or _indefinite(D):
         found = D.tolist() if D.ndim == 2 else "other values at some times in [0, 1]"
         raise UserError(
             f"process: {name} must be symmetric and positive semi-definite, got {found}"
         )
+
+
+def _indefinite(D: Tensor) -> bool:
+    """Return whether a matrix has an eigenvalue below 0 by more than rounding."""
+    values = torch.linalg.eigvalsh(D)
+    return bool((values[..., 0] < -1e-12 * values[..., -1].clamp(min=0)).any())
 
 
 def check_initial_variance(variance: Tensor) -> None:

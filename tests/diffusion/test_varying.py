@@ -11,6 +11,7 @@ from scipy.integrate import quad, solve_ivp
 from psld.diffusion import kernels
 from psld.diffusion.integrators import SymmetricSplitting
 from psld.diffusion.kernels import VaryingSDE
+from psld.diffusion.matrices import check_diffusion
 from psld.diffusion.multistep import polynomial_integrals
 from psld.diffusion.process import LinearProcess
 from psld.diffusion.roots import WhiteningRoot
@@ -202,6 +203,15 @@ def test_moments_are_accurate_also_if_a_jump_is_not_named():
         torch.testing.assert_close(unnamed.covariance(t), named.covariance(t), rtol=1e-9, atol=0)
     exact = times(0.2, 0.3 + 9 * 0.01, 0.3 + 9 * 0.6)
     torch.testing.assert_close(IntegratedBeta(noise).integral(t), exact, rtol=1e-11, atol=0)
+
+
+def test_noise_of_rank_one_may_be_large():
+    """Its rounding errors are larger than small noise."""
+    g = torch.tensor([[1.0], [0.5], [0.3]], dtype=torch.float64)
+    for scale in (1e-13, 1.0, 1e4, 1e8):
+        check_diffusion(scale * g @ g.T, "G Gᵀ")
+        with pytest.raises(UserError, match="positive semi-definite"):
+            check_diffusion(scale * torch.diag(times(1.0, -1e-6)), "G Gᵀ")
 
 
 def test_noise_may_begin_at_a_time_that_is_not_named(monkeypatch):
