@@ -33,8 +33,8 @@ from psld.utils.errors import UserError
 __all__ = ["LinearBeta", "LinearProcess", "Times"]
 
 LEAST_LEFT, MOST_LEFT = 1e-9, 0.1
-"""Bounds of what remains of the image at T: |a(T)|, or √ρ(T) if coefficients depend on time. The
-paper's processes have |a(T)| < 0.01."""
+"""Bounds of what remains of the image at T: √ρ(T) = 1/σ_eff. The paper's processes have less than
+0.01."""
 
 FAR_FROM_PRIOR = 0.01
 """The largest deviation of Σ_ij(T) from the prior's covariance, relative to √(S_i S_j)."""
@@ -193,19 +193,17 @@ class LinearProcess:
         self.predicted = self._predicted_blocks()
         if isinstance(sde, VaryingSDE):
             self._check_end()
-            left = float(self.precision(self.T).sqrt())
-        else:
-            left = float(self.image_mean(self.T).norm())
-        found = f"process: {left:.2g} of the image remains at its final time"
+        left = float(self.precision(self.T).sqrt())
+        found = f"process: relative to the noise, {left:.2g} of the image remains at its final time"
         if left < LEAST_LEFT:
             raise UserError(
                 f"{found}, too little for float32, which needs {LEAST_LEFT}; lower β (beta_min, "
-                "beta_max) or the entries of (D + Q) S⁻¹ (for PSLD, gamma and mass_inverse)"
+                "beta_max) or the drift (for PSLD, gamma and mass_inverse)"
             )
         if not left <= MOST_LEFT:
             raise UserError(
-                f"{found}, but samplers start from N(0, S), which allows {MOST_LEFT}; raise β "
-                "(beta_min, beta_max)"
+                f"{found}, but samplers start from the prior, which allows {MOST_LEFT}; raise "
+                "β (beta_min, beta_max) or the noise"
             )
 
     def _check_end(self) -> None:
