@@ -90,17 +90,26 @@ def as_coefficient(value: Any, blocks: int) -> Callable[[Tensor], Tensor]:
 
     The given function may return a tensor; rows of numbers and of tensors in the shape of the
     times; or, for k = 1, one tensor in the shape of the times.
+
+    The returned function raises UserError for values of another shape.
     """
 
     def evaluate(t: Tensor) -> Tensor:
         found = value(t) if callable(value) else value
         if isinstance(found, list | tuple):
             entries = (torch.as_tensor(each, dtype=torch.float64) for row in found for each in row)
+            rows = [len(row) for row in found]
             found = torch.stack([each.expand(t.shape) for each in entries], dim=-1)
-            found = found.unflatten(-1, (blocks, blocks))
+            if rows == [blocks] * blocks:
+                found = found.unflatten(-1, (blocks, blocks))
         found = torch.as_tensor(found, dtype=torch.float64)
         if blocks == 1 and found.shape == t.shape:
             found = found[..., None, None]
+        if found.shape[-2:] != (blocks, blocks):
+            raise UserError(
+                f"process: a coefficient has the shape {tuple(found.shape)} at times of the shape "
+                f"{tuple(t.shape)}; for {blocks} blocks, it must be {blocks}×{blocks} at each time"
+            )
         return found.expand(*t.shape, blocks, blocks)
 
     return evaluate

@@ -54,7 +54,7 @@ class LinearProcess:
 
         dz = −β(t) (D + Q) S⁻¹ z dt + √(2 β(t) D) dw
 
-    D, Q and β may be functions of time. `of_sde` makes a process from any linear SDE. With Φ the
+    D, Q and β may be functions of time. `of_sde` makes a process from F and G. With Φ the
     transition matrix of the drift and C the covariance that the noise has added, the perturbation
     kernel is Gaussian with
 
@@ -132,7 +132,10 @@ class LinearProcess:
         numerical_eps: float = 0.0,
         jumps: Sequence[float] = (),
     ) -> Self:
-        """Return the process of any linear SDE dz = F(t) z dt + G(t) dw.
+        """Return the process of a linear SDE dz = F(t) z dt + G(t) dw.
+
+        At T, the image must be forgotten and the blocks nearly independent: Σ(T) ≈ diag of the
+        variances of the prior.
 
             # The sub-VP SDE (Song et al., 2021), with β and its integral B.
             LinearProcess.of_sde(
@@ -367,7 +370,7 @@ class LinearProcess:
         return torch.linalg.solve(self.image_factor(t), a)[..., 0]
 
     def precision(self, t: Times) -> Tensor:
-        """Return ρ(t) = aᵀ Σ⁻¹ a, N.
+        """Return the signal-to-noise ratio (SNR) ρ(t) = aᵀ Σ⁻¹ a, N; it decreases with t.
 
         The sufficient statistic of z_t for x₀ is y = aᵀ Σ⁻¹ z_t / ρ = x₀ + N(0, 1/ρ).
         """
@@ -378,7 +381,7 @@ class LinearProcess:
         return self.precision(t).rsqrt()
 
     def log_snr(self, t: Times) -> Tensor:
-        """Return λ(t) = −log σ_eff, N: half the log signal-to-noise ratio; it decreases with t."""
+        """Return λ(t) = −log σ_eff, N: half the logarithm of the SNR; it decreases with t."""
         return 0.5 * self.precision(t).log()
 
     def image_diffusion_squared(self, t: Times) -> Tensor:

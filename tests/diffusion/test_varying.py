@@ -205,6 +205,14 @@ def test_moments_are_accurate_also_if_a_jump_is_not_named():
     torch.testing.assert_close(IntegratedBeta(noise).integral(t), exact, rtol=1e-11, atol=0)
 
 
+@pytest.mark.parametrize(
+    "drift", [[[-4.0]], torch.tensor([[-4.0]]), [[-4.0, 0, 0], [0, -4, 0]], lambda t: -4 * t]
+)
+def test_coefficients_of_another_size_are_refused(drift):
+    with pytest.raises(UserError, match=r"a coefficient has .* it must be 2×2 at each time"):
+        LinearProcess.of_sde(drift, torch.eye(2), [1.0, 1.0])
+
+
 def test_noise_of_rank_one_may_be_large():
     """Its rounding errors are larger than small noise."""
     g = torch.tensor([[1.0], [0.5], [0.3]], dtype=torch.float64)
