@@ -134,8 +134,8 @@ def test_the_integrator_of_the_examples_makes_images(process, tmp_path, monkeypa
     torch.set_num_threads(3)
     try:
         images, straight = (
-            psld.sample(process, network, (16, 1, 8, 8), **given, noise=noise)
-            for noise in (0.7, 0.0)
+            psld.sample(process, network, (16, 1, 8, 8), **given, strength=strength)
+            for strength in (0.7, 0.0)
         )
     finally:
         torch.set_num_threads(threads)
@@ -150,6 +150,15 @@ def test_the_integrator_of_the_examples_makes_images(process, tmp_path, monkeypa
     assert error < 0.05
     assert (straight_error > 0.15) == (process.blocks == 2), "as the example says"
     assert network.threads == {1}, "as in model.sample"
+
+
+def test_the_integrator_of_the_examples_runs_in_python_as_it_says(folder, tmp_path, monkeypatch):
+    """None of its options has the name of an argument of `sample`."""
+    shutil.copy(REPOSITORY / "docs/examples/blend.py", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    line = re.search(r"In Python: (.*)\.$", Path("blend.py").read_text(), re.MULTILINE)[1]
+    model = psld.load(folder / "models" / "demo" / "psld-0.02", device="cpu")
+    assert eval(line, {"model": model}).shape == (64, 1, 8, 8)
 
 
 @pytest.mark.parametrize("name", [name for name in psld.__all__ if name != "__version__"])

@@ -1,9 +1,9 @@
 r"""A sampler: Euler steps between the probability-flow ODE and the reverse SDE.
 
     psld sample model=models/demo/psld-0.02 sampler=blend:Blend sampler.striding=quadratic \
-        sampler.steps=50 sampler.noise=0.7 shard_size=64 output=samples/blend npz=mine.npz
+        sampler.steps=50 sampler.strength=0.7 shard_size=64 output=samples/blend npz=mine.npz
 
-In Python: model.sample(64, sampler="blend:Blend", striding="quadratic", steps=50, noise=0.7).
+In Python: model.sample(64, sampler="blend:Blend", striding="quadratic", steps=50, strength=0.7).
 
 `build` returns an object with the attributes of `Integrator` (psld/diffusion/integrators.py). The
 steps of the shipped integrators are z ← P z + W s + N ξ, with the state z, the score s, the noise
@@ -24,13 +24,13 @@ from psld.parts import TimeGridSampler
 class Blend(TimeGridSampler):
     """Euler steps between the probability-flow ODE and the reverse SDE."""
 
-    noise: float = 0.5
+    strength: float = 0.5
     """ν: 0 is the ODE, 1 is Euler–Maruyama."""
 
     def build(self, process, device, inpainting=None):
         from psld.diffusion.integrators import EulerMaruyama
 
         steps = EulerMaruyama(process, self.time_grid(process), device)
-        steps.weight = (1 + self.noise**2) / 2 * steps.weight
-        steps.noise = self.noise * steps.noise
+        steps.weight = (1 + self.strength**2) / 2 * steps.weight
+        steps.noise = self.strength * steps.noise
         return steps

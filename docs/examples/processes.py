@@ -101,8 +101,8 @@ class Chain(PhaseSpace):
     With q = ½, the squared couplings q²/(S_i S_i+1) are (k² − j²)/(4 j² − 1) for j = k − i.
     """
 
-    order: int = Field(4, ge=2, le=6)
-    """k. Order 2 is CLD."""
+    order: int = Field(4, ge=2, le=4)
+    """k. Order 2 is CLD. Higher orders need a larger β, or too much of the image remains."""
 
     @property
     def blocks(self):

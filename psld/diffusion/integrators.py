@@ -148,9 +148,16 @@ class SymmetricSplitting:
     """
 
     def __init__(self, process: LinearProcess, grid: Tensor, device: torch.device) -> None:
-        """Tabulate the steps between the descending forward times of `grid`."""
+        """Tabulate the steps between the descending forward times of `grid`.
+
+        Raises UserError unless D, Q and S are constant.
+        """
         start, end = grid[:-1], grid[1:]
         middle, delta = (start + end) / 2, (start - end)[:, None, None]
+        self.halves = [
+            tuple(table(matrix, device) for matrix in process.reverse_linear_step(first, last))
+            for first, last in ((start, middle), (middle, end))
+        ]
         weight = delta * process.diffusion_squared(start)
         identity = torch.eye(process.blocks, dtype=torch.float64)
         self.times = self.replacement_times = start.tolist()
@@ -159,10 +166,6 @@ class SymmetricSplitting:
         self.score_matrix = table(process.score_matrix(start), device)
         self.weight = table(weight, device)
         self.state = table(identity + weight @ torch.linalg.inv(process.S), device)
-        self.halves = [
-            tuple(table(matrix, device) for matrix in process.reverse_linear_step(first, last))
-            for first, last in ((start, middle), (middle, end))
-        ]
 
     def step(self, index: int, z: Tensor, score: Score, noise: Noise) -> Tensor:
         z = self._linear_half(0, index, z, noise)

@@ -8,13 +8,17 @@ results have the shape …×k×k.
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from psld.diffusion.matrices import semidefinite_root
-from psld.diffusion.schedules import Schedule
 from psld.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from psld.diffusion.schedules import Schedule
 
 Moments = tuple[Tensor, Tensor]
 """Φ and C, both …×k×k."""
@@ -35,8 +39,9 @@ PRECISION = 1e-11
 """How much halving a piece may change Φ, relative to its largest entry, and each entry C_ij,
 relative to √(C_ii C_jj). The halves are kept, and their errors are about 64 times smaller."""
 
-FINEST = 1e-5
-"""Pieces that end before this time are not halved."""
+FINEST = 1e-12
+"""Shorter pieces are not halved. If noise begins with √t, or begins at an unnamed time, they would
+be halved for ever."""
 
 
 class LinearKernel:
@@ -89,12 +94,11 @@ class LinearKernel:
 class ConstantRecipe:
     """The recipe with constant D, Q and S: F = −β(t) (D + Q) S⁻¹ and G Gᵀ = 2 β(t) D."""
 
-    def __init__(self, D: Tensor, Q: Tensor, S: Tensor, beta: Schedule) -> None:
+    def __init__(self, D: Tensor, Q: Tensor, S: Tensor, beta: "Schedule") -> None:
         inverse = torch.linalg.inv(S)
         self.D, self.beta = D, beta
         self.rate = (D + Q) @ inverse
         """(D + Q) S⁻¹: the drift is −β(t) · rate · z."""
-        self.jumps: tuple[float, ...] = tuple(getattr(beta, "jumps", ()))
         self._forward = LinearKernel(self.rate, D)
         self._reversed = LinearKernel((D - Q) @ inverse, D)
 
@@ -153,11 +157,10 @@ class VaryingSDE:
         Raises UserError if `MOST_PIECES` pieces are not enough.
         """
         self.coefficients = coefficients
-        self.jumps = tuple(jumps)
         self._last: tuple[Tensor, Moments] | None = None
         """The last times and their moments, which a kernel's mean and covariance share."""
         even = torch.linspace(0, last, FIRST_PIECES + 1, dtype=torch.float64)
-        self.edges = torch.cat([even, even.new_tensor(self.jumps)]).unique()
+        self.edges = torch.cat([even, even.new_tensor(jumps)]).unique()
         while (rough := self._tabulated()).any():
             if len(self.edges) > MOST_PIECES:
                 at = float(self.edges[:-1][rough][0])
@@ -167,9 +170,6 @@ class VaryingSDE:
                 )
             middle = (self.edges[:-1] + self.edges[1:]) / 2
             self.edges = torch.cat([self.edges, middle[rough]]).sort().values
-        while (length := 2 ** len(self._products)) < len(self.edges):
-            half = self._products[-1]
-            self._products.append(half[length // 2 :] @ half[: -length // 2])
 
     def _tabulated(self) -> Tensor:
         """Tabulate the moments at the ends of the pieces, and return which pieces are too long."""
@@ -181,8 +181,6 @@ class VaryingSDE:
         for each in zip(*halves, strict=True):
             moments.append(_composed(moments[-1], each))
         self._transitions, self._covariances = map(torch.stack, zip(*moments, strict=True))
-        self._products = [halves[0]]
-        """Level l holds the transitions over 2^l consecutive pieces."""
         spread = self._covariances[1:].diagonal(dim1=-2, dim2=-1).sqrt()
         largest = phi.abs().amax(dim=(-2, -1), keepdim=True)
         off = (phi - halves[0]).abs() > PRECISION * largest
@@ -191,7 +189,7 @@ class VaryingSDE:
         drift_error, diffusion_error = self._lobatto_errors()
         off |= drift_error > PRECISION * largest
         off |= diffusion_error > PRECISION * scale
-        return off.flatten(1).any(dim=1) & (end > FINEST)
+        return off.flatten(1).any(dim=1) & (end - start > FINEST)
 
     def _lobatto_errors(self) -> tuple[Tensor, Tensor]:
         """Return the differences between the integrals of F and G Gᵀ over each piece by
@@ -234,28 +232,17 @@ class VaryingSDE:
 
     def transition(self, t: Tensor) -> Tensor:
         """Return Φ from 0 to t."""
-        return self.moments(t)[0]
+        return self.moments(t)[0].clone()  # The moments are kept for the next call.
 
     def transition_between(self, start: Tensor, end: Tensor) -> Tensor:
         """Return Φ from `start` to `end`, in either direction of time."""
-        start, end = torch.broadcast_tensors(start, end)
+        # Φ(end) Φ(start)⁻¹ would lose the digits of modes that have decayed.
         low, high = torch.minimum(start, end), torch.maximum(start, end)
-        first, last = self._piece(low) + 1, self._piece(high)
-        # From `low` to the first edge after it, over whole pieces, and on to `high`.
-        phi = self._step(low, torch.where(first > last, high, self.edges[first]))[0]
-        for level, products in enumerate(self._products):
-            taken = ((last - first).clamp(min=0) >> level) & 1 > 0
-            product = products[first.clamp(max=len(products) - 1)] @ phi
-            phi = torch.where(taken[..., None, None], product, phi)
-            first = first + taken * 2**level
-        rest = self._step(torch.where(first > last, high, self.edges[last]), high)[0]
-        phi, is_forward = rest @ phi, (start <= end)[..., None, None]
+        phi = torch.eye(self._transitions.shape[-1], dtype=torch.float64)
+        for first, last in pairwise(self.edges):
+            phi = self._step(low.clamp(first, last), high.clamp(first, last))[0] @ phi
+        is_forward = (start <= end)[..., None, None]
         return phi if is_forward.all() else torch.where(is_forward, phi, torch.linalg.inv(phi))
-
-    def reverse_moments(self, start: Tensor, end: Tensor) -> Moments:
-        raise UserError(
-            "process: sscs needs constant matrices D, Q and S; use em, rk45 or multistep"
-        )
 
     def _piece(self, t: Tensor) -> Tensor:
         """Return the index of the piece that contains t."""

@@ -90,17 +90,26 @@ def as_coefficient(value: Any, blocks: int) -> Callable[[Tensor], Tensor]:
 
     The given function may return a tensor; rows of numbers and of tensors in the shape of the
     times; or, for k = 1, one tensor in the shape of the times.
+
+    The returned function raises UserError for values of another shape.
     """
 
     def evaluate(t: Tensor) -> Tensor:
         found = value(t) if callable(value) else value
         if isinstance(found, list | tuple):
             entries = (torch.as_tensor(each, dtype=torch.float64) for row in found for each in row)
+            rows = [len(row) for row in found]
             found = torch.stack([each.expand(t.shape) for each in entries], dim=-1)
-            found = found.unflatten(-1, (blocks, blocks))
+            if rows == [blocks] * blocks:
+                found = found.unflatten(-1, (blocks, blocks))
         found = torch.as_tensor(found, dtype=torch.float64)
-        if blocks == 1 and found.shape == t.shape:
+        if blocks == 1 and found.shape in ((), t.shape):
             found = found[..., None, None]
+        if found.shape[-2:] != (blocks, blocks):
+            raise UserError(
+                f"process: a coefficient has the shape {tuple(found.shape)} at times of the shape "
+                f"{tuple(t.shape)}; for {blocks} blocks, it must be {blocks}×{blocks} at each time"
+            )
         return found.expand(*t.shape, blocks, blocks)
 
     return evaluate
@@ -117,11 +126,17 @@ def check_recipe(D: Tensor, Q: Tensor, S: Tensor) -> None:
 
 def check_diffusion(D: Tensor, name: str) -> None:
     """Raise UserError unless the matrices, …×k×k, are symmetric and positive semi-definite."""
-    if not torch.allclose(D, D.mT) or torch.linalg.eigvalsh(D).min() < -1e-12:
+    if not torch.allclose(D, D.mT) or _indefinite(D):
         found = D.tolist() if D.ndim == 2 else "other values at some times in [0, 1]"
         raise UserError(
             f"process: {name} must be symmetric and positive semi-definite, got {found}"
         )
+
+
+def _indefinite(D: Tensor) -> bool:
+    """Return whether a matrix has an eigenvalue below 0 by more than rounding."""
+    values = torch.linalg.eigvalsh(D)
+    return bool((values[..., 0] < -1e-12 * values[..., -1].clamp(min=0)).any())
 
 
 def check_initial_variance(variance: Tensor) -> None:

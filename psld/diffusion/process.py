@@ -33,8 +33,8 @@ from psld.utils.errors import UserError
 __all__ = ["LinearBeta", "LinearProcess", "Times"]
 
 LEAST_LEFT, MOST_LEFT = 1e-9, 0.1
-"""Bounds of what remains of the image at T: |a(T)|, or √ρ(T) if coefficients depend on time. The
-paper's processes have |a(T)| < 0.01."""
+"""Bounds of what remains of the image at T: √ρ(T) = 1/σ_eff. The paper's processes have less than
+0.01."""
 
 FAR_FROM_PRIOR = 0.01
 """The largest deviation of Σ_ij(T) from the prior's covariance, relative to √(S_i S_j)."""
@@ -54,7 +54,7 @@ class LinearProcess:
 
         dz = −β(t) (D + Q) S⁻¹ z dt + √(2 β(t) D) dw
 
-    D, Q and β may be functions of time. `of_sde` makes a process from any linear SDE. With Φ the
+    D, Q and β may be functions of time. `of_sde` makes a process from F and G. With Φ the
     transition matrix of the drift and C the covariance that the noise has added, the perturbation
     kernel is Gaussian with
 
@@ -97,24 +97,25 @@ class LinearProcess:
             beta: a number, a function of time or a schedule (`psld.diffusion.schedules`).
             initial_variance: k variances of z₀, with 0 for block 0, the image.
             numerical_eps: added to the diagonal of Σ(t).
-            jumps: the times at which D or Q is discontinuous.
+            jumps: the times at which D, Q or β is discontinuous.
         """
         self.D: Any  # a tensor, or a function of time
         self.Q: Any
-        self.beta = as_schedule(beta)
+        self.beta = as_schedule(beta, jumps)
         check_schedule(self.beta)
+        self.jumps = tuple(sorted({*jumps, *getattr(self.beta, "jumps", ())}))
+        """The times at which drift or diffusion is discontinuous."""
         if callable(D) or callable(Q):
             S, initial = as_float64(S=S, initial_variance=initial_variance)
             self.D, self.Q = (as_coefficient(each, len(S)) for each in (D, Q))
             check_recipe(self.D(SAMPLED), self.Q(SAMPLED), S)
-            sde = self._varying_recipe(S, jumps)
+            sde = self._varying_recipe(S)
         else:
             constants = as_float64(D=D, Q=Q, S=S, initial_variance=initial_variance)
             self.D, self.Q, S, initial = constants
             check_recipe(self.D, self.Q, S)
             sde = ConstantRecipe(self.D, self.Q, torch.diag(S), self.beta)
-            self.rate = sde.rate
-            check_convergence(self.rate, float(self.beta.integral(as_times(self.T))))
+            check_convergence(sde.rate, float(self.beta.integral(as_times(self.T))))
         self.S = torch.diag(S)
         self._complete(sde, S, initial, matching, factor, numerical_eps)
 
@@ -131,7 +132,10 @@ class LinearProcess:
         numerical_eps: float = 0.0,
         jumps: Sequence[float] = (),
     ) -> Self:
-        """Return the process of any linear SDE dz = F(t) z dt + G(t) dw.
+        """Return the process of a linear SDE dz = F(t) z dt + G(t) dw.
+
+        At T, the image must be forgotten and the blocks nearly independent: Σ(T) ≈ diag of the
+        variances of the prior.
 
             # The sub-VP SDE (Song et al., 2021), with β and its integral B.
             LinearProcess.of_sde(
@@ -157,18 +161,19 @@ class LinearProcess:
         )
         F, squared = (as_coefficient(each, len(prior)) for each in (drift, diffusion_squared))
         check_diffusion(squared(SAMPLED), "G Gᵀ")
-        sde = VaryingSDE(lambda t: (F(t), squared(t)), jumps, cls.T)
+        process.jumps = tuple(jumps)
+        sde = VaryingSDE(lambda t: (F(t), squared(t)), process.jumps, cls.T)
         process._complete(sde, prior, initial, matching, factor, numerical_eps)
         return process
 
-    def _varying_recipe(self, S: Tensor, jumps: Sequence[float]) -> VaryingSDE:
+    def _varying_recipe(self, S: Tensor) -> VaryingSDE:
         D, Q, beta = self.D, self.Q, self.beta
 
         def coefficients(t: Tensor) -> tuple[Tensor, Tensor]:
             rate, noise = beta(t)[..., None, None], D(t)
             return -rate * (noise + Q(t)) / S, 2 * rate * noise
 
-        return VaryingSDE(coefficients, [*jumps, *getattr(beta, "jumps", ())], self.T)
+        return VaryingSDE(coefficients, self.jumps, self.T)
 
     def _complete(
         self,
@@ -191,19 +196,17 @@ class LinearProcess:
         self.predicted = self._predicted_blocks()
         if isinstance(sde, VaryingSDE):
             self._check_end()
-            left = float(self.precision(self.T).sqrt())
-        else:
-            left = float(self.image_mean(self.T).norm())
-        found = f"process: {left:.2g} of the image remains at its final time"
+        left = float(self.precision(self.T).sqrt())
+        found = f"process: relative to the noise, {left:.2g} of the image remains at its final time"
         if left < LEAST_LEFT:
             raise UserError(
                 f"{found}, too little for float32, which needs {LEAST_LEFT}; lower β (beta_min, "
-                "beta_max) or the entries of (D + Q) S⁻¹ (for PSLD, gamma and mass_inverse)"
+                "beta_max) or the drift (for PSLD, gamma and mass_inverse)"
             )
         if not left <= MOST_LEFT:
             raise UserError(
-                f"{found}, but samplers start from N(0, S), which allows {MOST_LEFT}; raise β "
-                "(beta_min, beta_max)"
+                f"{found}, but samplers start from the prior, which allows {MOST_LEFT}; raise "
+                "β (beta_min, beta_max) or the noise"
             )
 
     def _check_end(self) -> None:
@@ -255,11 +258,6 @@ class LinearProcess:
         process = copy(self)
         process.T = time
         return process
-
-    @property
-    def jumps(self) -> tuple[float, ...]:
-        """The times at which drift or diffusion is discontinuous."""
-        return self.sde.jumps
 
     @property
     def needs_auxiliary_noise(self) -> bool:
@@ -372,7 +370,7 @@ class LinearProcess:
         return torch.linalg.solve(self.image_factor(t), a)[..., 0]
 
     def precision(self, t: Times) -> Tensor:
-        """Return ρ(t) = aᵀ Σ⁻¹ a, N.
+        """Return the signal-to-noise ratio (SNR) ρ(t) = aᵀ Σ⁻¹ a, N; it decreases with t.
 
         The sufficient statistic of z_t for x₀ is y = aᵀ Σ⁻¹ z_t / ρ = x₀ + N(0, 1/ρ).
         """
@@ -383,7 +381,7 @@ class LinearProcess:
         return self.precision(t).rsqrt()
 
     def log_snr(self, t: Times) -> Tensor:
-        """Return λ(t) = −log σ_eff, N: half the log signal-to-noise ratio; it decreases with t."""
+        """Return λ(t) = −log σ_eff, N: half the logarithm of the SNR; it decreases with t."""
         return 0.5 * self.precision(t).log()
 
     def image_diffusion_squared(self, t: Times) -> Tensor:
@@ -433,6 +431,10 @@ class LinearProcess:
 
         Raises UserError unless D, Q and S are constant.
         """
+        if not isinstance(self.sde, ConstantRecipe):
+            raise UserError(
+                "process: sscs needs constant matrices D, Q and S; use em, rk45 or multistep"
+            )
         phi, covariance = self.sde.reverse_moments(as_times(start), as_times(end))
         return phi, self._factorize(self._regularized(covariance))
 

@@ -128,7 +128,7 @@ def level_range(
 def time_of_noise_level(
     process: LinearProcess, levels: Tensor | float, final_time: float
 ) -> Tensor:
-    """Return the times, N, at which σ_eff has the given values, clipped to [`final_time`, T].
+    """Return the times, N, at which σ_eff has the given values, clipped to [`final_time`, 1].
 
     σ_eff never decreases with time, because the process only adds noise. Newton's method in log t
     starts in the interval of a table that contains the solution, and stays within this interval.

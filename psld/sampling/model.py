@@ -208,7 +208,7 @@ class LoadedModel:
                 from the seed.
             state: states n×kC×H×W of the process at the forward time `time`, from `path`, `encode`
                 or `noised`. The sampler starts there, with `steps` evaluations. Samplers that start
-                from the training images, and `levels`, are refused.
+                from the training images are refused.
             time: the forward time of `state`, at most 1.
             batch_size: images per network evaluation; affects only speed and memory.
             raw: return float32 images as the network sees them: pictures in about [−1, 1], not
@@ -358,10 +358,10 @@ class LoadedModel:
         loaded = None if guide is None else load_guide(guide, self.device, trust)
         model = self._with_process(process)
         if time is not None:
-            if chosen.starts_from_data or getattr(chosen, "levels", None):
+            if chosen.starts_from_data:
                 raise UserError(
                     f"state: sampler={sampler} chooses where it starts; use another sampler, such "
-                    "as multistep, without levels"
+                    "as multistep"
                 )
             if time <= chosen.final_time:
                 raise UserError(

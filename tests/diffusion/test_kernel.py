@@ -61,7 +61,7 @@ def test_the_rate_of_the_noise_level_is_its_derivative(name):
 
 def test_the_third_order_process_is_critically_damped():
     """All eigenvalues of (D + Q) S⁻¹ are 1: its characteristic polynomial is (λ − 1)³."""
-    rate = EVERY_KIND["third"].rate
+    rate = EVERY_KIND["third"].sde.rate
     square = rate @ rate
     minors = (rate.trace() ** 2 - square.trace()) / 2
     found = torch.stack([rate.trace(), minors, torch.linalg.det(rate)])

@@ -97,6 +97,16 @@ def test_a_sampler_starts_at_the_time_of_a_state_with_all_its_steps(loaded, digi
     torch.testing.assert_close(near, from_uint8(images), rtol=0, atol=0.05)
 
 
+def test_a_sampler_with_noise_levels_starts_from_states(loaded):
+    state = loaded.noised(torch.zeros(2, 1, 8, 8), 0.5)
+    high, low = (float(loaded.process.noise_level(t)) for t in (0.5, 0.1))
+    given = {"state": state, "sampler": "multistep", "steps": 2, "denoise": False}
+    images = loaded.sample(**given, time=0.5, levels=[high, (high * low) ** 0.5, low], raw=True)
+    assert images.isfinite().all()
+    with pytest.raises(UserError, match=r"levels: .* the noise levels of the process are"):
+        loaded.sample(**given, time=0.5, levels=[2 * high, high, low])
+
+
 def test_noised_states_follow_the_kernel(loaded):
     images = torch.zeros(400, 1, 8, 8)
     z, process = loaded.noised(images, 0.3, seed=1), loaded.process
