@@ -329,7 +329,8 @@ def evaluate_cell(settings: EvaluateSettings) -> CellResults:
     for metric in (measurement.metric for measurement in measurements):
         if (name := metric.features) not in bases:
             folders = settings.features[name]
-            bases[name] = folder_basis(metric, folders.reference, folders.extractor, device, model)
+            given = folders.reference, folders.extractor, device, model, settings.decode
+            bases[name] = folder_basis(metric, *given)
     given = device, settings.output, settings.keep, settings.decode
     return evaluate(source, bases, measurements, *given)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from psld.config.parts import imported
 from psld.config.settings import MadeRecord, changes, read_record, write_record
 from psld.data.pictures import AsPictures, decoder
+from psld.data.settings import Autoencoder
 from psld.data.store import ImageStore, Split, described_record
 from psld.data.units import BYTES, Units, truncated
 from psld.evaluation.settings import ReferenceSettings, TrainExtractorSettings, decoder_for
@@ -29,6 +30,7 @@ from psld.metrics.settings import Extractor, MetricSettings
 from psld.models.manifest import MANIFEST, WEIGHTS, ModelManifest
 from psld.utils.device import device_name, float32_by_default, provenance, use_device
 from psld.utils.errors import UserError
+from psld.utils.files import digest_of
 from psld.utils.tensors import grouped, load_tensors, save_tensors
 
 FEATURES = "features.safetensors"
@@ -160,6 +162,8 @@ class ReferenceManifest(MadeRecord):
     """Accuracy of a classifier on the test split; null for other extractors, or without this split.
     """
     device: str
+    decoder: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
+    """The digest of the decoder that made the dataset's pictures from tensors, if any."""
 
     @property
     def kind(self) -> tuple[str, dict[str, Any], bool]:
@@ -184,7 +188,7 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
     of_split = images_for(settings, store, extractor.device)
     parts = features_of_splits(extractor, of_split, store.splits, metric)
     parts["train"] = Features(parts["train"].values)  # No metric needs logits of training images.
-    count = min(store.splits["train"], NOISE_SAMPLES)
+    count, decode = min(store.splits["train"], NOISE_SAMPLES), decoder_for(settings.dataset, metric)
     images = of_split("train")[:1]
     units = BYTES if images.dtype == np.uint8 else store.units
     noise = noise_images(count, images.shape[1:], metric.batch_size, units)
@@ -200,10 +204,15 @@ def make_reference(settings: ReferenceSettings) -> ReferenceManifest:
         extractor_digest=extractor.digest,
         extractor_test_accuracy=extractor.test_accuracy,
         device=device_name(extractor.device),
+        decoder=None if settings.dataset.source.encoded else decoder_digest(decode),
         **provenance(),
     )
     write_record(Path(settings.output) / MANIFEST, manifest)  # The last file of the folder.
     return manifest
+
+
+def decoder_digest(decode: Autoencoder | None) -> str | None:
+    return decode and digest_of(decode.identity())
 
 
 def extractor_for(
@@ -375,12 +384,19 @@ def folder_basis(
     extractor: str | Path | FeatureExtractor | None,
     device: torch.device,
     model: ModelManifest | None = None,
+    decode: Autoencoder | None = None,
 ) -> Basis:
     """Load a reference and its extractor.
 
-    `model`: check that the reference has the dataset of this model; None: no check.
+    Args:
+        model: check that the reference has the dataset of this model; None: no check.
+        decode: the decoder of samples that are tensors.
+
+    Raises UserError if the reference was decoded with other weights or code.
     """
     reference, manifest = load_reference(folder)
+    if manifest.decoder not in (None, decoder_digest(decode)):
+        raise UserError(f"{folder}: made with another dataset.decode; {REMEDY}")
     network = extractor_for(metric, extractor, manifest.dataset_digest, device)
     check_reference(metric, folder, manifest, network.digest, model)
     return Basis(reference, manifest.facts, network)

@@ -266,7 +266,7 @@ def evaluate_images(
         measurements.append(Measurement(metric=metric, samples=len(whole)))
         if (name := metric.features) not in bases:
             given = reference, dataset, folder, image_size, device, silent
-            bases[name] = _basis(metric, name in needs_features, *given, decode is not None)
+            bases[name] = _basis(metric, name in needs_features, *given, decode)
             shape = shapes[metric.extractor.sees]
             if (expected := bases[name].shape) not in (None, shape):
                 sizes = size_text(shape), size_text(expected)
@@ -317,15 +317,15 @@ def _basis(
     image_size: int | None,
     device: torch.device,
     silent: bool,
-    decodes: bool,
+    decode: Autoencoder | None,
 ) -> Basis:
     """Load the extractor and the reference; for a dataset, use the saved features if they exist.
 
     Args:
         needs_features: keep the features of the reference's images, not only their moments.
-        decodes: the metric measures pictures of tensors, so the saved features must exist.
+        decode: makes pictures from tensors; the saved features must then exist.
     """
-    is_decoded = decodes and metric.extractor.sees == "pictures"
+    is_decoded = decode is not None and metric.extractor.sees == "pictures"
     if reference is None:
         kept = Path(f"features/{dataset}/{metric.features}/reference")
         if is_decoded and not (kept / FEATURES).exists():
@@ -335,7 +335,8 @@ def _basis(
     path = None if isinstance(reference, np.ndarray) else located(reference)
     if path and (path / FEATURES).exists():
         shape = None if is_decoded else prepared_shape(path, dataset)
-        return folder_basis(metric, path, extractor, device)._replace(shape=shape)
+        basis = folder_basis(metric, path, extractor, device, decode=decode)
+        return basis._replace(shape=shape)
     network = extractor_for(metric, extractor, device=device)
     facts: dict[str, Any] = {"extractor_test_accuracy": network.test_accuracy}
     if moments := read_statistics(path) if path else None:

@@ -17,7 +17,7 @@ from psld.data.settings import Autoencoder, DatasetSettings
 from psld.data.store import ImageStore, described_dataset
 from psld.data.units import BYTES, Units
 from psld.utils.errors import UserError
-from tests.commands import fresh_modules
+from tests.commands import call, fresh_modules, refused, succeeded
 from tests.data.formats import random_images
 
 
@@ -250,3 +250,20 @@ def test_weights_that_change_after_they_were_chosen_are_refused(pictures):
         prepare_dataset(settings, Path("mine.h5"))
     with pytest.raises(UserError, match=r"nowhere\.txt: No such file"):
         prepare(LATENTS["source"], 1, 4, decode=DECODE | {"weights": "nowhere.txt"})
+
+
+def test_a_reference_of_decoded_tensors_is_bound_to_its_decoder(pictures):
+    """Latents from elsewhere, which are decoded: with other weights, the reference is refused."""
+    np.save("x.npy", tensors(40, 1, 4, 4) * 10 + 60)
+    source = ("dataset.source.path=x.npy", "dataset.image_size=4", "dataset.channels=1")
+    decode = ("+dataset.decode.kind=halving:Halving", "+dataset.decode.weights=factor.txt")
+    words = ("dataset=tensors", "dataset.name=mine", *source, *decode)
+    succeeded(call(Path(), "prepare", *words))
+    succeeded(call(Path(), "reference", "data=data/mine.h5", "metric=fd-pixels", "extractor=null"))
+    np.savez("y.npz", arr_0=tensors(40, 1, 4, 4) * 10 + 60)
+    given = ("images=y.npz", "dataset=mine", "metric=fd-pixels")
+    assert "fd-pixels of 40 images: " in succeeded(call(Path(), "evaluate", *given)).stdout
+    Path("factor.txt").write_text("0.25")
+    refused(call(Path(), "evaluate", *given), 2, "factor.txt: has changed since it was chosen")
+    succeeded(call(Path(), "prepare", *words, "replace=true"))
+    refused(call(Path(), "evaluate", *given), 2, "made with another dataset.decode")
