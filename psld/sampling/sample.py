@@ -47,11 +47,14 @@ def sample_range(settings: SampleSettings) -> Path:
     """
     settings = settings.model_copy(update={"sampler": imported(settings.sampler)})
     model, sampler, origin = load_cell(settings)
-    source = digest_of(origin.model_dump())
+    source, as_pictures = digest_of(origin.model_dump()), np.asarray
     if settings.png:
         from psld.data.images import is_single_picture  # Only pictures need Pillow.
 
-        is_single_picture(settings.png, source)  # Raises for a wrong path before sampling.
+        # A wrong path or decoder is an error before sampling.
+        is_single_picture(settings.png, source)
+        given = model.settings.dataset, model.units, model.device, model.folder
+        as_pictures = pictures_of(*given)
     if settings.npz:
         check_place(settings.npz)
     if start := sampler.gaussian:
@@ -74,10 +77,8 @@ def sample_range(settings: SampleSettings) -> Path:
 
         whole = np.concatenate(images)
         if settings.png:
-            dataset = model.settings.dataset
-            as_pictures = pictures_of(dataset, model.units, model.device, model.folder)
-            pictures = as_pictures(whole)
-            save_images(pictures, settings.png, settings.first * settings.shard_size, source)
+            first = settings.first * settings.shard_size
+            save_images(as_pictures(whole), settings.png, first, source)
         if settings.npz:
             write_npz(settings.npz, whole)
         print("\n".join(f"wrote {path}" for path in (settings.png, settings.npz) if path))
