@@ -74,7 +74,8 @@ def load(
             hf://USER/NAME@COMMIT. Without @COMMIT, the newest commit is loaded.
         device: `auto`, or a torch device such as `cpu` or `cuda`.
         start: the file of the initial distribution (psld start), for samplers such as few. None:
-            the file of the model's dataset in starts/; a missing file is fitted to data/DATASET.h5.
+            the file of the model's dataset in starts/; if it is missing, a
+            distribution is fitted to data/DATASET.h5.
         trust: if the code of a custom part is not among your own files, run the copy of the code in
             parts/, next to the weights. Read the copy first.
 

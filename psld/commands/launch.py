@@ -69,7 +69,7 @@ def launch(settings: LaunchSettings) -> None:
 
 
 def custom_parts(training: Trained, words: list[str]) -> list[str]:
-    """Return words that fix the code of custom parts.
+    """Return words that bind a job to the current code of its custom parts.
 
     The words contain the digest of the code or of the record. The job then either runs the current
     code, also after each requeue, or fails.

@@ -55,9 +55,10 @@ class Estimate(Settings):
     If the metric is a fraction p̂ (`share`), the interval is Wilson's interval (1927), with t_{B−1}
     in place of z. The number of samples n is replaced by the effective number n' = p̂ (1 − p̂) / s²
     (Korn and Graubard 1998), because in a mean over trainings, samples of different trainings have
-    the same noise. If s = 0, n' = n. If p̂ is the fraction of samples below a quantile of N other
-    images, 1/n' increases by 1/N, because the fraction of new images of the same distribution below
-    the k-th smallest of N values has the distribution Beta(k, N + 1 − k).
+    the same noise. If s = 0, n' = n. If p̂ is the fraction of samples below a quantile of the
+    values of N other images, 1/n' increases by 1/N, because the quantile varies, too: the
+    probability that a new value is below the k-th smallest of N values has the distribution
+    Beta(k, N + 1 − k).
     """
 
     value: float

@@ -108,7 +108,11 @@ def official_parameters(network: ncsnpp.Encoder) -> dict[str, OfficialParameter]
 
 
 def _in_official_order(network: ncsnpp.Encoder) -> Iterator[nn.Module | None]:
-    """Yield our module for each official layer. None and Identity have no official layer."""
+    """Yield our module for each official layer.
+
+    None and an Identity mean that the network has no such layer; the official list then has no
+    entry either.
+    """
     time, middle = network.time, network.middle
     if isinstance(time.embedding, ncsnpp.FourierEmbedding):
         yield time.embedding

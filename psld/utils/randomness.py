@@ -63,7 +63,8 @@ def standard_normal(
     """Return draw `index` from the stream of a key: standard normal numbers, float32 on the CPU.
 
     The numbers come from Philox, NumPy's counter-based generator. The numbers are identical on all
-    machines. Draws are independent of each other, and a smaller draw is a prefix of a larger draw.
+    machines. Draws with different indices are independent. For the same key and index, a
+    smaller draw is a prefix of a larger draw.
 
     Args:
         device: the device to which the tensor will be copied. For a GPU, the tensor is in pinned
