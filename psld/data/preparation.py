@@ -286,14 +286,16 @@ class _Decoding:
             return self.encode(first + numbers.start, partial(split.pixels, numbers))
         pixels = split.pixels(numbers)
         if self.settings.dtype == "float32":
-            return as_tensors(pixels, self.settings.shape, where, split.rows[numbers])
+            rows = getattr(split, "rows", range(len(split)))[numbers.start : numbers.stop]
+            return as_tensors(pixels, self.settings.shape, where, rows)
         if pixels.dtype != np.uint8:
             raise UserError(f"{where}: {pixels.dtype}, not uint8; for tensors, set {FLOATS}")
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
     def _tensor(self, name: str, number: int) -> tuple[np.ndarray, int, list[str]]:
         where = self._where(name)
-        tensor, label = getattr(self.images, name)[number]
+        with _index_lock:  # as in `read_picture`
+            tensor, label = getattr(self.images, name)[number]
         label = _checked_label(label, len(self.images.class_names), f"{where} tensor {number}")
         tensor = np.asarray(tensor() if callable(tensor) else tensor)
         one = tensor[None, None] if tensor.ndim == 2 else tensor[None]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from psld.config.parts import imported
 from psld.config.settings import MadeRecord, write_record
-from psld.data.pictures import AsPictures, decoder
+from psld.data.pictures import BATCH, AsPictures, decoder
 from psld.data.settings import Autoencoder
 from psld.evaluation.folders import (
     Basis,
@@ -189,7 +189,7 @@ def _gather(
     labels, costs, left = [], [], max(needed.values())
     names, extractions = " and ".join(bases), sum(needed.values())
     with closing(Progress(names, "extraction", extractions, silent=source.silent)) as progress:
-        for part in source.chunks:
+        for part in in_parts(source.chunks) if as_pictures else source.chunks:
             images = (part.images if isinstance(part, Shard) else part)[:left]
             left -= len(images)
             seen = {"values": images, "pictures": as_pictures(images) if as_pictures else images}
@@ -208,6 +208,15 @@ def _gather(
         kept = found[name]
         samples[name, n] = replace(kept.first(n), numbers=source.numbers) if kept else each
     return GatheredFeatures(samples, torch.cat(labels) if labels else None, costs)
+
+
+def in_parts(chunks: Iterable[Shard | np.ndarray]) -> Iterator[Shard | np.ndarray]:
+    """Divide arrays into parts, so that only the pictures of one part are in memory."""
+    for chunk in chunks:
+        if isinstance(chunk, Shard):
+            yield chunk
+        else:
+            yield from (chunk[i : i + BATCH] for i in range(0, len(chunk), BATCH))
 
 
 def save_kept(path: str | Path, gathered: GatheredFeatures, largest: int) -> str:

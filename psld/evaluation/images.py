@@ -21,7 +21,6 @@ from psld.data.images import (
     read_npz,
     size_text,
 )
-from psld.data.pictures import decoder
 from psld.data.settings import Autoencoder
 from psld.data.store import ImageStore, described_record
 from psld.data.units import BYTES
@@ -184,12 +183,14 @@ def distance(
     """
     is_named = isinstance(extractor, str | Path)
     extractor = load_extractor(extractor) if is_named else _as_extractor(extractor, "auto")
-    totals = []
+    totals, dtypes = [], set[bool]()
     for name, given in {"images": images, "reference": reference}.items():
         each = array_of(given, name)
         if not (extractor.part.sees == "values" and are_tensors(each)):
             check_images(each, "N×C×H×W", name)
         batches = batches_of(each, BATCH)
+        if len(dtypes := dtypes | {are_tensors(each)}) == 2:
+            raise UserError(f"reference: {each.dtype}, unlike the images; give both alike")
         whole = assign_blocks(len(each), 1)  # One block suffices, because no interval is needed.
         moments = gather_moments(extractor, batches, "features", whole, silent=not progress)
         totals.append(moments.total)
@@ -243,10 +244,9 @@ def evaluate_images(
     if len(whole) < (least := samples or 3):
         raise UserError(f"{where}: {len(whole)} images; at least {least} images are needed")
     whole = whole[:samples]
-    sha256, decode = _digest(whole), None
-    shapes: dict[str, tuple[int, ...]] = {"values": whole.shape[1:], "pictures": whole.shape[1:]}
-    if are_tensors(whole) and (decode := _decoder(where, dataset, composed)):
-        shapes["pictures"] = decoder(decode, device, "data")(whole[:1]).shape[1:]
+    sha256, shape = _digest(whole), whole.shape[1:]
+    _check_alike(where, whole, dataset, shards)
+    decode = _decoder(where, dataset, composed) if are_tensors(whole) else None
     source = ImageSource(
         facts={"images": path, "images_sha256": sha256},
         digest=lambda compared: digest_of(["images", sha256, compared]),
@@ -266,8 +266,7 @@ def evaluate_images(
         measurements.append(Measurement(metric=metric, samples=len(whole)))
         if (name := metric.features) not in bases:
             given = reference, dataset, folder, image_size, device, silent
-            bases[name] = _basis(metric, name in needs_features, *given, decode)
-            shape = shapes[metric.extractor.sees]
+            bases[name] = _basis(metric, name in needs_features, *given, decode, are_tensors(whole))
             if (expected := bases[name].shape) not in (None, shape):
                 sizes = size_text(shape), size_text(expected)
                 raise UserError(
@@ -282,6 +281,21 @@ def evaluate_images(
                 "and give dataset=NAME"
             )
     return evaluation.evaluate(source, bases, measurements, device, output, decode=decode)
+
+
+def _check_alike(
+    where: Path | str, images: np.ndarray, dataset: str | None, shards: Sequence[Shard]
+) -> None:
+    """Raise UserError if images and dataset have other types, or if shards of tensors come from a
+    model of other data, so that the values have another meaning."""
+    if dataset is None or not (data := Path(f"data/{dataset}.h5")).exists():
+        return
+    store = ImageStore.open(data)
+    if are_tensors(images) != (store.units != BYTES):
+        raise UserError(f"{where}: {images.dtype}, but {data} has {store.units.dtype}")
+    if shards and are_tensors(images) and shards[0].origin.dataset_digest != store.digest:
+        wrong = "sampled from a model of other data than"
+        raise UserError(f"{where}: {wrong} {data}; train the model again, and sample it")
 
 
 def _decoder(
@@ -318,12 +332,14 @@ def _basis(
     device: torch.device,
     silent: bool,
     decode: Autoencoder | None,
+    tensors: bool,
 ) -> Basis:
     """Load the extractor and the reference; for a dataset, use the saved features if they exist.
 
     Args:
         needs_features: keep the features of the reference's images, not only their moments.
         decode: makes pictures from tensors; the saved features must then exist.
+        tensors: whether the evaluated images are tensors; the reference must be alike.
     """
     is_decoded = decode is not None and metric.extractor.sees == "pictures"
     if reference is None:
@@ -334,7 +350,8 @@ def _basis(
         reference = kept if (kept / FEATURES).exists() else f"data/{dataset}.h5"
     path = None if isinstance(reference, np.ndarray) else located(reference)
     if path and (path / FEATURES).exists():
-        shape = None if is_decoded else prepared_shape(path, dataset)
+        shape = prepared_shape(path, dataset)
+        shape = None if is_decoded else shape
         basis = folder_basis(metric, path, extractor, device, decode=decode)
         return basis._replace(shape=shape)
     network = extractor_for(metric, extractor, device=device)
@@ -346,6 +363,10 @@ def _basis(
         statistics = FeatureStatistics.of_moments(mean, covariance)
         return Basis(Reference(statistics, None, None), lambda _: facts, network)
     images = _read(reference, silent, image_size)[1]
+    if are_tensors(images) != tensors:
+        raise UserError(
+            f"{path or 'reference'}: {images.dtype}, unlike the images; give both alike"
+        )
     numbers, batches = _numbers(path or "reference", images), real_batches(images, metric)
     if needs_features:
         gathered = gather(network, batches, "reference", len(images), silent)

@@ -121,7 +121,10 @@ class GridFigure:
     def content(self) -> dict[str, Any]:
         """All data that determines the figure and is not in its input files."""
         cells = {label: cell.name for label, cell in self.cells.items()}
-        return {"title": self.title, "cells": cells, **self.plotted}
+        datasets = [cell.model.settings.dataset for cell in self.cells.values()]
+        decoders = [each.decode.identity() for each in datasets if each.decode]
+        decided = {"decoders": decoders} if decoders else {}
+        return {"title": self.title, "cells": cells, **decided, **self.plotted}
 
     @property
     def cell(self) -> Cell:

@@ -237,7 +237,9 @@ def decisive_content(grid: Grid) -> dict[str, Any]:
     for name, metric in grid.metrics.items():
         parts[f"metrics.{name}"] = metric.identity()
     for name, dataset in grid.datasets.items():
-        parts[f"datasets.{name}"] = dataset.settings.dataset.preparation()
+        decode = dataset.settings.dataset.decode
+        decided = {"decode": decode.identity()} if decode else {}
+        parts[f"datasets.{name}"] = dataset.settings.dataset.preparation() | decided
     for name, table in file.tables.items():
         parts[f"tables.{name}"] = table.model_dump(mode="json", exclude=table.free() | RESOLVED)
         for entry in entries_in(grid, name):

@@ -253,11 +253,10 @@ class Values(nn.Module):
     @classmethod
     def of(cls, tensors: Tensor) -> "Values":
         """Return the features of tensors N×C×H×W, with their means and standard deviations."""
-        by_channel = tensors.double().transpose(0, 1).flatten(1)
-        network = cls(len(by_channel)).to(tensors.device)
-        std = by_channel.std(dim=1, correction=0)
-        network.mean.copy_(by_channel.mean(dim=1)[:, None, None])
-        network.std.copy_(torch.where(std > 0, std, 1.0)[:, None, None])
+        network = cls(tensors.shape[1]).to(tensors.device)
+        for i in range(tensors.shape[1]):
+            std, mean = torch.std_mean(tensors[:, i].double(), correction=0)
+            network.mean[i], network.std[i] = mean, std if std > 0 else 1.0
         return network
 
     def forward(self, tensors: Tensor) -> tuple[Tensor, None]:

@@ -49,15 +49,13 @@ def draw_figure(grid: Grid, name: str) -> Figure:
         case "nearest":
             return _draw_nearest(figure)
     cell = figure.cell
-    shard = _read_pictures(cell)
+    shard = read_pictures(cell)
     return draw_shard(shard, figure.title, _originals(cell, shard), _real_rows(figure, [cell]))
 
 
-def _read_pictures(cell: Cell, index: int = 0) -> Shard:
+def read_pictures(cell: Cell, index: int = 0) -> Shard:
     """Read a shard of a cell, with pictures instead of tensors."""
     shard = read_shard(shard_path(cell.folder, index))
-    if shard.images.dtype == np.uint8:
-        return shard
     return replace(shard, images=_as_pictures(cell)(shard.images))
 
 
@@ -140,7 +138,7 @@ def _draw_comparison(figure: GridFigure) -> Figure:
         path = shard_path(cell.folder, 0)
         # A shard with a record exists, and `read_shard` waits until it is visible on this node.
         if path.exists() or records_of(path.parent, 0):
-            shards[label] = _read_pictures(cell)
+            shards[label] = read_pictures(cell)
     if not shards:
         grid = next(iter(figure.cells.values())).grid
         raise UserError(f"samples/{grid}: no samples of figure {figure.name} yet")
@@ -159,7 +157,7 @@ def _draw_nearest(figure: GridFigure) -> Figure:
         raise UserError(f"{cell.result}: not evaluated yet")
     train = ImageStore.open(cell.model.settings.data).images("train")
     places = [divmod(sample, cell.options.shard_size) for sample, _ in result.nearest]
-    shards = {index: _read_pictures(cell, index) for index in dict(places)}
+    shards = {index: read_pictures(cell, index) for index in dict(places)}
     samples = [shards[index].images[row] for index, row in places]
     nearest = _as_pictures(cell)(train[[image for _, image in result.nearest]])
     images = np.stack([*samples, *nearest])

@@ -21,8 +21,9 @@ from psld.evaluation.results import CellResults, ModelResult
 from psld.grid.cells import Cell, Grid
 from psld.grid.figures import all_figures
 from psld.grid.rows import csv_line, paper_values, read_table
+from psld.report.figures import read_pictures
 from psld.report.table import table_text
-from psld.sampling.shards import Shard, shard_path
+from psld.sampling.shards import shard_path
 from psld.training.files import HISTORY, WANDB, TrainingHistory, is_exported
 from psld.training.settings import WandbSettings
 from psld.training.wandb_runs import (
@@ -129,8 +130,8 @@ def result_runs(grid: Grid) -> Iterator[ResultRun]:
     papers = paper_values(grid)
     for cell in grid.measured_cells:
         sheet = None
-        if (shard := shard_path(cell.folder, 0)).exists():
-            sheet = tiled(Shard.load(shard).images[: SIDE * SIDE], SIDE)
+        if shard_path(cell.folder, 0).exists():
+            sheet = tiled(read_pictures(cell).images[: SIDE * SIDE], SIDE)
         for measurement in cell.measurements:
             result = CellResults.find(cell.result, cell.record_of(measurement))
             if result and not result.void:

@@ -50,7 +50,7 @@ class ShardOrigin(Settings):
     guide_sha256: str | None = None
     """Digest of the guide's weights."""
     dataset_digest: str | None = None
-    """Digest of the dataset whose images were inpainted."""
+    """Digest of the dataset whose images were inpainted, or of the tensors of the training."""
     masks_digest: str | None = None
     """Digest of the dataset from which the masks were drawn."""
     words: tuple[str, ...] = Field((), exclude=True)
@@ -78,6 +78,7 @@ def origin_of(
     # is not null.
     own, fields = cell.sampler, type(cell.sampler).model_fields.items()
     nulls = {k: None for k, f in fields if getattr(own, k) is None and f.default is not None}
+    tensors = model.dataset_digest if model.settings.dataset.dtype == "float32" else None
     words = as_words("sampler", sampler | nulls) + as_words("process", process or {})
     return ShardOrigin(
         weights_sha256=model.weights_sha256,
@@ -88,7 +89,7 @@ def origin_of(
         index=0,
         size=cell.shard_size,
         guide_sha256=guide and guide.weights_sha256,
-        dataset_digest=cell.data and ImageStore.open(cell.data).digest,
+        dataset_digest=ImageStore.open(cell.data).digest if cell.data else tensors,
         masks_digest=cell.mnist and ImageStore.open(cell.mnist).digest,
         words=(*words, f"seed={cell.seed}"),
     )

@@ -15,6 +15,7 @@ from torch import nn
 
 from psld.config.parts import import_all, imported, save_code
 from psld.config.settings import changes
+from psld.data.pictures import decoder
 from psld.data.store import ImageStore
 from psld.models.build import (
     build,
@@ -134,6 +135,8 @@ def prepare(settings: Trained) -> Setup:
     check_schedule(training)
     check_uses(training)
     images, labels = store.images("train"), labels_of(settings, store)
+    if training.preview_every and (decode := settings.dataset.decode):
+        decoder(decode, "cpu", store.path.parent)  # Previews need its weights.
     needs_deviation = training.objective.needs_deviation
     spread = deviation(store, settings.dataset.flip) if needs_deviation else 1.0
     loss = loss_of(settings, process, spread)

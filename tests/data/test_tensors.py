@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import psld
 from psld.config.settings import parse
 from psld.data import preparation
 from psld.data.preparation import prepare_dataset
@@ -267,3 +268,55 @@ def test_a_reference_of_decoded_tensors_is_bound_to_its_decoder(pictures):
     refused(call(Path(), "evaluate", *given), 2, "factor.txt: has changed since it was chosen")
     succeeded(call(Path(), "prepare", *words, "replace=true"))
     refused(call(Path(), "evaluate", *given), 2, "made with another dataset.decode")
+
+
+def test_floats_are_not_compared_with_bytes():
+    images = torch.from_numpy(random_images(20, 1, 4, 4))
+    seen = BYTES.seen(images)
+
+    def flat(x):
+        return x.float().flatten(1)
+
+    flat.digest = lambda: "flat"
+    for given in ((seen, images), (images, seen)):
+        with pytest.raises(UserError, match="unlike the images; give both alike"):
+            psld.distance(*given, flat)
+        with pytest.raises(UserError, match="unlike the images; give both alike"):
+            psld.evaluate(*given, "fd-pixels", extractor=flat)
+    assert psld.distance(seen, seen, flat) == pytest.approx(0, abs=1e-6)
+
+
+def test_tensors_of_one_open_file_are_read_by_one_thread_at_a_time(monkeypatch):
+    """A source may seek in a file; pictures have the same promise."""
+    monkeypatch.setattr(preparation, "BLOCK_BYTES", 4 * 16)  # blocks of one
+    np.save("x.npy", tensors(2000, 1, 4, 4))
+    Path("oneatatime.py").write_text(ONE_FILE)
+    store = prepare({"kind": "oneatatime:Raw"}, 1, 4)[1]
+    np.testing.assert_array_equal(store.images("train"), np.load("x.npy"))
+
+
+ONE_FILE = """
+import time
+
+import numpy as np
+
+from psld.parts import Images, Source
+
+
+class Pairs:
+    def __init__(self):
+        self.array, self.row = np.load("x.npy"), 0
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, number):
+        self.row = number
+        time.sleep(0)
+        return self.array[self.row].copy(), 0
+
+
+class Raw(Source):
+    def open(self):
+        return Images(Pairs())
+"""

@@ -271,7 +271,7 @@ def different(*shape: int) -> np.ndarray:
         (np.zeros((1, 8, 8, 1), np.uint8), "x.npz: 1 images; at least 3"),
         (different(4, 9, 8, 1), "the images are 1×9×8…1×8×8"),
         (np.zeros((4, 8, 8, 1), int), "arr_0: int64 of 4×8×8×1; uint8 N×H"),
-        (np.zeros((4, 8, 8, 1)), "x.npz: has floats, but fd-classifier measures pictures; give"),
+        (np.zeros((4, 8, 8, 1)), "x.npz: float64, but data/digits.h5 has uint8"),
         (np.zeros((9, 8, 8, 1), np.uint8), "x.npz: 1 distinct images; at least 3"),
     ],
 )
