@@ -9,7 +9,7 @@ results have the shape …×k×k.
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,9 +17,7 @@ from torch import Tensor
 from psld.diffusion.matrices import semidefinite_root
 from psld.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from psld.diffusion.schedules import Schedule
-
+Times = Tensor | float
 Moments = tuple[Tensor, Tensor]
 """Φ and C, both …×k×k."""
 
@@ -42,6 +40,18 @@ relative to √(C_ii C_jj). The halves are kept, and their errors are about 64 t
 FINEST = 1e-12
 """Shorter pieces are not halved. If noise begins with √t, or begins at an unnamed time, they would
 be halved for ever."""
+
+
+class Schedule(Protocol):
+    """A noise schedule as processes use it."""
+
+    def __call__(self, t: Times) -> Tensor:
+        """Return β(t)."""
+        ...
+
+    def integral(self, t: Times) -> Tensor:
+        """Return B(t) = ∫₀ᵗ β(s) ds."""
+        ...
 
 
 class LinearKernel:
@@ -94,7 +104,7 @@ class LinearKernel:
 class ConstantRecipe:
     """The recipe with constant D, Q and S: F = −β(t) (D + Q) S⁻¹ and G Gᵀ = 2 β(t) D."""
 
-    def __init__(self, D: Tensor, Q: Tensor, S: Tensor, beta: "Schedule") -> None:
+    def __init__(self, D: Tensor, Q: Tensor, S: Tensor, beta: Schedule) -> None:
         inverse = torch.linalg.inv(S)
         self.D, self.beta = D, beta
         self.rate = (D + Q) @ inverse

@@ -7,27 +7,13 @@ The shipped schedules are in `psld.diffusion.settings`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from psld.diffusion.kernels import VaryingSDE
+from psld.diffusion.kernels import Schedule, Times, VaryingSDE
 from psld.diffusion.matrices import as_times
-
-Times = Tensor | float
-
-
-class Schedule(Protocol):
-    """A noise schedule as processes use it."""
-
-    def __call__(self, t: Times) -> Tensor:
-        """Return β(t)."""
-        ...
-
-    def integral(self, t: Times) -> Tensor:
-        """Return B(t) = ∫₀ᵗ β(s) ds."""
-        ...
 
 
 @dataclass(frozen=True)
