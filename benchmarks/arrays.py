@@ -40,10 +40,12 @@ def write(path: Path, count: int, shape: tuple[int, ...], dtype: type) -> None:
         few = random.integers(256, size=(1000, *shape), dtype=np.uint8)
     else:
         few = random.standard_normal((1000, *shape)).astype(dtype)
-    array = np.lib.format.open_memmap(path, "w+", dtype, (count, *shape))
-    for start in range(0, count, len(few)):
-        array[start : start + len(few)] = few[: count - start]
-    array.flush()
+    # Without a memory map, whose pages would count as memory of the child processes.
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, *shape)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, count, len(few)):
+            few[: count - start].tofile(file)
 
 
 def prepare(kind: str, scale: float) -> str:
