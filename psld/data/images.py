@@ -8,12 +8,14 @@ import re
 import shlex
 import sys
 import tarfile
+import time
 import zipfile
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path, PurePosixPath
+from statistics import median
 from typing import Any, cast
 
 import numpy as np
@@ -42,6 +44,14 @@ IMAGES = "arr_0"
 REMOVE = "; remove or replace it"
 FILES_AT_ONCE = 1000
 """The number of pictures in a folder that are flushed to disk together."""
+MAX_THREADS = 16
+"""The largest number of threads that read pictures. More threads are not faster, because a single
+thread collects the pictures."""
+SLOW = 200e-6
+"""If reading a picture takes longer, in seconds, then several threads are faster than one. Reading
+a smaller picture is mostly Python code, in which the threads wait for each other."""
+TIMED = 15
+"""The number of pictures that are read to measure this time."""
 SOURCE = "source"
 """The key of a PNG text chunk that holds a digest of the origin of the images."""
 
@@ -205,6 +215,16 @@ class FileTree:
             return np.load(io.BytesIO(self.read(name)), allow_pickle=False)
 
 
+def reading_threads(read: Callable[[int], object], count: int) -> int:
+    """Return the number of threads that read pictures fastest. `read(i)` reads picture i."""
+    times = []
+    for i in range(min(TIMED, count)):
+        started = time.perf_counter()
+        read(i)
+        times.append(time.perf_counter() - started)
+    return min(MAX_THREADS, len(os.sched_getaffinity(0))) if median(times) > SLOW else 1
+
+
 def refuse(broken: Mapping[str, str | None]) -> None:
     """Raise UserError if any picture is broken.
 
@@ -299,11 +319,8 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
 
     images, first = cast(np.ndarray, None), ""
     remedy = "image_size=N crops pictures to their central squares and resizes them"
-    # After an error, closing `read` cancels the pending pictures. Otherwise, the pool would read
-    # all pending pictures before it exits.
     with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        closing(cast(Generator, pool.map(pixels, names))) as read,
+        closing(_each(pixels, names)) as read,
         closing(Progress(f"reading {path}", "image", len(names), silent=silent)) as progress,
     ):
         for i, (name, array) in enumerate(zip(names, read, strict=True)):
@@ -325,6 +342,20 @@ def _read_pictures(path: Path, silent: bool, side: int | None) -> np.ndarray:
             images[i] = array
     refuse(broken)
     return images
+
+
+def _each(read: Callable[[str], Any], names: Sequence[str]) -> Generator[Any]:
+    """Read pictures in order.
+
+    Closing the generator cancels the pending pictures. Otherwise, an error would end the program
+    only after all of them have been read.
+    """
+    threads = reading_threads(lambda i: read(names[i]), len(names))
+    if threads == 1:
+        yield from map(read, names)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(read, names)
 
 
 def are_tensors(images: np.ndarray) -> bool:

@@ -1,7 +1,6 @@
 """Prepare the HDF5 file of a dataset: decode in parallel, write in order, with bounded memory."""
 
 import math
-import os
 import platform
 import shutil
 from collections import Counter
@@ -26,6 +25,7 @@ from psld.data.images import (
     BrokenPicture,
     as_image,
     central_part,
+    reading_threads,
     refuse,
     to_channels,
 )
@@ -55,10 +55,6 @@ Encode = Callable[[int, Callable[[], np.ndarray]], np.ndarray]
 pictures."""
 
 FLOATS = "dataset.dtype to float32 (docs/data.md)"
-
-MAX_THREADS = 16
-"""The largest number of decoding threads. More threads are not faster, because a single thread
-hashes and writes the decoded images."""
 
 PLACES = "root", "path", "code"
 """The settings of a source that can change while the images stay the same."""
@@ -322,13 +318,14 @@ def _blocks(decoding: _Decoding, converted: Counter[str]) -> Iterator[np.ndarray
     images, settings, hashes = decoding.images, decoding.settings, []
     count = len(images.train) + len(images.test)
     size = max(1, BLOCK_BYTES // (math.prod(settings.shape) * np.dtype(settings.dtype).itemsize))
-    # One thread encodes, because an autoencoder uses all cores or a GPU.
-    threads = 1 if decoding.encode else min(MAX_THREADS, len(os.sched_getaffinity(0)))
     blocks = [
         (name, range(start, min(start + size, len(split))))
         for name, split in {"train": images.train, "test": images.test}.items()
         for start in range(0, len(split), size)
     ]
+    threads = 1  # An autoencoder uses all cores or a GPU.
+    if not decoding.encode:
+        threads = reading_threads(lambda i: decoding(("train", range(i, i + 1))), len(images.train))
     with (
         ThreadPoolExecutor(threads) as pool,
         closing(Progress(f"preparing {settings.name}", "image", count)) as progress,

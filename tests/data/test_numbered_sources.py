@@ -98,7 +98,8 @@ def test_memory_does_not_grow_with_the_number_of_images(monkeypatch):
     monkeypatch.setattr(preparation, "BLOCK_BYTES", 10 * 8 * 8 * 3)
     np.save("x.npy", PIXELS)
     prepare({"kind": "array", "path": "x.npy"})
-    assert sorted(map(len, taken)) == [10] * 5
+    blocks = [len(each) for each in taken if len(each) > 1]  # The others measure the time.
+    assert blocks == [10] * 5
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_preparing_again_gives_the_same_bytes(pictures, tmp_path, monkeypatch):
     first = prepare_dataset(settings, tmp_path / "1.h5")
     # Blocks of three images on five threads must not change the order or the bytes.
     monkeypatch.setattr("psld.data.preparation.BLOCK_BYTES", 3 * 8 * 8 * 3)
+    monkeypatch.setattr("psld.data.images.SLOW", 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(5))
     second = prepare_dataset(settings, tmp_path / "2.h5")
     assert first["digest"] == second["digest"]

@@ -289,6 +289,7 @@ def test_floats_are_not_compared_with_bytes():
 def test_tensors_of_one_open_file_are_read_by_one_thread_at_a_time(monkeypatch):
     """A source may seek in a file; pictures have the same promise."""
     monkeypatch.setattr(preparation, "BLOCK_BYTES", 4 * 16)  # blocks of one
+    monkeypatch.setattr("psld.data.images.SLOW", 0)  # several threads
     np.save("x.npy", tensors(2000, 1, 4, 4))
     Path("oneatatime.py").write_text(ONE_FILE)
     store = prepare({"kind": "oneatatime:Raw"}, 1, 4)[1]
