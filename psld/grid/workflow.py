@@ -38,6 +38,9 @@ class Workflow:
     rules: Set[str] = frozenset()
     """The names of the rules. A grid, table or figure that has the name of a rule is not a
     target."""
+    awaited: set[str] = field(default_factory=set)
+    """The files that trainings of the resolved grids read. The jobs that make these files run
+    first; otherwise, a training that waits for samples could be the only job at the end."""
 
     @classmethod
     def load(cls, seen: Callable[[Grid], None] | None = None) -> "Workflow":
@@ -61,10 +64,16 @@ class Workflow:
     def grid(self, name: str) -> Grid:
         """Return a grid. The first call resolves the grid or reads it from the cache."""
         if name not in self.grids:
-            self.grids[name] = load_grid(name)
+            grid = self.grids[name] = load_grid(name)
+            trainings = *grid.models.values(), *grid.guides.values()
+            self.awaited.update(file for each in trainings for file in each.reads)
             if self.seen:
                 self.seen(self.grids[name])
         return self.grids[name]
+
+    def is_awaited(self, pattern: str, wildcards: Any) -> bool:
+        """Check if a training reads the file with this pattern. See `awaited`."""
+        return pattern.format(**wildcards) in self.awaited
 
     def model(self, wildcards: Any) -> ModelRecord:
         grid, _, name = wildcards.model.partition("/")

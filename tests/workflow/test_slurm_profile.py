@@ -68,6 +68,20 @@ def test_jobs_request_the_resources_of_the_profile(planned):
 
 
 @pytest.mark.slow
+def test_jobs_that_a_training_waits_for_run_first(planned):
+    first = {
+        re.search(r"^ +output: ([^\s,]+)", job, re.MULTILINE)[1]
+        for job in planned
+        if re.search(r"^ +priority: 200$", job, re.MULTILINE)
+    }
+    denoiser, samples = "imports/denoiser-psld", {each for each in first if "/few-ode-10/" in each}
+    assert len(samples) == 6
+    assert all(f"samples/{denoiser}/" in each for each in samples)
+    starts = {each for each in first if each.startswith("starts/")}
+    assert first == {f"models/{denoiser}/weights.safetensors", *samples, *starts}
+
+
+@pytest.mark.slow
 def test_launcher_parses_its_command_line(planned):
     """Checkpoints may have any name."""
     launches = [c for job in planned for c in re.findall(r"psld launch (.*?) > logs", job)]

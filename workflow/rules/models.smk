@@ -21,7 +21,7 @@ rule train:
         "logs/train/{model}.log",
     wildcard_constraints:
         model=GRIDS.pattern("models", imported=False),
-    priority: 100
+    priority: lambda w: 200 if GRIDS.is_awaited("models/{model}/manifest.json", w) else 100
     localrule: True
     conda:
         "../../envs/psld.yaml"

@@ -7,6 +7,7 @@ rule start:
         "starts/{start}.safetensors",
     log:
         "logs/start/{start}.log",
+    priority: 200  # Samples wait for the distribution, and a training may wait for the samples.
     conda:
         "../../envs/psld.yaml"
     params:
@@ -33,6 +34,7 @@ rule sample:
         "samples/{grid}/{model}/{sampler}/{first}-{last}.json",
     log:
         "logs/sample/{grid}/{model}/{sampler}/{first}-{last}.log",
+    priority: lambda w: 200 if GRIDS.is_awaited(rules.sample.output[0], w) else 0
     conda:
         "../../envs/psld.yaml"
     params:
