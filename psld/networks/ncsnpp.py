@@ -145,7 +145,7 @@ class NCSNppGuide(Encoder):
         self.head = nn.Linear(features, num_classes, bias=False)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the logits for x: B×in×H×W at forward times t in (0, 1], shape (B,)."""
+        """Return the logits of images x, B×in×H×W, at forward times t in (0, 1], shape (B,)."""
         h, _ = self.encode(x, silu(self.time(t)))
         return self.head(h.flatten(1))
 

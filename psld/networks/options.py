@@ -21,9 +21,8 @@ class EncoderOptions(Settings):
     """Residual blocks per downsampling level; upsampling levels have one block more
     (num_res_blocks)."""
     attention_resolutions: tuple[PositiveInt, ...] = ()
-    """Image sizes in pixels, or heights of images that are not square, of the levels with
-    attention; sizes without a level are ignored. The
-    middle of the network always has attention (attn_resolutions)."""
+    """Image heights in pixels of the levels with attention. Heights that no level has are ignored.
+    The middle of the network always has attention (attn_resolutions)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout probability in the residual branches (dropout)."""
     block: Literal["biggan", "ddpm"] = "biggan"
