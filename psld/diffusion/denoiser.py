@@ -151,7 +151,7 @@ class SeesImages(nn.Module):
         self._tables: dict[tuple[float, torch.device, torch.dtype], list[Tensor]] = {}
 
     def forward(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
-        """Evaluate the network at N times. If t is on a GPU, this call waits for the GPU."""
+        """Evaluate the network at the N times t. If t is on a GPU, this call waits for the GPU."""
         times, index = t.double().cpu().unique(return_inverse=True)
         tables = [each[index.expand(len(z))] for each in self._coefficients(times)]
         return self._evaluate(z, tables, label)

@@ -243,9 +243,10 @@ def _orthonormal(basis: Tensor) -> Tensor:
 class GaussianStart:
     """An initial distribution at the noise level σ₀: Gaussians fitted to the data, plus noise.
 
-    In straight coordinates, z = R̃_t [√ρ y, u], only y depends on the image. Draw an image x from
-    the fitted distribution, y = x + σ₀ n and u ~ N(0, I). Then z has the distribution that the
-    process gives to x at the time t₀ with σ_eff(t₀) = σ₀. The mean and the covariance of z are
+    In straight coordinates, z = R̃_t [√ρ y, u], only y depends on the image. Let x be an image
+    drawn from the fitted distribution, y = x + σ₀ n and u ~ N(0, I). Then z has the distribution
+    that the process gives to x at the time t₀ with σ_eff(t₀) = σ₀. The mean and the covariance of
+    z are
 
         E[z] = a μ,      Cov[z] = Σ + a aᵀ ⊗ C.
 
@@ -294,8 +295,8 @@ class GaussianStart:
         """Return y = x + σ n', N×C×H×W, with x from the fitted distribution.
 
         `noise`, `labels` and `which` are described in `__call__`. At σ = σ₀, y is the image part
-        of the z that `__call__` returns. At σ = 0, the result is x itself, which is
-        similar to the images in z.
+        of the z that `__call__` returns. At σ = 0, the result is x itself, which is similar to the
+        images in z.
         """
         first = mix(self.turn, noise)[:, : self.data.shape[0]]
         return self.data.draw(first, sigma, labels, which)

@@ -65,8 +65,8 @@ class Guidance(Part):
     kind: str
 
     evaluations: ClassVar[int | None] = 1
-    """Network evaluations per evaluation of the score; None if this number varies with time.
-    If the number depends on the settings, a subclass overrides the attribute with a property."""
+    """Network evaluations per evaluation of the score; None if their number varies with time. If
+    the number depends on the settings, a subclass overrides the attribute with a property."""
     needs_guide: ClassVar[bool] = False
     """True if `build` needs the logits of a guide (`psld train_guide`)."""
 
@@ -92,7 +92,7 @@ class Guidance(Part):
         return (*guide, "data", *self.holes[1].datasets) if self.holes else guide
 
     def check(self, sampler: Any, model: Any, guide: Any) -> None:
-        """Raise UserError if the guidance does not suit the model; called before sampling.
+        """Raise UserError before sampling if the guidance does not suit the model.
 
         Args:
             sampler: the settings of the sampler (`psld.diffusion.samplers.SamplerSettings`) that

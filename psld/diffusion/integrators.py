@@ -20,15 +20,15 @@ from psld.utils.device import all_bits
 from psld.utils.errors import RunError, UserError
 
 Noise = Callable[[Tensor], Tensor]
-"""Function that draws standard normal noise in the shape of its argument. In a sampler's step, the
-noise always has the shape of the complete state, whatever the shape of the argument is."""
+"""Function that draws standard normal noise in the shape of its argument. In the steps of
+a sampler, the noise has the shape of the complete state, even if the argument has another shape."""
 
 
 class Integrator(Protocol):
     """An integrator of the reverse process from T = 1 toward the data, in len(times) steps.
 
     An integrator of the probability-flow ODE sets `ode = True`. The denoising step is then an Euler
-    step of this ODE instead of the reverse SDE.
+    step of this ODE, not of the reverse SDE.
     """
 
     times: list[float]
@@ -78,9 +78,9 @@ class Inpainting:
     official sampler does; gDDIM and conjugate integrators use the kernel at the end time. The paper
     derives imputation from Eq. 13 with the observed pixels as the condition.
 
-    A sampler that predicts the image needs no new noise for the known pixels. They are inserted
-    into the prediction, so each step maps a known pixel from a draw of the kernel at the start time
-    to a draw of the kernel at the end time.
+    A sampler that predicts the image needs no new noise for the known pixels. It inserts the known
+    pixels into its prediction, so each step maps a known pixel from a draw of the kernel at the
+    start time to a draw of the kernel at the end time.
     """
 
     def __init__(self, process: LinearProcess, images: Tensor, mask: Tensor) -> None:
@@ -231,7 +231,7 @@ def integrate(
     below 1, in units of tolerance · (1 + |y|).
 
     Args:
-        y: of any shape, on any device.
+        y: the initial state, of any shape, on any device.
         tolerance: relative and absolute error tolerance.
         name: prefix of error messages.
 
@@ -241,7 +241,7 @@ def integrate(
     Raises:
         RunError: a velocity is not finite, or the step size becomes too small.
     """
-    from scipy.integrate import RK45  # Import here, because it takes 0.25 s.
+    from scipy.integrate import RK45  # Import here, because the import takes 0.25 s.
 
     def slope(t: float, flat: np.ndarray) -> np.ndarray:
         found = velocity(float(t), torch.from_numpy(flat).view(y.shape)).cpu().double().numpy()

@@ -30,7 +30,7 @@ class Likelihood:
     log_likelihood: Tensor
     """log p(x) of each image, or a lower bound on log p(x), in nats, float64, N."""
     evaluations: int
-    """Network evaluations per image and momentum draw."""
+    """Number of network evaluations per state, that is, per image and draw of the momentum."""
 
 
 @validate_call(config=ConfigDict(arbitrary_types_allowed=True))
@@ -66,10 +66,9 @@ def log_likelihood(
     Args:
         images: N×C×H×W; the network receives states in the type of the images.
         noise: draws the signs of the probes, and the momenta.
-        probes: number of random vectors for the trace. The vectors of a group of
-            2^⌈log₂ k⌉ differ only by sign flips of complete blocks, so terms between blocks cancel
-            in the mean of a group. Use a multiple of the group size: otherwise these terms dominate
-            the error.
+        probes: number of random vectors for the trace. 2^⌈log₂ k⌉ vectors form a group. They differ
+            only by sign flips of complete blocks, so terms between blocks cancel in their mean. Use
+            a multiple of the group size: otherwise these terms dominate the error.
         draws: K, the number of draws of m per image.
         start_time: ε. Starting at ε instead of 0 changes the estimate of an image by about
             ε β x·m/(κM). This error averages to 0.

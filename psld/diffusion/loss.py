@@ -19,8 +19,8 @@ class Batch:
     x0: Tensor
     """N images, N×C×H×W in [−1, 1]."""
     t: Tensor
-    """Times or noise levels (`Noising.levels`), N, float64 on the CPU. In a training on a GPU, they
-    are in pinned memory."""
+    """Times or noise levels (`Noising.levels`), N, float64 on the CPU. When training on a GPU,
+    they are in pinned memory."""
     eps: Tensor
     """Standard normal noise, N×kC×H×W."""
     auxiliary_eps: Tensor | None

@@ -157,7 +157,7 @@ def check_schedule(beta: Any) -> None:
 def check_convergence(rate: Tensor, elapsed: float) -> None:
     """Raise UserError unless every mode of the drift decays and the drift's norm is small enough.
 
-    D ⪰ 0 alone does not ensure this: D = 0 gives a pure rotation.
+    D ⪰ 0 alone does not ensure decay: D = 0 gives a pure rotation.
 
     Args:
         rate: (D + Q) S⁻¹.

@@ -97,8 +97,8 @@ class Multistep:
     """The multistep sampler, which applies `ExponentialScheme` to the last `order` predictions.
 
     The last step returns the prediction at the final time, so a grid of N times takes N
-    evaluations. At order 1, the sampler with k = 1 is DDIM; the sampler with the flow root is the
-    DDIM of gDDIM if the predicted blocks of ε are consistent. The coefficients P, X, N are
+    evaluations. At order 1, the sampler with k = 1 is DDIM; the sampler with the flow root is
+    first-order gDDIM if the predicted blocks of ε are consistent. The coefficients P, X, N are
     tabulated once; a step is z ← P z + X [x̂₀ …] + N ξ.
 
     A step first evaluates x̂₀. The corrector then repeats the previous step with the same noise and

@@ -254,7 +254,7 @@ class LinearProcess:
         return self.predicted.stop - self.predicted.start
 
     def until(self, time: float) -> Self:
-        """Return the same process with the final time T = `time`, where samplers then start."""
+        """Return the same process with the final time T = `time`, at which samplers then start."""
         process = copy(self)
         process.T = time
         return process

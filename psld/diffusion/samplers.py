@@ -124,7 +124,8 @@ class TimeGridSampler(SamplerSettings):
     with the mean and covariance of the training images (`gaussian`), or a mixture of Gaussians
     fitted to the training images (`mixture`)."""
     start_level: Level | None = Field(default=None, gt=0)
-    """σ₀, the noise level of start=gaussian or mixture. Null: the level of the fitted data."""
+    """σ₀, the noise level of start=gaussian or mixture. Null: the level stored with the
+    fitted distribution."""
     fall: Annotated[float | None, Field(gt=1, le=1e6), Neutral(None)] = None
     """With start=gaussian or mixture, stop at the noise level σ₀ / fall^K if `final_time` has a
     lower noise level; K is the number of steps of the time grid. If K is small, this keeps the
@@ -150,7 +151,7 @@ class TimeGridSampler(SamplerSettings):
     def time_grid(self, process: "LinearProcess") -> "torch.Tensor":
         """Return the K + 1 descending forward times at which the steps start and end.
 
-        Raises UserError if the process does not reach the noise levels of the options.
+        Raises UserError if the process does not reach the requested noise levels.
         """
         from psld.diffusion.time_grid import time_grid, times_of_levels
 
@@ -277,7 +278,7 @@ class MultistepSettings(TimeGridSampler):
     """The whitened coordinates. `straight`: only the first coordinate depends on the image. `flow`:
     the coordinates follow the probability-flow ODE."""
     order: int = Field(2, ge=1, le=3)
-    """Number of predictions that a step uses; the first steps use fewer."""
+    """Number of predictions that a step uses; the first steps use fewer predictions."""
     eta: float = Field(1.0, ge=0, le=100)
     """η, the amount of noise. 0: deterministic. For k = 1, η = 1 gives the noise of the reverse
     SDE."""

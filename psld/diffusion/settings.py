@@ -38,7 +38,7 @@ class Beta(Part):
 
 
 class ShippedBeta(Beta):
-    """A schedule whose settings are callable as β(t), with the integral B(t) = ∫₀ᵗ β(s) ds."""
+    """A schedule whose settings object is the function β(t), with its integral B(t) = ∫₀ᵗ β ds."""
 
     def build(self):
         return self

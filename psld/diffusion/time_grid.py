@@ -13,7 +13,10 @@ TABLE = 256
 """Number of times, evenly spaced in log t, that bracket the solution of `time_of_noise_level`."""
 
 ITERATIONS = 6
-"""Number of Newton steps of `time_of_noise_level`. Each step doubles the correct digits."""
+"""Number of Newton steps of `time_of_noise_level`.
+
+Each step doubles the number of correct digits.
+"""
 
 CONVERGED = 1e-6
 """Newton's method has converged if its last step in log t is below this limit; the error of log t

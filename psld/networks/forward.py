@@ -37,7 +37,7 @@ def forward_pass(
 ) -> nn.Module:
     """Return the module to call, which shares its weights with `network`.
 
-    In bf16, a network with `in_bfloat16` computes as in `InBfloat16`, and other networks run under
+    In bf16, a network with `in_bfloat16` is wrapped in `InBfloat16`, and other networks run under
     autocast.
 
     With `compile`, one graph is compiled for each batch size, and convolutions use the

@@ -75,7 +75,7 @@ class NCSNpp(Encoder):
         noise = network(x, t)  # t: forward times in (0, 1], shape (B,)
 
     With `num_classes` > 0 the network is also conditioned on a class. The additional label
-    `num_classes` means "no class", as classifier-free guidance needs.
+    `num_classes` means "no class"; classifier-free guidance needs this label.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Network(Part):
-    """A network whose input is the state of a process or, in a denoiser, an image with noise."""
+    """A network whose input is the state of a process or, in a denoiser, a noisy image."""
 
     noun = "network"
     needs_kind = False  # `kind` is optional, because the configs of NCSN++ have no kind.
