@@ -24,11 +24,11 @@ CHECKED_TIMES = 512
 TABLES = 4096
 """The largest number of times whose coefficients are cached on a device.
 
-The adaptive steps of rk45 visit different times in each batch, so the cache would grow otherwise.
+The adaptive steps of rk45 visit different times in each batch, so the cache needs a limit.
 """
 
 ROUNDING = 1e-6
-"""An upper bound of the relative error of a noise level that is computed from its time."""
+"""An upper bound on the relative error of a noise level that is computed from a time."""
 
 
 class PredictionCoefficients(NamedTuple):
@@ -38,9 +38,10 @@ class PredictionCoefficients(NamedTuple):
 
         ε = v − g x̂₀,    v = L_εᵀ Σ⁻¹ z,    g = L_εᵀ Σ⁻¹ a,
 
-    where Σ is the covariance given the image alone, and L_ε is the factor that defines the ε of
-    the network. (Under HSM, L_ε L_εᵀ = Σ, so ε = L⁻¹ z − c x̂₀.) The predicted blocks p
-    overdetermine x̂₀; the least-squares solution is x̂₀ = g_pᵀ (v_p − ε_p) / |g_p|².
+    where Σ is the covariance of z given x₀ alone, and L_ε is the factor that defines the ε of the
+    network. (Under HSM, L_ε L_εᵀ = Σ, so ε = L⁻¹ z − c x̂₀.) The equations of the predicted blocks,
+    with the index p, overdetermine x̂₀. Their least-squares solution is
+    x̂₀ = g_pᵀ (v_p − ε_p) / |g_p|².
     """
 
     state: Tensor
@@ -72,7 +73,8 @@ def consistent_eps(process: LinearProcess, t: Times) -> tuple[Tensor, Tensor]:
 def check_prediction(process: LinearProcess, final_time: float) -> None:
     """Raise UserError if the predicted ε does not depend on the image at a time in [final_time, T].
 
-    At such a time g_p passes through 0, so its direction reverses between two checked times.
+    At such a time, g_p passes through 0. The check detects that g_p reverses its direction between
+    two checked times.
     """
     grid = final_time ** torch.linspace(0, 1, CHECKED_TIMES, dtype=torch.float64)
     g = consistent_eps(process, grid)[1][:, :, 0]
@@ -90,10 +92,10 @@ def check_prediction(process: LinearProcess, final_time: float) -> None:
 
 
 class DataPrediction:
-    """The predicted image x̂₀ at the times of a grid, from a `Score`, with or without guides."""
+    """Predict the image x̂₀ at the times of a grid from a `Score`, with or without guidance."""
 
     def __init__(self, process: LinearProcess, times: Tensor, device: torch.device) -> None:
-        """Tabulate the coefficients. Raises UserError if `check_prediction` does."""
+        """Tabulate the coefficients. Raises UserError if `check_prediction` fails."""
         check_prediction(process, float(times.min()))
         self.times = times.tolist()
         rows = prediction_coefficients(process, times)
@@ -106,7 +108,7 @@ class DataPrediction:
 
 
 class Observed:
-    """A score that keeps its last evaluation, and predicts the image from it."""
+    """A score that stores its last evaluation; `image` predicts the image from this evaluation."""
 
     def __init__(self, process: LinearProcess, score: Score) -> None:
         self.process, self.score = process, score
@@ -122,7 +124,7 @@ class Observed:
         return found
 
     def image(self) -> Tensor | None:
-        """Return the predicted image x̂₀ of the last evaluation, N×C×H×W; None before the first."""
+        """Return x̂₀ of the last evaluation, N×C×H×W, or None before the first evaluation."""
         if self._last is None:
             return None
         z, t, found = self._last
@@ -149,7 +151,7 @@ class SeesImages(nn.Module):
         self._tables: dict[tuple[float, torch.device, torch.dtype], list[Tensor]] = {}
 
     def forward(self, z: Tensor, t: Tensor, *label: Tensor | None) -> Tensor:
-        """Evaluate the network at N times. This waits for a t that is on a GPU; `at` does not."""
+        """Evaluate the network at the N times t. If t is on a GPU, this call waits for the GPU."""
         times, index = t.double().cpu().unique(return_inverse=True)
         tables = [each[index.expand(len(z))] for each in self._coefficients(times)]
         return self._evaluate(z, tables, label)
@@ -218,8 +220,8 @@ def check_levels(
 def guide_input(y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Return the inputs of a guide for noisy images: y scaled to unit variance, and σ^(1/4).
 
-    The network embeds its time or the logarithm of its time. σ^(1/4) is of the order of 1, and its
-    logarithm is ln σ / 4.
+    A guide embeds either its second input or the logarithm of this input. σ^(1/4) suits both cases:
+    it is of the order of 1, and its logarithm is ln σ / 4.
     """
     return y * (1 + sigma.square()).rsqrt().view(-1, 1, 1, 1), sigma**0.25
 
@@ -237,10 +239,10 @@ class StraightDenoiser:
         >>> for sigma, after in pairwise(sigmas):          # Euler, from sigma_max down
         ...     y = y + (after - sigma) * (y - denoise(y, sigma)) / sigma
 
-    σ is clipped to [`sigma_min`, `sigma_max`]. The coefficients at σ are computed on the CPU, so a
-    call waits for a σ that is on a GPU. A number, as in this loop, avoids the wait. The network
-    receives float32, and the result has the type of y. If parameters of the network require
-    gradients, call the denoiser under torch.no_grad() to avoid an autograd graph.
+    σ is clipped to [`sigma_min`, `sigma_max`]. The coefficients at σ are computed on the CPU. If σ
+    is a tensor on a GPU, a call therefore waits for the GPU; a Python number avoids this wait. The
+    network receives float32 states, and the result has the type of y. If parameters of the network
+    require gradients, call the denoiser under torch.no_grad() to avoid an autograd graph.
 
     `round_sigma` and `class_labels` exist because EDM's samplers expect them.
     """
@@ -252,7 +254,7 @@ class StraightDenoiser:
         frozen: Tensor,
         final_time: float = 1e-3,
     ) -> None:
-        """Raise UserError if the network of `process` cannot predict x₀ at every time.
+        """Raise UserError if a network of `process` cannot predict x₀ at some time.
 
         Args:
             frozen: u, standard normal, N×(k−1)C×H×W; for k = 1, M×0×H×W with any M.

@@ -1,8 +1,8 @@
 """Mixtures of Gaussians that are fitted to images, as initial distributions of samplers.
 
-Above some noise level σ₀, the distribution of noisy images is close to a mixture of Gaussians
-with the same noise, so a network adds little at these levels. (Wang and Vastola, arXiv 2412.09726,
-show this for one Gaussian.)
+Above some noise level σ₀, the distribution of noisy images is close to a mixture of Gaussians plus
+the same noise. A network therefore adds little at these levels. (Wang and Vastola, arXiv
+2412.09726, show this for one Gaussian.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,16 +19,16 @@ from psld.utils.device import all_bits
 from psld.utils.errors import UserError
 
 LARGEST_BASIS = 20_000_000
-"""The largest number of values of a basis: 40 MB in half precision."""
+"""The largest number of entries of a basis, which take 40 MB in half precision."""
 LARGEST_RANK = 512
 """The largest number of vectors of a basis."""
 SMALLEST_VARIANCE = 0.01
-"""Directions with less variance are not in the basis.
+"""Directions with a smaller variance are not in the basis.
 
-Compared with σ₀², only the sum of their variances matters.
+Each of these variances is negligible compared with σ₀²; only their sum matters.
 """
 PASSES = 2
-"""Passes over the images in the randomized search for a basis (Halko et al., 2011)."""
+"""Number of passes over the images in the randomized search for a basis (Halko et al., 2011)."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class GaussianData:
     axes: Tensor
     """V, groups×r×q, orthonormal."""
     weights: Tensor
-    """w, groups×K; 0 pads groups with fewer than K components."""
+    """w, groups×K, padded with 0 in groups with fewer than K components."""
     centers: Tensor
     """m, groups×K×q."""
     spreads: Tensor
@@ -107,7 +107,7 @@ class GaussianData:
                 basis = torch.linalg.qr(image)[0]
 
         def covariances(basis: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-            """Return K, groups×r×r, and the traces of C, groups, for the first `groups` groups."""
+            """Return K, groups×r×r, and the trace of C for each of the first `groups` groups."""
             inner = first.new_zeros(groups, basis.shape[1], basis.shape[1])
             traces = first.new_zeros(groups)
             for x, group in chunks():
@@ -148,7 +148,7 @@ class GaussianData:
         return cls(shape, means, basis, covariances, rests, axes, weights, centers, spreads)
 
     def as_one(self) -> "GaussianData":
-        """Return the single Gaussians with the same means and covariances."""
+        """Return one Gaussian per group, with the same mean and covariance as the mixture."""
         return self.one(self.shape, self.means, self.basis, self.covariances, self.rests)
 
     @property
@@ -188,15 +188,15 @@ class GaussianData:
     def draw(
         self, noise: Tensor, sigma: float, labels: Tensor | None = None, which: Tensor | None = None
     ) -> Tensor:
-        """Return y = x + σ n', as a function of standard normal noise n, N×C×H×W.
+        """Return y = x + σ n', N×C×H×W, computed from standard normal noise n; x is a drawn image.
 
         With P the projection onto the span of U V, and k the component of an image,
 
             y = μ + (I − P) √(C + σ²) n + U V (m_k + √(S_k + σ²) Vᵀ Uᵀ n).
 
         Args:
-            labels: the classes of the images, N. Group 0 is used if it is None or if the
-                distribution has no classes.
+            labels: the classes of the images, N. Without labels, or if the distribution has no
+                classes, group 0 is used.
             which: uniform numbers in [0, 1), N, that choose the components; if None, torch's
                 default generator draws them.
         """
@@ -241,18 +241,19 @@ def _orthonormal(basis: Tensor) -> Tensor:
 
 
 class GaussianStart:
-    """An initial distribution at noise level σ₀ instead of T, from Gaussians fitted to the data.
+    """An initial distribution at the noise level σ₀: Gaussians fitted to the data, plus noise.
 
-    In straight coordinates, z = R̃_t [√ρ y, u], only y depends on the image. Draw an image x from
-    the fitted distribution, y = x + σ₀ n and u ~ N(0, I). Then z has the distribution that the
-    process gives to x at the time t₀ with σ_eff(t₀) = σ₀. The mean and the covariance of z are
+    In straight coordinates, z = R̃_t [√ρ y, u], only y depends on the image. Let x be an image
+    drawn from the fitted distribution, y = x + σ₀ n and u ~ N(0, I). Then z has the distribution
+    that the process gives to x at the time t₀ with σ_eff(t₀) = σ₀. The mean and the covariance of
+    z are
 
         E[z] = a μ,      Cov[z] = Σ + a aᵀ ⊗ C.
 
-    y and u are computed from the noise that the prior at T would use, expressed in these
-    coordinates. Therefore the prior and a single Gaussian give similar images from the same seed.
-    (R̃_T⁻¹ √S is orthogonal except for the remainder of the image at T; the nearest orthogonal
-    matrix is used.)
+    y and u are computed from the same noise as a draw from the prior at T. R̃_T⁻¹ √S converts this
+    noise to straight coordinates. Therefore the prior and a single Gaussian give similar images
+    from the same seed. (R̃_T⁻¹ √S is not exactly orthogonal, because some of the image remains at
+    T; the nearest orthogonal matrix is used.)
     """
 
     def __init__(
@@ -294,8 +295,8 @@ class GaussianStart:
         """Return y = x + σ n', N×C×H×W, with x from the fitted distribution.
 
         `noise`, `labels` and `which` are described in `__call__`. At σ = σ₀, y is the image part
-        of the z that `__call__` returns. At σ = 0, the result is x itself, similar to the images
-        in z.
+        of the z that `__call__` returns. At σ = 0, the result is x itself, which is similar to the
+        images in z.
         """
         first = mix(self.turn, noise)[:, : self.data.shape[0]]
         return self.data.draw(first, sigma, labels, which)

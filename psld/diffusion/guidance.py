@@ -1,4 +1,4 @@
-"""The part families `guidance` (steers the samples) and `mask` (marks the known pixels)."""
+"""Guidance, which steers the samples, and masks, which mark the known pixels."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -56,7 +56,7 @@ class Mask(Part):
 class Guidance(Part):
     """The base class of guidance, which changes the score or fixes known pixels of the samples.
 
-    A custom guidance overrides `build`, and further methods as needed.
+    A custom guidance overrides `build`, and other methods as needed.
     """
 
     noun = "guidance"
@@ -65,8 +65,8 @@ class Guidance(Part):
     kind: str
 
     evaluations: ClassVar[int | None] = 1
-    """Network evaluations per evaluation of the score; None if this number varies with time.
-    Subclasses override the attribute with a property if it depends on the settings."""
+    """Network evaluations per evaluation of the score; None if their number varies with time. If
+    the number depends on the settings, a subclass overrides the attribute with a property."""
     needs_guide: ClassVar[bool] = False
     """True if `build` needs the logits of a guide (`psld train_guide`)."""
 
@@ -92,7 +92,7 @@ class Guidance(Part):
         return (*guide, "data", *self.holes[1].datasets) if self.holes else guide
 
     def check(self, sampler: Any, model: Any, guide: Any) -> None:
-        """Raise UserError if the guidance does not suit the model; called before sampling.
+        """Raise UserError before sampling if the guidance does not suit the model.
 
         Args:
             sampler: the settings of the sampler (`psld.diffusion.samplers.SamplerSettings`) that
@@ -102,7 +102,7 @@ class Guidance(Part):
         """
 
     def classes(self, dataset: Any, class_names: Sequence[str]) -> list[int]:
-        """Return the classes that the samples take in turn; an empty list without a field `label`.
+        """Return the classes that the samples take in turn; [] if there is no field `label`.
 
         Args:
             dataset: the settings of the model's dataset (`psld.data.settings.DatasetSettings`).
@@ -166,7 +166,7 @@ def _class_numbers(label: Label, dataset: Any, class_names: Sequence[str]) -> li
 
 
 class NoGuidance(Guidance):
-    """No guidance. A class-conditional model samples without a class."""
+    """No guidance. A class-conditional model is sampled without a class."""
 
     is_none = True
 
@@ -174,13 +174,13 @@ class NoGuidance(Guidance):
 
 
 class ClassifierGuidance(Guidance):
-    """Guidance by a noise-conditional classifier, whose gradient the score adds (paper, Eq. 13)."""
+    """Adds the gradient of a noise-conditional classifier to the score (paper, Eq. 13)."""
 
     needs_guide = True
 
     kind: str = "classifier"
     scale: float = Field(5.0, gt=0)
-    """Factor of ∇ log p(y | z_t). 1 is Bayes' rule; larger values give purer classes and less
+    """Factor of ∇ log p(y | z_t). 1 gives Bayes' rule; larger values give purer classes and less
     variety."""
     label: Label = "cycle"
     """The class of the samples by number or name, a list of classes, or `cycle`."""
@@ -220,7 +220,7 @@ class ClassifierGuidance(Guidance):
 
 
 class ClassifierFreeGuidance(Guidance):
-    """Guidance of a class-conditional model away from its prediction without a class."""
+    """Moves a class-conditional prediction away from the model's prediction without a class."""
 
     kind: str = "classifier-free"
     scale: float = Field(2.0, gt=0)
@@ -272,7 +272,7 @@ class InpaintingGuidance(Guidance):
 
     kind: str = "inpainting"
     split: Literal["train", "test"] = "test"
-    """The split with the images to fill in. A cell has at most as many samples as the split."""
+    """The split with the images to fill in. Each image of the split receives at most one sample."""
     mask: Mask = HalvesMask()
     """The mask, which defines the holes."""
 

@@ -20,15 +20,15 @@ from psld.utils.device import all_bits
 from psld.utils.errors import RunError, UserError
 
 Noise = Callable[[Tensor], Tensor]
-"""Function that draws standard normal noise in the shape of its argument. In a sampler's step, the
-noise always has the shape of the complete state, whatever the shape of the argument is."""
+"""Function that draws standard normal noise in the shape of its argument. In the steps of
+a sampler, the noise has the shape of the complete state, even if the argument has another shape."""
 
 
 class Integrator(Protocol):
     """An integrator of the reverse process from T = 1 toward the data, in len(times) steps.
 
     An integrator of the probability-flow ODE sets `ode = True`. The denoising step is then an Euler
-    step of this ODE instead of the reverse SDE.
+    step of this ODE, not of the reverse SDE.
     """
 
     times: list[float]
@@ -53,7 +53,7 @@ class Integrator(Protocol):
 
 
 class Sampler(Protocol):
-    """The interface of a sampler's settings for the loop (see `psld.diffusion.samplers`)."""
+    """The interface that the sampling loop needs of the settings in `psld.diffusion.samplers`."""
 
     @property
     def denoise(self) -> bool:
@@ -63,21 +63,24 @@ class Sampler(Protocol):
     def build(
         self, process: LinearProcess, device: torch.device, inpainting: "Inpainting | None" = None
     ) -> Integrator:
-        """Build the integrator. Raises UserError if it does not suit the process or inpainting."""
+        """Build the integrator.
+
+        Raises UserError if the integrator does not support the process or inpainting.
+        """
         ...
 
 
 class Inpainting:
-    """Known pixels (mask 1) of images whose other pixels a sampler fills in.
+    """Images with known pixels (mask 1); a sampler fills in the other pixels.
 
     After each step, position and momentum of the known pixels are drawn again from the kernel
-    N(a x₀, Σ) given the image. EM and SSCS use the kernel at the time at which the step started, as
-    the official sampler does; gDDIM and conjugate integrators use the kernel at the end of the
-    step. The paper derives imputation from Eq. 13 with the observed pixels as the condition.
+    N(a x₀, Σ) given the image. EM and SSCS use the kernel at the start time of the step, as the
+    official sampler does; gDDIM and conjugate integrators use the kernel at the end time. The paper
+    derives imputation from Eq. 13 with the observed pixels as the condition.
 
-    A sampler that predicts the image needs no new noise. The known pixels are inserted into its
-    prediction, so each step maps a known pixel from a draw of the kernel at the start of the step
-    to a draw of the kernel at its end.
+    A sampler that predicts the image needs no new noise for the known pixels. It inserts the known
+    pixels into its prediction, so each step maps a known pixel from a draw of the kernel at the
+    start time to a draw of the kernel at the end time.
     """
 
     def __init__(self, process: LinearProcess, images: Tensor, mask: Tensor) -> None:
@@ -86,7 +89,7 @@ class Inpainting:
             images: N×C×H×W as networks see them; pixels with mask 0 are ignored.
             mask: N×1×H×W, 1 for a known pixel, else 0.
 
-        Raises UserError for other values.
+        Raises UserError if the mask has other values.
         """
         if not ((mask == 0) | (mask == 1)).all():
             raise UserError(
@@ -97,7 +100,7 @@ class Inpainting:
         self.mask = mask.to(images)
 
     def combine(self, generated: Tensor, known: Tensor) -> Tensor:
-        """Return images or states: known pixels from `known`, the others from `generated`."""
+        """Return known pixels from `known` and the other pixels from `generated`."""
         return generated * (1 - self.mask) + known.to(generated) * self.mask
 
 
@@ -131,7 +134,7 @@ class EulerMaruyama:
         self.noise = table(noise * delta.sqrt() * process.diffusion(start), device)
 
     def mean(self, index: int, z: Tensor, score: Score) -> Tensor:
-        """Take the step without its noise; used for the denoising step."""
+        """Take a step without noise; the sampling loop uses this as the denoising step."""
         s = score(z, self.times[index]).mix(self.score_matrix[index])
         return mix(self.state[index], z) + mix(self.weight[index], s)
 
@@ -199,7 +202,7 @@ class ProbabilityFlow:
         return self._solve(z, score, self.process.T, self.ends[0])
 
     def encode(self, z: Tensor, score: Score) -> Tensor:
-        """Follow the ODE in the other direction, from the final time of the sampler up to T."""
+        """Solve the ODE in the other direction, from the final time of the sampler up to T."""
         return self._solve(z, score, self.ends[0], self.process.T)
 
     def _solve(self, z: Tensor, score: Score, start: float, end: float) -> Tensor:
@@ -228,7 +231,7 @@ def integrate(
     below 1, in units of tolerance · (1 + |y|).
 
     Args:
-        y: of any shape, on any device.
+        y: the initial state, of any shape, on any device.
         tolerance: relative and absolute error tolerance.
         name: prefix of error messages.
 
@@ -238,7 +241,7 @@ def integrate(
     Raises:
         RunError: a velocity is not finite, or the step size becomes too small.
     """
-    from scipy.integrate import RK45  # Import here, because it takes 0.25 s.
+    from scipy.integrate import RK45  # Import here, because the import takes 0.25 s.
 
     def slope(t: float, flat: np.ndarray) -> np.ndarray:
         found = velocity(float(t), torch.from_numpy(flat).view(y.shape)).cpu().double().numpy()

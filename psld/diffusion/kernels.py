@@ -1,9 +1,9 @@
 """Linear SDEs dz = F(t) z dt + G(t) dw on k blocks: coefficients, transitions and moments.
 
-`ConstantRecipe` has constant matrices and any schedule β; its kernel depends on the elapsed ∫β
-alone. In `VaryingSDE`, F and G Gᵀ may be any functions of time; the transitions and moments are
-composed of steps of a Magnus expansion (`magnus`). Times are float64 tensors of any shape …;
-results have the shape …×k×k.
+`ConstantRecipe` has constant matrices and any schedule β; its kernel depends on time only through
+∫β. In `VaryingSDE`, F and G Gᵀ may be any functions of time; the transitions and moments are
+composed of steps of a Magnus expansion (`magnus`). Times are float64 tensors of any shape, which is
+written as …; results have the shape …×k×k.
 """
 
 import math
@@ -22,28 +22,29 @@ Moments = tuple[Tensor, Tensor]
 """Φ and C, both …×k×k."""
 
 TERMS = 24
-"""Terms of a series in τ with 2‖A‖τ ≤ 1; the omitted terms are below 1e-23."""
+"""Number of terms of a series in τ; for 2‖A‖τ ≤ 1, the omitted terms are below 1e-23."""
 
 GAUSS_3 = ((1 - 0.6**0.5) / 2, 0.5, (1 + 0.6**0.5) / 2)
 """Nodes of Gauss–Legendre quadrature on [0, 1]."""
 
 INSIDE = 1e-10
-"""The distance, relative to a piece, of its first and last evaluation from its ends."""
+"""The distance of the outer quadrature nodes from the ends of a piece, divided by its length."""
 
 FIRST_PIECES = 16
 MOST_PIECES = 2**14
 
 PRECISION = 1e-11
-"""How much halving a piece may change Φ, relative to its largest entry, and each entry C_ij,
-relative to √(C_ii C_jj). The halves are kept, and their errors are about 64 times smaller."""
+"""The largest allowed change of Φ, relative to its largest entry, and of each C_ij, relative to
+√(C_ii C_jj), when a piece is halved. The results use the halves, whose errors are about 64 times
+smaller than this change."""
 
 FINEST = 1e-12
-"""Shorter pieces are not halved. If noise begins with √t, or begins at an unnamed time, they would
-be halved for ever."""
+"""Pieces shorter than this are not halved. Without this limit, halving would not end if the noise
+begins like √t, or begins at a time that is not in `jumps`."""
 
 
 class Schedule(Protocol):
-    """A noise schedule as processes use it."""
+    """The interface of noise schedules."""
 
     def __call__(self, t: Times) -> Tensor:
         """Return β(t)."""
@@ -63,10 +64,10 @@ class LinearKernel:
 
         C(τ) = Σ_{n≥1} C_n τⁿ/n!,      C₁ = 2D,      C_{n+1} = −(A C_n + C_n Aᵀ).
 
-    The leading term of some entries is τ³ or τ⁵, as for the variance of a position that receives
-    its noise through a momentum. The lower coefficients of these entries are exactly 0, so nothing
-    cancels as τ → 0, where the closed form S − Φ S Φᵀ would lose all digits. Longer times follow by
-    doubling: C(2τ) = C(τ) + Φ(τ) C(τ) Φ(τ)ᵀ.
+    The leading term of some entries is τ³ or τ⁵. An example is the variance of a position that
+    receives its noise through a momentum. The lower coefficients of these entries are exactly 0, so
+    nothing cancels as τ → 0, where the closed form S − Φ S Φᵀ would lose all digits. Longer times
+    follow by doubling: C(2τ) = C(τ) + Φ(τ) C(τ) Φ(τ)ᵀ.
     """
 
     def __init__(self, A: Tensor, D: Tensor) -> None:
@@ -97,7 +98,7 @@ class LinearKernel:
         return _doubled(phi, covariance, doublings)
 
     def _doublings(self, elapsed: Tensor) -> int:
-        """Return the number of halvings of the longest time that give 2‖A‖τ ≤ 1."""
+        """Return how often the longest time must be halved to give 2‖A‖τ ≤ 1."""
         return _halvings(2 * self.norm * max(elapsed.abs().flatten().tolist(), default=0.0))
 
 
@@ -147,9 +148,9 @@ class VaryingSDE:
 
     The generator of Φ and C is H = [[F, G Gᵀ], [0, −Fᵀ]], with exp(H) = [[Φ, C Φ⁻ᵀ], [0, Φ⁻ᵀ]] (Van
     Loan, 1978). A Magnus step of order 6 has a generator of the same form, because these matrices
-    are a Lie algebra. The steps compose: C ← φ C φᵀ + c, Φ ← φ Φ. The pieces of [0, T] are halved
-    until their moments no longer change (`PRECISION`); the moments at their ends are tabulated, and
-    one more step leads from there to any time.
+    form a Lie algebra. The steps compose: C ← φ C φᵀ + c, Φ ← φ Φ. [0, T] is divided into pieces,
+    which are halved until their moments no longer change (`PRECISION`). The moments at the ends of
+    the pieces are tabulated. One more step leads from a tabulated time to any time.
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class VaryingSDE:
         """
         self.coefficients = coefficients
         self._last: tuple[Tensor, Moments] | None = None
-        """The last times and their moments, which a kernel's mean and covariance share."""
+        """The times and results of the last call of `moments`, for reuse at the same times."""
         even = torch.linspace(0, last, FIRST_PIECES + 1, dtype=torch.float64)
         self.edges = torch.cat([even, even.new_tensor(jumps)]).unique()
         while (rough := self._tabulated()).any():
@@ -202,10 +203,11 @@ class VaryingSDE:
         return off.flatten(1).any(dim=1) & (end - start > FINEST)
 
     def _lobatto_errors(self) -> tuple[Tensor, Tensor]:
-        """Return the differences between the integrals of F and G Gᵀ over each piece by
-        Gauss–Lobatto quadrature, which uses the ends of the piece, and by the nodes of `_step`.
+        """Integrate F and G Gᵀ over each piece with two quadratures, and return the differences.
 
-        A jump between a node and the end of a piece would be missed by the piece and its halves.
+        One is Gauss–Lobatto quadrature, which uses the ends of the piece; the other uses the nodes
+        of `_step`. The difference reveals a jump of F or G Gᵀ between an end and the nearest node
+        of `_step`. A comparison of the piece with its halves would miss such a jump.
         """
         h = self.edges.diff()[:, None]
         inner = 0.2**0.5 / 2
@@ -242,11 +244,11 @@ class VaryingSDE:
 
     def transition(self, t: Tensor) -> Tensor:
         """Return Φ from 0 to t."""
-        return self.moments(t)[0].clone()  # The moments are kept for the next call.
+        return self.moments(t)[0].clone()  # Copy Φ, because the moments are cached.
 
     def transition_between(self, start: Tensor, end: Tensor) -> Tensor:
         """Return Φ from `start` to `end`, in either direction of time."""
-        # Φ(end) Φ(start)⁻¹ would lose the digits of modes that have decayed.
+        # Compose steps, because Φ(end) Φ(start)⁻¹ loses the digits of modes that have decayed.
         low, high = torch.minimum(start, end), torch.maximum(start, end)
         phi = torch.eye(self._transitions.shape[-1], dtype=torch.float64)
         for first, last in pairwise(self.edges):
@@ -276,10 +278,10 @@ class VaryingSDE:
 
 
 def _small_exponential(X: Tensor) -> Tensor:
-    """Return Σ_{n<16} Xⁿ/n!, …×k×k, with six products; the rest is below 1e-17 for ‖X‖ ≤ ½.
+    """Return Σ_{n<16} Xⁿ/n!, …×k×k, in six products; the remainder is below 1e-17 for ‖X‖ ≤ ½.
 
-    If entries of X are small, as the noise of a momentum at early times, so are those of the
-    powers, and every entry of the result has its own relative accuracy.
+    Where entries of X are small, such as the noise of a momentum at early times, the entries of its
+    powers are small, too. Every entry of the result is therefore accurate relative to its own size.
     """
     square = X @ X
     cube, fourth = square @ X, square @ square

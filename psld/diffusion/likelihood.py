@@ -28,9 +28,9 @@ class Likelihood:
     """
 
     log_likelihood: Tensor
-    """log p(x) of each image, or a lower bound of it, in nats, float64, N."""
+    """log p(x) of each image, or a lower bound on log p(x), in nats, float64, N."""
     evaluations: int
-    """Network evaluations per image and momentum draw."""
+    """Number of network evaluations per state, that is, per image and draw of the momentum."""
 
 
 @validate_call(config=ConfigDict(arbitrary_types_allowed=True))
@@ -51,27 +51,27 @@ def log_likelihood(
 
         log p(x, m) = log N(z_T; 0, S) + ∫_ε^T tr ∂_z(F z − ½ G Gᵀ s) dt,   z_ε = (x, m), m ~ q,
 
-    with q = N(0, Σ₀) the distribution of the auxiliary blocks. The trace is Hutchinson's estimate.
-    With K draws of m, the result is the lower bound log (1/K) Σ_k p(x, m_k)/q(m_k). The expectation
-    of this bound is below log p(x) and increases with K. For k = 1 there is no m: the result
-    estimates log p(x) itself, and K has no effect.
+    with q = N(0, Σ₀) the distribution of the auxiliary blocks. Hutchinson's method estimates the
+    trace. With K draws of m, the result is the lower bound log (1/K) Σ_k p(x, m_k)/q(m_k). The
+    expectation of this bound is below log p(x) and increases with K. For k = 1 there is no m: the
+    result estimates log p(x) itself, and K has no effect.
 
-    The logarithm is taken of a mean of exponentials. Therefore, errors of the trace that differ
+    The bound is the logarithm of a mean of exponentials. Therefore, errors of the trace that differ
     between the draws of an image would raise the result above the bound. To avoid this, all draws
     of an image share their probes. Check that more `probes` do not change the result.
 
-    All images share the step size, so other images change the result of an image by about
-    `tolerance`.
+    All images share the step size, so the result of an image depends slightly, by about
+    `tolerance`, on the other images.
 
     Args:
-        images: N×C×H×W; the network receives states in their type.
+        images: N×C×H×W; the network receives states in the type of the images.
         noise: draws the signs of the probes, and the momenta.
-        probes: number of random vectors for the trace. Groups of 2^⌈log₂ k⌉ vectors have the same
-            signs up to flips of whole blocks, so terms between blocks cancel in the mean of a
-            group. Use a multiple of the group size: otherwise these terms dominate the error.
+        probes: number of random vectors for the trace. 2^⌈log₂ k⌉ vectors form a group. They differ
+            only by sign flips of complete blocks, so terms between blocks cancel in their mean. Use
+            a multiple of the group size: otherwise these terms dominate the error.
         draws: K, the number of draws of m per image.
-        start_time: ε. Starting at ε instead of 0 gives the estimate of one image an error of about
-            ε β x·m/(κM), which averages to 0.
+        start_time: ε. Starting at ε instead of 0 changes the estimate of an image by about
+            ε β x·m/(κM). This error averages to 0.
         tolerance: relative and absolute error tolerance of `integrators.integrate`.
         batch_size: largest number of states (images × draws) per network evaluation; it affects
             only the memory.
@@ -124,7 +124,7 @@ def log_likelihood(
 
 
 def dequantize(images: Tensor, uniform: Tensor) -> Tensor:
-    """Return 2 (u + U)/256 − 1 for uint8 images u and uniform noise U in [0, 1), equal shapes."""
+    """Return 2 (u + U)/256 − 1 for uint8 images u and uniform noise U in [0, 1) of equal shape."""
     return 2 * (images + uniform) / 256 - 1
 
 

@@ -59,7 +59,7 @@ def sample(
         silent: hide the progress.
 
     Returns:
-        The state at time 0, or at the final time without the denoising step, N×kC×H×W.
+        The state, N×kC×H×W, at time 0 or, without the denoising step, at the final time.
 
     Raises:
         UserError: the sampler does not suit the process, or cannot inpaint.

@@ -14,13 +14,13 @@ from psld.diffusion.time_grid import time_of_noise_level
 
 @dataclass(frozen=True)
 class Batch:
-    """The part of a batch on one rank. All tensors but the times are on the device of the rank."""
+    """The part of a batch on one rank. All tensors except t are on the device of the rank."""
 
     x0: Tensor
     """N images, N×C×H×W in [−1, 1]."""
     t: Tensor
-    """Times or noise levels (`Noising.levels`), N, float64 on the CPU. In a training on a GPU, they
-    are in pinned memory."""
+    """Times or noise levels (`Noising.levels`), N, float64 on the CPU. When training on a GPU,
+    they are in pinned memory."""
     eps: Tensor
     """Standard normal noise, N×kC×H×W."""
     auxiliary_eps: Tensor | None
@@ -75,11 +75,11 @@ class NoisyStates:
     """Noising that draws states z_t, N×kC×H×W, of a process at forward times t.
 
     Without `law`, t is uniform on [time_eps, 1], as in the paper. With `law`, t is drawn such that
-    the noise level σ_eff(t) follows this distribution; trainings of different processes then use
+    the noise level σ_eff(t) has the distribution `law`; trainings of different processes then use
     the same noise levels.
 
-    For each value of an image, the noising needs `blocks` = k standard normal numbers, plus
-    `auxiliary` numbers: k − 1 under DSM, else 0.
+    For each value of an image, the noising needs `blocks` = k standard normal numbers, and
+    `auxiliary` more: k − 1 under DSM, else 0.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class NoisyImages:
 
 
 def noise_levels(law: LogNormal, uniform: Tensor) -> Tensor:
-    """Return the quantiles σ, N, of a distribution at N numbers on [0, 1), both float64."""
+    """Return the float64 quantiles σ of a distribution at N float64 numbers in [0, 1)."""
     logarithm = law.center + law.width * torch.special.ndtri(uniform)
     return logarithm.exp().clamp(law.low, law.high)
 
@@ -126,9 +126,9 @@ class Noising(Protocol):
     """The interface of noisings, which compute the noisy input of a network from a batch."""
 
     blocks: int
-    """Standard normal numbers per value of an image."""
+    """How many standard normal numbers the noising needs per value of an image."""
     auxiliary: int
-    """Additional standard normal numbers per value of an image (DSM)."""
+    """How many more standard normal numbers DSM needs per value of an image."""
 
     def levels(self, uniform: Tensor) -> Tensor:
         """Return N times or noise levels, float64, from N uniform numbers."""

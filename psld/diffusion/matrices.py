@@ -12,7 +12,7 @@ Vector = Tensor | Sequence[float]
 Matrix = Tensor | Sequence[Sequence[float]]
 
 LARGEST = 1e9
-"""The largest coefficient of a process. Larger coefficients lose too many digits to rounding."""
+"""The largest allowed coefficient of a process. Rounding errors are too large above this limit."""
 
 
 def mix(matrix: Tensor, z: Tensor) -> Tensor:
@@ -51,15 +51,15 @@ def predicted_text(prediction: object) -> str:
 
 
 def semidefinite_root(D: Tensor) -> Tensor:
-    """Return the symmetric square root of D, …×k×k, which may be singular, as in CLD."""
+    """Return the symmetric square root of D, …×k×k. D may be singular, as in CLD."""
     values, vectors = torch.linalg.eigh(D)
     return vectors @ torch.diag_embed(values.clamp(min=0).sqrt()) @ vectors.mT
 
 
 def as_float64(**arrays: Matrix | Vector) -> list[Tensor]:
-    """Return matrices, and then two vectors of variances, in float64 on the CPU.
+    """Convert matrices, followed by two vectors of variances, to float64 on the CPU.
 
-    Raises UserError unless they are finite and have the same number of blocks.
+    Raises UserError unless all arrays are finite and have the same number of blocks.
     """
     names = ", ".join(arrays)
     try:
@@ -86,12 +86,12 @@ def as_times(t: Tensor | float | Sequence[float]) -> Tensor:
 
 
 def as_coefficient(value: Any, blocks: int) -> Callable[[Tensor], Tensor]:
-    """Return a k×k matrix, or a function of times, as a function of times, … → …×k×k, float64.
+    """Convert a k×k matrix or a function of times to a function of times, … → …×k×k, float64.
 
-    The given function may return a tensor; rows of numbers and of tensors in the shape of the
-    times; or, for k = 1, one tensor in the shape of the times.
+    The given function may return a tensor of matrices, or rows whose entries are numbers or tensors
+    in the shape of the times. For k = 1, it may also return one tensor in the shape of the times.
 
-    The returned function raises UserError for values of another shape.
+    The returned function raises UserError if the given function returns another shape.
     """
 
     def evaluate(t: Tensor) -> Tensor:
@@ -134,13 +134,13 @@ def check_diffusion(D: Tensor, name: str) -> None:
 
 
 def _indefinite(D: Tensor) -> bool:
-    """Return whether a matrix has an eigenvalue below 0 by more than rounding."""
+    """Return whether a matrix has a negative eigenvalue that rounding cannot explain."""
     values = torch.linalg.eigvalsh(D)
     return bool((values[..., 0] < -1e-12 * values[..., -1].clamp(min=0)).any())
 
 
 def check_initial_variance(variance: Tensor) -> None:
-    """Raise UserError unless the variances of z₀ are 0 for the image and not negative."""
+    """Raise UserError unless the variances of z₀ are 0 for the image and ≥ 0 for other blocks."""
     if variance[0] != 0 or variance.min() < 0:
         raise UserError(
             "process: initial_variance must be 0 for the image, and not negative for other blocks, "
@@ -157,7 +157,7 @@ def check_schedule(beta: Any) -> None:
 def check_convergence(rate: Tensor, elapsed: float) -> None:
     """Raise UserError unless every mode of the drift decays and the drift's norm is small enough.
 
-    D ⪰ 0 is not sufficient: D = 0 gives a pure rotation.
+    D ⪰ 0 alone does not ensure decay: D = 0 gives a pure rotation.
 
     Args:
         rate: (D + Q) S⁻¹.

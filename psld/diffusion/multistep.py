@@ -1,11 +1,11 @@
 """Exponential multistep sampling in whitened coordinates, for any process and few evaluations.
 
-With a root R̃ R̃ᵀ = Σ of the covariance given the image, w = R̃⁻¹ z, c = R̃⁻¹ a and x̂₀ = E[x₀ | z],
+Let R̃ R̃ᵀ = Σ be the covariance given the image, w = R̃⁻¹ z, c = R̃⁻¹ a and x̂₀ = E[x₀ | z]. The SDE
 
     dw = x̂₀ dc − η² (w − c x̂₀) dλ + √2 η dW_λ          (λ = −log σ_eff grows while sampling)
 
-has the marginals of the forward process for every root and every η ≥ 0. Proof: given x₀, the point
-w = c x₀ + ξ with ξ ~ N(0, I) moves with the velocity ċ x₀. The average of this velocity over
+has the marginals of the forward process for every root R̃ and every η ≥ 0. Proof: given x₀, the
+point w = c x₀ + ξ with ξ ~ N(0, I) moves with the velocity ċ x₀. The average of this velocity over
 p(x₀ | w) is ċ x̂₀. The terms with η are the average over p(x₀ | w) of an Ornstein–Uhlenbeck process
 that leaves N(c x₀, I) invariant.
 """
@@ -38,8 +38,8 @@ class ExponentialScheme:
         X_j = R̃_s ∫_t^s e^(−E_u) ℓ_j(u) (dc + η² c dλ),    E_u = ∫_u^s η² dλ,    E = E_t,
 
     with ℓ_j the Lagrange polynomials through the nodes. P a_t + Σ_j X_j = a_s and
-    P Σ_t Pᵀ + N Nᵀ = Σ_s hold for any nodes. If the prediction is the true image, a step
-    therefore maps the kernel given this image at t to the kernel given this image at s.
+    P Σ_t Pᵀ + N Nᵀ = Σ_s hold for any nodes. If x̂₀ is the true image x₀, a step
+    therefore maps the kernel given x₀ at time t to the kernel given x₀ at time s.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ExponentialScheme:
         return decay * self.root(end) @ torch.linalg.inv(self.root(start))
 
     def noise_factor(self, start: Tensor, end: Tensor) -> Tensor:
-        """Return the noise factors N, N×k×k; 0 for a step without noise."""
+        """Return the noise factors N, N×k×k, which are 0 for a step without noise."""
         share = -torch.expm1(-2 * self._churn(start, end))
         return share.sqrt()[:, None, None] * self.root(end)
 
@@ -86,7 +86,7 @@ class ExponentialScheme:
 
     def _churn(self, start: Tensor, end: Tensor) -> Tensor:
         """Return ∫ η² dλ from `start` to `end`, within the noise levels of `eta_interval`."""
-        # Clamp, because rounding can give less than 0 where σ_eff is constant (`numerical_eps`).
+        # Clamp rounding errors below 0, which occur where σ_eff is constant (`numerical_eps`).
         return (self._churned(end) - self._churned(start)).clamp(min=0)
 
     def _churned(self, t: Tensor) -> Tensor:
@@ -96,14 +96,14 @@ class ExponentialScheme:
 class Multistep:
     """The multistep sampler, which applies `ExponentialScheme` to the last `order` predictions.
 
-    The last step returns the prediction at the final time, so N evaluations visit N times. At
-    order 1, the sampler with k = 1 is DDIM; with the flow root, it is the DDIM of gDDIM if the
-    predicted blocks of ε are consistent. The coefficients P, X, N are tabulated once; a step is
-    z ← P z + X [x̂₀ …] + N ξ.
+    The last step returns the prediction at the final time, so a grid of N times takes N
+    evaluations. At order 1, the sampler with k = 1 is DDIM; the sampler with the flow root is
+    first-order gDDIM if the predicted blocks of ε are consistent. The coefficients P, X, N are
+    tabulated once; a step is z ← P z + X [x̂₀ …] + N ξ.
 
     A step first evaluates x̂₀. The corrector then repeats the previous step with the same noise and
     with the new x̂₀ as an additional node. Inpainting inserts the known pixels into x̂₀. The known
-    pixels then follow the kernel exactly, and the history contains their true values.
+    pixels then follow the kernel exactly, and all past predictions contain their true values.
     """
 
     replacement_times = None
@@ -144,7 +144,7 @@ class Multistep:
             self.corrected = step_weights(scheme.weights, grid, order, device, ahead=1)
         self.steps = len(end)
         self.history: list[Tensor] = []
-        """Predictions so far, newest first."""
+        """The latest predictions, newest first."""
         self.base: Tensor
         """P z + N ξ of the last step, which the corrector reuses."""
 
@@ -176,7 +176,7 @@ def gauss_log_times(
 ) -> tuple[Tensor, Tensor]:
     """Return times u in [start, end], N×n, and weights w, N×n, with Σ w f(u) ≈ ∫_start^end f dt.
 
-    The quadrature is split at the jumps of f, which are nodes with weight 0.
+    The quadrature is split at the jumps of f. The jumps are additional nodes with weight 0.
     """
     x, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(NODES))
     inner = (start.new_tensor(t).clamp(end, start) for t in sorted(jumps, reverse=True))
@@ -251,8 +251,8 @@ def step_weights(
 ) -> list[Tensor]:
     """Return the weights of each step of a multistep method on a time grid, k×q for each step.
 
-    The nodes of a step are its start and the `order` − 1 times before it, and with `ahead` = 1 also
-    its end. The first steps have fewer nodes.
+    The nodes of a step are its start time and the `order` − 1 earlier grid times. With `ahead` = 1,
+    the end time is a node, too. The first steps have fewer nodes.
 
     Args:
         weights: function that maps N starts, N ends and N×q nodes to N×k×q.

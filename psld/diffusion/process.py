@@ -33,18 +33,18 @@ from psld.utils.errors import UserError
 __all__ = ["LinearBeta", "LinearProcess", "Times"]
 
 LEAST_LEFT, MOST_LEFT = 1e-9, 0.1
-"""Bounds of what remains of the image at T: √ρ(T) = 1/σ_eff. The paper's processes have less than
-0.01."""
+"""Bounds on √ρ(T) = 1/σ_eff(T), which says how much of the image remains at T, relative to the
+noise. In the paper's processes, less than 0.01 remains."""
 
 FAR_FROM_PRIOR = 0.01
-"""The largest deviation of Σ_ij(T) from the prior's covariance, relative to √(S_i S_j)."""
+"""The largest allowed deviation of Σ_ij(T) from the prior's covariance, relative to √(S_i S_j)."""
 
 SAMPLED = torch.linspace(0, 1, 101, dtype=torch.float64)
 """The times at which functions of time are checked."""
 
 MatrixFunction = Callable[[Tensor], Any]
-"""A function of float64 times, …, that returns matrices, …×k×k, or rows of numbers and of tensors
-in the shape of the times."""
+"""A function of float64 times, …, that returns matrices, …×k×k, or rows whose entries are numbers
+or tensors in the shape of the times."""
 
 
 class LinearProcess:
@@ -54,7 +54,7 @@ class LinearProcess:
 
         dz = −β(t) (D + Q) S⁻¹ z dt + √(2 β(t) D) dw
 
-    D, Q and β may be functions of time. `of_sde` makes a process from F and G. With Φ the
+    D, Q and β may be functions of time. `of_sde` accepts any linear SDE. With Φ the
     transition matrix of the drift and C the covariance that the noise has added, the perturbation
     kernel is Gaussian with
 
@@ -88,7 +88,7 @@ class LinearProcess:
         numerical_eps: float = 0.0,
         jumps: Sequence[float] = (),
     ) -> None:
-        """Check the conditions of the recipe. Raises UserError that names the violated condition.
+        """Check the conditions of the recipe. Raises a UserError that names the violated condition.
 
         Args:
             D: k×k, symmetric positive semi-definite, or a function of time.
@@ -184,7 +184,7 @@ class LinearProcess:
         factor: Literal["lower", "upper"],
         numerical_eps: float,
     ) -> None:
-        """Set the attributes that both forms share, and check the end of the process."""
+        """Set the attributes that `__init__` and `of_sde` share, and check the process at T."""
         check_initial_variance(initial_variance)
         self.sde = sde
         self.prior_covariance = torch.diag(prior_variance)
@@ -254,7 +254,7 @@ class LinearProcess:
         return self.predicted.stop - self.predicted.start
 
     def until(self, time: float) -> Self:
-        """Return the same process with the final time T = `time`, where samplers then start."""
+        """Return the same process with the final time T = `time`, at which samplers then start."""
         process = copy(self)
         process.T = time
         return process
@@ -316,7 +316,7 @@ class LinearProcess:
         return mix(phi, torch.cat([x0, auxiliary], dim=1))
 
     def score_matrix(self, t: Times) -> Tensor:
-        """Return −L⁻ᵀ, N×k×p: from the p predicted blocks of ε to the score (paper, Eq. 9).
+        """Return −L⁻ᵀ, N×k×p, which maps the p predicted blocks of ε to the score (paper, Eq. 9).
 
         Rows of blocks that are not predicted are 0, because no step uses the score of these blocks.
         """
@@ -351,11 +351,11 @@ class LinearProcess:
         return self.transition(t)[..., 0]
 
     def image_covariance(self, t: Times) -> Tensor:
-        """Return Σ(t) = Φ Σ₀ Φᵀ + C, N×k×k, the covariance of p(z_t | x₀); C comes from the noise.
+        """Return Σ(t) = Φ Σ₀ Φᵀ + C, N×k×k, the covariance of p(z_t | x₀); the noise adds C.
 
         Under HSM, this matrix equals `covariance`. Under DSM, it differs: the auxiliary blocks of
         z₀ are marginalized here, but known in `covariance`. Every entry of both terms is exact up
-        to a few roundings, however small t is.
+        to a few roundings, even for very small t.
         """
         phi, noise = self.sde.moments(as_times(t))
         return self._regularized(phi @ self.initial_covariance @ phi.mT + noise)

@@ -3,7 +3,7 @@
 Every root is R̃ = L U, with L the triangular factor of Σ and U orthogonal. Let H = L⁻¹ G Gᵀ L⁻ᵀ and
 K = L⁻¹ F L + ½ H, with F the drift. The skew-symmetric W in U̇ = W U defines the root:
 
-    flow      W_f = triu(K, 1) − triu(K, 1)ᵀ   (lower factor; tril(K, −1) for the upper one)
+    flow      W_f = triu(K, 1) − triu(K, 1)ᵀ   (lower factor; tril(K, −1) for the upper factor)
               Ṙ = (F + ½ G Gᵀ Σ⁻¹) R: the root that the probability-flow ODE follows
     straight  W = W_f + v ĉᵀ − ĉ vᵀ,   ĉ = c_L/|c_L|,   v = −½ H ĉ,   c_L = L⁻¹ a
               R̃⁻¹ a = (√ρ, 0, …): only the first whitened coordinate depends on x₀. For k > 2 the
@@ -40,7 +40,7 @@ class WhiteningRoot:
         log_times = torch.linspace(0, math.log(final_time), FRAMES, dtype=torch.float64)
         self.times = log_times.exp()
         if jumps := [t for t in process.jumps if final_time < t < process.T]:
-            # A Magnus step must not contain a jump of the coefficients.
+            # Tabulate U at the jumps, because a Magnus step must not contain a jump.
             self.times = torch.cat([self.times, as_times(jumps)]).sort(descending=True).values
         frames = [torch.eye(process.blocks, dtype=torch.float64)]
         if kind == "straight":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 Level = Annotated[float, Field(le=1e6)]
-"""A noise level σ. The processes reach less than 1,000 for images in [−1, 1]."""
+"""A noise level σ. For images in [−1, 1], the noise levels of the processes are below 1,000."""
 
 Power = Annotated[float, Field(ge=0.1, le=100)]
 
@@ -47,7 +47,7 @@ class SamplerSettings(Part):
     """The forward time at which the integrator stops, unless `fall` stops it at a later time."""
     denoise: bool = True
     """End with an additional evaluation at `final_time`: a noise-free Euler step of the reverse SDE
-    (for rk45, of the ODE) to time 0, or the predicted image (multistep)."""
+    (for rk45, of the ODE) to time 0 or, for multistep, the predicted image."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network; the guide, the state and all coefficients stay in fp32. On a GPU,
     fp32 networks and guides multiply in TF32 (10 bits of mantissa), except in steps of rk45."""
@@ -64,7 +64,7 @@ class SamplerSettings(Part):
         return self.guidance.asks_for_classes
 
     def check_evaluations(self, counted: int) -> None:
-        """Raise UserError if the network evaluations of a custom part differ from `evaluations`."""
+        """Raise UserError if a custom part makes more or fewer evaluations than `evaluations`."""
         if self.evaluations not in (None, counted):
             raise UserError(
                 f"sampler: {self.integrator} with guidance {self.guidance.kind}: takes {counted} "
@@ -117,14 +117,15 @@ class TimeGridSampler(SamplerSettings):
     steps: int = Field(ge=0, le=100_000)
     """N: evaluations of the score per image, including the final evaluation (`denoise`). Each of
     them evaluates the network once, or twice under classifier-free guidance with a scale other than
-    1. With start=gaussian or mixture, 0 returns images drawn from this distribution without the
-    network; all other options are then ignored."""
+    1. With start=gaussian or mixture, steps=0 returns images drawn from this distribution without
+    the network; all other options are then ignored."""
     start: Annotated[Literal["prior", "gaussian", "mixture"], Neutral("prior")] = "prior"
     """The initial distribution: the `prior` at T; or, at the noise level `start_level`, a Gaussian
     with the mean and covariance of the training images (`gaussian`), or a mixture of Gaussians
     fitted to the training images (`mixture`)."""
     start_level: Level | None = Field(default=None, gt=0)
-    """σ₀, the noise level of start=gaussian or mixture. Null: the level stored with the start."""
+    """σ₀, the noise level of start=gaussian or mixture. Null: the level stored with the
+    fitted distribution."""
     fall: Annotated[float | None, Field(gt=1, le=1e6), Neutral(None)] = None
     """With start=gaussian or mixture, stop at the noise level σ₀ / fall^K if `final_time` has a
     lower noise level; K is the number of steps of the time grid. If K is small, this keeps the
@@ -150,7 +151,7 @@ class TimeGridSampler(SamplerSettings):
     def time_grid(self, process: "LinearProcess") -> "torch.Tensor":
         """Return the K + 1 descending forward times at which the steps start and end.
 
-        Raises UserError if the process does not reach the noise levels.
+        Raises UserError if the process does not reach the requested noise levels.
         """
         from psld.diffusion.time_grid import time_grid, times_of_levels
 
@@ -277,14 +278,14 @@ class MultistepSettings(TimeGridSampler):
     """The whitened coordinates. `straight`: only the first coordinate depends on the image. `flow`:
     the coordinates follow the probability-flow ODE."""
     order: int = Field(2, ge=1, le=3)
-    """Number of predictions that a step uses; the first steps use fewer."""
+    """Number of predictions that a step uses; the first steps use fewer predictions."""
     eta: float = Field(1.0, ge=0, le=100)
     """η, the amount of noise. 0: deterministic. For k = 1, η = 1 gives the noise of the reverse
     SDE."""
     eta_interval: tuple[float, float] | None = (0.02, 0.5)
     """The lowest and the highest noise level σ_eff at which η acts; null: all levels."""
     corrector: bool = True
-    """Repeat each step with the prediction at its end, without additional evaluations."""
+    """Correct each step with the prediction at its end time; this adds no evaluations."""
     interpolation: Literal["lambda", "t", "sqrt-t"] = "t"
     """The variable of the polynomial through the past predictions: λ = −log σ_eff, t, or √t."""
 

@@ -36,11 +36,11 @@ class IntegratedBeta:
 
         beta = IntegratedBeta(lambda t: torch.where(t < 0.3, 2.0, 12.0), jumps=[0.3])
 
-    B(t) is the variance of dz = √β(t) dw.
+    The integral B(t) is computed as the variance of dz = √β(t) dw.
     """
 
     def __init__(self, beta: Callable[[Tensor], Any], jumps: Sequence[float] = ()) -> None:
-        """Raises UserError if the integral does not converge; a missing jump may be the cause."""
+        """Raises UserError if the integral does not converge; `jumps` may then be incomplete."""
         self.beta = beta
         self.jumps = tuple(jumps)
 
@@ -59,7 +59,7 @@ class IntegratedBeta:
 
 
 def as_schedule(beta: Any, jumps: Sequence[float] = ()) -> Schedule:
-    """Return a number, a function of times or a schedule as a `Schedule`.
+    """Convert a number, a function of times or a schedule to a `Schedule`.
 
     A function may be discontinuous at the `jumps`.
     """

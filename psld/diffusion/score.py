@@ -12,7 +12,8 @@ from psld.diffusion.matrices import mix
 from psld.utils.batching import Batching
 
 Network = Callable[[Tensor, Tensor], Tensor]
-"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W; half-precision results are cast."""
+"""ε(z, t): N×kC×H×W states and N forward times → N×pC×H×W. A result in half precision is cast to
+the type of the states."""
 
 ClassNetwork = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """ε(z, t, label), with shapes as in `Network`; the label None means no class."""
@@ -57,7 +58,7 @@ class Prediction:
 
 
 class Score(Protocol):
-    """A score function over a whole shard, evaluated at one forward time."""
+    """A score function, which is evaluated for a complete shard at one forward time."""
 
     @property
     def evaluations(self) -> int:
@@ -85,7 +86,7 @@ class NetworkScore:
 
         ε = ε(z, t, ∅) + scale · (ε(z, t, y) − ε(z, t, ∅)),
 
-    at two network evaluations per time. A scale of 1 gives the class-conditional score at one
+    with two network evaluations per time. A scale of 1 gives the class-conditional score with one
     network evaluation per time.
     """
 

@@ -38,7 +38,7 @@ class Beta(Part):
 
 
 class ShippedBeta(Beta):
-    """A schedule whose settings are the function itself, with its integral B(t) = ∫₀ᵗ β(s) ds."""
+    """A schedule whose settings object is the function β(t), with its integral B(t) = ∫₀ᵗ β ds."""
 
     def build(self):
         return self
@@ -136,7 +136,7 @@ class ProcessSettings(Part):
     recorded_attributes = ("blocks",)
 
     blocks: ClassVar[int] = 1
-    """k, the number of blocks of a state; a subclass may override it with a property."""
+    """k, the number of blocks of a state. A subclass may override `blocks` with a property."""
 
     kind: str
 
@@ -162,7 +162,7 @@ class ScheduledSettings(ProcessSettings):
         BeforeValidator(lambda given: None if given == "linear" else given),
         Neutral(None),
     ] = Field(None, exclude_if=lambda beta: beta is None)
-    """Another noise schedule. Null, or `linear`: linear from beta_min to beta_max."""
+    """The noise schedule. Null, or `linear`: linear from beta_min to beta_max."""
 
     def schedule(self) -> "Callable[[Tensor], Any]":
         """Return β as a function of time."""
@@ -209,7 +209,7 @@ class PhaseSpaceSettings(ScheduledSettings):
     """Added to the diagonal of Σ(t), which is singular at t = 0."""
 
     def recipe(self, **matrices: Any) -> "LinearProcess":
-        """Return the process with the given D, Q, S and initial_variance, and these settings.
+        """Return the process with these settings and the given D, Q, S and initial_variance.
 
         D and Q may be functions of time (`LinearProcess`).
         """

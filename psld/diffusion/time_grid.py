@@ -13,10 +13,14 @@ TABLE = 256
 """Number of times, evenly spaced in log t, that bracket the solution of `time_of_noise_level`."""
 
 ITERATIONS = 6
-"""Newton steps of `time_of_noise_level`; each step doubles the number of correct digits."""
+"""Number of Newton steps of `time_of_noise_level`.
+
+Each step doubles the number of correct digits.
+"""
 
 CONVERGED = 1e-6
-"""The largest last step of Newton's method in log t; its error is then about 1e-12."""
+"""Newton's method has converged if its last step in log t is below this limit; the error of log t
+is then about 1e-12."""
 
 BISECTIONS = 50
 
@@ -79,7 +83,7 @@ def time_grid(
         case _:  # edm
             levels = spaced(low, high)
     times = time_of_noise_level(process, levels, final)
-    times[-1], times[0] = final, first  # A grid of a single time contains `first`.
+    times[-1], times[0] = final, first  # Assign `first` last, for a grid of a single time.
     return times
 
 
@@ -87,7 +91,9 @@ def time_grid(
 def times_of_levels(
     process: LinearProcess, levels: tuple[float, ...], final_time: float, from_prior: bool
 ) -> Tensor:
-    """Return the times of a descending list of noise levels; with `from_prior`, the first is T.
+    """Return the times of a descending list of noise levels.
+
+    With `from_prior`, the first time is T.
 
     Raises UserError for levels that the process does not reach between `final_time` and T.
     """
@@ -116,7 +122,7 @@ def times_of_levels(
 def level_range(
     process: LinearProcess, final_time: float, start_time: float | None = None
 ) -> tuple[float, float]:
-    """Return σ_eff at `final_time` and at `start_time`, the extreme noise levels in between.
+    """Return the lowest and the highest noise level: σ_eff at `final_time` and at `start_time`.
 
     By default, `start_time` is T.
     """
@@ -130,8 +136,8 @@ def time_of_noise_level(
 ) -> Tensor:
     """Return the times, N, at which σ_eff has the given values, clipped to [`final_time`, 1].
 
-    σ_eff never decreases with time, because the process only adds noise. Newton's method in log t
-    starts in the interval of a table that contains the solution, and stays within this interval.
+    σ_eff never decreases with time, because the process only adds noise. A table of noise levels
+    gives an interval that contains the solution. Newton's method in log t stays in this interval.
     """
     grid = final_time ** torch.linspace(1, 0, TABLE, dtype=torch.float64)
     target = -as_times(levels).log()

@@ -17,7 +17,7 @@ Precision = Literal["fp32", "bf16"]
 Compile = bool | Literal["reduce-overhead"]
 
 WORK_OF_A_THREAD = 1e9
-"""Parameters × pixels × images of a network evaluation that justify one CPU thread."""
+"""The product parameters × pixels × images of an evaluation that justifies one CPU thread."""
 
 
 def check_network(network: nn.Module, name: str = "network") -> None:
@@ -37,12 +37,12 @@ def forward_pass(
 ) -> nn.Module:
     """Return the module to call, which shares its weights with `network`.
 
-    In bf16, a network with `in_bfloat16` computes as in `InBfloat16`, and other networks run under
+    In bf16, a network with `in_bfloat16` is wrapped in `InBfloat16`, and other networks run under
     autocast.
 
-    With `compile`, one graph is compiled for each number of images, and convolutions use the
+    With `compile`, one graph is compiled for each batch size, and convolutions use the
     channels-last layout, which suits the tensor cores of a GPU. Without `compile`, the layout stays
-    channels-first, because the norms of torch return channels-first: with another layout, each norm
+    channels-first, because the norms of torch return this layout: with another layout, each norm
     would cost two copies.
 
     With `compile="reduce-overhead"`, the kernels are also recorded as CUDA graphs, each of which
@@ -118,8 +118,8 @@ class InBfloat16(Around):
     """
 
     TOGETHER = 32
-    """Number of weights that are cast at once. Because of this limit, ranks can exchange the first
-    gradients while the other gradients are still computed (unless the network is compiled)."""
+    """Number of weights that are cast together. Because of this limit, ranks can exchange the first
+    gradients while the other gradients are being computed (unless the network is compiled)."""
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         names, weights = zip(*self.network.named_parameters(), strict=True)

@@ -75,7 +75,7 @@ class NCSNpp(Encoder):
         noise = network(x, t)  # t: forward times in (0, 1], shape (B,)
 
     With `num_classes` > 0 the network is also conditioned on a class. The additional label
-    `num_classes` means "no class", as classifier-free guidance needs.
+    `num_classes` means "no class"; classifier-free guidance needs this label.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class NCSNppGuide(Encoder):
         self.head = nn.Linear(features, num_classes, bias=False)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the logits for x: B×in×H×W at forward times t in (0, 1], shape (B,)."""
+        """Return the logits of images x, B×in×H×W, at forward times t in (0, 1], shape (B,)."""
         h, _ = self.encode(x, silu(self.time(t)))
         return self.head(h.flatten(1))
 

@@ -21,9 +21,8 @@ class EncoderOptions(Settings):
     """Residual blocks per downsampling level; upsampling levels have one block more
     (num_res_blocks)."""
     attention_resolutions: tuple[PositiveInt, ...] = ()
-    """Image sizes in pixels, or heights of images that are not square, of the levels with
-    attention; sizes without a level are ignored. The
-    middle of the network always has attention (attn_resolutions)."""
+    """Image heights in pixels of the levels with attention. Heights that no level has are ignored.
+    The middle of the network always has attention (attn_resolutions)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout probability in the residual branches (dropout)."""
     block: Literal["biggan", "ddpm"] = "biggan"
@@ -44,8 +43,8 @@ class EncoderOptions(Settings):
     progressive_input: Literal["none", "input_skip", "residual"] = "none"
     """How the downsampling levels use a pyramid of the downsampled input (progressive_input)."""
     progressive_combine: Literal["sum", "cat"] = "sum"
-    """How `input_skip` combines the pyramid with the features: `sum` adds it, `cat` appends it as
-    channels (progressive_combine)."""
+    """How `input_skip` combines the pyramid with the features: `sum` adds the pyramid, `cat`
+    appends its channels (progressive_combine)."""
     init_scale: float = Field(default=0.0, ge=0)
     """Scale of the initial weights of the last layer of each branch; 0 means 1e-10 (init_scale)."""
 
@@ -71,7 +70,7 @@ class Options(EncoderOptions):
     """Options of NCSN++ (Song et al., 2021, appendix H)."""
 
     progressive_output: Literal["none", "output_skip", "residual"] = "none"
-    """How the upsampling levels contribute to the output. `none`: only the last level does;
+    """How the upsampling levels contribute to the output. `none`: only the last level contributes;
     `output_skip`: the images of all levels are summed in a pyramid; `residual`: a pyramid is added
     to the features (progressive). With `output_skip`, the output of the official code always has as
     many channels as the input; this code returns the requested number of channels."""

@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 class Network(Part):
-    """A network whose input is the state of a process or, in a denoiser, an image with noise."""
+    """A network whose input is the state of a process or, in a denoiser, a noisy image."""
 
     noun = "network"
-    needs_kind = False  # Optional, because the configs of NCSN++ have no kind.
+    needs_kind = False  # `kind` is optional, because the configs of NCSN++ have no kind.
 
     kind: Annotated[str, Neutral("ncsnpp")] = "ncsnpp"
 
     in_bfloat16: ClassVar[bool] = False
     """With precision=bf16, cast weights and activations to bfloat16 instead of using autocast."""
     takes_logarithm: ClassVar[bool] = False
-    """True if the network computes log t, so that t must be positive. Subclasses override the
-    attribute with a property if it depends on the settings."""
+    """True if the network computes log t, so that t must be positive. If this depends on the
+    settings, a subclass overrides the attribute with a property."""
 
     def check_image_size(self, size: Size) -> None:
-        """Raise ValueError with the key if the network does not support this image size."""
+        """Raise a ValueError that names the key if the network does not support this image size."""
 
     def build(
         self, in_channels: int, out_channels: int, image_size: Size, num_classes: int
@@ -34,7 +34,7 @@ class Network(Part):
         """Build a module that is called with (z, t) or, with classes, with (z, t, label).
 
         z: N×in_channels×H×W. image_size is H if H = W, else (H, W).
-        t: N numbers, the forward times; in a denoiser ln σ / 4, or exp(ln σ / 4) if the network
+        t: N numbers, the forward times; in a denoiser, ln σ / 4, or exp(ln σ / 4) if the network
             `takes_logarithm`.
         label: N integers from 0 to num_classes. num_classes, or no label, means "no class".
 
