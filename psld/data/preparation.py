@@ -334,7 +334,8 @@ def _blocks(decoding: _Decoding, converted: Counter[str]) -> Iterator[np.ndarray
         for start in range(0, len(blocks), 2 * threads):
             for pixels, found in pool.map(decoding, blocks[start : start + 2 * threads]):
                 converted.update(found)
-                hashes += [hash(image.tobytes()) for image in pixels]
+                if len(images.test):
+                    hashes += [hash(image.tobytes()) for image in pixels]
                 yield pixels
                 progress.update(len(pixels))
     refuse(decoding.broken)

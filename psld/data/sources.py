@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -223,7 +223,11 @@ class Folder(Source):
         from psld.data.images import FileTree, bytes_of
 
         tree = FileTree(Path(self.root))
-        parts = {name: PurePosixPath(name).parts for name in tree.picture_names()}
+        # A split takes a tenth of the time of PurePosixPath, and there may be millions of names.
+        parts = {
+            name: [part for part in name.split("/") if part not in ("", ".")]
+            for name in tree.picture_names()
+        }
         while len({part[0] for part in parts.values()}) == 1 and min(map(len, parts.values())) > 2:
             parts = {name: part[1:] for name, part in parts.items()}
         loose = sum(len(part) == 1 for part in parts.values())
