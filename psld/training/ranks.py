@@ -37,10 +37,10 @@ class Ranks:
     control: dist.ProcessGroup | None = None
     """The gloo group for the numbers that control the training.
 
-    This group is separate from the group of the gradients, because DistributedDataParallel never
-    frees the group of the gradients. The threads of this group can therefore end before the
-    interpreter does. Otherwise, a gloo thread could release the last reference to a Python tensor
-    during interpreter shutdown, which aborts the process even if its work is finished.
+    The gloo group is separate from the group of the gradients, because DistributedDataParallel
+    never frees the group of the gradients. The threads of the gloo group can therefore end before
+    the interpreter does. Otherwise, a gloo thread could release the last reference to a Python
+    tensor during interpreter shutdown, which aborts the process even if its work is finished.
     """
 
     @property
