@@ -1,11 +1,11 @@
-"""Snakemake's logger `psld`: prints the jobs and the time left every half minute.
+"""The Snakemake logger `psld`, which prints the jobs and the time left every half minute.
 
     18 jobs; the log of each is in logs/
     training 1 of 1: step 598 of 2500, about 5 minutes left; then 13 other jobs
     9 of 18 jobs left, about 2 minutes or more; the oldest: logs/evaluate/mine/denoiser/few-4.log
     done: results/mine.html
 
-The time left of a training comes from its log. The time of a waiting job is estimated as the mean
+The time left for a training comes from its log. The time of a waiting job is estimated as the mean
 time of the finished jobs of its rule in this run. Rules without finished jobs are not counted,
 hence "or more". Every Snakemake run in this environment may import this module, so the import has
 no side effects.

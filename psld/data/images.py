@@ -29,8 +29,8 @@ from psld.utils.tensors import array_of, digest_of_arrays
 
 TENSOR_SUFFIX = ".npy"
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# The formats that Pillow may decode. GIF and PPM are included, because GIF and PPM files often have
-# one of the suffixes above by mistake. For some other formats, Pillow runs external programs.
+# The formats that Pillow may decode. GIF and PPM files often have one of the suffixes above by
+# mistake. Other formats are excluded, because Pillow runs external programs to read some of them.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow converts modes with more bits by clipping to 0…255, not by scaling.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
@@ -41,7 +41,7 @@ IMAGES = "arr_0"
 """The name of the image array in an .npz: numpy's default, used by guided-diffusion and EDM."""
 REMOVE = "; remove or replace it"
 FILES_AT_ONCE = 1000
-"""The number of pictures in a folder that are flushed to disk together."""
+"""The number of pictures that are flushed to disk at once."""
 SOURCE = "source"
 """The key of a PNG text chunk that holds a digest of the origin of the images."""
 
@@ -76,10 +76,10 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def as_image(picture: Any, where: str) -> Image.Image:
-    """Convert a source's picture, a PIL image or a uint8 array, to an 8-bit PIL image.
+    """Convert a picture of a source to an 8-bit PIL image.
 
     Args:
-        picture: an array has the shape H×W or H×W×C.
+        picture: a PIL image, or a uint8 array H×W or H×W×C.
         where: the start of the error message.
 
     Raises UserError if a channel has more than 8 bits, because Pillow would clip it.
@@ -148,7 +148,7 @@ class FileTree:
         else:
             with reading(path, "neither a folder nor a whole zip or tar archive"):
                 self._archive = zipfile.ZipFile(regular_file(path))
-            # If two members have the same name, keep the size of the later one: zipfile reads it.
+            # Of members with the same name, keep the size of the last one, which zipfile reads.
             members = [each for each in self._archive.infolist() if each.filename]
             sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
         self.sizes = {name: sizes[name] for name in sorted(sizes) if not _is_hidden(name)}

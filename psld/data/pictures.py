@@ -27,8 +27,8 @@ def decoder(part: Autoencoder, device: torch.device | str, record: str | Path) -
 
     `record`: the folder of the file that names the autoencoder; see `imported`.
 
-    Raises UserError if the code is not allowed to run or the weights have changed. The decoder
-    raises UserError if it does not return uint8 pictures.
+    Raises UserError if the code is not allowed to run or the weights have changed. The
+    returned function raises UserError if the autoencoder does not return uint8 pictures.
     """
     built: Any = imported(part, record).build(torch.device(device))
 

@@ -82,7 +82,7 @@ def prepare_dataset(
     earlier = None if replace else _existing_record(output)
     if earlier and (difference := _difference(earlier, settings)):
         raise UserError(f"{output}: {difference}; {REPLACE}")
-    # Get this text before the images are read, so that a change during reading is reported later.
+    # Call `seen` before the images are read, so that a change during reading is reported later.
     seen = _source_text(settings.source)
     source = imported(settings.source)
     settings, images = settings.model_copy(update={"source": source}), source.open()
@@ -157,7 +157,7 @@ def _difference(earlier: PreparedRecord, settings: DatasetSettings) -> str:
 def check_prepared(name: str, settings: PrepareSettings) -> None:
     """Raise UserError if a dataset was prepared by hand with other settings.
 
-    A dataset that Snakemake has prepared is prepared again when its settings change.
+    If Snakemake prepared the dataset, Snakemake prepares it again when the settings change.
 
     Args:
         name: the name of the dataset's config, for the command in the message.
@@ -409,7 +409,7 @@ def _encoded(
 def to_pixels(
     image: Image.Image, shape: tuple[int, int, int], filter_name: FilterName | None
 ) -> np.ndarray:
-    """Convert a picture to uint8 (C, H, W), resized with antialiasing. May change the aspect ratio.
+    """Convert a picture to uint8 (C, H, W), resized with antialiasing. The aspect ratio may change.
 
     Raises UserError if the size differs and `filter_name` is None.
     """

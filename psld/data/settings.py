@@ -48,8 +48,8 @@ class Source(Part):
 
     noun = "source"
     squeezes: ClassVar[bool] = False
-    """True if pictures that are not square are resized without being cropped to their central
-    square."""
+    """True if pictures that are not square are resized directly, without cropping them to their
+    central square."""
     has_test: ClassVar[bool] = True
     """False if the source has no test split. A custom source may set this attribute. In `Folder`
     and `Array`, the attribute is a property that depends on `test_fraction`, and subclasses may
@@ -112,9 +112,9 @@ class DatasetSettings(Settings):
     standardized tensors: each channel has mean 0 and standard deviation 1 over the training split.
     """
     channels: PositiveInt
-    """1 for gray pictures, 3 for red, green and blue; any number for tensors."""
+    """Number of channels: 1 for gray pictures, 3 for RGB pictures, any number for tensors."""
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt]
-    """Width and height in pixels; [HEIGHT, WIDTH] if they differ."""
+    """Side of square images in pixels, or [HEIGHT, WIDTH]."""
     num_classes: int = Field(ge=0)
     """Number of classes; 0 ignores the labels of the source."""
     flip: bool

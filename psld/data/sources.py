@@ -60,7 +60,7 @@ class Digits(Source):
 
 
 class MNIST(Source):
-    """MNIST: 60,000 + 10,000 handwritten digits (28×28, 10 classes), IDX files."""
+    """MNIST: 60,000 training and 10,000 test images of digits (28×28, 10 classes), as IDX files."""
 
     kind: str = "mnist"
     root: Annotated[Root, FREE] = "downloads/mnist"
@@ -106,7 +106,7 @@ class MNIST(Source):
 
 
 class FashionMNIST(MNIST):
-    """Fashion-MNIST: 60,000 + 10,000 pictures of clothes (28×28, 10 classes), IDX files."""
+    """Fashion-MNIST: 60,000 training and 10,000 test images of clothes (28×28, 10 classes)."""
 
     kind: str = "fashion-mnist"
     root: Annotated[Root | None, FREE] = None
@@ -157,7 +157,7 @@ def read_idx(path: Path) -> "np.ndarray":
 
 
 class CIFAR10(Source):
-    """CIFAR-10: 50,000 + 10,000 photographs (32×32, 10 classes), the Python version."""
+    """CIFAR-10 (Python version): 50,000 training and 10,000 test images (32×32, 10 classes)."""
 
     kind: str = "cifar10"
     root: Annotated[Root, FREE] = "downloads/cifar10"
@@ -183,7 +183,7 @@ class CIFAR10(Source):
 
 @contextmanager
 def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleType]:
-    """Yield torchvision.datasets, and raise its errors as one line that ends with `advice`.
+    """Yield torchvision.datasets. Errors are raised as one line that ends with `advice`.
 
     With `download=False`, missing or damaged files raise UserError. Other errors raise RunError.
     """
@@ -288,7 +288,7 @@ class Rows(Sequence):
 
 
 class Numbered(Source):
-    """Images identified by their numbers, some of which may be held out."""
+    """A source of numbered images. Some of the images may be held out."""
 
     path: Root
     test_fraction: float = Field(0.0, ge=0, lt=1)
@@ -320,7 +320,7 @@ class Numbered(Source):
 
 
 class Array(Numbered):
-    """A file with an array of images, uint8 N×H×W or N×H×W×C, or tensors, N×C×H×W or N×H×W.
+    """An array file of images (uint8 N×H×W or N×H×W×C) or tensors (N×C×H×W or N×H×W).
 
     An .npy file is read in parts. An .npz file contains the images as `arr_0` and may contain
     their classes as `labels`. Tensors are floats of 16, 32 or 64 bits.

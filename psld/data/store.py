@@ -1,8 +1,8 @@
 """The HDF5 file of a prepared dataset, read through a memory map that all ranks share.
 
 The HDF5 library may hang on a damaged file, and it crashes the interpreter if it cannot flush to a
-full disk. It is therefore used only for the layout of a file. Pixels and digests are read and
-written with ordinary file operations, which raise OSError.
+full disk. The HDF5 library is therefore used only for the layout of a file. Pixels and digests are
+read and written with ordinary file operations, which raise OSError.
 
 Layout, version 3:
 
@@ -72,7 +72,7 @@ class ImageStore:
     """Number of classes; 0 if the dataset has no classes."""
     class_names: tuple[str, ...]
     units: Units
-    """How networks see the stored values."""
+    """The units of the stored values, which determine how networks see the values."""
     _images: np.memmap = field(repr=False)
     _labels: np.ndarray = field(repr=False)
 

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Units(Settings):
-    """The units of stored values: bytes, or floats with m and s for each channel."""
+    """The units of stored values: bytes, or floats with a mean and a deviation per channel."""
 
     mean: tuple[float, ...] = ()
-    """m of each channel: the mean over the training split; empty for bytes."""
+    """Mean m of each channel over the training split; empty for bytes."""
     std: tuple[float, ...] = ()
-    """s of each channel: the standard deviation over the training split, or 1 for a constant
-    channel; empty for bytes."""
+    """Standard deviation s of each channel over the training split, or 1 for a constant channel;
+    empty for bytes."""
 
     @property
     def dtype(self) -> str:

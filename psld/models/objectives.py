@@ -1,4 +1,4 @@
-"""Training objectives, which define the loss and the network inputs. The training recipe.
+"""The training recipe and its objective, which defines the loss and the inputs of the network.
 
 Torch is imported only inside functions, because each process of Snakemake imports this module.
 """
@@ -286,7 +286,7 @@ class ImageGuide(Guide):
 
 
 class LoopSettings(Settings):
-    """The training recipe that models and guides share. The defaults are values of the paper."""
+    """The training recipe that models and guides share. The defaults are from the paper."""
 
     objective: Objective = Epsilon()
     """`epsilon`: the network sees noisy states of one process. `denoiser`: the network sees noisy
@@ -323,7 +323,7 @@ class LoopSettings(Settings):
     """Decay per step of the exponential moving average of the weights; with a decay of 0, the
     average equals the last weights. The same as average={kind: ema, decay: …}."""
     average: Annotated[Average | None, Neutral(None)] = None
-    """A custom moving average of weights and buffers, instead of `ema_decay`."""
+    """A custom moving average of weights and buffers that replaces `ema_decay`."""
     time_eps: float = Field(1e-5, gt=0, lt=1)
     """Smallest training time. Training times are in [time_eps, 1]; without a `noise_law`, they are
     uniform."""

@@ -203,7 +203,7 @@ class Logger(Part):
         printed.
 
         Args:
-            run: the run directory; its files previews/STEP.png are the pictures of previews.
+            run: the run directory, which contains the pictures of previews, previews/STEP.png.
             settings: the settings of the training (`psld.training.settings.RunSettings`).
             from_step: the last step that was already logged; 0 for a new training.
         """

@@ -33,7 +33,7 @@ from psld.utils.tensors import load_tensors, save_tensors
 KIND = "start"
 CPU = torch.device("cpu")
 LOWEST_LEVEL = 0.5
-"""The lowest noise level at which samplers start. Its square is added to all variances of a fit."""
+"""The lowest noise level at which samplers start. A fit adds its square to all variances."""
 FEWEST_IMAGES = 10
 """The smallest number of distinct images from which a mean or the center of a component is
 computed. With fewer images, the center would resemble individual images."""

@@ -31,7 +31,7 @@ class Labels:
 
 
 class Batches:
-    """The batches of one rank, which are parts of global batches. Step and seed determine a batch.
+    """The batches of one rank, which are parts of global batches drawn from (seed, step).
 
     Threads draw all random numbers on the CPU, some steps ahead. The batches are therefore
     bit-identical on every device, and drawing never waits for the device.

@@ -5,7 +5,7 @@ results in its run directory and copies them to the output folder. If Snakemake 
 the training only copies the results again.
 
 wandb gets all data of a training from the history and the previews in the run directory. The data
-are logged during an online training, or later by `psld wandb sync`.
+are logged during the training in online mode, or later by `psld wandb sync`.
 """
 
 import secrets

@@ -40,7 +40,7 @@ def read_source(name: str) -> tuple[Path, ModelManifest]:
 
 
 def with_sources(settings: S, output: str | Path | None = None) -> S:
-    """Return the settings with the current digests of the models and samples that are read.
+    """Return the settings with the current digests of the models and samples to read.
 
     Raises UserError if a model or the samples of a cell are missing, or if the training would
     replace a model that it reads. Raises RunError if the Hub cannot be reached.

@@ -1,4 +1,4 @@
-"""Run each logger in its own thread, so that the training does not wait for it."""
+"""Run each logger in its own thread, so that the training does not wait for loggers."""
 
 import time
 import traceback
@@ -24,7 +24,7 @@ LOGGED = "logged"
 
 
 class _Worker(Thread):
-    """The thread of a logger. The thread ends at None in the queue or at an exception."""
+    """The thread of a logger. None in the queue or an exception ends the thread."""
 
     def __init__(self, logger: Logger, *given: Any) -> None:
         super().__init__(name=logger.kind, daemon=True)

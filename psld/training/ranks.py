@@ -56,7 +56,8 @@ class Ranks:
         if self.world == 1:
             return network
         with warnings.catch_warnings():
-            # torch 2.13 renames broadcast_buffers; the old name works in all supported versions.
+            # Ignore the warning that torch 2.13 renames broadcast_buffers, because the old name
+            # works in all supported versions.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(
                 network,

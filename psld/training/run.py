@@ -118,7 +118,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
 def prepare(settings: Trained) -> Setup:
     """Read the dataset, and build the network and the loss of a training.
 
-    All pixels are verified, which takes seconds, because training on damaged data could waste days.
+    All pixels are verified. This takes seconds, but training on damaged data could waste days.
 
     Raises UserError if the settings, the dataset and the initial model do not fit together.
     """

@@ -156,7 +156,7 @@ def load_average(average: Any, state: Any) -> None:
 
 
 def as_bytes(content: dict[str, Any]) -> bytes:
-    """Serialize a dictionary with torch.save. Its tensors must be on the CPU."""
+    """Serialize a dictionary with torch.save. All tensors must be on the CPU."""
     stream = io.BytesIO()
     torch.save(content, stream)
     return stream.getvalue()

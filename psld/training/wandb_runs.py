@@ -36,7 +36,7 @@ FAILURES = (
 
 
 def check_login() -> None:
-    """Raise UserError if no user is logged in, without contacting the server."""
+    """Raise UserError if no user is logged in. The check does not contact the server."""
     for name, value in ENVIRONMENT.items():  # Do this before wandb reads the environment.
         os.environ.setdefault(name, value)
     try:
