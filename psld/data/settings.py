@@ -28,9 +28,9 @@ class Images:
     tensors (dtype float32), a picture is an array of floats C×H×W or H×W, or a function that
     returns such an array. A label is an index into `class_names`, or 0 if there are no classes.
 
-    `psld prepare` reads each pair once, one pair at a time, in any order. It calls the functions
-    from several threads and holds only a few pictures in memory. A source that reads files should
-    therefore read each file inside such a function.
+    `psld prepare` reads each pair once, one pair at a time, in any order. The command calls
+    the functions from several threads and holds only a few pictures in memory. A source that reads
+    files should therefore read each file inside such a function.
 
     A sequence may also have `shape` (H×W×C, the same for all pictures), `pixels(range)` (returns
     uint8 n×H×W×C) and `labels`. If `shape` is the shape of the dataset's images, `psld prepare`
@@ -125,7 +125,7 @@ class DatasetSettings(Settings):
     """The source of the images."""
     decode: Annotated[Autoencoder | None, FREE] = Field(None, exclude_if=lambda part: part is None)
     """Autoencoder that decodes the tensors of the dataset to pictures, for figures and for metrics
-    such as FID. With the source `prepared`, it also encodes pictures to tensors."""
+    such as FID. With the source `prepared`, the autoencoder also encodes pictures to tensors."""
 
     @model_validator(mode="after")
     def _check_dtype(self) -> Self:
@@ -173,6 +173,6 @@ class PrepareSettings(Settings):
 
     dataset: DatasetSettings
     output: Annotated[str, FREE] = Field(pattern=r"\.h5$")
-    """The HDF5 file to write. Its record (.json) is written next to it."""
+    """The HDF5 file to write. The record (.json) of the dataset is written next to this file."""
     replace: Annotated[bool, FREE] = False
     """Replace an existing dataset that has other settings or other images."""

@@ -21,8 +21,8 @@ from psld.utils.files import read_json
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 FILES = (WEIGHTS, "history.json", MANIFEST)
-"""The files of a model in the order of writing. If the manifest exists, all files exist, because
-the manifest is written last."""
+"""The files of a model in the order in which they are written. If the manifest exists, all files
+exist, because the manifest is written last."""
 
 
 class Imported(Settings):

@@ -74,8 +74,8 @@ class Schedule(Part):
     def factor(self, step: int, steps: int) -> float:
         """Return the factor by which `training.learning_rate` is multiplied in a step.
 
-        The factor must be finite and not negative. It may depend only on the arguments and the
-        settings, because a resumed training computes it again.
+        The factor must be finite and not negative. The factor may depend only on the arguments and
+        the settings, because a resumed training computes it again.
 
         Args:
             step: from 0 to `steps` − 1.

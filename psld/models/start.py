@@ -135,7 +135,7 @@ def find_start(
 
 
 def load_start(path: str | Path, dataset: DatasetSettings, wanted: dict[str, Any]) -> SamplerStart:
-    """Read the file of an initial distribution, and test that it draws images of the right shape.
+    """Read an initial distribution from a file, and test that it draws images of the right shape.
 
     Raises UserError if the file is missing, damaged or malformed, or if its origin differs from
     `wanted`. A value of None in `wanted` matches any origin.

@@ -33,7 +33,7 @@ from psld.utils.files import atomic_path, read_json, write_json
 HISTORY = "history.json"
 """The name of the history file, in a run directory and next to the weights of a model."""
 WANDB = "wandb.json"
-"""The name of the file in a run directory that identifies the run in wandb."""
+"""The name of a file in the run directory. The file identifies the run in wandb."""
 
 
 class HistoryEntry(Settings):

@@ -63,7 +63,7 @@ def with_sources(settings: S, output: str | Path | None = None) -> S:
 
 
 def changed_sources(settings: TrainedSettings, made: TrainedSettings) -> list[str]:
-    """Return the names of the changed inputs of a training, including the inputs of its inputs.
+    """Return the names of all inputs of a training that have changed, including indirect inputs.
 
     Args:
         settings: the current settings. All files that are named in the settings must exist.

@@ -69,7 +69,7 @@ class Log:
     """Monotonic time after which the history may be written without a checkpoint."""
 
     def write_step(self, step: int) -> None:
-        """Write the step of the newest checkpoint, at which a restarted training resumes."""
+        """Write the step of the newest checkpoint. A restarted training resumes at this step."""
         write_text(self.run / STEP, f"{step}\n")
 
     def save(self, history: History, has_checkpoint: bool) -> None:

@@ -163,7 +163,7 @@ def as_bytes(content: dict[str, Any]) -> bytes:
 
 
 def copied_to_cpu(state: Any) -> Any:
-    """Return a copy of a state on the CPU, which does not change when the training continues."""
+    """Return a copy of a state, on the CPU. Training does not change the copy."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
