@@ -1,6 +1,6 @@
-"""The executor `psld`, in a package where Snakemake finds it.
+"""The executor `psld`. Snakemake finds plugins by the names of their packages.
 
-Every Snakemake in this environment imports the package, so the import has no side effects.
+Every Snakemake run in this environment imports the package, so the import has no side effects.
 """
 
 from snakemake_executor_plugin_slurm import ExecutorSettings, common_settings

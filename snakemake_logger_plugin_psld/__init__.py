@@ -1,14 +1,14 @@
-"""Snakemake's logger `psld`: prints the jobs and the time left every half minute.
+"""The Snakemake logger `psld`, which prints the jobs and the time left every half minute.
 
     18 jobs; the log of each is in logs/
     training 1 of 1: step 598 of 2500, about 5 minutes left; then 13 other jobs
     9 of 18 jobs left, about 2 minutes or more; the oldest: logs/evaluate/mine/denoiser/few-4.log
     done: results/mine.html
 
-The time left of a training comes from its log. The time of a waiting job is estimated as the mean
+The time left for a training comes from its log. The time of a waiting job is estimated as the mean
 time of the finished jobs of its rule in this run. Rules without finished jobs are not counted,
-hence "or more". Every Snakemake in this environment may import this module, so the import has no
-side effects.
+hence "or more". Every Snakemake run in this environment may import this module, so the import has
+no side effects.
 """
 
 import logging
@@ -32,8 +32,8 @@ LINE_SECONDS = 30
 SILENT_SECONDS = 60
 """The time from the start of a run, in seconds, during which no estimate is shown."""
 FRESH_SECONDS = 120
-"""The age in seconds at which the last line of a training's log is outdated: the training may wait
-in a queue."""
+"""The age in seconds at which the last line of a training's log is outdated. No time left is shown
+for an outdated log, because the training may be waiting in a queue."""
 TRAININGS = ("train", "train_guide")
 STEP = re.compile(r"training: (step \d+ of \d+), .*?([\d:]+) left")
 """The pattern of a progress line (`psld.utils.progress`) in the log of a training."""
@@ -58,7 +58,7 @@ class LogHandler(LogHandlerBase):
 
     @property
     def writes_to_stream(self) -> bool:
-        """False in a dry run, whose output Snakemake prints itself."""
+        """False in a dry run, because Snakemake prints the output of a dry run itself."""
         return not self.common_settings.dryrun
 
     def __post_init__(self) -> None:
@@ -140,7 +140,7 @@ class LogHandler(LogHandlerBase):
         return time.monotonic() - self.began < SILENT_SECONDS
 
     def _time_of(self, waiting: Counter[str]) -> str:
-        """Format the estimated time of waiting jobs as a clause; empty if unknown or short."""
+        """Format the estimated time of waiting jobs; empty if the time is unknown or short."""
         known = waiting.keys() & self.seconds.keys()
         seconds = sum(waiting[rule] * fmean(self.seconds[rule]) for rule in known) / self.at_once
         is_shown = seconds >= LINE_SECONDS and not self._is_young()

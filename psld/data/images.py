@@ -31,10 +31,10 @@ from psld.utils.tensors import array_of, digest_of_arrays
 
 TENSOR_SUFFIX = ".npy"
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# The formats of these suffixes, and GIF and PPM, whose files often have one of these suffixes by
+# The formats that Pillow may decode. GIF and PPM files often have one of the suffixes above by
 # mistake. Other formats are excluded, because Pillow runs external programs to read some of them.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Pillow clips deeper modes to 0…255 instead of scaling them.
+# Pillow converts modes with more bits by clipping to 0…255, not by scaling.
 _EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 SHOWN = 64
@@ -43,7 +43,7 @@ IMAGES = "arr_0"
 """The name of the image array in an .npz: numpy's default, used by guided-diffusion and EDM."""
 REMOVE = "; remove or replace it"
 FILES_AT_ONCE = 1000
-"""The number of pictures in a folder that are flushed to disk together."""
+"""The number of pictures that are flushed to disk at once."""
 MAX_THREADS = 16
 """The largest number of threads that read pictures. More threads are not faster, because a single
 thread collects the pictures."""
@@ -59,14 +59,15 @@ SOURCE = "source"
 def decode(data: bytes, name: str) -> Image.Image:
     """Decode the first frame of a picture to 8 bits per channel, and apply its EXIF rotation.
 
-    Raises BrokenPicture, with `name`, if the picture is damaged or larger than Pillow accepts.
+    Raises BrokenPicture if the picture is damaged or larger than Pillow accepts. The message starts
+    with `name`.
     """
     with reading(name, "broken picture", REMOVE, BrokenPicture):
         try:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        except UnidentifiedImageError:  # Replace its message, which contains a memory address.
+        except UnidentifiedImageError:  # Replace Pillow's message, which contains a memory address.
             raise ValueError("not a picture") from None
-        ImageOps.exif_transpose(image, in_place=True)  # This decodes the pixels, too.
+        ImageOps.exif_transpose(image, in_place=True)  # This also decodes the pixels.
         if image.mode.startswith("I;16"):  # Keep the upper byte, as Pillow does for RGB.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode not in _EIGHT_BIT_MODES:
@@ -85,9 +86,13 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def as_image(picture: Any, where: str) -> Image.Image:
-    """Convert a picture of a source, a PIL image or uint8 H×W or H×W×C, to an 8-bit PIL image.
+    """Convert a picture of a source to an 8-bit PIL image.
 
-    Raises UserError, with `where`, if a channel has more than 8 bits, because Pillow would clip it.
+    Args:
+        picture: a PIL image, or a uint8 array H×W or H×W×C.
+        where: the start of the error message.
+
+    Raises UserError if a channel has more than 8 bits, because Pillow would clip it.
     """
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture[:, :, 0] if picture.shape[2:] == (1,) else picture)
@@ -106,7 +111,7 @@ def central_square(image: Image.Image, side: int | None = None) -> Image.Image:
 
 
 def central_part(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Crop a picture to the largest central part in which height : width is as given."""
+    """Crop a picture to the largest central rectangle with the aspect ratio height : width."""
     if image.width * height > image.height * width:
         return _center(image, image.height, max(1, image.height * width // height))
     return _center(image, max(1, image.width * height // width), image.width)
@@ -153,7 +158,7 @@ class FileTree:
         else:
             with reading(path, "neither a folder nor a whole zip or tar archive"):
                 self._archive = zipfile.ZipFile(regular_file(path))
-            # If two members have the same name, keep the size of the later one: zipfile reads it.
+            # Of members with the same name, keep the size of the last one, which zipfile reads.
             members = [each for each in self._archive.infolist() if each.filename]
             sizes = {file.filename: file.file_size for file in members if not file.is_dir()}
         self.sizes = {name: sizes[name] for name in sorted(sizes) if not _is_hidden(name)}
@@ -186,7 +191,7 @@ class FileTree:
         return f"{len(self._pictures):,} pictures, names and sizes {digest[:12]}"
 
     def read(self, name: str) -> bytes:
-        """Read a file. Raises BrokenPicture if it is unreadable or fails the archive's checksum."""
+        """Read a file. Raises BrokenPicture if the file is unreadable or has a wrong checksum."""
         path = f"{self.path}/{name}"
         with reading(path, "cannot be read", REMOVE, BrokenPicture):
             if self._archive:
@@ -195,11 +200,11 @@ class FileTree:
                 with self.path.open("rb") as file:
                     file.seek(self._places[name])
                     return file.read(self.sizes[name])
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a Path costs time)
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (Path.open is slower)
                 return file.read()
 
     def picture(self, name: str) -> Image.Image:
-        """Read and decode a picture. Raises BrokenPicture if it is damaged."""
+        """Read and decode a picture. Raises BrokenPicture if the picture is damaged."""
         try:
             return decode(self.read(name), f"{self.path}/{name}")
         except BrokenPicture as error:
@@ -208,7 +213,7 @@ class FileTree:
             raise
 
     def loaded(self, name: str) -> "Image.Image | np.ndarray":
-        """Read a picture or a tensor. Raises UserError if it is damaged."""
+        """Read a picture or a tensor. Raises UserError if the file is damaged."""
         if not name.endswith(TENSOR_SUFFIX):
             return self.picture(name)
         with reading(f"{self.path}/{name}", "not a valid .npy of numbers"):
@@ -263,7 +268,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def located(path: str | Path) -> Path:
-    """Return `path` if it exists, else the prepared dataset of this name.
+    """Return `path` if it exists, else the file of the prepared dataset with this name.
 
     Raises UserError if neither exists.
     """
@@ -359,14 +364,16 @@ def _each(read: Callable[[str], Any], names: Sequence[str]) -> Generator[Any]:
 
 
 def are_tensors(images: np.ndarray) -> bool:
-    """Check if an array has tensors, floats N×C×H×W."""
+    """Return True if an array holds tensors, which are floats N×C×H×W."""
     return images.dtype.kind == "f" and images.ndim == 4 and images.size > 0
 
 
 def check_images(images: np.ndarray, form: str, where: str) -> None:
-    """Raise UserError, with `where`, unless the images are uint8 and have 1 or 3 channels.
+    """Raise UserError unless the images are uint8 and have 1 or 3 channels.
 
-    `form`: the order of the dimensions, N×C×H×W or N×H×W×C.
+    Args:
+        form: the order of the dimensions, N×C×H×W or N×H×W×C.
+        where: the start of the error message.
     """
     channels = images.shape[form.split("×").index("C")] if images.ndim == 4 and images.size else 0
     if images.dtype != np.uint8 or channels not in (1, 3):
@@ -407,7 +414,11 @@ def no_images(path: str | Path) -> UserError:
 
 
 def write_npz(path: str | Path, images: np.ndarray) -> None:
-    """Write images N×C×H×W as `arr_0`: uint8 N×H×W×C, for other evaluators; floats as they are."""
+    """Write images N×C×H×W into an .npz as the array `arr_0`.
+
+    uint8 images are stored as N×H×W×C, the order that other evaluators read. The order of floats
+    does not change.
+    """
     with atomic_path(path) as partial, partial.open("wb") as file:
         np.savez(file, images.transpose(0, 2, 3, 1) if images.dtype == np.uint8 else images)
 
@@ -422,10 +433,10 @@ def save_images(
 
     Args:
         first: the number of the first file in a folder.
-        source: a digest of the origin of the images; by default, the digest of the images. It is
-            stored in each picture, and a folder accepts only pictures with the same source.
+        source: a digest of the origin of the images; by default, the digest of the images. The
+            digest is stored in each picture. A folder accepts only pictures with the same digest.
 
-    Raises UserError if the images are not uint8, or the folder holds pictures of another source.
+    Raises UserError if the images are not uint8, or the folder holds pictures with another digest.
     """
     images = array_of(images, f"{path}")
     check_images(images, "N×C×H×W", f"{path}")
@@ -451,7 +462,7 @@ def is_single_picture(path: str | Path, source: str) -> bool:
     """Return True if `save_images` writes one picture to `path`, False if it writes into a folder.
 
     Raises UserError if `path` is neither a .png file nor a folder, or if the folder holds pictures
-    of another source.
+    with another source.
     """
     path = Path(path)
     single = (ending := path.suffix.lower()) == ".png"

@@ -1,4 +1,4 @@
-"""Pictures of a dataset's values: of bytes, of decoded tensors, or of the channels of tensors."""
+"""Convert the values of a dataset to pictures: bytes, decoded tensors, or channels of tensors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +15,8 @@ from psld.utils.errors import UserError
 BATCH = 250
 """The number of tensors that are decoded at once."""
 SHOWN = 3.0
-"""Gray pictures of tensors range from m − SHOWN · s to m + SHOWN · s, with the mean m and the
-standard deviation s of a channel."""
+"""In gray pictures of tensors, black is m − SHOWN · s and white is m + SHOWN · s, with the mean m
+and the standard deviation s of the channel."""
 
 AsPictures = Callable[[np.ndarray], np.ndarray]
 """Makes uint8 pictures N×C′×H′×W′ from the values of a dataset, N×C×H×W."""
@@ -27,8 +27,8 @@ def decoder(part: Autoencoder, device: torch.device | str, record: str | Path) -
 
     `record`: the folder of the file that names the autoencoder; see `imported`.
 
-    Raises UserError if the code may not run or the weights have changed, and if the decoder does
-    not return bytes.
+    Raises UserError if the code is not allowed to run or the weights have changed. The
+    returned function raises UserError if the autoencoder does not return uint8 pictures.
     """
     built: Any = imported(part, record).build(torch.device(device))
 
@@ -50,10 +50,10 @@ def pictures_of(
     device: torch.device | str = "cpu",
     record: str | Path = "data",
 ) -> AsPictures:
-    """Return the function that makes pictures for figures.
+    """Return the function that converts the values of a dataset to pictures for figures.
 
-    Without a decoder, each channel of a tensor is a gray picture; the pictures of a tensor are next
-    to each other.
+    Without a decoder, each channel of a tensor becomes a gray picture. The pictures of a tensor are
+    placed side by side.
     """
     if dataset.dtype == "uint8":
         return lambda images: images

@@ -51,8 +51,8 @@ ENCODED = 250
 """The number of pictures that an autoencoder encodes at once."""
 
 Encode = Callable[[int, Callable[[], np.ndarray]], np.ndarray]
-"""Returns the tensors of a block, from the index of its first picture and a function that reads the
-pictures."""
+"""Returns the tensors of a block. The arguments are the index of the block's first picture and a
+function that reads the block's pictures."""
 
 FLOATS = "dataset.dtype to float32 (docs/data.md)"
 
@@ -69,16 +69,16 @@ def prepare_dataset(
     """Write the dataset `output`, its digest (.digest) and its record (.json); return the record.
 
     The digest depends only on the content of the dataset. Later jobs of the workflow depend on the
-    digest, not on the modification time. The record describes how the dataset was made and is
-    written last. An existing dataset stays until the new dataset is complete.
+    digest, not on the file's modification time. The record describes how the dataset was made and
+    is written last. An existing dataset stays until the new dataset is complete.
 
-    Raises UserError if the source cannot be read, or if `output` is a dataset with other settings
-    or other images and `replace` is false.
+    Raises UserError if the source cannot be read, or if `replace` is false and `output` is a
+    dataset with other settings or other images.
     """
     earlier = None if replace else _existing_record(output)
     if earlier and (difference := _difference(earlier, settings)):
         raise UserError(f"{output}: {difference}; {REPLACE}")
-    # Call this before the images are read, so that a change during the reading is reported later.
+    # Call `seen` before the images are read, so that a change during reading is reported later.
     seen = _source_text(settings.source)
     source = imported(settings.source)
     settings, images = settings.model_copy(update={"source": source}), source.open()
@@ -136,16 +136,16 @@ def _existing_record(output: Path) -> PreparedRecord | None:
 
 
 def _difference(earlier: PreparedRecord, settings: DatasetSettings) -> str:
-    """Return a text that names the settings that differ from the settings of a prepared dataset.
+    """Return a text that names the settings that have changed since a dataset was prepared.
 
-    The text is empty if no setting differs. If only the place or the code of a source differs, the
-    source counts as different only if the text of `Source.seen` differs.
+    The text is empty if no setting has changed. If only the path or the code of the source has
+    changed, the text names the source only if `Source.seen` also returns a different text.
     """
     before, now = earlier.settings.preparation(), settings.preparation()
     places = [{key: each["source"].pop(key, None) for key in PLACES} for each in (before, now)]
     keys = [key for key in now if before[key] != now[key]]
     if places[0] != places[1] and "source" not in keys:
-        with suppress(UserError, OSError):  # The dataset is usable even without its source.
+        with suppress(UserError, OSError):  # A missing source is not an error here.
             keys += ["source"] if _source_text(settings.source) != earlier.seen else []
     return f"prepared with another dataset.{' and another dataset.'.join(keys)}" if keys else ""
 
@@ -153,7 +153,7 @@ def _difference(earlier: PreparedRecord, settings: DatasetSettings) -> str:
 def check_prepared(name: str, settings: PrepareSettings) -> None:
     """Raise UserError if a dataset was prepared by hand with other settings.
 
-    A dataset that Snakemake has prepared is prepared again when its settings change.
+    If Snakemake prepared the dataset, Snakemake prepares it again when the settings change.
 
     Args:
         name: the name of the dataset's config, for the command in the message.
@@ -185,7 +185,7 @@ def notes_on_prepared(name: str, settings: PrepareSettings) -> Iterator[str]:
     if difference := _difference(record, settings.dataset):
         yield f"{output}: {difference}; to use the current settings: {again}"
         return
-    with suppress(UserError, OSError):  # The dataset is usable even without its source.
+    with suppress(UserError, OSError):  # A missing source is not an error here.
         if record.seen and (now := _source_text(settings.dataset.source)) != record.seen:
             both = (shorten(text, 100, placeholder=" …") for text in (record.seen, now))
             yield (
@@ -206,7 +206,8 @@ def read_picture(
 ) -> tuple[Image.Image, int]:
     """Return a picture of a source and its label.
 
-    `size`: the height and the width of the dataset's images, to which an array is not cropped.
+    `size`: the height and width of the dataset's images. Arrays are not cropped, so an array with
+    another aspect ratio is an error unless `source.squeezes` is true.
 
     Only one thread at a time indexes the split, but several threads read pictures concurrently.
 
@@ -240,13 +241,13 @@ class _Decoding:
     images: Images
     settings: DatasetSettings
     labels: np.ndarray
-    """int64 (N,), the labels of the training images first."""
+    """int64 (N,): the labels of the training images, then the labels of the test images."""
     encode: Encode | None
     broken: dict[str, str | None] = field(default_factory=dict)
     """The errors of broken pictures; see `refuse`."""
 
     def __call__(self, block: tuple[str, range]) -> tuple[np.ndarray, list[str]]:
-        """Return the pixels of a range of a split, and the conversions that were made."""
+        """Return the pixels of a block of images, and the conversions that were made."""
         (name, numbers), found = block, []
         split, shape = getattr(self.images, name), self.settings.shape
         given = getattr(split, "shape", None)
@@ -272,7 +273,7 @@ class _Decoding:
         return f"dataset.source: {self.settings.source.kind}: {name}"
 
     def _together(self, name: str, numbers: range) -> np.ndarray:
-        """Return many pictures or tensors that have been read at once."""
+        """Read a range of pictures or tensors with one call of `pixels`."""
         split, where = getattr(self.images, name), self._where(name)
         said, classes = f"{where} pictures from {numbers.start} on", len(self.images.class_names)
         for number, label in zip(numbers, split.labels[numbers], strict=True):
@@ -349,8 +350,8 @@ def as_tensors(
 ) -> np.ndarray:
     """Convert tensors n×C×H×W to float32. `numbers`: the index of each tensor in the source.
 
-    Raises UserError if the tensors are no floats or have another shape, or if a value is NaN or
-    infinite.
+    Raises UserError if the tensors are not floats or do not have the shape `shape`, or if any value
+    is NaN or infinite.
     """
     if values.dtype.kind != "f" or values.shape[1:] != shape:
         found = f"{values.dtype} {values.shape[1:]}"
@@ -369,10 +370,11 @@ def as_tensors(
 def _encoded(
     settings: DatasetSettings, output: Path, seen: str, part: Autoencoder | None
 ) -> Iterator[Encode]:
-    """Yield a function that encodes a block of pictures, or reads the block of an earlier run.
+    """Yield a function that encodes a block of pictures, or reads a block that is already encoded.
 
-    The blocks of a run that was interrupted are in the folder OUTPUT.encoded-DIGEST, where DIGEST
-    identifies the pictures and the autoencoder. At the end of the context, the folder is removed.
+    The folder OUTPUT.encoded-DIGEST holds the encoded blocks, so that an interrupted run can be
+    continued. DIGEST identifies the pictures and the autoencoder. The folder is removed at the end
+    of the context.
     """
     import torch
 
@@ -405,7 +407,7 @@ def _encoded(
 def to_pixels(
     image: Image.Image, shape: tuple[int, int, int], filter_name: FilterName | None
 ) -> np.ndarray:
-    """Convert a picture to uint8 (C, H, W), resized with antialiasing to any aspect ratio.
+    """Convert a picture to uint8 (C, H, W), resized with antialiasing. The aspect ratio may change.
 
     Raises UserError if the size differs and `filter_name` is None.
     """

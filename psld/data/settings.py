@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 Root = Annotated[str, AfterValidator(os.path.expanduser)]
-"""A path, in which ~ is replaced by the home directory."""
+"""A path. A leading ~ is replaced by the home directory."""
 
 FilterName = Literal["lanczos", "bicubic", "bilinear", "box"]
 
@@ -28,8 +28,9 @@ class Images:
     tensors (dtype float32), a picture is an array of floats C×H×W or H×W, or a function that
     returns such an array. A label is an index into `class_names`, or 0 if there are no classes.
 
-    `psld prepare` reads each pair once, one pair at a time, in any order. It calls the functions
-    from several threads and holds only a few pictures in memory, so read files in a function.
+    `psld prepare` reads each pair once, one pair at a time, in any order. The command calls
+    the functions from several threads and holds only a few pictures in memory. A source that reads
+    files should therefore read each file inside such a function.
 
     A sequence may also have `shape` (H×W×C, the same for all pictures), `pixels(range)` (returns
     uint8 n×H×W×C) and `labels`. If `shape` is the shape of the dataset's images, `psld prepare`
@@ -47,8 +48,8 @@ class Source(Part):
 
     noun = "source"
     squeezes: ClassVar[bool] = False
-    """True if pictures that are not square are resized without being cropped to their central
-    square."""
+    """True if pictures that are not square are resized directly, without cropping them to their
+    central square."""
     has_test: ClassVar[bool] = True
     """False if the source has no test split. A custom source may set this attribute. In `Folder`
     and `Array`, the attribute is a property that depends on `test_fraction`, and subclasses may
@@ -70,19 +71,20 @@ class Source(Part):
         raise NotImplementedError
 
     def seen(self) -> str:
-        """Return a text that changes whenever the images change; empty if they never change.
+        """Return a text that changes whenever the images change.
 
-        This method must be fast: each workflow run compares the text with the text at the time of
-        the preparation, and reports a difference.
+        The text is empty if the images never change. This method must be fast: each workflow run
+        compares the current text with the text that `psld prepare` has recorded, and reports a
+        difference.
         """
         return ""
 
 
 class Autoencoder(Part):
-    """Makes pictures from the tensors of a dataset and, for source=prepared, tensors from pictures.
+    """Decodes tensors of a dataset to pictures. For source=prepared, also encodes pictures.
 
-    Declare the file of the weights as a `WeightsFile`. The digests of all that is encoded or
-    decoded then contain its SHA-256.
+    Declare the weights file as a `WeightsFile`. The digests of encoded and decoded data then
+    include the SHA-256 of this file.
     """
 
     noun = "autoencoder"
@@ -90,7 +92,7 @@ class Autoencoder(Part):
     kind: str
 
     def build(self, device: "torch.device") -> Any:
-        """Return an object on the device, such as a module, with one or two methods.
+        """Return an object on the device, such as a module, with these methods:
 
         decode(x): float32 tensors N×C×H×W, in the units of the data → uint8 pictures N×C′×H′×W′.
         encode(pictures): uint8 N×C′×H′×W′ → float tensors N×C×H×W; needed for source=prepared.
@@ -106,24 +108,24 @@ class DatasetSettings(Settings):
     name: Name
     """Name of the dataset and of its files: letters, digits, dots, dashes and underscores."""
     dtype: Literal["uint8", "float32"] = Field("uint8", exclude_if=lambda dtype: dtype == "uint8")
-    """uint8: pictures. float32: tensors, such as latents, fields or spectrograms, which networks
-    see standardized: each channel has mean 0 and standard deviation 1 over the training split."""
+    """uint8: pictures. float32: tensors, such as latents, fields or spectrograms. Networks see
+    standardized tensors: each channel has mean 0 and standard deviation 1 over the training split.
+    """
     channels: PositiveInt
-    """1 for gray pictures, 3 for red, green and blue; any number for tensors."""
+    """Number of channels: 1 for gray pictures, 3 for RGB pictures, any number for tensors."""
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt]
-    """Width and height in pixels; [HEIGHT, WIDTH] if they differ."""
+    """Side of square images in pixels, or [HEIGHT, WIDTH]."""
     num_classes: int = Field(ge=0)
     """Number of classes; 0 ignores the labels of the source."""
     flip: bool
     """Mirror each training image left to right with probability 1/2."""
     filter: FilterName | None
-    """Filter with which pictures are resized to `image_size`. Null: pictures of other sizes are an
-    error."""
+    """Filter for resizing pictures to `image_size`. Null: pictures of other sizes are an error."""
     source: Source
     """The source of the images."""
     decode: Annotated[Autoencoder | None, FREE] = Field(None, exclude_if=lambda part: part is None)
-    """Makes pictures from the tensors of the dataset, so that figures show them and metrics such as
-    FID apply. With the source `prepared`, it also makes the tensors from pictures."""
+    """Autoencoder that decodes the tensors of the dataset to pictures, for figures and for metrics
+    such as FID. With the source `prepared`, the autoencoder also encodes pictures to tensors."""
 
     @model_validator(mode="after")
     def _check_dtype(self) -> Self:
@@ -139,7 +141,7 @@ class DatasetSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _as_side(cls, content: Any) -> Any:
-        """Replace the height and width of squares by their side."""
+        """Replace the equal height and width of square images by one number."""
         size = content.get("image_size") if isinstance(content, dict) else None
         if isinstance(size, list | tuple) and len({*size}) == 1:
             return content | {"image_size": size[0]}
@@ -155,7 +157,7 @@ class DatasetSettings(Settings):
         """Return all settings that affect the prepared file, as JSON values.
 
         The name, the flips and the free settings of the source do not affect the file. The
-        autoencoder affects it if it makes the tensors.
+        autoencoder affects the file only if it encodes the pictures of the source.
         """
         content = self.model_dump(mode="json", exclude={"name", "flip", "decode"})
         if self.decode and self.source.encoded:
@@ -171,6 +173,6 @@ class PrepareSettings(Settings):
 
     dataset: DatasetSettings
     output: Annotated[str, FREE] = Field(pattern=r"\.h5$")
-    """The HDF5 file to write. Its record (.json) is written next to it."""
+    """The HDF5 file to write. The record (.json) of the dataset is written next to this file."""
     replace: Annotated[bool, FREE] = False
     """Replace an existing dataset that has other settings or other images."""

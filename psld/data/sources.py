@@ -60,7 +60,7 @@ class Digits(Source):
 
 
 class MNIST(Source):
-    """MNIST: 60,000 + 10,000 handwritten digits (28×28, 10 classes), IDX files."""
+    """MNIST: 60,000 training and 10,000 test images of digits (28×28, 10 classes), as IDX files."""
 
     kind: str = "mnist"
     root: Annotated[Root, FREE] = "downloads/mnist"
@@ -77,7 +77,7 @@ class MNIST(Source):
 
     @property
     def folder(self) -> Path:
-        """Folder of the IDX files; it may not exist."""
+        """Folder of the IDX files. The folder need not exist."""
         return Path(self.root)
 
     def open(self):
@@ -88,7 +88,7 @@ class MNIST(Source):
         )
 
         def find(name: str) -> Path | None:
-            """Return the path in `root` or in torchvision's download folder; None if missing."""
+            """Return the path in `root` or torchvision's folder; None if there is no such file."""
             places = (root / f"{name}.gz", root / name, root / self.loader / "raw" / name)
             return next(filter(Path.is_file, places), None)
 
@@ -106,7 +106,7 @@ class MNIST(Source):
 
 
 class FashionMNIST(MNIST):
-    """Fashion-MNIST: 60,000 + 10,000 pictures of clothes (28×28, 10 classes), IDX files."""
+    """Fashion-MNIST: 60,000 training and 10,000 test images of clothes (28×28, 10 classes)."""
 
     kind: str = "fashion-mnist"
     root: Annotated[Root | None, FREE] = None
@@ -143,7 +143,7 @@ def _idx_split(images_path: Path, labels_path: Path, pad: int | None) -> list:
 
 
 def read_idx(path: Path) -> "np.ndarray":
-    """Read the images or the labels of an IDX file. Raises UserError if it is damaged."""
+    """Read the images or the labels of an IDX file. Raises UserError if the file is damaged."""
     import numpy as np
 
     opened = gzip.open if path.suffix == ".gz" else open
@@ -157,7 +157,7 @@ def read_idx(path: Path) -> "np.ndarray":
 
 
 class CIFAR10(Source):
-    """CIFAR-10: 50,000 + 10,000 photographs (32×32, 10 classes), the Python version."""
+    """CIFAR-10 (Python version): 50,000 training and 10,000 test images (32×32, 10 classes)."""
 
     kind: str = "cifar10"
     root: Annotated[Root, FREE] = "downloads/cifar10"
@@ -166,7 +166,7 @@ class CIFAR10(Source):
     """Let torchvision download a missing archive and unpack it."""
 
     def open(self):
-        # The batches are pickles; torchvision verifies their checksums before it unpickles them.
+        # Unpickling the batches is safe, because torchvision verifies their checksums first.
         root = Path(self.root)
         advice = (
             "put cifar-10-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html into "
@@ -183,9 +183,9 @@ class CIFAR10(Source):
 
 @contextmanager
 def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleType]:
-    """Yield torchvision.datasets, and raise its errors as one line that ends with `advice`.
+    """Yield torchvision.datasets. Errors are raised as one line that ends with `advice`.
 
-    Raises UserError if files are missing or damaged and `download` is False, else RunError.
+    With `download=False`, missing or damaged files raise UserError. Other errors raise RunError.
     """
     # Import torchvision late, because it imports torch, which other sources do not need.
     import torchvision.datasets
@@ -200,20 +200,20 @@ def torchvision_datasets(advice: str, download: bool = True) -> Iterator[ModuleT
 
 
 class Folder(Source):
-    """The pictures of a folder, a zip or a tar archive, whose subfolders may be classes.
+    """The pictures of a folder, a zip archive or a tar archive. The subfolders may be classes.
 
-    If there are no pictures, the source has the tensors of the .npy files, C×H×W or H×W each.
+    If there are no pictures, the source reads tensors from the .npy files, each C×H×W or H×W.
 
     The first-level subfolders are the classes if every picture lies in a subfolder. If a single
-    folder contains all subfolders, as in many archives, its subfolders are the first level.
+    folder contains all subfolders, as in many archives, its subfolders count as first-level.
     """
 
     kind: str = "folder"
     root: Root
     """The folder or archive."""
     test_fraction: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the pictures that is held out as the test split, chosen by hashes of the file
-    names."""
+    """Fraction of the pictures held out as the test split. Hashes of the file names determine
+    which pictures are held out."""
 
     @property
     def has_test(self):
@@ -274,11 +274,11 @@ class Rows(Sequence):
     """Pairs (picture, label) of selected rows. With a `shape`, many rows can be read at a time."""
 
     read: Callable[[Any], Any]
-    """Returns the picture of one row; with a `shape`, also accepts an array of row numbers."""
+    """Returns the picture of a row number. With a `shape`, also accepts an array of row numbers."""
     rows: "np.ndarray"
     labels: "np.ndarray"
     shape: tuple[int, ...] = ()
-    """H×W×C of all pictures, C×H×W of all tensors; empty if their shapes may differ."""
+    """The shape of every picture, H×W×C, or of every tensor, C×H×W; empty if shapes may differ."""
 
     def __len__(self):
         return len(self.rows)
@@ -292,12 +292,12 @@ class Rows(Sequence):
 
 
 class Numbered(Source):
-    """Images identified by their numbers, some of which may be held out."""
+    """A source of numbered images. Some of the images may be held out."""
 
     path: Root
     test_fraction: float = Field(0.0, ge=0, lt=1)
-    """Fraction of the images that is held out as the test split, chosen by hashes of their numbers.
-    """
+    """Fraction of the images held out as the test split. Hashes of the image numbers determine
+    which images are held out."""
 
     def seen(self):
         files = [each.stat() for each in (regular_file(self.path), *Path(self.path).rglob("*"))]
@@ -324,10 +324,10 @@ class Numbered(Source):
 
 
 class Array(Numbered):
-    """Images in an array file, uint8 N×H×W or N×H×W×C; or tensors, floats N×C×H×W or N×H×W.
+    """An array file of images (uint8 N×H×W or N×H×W×C) or tensors (N×C×H×W or N×H×W).
 
     An .npy file is read in parts. An .npz file contains the images as `arr_0` and may contain
-    their classes as `labels`. Floats have 16, 32 or 64 bits.
+    their classes as `labels`. Tensors are floats of 16, 32 or 64 bits.
     """
 
     kind: str = "array"
@@ -448,7 +448,8 @@ class Prepared(Source):
 
     kind: str = "prepared"
     dataset: Name
-    """The name of the dataset, data/NAME.h5. The tensors keep its splits and classes."""
+    """The name of the dataset, data/NAME.h5. The tensors keep the splits and classes of this
+    dataset."""
 
     @property
     def encoded(self):

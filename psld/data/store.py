@@ -1,8 +1,8 @@
 """The HDF5 file of a prepared dataset, read through a memory map that all ranks share.
 
 The HDF5 library may hang on a damaged file, and it crashes the interpreter if it cannot flush to a
-full disk. It is therefore used only for the layout of a file. Pixels and digests are read and
-written with ordinary file operations, which raise OSError.
+full disk. The HDF5 library is therefore used only for the layout of a file. Pixels and digests are
+read and written with ordinary file operations, which raise OSError.
 
 Layout, version 3:
 
@@ -69,10 +69,10 @@ class ImageStore:
     splits: dict[Split, int]
     """Number of images in each of the splits `train` and `test`."""
     num_classes: int
-    """0 if the dataset has no classes."""
+    """Number of classes; 0 if the dataset has no classes."""
     class_names: tuple[str, ...]
     units: Units
-    """How networks see the stored values."""
+    """The units of the stored values, which determine how networks see the values."""
     _images: np.memmap = field(repr=False)
     _labels: np.ndarray = field(repr=False)
 
@@ -167,7 +167,7 @@ class ImageStore:
 
 
 def _checked_offset(file: IO[bytes]) -> int:
-    """Return the offset of the images. Raises ValueError if the bytes before them are damaged."""
+    """Return the offset of the images. Raises ValueError if bytes before the offset are damaged."""
     size = os.fstat(file.fileno()).st_size
     file.seek(max(0, size - END_BYTES))
     end = file.read()
@@ -191,9 +191,9 @@ def write_store(
 ) -> str:
     """Write a dataset of N images, the training images first; return the digest of its content.
 
-    Only one block is in memory at a time. Equal content gives equal bytes. If the disk is full,
-    this function raises OSError and leaves an incomplete file, so `path` should be a temporary
-    name.
+    Only one block is in memory at a time. Equal datasets give identical files. If the disk is
+    full, this function raises OSError and leaves an incomplete file, so `path` should be a
+    temporary name.
 
     Args:
         image: shape (C, H, W) of an image.
@@ -266,7 +266,7 @@ class PreparedRecord(Settings, extra="ignore"):
 
 
 def described_record(path: Path) -> PreparedRecord:
-    """Return the record of a prepared dataset. Raises UserError if it is not valid."""
+    """Return the record of a prepared dataset. Raises UserError if the record is not valid."""
     ImageStore.open(path)
     record = path.with_suffix(".json")
     missing = f"no such file, which describes {path.name}; {AGAIN}"

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 
 class Units(Settings):
-    """Bytes, or floats with a mean m and a standard deviation s for each channel."""
+    """The units of stored values: bytes, or floats with a mean and a deviation per channel."""
 
     mean: tuple[float, ...] = ()
-    """m, over the training split; empty for bytes."""
+    """Mean m of each channel over the training split; empty for bytes."""
     std: tuple[float, ...] = ()
-    """s, over the training split, or 1 for a constant channel; empty for bytes."""
+    """Standard deviation s of each channel over the training split, or 1 for a constant channel;
+    empty for bytes."""
 
     @property
     def dtype(self) -> str:
@@ -36,7 +37,7 @@ class Units(Settings):
         return (values.float() - mean) / std
 
     def stored(self, x: "Tensor") -> "Tensor":
-        """Convert what networks see, N×C×H×W, to the units of the dataset, uint8 or float32."""
+        """Convert values N×C×H×W as networks see them to stored values, uint8 or float32."""
         if not self.mean:
             return to_uint8(x)
         mean, std = _as_tensors(self.mean, self.std, x.device)
@@ -50,7 +51,7 @@ BYTES = Units()
 def _as_tensors(
     mean: tuple[float, ...], std: tuple[float, ...], device: "torch.device"
 ) -> tuple["Tensor", "Tensor"]:
-    """Return mean and standard deviation, C×1×1. They are cached, because a copy to a GPU waits."""
+    """Return the mean and the standard deviation, C×1×1. Caching avoids copies to the GPU."""
     import torch
 
     values = torch.tensor([mean, std], dtype=torch.float32).to(device)
@@ -66,7 +67,7 @@ class Moments:
         self.count, self.mean, self.squares = 0, np.zeros(channels), np.zeros(channels)
 
     def add(self, block: "np.ndarray") -> None:
-        """Add a block with the update of Chan et al. (1983), which is exact for large means."""
+        """Add a block with the update of Chan et al. (1983), which is accurate for large means."""
         values = block.astype("f8").swapaxes(0, 1).reshape(len(self.mean), -1)
         count, mean = values.shape[1], values.mean(axis=1)
         self.squares += ((values - mean[:, None]) ** 2).sum(axis=1)

@@ -25,14 +25,14 @@ from psld.utils.randomness import Stream, stream_seed
 T = TypeVar("T", bound=TrainedSettings)
 
 TIMED, MOST_TIMED = 0.5, 64
-"""The shortest duration, in seconds, and the largest number of images of a speed measurement."""
+"""A speed measurement uses more images until it takes TIMED seconds or has MOST_TIMED images."""
 
 
 def build_process(settings: TrainedSettings) -> LinearProcess:
     """Build the process. For a denoiser, the process predicts ε in all blocks of its state.
 
-    Raises UserError if a custom process has another number of blocks than its class states, because
-    records, which do not import the class, state the number of the class.
+    Raises UserError if a custom process has a different number of blocks than its class declares.
+    Records store the declared number, because reading a record does not import the class.
     """
     process = settings.process.build()
     if process.blocks != settings.process.blocks:
@@ -46,8 +46,8 @@ def build_process(settings: TrainedSettings) -> LinearProcess:
 def with_network(settings: T, record: str | Path | None = None, *, trust: bool = False) -> T:
     """Return the settings with the code of the network, process and objective imported.
 
-    This is all code that is needed to build a module: the code of other custom parts, such as the
-    optimizer, is not imported. For `record` and `trust`, see `imported`.
+    Building a module needs no other code, so the code of other custom parts, such as the optimizer,
+    is not imported. For `record` and `trust`, see `imported`.
     """
     process = imported(settings.process, record, trust=trust)
     objective = imported(settings.training.objective, record, trust=trust)
@@ -58,7 +58,7 @@ def with_network(settings: T, record: str | Path | None = None, *, trust: bool =
 
 
 def facts_of(settings: TrainedSettings, process: LinearProcess, deviation: float = 1.0) -> Facts:
-    """Return the facts on which the objective of a training may depend.
+    """Return the facts that the objective of a training may use.
 
     `deviation`: s, the standard deviation of the training images, as recorded in a manifest.
     Shipped modules also store s in a buffer.
@@ -73,7 +73,7 @@ def build(
 ) -> nn.Module:
     """Build the module that is trained.
 
-    The module contains the network, which has the channels that the objective needs.
+    The module contains a network with the channels that the objective needs.
     """
     objective, facts = settings.training.objective, facts_of(settings, process, deviation)
     part, size = settings.network, settings.dataset.shape[1:]
@@ -87,7 +87,7 @@ def build(
     module.in_shape, module.in_bfloat16 = network.in_shape, network.in_bfloat16
     module.data_deviation = deviation
     if not (module is network or type(module).__module__.startswith("psld.")):
-        # The layers of a custom wrapper may need float32, so it is run with autocast instead.
+        # The layers of a custom wrapper may need float32, so the wrapper runs with autocast.
         module.in_bfloat16 = False
     return module
 
@@ -110,9 +110,11 @@ def check_rebuilt(
 
     A second module, built with different random numbers, loads the `state_dict()`. In eval mode,
     both modules must give the same outputs at `LEVELS` noise levels, and the first module must give
-    the same outputs in a second call. The check does not change the module or the generators.
+    the same outputs in a second call. The check does not change the module or torch's
+    random generators.
 
-    Raises UserError if the outputs differ, and RuntimeError if the `state_dict()` does not fit.
+    Raises UserError if the outputs differ, and RuntimeError if the second module cannot load the
+    `state_dict()`.
     """
     device, kept = device_of(module), copy.deepcopy(module).eval()
     where = f"network={getattr(settings.network, settings.network.KEY)}"
@@ -136,7 +138,7 @@ def check_rebuilt(
 def _inputs_at_levels(
     settings: TrainedSettings, module: nn.Module, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """Return random inputs of a module: images and noise levels, or states and times."""
+    """Return random inputs of a module: noisy images and noise levels, or states and times."""
     low, high = settings.levels
     time = torch.linspace(settings.training.time_eps, 1, LEVELS)
     scale = torch.ones(LEVELS)
@@ -150,7 +152,7 @@ def _inputs_at_levels(
 
 @contextmanager
 def kept_generators(device: torch.device) -> Iterator[None]:
-    """Restore the state of torch's generators, of the CPU and the GPU, at the end of the block."""
+    """Restore torch's random generators for the CPU and the GPU at the end of the block."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 
@@ -158,7 +160,7 @@ def kept_generators(device: torch.device) -> Iterator[None]:
 def try_loss(module: nn.Module, loss: Loss, has_labels: bool) -> tuple[float, bool]:
     """Return the loss of two random images, and whether some parameters get no gradient.
 
-    This does not change the module or the generators. A training on several ranks must know if
+    The module and torch's random generators do not change. A training on several ranks must know if
     there are parameters without gradients, because otherwise it would wait for these gradients.
     """
     facts, noising = loss.facts, loss.noising
@@ -199,7 +201,7 @@ def seconds_per_image(settings: ModelSettings | GuideModelSettings) -> float:
         network(images, levels).sum().backward()
         return time.process_time() - started
 
-    with enough_threads(network, images=1, pixels=1):  # This gives a single thread.
+    with enough_threads(network, images=1, pixels=1):  # Use a single thread.
         count = 1
         # Take the minimum of two calls, because the first call with each number of images includes
         # the setup of kernels.

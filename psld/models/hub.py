@@ -27,7 +27,7 @@ def fetched(model: str | Path) -> Path:
 
     Raises:
         UserError: the address is wrong, the extra `hub` is not installed, or the folder does not
-            exist. A missing folder is no error if models/ exists and no model is found.
+            exist. A missing folder is not an error if models/ exists and there are no other models.
         RunError: the Hub cannot be reached, or answers with an error.
     """
     if not str(model).startswith("hf://"):
@@ -70,7 +70,7 @@ def push(folder: Path, repository: str, card: str, start: str | None) -> str:
 
 @contextmanager
 def _hub(what: str) -> Iterator["HfApi"]:
-    """Yield the API of the Hub. Raise exceptions of the API as UserError or RunError on `what`."""
+    """Yield the API of the Hub. Convert exceptions of the API to UserError or RunError."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -82,7 +82,7 @@ def _hub(what: str) -> Iterator["HfApi"]:
     except Exception as error:
         if getattr(error, "errno", None):  # an error of the file system
             raise
-        if isinstance(error, LocalEntryNotFoundError):  # Its cause says why the download failed.
+        if isinstance(error, LocalEntryNotFoundError):  # Report the cause of this error.
             error = error.__cause__ or error
         status = getattr(getattr(error, "response", None), "status_code", None)
         text = shorten(str(error) or type(error).__name__, 240, placeholder=" …")

@@ -21,8 +21,8 @@ from psld.utils.files import read_json
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 FILES = (WEIGHTS, "history.json", MANIFEST)
-"""The files of a model in the order of writing. If the manifest exists, all files exist, because
-the manifest is written last."""
+"""The files of a model in the order in which they are written. If the manifest exists, all files
+exist, because the manifest is written last."""
 
 
 class Imported(Settings):
@@ -55,9 +55,9 @@ class TrainedManifest(MadeRecord, extra="ignore"):
     """Images per forward pass on one rank; null: all images of the rank's part of the batch."""
     run: str | None = None
     deviation: float = Field(default=1.0, exclude_if=lambda deviation: deviation == 1)
-    """s, the standard deviation of the training images, if the objective needs it."""
+    """s, the standard deviation of the training images; 1 if the objective does not need s."""
     units: Units = Field(default=BYTES, exclude_if=lambda units: units == BYTES)
-    """How the network sees the values of the dataset; absent for bytes."""
+    """Units of the dataset, which determine how the network sees its values; absent for bytes."""
     imported: Imported | None = None
     saved: bool = Field(default=False, exclude_if=lambda saved: not saved)
     """True if the weights were written by `psld.save`, not trained by a command."""
@@ -95,8 +95,8 @@ class GuideManifest(TrainedManifest):
     kind: Literal["guide"] = "guide"
     settings: GuideModelSettings
     accuracy_by_time: list[float] | None = None
-    """Accuracy for each range of noise levels, from low to high noise. It is measured on the test
-    split, or on the training split if there is no test split."""
+    """Accuracy for each range of noise levels, from low to high noise, measured on the test split,
+    or on the training split if there is no test split."""
 
 
 def kind_of(settings: TrainedSettings) -> type[ModelManifest | GuideManifest]:
@@ -108,7 +108,7 @@ M = TypeVar("M", bound=TrainedManifest)
 
 
 def read_manifest(folder: str | Path, kind: type[M] = ModelManifest) -> M:
-    """Read a manifest. Raises UserError if it is missing, damaged or not of class `kind`."""
+    """Read a manifest. Raises UserError if the file is missing, damaged or not of class `kind`."""
     path, what = Path(folder) / MANIFEST, kind.model_fields["kind"].default
     other = what
     with suppress(UserError):  # read_record reports the error
@@ -126,7 +126,7 @@ def model_files(folder: Path) -> list[str]:
 
 
 def imported_file(folder: str | Path) -> str | None:
-    """Return the name of the checkpoint of imported weights; None for other weights."""
+    """Return the name of the checkpoint of imported weights; None if weights were not imported."""
     with suppress(UserError):  # A missing or damaged manifest names no checkpoint.
         if imported := read_json(Path(folder) / MANIFEST, dict).get("imported"):
             return str(imported["file"])

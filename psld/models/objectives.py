@@ -1,4 +1,4 @@
-"""Objectives, which define the loss and the inputs of the network, and the training recipe.
+"""The training recipe and its objective, which defines the loss and the inputs of the network.
 
 Torch is imported only inside functions, because each process of Snakemake imports this module.
 """
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts that an objective may use in addition to its own settings: `batch.facts` in `loss`."""
+    """Facts about a training that its objective may use. `Objective.loss` reads `batch.facts`."""
 
     training: "TrainingSettings"
     dataset: DatasetSettings
@@ -60,7 +60,7 @@ OPTIONAL = frozenset({"noise_law", "time_eps", "weighting", "label_dropout"})
 """Training settings that an objective may leave unused."""
 
 SHORT = {"epsilon": None, "guide": None, "denoiser": "denoiser", "image-guide": "denoiser"}
-"""Short identities of the shipped objectives. They exist so that old digests stay valid."""
+"""Short identities of the shipped objectives, which keep old digests valid."""
 
 
 class Objective(Part):
@@ -87,19 +87,19 @@ class Objective(Part):
     sees_images: ClassVar[bool] = False
     """True if the network sees noisy images, y = x₀ + σ n, and therefore serves every process."""
     needs_deviation: ClassVar[bool] = False
-    """True if the objective needs `facts.deviation`. Computing it takes a pass over the training
-    images."""
+    """True if the objective needs `facts.deviation`. Computing the deviation takes a pass over
+    the training images."""
     of_data: ClassVar[Set[str]] = frozenset()
     """The names of buffers that are computed from the training images. These buffers are not loaded
     from the pretrained model that initializes a training."""
 
     def check_recipe(self, training: "LoopSettings") -> None:
-        """Raise ValueError, with the key, for training settings that do not fit the objective."""
+        """Raise ValueError, naming the key, if a training setting does not fit the objective."""
         if training.noise_law and getattr(training, "weighting", "fid") == "nll":
             raise ValueError("weighting: nll needs uniform times; set noise_law to null")
 
     def check_dataset(self, training: "LoopSettings", dataset: DatasetSettings) -> None:
-        """Raise ValueError, with the key, for a dataset that does not fit the objective."""
+        """Raise ValueError, naming the key, if the dataset does not fit the objective."""
         dropout = getattr(training, "label_dropout", None)
         if dropout is not None and dataset.num_classes < 1:
             raise ValueError(
@@ -113,7 +113,7 @@ class Objective(Part):
         return blocks[0] * dataset.channels, blocks[1] * dataset.channels
 
     def wrap(self, network: "nn.Module", facts: Facts) -> "nn.Module":
-        """Return the module that is trained and saved, which contains the network.
+        """Return the module that is trained and saved. The module contains the network.
 
         In training mode, a module may return a tuple with additional outputs for the loss.
         """
@@ -132,15 +132,15 @@ class Objective(Part):
 
         Args:
             module: the module that `wrap` returned; it may be compiled or parallel.
-            batch: a `psld.diffusion.loss.Batch`. It has the images `x0`, N×C×H×W; `noisy()`, which
-                returns noisy states with their times, or noisy images with their noise levels;
-                `target`, the noise in the predicted blocks; `labels`, if the model has classes; and
-                `facts`.
+            batch: a `psld.diffusion.loss.Batch`. `batch.x0`: the images, N×C×H×W. `batch.noisy()`:
+                returns noisy states with their times, or noisy images with their noise levels.
+                `batch.target`: the noise in the predicted blocks. `batch.labels`: the classes, if
+                the model has classes. `batch.facts`: see `Facts`.
         """
         raise NotImplementedError
 
     def eps(self, module: "Network", process: "LinearProcess") -> "Network":
-        """Return ε(z, t) or ε(z, t, label) for a process, computed with the trained module."""
+        """Return the function ε(z, t) or ε(z, t, label) of the trained module for a process."""
         return self._of_states(module, process, gives_image=True)
 
     def _of_states(
@@ -154,7 +154,7 @@ class Objective(Part):
         """Raise UserError if the sampler cannot sample from a model with this objective."""
 
     def check_cell(self, sampler: "SamplerSettings") -> None:
-        """Raise UserError if the objective cannot train on a cell that `sampler` has sampled."""
+        """Raise UserError if the objective cannot train on samples from `sampler`."""
 
     def preview(
         self, facts: Facts, module: "nn.Module", store: "ImageStore", picture: "Path"
@@ -190,9 +190,9 @@ class Denoiser(Objective):
     """The module predicts the clean image from a noisy image, D(y; σ), with EDM's preconditioning.
 
     The loss is λ(σ) ‖D(y; σ) − x₀‖², λ = (σ² + s²) / (σ s)², averaged over the elements (Karras et
-    al., 2022, Table 1), with s = `facts.deviation`. Before the first step, the loss of images with
-    mean 0 is 1 at every noise level. The loss of other images grows with the noise level, to at
-    most 1 + |mean|²/s² per value.
+    al., 2022, Table 1), with s = `facts.deviation`. Before the first step, the loss is 1 at every
+    noise level if the images have mean 0. For other images, this initial loss grows with the noise
+    level, to at most 1 + |mean|²/s² per value.
     """
 
     kind: str = "denoiser"
@@ -221,7 +221,7 @@ class Denoiser(Objective):
 class Guide(Objective):
     """The network classifies noisy states of a process, for classifier guidance.
 
-    The loss is the mean of −log p(class | z_t, t), or of −log p(class | y, σ), over the images.
+    The loss is −log p(class | z_t, t), or −log p(class | y, σ), averaged over the images.
     """
 
     kind: str = "guide"
@@ -282,19 +282,19 @@ class ImageGuide(Guide):
     sees_images = True
 
 
-# -- the recipe that chooses an objective ----------------------------------------------------------
+# -- the training recipe, which includes the objective ---------------------------------------------
 
 
 class LoopSettings(Settings):
-    """The training recipe that models and guides share. The defaults are values of the paper."""
+    """The training recipe that models and guides share. The defaults are from the paper."""
 
     objective: Objective = Epsilon()
     """`epsilon`: the network sees noisy states of one process. `denoiser`: the network sees noisy
     images, y = x₀ + σ n, and serves every process."""
     noise_law: NoiseLaw | None = None
-    """The distribution of the noise levels. Null: for `epsilon`, uniform times; for `denoiser`, its
-    default distribution. With a `noise_law`, an `epsilon` network rarely sees noise levels as high
-    as the noise level of the prior, so sample it with sampler=few."""
+    """The distribution of the noise levels. Null: uniform times for `epsilon`, the default
+    distribution for `denoiser`. With a `noise_law`, an `epsilon` network rarely sees noise levels
+    as high as the noise level of the prior, so use sampler=few with such a network."""
     steps: int = Field(ge=1)
     """Optimizer steps."""
     batch_size: int = Field(ge=1)
@@ -321,9 +321,9 @@ class LoopSettings(Settings):
     """Largest norm of the gradient; gradients with a larger norm are scaled down."""
     ema_decay: float | None = Field(0.9999, ge=0, lt=1)
     """Decay per step of the exponential moving average of the weights; with a decay of 0, the
-    average equals the last weights. Short for average={kind: ema, decay: …}."""
+    average equals the last weights. The same as average={kind: ema, decay: …}."""
     average: Annotated[Average | None, Neutral(None)] = None
-    """A custom moving average of weights and buffers, instead of `ema_decay`."""
+    """A custom moving average of weights and buffers that replaces `ema_decay`."""
     time_eps: float = Field(1e-5, gt=0, lt=1)
     """Smallest training time. Training times are in [time_eps, 1]; without a `noise_law`, they are
     uniform."""
@@ -331,16 +331,17 @@ class LoopSettings(Settings):
     """Precision of the network's forward pass; weights and optimizer stay in fp32. On GPUs since
     Ampere, matrix products in fp32 use TF32 (10 bits of mantissa)."""
     compile: Annotated[bool | Literal["reduce-overhead"], FREE] = False
-    """Compile the network with torch.compile. `reduce-overhead`: also record its kernels as CUDA
-    graphs, for networks whose kernels take less time than their launches (not yet run on a GPU)."""
+    """Compile the network with torch.compile. `reduce-overhead`: also record the kernels as CUDA
+    graphs, for networks whose kernels take less time than the kernel launches. This mode has not
+    been run on a GPU yet."""
     seed: int = Field(0, ge=0)
     """Seed of the initial weights, the batches and dropout."""
     checkpoint_every: Annotated[int, FREE] = Field(5000, ge=1)
     """Steps between checkpoints; the last two checkpoints are kept."""
     log_every: Annotated[int, FREE] = Field(100, ge=1)
-    """Steps between entries of history.json, at least a 20,000th of `steps`, so that the file stays
-    readable. Steps with a checkpoint or a preview also get an entry. A log file gets a line at each
-    checkpoint and every 30 seconds."""
+    """Steps between entries of history.json. The smallest value is `steps` / 20,000, so that the
+    file stays readable. Steps with a checkpoint or a preview also get an entry. A log file gets a
+    line at each checkpoint and every 30 seconds."""
     preview_every: Annotated[int | None, FREE] = Field(None, ge=1)
     """Steps between previews. A preview is a picture of samples for a model, and the accuracy at
     each range of noise levels for a guide. Null: no previews."""
@@ -378,7 +379,7 @@ class TrainingSettings(LoopSettings):
     """`fid`: the error of ε (paper, Eq. 10). `nll`: the error of the score, weighted by the
     diffusion G Gᵀ."""
     label_dropout: float | None = Field(None, gt=0, lt=1)
-    """The probability with which the class of a training image is dropped. Any value makes the
+    """The probability of dropping the class of a training image. Any value makes the
     model class-conditional, as classifier-free guidance requires. Null: an unconditional model."""
 
 

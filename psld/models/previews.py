@@ -1,4 +1,4 @@
-"""Preview a training: draw samples of a model, or measure a guide's accuracy at each noise level.
+"""Preview a training: sample from a model, or measure a guide's accuracy at each noise level.
 
 All previews of a training use the same noise.
 """
@@ -26,7 +26,7 @@ SAMPLER = EMSettings(integrator="em", striding="quadratic", steps=50)
 BINS = 10
 """The number of ranges of equal length that divide the forward times from 0 to 1."""
 TEST_IMAGES = 1000
-"""The largest number of images for the accuracy. The images are evenly spaced in the split."""
+"""The largest number of images on which accuracy is measured, evenly spaced in the split."""
 BATCH = 250
 
 
@@ -39,8 +39,8 @@ def write_samples(
     picture: Path,
     store: ImageStore,
 ) -> None:
-    """Sample from ε(z, t), and write a picture. A class-conditional network gets no class."""
-    from psld.data.images import save_images  # Imported late, because it needs Pillow.
+    """Sample from ε(z, t), and write a picture. A class-conditional network gets no label."""
+    from psld.data.images import save_images  # Imported late: the module needs Pillow.
 
     stream = generator(device, seed, Stream.PREVIEW)
     channels, *size = dataset.shape

@@ -30,8 +30,7 @@ class Optimizer(Part):
         """Build the optimizer for all parameters, which are on the device of the training.
 
         Before each step, the training loop clips the gradients and sets `lr` of all `param_groups`
-        to `training.learning_rate`, times the factor of the warm-up, times the factor of the
-        schedule.
+        to `training.learning_rate`, multiplied by the factors of the warm-up and of the schedule.
         """
         raise NotImplementedError
 
@@ -75,8 +74,8 @@ class Schedule(Part):
     def factor(self, step: int, steps: int) -> float:
         """Return the factor by which `training.learning_rate` is multiplied in a step.
 
-        The factor must be finite and not negative. It may depend only on the arguments and the
-        settings, because a resumed training computes it again.
+        The factor must be finite and not negative. The factor may depend only on the arguments and
+        the settings, because a resumed training computes it again.
 
         Args:
             step: from 0 to `steps` − 1.
@@ -154,7 +153,7 @@ class ExponentialAverage(Average):
     """θ̄ ← d θ̄ + (1 − d) θ after each step; buffers are copied without averaging."""
 
     decay: float = Field(default=0.9999, ge=0, lt=1)
-    """d; with d = 0, the average equals the last weights."""
+    """The decay d per step; with d = 0, the average equals the last weights."""
 
     def build(self, network):
         from psld.networks.forward import EMA
@@ -193,18 +192,18 @@ class Logger(Part):
     ) -> Callable[[dict[str, float] | None], object]:
         """Start to log, and return the function that receives the entries of the history.
 
-        The function is called with each entry and, at the end, with None. An entry has the same
-        keys as in history.json: `step`, `time` (Unix time in seconds), `loss`, `grad_norm`,
-        `learning_rate`, …. There is an entry every `log_every` steps. Entries arrive in groups, at
-        most one group every two seconds. A training that is killed and resumed logs no step twice.
-        Only rank 0 logs.
+        The function is called with each entry and, at the end, with None. The
+        keys of an entry are the same as in history.json: `step`, `time` (Unix time in seconds),
+        `loss`, `grad_norm`, `learning_rate`, …. There is an entry every `log_every` steps. Entries
+        arrive in groups, at most one group every two seconds. A training that is killed and resumed
+        logs no step twice. Only rank 0 logs.
 
         All calls are made in a separate thread, and the training does not wait for them. If a call
-        raises an exception or takes more than five seconds, the logger is stopped and a line is
+        raises an exception or takes more than five seconds, the logger is stopped and a message is
         printed.
 
         Args:
-            run: the run directory; its files previews/STEP.png are the pictures of previews.
+            run: the run directory, which contains the pictures of previews, previews/STEP.png.
             settings: the settings of the training (`psld.training.settings.RunSettings`).
             from_step: the last step that was already logged; 0 for a new training.
         """

@@ -47,9 +47,9 @@ class TrainedSettings(Settings):
     def identity(self) -> dict[str, Any]:
         """Return the settings that, together with the dataset's digest, determine the weights.
 
-        The result does not contain the source of the dataset, which the digest covers; the process
-        if the network serves every process; and settings that the objective does not use. Custom
-        subclasses of shipped objectives have no short identity.
+        The source of the dataset is omitted, because the digest covers the images. The process is
+        omitted if the network serves every process. Settings that the objective does not use are
+        omitted. The identities in `SHORT` do not apply to custom subclasses of shipped objectives.
         """
         content, objective = super().identity(), self.training.objective
         del content["dataset"]["source"]
@@ -123,7 +123,7 @@ class ModelSettings(TrainedSettings):
         return self.model_copy(update={"process": process})
 
     def check_time(self, key: str, time: float) -> None:
-        """Raise UserError if a time is smaller than all times of the training."""
+        """Raise UserError if a time is below `training.time_eps`, the smallest training time."""
         first = self.training.time_eps
         if time < first and not self.serves_every_process:
             raise UserError(
@@ -175,8 +175,9 @@ class Start(Settings):
     directions: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(10, 20, 40), min_length=1)
     """Candidates for the number q of leading directions in which the mixture is fitted."""
     shares: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.75, 0.3)
-    """Two ratios that determine the start level: σ₀ divided by the largest standard deviation of a
-    single Gaussian, and σ₀ divided by the largest standard deviation of a mixture's components."""
+    """Two ratios that determine σ₀, the noise level at which samplers start: σ₀ divided by the
+    largest standard deviation of a single Gaussian, and σ₀ divided by the largest standard
+    deviation of a mixture's components."""
 
 
 STARTS = "starts"

@@ -33,7 +33,7 @@ from psld.utils.tensors import load_tensors, save_tensors
 KIND = "start"
 CPU = torch.device("cpu")
 LOWEST_LEVEL = 0.5
-"""The lowest noise level at which samplers start. Its square is added to all variances of a fit."""
+"""The lowest noise level at which samplers start. A fit adds its square to all variances."""
 FEWEST_IMAGES = 10
 """The smallest number of distinct images from which a mean or the center of a component is
 computed. With fewer images, the center would resemble individual images."""
@@ -44,8 +44,8 @@ CHUNK = 1 << 24
 """The largest number of pixel values that are on the device at the same time."""
 
 Passes = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""A function that returns an iterator over all images, in chunks, float N×views×C×H×W, with their
-labels."""
+"""A function that returns an iterator over all images, in chunks. A chunk is a pair: images, float
+N×views×C×H×W, and their labels."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class SamplerStart:
 
     data: GaussianData = field(repr=False)
     levels: Tensor
-    """σ₀ of the single Gaussian (row 0) and of the mixture (row 1), 2×groups."""
+    """The levels σ₀ of the single Gaussian (row 0) and of the mixture (row 1), 2×groups."""
     path: str = ""
     """The file of the initial distribution; empty if there is no file."""
     sha256: str = ""
@@ -107,7 +107,7 @@ def find_start(
         folder: the folder of the model.
 
     Raises UserError if `file` is missing, damaged, malformed, or fitted to other images. Without
-    `file`, raises UserError if no file fits and the dataset was not prepared.
+    `file`, raises UserError if no existing file fits and the dataset was not prepared.
     """
     own, data, reasons = start_file(dataset, classes), Path(f"data/{dataset.name}.h5"), []
     here = ImageStore.open(data).digest if data.exists() else None
@@ -121,7 +121,7 @@ def find_start(
             except UserError as error:
                 reasons.append(f"{error}; ")
     if here and digest in (None, here):
-        from psld.config.compose import compose_content  # Importing Hydra takes 0.3 seconds.
+        from psld.config.compose import compose_content  # Imported late: Hydra takes 0.3 seconds.
 
         for reason in reasons:
             print(f"not kept: {reason.removesuffix('; ')}", flush=True)
@@ -135,10 +135,10 @@ def find_start(
 
 
 def load_start(path: str | Path, dataset: DatasetSettings, wanted: dict[str, Any]) -> SamplerStart:
-    """Read the file of an initial distribution, and test that it draws images of the right shape.
+    """Read an initial distribution from a file, and test that it draws images of the right shape.
 
     Raises UserError if the file is missing, damaged or malformed, or if its origin differs from
-    `wanted`. In `wanted`, None accepts any value.
+    `wanted`. A value of None in `wanted` matches any origin.
     """
     remedy = "fit it again (psld start)"
     stored = load_tensors(path, KIND, remedy)
@@ -194,7 +194,7 @@ def views_of(
 
 
 def deviation(store: ImageStore, flip: bool) -> float:
-    """Return the root mean square, over the pixels, of the training images' standard deviation."""
+    """Return the root mean square of the pixels' standard deviations over the training images."""
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
     images, labels = store.images("train"), store.labels("train")
     for part, _ in views_of(images, labels, CPU, flip, store.units, np.arange(len(images))):
@@ -204,7 +204,7 @@ def deviation(store: ImageStore, flip: bool) -> float:
     return max(variance, 1e-6) ** 0.5
 
 
-@all_bits()  # Full precision, because the smallest variances are differences of large sums.
+@all_bits()  # Use full precision: the smallest variances are differences of large sums.
 @torch.no_grad()
 def measure_start(
     images: np.ndarray,
@@ -218,16 +218,16 @@ def measure_start(
     """Compute the mean and the covariance of images, and fit mixtures of Gaussians to the images.
 
     Each distinct image counts once. A component with added noise is approximately Gaussian if the
-    noise level is a certain fraction of the component's largest standard deviation. Let w_k be the
-    weight and λ_k the largest variance of component k. Samplers start from a mixture at the noise
-    level
+    noise level is at least a certain fraction of the component's largest standard deviation. Let
+    w_k be the weight and λ_k the largest variance of component k. Samplers start from a mixture at
+    the noise level
 
         σ₀ = max(0.3 √(Σ_k w_k λ_k), 0.5),
 
     and from a single Gaussian with the largest variance λ at max(0.75 √λ, 0.5).
 
     Args:
-        images: N×C×H×W, in these `units`.
+        images: N×C×H×W, in the units `units`.
         how: the candidates for the numbers of components and directions, and the fractions 0.75 and
             0.3 (`shares`).
         labels: int64 N; None without classes.
@@ -260,15 +260,17 @@ def measure_start(
 def with_mixture(data: GaussianData, passes: Passes, how: Start) -> GaussianData:
     """Replace each Gaussian by a mixture in its leading directions, with nearly the same moments.
 
-    A fifth of the images is held out, with all of their views. K and q maximize the likelihood of
-    held-out images with noise, y = x + σ n at σ = 0.5. This choice also minimizes the divergence,
-    because KL(p_σ ‖ q_σ) + E log q_σ(y) is the same for all distributions q. The fit adds σ² to all
-    variances, so that no component shrinks to a single image, and then subtracts σ² from the fitted
-    variances.
+    The mixture has K components in q directions. A fifth of the images is held out, with all of
+    their views. K and q maximize the likelihood of held-out images with noise, y = x + σ n at
+    σ = 0.5. This choice also minimizes the divergence KL(p_σ ‖ p̂_σ) of the noisy mixture p̂_σ from
+    the distribution p_σ of y, because KL(p_σ ‖ p̂_σ) + E log p̂_σ(y) is the same for all mixtures.
+    The fit adds σ² to all variances, so that no component shrinks to a single image, and then
+    subtracts σ² from the fitted variances.
 
-    The images of all classes together determine one q for all groups. Each class has its own K. K
-    is 1 if no mixture is more likely than one Gaussian. K is halved until each component has enough
-    images. If K is 1 for the images of all classes together, K is 1 for each class.
+    The images of all classes together determine q, which is the same for all groups. Each class has
+    its own K. K is 1 if no mixture is more likely than one Gaussian. K is halved until each
+    component has enough images. If K is 1 for the images of all classes together, K is 1 for each
+    class.
     """
     values, vectors = (each.flip(-1) for each in torch.linalg.eigh(data.covariances.double()))
     axes = vectors[..., : max(how.directions)].float()
@@ -318,9 +320,9 @@ def _coordinates(data: GaussianData, axes: Tensor, passes: Passes) -> list[np.nd
 def _best(
     c: np.ndarray, variances: np.ndarray, components: Sequence[int], directions: Sequence[int]
 ) -> tuple[int, int]:
-    """Return K and q of the most likely mixture for coordinates, N×views×Q.
+    """Return K and q of the mixture with the highest held-out likelihood of c, N×views×Q.
 
-    `variances`: the variances of the coordinates, Q.
+    `variances`: the variances of the coordinates c, Q.
     """
     held, Q = len(c) // 5, c.shape[2]
     if not held:
@@ -345,9 +347,10 @@ def _best(
 def _fitted(
     c: np.ndarray, components: int, variances: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit a mixture to coordinates, N×views×q; return weights, K, means, K×q, covariances, K×q×q.
+    """Fit a mixture to the coordinates c, N×views×q.
 
-    K is `components`, halved until each component has enough images.
+    Returns the weights (K), the means (K×q) and the covariances (K×q×q) of the components. K is
+    `components`, halved until each component has enough images.
     """
     images, q = len(c), c.shape[2]
     if components == 1:
@@ -360,11 +363,11 @@ def _fitted(
 
 def _mixture(c: np.ndarray, components: int) -> Any:
     """Fit a GaussianMixture to c, N×q, with the variance of the noise added to each component."""
-    from sklearn.mixture import GaussianMixture  # Imported late: it takes half a second.
+    from sklearn.mixture import GaussianMixture  # Imported late: the import takes half a second.
     from threadpoolctl import threadpool_limits
 
     noise = LOWEST_LEVEL**2
-    # Several threads are no faster for such small matrices, and very slow on busy cores.
+    # Use one thread: more threads do not help with small matrices and are slow on busy cores.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 100 iterations are enough, even without convergence.
         mixture = GaussianMixture(components, reg_covar=noise, max_iter=ITERATIONS, random_state=0)

@@ -31,7 +31,7 @@ class Labels:
 
 
 class Batches:
-    """The batches of one rank: its parts of the global batches, drawn from (seed, step).
+    """The batches of one rank, which are parts of global batches drawn from (seed, step).
 
     Threads draw all random numbers on the CPU, some steps ahead. The batches are therefore
     bit-identical on every device, and drawing never waits for the device.
@@ -50,7 +50,7 @@ class Batches:
         """Check that the batch size is a multiple of the number of ranks, and start the threads.
 
         Args:
-            images: N×C×H×W in these `units`, usually a memory map.
+            images: N×C×H×W in the units `units`, usually a memory map.
             flip: mirror each image with probability 1/2.
         """
         if settings.batch_size % ranks.world:

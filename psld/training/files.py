@@ -1,10 +1,11 @@
 """The exported model and the history in the run directory of a training. Imports no torch.
 
 Snakemake deletes the outputs of a rule before it reruns the rule. A training therefore stores its
-results in its run directory and copies them to the output folder. A rerun only copies them again.
+results in its run directory and copies them to the output folder. If Snakemake reruns the rule,
+the training only copies the results again.
 
-All data of a training in wandb come from the history and the previews in its run directory. The
-data are logged during an online training, or later by `psld wandb sync`.
+wandb gets all data of a training from the history and the previews in the run directory. The data
+are logged during the training in online mode, or later by `psld wandb sync`.
 """
 
 import secrets
@@ -32,7 +33,7 @@ from psld.utils.files import atomic_path, read_json, write_json
 HISTORY = "history.json"
 """The name of the history file, in a run directory and next to the weights of a model."""
 WANDB = "wandb.json"
-"""The name of the file in a run directory that identifies the run in wandb."""
+"""The name of a file in the run directory. The file identifies the run in wandb."""
 
 
 class HistoryEntry(Settings):
@@ -54,7 +55,7 @@ class TrainingHistory(Settings):
 
     @classmethod
     def read(cls, path: Path) -> "TrainingHistory":
-        """Read history.json. Raises UserError if it is missing, damaged or not a history."""
+        """Read history.json. Raises UserError if the file is missing, damaged or not a history."""
         return read_record(cls, path, f"{path}: not a training history; train the model again")
 
 
@@ -70,7 +71,7 @@ class WandbRun(Settings):
     """The run of a training in wandb; the fields are arguments of `wandb.init`."""
 
     id: str
-    """Chosen when the training first starts; a resumed training has the same id."""
+    """Id of the run, chosen when the training first starts. A resumed training keeps the id."""
     name: str
     group: str
     """Name of the grid."""
@@ -130,7 +131,7 @@ def whole_export(run: Path) -> TrainedManifest | None:
 
 def note_replaced(run: Path, output: Path) -> None:
     """Print a line if `publish` will replace the results of another training in `output`."""
-    with suppress(UserError):  # The output is missing or damaged.
+    with suppress(UserError):  # Print nothing if the output is missing or damaged.
         earlier = Path(str(read_json(output / MANIFEST, dict).get("run")))
         if earlier != run:
             other = f"stay in {export_folder(earlier)}" if is_exported(earlier) else "are lost"

@@ -1,4 +1,4 @@
-"""Initialize a training from the weights of a model, and find its inputs. Imports no torch."""
+"""Find the inputs of a training, and initialize its weights from a model. Imports no torch."""
 
 import os
 import re
@@ -26,9 +26,9 @@ OF_A_COMMIT = re.compile(r"[^@]*@[0-9a-f]{7,40}")
 def read_source(name: str) -> tuple[Path, ModelManifest]:
     """Return the folder and the manifest of a model that a training reads.
 
-    Raises UserError if the model is missing, or if an address on the Hub names no commit, because
-    the model might change before the training is resumed. Raises RunError if the Hub cannot be
-    reached.
+    Raises UserError if the model is missing. Also raises UserError if an address on the Hub does
+    not name a commit, because the model might change before the training is resumed. Raises
+    RunError if the Hub cannot be reached.
     """
     if name.startswith("hf://") and not OF_A_COMMIT.fullmatch(name):
         raise UserError(f"{name}: may change; name the commit: {name.partition('@')[0]}@COMMIT")
@@ -40,10 +40,10 @@ def read_source(name: str) -> tuple[Path, ModelManifest]:
 
 
 def with_sources(settings: S, output: str | Path | None = None) -> S:
-    """Return the settings with the current digests of the models and samples that they read.
+    """Return the settings with the current digests of the models and samples to read.
 
-    Raises UserError if a model or a cell is missing, or if the training would replace a model that
-    it reads. Raises RunError if the Hub cannot be reached.
+    Raises UserError if a model or the samples of a cell are missing, or if the training would
+    replace a model that it reads. Raises RunError if the Hub cannot be reached.
     """
 
     def found(read: Any) -> Any:
@@ -63,10 +63,10 @@ def with_sources(settings: S, output: str | Path | None = None) -> S:
 
 
 def changed_sources(settings: TrainedSettings, made: TrainedSettings) -> list[str]:
-    """Return the names of the changed inputs of a training, including the inputs of its inputs.
+    """Return the names of all inputs of a training that have changed, including indirect inputs.
 
     Args:
-        settings: the current settings; all files that they name must exist.
+        settings: the current settings. All files that are named in the settings must exist.
         made: the settings with which the existing weights were trained.
     """
     changed, read = [], {each.content for each in groups_of(Read, made)}
@@ -80,7 +80,7 @@ def changed_sources(settings: TrainedSettings, made: TrainedSettings) -> list[st
 
 
 def sources_exist(settings: TrainedSettings) -> bool:
-    """Check if all files that a training of a grid reads exist."""
+    """Check if all models and samples that a training reads come from grids and exist."""
     reads = groups_of(Read, settings)
     return all(each.files and all(map(os.path.exists, each.files)) for each in reads)
 
@@ -89,8 +89,8 @@ def sources_exist(settings: TrainedSettings) -> bool:
 def _shards_in(folder: str, records: Sequence[str] | None) -> list[tuple[int, str]]:
     """Return the sorted indices and digests of the shards of a cell.
 
-    The function reads the given records, or all records in the folder. Raises UserError if there
-    are no records or a record is damaged.
+    Without `records`, all records in the folder are read. Raises UserError if there are no records
+    or a record is damaged.
     """
     files = [*map(Path, records)] if records else [*Path(folder).glob("*-*.json")]
     if not (files and all(file.exists() for file in files)):
@@ -107,15 +107,15 @@ def _shards_in(folder: str, records: Sequence[str] | None) -> list[tuple[int, st
 
 
 def check_alike(mine: ModelSettings, source: ModelSettings) -> None:
-    """Raise UserError if the source differs in network, objective or number of classes.
+    """Raise UserError if the initial model has another network, objective or number of classes.
 
-    With `init.take=fitting`, all sources are accepted.
+    With `init.take=fitting`, all initial models are accepted.
     """
     if mine.init is None or mine.init.take == "fitting":
         return
     ours, theirs = (each.training.objective for each in (mine, source))
-    # A subclass of the source's objective, such as the objective of a denoiser's student, is
-    # accepted, because it builds the same module.
+    # A subclass of the initial model's objective, such as the objective of a denoiser's student, is
+    # accepted, because the subclass builds the same module.
     is_below = isinstance(ours, type(theirs))
     if theirs.is_data:
         is_below = theirs.kind in map(name_of, type(ours).__mro__)
@@ -130,10 +130,10 @@ def check_alike(mine: ModelSettings, source: ModelSettings) -> None:
 
 
 def take_weights(module: "nn.Module", settings: TrainSettings) -> str:
-    """Load the weights of `init.model`, and return a text that describes the differences.
+    """Load the weights of `init.model`, and return a text that names the model and the differences.
 
     Raises UserError if no weights fit. Unless `init.take` is `fitting`, also raises UserError if
-    the model is of another kind or if any name or shape differs.
+    the models differ (`check_alike`), or if the name or shape of any weight differs.
     """
     # Imported late: Snakemake imports this module but does not need numpy.
     from psld.utils.tensors import load_tensors

@@ -1,4 +1,4 @@
-"""Run each logger in its own thread, so that the training does not wait for it."""
+"""Run each logger in its own thread, so that the training does not wait for loggers."""
 
 import time
 import traceback
@@ -20,11 +20,11 @@ PATIENCE = 5.0
 """The longest duration of a call to a logger, in seconds."""
 
 LOGGED = "logged"
-"""The name of the file in a run directory that holds the last step sent to the loggers."""
+"""The name of a file in the run directory. The file holds the last step sent to the loggers."""
 
 
 class _Worker(Thread):
-    """The thread of a logger. It ends when it gets None from the queue, or at an exception."""
+    """The thread of a logger. None in the queue or an exception ends the thread."""
 
     def __init__(self, logger: Logger, *given: Any) -> None:
         super().__init__(name=logger.kind, daemon=True)

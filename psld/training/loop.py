@@ -1,4 +1,4 @@
-"""The training loop. It waits for the device only to log and to save."""
+"""The training loop, which waits for the device only to log and to save."""
 
 import math
 import signal
@@ -32,11 +32,11 @@ from psld.utils.progress import Progress
 from psld.utils.randomness import Stream, stream_seed
 
 STOP_EVERY = 10
-"""With several ranks, the interval, in steps, at which all ranks are asked for stop signals. The
-exchange takes time, so it is not made in every step."""
+"""With several ranks, the number of steps between exchanges of stop signals. An exchange takes
+time, so the ranks do not exchange stop signals after every step."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-"""Sent by a scheduler, by Ctrl-C, and by Slurm before a time limit or a preemption."""
+"""Signals from a scheduler, from Ctrl-C, and from Slurm before a time limit or a preemption."""
 
 MOST_ENTRIES = 20_000
 """The largest number of entries that `log_every` adds to a history. Reading a million entries takes
@@ -61,15 +61,15 @@ class Log:
     run: Path
     """The run directory."""
     preview: Callable[[nn.Module, Path], dict[str, float]]
-    """Called with the averaged network and the path of a picture. It returns numbers to log, and
-    may write the picture."""
+    """Called with the averaged network and the path of a picture. Returns numbers to log, and may
+    write the picture."""
     live: list[Callable[[History], None]] = field(default_factory=list)
     """Called with the history after each write."""
     due: float = 0.0
     """Monotonic time after which the history may be written without a checkpoint."""
 
     def write_step(self, step: int) -> None:
-        """Write the step of the newest checkpoint, at which a restarted training resumes."""
+        """Write the step of the newest checkpoint. A restarted training resumes at this step."""
         write_text(self.run / STEP, f"{step}\n")
 
     def save(self, history: History, has_checkpoint: bool) -> None:
@@ -162,7 +162,7 @@ def train(
     weights are bit-identical on CPUs, and on GPUs if the convolutions are deterministic.
 
     Raises:
-        RunError: the loss or the gradient is not finite. No checkpoint after this step is written.
+        RunError: the loss or the gradient is not finite. No checkpoint is written after this step.
         Stopped: a signal asked a rank to stop. A checkpoint is written first.
     """
     settings = state.settings
@@ -219,7 +219,7 @@ def parallel_network(
     graphs = settings.compile == "reduce-overhead"
     if settings.micro_batch == "auto" and not state.micro_batch:  # A checkpoint stores it.
         batch = batches.draw(state.step)
-        # An out-of-memory error during the recording of a CUDA graph would end the training.
+        # Try without CUDA graphs: an out-of-memory error in their recording would end the training.
         tried = forward_pass(state.network, settings.precision) if graphs else called
         state.micro_batch = largest_micro_batch(tried, loss_of, batch, ranks)
         if ranks.device.type == "cuda":
@@ -308,7 +308,7 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
 def check_schedule(settings: LoopSettings) -> None:
     """Check `learning_rate` at up to 1,001 steps, including the last step.
 
-    Raises the UserError of `learning_rate`.
+    Raises UserError if the factor of the schedule is negative or not finite.
     """
     steps = settings.steps
     for step in sorted({*(steps * i // 1000 for i in range(1000)), steps - 1}):
@@ -342,7 +342,7 @@ def accumulate_gradient(
             share.backward()
         total += share.detach()
         if graphs and part is parts[0] and len(parts) > 1:
-            # The next run of the graph overwrites these gradients.
+            # Copy these gradients, because the next run of the graph overwrites them.
             for parameter in network.parameters():
                 parameter.grad = None if parameter.grad is None else parameter.grad.clone()
     return total
@@ -351,8 +351,8 @@ def accumulate_gradient(
 def largest_micro_batch(network: nn.Module, loss_of: LossOf, batch: Batch, ranks: Ranks) -> int:
     """Return the largest number of images whose gradient fits into the memory of every rank.
 
-    The first trial has all images of the rank's batch. After each out-of-memory error on any rank,
-    the next trial has the largest divisor of the batch size that is at most half as large.
+    The first trial uses all images of the rank's batch. After each out-of-memory error on any rank,
+    the next trial uses the largest divisor of the batch size that is at most half as large.
 
     Args:
         network: the network without the exchange of gradients. In an exchange, the other ranks
@@ -376,8 +376,8 @@ def largest_micro_batch(network: nn.Module, loss_of: LossOf, batch: Batch, ranks
 def _fits(network: nn.Module, loss_of: LossOf, batch: Batch, images: int, later: int) -> bool:
     """Check if the gradient of `images` images and the state of later steps fit into memory.
 
-    `later`: the size of this state divided by the size of the parameters: 2 for the moments of the
-    optimizer, plus 1 for the exchange between ranks.
+    `later`: the size of this state relative to the size of the parameters, which is 2 for the
+    moments of the optimizer, plus 1 for the exchange between ranks.
     """
     try:
         with undone(network):
@@ -432,7 +432,7 @@ class Meter:
     def read(self, images_per_step: int) -> dict[str, float]:
         """Return the averages since the last call. This waits for the device.
 
-        Raises RunError with the first step whose loss or gradient was not finite.
+        Raises RunError, naming the first step whose loss or gradient was not finite.
         """
         loss, norm = (self.ranks.mean(self.sums) / self.steps).tolist()
         # Each rank computes only the losses of its own images, so a NaN may occur on any rank.
@@ -454,7 +454,7 @@ class Meter:
 
 
 class StopRequest:
-    """Records stop signals as a number that the loop reads, within a `with` block.
+    """Within a `with` block, records stop signals as a number that the loop reads.
 
     A second Ctrl-C has its usual effect. All other repeated signals are ignored, because Slurm
     repeats its signals (SIGTERM before and after a grace period, then SIGKILL). If a signal

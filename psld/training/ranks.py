@@ -37,10 +37,10 @@ class Ranks:
     control: dist.ProcessGroup | None = None
     """The gloo group for the numbers that control the training.
 
-    This group is separate from the group of the gradients, because DistributedDataParallel never
-    frees the group of the gradients. The threads of this group can therefore end before the
-    interpreter does. Otherwise, a gloo thread could release the last reference to a Python tensor
-    during interpreter shutdown, which aborts the process even if its work is finished.
+    The gloo group is separate from the group of the gradients, because DistributedDataParallel
+    never frees the group of the gradients. The threads of the gloo group can therefore end before
+    the interpreter does. Otherwise, a gloo thread could release the last reference to a Python
+    tensor during interpreter shutdown, which aborts the process even if its work is finished.
     """
 
     @property
@@ -56,7 +56,8 @@ class Ranks:
         if self.world == 1:
             return network
         with warnings.catch_warnings():
-            # torch 2.13 renames broadcast_buffers; the old name works in all supported versions.
+            # Ignore the warning that torch 2.13 renames broadcast_buffers, because the old name
+            # works in all supported versions.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(
                 network,

@@ -57,10 +57,10 @@ from psld.utils.progress import about
 from psld.utils.randomness import Stream, stream_seed
 
 WORK_OF_A_THREAD = 1e10
-"""The work of a training step that justifies one CPU thread, in the unit of
-`psld.networks.forward.WORK_OF_A_THREAD`. The work of the demo's network is 2.4e9, so this network
-is trained with one thread. On two cores with a load of 9, one thread made 5 training steps per
-second, whereas two threads needed 5 to 9 seconds per step."""
+"""The work of a training step for each CPU thread. The unit is the same as for
+`psld.networks.forward.WORK_OF_A_THREAD`. The work of the demo's network is 2.4e9, so this network is
+trained with one thread. On two cores with a load of 9, one thread made 5 training steps per second,
+whereas two threads needed 5 to 9 seconds per step."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def run_training(settings: Trained, on_start: Callable[[Path, int], None]) -> fl
 def prepare(settings: Trained) -> Setup:
     """Read the dataset, and build the network and the loss of a training.
 
-    All pixels are verified, which takes seconds, because training on damaged data could waste days.
+    All pixels are verified. This takes seconds, but training on damaged data could waste days.
 
     Raises UserError if the settings, the dataset and the initial model do not fit together.
     """
@@ -193,7 +193,7 @@ def train_on(setup: Setup, state: TrainingState, ranks: Ranks, stack: ExitStack)
     size, (_, height, width) = min(state.micro_batch or part, part), settings.dataset.shape
     stack.enter_context(enough_threads(state.network, size, height * width, WORK_OF_A_THREAD))
     if state.step == training.steps:
-        # A training that was killed after its last checkpoint may not have fed its loggers.
+        # Feed the loggers, because a killed training may have ended before it fed them.
         if ranks.leads and not is_exported(run):
             stack.enter_context(fed(settings.logger, run, settings, state.history))
         return
@@ -224,7 +224,7 @@ def train_on(setup: Setup, state: TrainingState, ranks: Ranks, stack: ExitStack)
 
 
 def export_all(setup: Setup, state: TrainingState, ranks: Ranks) -> None:
-    """Write the model of each average into the run directory of that model.
+    """Export each average as a model into the run directory of that model.
 
     Run directories that another training uses or has used are not changed.
     """
@@ -301,11 +301,11 @@ def _check_unchanged(store: ImageStore, checkpoints: Path) -> None:
     The checkpoints are then moved to another folder, so that no training resumes from them.
     """
     try:
-        replace(store).images("train")  # A new store, because `store` has cached its digest.
+        replace(store).images("train")  # Use a new store, because `store` has cached its digest.
     except UserError:
         aside = checkpoints.with_name(f"{checkpoints.name}-{strftime('%Y%m%d-%H%M%S')}")
         checkpoints.rename(aside)
-        for name in (STEP, LOGGED, WANDB):  # These belong to the moved checkpoints.
+        for name in (STEP, LOGGED, WANDB):  # Remove the files of the moved checkpoints.
             (checkpoints.parent / name).unlink(missing_ok=True)
         raise UserError(
             f"{store.path}: overwritten during the training, which read old and new images; its "

@@ -35,10 +35,11 @@ def save(
         psld.save("models/mine/tuned", model.network, model.settings)
 
     Args:
-        folder: the output folder, which gets the same files as from psld train. Commands and `load`
-            accept this folder. Tables note that the weights were saved from Python.
-        network: a network in evaluation mode, such as `ema.network`. It must have the architecture
-            that `psld.models.build.build` builds from the settings.
+        folder: the output folder, which gets the same files as the output folder of psld train.
+            Commands and `load` accept this folder. Tables note that the weights were saved from
+            Python.
+        network: a network in evaluation mode, such as `ema.network`. The network must have the
+            architecture that `psld.models.build.build` builds from the settings.
         settings: the settings of the training, or overrides of psld train: ["dataset=digits",
             "network=mynets:Mixer", "training.steps=400"]. The manifest records the digest of the
             dataset if the dataset is prepared.

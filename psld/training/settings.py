@@ -41,7 +41,7 @@ class RunSettings(TrainedSettings):
     wandb: Annotated[WandbSettings, FREE]
     averages: Annotated[dict[Name, Average], FREE] = Field(default_factory=dict)
     """Additional averages of the weights, by model name. Each average is exported to the run
-    directory of the named model, so that a training of this model finds the weights finished."""
+    directory of the named model, so that a training of this model finds the finished weights."""
     logger: Annotated[tuple[Logger, ...], FREE] = ()
     """Custom loggers: MODULE:CLASS, or a list of {kind: MODULE:CLASS, …}."""
 
@@ -99,8 +99,8 @@ class ImportModelSettings(TrainSettings, ImportSettings):
     """Settings of `psld import_model`."""
 
     weights: Literal["ema", "online"] = "ema"
-    """`ema`: the moving average, with which the paper samples; `online`: the weights of the last
-    step, without averaging."""
+    """`ema`: the moving average, which the paper uses for sampling. `online`: the weights of the
+    last step, without averaging."""
 
 
 class ImportGuideSettings(TrainGuideSettings, ImportSettings):

@@ -20,8 +20,8 @@ KEPT = 2
 """The number of checkpoints that are kept. Older checkpoints are removed."""
 History = list[dict[str, float]]
 """The logged values, one dictionary per logged step: step, time (Unix time in seconds), loss,
-grad_norm, images_per_second, learning_rate; on GPUs also peak_memory_gib and mfu (model FLOPs
-utilization); in previews of a guide also its accuracies."""
+grad_norm, images_per_second, learning_rate. On GPUs, also peak_memory_gib and mfu (model FLOPs
+utilization). At previews of a guide, also the accuracies of the guide."""
 
 OPTIMIZER, AVERAGE = "training.optimizer", "training.average"
 
@@ -99,7 +99,7 @@ class TrainingState:
         """
         for average in self.averages.values():
             for tensor in average.network.state_dict().values():
-                torch.empty(0, dtype=tensor.dtype).numpy()  # The export calls numpy(), too.
+                torch.empty(0, dtype=tensor.dtype).numpy()  # The export also calls numpy().
         if not any(part.code for part in self.parts.values()):
             return
         stored = from_bytes(io.BytesIO(as_bytes(copied_to_cpu(self.state_dict()))))
@@ -116,7 +116,7 @@ def build_optimizer(part: Optimizer, network: nn.Module) -> torch.optim.Optimize
 
 
 def build_average(part: Average, network: nn.Module) -> Averaging:
-    """Build an average of a network; its network is in evaluation mode and needs no gradients."""
+    """Build an average of a network. The averaged network is in eval mode, without gradients."""
     average = part.build(network)
     average.network.eval().requires_grad_(False)
     return average
@@ -137,7 +137,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def uncast(loaded: Any, stored: Any) -> Any:
-    """Return a stored state with its own dtypes, on the device of the loaded state."""
+    """Return a stored state with its original dtypes, on the device of the loaded state."""
     if isinstance(stored, Tensor):
         return loaded if loaded.dtype == stored.dtype else stored.to(loaded.device)
     if isinstance(stored, dict):
@@ -156,14 +156,14 @@ def load_average(average: Any, state: Any) -> None:
 
 
 def as_bytes(content: dict[str, Any]) -> bytes:
-    """Serialize a dictionary with torch.save. Its tensors must be on the CPU."""
+    """Serialize a dictionary with torch.save. All tensors must be on the CPU."""
     stream = io.BytesIO()
     torch.save(content, stream)
     return stream.getvalue()
 
 
 def copied_to_cpu(state: Any) -> Any:
-    """Return a copy of a state on the CPU, which does not change when the training continues."""
+    """Return a copy of a state, on the CPU. Training does not change the copy."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, dict):
@@ -174,7 +174,7 @@ def copied_to_cpu(state: Any) -> Any:
 
 
 def from_bytes(stream: IO[bytes]) -> dict[str, Any]:
-    """Load bytes of torch.save without running code. Raises UnpicklingError for other objects."""
+    """Load bytes of torch.save without running code, or raise UnpicklingError."""
     return torch.load(stream, map_location="cpu", weights_only=True)
 
 
@@ -210,7 +210,7 @@ class Checkpoints:
     def newest_whole(self) -> int:
         """Return the step of the newest undamaged checkpoint; 0 without checkpoints.
 
-        Damaged checkpoints that are newer are renamed. Raises UserError if all checkpoints are
+        Newer, damaged checkpoints are renamed. Raises UserError if all checkpoints are
         damaged.
         """
         damaged = []
@@ -230,7 +230,7 @@ class Checkpoints:
 
     @staticmethod
     def copy(state: TrainingState) -> dict[str, Any]:
-        """Return what a checkpoint stores, as a copy on the CPU."""
+        """Return the values that a checkpoint stores, as copies on the CPU."""
         kept = {"step": state.step, "seconds": state.seconds, "micro_batch": state.micro_batch}
         return copied_to_cpu({"state": state.state_dict(), "history": state.history, **kept})
 
@@ -262,7 +262,7 @@ class Checkpoints:
             state.load_state_dict(kept["state"])
             if kept["step"] != step:
                 raise ValueError(f"it holds step {kept['step']}")
-        except Exception as error:  # A file of another program can raise nearly any error.
+        except Exception as error:  # Loading another program's file can raise nearly any error.
             reraise_fault(error, path)
             raise UserError(
                 f"{path}: not a checkpoint of this training ({type(error).__name__}); {remedy}"

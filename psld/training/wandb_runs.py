@@ -36,8 +36,8 @@ FAILURES = (
 
 
 def check_login() -> None:
-    """Raise UserError if no user is logged in, without contacting the server."""
-    for name, value in ENVIRONMENT.items():  # wandb reads the environment only once.
+    """Raise UserError if no user is logged in. The check does not contact the server."""
+    for name, value in ENVIRONMENT.items():  # Do this before wandb reads the environment.
         os.environ.setdefault(name, value)
     try:
         wandb.login(verify=False)
@@ -61,7 +61,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def online_run(*, live: bool = False, **options: Any) -> Iterator[wandb.Run]:
-    """Open a run online, and finish the run at the end. Call `check_login` first.
+    """Open an online run in wandb, and finish the run at the end. Call `check_login` first.
 
     wandb writes its local files into a temporary folder.
 
@@ -110,7 +110,7 @@ def live_run(run: Path) -> Iterator[Callable[[object], None]]:
     Raises UserError if no user is logged in.
     """
     check_login()
-    queue: SimpleQueue[int | None] = SimpleQueue()  # None: new entries; a number: the exit code
+    queue: SimpleQueue[int | None] = SimpleQueue()  # None: log new entries; a number: exit code
 
     def upload() -> None:
         try:
