@@ -58,9 +58,9 @@ from psld.utils.randomness import Stream, stream_seed
 
 WORK_OF_A_THREAD = 1e10
 """The work of a training step for each CPU thread. The unit is the same as for
-`psld.networks.forward.WORK_OF_A_THREAD`. The work of the demo's network is 2.4e9, so this network is
-trained with one thread. On two cores with a load of 9, one thread made 5 training steps per second,
-whereas two threads needed 5 to 9 seconds per step."""
+`psld.networks.forward.WORK_OF_A_THREAD`. The work of the demo's network is 2.4e9, so this network
+is trained with one thread. On two cores with a load of 9, one thread made 5 training steps per
+second, whereas two threads needed 5 to 9 seconds per step."""
 
 
 @dataclass(frozen=True)
