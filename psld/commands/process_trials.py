@@ -25,7 +25,8 @@ TOLERANCE = 1e-6
 
 PATHS, STEPS = 500, 2000
 FAR = 5.0
-"""How many standard errors the moments of simulated paths may be from those of the process."""
+"""The largest accepted difference between the moments of simulated paths and the moments of the
+process, in standard errors."""
 
 
 def trial_of_process(process: LinearProcess) -> Iterator[str]:

@@ -96,7 +96,7 @@ class CellRead(Read):
 class WeightsFile(Settings):
     """A file of weights that a part loads, with the SHA-256 of its content.
 
-    A setting of this type is given as a path. Its SHA-256 decides results, its path does not. The
+    A setting of this type is given as a path. Results depend on this SHA-256, not on the path. The
     setting can be passed to functions that accept a path, such as `torch.load`.
     """
 
@@ -118,7 +118,7 @@ class WeightsFile(Settings):
 
     @property
     def has_changed(self) -> bool:
-        """True if the file is there, with other content than when its path was given."""
+        """True if the file exists and its content has changed since its path was given."""
         return Path(self.path).is_file() and _sha256(self.path) != self.sha256
 
     def __fspath__(self) -> str:

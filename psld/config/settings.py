@@ -270,7 +270,7 @@ def load_record(kind: type[S], path: str | Path, wrong: str, missing: str = "no 
 
 
 read_record = retried_in_slurm(load_record)
-"""`load_record` for files that must exist. A Slurm job waits for a file from another node."""
+"""Like `load_record`, for files that must exist. A Slurm job waits for a file from another node."""
 
 
 def _complaints(

@@ -542,7 +542,7 @@ class ImageSampler:
         with self._drawing(count, key, labels) as (noise, score):
             if observed:
                 score = Observed(self.process, score)
-            drawn = noise()  # Also with given noise, so that later draws are those of the seed.
+            drawn = noise()  # Draw even if the noise is given, so that later draws do not change.
             if begin.noise is not None:
                 drawn = begin.noise
             if begin.state is not None:

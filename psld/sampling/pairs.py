@@ -144,7 +144,7 @@ class Student(Denoiser):
     sigma_max = sigma_min
 
     def __init__(self, *given: Any) -> None:
-        """The arguments are those of `psld.networks.forward.Denoiser`."""
+        """The arguments are the same as for `psld.networks.forward.Denoiser`."""
         super().__init__(*given)
         self.register_buffer("level", torch.zeros(()))
 

@@ -142,7 +142,7 @@ def shard_path(folder: str | Path, index: int) -> Path:
 
 
 read_shard = retried_in_slurm(Shard.load)
-"""`Shard.load`, but a Slurm job waits until a file that another node wrote becomes visible."""
+"""Like `Shard.load`, but a Slurm job waits until a file that another node wrote becomes visible."""
 
 
 def load_made_by(path: Path, origin: ShardOrigin) -> Shard:
