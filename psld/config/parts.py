@@ -3,9 +3,9 @@
 The class attribute `noun` holds the kind of part, such as network or sampler. The key `KEY` of the
 settings holds the name of the part: the name of a shipped part, or MODULE:CLASS of a custom part
 (`psld.utils.code`). Overrides of a command or call, and the user's grids and configs, may import
-custom parts. A custom part in any other file, such as a record, is not imported: such a part remains
-data: a name, settings and the digest of the code. `imported` restores the class of the part before
-the part is built.
+custom parts. A custom part in any other file, such as a record, is not imported: such a part
+remains data: a name, settings and the digest of the code. `imported` restores the class of the part
+before the part is built.
 """
 
 import sys
