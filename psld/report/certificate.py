@@ -433,7 +433,7 @@ def _text(value: Any) -> str:
 
 
 def reference_differences(yours: LoadedReference, theirs: LoadedReference) -> Iterator[str]:
-    """Yield a line for each difference between the reader's reference and the certificate's.
+    """Yield a line for each difference between the references of the reader and the certificate.
 
     Rounding differences are ignored.
     """
