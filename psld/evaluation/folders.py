@@ -39,7 +39,7 @@ REMEDY = "run psld reference again"
 MISSING = "no such file; run {} with the same dataset and metric"
 
 NOISE_SAMPLES = 10_000
-"""The largest number of noise images. There are at most as many noise as training images."""
+"""The largest number of noise images. There are at most as many noise images as training images."""
 
 
 class Decoded:

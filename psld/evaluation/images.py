@@ -286,8 +286,11 @@ def evaluate_images(
 def _check_alike(
     where: Path | str, images: np.ndarray, dataset: str | None, shards: Sequence[Shard]
 ) -> None:
-    """Raise UserError if images and dataset have other types, or if shards of tensors come from a
-    model of other data, so that the values have another meaning."""
+    """Raise UserError if the images cannot be compared with the dataset.
+
+    Pictures cannot be compared with tensors, and samples of tensors can be compared only with the
+    dataset of their model.
+    """
     if dataset is None or not (data := Path(f"data/{dataset}.h5")).exists():
         return
     store = ImageStore.open(data)
@@ -339,7 +342,8 @@ def _basis(
     Args:
         needs_features: keep the features of the reference's images, not only their moments.
         decode: makes pictures from tensors; the saved features must then exist.
-        tensors: whether the evaluated images are tensors; the reference must be alike.
+        tensors: whether the evaluated images are tensors; the reference must then consist of
+            tensors, too, otherwise of pictures.
     """
     is_decoded = decode is not None and metric.extractor.sees == "pictures"
     if reference is None:
