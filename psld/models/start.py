@@ -37,6 +37,9 @@ LOWEST_LEVEL = 0.5
 FEWEST_IMAGES = 10
 """The smallest number of distinct images from which a mean or the center of a component is
 computed. With fewer images, the center would resemble individual images."""
+LEAST_GAIN = 1e-3
+"""The smallest gain in held-out log-likelihood, in nats per image, for which a mixture is preferred
+to one with fewer components or directions. Smaller gains depend on the processor's rounding."""
 MOST_IMAGES = 10_000
 """The largest number of images to which a mixture is fitted; larger datasets are subsampled."""
 ITERATIONS = 100
@@ -322,6 +325,8 @@ def _best(
 ) -> tuple[int, int]:
     """Return K and q of the mixture with the highest held-out likelihood of c, N×views×Q.
 
+    Of mixtures with nearly the same likelihood, the smallest is chosen.
+
     `variances`: the variances of the coordinates c, Q.
     """
     held, Q = len(c) // 5, c.shape[2]
@@ -340,7 +345,9 @@ def _best(
             mixture = _mixture(seen[:, :q], K)
             if mixture.weights_.min() * images < FEWEST_IMAGES:
                 break
-            best = max(best, (mixture.score(y[:, :q]) - one[:q].sum(), K, q))
+            gain = mixture.score(y[:, :q]) - one[:q].sum()
+            if gain > best[0] + LEAST_GAIN:
+                best = gain, K, q
     return best[1:]
 
 
