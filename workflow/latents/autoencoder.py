@@ -3,9 +3,9 @@
     python autoencoder.py data/mine.h5 autoencoder.safetensors
 
 This command trains the autoencoder on a prepared dataset, in a minute or two on one core for 32×32.
-configs/dataset/latents.yaml names the file of the weights. If you train it again, Snakemake makes
-again what depends on the weights. A pretrained autoencoder is used in the same way: `build` loads
-it, and returns an object with the methods `encode` and `decode`.
+configs/dataset/latents.yaml names the file of the weights. If you train the autoencoder again,
+Snakemake recomputes all files that depend on its weights. A pretrained autoencoder is used in the
+same way: `build` loads it, and returns an object with the methods `encode` and `decode`.
 """
 
 import sys
